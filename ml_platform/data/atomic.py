@@ -20,8 +20,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(staged, 0o644)
-        os.replace(staged, path)
+        Path(staged).chmod(0o644)
+        Path(staged).replace(path)
     except BaseException:
         Path(staged).unlink(missing_ok=True)
         raise
@@ -51,8 +51,8 @@ def publish_directory(staged: Path, target: Path) -> None:
                 os.fsync(opened.fileno())
     aside = target.parent / f".{target.name}.replaced-{os.getpid()}"
     if target.exists():
-        os.replace(target, aside)
-    os.replace(staged, target)
+        target.replace(aside)
+    staged.replace(target)
     _sync_directory(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 

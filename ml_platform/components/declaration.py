@@ -1,0 +1,97 @@
+"""What the components share: a declaration in defs.yaml, strictly read, that knows the file and line it came from.
+
+How to write a component on it::
+
+    class Dataset(Declaration):
+        \"\"\"One line for `dg list components`; the rest for `dg docs`.\"\"\"
+
+        name: str = Field(description="…")              # every attribute: type, default where there is one, description
+        contract: Contract = Field(description="…")      # nested models subclass ml_platform.data.settings.Settings
+
+        def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+            loader = self.function("loader", self.loader)  # 'package.module:function', refused with file and line
+            …
+            raise self.refuse(["contract", "columns", 3, "type"], expected="…", found="…", mend="…")
+
+A defs.yaml may hold several documents; each is one component with its own lines::
+
+    type: ml_platform.Dataset
+    attributes:
+      name: flights
+    ---
+    type: ml_platform.Dataset
+    attributes:
+      name: weather
+
+Attributes are read as they stand: Dagster's `{{ … }}` templates are left out on purpose, because a template makes every
+field also a string, and then `dg check yaml` lets `keys: 12` pass. `dg check yaml` looks at the last document of each
+component type only (a limit of dg 1.13); `dg check defs` and every load look at all.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import dagster as dg
+from pydantic import BaseModel, PrivateAttr
+
+from ml_platform.data.references import FunctionNotFoundError, load_function
+from ml_platform.data.settings import Settings
+from ml_platform.errors import PlatformError
+
+
+class DeclarationError(PlatformError):
+    """Raised when a well-formed declaration cannot be met: a function that is not there, a name declared twice."""
+
+
+class Declaration(dg.Component, Settings):
+    """A Dagster component whose attributes are a strict settings model."""
+
+    _project_root: Path | None = PrivateAttr(default=None)
+    _positions: Any = PrivateAttr(default=None)
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        return cls
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        # dg hands over None for a document without attributes: validating nothing names those that are missing.
+        declared = cls.model_validate({}) if attributes is None else attributes
+        if not isinstance(declared, cls):
+            raise TypeError(f"{cls.__name__}.load was given a {type(attributes).__name__}")
+        declared._project_root = context.project_root
+        declared._positions = context.resolution_context.source_position_tree
+        return declared
+
+    def line(self, *path: str | int) -> str:
+        """Return ``assets/…/defs.yaml:31`` for the attribute at ``path``, or for its nearest ancestor that is written.
+
+        A component made in Python, without a file, answers with the name of its class.
+        """
+        if self._positions is None:
+            return type(self).__name__
+        position, _ = self._positions.lookup_closest_and_path(["attributes", *path], None)
+        file = Path(position.filename)
+        if self._project_root is not None and file.is_relative_to(self._project_root):
+            file = file.relative_to(self._project_root)
+        return f"{file}:{position.start.line}"
+
+    def refuse(self, path: Sequence[str | int], *, expected: str, found: str, mend: str) -> DeclarationError:
+        """Return the error for the attribute at ``path``: file, line and attribute first. The caller raises it."""
+        attribute = ".".join(str(part) for part in path)
+        return DeclarationError(
+            f"{self.line(*path)}, attribute '{attribute}'", expected=expected, found=found, mend=mend
+        )
+
+    def function(self, attribute: str, reference: str) -> Callable[..., Any]:
+        """Return the function that ``attribute`` names as ``package.module:function``.
+
+        Raises :class:`DeclarationError` with file and line when there is none.
+        """
+        try:
+            return load_function(reference)
+        except FunctionNotFoundError as error:
+            raise self.refuse(
+                attribute.split("."), expected=error.expected, found=error.found, mend=error.mend
+            ) from error
