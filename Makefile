@@ -1,0 +1,59 @@
+# Everything a newcomer or a pipeline does, one word each. `make help` lists it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN    := .venv/bin
+UV     := $(BIN)/uv pip
+TORCH  := torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test test-fast lint format lock bench graph clean
+
+help:            ## Show what one can do
+	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: .venv/.installed  ## Make .venv from the lock
+
+# torch stands apart from the lock: a CPU build where the machine offers one, the usual build elsewhere.
+.venv/.installed: requirements.lock deploy/bootstrap.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed; found $$($(PYTHON) --version). Name one: make PYTHON=/path/to/python3.11 …"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --require-hashes -r deploy/bootstrap.txt
+	$(UV) sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) install --quiet --python $(BIN)/python $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} --constraint deploy/torch-constraints.txt $(TORCH)
+	$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install    ## The whole loop on real flights: land, train, promote, serve, predict
+	@$(BIN)/ml-platform demo
+
+up: install      ## Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops them
+	@$(BIN)/ml-platform up
+
+test: install    ## The whole test suite, with linters and types
+	@$(BIN)/pytest
+
+test-fast: install  ## The tests that need no server and no year of data
+	@$(BIN)/pytest -m "not slow"
+
+lint: install    ## Linter, formatter check, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install    ## Remake requirements.lock from pyproject.toml
+	$(UV) compile --quiet --universal --generate-hashes --python-version 3.11 --group dev \
+		--override deploy/lock-overrides.txt --no-emit-package torch --output-file requirements.lock pyproject.toml
+
+bench: install   ## Print the figures of the first run beside a plain script
+	@$(BIN)/python benchmarks/first_run.py
+
+graph: install   ## Draw the asset graph of the README again
+	@$(BIN)/ml-platform graph docs/asset-graph.svg
+
+clean:           ## Remove the platform's home: a fresh start
+	rm -rf "$${ML_PLATFORM_HOME:-.ml_platform}"

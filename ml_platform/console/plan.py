@@ -1,0 +1,113 @@
+"""Which assets a demand still has to materialize: what is missing, older than its inputs, or made by older code.
+
+Apart because a second `demo` or `dvc repro` must find in a moment that nothing is to be done, and say why where
+something is. Reads only what the instance recorded; no asset is loaded or run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+CODE_VERSION_TAG = "dagster/code_version"
+LANDED_DIGEST_KEY = "landed_sha256"
+
+
+@dataclass(frozen=True)
+class Stale:
+    """One asset (and partition, when it has them) that is to be materialized, with the reason."""
+
+    key: dg.AssetKey
+    partition: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Made:
+    storage_id: int
+    code_version: str | None
+    landed_digest: str | None
+
+
+def stale_assets(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    keys: Sequence[dg.AssetKey],
+    partitions: Mapping[dg.AssetKey, Sequence[str]],
+    landed_digest: Callable[[dg.AssetKey, str | None], str | None],
+) -> list[Stale]:
+    """Return what of ``keys`` is not up to date, upstream first.
+
+    ``partitions`` lists, for each partitioned key, the ones demanded. ``landed_digest`` answers the digest of the
+    landed file that an asset reads now, or None for an asset that reads none. An asset is stale when it was never
+    materialized, when its code version changed, when its landed file changed, or when an input was materialized later.
+    """
+    graph = definitions.resolve_asset_graph()
+    wanted = set(keys)
+    ordered = [key for key in graph.toposorted_asset_keys if key in wanted]
+    made = {key: _latest(instance, key, partitions.get(key, ())) for key in ordered}
+    found: list[Stale] = []
+    for key in ordered:
+        node = graph.get(key)
+        parents = sorted(node.parent_keys & wanted, key=str)
+        for partition in partitions.get(key) or [None]:
+            own = made[key].get(partition)
+            reason = _own_reason(own, node.code_version, landed_digest(key, partition))
+            if reason is None and own is not None:
+                reason = _input_reason(own, partition, parents, made, found)
+            if reason is not None:
+                found.append(Stale(key, partition, reason))
+    return found
+
+
+def _own_reason(own: _Made | None, code_version: str | None, landed: str | None) -> str | None:
+    if own is None:
+        return "never materialized"
+    if code_version is not None and own.code_version != code_version:
+        return f"its code changed ({own.code_version} → {code_version})"
+    if landed is not None and landed != own.landed_digest:
+        return "its landed file changed"
+    return None
+
+
+def _input_reason(
+    own: _Made,
+    partition: str | None,
+    parents: Sequence[dg.AssetKey],
+    made: Mapping[dg.AssetKey, dict[str | None, _Made]],
+    found: Sequence[Stale],
+) -> str | None:
+    def is_used(parent_partition: str | None) -> bool:
+        # A month is made from its own and from earlier months of its inputs, never from later ones.
+        return parent_partition is None or partition is None or parent_partition <= partition
+
+    for parent in parents:
+        if any(stale.key == parent and is_used(stale.partition) for stale in found):
+            return f"its input {parent.to_user_string()} is to be made again"
+        if any(is_used(p) and made[parent][p].storage_id > own.storage_id for p in made[parent]):
+            return f"its input {parent.to_user_string()} is newer"
+    return None
+
+
+def _latest(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str]
+) -> dict[str | None, _Made]:
+    """Return the newest materialization of each partition (of None where there are none)."""
+    latest: dict[str | None, _Made] = {}
+    cursor: str | None = None
+    while True:
+        page = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=key, asset_partitions=list(partitions) or None), limit=500, cursor=cursor
+        )
+        for record in page.records:
+            if record.partition_key not in latest and record.asset_materialization is not None:
+                event = record.asset_materialization
+                digest = event.metadata.get(LANDED_DIGEST_KEY)
+                latest[record.partition_key] = _Made(
+                    record.storage_id,
+                    (event.tags or {}).get(CODE_VERSION_TAG),
+                    None if digest is None else str(digest.value),
+                )
+        if not page.has_more:
+            return latest
+        cursor = page.cursor

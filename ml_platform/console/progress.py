@@ -1,0 +1,36 @@
+"""The live display of a run in a terminal: one line per asset while it works, plain lines where nobody watches."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from ml_platform.console.runs import Listener, StepEvent
+
+_MARKS = {"success": "[green]✓[/]", "failure": "[red]✗[/]"}
+
+
+@contextmanager
+def live_progress(console: Console) -> Iterator[Listener]:
+    """Yield a listener that shows each step as it starts, runs and ends on ``console``."""
+    with Progress(
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=console.is_terminal,
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(event: StepEvent) -> None:
+            if event.kind == "start":
+                tasks[event.asset] = progress.add_task(event.asset, total=1)
+                return
+            task = tasks.pop(event.asset, None)
+            if task is not None:
+                progress.remove_task(task)
+            seconds = f"{event.seconds:6.1f} s" if event.seconds is not None else "        "
+            progress.console.print(f" {_MARKS[event.kind]} {seconds}  {event.asset}", highlight=False)
+
+        yield show

@@ -1,0 +1,128 @@
+"""Real Dagster runs from the command line, in this process, with what happens shown while it happens.
+
+Apart from cli.py because the demo, `materialize` and the tests all run selections this way. The runs land in the
+instance of the home like any other, so the UI shows them afterwards.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from ml_platform.errors import PlatformError, listed
+
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+
+
+class RunFailedError(PlatformError):
+    """Raised when a run of assets failed; the message names the assets and repeats each cause."""
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """One step of a run: the asset it made and how long it took."""
+
+    asset: str
+    seconds: float
+
+
+@dataclass
+class RunReport:
+    """What a finished run did, in the order in which its steps ended."""
+
+    run_id: str
+    seconds: float = 0.0
+    steps: list[StepTiming] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """What a listener hears: ``kind`` is 'start', 'success' or 'failure'; ``message`` is the cause of a failure."""
+
+    asset: str
+    kind: str
+    seconds: float | None = None
+    message: str = ""
+
+
+Listener = Callable[[StepEvent], None]
+
+
+def execute(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    keys: Sequence[dg.AssetKey],
+    *,
+    partitions: Sequence[str] = (),
+    config: dict[str, object] | None = None,
+    listener: Listener | None = None,
+) -> RunReport:
+    """Materialize ``keys`` in one run and return its timings.
+
+    ``partitions`` is empty for unpartitioned assets, one key, or a gapless ascending list run as one range. Raises
+    :class:`RunFailedError` when a step fails; what the run did until then stays, and the next run goes on from it.
+    """
+    job = definitions.resolve_implicit_global_asset_job_def()
+    run_id = str(uuid.uuid4())
+    report = RunReport(run_id)
+    failures: dict[str, str] = {}
+    started: dict[str, float] = {}
+
+    def hear(event: dg.EventLogEntry) -> None:
+        happened = event.dagster_event
+        if happened is None or happened.step_key is None:
+            return
+        asset = happened.step_key.replace("__", "/")
+        if happened.event_type == dg.DagsterEventType.STEP_START:
+            started[asset] = event.timestamp
+            _tell(listener, StepEvent(asset, "start"))
+        elif happened.event_type == dg.DagsterEventType.STEP_SUCCESS:
+            seconds = event.timestamp - started.get(asset, event.timestamp)
+            report.steps.append(StepTiming(asset, seconds))
+            _tell(listener, StepEvent(asset, "success", seconds))
+        elif happened.event_type == dg.DagsterEventType.STEP_FAILURE:
+            failures[asset] = _cause(happened)
+            _tell(listener, StepEvent(asset, "failure", message=failures[asset]))
+
+    instance.add_event_listener(run_id, hear)
+    begun = time.monotonic()
+    result = job.execute_in_process(
+        instance=instance,
+        run_id=run_id,
+        asset_selection=list(keys),
+        partition_key=partitions[0] if len(partitions) == 1 else None,
+        tags={RANGE_START_TAG: partitions[0], RANGE_END_TAG: partitions[-1]} if len(partitions) > 1 else None,
+        run_config=config or {},
+        raise_on_error=False,
+    )
+    report.seconds = time.monotonic() - begun
+    if not result.success:
+        reasons = "; ".join(f"{asset}: {reason}" for asset, reason in failures.items()) or "the run could not start"
+        raise RunFailedError(
+            f"Run {run_id[:8]}",
+            expected=f"{len(keys)} assets materialized",
+            found=f"a failure in {listed(failures)}. {reasons}",
+            mend="Mend the cause and run the same command again; what is up to date is not repeated.",
+        )
+    return report
+
+
+def _tell(listener: Listener | None, event: StepEvent) -> None:
+    if listener is not None:
+        listener(event)
+
+
+def _cause(event: dg.DagsterEvent) -> str:
+    """Return the innermost message of a failed step: Dagster wraps the error of an asset in one of its own."""
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return str(data.user_failure_data.description).strip()
+    error = data.error
+    if error is None:
+        return "no error was recorded"
+    while error.cause is not None:
+        error = error.cause
+    return str(error.message).strip()

@@ -1,0 +1,39 @@
+"""The Dagster instance of a home: its settings file, its environment, and how to open it."""
+
+import os
+from typing import TYPE_CHECKING
+
+from ml_platform.data.atomic import write_text
+from resources.home import HOME_VARIABLE, Home
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+INSTANCE_SETTINGS = """\
+# Written by ml-platform; the instance of this home. Runs, events and schedules lie beside it in SQLite.
+telemetry:
+  enabled: false
+run_monitoring:
+  enabled: true
+concurrency:
+  pools:
+    granularity: op
+    default_limit: 1
+"""
+
+
+def prepare(home: Home) -> None:
+    """Make ``home`` the one that this process and its children work on; write its instance settings once."""
+    settings = home.dagster / "dagster.yaml"
+    if not settings.exists():
+        write_text(settings, INSTANCE_SETTINGS)
+    os.environ[HOME_VARIABLE] = str(home.root)
+    os.environ["DAGSTER_HOME"] = str(home.dagster)
+
+
+def open_instance(home: Home) -> "dg.DagsterInstance":
+    """Return the Dagster instance of ``home``. The caller closes it (it is a context manager)."""
+    import dagster as dg
+
+    prepare(home)
+    return dg.DagsterInstance.get()
