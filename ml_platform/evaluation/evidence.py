@@ -1,0 +1,141 @@
+"""What the gates judge: predictions of candidate, champion and baselines on the same rows, and measured facts.
+
+Apart so that every gate is a function of one value, and a verdict can name by one digest all that it saw.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ml_platform.data.canonical import value_digest
+from ml_platform.errors import did_you_mean, listed
+from ml_platform.evaluation.bootstrap import Bootstrap, BootstrapSettings, bootstrap
+from ml_platform.evaluation.metrics import EvaluationError, Task
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+BASE_RATE = "base_rate"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was measured apart from predictions; None means "not measured", which no gate lets pass."""
+
+    leaks: list[str] | None = None
+    contract_violations: list[str] | None = None
+    latency_p99_ms: float | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Rows with a label that no model here was fitted, tuned or calibrated on.
+
+    ``predictions`` maps ``candidate``, ``champion`` (absent for the first version) and the baselines by name to arrays
+    of the labels' length. ``block`` is the bootstrap unit of each row, ``slices`` a table of the same height with the
+    columns by which slices are made. ``newer`` says whether the candidate saw newer data than the champion.
+    """
+
+    label: npt.NDArray[np.float64]
+    predictions: Mapping[str, npt.NDArray[np.float64]]
+    block: npt.NDArray
+    slices: pl.DataFrame | None = None
+    newer: bool = False
+    facts: Facts = field(default_factory=Facts)
+    task: Task = "classification"
+    settings: BootstrapSettings = field(default_factory=BootstrapSettings)
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(values) for name, values in {**self.predictions, "block": self.block}.items()}
+        if self.slices is not None:
+            lengths["slices"] = self.slices.height
+        unequal = {name: length for name, length in lengths.items() if length != len(self.label)}
+        if unequal:
+            raise EvaluationError(
+                "Evidence",
+                expected=f"{len(self.label)} rows everywhere, as there are labels",
+                found=", ".join(f"{length} in '{name}'" for name, length in unequal.items()),
+                mend="Score candidate, champion and baselines on the same rows.",
+            )
+        if CANDIDATE not in self.predictions:
+            raise EvaluationError(
+                "Evidence",
+                expected=f"predictions of '{CANDIDATE}'",
+                found=f"only {sorted(self.predictions)}",
+                mend="Predict the evaluation rows with the candidate first.",
+            )
+        object.__setattr__(self, "_resampled", {})
+
+    @property
+    def baselines(self) -> list[str]:
+        """Return the names of all predictions that are neither candidate nor champion."""
+        return [name for name in self.predictions if name not in (CANDIDATE, CHAMPION)]
+
+    def resampled(self) -> Bootstrap:
+        """Return the bootstrap of all metrics of all models, made once and kept: every gate reads the same draws."""
+        cache: dict[str, Bootstrap] = object.__getattribute__(self, "_resampled")
+        if "all" not in cache:
+            cache["all"] = bootstrap(self.label, self.predictions, self.block, self.settings, task=self.task)
+        return cache["all"]
+
+    def digest(self) -> str:
+        """Return the digest of labels, predictions, blocks, slices, facts and settings: all that a gate can see."""
+        blocks = np.unique(self.block, return_inverse=True)[1]
+        return value_digest(
+            {
+                "label": _array_digest(self.label),
+                "predictions": {name: _array_digest(values) for name, values in self.predictions.items()},
+                "block": _array_digest(blocks),
+                "slices": None if self.slices is None else _table_digest(self.slices),
+                "newer": self.newer,
+                "facts": vars(self.facts),
+                "task": self.task,
+                "settings": self.settings.model_dump(),
+            }
+        )
+
+
+def blocks_of(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> npt.NDArray:
+    """Return the bootstrap unit of each row: a column of ``rows``, or the hour, day or week of ``time`` in ``time_zone``.
+
+    ``time`` holds UTC instants; days begin at local midnight. Raises :class:`EvaluationError` for an unknown unit and
+    for nulls.
+    """
+    periods = {"hour": "1h", "day": "1d", "week": "1w"}
+    if unit not in periods and unit not in rows.columns:
+        raise EvaluationError(
+            f"Bootstrap unit '{unit}'",
+            expected=f"'hour', 'day', 'week', or a column of the evaluated rows ({listed(rows.columns)})",
+            found="neither",
+            mend=f"Correct evaluation.bootstrap.unit.{did_you_mean(unit, [*periods, *rows.columns])}",
+        )
+    if unit in rows.columns:
+        unit_of_row = rows[unit]
+    else:
+        unit_of_row = rows[time].dt.convert_time_zone(time_zone).dt.truncate(periods[unit]).dt.timestamp("us")
+    if unit_of_row.null_count():
+        raise EvaluationError(
+            f"Bootstrap unit '{unit}'",
+            expected="a value in every row",
+            found=f"{unit_of_row.null_count()} nulls among {rows.height} rows",
+            mend="Choose a unit that every row has.",
+        )
+    return unit_of_row.to_numpy()
+
+
+def base_rate_prediction(label: npt.NDArray[np.float64], known_rate: float) -> npt.NDArray[np.float64]:
+    """Return the baseline that answers ``known_rate`` (of the training rows, not of these) for every row."""
+    return np.full(len(label), known_rate)
+
+
+def _array_digest(values: npt.ArrayLike) -> str:
+    return hashlib.sha256(np.ascontiguousarray(np.asarray(values, dtype=np.float64)).tobytes()).hexdigest()
+
+
+def _table_digest(table: pl.DataFrame) -> str:
+    # The text form does not depend on how Polars lays strings out in memory.
+    return hashlib.sha256(table.write_csv().encode()).hexdigest()

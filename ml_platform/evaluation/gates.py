@@ -1,0 +1,317 @@
+"""The gates that a team declares: each looks at one side of the evidence and says passed, failed, or not decided yet.
+
+Settings and rule stand together: what a field of the YAML does is read in the `judge` right below it.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml_platform.data.settings import Settings
+from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence
+from ml_platform.evaluation.metrics import HIGHER_IS_BETTER, EvaluationError
+from ml_platform.evaluation.slices import SliceRegression, SliceSettings, regressions
+
+Numbers = dict[str, float | None]
+
+
+class GateResult(BaseModel):
+    """What one gate found. ``undecided`` marks a failure that more labels may turn into a pass."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str
+    passed: bool
+    numbers: Numbers
+    reason: str
+    undecided: bool = False
+    labels_needed: int | None = None
+
+
+class PairedTestGate(Settings):
+    """Better than the champion on the same rows, or newer and not worse by more than a margin."""
+
+    type: Literal["paired_test"] = "paired_test"
+    metric: str = Field(default="auc", description="Primary metric of the comparison.")
+    margin: float = Field(
+        default=0.0,
+        ge=0,
+        description="How much worse a candidate that saw newer data may be; 0 demands that it is better.",
+    )
+
+    @property
+    def name(self) -> str:
+        return f"paired_test_{self.metric}"
+
+    def judge(self, evidence: Evidence) -> GateResult:
+        """Pass when the lower end of the interval of the improvement lies above 0, or above -margin when newer."""
+        if CHAMPION not in evidence.predictions:
+            value = evidence.resampled().points[CANDIDATE][self.metric]
+            return GateResult(
+                name=self.name, passed=True, numbers={self.metric: value}, reason="No champion yet: nothing to beat."
+            )
+        bound = -self.margin if evidence.newer else 0.0
+        return _beats(self.name, evidence, CHAMPION, self.metric, bound)
+
+
+class BaselineGate(Settings):
+    """Better than every baseline evaluated beside."""
+
+    type: Literal["baseline"] = "baseline"
+    metric: str = Field(default="log_loss", description="Metric by which baselines are beaten.")
+    required: list[str] = Field(
+        default_factory=list, description="Baselines that must have been evaluated, whatever else was."
+    )
+
+    @property
+    def name(self) -> str:
+        return f"baseline_{self.metric}"
+
+    def judge(self, evidence: Evidence) -> GateResult:
+        """Pass when the interval of the improvement lies above 0 for every baseline."""
+        absent = [name for name in self.required if name not in evidence.predictions]
+        if absent or not evidence.baselines:
+            return GateResult(
+                name=self.name,
+                passed=False,
+                numbers={},
+                reason=f"Baselines not evaluated: {', '.join(absent) or 'none were given'}.",
+            )
+        results = [_beats(self.name, evidence, baseline, self.metric, 0.0) for baseline in evidence.baselines]
+        numbers: Numbers = {}
+        for baseline, result in zip(evidence.baselines, results, strict=True):
+            numbers |= {f"{key}_over_{baseline}": value for key, value in result.numbers.items()}
+        failed = [result for result in results if not result.passed]
+        return GateResult(
+            name=self.name,
+            passed=not failed,
+            numbers=numbers,
+            reason=" ".join(result.reason for result in failed or results),
+            undecided=bool(failed) and all(result.undecided for result in failed),
+            labels_needed=max((result.labels_needed or 0 for result in failed), default=0) or None,
+        )
+
+
+class FloorGate(Settings):
+    """A limit that holds whatever the champion does."""
+
+    type: Literal["floor"] = "floor"
+    metric: str = Field(description="Metric that is limited.")
+    limit: float = Field(description="Least allowed value; greatest, for a metric where lower is better.")
+    confident: bool = Field(default=False, description="Hold the interval's worse end to the limit, not the value.")
+
+    @property
+    def name(self) -> str:
+        return f"floor_{self.metric}"
+
+    def judge(self, evidence: Evidence) -> GateResult:
+        """Pass when the value (or the worse end of its interval) keeps the limit."""
+        interval = evidence.resampled().interval(CANDIDATE, self.metric)
+        higher = self.metric in HIGHER_IS_BETTER
+        worse, better = (interval.low, interval.high) if higher else (interval.high, interval.low)
+        judged = worse if self.confident else interval.value
+        passed = judged >= self.limit if higher else judged <= self.limit
+        within = better >= self.limit if higher else better <= self.limit
+        return GateResult(
+            name=self.name,
+            passed=passed,
+            numbers={"value": interval.value, "low": interval.low, "high": interval.high, "limit": self.limit},
+            reason=f"{self.metric} {interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}), "
+            f"{'at least' if higher else 'at most'} {self.limit:g} {'kept' if passed else 'missed'}"
+            f"{' by the worse end of the interval' if self.confident else ''}.",
+            undecided=not passed and self.confident and within,
+        )
+
+
+class CalibrationGate(Settings):
+    """Probabilities mean what they say: on average, and by bins."""
+
+    type: Literal["calibration"] = "calibration"
+    maximum_ece: float = Field(default=0.05, gt=0, le=1, description="Greatest expected calibration error.")
+    maximum_bias: float = Field(default=0.05, gt=0, le=1, description="Greatest gap of mean probability and base rate.")
+
+    @property
+    def name(self) -> str:
+        return "calibration"
+
+    def judge(self, evidence: Evidence) -> GateResult:
+        """Pass when both the calibration error and the overall bias keep their limits."""
+        ece = evidence.resampled().interval(CANDIDATE, "ece")
+        bias = float(evidence.predictions[CANDIDATE].mean() - evidence.label.mean())
+        passed = ece.value <= self.maximum_ece and abs(bias) <= self.maximum_bias
+        return GateResult(
+            name=self.name,
+            passed=passed,
+            numbers={"ece": ece.value, "ece_low": ece.low, "ece_high": ece.high, "bias": bias},
+            reason=f"ECE {ece.value:.4f} (at most {self.maximum_ece:g}), mean probability off by {bias:+.4f} "
+            f"(at most {self.maximum_bias:g}): {'kept' if passed else 'missed'}.",
+        )
+
+
+class SliceGate(SliceSettings):
+    """No declared slice is worse off than with the champion by more than a margin."""
+
+    type: Literal["slices"] = "slices"
+
+    @property
+    def name(self) -> str:
+        return f"slices_{self.metric}"
+
+    def judge(self, evidence: Evidence) -> GateResult:
+        """Pass by the declared demand on every slice with enough rows, at a family-wise error held by Holm's method."""
+        if CHAMPION not in evidence.predictions:
+            return GateResult(name=self.name, passed=True, numbers={}, reason="No champion yet: no slice can regress.")
+        found = regressions(evidence, self)
+        worse = [one for one in found if one.proven_worse]
+        unproven = [one for one in found if not one.proven_not_worse]
+        failed = unproven if self.demand == "proven_not_worse" else worse
+        numbers: Numbers = {"slices": len(found), "proven_worse": len(worse), "not_proven_safe": len(unproven)}
+        if found:
+            numbers["worst_improvement"] = min(one.difference.value for one in found)
+        return GateResult(
+            name=self.name,
+            passed=bool(found) and not failed,
+            numbers=numbers,
+            reason=self._reason(found, failed),
+            undecided=bool(failed) and not worse,
+        )
+
+    def _reason(self, found: list[SliceRegression], failed: list[SliceRegression]) -> str:
+        if not found:
+            return f"No slice has {self.minimum_support} rows with both classes: nothing could be compared."
+        if not failed:
+            return f"None of {len(found)} slices is worse by more than {self.margin:g} {self.metric}."
+        worst = sorted(failed, key=lambda one: one.difference.value)[:5]
+        named = ", ".join(f"{one.column}={one.value} ({one.difference.value:+.4f}, {one.rows} rows)" for one in worst)
+        what = "shown worse" if any(one.proven_worse for one in failed) else "not shown safe"
+        return f"{len(failed)} of {len(found)} slices {what} at margin {self.margin:g} {self.metric}: {named}."
+
+
+class LeakGate(Settings):
+    """The leak check ran and found nothing."""
+
+    type: Literal["leak"] = "leak"
+
+    @property
+    def name(self) -> str:
+        return "leak"
+
+    def judge(self, evidence: Evidence) -> GateResult:
+        """Pass when the list of leaks is there and empty."""
+        return _nothing_found(self.name, evidence.facts.leaks, "leak check", "features that know the future")
+
+
+class ContractGate(Settings):
+    """No contract of the data that the candidate was made from is broken."""
+
+    type: Literal["contract"] = "contract"
+
+    @property
+    def name(self) -> str:
+        return "contract"
+
+    def judge(self, evidence: Evidence) -> GateResult:
+        """Pass when the list of violations is there and empty."""
+        return _nothing_found(self.name, evidence.facts.contract_violations, "contract check", "broken rules")
+
+
+class LatencyGate(Settings):
+    """The packaged model answers fast enough."""
+
+    type: Literal["latency"] = "latency"
+    maximum_p99_ms: float = Field(default=20.0, gt=0, description="Greatest p99 of one-row latency, milliseconds.")
+
+    @property
+    def name(self) -> str:
+        return "latency"
+
+    def judge(self, evidence: Evidence) -> GateResult:
+        """Pass when the measured latency keeps the limit."""
+        return _at_most(self.name, evidence.facts.latency_p99_ms, self.maximum_p99_ms, "p99 latency", "ms")
+
+
+class SizeGate(Settings):
+    """The packaged model is small enough to roll out."""
+
+    type: Literal["size"] = "size"
+    maximum_mb: float = Field(default=500.0, gt=0, description="Greatest size of the packaged bento, megabytes.")
+
+    @property
+    def name(self) -> str:
+        return "size"
+
+    def judge(self, evidence: Evidence) -> GateResult:
+        """Pass when the measured size keeps the limit."""
+        size = evidence.facts.size_bytes
+        return _at_most(self.name, None if size is None else size / 1e6, self.maximum_mb, "bento", "MB")
+
+
+Gate = Annotated[
+    PairedTestGate
+    | BaselineGate
+    | FloorGate
+    | CalibrationGate
+    | SliceGate
+    | LeakGate
+    | ContractGate
+    | LatencyGate
+    | SizeGate,
+    Field(discriminator="type"),
+]
+
+
+def judge_all(gates: list[Gate], evidence: Evidence) -> list[GateResult]:
+    """Return the result of every gate, in their order; gates of equal name raise :class:`EvaluationError`."""
+    names = [gate.name for gate in gates]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise EvaluationError(
+            "Gates",
+            expected="each declared once per metric",
+            found=f"twice: {', '.join(twice)}",
+            mend="Merge the two in the model's defs.yaml.",
+        )
+    return [gate.judge(evidence) for gate in gates]
+
+
+def _beats(name: str, evidence: Evidence, opponent: str, metric: str, bound: float) -> GateResult:
+    difference = evidence.resampled().difference(CANDIDATE, opponent, metric)
+    passed = difference.low > bound
+    undecided = not passed and difference.value > bound
+    needed = difference.rows_to_decide(bound, evidence.settings.confidence) if undecided else None
+    measured = (
+        f"{metric} better than {opponent} by {difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
+    )
+    more = f" About {needed - difference.rows:,} more labels would decide." if needed else ""
+    return GateResult(
+        name=name,
+        passed=passed,
+        numbers={
+            "improvement": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            "bound": bound,
+            "p_value": difference.chance_if_not_above(bound),
+        },
+        reason=f"{measured}, {'above' if passed else 'not above'} {bound:g} with confidence.{more}",
+        undecided=undecided,
+        labels_needed=needed - difference.rows if needed else None,
+    )
+
+
+def _nothing_found(name: str, found: list[str] | None, check: str, what: str) -> GateResult:
+    if found is None:
+        return GateResult(name=name, passed=False, numbers={}, reason=f"The {check} has not run.")
+    reason = f"{len(found)} {what}: {', '.join(found[:5])}." if found else f"The {check} found no {what}."
+    return GateResult(name=name, passed=not found, numbers={"found": len(found)}, reason=reason)
+
+
+def _at_most(name: str, value: float | None, limit: float, what: str, unit: str) -> GateResult:
+    if value is None:
+        return GateResult(name=name, passed=False, numbers={"limit": limit}, reason=f"The {what} was not measured.")
+    return GateResult(
+        name=name,
+        passed=value <= limit,
+        numbers={"value": value, "limit": limit},
+        reason=f"{what} {value:.2f} {unit}, at most {limit:g} {unit}.",
+    )

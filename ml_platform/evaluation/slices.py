@@ -1,0 +1,163 @@
+"""Metrics by slice: where a model is weakest, and where a candidate is worse than the champion.
+
+Apart from the gates because the worst slices are shown for every model, gated or not.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from ml_platform.data.settings import Settings
+from ml_platform.errors import did_you_mean, listed
+from ml_platform.evaluation.bootstrap import Difference, bootstrap
+from ml_platform.evaluation.metrics import (
+    HIGHER_IS_BETTER,
+    Array,
+    EvaluationError,
+    score,
+    score_regression,
+)
+
+if TYPE_CHECKING:
+    from ml_platform.evaluation.evidence import Evidence
+
+
+class SliceSettings(Settings):
+    """Which slices are compared, and what is demanded of them."""
+
+    columns: list[str] = Field(min_length=1, description="Columns whose values make the slices.")
+    metric: str = Field(default="log_loss", description="Metric compared in each slice.")
+    margin: float = Field(default=0.01, ge=0, description="How much worse a slice may be, in units of the metric.")
+    minimum_support: int = Field(default=200, ge=1, description="Rows below which a slice is not judged.")
+    error_rate: float = Field(default=0.05, gt=0, lt=1, description="Chance of any false alarm over all slices.")
+    demand: Literal["not_proven_worse", "proven_not_worse"] = Field(
+        default="not_proven_worse",
+        description="Block slices shown to be worse, or block all that are not shown to be safe.",
+    )
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """A metric of one model in one slice."""
+
+    column: str
+    value: str
+    rows: int
+    score: float
+
+
+@dataclass(frozen=True)
+class SliceRegression:
+    """A slice in which candidate and champion were compared; both flags hold over all slices together (Holm 1979)."""
+
+    column: str
+    value: str
+    rows: int
+    difference: Difference
+    proven_worse: bool
+    proven_not_worse: bool
+
+
+def worst_slices(
+    label: npt.ArrayLike,
+    prediction: npt.ArrayLike,
+    slices: pl.DataFrame,
+    *,
+    metric: str = "log_loss",
+    minimum_support: int = 200,
+    limit: int = 10,
+    task: str = "classification",
+) -> list[SliceScore]:
+    """Return the ``limit`` slices with the worst ``metric``, worst first, by fairlearn's ``MetricFrame``.
+
+    A null is a slice of its own (``'null'``). Slices with fewer than ``minimum_support`` rows, or in which the metric
+    has no value (one class only), are left out.
+    """
+    from fairlearn.metrics import MetricFrame
+
+    truth, predicted = np.asarray(label, np.float64), np.asarray(prediction, np.float64)
+    functions = {"rows": _rows, metric: _metric_or_nan(metric, task)}
+    found: list[SliceScore] = []
+    for column in slices.columns:
+        features = slices[column].cast(pl.String).fill_null("null").to_numpy()
+        frame = MetricFrame(metrics=functions, y_true=truth, y_pred=predicted, sensitive_features=features)
+        for value, row in frame.by_group.iterrows():
+            if row["rows"] >= minimum_support and np.isfinite(row[metric]):
+                found.append(SliceScore(column, str(value), int(row["rows"]), float(row[metric])))
+    return sorted(found, key=lambda one: one.score, reverse=metric not in HIGHER_IS_BETTER)[:limit]
+
+
+def regressions(evidence: "Evidence", settings: SliceSettings) -> list[SliceRegression]:
+    """Return every slice with enough rows, candidate compared with champion by paired bootstrap within the slice.
+
+    ``proven_worse``: worse by more than the margin; ``proven_not_worse``: not worse by more than it. Each at a
+    family-wise error of ``error_rate`` by Holm's step-down method. Slices with one class or one block are left out.
+    """
+    compared = list(_compared(evidence, settings))
+    worse = holm([1.0 - one.chance_if_not_above(-settings.margin) for _, _, one in compared])
+    safe = holm([one.chance_if_not_above(-settings.margin) for _, _, one in compared])
+    return [
+        SliceRegression(column, value, one.rows, one, worse[i] < settings.error_rate, safe[i] < settings.error_rate)
+        for i, (column, value, one) in enumerate(compared)
+    ]
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Return the p-values adjusted for their number by step-down Bonferroni (Holm 1979), in the given order.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _compared(evidence: "Evidence", settings: SliceSettings) -> Iterator[tuple[str, str, Difference]]:
+    table = pl.DataFrame() if evidence.slices is None else evidence.slices
+    for column in settings.columns:
+        if column not in table.columns:
+            raise EvaluationError(
+                f"Slice column '{column}'",
+                expected=f"one of {listed(table.columns)}",
+                found="no such column among the evaluated rows",
+                mend=f"Correct the gate's columns in the model's defs.yaml.{did_you_mean(column, table.columns)}",
+            )
+        named = table[column].cast(pl.String).fill_null("null").to_numpy()
+        for value in np.unique(named):
+            rows = np.flatnonzero(named == value)
+            if len(rows) >= settings.minimum_support and _comparable(evidence, rows):
+                yield column, str(value), _difference(evidence, settings.metric, rows)
+
+
+def _comparable(evidence: "Evidence", rows: npt.NDArray[np.int64]) -> bool:
+    several_blocks = len(np.unique(evidence.block[rows])) >= 2
+    return several_blocks and (evidence.task == "regression" or len(np.unique(evidence.label[rows])) == 2)
+
+
+def _difference(evidence: "Evidence", metric: str, rows: npt.NDArray[np.int64]) -> Difference:
+    pair = {name: evidence.predictions[name][rows] for name in ("candidate", "champion")}
+    settings = evidence.settings
+    drawn = bootstrap(evidence.label[rows], pair, evidence.block[rows], settings, task=evidence.task, metrics=[metric])
+    return drawn.difference("candidate", "champion", metric)
+
+
+def _rows(truth: Array, _: Array) -> int:
+    return len(truth)
+
+
+def _metric_or_nan(metric: str, task: str) -> Callable[[Array, Array], float]:
+    def value(truth: Array, predicted: Array) -> float:
+        if task == "regression":
+            return score_regression(truth, predicted)[metric]
+        return score(truth, predicted)[metric] if len(np.unique(truth)) == 2 else float("nan")
+
+    return value

@@ -1,0 +1,124 @@
+"""The decision on a candidate: PROMOTE, HOLD or REJECT, with its reasons, as a stored record that names itself.
+
+Apart because promotion reads the record back and trusts only its digest, not the process that wrote it.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ml_platform.data.atomic import write_bytes
+from ml_platform.data.canonical import canonical_json, value_digest
+from ml_platform.errors import PlatformError
+from ml_platform.evaluation.gates import GateResult
+
+Decision = Literal["PROMOTE", "HOLD", "REJECT"]
+
+
+class VerdictError(PlatformError):
+    """Raised when a stored verdict is absent, unreadable, or not what its digest says."""
+
+
+class Verdict(BaseModel):
+    """What was decided on which candidate, by which gates, on which evidence.
+
+    ``candidate`` and ``champion`` are content digests of model directories, ``evidence`` is the digest of all that the
+    gates saw, ``digest`` names everything else in the record.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    partition: str
+    candidate: str
+    champion: str | None
+    decision: Decision
+    gates: list[GateResult]
+    reasons: list[str]
+    labels_needed: int | None
+    evidence: str
+    decided_at: str
+    digest: str
+
+
+def decide(gates: Sequence[GateResult]) -> tuple[Decision, list[str]]:
+    """Return the decision and its reasons: all passed, PROMOTE; only undecided ones failed, HOLD; else REJECT.
+
+    No gate at all is a REJECT: nothing is promoted on hope.
+    """
+    if not gates:
+        return "REJECT", ["No gate is declared: nothing vouches for the candidate."]
+    failed = [gate for gate in gates if not gate.passed]
+    if not failed:
+        return "PROMOTE", [f"{gate.name}: {gate.reason}" for gate in gates]
+    decision: Decision = "HOLD" if all(gate.undecided for gate in failed) else "REJECT"
+    return decision, [f"{gate.name}: {gate.reason}" for gate in failed]
+
+
+def give_verdict(
+    *,
+    model: str,
+    partition: str,
+    candidate: str,
+    champion: str | None,
+    gates: Sequence[GateResult],
+    evidence: str,
+    at: datetime,
+) -> Verdict:
+    """Return the verdict on ``candidate`` over ``champion`` (content digests), sealed with its digest."""
+    decision, reasons = decide(gates)
+    needed = [gate.labels_needed for gate in gates if not gate.passed and gate.labels_needed]
+    facts = {
+        "model": model,
+        "partition": partition,
+        "candidate": candidate,
+        "champion": champion,
+        "decision": decision,
+        "gates": [gate.model_dump() for gate in gates],
+        "reasons": reasons,
+        "labels_needed": max(needed) if needed and decision == "HOLD" else None,
+        "evidence": evidence,
+        "decided_at": at.isoformat(),
+    }
+    return Verdict.model_validate({**facts, "digest": value_digest(facts)})
+
+
+def store(verdict: Verdict, folder: Path) -> Path:
+    """Write the verdict to ``folder/<digest>.json`` and return the path; the same verdict again changes nothing."""
+    path = folder / f"{verdict.digest}.json"
+    write_bytes(path, canonical_json(verdict.model_dump()) + b"\n")
+    return path
+
+
+def verified(path: Path) -> Verdict:
+    """Return the verdict stored at ``path``.
+
+    Raises :class:`VerdictError` when the file is absent or unreadable, when its content does not have the digest that
+    it and its file name claim, or when its decision does not follow from its gates.
+    """
+    try:
+        verdict = Verdict.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise _broken(path, "a readable verdict", f"{type(error).__name__}") from error
+    facts = verdict.model_dump()
+    claimed = facts.pop("digest")
+    actual = value_digest(facts)
+    if not actual == claimed == path.stem:
+        raise _broken(path, f"content with the digest {path.stem[:12]}", f"digest {actual[:12]}")
+    decision, _ = decide(verdict.gates)
+    if decision != verdict.decision:
+        raise _broken(path, f"the decision {decision} that follows from its gates", verdict.decision)
+    return verdict
+
+
+def _broken(path: Path, expected: str, found: str) -> VerdictError:
+    return VerdictError(
+        f"Verdict '{path.name}'",
+        expected=expected,
+        found=found,
+        mend="Nothing is promoted on it: materialize the evaluation again.",
+    )

@@ -1,0 +1,134 @@
+"""Resampled metrics against scikit-learn on the rows each resample stands for; intervals against simulation."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as oracle
+
+from ml_platform.evaluation import ranking
+from ml_platform.evaluation.bootstrap import BootstrapSettings, block_codes, bootstrap, draw_counts
+from ml_platform.evaluation.metrics import EvaluationError, score, score_regression
+
+
+def flights(rows: int = 600, days: int = 12, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    label = (random.random(rows) < 0.3).astype(float)
+    # Rounded, so that many scores tie.
+    probability = np.round(np.clip(0.3 + 0.2 * (label - 0.3) + 0.2 * random.normal(size=rows), 0, 1), 2)
+    return label, probability, random.integers(0, days, rows)
+
+
+@pytest.mark.parametrize("most_blocks", [512, 1], ids=["tables", "rows"])
+def test_every_resample_is_scored_as_scikit_learn_scores_its_rows(
+    most_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "MOST_BLOCKS_FOR_TABLES", most_blocks)
+    label, probability, day = flights()
+    settings = BootstrapSettings(resamples=100)
+    drawn = bootstrap(label, {"model": probability}, day, settings).draws["model"]
+    counts = draw_counts(12, 100, settings.seed)
+    for resample in (0, 17, 99):
+        weight = counts[resample][day]
+        expected = {
+            "auc": oracle.roc_auc_score(label, probability, sample_weight=weight),
+            "average_precision": oracle.average_precision_score(label, probability, sample_weight=weight),
+            "log_loss": oracle.log_loss(label, probability, sample_weight=weight),
+            "brier": oracle.brier_score_loss(label, probability, sample_weight=weight),
+            "ece": score(np.repeat(label, weight.astype(int)), np.repeat(probability, weight.astype(int)))["ece"],
+        }
+        found = {metric: values[resample] for metric, values in drawn.items()}
+        assert found == pytest.approx(expected, abs=1e-7)
+
+
+def test_points_are_the_metrics_of_the_rows() -> None:
+    label, probability, day = flights()
+    points = bootstrap(label, {"model": probability}, day, BootstrapSettings(resamples=100)).points["model"]
+    expected = score(label, probability)
+    del expected["base_rate"]
+    assert points == pytest.approx(expected, abs=1e-7)
+
+
+def test_regression_points_are_the_metrics_of_the_rows() -> None:
+    label, probability, day = flights()
+    settings = BootstrapSettings(resamples=100, quantile=0.8)
+    found = bootstrap(label, {"model": probability}, day, settings, task="regression").points["model"]
+    assert found == pytest.approx(score_regression(label, probability, quantile=0.8))
+
+
+def test_same_seed_same_draws_and_another_seed_others() -> None:
+    label, probability, day = flights()
+
+    def draws(seed: int) -> list[float]:
+        settings = BootstrapSettings(resamples=100, seed=seed)
+        return bootstrap(label, {"model": probability}, day, settings).draws["model"]["auc"].tolist()
+
+    assert draws(1) == draws(1)
+    assert draws(1) != draws(2)
+
+
+def test_equal_models_differ_by_nothing() -> None:
+    label, probability, day = flights()
+    drawn = bootstrap(label, {"a": probability, "b": probability}, day, BootstrapSettings(resamples=100))
+    difference = drawn.difference("a", "b", "auc")
+    assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
+
+
+def test_pairing_makes_the_interval_of_a_difference_narrower_than_that_of_either_model() -> None:
+    label, probability, day = flights(rows=6000, days=30)
+    nudged = np.clip(probability + 0.01 * np.random.default_rng(2).normal(size=len(label)), 0, 1)
+    drawn = bootstrap(label, {"a": probability, "b": nudged}, day, BootstrapSettings(resamples=500))
+    difference, alone = drawn.difference("a", "b", "auc"), drawn.interval("a", "auc")
+    assert difference.high - difference.low < 0.25 * (alone.high - alone.low)
+
+
+def test_higher_confidence_widens_the_interval() -> None:
+    label, probability, day = flights()
+
+    def width(confidence: float) -> float:
+        settings = BootstrapSettings(resamples=200, confidence=confidence)
+        interval = bootstrap(label, {"a": probability}, day, settings).interval("a", "auc")
+        return interval.high - interval.low
+
+    # Student's t with 11 degrees of freedom: 3.106 at 99 %, 1.796 at 90 %.
+    assert width(0.99) / width(0.90) == pytest.approx(3.106 / 1.796, rel=1e-3)
+
+
+def test_interval_stays_in_the_range_of_the_metric() -> None:
+    label = np.array([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
+    drawn = bootstrap(label, {"a": 0.2 + 0.6 * label}, [1, 1, 2, 2, 3, 3], BootstrapSettings(resamples=100))
+    assert drawn.interval("a", "auc").high == 1.0
+
+
+def test_interval_of_a_mean_covers_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(5)
+    held = 0
+    for _ in range(400):
+        # 20 days, each with its own luck: rows of a day are far from independent.
+        day = np.repeat(np.arange(20), 30)
+        loss = 1.0 + 0.5 * random.normal(size=20)[day] + random.normal(size=600)
+        drawn = bootstrap(np.zeros(600), {"a": np.abs(loss)}, day, BootstrapSettings(resamples=200), task="regression")
+        interval = drawn.interval("a", "mae")
+        held += interval.low <= 1.1811 <= interval.high
+    # E|N(1, 1.25)| = 1.1811; 400 trials at 95 % hold 370 to 390 times.
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_single_block_cannot_be_resampled() -> None:
+    with pytest.raises(EvaluationError, match="at least two blocks to draw from, found 1 among 3 rows"):
+        block_codes(["2013-06-01"] * 3)
+
+
+def test_unknown_metric_names_the_nearest() -> None:
+    with pytest.raises(EvaluationError, match="Did you mean 'brier'"):
+        bootstrap([0, 1], {"a": [0.1, 0.2]}, [1, 2], BootstrapSettings(), metrics=["briar"])
+
+
+def test_rows_to_decide_grow_with_the_inverse_square_of_the_distance() -> None:
+    label, probability, day = flights(rows=3000)
+    better = np.clip(probability + 0.02 * (label - 0.3), 0, 1)
+    drawn = bootstrap(label, {"a": better, "b": probability}, day, BootstrapSettings(resamples=200))
+    difference = drawn.difference("a", "b", "auc")
+    near = difference.rows_to_decide(difference.value - 0.001, 0.95)
+    nearer = difference.rows_to_decide(difference.value - 0.0005, 0.95)
+    assert near is not None
+    assert nearer == pytest.approx(4 * near, rel=0.01)
+    assert difference.rows_to_decide(difference.value + 0.001, 0.95) is None
