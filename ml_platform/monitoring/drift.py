@@ -1,0 +1,273 @@
+"""Whether the rows a model meets now are still the kind of rows it was trained on.
+
+The rule asks for both a significant and a large change, repeated over time, because each alone cries wolf: with many
+rows any p-value is small, and with few rows any distance is large. Null rates, unseen categories and volume are
+checked apart, because a distribution of what is left after dropping nulls cannot show them.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from ml_platform.data.settings import Settings
+from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.monitoring.distances import (
+    Distance,
+    benjamini_hochberg,
+    bin_counts,
+    kolmogorov_smirnov,
+    population_stability,
+    quantile_edges,
+    total_variation,
+)
+from ml_platform.monitoring.drift_report import ColumnDrift, DriftReport
+
+# Stands for every category too rare to be judged by itself; a control character keeps it apart from real ones.
+_OTHER = "\x00other"
+
+
+class DriftInputError(PlatformError):
+    """Raised when the tables cannot be compared: a column missing, of another kind, or nothing to compare with."""
+
+
+class DriftSettings(Settings):
+    """When a column counts as drifted."""
+
+    false_discovery_rate: float = Field(
+        default=0.01, gt=0, lt=1, description="Share of false alarms among the columns flagged in a window (q)."
+    )
+    minimum_ks: float = Field(
+        default=0.1, ge=0, le=1, description="Numbers: smallest Kolmogorov-Smirnov distance worth a flag."
+    )
+    minimum_total_variation: float = Field(
+        default=0.1, ge=0, le=1, description="Categories: smallest total variation distance worth a flag."
+    )
+    windows: int = Field(default=3, ge=1, description="Consecutive windows into which the current rows are cut.")
+    windows_needed: int = Field(default=2, ge=1, description="Windows that must be flagged for the column to be.")
+    minimum_rows: int = Field(default=500, ge=2, description="Rows a window needs to be judged; fewer, fewer windows.")
+    sample_rows: int = Field(default=10_000, ge=2, description="Rows sampled from the reference and from each window.")
+    seed: int = Field(default=0, description="Seed of the sampling.")
+    bins: int = Field(default=10, ge=2, description="Quantile bins, fixed by the reference, of the stability index.")
+    minimum_category_share: float = Field(
+        default=0.01, ge=0, lt=1, description="Categories rarer than this in the reference are judged as one."
+    )
+    null_rate_change: float = Field(
+        default=0.05, ge=0, le=1, description="Largest change of a column's share of nulls that is let pass."
+    )
+    unseen_share: float = Field(
+        default=0.02, ge=0, le=1, description="Largest share of rows with a category that the reference lacks."
+    )
+    volume_factor: float = Field(
+        default=2.0, gt=1, description="Largest ratio, either way, of current rows to expected rows."
+    )
+
+    @model_validator(mode="after")
+    def _needs_no_more_windows_than_there_are(self) -> "DriftSettings":
+        if self.windows_needed > self.windows:
+            raise ValueError(f"windows_needed ({self.windows_needed}) must not exceed windows ({self.windows})")
+        return self
+
+
+def measure_drift(
+    reference: pl.DataFrame,
+    current: pl.DataFrame,
+    *,
+    features: Sequence[str],
+    settings: DriftSettings,
+    score: str | None = None,
+    time: str | None = None,
+    expected_rows: float | None = None,
+) -> DriftReport:
+    """Compare ``current`` with ``reference`` column by column.
+
+    ``reference`` holds the rows the model was trained on, ``current`` those it met; both have the columns ``features``
+    and, where given, ``score`` (the reference scores being those of rows the model was not fitted on). ``current`` is
+    cut into ``settings.windows`` windows of equal row counts in the order of ``time``, or as it stands without it.
+    A column shifted when in at least ``settings.windows_needed`` windows its test is rejected by Benjamini-Hochberg
+    over the features (the score is a family of its own) *and* its effect exceeds the minimum.
+
+    Numbers are compared by Kolmogorov-Smirnov, booleans and strings by total variation over the reference categories.
+    Nulls and NaN are one and are left out of the distances. ``expected_rows`` is how many rows a period of this
+    length usually has; without it volume is not judged. With fewer than ``settings.minimum_rows`` rows no window is
+    judged, and the report says so (``windows_judged`` 0, decision ``not judged``).
+
+    Raises :class:`DriftInputError` when the reference or the list of columns is empty, a column is missing on either
+    side, its kind differs between the two, or it holds neither numbers nor categories.
+    """
+    columns = [*([score] if score else []), *features]
+    current = _typed_nulls(reference, current)
+    _refuse_incomparable(reference, current, columns)
+    reference, current = (
+        _nan_as_null(reference.select(columns)),
+        _nan_as_null((current.sort(time) if time else current).select(columns)),
+    )
+    windows = [_sampled(window, settings) for window in _windows(current, settings)]
+    sample = _sampled(reference, settings)
+    needed = min(settings.windows_needed, len(windows))
+
+    found = {name: [_distance(sample[name], window[name], settings) for window in windows] for name in columns}
+    flags: dict[str, list[bool]] = {name: [] for name in columns}
+    for family in ([score] if score else [], list(features)):
+        for at in range(len(windows)):
+            rejected = benjamini_hochberg([found[name][at].p_value for name in family], settings.false_discovery_rate)
+            for name, significant in zip(family, rejected, strict=True):
+                flags[name].append(significant and found[name][at].effect > _minimum_effect(reference[name], settings))
+
+    described = [
+        _describe(reference[name], current[name], found[name], flags[name], needed, name == score, settings)
+        for name in columns
+    ]
+    return DriftReport(
+        columns=sorted(described, key=lambda column: (column.role != "score", -(column.effect or 0.0), column.name)),
+        rows_reference=reference.height,
+        rows_current=current.height,
+        expected_rows=expected_rows,
+        volume_changed=_volume_changed(current.height, expected_rows, settings),
+        windows_judged=len(windows),
+    )
+
+
+def _typed_nulls(reference: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
+    """Give a column that is nothing but nulls, which carries no type, the type it has in the reference."""
+    untyped = [name for name, dtype in current.schema.items() if dtype == pl.Null and name in reference.columns]
+    return current.with_columns(pl.col(name).cast(reference.schema[name]) for name in untyped)
+
+
+def _refuse_incomparable(reference: pl.DataFrame, current: pl.DataFrame, columns: list[str]) -> None:
+    if not columns:
+        raise DriftInputError(
+            "Drift", expected="at least one column to compare", found="none", mend="Name features or a score."
+        )
+    if reference.is_empty():
+        raise DriftInputError(
+            "Drift reference", expected="rows", found="an empty table", mend="Pass the rows the model was trained on."
+        )
+    for side, frame in (("reference", reference), ("current", current)):
+        missing = [name for name in columns if name not in frame.columns]
+        if missing:
+            raise DriftInputError(
+                f"Drift {side} table",
+                expected=f"all {len(columns)} columns to compare",
+                found=f"{len(missing)} missing: {listed(missing)}",
+                mend=f"Pass a table that has them.{did_you_mean(missing[0], frame.columns)}",
+            )
+    for name in columns:
+        kinds = [_kind(frame[name]) for frame in (reference, current)]
+        if None in kinds or kinds[0] != kinds[1]:
+            raise DriftInputError(
+                f"Drift column '{name}'",
+                expected="numbers on both sides, or categories on both",
+                found=f"{reference[name].dtype} in the reference, {current[name].dtype} in the current table",
+                mend="Cast one side, or leave the column out.",
+            )
+
+
+def _kind(column: pl.Series) -> Literal["number", "category"] | None:
+    if column.dtype.is_numeric():
+        return "number"
+    if column.dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
+        return "category"
+    return None
+
+
+def _nan_as_null(frame: pl.DataFrame) -> pl.DataFrame:
+    import polars.selectors as cs
+
+    return frame.with_columns(cs.float().fill_nan(None), (cs.boolean() | cs.categorical() | cs.enum()).cast(pl.String))
+
+
+def _windows(current: pl.DataFrame, settings: DriftSettings) -> list[pl.DataFrame]:
+    count = min(settings.windows, current.height // settings.minimum_rows)
+    edges = [current.height * at // count for at in range(count + 1)] if count else [0]
+    return [current[start:stop] for start, stop in pairwise(edges)]
+
+
+def _sampled(frame: pl.DataFrame, settings: DriftSettings) -> pl.DataFrame:
+    return frame.sample(settings.sample_rows, seed=settings.seed) if frame.height > settings.sample_rows else frame
+
+
+def _distance(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> Distance:
+    reference, current = reference.drop_nulls(), current.drop_nulls()
+    if reference.is_empty() or current.is_empty():
+        return Distance(effect=0.0, p_value=1.0)  # all null on one side: the null rate tells it
+    if reference.dtype.is_numeric():
+        return kolmogorov_smirnov(reference.to_numpy(), current.to_numpy())
+    return total_variation(*_category_counts(reference, current, settings))
+
+
+def _category_counts(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> tuple[list[int], list[int]]:
+    shares = reference.value_counts(normalize=True, name="share")
+    common = shares.filter(pl.col("share") >= settings.minimum_category_share)[reference.name].to_list()
+    counts = []
+    for column in (reference, current):
+        folded = pl.select(pl.when(column.is_in(common)).then(column).otherwise(pl.lit(_OTHER)).alias("category"))
+        found = dict(folded["category"].value_counts().iter_rows())
+        counts.append([found.get(category, 0) for category in [*common, _OTHER]])
+    return counts[0], counts[1]
+
+
+def _minimum_effect(column: pl.Series, settings: DriftSettings) -> float:
+    return settings.minimum_ks if column.dtype.is_numeric() else settings.minimum_total_variation
+
+
+def _describe(
+    reference: pl.Series,
+    current: pl.Series,
+    found: list[Distance],
+    flags: list[bool],
+    needed: int,
+    is_score: bool,
+    settings: DriftSettings,
+) -> ColumnDrift:
+    null_rates = [column.null_count() / len(column) if len(column) else 0.0 for column in (reference, current)]
+    # Without rows the share of nulls is unknown, not zero: the volume tells it.
+    nulls_changed = len(current) > 0 and abs(null_rates[1] - null_rates[0]) > settings.null_rate_change
+    unseen_share, unseen_examples = _unseen(reference, current)
+    return ColumnDrift(
+        name=reference.name,
+        role="score" if is_score else "feature",
+        kind="number" if reference.dtype.is_numeric() else "category",
+        effect=_median([distance.effect for distance in found]),
+        p_value=_median([distance.p_value for distance in found]),
+        stability_index=_stability(reference.drop_nulls(), current.drop_nulls(), settings),
+        windows_flagged=sum(flags),
+        windows_judged=len(flags),
+        shifted=bool(flags) and sum(flags) >= needed,
+        null_rate_reference=null_rates[0],
+        null_rate_current=null_rates[1],
+        nulls_changed=nulls_changed,
+        unseen_share=unseen_share,
+        unseen_examples=unseen_examples,
+        unseen_appeared=unseen_share > settings.unseen_share,
+    )
+
+
+def _median(values: list[float]) -> float | None:
+    middle = pl.Series(values, dtype=pl.Float64).median()
+    return middle if isinstance(middle, float) else None
+
+
+def _stability(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> float | None:
+    if reference.is_empty() or current.is_empty():
+        return None
+    if not reference.dtype.is_numeric():
+        return population_stability(*_category_counts(reference, current, settings))
+    edges = quantile_edges(reference.to_numpy(), settings.bins)
+    return population_stability(bin_counts(reference.to_numpy(), edges), bin_counts(current.to_numpy(), edges))
+
+
+def _unseen(reference: pl.Series, current: pl.Series) -> tuple[float, list[str]]:
+    present = current.drop_nulls()
+    if reference.dtype.is_numeric() or present.is_empty():
+        return 0.0, []
+    unseen = present.filter(~present.is_in(reference.drop_nulls().unique().to_list()))
+    return len(unseen) / len(present), unseen.unique().sort().head(5).to_list()
+
+
+def _volume_changed(rows: int, expected_rows: float | None, settings: DriftSettings) -> bool:
+    if expected_rows is None:
+        return False
+    return rows > expected_rows * settings.volume_factor or rows * settings.volume_factor < expected_rows

@@ -1,0 +1,310 @@
+"""The drift rule on made data whose drift is known, and every setting shown to act."""
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from ml_platform.monitoring.drift import DriftInputError, DriftSettings, measure_drift
+
+ROWS = 6_000
+
+
+def numbers(rows: int = ROWS, *, shift: float = 0.0, seed: int = 1) -> pl.DataFrame:
+    return pl.DataFrame({"x": np.random.default_rng(seed).normal(shift, 1, rows)})
+
+
+def carriers(shares: dict[str, float], rows: int = ROWS, seed: int = 1) -> pl.DataFrame:
+    drawn = np.random.default_rng(seed).choice(list(shares), size=rows, p=list(shares.values()))
+    return pl.DataFrame({"x": drawn})
+
+
+def drifted(reference: pl.DataFrame, current: pl.DataFrame, **settings: float) -> list[str]:
+    return measure_drift(reference, current, features=["x"], settings=DriftSettings.model_validate(settings)).drifted
+
+
+# The rule.
+
+
+def test_equal_distributions_never_raise_a_flag_in_twenty_comparisons_of_thirty_columns() -> None:
+    flagged = []
+    for seed in range(20):
+        drawn = np.random.default_rng(seed).normal(size=(2, 3_000, 30))
+        reference, current = (pl.DataFrame(side, schema=[f"f{at}" for at in range(30)]) for side in drawn)
+        flagged += measure_drift(reference, current, features=reference.columns, settings=DriftSettings()).drifted
+    assert flagged == []
+
+
+def test_tiny_shift_in_many_rows_is_ignored() -> None:
+    assert drifted(numbers(50_000), numbers(50_000, shift=0.03, seed=2), sample_rows=50_000) == []
+
+
+def test_shift_of_three_tenths_in_three_of_thirty_columns_is_caught_every_time() -> None:
+    for seed in range(6):
+        drawn = np.random.default_rng(seed).normal(size=(2, 15_000, 30))
+        drawn[1, :, :3] += 0.3
+        reference, current = (pl.DataFrame(side, schema=[f"f{at}" for at in range(30)]) for side in drawn)
+        report = measure_drift(reference, current, features=reference.columns, settings=DriftSettings())
+        assert sorted(report.drifted) == ["f0", "f1", "f2"], seed
+
+
+def test_changed_mix_of_categories_is_caught() -> None:
+    assert drifted(carriers({"AA": 0.5, "UA": 0.5}), carriers({"AA": 0.7, "UA": 0.3}, seed=2)) == ["x"]
+
+
+def test_thousands_of_rare_categories_do_not_look_like_drift() -> None:
+    reference, current = (
+        pl.DataFrame({"x": np.random.default_rng(seed).integers(0, 4_000, 20_000).astype(str)}) for seed in (1, 2)
+    )
+    assert drifted(reference, current) == []
+
+
+def test_booleans_are_compared_as_categories() -> None:
+    reference = pl.DataFrame({"x": [True, False] * 3_000})
+    current = pl.DataFrame({"x": [True, True, True, False] * 1_500})
+    report = measure_drift(reference, current, features=["x"], settings=DriftSettings())
+    assert (report.columns[0].kind, report.columns[0].effect) == ("category", 0.25)
+
+
+def test_effect_is_the_distance_of_the_distributions() -> None:
+    reference = pl.DataFrame({"x": np.arange(3_000) / 3_000})
+    current = pl.DataFrame({"x": np.tile(np.arange(1_000) / 1_000, 3) + 0.25})
+    report = measure_drift(reference, current, features=["x"], settings=DriftSettings())
+    assert report.columns[0].effect == pytest.approx(0.25, abs=0.002)
+
+
+def test_one_odd_window_of_three_is_not_drift() -> None:
+    current = pl.concat([numbers(2_000, seed=2), numbers(2_000, seed=3), numbers(2_000, shift=1.0, seed=4)])
+    report = measure_drift(numbers(), current, features=["x"], settings=DriftSettings())
+    assert (report.drifted, report.columns[0].windows_flagged) == ([], 1)
+
+
+def test_windows_follow_the_time_column_not_the_row_order() -> None:
+    current = pl.concat([numbers(2_000, seed=2), numbers(2_000, seed=3), numbers(2_000, shift=1.0, seed=4)])
+    shuffled = current.with_row_index("at").sample(fraction=1.0, shuffle=True, seed=5)
+    report = measure_drift(numbers(), shuffled, features=["x"], time="at", settings=DriftSettings())
+    assert report.columns[0].windows_flagged == 1
+
+
+def test_two_runs_on_the_same_rows_say_the_same() -> None:
+    reference, current = numbers(30_000), numbers(30_000, shift=0.2, seed=2)
+    first, second = (measure_drift(reference, current, features=["x"], settings=DriftSettings()) for _ in range(2))
+    assert first == second
+
+
+# What distributions do not show.
+
+
+def test_new_nulls_are_drift_although_what_is_left_is_distributed_alike() -> None:
+    current = numbers(seed=2).with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then("x").alias("x"))
+    column = measure_drift(numbers(), current, features=["x"], settings=DriftSettings()).columns[0]
+    assert (column.shifted, column.nulls_changed, column.null_rate_current) == (False, True, 0.5)
+
+
+def test_nan_counts_as_null() -> None:
+    current = pl.DataFrame({"x": [float("nan"), 1.0] * 3_000})
+    column = measure_drift(numbers(), current, features=["x"], settings=DriftSettings()).columns[0]
+    assert column.null_rate_current == 0.5
+
+
+def test_column_that_is_all_null_is_told_by_its_null_rate() -> None:
+    column = measure_drift(
+        numbers(), pl.DataFrame({"x": [None] * ROWS}), features=["x"], settings=DriftSettings()
+    ).columns[0]
+    assert (column.nulls_changed, column.null_rate_current, column.stability_index) == (True, 1.0, None)
+
+
+def test_unseen_category_is_named() -> None:
+    current = carriers({"AA": 0.45, "UA": 0.5, "ZZ": 0.05}, seed=2)
+    column = measure_drift(carriers({"AA": 0.5, "UA": 0.5}), current, features=["x"], settings=DriftSettings()).columns[
+        0
+    ]
+    assert (column.unseen_appeared, column.unseen_examples) == (True, ["ZZ"])
+    assert column.unseen_share == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize(("expected_rows", "changed"), [(100, True), (ROWS, False), (13_000, True), (None, False)])
+def test_volume_is_compared_with_what_is_usual(expected_rows: float | None, changed: bool) -> None:
+    report = measure_drift(
+        numbers(), numbers(seed=2), features=["x"], settings=DriftSettings(), expected_rows=expected_rows
+    )
+    assert (report.volume_changed, report.decision) == (changed, "alert" if changed else "steady")
+
+
+# What it amounts to.
+
+
+def with_score(shift_x: float, shift_score: float, seed: int) -> pl.DataFrame:
+    random = np.random.default_rng(seed)
+    return pl.DataFrame({"x": random.normal(shift_x, 1, ROWS), "score": random.normal(shift_score, 1, ROWS)})
+
+
+@pytest.mark.parametrize(
+    ("shift_x", "shift_score", "decision"),
+    [(0.0, 0.0, "steady"), (2.0, 0.0, "notice"), (0.0, 0.5, "alert"), (2.0, 0.5, "alert")],
+)
+def test_scores_alarm_while_features_alone_are_worth_a_notice(
+    shift_x: float, shift_score: float, decision: str
+) -> None:
+    report = measure_drift(
+        with_score(0, 0, 1), with_score(shift_x, shift_score, 2), features=["x"], score="score",
+        settings=DriftSettings(),
+    )  # fmt: skip
+    assert report.decision == decision
+
+
+def test_scores_stand_before_features_whatever_their_effect() -> None:
+    report = measure_drift(
+        with_score(0, 0, 1), with_score(3, 0.5, 2), features=["x"], score="score", settings=DriftSettings()
+    )
+    assert report.drifted == ["score", "x"]
+
+
+def test_too_few_rows_are_not_called_steady() -> None:
+    report = measure_drift(numbers(), numbers(100, shift=5), features=["x"], settings=DriftSettings())
+    assert (report.decision, report.windows_judged, report.columns[0].effect) == ("not judged", 0, None)
+
+
+def test_no_rows_at_all_are_not_called_steady() -> None:
+    report = measure_drift(numbers(), numbers(0), features=["x"], settings=DriftSettings(), expected_rows=ROWS)
+    assert (report.decision, report.volume_changed) == ("alert", True)
+
+
+def test_table_has_one_row_per_column_and_survives_json() -> None:
+    report = measure_drift(
+        with_score(0, 0, 1), with_score(3, 0, 2), features=["x"], score="score", settings=DriftSettings()
+    )
+    assert report.table().select("name", "drifted").rows() == [("score", False), ("x", True)]
+    assert type(report).model_validate_json(report.model_dump_json()) == report
+
+
+# Every setting acts.
+
+
+def test_false_discovery_rate_decides_about_a_weak_signal() -> None:
+    reference, current = numbers(1_000), numbers(1_000, shift=0.3, seed=8)  # D about 0.12, p-value about 1e-6
+    assert drifted(reference, current, windows=1, windows_needed=1) == ["x"]
+    assert drifted(reference, current, windows=1, windows_needed=1, false_discovery_rate=1e-9) == []
+
+
+def test_minimum_ks_decides_what_is_large() -> None:
+    reference, current = numbers(), numbers(shift=0.15, seed=2)  # D about 0.06
+    assert drifted(reference, current) == []
+    assert drifted(reference, current, minimum_ks=0.03) == ["x"]
+
+
+def test_minimum_total_variation_decides_what_is_large() -> None:
+    reference, current = carriers({"AA": 0.5, "UA": 0.5}), carriers({"AA": 0.56, "UA": 0.44}, seed=2)
+    assert drifted(reference, current) == []
+    assert drifted(reference, current, minimum_total_variation=0.02) == ["x"]
+
+
+def test_windows_and_windows_needed_decide_how_lasting_a_shift_must_be() -> None:
+    current = pl.concat([numbers(4_000, seed=2), numbers(2_000, shift=0.5, seed=3)])
+    assert drifted(numbers(), current) == []
+    assert drifted(numbers(), current, windows_needed=1) == ["x"]
+    assert drifted(numbers(), current, windows=6, windows_needed=2) == ["x"]
+
+
+def test_minimum_rows_decides_whether_a_window_is_judged() -> None:
+    assert drifted(numbers(), numbers(300, shift=1, seed=2)) == []
+    assert drifted(numbers(), numbers(300, shift=1, seed=2), minimum_rows=100) == ["x"]
+
+
+def test_sample_rows_bound_what_is_compared() -> None:
+    few, many = (
+        measure_drift(
+            numbers(), numbers(shift=0.3, seed=2), features=["x"], settings=DriftSettings(sample_rows=size)
+        ).columns[0]
+        for size in (50, 5_000)
+    )
+    assert few.p_value is not None
+    assert many.p_value is not None
+    assert few.p_value > 1e-3 > many.p_value
+
+
+def test_seed_decides_which_rows_are_sampled() -> None:
+    effects = {
+        measure_drift(
+            numbers(), numbers(seed=2), features=["x"], settings=DriftSettings(sample_rows=100, seed=seed)
+        ).columns[0].effect
+        for seed in (0, 1)
+    }  # fmt: skip
+    assert len(effects) == 2
+
+
+def test_bins_decide_how_fine_the_stability_index_looks() -> None:
+    reference = pl.DataFrame({"x": np.arange(4_000.0)})
+    current = pl.DataFrame({"x": [*range(1_000), *range(1_000), *range(2_000, 4_000)]})
+    coarse, fine = (
+        measure_drift(reference, current, features=["x"], settings=DriftSettings(bins=bins)).columns[0].stability_index
+        for bins in (2, 4)
+    )
+    assert coarse == pytest.approx(0.0, abs=1e-5)  # both halves still hold one half of the rows
+    assert fine is not None
+    assert fine > 1.0
+
+
+def test_minimum_category_share_decides_which_categories_stand_alone() -> None:
+    reference = carriers({"AA": 0.9, "UA": 0.05, "DL": 0.05})
+    current = carriers({"AA": 0.9, "UA": 0.10, "DL": 0.0}, seed=2)
+    assert drifted(reference, current, minimum_total_variation=0.02) == ["x"]
+    assert drifted(reference, current, minimum_total_variation=0.02, minimum_category_share=0.1) == []
+
+
+def test_null_rate_change_decides_how_many_new_nulls_pass() -> None:
+    current = numbers(seed=2).with_columns(pl.when(pl.int_range(pl.len()) % 10 != 0).then("x").alias("x"))
+    assert drifted(numbers(), current) == ["x"]
+    assert drifted(numbers(), current, null_rate_change=0.2) == []
+
+
+def test_unseen_share_decides_how_many_unseen_pass() -> None:
+    current = carriers({"AA": 0.48, "UA": 0.48, "ZZ": 0.04}, seed=2)
+    assert drifted(carriers({"AA": 0.5, "UA": 0.5}), current) == ["x"]
+    assert drifted(carriers({"AA": 0.5, "UA": 0.5}), current, unseen_share=0.1) == []
+
+
+def test_volume_factor_decides_how_much_more_or_less_passes() -> None:
+    changed = [
+        measure_drift(
+            numbers(), numbers(seed=2), features=["x"], expected_rows=4_000,
+            settings=DriftSettings(volume_factor=factor),
+        ).volume_changed
+        for factor in (1.2, 2.0)
+    ]  # fmt: skip
+    assert changed == [True, False]
+
+
+def test_more_windows_needed_than_there_are_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"windows_needed \(4\) must not exceed windows \(3\)"):
+        DriftSettings(windows_needed=4)
+
+
+# Bad input.
+
+
+def test_missing_column_is_named_with_its_nearest_neighbour() -> None:
+    reference = numbers().rename({"x": "wind_speed"})
+    with pytest.raises(DriftInputError, match=r"reference table: .* 1 missing: 'wind_sped'. .*Did you mean 'wind_sp"):
+        measure_drift(reference, numbers(), features=["wind_sped"], settings=DriftSettings())
+
+
+def test_column_of_another_kind_is_named_with_both_types() -> None:
+    with pytest.raises(DriftInputError, match=r"'x': expected numbers .* found Float64 in the reference, String in"):
+        measure_drift(numbers(), carriers({"AA": 1.0}), features=["x"], settings=DriftSettings())
+
+
+def test_column_that_is_neither_number_nor_category_is_refused() -> None:
+    times = numbers().select(pl.lit("2013-01-01").str.to_date().alias("x"))
+    with pytest.raises(DriftInputError, match="found Date in the reference"):
+        measure_drift(times, times, features=["x"], settings=DriftSettings())
+
+
+def test_empty_reference_is_refused() -> None:
+    with pytest.raises(DriftInputError, match="reference: expected rows, found an empty table"):
+        measure_drift(numbers(0), numbers(), features=["x"], settings=DriftSettings())
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(DriftInputError, match="at least one column"):
+        measure_drift(numbers(), numbers(), features=[], settings=DriftSettings())
