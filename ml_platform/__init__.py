@@ -1,6 +1,6 @@
 """The engine: datasets, features, models and everything that happens to them. Names no dataset, column or product.
 
-`type: ml_platform.Dataset` in a defs.yaml finds the components here. They (and Dagster with them) are imported only when
+`type: ml_platform.Dataset` in a defs.yaml finds the components here. They (and Dagster) are imported only when
 one is asked for, so that a training worker or a service imports the engine without Dagster.
 """
 

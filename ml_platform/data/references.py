@@ -19,7 +19,7 @@ class FunctionNotFoundError(PlatformError):
 def load_function(reference: str) -> Callable[..., Any]:
     """Return the function that ``reference`` names, importing its module.
 
-    ``reference`` reads ``package.module:function``. Raises :class:`FunctionNotFoundError` when the text has another form,
+    ``reference`` reads ``package.module:function``. Raises :class:`FunctionNotFoundError` when it has another form,
     the module or the function does not exist (the nearest name is offered), or what it names cannot be called. An
     error raised *by* the module while it is imported is passed on as it is, chained to nothing of ours.
 

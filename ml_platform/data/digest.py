@@ -1,0 +1,59 @@
+"""The content hash of a table: equal rows, equal hash, however they are laid out in files.
+
+Apart because Parquet bytes change with row groups, file counts, row order and library versions, and none of these
+changes what the table says.
+"""
+
+import hashlib
+
+import polars as pl
+
+from ml_platform.errors import PlatformError
+
+
+class DigestError(PlatformError):
+    """Raised for a column whose values have no canonical bytes."""
+
+
+def content_hash(frame: pl.DataFrame) -> str:
+    """Return the SHA-256 (hex) of the rows of ``frame`` as a bag: order of rows, columns and chunks do not matter.
+
+    Names, types, nulls and every value do matter; NaN equals NaN and differs from null, 0.0 equals -0.0. Categories and
+    enums count as their text. Raises :class:`DigestError` for nested columns.
+    """
+    flat = frame.select(_canonical(name, frame.schema[name]) for name in sorted(frame.columns))
+    ordered = flat.sort(flat.columns, nulls_last=True) if flat.width else flat
+    digest = hashlib.sha256(f"{ordered.height} rows".encode())
+    for column in ordered.get_columns():
+        digest.update(f"|{column.name}:{column.dtype}|".encode())
+        digest.update(column.is_null().cast(pl.UInt8).to_numpy().tobytes())
+        digest.update(_values(column))
+    return digest.hexdigest()
+
+
+def _canonical(name: str, dtype: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if isinstance(dtype, (pl.Categorical, pl.Enum)):
+        return column.cast(pl.String)
+    if dtype.is_nested() or dtype == pl.Object:
+        raise DigestError(
+            f"Column '{name}'", expected="a scalar type", found=str(dtype), mend="Unnest it before it is stored."
+        )
+    if dtype.is_float():
+        # Adding zero turns -0.0 into 0.0; every NaN becomes the same bits.
+        return pl.when(column.is_nan()).then(pl.lit(float("nan"), dtype)).otherwise(column + 0.0).alias(name)
+    return column
+
+
+def _values(column: pl.Series) -> bytes:
+    if column.dtype in (pl.String, pl.Binary):
+        raw = column.cast(pl.Binary).fill_null(b"")
+        return raw.bin.size("b").cast(pl.UInt64).to_numpy().tobytes() + b"".join(raw.to_list())
+    if column.dtype == pl.Null:
+        return b""
+    if column.dtype.is_decimal():
+        column = column.cast(pl.String)
+        return _values(column)
+    if column.dtype == pl.Boolean:
+        return column.fill_null(False).cast(pl.UInt8).to_numpy().tobytes()
+    return column.to_physical().fill_null(0).to_numpy().tobytes()

@@ -1,0 +1,250 @@
+"""The lake: Delta tables under one root, local or in S3; a partition overwrite is a new version of its table.
+
+Readers never wait for writers: a scan is pinned to one version, and a version never changes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+import polars.selectors as cs
+
+from ml_platform.data.digest import content_hash
+from ml_platform.errors import PlatformError, did_you_mean, listed
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+PARTITION = "partition"
+"""The column by which tables are partitioned."""
+
+COMMIT_ATTEMPTS = 20
+"""How often a write that lost a race is tried again; each attempt starts from the winner's version."""
+
+
+class LakeError(PlatformError):
+    """Raised when a table, version or partition is asked for that does not exist, or a write cannot be committed."""
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """What one write made: the version of the table, and rows, stored bytes and content hash of what was written."""
+
+    table: str
+    version: int
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+class Lake:
+    """Tables by name, like ``datasets/flights``, under ``root`` (a folder or ``s3://bucket/prefix``)."""
+
+    def __init__(self, root: str, storage_options: dict[str, str] | None = None) -> None:
+        self.root = root.rstrip("/")
+        self.storage_options = storage_options
+
+    def write(self, table: str, frame: pl.DataFrame, partition: str | None) -> TableVersion:
+        """Replace ``partition`` of ``table`` (the whole table where None) by ``frame`` and return the new version.
+
+        The column ``partition`` is added, or overwritten. Writers of different partitions may run at the same time:
+        one that loses the race to commit starts again from the winner's version. Raises :class:`LakeError` when the
+        columns differ from those of the table, or the commit is lost ``COMMIT_ATTEMPTS`` times.
+        """
+        from deltalake import CommitProperties, DeltaTable, write_deltalake
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        content = _storable(table, frame.drop(PARTITION, strict=False))
+        digest = content_hash(content)
+        note = json.dumps({"partition": partition, "rows": content.height, "sha256": digest}, sort_keys=True)
+        stored = content if partition is None else content.with_columns(pl.lit(partition).alias(PARTITION))
+        commit = CommitProperties(custom_metadata={"content": note})
+        for _attempt in range(COMMIT_ATTEMPTS):
+            target = self._open(table)
+            if target is not None and partition is not None:
+                self._demand_same_columns(table, pl.scan_delta(target).collect_schema(), stored.schema)
+            try:
+                if target is None:
+                    partition_by = None if partition is None else [PARTITION]
+                    write_deltalake(
+                        self._uri(table),
+                        stored,
+                        mode="error",
+                        partition_by=partition_by,
+                        storage_options=self.storage_options,
+                        commit_properties=commit,
+                    )
+                else:
+                    write_deltalake(
+                        target,
+                        stored,
+                        mode="overwrite",
+                        predicate=None if partition is None else f"{PARTITION} = '{partition}'",
+                        # A table without partitions is replaced as a whole, so its columns may change with it.
+                        schema_mode="overwrite" if partition is None else None,
+                        commit_properties=commit,
+                    )
+            except CommitFailedError:
+                continue
+            except (DeltaError, FileExistsError) as error:
+                # Two writers that create the same table: the loser finds it there at the next attempt.
+                if target is None and self.exists(table):
+                    continue
+                raise LakeError(
+                    f"Table '{table}'", expected="a committed write", found=str(error), mend="See the cause above."
+                ) from error
+            # A write leaves its table object at the version it committed, whatever others have committed since.
+            written = DeltaTable(self._uri(table), 0, self.storage_options) if target is None else target
+            size = _stored_bytes(written, partition)
+            return TableVersion(table, written.version(), content.height, size, digest)
+        raise LakeError(
+            f"Table '{table}', partition {partition}",
+            expected="a committed write",
+            found=f"{COMMIT_ATTEMPTS} attempts lost to other writers",
+            mend="Run it again when fewer writers are at work.",
+        )
+
+    def scan(self, table: str, version: int | None = None, partitions: Sequence[str] | None = None) -> pl.LazyFrame:
+        """Return ``table`` as of ``version`` (the newest where None), only ``partitions`` where these are given.
+
+        Raises :class:`LakeError` when the table, the version or one of the partitions does not exist: an absent
+        partition would otherwise read as an empty one.
+        """
+        opened = self._at(table, version)
+        rows = pl.scan_delta(opened)
+        if partitions is None:
+            return rows
+        held = _partitions(opened)
+        absent = [name for name in partitions if name not in held]
+        if absent:
+            raise LakeError(
+                f"Table '{table}', version {opened.version()}",
+                expected=f"partitions {listed(absent)}",
+                found=f"{len(held)} partitions: {listed(held)}",
+                mend="Materialize the missing partitions first.",
+            )
+        return rows.filter(pl.col(PARTITION).is_in(list(partitions)))
+
+    def exists(self, table: str) -> bool:
+        """Return whether anything was ever written to ``table``."""
+        from deltalake import DeltaTable
+
+        return bool(DeltaTable.is_deltatable(self._uri(table), self.storage_options))
+
+    def version(self, table: str) -> int | None:
+        """Return the newest version of ``table``, None where it does not exist."""
+        opened = self._open(table)
+        return None if opened is None else opened.version()
+
+    def partitions(self, table: str, version: int | None = None) -> list[str]:
+        """Return the partitions that ``table`` holds as of ``version``, in order; empty where it does not exist."""
+        if version is None and not self.exists(table):
+            return []
+        return _partitions(self._at(table, version))
+
+    def digests(self, table: str) -> dict[str | None, str]:
+        """Return the content hash of each partition as last written (key None for a table without partitions).
+
+        Read from the commits, without touching the data; empty where the table does not exist.
+        """
+        opened = self._open(table)
+        if opened is None:
+            return {}
+        held = {*_partitions(opened), None}
+        # History comes newest first: of each partition, the last one seen here wins.
+        notes = [json.loads(commit["content"]) for commit in reversed(opened.history()) if "content" in commit]
+        return {note["partition"]: note["sha256"] for note in notes if note["partition"] in held}
+
+    def drop_partitions(self, table: str, partitions: Sequence[str]) -> int | None:
+        """Remove ``partitions`` from the newest version of ``table``; return that version, None where nothing changed.
+
+        Older versions still hold them, until the table is vacuumed.
+        """
+        held = [name for name in partitions if name in self.partitions(table)]
+        opened = self._open(table)
+        if opened is None or not held:
+            return None
+        opened.delete(f"{PARTITION} IN ({', '.join(repr(name) for name in held)})")
+        return opened.version()
+
+    def _uri(self, table: str) -> str:
+        return f"{self.root}/{table}"
+
+    def _open(self, table: str) -> "DeltaTable | None":
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return DeltaTable(self._uri(table), storage_options=self.storage_options)
+        except TableNotFoundError:
+            return None
+
+    def _at(self, table: str, version: int | None) -> "DeltaTable":
+        opened = self._open(table)
+        if opened is None:
+            raise LakeError(
+                f"Table '{table}'",
+                expected=f"a table under {self.root}",
+                found=f"none of this name.{did_you_mean(table, self._tables())}".rstrip("."),
+                mend=f"Materialize '{table}' first.",
+            )
+        if version is None:
+            return opened
+        newest = opened.version()
+        if not 0 <= version <= newest:
+            raise LakeError(
+                f"Table '{table}'", expected=f"version {version}", found=f"versions 0 to {newest}", mend="Ask for one."
+            )
+        opened.load_as_version(version)
+        return opened
+
+    def _tables(self) -> list[str]:
+        logs = Path(self.root).glob("**/_delta_log") if "://" not in self.root else iter(())
+        return sorted(log.parent.relative_to(self.root).as_posix() for log in logs)
+
+    def _demand_same_columns(self, table: str, before: pl.Schema, after: pl.Schema) -> None:
+        # Delta would cast, or fill what is missing with nulls, without a word.
+        changed = [
+            f"{name}: {before.get(name, 'absent')} → {after.get(name, 'absent')}"
+            for name in sorted({*before, *after})
+            if before.get(name) != after.get(name)
+        ]
+        if changed:
+            raise LakeError(
+                f"Table '{table}'",
+                expected="the columns that it already has",
+                found=f"{len(changed)} that differ: {listed(changed)}",
+                mend="Write the same columns, or drop the table and write all partitions again.",
+            )
+
+
+def _storable(table: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return ``frame`` in the types that Delta has, so that what is read back equals what was written."""
+    untyped = [name for name, dtype in frame.schema.items() if dtype == pl.Null]
+    if untyped:
+        raise LakeError(
+            f"Table '{table}'",
+            expected="a type for every column",
+            found=f"only nulls, without a type, in {listed(untyped)}",
+            mend="Cast these columns before they are stored.",
+        )
+    return frame.with_columns(
+        cs.unsigned_integer().cast(pl.Int64),
+        (cs.categorical() | cs.enum()).cast(pl.String),
+        cs.datetime(time_zone=None).dt.cast_time_unit("us"),
+        cs.datetime(time_zone="*").dt.cast_time_unit("us"),
+    )
+
+
+def _stored_bytes(opened: "DeltaTable", partition: str | None) -> int:
+    files = pl.DataFrame(opened.get_add_actions(flatten=True))
+    if partition is not None:
+        files = files.filter(pl.col(f"partition.{PARTITION}") == partition)
+    return int(files["size_bytes"].sum())
+
+
+def _partitions(opened: "DeltaTable") -> list[str]:
+    return sorted({values[PARTITION] for values in opened.partitions() if values.get(PARTITION) is not None})
