@@ -1,0 +1,153 @@
+"""The drift page that people look at: Evidently's HTML over a sample, with the same distances as the rule in `drift`.
+
+Apart from `drift` because a page is for eyes: what it samples, draws or leaves out decides nothing. Evidently's own
+choice of tests is replaced, so that page and rule speak of the same number.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from pydantic import Field
+
+from ml_platform.data.atomic import write_text
+from ml_platform.data.settings import Settings
+from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.monitoring.distances import kolmogorov_smirnov, total_variation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_KS = "kolmogorov_smirnov_distance"
+_TOTAL_VARIATION = "total_variation_distance"
+
+
+class ReportInputError(PlatformError):
+    """Raised when there is nothing to draw: a column missing, or no column with values on both sides."""
+
+
+class ReportSettings(Settings):
+    """What the page draws."""
+
+    sample_rows: int = Field(default=3_000, ge=2, description="Rows drawn from either side; bounds time and size.")
+    seed: int = Field(default=0, description="Seed of the sampling.")
+    minimum_ks: float = Field(default=0.1, ge=0, le=1, description="Numbers: distance from which drift is shown.")
+    minimum_total_variation: float = Field(
+        default=0.1, ge=0, le=1, description="Categories: distance from which drift is shown."
+    )
+
+
+def write_evidently_report(
+    reference: pl.DataFrame,
+    current: pl.DataFrame,
+    path: Path,
+    *,
+    features: Sequence[str],
+    settings: ReportSettings,
+    score: str | None = None,
+) -> dict[str, float]:
+    """Write the HTML page that compares ``current`` with ``reference`` to ``path`` and return the distances it shows.
+
+    The page is one file without references to the network, written atomically. ``score`` stands first, with a plot
+    of its own; then row counts, missing values, and one line per column. Columns without a value on one side cannot
+    be drawn and are left out (their null rate is `drift`'s to judge). The result maps column to distance, over the
+    sample. Raises :class:`ReportInputError` when a column is missing or none can be drawn.
+    """
+    columns = [*([score] if score else []), *features]
+    drawn = _drawable(reference, current, columns)
+    sides = [_sampled(side.select(drawn), settings) for side in (current, reference)]
+    snapshot = _snapshot(*sides, score if score in drawn else None, settings)
+    write_text(path, snapshot.get_html_str(as_iframe=False))
+    distances = [
+        (metric["config"]["column"], metric["value"])
+        for metric in snapshot.dict()["metrics"]
+        if metric["config"]["type"].endswith(":ValueDrift")
+    ]
+    return {column: float(distance) for column, distance in distances}
+
+
+def _drawable(reference: pl.DataFrame, current: pl.DataFrame, columns: list[str]) -> list[str]:
+    for name, side in (("reference", reference), ("current", current)):
+        missing = [column for column in columns if column not in side.columns]
+        if missing:
+            raise ReportInputError(
+                f"Drift page, {name} table",
+                expected=f"{len(columns)} columns",
+                found=f"{len(missing)} missing: {listed(missing)}",
+                mend=f"Pass a table that has them.{did_you_mean(missing[0], side.columns)}",
+            )
+    drawn = [column for column in columns if all(_has_values(side[column]) for side in (reference, current))]
+    if not drawn:
+        raise ReportInputError(
+            "Drift page",
+            expected="a column with values on both sides",
+            found=f"{reference.height} reference and {current.height} current rows, values in no common column",
+            mend="Look at the null rates of the drift check first.",
+        )
+    return drawn
+
+
+def _has_values(column: pl.Series) -> bool:
+    values = column.drop_nulls()
+    return bool(values.is_finite().any()) if column.dtype.is_float() else len(values) > 0
+
+
+def _sampled(frame: pl.DataFrame, settings: ReportSettings) -> "pd.DataFrame":
+    if frame.height > settings.sample_rows:
+        frame = frame.sample(settings.sample_rows, seed=settings.seed)
+    return frame.with_columns(pl.col(pl.Boolean, pl.Categorical, pl.Enum).cast(pl.String)).to_pandas()
+
+
+def _snapshot(current: "pd.DataFrame", reference: "pd.DataFrame", score: str | None, settings: ReportSettings) -> Any:
+    # Read by Evidently when it is imported; a page must never depend on a network, nor tell anyone of its making.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.metrics import DatasetMissingValueCount, RowCount, ValueDrift
+    from evidently.presets import DataDriftPreset
+
+    _register_distances()
+    numbers = list(reference.select_dtypes("number").columns)
+    definition = DataDefinition(
+        numerical_columns=numbers, categorical_columns=[name for name in reference.columns if name not in numbers]
+    )
+    first = [ValueDrift(column=score, method=_KS, threshold=settings.minimum_ks)] if score else []
+    table = DataDriftPreset(
+        columns=list(reference.columns),
+        # One drifted column is worth the headline; Evidently's own would ask for half of them.
+        drift_share=1 / len(reference.columns),
+        num_method=_KS,
+        num_threshold=settings.minimum_ks,
+        cat_method=_TOTAL_VARIATION,
+        cat_threshold=settings.minimum_total_variation,
+    )
+    report = Report([*first, RowCount(), DatasetMissingValueCount(), table])
+    return report.run(
+        Dataset.from_pandas(current, data_definition=definition),
+        Dataset.from_pandas(reference, data_definition=definition),
+    )
+
+
+@cache
+def _register_distances() -> None:
+    """Make the rule's distances known to Evidently by name, once per process (its registry is a global)."""
+    from evidently.legacy.calculations.stattests import register_stattest
+    from evidently.legacy.calculations.stattests.registry import StatTest
+    from evidently.legacy.core import ColumnType
+
+    def ks(reference: "pd.Series", current: "pd.Series", _kind: ColumnType, threshold: float) -> tuple[float, bool]:
+        distance = kolmogorov_smirnov(reference.to_numpy(), current.to_numpy()).effect
+        return distance, distance > threshold
+
+    def variation(
+        reference: "pd.Series", current: "pd.Series", _kind: ColumnType, threshold: float
+    ) -> tuple[float, bool]:
+        categories = sorted({*reference.unique(), *current.unique()})
+        counts = [side.value_counts().reindex(categories, fill_value=0).to_numpy() for side in (reference, current)]
+        distance = total_variation(*counts).effect
+        return distance, distance > threshold
+
+    register_stattest(StatTest(_KS, "Kolmogorov-Smirnov distance", [ColumnType.Numerical], 0.1), ks)
+    register_stattest(StatTest(_TOTAL_VARIATION, "total variation", [ColumnType.Categorical], 0.1), variation)

@@ -1,0 +1,119 @@
+"""The drift page: one real report is made once and looked at; the settings are shown on small ones."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ml_platform.monitoring.evidently_report import ReportInputError, ReportSettings, write_evidently_report
+
+
+def rows(shift: float, seed: int, count: int = 2_000) -> pl.DataFrame:
+    random = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "score": random.beta(2, 5, count),
+            "wind_speed": random.normal(10 + shift, 2, count),
+            "carrier": random.choice(["AA", "UA"], count),
+            "holiday": random.choice([True, False], count),
+            "never_known": pl.Series([None] * count, dtype=pl.Float64),
+        }
+    )
+
+
+FEATURES = ["wind_speed", "carrier", "holiday", "never_known"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    path = tmp_path_factory.mktemp("reports") / "departure_risk" / "2013-06" / "drift.html"
+    distances = write_evidently_report(
+        rows(0, 1), rows(4, 2), path, features=FEATURES, score="score", settings=ReportSettings()
+    )
+    return path, distances
+
+
+def test_distances_shown_are_those_of_the_rule(page: tuple[Path, dict[str, float]]) -> None:
+    from scipy.stats import ks_2samp
+
+    expected = ks_2samp(rows(0, 1)["wind_speed"], rows(4, 2)["wind_speed"]).statistic
+    assert page[1]["wind_speed"] == pytest.approx(expected)
+
+
+def test_column_without_values_is_left_out(page: tuple[Path, dict[str, float]]) -> None:
+    assert sorted(page[1]) == ["carrier", "holiday", "score", "wind_speed"]
+
+
+def test_page_loads_nothing_from_a_network(page: tuple[Path, dict[str, float]]) -> None:
+    html = page[0].read_text()
+    assert len(html) > 100_000  # an empty page would load nothing either
+    assert re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"']https?://[^\"']+", html) == []
+
+
+def test_nothing_but_the_page_is_left_in_its_folder(page: tuple[Path, dict[str, float]]) -> None:
+    assert [file.name for file in page[0].parent.iterdir()] == ["drift.html"]
+
+
+def test_evidently_is_told_not_to_track(page: tuple[Path, dict[str, float]]) -> None:
+    assert os.environ["DO_NOT_TRACK"] == "1"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+def test_page_renders_the_drifted_column_in_a_browser(page: tuple[Path, dict[str, float]]) -> None:
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    shown = subprocess.run(
+        ["chromium", *options, "--virtual-time-budget=10000", "--dump-dom", page[0].as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    text = re.sub(r"<(script|style)[^>]*>.*?</\1>", "", shown, flags=re.DOTALL)
+    assert "wind_speed" in text
+    assert "Drift in column 'score'" in text.replace("&#39;", "'")
+
+
+def small(path: Path, **settings: float) -> tuple[str, dict[str, float]]:
+    chosen = ReportSettings.model_validate(settings)
+    distances = write_evidently_report(
+        rows(0.6, 1), rows(0, 2).with_columns(pl.lit("AA").alias("carrier")), path,
+        features=["wind_speed", "carrier"], settings=chosen,
+    )  # fmt: skip
+    return path.read_text(), distances
+
+
+def shown_as_drifted(html: str) -> int:
+    return html.count('"Detected"') + html.count("\\u0022Detected")
+
+
+def test_minimum_distances_decide_what_is_shown_as_drifted(tmp_path: Path) -> None:
+    both, _ = small(tmp_path / "both.html", minimum_ks=0.05, minimum_total_variation=0.1)
+    numbers, _ = small(tmp_path / "numbers.html", minimum_ks=0.05, minimum_total_variation=0.9)
+    none, _ = small(tmp_path / "none.html", minimum_ks=0.9, minimum_total_variation=0.9)
+    assert [shown_as_drifted(html) for html in (both, numbers, none)] == [2, 1, 0]
+
+
+def test_sample_rows_and_seed_decide_what_is_drawn(tmp_path: Path) -> None:
+    seen = {
+        small(tmp_path / "page.html", sample_rows=size, seed=seed)[1]["wind_speed"]
+        for size, seed in ((100, 0), (100, 1), (200, 0))
+    }
+    assert len(seen) == 3
+
+
+def test_missing_column_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReportInputError, match=r"current table: .*1 missing: 'wind_sped'.*Did you mean 'wind_speed'"):
+        write_evidently_report(
+            rows(0, 1).with_columns(wind_sped=1.0), rows(0, 2), tmp_path / "page.html",
+            features=["wind_sped"], settings=ReportSettings(),
+        )  # fmt: skip
+
+
+def test_tables_without_a_common_value_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReportInputError, match="values on both sides, found 2000 reference and 0 current rows"):
+        write_evidently_report(
+            rows(0, 1), rows(0, 2, count=0), tmp_path / "page.html", features=FEATURES, settings=ReportSettings()
+        )
