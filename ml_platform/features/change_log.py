@@ -1,0 +1,249 @@
+"""Building a view's change log: run the function, check every promise, keep the facts of one window, write them."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from ml_platform.data.lake import PARTITION, Lake, TableVersion
+from ml_platform.data.references import load_function
+from ml_platform.errors import did_you_mean, listed
+from ml_platform.features.view import INSTANT, KNOWN_AT, FeatureView, ViewError
+
+
+@dataclass(frozen=True)
+class Window:
+    """The instants whose facts a build keeps: from ``start``, included, to ``end``, excluded; both with a zone.
+
+    ``end`` is the data clock of the build: nothing is known at or after it.
+    """
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build kept and what it left out, as plain numbers; ``first_*`` name view, entity and time."""
+
+    rows: int
+    entities: int
+    duplicates: int
+    superseded: int
+    before_window: int
+    after_clock: int
+    first_after_clock: str | None
+    late_facts: int = 0
+    first_late_fact: str | None = None
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Return the numbers under stable names, those that are None left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ChangeLog:
+    """Facts (entity…, known_at, values…) sorted by known_at and then entity, no two with the same of both."""
+
+    frame: pl.DataFrame
+    report: BuildReport
+
+
+def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -> ChangeLog:
+    """Return the facts of ``window`` that the view's function finds in ``sources`` (by dataset name).
+
+    The function sees the declared columns only. What it returns must have exactly the columns entity…, known_at and
+    the declared features, in any order; known_at must carry a time zone and is stored in UTC microseconds; numbers are
+    cast to the declared types, and one that does not fit is an error; NaN becomes null; an infinite value, a null key
+    or a null known_at is an error.
+
+    Facts known before the window are left out (the lookback belongs to earlier partitions). Facts known at or after
+    its end are left out and counted, the first one named: the next partition finds them through its lookback; a view
+    without lookback would lose them, so there they are an error. Rows equal in all columns are one fact; of rows with
+    the same entity and known_at the last one returned stands, and the others are counted as superseded.
+
+    Raises :class:`ViewError` naming the view, what was expected, what was found, and where.
+    """
+    frame = _typed(view, _returned(view, _visible(view, sources)))
+    if frame.height:
+        _demand_instants(view, window)
+    before = frame[KNOWN_AT] < window.start if frame.height else pl.Series([], dtype=pl.Boolean)
+    after = frame[KNOWN_AT] >= window.end if frame.height else pl.Series([], dtype=pl.Boolean)
+    late = frame.filter(after)
+    if late.height and not view.lookback_days:
+        raise ViewError(
+            f"Feature view '{view.name}'",
+            expected=f"no fact known at or after the data clock {window.end:%Y-%m-%dT%H:%M%z}",
+            found=f"{late.height}, the first {_place(view, late)}",
+            mend="Declare lookback_days, so that the next partition finds them, or mend known_at.",
+        )
+    inside = frame.filter(~(before | after))
+    distinct, standing = duplicates(inside, view.entity)
+    return ChangeLog(
+        standing,
+        BuildReport(
+            rows=standing.height,
+            entities=standing.select(view.entity).n_unique() if view.entity else min(standing.height, 1),
+            duplicates=inside.height - distinct,
+            superseded=distinct - standing.height,
+            before_window=int(before.sum()),
+            after_clock=late.height,
+            first_after_clock=_place(view, late) if late.height else None,
+        ),
+    )
+
+
+def duplicates(facts: pl.DataFrame, entity: list[str]) -> tuple[int, pl.DataFrame]:
+    """Return how many distinct rows ``facts`` has, and the rows that stand: of each (entity, known_at) the last one.
+
+    The rows come back sorted by known_at and then entity.
+    """
+    keys = [KNOWN_AT, *entity]
+    tied = facts.select(keys).is_duplicated()
+    if not tied.any():
+        return facts.height, facts.sort(keys)
+    contested = facts.filter(tied)
+    distinct = contested.unique(maintain_order=True)
+    standing = contested.unique(subset=keys, keep="last", maintain_order=True)
+    return facts.height - contested.height + distinct.height, pl.concat([facts.filter(~tied), standing]).sort(keys)
+
+
+def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) -> tuple[TableVersion, BuildReport]:
+    """Publish ``log`` as ``partition`` of the view's table; return the new version and the report.
+
+    A fact that the partition did not hold before, and that is older than the newest one it did hold, is late: it is
+    published (an earlier version of the table still shows the history without it) and counted, the first one named.
+    """
+    late = _late(view, log.frame, lake, partition)
+    report = log.report
+    if late.height:
+        report = BuildReport(**asdict(report) | {"late_facts": late.height, "first_late_fact": _place(view, late)})
+    return lake.write(view.table, log.frame, partition), report
+
+
+def read(view: FeatureView, lake: Lake, version: int | None = None) -> pl.LazyFrame:
+    """Return the view's change log (entity…, known_at, values…) as of ``version`` of its table, the newest if None."""
+    return lake.scan(view.table, version).select(*view.entity, KNOWN_AT, *view.dtypes)
+
+
+def _visible(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
+    visible: dict[str, pl.LazyFrame] = {}
+    for source in view.sources:
+        if source.dataset not in sources:
+            raise ViewError(
+                f"Feature view '{view.name}'",
+                expected=f"a source '{source.dataset}'",
+                found=listed(sources),
+                mend=f"Pass it, or mend the declaration.{did_you_mean(source.dataset, sources)}",
+            )
+        held = sources[source.dataset].collect_schema().names()
+        absent = [column for column in source.columns if column not in held]
+        if absent:
+            raise ViewError(
+                f"Feature view '{view.name}'",
+                expected=f"columns {listed(absent)} in '{source.dataset}'",
+                found=listed(held, limit=30),
+                mend=f"Mend the declared columns.{did_you_mean(absent[0], held)}",
+            )
+        visible[source.dataset] = sources[source.dataset].select(source.columns or pl.all())
+    return visible
+
+
+def _returned(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
+    result = load_function(view.function)(sources)
+    if not isinstance(result, pl.LazyFrame | pl.DataFrame):
+        raise ViewError(
+            f"Feature view '{view.name}', function {view.function}",
+            expected="a Polars frame of facts",
+            found=type(result).__name__,
+            mend="Return the LazyFrame (entity…, known_at, values…).",
+        )
+    frame: pl.DataFrame = result.lazy().collect()
+    expected = [*view.entity, KNOWN_AT, *view.dtypes]
+    absent = [name for name in expected if name not in frame.columns]
+    extra = [name for name in frame.columns if name not in expected]
+    if absent or extra:
+        hint = did_you_mean(absent[0], extra) if absent else ""
+        raise ViewError(
+            f"Feature view '{view.name}', function {view.function}",
+            expected=f"the columns {listed(expected, limit=50)}",
+            found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
+            mend=f"Mend the function or the declared features.{hint}",
+        )
+    return frame.select(expected)
+
+
+def _typed(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
+    known = frame.schema[KNOWN_AT]
+    if not isinstance(known, pl.Datetime) or known.time_zone is None:
+        raise ViewError(
+            f"Feature view '{view.name}', column '{KNOWN_AT}'",
+            expected="instants with a time zone",
+            found=f"{known}" + (f" (first: {frame[KNOWN_AT][0]})" if frame.height else ""),
+            mend="Use .dt.replace_time_zone(zone) where the zone is known; a naive time can be any of 24 instants.",
+        )
+    frame = frame.with_columns(pl.col(KNOWN_AT).dt.convert_time_zone("UTC").dt.cast_time_unit("us").cast(INSTANT))
+    for column in [*view.entity, KNOWN_AT]:
+        if frame[column].null_count():
+            rows = frame.filter(pl.col(column).is_null())
+            raise ViewError(
+                f"Feature view '{view.name}', column '{column}'",
+                expected="no nulls",
+                found=f"{rows.height} of {frame.height} rows without it, the first {_place(view, rows)}",
+                mend="A fact needs an entity and a time at which it became known: leave such rows out.",
+            )
+    return frame.with_columns(_cast(view, frame[name], dtype, frame) for name, dtype in view.dtypes.items())
+
+
+def _cast(view: FeatureView, column: pl.Series, dtype: pl.DataType, frame: pl.DataFrame) -> pl.Series:
+    wrong = f"Feature view '{view.name}', column '{column.name}'"
+    if (
+        column.dtype.is_numeric() != dtype.is_numeric()
+        and column.dtype not in (pl.Null, pl.Boolean)
+        and not isinstance(column.dtype, pl.Categorical | pl.Enum)
+    ):
+        raise ViewError(wrong, expected=str(dtype), found=str(column.dtype), mend="Mend the function or the type.")
+    try:
+        cast = column.fill_nan(None).cast(dtype) if column.dtype.is_float() else column.cast(dtype)
+    except pl.exceptions.InvalidOperationError as error:
+        reason = str(error).split("\n")[0]
+        raise ViewError(wrong, expected=f"values of {dtype}", found=reason, mend="Declare a wider type.") from error
+    if cast.dtype.is_float() and cast.is_infinite().any():
+        rows = frame.filter(cast.is_infinite().fill_null(False))
+        raise ViewError(
+            wrong,
+            expected="finite values",
+            found=f"{rows.height} infinite, the first {_place(view, rows)}",
+            mend="Guard the division; null says that there is no value.",
+        )
+    return cast
+
+
+def _demand_instants(view: FeatureView, window: Window) -> None:
+    if window.start.tzinfo is None or window.end.tzinfo is None:
+        raise ViewError(
+            f"Window of feature view '{view.name}'",
+            expected="bounds with a time zone",
+            found=f"{window.start} to {window.end}",
+            mend="Use ml_platform.data.partitions.month_bounds.",
+        )
+
+
+def _late(view: FeatureView, facts: pl.DataFrame, lake: Lake, partition: str | None) -> pl.DataFrame:
+    if not lake.exists(view.table) or (partition is not None and partition not in lake.partitions(view.table)):
+        return facts.clear()
+    keys = [*view.entity, KNOWN_AT]
+    published = lake.scan(view.table, partitions=None if partition is None else [partition])
+    held = published.drop(PARTITION, strict=False).select(keys).collect()
+    if not held.height:
+        return facts.clear()
+    return facts.filter(pl.col(KNOWN_AT) < held[KNOWN_AT].max()).join(held, on=keys, how="anti", maintain_order="left")
+
+
+def _place(view: FeatureView, rows: pl.DataFrame) -> str:
+    """Return ``origin=JFK at 2013-03-01T10:00+0000`` for the first of ``rows``."""
+    row = rows.row(0, named=True)
+    entity = ", ".join(f"{name}={row[name]}" for name in view.entity) or "the system"
+    known = row[KNOWN_AT]
+    return f"view '{view.name}', {entity} at {known:%Y-%m-%dT%H:%M%z}" if known else f"view '{view.name}', {entity}"

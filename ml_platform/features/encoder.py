@@ -1,0 +1,114 @@
+"""From a table of features to the float matrix that a model sees: one code for both reads, kept with the model."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import polars as pl
+
+from ml_platform.errors import PlatformError, did_you_mean, listed
+
+FORMAT = "ml_platform.encoder/1"
+
+
+class EncoderError(PlatformError):
+    """Raised when a table lacks a feature, or holds it in a type other than the one the encoder was fitted on."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The order of the features and the codes of their categories.
+
+    ``categories`` holds, for each feature that is text, its values sorted; the code of a value is its place there.
+    """
+
+    feature_names: tuple[str, ...]
+    categories: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def fit(cls, frame: pl.DataFrame, feature_names: Sequence[str]) -> Self:
+        """Return the encoder of ``feature_names``, with the categories found in ``frame`` (String, Categorical, Enum).
+
+        Raises :class:`EncoderError` when a feature is absent or neither number, flag, text nor null.
+        """
+        _demand(frame, feature_names)
+        text = [name for name in feature_names if _is_text(frame.schema[name])]
+        odd = [name for name in feature_names if name not in text and not _is_number(frame.schema[name])]
+        if odd:
+            raise EncoderError(
+                "Encoder",
+                expected="numbers, flags or categories",
+                found=", ".join(f"'{name}' ({frame.schema[name]})" for name in odd[:5]),
+                mend="Declare these features hidden, or turn them into numbers.",
+            )
+        found = {name: tuple(frame[name].cast(pl.String).drop_nulls().unique().sort()) for name in text}
+        return cls(tuple(feature_names), found)
+
+    @property
+    def category_indices(self) -> list[int]:
+        """Places of the features that are categories, for trainers that treat these apart."""
+        return [place for place, name in enumerate(self.feature_names) if name in self.categories]
+
+    def transform(self, frame: pl.DataFrame) -> np.ndarray:
+        """Return a float32 matrix of shape (rows, features), row-major, in the order of ``feature_names``.
+
+        Null, NaN, infinite values and categories not seen when fitted become NaN; flags become 0 and 1.
+        Raises :class:`EncoderError` when a feature is absent, or is text where numbers were fitted (or the reverse).
+        """
+        _demand(frame, self.feature_names)
+        matrix = np.empty((frame.height, len(self.feature_names)), dtype=np.float32)
+        for place, name in enumerate(self.feature_names):
+            column = frame[name]
+            if column.dtype != pl.Null and _is_text(column.dtype) != (name in self.categories):
+                raise EncoderError(
+                    f"Feature '{name}'",
+                    expected="a category" if name in self.categories else "a number",
+                    found=str(column.dtype),
+                    mend="Pass the features of the views that the model was trained with.",
+                )
+            if name in self.categories:
+                column = _codes(column, self.categories[name])
+            matrix[:, place] = column.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+        matrix[np.isinf(matrix)] = np.nan
+        return matrix
+
+    def to_json(self) -> str:
+        """Return the encoder as JSON; :meth:`from_json` gives back an equal one."""
+        return json.dumps({"format": FORMAT, "feature_names": self.feature_names, "categories": self.categories})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the encoder that ``text`` describes. Raises :class:`EncoderError` for another format."""
+        held = json.loads(text)
+        if held.get("format") != FORMAT:
+            raise EncoderError(
+                "encoder.json", expected=FORMAT, found=str(held.get("format")), mend="Use the release that wrote it."
+            )
+        return cls(tuple(held["feature_names"]), {name: tuple(values) for name, values in held["categories"].items()})
+
+
+def _codes(column: pl.Series, categories: tuple[str, ...]) -> pl.Series:
+    known = pl.Series(categories, dtype=pl.String)
+    codes = pl.Series(range(len(categories)), dtype=pl.Float32)
+    return column.cast(pl.String).replace_strict(known, codes, default=None, return_dtype=pl.Float32)
+
+
+def _demand(frame: pl.DataFrame, names: Sequence[str]) -> None:
+    absent = [name for name in names if name not in frame.columns]
+    if absent:
+        raise EncoderError(
+            "Encoder",
+            expected=f"all {len(names)} features",
+            found=f"{len(absent)} absent: {listed(absent)}",
+            mend=f"Read them with the model's FeatureSet.{did_you_mean(absent[0], frame.columns)}",
+        )
+
+
+def _is_text(dtype: pl.DataType) -> bool:
+    return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
+
+
+def _is_number(dtype: pl.DataType) -> bool:
+    return dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)

@@ -1,0 +1,130 @@
+"""The online store's protocol: the last fact of each entity, for all views of a request in one call.
+
+Two implementations: `snapshot.py` (memory-mapped files, the default) and `valkey.py` (a server, where many machines
+serve). Both return what was published, however old; whether it may still be used is decided by the reader, who knows
+the time of the prediction: see :meth:`Lookup.frame`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from ml_platform.features.view import AS_OF, INSTANT, KNOWN_AT, FeatureView
+
+ABSENT = np.iinfo(np.int64).min
+"""The known_at (microseconds) of an entity of which nothing is known."""
+
+_MICROSECONDS = 60_000_000
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is published of one view: the last fact of each entity, all known before ``watermark``."""
+
+    view: FeatureView
+    frame: pl.DataFrame
+    watermark: datetime
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What became of a snapshot: published, or refused because what stands is of a later watermark."""
+
+    view: str
+    published: bool
+    entities: int
+    watermark: datetime
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """The answer for n rows and v views.
+
+    ``values`` (n × all columns of all views in order, float64): NaN for null, a category as its place in
+    ``categories[column]``, an instant in microseconds. ``known_at`` (n × v, int64): microseconds since 1970 in UTC,
+    :data:`ABSENT` where nothing is known of the entity. ``watermarks``: the data clock of each view's snapshot.
+    """
+
+    views: Sequence[FeatureView]
+    values: np.ndarray
+    known_at: np.ndarray
+    watermarks: dict[str, datetime]
+    categories: dict[str, list[str]]
+
+    def as_of(self, predict_at: pl.Series) -> pl.Series:
+        """Return the instant as of which the answer stands: predict_at, or the newest watermark where that is later.
+
+        The second happens when a flight of last week is asked for: the answer is made with what is known today.
+        """
+        newest = max(self.watermarks.values(), default=datetime.fromtimestamp(0, UTC))
+        floor = pl.lit(newest).cast(INSTANT)
+        return pl.select(pl.max_horizontal(predict_at.cast(INSTANT), floor).alias(AS_OF))[AS_OF]
+
+    def frame(self, as_of: pl.Series) -> pl.DataFrame:
+        """Return the columns ``<view>__…`` and ``<view>__age_minutes`` for an ``as_of`` per row (n, instants).
+
+        A fact older than its view's tolerance counts as missing: values and age are null.
+        """
+        ages = self.ages(as_of)
+        usable = ~np.isnan(ages)
+        columns: list[pl.Series] = []
+        start = 0
+        for place, view in enumerate(self.views):
+            fresh = bool(usable[:, place].all())
+            for name, dtype in view.dtypes.items():
+                raw = self.values[:, start]
+                start += 1
+                raw = raw if fresh else np.where(usable[:, place], raw, np.nan)
+                columns.append(self._series(view.column(name), raw, dtype))
+            columns.append(pl.Series(view.age_column, ages[:, place], nan_to_null=True).cast(pl.Float32))
+        return pl.DataFrame(columns)
+
+    def ages(self, as_of: pl.Series) -> np.ndarray:
+        """Return the age of each fact used, in minutes (n × v, float64); NaN where there is none or it is stale."""
+        now = as_of.cast(INSTANT).to_physical().to_numpy()[:, None]
+        tolerance = np.array(
+            [np.inf if view.tolerance_minutes is None else view.tolerance_minutes for view in self.views]
+        )
+        absent = self.known_at == ABSENT
+        minutes = (now - np.where(absent, now, self.known_at)) / _MICROSECONDS
+        return np.where(absent | (minutes > tolerance), np.nan, minutes)
+
+    def _series(self, name: str, raw: np.ndarray, dtype: pl.DataType) -> pl.Series:
+        numbers = pl.Series(name, raw, nan_to_null=True)
+        if dtype == pl.String:
+            known = pl.Series(self.categories.get(name, []), dtype=pl.String)
+            return known.gather(numbers.cast(pl.UInt32)).alias(name) if len(known) else numbers.cast(pl.String)
+        if dtype == INSTANT:
+            return numbers.cast(pl.Int64).cast(INSTANT)
+        return numbers.cast(dtype)
+
+
+class OnlineStore(Protocol):
+    """Where serving reads the last facts from."""
+
+    def publish(self, snapshot: Snapshot) -> Publication:
+        """Replace the snapshot of a view, unless what stands is of a later watermark. Readers see old or new."""
+
+    def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> Lookup:
+        """Return the last facts for ``rows`` rows of ``keys`` (entity column → a value per row, None where unknown)."""
+
+
+def last_facts(view: FeatureView, log: pl.LazyFrame, watermark: datetime) -> Snapshot:
+    """Return the snapshot of ``view``: the last fact of each entity that is known before ``watermark``.
+
+    Facts older than the view's tolerance at the watermark are left out: no later prediction could use them. Of facts
+    with the same known_at the last row of the log is taken, as in the point-in-time join.
+    """
+    facts = log.select(*view.entity, pl.col(KNOWN_AT).cast(INSTANT), *view.dtypes).filter(pl.col(KNOWN_AT) < watermark)
+    if view.tolerance_minutes is not None:
+        facts = facts.filter(pl.col(KNOWN_AT) >= watermark - timedelta(minutes=view.tolerance_minutes))
+    ordered = facts.sort(KNOWN_AT, maintain_order=True)
+    if not view.entity:
+        return Snapshot(view, ordered.tail(1).collect(), watermark)
+    last = ordered.unique(subset=view.entity, keep="last", maintain_order=True)
+    return Snapshot(view, last.sort(view.entity).collect(), watermark)

@@ -1,0 +1,208 @@
+"""The point-in-time join: what was known about each example at its prediction time, and nothing later.
+
+The rule, for each view and each example (entity…, predict_at):
+
+- the fact read is the last one of the entity with ``known_at <= predict_at``;
+- of facts of one entity with the same ``known_at``, the last row of the log is the one read;
+- a fact older than the view's tolerance is not used (exactly as old as the tolerance is still used);
+- without a fact (entity absent or null, nothing known yet, stale) all values and the age are null.
+
+Examples are walked in order of predict_at, in chunks, and each row of a log is read once: between chunks only the last
+fact of each entity is carried along. So memory is bounded by a chunk and by the number of entities.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from ml_platform.errors import did_you_mean, listed
+from ml_platform.features.view import INSTANT, KNOWN_AT, PREDICT_AT, FeatureView, ViewError
+
+CHUNK_ROWS = 1_000_000
+"""Examples that are joined at a time; one day's are never divided."""
+
+_FACT = "_fact"
+_MICROSECONDS = 60_000_000
+
+
+def join(
+    examples: pl.LazyFrame,
+    logs: Mapping[str, pl.LazyFrame],
+    views: Sequence[FeatureView],
+    *,
+    known_before: Mapping[str, datetime] | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> pl.LazyFrame:
+    """Return ``examples`` with ``<view>__<column>`` and ``<view>__age_minutes`` (Float32) of every view, lazily.
+
+    ``examples`` have the entity columns of all views and ``predict_at`` (a Datetime with a time zone; it comes back in
+    UTC). ``logs`` holds the change log of each stored view under its name, in any order of rows. The result has the
+    height of ``examples``, sorted by predict_at, ties in the order given. ``known_before`` leaves out facts of a view
+    known at or after an instant: what an online store of that watermark could not have held.
+
+    Raises :class:`ViewError` for a naive predict_at, a null one, a missing log or a missing entity column.
+    """
+    check_examples(examples.collect_schema(), views)
+    schema = dict(examples.collect_schema()) | {PREDICT_AT: INSTANT}
+    for view in views:
+        schema |= view.columns
+
+    def batches(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        readers = [AsOfReader(view, log_of(view, logs), known_before) for view in views]
+        for chunk in in_chunks(examples, chunk_rows):
+            joined = pl.concat([chunk, *(reader.read(chunk) for reader in readers)], how="horizontal")
+            yield narrowed(joined, with_columns, predicate)
+
+    return register_io_source(batches, schema=schema)
+
+
+def in_chunks(examples: pl.LazyFrame, chunk_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+    """Yield ``examples`` in order of predict_at (UTC, ties in the order given), about ``chunk_rows`` at a time.
+
+    At least one chunk is yielded, so that no examples give an empty table of the right columns.
+    """
+    examples = examples.with_columns(pl.col(PREDICT_AT).dt.convert_time_zone("UTC").dt.cast_time_unit("us"))
+    bounds = _bounds(examples, chunk_rows)
+    for start, end in zip([None, *bounds], [*bounds, None], strict=True):
+        chunk = examples
+        if start is not None:
+            chunk = chunk.filter(pl.col(PREDICT_AT) >= start)
+        if end is not None:
+            chunk = chunk.filter(pl.col(PREDICT_AT) < end)
+        rows = chunk.collect()
+        if rows[PREDICT_AT].null_count():
+            raise ViewError(
+                "Examples",
+                expected=f"a {PREDICT_AT} in every row",
+                found=f"{rows[PREDICT_AT].null_count()} without",
+                mend="Leave out rows for which no prediction is made.",
+            )
+        yield rows if rows[PREDICT_AT].is_sorted() else rows.sort(PREDICT_AT, maintain_order=True)
+
+
+class AsOfReader:
+    """Reads one log forwards: each call answers a chunk of examples that is no earlier than the one before."""
+
+    def __init__(
+        self, view: FeatureView, log: pl.LazyFrame, known_before: Mapping[str, datetime] | None = None
+    ) -> None:
+        limit = (known_before or {}).get(view.name)
+        log = log.select(*view.entity, pl.col(KNOWN_AT).cast(INSTANT), *view.dtypes)
+        self._log = log if limit is None else log.filter(pl.col(KNOWN_AT) < limit)
+        self._view = view
+        self._until: datetime | None = None
+        self._last: pl.DataFrame | None = None
+
+    def read(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """Return the view's columns for ``chunk`` (sorted by predict_at), in its order and of its height."""
+        return self._as_of(chunk, self._facts(chunk))
+
+    def _facts(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """Return what is needed of the log: the facts from the last call to the chunk's end, and the last before."""
+        if not chunk.height:
+            return self._last if self._last is not None else self._log.head(0).collect()
+        end: datetime = chunk[PREDICT_AT][-1]
+        rows = self._log.filter(pl.col(KNOWN_AT) <= end)
+        if self._until is not None:
+            rows = rows.filter(pl.col(KNOWN_AT) > self._until)
+        elif self._view.tolerance_minutes is not None:
+            oldest = chunk[PREDICT_AT][0] - timedelta(minutes=self._view.tolerance_minutes)
+            rows = rows.filter(pl.col(KNOWN_AT) >= oldest)
+        facts = rows.collect()
+        if not facts[KNOWN_AT].is_sorted():
+            facts = facts.sort(KNOWN_AT, maintain_order=True)
+        if self._last is not None:
+            facts = pl.concat([self._last, facts])
+        self._until, self._last = end, self._carried(facts)
+        return facts
+
+    def _carried(self, facts: pl.DataFrame) -> pl.DataFrame:
+        if not self._view.entity:
+            return facts.tail(1)
+        return facts.unique(subset=self._view.entity, keep="last", maintain_order=True)
+
+    def _as_of(self, chunk: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
+        view = self._view
+        # Only keys and times are joined; the values are gathered once, by the number of the fact.
+        numbered = facts.select(*view.entity, KNOWN_AT).with_row_index(_FACT)
+        asked = chunk.select(*(pl.col(key).cast(facts.schema[key]) for key in view.entity), PREDICT_AT)
+        found = asked.join_asof(
+            numbered,
+            left_on=PREDICT_AT,
+            right_on=KNOWN_AT,
+            by=view.entity or None,
+            strategy="backward",
+            coalesce=False,
+            check_sortedness=False,
+        )
+        age = (pl.col(PREDICT_AT) - pl.col(KNOWN_AT)).dt.total_microseconds()
+        usable = age <= (view.tolerance_minutes or 0) * _MICROSECONDS if view.tolerance_minutes is not None else True
+        read = found.select(
+            pl.when(usable).then(_FACT).alias(_FACT),
+            pl.when(usable).then(age / _MICROSECONDS).cast(pl.Float32).alias(view.age_column),
+        )
+        values = facts.select(*view.dtypes).select(pl.all().gather(read[_FACT]).name.prefix(f"{view.name}__"))
+        return values.with_columns(read[view.age_column])
+
+
+def check_examples(schema: Mapping[str, pl.DataType], views: Sequence[FeatureView]) -> None:
+    """Raise :class:`ViewError` when ``schema`` has no predict_at with a time zone, or lacks an entity column."""
+    given = schema.get(PREDICT_AT)
+    if not isinstance(given, pl.Datetime) or given.time_zone is None:
+        raise ViewError(
+            f"Examples, column '{PREDICT_AT}'",
+            expected="instants with a time zone",
+            found=str(given) if given is not None else "no such column",
+            mend="Use .dt.replace_time_zone(zone) where the zone is known.",
+        )
+    for view in views:
+        absent = [key for key in view.entity if key not in schema]
+        if absent:
+            raise ViewError(
+                f"Examples for feature view '{view.name}'",
+                expected=f"the entity columns {listed(view.entity)}",
+                found=f"no {listed(absent)} among {listed(schema, limit=30)}",
+                mend=f"Add them to the examples, or a request view that derives them.{did_you_mean(absent[0], schema)}",
+            )
+
+
+def log_of(view: FeatureView, logs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Return the log of ``view``; raise :class:`ViewError` when there is none."""
+    if view.name not in logs:
+        raise ViewError(
+            f"Feature view '{view.name}'",
+            expected="its change log",
+            found=f"logs of {listed(logs, limit=30)}",
+            mend=f"Materialize features/{view.name} first.",
+        )
+    return logs[view.name]
+
+
+def narrowed(frame: pl.DataFrame, with_columns: list[str] | None, predicate: pl.Expr | None) -> pl.DataFrame:
+    """Return what a query asked of a lazy source: the rows that ``predicate`` keeps and the columns named."""
+    if predicate is not None:
+        frame = frame.filter(predicate)
+    return frame if with_columns is None else frame.select(with_columns)
+
+
+def _bounds(examples: pl.LazyFrame, chunk_rows: int) -> list[datetime]:
+    """Return the days at which a new chunk starts, so that none but a single day's exceeds ``chunk_rows``."""
+    days = (
+        examples.group_by(pl.col(PREDICT_AT).dt.truncate("1d").alias("day"))
+        .agg(pl.len())
+        .drop_nulls()
+        .sort("day")
+        .collect(engine="streaming")
+    )
+    bounds: list[datetime] = []
+    held = 0
+    for day, rows in days.iter_rows():
+        if held and held + rows > chunk_rows:
+            bounds.append(day)
+            held = 0
+        held += rows
+    return bounds
