@@ -100,9 +100,9 @@ class Evidence:
 
 
 def blocks_of(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> npt.NDArray:
-    """Return the bootstrap unit of each row: a column of ``rows``, or the hour, day or week of ``time`` in ``time_zone``.
+    """Return the bootstrap unit of each row: a column of ``rows``, or the hour, day or week of ``time``.
 
-    ``time`` holds UTC instants; days begin at local midnight. Raises :class:`EvaluationError` for an unknown unit and
+    ``time`` holds UTC instants; days begin at midnight in ``time_zone``. Raises :class:`EvaluationError` for an unknown unit and
     for nulls.
     """
     periods = {"hour": "1h", "day": "1d", "week": "1w"}

@@ -1,0 +1,103 @@
+"""Who said yes or no to a version, bound to the digest of the evidence they saw.
+
+Apart from promotion, which only asks whether an approval stands: how many people it takes, when it lapses and what
+voids it is decided here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pydantic import Field
+
+from ml_platform.data.settings import Settings
+from ml_platform.errors import PlatformError
+from ml_platform.registry.audit import AuditLog, AuditRecord
+
+APPROVAL_KIND = "approval"
+
+
+class ApprovalError(PlatformError):
+    """Raised when an approval is given without a name or a reason."""
+
+
+class ApprovalSettings(Settings):
+    """Who must agree before a candidate that passed its gates becomes champion."""
+
+    mode: Literal["auto", "manual"] = Field(default="auto", description="'auto' promotes on the verdict alone.")
+    people: int = Field(default=1, ge=1, le=5, description="How many different people must approve.")
+    expires_hours: float = Field(default=72.0, gt=0, description="How long an approval holds, hours.")
+
+
+@dataclass(frozen=True)
+class ApprovalState:
+    """Whether a version may be promoted now, by whom, and why not."""
+
+    stands: bool
+    approved_by: tuple[str, ...]
+    reason: str
+
+
+def approve(
+    audit: AuditLog, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
+) -> AuditRecord:
+    """Record that ``by`` approves the version on the evidence with this digest."""
+    return _say(audit, "approve", model=model, version=version, evidence=evidence, by=by, reason=reason, at=at)
+
+
+def reject(
+    audit: AuditLog, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
+) -> AuditRecord:
+    """Record that ``by`` rejects the version; it stays rejected on this evidence until the same person approves it."""
+    return _say(audit, "reject", model=model, version=version, evidence=evidence, by=by, reason=reason, at=at)
+
+
+def standing(
+    audit: AuditLog, settings: ApprovalSettings, *, model: str, version: int, evidence: str, at: datetime
+) -> ApprovalState:
+    """Return whether the approvals on record suffice at ``at`` for this version and this evidence.
+
+    The last word of each person counts (names without regard to case). An approval on other evidence is void, one older
+    than ``expires_hours`` has lapsed, and one rejection outweighs any number of approvals.
+    """
+    if settings.mode == "auto":
+        return ApprovalState(True, (), "Approval is automatic.")
+    said = [
+        record
+        for record in audit.records(APPROVAL_KIND)
+        if record.facts["model"] == model and record.facts["version"] == version and record.at <= at
+    ]
+    words = _last_words(record for record in said if record.facts["evidence"] == evidence)
+    rejected = [record for record in words if record.facts["word"] == "reject"]
+    if rejected:
+        by = rejected[0]
+        return ApprovalState(False, (), f"Rejected by {by.actor}: {by.facts['reason']}")
+    fresh = [record for record in words if at - record.at <= timedelta(hours=settings.expires_hours)]
+    names = tuple(sorted(record.actor for record in fresh))
+    if len(fresh) >= settings.people:
+        return ApprovalState(True, names, f"Approved by {', '.join(names)}.")
+    lapsed = len(words) - len(fresh)
+    void = sum(record.facts["evidence"] != evidence for record in said)
+    notes = [f"{lapsed} lapsed after {settings.expires_hours:g} h"] if lapsed else []
+    notes += [f"{void} void because the evidence changed"] if void else []
+    aside = f" ({', '.join(notes)})" if notes else ""
+    return ApprovalState(False, names, f"{len(fresh)} of {settings.people} approvals{aside}.")
+
+
+def _say(
+    audit: AuditLog, word: str, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
+) -> AuditRecord:
+    if not by.strip() or not reason.strip():
+        raise ApprovalError(
+            f"Approval of '{model}' version {version}",
+            expected="a name and a reason",
+            found=f"name '{by.strip()}', reason '{reason.strip()}'",
+            mend="Say who decides and why.",
+        )
+    facts = {"model": model, "version": version, "evidence": evidence, "word": word, "reason": reason.strip()}
+    return audit.append(APPROVAL_KIND, actor=by.strip(), at=at, facts=facts)
+
+
+def _last_words(records: Iterable[AuditRecord]) -> list[AuditRecord]:
+    return list({record.actor.casefold(): record for record in records}.values())

@@ -1,0 +1,292 @@
+"""Model versions in MLflow: a model directory goes in with its signature and example, and comes out bit for bit.
+
+Apart from MLflow's own `log_model`, which loads and runs the model, infers requirements and takes seconds: the files of
+a model directory are native, so they are stored as they are and named by their digest.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ml_platform.data.atomic import publish_directory
+from ml_platform.data.canonical import directory_digest
+from ml_platform.errors import PlatformError, listed
+from ml_platform.registry.manifest import MANIFEST_FILE, Manifest
+from ml_platform.registry.tracking import Tracking
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+PREVIOUS = "previous"
+
+CONTENT_TAG = "ml_platform.content_digest"
+DIRECTORY_TAG = "ml_platform.directory_digest"
+INPUTS_TAG = "ml_platform.inputs_digest"
+PARTITION_TAG = "ml_platform.partition"
+TRAINER_TAG = "ml_platform.trainer"
+
+ARTIFACT_FOLDER = "model"
+MODEL_FILE = "model.json"
+MLMODEL_FILE = "MLmodel"
+EXAMPLE_FILE = "input_example.json"
+ADDED_FILES = frozenset({MLMODEL_FILE, EXAMPLE_FILE})
+PICKLE_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".cloudpickle", ".dill"})
+PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+
+
+class ModelError(PlatformError):
+    """Raised when a model directory cannot be registered, or a version is absent or not what its digest says."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered version. ``content_digest`` names the model alone, ``directory_digest`` it and its manifest."""
+
+    name: str
+    version: int
+    run_id: str
+    content_digest: str
+    directory_digest: str
+    inputs_digest: str
+    partition: str
+    trainer: str
+    aliases: tuple[str, ...]
+    created_at_ms: int
+    tags: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        """Return the address under which MLflow knows it."""
+        return f"models:/{self.name}/{self.version}"
+
+
+class ModelRegistry:
+    """The model versions in the store of ``tracking``."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        self.tracking = tracking
+
+    def register(
+        self,
+        name: str,
+        directory: Path,
+        *,
+        run_id: str,
+        input_example: pl.DataFrame,
+        output: str = "score",
+        tags: Mapping[str, str] | None = None,
+    ) -> ModelVersion:
+        """Store the model directory as artifact of ``run_id`` and return it as a version of ``name``.
+
+        The same content made from the same inputs is the same version: it is returned, nothing is stored again.
+        ``input_example`` (a few rows as the model takes them) gives the signature. Raises :class:`ModelError` for a
+        directory without ``model.json`` or with pickled files, :class:`~.manifest.ManifestError` without a manifest.
+        """
+        described = _described(directory)
+        manifest = Manifest.read(directory / MANIFEST_FILE)
+        _refuse_pickles(directory)
+        content = directory_digest(directory, leave_out=[MANIFEST_FILE])
+        known = self._find(name, {CONTENT_TAG: content, INPUTS_TAG: manifest.inputs_digest()})
+        if known:
+            return known[0]
+        client = self.tracking.client
+        client.log_artifacts(run_id, str(directory), ARTIFACT_FOLDER)
+        client.log_text(run_id, _mlmodel(described, directory, run_id, input_example, output), _stored(MLMODEL_FILE))
+        client.log_text(run_id, _example(input_example), _stored(EXAMPLE_FILE))
+        self._ensure_name(name)
+        created = client.create_model_version(
+            name,
+            source=f"runs:/{run_id}/{ARTIFACT_FOLDER}",
+            run_id=run_id,
+            tags={
+                **(tags or {}),
+                CONTENT_TAG: content,
+                DIRECTORY_TAG: directory_digest(directory),
+                INPUTS_TAG: manifest.inputs_digest(),
+                PARTITION_TAG: manifest.partition,
+                TRAINER_TAG: manifest.trainer,
+            },
+        )
+        return self.version(name, int(created.version))
+
+    def version(self, name: str, version: int) -> ModelVersion:
+        """Return one version; raises :class:`ModelError` when there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self.tracking.client.get_model_version(name, str(version)))
+        except MlflowException as error:
+            known = [str(one.version) for one in self.versions(name)]
+            raise ModelError(
+                f"Model '{name}'",
+                expected=f"a version {version}",
+                found=f"versions {listed(known)}",
+                mend="See them with ml-platform status.",
+            ) from error
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Return all versions, newest first; none for an unknown name."""
+        return self._find(name, {})
+
+    def by_alias(self, name: str, alias: str) -> ModelVersion | None:
+        """Return the version that carries ``alias``, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self.tracking.client.get_model_version_by_alias(name, alias))
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
+
+    def by_inputs(self, name: str, inputs_digest: str) -> ModelVersion | None:
+        """Return the newest version made from these inputs (see :meth:`Manifest.inputs_digest`), or None."""
+        known = self._find(name, {INPUTS_TAG: inputs_digest})
+        return known[0] if known else None
+
+    def by_content(self, name: str, content_digest: str) -> ModelVersion | None:
+        """Return the newest version with this content, or None."""
+        known = self._find(name, {CONTENT_TAG: content_digest})
+        return known[0] if known else None
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Move ``alias`` to ``version``; promotion does this together with its record."""
+        self.tracking.client.set_registered_model_alias(name, alias, str(version))
+
+    def drop_alias(self, name: str, alias: str) -> None:
+        """Remove ``alias``; one that is not there is no error."""
+        if self.by_alias(name, alias):
+            self.tracking.client.delete_registered_model_alias(name, alias)
+
+    def manifest(self, version: ModelVersion) -> Manifest:
+        """Return what the version was made from, without fetching the model."""
+        with tempfile.TemporaryDirectory() as scratch:
+            stored = self.tracking.client.download_artifacts(version.run_id, _stored(MANIFEST_FILE), scratch)
+            return Manifest.read(Path(stored))
+
+    def download(self, version: ModelVersion, into: Path) -> Path:
+        """Place the model directory at ``into``, bit for bit as it was registered, and return the path.
+
+        Raises :class:`ModelError` when the stored files do not have the digest of the version; ``into`` is then left as
+        it was.
+        """
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}.") as scratch:
+            got = Path(self.tracking.client.download_artifacts(version.run_id, ARTIFACT_FOLDER, scratch))
+            for added in ADDED_FILES:
+                (got / added).unlink(missing_ok=True)
+            found = directory_digest(got)
+            if found != version.directory_digest:
+                raise ModelError(
+                    f"Model '{version.name}' version {version.version}",
+                    expected=f"files with the digest {version.directory_digest[:12]}",
+                    found=found[:12],
+                    mend="The stored artifact was changed or is incomplete: restore it, or register the model again.",
+                )
+            publish_directory(got, into)
+        return into
+
+    def _find(self, name: str, tags: Mapping[str, str]) -> list[ModelVersion]:
+        clauses = [f"name = '{name}'", *(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())]
+        found = self.tracking.client.search_model_versions(
+            " and ".join(clauses), max_results=1000, order_by=["version_number DESC"]
+        )
+        return [_version(one) for one in found]
+
+    def _ensure_name(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.tracking.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def _described(directory: Path) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = json.loads((directory / MODEL_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"Model directory '{directory}'",
+            expected=f"a readable {MODEL_FILE}",
+            found=type(error).__name__,
+            mend="Register what a trainer's save() wrote.",
+        ) from error
+    return described
+
+
+def _refuse_pickles(directory: Path) -> None:
+    for path in sorted(directory.rglob("*")):
+        if not path.is_file():
+            continue
+        with path.open("rb") as file:
+            start = file.read(2)
+        if path.suffix in PICKLE_SUFFIXES or start in PICKLE_STARTS:
+            raise ModelError(
+                f"Model directory '{directory}'",
+                expected="native files only (a pickle runs code when it is opened)",
+                found=f"the pickle '{path.relative_to(directory)}'",
+                mend="Save the model in its library's own format.",
+            )
+
+
+def _mlmodel(described: Mapping[str, Any], directory: Path, run_id: str, example: pl.DataFrame, output: str) -> str:
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(_column_type(dtype), name=name, required=example[name].null_count() == 0)
+        for name, dtype in example.schema.items()
+    ]
+    model = Model(
+        artifact_path=ARTIFACT_FOLDER,
+        run_id=run_id,
+        signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", name=output)])),
+        saved_input_example_info={"artifact_path": EXAMPLE_FILE, "type": "dataframe", "pandas_orient": "split"},
+    )
+    model.add_flavor("ml_platform", format=described.get("format"), trainer=described.get("trainer"))
+    if (directory / "model.txt").exists():
+        # mlflow.lightgbm.load_model reads the booster where it lies.
+        model.add_flavor("lightgbm", data="model.txt", model_class="lightgbm.basic.Booster", code=None)
+    return str(model.to_yaml())
+
+
+def _column_type(dtype: pl.DataType) -> str:
+    if dtype.is_integer():
+        return "long" if dtype in (pl.Int64, pl.UInt32, pl.UInt64) else "integer"
+    if dtype.is_float():
+        return "float" if dtype == pl.Float32 else "double"
+    if dtype.is_temporal():
+        return "datetime"
+    return "boolean" if dtype == pl.Boolean else "string"
+
+
+def _example(example: pl.DataFrame) -> str:
+    rows = [list(row) for row in example.head(5).rows()]
+    return json.dumps({"columns": example.columns, "data": rows}, default=str)
+
+
+def _stored(name: str) -> str:
+    return f"{ARTIFACT_FOLDER}/{name}"
+
+
+def _version(found: Any) -> ModelVersion:
+    tags = dict(found.tags)
+    return ModelVersion(
+        name=found.name,
+        version=int(found.version),
+        run_id=found.run_id,
+        content_digest=tags.get(CONTENT_TAG, ""),
+        directory_digest=tags.get(DIRECTORY_TAG, ""),
+        inputs_digest=tags.get(INPUTS_TAG, ""),
+        partition=tags.get(PARTITION_TAG, ""),
+        trainer=tags.get(TRAINER_TAG, ""),
+        aliases=tuple(found.aliases),
+        created_at_ms=int(found.creation_timestamp),
+        tags=tags,
+    )

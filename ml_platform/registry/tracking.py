@@ -1,0 +1,248 @@
+"""Runs in MLflow by explicit id: one per asset, partition and attempt, ended FAILED when its body raises.
+
+Apart because MLflow's fluent API keeps an active run per process, in which two partitions at once would mix.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ASSET_TAG = "ml_platform.asset"
+PARTITION_TAG = "ml_platform.partition"
+ATTEMPT_TAG = "ml_platform.attempt"
+DAGSTER_RUN_TAG = "dagster_run_id"
+PARENT_TAG = "mlflow.parentRunId"
+
+SQLITE_PREFIX = "sqlite:///"
+MOST_PARAMETERS_AT_ONCE = 100
+MOST_METRICS_AT_ONCE = 1000
+LONGEST_PARAMETER = 6000
+
+Operation = dict[str, Any]
+
+
+class TrackingError(PlatformError):
+    """Raised when the tracking store cannot be used as it stands."""
+
+
+def run_tags(*, asset: str, partition: str | None, attempt: int, dagster_run_id: str) -> dict[str, str]:
+    """Return the tags that identify a run; ``attempt`` counts from 1."""
+    return {
+        ASSET_TAG: asset,
+        PARTITION_TAG: partition or "",
+        ATTEMPT_TAG: str(attempt),
+        DAGSTER_RUN_TAG: dagster_run_id,
+    }
+
+
+@dataclass
+class Tracking:
+    """The tracking store at ``tracking_uri``, connected on first use; new experiments keep artifacts under the root.
+
+    >>> tracking = Tracking("sqlite:////data/mlflow.db", "/data/artifacts")  # doctest: +SKIP
+    >>> with tracking.run("departure_risk", "lightgbm 2013-06", tags) as run:  # doctest: +SKIP
+    ...     run.log_metrics({"auc": 0.77})
+    """
+
+    tracking_uri: str
+    artifact_root: str | Path
+    now: Callable[[], float] = time.time
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _client: "MlflowClient | None" = field(default=None, repr=False)
+
+    @property
+    def client(self) -> "MlflowClient":
+        """Return the client, connecting (and creating the tables of a new SQLite file) at the first use."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._connected()
+            return self._client
+
+    @contextlib.contextmanager
+    def run(
+        self, experiment: str, name: str, tags: Mapping[str, str], *, parent_run_id: str | None = None
+    ) -> Iterator["TrackedRun"]:
+        """Open a run for the body: FINISHED when it returns, FAILED with the error as a tag when it raises.
+
+        Earlier attempts of the same asset and partition in the same Dagster run that were left open by a killed process
+        are ended KILLED first.
+        """
+        with _ended(self.open(experiment, name, tags, parent_run_id=parent_run_id)) as opened:
+            yield opened
+
+    def open(
+        self, experiment: str, name: str, tags: Mapping[str, str], *, parent_run_id: str | None = None
+    ) -> "TrackedRun":
+        """Return a new run that the caller ends; prefer :meth:`run`."""
+        experiment_id = self.experiment(experiment)
+        self._end_earlier_attempts(experiment_id, tags)
+        operation = creation(name, tags, self.now(), parent_run_id)
+        return TrackedRun(self, create_run(self.client, experiment_id, operation), experiment_id)
+
+    def experiment(self, name: str) -> str:
+        """Return the id of the experiment, created if need be; two processes creating it at once get the same one."""
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = f"{str(self.artifact_root).rstrip('/')}/{name}"
+            with contextlib.suppress(MlflowException):
+                return str(self.client.create_experiment(name, artifact_location=location))
+            # Another process may have created it between the two calls; anything else shows again here.
+            found = self.client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"Experiment '{name}'",
+                expected="an active experiment, or none of that name",
+                found="a deleted one" if found else "none, and it could not be created",
+                mend=f"Restore it (mlflow experiments restore) or free the name (mlflow gc) at {self.tracking_uri}.",
+            )
+        return str(found.experiment_id)
+
+    def find_runs(self, experiment: str, tags: Mapping[str, str]) -> list[str]:
+        """Return the ids of the runs that carry all ``tags``, newest first."""
+        return [run.info.run_id for run in self._search([self.experiment(experiment)], tags)]
+
+    def close_abandoned(self, experiment: str, is_over: Callable[[str], bool]) -> list[str]:
+        """End as KILLED every open run whose Dagster run ``is_over``; return their ids.
+
+        A process that was killed cannot end its own run; whoever knows Dagster's runs calls this.
+        """
+        opened = self._search([self.experiment(experiment)], {}, "attributes.status = 'RUNNING'")
+        abandoned = [run.info.run_id for run in opened if is_over(run.data.tags.get(DAGSTER_RUN_TAG, ""))]
+        for run_id in abandoned:
+            self.client.set_terminated(run_id, "KILLED")
+        return abandoned
+
+    def _connected(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+
+        if self.tracking_uri.startswith(SQLITE_PREFIX):
+            Path(self.tracking_uri.removeprefix(SQLITE_PREFIX)).parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(self.tracking_uri, self.tracking_uri)
+
+    def _end_earlier_attempts(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        if DAGSTER_RUN_TAG not in tags or PARENT_TAG in tags:
+            return
+        same = {name: value for name, value in tags.items() if name in (ASSET_TAG, PARTITION_TAG, DAGSTER_RUN_TAG)}
+        for run in self._search([experiment_id], same, "attributes.status = 'RUNNING'"):
+            if int(run.data.tags.get(ATTEMPT_TAG, "0")) < int(tags.get(ATTEMPT_TAG, "1")):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _search(self, experiment_ids: list[str], tags: Mapping[str, str], *conditions: str) -> list[Any]:
+        clauses = [*conditions, *(f"tags.`{name}` = '{value}'" for name, value in tags.items())]
+        return list(self.client.search_runs(experiment_ids, " and ".join(clauses), max_results=1000))
+
+
+@dataclass
+class TrackedRun:
+    """One open run; every method writes to it by its id, whatever runs elsewhere in the process."""
+
+    tracking: Tracking
+    run_id: str
+    experiment_id: str
+
+    def log_params(self, parameters: Mapping[str, Any]) -> None:
+        """Record parameters as text; one longer than MLflow holds is cut with a mark at its end."""
+        self._perform({"kind": "params", "values": {name: _cut(str(value)) for name, value in parameters.items()}})
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Record metrics at ``step``."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self._perform({"kind": "metrics", "values": values, "step": step, "at": self.tracking.now()})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags."""
+        self._perform({"kind": "tags", "values": {name: str(value) for name, value in tags.items()}})
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Store a file, or all files of a folder, under ``folder`` of the run's artifacts."""
+        self._perform({"kind": "artifact", "path": str(path), "folder": folder})
+
+    def log_text(self, text: str, name: str) -> None:
+        """Store ``text`` as the artifact ``name``, which may hold folders."""
+        self._perform({"kind": "text", "text": text, "name": name})
+
+    @contextlib.contextmanager
+    def child(self, name: str, tags: Mapping[str, str] | None = None) -> Iterator["TrackedRun"]:
+        """Open a nested run for the body, for example one trial of a search; it ends as :meth:`Tracking.run` does."""
+        operation = creation(name, tags or {}, self.tracking.now(), self.run_id)
+        run_id = create_run(self.tracking.client, self.experiment_id, operation)
+        with _ended(TrackedRun(self.tracking, run_id, self.experiment_id)) as opened:
+            yield opened
+
+    def fail(self, error: BaseException) -> None:
+        """End the run FAILED, with the error's type and message as a tag."""
+        self.set_tags({"ml_platform.error": _cut(f"{type(error).__name__}: {error}")[:5000]})
+        self.end("FAILED")
+
+    def end(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self._perform({"kind": "end", "status": status, "at": self.tracking.now()})
+
+    def _perform(self, operation: Operation) -> None:
+        perform(self.tracking.client, self.run_id, operation)
+
+
+def creation(name: str, tags: Mapping[str, str], at: float, parent_run_id: str | None = None) -> Operation:
+    """Return the operation that creates a run."""
+    nested = {PARENT_TAG: parent_run_id} if parent_run_id else {}
+    return {"kind": "create", "name": name, "tags": {**tags, **nested}, "at": at}
+
+
+def create_run(client: "MlflowClient", experiment_id: str, operation: Operation) -> str:
+    """Create the run that ``operation`` describes and return its id."""
+    run = client.create_run(
+        experiment_id, start_time=int(operation["at"] * 1000), tags=operation["tags"], run_name=operation["name"]
+    )
+    return str(run.info.run_id)
+
+
+def perform(client: "MlflowClient", run_id: str, operation: Operation) -> None:
+    """Do one operation on a run. Doing it twice leaves what doing it once does, so that a queue may repeat itself."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    match operation["kind"]:
+        case "params":
+            parameters = [Param(name, value) for name, value in operation["values"].items()]
+            for start in range(0, len(parameters), MOST_PARAMETERS_AT_ONCE):
+                client.log_batch(run_id, params=parameters[start : start + MOST_PARAMETERS_AT_ONCE])
+        case "metrics":
+            at = int(operation["at"] * 1000)
+            metrics = [Metric(name, value, at, operation["step"]) for name, value in operation["values"].items()]
+            for start in range(0, len(metrics), MOST_METRICS_AT_ONCE):
+                client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS_AT_ONCE])
+        case "tags":
+            client.log_batch(run_id, tags=[RunTag(name, value) for name, value in operation["values"].items()])
+        case "artifact":
+            store = client.log_artifacts if Path(operation["path"]).is_dir() else client.log_artifact
+            store(run_id, operation["path"], operation["folder"])
+        case "text":
+            client.log_text(run_id, operation["text"], operation["name"])
+        case "end":
+            client.set_terminated(run_id, operation["status"], int(operation["at"] * 1000))
+        case unknown:
+            raise ValueError(f"unknown operation '{unknown}'")
+
+
+@contextlib.contextmanager
+def _ended(opened: TrackedRun) -> Iterator[TrackedRun]:
+    try:
+        yield opened
+    except BaseException as error:
+        opened.fail(error)
+        raise
+    opened.end("FINISHED")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_PARAMETER else f"{text[: LONGEST_PARAMETER - 12]}… (cut off)"

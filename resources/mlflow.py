@@ -1,0 +1,66 @@
+"""Tracking and registry as Dagster resources: ours for the platform's assets, dagster-mlflow's for teams' own ops.
+
+Nothing connects before its first use, and MLflow is imported only then.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from ml_platform.registry.models import ModelRegistry
+from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
+from resources.home import Home
+
+if TYPE_CHECKING:
+    from dagster import ResourceDefinition
+
+
+class MlflowResource(dg.ConfigurableResource):
+    """Opens one MLflow run per asset, partition and attempt, tagged with Dagster's run id."""
+
+    tracking_uri: str = Field(description="Address of the tracking store: sqlite:///… or http://….")
+    artifact_root: str = Field(description="Folder or bucket in which new experiments keep their artifacts.")
+
+    _tracking: Tracking | None = PrivateAttr(default=None)
+
+    @classmethod
+    def at_home(cls, home: Home) -> "MlflowResource":
+        """Return the resource on the SQLite store of ``home``."""
+        return cls(tracking_uri=home.tracking_uri, artifact_root=str(home.artifacts))
+
+    @property
+    def tracking(self) -> Tracking:
+        """Return the tracking store, one connection per process."""
+        if self._tracking is None:
+            self._tracking = Tracking(self.tracking_uri, self.artifact_root)
+        return self._tracking
+
+    @property
+    def models(self) -> ModelRegistry:
+        """Return the model registry in the same store."""
+        return ModelRegistry(self.tracking)
+
+    @contextmanager
+    def run(self, context: dg.AssetExecutionContext, experiment: str) -> Iterator[TrackedRun]:
+        """Open the MLflow run of this asset step: FAILED when the body raises, FINISHED otherwise."""
+        asset = context.asset_key.to_user_string()
+        partition = context.partition_key if context.has_partition_key else None
+        tags = run_tags(
+            asset=asset, partition=partition, attempt=context.retry_number + 1, dagster_run_id=context.run_id
+        )
+        with self.tracking.run(experiment, f"{asset} {partition or ''}".strip(), tags) as run:
+            yield run
+
+
+def team_tracking(home: Home, experiment: str) -> "ResourceDefinition":
+    """Return dagster-mlflow's own `mlflow_tracking` on the same store, for ops that teams write with its fluent API.
+
+    It keeps one active run per process and must be given the hook `end_mlflow_on_run_finished`; the platform's assets
+    do not use it.
+    """
+    from dagster_mlflow import mlflow_tracking
+
+    return mlflow_tracking.configured({"experiment_name": experiment, "mlflow_tracking_uri": home.tracking_uri})
