@@ -58,8 +58,8 @@ def write_evidently_report(
     """
     columns = [*([score] if score else []), *features]
     drawn = _drawable(reference, current, columns)
-    sides = [_sampled(side.select(drawn), settings) for side in (current, reference)]
-    snapshot = _snapshot(*sides, score if score in drawn else None, settings)
+    samples = [_sampled(side.select(drawn), settings) for side in (reference, current)]
+    snapshot = _snapshot(samples[0], samples[1], score if score in drawn else None, settings)
     write_text(path, snapshot.get_html_str(as_iframe=False))
     distances = [
         (metric["config"]["column"], metric["value"])
@@ -101,7 +101,7 @@ def _sampled(frame: pl.DataFrame, settings: ReportSettings) -> "pd.DataFrame":
     return frame.with_columns(pl.col(pl.Boolean, pl.Categorical, pl.Enum).cast(pl.String)).to_pandas()
 
 
-def _snapshot(current: "pd.DataFrame", reference: "pd.DataFrame", score: str | None, settings: ReportSettings) -> Any:
+def _snapshot(reference: "pd.DataFrame", current: "pd.DataFrame", score: str | None, settings: ReportSettings) -> Any:
     # Read by Evidently when it is imported; a page must never depend on a network, nor tell anyone of its making.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     from evidently import DataDefinition, Dataset, Report

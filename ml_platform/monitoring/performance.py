@@ -1,0 +1,165 @@
+"""How well the model in service did, as far as outcomes are known, against what its evaluation promised.
+
+Metrics of the labels that happen to be known say little without how many there are: every number comes with counts of
+predictions, of labels known, of labels not due yet, and of labels that should have come and have not.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml_platform.data.settings import Settings
+from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.monitoring.outcomes import OUTCOME
+
+Score = Callable[[NDArray[Any], NDArray[Any]], dict[str, float]]
+"""Metrics by name from (label, probability); the evaluation's own, so that promise and outcome are the same number."""
+
+
+class PerformanceError(PlatformError):
+    """Raised when a promise and the realised metrics cannot be compared."""
+
+
+class PerformanceSettings(Settings):
+    """When a model is said to break its promise."""
+
+    period: str = Field(default="1mo", pattern=r"^\d+(d|w|mo)$", description="Length of a period: 1d, 1w, 1mo, …")
+    minimum_labels: int = Field(default=500, ge=2, description="Known labels a period needs to be judged.")
+    minimum_coverage: float = Field(
+        default=0.5, ge=0, le=1, description="Share of the labels due that must be known for a period to be judged."
+    )
+    label_delay_hours: float = Field(
+        default=48, ge=0, description="Hours after the prediction from which a label still unknown counts as missing."
+    )
+    higher_is_better: list[str] = Field(
+        default=["auc", "average_precision"], description="Metrics that should be high; all others should be low."
+    )
+    tolerances: dict[str, float] = Field(
+        default={"auc": 0.03, "log_loss": 0.05, "ece": 0.03},
+        description="By metric, how much worse than promised is let pass.",
+    )
+
+
+class Period(BaseModel):
+    """What became of the predictions of one period."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: datetime
+    predictions: int
+    labelled: int
+    pending: int = Field(description="Unlabelled, and not due yet.")
+    missing: int = Field(description="Unlabelled although due: cancelled, lost, or late.")
+    coverage: float | None = Field(description="Labelled out of labelled and missing; null while nothing is due.")
+    judged: bool = Field(description="Enough labels, enough of those due, and both classes among them.")
+    mean_score: float
+    base_rate: float | None = Field(description="Mean outcome of the labelled; null without labels.")
+    metrics: dict[str, float] = Field(description="Over the labelled; empty when not judged.")
+    shortfalls: dict[str, float] = Field(description="By metric with a tolerance, how much worse than promised.")
+    broken: list[str] = Field(description="Metrics worse than promised by more than their tolerance.")
+
+
+class PerformanceReport(BaseModel):
+    """All periods in order of time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    periods: list[Period]
+
+    @property
+    def latest(self) -> Period | None:
+        """The newest period that could be judged, or None."""
+        return next((period for period in reversed(self.periods) if period.judged), None)
+
+    def table(self) -> pl.DataFrame:
+        """Return one row per period: counts, base rate, and one column per metric."""
+        plain = [period.model_dump(exclude={"metrics", "shortfalls", "broken"}) for period in self.periods]
+        rows = [
+            {**one, **period.metrics, "broken": ", ".join(period.broken)}
+            for one, period in zip(plain, self.periods, strict=True)
+        ]
+        return pl.from_dicts(rows, infer_schema_length=None) if rows else pl.DataFrame()
+
+
+def realised_performance(
+    outcomes: pl.DataFrame,
+    *,
+    score: Score,
+    settings: PerformanceSettings,
+    known_by: datetime,
+    promise: Mapping[str, float] | None = None,
+) -> PerformanceReport:
+    """Judge ``outcomes`` (of one model version and role) period by period.
+
+    ``outcomes`` has ``predict_at`` (UTC), ``score`` and ``outcome`` (null: unknown), as ``join_outcomes`` returns
+    them. Periods are calendar days, weeks or months in UTC, by ``predict_at``. ``promise`` are the metrics of the
+    evaluation; without it nothing is broken. A period with too few labels, too little coverage or a single class is
+    counted but not judged. Raises :class:`PerformanceError` when a tolerance is given for a metric that the promise
+    or the realised metrics lack.
+    """
+    periods = outcomes.sort("predict_at").with_columns(
+        pl.col("predict_at").dt.truncate(settings.period).alias("period_start")
+    )
+    return PerformanceReport(
+        periods=[
+            _period(start, rows, score, settings, known_by, promise or {})
+            for (start,), rows in periods.group_by("period_start", maintain_order=True)
+        ]
+    )
+
+
+def _period(
+    start: Any,
+    rows: pl.DataFrame,
+    score: Score,
+    settings: PerformanceSettings,
+    known_by: datetime,
+    promise: Mapping[str, float],
+) -> Period:
+    labelled = rows.drop_nulls(OUTCOME)
+    due = pl.col("predict_at") + timedelta(hours=settings.label_delay_hours) <= known_by
+    missing = rows.filter(pl.col(OUTCOME).is_null(), due).height
+    coverage = labelled.height / (labelled.height + missing) if labelled.height + missing else None
+    judged = (
+        labelled.height >= settings.minimum_labels
+        and coverage is not None
+        and coverage >= settings.minimum_coverage
+        and labelled[OUTCOME].n_unique() > 1
+    )
+    metrics = score(labelled[OUTCOME].to_numpy(), labelled["score"].to_numpy()) if judged else {}
+    shortfalls = _shortfalls(metrics, promise, settings) if judged and promise else {}
+    return Period(
+        start=start,
+        predictions=rows.height,
+        labelled=labelled.height,
+        pending=rows.height - labelled.height - missing,
+        missing=missing,
+        coverage=coverage,
+        judged=judged,
+        mean_score=float(np.mean(rows["score"].to_numpy())),
+        base_rate=float(np.mean(labelled[OUTCOME].to_numpy())) if labelled.height else None,
+        metrics=metrics,
+        shortfalls=shortfalls,
+        broken=[name for name, limit in settings.tolerances.items() if shortfalls.get(name, 0.0) > limit],
+    )
+
+
+def _shortfalls(
+    metrics: Mapping[str, float], promise: Mapping[str, float], settings: PerformanceSettings
+) -> dict[str, float]:
+    common = [name for name in metrics if name in promise]
+    unknown = [name for name in settings.tolerances if name not in common]
+    if unknown:
+        raise PerformanceError(
+            f"Tolerance for '{unknown[0]}'",
+            expected=f"one of the metrics both promised and realised: {listed(common, 12)}",
+            found=f"{len(unknown)} without: {listed(unknown)}",
+            mend=f"Mend the tolerances of the monitor.{did_you_mean(unknown[0], common)}",
+        )
+    worse = {name: promise[name] - metrics[name] for name in settings.tolerances}
+    return {name: gap if name in settings.higher_is_better else -gap for name, gap in worse.items()}

@@ -1,0 +1,84 @@
+"""The join of predictions with labels, on tables small enough to check by eye."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+
+from ml_platform.monitoring.outcomes import OutcomeError, join_outcomes
+
+DAY = datetime(2013, 7, 1, tzinfo=UTC)
+UTC_TIME = pl.Datetime("us", "UTC")
+
+
+def predictions(*rows: tuple[str | None, str, str, float, int]) -> pl.DataFrame:
+    """Rows of (flight, version, role, score, minutes after midnight at which it was logged)."""
+    return pl.DataFrame(
+        [
+            (flight, "departure_risk", version, role, f"r{at}", 0, score, DAY + timedelta(minutes=minutes))
+            for at, (flight, version, role, score, minutes) in enumerate(rows)
+        ],
+        schema=["flight", "model", "version", "role", "request_id", "row", "score", "logged_at"],
+        orient="row",
+    ).with_columns(pl.col("flight").cast(pl.String))
+
+
+def labels(*rows: tuple[Any, int | None, int]) -> pl.DataFrame:
+    """Rows of (flight, label, hours after midnight at which it was known)."""
+    known = [(flight, label, DAY + timedelta(hours=hours)) for flight, label, hours in rows]
+    schema = {"flight": pl.String, "label": pl.Int8, "label_known_at": UTC_TIME}
+    return pl.DataFrame(known, schema=schema, orient="row")
+
+
+def outcomes_of(predicted: pl.DataFrame, known: pl.DataFrame, hours: int = 24) -> list[tuple[str, float | None]]:
+    joined = join_outcomes(predicted, known, keys=["flight"], known_by=DAY + timedelta(hours=hours))
+    return joined.select("flight", "outcome").rows()
+
+
+def test_outcome_known_in_time_is_joined() -> None:
+    predicted = predictions(("UA1", "7", "stable", 0.5, 0), ("UA2", "7", "stable", 0.5, 0))
+    assert outcomes_of(predicted, labels(("UA1", 1, 10), ("UA2", 0, 10))) == [("UA1", 1.0), ("UA2", 0.0)]
+
+
+@pytest.mark.parametrize(("hours", "outcome"), [(9, None), (10, 1.0)])
+def test_outcome_counts_from_the_moment_it_is_known(hours: int, outcome: float | None) -> None:
+    predicted = predictions(("UA1", "7", "stable", 0.5, 0))
+    assert outcomes_of(predicted, labels(("UA1", 1, 10)), hours) == [("UA1", outcome)]
+
+
+def test_prediction_without_any_label_row_stays_with_null() -> None:
+    assert outcomes_of(predictions(("UA1", "7", "stable", 0.5, 0)), labels(("UA9", 1, 1))) == [("UA1", None)]
+
+
+def test_cancelled_flight_has_no_outcome() -> None:
+    assert outcomes_of(predictions(("UA1", "7", "stable", 0.5, 0)), labels(("UA1", None, 1))) == [("UA1", None)]
+
+
+def test_null_key_matches_nothing() -> None:
+    assert outcomes_of(predictions((None, "7", "stable", 0.5, 0)), labels((None, 1, 1))) == [(None, None)]
+
+
+def test_of_several_askings_the_last_counts_per_version_and_role() -> None:
+    predicted = predictions(
+        ("UA1", "7", "stable", 0.2, 2), ("UA1", "7", "stable", 0.1, 1),
+        ("UA1", "8", "stable", 0.3, 0), ("UA1", "8", "shadow", 0.4, 0),
+    )  # fmt: skip
+    joined = join_outcomes(predicted, labels(("UA1", 1, 1)), keys=["flight"], known_by=DAY + timedelta(hours=2))
+    assert sorted(joined["score"]) == [0.2, 0.3, 0.4]
+
+
+def test_repeated_label_is_refused_with_its_key() -> None:
+    with pytest.raises(OutcomeError, match=r"one row per 'flight', found 1 keys .*first: {'flight': 'UA1', 'len': 2}"):
+        outcomes_of(predictions(("UA1", "7", "stable", 0.5, 0)), labels(("UA1", 1, 1), ("UA1", 0, 1)))
+
+
+def test_key_of_another_type_is_refused() -> None:
+    known = labels(("1", 1, 1)).with_columns(pl.col("flight").cast(pl.Int64))
+    with pytest.raises(OutcomeError, match=r"key 'flight': expected the same type .* found String in the predictions"):
+        outcomes_of(predictions(("1", "7", "stable", 0.5, 0)), known)
+
+
+def test_missing_key_column_is_refused() -> None:
+    with pytest.raises(OutcomeError, match="Outcomes, predictions: expected key columns 'flight', found 1 missing"):
+        outcomes_of(predictions(("1", "7", "stable", 0.5, 0)).drop("flight"), labels(("1", 1, 1)))

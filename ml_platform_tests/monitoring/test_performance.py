@@ -1,0 +1,137 @@
+"""Realised metrics by period, on outcomes whose metrics are known by hand."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+
+from ml_platform.monitoring.performance import (
+    PerformanceError,
+    PerformanceReport,
+    PerformanceSettings,
+    realised_performance,
+)
+
+JULY = datetime(2013, 7, 1, tzinfo=UTC)
+LATER = datetime(2013, 12, 1, tzinfo=UTC)
+
+
+def share_right(label: Any, probability: Any) -> dict[str, float]:
+    """A metric simple enough to count by hand: the share on the right side of one half, and its complement."""
+    right = float(((probability > 0.5) == (label > 0.5)).mean())
+    return {"share_right": right, "share_wrong": 1 - right}
+
+
+def month(right: int, wrong: int, unknown: int = 0, start: datetime = JULY) -> pl.DataFrame:
+    """``right`` and ``wrong`` labelled predictions (outcomes alternate) and ``unknown`` ones, all at ``start``."""
+    truth = [float(at % 2) for at in range(right + wrong)]
+    scores = [abs(one - 0.1) for one in truth[:right]] + [abs(one - 0.9) for one in truth[right:]]
+    return pl.DataFrame(
+        {"predict_at": start, "score": scores + [0.5] * unknown, "outcome": truth + [None] * unknown},
+        schema={"predict_at": pl.Datetime("us", "UTC"), "score": pl.Float64, "outcome": pl.Float64},
+    )
+
+
+def judge(
+    outcomes: pl.DataFrame, promise: dict[str, float] | None = None, known_by: datetime = LATER, **changes: Any
+) -> PerformanceReport:
+    plain = {"minimum_labels": 10, "tolerances": {"share_right": 0.05}, "higher_is_better": ["share_right"]}
+    settings = PerformanceSettings.model_validate({**plain, **changes})
+    return realised_performance(outcomes, score=share_right, settings=settings, known_by=known_by, promise=promise)
+
+
+def test_metrics_are_those_of_the_labelled_rows() -> None:
+    period = judge(month(right=80, wrong=20, unknown=50)).periods[0]
+    assert (period.metrics["share_right"], period.base_rate) == (0.8, 0.5)
+
+
+def test_coverage_counts_missing_labels_but_not_pending_ones() -> None:
+    rows = pl.concat([month(60, 0, unknown=40), month(0, 0, unknown=30, start=JULY + timedelta(days=20))])
+    period = judge(rows, known_by=JULY + timedelta(days=21)).periods[0]
+    assert (period.predictions, period.labelled, period.missing, period.pending) == (130, 60, 40, 30)
+    assert period.coverage == 0.6
+
+
+def test_promise_is_broken_by_more_than_the_tolerance_only() -> None:
+    assert judge(month(80, 20), promise={"share_right": 0.84}).periods[0].broken == []
+    assert judge(month(80, 20), promise={"share_right": 0.86}).periods[0].broken == ["share_right"]
+
+
+def test_doing_better_than_promised_breaks_nothing() -> None:
+    period = judge(month(80, 20), promise={"share_right": 0.5}).periods[0]
+    assert period.broken == []
+    assert period.shortfalls["share_right"] == pytest.approx(-0.3)
+
+
+def test_without_a_promise_nothing_is_broken() -> None:
+    assert judge(month(0, 100)).periods[0].broken == []
+
+
+def test_one_class_is_counted_but_not_judged() -> None:
+    rows = month(100, 0).with_columns(outcome=pl.lit(1.0))
+    period = judge(rows, promise={"share_right": 1.0}).periods[0]
+    assert (period.judged, period.metrics, period.base_rate, period.labelled) == (False, {}, 1.0, 100)
+
+
+def test_latest_is_the_newest_period_that_could_be_judged() -> None:
+    rows = pl.concat([month(80, 20), month(1, 1, start=datetime(2013, 8, 1, tzinfo=UTC))])
+    report = judge(rows)
+    assert report.latest is not None
+    assert (report.latest.start, [period.judged for period in report.periods]) == (JULY, [True, False])
+
+
+def test_no_predictions_give_no_period() -> None:
+    report = judge(month(0, 0))
+    assert (report.periods, report.latest, report.table().height) == ([], None, 0)
+
+
+def test_table_has_one_row_per_period_with_its_metrics() -> None:
+    rows = pl.concat([month(80, 20), month(60, 40, start=datetime(2013, 8, 1, tzinfo=UTC))])
+    assert judge(rows).table().select("labelled", "share_right").rows() == [(100, 0.8), (100, 0.6)]
+
+
+def test_report_survives_json() -> None:
+    report = judge(month(80, 20), promise={"share_right": 0.9})
+    assert PerformanceReport.model_validate_json(report.model_dump_json()) == report
+
+
+# Every setting acts.
+
+
+def test_period_decides_how_predictions_are_grouped() -> None:
+    rows = pl.concat([month(20, 0), month(20, 0, start=JULY + timedelta(days=1))])
+    assert [len(judge(rows, period=length).periods) for length in ("1mo", "1d")] == [1, 2]
+
+
+def test_minimum_labels_decides_what_is_judged() -> None:
+    assert [judge(month(80, 20), minimum_labels=least).periods[0].judged for least in (100, 101)] == [True, False]
+
+
+def test_minimum_coverage_decides_what_is_judged() -> None:
+    rows = month(60, 0, unknown=40)
+    assert [judge(rows, minimum_coverage=least).periods[0].judged for least in (0.6, 0.61)] == [True, False]
+
+
+def test_label_delay_decides_what_is_missing() -> None:
+    rows, known_by = month(60, 0, unknown=40), JULY + timedelta(hours=24)
+    assert [judge(rows, known_by=known_by, label_delay_hours=h).periods[0].missing for h in (24, 25)] == [40, 0]
+
+
+def test_higher_is_better_decides_which_side_is_worse() -> None:
+    tolerances = {"share_wrong": 0.05}
+    right = judge(month(80, 20), promise={"share_wrong": 0.1}, tolerances=tolerances)
+    reverse = judge(
+        month(80, 20), promise={"share_wrong": 0.1}, tolerances=tolerances, higher_is_better=["share_wrong"]
+    )
+    assert [report.periods[0].broken for report in (right, reverse)] == [["share_wrong"], []]
+
+
+def test_tolerance_decides_what_is_broken() -> None:
+    reports = [judge(month(80, 20), {"share_right": 0.9}, tolerances={"share_right": most}) for most in (0.05, 0.15)]
+    assert [report.periods[0].broken for report in reports] == [["share_right"], []]
+
+
+def test_tolerance_for_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(PerformanceError, match=r"Tolerance for 'share_rigth'.* Did you mean 'share_right'\?"):
+        judge(month(80, 20), promise={"share_right": 0.8}, tolerances={"share_rigth": 0.1})

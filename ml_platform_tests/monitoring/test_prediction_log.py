@@ -1,0 +1,234 @@
+"""Ingestion of real files into a real Delta table: once each, whatever breaks."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from ml_platform.data.lake import Lake
+from ml_platform.monitoring.prediction_log import (
+    Ingested,
+    PredictionLogError,
+    ingest,
+    paired,
+    unpacked,
+    with_request_fields,
+)
+
+TABLE = "departure_risk/predictions"
+
+
+def line(request_id: str = "r1", row: int = 0, **changes: Any) -> str:
+    logged = {
+        "request_id": request_id,
+        "row": row,
+        "model": "departure_risk",
+        "version": "7",
+        "predict_at": "2013-07-01T10:00:00+00:00",
+        "as_of": "2013-07-01T09:59:58.250000+00:00",
+        "logged_at": "2013-07-01T10:00:00.125000+00:00",
+        "request": {"carrier": "UA", "flight": 1545},
+        "features": {"wind_speed": 0.1, "carrier": "UA", "delay": None},
+        "score": 0.25,
+        "label": 0,
+        "role": "stable",
+    }
+    return json.dumps({**logged, **changes}) + "\n"
+
+
+class Place:
+    """A folder of logs, a lake, and one ingestion over both."""
+
+    def __init__(self, root: Path) -> None:
+        self.log = root / "logs" / "predictions.jsonl"
+        self.log.parent.mkdir()
+        self.lake = Lake(str(root / "lake"))
+        self.cursor = root / "state" / "cursor.json"
+
+    def append(self, text: str) -> None:
+        with self.log.open("a") as opened:
+            opened.write(text)
+
+    def ingest(self) -> Ingested:
+        return ingest(self.lake, TABLE, sorted(self.log.parent.glob("*.jsonl")), self.cursor)
+
+    def rows(self) -> pl.DataFrame:
+        return self.lake.scan(TABLE).sort("predict_at", "request_id", "row", "role").collect()
+
+    def quarantined(self) -> pl.DataFrame:
+        return self.lake.scan(f"{TABLE}_quarantine").sort("offset").collect()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_line_is_stored_with_its_times_score_and_partition(place: Place) -> None:
+    place.append(line())
+    place.ingest()
+    stored = place.rows().row(0, named=True)
+    assert {name: str(stored[name]) for name in ("request_id", "version", "role", "score", "partition", "as_of")} == {
+        "request_id": "r1", "version": "7", "role": "stable", "score": "0.25", "partition": "2013-07",
+        "as_of": "2013-07-01 09:59:58.250000+00:00",
+    }  # fmt: skip
+
+
+def test_features_come_back_bit_by_bit(place: Place) -> None:
+    values = {"a": 0.1 + 0.2, "b": 5e-324, "c": -0.0, "d": None, "e": "UA", "f": True, "g": 12_345_678_901}
+    place.append(line(features=values))
+    place.ingest()
+    assert repr(unpacked(place.rows(), "features").row(0, named=True)) == repr(values)
+
+
+def test_second_ingestion_changes_nothing(place: Place) -> None:
+    place.append(line("r1") + line("r2"))
+    place.ingest()
+    version = place.lake.version(TABLE)
+    again = place.ingest()
+    assert (again.lines, again.added, place.lake.version(TABLE)) == (0, 0, version)
+
+
+def test_lost_cursor_costs_reading_again_but_no_row_twice(place: Place) -> None:
+    place.append(line("r1") + line("r2"))
+    place.ingest()
+    place.cursor.unlink()
+    again = place.ingest()
+    assert (again.lines, again.added, again.duplicates, place.rows().height) == (2, 0, 2, 2)
+
+
+def test_only_what_came_since_is_read(place: Place) -> None:
+    place.append(line("r1"))
+    place.ingest()
+    place.append(line("r2"))
+    later = place.ingest()
+    assert (later.lines, later.added, place.rows()["request_id"].to_list()) == (1, 1, ["r1", "r2"])
+
+
+def test_line_still_being_written_waits_until_it_is_whole(place: Place) -> None:
+    whole = line("r2")
+    place.append(line("r1") + whole[:40])
+    first = place.ingest()
+    assert (first.added, first.corrupt, first.pending_bytes) == (1, 0, 40)
+    place.append(whole[40:])
+    second = place.ingest()
+    assert (second.added, second.pending_bytes, place.rows().height) == (1, 0, 2)
+
+
+def test_line_cut_by_a_crash_costs_that_line_only(place: Place) -> None:
+    place.append(line("r1") + line("r2")[:40] + "\n" + line("r3"))
+    done = place.ingest()
+    assert (done.added, done.corrupt, place.rows()["request_id"].to_list()) == (2, 1, ["r1", "r3"])
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("not json\n", "line: Invalid JSON"),
+        ("\n", "line: Invalid JSON"),
+        (line(score=None), "score: Input should be a valid number"),
+        (line(row=-1), "row: Input should be greater than or equal to 0"),
+        (line(score=float("nan")), "score: Input should be a finite number"),
+        (line(predict_at="2013-07-01T10:00:00"), "predict_at: Input should have timezone info"),
+        (line(request_id=""), "request_id: String should have at least 1 character"),
+    ],
+)
+def test_broken_line_is_set_aside_with_its_reason(place: Place, broken: str, reason: str) -> None:
+    place.append(line("r1") + broken + line("r2"))
+    done = place.ingest()
+    kept = place.quarantined().row(0, named=True)
+    assert (done.added, done.corrupt, kept["offset"]) == (2, 1, len(line("r1")))
+    assert kept["reason"].startswith(reason)
+    assert kept["line"] == broken.strip()
+
+
+def test_broken_line_read_twice_is_set_aside_once(place: Place) -> None:
+    place.append("not json\n")
+    place.ingest()
+    place.cursor.unlink()
+    place.ingest()
+    assert place.quarantined().height == 1
+
+
+def test_line_of_a_newer_service_with_more_keys_is_taken(place: Place) -> None:
+    place.append(line(trace_id="abc"))
+    assert place.ingest().added == 1
+
+
+def test_shadow_of_the_same_request_is_another_prediction(place: Place) -> None:
+    place.append(line("r1", score=0.2) + line("r1", score=0.9, role="shadow", version="8"))
+    place.ingest()
+    pair = paired(place.rows(), "stable", "shadow")
+    assert pair.select("request_id", "row", "score_stable", "score_shadow").rows() == [("r1", 0, 0.2, 0.9)]
+
+
+def test_months_are_apart_and_only_the_changed_one_is_written(place: Place) -> None:
+    place.append(line("r1") + line("r2", predict_at="2013-08-01T00:00:00+02:00"))
+    assert place.ingest().partitions == ["2013-07"]  # 2013-07-31 22:00 in UTC
+    place.append(line("r3", predict_at="2013-08-01T00:00:00+00:00"))
+    assert place.ingest().partitions == ["2013-08"]
+    assert place.lake.partitions(TABLE) == ["2013-07", "2013-08"]
+
+
+def test_rotated_file_is_read_from_its_start(place: Place) -> None:
+    place.append(line("r1"))
+    place.ingest()
+    place.log.rename(place.log.with_name("predictions-1.jsonl"))
+    place.append(line("r2") + line("r3"))  # longer than the file that had this name
+    done = place.ingest()
+    assert (done.added, done.duplicates) == (2, 1)
+
+
+def test_files_of_several_services_meet_in_one_table(place: Place) -> None:
+    place.append(line("r1"))
+    place.log.with_name("other.jsonl").write_text(line("r2"))
+    assert place.ingest().added == 2
+
+
+def test_no_file_is_no_prediction(place: Place) -> None:
+    assert place.ingest().model_dump() == {
+        "lines": 0, "added": 0, "duplicates": 0, "corrupt": 0, "pending_bytes": 0, "partitions": [],
+    }  # fmt: skip
+
+
+def test_file_larger_than_a_chunk_is_read_whole(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml_platform.monitoring.prediction_log._CHUNK_BYTES", 1_000)
+    place.append("".join(line(f"r{at}") for at in range(10)) + line("long", request={"x": "y" * 3_000}) + "{")
+    done = place.ingest()
+    assert (done.lines, done.added, done.pending_bytes) == (11, 11, 1)
+
+
+def test_unpacking_an_absent_column_is_refused() -> None:
+    with pytest.raises(PredictionLogError, match="a column 'request' of JSON text, found columns score"):
+        unpacked(pl.DataFrame({"score": [0.5]}), "request")
+
+
+REQUEST = {"flight": 15, "scheduled_departure": "2013-07-01T08:00:00-04:00"}
+
+
+def test_request_fields_come_in_the_types_of_the_declaration(place: Place) -> None:
+    place.append(line(request=REQUEST))
+    place.ingest()
+    fields: dict[str, pl.DataType] = {"flight": pl.Int32(), "scheduled_departure": pl.Datetime("us", "UTC")}
+    read = with_request_fields(place.rows(), fields).select(list(fields))
+    assert (read.rows(), read.dtypes) == ([(15, datetime(2013, 7, 1, 12, tzinfo=UTC))], list(fields.values()))
+
+
+def test_request_fields_of_no_prediction_are_empty_columns() -> None:
+    empty = pl.DataFrame(schema={"request": pl.String})
+    assert with_request_fields(empty, {"flight": pl.Int32()}).schema == {"request": pl.String, "flight": pl.Int32}
+
+
+def test_field_that_no_request_has_is_named() -> None:
+    logged = pl.DataFrame({"request": [json.dumps(REQUEST)]})
+    with pytest.raises(PredictionLogError, match=r"1 in no request: 'fligt'.*Did you mean 'flight'"):
+        with_request_fields(logged, {"fligt": pl.Int32()})
+
+
+def test_field_that_does_not_fit_its_type_is_refused() -> None:
+    logged = pl.DataFrame({"request": [json.dumps({"flight": "UA15"})]})
+    with pytest.raises(PredictionLogError, match="expected flight: Int32, found"):
+        with_request_fields(logged, {"flight": pl.Int32()})
