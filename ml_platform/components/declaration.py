@@ -35,9 +35,10 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import BaseModel, PrivateAttr
 
+from ml_platform.data.partitions import MonthlyPartitions, shift_month
 from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.data.settings import Settings
-from ml_platform.errors import PlatformError
+from ml_platform.errors import PlatformError, did_you_mean, listed
 
 
 class DeclarationError(PlatformError):
@@ -84,6 +85,12 @@ class Declaration(dg.Component, Settings):
             f"{self.line(*path)}, attribute '{attribute}'", expected=expected, found=found, mend=mend
         )
 
+    def refuse_name(self, path: Sequence[str | int], name: str, known: Sequence[str], kind: str) -> DeclarationError:
+        """Return the error for ``name`` at ``path``, which is no ``kind``: with the nearest of the ``known`` ones."""
+        near = did_you_mean(name, known)
+        mend = near.strip() or "Mend the name."
+        return self.refuse(path, expected=f"{kind} ({listed(known)})", found=f"'{name}'", mend=mend)
+
     def function(self, attribute: str, reference: str) -> Callable[..., Any]:
         """Return the function that ``attribute`` names as ``package.module:function``.
 
@@ -95,3 +102,16 @@ class Declaration(dg.Component, Settings):
             raise self.refuse(
                 attribute.split("."), expected=error.expected, found=error.found, mend=error.mend
             ) from error
+
+
+def months_definition(months: MonthlyPartitions) -> dg.TimeWindowPartitionsDefinition:
+    """Return Dagster's partitions for declared months, named like 2013-06.
+
+    Every component makes them here: assets map partition to partition only when both definitions are equal.
+    """
+    return dg.MonthlyPartitionsDefinition(
+        start_date=months.start,
+        end_date=shift_month(months.end, 1) if months.end else None,
+        timezone=months.time_zone,
+        fmt="%Y-%m",
+    )

@@ -13,9 +13,10 @@ import polars as pl
 
 from ml_platform.data.contract import Contract, ContractReport, ContractViolatedError, Subject, Violation
 from ml_platform.data.data_docs import index_page
-from ml_platform.data.expectations import check_expectations
+from ml_platform.data.expectations import Period, check_expectations
 from ml_platform.data.lake import Lake, TableVersion
 from ml_platform.data.landing import LandedFile, Landing, LandingError
+from ml_platform.data.partitions import MonthlyPartitions, month_bounds, shift_month
 from ml_platform.data.reading import ColumnsMissingError, LandedFileError
 from ml_platform.data.schema import check_schema, conform, missing_columns
 from ml_platform.errors import PlatformError, listed
@@ -36,6 +37,8 @@ class Source:
     loader: Loader
     contract: Contract
     keys: Sequence[str] = ()
+    partitions: MonthlyPartitions | None = None
+    event_time: str | None = None
     lookups: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     lines: Mapping[str, str] = field(default_factory=dict)
     declared_at: str | None = None
@@ -43,6 +46,12 @@ class Source:
     @property
     def table(self) -> str:
         return table_of(self.name)
+
+    def period(self, partition: str | None) -> Period | None:
+        """Return the time in which all events of ``partition`` lie, None where nothing is declared about it."""
+        if partition is None or self.partitions is None or self.event_time is None:
+            return None
+        return Period(self.event_time, *month_bounds(partition, self.partitions.time_zone))
 
     def subject(self, partition: str | None) -> Subject:
         return Subject(self.name, partition, self.lines, self.declared_at)
@@ -129,7 +138,11 @@ def audit(
 
     conform(stored, source.contract).write_parquet(staged)
     docs = docs_folder / source.name / (partition or "whole") if docs_folder else None
-    reports.append(check_expectations(pl.read_parquet(staged), source.contract, source.keys, subject, docs))
+    reports.append(
+        check_expectations(
+            pl.read_parquet(staged), source.contract, source.keys, subject, docs, source.period(partition)
+        )
+    )
     return Audit(
         source,
         partition,
@@ -147,6 +160,14 @@ def publish(audited: Audit, lake: Lake) -> Published:
     return Published(audited, lake.write(audited.source.table, pl.read_parquet(audited.staged), audited.partition))
 
 
+def expire(source: Source, months: int, lake: Lake) -> list[str]:
+    """Drop the partitions that lie more than ``months`` months before the newest one; return their names."""
+    held = lake.partitions(source.table)
+    expired = [name for name in held if name <= shift_month(held[-1], -months)]
+    lake.drop_partitions(source.table, expired)
+    return expired
+
+
 def refuse_broken(audits: Sequence[Audit]) -> None:
     """Raise :class:`ContractViolatedError` when one of ``audits`` has a broken rule of severity error."""
     broken = [each for each in audits if not each.passed]
@@ -159,7 +180,7 @@ def refuse_broken(audits: Sequence[Audit]) -> None:
     raise ContractViolatedError(
         f"Dataset '{source.name}'" + (f", partitions {listed(names)}" if names else ""),
         expected="a contract that holds",
-        found=f"{len(errors)} broken rules: " + " ".join(violation.message for violation in errors[:3]),
+        found=f"{len(errors)} broken: " + " ".join(violation.message for violation in errors[:3]).rstrip("."),
         mend="Nothing was published; the last good version stays readable."
         + (f" Good are {listed(good)}: materialize them on their own." if good else ""),
         reports=tuple(report for each in audits for report in each.reports),

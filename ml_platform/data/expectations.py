@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 
 class ExpectationError(PlatformError):
     """Raised when an expectation cannot be evaluated: its name or its arguments are wrong."""
+
+
+@dataclass(frozen=True)
+class Period:
+    """The time of one partition: ``column`` lies at or after ``start`` and before ``end``."""
+
+    column: str
+    start: datetime
+    end: datetime
 
 
 @dataclass(frozen=True)
@@ -44,15 +54,21 @@ def known_expectations() -> list[str]:
 
 
 def check_expectations(
-    frame: pl.DataFrame, contract: Contract, keys: Sequence[str], subject: Subject, docs_folder: Path | None = None
+    frame: pl.DataFrame,
+    contract: Contract,
+    keys: Sequence[str],
+    subject: Subject,
+    docs_folder: Path | None = None,
+    period: Period | None = None,
 ) -> ContractReport:
     """Return which expectations ``frame``, which has passed its schema, does not meet.
 
-    Asked are: fewest rows, no nulls where none are allowed, allowed values, minimum and maximum, unique ``keys``, and
-    the expectations of the contract. Nulls break no rule but the one against nulls. With ``docs_folder`` the Data Docs
-    site of this check is written there. Raises :class:`ExpectationError` when one cannot be evaluated.
+    Asked are: fewest rows, no nulls where none are allowed, allowed values, minimum and maximum, unique ``keys``, event
+    times within ``period``, and the expectations of the contract. Nulls break no rule but the one against nulls. With
+    ``docs_folder`` the Data Docs site of this check is written there. Raises :class:`ExpectationError` when one of them
+    cannot be evaluated.
     """
-    rules = _rules(contract, keys)
+    rules = _rules(contract, keys, period)
     context = _context(docs_folder)
     outcomes = _validate(context, frame, rules, subject)
     if docs_folder is not None:
@@ -65,7 +81,7 @@ def check_expectations(
     return ContractReport(subject, "expectations", frame.height, len(rules), tuple(violations))
 
 
-def _rules(contract: Contract, keys: Sequence[str]) -> list[_Rule]:
+def _rules(contract: Contract, keys: Sequence[str], period: Period | None) -> list[_Rule]:
     rules = [
         _Rule(
             "expect_table_row_count_to_be_between",
@@ -96,6 +112,15 @@ def _rules(contract: Contract, keys: Sequence[str]) -> list[_Rule]:
         words = f"key ({', '.join(keys)}) should be unique"
         arguments = {"column_list": list(keys)}
         rules.append(_Rule("expect_compound_columns_to_be_unique", arguments, "error", keys[0], words))
+    if period is not None:
+        words = f"column '{period.column}' should lie in the partition, from {period.start.isoformat()} to before {period.end.isoformat()}"
+        arguments = {
+            "column": period.column,
+            "min_value": period.start,
+            "max_value": period.end,
+            "strict_max": True,
+        }
+        rules.append(_Rule("expect_column_values_to_be_between", arguments, "error", period.column, words))
     return rules + [_declared(expectation) for expectation in contract.expectations]
 
 
@@ -212,8 +237,9 @@ def _violation(
         # A rule about the table as a whole has no failing rows, only a number.
         count = 1
         found = f"{outcome.get('observed_value')}"
-    told = [", ".join(f"{name} {value!r}" for name, value in example.items()) for example in examples]
-    first = f" (first: {told[0]})" if told else ""
+    first = (
+        f" (first: {', '.join(f'{name} {_told(value)}' for name, value in examples[0].items())})" if examples else ""
+    )
     return Violation(
         rule.column,
         rule.expectation,
@@ -223,3 +249,7 @@ def _violation(
         f"Mend the landed file or relax the contract in {subject.line(rule.column)}.",
         rule.severity,
     )
+
+
+def _told(value: object) -> str:
+    return value.isoformat() if isinstance(value, (date, datetime)) else repr(value)

@@ -1,0 +1,43 @@
+"""The lake and the landing zone as a Dagster resource: local folders of the home, or a bucket."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from ml_platform.data.landing import Landing
+from resources.home import Home
+
+if TYPE_CHECKING:
+    from ml_platform.data.lake import Lake
+
+
+class LakeResource(dg.ConfigurableResource):
+    """Where landed files lie, where tables lie, and where the pages about them are written."""
+
+    landing_root: str = Field(description="Folder into which files from outside are put.")
+    lake_root: str = Field(description="Folder or s3://bucket/prefix that holds the Delta tables.")
+    reports_root: str = Field(description="Folder for the pages that the checks write.")
+    storage_options: dict[str, str] = Field(
+        default_factory=dict, description="Options of the object store, like AWS_REGION; empty for a local folder."
+    )
+
+    @classmethod
+    def of_home(cls, home: Home) -> "LakeResource":
+        """Return the resource whose landing zone, lake and reports are folders of ``home``."""
+        return cls(landing_root=str(home.landing), lake_root=str(home.lake), reports_root=str(home.reports))
+
+    def landing(self) -> Landing:
+        """Return the landing zone."""
+        return Landing(Path(self.landing_root))
+
+    def lake(self) -> "Lake":
+        """Return the lake."""
+        from ml_platform.data.lake import Lake
+
+        return Lake(self.lake_root, self.storage_options or None)
+
+    def data_docs(self) -> Path:
+        """Return the folder of the Data Docs: one site per dataset and partition."""
+        return Path(self.reports_root) / "data_docs"
