@@ -106,7 +106,7 @@ def promote(
         raise ApprovalAwaited(
             f"Promotion of '{version.name}' version {version.version}",
             expected="a standing approval",
-            found=state.reason,
+            found=state.reason.rstrip("."),
             mend=f"Approve or reject it: ml-platform approve {version.name} {version.version}.",
         )
     return _crown(

@@ -26,6 +26,7 @@ SQLITE_PREFIX = "sqlite:///"
 MOST_PARAMETERS_AT_ONCE = 100
 MOST_METRICS_AT_ONCE = 1000
 LONGEST_PARAMETER = 6000
+CUT_MARK = "… (cut off)"
 
 Operation = dict[str, Any]
 
@@ -245,4 +246,4 @@ def _ended(opened: TrackedRun) -> Iterator[TrackedRun]:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_PARAMETER else f"{text[: LONGEST_PARAMETER - 12]}… (cut off)"
+    return text if len(text) <= LONGEST_PARAMETER else text[: LONGEST_PARAMETER - len(CUT_MARK)] + CUT_MARK

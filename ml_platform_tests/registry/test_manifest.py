@@ -1,0 +1,94 @@
+"""A manifest tells inputs from results, and the code that ran from the commit it claims."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_platform.registry.manifest import CodeFacts, Manifest, collect_code, collect_lock
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "ml_platform").mkdir()
+    (tmp_path / "ml_platform" / "engine.py").write_text("RATE = 1\n")
+    (tmp_path / "README.md").write_text("words\n")
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tables": {"datasets/flights": 7}},
+        {"training_set": "f" * 64},
+        {"parameters": {"num_leaves": 63}},
+        {"seeds": {"fit": 2}},
+        {"lock": None},
+        {"parent": "9" * 64},
+        {"partition": "2013-07"},
+        {"code": CodeFacts(commit="c0ffee", dirty=True, sha256="0" * 64)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_changed_input_changes_the_inputs_digest(manifest: Manifest, change: dict[str, Any]) -> None:
+    assert manifest.model_copy(update=change).inputs_digest() != manifest.inputs_digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dagster_run_id": "run-2"},
+        {"created_at": "2026-11-22T08:00:00+00:00"},
+        {"metrics": {"auc": 0.77}},
+        {"code": CodeFacts(commit="another", dirty=True, sha256="b" * 64)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_fact_that_decides_nothing_leaves_the_inputs_digest(manifest: Manifest, change: dict[str, Any]) -> None:
+    changed = manifest.model_copy(update=change)
+    assert changed.inputs_digest() == manifest.inputs_digest()
+    assert changed.digest() != manifest.digest()
+
+
+def test_clean_repository_gives_its_commit(repository: Path) -> None:
+    facts = collect_code(repository)
+    head = subprocess.run(
+        ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout
+    assert (facts.commit, facts.dirty) == (head.strip(), False)
+
+
+def test_new_code_not_yet_committed_is_dirty_and_changes_the_digest(repository: Path) -> None:
+    before = collect_code(repository)
+    (repository / "ml_platform" / "new.py").write_text("x = 1\n")
+    after = collect_code(repository)
+    assert (after.commit, after.dirty) == (before.commit, True)
+    assert after.sha256 != before.sha256
+
+
+def test_changed_words_outside_the_code_do_not_count(repository: Path) -> None:
+    before = collect_code(repository)
+    (repository / "README.md").write_text("other words\n")
+    assert collect_code(repository) == before
+
+
+def test_code_outside_a_repository_has_no_commit_and_counts_as_dirty(tmp_path: Path) -> None:
+    (tmp_path / "ml_platform").mkdir()
+    facts = collect_code(tmp_path)
+    assert (facts.commit, facts.dirty) == (None, True)
+
+
+def test_lock_is_named_by_its_bytes(tmp_path: Path) -> None:
+    assert collect_lock(tmp_path) is None
+    (tmp_path / "requirements.lock").write_text("polars==2\n")
+    first = collect_lock(tmp_path)
+    (tmp_path / "requirements.lock").write_text("polars==3\n")
+    assert collect_lock(tmp_path) != first
+
+
+def test_manifest_survives_its_file(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
+    assert Manifest.read(tmp_path / "manifest.json") == manifest

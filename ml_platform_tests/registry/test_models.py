@@ -1,0 +1,154 @@
+"""What is registered comes out bit for bit, once, with signature and example, and never as a pickle."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ml_platform.data.canonical import directory_digest
+from ml_platform.registry.manifest import Manifest, ManifestError
+from ml_platform.registry.models import ModelError, ModelRegistry, ModelVersion
+
+Directory = Callable[..., Path]
+Register = Callable[[str], ModelVersion]
+
+
+def test_download_gives_the_registered_files_bit_for_bit(
+    registry: ModelRegistry, registered: Register, model_directory: Directory, tmp_path: Path
+) -> None:
+    got = registry.download(registered("tree"), tmp_path / "got")
+    assert directory_digest(got) == directory_digest(model_directory("tree"))
+
+
+def test_changed_artifact_is_refused_and_the_target_stays(
+    registry: ModelRegistry, registered: Register, tmp_path: Path
+) -> None:
+    version = registered("tree")
+    stored = next((tmp_path / "artifacts").rglob("weights.txt"))
+    stored.write_text("another tree")
+    (tmp_path / "got").mkdir()
+    (tmp_path / "got" / "kept").write_text("old")
+    with pytest.raises(ModelError, match=f"files with the digest {version.directory_digest[:12]}, found"):
+        registry.download(version, tmp_path / "got")
+    assert [path.name for path in (tmp_path / "got").iterdir()] == ["kept"]
+
+
+def test_same_content_from_same_inputs_is_the_same_version(registered: Register) -> None:
+    assert [registered("tree").version, registered("tree").version, registered("forest").version] == [1, 1, 2]
+
+
+def test_same_content_from_other_inputs_is_a_new_version(
+    registry: ModelRegistry, registered: Register, model_directory: Directory, manifest: Manifest, example: pl.DataFrame
+) -> None:
+    first = registered("tree")
+    other = model_directory("tree", manifest.model_copy(update={"tables": {"datasets/flights": 7}}))
+    second = registry.register("departure_risk", other, run_id=first.run_id, input_example=example)
+    assert (first.version, second.version) == (1, 2)
+    assert first.content_digest == second.content_digest
+
+
+def test_signature_names_types_and_nullability_of_the_example(registry: ModelRegistry, registered: Register) -> None:
+    from mlflow.models import Model
+
+    version = registered("tree")
+    stored = registry.tracking.client.download_artifacts(version.run_id, "model/MLmodel")
+    signature = Model.load(stored).signature
+    assert [(column.name, column.type.name, column.required) for column in signature.inputs] == [
+        ("distance", "double", False),
+        ("carrier", "string", True),
+        ("hour", "long", True),
+    ]
+    assert signature.outputs.input_names() == ["score"]
+
+
+def test_mlflow_reads_the_input_example(registry: ModelRegistry, registered: Register) -> None:
+    from mlflow.models import Model
+
+    stored = registry.tracking.client.download_artifacts(registered("tree").run_id, "model")
+    example = Model.load(stored).load_input_example(stored)
+    assert example["carrier"].tolist() == ["UA", "AA"]
+
+
+def test_mlflow_loads_a_lightgbm_booster_as_it_lies(
+    registry: ModelRegistry, model_directory: Directory, example: pl.DataFrame
+) -> None:
+    import lightgbm
+    import mlflow
+    import numpy as np
+
+    features = np.arange(40.0).reshape(20, 2)
+    booster = lightgbm.train({"verbose": -1, "min_data_in_leaf": 1}, lightgbm.Dataset(features, features[:, 0]), 3)
+    directory = model_directory("boosted")
+    booster.save_model(directory / "model.txt")
+    with registry.tracking.run("departure_risk", "boosted", {}) as run:
+        registry.register("departure_risk", directory, run_id=run.run_id, input_example=example)
+    stored = registry.tracking.client.download_artifacts(run.run_id, "model")
+    assert mlflow.lightgbm.load_model(stored).predict(features).tolist() == booster.predict(features).tolist()
+
+
+def test_pickle_is_refused_by_its_first_bytes_whatever_its_name(
+    registry: ModelRegistry, model_directory: Directory, example: pl.DataFrame
+) -> None:
+    directory = model_directory("tree")
+    (directory / "weights.bin").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ModelError, match=r"native files only .*, found the pickle 'weights.bin'"):
+        registry.register("departure_risk", directory, run_id="unused", input_example=example)
+
+
+def test_directory_without_manifest_is_refused(
+    registry: ModelRegistry, model_directory: Directory, example: pl.DataFrame
+) -> None:
+    directory = model_directory("tree")
+    (directory / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match=r"a complete manifest, found .*No such file"):
+        registry.register("departure_risk", directory, run_id="unused", input_example=example)
+
+
+def test_directory_that_no_trainer_wrote_is_refused(
+    registry: ModelRegistry, tmp_path: Path, example: pl.DataFrame
+) -> None:
+    with pytest.raises(ModelError, match=r"a readable model.json, found FileNotFoundError"):
+        registry.register("departure_risk", tmp_path, run_id="unused", input_example=example)
+
+
+def test_aliases_move_and_go(registry: ModelRegistry, registered: Register) -> None:
+    first, second = registered("tree"), registered("forest")
+    registry.set_alias("departure_risk", "champion", first.version)
+    registry.set_alias("departure_risk", "champion", second.version)
+    assert registry.by_alias("departure_risk", "champion") == registry.version("departure_risk", 2)
+    registry.drop_alias("departure_risk", "champion")
+    assert registry.by_alias("departure_risk", "champion") is None
+
+
+def test_unknown_version_names_those_there_are(registry: ModelRegistry, registered: Register) -> None:
+    registered("tree")
+    with pytest.raises(ModelError, match="expected a version 7, found versions '1'"):
+        registry.version("departure_risk", 7)
+
+
+def test_unknown_model_has_no_versions_and_no_champion(registry: ModelRegistry) -> None:
+    assert registry.versions("nothing") == []
+    assert registry.by_alias("nothing", "champion") is None
+
+
+def test_version_is_found_by_its_inputs(registry: ModelRegistry, registered: Register, manifest: Manifest) -> None:
+    version = registered("tree")
+    assert registry.by_inputs("departure_risk", manifest.inputs_digest()) == version
+    assert registry.by_inputs("departure_risk", "0" * 64) is None
+
+
+def test_manifest_comes_back_without_the_model(
+    registry: ModelRegistry, registered: Register, manifest: Manifest
+) -> None:
+    assert registry.manifest(registered("tree")) == manifest
+
+
+def test_example_is_plain_json(registry: ModelRegistry, registered: Register) -> None:
+    stored = registry.tracking.client.download_artifacts(registered("tree").run_id, "model/input_example.json")
+    assert json.loads(Path(stored).read_text()) == {
+        "columns": ["distance", "carrier", "hour"],
+        "data": [[187.0, "UA", 6], [None, "AA", 7]],
+    }
