@@ -1,0 +1,1 @@
+"""What is seen once a model serves: predictions, outcomes, drift, performance. Knows nothing of Dagster."""
