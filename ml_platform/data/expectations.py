@@ -113,7 +113,7 @@ def _rules(contract: Contract, keys: Sequence[str], period: Period | None) -> li
         arguments = {"column_list": list(keys)}
         rules.append(_Rule("expect_compound_columns_to_be_unique", arguments, "error", keys[0], words))
     if period is not None:
-        words = f"column '{period.column}' should lie in the partition, from {period.start.isoformat()} to before {period.end.isoformat()}"
+        words = f"column '{period.column}' should lie from {_told(period.start)} to before {_told(period.end)}"
         arguments = {
             "column": period.column,
             "min_value": period.start,

@@ -1,0 +1,49 @@
+"""Settings models: a wrong name is refused where it stands, by pydantic and by the JSON schema alike."""
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from ml_platform.data.settings import Settings
+
+
+class Column(Settings):
+    name: str
+    unit: str | None = None
+
+
+class Table(Settings):
+    keys: list[str]
+    description: str = ""
+    columns: list[Column] = []
+
+
+def schema_errors(given: object) -> dict[str, str]:
+    errors = Draft202012Validator(Table.model_json_schema()).iter_errors(given)
+    return {".".join(map(str, error.absolute_path)): error.message for error in errors}
+
+
+def test_a_misspelt_name_is_refused_in_its_place_with_the_nearest_one() -> None:
+    with pytest.raises(ValidationError, match=r"columns\.1\.unti\n.*no attribute 'unti'. Did you mean 'unit'\?"):
+        Table.model_validate({"keys": [], "columns": [{"name": "a"}, {"name": "b", "unti": "m"}]})
+
+
+def test_a_name_like_no_other_gets_the_list() -> None:
+    with pytest.raises(ValidationError, match="no attribute 'zzz'. Known are: columns, description, keys"):
+        Table.model_validate({"keys": [], "zzz": 1})
+
+
+@pytest.mark.parametrize("wrong", ["desciption", "descriptions", "descripton", "decsription", "Description"])
+def test_the_schema_offers_the_neighbour_of_every_single_edit(wrong: str) -> None:
+    assert schema_errors({"keys": [], wrong: "x"}) == {wrong: "'description' was expected"}
+
+
+def test_the_schema_lists_the_names_for_one_like_no_other() -> None:
+    assert schema_errors({"keys": [], "zzz": 1}) == {"zzz": "'one of: columns, description, keys' was expected"}
+
+
+def test_the_schema_accepts_what_the_model_accepts() -> None:
+    given = {"keys": ["a"], "description": "x", "columns": [{"name": "a", "unit": "m"}]}
+
+    assert schema_errors(given) == {}
+    assert Table.model_validate(given).columns[0].unit == "m"
