@@ -10,7 +10,8 @@ import polars.selectors as cs
 
 from ml_platform.errors import PlatformError, listed
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.prediction_time import PREDICT_AT, PredictionTime
+from ml_platform.features.prediction_time import PredictionTime
+from ml_platform.features.view import INSTANT, PREDICT_AT
 
 EXAMPLE_ID = "example_id"
 LABEL = "label"
@@ -35,9 +36,9 @@ def assemble(
     """Return one row per example of ``partition``: id, request fields, times, label, and every feature of the set.
 
     ``examples`` has ``example_id`` (unique), the request fields, ``label`` (null where the outcome will never be known)
-    and ``label_known_at`` (UTC); ``predict_at`` is added by the declared rule, as it is when serving. Numeric features are stored as Float32. Raises
-    :class:`ExamplesError` when a column is missing, an id is repeated, a time is naive or missing, a label has no time
-    at which it was known, or there is no row.
+    and ``label_known_at`` (UTC); ``predict_at`` is added by the declared rule, as it is when serving. Fractional
+    features are stored as Float32. Raises :class:`ExamplesError` when a column is missing, an id is repeated, a time is
+    naive or missing, a label has no time at which it was known or was known when it was predicted, or there is no row.
     """
     thing = f"Examples of '{model}', partition {partition}"
     rows = examples.collect()
@@ -46,7 +47,9 @@ def assemble(
     _check_rows(thing, rows)
     own = [*RESERVED, *request_fields]
     features = feature_set.feature_names
-    joined = feature_set.as_of(rows.lazy().select(own), logs).select(*own, *(name for name in features if name not in own))
+    joined = feature_set.as_of(rows.lazy().select(own), logs).select(
+        *own, *(name for name in features if name not in own)
+    )
     narrow = joined.with_columns((cs.float() - cs.by_name(own)).cast(pl.Float32))
     return narrow.sort(PREDICT_AT, EXAMPLE_ID).collect()
 
@@ -63,7 +66,7 @@ def _check_columns(thing: str, rows: pl.DataFrame, request_fields: Sequence[str]
     naive = [
         name
         for name in (LABEL_KNOWN_AT, *request_fields)
-        if isinstance(rows.schema[name], pl.Datetime) and rows.schema[name].time_zone != "UTC"
+        if (dtype := rows.schema[name]).is_temporal() and dtype != INSTANT
     ]
     if naive:
         raise ExamplesError(

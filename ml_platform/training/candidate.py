@@ -1,0 +1,139 @@
+"""From a split to a candidate: encode, fit, calibrate, fit again on all that is known, and say what it cost.
+
+Apart from the trainers because what happens around a fit is the same for all of them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ml_platform.errors import listed
+from ml_platform.features.encoder import Encoder
+from ml_platform.training.accounting import Account, PriceList, measured
+from ml_platform.training.calibration import Calibration, fit_calibration
+from ml_platform.training.splits import LABEL, Split
+from ml_platform.training.trainer import (
+    Fitted,
+    Matrix,
+    Report,
+    Task,
+    TrainerSettings,
+    TrainingError,
+    make_trainer,
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted model with everything that is needed to serve it."""
+
+    trainer: str
+    task: Task
+    fitted: Fitted
+    encoder: Encoder
+    calibration: Calibration
+    account: Account
+    history: list[tuple[int, float]]
+    notes: list[str]
+
+    def predict(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
+        """Return probabilities (or values) of the rows of ``frame``, which has the features as columns."""
+        return self.calibration.apply(self.fitted.predict(self.encoder.transform(frame)))
+
+
+def fit_candidate(
+    split: Split,
+    features: list[str],
+    declared: TrainerSettings,
+    *,
+    task: Task,
+    prices: PriceList,
+    checkpoint: Path | None = None,
+    report: Report | None = None,
+) -> Candidate:
+    """Return the candidate that ``declared`` makes of ``split``.
+
+    Rounds and calibration are found on the validation part; with ``refit`` the final model is then fitted on train and
+    validation with as many rounds, more by the share of rows that were added. The test part is not read. Categories not
+    seen in what is fitted count as missing. Infinite values count as missing too, and are noted; so are features
+    without any value. Raises :class:`TrainingError` when no feature has a value.
+    """
+    notes = _notes(split, features)
+    with measured(prices) as account:
+        trainer = make_trainer(declared, task)
+        encoder = Encoder.fit(split.known if declared.refit else split.train, features)
+        train, validation = _matrix(split.train, encoder), _matrix(split.validation, encoder)
+        tuned = trainer.fit(train, validation, checkpoint=_under(checkpoint, "tuned"), report=report)
+        calibration = fit_calibration(
+            declared.calibration if task == "classification" else "none",
+            tuned.predict(validation.features),
+            validation.label,
+        )
+        fitted: Fitted = tuned
+        if declared.refit:
+            both = _both(train, validation)
+            rounds = max(1, round(tuned.rounds * both.rows / train.rows))
+            fitted = trainer.fit(both, rounds=rounds, checkpoint=_under(checkpoint, "refit"))
+    return Candidate(
+        trainer=declared.trainer,
+        task=task,
+        fitted=fitted,
+        encoder=encoder,
+        calibration=calibration,
+        account=account.total(),
+        history=tuned.history,
+        notes=[*notes, *tuned.notes, *(fitted.notes if fitted is not tuned else [])],
+    )
+
+
+def _matrix(part: pl.DataFrame, encoder: Encoder) -> Matrix:
+    return Matrix(
+        features=encoder.transform(part),
+        label=part[LABEL].cast(pl.Float64).to_numpy(),
+        names=encoder.feature_names,
+        categories=encoder.category_indices,
+    )
+
+
+def _both(train: Matrix, validation: Matrix) -> Matrix:
+    return Matrix(
+        features=np.concatenate([train.features, validation.features]),
+        label=np.concatenate([train.label, validation.label]),
+        names=train.names,
+        categories=train.categories,
+    )
+
+
+def _notes(split: Split, features: list[str]) -> list[str]:
+    known = split.known
+    empty = [name for name in features if known[name].null_count() == known.height]
+    if len(empty) == len(features):
+        raise TrainingError(
+            "Training set",
+            expected="a feature with values",
+            found=f"only nulls in all {len(features)}",
+            mend="Materialize the feature views for these months.",
+        )
+    infinite = [name for name in features if known.schema[name].is_float() and known[name].is_infinite().any()]
+    notes = [f"{len(empty)} features without any value: {listed(empty)}."] if empty else []
+    return notes + ([f"Infinite values counted as missing in {listed(infinite)}."] if infinite else [])
+
+
+def _under(folder: Path | None, name: str) -> Path | None:
+    return None if folder is None else folder / name
+
+
+def settings_of(declared: TrainerSettings, fitted: Any) -> dict[str, Any]:
+    """Return every parameter of the candidate as it was fitted, defaults included, for the manifest."""
+    trainer = make_trainer(declared, "classification")
+    return {
+        "trainer": declared.trainer,
+        "refit": declared.refit,
+        "calibration": declared.calibration,
+        "rounds": fitted.rounds,
+        **getattr(trainer, "settings", declared).model_dump(),
+    }

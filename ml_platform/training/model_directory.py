@@ -1,0 +1,77 @@
+"""The model directory: native files that hold a model and all it needs, for the registry, the bento and whoever reads.
+
+`model.json` says what it is, `encoder.json`, `calibration.json`, `features.json` and `contract.json` how a request
+becomes a probability; the trainer's own files hold the model itself.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ml_platform.data.atomic import write_json, write_text
+from ml_platform.features.encoder import Encoder
+from ml_platform.training.calibration import Calibration
+from ml_platform.training.candidate import Candidate
+from ml_platform.training.trainer import Fitted, trainer_class
+
+FORMAT = "ml_platform/1"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model read back from its directory."""
+
+    described: Mapping[str, Any]
+    fitted: Fitted
+    encoder: Encoder
+    calibration: Calibration
+
+    def predict(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
+        """Return probabilities (or values) of the rows of ``frame``, which has the features as columns."""
+        return self.calibration.apply(self.fitted.predict(self.encoder.transform(frame)))
+
+
+def write_model(
+    directory: Path,
+    candidate: Candidate,
+    *,
+    name: str,
+    target: str,
+    threshold: float,
+    features: Mapping[str, Any],
+    contract: Mapping[str, Any],
+) -> None:
+    """Write ``candidate`` with the features it reads and the contract of its endpoint into the empty ``directory``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    described = {
+        "format": FORMAT,
+        "name": name,
+        "trainer": candidate.trainer,
+        "task": candidate.task,
+        "target": target,
+        "threshold": threshold,
+        "feature_names": list(candidate.encoder.feature_names),
+    }
+    write_json(directory / "model.json", described)
+    write_text(directory / "encoder.json", candidate.encoder.to_json())
+    write_json(directory / "calibration.json", candidate.calibration.model_dump())
+    write_json(directory / "features.json", features)
+    write_json(directory / "contract.json", contract)
+    candidate.fitted.save(directory)
+
+
+def read_model(directory: Path) -> StoredModel:
+    """Return the model in ``directory``, ready to predict."""
+    described = json.loads((directory / "model.json").read_text())
+    return StoredModel(
+        described=described,
+        fitted=trainer_class(described["trainer"]).load(directory),
+        encoder=Encoder.from_json((directory / "encoder.json").read_text()),
+        calibration=Calibration.model_validate_json((directory / "calibration.json").read_text()),
+    )

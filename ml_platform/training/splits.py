@@ -1,0 +1,101 @@
+"""Cutting examples by time: fit on the past, tune on the month after it, judge on the month after that.
+
+Apart because every promise about honesty rests on it: the test month is never seen by fitting, tuning, early stopping
+or calibration, and no row is used before its label was known.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+from pydantic import Field
+
+from ml_platform.data.partitions import month_bounds, shift_month
+from ml_platform.data.settings import Settings
+from ml_platform.errors import PlatformError
+from ml_platform.features.view import PREDICT_AT
+
+LABEL = "label"
+LABEL_KNOWN_AT = "label_known_at"
+
+
+class SplitError(PlatformError):
+    """Raised when a part of the split has no rows, or labels of one kind only."""
+
+
+class SplitSettings(Settings):
+    """How time is cut. The test part is always the candidate's own month."""
+
+    validation_months: int = Field(default=1, ge=1, description="Months before the test month, for tuning.")
+    train_months: int | None = Field(
+        default=None, ge=1, description="Months before these, for fitting; none takes all there are."
+    )
+    minimum_rows: int = Field(default=100, ge=1, description="Labelled rows that each part must have.")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three tables with the columns of the training set; every row of them has a label.
+
+    ``train`` was known before the first validation prediction is made, ``validation`` before the first test prediction;
+    ``embargoed`` counts the rows left out because their label came later.
+    """
+
+    train: pl.DataFrame
+    validation: pl.DataFrame
+    test: pl.DataFrame
+    embargoed: int
+
+    @property
+    def known(self) -> pl.DataFrame:
+        """Return train and validation together: all that may be learned from before the test month begins."""
+        return pl.concat([self.train, self.validation])
+
+
+def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: SplitSettings, *, model: str) -> Split:
+    """Cut ``frame`` (``predict_at``, ``label``, ``label_known_at``, …) for the candidate of ``month``.
+
+    Test: predicted within the month. Validation: predicted in the months before it. Train: predicted earlier. A train
+    row whose label was known only after validation began is left out, and so is a validation row whose label was known
+    only after the test month began (the embargo). Rows without a label are in no part. Raises :class:`SplitError` when
+    a part has fewer than ``minimum_rows`` rows, or train or validation holds one kind of label only.
+    """
+    test_start, test_end = month_bounds(month, time_zone)
+    validation_start, _ = month_bounds(shift_month(month, -settings.validation_months), time_zone)
+    train_start = None
+    if settings.train_months is not None:
+        train_start, _ = month_bounds(
+            shift_month(month, -settings.validation_months - settings.train_months), time_zone
+        )
+    labelled = frame.filter(pl.col(LABEL).is_not_null())
+    at = pl.col(PREDICT_AT)
+    fitted = (at < validation_start) & (pl.lit(True) if train_start is None else at >= train_start)
+    tuned = (at >= validation_start) & (at < test_start)
+    train = labelled.filter(fitted & (pl.col(LABEL_KNOWN_AT) <= validation_start))
+    validation = labelled.filter(tuned & (pl.col(LABEL_KNOWN_AT) <= test_start))
+    test = labelled.filter((at >= test_start) & (at < test_end))
+    embargoed = labelled.filter(fitted | tuned).height - train.height - validation.height
+    for name, part in (("train", train), ("validation", validation), ("test", test)):
+        _demand_rows(f"Model '{model}', {month}, {name} part", part, settings.minimum_rows)
+    for name, part in (("train", train), ("validation", validation)):
+        _demand_two_labels(f"Model '{model}', {month}, {name} part", part)
+    return Split(train, validation, test, embargoed)
+
+
+def _demand_rows(thing: str, part: pl.DataFrame, minimum: int) -> None:
+    if part.height < minimum:
+        raise SplitError(
+            thing,
+            expected=f"at least {minimum} rows with a known label",
+            found=f"{part.height}",
+            mend="Materialize the training sets of the months before, or choose a later month.",
+        )
+
+
+def _demand_two_labels(thing: str, part: pl.DataFrame) -> None:
+    if part[LABEL].n_unique() < 2:
+        raise SplitError(
+            thing,
+            expected="labels of more than one kind",
+            found=f"{part.height} times {part[LABEL][0]}",
+            mend="Mend the label rule in the examples function: nothing can be learned from a constant.",
+        )

@@ -1,0 +1,180 @@
+"""What a trainer is: something that fits a matrix and gives back a model that can be saved, read and explained.
+
+Trainers are plain Python on arrays, so that they run in a test, in a worker or on a bare GPU machine. One of a team's
+own is named by `package.module:Class` and needs no change of the engine.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field, model_validator
+
+from ml_platform.data.references import load_function
+from ml_platform.data.settings import Settings
+from ml_platform.errors import PlatformError, did_you_mean, listed
+
+Array = npt.NDArray[np.floating[Any]]
+Task = Literal["classification", "regression"]
+Report = Callable[[int, float], None]
+"""``report(round, validation_loss)`` is called as fitting goes on; it may raise to stop it (pruning)."""
+
+BUILT_IN = {
+    "lightgbm": "ml_platform.training.lightgbm_trainer:LightGBMTrainer",
+    "torch": "ml_platform.training.torch_trainer:TorchTrainer",
+}
+
+
+class TrainingError(PlatformError):
+    """Raised when data or settings make a fit impossible."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Rows to learn from: ``features`` of shape (rows, features) float32 with NaN for missing, ``label`` of (rows,).
+
+    ``categories`` are the places of the features that hold category codes, ``names`` the features' names.
+    """
+
+    features: npt.NDArray[np.float32]
+    label: npt.NDArray[np.float64]
+    names: Sequence[str]
+    categories: Sequence[int] = ()
+
+    @property
+    def rows(self) -> int:
+        return len(self.label)
+
+
+class Fitted(Protocol):
+    """A fitted model."""
+
+    rounds: int
+    """Boosting rounds or epochs that it was found best to run."""
+
+    history: list[tuple[int, float]]
+    """(round, validation loss) as fitting went on; empty without validation rows."""
+
+    notes: list[str]
+    """What happened on the way that its owner should know, for example a batch that was halved."""
+
+    def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Return probabilities (classification) or values (regression), shape (rows,)."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write native files, no pickles, into ``directory``."""
+        ...
+
+    def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Return what each feature adds to each row's prediction, shape (rows, features)."""
+        ...
+
+    def importance(self) -> dict[str, float]:
+        """Return each feature's share of what was learned, most first, summing to 1."""
+        ...
+
+
+class Trainer(Protocol):
+    """Fits models of one kind. ``Settings`` is the pydantic model of its parameters."""
+
+    Settings: type[BaseModel]
+
+    def __init__(self, settings: Any, *, task: Task, seed: int) -> None: ...
+
+    def fit(
+        self,
+        train: Matrix,
+        validation: Matrix | None = None,
+        *,
+        rounds: int | None = None,
+        checkpoint: Path | None = None,
+        report: Report | None = None,
+    ) -> Fitted:
+        """Return the model fitted to ``train``.
+
+        With ``validation`` the number of rounds is found by early stopping on it; without, exactly ``rounds`` are run.
+        A ``checkpoint`` folder is where a killed fit left its state: the same call again goes on from there and ends
+        with a model that predicts as if it had never been killed; a finished fit leaves the folder empty.
+        """
+        ...
+
+    @classmethod
+    def load(cls, directory: Path) -> Fitted:
+        """Return the model that ``save`` wrote."""
+        ...
+
+
+class TrainerSettings(Settings):
+    """One candidate: which trainer, with which settings, and what is done around it."""
+
+    trainer: str = Field(default="lightgbm", description="lightgbm, torch, or package.module:Class of your own.")
+    requires: Literal["any", "gpu"] = Field(
+        default="any", description="gpu: skipped, with the reason shown, on a machine without one."
+    )
+    seed: int = Field(default=7, description="Seed of everything random in it.")
+    refit: bool = Field(
+        default=True, description="Fit again on train and validation together, with the rounds found best."
+    )
+    calibration: Literal["none", "isotonic", "platt"] = Field(
+        default="none", description="How scores become probabilities, fitted on the validation month."
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the trainer itself.")
+
+    @model_validator(mode="after")
+    def _settings_suit_the_trainer(self) -> Self:
+        if self.trainer in BUILT_IN:
+            # Checked when declared, not hours later when the step runs.
+            trainer_class(self.trainer).Settings.model_validate(self.settings)
+        return self
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a trainer can run on this machine, and if not, why."""
+
+    available: bool
+    reason: str = ""
+
+
+@dataclass
+class FitProgress:
+    """Collects the course of a fit; pass :meth:`heard` as its report."""
+
+    history: list[tuple[int, float]] = field(default_factory=list)
+
+    def heard(self, round_: int, loss: float) -> None:
+        self.history.append((round_, loss))
+
+
+def trainer_class(name: str) -> type[Trainer]:
+    """Return the trainer called ``name``, or named by dotted path. Raises :class:`TrainingError` for neither."""
+    if ":" not in name and name not in BUILT_IN:
+        raise TrainingError(
+            f"Trainer '{name}'",
+            expected=f"one of {listed(BUILT_IN)}, or package.module:Class",
+            found=f"'{name}'",
+            mend=f"Mend the name in the model's defs.yaml.{did_you_mean(name, BUILT_IN)}",
+        )
+    found: Any = load_function(BUILT_IN.get(name, name))
+    return found
+
+
+def make_trainer(declared: TrainerSettings, task: Task) -> Trainer:
+    """Return the declared trainer with its validated settings."""
+    kind = trainer_class(declared.trainer)
+    return kind(kind.Settings.model_validate(declared.settings), task=task, seed=declared.seed)
+
+
+def availability(declared: TrainerSettings) -> Availability:
+    """Return whether ``declared`` can run here; only one that requires a GPU can be unavailable."""
+    if declared.requires == "any":
+        return Availability(True)
+    import torch
+
+    if torch.cuda.is_available():
+        return Availability(True)
+    return Availability(False, "It requires a GPU (requires: gpu in defs.yaml), and this machine has none.")
