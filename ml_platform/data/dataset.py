@@ -196,7 +196,7 @@ def _load(source: Source, landed: LandedFile, subject: Subject) -> pl.DataFrame:
         raise LoaderError(
             f"{subject}: loader '{source.loader.__module__}:{source.loader.__qualname__}'",
             expected=f"a table from {landed.path.name}",
-            found=f"{type(error).__name__}: {error}",
+            found=f"{type(error).__name__}: {' '.join(str(error).split())}",
             mend="Mend the loader: what cannot be parsed should stay text, for the contract to name it.",
         ) from error
     if not isinstance(loaded, pl.DataFrame):

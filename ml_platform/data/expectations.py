@@ -5,6 +5,7 @@ The column rules and keys of a contract are translated into expectations, so tha
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -149,8 +150,10 @@ def _context(docs_folder: Path | None) -> "EphemeralDataContext":
 
     context = great_expectations.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    for site in list(context.variables.data_docs_sites or {}):
-        context.delete_data_docs_site(site)
+    for name, site in list((context.variables.data_docs_sites or {}).items()):
+        # The site that comes with the context is a temporary folder, which nobody else would remove.
+        shutil.rmtree(site["store_backend"]["base_directory"], ignore_errors=True)
+        context.delete_data_docs_site(name)
     if docs_folder is not None:
         from ml_platform.data.data_docs import site_settings
 

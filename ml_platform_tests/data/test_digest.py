@@ -61,7 +61,7 @@ def test_zero_has_no_sign_and_categories_are_their_text() -> None:
 
 
 def test_nested_columns_have_no_hash() -> None:
-    with pytest.raises(DigestError, match="Column 'x': expected a scalar type, found List"):
+    with pytest.raises(DigestError, match=r"Column 'x': expected a scalar type, found List"):
         content_hash(pl.DataFrame({"x": [[1]]}))
 
 

@@ -122,7 +122,7 @@ def test_a_partition_with_other_columns_is_refused_rather_than_cast(
 
 
 def test_a_column_of_nothing_but_untyped_nulls_is_refused(lake: Lake) -> None:
-    with pytest.raises(LakeError, match="only nulls, without a type, in 'value'"):
+    with pytest.raises(LakeError, match=r"only nulls, without a type, in 'value'"):
         lake.write("datasets/orders", pl.DataFrame({"value": [None]}), "2013-01")
 
 
@@ -131,9 +131,9 @@ def test_what_does_not_exist_is_refused_and_not_read_as_empty(lake: Lake) -> Non
 
     with pytest.raises(LakeError, match=r"Table 'datasets/order'.*Did you mean 'datasets/orders'"):
         lake.scan("datasets/order")
-    with pytest.raises(LakeError, match="expected version 7, found versions 0 to 0"):
+    with pytest.raises(LakeError, match=r"expected version 7, found versions 0 to 0"):
         lake.scan("datasets/orders", version=7)
-    with pytest.raises(LakeError, match="expected partitions '2013-09', found 1 partitions: '2013-01'"):
+    with pytest.raises(LakeError, match=r"expected partitions '2013-09', found 1 partitions: '2013-01'"):
         lake.scan("datasets/orders", partitions=["2013-09"])
     assert lake.version("datasets/order") is None
     assert lake.partitions("datasets/order") == []

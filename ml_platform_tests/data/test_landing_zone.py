@@ -65,7 +65,7 @@ def test_a_missing_partition_names_those_that_landed(landing: Landing) -> None:
 def test_a_misspelt_dataset_names_its_neighbour(landing: Landing) -> None:
     landing.land_bytes("orders", "2013-01", b"a\n1\n", "csv")
 
-    with pytest.raises(LandingError, match="Did you mean 'orders'"):
+    with pytest.raises(LandingError, match=r"Did you mean 'orders'"):
         landing.find("order", "2013-01")
 
 
@@ -73,5 +73,5 @@ def test_two_files_of_one_partition_are_refused(landing: Landing) -> None:
     landing.land_bytes("orders", "2013-01", b"a\n1\n", "csv")
     (landing.root / "orders" / "2013-01.json").write_bytes(b"{}")
 
-    with pytest.raises(LandingError, match="expected one file, found '2013-01.csv', '2013-01.json'"):
+    with pytest.raises(LandingError, match=r"expected one file, found '2013-01.csv', '2013-01.json'"):
         landing.find("orders", "2013-01")

@@ -28,17 +28,17 @@ def test_months_in_the_wrong_order_are_none() -> None:
 
 @pytest.mark.parametrize("text", ["2013-13", "2013-1", "13-01", "2013-00", ""])
 def test_what_is_no_month_is_refused(text: str) -> None:
-    with pytest.raises(PartitionError, match="expected the form YYYY-MM"):
+    with pytest.raises(PartitionError, match=r"expected the form YYYY-MM"):
         shift_month(text, 1)
 
 
 def test_unknown_time_zone_is_refused() -> None:
-    with pytest.raises(PartitionError, match="Time zone 'New_York'.*IANA"):
+    with pytest.raises(PartitionError, match=r"Time zone 'New_York'.*IANA"):
         month_bounds("2013-01", "New_York")
 
 
 def test_declared_months_have_to_be_in_order_and_in_a_known_zone() -> None:
-    with pytest.raises(ValidationError, match="end 2012-12 lies before start 2013-01"):
+    with pytest.raises(ValidationError, match=r"end 2012-12 lies before start 2013-01"):
         MonthlyPartitions(start="2013-01", end="2012-12")
-    with pytest.raises(ValidationError, match="'New_York' is no time zone"):
+    with pytest.raises(ValidationError, match=r"'New_York' is no time zone"):
         MonthlyPartitions(start="2013-01", time_zone="New_York")

@@ -2,7 +2,7 @@
 
 import pytest
 from jsonschema import Draft202012Validator
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ml_platform.data.settings import Settings
 
@@ -15,7 +15,7 @@ class Column(Settings):
 class Table(Settings):
     keys: list[str]
     description: str = ""
-    columns: list[Column] = []
+    columns: list[Column] = Field(default_factory=list)
 
 
 def schema_errors(given: object) -> dict[str, str]:
@@ -29,7 +29,7 @@ def test_a_misspelt_name_is_refused_in_its_place_with_the_nearest_one() -> None:
 
 
 def test_a_name_like_no_other_gets_the_list() -> None:
-    with pytest.raises(ValidationError, match="no attribute 'zzz'. Known are: columns, description, keys"):
+    with pytest.raises(ValidationError, match=r"no attribute 'zzz'. Known are: columns, description, keys"):
         Table.model_validate({"keys": [], "zzz": 1})
 
 

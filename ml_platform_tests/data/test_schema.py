@@ -1,0 +1,83 @@
+"""The schema half of a contract: absent, undeclared and mistyped columns, each told apart."""
+
+import polars as pl
+
+from ml_platform.data.contract import ColumnRule, Contract, Subject
+from ml_platform.data.schema import check_schema, conform
+
+CONTRACT = Contract(
+    columns=[
+        ColumnRule(name="id", type="integer", description="Number"),
+        ColumnRule(name="delay", type="float", unit="minutes", nullable=True, description="Delay"),
+        ColumnRule(name="email", type="string", pii=True, nullable=True, description="Who"),
+    ]
+)
+SUBJECT = Subject("orders", "2013-03", {"delay": "assets/x/defs.yaml:31"}, "assets/x/defs.yaml:20")
+
+
+def test_a_table_as_declared_passes_and_something_was_asked() -> None:
+    report = check_schema(pl.DataFrame({"id": [1], "delay": [0.5], "email": ["a@b"]}), CONTRACT, SUBJECT)
+
+    assert report.passed
+    assert report.checked_rules == 6
+
+
+def test_text_among_numbers_is_told_with_count_row_value_and_place_of_the_rule() -> None:
+    delays = ["1.5", None, *["  12m"] * 3]
+    report = check_schema(pl.DataFrame({"id": range(5), "delay": delays, "email": "x"}), CONTRACT, SUBJECT, ["id"])
+
+    assert [violation.message for violation in report.violations] == [
+        "Dataset 'orders', partition 2013-03: column 'delay' should be float (minutes), found string in 3 rows "
+        "(first: row 3, '  12m'). Mend the landed file or relax the contract in assets/x/defs.yaml:31."
+    ]
+    assert report.violations[0].count == 3
+    assert report.violations[0].examples[0] == {"row": 3, "id": 2, "delay": "  12m"}
+
+
+def test_at_most_five_rows_are_shown() -> None:
+    report = check_schema(pl.DataFrame({"id": range(9), "delay": ["x"] * 9, "email": "x"}), CONTRACT, SUBJECT)
+
+    assert report.violations[0].count == 9
+    assert [example["row"] for example in report.violations[0].examples] == [1, 2, 3, 4, 5]
+
+
+def test_a_renamed_column_is_both_missing_and_undeclared_and_the_two_are_connected() -> None:
+    report = check_schema(pl.DataFrame({"id": [1], "delays": [0.5], "email": ["x"]}), CONTRACT, SUBJECT)
+
+    assert {(violation.column, violation.rule) for violation in report.violations} == {
+        ("delay", "present"),
+        ("delays", "declared"),
+    }
+    assert "Did you mean 'delays'?" in report.violations[0].message
+    assert "Did you mean 'delay'?" in report.violations[1].message
+
+
+def test_values_of_personal_columns_are_not_shown() -> None:
+    report = check_schema(pl.DataFrame({"id": [1], "delay": [0.5], "email": [7]}), CONTRACT, SUBJECT)
+
+    assert report.violations[0].examples == ({"row": 1, "email": "•••"},)
+    assert "7" not in report.violations[0].message.replace("2013-03", "")
+
+
+def test_numbers_of_another_width_are_accepted_and_stored_as_declared() -> None:
+    frame = pl.DataFrame(
+        {"email": [None], "delay": [3], "id": pl.Series([1], dtype=pl.Int16)}, schema_overrides={"email": pl.String}
+    )
+
+    assert check_schema(frame, CONTRACT, SUBJECT).passed
+    assert conform(frame, CONTRACT).schema == {"id": pl.Int64, "delay": pl.Float64, "email": pl.String}
+
+
+def test_a_fraction_is_no_integer_and_a_local_time_no_timestamp() -> None:
+    contract = Contract(
+        columns=[
+            ColumnRule(name="id", type="integer", description="Number"),
+            ColumnRule(name="at", type="timestamp", description="When"),
+        ]
+    )
+    frame = pl.DataFrame({"id": [1.5], "at": ["2013-01-01"]}).with_columns(pl.col("at").str.to_datetime())
+
+    assert [violation.rule for violation in check_schema(frame, contract, SUBJECT).violations] == [
+        "type integer",
+        "type timestamp",
+    ]
