@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 from filelock import FileLock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from ml_platform.data.atomic import write_json
 from ml_platform.data.lake import PARTITION, Lake
@@ -232,8 +233,12 @@ def _complete_lines(file: Path, start: int) -> tuple[bytes, int]:
 
 
 def _stored(line: LoggedPrediction) -> tuple[Any, ...]:
-    values = line.model_dump()
-    return tuple(json.dumps(values[name]) if name in ("request", "features") else values[name] for name in _SCHEMA)
+    return tuple(
+        to_json(getattr(line, name), inf_nan_mode="constants").decode()
+        if name in ("request", "features")
+        else getattr(line, name)
+        for name in _SCHEMA
+    )
 
 
 def _reason(error: ValidationError) -> str:
