@@ -63,6 +63,9 @@ class DriftSettings(Settings):
     volume_factor: float = Field(
         default=2.0, gt=1, description="Largest ratio, either way, of current rows to expected rows."
     )
+    expected_to_change: list[str] = Field(
+        default_factory=list, description="Features that move with the calendar: measured and shown, never flagged."
+    )
 
     @model_validator(mode="after")
     def _needs_no_more_windows_than_there_are(self) -> "DriftSettings":
@@ -95,11 +98,13 @@ def measure_drift(
     judged, and the report says so (``windows_judged`` 0, decision ``not judged``).
 
     Raises :class:`DriftInputError` when the reference or the list of columns is empty, a column is missing on either
-    side, its kind differs between the two, or it holds neither numbers nor categories.
+    side, its kind differs between the two, it holds neither numbers nor categories, or a name in
+    ``settings.expected_to_change`` is no feature.
     """
     columns = [*([score] if score else []), *features]
     current = _typed_nulls(reference, current)
     _refuse_incomparable(reference, current, columns)
+    _refuse_unknown(settings.expected_to_change, features)
     reference, current = (
         _nan_as_null(reference.select(columns)),
         _nan_as_null((current.sort(time) if time else current).select(columns)),
@@ -114,7 +119,8 @@ def measure_drift(
         for at in range(len(windows)):
             rejected = benjamini_hochberg([found[name][at].p_value for name in family], settings.false_discovery_rate)
             for name, significant in zip(family, rejected, strict=True):
-                flags[name].append(significant and found[name][at].effect > _minimum_effect(reference[name], settings))
+                large = found[name][at].effect > _minimum_effect(reference[name], settings)
+                flags[name].append(significant and large and name not in settings.expected_to_change)
 
     described = [
         _describe(reference[name], current[name], found[name], flags[name], needed, name == score, settings)
@@ -163,6 +169,17 @@ def _refuse_incomparable(reference: pl.DataFrame, current: pl.DataFrame, columns
                 found=f"{reference[name].dtype} in the reference, {current[name].dtype} in the current table",
                 mend="Cast one side, or leave the column out.",
             )
+
+
+def _refuse_unknown(expected_to_change: Sequence[str], features: Sequence[str]) -> None:
+    unknown = [name for name in expected_to_change if name not in features]
+    if unknown:
+        raise DriftInputError(
+            "Drift setting 'expected_to_change'",
+            expected="names of features",
+            found=f"{len(unknown)} that are none: {listed(unknown)}",
+            mend=f"Mend the names in defs.yaml.{did_you_mean(unknown[0], features)}",
+        )
 
 
 def _kind(column: pl.Series) -> Literal["number", "category"] | None:

@@ -275,6 +275,24 @@ def test_volume_factor_decides_how_much_more_or_less_passes() -> None:
     assert changed == [True, False]
 
 
+def test_feature_expected_to_change_is_measured_but_not_flagged() -> None:
+    settings = DriftSettings(expected_to_change=["x"])
+    report = measure_drift(numbers(), numbers(shift=3, seed=2), features=["x"], settings=settings)
+    assert report.drifted == []
+    assert report.columns[0].effect == pytest.approx(0.87, abs=0.02)  # 2 Φ(3 / 2) - 1
+
+
+def test_nulls_in_a_feature_expected_to_change_are_still_drift() -> None:
+    settings = DriftSettings(expected_to_change=["x"])
+    current = pl.DataFrame({"x": [None] * ROWS}, schema={"x": pl.Float64})
+    assert measure_drift(numbers(), current, features=["x"], settings=settings).drifted == ["x"]
+
+
+def test_misspelt_feature_expected_to_change_is_refused() -> None:
+    with pytest.raises(DriftInputError, match=r"'expected_to_change': .* 1 that are none: 'day_of_yaer'"):
+        measure_drift(numbers(), numbers(), features=["x"], settings=DriftSettings(expected_to_change=["day_of_yaer"]))
+
+
 def test_more_windows_needed_than_there_are_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"windows_needed \(4\) must not exceed windows \(3\)"):
         DriftSettings(windows_needed=4)
