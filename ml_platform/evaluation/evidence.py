@@ -75,12 +75,14 @@ class Evidence:
         """Return the names of all predictions that are neither candidate nor champion."""
         return [name for name in self.predictions if name not in (CANDIDATE, CHAMPION)]
 
-    def resampled(self) -> Bootstrap:
-        """Return the bootstrap of all metrics of all models, made once and kept: every gate reads the same draws."""
+    def resampled(self, metric: str) -> Bootstrap:
+        """Return the bootstrap of ``metric`` for all models, made once and kept: every gate reads the same draws."""
         cache: dict[str, Bootstrap] = object.__getattribute__(self, "_resampled")
-        if "all" not in cache:
-            cache["all"] = bootstrap(self.label, self.predictions, self.block, self.settings, task=self.task)
-        return cache["all"]
+        if metric not in cache:
+            cache[metric] = bootstrap(
+                self.label, self.predictions, self.block, self.settings, task=self.task, metrics=[metric]
+            )
+        return cache[metric]
 
     def digest(self) -> str:
         """Return the digest of labels, predictions, blocks, slices, facts and settings: all that a gate can see."""
@@ -102,8 +104,8 @@ class Evidence:
 def blocks_of(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> npt.NDArray:
     """Return the bootstrap unit of each row: a column of ``rows``, or the hour, day or week of ``time``.
 
-    ``time`` holds UTC instants; days begin at midnight in ``time_zone``. Raises :class:`EvaluationError` for an unknown unit and
-    for nulls.
+    ``time`` holds UTC instants; days begin at midnight in ``time_zone``. Raises :class:`EvaluationError` for an unknown
+    unit and for nulls.
     """
     periods = {"hour": "1h", "day": "1d", "week": "1w"}
     if unit not in periods and unit not in rows.columns:

@@ -46,7 +46,7 @@ class PairedTestGate(Settings):
     def judge(self, evidence: Evidence) -> GateResult:
         """Pass when the lower end of the interval of the improvement lies above 0, or above -margin when newer."""
         if CHAMPION not in evidence.predictions:
-            value = evidence.resampled().points[CANDIDATE][self.metric]
+            value = evidence.resampled(self.metric).points[CANDIDATE][self.metric]
             return GateResult(
                 name=self.name, passed=True, numbers={self.metric: value}, reason="No champion yet: nothing to beat."
             )
@@ -106,7 +106,7 @@ class FloorGate(Settings):
 
     def judge(self, evidence: Evidence) -> GateResult:
         """Pass when the value (or the worse end of its interval) keeps the limit."""
-        interval = evidence.resampled().interval(CANDIDATE, self.metric)
+        interval = evidence.resampled(self.metric).interval(CANDIDATE, self.metric)
         higher = self.metric in HIGHER_IS_BETTER
         worse, better = (interval.low, interval.high) if higher else (interval.high, interval.low)
         judged = worse if self.confident else interval.value
@@ -136,7 +136,7 @@ class CalibrationGate(Settings):
 
     def judge(self, evidence: Evidence) -> GateResult:
         """Pass when both the calibration error and the overall bias keep their limits."""
-        ece = evidence.resampled().interval(CANDIDATE, "ece")
+        ece = evidence.resampled("ece").interval(CANDIDATE, "ece")
         bias = float(evidence.predictions[CANDIDATE].mean() - evidence.label.mean())
         passed = ece.value <= self.maximum_ece and abs(bias) <= self.maximum_bias
         return GateResult(
@@ -275,7 +275,7 @@ def judge_all(gates: list[Gate], evidence: Evidence) -> list[GateResult]:
 
 
 def _beats(name: str, evidence: Evidence, opponent: str, metric: str, bound: float) -> GateResult:
-    difference = evidence.resampled().difference(CANDIDATE, opponent, metric)
+    difference = evidence.resampled(metric).difference(CANDIDATE, opponent, metric)
     passed = difference.low > bound
     undecided = not passed and difference.value > bound
     needed = difference.rows_to_decide(bound, evidence.settings.confidence) if undecided else None

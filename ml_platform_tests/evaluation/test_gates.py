@@ -1,0 +1,254 @@
+"""Every gate passes where it should, fails where it should, and says why with numbers."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from ml_platform.evaluation.bootstrap import BootstrapSettings
+from ml_platform.evaluation.evidence import Evidence, Facts, base_rate_prediction, blocks_of
+from ml_platform.evaluation.gates import (
+    BaselineGate,
+    CalibrationGate,
+    ContractGate,
+    FloorGate,
+    Gate,
+    LatencyGate,
+    LeakGate,
+    PairedTestGate,
+    SizeGate,
+    SliceGate,
+    judge_all,
+)
+from ml_platform.evaluation.metrics import EvaluationError
+
+random = np.random.default_rng(3)
+ROWS = 4000
+DAY = np.arange(ROWS) % 20
+CHANCE = 1 / (1 + np.exp(-random.normal(-1, 1, ROWS)))
+LABEL = (random.random(ROWS) < CHANCE).astype(float)
+
+
+def blurred(noise: float, seed: int = 1) -> np.ndarray:
+    """The true chance with noise on its logit: more noise, worse ranking."""
+    logit = np.log(CHANCE / (1 - CHANCE)) + noise * np.random.default_rng(seed).normal(size=ROWS)
+    return 1 / (1 + np.exp(-logit))
+
+
+def evidence(candidate: np.ndarray = CHANCE, champion: np.ndarray | None = None, **given: Any) -> Evidence:
+    predictions = {"candidate": candidate} | ({} if champion is None else {"champion": champion})
+    settings = BootstrapSettings(resamples=200)
+    return Evidence(LABEL, {**predictions, **given.pop("baselines", {})}, DAY, settings=settings, **given)
+
+
+def test_better_candidate_passes_the_paired_test() -> None:
+    result = PairedTestGate().judge(evidence(champion=blurred(1.0)))
+    assert result.passed
+    assert result.numbers["low"] is not None
+    assert result.numbers["low"] > 0
+
+
+def test_worse_candidate_fails_for_good() -> None:
+    result = PairedTestGate().judge(evidence(blurred(1.0), CHANCE))
+    assert (result.passed, result.undecided, result.labels_needed) == (False, False, None)
+
+
+def test_slightly_better_candidate_is_held_with_the_labels_that_would_decide() -> None:
+    result = PairedTestGate().judge(evidence(blurred(0.5, seed=6), blurred(0.5, seed=16)))
+    assert (result.passed, result.undecided) == (False, True)
+    assert result.labels_needed is not None
+    assert result.labels_needed > 0
+    assert "more labels would decide" in result.reason
+
+
+def test_margin_lets_a_newer_candidate_pass_that_is_as_good() -> None:
+    nearly_equal = {"candidate": blurred(0.1, seed=5), "champion": blurred(0.1, seed=6)}
+    assert not PairedTestGate(margin=0.02).judge(evidence(**nearly_equal)).passed
+    assert not PairedTestGate(margin=0.0).judge(evidence(**nearly_equal, newer=True)).passed
+    assert PairedTestGate(margin=0.02).judge(evidence(**nearly_equal, newer=True)).passed
+
+
+def test_metric_of_the_paired_test_decides_what_is_compared() -> None:
+    # Squared probabilities rank alike, but no longer mean what they say.
+    distorted = evidence(CHANCE, CHANCE**2)
+    assert PairedTestGate(metric="log_loss").judge(distorted).passed
+    assert not PairedTestGate(metric="auc").judge(distorted).passed
+
+
+def test_first_version_has_nothing_to_beat() -> None:
+    result = PairedTestGate().judge(evidence())
+    assert (result.passed, result.reason) == (True, "No champion yet: nothing to beat.")
+
+
+def test_candidate_that_does_not_beat_the_schedule_is_refused() -> None:
+    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "schedule_only": CHANCE}
+    result = BaselineGate().judge(evidence(blurred(0.8), baselines=baselines))
+    assert (result.passed, result.undecided) == (False, False)
+    assert "better than schedule_only by -" in result.reason
+
+
+def test_candidate_that_beats_every_baseline_passes_with_the_numbers_of_each() -> None:
+    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "schedule_only": blurred(1.5)}
+    result = BaselineGate().judge(evidence(baselines=baselines))
+    assert result.passed
+    assert {"improvement_over_base_rate", "low_over_schedule_only"} <= set(result.numbers)
+
+
+def test_constant_baseline_is_beaten_by_ranking_too() -> None:
+    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3)}
+    result = BaselineGate(metric="auc").judge(evidence(baselines=baselines))
+    assert result.passed
+    assert result.numbers["improvement_over_base_rate"] == pytest.approx(
+        evidence().resampled("auc").points["candidate"]["auc"] - 0.5
+    )
+
+
+@pytest.mark.parametrize("baselines", [{}, {"base_rate": base_rate_prediction(LABEL, 0.3)}])
+def test_required_baseline_that_was_not_evaluated_fails_the_gate(baselines: dict[str, np.ndarray]) -> None:
+    result = BaselineGate(required=["schedule_only"]).judge(evidence(baselines=baselines))
+    assert (result.passed, result.reason) == (False, "Baselines not evaluated: schedule_only.")
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit", "passed"),
+    [("auc", 0.6, True), ("auc", 0.9, False), ("log_loss", 0.7, True), ("log_loss", 0.2, False)],
+)
+def test_floor_is_least_or_greatest_by_the_metric(metric: str, limit: float, passed: bool) -> None:
+    assert FloorGate(metric=metric, limit=limit).judge(evidence()).passed is passed
+
+
+def test_confident_floor_holds_the_worse_end_of_the_interval_to_the_limit() -> None:
+    interval = evidence().resampled("auc").interval("candidate", "auc")
+    limit = (interval.low + interval.value) / 2
+    assert FloorGate(metric="auc", limit=limit).judge(evidence()).passed
+    result = FloorGate(metric="auc", limit=limit, confident=True).judge(evidence())
+    assert (result.passed, result.undecided) == (False, True)
+
+
+def test_calibration_error_above_its_limit_fails() -> None:
+    stretched = np.where(np.median(CHANCE) < CHANCE, CHANCE + 0.1, CHANCE - np.minimum(CHANCE, 0.1)).clip(0, 1)
+    assert CalibrationGate().judge(evidence()).passed
+    assert not CalibrationGate(maximum_bias=1).judge(evidence(stretched)).passed
+    assert CalibrationGate(maximum_ece=0.2, maximum_bias=1).judge(evidence(stretched)).passed
+
+
+def test_bias_above_its_limit_fails() -> None:
+    shifted = (CHANCE + 0.08).clip(0, 1)
+    result = CalibrationGate(maximum_ece=0.5).judge(evidence(shifted))
+    assert not result.passed
+    assert result.numbers["bias"] == pytest.approx(shifted.mean() - LABEL.mean())
+    assert CalibrationGate(maximum_ece=0.5, maximum_bias=0.2).judge(evidence(shifted)).passed
+
+
+ORIGIN = pl.DataFrame({"origin": np.array(["JFK", "LGA", "EWR", "EWR"])[np.arange(ROWS) % 4]})
+
+
+def with_a_bad_slice() -> Evidence:
+    worse_at_jfk = np.where(ORIGIN["origin"].to_numpy() == "JFK", CHANCE**3, CHANCE)
+    return evidence(worse_at_jfk, CHANCE, slices=ORIGIN)
+
+
+def test_slice_that_is_shown_worse_is_named() -> None:
+    result = SliceGate(columns=["origin"]).judge(with_a_bad_slice())
+    assert (result.passed, result.numbers["slices"], result.numbers["proven_worse"]) == (False, 3, 1)
+    assert "1 of 3 slices shown worse at margin 0.01 log_loss: origin=JFK" in result.reason
+
+
+def test_slices_that_are_alike_pass() -> None:
+    result = SliceGate(columns=["origin"]).judge(evidence(CHANCE, CHANCE, slices=ORIGIN))
+    assert (result.passed, result.numbers["not_proven_safe"]) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"margin": 5.0}, {"metric": "auc"}], ids=["greater margin", "metric that does not see it"]
+)
+def test_settings_of_the_slice_gate_act(settings: dict[str, Any]) -> None:
+    assert SliceGate(columns=["origin"], **settings).judge(with_a_bad_slice()).passed
+
+
+def test_slices_below_the_minimum_support_are_not_judged_and_nothing_judged_is_no_pass() -> None:
+    result = SliceGate(columns=["origin"], minimum_support=1500).judge(with_a_bad_slice())
+    assert (result.passed, result.numbers["slices"]) == (True, 1)
+    result = SliceGate(columns=["origin"], minimum_support=3000).judge(with_a_bad_slice())
+    assert (result.passed, result.reason[:26]) == (False, "No slice has 3000 rows wit")
+
+
+def test_strict_demand_holds_slices_that_are_not_shown_safe() -> None:
+    noisy = evidence(blurred(0.4, seed=7), blurred(0.4, seed=8), slices=ORIGIN)
+    assert SliceGate(columns=["origin"], margin=0.001).judge(noisy).passed
+    result = SliceGate(columns=["origin"], margin=0.001, demand="proven_not_worse").judge(noisy)
+    assert (result.passed, result.undecided) == (False, True)
+
+
+def test_smaller_error_rate_needs_more_proof() -> None:
+    slightly = np.where(ORIGIN["origin"].to_numpy() == "JFK", blurred(0.8), CHANCE)
+    judged = evidence(slightly, CHANCE, slices=ORIGIN)
+    loose, strict = SliceGate(columns=["origin"], error_rate=0.5), SliceGate(columns=["origin"], error_rate=1e-9)
+    assert not loose.judge(judged).passed
+    assert strict.judge(judged).passed
+
+
+def test_unknown_slice_column_names_the_nearest() -> None:
+    with pytest.raises(EvaluationError, match=r"Slice column 'orign'.*Did you mean 'origin'"):
+        SliceGate(columns=["orign"]).judge(with_a_bad_slice())
+
+
+@pytest.mark.parametrize(
+    ("gate", "good", "bad"),
+    [
+        (LeakGate(), Facts(leaks=[]), Facts(leaks=["weather__visibility"])),
+        (ContractGate(), Facts(contract_violations=[]), Facts(contract_violations=["flights.origin: 3 rows"])),
+        (LatencyGate(maximum_p99_ms=5), Facts(latency_p99_ms=4.9), Facts(latency_p99_ms=5.1)),
+        (SizeGate(maximum_mb=10), Facts(size_bytes=9_900_000), Facts(size_bytes=10_100_000)),
+    ],
+    ids=["leak", "contract", "latency", "size"],
+)
+def test_measured_fact_passes_or_fails_and_an_unmeasured_one_fails(gate: Gate, good: Facts, bad: Facts) -> None:
+    assert gate.judge(evidence(facts=good)).passed
+    assert not gate.judge(evidence(facts=bad)).passed
+    assert not gate.judge(evidence()).passed
+
+
+def test_gates_are_told_apart_by_type() -> None:
+    gate = TypeAdapter(Gate).validate_python({"type": "floor", "metric": "auc", "limit": 0.7})
+    assert gate == FloorGate(metric="auc", limit=0.7)
+
+
+def test_misspelt_gate_setting_names_the_nearest() -> None:
+    with pytest.raises(ValidationError, match="Did you mean 'limit'"):
+        TypeAdapter(Gate).validate_python({"type": "floor", "metric": "auc", "limt": 0.7})
+
+
+def test_gate_declared_twice_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="twice: floor_auc"):
+        judge_all([FloorGate(metric="auc", limit=0.6), FloorGate(metric="auc", limit=0.7)], evidence())
+
+
+def test_changed_prediction_changes_the_digest_of_the_evidence() -> None:
+    changed = CHANCE.copy()
+    changed[17] += 1e-9
+    assert evidence().digest() == evidence().digest()
+    assert evidence(changed).digest() != evidence().digest()
+    assert evidence(facts=Facts(leaks=[])).digest() != evidence().digest()
+
+
+def test_models_scored_on_different_rows_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="4000 rows everywhere, as there are labels, found 3999 in 'champion'"):
+        evidence(champion=CHANCE[1:])
+
+
+def test_day_is_the_local_day() -> None:
+    # 03:30 UTC in June is still yesterday in New York.
+    times = pl.DataFrame({"predict_at": ["2013-06-02T03:30", "2013-06-02T04:30", "2013-06-01T12:00"]})
+    rows = times.select(pl.col("predict_at").str.to_datetime("%Y-%m-%dT%H:%M", time_unit="us", time_zone="UTC"))
+    day = blocks_of(rows, "day", time="predict_at", time_zone="America/New_York")
+    assert [day[0] == day[2], day[0] == day[1]] == [True, False]
+
+
+def test_unit_may_be_a_column_and_an_unknown_one_is_named() -> None:
+    rows = pl.DataFrame({"tailnum": ["N1", "N2"]})
+    assert blocks_of(rows, "tailnum", time="predict_at", time_zone="UTC").tolist() == ["N1", "N2"]
+    with pytest.raises(EvaluationError, match=r"Bootstrap unit 'dy'.*Did you mean 'day'"):
+        blocks_of(rows, "dy", time="predict_at", time_zone="UTC")

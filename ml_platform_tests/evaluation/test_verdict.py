@@ -1,0 +1,72 @@
+"""A verdict follows from its gates, and a stored one cannot be changed unseen."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ml_platform.data.canonical import canonical_json, value_digest
+from ml_platform.evaluation.gates import GateResult
+from ml_platform.evaluation.verdict import Verdict, VerdictError, decide, give_verdict, store, verified
+
+PASSED = GateResult(name="floor_auc", passed=True, numbers={"value": 0.77}, reason="kept")
+FAILED = GateResult(name="calibration", passed=False, numbers={"ece": 0.2}, reason="missed")
+WAITING = GateResult(name="paired", passed=False, numbers={}, reason="near", undecided=True, labels_needed=12_000)
+
+
+def verdict(*gates: GateResult) -> Verdict:
+    at = datetime(2013, 7, 1, tzinfo=UTC)
+    return give_verdict(
+        model="risk", partition="2013-06", candidate="c" * 64, champion=None, gates=gates, evidence="e" * 64, at=at
+    )
+
+
+@pytest.mark.parametrize(
+    ("gates", "decision", "reasons"),
+    [
+        ([PASSED], "PROMOTE", ["floor_auc: kept"]),
+        ([PASSED, WAITING], "HOLD", ["paired: near"]),
+        ([WAITING, FAILED], "REJECT", ["paired: near", "calibration: missed"]),
+        ([], "REJECT", ["No gate is declared: nothing vouches for the candidate."]),
+    ],
+)
+def test_decision_follows_from_the_gates(gates: list[GateResult], decision: str, reasons: list[str]) -> None:
+    assert decide(gates) == (decision, reasons)
+
+
+def test_hold_says_how_many_labels_would_decide() -> None:
+    assert verdict(PASSED, WAITING).labels_needed == 12_000
+    assert verdict(FAILED, WAITING).labels_needed is None
+
+
+def test_stored_verdict_comes_back(tmp_path: Path) -> None:
+    given = verdict(PASSED, WAITING)
+    assert verified(store(given, tmp_path)) == given
+
+
+def test_changed_number_is_seen(tmp_path: Path) -> None:
+    path = store(verdict(PASSED), tmp_path)
+    path.write_text(path.read_text().replace("0.77", "0.78"))
+    with pytest.raises(VerdictError, match=f"content with the digest {path.stem[:12]}, found digest"):
+        verified(path)
+
+
+def test_resealed_verdict_under_another_name_is_seen_by_its_decision(tmp_path: Path) -> None:
+    forged = json.loads(store(verdict(FAILED), tmp_path).read_text())
+    del forged["digest"]
+    forged["decision"] = "PROMOTE"
+    path = tmp_path / f"{value_digest(forged)}.json"
+    path.write_bytes(canonical_json({**forged, "digest": value_digest(forged)}))
+    with pytest.raises(VerdictError, match="the decision REJECT that follows from its gates, found PROMOTE"):
+        verified(path)
+
+
+def test_absent_verdict_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VerdictError, match="a readable verdict, found FileNotFoundError"):
+        verified(tmp_path / "none.json")
+
+
+def test_number_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        GateResult(name="x", passed=True, numbers={"auc": float("nan")}, reason="")
