@@ -1,5 +1,8 @@
 """Building a view's change log: run the function, check every promise, keep the facts of one window, write them."""
 
+import inspect
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -53,10 +56,10 @@ class ChangeLog:
 def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -> ChangeLog:
     """Return the facts of ``window`` that the view's function finds in ``sources`` (by dataset name).
 
-    The function sees the declared columns only. What it returns must have exactly the columns entity…, known_at and
-    the declared features, in any order; known_at must carry a time zone and is stored in UTC microseconds; numbers are
-    cast to the declared types, and one that does not fit is an error; NaN becomes null; an infinite value, a null key
-    or a null known_at is an error.
+    The function sees the declared columns only; one with a second parameter is also given the window. What it returns
+    must have exactly the columns entity…, known_at and the declared features, in any order; known_at must carry a time
+    zone and is stored in UTC microseconds; numbers are cast to the declared types, and one that does not fit is an
+    error; NaN becomes null; an infinite value, a null key or a null known_at is an error.
 
     Facts known before the window are left out (the lookback belongs to earlier partitions). Facts known at or after
     its end are left out and counted, the first one named: the next partition finds them through its lookback; a view
@@ -65,7 +68,7 @@ def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -
 
     Raises :class:`ViewError` naming the view, what was expected, what was found, and where.
     """
-    frame = _typed(view, _returned(view, _visible(view, sources)))
+    frame = _typed(view, _returned(view, _visible(view, sources), window))
     if frame.height:
         _demand_instants(view, window)
     before = frame[KNOWN_AT] < window.start if frame.height else pl.Series([], dtype=pl.Boolean)
@@ -100,6 +103,8 @@ def duplicates(facts: pl.DataFrame, entity: list[str]) -> tuple[int, pl.DataFram
     The rows come back sorted by known_at and then entity.
     """
     keys = [KNOWN_AT, *entity]
+    if _in_order(facts, keys):
+        return facts.height, facts
     tied = facts.select(keys).is_duplicated()
     if not tied.any():
         return facts.height, facts.sort(keys)
@@ -107,6 +112,15 @@ def duplicates(facts: pl.DataFrame, entity: list[str]) -> tuple[int, pl.DataFram
     distinct = contested.unique(maintain_order=True)
     standing = contested.unique(subset=keys, keep="last", maintain_order=True)
     return facts.height - contested.height + distinct.height, pl.concat([facts.filter(~tied), standing]).sort(keys)
+
+
+def _in_order(facts: pl.DataFrame, keys: list[str]) -> bool:
+    """Return whether every row comes after the one before it by ``keys``, none equal: then nothing is left to do."""
+    before, after = facts.select(keys).head(-1), facts.select(keys).slice(1)
+    behind = pl.repeat(False, before.height, eager=True, dtype=pl.Boolean)
+    for key in reversed(keys):
+        behind = (before[key] < after[key]) | ((before[key] == after[key]) & behind)
+    return bool(behind.all())
 
 
 def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) -> tuple[TableVersion, BuildReport]:
@@ -122,9 +136,14 @@ def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) 
     return lake.write(view.table, log.frame, partition), report
 
 
-def read(view: FeatureView, lake: Lake, version: int | None = None) -> pl.LazyFrame:
-    """Return the view's change log (entity…, known_at, values…) as of ``version`` of its table, the newest if None."""
-    return lake.scan(view.table, version).select(*view.entity, KNOWN_AT, *view.dtypes)
+def read(
+    view: FeatureView, lake: Lake, version: int | None = None, partitions: Sequence[str] | None = None
+) -> pl.LazyFrame:
+    """Return the view's change log (entity…, known_at, values…) as of ``version`` of its table, the newest if None.
+
+    Only ``partitions`` where these are given. Raises :class:`ml_platform.data.lake.LakeError` for what does not exist.
+    """
+    return lake.scan(view.table, version, partitions).select(*view.entity, KNOWN_AT, *view.dtypes)
 
 
 def _visible(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
@@ -150,8 +169,10 @@ def _visible(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dict[str, p
     return visible
 
 
-def _returned(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
-    result = load_function(view.function)(sources)
+def _returned(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
+    function = load_function(view.function)
+    takes_window = len(inspect.signature(function).parameters) > 1
+    result = function(sources, window) if takes_window else function(sources)
     if not isinstance(result, pl.LazyFrame | pl.DataFrame):
         raise ViewError(
             f"Feature view '{view.name}', function {view.function}",
@@ -197,7 +218,11 @@ def _typed(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _cast(view: FeatureView, column: pl.Series, dtype: pl.DataType, frame: pl.DataFrame) -> pl.Series:
+    if column.dtype == dtype and not (dtype.is_float() and not math.isfinite(column.sum() or 0.0)):
+        return column
     wrong = f"Feature view '{view.name}', column '{column.name}'"
+    if dtype == INSTANT and isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
+        raise ViewError(wrong, expected="instants with a time zone", found="naive ones", mend="Say which zone it is.")
     if (
         column.dtype.is_numeric() != dtype.is_numeric()
         and column.dtype not in (pl.Null, pl.Boolean)

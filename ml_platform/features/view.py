@@ -155,6 +155,11 @@ class FeatureView(Settings):
             raise ValueError(
                 f"view '{self.name}': a request view sees the row itself: no entity, sources, lookback_days or age"
             )
+        datasets = {source.dataset for source in self.sources}
+        for feature in self.features:
+            strangers = [column for column in feature.derived_from if column.partition(".")[0] not in datasets]
+            if strangers:
+                raise ValueError(f"view '{self.name}', feature '{feature.name}': {strangers} is in none of its sources")
         return self
 
 

@@ -1,0 +1,94 @@
+"""How flights of a kind have run: the last few of a route or flight number, and the last days and weeks, told daily.
+
+These facts age well: they still say something weeks later, when the month of a requested flight has not landed yet.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from assets.aviation.features.movements import DAY, instants, movements
+from assets.aviation.features.sequences import Sequences
+from assets.aviation.features.ticks import NIGHT_UTC, Ticks, ratio
+from ml_platform.features.change_log import Window
+
+LAST_LANDED = instants(pl.col("landed")).alias("last_landed_at")
+
+
+def route(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
+    """Return, at each landing, the means over the last flights between two airports."""
+    means = {"arrival_delay": "arrival_delay", "arrivals_late": "arrival_late", "lost_in_air": "lost_in_air"}
+    return _last_few(sources["flights"], ["origin", "dest"], means, (2, 5, 20))
+
+
+def flight_number(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
+    """Return, at each landing, the means over the last flights of a carrier's flight number to a destination."""
+    means = {
+        "arrival_delay": "arrival_delay",
+        "arrivals_late": "arrival_late",
+        "departure_delay": "departure_delay",
+        "lost_in_air": "lost_in_air",
+    }
+    last = pl.col("arrival_delay").alias("last_arrival_delay")
+    return _last_few(sources["flights"], ["carrier", "flight", "dest"], means, (5, 20), last)
+
+
+def distance(sources: dict[str, pl.LazyFrame], window: Window) -> pl.LazyFrame:
+    """Return a row per route of the window's flights: its length does not change, so it is known from the beginning."""
+    routes = sources["flights"].group_by("origin", "dest").agg(miles=pl.col("distance").median())
+    return routes.with_columns(known_at=pl.lit(window.start).cast(pl.Datetime("us", "UTC")))
+
+
+def recent_days(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
+    """Return, each night, how all flights ran in the last 1 to 28 days."""
+    means = {"arrivals_late": "arrival_late", "arrival_delay": "arrival_delay", "lost_in_air": "lost_in_air"}
+    return _daily(sources["flights"], [], means, (1, 2, 7, 28), window)
+
+
+def hour_of_day(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
+    """Return, each night, how flights of an airport's departure hour (local) ran in the last weeks."""
+    return _daily(sources["flights"], ["origin", "hour"], {"arrivals_late": "arrival_late"}, (7, 28), window)
+
+
+def carrier_weeks(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
+    """Return, each night, how a carrier's flights from an airport ran in the last weeks."""
+    means = {"arrivals_late": "arrival_late", "lost_in_air": "lost_in_air"}
+    return _daily(sources["flights"], ["origin", "carrier"], means, (7, 28), window)
+
+
+def route_weeks(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
+    """Return, each night, how a carrier's flights on a route ran in the last weeks."""
+    means = {"arrivals_late": "arrival_late", "arrival_delay": "arrival_delay", "lost_in_air": "lost_in_air"}
+    return _daily(sources["flights"], ["origin", "dest", "carrier"], means, (7, 28), window)
+
+
+def destination_weeks(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
+    """Return, each night, how flights to a destination ran in the last two days and two weeks."""
+    means = {"arrivals_late": "arrival_late", "lost_in_air": "lost_in_air"}
+    return _daily(sources["flights"], ["dest"], means, (2, 14), window)
+
+
+def _last_few(
+    flights: pl.LazyFrame, entity: list[str], means: Mapping[str, str], counts: Sequence[int], *kept: pl.Expr
+) -> pl.DataFrame:
+    """Return a row per landing: means over the last flights of its entity, at most 30 days back, itself included."""
+    rows = movements(flights).select(*entity, "due", "landed", *means.values())
+    landings = Sequences(rows.filter(pl.col("landed").is_not_null()).collect(), entity, "landed")
+    return landings.facts(landings.means(means, counts), LAST_LANDED, *kept)
+
+
+def _daily(
+    flights: pl.LazyFrame, entity: list[str], means: Mapping[str, str], days: tuple[int, ...], window: Window
+) -> pl.DataFrame:
+    """Return a row per entity and night (08:00 UTC) with means over the landings of the last days."""
+    landings = movements(flights).select(*entity, "landed", *means.values())
+    rows = landings.filter(pl.col("landed").is_not_null()).collect()
+    nights = Ticks(rows, entity, window, step=DAY, reach=max(days) * DAY, offset=NIGHT_UTC)
+    codes, at = nights.codes(rows), rows["landed"].to_numpy()
+    count = nights.total(codes, at)
+    columns = {f"arrivals_{span}d": nights.within(count, span * DAY) for span in days}
+    for name, value in means.items():
+        total = nights.total(codes, at, rows[value].to_numpy())
+        for span in days:
+            columns[f"{name}_{span}d"] = ratio(nights.within(total, span * DAY), columns[f"arrivals_{span}d"])
+    return nights.facts(columns, columns[f"arrivals_{max(days)}d"] > 0)
