@@ -1,0 +1,69 @@
+"""The model card: what a model is for, made from what, how good where, at what cost, by whose approval.
+
+After Mitchell et al. (2019), "Model Cards for Model Reporting". Every number on it is measured elsewhere and passed in;
+a part without numbers says so instead of disappearing.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ml_platform.evaluation.slices import SliceScore
+from ml_platform.evaluation.summary import MetricLine
+from ml_platform.evaluation.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The contents of a card, in the order in which they are shown."""
+
+    model: str
+    version: str
+    owner: str
+    intended_use: str
+    limits: Sequence[str]
+    trainer: str
+    manifest: Mapping[str, Any]
+    evaluated_rows: int
+    evaluated_partition: str
+    metrics: Sequence[MetricLine]
+    slices: Sequence[SliceScore]
+    slice_metric: str
+    verdict: Verdict | None = None
+    explanations: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, str] = field(default_factory=dict)
+    approvals: Sequence[str] = ()
+    plots: Mapping[str, bytes] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+def render_html(card: ModelCard) -> str:
+    """Return the card as one self-contained HTML page, plots inline."""
+    images = {title: base64.b64encode(png).decode() for title, png in card.plots.items()}
+    return _rendered("model_card.html.j2", card, images=images)
+
+
+def render_markdown(card: ModelCard) -> str:
+    """Return the card as Markdown, without plots: for metadata, for a review, for a commit."""
+    return _rendered("model_card.md.j2", card)
+
+
+def _rendered(template: str, card: ModelCard, **more: Any) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("ml_platform.evaluation"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = _cell
+    others = list(card.metrics[0].others) if card.metrics else []
+    return environment.get_template(template).render(card=card, others=others, **more)
+
+
+def _cell(value: Any) -> str:
+    """Return text that cannot break out of its cell of a Markdown table."""
+    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,93 @@
+"""Plots as PNG of a few kilobytes, small enough to lie inline in asset metadata and in a model card.
+
+Drawn on a figure of their own, never through pyplot, whose global state two steps in one process would share.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ml_platform.evaluation.calibration import ReliabilityBin
+from ml_platform.evaluation.summary import MetricLine
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INCHES = (4.0, 3.0)
+DOTS_PER_INCH = 90
+COLORS = 24
+BLUE, GREY, RED = "#2563a6", "#8a8f98", "#b3362b"
+
+
+def reliability_plot(bins: Sequence[ReliabilityBin]) -> bytes:
+    """Return predicted against observed shares with their intervals; the diagonal is perfect calibration."""
+    figure, axes = _figure()
+    top = max(max(one.high, one.predicted) for one in bins) * 1.05
+    axes.plot([0, top], [0, top], color=GREY, linewidth=1)
+    predicted = [one.predicted for one in bins]
+    observed = np.array([one.observed for one in bins])
+    reach = np.abs(np.array([[one.low for one in bins], [one.high for one in bins]]) - observed)
+    axes.errorbar(predicted, observed, yerr=reach, color=BLUE, marker="o", markersize=4, linewidth=1.2, capsize=2)
+    axes.set(xlabel="predicted probability", ylabel="observed share", xlim=(0, top), ylim=(0, top))
+    return _png(figure)
+
+
+def importance_plot(importance: Mapping[str, float], limit: int = 12) -> bytes:
+    """Return the ``limit`` most important features as bars, the most important on top."""
+    largest = sorted(importance.items(), key=lambda item: abs(item[1]), reverse=True)[:limit][::-1]
+    figure, axes = _figure()
+    axes.barh([name for name, _ in largest], [value for _, value in largest], color=BLUE)
+    axes.set(xlabel="importance")
+    axes.tick_params(axis="y", labelsize=7)
+    return _png(figure)
+
+
+def improvement_plot(lines: Sequence[MetricLine], opponent: str) -> bytes:
+    """Return how much better the candidate is than ``opponent`` by each metric, in units of the interval's half width.
+
+    Bars right of 1 are shown better, bars left of -1 shown worse; between them the rows do not tell.
+    """
+    figure, axes = _figure()
+    differences = [line.improvements[opponent] for line in lines][::-1]
+    widths = [(one.high - one.low) / 2 or 1.0 for one in differences]
+    scaled = [one.value / width for one, width in zip(differences, widths, strict=True)]
+    axes.barh([line.metric for line in lines][::-1], scaled, color=[RED if value < -1 else BLUE for value in scaled])
+    for edge in (-1, 1):
+        axes.axvline(edge, color=GREY, linewidth=1, linestyle=":")
+    axes.set(xlabel=f"better than {opponent} (1 = shown)")
+    axes.tick_params(axis="y", labelsize=7)
+    return _png(figure)
+
+
+def history_plot(values: Mapping[str, float], name: str) -> bytes:
+    """Return a metric over partitions, in their order."""
+    figure, axes = _figure()
+    partitions = sorted(values)
+    axes.plot(partitions, [values[partition] for partition in partitions], color=BLUE, marker="o", markersize=4)
+    axes.set(ylabel=name)
+    axes.tick_params(axis="x", labelrotation=45, labelsize=7)
+    return _png(figure)
+
+
+def _figure() -> "tuple[Figure, Axes]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="tight")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: "Figure") -> bytes:
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    # A line drawing needs few colours: a palette makes it a third of the size.
+    Image.open(drawn).convert("RGB").quantize(COLORS).save(packed, format="png", optimize=True)
+    return packed.getvalue()

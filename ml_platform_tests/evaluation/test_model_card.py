@@ -1,0 +1,140 @@
+"""The card shows every part with its numbers, says what was not measured, and lets no text break the page."""
+
+import dataclasses
+import io
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ml_platform.evaluation.bootstrap import BootstrapSettings
+from ml_platform.evaluation.calibration import reliability
+from ml_platform.evaluation.evidence import Evidence
+from ml_platform.evaluation.gates import FloorGate
+from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
+from ml_platform.evaluation.plots import history_plot, importance_plot, improvement_plot, reliability_plot
+from ml_platform.evaluation.slices import SliceScore
+from ml_platform.evaluation.summary import plain_numbers, summarize
+from ml_platform.evaluation.verdict import give_verdict
+
+random = np.random.default_rng(4)
+LABEL = (random.random(800) < 0.3).astype(float)
+BETTER, WORSE = (np.clip(0.3 + pull * (LABEL - 0.3) + 0.1 * random.normal(size=800), 0, 1) for pull in (0.3, 0.1))
+EVIDENCE = Evidence(
+    LABEL, {"candidate": BETTER, "champion": WORSE}, np.arange(800) % 10, settings=BootstrapSettings(resamples=100)
+)
+BINS = reliability(LABEL, BETTER)
+
+
+def card() -> ModelCard:
+    gates = [FloorGate(metric="auc", limit=0.6).judge(EVIDENCE)]
+    return ModelCard(
+        model="departure_risk",
+        version="7",
+        owner="team:aviation",
+        intended_use="Warn passengers two hours before departure.",
+        limits=["Not for flights outside New York."],
+        trainer="lightgbm",
+        manifest={
+            "tables": {"datasets/flights": 6},
+            "training_set": "a" * 64,
+            "training_rows": 131_000,
+            "data_clock": "2013-07-01",
+            "code": {"commit": "c0ffee", "dirty": True},
+        },
+        evaluated_rows=800,
+        evaluated_partition="2013-06",
+        metrics=summarize(EVIDENCE),
+        slices=[SliceScore("origin", "J|K", 200, 0.51)],
+        slice_metric="log_loss",
+        verdict=give_verdict(
+            model="departure_risk",
+            partition="2013-06",
+            candidate="c" * 64,
+            champion=None,
+            gates=gates,
+            evidence=EVIDENCE.digest(),
+            at=datetime(2013, 7, 1, tzinfo=UTC),
+        ),
+        explanations={"recent_delay": 0.41},
+        cost={"CPU seconds": "12.5"},
+        approvals=["mara, 2013-07-01: looks right"],
+        plots={"reliability": reliability_plot(BINS)},
+    )
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_every_part_is_on_the_card(render: type[str]) -> None:
+    page = render(card())
+    auc = EVIDENCE.resampled("auc").interval("candidate", "auc")
+    for part in (
+        "departure_risk, version 7",
+        "Warn passengers",
+        f"{auc.low:.4f} to {auc.high:.4f}",
+        "datasets/flights",
+        "with uncommitted changes",
+        "recent_delay",
+        "PROMOTE",
+        "floor_auc",
+        "Not for flights outside New York.",
+        "12.5",
+        "mara, 2013-07-01: looks right",
+    ):
+        assert part in page
+
+
+def test_text_from_outside_cannot_break_the_page_or_the_table() -> None:
+    hostile = dataclasses.replace(card(), intended_use="<script>alert(1)</script>")
+    assert "<script>" not in render_html(hostile)
+    assert "origin = J\\|K" in render_markdown(hostile)
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_part_without_numbers_says_so(render: type[str]) -> None:
+    page = render(dataclasses.replace(card(), metrics=[], slices=[], verdict=None, cost={}, explanations={}))
+    assert page.count("Not measured.") == 3
+    assert "No slice has enough rows." in page
+    assert "Not judged." in page
+
+
+def test_markdown_tables_have_no_gaps() -> None:
+    rows = render_markdown(card()).split("## Metrics")[1].split("##")[0].strip().splitlines()
+    assert [row.count("|") for row in rows] == [5] * 7
+
+
+@pytest.mark.parametrize(
+    "png",
+    [
+        reliability_plot(BINS),
+        importance_plot({"a": 0.5, "b": -0.2}),
+        improvement_plot(summarize(EVIDENCE), "champion"),
+        history_plot({"2013-05": 0.76, "2013-06": 0.77}, "auc"),
+    ],
+    ids=["reliability", "importance", "improvement", "history"],
+)
+def test_plot_is_a_small_picture_with_something_on_it(png: bytes) -> None:
+    picture = Image.open(io.BytesIO(png)).convert("L")
+    assert picture.size == (360, 270)
+    assert len(png) < 12_000
+    assert len(set(picture.get_flattened_data() if hasattr(picture, "get_flattened_data") else picture.getdata())) > 5
+
+
+def test_reliability_bins_hold_all_rows_and_their_shares() -> None:
+    bins = reliability([0, 1, 0, 1], [0.1, 0.1, 0.9, 0.9], bins=2)
+    assert [(one.rows, one.predicted, one.observed) for one in bins] == [(2, 0.1, 0.5), (2, 0.9, 0.5)]
+    assert sum(one.rows for one in BINS) == 800
+
+
+def test_reliability_interval_is_wilsons() -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    one = BINS[3]
+    low, high = proportion_confint(round(one.observed * one.rows), one.rows, method="wilson")
+    assert (one.low, one.high) == pytest.approx((low, high))
+
+
+def test_plain_numbers_have_stable_names() -> None:
+    numbers = plain_numbers(summarize(EVIDENCE))
+    assert {"auc", "auc_low", "auc_high", "brier", "ece", "log_loss", "average_precision"} <= set(numbers)
+    assert numbers["auc_low"] < numbers["auc"] < numbers["auc_high"]
