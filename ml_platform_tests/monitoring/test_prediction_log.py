@@ -1,12 +1,17 @@
 """Ingestion of real files into a real Delta table: once each, whatever breaks."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ml_platform.data.lake import Lake
 from ml_platform.monitoring.prediction_log import (
@@ -232,3 +237,27 @@ def test_field_that_does_not_fit_its_type_is_refused() -> None:
     logged = pl.DataFrame({"request": [json.dumps({"flight": "UA15"})]})
     with pytest.raises(PredictionLogError, match="expected flight: Int32, found"):
         with_request_fields(logged, {"flight": pl.Int32()})
+
+
+@settings(deadline=None, max_examples=8)
+@given(cuts=st.lists(st.integers(0, 1_500), max_size=3))
+def test_however_the_file_grows_the_table_is_the_same(cuts: list[int]) -> None:
+    whole = "".join(line(f"r{at}") for at in range(3)) + "broken\n" + line("r0") + line("r3")
+    edges = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
+    with TemporaryDirectory() as folder:
+        place = Place(Path(folder))
+        done = []
+        for start, stop in pairwise(edges):
+            place.append(whole[start:stop])
+            done.append(place.ingest())
+        assert place.rows()["request_id"].to_list() == ["r0", "r1", "r2", "r3"]
+    totals = {name: sum(getattr(step, name) for step in done) for name in ("lines", "added", "duplicates", "corrupt")}
+    assert totals == {"lines": 6, "added": 4, "duplicates": 1, "corrupt": 1}
+
+
+def test_two_ingestions_at_once_take_each_line_once(place: Place) -> None:
+    place.append("".join(line(f"r{at}") for at in range(200)))
+    with ThreadPoolExecutor(2) as pool:
+        done = [future.result() for future in [pool.submit(place.ingest) for _ in range(2)]]
+    assert sorted(step.added for step in done) == [0, 200]
+    assert sum(step.duplicates for step in done) == 0
