@@ -150,10 +150,7 @@ class Dataset(Declaration):
             default_status=dg.DefaultSensorStatus.STOPPED,
         )
         def landed(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-            landing = lake.landing()
-            files = [
-                landing.find(self.name, name) for name in (landing.partitions(self.name) if self.partitions else [None])
-            ]
+            files = lake.landing().landed(self.name)
             digests = {file.partition or "": file.sha256 for file in files}
             seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
             changed = [name for name, digest in digests.items() if seen.get(name) != digest]

@@ -77,6 +77,11 @@ class Landing:
         path = files[0]
         return LandedFile(path, dataset, partition, _sha256(path), path.stat().st_size)
 
+    def landed(self, dataset: str) -> list[LandedFile]:
+        """Return every landed file of ``dataset``, in order; empty where nothing has landed."""
+        names = sorted({_stem(file) for file in self._all(dataset)})
+        return [self.find(dataset, None if name == WHOLE else name) for name in names]
+
     def partitions(self, dataset: str) -> list[str]:
         """Return the partitions that have landed, in order; empty for a dataset without partitions."""
         return sorted({name for file in self._all(dataset) if (name := _stem(file)) != WHOLE})
