@@ -71,8 +71,9 @@ def test_the_message_names_dataset_partition_column_rule_count_row_and_mend() ->
     violation = check(GOOD.with_columns(hour=pl.Series([31, 0, None]))).violations[0]
 
     assert violation.message == (
-        "Dataset 'orders', partition 2013-03: column 'hour' should lie between 0 and 23 h, found 1 of 3 rows that break "
-        "it (first: row 1, id 1, origin 'JFK', hour 31). Mend the landed file or relax the contract in assets/x/defs.yaml:9."
+        "Dataset 'orders', partition 2013-03: column 'hour' should lie between 0 and 23 h, found 1 of 3 rows that "
+        "break it (first: row 1, id 1, origin 'JFK', hour 31). "
+        "Mend the landed file or relax the contract in assets/x/defs.yaml:9."
     )
 
 

@@ -26,12 +26,13 @@ def test_text_among_numbers_is_told_with_count_row_value_and_place_of_the_rule()
     delays = ["1.5", None, *["  12m"] * 3]
     report = check_schema(pl.DataFrame({"id": range(5), "delay": delays, "email": "x"}), CONTRACT, SUBJECT, ["id"])
 
-    assert [violation.message for violation in report.violations] == [
+    (violation,) = report.violations
+    assert violation.message == (
         "Dataset 'orders', partition 2013-03: column 'delay' should be float (minutes), found string in 3 rows "
         "(first: row 3, '  12m'). Mend the landed file or relax the contract in assets/x/defs.yaml:31."
-    ]
-    assert report.violations[0].count == 3
-    assert report.violations[0].examples[0] == {"row": 3, "id": 2, "delay": "  12m"}
+    )
+    assert violation.count == 3
+    assert violation.examples[0] == {"row": 3, "id": 2, "delay": "  12m"}
 
 
 def test_at_most_five_rows_are_shown() -> None:
