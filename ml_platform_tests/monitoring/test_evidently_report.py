@@ -104,6 +104,11 @@ def test_sample_rows_and_seed_decide_what_is_drawn(tmp_path: Path) -> None:
     assert len(seen) == 3
 
 
+def test_maximum_features_draws_those_that_moved_most(tmp_path: Path) -> None:
+    assert sorted(small(tmp_path / "two.html", maximum_features=2)[1]) == ["carrier", "wind_speed"]
+    assert sorted(small(tmp_path / "one.html", maximum_features=1)[1]) == ["carrier"]
+
+
 def test_missing_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReportInputError, match=r"current table: .*1 missing: 'wind_sped'.*Did you mean 'wind_speed'"):
         write_evidently_report(
