@@ -7,7 +7,7 @@ checked apart, because a distribution of what is left after dropping nulls canno
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field, model_validator
@@ -109,21 +109,28 @@ def measure_drift(
         _nan_as_null(reference.select(columns)),
         _nan_as_null((current.sort(time) if time else current).select(columns)),
     )
-    windows = [_sampled(window, settings) for window in _windows(current, settings)]
-    sample = _sampled(reference, settings)
-    needed = min(settings.windows_needed, len(windows))
-
-    found = {name: [_distance(sample[name], window[name], settings) for window in windows] for name in columns}
-    flags: dict[str, list[bool]] = {name: [] for name in columns}
-    for family in ([score] if score else [], list(features)):
-        for at in range(len(windows)):
-            rejected = benjamini_hochberg([found[name][at].p_value for name in family], settings.false_discovery_rate)
-            for name, significant in zip(family, rejected, strict=True):
-                large = found[name][at].effect > _minimum_effect(reference[name], settings)
-                flags[name].append(significant and large and name not in settings.expected_to_change)
-
+    sample, windows = _sampled(reference, settings), _windows(current, settings)
+    distances = {name: [_distance(sample[name], window[name], settings) for window in windows] for name in columns}
+    flags = {
+        name: flagged
+        for family in ([score] if score else [], list(features))
+        for name, flagged in _flags({one: distances[one] for one in family}, sample, settings).items()
+    }
+    whole = _sampled(current, settings)
     described = [
-        _describe(reference[name], current[name], found[name], flags[name], needed, name == score, settings)
+        ColumnDrift(
+            name=name,
+            role="score" if name == score else "feature",
+            kind="number" if reference[name].dtype.is_numeric() else "category",
+            effect=_median([distance.effect for distance in distances[name]]),
+            p_value=_median([distance.p_value for distance in distances[name]]),
+            stability_index=_stability(sample[name].drop_nulls(), whole[name].drop_nulls(), settings),
+            windows_flagged=sum(flags[name]),
+            windows_judged=len(windows),
+            shifted=bool(windows) and sum(flags[name]) >= min(settings.windows_needed, len(windows)),
+            **_nulls(reference[name], current[name], settings),
+            **_unseen(reference[name], current[name], settings),
+        )
         for name in columns
     ]
     return DriftReport(
@@ -197,9 +204,10 @@ def _nan_as_null(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _windows(current: pl.DataFrame, settings: DriftSettings) -> list[pl.DataFrame]:
+    """Return the samples of the windows: as many as asked for, or as have enough rows."""
     count = min(settings.windows, current.height // settings.minimum_rows)
     edges = [current.height * at // count for at in range(count + 1)] if count else [0]
-    return [current[start:stop] for start, stop in pairwise(edges)]
+    return [_sampled(current[start:stop], settings) for start, stop in pairwise(edges)]
 
 
 def _sampled(frame: pl.DataFrame, settings: DriftSettings) -> pl.DataFrame:
@@ -226,40 +234,24 @@ def _category_counts(reference: pl.Series, current: pl.Series, settings: DriftSe
     return counts[0], counts[1]
 
 
+def _flags(family: dict[str, list[Distance]], sample: pl.DataFrame, settings: DriftSettings) -> dict[str, list[bool]]:
+    """Return for each column, and each window, whether the change is significant among the family and large."""
+    windows = [
+        benjamini_hochberg([distance.p_value for distance in window], settings.false_discovery_rate)
+        for window in zip(*family.values(), strict=True)
+    ]
+    return {
+        name: [
+            rejected[at] and distance.effect > _minimum_effect(sample[name], settings)
+            for rejected, distance in zip(windows, distances, strict=True)
+            if name not in settings.expected_to_change
+        ]
+        for at, (name, distances) in enumerate(family.items())
+    }
+
+
 def _minimum_effect(column: pl.Series, settings: DriftSettings) -> float:
     return settings.minimum_ks if column.dtype.is_numeric() else settings.minimum_total_variation
-
-
-def _describe(
-    reference: pl.Series,
-    current: pl.Series,
-    found: list[Distance],
-    flags: list[bool],
-    needed: int,
-    is_score: bool,
-    settings: DriftSettings,
-) -> ColumnDrift:
-    null_rates = [column.null_count() / len(column) if len(column) else 0.0 for column in (reference, current)]
-    # Without rows the share of nulls is unknown, not zero: the volume tells it.
-    nulls_changed = len(current) > 0 and abs(null_rates[1] - null_rates[0]) > settings.null_rate_change
-    unseen_share, unseen_examples = _unseen(reference, current)
-    return ColumnDrift(
-        name=reference.name,
-        role="score" if is_score else "feature",
-        kind="number" if reference.dtype.is_numeric() else "category",
-        effect=_median([distance.effect for distance in found]),
-        p_value=_median([distance.p_value for distance in found]),
-        stability_index=_stability(reference.drop_nulls(), current.drop_nulls(), settings),
-        windows_flagged=sum(flags),
-        windows_judged=len(flags),
-        shifted=bool(flags) and sum(flags) >= needed,
-        null_rate_reference=null_rates[0],
-        null_rate_current=null_rates[1],
-        nulls_changed=nulls_changed,
-        unseen_share=unseen_share,
-        unseen_examples=unseen_examples,
-        unseen_appeared=unseen_share > settings.unseen_share,
-    )
 
 
 def _median(values: list[float]) -> float | None:
@@ -276,12 +268,21 @@ def _stability(reference: pl.Series, current: pl.Series, settings: DriftSettings
     return population_stability(bin_counts(reference.to_numpy(), edges), bin_counts(current.to_numpy(), edges))
 
 
-def _unseen(reference: pl.Series, current: pl.Series) -> tuple[float, list[str]]:
+def _nulls(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> dict[str, Any]:
+    before, now = (column.null_count() / len(column) if len(column) else 0.0 for column in (reference, current))
+    # Without rows the share of nulls is unknown, not zero: the volume tells it.
+    changed = len(current) > 0 and abs(now - before) > settings.null_rate_change
+    return {"null_rate_reference": before, "null_rate_current": now, "nulls_changed": changed}
+
+
+def _unseen(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> dict[str, Any]:
     present = current.drop_nulls()
     if reference.dtype.is_numeric() or present.is_empty():
-        return 0.0, []
+        return {"unseen_share": 0.0, "unseen_examples": [], "unseen_appeared": False}
     unseen = present.filter(~present.is_in(reference.drop_nulls().unique().to_list()))
-    return len(unseen) / len(present), unseen.unique().sort().head(5).to_list()
+    share = len(unseen) / len(present)
+    examples = unseen.unique().sort().head(5).to_list()
+    return {"unseen_share": share, "unseen_examples": examples, "unseen_appeared": share > settings.unseen_share}
 
 
 def _volume_changed(rows: int, expected_rows: float | None, settings: DriftSettings) -> bool:

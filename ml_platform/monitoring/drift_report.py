@@ -21,7 +21,7 @@ class ColumnDrift(BaseModel):
     kind: Literal["number", "category"]
     effect: float | None = Field(description="KS distance or total variation; the windows' median; null: not judged.")
     p_value: float | None = Field(description="Median over the windows; null: not judged.")
-    stability_index: float | None = Field(description="Population stability index of all current rows.")
+    stability_index: float | None = Field(description="Population stability index over the reference's bins.")
     windows_flagged: int
     windows_judged: int
     shifted: bool = Field(description="Flagged in as many windows as the settings need.")
