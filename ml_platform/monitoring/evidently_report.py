@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _KS = "kolmogorov_smirnov_distance"
 _TOTAL_VARIATION = "total_variation_distance"
+_OTHER = "(other)"
 
 
 class ReportInputError(PlatformError):
@@ -40,6 +41,9 @@ class ReportSettings(Settings):
     minimum_ks: float = Field(default=0.1, ge=0, le=1, description="Numbers: distance from which drift is shown.")
     minimum_total_variation: float = Field(
         default=0.1, ge=0, le=1, description="Categories: distance from which drift is shown."
+    )
+    minimum_category_share: float = Field(
+        default=0.01, ge=0, lt=1, description="Categories rarer than this in the reference are drawn as one."
     )
 
 
@@ -62,7 +66,8 @@ def write_evidently_report(
     """
     columns = [*([score] if score else []), *features]
     drawn = _drawable(reference, current, columns)
-    before, now = (_sampled(side.select(drawn), settings) for side in (reference, current))
+    folded = [_folded(column, reference, settings) for column in drawn]
+    before, now = (_sampled(side.select(folded), settings) for side in (reference, current))
     moved_most = sorted((name for name in drawn if name != score), key=lambda name: -_distance(before[name], now[name]))
     shown = [name for name in drawn if name == score or name in moved_most[: settings.maximum_features]]
     snapshot = _snapshot(before[shown], now[shown], score if score in shown else None, settings)
@@ -101,10 +106,21 @@ def _has_values(column: pl.Series) -> bool:
     return bool(values.is_finite().any()) if column.dtype.is_float() else len(values) > 0
 
 
+def _folded(name: str, reference: pl.DataFrame, settings: ReportSettings) -> pl.Expr:
+    """Draw rare categories as one: of a thousand tail numbers no two samples have the same."""
+    if reference[name].dtype.is_numeric():
+        return pl.col(name)
+    values = reference[name].cast(pl.String).drop_nulls()
+    shares = values.value_counts(normalize=True, name="share")
+    common = shares.filter(pl.col("share") >= settings.minimum_category_share)[name].to_list()
+    value = pl.col(name).cast(pl.String)
+    return pl.when(value.is_in(common) | value.is_null()).then(value).otherwise(pl.lit(_OTHER)).alias(name)
+
+
 def _sampled(frame: pl.DataFrame, settings: ReportSettings) -> "pd.DataFrame":
     if frame.height > settings.sample_rows:
         frame = frame.sample(settings.sample_rows, seed=settings.seed)
-    return frame.with_columns(pl.col(pl.Boolean, pl.Categorical, pl.Enum).cast(pl.String)).to_pandas()
+    return frame.to_pandas()
 
 
 def _distance(reference: "pd.Series", current: "pd.Series") -> float:

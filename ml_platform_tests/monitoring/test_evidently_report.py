@@ -109,6 +109,21 @@ def test_maximum_features_draws_those_that_moved_most(tmp_path: Path) -> None:
     assert sorted(small(tmp_path / "one.html", maximum_features=1)[1]) == ["carrier"]
 
 
+def test_minimum_category_share_folds_what_no_two_samples_share(tmp_path: Path) -> None:
+    tails = [
+        pl.DataFrame({"tailnum": np.random.default_rng(seed).integers(0, 4_000, 2_000).astype(str)}) for seed in (1, 2)
+    ]
+    each, folded = (
+        write_evidently_report(
+            tails[0], tails[1], tmp_path / "page.html",
+            features=["tailnum"], settings=ReportSettings(minimum_category_share=share),
+        )["tailnum"]
+        for share in (0.0, 0.01)
+    )  # fmt: skip
+    assert each > 0.5
+    assert folded == 0.0
+
+
 def test_missing_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReportInputError, match=r"current table: .*1 missing: 'wind_sped'.*Did you mean 'wind_speed'"):
         write_evidently_report(
