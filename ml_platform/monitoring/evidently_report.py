@@ -59,7 +59,7 @@ def write_evidently_report(
     """Write the HTML page that compares ``current`` with ``reference`` to ``path`` and return the distances it shows.
 
     The page is one file without references to the network, written atomically. ``score`` stands first, with a plot
-    of its own; then row counts, missing values, and one line per column, of the features those
+    of its own; then missing values, and one line per column, of the features those
     ``settings.maximum_features`` that moved most. Columns without a value on one side cannot be drawn and are left out
     (their null rate is `drift`'s to judge). The result maps each drawn column to its distance, over the sample.
     Raises :class:`ReportInputError` when a column is missing or none can be drawn.
@@ -142,7 +142,7 @@ def _snapshot(reference: "pd.DataFrame", current: "pd.DataFrame", score: str | N
     # Read by Evidently when it is imported; a page must never depend on a network, nor tell anyone of its making.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     from evidently import DataDefinition, Dataset, Report
-    from evidently.metrics import DatasetMissingValueCount, RowCount, ValueDrift
+    from evidently.metrics import DatasetMissingValueCount, ValueDrift
     from evidently.presets import DataDriftPreset
 
     _register_distances()
@@ -160,7 +160,8 @@ def _snapshot(reference: "pd.DataFrame", current: "pd.DataFrame", score: str | N
         cat_method=_TOTAL_VARIATION,
         cat_threshold=settings.minimum_total_variation,
     )
-    report = Report([*first, RowCount(), DatasetMissingValueCount(), table])
+    # No row count: on the page it would be that of the sample.
+    report = Report([*first, DatasetMissingValueCount(), table])
     return report.run(
         Dataset.from_pandas(current, data_definition=definition),
         Dataset.from_pandas(reference, data_definition=definition),
