@@ -4,14 +4,20 @@ Apart because every trainer is measured alike, and cost is only comparable when 
 """
 
 import resource
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
 from ml_platform.data.settings import Settings
+
+SAMPLE_SECONDS = 0.2
+HOUR_SECONDS = 3600
 
 
 class PriceList(Settings):
@@ -24,7 +30,11 @@ class PriceList(Settings):
 
 @dataclass(frozen=True)
 class Account:
-    """What was used between two instants by this process and its finished children."""
+    """What was used between two instants by this process and its finished children.
+
+    ``gpu_seconds`` is the time in which kernels ran, summed over the accelerators, as NVML samples it; 0 without NVML.
+    ``peak_memory_bytes`` is the highest resident memory that the process has had so far.
+    """
 
     device: str
     wall_seconds: float
@@ -40,12 +50,14 @@ class Measuring:
 
     def __init__(self, prices: PriceList) -> None:
         self._prices = prices
+        self._meter = _GpuMeter()
         self._begun = _reading()
         self._ended: tuple[float, float] | None = None
 
     def stop(self) -> None:
         """Fix the end of what is counted."""
         self._ended = _reading()
+        self._meter.stop()
 
     def total(self) -> Account:
         """Return what was used so far."""
@@ -53,17 +65,15 @@ class Measuring:
         wall, cpu = ended[0] - self._begun[0], ended[1] - self._begun[1]
         device, count = compute_device()
         # An accelerator is paid for as long as it is held, busy or not.
-        gpu = wall * count
-        cost = (cpu * self._prices.cpu_hour + gpu * self._prices.gpu_hour) / 3600
-        # ru_maxrss counts in KiB on Linux, and is the peak of the process, not of the block.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return Account(device, wall, cpu, gpu, peak, cost, self._prices.currency)
+        cost = (cpu * self._prices.cpu_hour + wall * count * self._prices.gpu_hour) / HOUR_SECONDS
+        busy = self._meter.busy_seconds if count else 0.0
+        return Account(device, wall, cpu, busy, peak_memory_bytes(), cost, self._prices.currency)
 
 
 @contextmanager
-def measured(prices: PriceList) -> Iterator[Measuring]:
-    """Measure the block; read the result from what it yields."""
-    measuring = Measuring(prices)
+def measured(prices: PriceList | None = None) -> Iterator[Measuring]:
+    """Measure the block; read the result from what it yields, also after an exception."""
+    measuring = Measuring(prices or PriceList())
     try:
         yield measuring
     finally:
@@ -75,20 +85,76 @@ def compute_device() -> tuple[str, int]:
 
     Only a process that already imported torch can have one in use; asking must not import it.
     """
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return "cpu", 0
     return str(torch.cuda.get_device_name(0)), int(torch.cuda.device_count())
 
 
+def gpu_count() -> int:
+    """Return the number of accelerators of this machine: NVIDIA's as NVML counts them, else 1 where torch has MPS.
+
+    CUDA is not initialised (a process that forks later must not), and torch is imported only on a Mac.
+    """
+    nvml = _nvml()
+    if nvml is not None:
+        return int(nvml.nvmlDeviceGetCount())
+    if sys.platform == "darwin":
+        import torch
+
+        return int(torch.backends.mps.is_available())
+    return 0
+
+
 def gpu_slots() -> int:
     """Return how many steps may hold a GPU at once on this machine: its GPUs, or 1 where there is none."""
-    from pathlib import Path
+    return max(1, gpu_count())
 
-    # Counted without CUDA, which must not be initialised in a process that forks later.
-    return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+
+def peak_memory_bytes() -> int:
+    """Return the highest resident memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # KiB on Linux, bytes on a Mac.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _GpuMeter:
+    """Samples NVML in a thread of its own: the share of time in which a kernel ran, integrated over time."""
+
+    def __init__(self) -> None:
+        self.busy_seconds = 0.0
+        self._stopped = threading.Event()
+        self._nvml = _nvml()
+        self._thread = threading.Thread(target=self._sample, daemon=True) if self._nvml else None
+        if self._thread:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread:
+            self._thread.join()
+
+    def _sample(self) -> None:
+        nvml: Any = self._nvml
+        handles = [nvml.nvmlDeviceGetHandleByIndex(place) for place in range(nvml.nvmlDeviceGetCount())]
+        before = time.monotonic()
+        while not self._stopped.wait(SAMPLE_SECONDS):
+            busy = sum(nvml.nvmlDeviceGetUtilizationRates(handle).gpu for handle in handles) / 100
+            now = time.monotonic()
+            self.busy_seconds += busy * (now - before)
+            before = now
+
+
+def _nvml() -> Any | None:
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver: a machine without a card
+        return None
+    return pynvml
 
 
 def _reading() -> tuple[float, float]:

@@ -11,9 +11,17 @@ import numpy.typing as npt
 from pydantic import Field
 
 from ml_platform.data.settings import Settings
+from ml_platform.errors import PlatformError
 
 Method = Literal["none", "isotonic", "platt"]
+Scores = npt.NDArray[np.float64]
 SMALLEST = 1e-6
+NEWTON_STEPS = 50
+NEWTON_TOLERANCE = 1e-10
+
+
+class CalibrationError(PlatformError):
+    """Raised when scores cannot be calibrated on these labels."""
 
 
 class Calibration(Settings):
@@ -25,7 +33,7 @@ class Calibration(Settings):
     slope: float = Field(default=1.0, description="Platt: factor of the log-odds.")
     intercept: float = Field(default=0.0, description="Platt: added to the log-odds.")
 
-    def apply(self, score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def apply(self, score: Scores) -> Scores:
         """Return probabilities for ``score``, shape (rows,); beyond the isotonic knots the outermost value holds."""
         if self.method == "isotonic":
             return np.interp(score, self.x, self.y)
@@ -35,23 +43,82 @@ class Calibration(Settings):
         return score
 
 
-def fit_calibration(method: Method, score: npt.NDArray[np.float64], label: npt.NDArray[np.float64]) -> Calibration:
-    """Return the map of ``method`` that makes ``score`` agree best with ``label`` (0 or 1)."""
-    if method == "isotonic":
-        from sklearn.isotonic import IsotonicRegression
+def fit_calibration(method: Method, score: Scores, label: Scores) -> Calibration:
+    """Return the map of ``method`` that makes ``score`` agree best with ``label`` (0 or 1).
 
-        fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(score, label)
-        # A probability of exactly 0 or 1 would make one surprise infinitely expensive.
-        y = np.clip(fitted.y_thresholds_, SMALLEST, 1 - SMALLEST)
-        return Calibration(method=method, x=fitted.X_thresholds_.tolist(), y=y.tolist())
-    if method == "platt":
-        from sklearn.linear_model import LogisticRegression
+    Both maps never fall: the order of two scores is never turned around. Isotonic pools equal scores first. Raises
+    :class:`CalibrationError` when a score is not a number, or the labels are of one kind only.
+    """
+    if method == "none":
+        return Calibration()
+    if not np.isfinite(score).all():
+        raise CalibrationError(
+            "Calibration",
+            expected="scores that are numbers",
+            found=f"{int((~np.isfinite(score)).sum())} of {score.size} that are not",
+            mend="The fit diverged: lower the learning rate, or look for extreme values.",
+        )
+    if score.size == 0 or label.min() == label.max():
+        raise CalibrationError(
+            "Calibration",
+            expected="labels of both kinds in validation",
+            found="no rows" if score.size == 0 else f"{label.size} times {label[0]:g}",
+            mend="Validate on more months, or set calibration to none.",
+        )
+    return _isotonic(score, label) if method == "isotonic" else _platt(score, label)
 
-        fitted = LogisticRegression(C=1e6).fit(_logit(score).reshape(-1, 1), label)
-        return Calibration(method=method, slope=float(fitted.coef_[0, 0]), intercept=float(fitted.intercept_[0]))
-    return Calibration()
 
-
-def _logit(score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _logit(score: Scores) -> Scores:
     clipped = np.clip(score, SMALLEST, 1 - SMALLEST)
     return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def _isotonic(score: Scores, truth: Scores) -> Calibration:
+    x, place = np.unique(score, return_inverse=True)
+    weights = np.bincount(place).astype(np.float64)
+    blocks = _pool(np.bincount(place, weights=truth) / weights, weights)
+    knots_x: list[float] = []
+    knots_y: list[float] = []
+    for first, last, mean in blocks:
+        # A block is flat: its two ends say it all.
+        for at in dict.fromkeys((first, last)):
+            knots_x.append(float(x[at]))
+            # A probability of exactly 0 or 1 would make one surprise infinitely expensive.
+            knots_y.append(min(max(mean, SMALLEST), 1 - SMALLEST))
+    return Calibration(method="isotonic", x=knots_x, y=knots_y)
+
+
+def _pool(means: Scores, weights: Scores) -> list[tuple[int, int, float]]:
+    """Return (first, last, mean) of the blocks that pooling adjacent violators leaves, in order."""
+    blocks: list[tuple[int, float, float]] = []
+    for at, (mean, weight) in enumerate(zip(means.tolist(), weights.tolist(), strict=True)):
+        first, pooled, total = at, mean, weight
+        while blocks and blocks[-1][1] >= pooled:
+            first, before, before_weight = blocks.pop()
+            pooled = (before * before_weight + pooled * total) / (before_weight + total)
+            total += before_weight
+        blocks.append((first, pooled, total))
+    ends = [first - 1 for first, _, _ in blocks[1:]] + [len(means) - 1]
+    return [(first, last, mean) for (first, mean, _), last in zip(blocks, ends, strict=True)]
+
+
+def _platt(score: Scores, truth: Scores) -> Calibration:
+    positives = truth.sum()
+    negatives = truth.size - positives
+    target = np.where(truth > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    design = np.column_stack([_logit(score), np.ones(truth.size)])
+    weights = np.array([1.0, 0.0])
+    for _ in range(NEWTON_STEPS):
+        probability = 1 / (1 + np.exp(-(design @ weights)))
+        gradient = design.T @ (probability - target)
+        curvature = probability * (1 - probability)
+        # A breath of ridge keeps the step finite where all score are equal.
+        hessian = design.T @ (design * curvature[:, None]) + 1e-9 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights - step
+        if np.abs(step).max() < NEWTON_TOLERANCE:
+            break
+    # A falling map would turn the order of the score around: then the score says nothing beyond the base rate.
+    slope = max(float(weights[0]), 0.0)
+    intercept = float(weights[1]) if slope else float(np.log(target.mean() / (1 - target.mean())))
+    return Calibration(method="platt", slope=slope, intercept=intercept)

@@ -3,6 +3,7 @@
 Apart from the trainers because what happens around a fit is the same for all of them.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def fit_candidate(
     declared: TrainerSettings,
     *,
     task: Task,
-    prices: PriceList,
+    prices: PriceList | None = None,
     checkpoint: Path | None = None,
     report: Report | None = None,
 ) -> Candidate:
@@ -66,7 +67,9 @@ def fit_candidate(
     with measured(prices) as account:
         trainer = make_trainer(declared, task)
         encoder = Encoder.fit(split.known if declared.refit else split.train, features)
-        train, validation = _matrix(split.train, encoder), _matrix(split.validation, encoder)
+        known = _matrix(split.known, encoder)
+        train = known.part(0, split.train.height)
+        validation = known.part(known.rows - split.validation.height, known.rows)
         tuned = trainer.fit(train, validation, checkpoint=_under(checkpoint, "tuned"), report=report)
         calibration = fit_calibration(
             declared.calibration if task == "classification" else "none",
@@ -75,9 +78,10 @@ def fit_candidate(
         )
         fitted: Fitted = tuned
         if declared.refit:
-            both = _both(train, validation)
-            rounds = max(1, round(tuned.rounds * both.rows / train.rows))
-            fitted = trainer.fit(both, rounds=rounds, checkpoint=_under(checkpoint, "refit"))
+            rounds = max(1, round(tuned.rounds * known.rows / train.rows))
+            fitted = trainer.fit(known, rounds=rounds, checkpoint=_under(checkpoint, "refit"))
+    if checkpoint is not None:
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return Candidate(
         trainer=declared.trainer,
         task=task,
@@ -90,21 +94,12 @@ def fit_candidate(
     )
 
 
-def _matrix(part: pl.DataFrame, encoder: Encoder) -> Matrix:
+def _matrix(rows: pl.DataFrame, encoder: Encoder) -> Matrix:
     return Matrix(
-        features=encoder.transform(part),
-        label=part[LABEL].cast(pl.Float64).to_numpy(),
+        features=encoder.transform(rows),
+        label=rows[LABEL].cast(pl.Float64).to_numpy(),
         names=encoder.feature_names,
-        categories=encoder.category_indices,
-    )
-
-
-def _both(train: Matrix, validation: Matrix) -> Matrix:
-    return Matrix(
-        features=np.concatenate([train.features, validation.features]),
-        label=np.concatenate([train.label, validation.label]),
-        names=train.names,
-        categories=train.categories,
+        categories={place: len(encoder.categories[encoder.feature_names[place]]) for place in encoder.category_indices},
     )
 
 

@@ -1,28 +1,29 @@
-"""Gradient boosted trees by LightGBM, in segments that can be killed and gone on with.
+"""Gradient boosted trees by LightGBM, in segments whose random numbers depend on the segment alone.
 
-A fit always runs in segments of `segment_rounds`, each with seeds of its own and starting from the text of the model so
-far. So a fit that was killed between two segments and one that was not run through exactly the same steps.
+A booster's random state cannot be saved. So rounds are counted in segments, each begins with seeds of its own, and
+checkpoints stand between segments: boosting continued from one draws the same rows and features as the fit that was
+never killed, and the two predict alike to the last bit.
 """
 
-import json
-import shutil
+import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ml_platform.data.atomic import write_text
-from ml_platform.data.canonical import value_digest
 from ml_platform.data.settings import Settings
+from ml_platform.training.checkpoint import Checkpoint, Checkpoints, fingerprint
 from ml_platform.training.trainer import Matrix, Report, Task, TrainingError
 
 if TYPE_CHECKING:
     from lightgbm import Booster, Dataset
 
 MODEL_FILE = "model.txt"
-STATE_FILE = "lightgbm_state.json"
+SEEDS = ("bagging_seed", "feature_fraction_seed", "extra_seed", "objective_seed")
+ANOTHER_SHARE = 0.99
 
 
 class LightGBMSettings(Settings):
@@ -30,37 +31,57 @@ class LightGBMSettings(Settings):
 
     learning_rate: float = Field(default=0.04, gt=0, le=1, description="Shrinkage of each tree.")
     num_leaves: int = Field(default=63, ge=2, description="Leaves of a tree.")
+    max_depth: int = Field(default=-1, description="Depth of a tree; -1: no limit.")
     min_data_in_leaf: int = Field(default=200, ge=1, description="Rows that a leaf must have.")
     feature_fraction: float = Field(default=0.35, gt=0, le=1, description="Share of features that a tree may use.")
     bagging_fraction: float = Field(default=0.8, gt=0, le=1, description="Share of rows that a tree sees.")
     bagging_freq: int = Field(default=1, ge=0, description="Trees after which rows are drawn anew; 0: never.")
+    extra_trees: bool = Field(default=False, description="One random threshold per feature and node.")
+    lambda_l1: float = Field(default=0.0, ge=0, description="L1 penalty of leaf values.")
     lambda_l2: float = Field(default=10.0, ge=0, description="L2 penalty of leaf values.")
+    path_smooth: float = Field(default=0.0, ge=0, description="Pull of a leaf towards its parent, in rows.")
     max_bin: int = Field(default=127, ge=2, description="Bins of a numerical feature.")
     cat_smooth: float = Field(default=30.0, ge=0, description="Smoothing of rare categories.")
     cat_l2: float = Field(default=20.0, ge=0, description="L2 penalty of splits by category.")
+    max_cat_threshold: int = Field(default=32, ge=1, description="Categories on the smaller side of a split.")
     min_data_per_group: int = Field(default=200, ge=1, description="Rows that a group of categories must have.")
+    histogram: Literal["row", "column"] = Field(
+        default="column", description="How histograms are built: column for wide tables, row for long ones."
+    )
     max_rounds: int = Field(default=1500, ge=1, description="Rounds after which fitting ends at the latest.")
     patience: int = Field(default=60, ge=1, description="Rounds without improvement after which fitting stops.")
-    segment_rounds: int = Field(default=500, ge=1, description="Rounds between checkpoints.")
+    segment_rounds: int = Field(
+        default=100, ge=1, description="Rounds from one checkpoint, and one set of seeds, to the next."
+    )
     num_threads: int = Field(default=0, ge=0, description="Threads; 0: one for each core.")
 
-    def parameters(self, task: Task, seed: int) -> dict[str, Any]:
-        """Return them as LightGBM takes them."""
-        own = self.model_dump(exclude={"max_rounds", "patience", "segment_rounds"})
+    @model_validator(mode="after")
+    def _segments_hold_whole_bags(self) -> Self:
+        if self.bagging_freq and self.segment_rounds % self.bagging_freq:
+            raise ValueError(
+                f"segment_rounds {self.segment_rounds} must be a multiple of bagging_freq {self.bagging_freq}"
+            )
+        return self
+
+    def parameters(self, task: Task) -> dict[str, Any]:
+        """Return them as LightGBM takes them, without the seeds: these change with the segment."""
+        own = self.model_dump(exclude={"max_rounds", "patience", "segment_rounds", "histogram"})
         objective = {"objective": "binary", "metric": "binary_logloss"}
         if task == "regression":
             objective = {"objective": "regression", "metric": "l2"}
-        return {**own, **objective, "seed": seed, "deterministic": True, "force_col_wise": True, "verbose": -1}
+        by_column = self.histogram == "column"
+        fixed = {"deterministic": True, "force_col_wise": by_column, "force_row_wise": not by_column, "verbose": -1}
+        return {**own, **objective, **fixed}
 
 
 class LightGBMModel:
-    """A fitted booster."""
+    """A fitted booster, used up to its best round."""
 
-    def __init__(self, booster: "Booster", rounds: int, history: list[tuple[int, float]]) -> None:
+    def __init__(self, booster: "Booster", rounds: int, history: list[tuple[int, float]], notes: list[str]) -> None:
         self.booster = booster
         self.rounds = rounds
         self.history = history
-        self.notes: list[str] = []
+        self.notes = notes
 
     def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return np.asarray(self.booster.predict(features, num_iteration=self.rounds), dtype=np.float64)
@@ -74,11 +95,11 @@ class LightGBMModel:
         return np.asarray(found, dtype=np.float64)[:, :-1]
 
     def importance(self) -> dict[str, float]:
+        """Return each feature's share of the gain of all splits, most first."""
         gain = self.booster.feature_importance("gain", iteration=self.rounds)
         shares = gain / max(float(gain.sum()), 1e-12)
-        ordered = np.argsort(-shares, kind="stable")
         names = self.booster.feature_name()
-        return {names[place]: float(shares[place]) for place in ordered}
+        return {names[place]: float(shares[place]) for place in np.argsort(-shares, kind="stable")}
 
 
 class LightGBMTrainer:
@@ -100,6 +121,7 @@ class LightGBMTrainer:
         checkpoint: Path | None = None,
         report: Report | None = None,
     ) -> LightGBMModel:
+        """Return the booster; see :class:`ml_platform.training.trainer.Trainer`. Raises :class:`TrainingError`."""
         import lightgbm as lgb
 
         if validation is None and rounds is None:
@@ -107,108 +129,135 @@ class LightGBMTrainer:
                 "LightGBM", expected="validation rows or a number of rounds", found="neither", mend="Pass one."
             )
         most = rounds or self.settings.max_rounds
-        state = _State(checkpoint, self._fingerprint(train, validation, rounds))
-        data = _dataset(train)
-        valid = None if validation is None else _dataset(validation, data)
-        booster = lgb.Booster(model_str=state.model) if state.model else None
-        history = state.history
-        while len(history) < most and not self._is_over(history, validation):
-            segment = len(history) // self.settings.segment_rounds
+        # Bins are drawn once, before the first segment.
+        parameters = self.settings.parameters(self.task) | {"data_random_seed": self.seed}
+        kept, before = None, None
+        if checkpoint is not None:
+            told = {**self.settings.model_dump(), "task": self.task, "seed": self.seed, "most": most}
+            kept = Checkpoints(checkpoint, fingerprint(told, train, validation))
+            before = kept.latest()
+        course = _Course(self.settings, most, before, kept, report)
+        if before is not None and course.is_over():
+            booster = lgb.Booster(model_file=before.folder / MODEL_FILE)
+        else:
+            data = _dataset(train, parameters)
             booster = lgb.train(
-                # A segment's seed depends on its place alone: a resumed fit draws what an undisturbed one draws.
-                self.settings.parameters(self.task, self.seed + 1000 * segment),
+                parameters | seeds_of_segment(self.seed, course.done // self.settings.segment_rounds),
                 data,
-                num_boost_round=min(self.settings.segment_rounds, most - len(history)),
-                init_model=booster,
-                valid_sets=None if valid is None else [valid],
-                callbacks=[self._watch(history, validation is not None, report)],
+                num_boost_round=most - course.done,
+                valid_sets=[] if validation is None else [_dataset(validation, parameters, data)],
+                init_model=None if before is None else before.folder / MODEL_FILE,
+                callbacks=[_SegmentSeeds(self.settings.segment_rounds, self.seed), course],
             )
-            booster = lgb.Booster(model_str=booster.model_to_string(num_iteration=-1))
-            state.keep(booster, history)
-        assert booster is not None
-        state.clear()
-        best = most if validation is None else _best_round(history)
-        return LightGBMModel(booster, best, [] if validation is None else history)
+            course.keep(booster)
+        return LightGBMModel(booster, course.best_round, course.history, course.notes)
 
     @classmethod
     def load(cls, directory: Path) -> LightGBMModel:
+        """Return the booster of ``directory``, which ends at its best round."""
         import lightgbm as lgb
 
-        booster = lgb.Booster(model_file=str(directory / MODEL_FILE))
-        return LightGBMModel(booster, booster.current_iteration(), [])
+        booster = lgb.Booster(model_file=directory / MODEL_FILE)
+        return LightGBMModel(booster, booster.current_iteration(), [], [])
 
-    def _watch(self, history: list[tuple[int, float]], tuned: bool, report: Report | None) -> Any:
+
+def seeds_of_segment(seed: int, segment: int) -> dict[str, int]:
+    """Return LightGBM's seeds for the rounds of ``segment``: unlike each other, and from segment to segment."""
+    drawn = hashlib.sha256(f"{seed}/{segment}".encode()).digest()
+    return {name: int.from_bytes(drawn[4 * at : 4 * at + 4]) >> 1 for at, name in enumerate(SEEDS)}
+
+
+class _SegmentSeeds:
+    """Before the first round of each segment but the one that fitting began with: the segment's seeds."""
+
+    before_iteration = True
+
+    def __init__(self, segment_rounds: int, seed: int) -> None:
+        self.segment_rounds = segment_rounds
+        self.seed = seed
+
+    def __call__(self, env: Any) -> None:
+        segment, place = divmod(env.iteration, self.segment_rounds)
+        if place == 0 and env.iteration > env.begin_iteration:
+            seeds, share = seeds_of_segment(self.seed, segment), env.params["bagging_fraction"]
+            if share < 1:
+                # LightGBM takes a new bagging seed only when the share changes too, and not for a share of 1.
+                env.model.reset_parameter({"bagging_fraction": share * ANOTHER_SHARE})
+            env.model.reset_parameter({"bagging_fraction": share, **seeds})
+
+
+class _Course:
+    """After each round: note the loss, report it, keep a checkpoint between segments, stop when nothing is gained."""
+
+    def __init__(
+        self,
+        settings: LightGBMSettings,
+        most: int,
+        before: Checkpoint | None,
+        kept: Checkpoints | None,
+        report: Report | None,
+    ) -> None:
+        self.settings = settings
+        self.most = most
+        self.kept = kept
+        self.report = report
+        self.done = before.step if before else 0
+        self.history: list[tuple[int, float]] = [(at, loss) for at, loss in before.state["history"]] if before else []
+        self.notes = [f"Went on from the checkpoint after round {self.done}."] if before else []
+
+    @property
+    def best_round(self) -> int:
+        """The first round with the lowest validation loss; the last one where there is no validation."""
+        return min(self.history, key=lambda each: (each[1], each[0]))[0] if self.history else self.done
+
+    def is_over(self) -> bool:
+        """Return whether no further round is wanted."""
+        return self.done >= self.most or (bool(self.history) and self.done - self.best_round >= self.settings.patience)
+
+    def keep(self, booster: "Booster") -> None:
+        """Write a checkpoint, where any are kept."""
+        if self.kept is not None:
+            # All rounds, not only those up to the best: a better one may come in a later segment.
+            text = booster.model_to_string(num_iteration=-1)
+            state = {"history": self.history}
+            self.kept.write(self.done, state, lambda folder: write_text(folder / MODEL_FILE, text))
+
+    def __call__(self, env: Any) -> None:
         from lightgbm.callback import EarlyStopException
 
-        def watch(env: Any) -> None:
-            loss = float(env.evaluation_result_list[0][2]) if tuned else float("nan")
-            history.append((len(history) + 1, loss))
-            if tuned and report is not None:
-                report(*history[-1])
-            if tuned and len(history) - _best_round(history) >= self.settings.patience:
-                raise EarlyStopException(env.iteration, env.evaluation_result_list)
-
-        return watch
-
-    def _is_over(self, history: list[tuple[int, float]], validation: Matrix | None) -> bool:
-        return (
-            validation is not None and bool(history) and (len(history) - _best_round(history) >= self.settings.patience)
-        )
-
-    def _fingerprint(self, train: Matrix, validation: Matrix | None, rounds: int | None) -> str:
-        parts = [train, *([validation] if validation else [])]
-        sums = [
-            [part.rows, float(np.nansum(part.features, dtype=np.float64)), float(part.label.sum())] for part in parts
-        ]
-        return value_digest(
-            {
-                "settings": self.settings.model_dump(),
-                "seed": self.seed,
-                "rounds": rounds,
-                "names": list(train.names),
-                "data": sums,
-            }
-        )
+        self.done = env.iteration + 1
+        found = env.evaluation_result_list or []
+        if found:
+            loss = float(found[0][2])
+            if not np.isfinite(loss):
+                raise TrainingError(
+                    f"LightGBM, round {self.done}",
+                    expected="a validation loss that is a number",
+                    found=str(loss),
+                    mend="Lower the learning rate, or look for labels that are infinite.",
+                )
+            self.history.append((self.done, loss))
+            if self.report is not None:
+                self.report(self.done, loss)
+        if self.done % self.settings.segment_rounds == 0 and self.done < self.most:
+            self.keep(env.model)
+        if self.is_over() and self.done < self.most:
+            raise EarlyStopException(env.iteration, found)
 
 
-class _State:
-    """What a killed fit left behind, used only by a fit of the same data and settings."""
-
-    def __init__(self, folder: Path | None, fingerprint: str) -> None:
-        self.folder = folder
-        self.fingerprint = fingerprint
-        self.model: str | None = None
-        self.history: list[tuple[int, float]] = []
-        if folder is not None and (folder / STATE_FILE).exists():
-            held = json.loads((folder / STATE_FILE).read_text())
-            if held["fingerprint"] == fingerprint:
-                self.model = held["model"]
-                self.history = [(int(round_), float(loss)) for round_, loss in held["history"]]
-
-    def keep(self, booster: "Booster", history: list[tuple[int, float]]) -> None:
-        if self.folder is not None:
-            held = {"fingerprint": self.fingerprint, "model": booster.model_to_string(), "history": history}
-            write_text(self.folder / STATE_FILE, json.dumps(held))
-
-    def clear(self) -> None:
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _dataset(rows: Matrix, reference: "Dataset | None" = None) -> "Dataset":
+def _dataset(rows: Matrix, parameters: dict[str, Any], reference: "Dataset | None" = None) -> "Dataset":
     import lightgbm as lgb
 
     return lgb.Dataset(
         rows.features,
         rows.label,
-        feature_name=list(rows.names),
+        feature_name=[_plain(name) for name in rows.names],
         categorical_feature=list(rows.categories),
+        params=parameters,
         reference=reference,
-        # The next segment scores these rows with the model so far.
-        free_raw_data=False,
     )
 
 
-def _best_round(history: list[tuple[int, float]]) -> int:
-    """Return the first round with the lowest validation loss."""
-    return min(history, key=lambda each: (each[1], each[0]))[0]
+def _plain(name: str) -> str:
+    # LightGBM refuses what JSON gives a meaning to.
+    return "".join("_" if sign in '[]{}":,' else sign for sign in name)

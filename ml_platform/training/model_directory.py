@@ -15,12 +15,17 @@ import numpy.typing as npt
 import polars as pl
 
 from ml_platform.data.atomic import write_json, write_text
+from ml_platform.errors import PlatformError
 from ml_platform.features.encoder import Encoder
 from ml_platform.training.calibration import Calibration
 from ml_platform.training.candidate import Candidate
 from ml_platform.training.trainer import Fitted, trainer_class
 
 FORMAT = "ml_platform/1"
+
+
+class ModelDirectoryError(PlatformError):
+    """Raised when a folder holds no whole model, or one of another format."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +63,34 @@ def write_model(
         "threshold": threshold,
         "feature_names": list(candidate.encoder.feature_names),
     }
-    write_json(directory / "model.json", described)
     write_text(directory / "encoder.json", candidate.encoder.to_json())
     write_json(directory / "calibration.json", candidate.calibration.model_dump())
     write_json(directory / "features.json", features)
     write_json(directory / "contract.json", contract)
     candidate.fitted.save(directory)
+    # Last, so that a folder that has it is whole.
+    write_json(directory / "model.json", described)
 
 
 def read_model(directory: Path) -> StoredModel:
-    """Return the model in ``directory``, ready to predict."""
-    described = json.loads((directory / "model.json").read_text())
+    """Return the model in ``directory``, ready to predict. Raises :class:`ModelDirectoryError` where there is none."""
+    described = _described(directory)
     return StoredModel(
         described=described,
         fitted=trainer_class(described["trainer"]).load(directory),
         encoder=Encoder.from_json((directory / "encoder.json").read_text()),
         calibration=Calibration.model_validate_json((directory / "calibration.json").read_text()),
     )
+
+
+def _described(directory: Path) -> dict[str, Any]:
+    path = directory / "model.json"
+    held: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if held.get("format") != FORMAT:
+        raise ModelDirectoryError(
+            f"Model directory {directory}",
+            expected=f"a model.json of format {FORMAT}",
+            found=f"format {held.get('format')}" if held else "none",
+            mend="Materialize the candidate again; a folder without model.json was never finished.",
+        )
+    return held

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ml_platform.data.partitions import month_bounds, shift_month
 from ml_platform.data.settings import Settings
-from ml_platform.errors import PlatformError
+from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.view import PREDICT_AT
 
 LABEL = "label"
@@ -36,19 +36,33 @@ class SplitSettings(Settings):
 class Split:
     """Three tables with the columns of the training set; every row of them has a label.
 
-    ``train`` was known before the first validation prediction is made, ``validation`` before the first test prediction;
-    ``embargoed`` counts the rows left out because their label came later.
+    ``train`` was known before the first validation prediction is made, ``validation`` before the first test prediction.
+    ``late`` are train rows whose label came between the two: too late while validation is looked at, early enough for a
+    refit. ``embargoed`` counts the rows whose label came later still, ``unlabelled`` those without one, by part.
     """
 
     train: pl.DataFrame
     validation: pl.DataFrame
     test: pl.DataFrame
+    late: pl.DataFrame
     embargoed: int
+    unlabelled: dict[str, int]
 
     @property
     def known(self) -> pl.DataFrame:
-        """Return train and validation together: all that may be learned from before the test month begins."""
-        return pl.concat([self.train, self.validation])
+        """Return train, late and validation, in this order: all that may be learned before the test month begins."""
+        return pl.concat([self.train, self.late, self.validation])
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows each part has, and how many are in none, under stable names."""
+        return {
+            "train_rows": self.train.height,
+            "late_rows": self.late.height,
+            "validation_rows": self.validation.height,
+            "test_rows": self.test.height,
+            "embargoed_rows": self.embargoed,
+            **{f"unlabelled_{part}_rows": count for part, count in self.unlabelled.items()},
+        }
 
 
 def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: SplitSettings, *, model: str) -> Split:
@@ -56,8 +70,10 @@ def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: Spl
 
     Test: predicted within the month. Validation: predicted in the months before it. Train: predicted earlier. A train
     row whose label was known only after validation began is left out, and so is a validation row whose label was known
-    only after the test month began (the embargo). Rows without a label are in no part. Raises :class:`SplitError` when
-    a part has fewer than ``minimum_rows`` rows, or train or validation holds one kind of label only.
+    only after the test month began (the embargo). Rows without a label are in no part.
+
+    Raises :class:`SplitError` when a column is missing or has times that are not in UTC, a part has fewer than
+    ``minimum_rows`` rows, or train or validation holds one kind of label only.
     """
     test_start, test_end = month_bounds(month, time_zone)
     validation_start, _ = month_bounds(shift_month(month, -settings.validation_months), time_zone)
@@ -66,19 +82,46 @@ def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: Spl
         train_start, _ = month_bounds(
             shift_month(month, -settings.validation_months - settings.train_months), time_zone
         )
-    labelled = frame.filter(pl.col(LABEL).is_not_null())
-    at = pl.col(PREDICT_AT)
-    fitted = (at < validation_start) & (pl.lit(True) if train_start is None else at >= train_start)
-    tuned = (at >= validation_start) & (at < test_start)
-    train = labelled.filter(fitted & (pl.col(LABEL_KNOWN_AT) <= validation_start))
-    validation = labelled.filter(tuned & (pl.col(LABEL_KNOWN_AT) <= test_start))
-    test = labelled.filter((at >= test_start) & (at < test_end))
-    embargoed = labelled.filter(fitted | tuned).height - train.height - validation.height
-    for name, part in (("train", train), ("validation", validation), ("test", test)):
-        _demand_rows(f"Model '{model}', {month}, {name} part", part, settings.minimum_rows)
-    for name, part in (("train", train), ("validation", validation)):
-        _demand_two_labels(f"Model '{model}', {month}, {name} part", part)
-    return Split(train, validation, test, embargoed)
+    _demand_columns(f"Model '{model}', {month}", frame)
+    at, known = pl.col(PREDICT_AT), pl.col(LABEL_KNOWN_AT)
+    parts = {
+        "train": frame.filter((at < validation_start) & (pl.lit(True) if train_start is None else at >= train_start)),
+        "validation": frame.filter((at >= validation_start) & (at < test_start)),
+        "test": frame.filter((at >= test_start) & (at < test_end)),
+    }
+    labelled = {name: part.filter(pl.col(LABEL).is_not_null()) for name, part in parts.items()}
+    split = Split(
+        train=labelled["train"].filter(known <= validation_start),
+        validation=labelled["validation"].filter(known <= test_start),
+        test=labelled["test"],
+        late=labelled["train"].filter((known > validation_start) & (known <= test_start)),
+        embargoed=sum(labelled[name].filter(known > test_start).height for name in ("train", "validation")),
+        unlabelled={name: part.height - labelled[name].height for name, part in parts.items()},
+    )
+    for name, rows in (("train", split.train), ("validation", split.validation), ("test", split.test)):
+        _demand_rows(f"Model '{model}', {month}, {name} part", rows, settings.minimum_rows)
+    for name, rows in (("train", split.train), ("validation", split.validation)):
+        _demand_two_labels(f"Model '{model}', {month}, {name} part", rows)
+    return split
+
+
+def _demand_columns(thing: str, frame: pl.DataFrame) -> None:
+    absent = [name for name in (LABEL, LABEL_KNOWN_AT, PREDICT_AT) if name not in frame.columns]
+    if absent:
+        raise SplitError(
+            thing,
+            expected=f"the columns {listed([LABEL, LABEL_KNOWN_AT, PREDICT_AT])}",
+            found=f"no {listed(absent)}",
+            mend=f"Pass the training set.{did_you_mean(absent[0], frame.columns)}",
+        )
+    naive = [name for name in (LABEL_KNOWN_AT, PREDICT_AT) if getattr(frame.schema[name], "time_zone", None) != "UTC"]
+    if naive:
+        raise SplitError(
+            thing,
+            expected="times in UTC",
+            found=", ".join(f"{frame.schema[name]} in '{name}'" for name in naive),
+            mend="Give them as Datetime('us', 'UTC').",
+        )
 
 
 def _demand_rows(thing: str, part: pl.DataFrame, minimum: int) -> None:

@@ -4,18 +4,20 @@ Trainers are plain Python on arrays, so that they run in a test, in a worker or 
 own is named by `package.module:Class` and needs no change of the engine.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.training.accounting import gpu_count
+from ml_platform.training.search_space import TuningSettings
 
 Array = npt.NDArray[np.floating[Any]]
 Task = Literal["classification", "regression"]
@@ -36,17 +38,22 @@ class TrainingError(PlatformError):
 class Matrix:
     """Rows to learn from: ``features`` of shape (rows, features) float32 with NaN for missing, ``label`` of (rows,).
 
-    ``categories`` are the places of the features that hold category codes, ``names`` the features' names.
+    ``names`` are the features' names; ``categories`` says at which places there are category codes, and of how many
+    categories each.
     """
 
     features: npt.NDArray[np.float32]
     label: npt.NDArray[np.float64]
     names: Sequence[str]
-    categories: Sequence[int] = ()
+    categories: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         return len(self.label)
+
+    def part(self, start: int, end: int) -> "Matrix":
+        """Return rows ``start`` to ``end`` (not included) as a view."""
+        return replace(self, features=self.features[start:end], label=self.label[start:end])
 
 
 class Fitted(Protocol):
@@ -98,7 +105,7 @@ class Trainer(Protocol):
 
         With ``validation`` the number of rounds is found by early stopping on it; without, exactly ``rounds`` are run.
         A ``checkpoint`` folder is where a killed fit left its state: the same call again goes on from there and ends
-        with a model that predicts as if it had never been killed; a finished fit leaves the folder empty.
+        with a model that predicts as if it had never been killed. The state of other rows or settings is not used.
         """
         ...
 
@@ -123,13 +130,15 @@ class TrainerSettings(Settings):
         default="none", description="How scores become probabilities, fitted on the validation month."
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the trainer itself.")
+    tuning: TuningSettings | None = Field(default=None, description="Search of settings on validation; none: as given.")
 
-    @model_validator(mode="after")
-    def _settings_suit_the_trainer(self) -> Self:
-        if self.trainer in BUILT_IN:
-            # Checked when declared, not hours later when the step runs.
-            trainer_class(self.trainer).Settings.model_validate(self.settings)
-        return self
+    @field_validator("settings")
+    @classmethod
+    def _suits_the_trainer(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        # Checked when declared, not hours later when the step runs.
+        if info.data.get("trainer") in BUILT_IN:
+            trainer_class(info.data["trainer"]).Settings.model_validate(given)
+        return given
 
 
 @dataclass(frozen=True)
@@ -138,16 +147,6 @@ class Availability:
 
     available: bool
     reason: str = ""
-
-
-@dataclass
-class FitProgress:
-    """Collects the course of a fit; pass :meth:`heard` as its report."""
-
-    history: list[tuple[int, float]] = field(default_factory=list)
-
-    def heard(self, round_: int, loss: float) -> None:
-        self.history.append((round_, loss))
 
 
 def trainer_class(name: str) -> type[Trainer]:
@@ -160,6 +159,14 @@ def trainer_class(name: str) -> type[Trainer]:
             mend=f"Mend the name in the model's defs.yaml.{did_you_mean(name, BUILT_IN)}",
         )
     found: Any = load_function(BUILT_IN.get(name, name))
+    absent = [member for member in ("Settings", "fit", "load") if not hasattr(found, member)]
+    if absent:
+        raise TrainingError(
+            f"Trainer '{name}'",
+            expected="Settings, fit and load",
+            found=f"no {listed(absent)}",
+            mend="Add them; ml_platform.training.trainer.Trainer says what each one does.",
+        )
     return found
 
 
@@ -169,12 +176,11 @@ def make_trainer(declared: TrainerSettings, task: Task) -> Trainer:
     return kind(kind.Settings.model_validate(declared.settings), task=task, seed=declared.seed)
 
 
-def availability(declared: TrainerSettings) -> Availability:
-    """Return whether ``declared`` can run here; only one that requires a GPU can be unavailable."""
-    if declared.requires == "any":
-        return Availability(True)
-    import torch
+def availability(declared: TrainerSettings, gpus: int | None = None) -> Availability:
+    """Return whether a machine with ``gpus`` accelerators (None: this machine) can run ``declared``.
 
-    if torch.cuda.is_available():
+    Only a trainer that requires a GPU can be unavailable.
+    """
+    if declared.requires == "any" or (gpu_count() if gpus is None else gpus):
         return Availability(True)
     return Availability(False, "It requires a GPU (requires: gpu in defs.yaml), and this machine has none.")

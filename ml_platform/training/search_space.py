@@ -1,0 +1,59 @@
+"""What tuning may try and how long it may take: the declared half of tuning, free of any library."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ml_platform.data.settings import Settings
+
+
+class FloatRange(Settings):
+    """A float between two bounds."""
+
+    kind: Literal["float"] = "float"
+    low: float = Field(description="Lowest value.")
+    high: float = Field(description="Highest value.")
+    log: bool = Field(default=False, description="Search the logarithm: for rates and penalties.")
+
+    @model_validator(mode="after")
+    def _rises(self) -> "FloatRange":
+        if self.high < self.low:
+            raise ValueError(f"high {self.high} lies below low {self.low}")
+        return self
+
+
+class IntRange(Settings):
+    """A whole number between two bounds, both included."""
+
+    kind: Literal["int"] = "int"
+    low: int = Field(description="Lowest value.")
+    high: int = Field(description="Highest value.")
+    log: bool = Field(default=False, description="Search the logarithm: for sizes.")
+
+    @model_validator(mode="after")
+    def _rises(self) -> "IntRange":
+        if self.high < self.low:
+            raise ValueError(f"high {self.high} lies below low {self.low}")
+        return self
+
+
+class Choices(Settings):
+    """One of several values."""
+
+    kind: Literal["choice"] = "choice"
+    values: list[str | int | float | bool] = Field(min_length=1, description="The values.")
+
+
+Range = Annotated[FloatRange | IntRange | Choices, Field(discriminator="kind")]
+
+
+class TuningSettings(Settings):
+    """A search on validation: space, budgets, and how hopeless trials are cut short."""
+
+    space: dict[str, Range] = Field(min_length=1, description="Settings of the trainer to search, by name.")
+    trials: int = Field(default=30, ge=1, description="Trials of the study, those of earlier runs counted.")
+    minutes: float | None = Field(default=None, gt=0, description="Minutes after which no trial is begun.")
+    parallel: int = Field(default=1, ge=1, description="Trials at the same time, in threads.")
+    pruning: bool = Field(default=True, description="Stop a trial that is behind the median of the others.")
+    pruning_warmup_steps: int = Field(default=30, ge=0, description="Rounds or epochs before a trial may be stopped.")
+    seed: int = Field(default=0, ge=0, description="Seed of the sampler; parallel trials still vary in order.")

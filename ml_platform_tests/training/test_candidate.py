@@ -1,0 +1,194 @@
+"""A candidate from a training set in sight: parts, refit, calibration, notes, and the directory it is kept in."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ml_platform.features.encoder import Encoder
+from ml_platform.training.candidate import fit_candidate
+from ml_platform.training.model_directory import ModelDirectoryError, read_model, write_model
+from ml_platform.training.splits import SplitSettings, split_by_time
+from ml_platform.training.trainer import TrainerSettings, TrainingError
+
+FEATURES = ["strong", "weak", "place"]
+FAST = {
+    "max_rounds": 40,
+    "patience": 5,
+    "num_leaves": 7,
+    "min_data_in_leaf": 20,
+    "num_threads": 1,
+    "segment_rounds": 10,
+}
+
+
+def training_set(rows: int = 3000, seed: int = 0) -> pl.DataFrame:
+    """Rows of January to March 2013, one every 43 minutes; the label follows `strong`, is known two hours later."""
+    rng = np.random.default_rng(seed)
+    strong = rng.normal(size=rows)
+    start = datetime(2013, 1, 1, tzinfo=UTC)
+    times = [start + timedelta(minutes=43 * at) for at in range(rows)]
+    return pl.DataFrame(
+        {
+            "predict_at": times,
+            "label": (strong + 0.5 * rng.normal(size=rows) > 0).astype(np.int8),
+            "label_known_at": [time + timedelta(hours=2) for time in times],
+            "strong": strong.astype(np.float32),
+            "weak": rng.normal(size=rows).astype(np.float32),
+            "place": rng.choice(["JFK", "LGA", None], size=rows),
+        },
+        schema_overrides={"predict_at": pl.Datetime("us", "UTC"), "label_known_at": pl.Datetime("us", "UTC")},
+    )
+
+
+def split(frame: pl.DataFrame):
+    return split_by_time(frame, "2013-03", "UTC", SplitSettings(), model="toy")
+
+
+def declared(**changes) -> TrainerSettings:
+    return TrainerSettings.model_validate({"settings": FAST, **changes})
+
+
+def fit(frame: pl.DataFrame, features=FEATURES, **changes):
+    return fit_candidate(split(frame), features, declared(**changes), task="classification")
+
+
+def test_candidate_ranks_the_unseen_month_by_the_feature_that_decides_it():
+    frame = training_set()
+    test = split(frame).test
+
+    predicted = fit(frame).predict(test)
+
+    above = test["strong"].to_numpy() > 0.5
+    assert predicted[above].min() > predicted[~above & (test["strong"].to_numpy() < -0.5)].max()
+
+
+def test_what_the_test_month_holds_changes_no_bit_of_the_candidate():
+    frame = training_set()
+    march = pl.col("predict_at") >= datetime(2013, 3, 1, tzinfo=UTC)
+    scrambled = frame.with_columns(
+        pl.when(march).then(-pl.col("strong")).otherwise("strong").alias("strong"),
+        pl.when(march).then(1 - pl.col("label")).otherwise("label").cast(pl.Int8).alias("label"),
+    )
+    probe = frame.head(200)
+
+    assert np.array_equal(fit(frame).predict(probe), fit(scrambled).predict(probe))
+
+
+def test_refit_learns_from_validation_with_more_rounds_by_the_share_of_rows_added():
+    frame = training_set()
+    parts = split(frame)
+
+    alone, again = fit(frame, refit=False), fit(frame, refit=True)
+
+    share = parts.known.height / parts.train.height
+    assert again.fitted.rounds == round(alone.fitted.rounds * share)
+    assert not np.array_equal(alone.predict(parts.test), again.predict(parts.test))
+
+
+def test_without_refit_a_category_that_only_validation_has_is_not_coded():
+    frame = training_set().with_columns(
+        pl.when(pl.col("predict_at") >= datetime(2013, 2, 10, tzinfo=UTC))
+        .then(pl.lit("EWR"))
+        .otherwise("place")
+        .alias("place")
+    )
+
+    assert fit(frame, refit=False).encoder.categories["place"] == ("JFK", "LGA")
+    assert fit(frame, refit=True).encoder.categories["place"] == ("EWR", "JFK", "LGA")
+
+
+def test_category_unseen_in_training_predicts_as_missing():
+    frame = training_set()
+    candidate = fit(frame)
+    rows = split(frame).test
+
+    unseen = candidate.predict(rows.with_columns(place=pl.lit("XXX")))
+    missing = candidate.predict(rows.with_columns(place=pl.lit(None, pl.String)))
+
+    assert np.array_equal(unseen, missing)
+
+
+def test_calibration_follows_the_declared_method():
+    frame = training_set()
+    methods = {method: fit(frame, calibration=method).calibration for method in ("none", "isotonic", "platt")}
+
+    assert methods["none"].x == []
+    assert methods["isotonic"].x == sorted(methods["isotonic"].x)
+    assert methods["platt"].slope > 0
+
+
+def test_features_that_are_all_null_or_infinite_are_noted_and_do_no_harm():
+    frame = training_set().with_columns(
+        empty=pl.lit(None, pl.Float32),
+        endless=pl.when(pl.int_range(pl.len()) % 7 == 0).then(float("inf")).otherwise(pl.col("weak")).cast(pl.Float32),
+    )
+
+    candidate = fit(frame, [*FEATURES, "empty", "endless"])
+
+    assert candidate.notes == [
+        "1 features without any value: 'empty'.",
+        "Infinite values counted as missing in 'endless'.",
+    ]
+    assert np.isfinite(candidate.predict(split(frame).test)).all()
+
+
+def test_training_set_whose_features_are_all_null_is_refused():
+    frame = training_set().with_columns(strong=pl.lit(None, pl.Float32), weak=pl.lit(None, pl.Float32))
+
+    with pytest.raises(TrainingError, match="expected a feature with values, found only nulls in all 2"):
+        fit(frame, ["strong", "weak"])
+
+
+def test_constant_label_is_refused():
+    from ml_platform.training.splits import SplitError
+
+    with pytest.raises(SplitError, match="expected labels of more than one kind"):
+        fit(training_set().with_columns(label=pl.lit(1, pl.Int8)))
+
+
+def test_finished_candidate_leaves_no_checkpoint(tmp_path: Path):
+    frame = training_set()
+
+    kept = fit_candidate(split(frame), FEATURES, declared(), task="classification", checkpoint=tmp_path / "checkpoint")
+
+    assert not (tmp_path / "checkpoint").exists()
+    assert np.array_equal(kept.predict(frame), fit(frame).predict(frame))
+
+
+def test_model_directory_gives_back_a_model_that_predicts_alike(tmp_path: Path):
+    frame = training_set()
+    candidate = fit(frame, calibration="isotonic")
+
+    write_model(tmp_path, candidate, name="toy", target="is late", threshold=0.4, features={}, contract={})
+    read = read_model(tmp_path)
+
+    assert np.array_equal(read.predict(frame), candidate.predict(frame))
+    assert read.described["threshold"] == 0.4
+    assert read.described["feature_names"] == FEATURES
+    assert Encoder.from_json((tmp_path / "encoder.json").read_text()) == candidate.encoder
+
+
+def test_model_directory_holds_no_pickle(tmp_path: Path):
+    write_model(tmp_path, fit(training_set()), name="toy", target="", threshold=0.5, features={}, contract={})
+
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".txt"}
+
+
+def test_folder_that_was_never_finished_is_no_model(tmp_path: Path):
+    write_model(tmp_path, fit(training_set()), name="toy", target="", threshold=0.5, features={}, contract={})
+    (tmp_path / "model.json").unlink()
+
+    with pytest.raises(ModelDirectoryError, match=r"expected a model.json of format ml_platform/1, found none"):
+        read_model(tmp_path)
+
+
+def test_account_says_what_the_fit_took_and_cost():
+    account = fit(training_set()).account
+
+    assert account.device == "cpu"
+    assert account.cpu_seconds > 0
+    assert account.cost == pytest.approx(account.cpu_seconds * 0.048 / 3600)
+    assert account.gpu_seconds == 0
