@@ -5,12 +5,15 @@ Nothing connects before its first use, and MLflow is imported only then.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from ml_platform.registry.delivery import Delivered, deliver
 from ml_platform.registry.models import ModelRegistry
+from ml_platform.registry.outbox import Outbox
 from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
 from resources.home import Home
 
@@ -22,20 +25,28 @@ class MlflowResource(dg.ConfigurableResource):
     """Opens one MLflow run per asset, partition and attempt, tagged with Dagster's run id."""
 
     tracking_uri: str = Field(description="Address of the tracking store: sqlite:///… or http://….")
-    artifact_root: str = Field(description="Folder or bucket in which new experiments keep their artifacts.")
+    artifact_root: str | None = Field(
+        default=None, description="Folder or bucket for artifacts of new experiments; none where a server decides."
+    )
+    outbox: str | None = Field(
+        default=None, description="Folder in which records wait while a tracking server is down."
+    )
 
     _tracking: Tracking | None = PrivateAttr(default=None)
 
     @classmethod
     def at_home(cls, home: Home) -> "MlflowResource":
         """Return the resource on the SQLite store of ``home``."""
-        return cls(tracking_uri=home.tracking_uri, artifact_root=str(home.artifacts))
+        return cls(
+            tracking_uri=home.tracking_uri, artifact_root=str(home.artifacts), outbox=str(home.records / "outbox")
+        )
 
     @property
     def tracking(self) -> Tracking:
         """Return the tracking store, one connection per process."""
         if self._tracking is None:
-            self._tracking = Tracking(self.tracking_uri, self.artifact_root)
+            outbox = Outbox(Path(self.outbox)) if self.outbox else None
+            self._tracking = Tracking(self.tracking_uri, self.artifact_root, outbox)
         return self._tracking
 
     @property
@@ -43,13 +54,26 @@ class MlflowResource(dg.ConfigurableResource):
         """Return the model registry in the same store."""
         return ModelRegistry(self.tracking)
 
+    def deliver(self) -> list[Delivered]:
+        """Bring what waits in the outbox to the server, if it is back."""
+        return deliver(self.tracking.outbox, self.tracking) if self.tracking.outbox else []
+
+    def close_abandoned(self, experiment: str, instance: dg.DagsterInstance) -> list[str]:
+        """End the MLflow runs whose Dagster run is over or unknown, and return their ids."""
+
+        def is_over(run_id: str) -> bool:
+            run = instance.get_run_by_id(run_id)
+            return run is None or run.is_finished
+
+        return self.tracking.close_abandoned(experiment, is_over)
+
     @contextmanager
     def run(self, context: dg.AssetExecutionContext, experiment: str) -> Iterator[TrackedRun]:
         """Open the MLflow run of this asset step: FAILED when the body raises, FINISHED otherwise."""
         asset = context.asset_key.to_user_string()
         partition = context.partition_key if context.has_partition_key else None
         tags = run_tags(
-            asset=asset, partition=partition, attempt=context.retry_number + 1, dagster_run_id=context.run_id
+            asset=asset, partition=partition, attempt=context.retry_number + 1, dagster_run_id=context.run.run_id
         )
         with self.tracking.run(experiment, f"{asset} {partition or ''}".strip(), tags) as run:
             yield run

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.errors import PlatformError
+from ml_platform.registry.outbox import Entry, Operation, Outbox, is_unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,10 +26,9 @@ PARENT_TAG = "mlflow.parentRunId"
 SQLITE_PREFIX = "sqlite:///"
 MOST_PARAMETERS_AT_ONCE = 100
 MOST_METRICS_AT_ONCE = 1000
+HEALTH_TIMEOUT_SECONDS = 3
 LONGEST_PARAMETER = 6000
 CUT_MARK = "… (cut off)"
-
-Operation = dict[str, Any]
 
 
 class TrackingError(PlatformError):
@@ -49,13 +49,18 @@ def run_tags(*, asset: str, partition: str | None, attempt: int, dagster_run_id:
 class Tracking:
     """The tracking store at ``tracking_uri``, connected on first use; new experiments keep artifacts under the root.
 
+    Without a root the server decides where artifacts go, which is what a server that proxies them needs.
+
+    With an ``outbox``, a server that cannot be reached stops nobody: the run's record waits there (see ``delivery``).
+
     >>> tracking = Tracking("sqlite:////data/mlflow.db", "/data/artifacts")  # doctest: +SKIP
     >>> with tracking.run("departure_risk", "lightgbm 2013-06", tags) as run:  # doctest: +SKIP
     ...     run.log_metrics({"auc": 0.77})
     """
 
     tracking_uri: str
-    artifact_root: str | Path
+    artifact_root: str | Path | None
+    outbox: Outbox | None = None
     now: Callable[[], float] = time.time
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _client: "MlflowClient | None" = field(default=None, repr=False)
@@ -77,17 +82,34 @@ class Tracking:
         Earlier attempts of the same asset and partition in the same Dagster run that were left open by a killed process
         are ended KILLED first.
         """
-        with _ended(self.open(experiment, name, tags, parent_run_id=parent_run_id)) as opened:
+        opened = self.open(experiment, name, tags, parent_run_id=parent_run_id)
+        try:
             yield opened
+        except BaseException as error:
+            opened.fail(error)
+            raise
+        opened.end("FINISHED")
 
     def open(
         self, experiment: str, name: str, tags: Mapping[str, str], *, parent_run_id: str | None = None
     ) -> "TrackedRun":
         """Return a new run that the caller ends; prefer :meth:`run`."""
-        experiment_id = self.experiment(experiment)
-        self._end_earlier_attempts(experiment_id, tags)
-        operation = creation(name, tags, self.now(), parent_run_id)
-        return TrackedRun(self, create_run(self.client, experiment_id, operation), experiment_id)
+        operation = creation(experiment, name, tags, self.now(), parent_run_id)
+        try:
+            self.require_server()
+            return TrackedRun(self, create_run(self, operation), experiment)
+        except Exception as error:
+            if self.outbox is None or not is_unreachable(error):
+                raise
+            entry = self.outbox.open(operation, self.now())
+            return TrackedRun(self, entry.local_id, experiment, entry)
+
+    def require_server(self) -> None:
+        """Raise at once when a server is meant and does not answer, where MLflow would retry for minutes."""
+        if self.tracking_uri.startswith(("http://", "https://")):
+            import requests
+
+            requests.get(f"{self.tracking_uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS).raise_for_status()
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment, created if need be; two processes creating it at once get the same one."""
@@ -95,7 +117,7 @@ class Tracking:
 
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            location = f"{str(self.artifact_root).rstrip('/')}/{name}"
+            location = f"{str(self.artifact_root).rstrip('/')}/{name}" if self.artifact_root else None
             with contextlib.suppress(MlflowException):
                 return str(self.client.create_experiment(name, artifact_location=location))
             # Another process may have created it between the two calls; anything else shows again here.
@@ -131,7 +153,8 @@ class Tracking:
             Path(self.tracking_uri.removeprefix(SQLITE_PREFIX)).parent.mkdir(parents=True, exist_ok=True)
         return MlflowClient(self.tracking_uri, self.tracking_uri)
 
-    def _end_earlier_attempts(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+    def end_earlier_attempts(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """End as KILLED what a killed process left open: lower attempts of the same asset and partition."""
         if DAGSTER_RUN_TAG not in tags or PARENT_TAG in tags:
             return
         same = {name: value for name, value in tags.items() if name in (ASSET_TAG, PARTITION_TAG, DAGSTER_RUN_TAG)}
@@ -146,11 +169,20 @@ class Tracking:
 
 @dataclass
 class TrackedRun:
-    """One open run; every method writes to it by its id, whatever runs elsewhere in the process."""
+    """One open run; every method writes to it by its id, whatever runs elsewhere in the process.
+
+    From the first write that the server does not take, all further ones are queued in order.
+    """
 
     tracking: Tracking
     run_id: str
-    experiment_id: str
+    experiment: str
+    entry: Entry | None = None
+
+    @property
+    def queued(self) -> bool:
+        """Return whether the run's record, or its end, waits in the outbox."""
+        return self.entry is not None
 
     def log_params(self, parameters: Mapping[str, Any]) -> None:
         """Record parameters as text; one longer than MLflow holds is cut with a mark at its end."""
@@ -176,9 +208,7 @@ class TrackedRun:
     @contextlib.contextmanager
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Iterator["TrackedRun"]:
         """Open a nested run for the body, for example one trial of a search; it ends as :meth:`Tracking.run` does."""
-        operation = creation(name, tags or {}, self.tracking.now(), self.run_id)
-        run_id = create_run(self.tracking.client, self.experiment_id, operation)
-        with _ended(TrackedRun(self.tracking, run_id, self.experiment_id)) as opened:
+        with self.tracking.run(self.experiment, name, tags or {}, parent_run_id=self.run_id) as opened:
             yield opened
 
     def fail(self, error: BaseException) -> None:
@@ -190,19 +220,47 @@ class TrackedRun:
         """End the run as FINISHED, FAILED or KILLED."""
         self._perform({"kind": "end", "status": status, "at": self.tracking.now()})
 
+    def queue(self, operation: Operation) -> None:
+        """Put an operation behind those that already wait in the outbox."""
+        if self.tracking.outbox is None:
+            raise TrackingError(
+                f"Run '{self.run_id}'",
+                expected="an outbox to queue in",
+                found="none",
+                mend="Give the tracking store an outbox folder, or bring the server back.",
+            )
+        if self.entry is None:
+            known = {"kind": "continue", "run_id": self.run_id}
+            self.entry = self.tracking.outbox.open(known, self.tracking.now())
+        self.entry.add(operation)
+        if operation["kind"] == "end":
+            self.entry.close()
+
     def _perform(self, operation: Operation) -> None:
-        perform(self.tracking.client, self.run_id, operation)
+        if self.entry is None:
+            try:
+                self.tracking.require_server()
+                perform(self.tracking.client, self.run_id, operation)
+                return
+            except Exception as error:
+                if self.tracking.outbox is None or not is_unreachable(error):
+                    raise
+        self.queue(operation)
 
 
-def creation(name: str, tags: Mapping[str, str], at: float, parent_run_id: str | None = None) -> Operation:
+def creation(
+    experiment: str, name: str, tags: Mapping[str, str], at: float, parent_run_id: str | None = None
+) -> Operation:
     """Return the operation that creates a run."""
     nested = {PARENT_TAG: parent_run_id} if parent_run_id else {}
-    return {"kind": "create", "name": name, "tags": {**tags, **nested}, "at": at}
+    return {"kind": "create", "experiment": experiment, "name": name, "tags": {**tags, **nested}, "at": at}
 
 
-def create_run(client: "MlflowClient", experiment_id: str, operation: Operation) -> str:
+def create_run(tracking: Tracking, operation: Operation) -> str:
     """Create the run that ``operation`` describes and return its id."""
-    run = client.create_run(
+    experiment_id = tracking.experiment(operation["experiment"])
+    tracking.end_earlier_attempts(experiment_id, operation["tags"])
+    run = tracking.client.create_run(
         experiment_id, start_time=int(operation["at"] * 1000), tags=operation["tags"], run_name=operation["name"]
     )
     return str(run.info.run_id)
@@ -233,16 +291,6 @@ def perform(client: "MlflowClient", run_id: str, operation: Operation) -> None:
             client.set_terminated(run_id, operation["status"], int(operation["at"] * 1000))
         case unknown:
             raise ValueError(f"unknown operation '{unknown}'")
-
-
-@contextlib.contextmanager
-def _ended(opened: TrackedRun) -> Iterator[TrackedRun]:
-    try:
-        yield opened
-    except BaseException as error:
-        opened.fail(error)
-        raise
-    opened.end("FINISHED")
 
 
 def _cut(text: str) -> str:

@@ -1,0 +1,141 @@
+"""Bringing queued records to the tracking server once it is back: in order, each once, nothing lost.
+
+Apart from the outbox because delivery may run anywhere and any time: at the start of the next step, in a sensor, by
+hand. Killed in the middle it begins the entry again, and every operation leaves on repetition what it left at first.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ml_platform.data.atomic import write_json
+from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.registry.outbox import LOCAL_PREFIX, Entry, Outbox, is_unreachable
+from ml_platform.registry.tracking import PARENT_TAG, TrackedRun, Tracking, create_run, perform
+
+OUTBOX_TAG = "ml_platform.outbox_id"
+DELIVERED_FILE = "delivered.json"
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What became of one entry: its run in MLflow, or why the server refused it."""
+
+    entry: str
+    run_id: str | None
+    operations: int
+    refused: str | None = None
+
+
+def register_or_queue(
+    registry: ModelRegistry,
+    run: TrackedRun,
+    name: str,
+    directory: Path,
+    *,
+    input_example: pl.DataFrame,
+    output: str = "score",
+    tags: Mapping[str, str] | None = None,
+) -> ModelVersion | None:
+    """Register the model directory, or queue that behind the run's record and return None when the server is down.
+
+    A queued version gets its number at delivery; until then the content digest of the directory is its name.
+    """
+    if run.entry is None:
+        try:
+            registry.tracking.require_server()
+            return registry.register(
+                name, directory, run_id=run.run_id, input_example=input_example, output=output, tags=tags
+            )
+        except Exception as error:
+            if registry.tracking.outbox is None or not is_unreachable(error):
+                raise
+    run.queue(
+        {
+            "kind": "register",
+            "name": name,
+            "path": str(directory),
+            "example": _packed(input_example),
+            "output": output,
+            "tags": dict(tags or {}),
+        }
+    )
+    return None
+
+
+def deliver(outbox: Outbox, tracking: Tracking) -> list[Delivered]:
+    """Deliver every entry that nobody writes to, oldest first, and return what became of each.
+
+    Stops without an error when the server cannot be reached. An entry that the server refuses is set aside with the
+    reason (``outbox.refused()``); those behind it go on. A run whose writer died is ended KILLED.
+    """
+    done: list[Delivered] = []
+    for entry in outbox.ready():
+        try:
+            tracking.require_server()
+            done.append(_deliver(entry, tracking, outbox.folder / DELIVERED_FILE))
+        except Exception as error:
+            if is_unreachable(error):
+                break
+            entry.refuse(f"{type(error).__name__}: {error}")
+            done.append(Delivered(entry.path.name, None, 0, refused=str(error)))
+        else:
+            entry.drop()
+    return done
+
+
+def _deliver(entry: Entry, tracking: Tracking, ledger: Path) -> Delivered:
+    first, *rest = entry.operations()
+    if not rest or rest[-1]["kind"] != "end":
+        rest = [*rest, {"kind": "end", "status": "KILLED", "at": tracking.now()}]
+    known: dict[str, str] = json.loads(ledger.read_bytes()) if ledger.exists() else {}
+    run_id = (
+        _real_id(first["run_id"], known) if first["kind"] == "continue" else _created(entry, tracking, first, known)
+    )
+    for operation in rest:
+        if operation["kind"] == "register":
+            _register(tracking, run_id, operation)
+        else:
+            perform(tracking.client, run_id, operation)
+    write_json(ledger, {**known, entry.local_id: run_id})
+    return Delivered(entry.path.name, run_id, len(rest) + 1)
+
+
+def _created(entry: Entry, tracking: Tracking, operation: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    # A delivery killed halfway has already created the run: it is found by the entry's name.
+    found = tracking.find_runs(operation["experiment"], {OUTBOX_TAG: entry.path.name})
+    if found:
+        return found[0]
+    tags = {**operation["tags"], OUTBOX_TAG: entry.path.name}
+    if PARENT_TAG in tags:
+        tags[PARENT_TAG] = _real_id(tags[PARENT_TAG], known)
+    return create_run(tracking, {**operation, "tags": tags})
+
+
+def _real_id(run_id: str, known: Mapping[str, str]) -> str:
+    return known.get(run_id, run_id) if run_id.startswith(LOCAL_PREFIX) else run_id
+
+
+def _packed(table: pl.DataFrame) -> str:
+    # Arrow keeps the column types, from which the signature is made.
+    packed = io.BytesIO()
+    table.write_ipc(packed)
+    return base64.b64encode(packed.getvalue()).decode()
+
+
+def _register(tracking: Tracking, run_id: str, operation: Mapping[str, Any]) -> None:
+    example = pl.read_ipc(io.BytesIO(base64.b64decode(operation["example"])))
+    ModelRegistry(tracking).register(
+        operation["name"],
+        Path(operation["path"]),
+        run_id=run_id,
+        input_example=example,
+        output=operation["output"],
+        tags=operation["tags"],
+    )

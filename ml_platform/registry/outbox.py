@@ -1,0 +1,141 @@
+"""Where a run's record waits on disk while the tracking server is down.
+
+Apart from the delivery, so that a training process only ever writes here: what it logged is on the disk before it goes
+on, and outlives it.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+OPERATIONS_FILE = "operations.jsonl"
+FILES_FOLDER = "files"
+REFUSED_FOLDER = "refused"
+LOCAL_PREFIX = "queued-"
+
+Operation = dict[str, Any]
+
+
+class Outbox:
+    """The queue in ``folder``: one entry per run, in the order in which they were opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, first: Operation, at: float) -> "Entry":
+        """Return a new entry that begins with ``first`` and is held by this process until it is closed or dies."""
+        name = f"{int(at * 1e6):020d}-{uuid.uuid4().hex[:12]}"
+        staged = self.folder / f".{name}"
+        (staged / FILES_FOLDER).mkdir(parents=True)
+        lock = FileLock(self.folder / f"{name}.lock")
+        lock.acquire()
+        staged.replace(self.folder / name)
+        entry = Entry(self.folder / name, lock)
+        entry.add(first)
+        return entry
+
+    def waiting(self) -> list[str]:
+        """Return the names of all entries, oldest first, those that are still written to included."""
+        return [path.name for path in self._entries()]
+
+    def refused(self) -> list[str]:
+        """Return the names of the entries that the server would not take; they stay for someone to look at."""
+        folder = self.folder / REFUSED_FOLDER
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    def ready(self) -> Iterator["Entry"]:
+        """Yield, and hold while they are used, the entries whose writer has closed them or is dead, oldest first."""
+        for path in self._entries():
+            lock = FileLock(self.folder / f"{path.name}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            entry = Entry(path, lock)
+            try:
+                # Another process may have delivered it between the listing and the lock.
+                if path.exists():
+                    yield entry
+            finally:
+                entry.close()
+
+    def _entries(self) -> list[Path]:
+        if not self.folder.exists():
+            return []
+        return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name[0].isdigit())
+
+
+@dataclass
+class Entry:
+    """The queued operations of one run."""
+
+    path: Path
+    lock: FileLock
+
+    @property
+    def local_id(self) -> str:
+        """Return the id under which the run is known before it has one in MLflow."""
+        return f"{LOCAL_PREFIX}{self.path.name}"
+
+    def add(self, operation: Operation) -> None:
+        """Append one operation and return when it is on the disk; files that it names are copied first."""
+        kept = {**operation, "path": self._keep(Path(operation["path"]))} if "path" in operation else operation
+        with (self.path / OPERATIONS_FILE).open("ab") as file:
+            file.write(json.dumps(kept).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def operations(self) -> list[Operation]:
+        """Return all operations with the paths of the copied files; a line torn by a crash is left out."""
+        lines = (self.path / OPERATIONS_FILE).read_bytes().splitlines(keepends=True)
+        whole: list[Operation] = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        return [{**one, "path": str(self.path / one["path"])} if "path" in one else one for one in whole]
+
+    def close(self) -> None:
+        """Let go of the entry: from now on it may be delivered."""
+        self.lock.release()
+
+    def drop(self) -> None:
+        """Remove the delivered entry."""
+        shutil.rmtree(self.path)
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
+    def refuse(self, reason: str) -> None:
+        """Set the entry aside with the reason, so that those behind it go on."""
+        aside = self.path.parent / REFUSED_FOLDER / self.path.name
+        aside.parent.mkdir(exist_ok=True)
+        (self.path / "reason.txt").write_text(reason)
+        self.path.replace(aside)
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
+    def _keep(self, source: Path) -> str:
+        slot = self.path / FILES_FOLDER / uuid.uuid4().hex
+        slot.mkdir()
+        if source.is_dir():
+            shutil.copytree(source, slot / source.name)
+        else:
+            shutil.copy2(source, slot / source.name)
+        return (slot / source.name).relative_to(self.path).as_posix()
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Return whether ``error`` says that the server cannot be reached, as opposed to that it refused."""
+    import requests
+
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, (requests.exceptions.ConnectionError, requests.exceptions.Timeout)):
+            return True
+        answer = link.response if isinstance(link, requests.exceptions.HTTPError) else None
+        if answer is not None and answer.status_code in {502, 503, 504}:
+            return True
+        # MLflow turns an exhausted retry into an exception of its own, with the cause only as its context.
+        link = link.__cause__ or link.__context__
+    return False

@@ -1,0 +1,77 @@
+"""A materialization leaves one MLflow run, tagged with where it came from, FAILED when the asset fails."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster_mlflow import end_mlflow_on_run_finished
+
+from ml_platform.registry.outbox import Outbox
+from resources.home import Home
+from resources.mlflow import MlflowResource, team_tracking
+
+
+@dg.asset(partitions_def=dg.StaticPartitionsDefinition(["2013-05", "2013-06"]))
+def candidate(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> None:
+    with mlflow.run(context, "departure_risk") as run:
+        run.log_metrics({"month": float(context.partition_key[-2:])})
+        if context.partition_key == "2013-05":
+            raise dg.Failure("no rows", allow_retries=False)
+
+
+@pytest.fixture
+def mlflow(new_database: Path, tmp_path: Path) -> MlflowResource:
+    home = Home(tmp_path)
+    home.mlflow.mkdir()
+    (home.mlflow / "mlflow.db").write_bytes(new_database.read_bytes())
+    return MlflowResource.at_home(home)
+
+
+def test_materialization_leaves_a_run_with_its_tags(mlflow: MlflowResource) -> None:
+    done = dg.materialize([candidate], partition_key="2013-06", resources={"mlflow": mlflow})
+    (run_id,) = mlflow.tracking.find_runs("departure_risk", {"dagster_run_id": done.run_id})
+    stored = mlflow.tracking.client.get_run(run_id)
+    assert stored.data.metrics == {"month": 6.0}
+    assert stored.info.status == "FINISHED"
+    assert {name: value for name, value in stored.data.tags.items() if name.startswith("ml_platform.")} == {
+        "ml_platform.asset": "candidate",
+        "ml_platform.partition": "2013-06",
+        "ml_platform.attempt": "1",
+    }
+
+
+def test_failed_asset_leaves_a_failed_run(mlflow: MlflowResource) -> None:
+    done = dg.materialize([candidate], partition_key="2013-05", resources={"mlflow": mlflow}, raise_on_error=False)
+    (run_id,) = mlflow.tracking.find_runs("departure_risk", {"dagster_run_id": done.run_id})
+    assert mlflow.tracking.client.get_run(run_id).info.status == "FAILED"
+
+
+def test_run_of_a_killed_process_is_closed_once_its_dagster_run_is_unknown(mlflow: MlflowResource) -> None:
+    left = mlflow.tracking.open("departure_risk", "x", {"dagster_run_id": "gone"})
+    assert mlflow.close_abandoned("departure_risk", dg.DagsterInstance.ephemeral()) == [left.run_id]
+
+
+def test_records_made_while_the_server_was_down_wait_at_the_home(tmp_path: Path) -> None:
+    down = MlflowResource(tracking_uri="http://127.0.0.1:9", outbox=str(tmp_path / "outbox"))
+    with down.tracking.run("departure_risk", "x", {}):
+        pass
+    assert len(Outbox(tmp_path / "outbox").waiting()) == 1
+    assert down.deliver() == []
+
+
+def test_teams_get_the_resource_of_dagster_mlflow_on_the_same_store(mlflow: MlflowResource, tmp_path: Path) -> None:
+    ops = team_tracking(Home(tmp_path), "team_experiment")
+
+    @dg.op(required_resource_keys={"mlflow"})
+    def log_something(context: dg.OpExecutionContext) -> None:
+        context.resources.mlflow.log_metric("rows", 3.0)
+
+    @end_mlflow_on_run_finished
+    @dg.job(resource_defs={"mlflow": ops})
+    def team_job() -> None:
+        log_something()
+
+    done = team_job.execute_in_process()
+    (run_id,) = mlflow.tracking.find_runs("team_experiment", {"dagster_run_id": done.run_id})
+    stored = mlflow.tracking.client.get_run(run_id)
+    assert (stored.data.metrics, stored.info.status) == ({"rows": 3.0}, "FINISHED")
