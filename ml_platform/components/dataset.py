@@ -72,7 +72,7 @@ class Dataset(Declaration):
 
         return Source(
             name=self.name,
-            loader=self.function("loader", self.loader),
+            loader=self.function_at("loader", self.loader),
             contract=self.contract,
             keys=self.keys,
             partitions=self.partitions,
@@ -85,7 +85,7 @@ class Dataset(Declaration):
         )
 
     def _table(self) -> dg.AssetsDefinition:
-        self.function("loader", self.loader)
+        self.function_at("loader", self.loader)
 
         @dg.asset(
             key=self.key,

@@ -9,7 +9,7 @@ How to write a component on it::
         contract: Contract = Field(description="…")      # nested models subclass ml_platform.data.settings.Settings
 
         def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-            loader = self.function("loader", self.loader)  # 'package.module:function', refused with file and line
+            loader = self.function_at("loader", self.loader)  # 'package.module:function', refused with file and line
             …
             raise self.refuse(["contract", "columns", 3, "type"], expected="…", found="…", mend="…")
 
@@ -91,7 +91,7 @@ class Declaration(dg.Component, Settings):
         mend = near.strip() or "Mend the name."
         return self.refuse(path, expected=f"{kind} ({listed(known)})", found=f"'{name}'", mend=mend)
 
-    def function(self, attribute: str, reference: str) -> Callable[..., Any]:
+    def function_at(self, attribute: str, reference: str) -> Callable[..., Any]:
         """Return the function that ``attribute`` names as ``package.module:function``.
 
         Raises :class:`DeclarationError` with file and line when there is none.

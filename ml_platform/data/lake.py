@@ -4,6 +4,7 @@ Readers never wait for writers: a scan is pinned to one version, and a version n
 """
 
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +55,15 @@ class Lake:
         one that loses the race to commit starts again from the winner's version. Raises :class:`LakeError` when the
         columns differ from those of the table, or the commit is lost ``COMMIT_ATTEMPTS`` times.
         """
-        from deltalake import CommitProperties, DeltaTable, write_deltalake
+        from deltalake import CommitProperties, write_deltalake
         from deltalake.exceptions import CommitFailedError, DeltaError
 
         content = _storable(table, frame.drop(PARTITION, strict=False))
         digest = content_hash(content)
         note = json.dumps({"partition": partition, "rows": content.height, "sha256": digest}, sort_keys=True)
         stored = content if partition is None else content.with_columns(pl.lit(partition).alias(PARTITION))
-        commit = CommitProperties(custom_metadata={"content": note})
+        write = uuid.uuid4().hex
+        commit = CommitProperties(custom_metadata={"content": note, "write": write})
         for _attempt in range(COMMIT_ATTEMPTS):
             target = self._open(table)
             if target is not None and partition is not None:
@@ -96,8 +98,7 @@ class Lake:
                 raise LakeError(
                     f"Table '{table}'", expected="a committed write", found=str(error), mend="See the cause above."
                 ) from error
-            # A write leaves its table object at the version it committed, whatever others have committed since.
-            written = DeltaTable(self._uri(table), 0, self.storage_options) if target is None else target
+            written = self._committed_by(table, write)
             size = _stored_bytes(written, partition)
             return TableVersion(table, written.version(), content.height, size, digest)
         raise LakeError(
@@ -181,6 +182,21 @@ class Lake:
             return DeltaTable(self._uri(table), storage_options=self.storage_options)
         except TableNotFoundError:
             return None
+
+    def _committed_by(self, table: str, write: str) -> "DeltaTable":
+        """Return ``table`` at the version that ``write`` made, which others may have followed with versions of theirs.
+
+        The table object of a write does not tell: after a lost race it can still show the version it started from.
+        """
+        from deltalake import DeltaTable
+
+        while True:
+            newest = self._at(table, None)
+            history = newest.history()
+            # History reads the log as it is now; only while that stands still does its first entry tell `newest`.
+            if self.version(table) == newest.version():
+                place = next(place for place, commit in enumerate(history) if commit.get("write") == write)
+                return DeltaTable(self._uri(table), newest.version() - place, self.storage_options)
 
     def _at(self, table: str, version: int | None) -> "DeltaTable":
         opened = self._open(table)

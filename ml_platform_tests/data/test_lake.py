@@ -1,7 +1,8 @@
 """The lake: partitions are replaced, versions stay, writers do not lose each other's rows."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 
 import polars as pl
@@ -91,6 +92,19 @@ def test_writers_at_the_same_time_keep_each_others_partitions(lake: Lake) -> Non
 
     assert values(lake) == [(month, int(month[-2:])) for month in months]
     assert sorted(each.version for each in written) == list(range(8))
+
+
+def test_processes_that_create_a_table_at_the_same_time_each_know_their_version(lake: Lake) -> None:
+    months = [f"2013-{month:02d}" for month in range(1, 5)]
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        written = list(pool.map(write_month, [lake.root] * 4, months))
+
+    assert sorted(written) == [0, 1, 2, 3]
+    assert values(lake) == [(month, int(month[-2:])) for month in months]
+
+
+def write_month(root: str, month: str) -> int:
+    return Lake(root).write("datasets/orders", rows(int(month[-2:])), month).version
 
 
 def test_writers_of_the_same_partition_leave_one_of_their_contents(lake: Lake) -> None:
