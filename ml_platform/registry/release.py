@@ -1,0 +1,128 @@
+"""The release folder: what a champion was made of and is, under DVC, so that a commit and `dvc pull` bring both back.
+
+Apart from the model registry because a release outlives the tracking store: it is a folder, a `.dvc` file and a remote.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_platform.data.atomic import publish_directory, write_json
+from ml_platform.data.canonical import directory_digest, file_digest
+from ml_platform.errors import PlatformError
+from ml_platform.registry.manifest import MANIFEST_FILE, Manifest
+from ml_platform.registry.models import ModelVersion
+
+MODEL_FOLDER = "model"
+TRAINING_SET_FILE = "training_set.parquet"
+RELEASE_FILE = "release.json"
+
+
+class ReleaseError(PlatformError):
+    """Raised when a release cannot be added, or is not what its own record says."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A released version: its folder, and the `.dvc` file that is to be committed."""
+
+    folder: Path
+    pointer: Path
+    pushed: bool
+
+
+def add_release(
+    repository: Path,
+    version: ModelVersion,
+    *,
+    model_directory: Path,
+    training_set: Path,
+    manifest: Manifest,
+    push: bool = False,
+    folder: str = "releases",
+) -> Release:
+    """Replace ``releases/<model>`` by this version's model, training set and manifest, and track it with DVC.
+
+    The caller commits ``pointer`` and the .gitignore beside it. With ``push`` the files go to the default remote too.
+    Raises :class:`ReleaseError` when the model directory is not the version's, and with DVC's own words when DVC fails.
+    """
+    found = directory_digest(model_directory)
+    if found != version.directory_digest:
+        raise ReleaseError(
+            f"Release of '{version.name}' version {version.version}",
+            expected=f"a model directory with the digest {version.directory_digest[:12]}",
+            found=found[:12],
+            mend="Download the version from the registry and release that.",
+        )
+    target = repository / folder / version.name
+    _stage(target, version, model_directory, training_set, manifest)
+    # Added from within, so that the repository of DVC is the one that holds the folder.
+    _dvc(repository, "add", target.relative_to(repository).as_posix())
+    pointer = target.with_name(f"{target.name}.dvc")
+    if push:
+        _dvc(repository, "push", pointer.relative_to(repository).as_posix())
+    return Release(target, pointer, push)
+
+
+def verify_release(folder: Path) -> dict[str, Any]:
+    """Return the record of a release whose files are what it says, for example after `dvc pull` in another clone.
+
+    Raises :class:`ReleaseError` naming the first part that is absent or differs.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / RELEASE_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ReleaseError(
+            f"Release '{folder}'",
+            expected=f"a readable {RELEASE_FILE}",
+            found=type(error).__name__,
+            mend="Bring it with: dvc pull.",
+        ) from error
+    for what, actual in _digests(folder).items():
+        if actual != record.get(what):
+            raise ReleaseError(
+                f"Release '{folder}', {what}",
+                expected=f"the digest {record.get(what, 'none')[:12]}",
+                found=actual[:12],
+                mend="Bring the released files again with: dvc pull --force.",
+            )
+    return record
+
+
+def _stage(target: Path, version: ModelVersion, model: Path, training_set: Path, manifest: Manifest) -> None:
+    staged = target.with_name(f".{target.name}.staged")
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(model, staged / MODEL_FOLDER)
+    shutil.copy2(training_set, staged / TRAINING_SET_FILE)
+    write_json(staged / MANIFEST_FILE, manifest.model_dump())
+    facts: Mapping[str, object] = {"name": version.name, "version": version.version, **_digests(staged)}
+    write_json(staged / RELEASE_FILE, facts)
+    publish_directory(staged, target)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = [path for path in (folder / TRAINING_SET_FILE, folder / MANIFEST_FILE) if path.exists()]
+    return {
+        MODEL_FOLDER: directory_digest(folder / MODEL_FOLDER),
+        **dict.fromkeys((TRAINING_SET_FILE, MANIFEST_FILE), "absent"),
+        **{path.name: file_digest(path) for path in files},
+    }
+
+
+def _dvc(repository: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ReleaseError(
+            f"DVC in '{repository}'",
+            expected=f"`dvc {' '.join(arguments)}` to succeed",
+            found=(done.stderr or done.stdout).strip() or f"exit status {done.returncode}",
+            mend="Is the repository under DVC (dvc init), and has it a default remote (dvc remote add -d)?",
+        )

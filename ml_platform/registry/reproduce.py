@@ -1,0 +1,113 @@
+"""Whether a version can be made again: rebuilt from its manifest, are training set, metrics and predictions equal?
+
+Apart from the rebuilding, which the caller passes in: the registry knows what was pinned, not how a model is trained.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_platform.data.canonical import value_digest
+from ml_platform.errors import PlatformError
+from ml_platform.registry.manifest import CodeFacts, Manifest
+
+
+class ReproductionError(PlatformError):
+    """Raised when a manifest does not say what the rebuilt model should be compared with."""
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What a rebuild from the pinned inputs gave."""
+
+    training_set: str
+    metrics: Mapping[str, float]
+    predictions: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing compared: as recorded, as rebuilt, and whether they are equal."""
+
+    what: str
+    recorded: str
+    rebuilt: str
+    equal: bool
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The comparisons, and what differs in the surroundings and may explain an inequality."""
+
+    comparisons: list[Comparison]
+    surroundings: list[str]
+
+    @property
+    def equal(self) -> bool:
+        """Return whether everything is equal."""
+        return all(one.equal for one in self.comparisons)
+
+
+def reproduce(
+    manifest: Manifest,
+    rebuild: Callable[[Manifest], Rebuilt],
+    *,
+    code: CodeFacts,
+    lock: str | None,
+    relative_tolerance: float = 0.0,
+) -> Reproduction:
+    """Rebuild from ``manifest`` and return what is equal: training-set hash, each metric, the predictions.
+
+    ``code`` and ``lock`` are those of now: where they differ from the pinned ones it is said, not refused. Metrics are
+    equal within ``relative_tolerance``, hashes only exactly. Raises :class:`ReproductionError` when the manifest holds
+    no metrics or predictions.
+    """
+    if not manifest.metrics or manifest.predictions is None:
+        raise ReproductionError(
+            f"Manifest of '{manifest.model}' {manifest.partition}",
+            expected="metrics and the digest of the predictions, as recorded at training",
+            found=f"{len(manifest.metrics)} metrics, predictions {manifest.predictions or 'absent'}",
+            mend="Only versions registered with their results can be compared.",
+        )
+    rebuilt = rebuild(manifest)
+    predictions = predictions_digest(rebuilt.predictions)
+    return Reproduction(
+        comparisons=[
+            _same("training set", manifest.training_set, rebuilt.training_set),
+            *_metrics(manifest.metrics, rebuilt.metrics, relative_tolerance),
+            _same("predictions", manifest.predictions, predictions),
+        ],
+        surroundings=_surroundings(manifest, code, lock),
+    )
+
+
+def predictions_digest(predictions: npt.ArrayLike) -> str:
+    """Return the digest of predictions in their order, as float64."""
+    values = np.ascontiguousarray(np.asarray(predictions, dtype="<f8"))
+    return value_digest([list(values.shape), values.tobytes().hex()])
+
+
+def _same(what: str, recorded: str, rebuilt: str) -> Comparison:
+    return Comparison(what, recorded[:12], rebuilt[:12], recorded == rebuilt)
+
+
+def _metrics(recorded: Mapping[str, float], rebuilt: Mapping[str, float], tolerance: float) -> list[Comparison]:
+    found = []
+    for name, value in recorded.items():
+        again = rebuilt.get(name)
+        equal = again is not None and abs(again - value) <= tolerance * abs(value)
+        found.append(Comparison(name, repr(value), "absent" if again is None else repr(again), equal))
+    return found
+
+
+def _surroundings(manifest: Manifest, code: CodeFacts, lock: str | None) -> list[str]:
+    notes = []
+    if manifest.code.sha256 != code.sha256:
+        notes.append(f"The code differs: trained at {manifest.code.commit or 'no commit'}, now {code.commit}.")
+    if manifest.code.dirty:
+        notes.append("It was trained with uncommitted changes, which no commit holds.")
+    if manifest.lock != lock:
+        notes.append("The locked dependencies differ.")
+    return notes
