@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHORTEST_MONTH_DAYS = 28
 
 
-class FeatureView(Declaration, FeatureViewSettings):  # type: ignore[misc]  # the attribute 'function' hides the method
+class FeatureView(Declaration, FeatureViewSettings):
     """What is known when about an entity: one change log, read as of a time for training and at its end for serving."""
 
     group: str = Field(default="features", description="Group in which the asset is shown.")
@@ -43,8 +43,7 @@ class FeatureView(Declaration, FeatureViewSettings):  # type: ignore[misc]  # th
         ).pinned()
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        # The attribute 'function' of a view hides the method that loads functions: it is called by its full name.
-        Declaration.function(self, "function", str(self.function))
+        self.function_at("function", self.function)
         if self.kind == "request":
             return dg.Definitions(assets=[self._request()])
         return dg.Definitions(assets=[self._change_log(self._months(context))])
@@ -144,11 +143,9 @@ class FeatureView(Declaration, FeatureViewSettings):  # type: ignore[misc]  # th
 
     def _demand_columns(self, place: int, source: Source, dataset: Dataset) -> None:
         known = dataset.contract.column_names
-        for at, column in enumerate(source.columns):
+        for column in [*source.revealed, *source.seen]:
             if column not in known:
-                raise self.refuse_name(
-                    ["sources", place, "columns", at], column, known, f"a column of '{source.dataset}'"
-                )
+                raise self.refuse_name(["sources", place], column, known, f"a column of '{source.dataset}'")
 
 
 def _metadata(built: "Built", publication: "Publication") -> dict[str, Any]:
@@ -185,7 +182,7 @@ def _column_schema(view: FeatureViewSettings) -> dg.TableSchema:
 
 
 def _column_lineage(view: FeatureViewSettings) -> dg.TableColumnLineage:
-    every = [f"{source.dataset}.{column}" for source in view.sources for column in source.columns]
+    every = [f"{source.dataset}.{column}" for source in view.sources for column in source.seen]
     return dg.TableColumnLineage(
         deps_by_column={
             feature.name: [

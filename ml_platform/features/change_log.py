@@ -157,7 +157,7 @@ def _visible(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dict[str, p
                 mend=f"Pass it, or mend the declaration.{did_you_mean(source.dataset, sources)}",
             )
         held = sources[source.dataset].collect_schema().names()
-        absent = [column for column in source.columns if column not in held]
+        absent = [column for column in source.seen if column not in held]
         if absent:
             raise ViewError(
                 f"Feature view '{view.name}'",
@@ -165,7 +165,7 @@ def _visible(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dict[str, p
                 found=listed(held, limit=30),
                 mend=f"Mend the declared columns.{did_you_mean(absent[0], held)}",
             )
-        visible[source.dataset] = sources[source.dataset].select(source.columns or pl.all())
+        visible[source.dataset] = sources[source.dataset].select(source.seen or pl.all())
     return visible
 
 

@@ -98,17 +98,20 @@ class FeatureSet:
         given = dict(examples.collect_schema())
         self._demand_fields(given)
         check_examples(given, [])
-        schema = given | {PREDICT_AT: INSTANT} | {name: self._dtypes()[name] for name in self.feature_names}
+        clock = AS_OF if AS_OF in given else PREDICT_AT
+        schema = (
+            given | {PREDICT_AT: INSTANT, clock: INSTANT} | {name: self._dtypes()[name] for name in self.feature_names}
+        )
 
         def batches(
             with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
         ) -> Iterator[pl.DataFrame]:
             readers = [AsOfReader(view, log_of(view, logs), known_before) for view in self.stored]
-            for chunk in in_chunks(examples, chunk_rows):
+            for chunk in in_chunks(examples, chunk_rows, clock):
                 before = self._requested(chunk)
-                keys = self._keyed(chunk, before)
+                keys = self._keyed(chunk, before, chunk[clock])
                 read = pl.concat([before, *(reader.read(keys) for reader in readers)], how="horizontal")
-                values = self._derive(chunk, read, chunk[PREDICT_AT])
+                values = self._derive(chunk, read, chunk[clock])
                 yield narrowed(chunk.hstack(values.select(self.feature_names)), with_columns, predicate)
 
         return register_io_source(batches, schema=schema)
@@ -126,7 +129,7 @@ class FeatureSet:
         self._demand_fields(rows.schema)
         check_examples(rows.schema, [])
         before = self._requested(rows)
-        keys = self._keyed(rows, before)
+        keys = self._keyed(rows, before, rows[PREDICT_AT])
         wanted = {name: keys[name].to_list() for name in keys.columns if name != PREDICT_AT}
         found = store.lookup(self.stored, wanted, rows.height)
         as_of = found.as_of(rows[PREDICT_AT])
@@ -159,10 +162,10 @@ class FeatureSet:
         # A frame without columns would lose the height.
         return pl.concat(parts, how="horizontal") if parts else pl.DataFrame(height=rows.height)
 
-    def _keyed(self, rows: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
+    def _keyed(self, rows: pl.DataFrame, before: pl.DataFrame, read_at: pl.Series) -> pl.DataFrame:
         keys = sorted({key for view in self.stored for key in view.entity})
         columns = [before[self._derived[key]].alias(key) if key in self._derived else rows[key] for key in keys]
-        return pl.DataFrame([*columns, rows[PREDICT_AT].dt.convert_time_zone("UTC").dt.cast_time_unit("us")])
+        return pl.DataFrame([*columns, read_at.cast(INSTANT).alias(PREDICT_AT)])
 
     def _derive(self, rows: pl.DataFrame, read: pl.DataFrame, as_of: pl.Series) -> pl.DataFrame:
         named = {view.name: view for view in self.views}

@@ -60,28 +60,31 @@ def join(
     return register_io_source(batches, schema=schema)
 
 
-def in_chunks(examples: pl.LazyFrame, chunk_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
-    """Yield ``examples`` in order of predict_at (UTC, ties in the order given), about ``chunk_rows`` at a time.
+def in_chunks(examples: pl.LazyFrame, chunk_rows: int = CHUNK_ROWS, clock: str = PREDICT_AT) -> Iterator[pl.DataFrame]:
+    """Yield ``examples`` in order of ``clock`` (UTC, ties in the order given), about ``chunk_rows`` at a time.
 
     At least one chunk is yielded, so that no examples give an empty table of the right columns.
     """
-    examples = examples.with_columns(pl.col(PREDICT_AT).dt.convert_time_zone("UTC").dt.cast_time_unit("us"))
-    bounds = _bounds(examples, chunk_rows)
+    examples = examples.with_columns(
+        pl.col(name).dt.convert_time_zone("UTC").dt.cast_time_unit("us") for name in dict.fromkeys([PREDICT_AT, clock])
+    )
+    bounds = _bounds(examples, chunk_rows, clock)
     for start, end in zip([None, *bounds], [*bounds, None], strict=True):
         chunk = examples
         if start is not None:
-            chunk = chunk.filter(pl.col(PREDICT_AT) >= start)
+            # Nulls stay in the last chunk, where they are refused.
+            chunk = chunk.filter((pl.col(clock) >= start).fill_null(end is None))
         if end is not None:
-            chunk = chunk.filter(pl.col(PREDICT_AT) < end)
+            chunk = chunk.filter(pl.col(clock) < end)
         rows = chunk.collect()
-        if rows[PREDICT_AT].null_count():
+        if rows[clock].null_count():
             raise ViewError(
                 "Examples",
-                expected=f"a {PREDICT_AT} in every row",
-                found=f"{rows[PREDICT_AT].null_count()} without",
+                expected=f"a {clock} in every row",
+                found=f"{rows[clock].null_count()} without",
                 mend="Leave out rows for which no prediction is made.",
             )
-        yield rows if rows[PREDICT_AT].is_sorted() else rows.sort(PREDICT_AT, maintain_order=True)
+        yield rows if rows[clock].is_sorted() else rows.sort(clock, maintain_order=True)
 
 
 class AsOfReader:
@@ -189,10 +192,10 @@ def narrowed(frame: pl.DataFrame, with_columns: list[str] | None, predicate: pl.
     return frame if with_columns is None else frame.select(with_columns)
 
 
-def _bounds(examples: pl.LazyFrame, chunk_rows: int) -> list[datetime]:
+def _bounds(examples: pl.LazyFrame, chunk_rows: int, clock: str) -> list[datetime]:
     """Return the days at which a new chunk starts, so that none but a single day's exceeds ``chunk_rows``."""
     days = (
-        examples.group_by(pl.col(PREDICT_AT).dt.truncate("1d").alias("day"))
+        examples.group_by(pl.col(clock).dt.truncate("1d").alias("day"))
         .agg(pl.len())
         .drop_nulls()
         .sort("day")

@@ -67,12 +67,28 @@ class Feature(Settings):
 
 
 class Source(Settings):
-    """A dataset that a view reads."""
+    """A dataset that a view reads: its columns, by when their values become known."""
 
     dataset: str = Field(description="Name of the dataset; its table in the lake is datasets/<name>")
-    columns: list[str] = Field(
-        default_factory=list, description="Columns that the function gets to see; empty means all of them"
+    beforehand: list[str] = Field(
+        default_factory=list, description="Columns known before anything happens, like a published schedule"
     )
+    revealed: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="Time column: the columns that are known from that time on (itself among them, where it is read)",
+    )
+    revealed_after_minutes: int = Field(
+        default=0, ge=0, description="How long after those times the values are known (minutes)"
+    )
+    columns: list[str] = Field(
+        default_factory=list, description="Further columns, of which it is not said when they are known"
+    )
+
+    @property
+    def seen(self) -> list[str]:
+        """The columns that the view's function gets to see; empty means all."""
+        revealed = [column for columns in self.revealed.values() for column in columns]
+        return list(dict.fromkeys([*self.beforehand, *revealed, *self.columns]))
 
 
 class FeatureView(Settings):

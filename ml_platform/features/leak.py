@@ -1,0 +1,222 @@
+"""The leak test: scramble all that became known after T; no feature predicted at or before T may change by a bit.
+
+A metamorphic test (Chen, Cheung and Yiu, 1998): it needs no oracle and no reading of code, only to know when each
+column of a source becomes known, which the views' declarations say. It finds whatever lets the future through: a wrong
+known_at, an aggregate with the row itself in it, an encoding over the whole table, a join by date.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from ml_platform.errors import PlatformError, listed
+from ml_platform.features import change_log
+from ml_platform.features.change_log import Window
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.view import INSTANT, PREDICT_AT, ViewError
+
+EXAMPLES_SHOWN = 5
+SCRAMBLED_SPAN = timedelta(days=3)
+DROPPED_SHARE = 0.3
+_ROW = "_row"
+
+
+class LeakFoundError(PlatformError):
+    """Raised by :meth:`LeakReport.refuse` when a feature changes with what was not known yet."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """When the columns of a dataset become known: at once, or some minutes after a time that a column holds."""
+
+    beforehand: frozenset[str]
+    revealed: dict[str, tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A feature that saw the future: in how many of the examples, and up to five of them, before and after."""
+
+    view: str
+    feature: str
+    cut: datetime
+    rows: int
+    examples: list[dict[str, object]]
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """What the test looked at, and what it found."""
+
+    leaks: list[Leak]
+    cuts: list[datetime]
+    features: int
+    examples: int
+
+    @property
+    def passed(self) -> bool:
+        return not self.leaks
+
+    def refuse(self) -> None:
+        """Raise :class:`LeakFoundError` when there is a leak."""
+        if self.leaks:
+            names = list(dict.fromkeys(leak.feature for leak in self.leaks))
+            raise LeakFoundError(
+                "Leak test",
+                expected="features that do not change when what became known later is scrambled",
+                found=f"{len(names)} that do: {listed(names)}",
+                mend="Look at known_at in the functions of these views: is each fact known by then?",
+            )
+
+
+def check(
+    feature_set: FeatureSet,
+    sources: Mapping[str, pl.LazyFrame],
+    examples: pl.LazyFrame,
+    window: Window,
+    cuts: Sequence[datetime],
+    seed: int = 0,
+) -> LeakReport:
+    """Rebuild the views for each cut T on scrambled ``sources`` and compare what is read at or before T.
+
+    ``sources``: datasets by name, the window and its lookback. ``examples``: the request fields and predict_at; those
+    predicted at or before a cut are compared with what the untouched sources give, bit by bit. Raises
+    :class:`ViewError` when a view reads a column of which it is not said when it is known, or two views disagree about
+    one, or no example lies before a cut: a test on nothing would pass.
+    """
+    known = knowledge(feature_set)
+    held = {name: sources[name].select(_columns(known[name])).collect() for name in known}
+    rows = examples.with_row_index(_ROW).collect()
+    truth = _read(feature_set, held, rows, window)
+    leaks: list[Leak] = []
+    for place, cut in enumerate(cuts):
+        past = rows.filter(pl.col(PREDICT_AT) <= cut)
+        if not past.height:
+            raise ViewError(
+                "Leak test", expected=f"examples predicted by {cut:%Y-%m-%dT%H:%M%z}", found="none", mend="Cut later."
+            )
+        random = np.random.default_rng([seed, place])
+        scrambled = {name: scramble(frame, known[name], cut, random) for name, frame in held.items()}
+        after = _read(feature_set, scrambled, past, window)
+        leaks += _differences(feature_set, truth, after, cut)
+    return LeakReport(leaks, list(cuts), len(feature_set.feature_names), rows.height)
+
+
+def choose_cuts(examples: pl.LazyFrame, count: int = 3) -> list[datetime]:
+    """Return ``count`` prediction times that divide the examples evenly: as good as any, and the same every time."""
+    times = examples.select(pl.col(PREDICT_AT).sort()).collect()[PREDICT_AT]
+    return [times[int(len(times) * (place + 1) / (count + 1))] for place in range(count)]
+
+
+def knowledge(feature_set: FeatureSet) -> dict[str, Knowledge]:
+    """Return, by dataset, what the views of the set say about when its columns become known.
+
+    Raises :class:`ViewError` for a column without a word about it, or with two.
+    """
+    said: dict[str, dict[str, tuple[str, int] | None]] = {}
+    for view in feature_set.stored:
+        for source in view.sources:
+            columns = said.setdefault(source.dataset, {})
+            named: dict[str, tuple[str, int] | None] = dict.fromkeys(source.beforehand)
+            for at, revealed in source.revealed.items():
+                named |= dict.fromkeys(revealed, (at, source.revealed_after_minutes))
+            silent = [column for column in source.columns if column not in named]
+            if silent or not source.seen:
+                raise ViewError(
+                    f"Feature view '{view.name}', source '{source.dataset}'",
+                    expected="for every column, when it becomes known",
+                    found=f"nothing about {listed(silent) if silent else 'any column'}",
+                    mend="Move them from 'columns' to 'beforehand', or to 'revealed' under their time column.",
+                )
+            disputed = [column for column, when in named.items() if columns.get(column, when) != when]
+            if disputed:
+                raise ViewError(
+                    f"Feature view '{view.name}', source '{source.dataset}'",
+                    expected="views that agree when a column becomes known",
+                    found=f"another view that says otherwise of {listed(disputed)}",
+                    mend="Mend one of the two.",
+                )
+            columns |= named
+    return {
+        dataset: Knowledge(
+            frozenset(column for column, when in columns.items() if when is None),
+            {column: when for column, when in columns.items() if when is not None},
+        )
+        for dataset, columns in said.items()
+    }
+
+
+def scramble(frame: pl.DataFrame, known: Knowledge, cut: datetime, random: np.random.Generator) -> pl.DataFrame:
+    """Return ``frame`` with every value that becomes known after ``cut``, or never did, replaced by another one.
+
+    Values are taken from other such rows, one in five becomes null; a time becomes some other time after the cut. Of
+    rows of which nothing is known beforehand, three in ten vanish: their existence was not known either.
+    """
+    times = sorted(set(known.revealed.values()))
+    late = {(at, delay): _late(frame[at], cut - timedelta(minutes=delay)) for at, delay in times}
+    columns = {
+        column: _scrambled(frame[column], late[when], cut, random, is_key=column == when[0])
+        for column, when in known.revealed.items()
+    }
+    scrambled = frame.with_columns(**columns)
+    if known.beforehand or not late:
+        return scrambled
+    unknown = np.logical_and.reduce(list(late.values()))
+    return scrambled.filter(pl.Series(~(unknown & (random.random(frame.height) < DROPPED_SHARE))))
+
+
+def _late(times: pl.Series, cut: datetime) -> np.ndarray:
+    # What has not happened in these data may happen yet: null is scrambled too.
+    return (times > cut).fill_null(True).to_numpy()
+
+
+def _scrambled(
+    column: pl.Series, late: np.ndarray, cut: datetime, random: np.random.Generator, *, is_key: bool
+) -> pl.Series:
+    places = np.flatnonzero(late)
+    if not len(places):
+        return column
+    if isinstance(column.dtype, pl.Datetime) and is_key:
+        base = column.fill_null(cut).dt.convert_time_zone("UTC").cast(INSTANT)
+        minutes = random.integers(1, int(SCRAMBLED_SPAN.total_seconds() // 60), len(places))
+        values = base.to_physical().to_numpy().copy()
+        values[places] = int(cut.timestamp() * 1_000_000) + minutes * 60_000_000
+        moved = pl.Series(column.name, values).cast(INSTANT)
+    else:
+        order = np.arange(len(column))
+        order[places] = random.permutation(places)
+        moved = column.gather(order)
+    vanished = np.zeros(len(column), dtype=bool)
+    vanished[places] = random.random(len(places)) < 0.2
+    kept = pl.Series(~vanished)
+    return pl.select(pl.when(kept).then(moved)).to_series().alias(column.name).cast(column.dtype)
+
+
+def _columns(known: Knowledge) -> list[str]:
+    times = [at for at, _ in known.revealed.values()]
+    return sorted({*known.beforehand, *known.revealed, *times})
+
+
+def _read(
+    feature_set: FeatureSet, sources: Mapping[str, pl.DataFrame], rows: pl.DataFrame, window: Window
+) -> pl.DataFrame:
+    lazy = {name: frame.lazy() for name, frame in sources.items()}
+    logs = {view.name: change_log.build(view, lazy, window).frame.lazy() for view in feature_set.stored}
+    return feature_set.as_of(rows.lazy(), logs).collect().sort(_ROW)
+
+
+def _differences(feature_set: FeatureSet, truth: pl.DataFrame, after: pl.DataFrame, cut: datetime) -> list[Leak]:
+    before = truth.join(after.select(_ROW), on=_ROW, how="semi", maintain_order="left")
+    leaks = []
+    for view in feature_set.views:
+        for feature in (name for name in view.feature_names if name in feature_set.feature_names):
+            differs = before[feature].ne_missing(after[feature])
+            if differs.any():
+                shown = before.filter(differs).head(EXAMPLES_SHOWN)
+                changed = after.filter(differs).head(EXAMPLES_SHOWN)[feature]
+                context = shown.select(*feature_set.fields, PREDICT_AT, before=feature).with_columns(after=changed)
+                leaks.append(Leak(view.name, feature, cut, int(differs.sum()), context.to_dicts()))
+    return leaks
