@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from ml_platform.training.accounting import Prices
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -148,6 +151,11 @@ def test_lock_pins_every_package_with_hashes_and_without_address() -> None:
 
 def test_torch_stands_apart_from_the_lock() -> None:
     assert not re.search(r"^torch==", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
+
+
+def test_price_list_of_the_parameters_is_one_that_training_reads() -> None:
+    listed = yaml.safe_load((ROOT / "params.yaml").read_text())["prices"]
+    assert Prices.model_validate(listed).model_dump() == listed  # every price is there, and none that nothing reads
 
 
 # Lazy imports.
