@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ml_platform.training.accounting import Prices
+from ml_platform.training.accounting import PriceList
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -155,7 +155,7 @@ def test_torch_stands_apart_from_the_lock() -> None:
 
 def test_price_list_of_the_parameters_is_one_that_training_reads() -> None:
     listed = yaml.safe_load((ROOT / "params.yaml").read_text())["prices"]
-    assert Prices.model_validate(listed).model_dump() == listed  # every price is there, and none that nothing reads
+    assert PriceList.model_validate(listed).model_dump() == listed  # every price is there, and none that nothing reads
 
 
 # Lazy imports.
