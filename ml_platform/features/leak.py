@@ -21,6 +21,7 @@ from ml_platform.features.view import INSTANT, PREDICT_AT, ViewError
 EXAMPLES_SHOWN = 5
 SCRAMBLED_SPAN = timedelta(days=3)
 DROPPED_SHARE = 0.3
+VANISHED_SHARE = 0.2
 _ROW = "_row"
 
 
@@ -152,8 +153,9 @@ def knowledge(feature_set: FeatureSet) -> dict[str, Knowledge]:
 def scramble(frame: pl.DataFrame, known: Knowledge, cut: datetime, random: np.random.Generator) -> pl.DataFrame:
     """Return ``frame`` with every value that becomes known after ``cut``, or never did, replaced by another one.
 
-    Values are taken from other such rows, one in five becomes null; a time becomes some other time after the cut. Of
-    rows of which nothing is known beforehand, three in ten vanish: their existence was not known either.
+    Values are taken from other such rows, a time becomes some other time after the cut; where a column may be null, one
+    in five becomes null. Of rows of which nothing is known beforehand, three in ten vanish: that they would exist was
+    not known either.
     """
     times = sorted(set(known.revealed.values()))
     late = {(at, delay): _late(frame[at], cut - timedelta(minutes=delay)) for at, delay in times}
@@ -189,10 +191,11 @@ def _scrambled(
         order = np.arange(len(column))
         order[places] = random.permutation(places)
         moved = column.gather(order)
+    if not column.null_count():
+        return moved
     vanished = np.zeros(len(column), dtype=bool)
-    vanished[places] = random.random(len(places)) < 0.2
-    kept = pl.Series(~vanished)
-    return pl.select(pl.when(kept).then(moved)).to_series().alias(column.name).cast(column.dtype)
+    vanished[places] = random.random(len(places)) < VANISHED_SHARE
+    return pl.select(pl.when(pl.Series(~vanished)).then(moved)).to_series().alias(column.name)
 
 
 def _columns(known: Knowledge) -> list[str]:

@@ -7,7 +7,7 @@ last leg out, flown there and back with a turnaround, says how early it can be r
 import polars as pl
 
 from assets.aviation.features.movements import DAY, instants, movements
-from assets.aviation.features.sequences import CODE, Sequences, coded
+from assets.aviation.features.sequences import CODE, TIES, Sequences, coded
 from ml_platform.features.change_log import Window
 
 OVERDUE_STEPS = (0, 15, 30, 45, 60, 90, 120, 180, 240)
@@ -48,7 +48,7 @@ def aircraft_leg(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
 
 def aircraft_history(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
     """Return, at each departure of an aircraft, its legs of the last day and its delays over the last legs."""
-    rows = movements(sources["flights"]).select("tailnum", "due", "left", "departure_delay", "departure_late")
+    rows = movements(sources["flights"]).select("tailnum", *TIES, "departure_delay", "departure_late")
     legs = Sequences(rows.drop_nulls(["tailnum", "left"]).collect(), ["tailnum"], "left")
     means = {"departure_delay": "departure_delay", "departures_late": "departure_late"}
     columns = {"legs_1d": legs.within(DAY)} | legs.means(means, (2, 5, 20))

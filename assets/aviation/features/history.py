@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from assets.aviation.features.movements import DAY, instants, movements
-from assets.aviation.features.sequences import Sequences
+from assets.aviation.features.sequences import TIES, Sequences
 from assets.aviation.features.ticks import NIGHT_UTC, Ticks, ratio
 from ml_platform.features.change_log import Window
 
@@ -72,7 +72,7 @@ def _last_few(
     flights: pl.LazyFrame, entity: list[str], means: Mapping[str, str], counts: Sequence[int], *kept: pl.Expr
 ) -> pl.DataFrame:
     """Return a row per landing: means over the last flights of its entity, at most 30 days back, itself included."""
-    rows = movements(flights).select(*entity, "due", "landed", *means.values())
+    rows = movements(flights).select(*entity, "landed", *TIES, *means.values())
     landings = Sequences(rows.filter(pl.col("landed").is_not_null()).collect(), entity, "landed")
     return landings.facts(landings.means(means, counts), LAST_LANDED, *kept)
 

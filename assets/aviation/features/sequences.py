@@ -11,19 +11,22 @@ REMEMBERED_DAYS = 30
 """Events before that are not among the last few, however few there were: every build then sees the same ones."""
 
 CODE = "_code"
+TIES = ["due", "left", "block"]
+"""What orders events of one minute: flights equal in all of these are equal in every delay."""
+
 _MINUTES_BITS = 2**32
 
 
 class Sequences:
     """Events in order of entity and minute, so that the events of an entity stand side by side.
 
-    ``rows`` (entity…, ``at`` in minutes since 1970, values…); of events in the same minute the one that was due later
-    comes later.
+    ``rows``: entity…, ``at`` in minutes since 1970, due, left, block, values…; of events in the same minute the one
+    that was due later comes later, so that the order of the rows given does not matter.
     """
 
     def __init__(self, rows: pl.DataFrame, entity: list[str], at: str) -> None:
         self.entity, self.at = entity, at
-        self.rows = coded(rows, entity).sort(CODE, at, "due")
+        self.rows = coded(rows, entity).sort(CODE, at, *TIES)
         codes = self.rows[CODE].to_numpy().astype(np.int64) * _MINUTES_BITS
         self._codes, self._ordered = codes, codes + self.rows[at].to_numpy()
         self._place = np.arange(self.rows.height)
