@@ -54,25 +54,34 @@ def reject(
 
 
 def standing(
-    audit: AuditLog, settings: ApprovalSettings, *, model: str, version: int, evidence: str, at: datetime
+    audit: AuditLog,
+    settings: ApprovalSettings,
+    *,
+    model: str,
+    version: int,
+    evidence: str,
+    at: datetime,
+    since: datetime | None = None,
 ) -> ApprovalState:
     """Return whether the approvals on record suffice at ``at`` for this version and this evidence.
 
     The last word of each person counts (names without regard to case). An approval on other evidence is void, one older
-    than ``expires_hours`` has lapsed, and one rejection outweighs any number of approvals.
+    than ``expires_hours`` has lapsed, and one rejection outweighs any number of approvals, automatic ones too. What was said
+    at or before ``since`` does not count.
     """
-    if settings.mode == "auto":
-        return ApprovalState(True, (), "Approval is automatic.")
     said = [
         record
         for record in audit.records(APPROVAL_KIND)
         if record.facts["model"] == model and record.facts["version"] == version and record.at <= at
+        if since is None or record.at > since
     ]
     words = _last_words(record for record in said if record.facts["evidence"] == evidence)
     rejected = [record for record in words if record.facts["word"] == "reject"]
     if rejected:
         by = rejected[0]
         return ApprovalState(False, (), f"Rejected by {by.actor}: {by.facts['reason']}")
+    if settings.mode == "auto":
+        return ApprovalState(True, (), "Approval is automatic.")
     fresh = [record for record in words if at - record.at <= timedelta(hours=settings.expires_hours)]
     names = tuple(sorted(record.actor for record in fresh))
     if len(fresh) >= settings.people:

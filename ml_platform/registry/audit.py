@@ -7,6 +7,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,14 @@ class AuditLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._head = path.with_name(f"{path.name}.head")
+        self._turn = FileLock(f"{path}.lock")
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep all other writers out for the body: what was read before a decision still holds when it is recorded."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._turn:
+            yield
 
     def append(self, kind: str, *, actor: str, at: datetime, facts: Mapping[str, Any]) -> AuditRecord:
         """Add one record and return it, once it is on the disk.
@@ -51,8 +60,7 @@ class AuditLog:
         Writers in several processes take turns by a file lock. Raises :class:`AuditError` when the log is broken, and
         when the disk takes no more: the log is then as it was, and the decision must not be acted upon.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
+        with self.exclusive():
             self._drop_torn_line()
             last = self._last()
             line = {

@@ -30,6 +30,11 @@ def test_auto_needs_nobody(log: AuditLog) -> None:
     assert state(log, ApprovalSettings()).stands
 
 
+def test_rejection_counts_where_approval_is_automatic(log: AuditLog) -> None:
+    reject(log, model="risk", version=2, evidence="e1", by="mara", reason="slice JFK is off", at=NOON)
+    assert not state(log, ApprovalSettings()).stands
+
+
 def test_manual_waits_until_someone_approves(log: AuditLog) -> None:
     assert state(log) == ApprovalState(False, (), "0 of 1 approvals.")
     say_yes(log)

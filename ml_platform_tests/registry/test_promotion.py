@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,19 +12,10 @@ from ml_platform.evaluation.gates import GateResult
 from ml_platform.evaluation.verdict import give_verdict, store
 from ml_platform.registry.approvals import ApprovalSettings, approve
 from ml_platform.registry.audit import AuditError, AuditLog
+from ml_platform.registry.championship import Championship, champion_at, current, history
 from ml_platform.registry.models import ModelRegistry, ModelVersion
-from ml_platform.registry.promotion import (
-    ApprovalAwaited,
-    Championship,
-    PromotionRefused,
-    champion_at,
-    current,
-    history,
-    promote,
-    reconcile,
-    record_verdict,
-    roll_back,
-)
+from ml_platform.registry.promotion import ApprovalAwaited, decline, promote, reconcile, roll_back
+from ml_platform.registry.verdict_record import PromotionRefused, newest_evidence, record_verdict
 
 NOON = datetime(2013, 7, 1, 12, tzinfo=UTC)
 PASSED = GateResult(name="floor_auc", passed=True, numbers={"value": 0.77}, reason="auc 0.77")
@@ -234,3 +226,84 @@ def test_crash_between_record_and_aliases_is_mended(
 
 def test_no_champion_before_the_first_promotion(audit: AuditLog) -> None:
     assert current(audit, "departure_risk") is None
+
+
+def test_two_promotions_at_once_leave_one_champion_and_one_refusal(
+    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge
+) -> None:
+    versions = [registered("tree"), registered("forest")]
+    verdicts = [judge(version) for version in versions]
+
+    def crown(number: int) -> bool:
+        # Each its own log object, as two processes have.
+        own = AuditLog(audit.path)
+        try:
+            promote(
+                registry,
+                own,
+                versions[number],
+                verdict_path=verdicts[number],
+                approval=ApprovalSettings(),
+                decided_by="champion",
+                reason="gates",
+                at=NOON,
+            )
+        except PromotionRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(crown, [0, 1])) == [False, True]
+    assert len(history(audit, "departure_risk")) == 1
+
+
+def test_declined_challenger_steps_down_and_stays_rejected(
+    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+) -> None:
+    version, manual = registered("tree"), ApprovalSettings(mode="manual")
+    verdict = judge(version)
+    with pytest.raises(ApprovalAwaited):
+        crown(version, verdict, approval=manual)
+    decline(registry, audit, version, by="mara", reason="slice JFK is off", at=NOON)
+    assert alias(registry, "challenger") is None
+    approve(audit, model="departure_risk", version=1, evidence="e" * 64, by="ed", reason="ok", at=NOON)
+    with pytest.raises(ApprovalAwaited, match="Rejected by mara: slice JFK is off"):
+        crown(version, verdict, approval=manual)
+
+
+def test_version_without_a_verdict_can_be_neither_approved_nor_declined(audit: AuditLog, registered: Register) -> None:
+    with pytest.raises(PromotionRefused, match="a verdict to approve or reject, found none"):
+        newest_evidence(audit, registered("tree"))
+
+
+def test_every_change_of_an_alias_is_in_the_log(
+    audit: AuditLog, registered: Register, judge: Judge, crown: Promote, registry: ModelRegistry
+) -> None:
+    first, second = registered("tree"), registered("forest")
+    crown(first, judge(first))
+    with pytest.raises(ApprovalAwaited):
+        crown(second, judge(second, champion=first), approval=ApprovalSettings(mode="manual"))
+    decline(registry, audit, second, by="mara", reason="no", at=NOON)
+    changes = [
+        (record.kind, record.facts["version"])
+        for record in audit.records()
+        if record.kind in ("champion", "challenger")
+    ]
+    assert changes == [("champion", 1), ("challenger", 2), ("challenger", None)]
+
+
+def test_version_that_was_rolled_back_comes_back_only_by_a_person(
+    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+) -> None:
+    first, second = registered("tree"), registered("forest")
+    crown(first, judge(first))
+    verdict = judge(second, champion=first)
+    approve(audit, model="departure_risk", version=2, evidence="e" * 64, by="mara", reason="ok", at=NOON)
+    crown(second, verdict)
+    later = NOON + timedelta(hours=1)
+    roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=later)
+    with pytest.raises(ApprovalAwaited, match="found 0 of 1 approvals"):
+        crown(second, verdict, at=later)
+    again = later + timedelta(hours=1)
+    approve(audit, model="departure_risk", version=2, evidence="e" * 64, by="mara", reason="mended", at=again)
+    assert crown(second, verdict, at=again).version == 2

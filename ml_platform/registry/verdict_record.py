@@ -1,0 +1,104 @@
+"""A verdict as promotion sees it: read back from its file, known to the log, about this version and this champion.
+
+Apart from the evaluation that gave it: the registry trusts a record and its digest, never the process that wrote it.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ml_platform.data.canonical import value_digest
+from ml_platform.errors import PlatformError
+from ml_platform.registry.audit import AuditLog, AuditRecord
+from ml_platform.registry.championship import Championship
+from ml_platform.registry.models import ModelVersion
+
+VERDICT_KIND = "verdict"
+
+
+class PromotionRefused(PlatformError):  # noqa: N818 - the name callers catch says what happened
+    """Raised when a version may not become champion."""
+
+
+class _Gate(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    passed: bool
+
+
+class VerdictRecord(BaseModel):
+    """The part of a stored verdict that promotion relies on; the rest only counts for the digest."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    candidate: str
+    champion: str | None
+    decision: str
+    gates: list[_Gate]
+    evidence: str
+    digest: str
+
+
+def record_verdict(audit: AuditLog, verdict: Mapping[str, Any], *, actor: str, at: datetime) -> AuditRecord:
+    """Enter a stored verdict (as JSON) into the log; promotion accepts no verdict that is not in it."""
+    facts = {name: verdict[name] for name in ("model", "partition", "candidate", "decision", "evidence", "digest")}
+    return audit.append(VERDICT_KIND, actor=actor, at=at, facts=facts)
+
+
+def newest_evidence(audit: AuditLog, version: ModelVersion) -> str:
+    """Return the digest of the evidence of the newest verdict on ``version``: what an approval must be bound to.
+
+    Raises :class:`PromotionRefused` when there is no verdict on it.
+    """
+    known = [
+        str(record.facts["evidence"])
+        for record in audit.records(VERDICT_KIND)
+        if (record.facts["model"], record.facts["candidate"]) == (version.name, version.content_digest)
+    ]
+    if not known:
+        raise _refused(version, "a verdict to approve or reject", "none", "Materialize its evaluation first.")
+    return known[-1]
+
+
+def verified_verdict(
+    audit: AuditLog, version: ModelVersion, path: Path, champion: Championship | None
+) -> VerdictRecord:
+    """Return the verdict at ``path`` if a promotion of ``version`` over ``champion`` may rely on it.
+
+    Raises :class:`PromotionRefused` naming the first thing that does not hold.
+    """
+    again = "Materialize the evaluation again."
+    try:
+        stored = json.loads(path.read_bytes())
+        verdict = VerdictRecord.model_validate(stored)
+    except (OSError, ValueError) as error:
+        raise _refused(version, f"a readable verdict at '{path}'", type(error).__name__, again) from error
+    digest = value_digest({name: value for name, value in stored.items() if name != "digest"})
+    if not digest == verdict.digest == path.stem:
+        raise _refused(version, f"a verdict with the digest {path.stem[:12]}", f"content {digest[:12]}", again)
+    if all(record.facts["digest"] != digest for record in audit.records(VERDICT_KIND)):
+        raise _refused(version, "a verdict that the audit log knows", f"none with the digest {digest[:12]}", again)
+    if (verdict.model, verdict.candidate) != (version.name, version.content_digest):
+        found = f"one about '{verdict.model}' {verdict.candidate[:12]}"
+        raise _refused(version, f"a verdict about content {version.content_digest[:12]}", found, again)
+    failed = [gate.name for gate in verdict.gates if not gate.passed]
+    if verdict.decision != "PROMOTE" or failed or not verdict.gates:
+        found = f"{verdict.decision} (gates not passed: {', '.join(failed) or 'none'})"
+        raise _refused(version, "the verdict PROMOTE by gates that all passed", found, "Improve the candidate.")
+    compared, now = verdict.champion, champion.content_digest if champion else None
+    if compared != now:
+        found = f"a comparison with {compared[:12] if compared else 'no champion'}"
+        raise _refused(version, f"a comparison with the champion of now ({now and now[:12]})", found, again)
+    return verdict
+
+
+def _refused(version: ModelVersion, expected: str, found: str, mend: str) -> PromotionRefused:
+    return PromotionRefused(
+        f"Promotion of '{version.name}' version {version.version}", expected=expected, found=found, mend=mend
+    )
