@@ -66,8 +66,8 @@ def standing(
     """Return whether the approvals on record suffice at ``at`` for this version and this evidence.
 
     The last word of each person counts (names without regard to case). An approval on other evidence is void, one older
-    than ``expires_hours`` has lapsed, and one rejection outweighs any number of approvals, automatic ones too. What was said
-    at or before ``since`` does not count.
+    than ``expires_hours`` has lapsed, and one rejection outweighs any number of approvals, automatic ones too. Nothing
+    said at or before ``since`` counts.
     """
     said = [
         record
