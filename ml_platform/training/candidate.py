@@ -78,7 +78,8 @@ def fit_candidate(
         )
         fitted: Fitted = tuned
         if declared.refit:
-            rounds = max(1, round(tuned.rounds * known.rows / train.rows))
+            more = known.rows / train.rows if trainer.rounds_follow_rows else 1.0
+            rounds = max(1, round(tuned.rounds * more))
             fitted = trainer.fit(known, rounds=rounds, checkpoint=_under(checkpoint, "refit"))
     if checkpoint is not None:
         shutil.rmtree(checkpoint, ignore_errors=True)

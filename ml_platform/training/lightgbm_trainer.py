@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from ml_platform.data.atomic import write_text
 from ml_platform.data.settings import Settings
 from ml_platform.training.checkpoint import Checkpoint, Checkpoints, fingerprint
-from ml_platform.training.trainer import Matrix, Report, Task, TrainingError
+from ml_platform.training.trainer import Matrix, Report, Task, TrainingError, demand_labels
 
 if TYPE_CHECKING:
     from lightgbm import Booster, Dataset
@@ -106,6 +106,7 @@ class LightGBMTrainer:
     """Fits boosted trees with early stopping on log loss (classification) or squared error (regression)."""
 
     Settings = LightGBMSettings
+    rounds_follow_rows = True
 
     def __init__(self, settings: LightGBMSettings, *, task: Task, seed: int) -> None:
         self.settings = settings
@@ -128,6 +129,7 @@ class LightGBMTrainer:
             raise TrainingError(
                 "LightGBM", expected="validation rows or a number of rounds", found="neither", mend="Pass one."
             )
+        demand_labels(train, self.task)
         most = rounds or self.settings.max_rounds
         # Bins are drawn once, before the first segment.
         parameters = self.settings.parameters(self.task) | {"data_random_seed": self.seed}

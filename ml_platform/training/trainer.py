@@ -90,6 +90,9 @@ class Trainer(Protocol):
 
     Settings: type[BaseModel]
 
+    rounds_follow_rows: bool
+    """Whether a refit on more rows takes more rounds by their share: boosting does, epochs already grow with rows."""
+
     def __init__(self, settings: Any, *, task: Task, seed: int) -> None: ...
 
     def fit(
@@ -159,11 +162,11 @@ def trainer_class(name: str) -> type[Trainer]:
             mend=f"Mend the name in the model's defs.yaml.{did_you_mean(name, BUILT_IN)}",
         )
     found: Any = load_function(BUILT_IN.get(name, name))
-    absent = [member for member in ("Settings", "fit", "load") if not hasattr(found, member)]
+    absent = [member for member in ("Settings", "rounds_follow_rows", "fit", "load") if not hasattr(found, member)]
     if absent:
         raise TrainingError(
             f"Trainer '{name}'",
-            expected="Settings, fit and load",
+            expected="Settings, rounds_follow_rows, fit and load",
             found=f"no {listed(absent)}",
             mend="Add them; ml_platform.training.trainer.Trainer says what each one does.",
         )
@@ -184,3 +187,22 @@ def availability(declared: TrainerSettings, gpus: int | None = None) -> Availabi
     if declared.requires == "any" or (gpu_count() if gpus is None else gpus):
         return Availability(True)
     return Availability(False, "It requires a GPU (requires: gpu in defs.yaml), and this machine has none.")
+
+
+def demand_labels(rows: Matrix, task: Task) -> None:
+    """Raise :class:`TrainingError` when there is nothing to learn: no rows, or a label constant or not a number."""
+    odd = int((~np.isfinite(rows.label)).sum())
+    if rows.rows == 0 or odd:
+        raise TrainingError(
+            "Training rows",
+            expected="rows whose labels are numbers",
+            found=f"{odd} of {rows.rows} labels that are none" if odd else "no rows",
+            mend="Leave rows without a label out before fitting.",
+        )
+    if rows.label.min() == rows.label.max():
+        raise TrainingError(
+            "Training rows",
+            expected=f"labels of more than one kind ({task})",
+            found=f"{rows.rows} times {rows.label[0]:g}",
+            mend="Mend the label rule: nothing can be learned from a constant.",
+        )

@@ -1,0 +1,158 @@
+"""The network of the torch trainer: from the encoder's matrix, with its gaps and codes, to one logit per member.
+
+All that it needs to read the matrix (mean, scale, bins, places of categories) is part of it, so that a saved network
+is complete: `network.json` says how it is built, `network.npz` holds its tensors, neither is a pickle.
+"""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from ml_platform.data.atomic import write_bytes, write_text
+from ml_platform.data.settings import Settings
+from ml_platform.training.torch_settings import TorchSettings
+from ml_platform.training.trainer import Matrix, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+DESCRIPTION_FILE = "network.json"
+TENSORS_FILE = "network.npz"
+SAMPLE_ROWS = 50_000
+SMALLEST_SCALE = 1e-6
+
+
+class Recipe(Settings):
+    """How a network is built; with its tensors, the network itself."""
+
+    numbers: list[int] = Field(description="Places of the features that are numbers and have values.")
+    categories: dict[int, int] = Field(description="Places of the features that are codes, and how many codes.")
+    mean: list[float] = Field(description="Mean of each number.")
+    scale: list[float] = Field(description="Standard deviation of each number.")
+    edges: list[list[float]] = Field(description="Edges of the bins of each number, standardised.")
+    members: int = Field(description="Networks that share their weights.")
+    width: int = Field(description="Units of a hidden layer.")
+    blocks: int = Field(description="Hidden layers.")
+    dropout: float = Field(description="Share of units silenced while fitting.")
+    embedding_size: int = Field(description="Numbers into which a feature is turned.")
+    label_mean: float = Field(default=0.0, description="Regression: mean of the label.")
+    label_scale: float = Field(default=1.0, description="Regression: standard deviation of the label.")
+
+
+def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) -> Recipe:
+    """Return the recipe for ``train``; a number that is null or the same in all rows is left out, it says nothing.
+
+    Mean, scale and bins (quantiles, ties merged) come from at most 50,000 rows drawn by ``seed``.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = train.features
+    if train.rows > SAMPLE_ROWS:
+        drawn = drawn[np.sort(rng.choice(train.rows, SAMPLE_ROWS, replace=False))]
+    numbers, mean, scale, edges = [], [], [], []
+    for place in range(drawn.shape[1]):
+        values = drawn[:, place].astype(np.float64)
+        values = values[np.isfinite(values)]
+        if place in train.categories or values.size == 0 or values.min() == values.max():
+            continue
+        center, spread = float(values.mean()), max(float(values.std()), SMALLEST_SCALE)
+        bounds = np.unique(np.quantile((values - center) / spread, np.linspace(0, 1, settings.bins + 1)))
+        numbers.append(place)
+        mean.append(center)
+        scale.append(spread)
+        edges.append(bounds.astype(np.float32).astype(np.float64).tolist())
+    return Recipe(
+        numbers=numbers,
+        categories={place: count for place, count in train.categories.items() if count > 0},
+        mean=mean,
+        scale=scale,
+        edges=edges,
+        members=settings.members,
+        width=settings.width,
+        blocks=settings.blocks,
+        dropout=settings.dropout,
+        embedding_size=settings.embedding_size,
+        label_mean=float(train.label.mean()) if task == "regression" else 0.0,
+        label_scale=max(float(train.label.std()), SMALLEST_SCALE) if task == "regression" else 1.0,
+    )
+
+
+def build(recipe: Recipe) -> "nn.Module":
+    """Return a fresh network: (rows, features) float32 in, logits (rows, members) out. A gap has its own embedding."""
+    import torch
+    from rtdl_num_embeddings import PiecewiseLinearEmbeddings
+    from tabm import EnsembleView, LinearEnsemble, make_tabm_backbone
+    from torch import nn
+
+    size = recipe.embedding_size
+    counts = list(recipe.categories.values())
+    fields = len(recipe.numbers) + len(recipe.categories)
+
+    class Network(nn.Module):
+        places: torch.Tensor
+        codes: torch.Tensor
+        mean: torch.Tensor
+        scale: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            # Buffers travel with the weights, to the device and into the file.
+            self.register_buffer("places", torch.tensor(recipe.numbers, dtype=torch.long))
+            self.register_buffer("codes", torch.tensor(list(recipe.categories), dtype=torch.long))
+            self.register_buffer("mean", torch.tensor(recipe.mean))
+            self.register_buffer("scale", torch.tensor(recipe.scale))
+            if recipe.numbers:
+                edges = [torch.tensor(each) for each in recipe.edges]
+                self.numbers = PiecewiseLinearEmbeddings(edges, size, activation=False, version="B")
+                self.gaps = nn.Parameter(torch.zeros(len(recipe.numbers), size))
+            # One row more than there are categories, for the missing and the never seen.
+            self.categories = nn.ModuleList(nn.Embedding(count + 1, size) for count in counts)
+            self.spread = EnsembleView(k=recipe.members)
+            self.backbone = make_tabm_backbone(
+                d_in=fields * size,
+                n_blocks=recipe.blocks,
+                d_block=recipe.width,
+                dropout=recipe.dropout,
+                k=recipe.members,
+                arch_type="tabm",
+                start_scaling_init="normal",
+                start_scaling_init_chunks=[size] * fields,
+            )
+            self.output = LinearEnsemble(recipe.width, 1, k=recipe.members)
+
+        def forward(self, features: "Tensor") -> "Tensor":
+            parts = []
+            if recipe.numbers:
+                values = (features[:, self.places] - self.mean) / self.scale
+                absent = values.isnan()
+                embedded = self.numbers(torch.where(absent, torch.zeros_like(values), values))
+                parts.append(torch.where(absent.unsqueeze(-1), self.gaps, embedded).flatten(1))
+            if recipe.categories:
+                codes = features[:, self.codes]
+                for at, (table, count) in enumerate(zip(self.categories, counts, strict=True)):
+                    parts.append(table(codes[:, at].nan_to_num(nan=count).long()))
+            logits: Tensor = self.output(self.backbone(self.spread(torch.cat(parts, 1))))
+            return logits.squeeze(-1)
+
+    return Network()
+
+
+def save(network: "nn.Module", recipe: Recipe, directory: Path) -> None:
+    """Write ``network`` into ``directory``."""
+    held = io.BytesIO()
+    np.savez(held, **{name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()})
+    write_bytes(directory / TENSORS_FILE, held.getvalue())
+    write_text(directory / DESCRIPTION_FILE, recipe.model_dump_json())
+
+
+def load(directory: Path) -> "tuple[nn.Module, Recipe]":
+    """Return the network that :func:`save` wrote, in evaluation mode on the CPU, and its recipe."""
+    import torch
+
+    recipe = Recipe.model_validate_json((directory / DESCRIPTION_FILE).read_text())
+    network = build(recipe)
+    with np.load(directory / TENSORS_FILE, allow_pickle=False) as held:
+        network.load_state_dict({name: torch.from_numpy(held[name]) for name in held.files})
+    return network.eval(), recipe
