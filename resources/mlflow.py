@@ -15,6 +15,7 @@ from ml_platform.registry.delivery import Delivered, deliver
 from ml_platform.registry.models import ModelRegistry
 from ml_platform.registry.outbox import Outbox
 from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
+from ml_platform.registry.wandb_mirror import WandbSettings, wandb_mirrors
 from resources.home import Home
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class MlflowResource(dg.ConfigurableResource):
         default=None, description="Folder in which records wait while a tracking server is down."
     )
 
+    second_log: bool = Field(default=False, description="Also log runs to Weights & Biases, as files (offline).")
+    second_log_folder: str = Field(default=".", description="Folder for the files of the second log.")
+
     _tracking: Tracking | None = PrivateAttr(default=None)
 
     @classmethod
@@ -46,7 +50,8 @@ class MlflowResource(dg.ConfigurableResource):
         """Return the tracking store, one connection per process."""
         if self._tracking is None:
             outbox = Outbox(Path(self.outbox)) if self.outbox else None
-            self._tracking = Tracking(self.tracking_uri, self.artifact_root, outbox)
+            mirrors = wandb_mirrors(WandbSettings(enabled=self.second_log), Path(self.second_log_folder))
+            self._tracking = Tracking(self.tracking_uri, self.artifact_root, outbox, mirrors)
         return self._tracking
 
     @property

@@ -4,7 +4,6 @@ Apart because promotion, approvals and rollout write to it and answer from it; M
 """
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from filelock import FileLock
 from ml_platform.data.atomic import write_json
 from ml_platform.data.canonical import canonical_json, value_digest
 from ml_platform.errors import PlatformError
+from ml_platform.registry.journal import append_line, drop_torn_line, whole_lines
 
 GENESIS = "0" * 64
 
@@ -61,7 +61,7 @@ class AuditLog:
         when the disk takes no more: the log is then as it was, and the decision must not be acted upon.
         """
         with self.exclusive():
-            self._drop_torn_line()
+            drop_torn_line(self.path)
             last = self._last()
             line = {
                 "sequence": last.sequence + 1 if last else 1,
@@ -82,7 +82,7 @@ class AuditLog:
         Raises :class:`AuditError` at the first record that does not hold.
         """
         previous, sequence = GENESIS, 0
-        for number, line in enumerate(self._lines(), start=1):
+        for number, line in enumerate(whole_lines(self.path), start=1):
             record = self._verified(line, number, previous)
             previous, sequence = record.digest, record.sequence
             if kind is None or record.kind == kind:
@@ -123,31 +123,10 @@ class AuditLog:
         # The whole chain is verified before it grows: decisions are few, and none is added to a broken log.
         return next(iter(deque(self.records(), maxlen=1)), None)
 
-    def _lines(self) -> Iterator[bytes]:
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            for line in file:
-                # A line without its end was never acknowledged: the writer died in it.
-                if line.endswith(b"\n"):
-                    yield line
-
-    def _drop_torn_line(self) -> None:
-        if not self.path.exists():
-            return
-        whole = sum(len(line) for line in self._lines())
-        if whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
-
     def _write(self, line: bytes) -> None:
-        size = self.path.stat().st_size if self.path.exists() else 0
         try:
-            with self.path.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self.path, line)
         except OSError as error:
-            os.truncate(self.path, size)
             raise AuditError(
                 f"Audit log '{self.path}'",
                 expected="room for one more record",

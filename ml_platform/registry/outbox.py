@@ -5,7 +5,6 @@ on, and outlives it.
 """
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from ml_platform.registry.journal import append_line, whole_lines
 
 OPERATIONS_FILE = "operations.jsonl"
 FILES_FOLDER = "files"
@@ -85,17 +86,16 @@ class Entry:
         return f"{LOCAL_PREFIX}{self.path.name}"
 
     def add(self, operation: Operation) -> None:
-        """Append one operation and return when it is on the disk; files that it names are copied first."""
+        """Append one operation and return when it is on the disk; files that it names are copied first.
+
+        Raises ``OSError`` when the disk takes no more; the entry then holds what it held before.
+        """
         kept = {**operation, "path": self._keep(Path(operation["path"]))} if "path" in operation else operation
-        with (self.path / OPERATIONS_FILE).open("ab") as file:
-            file.write(json.dumps(kept).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path / OPERATIONS_FILE, json.dumps(kept).encode() + b"\n")
 
     def operations(self) -> list[Operation]:
         """Return all operations with the paths of the copied files; a line torn by a crash is left out."""
-        lines = (self.path / OPERATIONS_FILE).read_bytes().splitlines(keepends=True)
-        whole: list[Operation] = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        whole: list[Operation] = [json.loads(line) for line in whole_lines(self.path / OPERATIONS_FILE)]
         return [{**one, "path": str(self.path / one["path"])} if "path" in one else one for one in whole]
 
     def close(self) -> None:

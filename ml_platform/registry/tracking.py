@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_platform.errors import PlatformError
 from ml_platform.registry.outbox import Entry, Operation, Outbox, is_unreachable
+from ml_platform.registry.wandb_mirror import Mirror
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,6 +62,7 @@ class Tracking:
     tracking_uri: str
     artifact_root: str | Path | None
     outbox: Outbox | None = None
+    mirrors: Callable[[Operation], Mirror] | None = None
     now: Callable[[], float] = time.time
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _client: "MlflowClient | None" = field(default=None, repr=False)
@@ -95,14 +97,15 @@ class Tracking:
     ) -> "TrackedRun":
         """Return a new run that the caller ends; prefer :meth:`run`."""
         operation = creation(experiment, name, tags, self.now(), parent_run_id)
+        mirror = self.mirrors(operation) if self.mirrors else None
         try:
             self.require_server()
-            return TrackedRun(self, create_run(self, operation), experiment)
+            return TrackedRun(self, create_run(self, operation), experiment, mirror=mirror)
         except Exception as error:
             if self.outbox is None or not is_unreachable(error):
                 raise
             entry = self.outbox.open(operation, self.now())
-            return TrackedRun(self, entry.local_id, experiment, entry)
+            return TrackedRun(self, entry.local_id, experiment, entry, mirror)
 
     def require_server(self) -> None:
         """Raise at once when a server is meant and does not answer, where MLflow would retry for minutes."""
@@ -178,6 +181,7 @@ class TrackedRun:
     run_id: str
     experiment: str
     entry: Entry | None = None
+    mirror: Mirror | None = None
 
     @property
     def queued(self) -> bool:
@@ -237,6 +241,8 @@ class TrackedRun:
             self.entry.close()
 
     def _perform(self, operation: Operation) -> None:
+        if self.mirror:
+            self.mirror(operation)
         if self.entry is None:
             try:
                 self.tracking.require_server()

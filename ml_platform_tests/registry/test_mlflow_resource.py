@@ -59,6 +59,14 @@ def test_records_made_while_the_server_was_down_wait_at_the_home(tmp_path: Path)
     assert down.deliver() == []
 
 
+def test_second_log_is_written_to_its_folder_where_asked_for(mlflow: MlflowResource, tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="the second log is optional")
+    twice = mlflow.model_copy(update={"second_log": True, "second_log_folder": str(tmp_path / "second")})
+    with twice.tracking.run("departure_risk", "x", {}):
+        pass
+    assert len(list((tmp_path / "second").glob("wandb/offline-run-*"))) == 1
+
+
 def test_teams_get_the_resource_of_dagster_mlflow_on_the_same_store(mlflow: MlflowResource, tmp_path: Path) -> None:
     ops = team_tracking(Home(tmp_path), "team_experiment")
 

@@ -179,6 +179,31 @@ def test_queueing_without_an_outbox_names_the_mend(tracking: Tracking) -> None:
         run.queue({"kind": "tags", "values": {}})
 
 
+def test_full_disk_is_an_error_and_the_entry_keeps_what_it_held(
+    outbox: Outbox, down: Tracking, tracking: Tracking
+) -> None:
+    # A limit on the size of files stands for a full disk: the write stops in the middle of a line.
+    program = f"""
+        import pathlib, resource
+        from ml_platform.registry.outbox import Outbox
+        from ml_platform.registry.tracking import Tracking
+        tracking = Tracking({down.tracking_uri!r}, None, Outbox(pathlib.Path({str(outbox.folder)!r})))
+        with tracking.run("departure_risk", "x", {{}}) as run:
+            run.log_metrics({{"loss": 0.5}})
+            resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+            try:
+                run.log_text("words " * 200, "model.md")
+            except OSError as error:
+                print(error.strerror)
+            run.log_metrics({{"loss": 0.4}}, step=1)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n"
+    (delivered,) = deliver(outbox, tracking)
+    losses = tracking.client.get_metric_history(str(delivered.run_id), "loss")
+    assert [point.value for point in losses] == [0.5, 0.4]
+
+
 class Server:
     """A real `mlflow server` on loopback, which can be killed and started again on the same port and store."""
 

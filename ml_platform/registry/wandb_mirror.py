@@ -1,0 +1,111 @@
+"""A second log of every run in Weights & Biases: off by default, offline by default, never the source of truth.
+
+Apart because nothing depends on it: when it fails, that is logged once and the run goes on without it.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from ml_platform.data.settings import Settings
+from ml_platform.errors import PlatformError
+from ml_platform.registry.outbox import Operation
+
+if TYPE_CHECKING:
+    from wandb.sdk.wandb_run import Run
+
+Mirror = Callable[[Operation], None]
+
+_log = logging.getLogger(__name__)
+
+
+class MirrorError(PlatformError):
+    """Raised when the second log is asked for and its library is not installed."""
+
+
+class WandbSettings(Settings):
+    """Whether and how runs are also logged to Weights & Biases."""
+
+    enabled: bool = Field(default=False, description="Log every run a second time.")
+    project: str = Field(default="ml-platform", description="Project in Weights & Biases.")
+    mode: Literal["offline", "online"] = Field(
+        default="offline", description="'offline' writes files that `wandb sync` uploads; 'online' needs an account."
+    )
+
+
+def wandb_mirrors(settings: WandbSettings, folder: Path) -> Callable[[Operation], Mirror] | None:
+    """Return what opens a mirror for a run (given the operation that creates it), or None where it is not enabled.
+
+    Raises :class:`MirrorError` when it is enabled and `wandb` is not installed.
+    """
+    if not settings.enabled:
+        return None
+    try:
+        import wandb  # noqa: F401
+    except ImportError as error:
+        raise MirrorError(
+            "Second log", expected="the package wandb", found="none", mend="Install it with: uv pip install wandb."
+        ) from error
+    return lambda creation: _Mirror(settings, folder, creation)
+
+
+class _Mirror:
+    """Repeats the operations of one run; from its first failure on it does nothing."""
+
+    def __init__(self, settings: WandbSettings, folder: Path, creation: Operation) -> None:
+        self._broken = False
+        self._run: Run | None = None
+        self._guarded(lambda: self._begin(settings, folder, creation))
+
+    def __call__(self, operation: Operation) -> None:
+        self._guarded(lambda: self._repeat(operation))
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        if self._broken:
+            return
+        try:
+            act()
+        except Exception as error:
+            self._broken = True
+            _log.warning("The second log in Weights & Biases stopped (%s); MLflow has everything.", error)
+
+    def _begin(self, settings: WandbSettings, folder: Path, creation: Operation) -> None:
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        quiet = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_save_requirements=False,
+        )
+        # Two partitions at once must not share the library's global run.
+        self._run = wandb.init(
+            project=settings.project,
+            group=creation["experiment"],
+            name=creation["name"],
+            config=dict(creation["tags"]),
+            mode=settings.mode,
+            dir=folder,
+            reinit="create_new",
+            settings=quiet,
+        )
+
+    def _repeat(self, operation: Operation) -> None:
+        run: Any = self._run
+        match operation["kind"]:
+            case "params" | "tags":
+                run.config.update(operation["values"], allow_val_change=True)
+            case "metrics":
+                run.log({**operation["values"], "step": operation["step"]})
+            case "end":
+                run.finish(exit_code=0 if operation["status"] == "FINISHED" else 1)
+            case _:
+                # Files stay in MLflow alone: a second copy of a model is a second truth.
+                return
