@@ -29,6 +29,29 @@ class Snapshot:
     frame: pl.DataFrame
     watermark: datetime
 
+    def known_at(self) -> np.ndarray:
+        """Return when each fact became known (n, int64): microseconds since 1970 in UTC."""
+        return self.frame[KNOWN_AT].cast(INSTANT).to_physical().to_numpy()
+
+    def matrix(self) -> tuple[np.ndarray, dict[str, list[str]]]:
+        """Return the values (n × columns, float64) and the categories of each column of text.
+
+        NaN for null, a category as its place among the categories, an instant in microseconds: all exact in float64.
+        """
+        values = np.full((self.frame.height, len(self.view.dtypes)), np.nan)
+        categories: dict[str, list[str]] = {}
+        for place, (name, dtype) in enumerate(self.view.dtypes.items()):
+            column = self.frame[name].cast(dtype)
+            if dtype == pl.String:
+                found = column.drop_nulls().unique().sort()
+                categories[name] = found.to_list()
+                codes = pl.Series(range(len(found)), dtype=pl.Float64)
+                column = column.replace_strict(found, codes, default=None, return_dtype=pl.Float64)
+            elif dtype == INSTANT:
+                column = column.to_physical()
+            values[:, place] = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return values, categories
+
 
 @dataclass(frozen=True)
 class Publication:

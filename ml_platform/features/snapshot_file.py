@@ -25,7 +25,7 @@ import polars as pl
 
 from ml_platform.errors import PlatformError
 from ml_platform.features.online import Snapshot
-from ml_platform.features.view import INSTANT, KNOWN_AT, FeatureView
+from ml_platform.features.view import FeatureView
 
 MAGIC = b"MLPSNAP1"
 ALIGNMENT = 64
@@ -130,8 +130,8 @@ def packed(snapshot: Snapshot) -> bytes:
     for column, entries in zip(view.entity, dictionaries, strict=True):
         key = key * len(entries) + np.searchsorted(entries, _keys(frame[column]))
     order = np.argsort(key)
-    values, categories = _matrix(view, frame)
-    known_at = frame[KNOWN_AT].cast(INSTANT).to_physical().to_numpy()
+    values, categories = snapshot.matrix()
+    known_at = snapshot.known_at()
     arrays = [*dictionaries, key[order], known_at[order], values[order].reshape(-1)]
     offsets = np.cumsum([0, *(_aligned(array.nbytes) for array in arrays)]).tolist()
     header = {
@@ -176,23 +176,6 @@ def _keys(values: pl.Series) -> np.ndarray:
         if values.dtype.is_integer() or values.dtype == pl.Boolean
         else values.to_numpy()
     )
-
-
-def _matrix(view: FeatureView, frame: pl.DataFrame) -> tuple[np.ndarray, dict[str, list[str]]]:
-    values = np.full((frame.height, len(view.dtypes)), np.nan)
-    categories: dict[str, list[str]] = {}
-    for place, (name, dtype) in enumerate(view.dtypes.items()):
-        column = frame[name].cast(dtype)
-        if dtype == pl.String:
-            found = column.drop_nulls().unique().sort()
-            categories[name] = found.to_list()
-            column = column.replace_strict(
-                found, pl.Series(range(len(found)), dtype=pl.Float64), default=None, return_dtype=pl.Float64
-            )
-        elif dtype == INSTANT:
-            column = column.to_physical()
-        values[:, place] = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    return values, categories
 
 
 def read_header(path: Path) -> dict[str, Any]:

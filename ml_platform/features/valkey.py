@@ -1,0 +1,150 @@
+"""The online store on a Valkey or Redis server, for profiles in which many machines serve: one round trip per request.
+
+One hash per view and code version holds a field per entity (its key columns as JSON): known_at and the values as
+little-endian numbers. A publication fills a hash of its own and then renames it over the one that stands, so that a
+reader sees one whole snapshot of each view, the old or the new.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ml_platform.errors import PlatformError
+from ml_platform.features.online import ABSENT, Lookup, Publication, Snapshot
+from ml_platform.features.view import FeatureView
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+PREFIX = "ml_platform:online"
+WATERMARK, HEADER = b"watermark", b"header"
+"""Fields beside those of entities; an entity's is a JSON list, so that they cannot meet."""
+
+BATCH_ENTITIES = 5_000
+ABANDONED_AFTER_SECONDS = 3_600
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_SWAP = """
+local standing = redis.call('HGET', KEYS[2], 'watermark')
+if standing and tonumber(standing) > tonumber(ARGV[1]) then
+  redis.call('DEL', KEYS[1])
+  return standing
+end
+redis.call('PERSIST', KEYS[1])
+redis.call('RENAME', KEYS[1], KEYS[2])
+return false
+"""
+
+
+class OnlineServerError(PlatformError):
+    """Raised when the server cannot be reached, or holds no snapshot of a view."""
+
+
+class ValkeyStore:
+    """Snapshots on the server at ``url``; connected to on first use, safe to share between threads."""
+
+    def __init__(self, url: str, prefix: str = PREFIX, timeout_seconds: float = 2.0) -> None:
+        self.url = url
+        self.prefix = prefix
+        self.timeout_seconds = timeout_seconds
+        self._client: Redis | None = None
+
+    def publish(self, snapshot: Snapshot) -> Publication:
+        """Replace the snapshot of a view, unless what stands has a later watermark; return what became of it."""
+        from redis.exceptions import RedisError
+
+        live = self._key(snapshot.view)
+        staged = f"{live}:{uuid.uuid4().hex}"
+        watermark = (snapshot.watermark - _EPOCH) // timedelta(microseconds=1)
+        try:
+            client = self._connected()
+            size = 0
+            fields = _fields(snapshot, watermark)
+            while batch := dict(islice(fields, BATCH_ENTITIES)):
+                client.hset(staged, mapping=batch)
+                size += sum(len(name) + len(value) for name, value in batch.items())
+            # Should this process die before the swap, the server forgets what it staged.
+            client.expire(staged, ABANDONED_AFTER_SECONDS)
+            standing = client.eval(_SWAP, 2, staged, live, watermark)
+        except RedisError as error:
+            raise self._unreachable(error) from error
+        if standing is not None:
+            held = _EPOCH + timedelta(microseconds=int(standing))
+            return Publication(snapshot.view.name, False, client.hlen(live) - 2, held, 0)
+        return Publication(snapshot.view.name, True, snapshot.frame.height, snapshot.watermark, size)
+
+    def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> Lookup:
+        """Return the last facts for ``rows`` rows of ``keys``; see :class:`ml_platform.features.online.Lookup`.
+
+        One pipelined round trip. Raises :class:`OnlineServerError` when the server does not answer in time, or a view
+        was never published.
+        """
+        from redis.exceptions import RedisError
+
+        try:
+            pipeline = self._connected().pipeline(transaction=False)
+            for view in views:
+                asked = (json.dumps([keys[name][row] for name in view.entity]) for row in range(rows))
+                pipeline.hmget(self._key(view), [WATERMARK, HEADER, *asked])
+            answers = pipeline.execute()
+        except RedisError as error:
+            raise self._unreachable(error) from error
+        ends = np.cumsum([0, *(len(view.dtypes) for view in views)]).tolist()
+        values = np.full((rows, ends[-1]), np.nan)
+        known_at = np.full((rows, len(views)), ABSENT, dtype=np.int64)
+        watermarks: dict[str, datetime] = {}
+        categories: dict[str, list[str]] = {}
+        for place, (view, (start, end), (watermark, header, *facts)) in enumerate(
+            zip(views, pairwise(ends), answers, strict=True)
+        ):
+            if watermark is None:
+                raise OnlineServerError(
+                    f"Online snapshot of feature view '{view.name}', code version {view.pinned().code_version}",
+                    expected=f"a hash {self._key(view)}",
+                    found="none",
+                    mend=f"Materialize features/{view.name}: its newest partition publishes the snapshot.",
+                )
+            watermarks[view.name] = _EPOCH + timedelta(microseconds=int(watermark))
+            categories |= {view.column(name): found for name, found in json.loads(header).items()}
+            for row, fact in enumerate(facts):
+                if fact is not None:
+                    known_at[row, place] = np.frombuffer(fact, dtype="<i8", count=1)[0]
+                    values[row, start:end] = np.frombuffer(fact, dtype="<f8", offset=8)
+        return Lookup(views, values, known_at, watermarks, categories)
+
+    def _connected(self) -> "Redis":
+        if self._client is None:
+            from redis import Redis
+
+            timeout = self.timeout_seconds
+            # The client knows Redis's name of the protocol only.
+            url = self.url.replace("valkey", "redis", 1) if self.url.startswith("valkey") else self.url
+            self._client = Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+        return self._client
+
+    def _key(self, view: FeatureView) -> str:
+        return f"{self.prefix}:{view.name}:{view.pinned().code_version}"
+
+    def _unreachable(self, error: Exception) -> OnlineServerError:
+        return OnlineServerError(
+            f"Online store at {self.url}",
+            expected=f"an answer within {self.timeout_seconds} s",
+            found=str(error),
+            mend="Start the server, or mend the address in the profile.",
+        )
+
+
+def _fields(snapshot: Snapshot, watermark: int) -> Iterator[tuple[Any, Any]]:
+    values, categories = snapshot.matrix()
+    yield WATERMARK, str(watermark).encode()
+    yield HEADER, json.dumps(categories).encode()
+    entities = snapshot.frame.select(snapshot.view.entity).rows() if snapshot.view.entity else [()]
+    known_at = snapshot.known_at()
+    for row in range(snapshot.frame.height):
+        key = json.dumps(list(entities[row])).encode()
+        yield key, known_at[row : row + 1].astype("<i8").tobytes() + values[row].astype("<f8").tobytes()

@@ -1,0 +1,204 @@
+"""One order of evaluation, two reads that agree."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.online import last_facts
+from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.view import INSTANT, FeatureView, ViewError
+
+NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
+
+
+def clock(rows: pl.DataFrame) -> pl.DataFrame:
+    """Derive the hour: a feature, and the key of another view."""
+    return rows.select(hour=pl.col("due").dt.hour().cast(pl.Int64))
+
+
+def slack(rows: pl.DataFrame) -> pl.DataFrame:
+    """Subtract what was read from what was asked."""
+    return rows.select(left=(pl.col("due") - pl.col("leg__ready")).dt.total_minutes(), seen=pl.lit(rows.width))
+
+
+def too_short(rows: pl.DataFrame) -> pl.DataFrame:
+    """Forget a row."""
+    return clock(rows).head(rows.height - 1)
+
+
+def misnamed(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return a column of another name."""
+    return clock(rows).rename({"hour": "hours"})
+
+
+def declared(name: str, **attributes: object) -> FeatureView:
+    features = attributes.pop("features")
+    return FeatureView.model_validate(
+        {
+            "name": name,
+            "function": f"{__name__}:clock",
+            "features": [{"description": "…", **feature} for feature in features],  # type: ignore[attr-defined]
+            "code_version": "1",
+            **attributes,
+        }
+    )
+
+
+CLOCK = declared("clock", kind="request", fields=["due"], features=[{"name": "hour", "type": "int64"}])
+HOURLY = declared("hourly", entity=["place", "hour"], features=[{"name": "busy", "type": "float32"}], age=True)
+LEG = declared(
+    "leg",
+    entity=["tail"],
+    tolerance_minutes=60,
+    features=[{"name": "ready", "type": "datetime", "hidden": True}, {"name": "model", "type": "category"}],
+)
+SLACK = declared(
+    "slack",
+    kind="request",
+    inputs=["leg"],
+    fields=["due"],
+    function=f"{__name__}:slack",
+    features=[{"name": "left", "type": "int32"}, {"name": "seen", "type": "int8"}],
+)
+VIEWS = [CLOCK, HOURLY, LEG, SLACK]
+LOGS = {
+    "hourly": pl.LazyFrame(
+        [("JFK", 14, NOON - timedelta(days=1), 0.5), ("JFK", 15, NOON, 0.75)],
+        schema={"place": pl.String, "hour": pl.Int64, "known_at": INSTANT, "busy": pl.Float32},
+        orient="row",
+    ),
+    "leg": pl.LazyFrame(
+        [("N1", NOON - timedelta(minutes=30), NOON, "A320"), ("N2", NOON - timedelta(minutes=61), NOON, None)],
+        schema={"tail": pl.String, "known_at": INSTANT, "ready": INSTANT, "model": pl.String},
+        orient="row",
+    ),
+}
+
+
+def rows(*asked: tuple[str | None, int], late: int = 0) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            ("JFK", tail, NOON + timedelta(hours=hours), NOON + timedelta(minutes=late), place)
+            for place, (tail, hours) in enumerate(asked)
+        ],
+        schema={"place": pl.String, "tail": pl.String, "due": INSTANT, "predict_at": INSTANT, "label": pl.Int64},
+        orient="row",
+    )
+
+
+def store(folder: Path, watermark: datetime = NOON + timedelta(microseconds=1)) -> SnapshotStore:
+    published = SnapshotStore(folder)
+    for view in (HOURLY, LEG):
+        published.publish(last_facts(view, LOGS[view.name], watermark))
+    return published
+
+
+def test_features_are_those_of_the_views_in_order_without_hidden_ones() -> None:
+    assert FeatureSet(VIEWS).feature_names == [
+        "clock__hour", "hourly__busy", "hourly__age_minutes", "leg__model", "slack__left", "slack__seen"
+    ]  # fmt: skip
+
+
+def test_derived_key_reads_a_stored_view() -> None:
+    read = FeatureSet(VIEWS).as_of(rows(("N1", 3)).lazy(), LOGS).collect()
+    assert read.select("clock__hour", "hourly__busy", "hourly__age_minutes").rows() == [(15, 0.75, 0.0)]
+
+
+def test_values_read_are_inputs_of_a_later_request_view() -> None:
+    read = FeatureSet(VIEWS).as_of(rows(("N1", 3), ("N2", 3)).lazy(), LOGS).collect()
+    assert read["slack__left"].to_list() == [180, None]  # the leg of N2 is a minute too old
+
+
+def test_request_views_see_their_fields_and_no_label() -> None:
+    read = FeatureSet(VIEWS).as_of(rows(("N1", 3)).lazy(), LOGS).collect()
+    # due, predict_at, as_of, and leg's ready, model, age_minutes.
+    assert read["slack__seen"].to_list() == [6]
+
+
+def test_other_columns_come_back_untouched() -> None:
+    read = FeatureSet(VIEWS).as_of(rows(("N1", 3), ("N2", 2)).lazy(), LOGS).collect()
+    assert read["label"].to_list() == [0, 1]
+
+
+def test_left_out_features_are_not_given_to_models() -> None:
+    chosen = FeatureSet(VIEWS, leave_out=["leg__model"])
+    assert "leg__model" not in chosen.feature_names
+    assert "leg__model" not in chosen.as_of(rows(("N1", 3)).lazy(), LOGS).collect().columns
+
+
+tails = st.none() | st.sampled_from(["N1", "N2", "N3"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(tails, st.integers(0, 5)), min_size=1, max_size=8), st.integers(1, 90))
+def test_both_reads_give_equal_values(tmp_path_factory, asked: list, late: int) -> None:
+    chosen, request = FeatureSet(VIEWS), rows(*asked, late=late)
+    offline = chosen.as_of(request.lazy(), LOGS).select("label", *chosen.feature_names).collect().sort("label")
+    online = chosen.online(request, store(tmp_path_factory.mktemp("online")))
+    assert offline.drop("label").equals(online)
+    assert offline.drop("label").schema == online.schema
+
+
+def test_prediction_before_the_watermark_stands_as_of_the_watermark(tmp_path) -> None:
+    watermark = NOON + timedelta(minutes=20)
+    served = FeatureSet(VIEWS).serve(rows(("N1", 3)), store(tmp_path, watermark))
+    assert served.as_of.to_list() == [watermark]
+    assert served.ages.row(0, named=True) == {"hourly": 20.0, "leg": 50.0}
+    assert served.watermarks == {"hourly": watermark, "leg": watermark}
+
+
+def test_recorded_as_of_reads_the_same_offline(tmp_path) -> None:
+    watermark = NOON + timedelta(minutes=20)
+    chosen, request = FeatureSet(VIEWS), rows(("N1", 3), ("N2", 1))
+    served = chosen.serve(request, store(tmp_path, watermark))
+    asked = request.with_columns(served.as_of.alias("as_of")).lazy()
+    again = chosen.as_of(asked, LOGS, known_before=served.watermarks).collect().sort("label")
+    assert again.select(chosen.feature_names).equals(served.frame)
+
+
+def test_set_read_from_its_plain_form_is_the_same_and_keeps_code_versions() -> None:
+    chosen = FeatureSet([CLOCK.model_copy(update={"code_version": ""}), HOURLY, LEG, SLACK], leave_out=["leg__model"])
+    again = FeatureSet.from_dict(chosen.to_dict())
+    assert again.feature_names == chosen.feature_names
+    assert [view.code_version for view in again.views] == [view.code_version for view in chosen.views]
+
+
+def test_fields_are_what_a_request_must_hold() -> None:
+    assert FeatureSet(VIEWS).fields == ["due", "place", "tail"]
+
+
+def test_missing_field_is_named() -> None:
+    with pytest.raises(ViewError, match=r"no 'tail' among"):
+        FeatureSet(VIEWS).as_of(rows(("N1", 3)).drop("tail").lazy(), LOGS)
+
+
+def test_request_view_that_loses_a_row_is_refused() -> None:
+    short = CLOCK.model_copy(update={"function": f"{__name__}:too_short"})
+    with pytest.raises(ViewError, match=r"'clock'.* expected a DataFrame of 1 rows.*found 0 rows"):
+        FeatureSet([short]).as_of(rows(("N1", 3)).lazy(), {}).collect()
+
+
+def test_request_view_with_another_column_is_refused() -> None:
+    other = CLOCK.model_copy(update={"function": f"{__name__}:misnamed"})
+    with pytest.raises(ViewError, match=r"1 missing \('hour'\) and 1 not declared \('hours'\)"):
+        FeatureSet([other]).as_of(rows(("N1", 3)).lazy(), {}).collect()
+
+
+def test_input_that_is_not_in_the_set_is_refused() -> None:
+    with pytest.raises(ViewError, match=r"'slack': expected inputs among the views .*found 'leg'"):
+        FeatureSet([CLOCK, HOURLY, SLACK])
+
+
+def test_view_named_twice_is_refused() -> None:
+    with pytest.raises(ViewError, match="expected each view once, found 'leg' twice"):
+        FeatureSet([LEG, LEG])
+
+
+def test_left_out_name_that_is_no_feature_is_refused() -> None:
+    with pytest.raises(ViewError, match="Did you mean 'leg__model'"):
+        FeatureSet(VIEWS, leave_out=["leg__modell"])

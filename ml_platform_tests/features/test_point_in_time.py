@@ -1,0 +1,173 @@
+"""The join against an oracle that reads every row of the log for every example."""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ml_platform.features.point_in_time import join
+from ml_platform.features.view import INSTANT, FeatureView, ViewError
+
+T0 = datetime(2013, 3, 10, 6, 0, tzinfo=UTC)  # an hour before clocks change in New York
+VIEW = FeatureView.model_validate(
+    {"name": "v", "entity": ["k"], "features": [{"name": "x", "type": "int32", "description": "x"}], "function": "m:f"}
+)
+
+
+def at(minutes: float) -> datetime:
+    return T0 + timedelta(minutes=minutes)
+
+
+def log(rows: list[tuple[str, datetime, int | None]]) -> pl.LazyFrame:
+    return pl.LazyFrame(rows, schema={"k": pl.String, "known_at": INSTANT, "x": pl.Int32}, orient="row")
+
+
+def asked(rows: list[tuple[str | None, datetime]]) -> pl.LazyFrame:
+    frame = pl.LazyFrame(rows, schema={"k": pl.String, "predict_at": INSTANT}, orient="row")
+    return frame.with_row_index("id")
+
+
+def view(**changes: object) -> FeatureView:
+    return VIEW.model_copy(update=changes)
+
+
+def read(examples: pl.LazyFrame, facts: pl.LazyFrame, chosen: FeatureView, **options: object) -> list[tuple]:
+    joined = join(examples, {"v": facts}, [chosen], **options).collect().sort("id")  # type: ignore[arg-type]
+    return joined.select("v__x", "v__age_minutes").rows()
+
+
+def oracle(examples: pl.LazyFrame, facts: pl.LazyFrame, tolerance: int | None) -> list[tuple]:
+    answers: list[tuple] = []
+    log_rows = facts.collect().rows()
+    for _, key, now in examples.collect().rows():
+        best = None
+        for entity, known_at, value in log_rows:
+            if entity == key and known_at <= now and (best is None or known_at >= best[0]):
+                best = (known_at, value)
+        age = None if best is None else (now - best[0]).total_seconds() / 60
+        stale = age is None or (tolerance is not None and age > tolerance)
+        answers.append((None, None) if stale else (best[1], pytest.approx(age)))  # type: ignore[index]
+    return answers
+
+
+minutes = st.integers(-30, 90)
+facts_strategy = st.lists(
+    st.tuples(st.sampled_from("abc"), minutes.map(at), st.none() | st.integers(0, 5)), max_size=25
+)
+examples_strategy = st.lists(st.tuples(st.none() | st.sampled_from("abcd"), minutes.map(at)), max_size=25)
+
+
+@settings(max_examples=150, deadline=None)
+@given(facts_strategy, examples_strategy, st.none() | st.integers(0, 40), st.integers(1, 50))
+@example([], [("a", at(0))], None, 1)
+@example([("a", at(0), 1)], [], 5, 1)
+@example([("a", at(0), 1), ("a", at(0), 2), ("a", at(0), None)], [("a", at(0))], 0, 1)
+def test_join_equals_reading_every_row(facts: list, rows: list, tolerance: int | None, chunk_rows: int) -> None:
+    examples, facts_frame = asked(rows), log(facts)
+    found = read(examples, facts_frame, view(tolerance_minutes=tolerance), chunk_rows=chunk_rows)
+    assert found == oracle(examples, facts_frame, tolerance)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    facts_strategy,
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(-4000, 4000).map(at)), min_size=1, max_size=40),
+)
+def test_chunks_of_days_give_what_one_chunk_gives(facts: list, rows: list) -> None:
+    whole = read(asked(rows), log(facts), VIEW, chunk_rows=10_000)
+    assert read(asked(rows), log(facts), VIEW, chunk_rows=1) == whole
+
+
+def test_last_of_facts_known_in_the_same_instant_is_read() -> None:
+    facts = log([("a", at(0), 7), ("a", at(0), 3), ("a", at(0), 5)])
+    assert read(asked([("a", at(1))]), facts, VIEW) == [(5, 1.0)]
+
+
+def test_fact_known_after_prediction_time_is_not_used() -> None:
+    assert read(asked([("a", at(0))]), log([("a", at(0) + timedelta(microseconds=1), 1)]), VIEW) == [(None, None)]
+
+
+def test_fact_exactly_as_old_as_the_tolerance_is_used_and_an_instant_older_is_not() -> None:
+    rows = asked([("a", at(10)), ("a", at(10) + timedelta(microseconds=1))])
+    assert read(rows, log([("a", at(0), 1)]), view(tolerance_minutes=10)) == [(1, 10.0), (None, None)]
+
+
+def test_stale_fact_does_not_fall_back_to_an_older_one() -> None:
+    facts = log([("a", at(-5), 1), ("a", at(0), None)])
+    assert read(asked([("a", at(2))]), facts, view(tolerance_minutes=10)) == [(None, 2.0)]
+
+
+def test_unknown_entity_and_null_entity_read_null() -> None:
+    rows = asked([("z", at(5)), (None, at(5))])
+    assert read(rows, log([("a", at(0), 1)]), VIEW) == [(None, None), (None, None)]
+
+
+def test_ages_are_elapsed_time_over_a_change_of_clocks() -> None:
+    # 01:30 to 03:30 in New York is one hour on the night in which clocks go forward.
+    zone = ZoneInfo("America/New_York")
+    fact, now = datetime(2013, 3, 10, 1, 30, tzinfo=zone), datetime(2013, 3, 10, 3, 30, tzinfo=zone)
+    facts = log([("a", fact.astimezone(UTC), 1)])
+    rows = pl.LazyFrame({"id": [0], "k": ["a"], "predict_at": [now]}).cast({"predict_at": pl.Datetime("us", str(zone))})
+    assert read(rows, facts, view(tolerance_minutes=60)) == [(1, 60.0)]
+
+
+def test_hour_that_occurs_twice_is_two_hours() -> None:
+    zone = ZoneInfo("America/New_York")
+    first = datetime(2013, 11, 3, 1, 30, tzinfo=zone, fold=0).astimezone(UTC)
+    second = datetime(2013, 11, 3, 1, 30, tzinfo=zone, fold=1).astimezone(UTC)
+    assert read(asked([("a", first), ("a", second)]), log([("a", second, 1)]), VIEW) == [(None, None), (1, 0.0)]
+
+
+def test_view_without_entity_is_read_by_all() -> None:
+    facts = pl.LazyFrame([(at(0), 1), (at(5), 2)], schema={"known_at": INSTANT, "x": pl.Int32}, orient="row")
+    assert read(asked([("a", at(3)), (None, at(9))]), facts, view(entity=[])) == [(1, 3.0), (2, 4.0)]
+
+
+def test_facts_known_at_a_watermark_or_later_are_left_out() -> None:
+    facts = log([("a", at(0), 1), ("a", at(5), 2)])
+    assert read(asked([("a", at(9))]), facts, VIEW, known_before={"v": at(5)}) == [(1, 9.0)]
+
+
+def test_several_views_are_joined_side_by_side() -> None:
+    other = view(name="w", tolerance_minutes=1)
+    logs = {"v": log([("a", at(0), 1)]), "w": log([("a", at(0), 2)])}
+    joined = join(asked([("a", at(0)), ("a", at(2))]), logs, [VIEW, other]).collect()
+    assert joined.select("v__x", "w__x").rows() == [(1, 2), (1, None)]
+
+
+def test_result_is_sorted_by_prediction_time_with_ties_as_given() -> None:
+    rows = asked([("a", at(2)), ("b", at(1)), ("a", at(1))])
+    assert join(rows, {"v": log([])}, [VIEW]).collect()["id"].to_list() == [1, 2, 0]
+
+
+def test_lazy_result_can_be_filtered_projected_and_streamed(tmp_path) -> None:
+    joined = join(asked([("a", at(2)), ("a", at(1))]), {"v": log([("a", at(0), 1)])}, [VIEW], chunk_rows=1)
+    assert joined.filter(pl.col("v__age_minutes") > 1).select("v__x").collect().rows() == [(1,)]
+    joined.sink_parquet(tmp_path / "joined.parquet")
+    assert pl.read_parquet(tmp_path / "joined.parquet")["v__age_minutes"].to_list() == [1.0, 2.0]
+
+
+def test_naive_prediction_time_is_refused() -> None:
+    rows = pl.LazyFrame({"k": ["a"], "predict_at": [datetime(2013, 1, 1)]})
+    with pytest.raises(ViewError, match="column 'predict_at': expected instants with a time zone"):
+        join(rows, {"v": log([])}, [VIEW])
+
+
+def test_missing_prediction_time_is_refused() -> None:
+    rows = asked([("a", at(0)), ("a", at(3000))]).with_columns(pl.lit(None, INSTANT).alias("predict_at"))
+    with pytest.raises(ViewError, match="predict_at in every row, found 2 without"):
+        join(rows, {"v": log([])}, [VIEW]).collect()
+
+
+def test_missing_entity_column_names_the_nearest() -> None:
+    rows = asked([("a", at(0))]).rename({"k": "kk"})
+    with pytest.raises(ViewError, match=r"no 'k' among .*Did you mean"):
+        join(rows, {"v": log([])}, [view(entity=["k"])])
+
+
+def test_missing_log_says_what_to_materialize() -> None:
+    with pytest.raises(ViewError, match="Materialize features/v first"):
+        join(asked([("a", at(0))]), {}, [VIEW]).collect()
