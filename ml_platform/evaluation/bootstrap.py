@@ -29,6 +29,8 @@ from ml_platform.evaluation.metrics import (
     require_metric,
 )
 
+Bounds = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
 
 class BootstrapSettings(Settings):
     """How intervals are made."""
@@ -103,20 +105,30 @@ class Bootstrap:
 
         With few blocks the t quantile covers better than percentiles of the draws (Cameron, Gelbach and Miller 2008).
         """
-        value = self.points[model][metric]
+        value = self._point(model, metric)
         reach = self._reach(self.draws[model][metric])
         top = np.inf if metric in {"log_loss", "mae", "rmse", "pinball"} else 1.0
         return Interval(value, max(0.0, value - reach), float(min(top, value + reach)))
 
     def difference(self, candidate: str, champion: str, metric: str) -> Difference:
         """Return by how much ``candidate`` is better than ``champion``, resample by resample."""
-        value = improvement(metric, self.points[candidate][metric], self.points[champion][metric])
+        value = improvement(metric, self._point(candidate, metric), self._point(champion, metric))
         sign = improvement(metric, 1.0, 0.0)
         paired = sign * (self.draws[candidate][metric] - self.draws[champion][metric])
         reach = self._reach(paired)
         return Difference(
             value, value - reach, value + reach, _standard_error(paired, self.blocks), self.blocks, self.rows
         )
+
+    def _point(self, model: str, metric: str) -> float:
+        if metric not in self.points[model]:
+            raise EvaluationError(
+                f"Metric '{metric}' of '{model}'",
+                expected="a value",
+                found="none (coverage needs the bounds that the model predicts)",
+                mend="Pass the bounds with the evidence, or take the metric out of the gates.",
+            )
+        return self.points[model][metric]
 
     def _reach(self, draws: Array) -> float:
         from scipy.special import stdtrit
@@ -132,14 +144,16 @@ def bootstrap(
     *,
     task: Task = "classification",
     metrics: Sequence[str] | None = None,
+    bounds: Mapping[str, Bounds] | None = None,
 ) -> Bootstrap:
     """Return ``metrics`` (default: all of the task) of each model in ``predictions`` on the rows and on resamples.
 
     ``block`` names the unit of each row (any sortable values without nulls). All models are scored on the same
-    resamples, so that their differences are paired. Raises :class:`EvaluationError` as
+    resamples, so that their differences are paired. ``bounds`` holds the lower and upper ends that a regression
+    predicts, by model; those that have them get their coverage too. Raises :class:`EvaluationError` as
     :func:`~ml_platform.evaluation.metrics.score` does, and for fewer than two blocks.
     """
-    known = CLASSIFICATION_METRICS if task == "classification" else REGRESSION_METRICS[:3]
+    known = CLASSIFICATION_METRICS if task == "classification" else REGRESSION_METRICS
     wanted = tuple(metrics or known)
     for metric in wanted:
         require_metric(metric, known)
@@ -155,6 +169,9 @@ def bootstrap(
         else:
             truth, scores = regression_arrays(label, prediction)
             values[name] = _regression(truth, scores, codes, counts, wanted, settings.quantile)
+            if bounds and name in bounds and "coverage" in wanted:
+                inside = _inside(label, *bounds[name])
+                values[name]["coverage"] = _resampled_mean(inside, codes, counts)
     return Bootstrap(
         points={name: {metric: float(drawn[0]) for metric, drawn in of.items()} for name, of in values.items()},
         draws={name: {metric: drawn[1:] for metric, drawn in of.items()} for name, of in values.items()},
@@ -214,7 +231,13 @@ def _regression(
         "rmse": np.sqrt(_resampled_mean(np.square(predicted - truth), codes, counts)),
         "pinball": _resampled_mean(pinball_losses(truth, predicted, quantile), codes, counts),
     }
-    return {metric: values[metric] for metric in metrics}
+    return {metric: values[metric] for metric in metrics if metric in values}
+
+
+def _inside(label: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Array:
+    truth, low = regression_arrays(label, lower)
+    _, high = regression_arrays(label, upper)
+    return ((low <= truth) & (truth <= high)).astype(np.float64)
 
 
 def _resampled_mean(losses: Array, codes: npt.NDArray[np.int64], counts: Array) -> Array:

@@ -13,7 +13,7 @@ import polars as pl
 
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import did_you_mean, listed
-from ml_platform.evaluation.bootstrap import Bootstrap, BootstrapSettings, bootstrap
+from ml_platform.evaluation.bootstrap import Bootstrap, BootstrapSettings, Bounds, bootstrap
 from ml_platform.evaluation.metrics import EvaluationError, Task
 
 CANDIDATE = "candidate"
@@ -37,7 +37,8 @@ class Evidence:
 
     ``predictions`` maps ``candidate``, ``champion`` (absent for the first version) and the baselines by name to arrays
     of the labels' length. ``block`` is the bootstrap unit of each row, ``slices`` a table of the same height with the
-    columns by which slices are made. ``newer`` says whether the candidate saw newer data than the champion.
+    columns by which slices are made, ``bounds`` the interval ends that a regression predicts, by model. ``newer`` says
+    whether the candidate saw newer data than the champion.
     """
 
     label: npt.NDArray[np.float64]
@@ -47,6 +48,7 @@ class Evidence:
     newer: bool = False
     facts: Facts = field(default_factory=Facts)
     task: Task = "classification"
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
     settings: BootstrapSettings = field(default_factory=BootstrapSettings)
 
     def __post_init__(self) -> None:
@@ -80,7 +82,13 @@ class Evidence:
         cache: dict[str, Bootstrap] = object.__getattribute__(self, "_resampled")
         if metric not in cache:
             cache[metric] = bootstrap(
-                self.label, self.predictions, self.block, self.settings, task=self.task, metrics=[metric]
+                self.label,
+                self.predictions,
+                self.block,
+                self.settings,
+                task=self.task,
+                metrics=[metric],
+                bounds=self.bounds,
             )
         return cache[metric]
 
@@ -91,6 +99,7 @@ class Evidence:
             {
                 "label": _array_digest(self.label),
                 "predictions": {name: _array_digest(values) for name, values in self.predictions.items()},
+                "bounds": {name: [_array_digest(end) for end in ends] for name, ends in self.bounds.items()},
                 "block": _array_digest(blocks),
                 "slices": None if self.slices is None else _table_digest(self.slices),
                 "newer": self.newer,

@@ -18,7 +18,14 @@ class MetricLine:
 
 def summarize(evidence: Evidence) -> list[MetricLine]:
     """Return one line per metric of the task, over champion and baselines alike."""
-    drawn = bootstrap(evidence.label, evidence.predictions, evidence.block, evidence.settings, task=evidence.task)
+    drawn = bootstrap(
+        evidence.label,
+        evidence.predictions,
+        evidence.block,
+        evidence.settings,
+        task=evidence.task,
+        bounds=evidence.bounds,
+    )
     others = [name for name in evidence.predictions if name != CANDIDATE]
     return [_line(drawn, metric, others) for metric in drawn.points[CANDIDATE]]
 
@@ -34,6 +41,8 @@ def plain_numbers(lines: list[MetricLine]) -> dict[str, float]:
 
 
 def _line(drawn: Bootstrap, metric: str, others: list[str]) -> MetricLine:
+    # Not every model predicts an interval, so not every one has a coverage.
+    others = [name for name in others if metric in drawn.points[name]]
     return MetricLine(
         metric=metric,
         candidate=drawn.interval(CANDIDATE, metric),

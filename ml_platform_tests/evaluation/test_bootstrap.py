@@ -54,6 +54,23 @@ def test_regression_points_are_the_metrics_of_the_rows() -> None:
     assert found == pytest.approx(score_regression(label, probability, quantile=0.8))
 
 
+def test_coverage_is_resampled_for_the_models_that_predict_an_interval() -> None:
+    label, prediction, day = flights()
+    bounds = {"a": (prediction - 0.4, prediction + 0.4)}
+    drawn = bootstrap(
+        label,
+        {"a": prediction, "b": prediction},
+        day,
+        BootstrapSettings(resamples=100),
+        task="regression",
+        bounds=bounds,
+    )
+    expected = score_regression(label, prediction, lower=bounds["a"][0], upper=bounds["a"][1])["coverage"]
+    assert 0.1 < expected < 0.9
+    assert drawn.points["a"]["coverage"] == pytest.approx(expected)
+    assert "coverage" not in drawn.points["b"]
+
+
 def test_same_seed_same_draws_and_another_seed_others() -> None:
     label, probability, day = flights()
 

@@ -1,0 +1,54 @@
+"""The same gates, verdicts and tables for a label that is a number of minutes."""
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ml_platform.evaluation.bootstrap import BootstrapSettings
+from ml_platform.evaluation.evidence import Evidence
+from ml_platform.evaluation.gates import BaselineGate, FloorGate, PairedTestGate, SliceGate, judge_all
+from ml_platform.evaluation.metrics import EvaluationError
+from ml_platform.evaluation.summary import summarize
+from ml_platform.evaluation.verdict import decide
+
+random = np.random.default_rng(8)
+DELAY = random.gamma(2.0, 10.0, 3000)
+BETTER, WORSE = DELAY + 3 * random.normal(size=3000), DELAY + 6 * random.normal(size=3000)
+EVIDENCE = Evidence(
+    DELAY,
+    {"candidate": BETTER, "champion": WORSE, "median": np.full(3000, np.median(DELAY))},
+    np.arange(3000) % 15,
+    slices=pl.DataFrame({"origin": ["JFK", "LGA", "EWR"] * 1000}),
+    bounds={"candidate": (BETTER - 6, BETTER + 6)},
+    task="regression",
+    settings=BootstrapSettings(resamples=200),
+)
+
+
+def test_better_regressor_is_promoted_by_its_gates() -> None:
+    gates = [
+        PairedTestGate(metric="mae"),
+        BaselineGate(metric="rmse"),
+        FloorGate(metric="coverage", limit=0.9),
+        SliceGate(columns=["origin"], metric="mae", margin=0.1),
+    ]
+    assert decide(judge_all(gates, EVIDENCE))[0] == "PROMOTE"
+
+
+def test_interval_that_is_too_narrow_is_refused() -> None:
+    assert not FloorGate(metric="coverage", limit=0.99).judge(EVIDENCE).passed
+
+
+def test_table_has_a_line_per_metric_and_coverage_only_where_an_interval_was_predicted() -> None:
+    lines = {line.metric: line for line in summarize(EVIDENCE)}
+    assert list(lines) == ["mae", "rmse", "pinball", "coverage"]
+    assert lines["mae"].candidate.value == pytest.approx(np.abs(BETTER - DELAY).mean())
+    assert set(lines["mae"].others) == {"champion", "median"}
+    assert lines["coverage"].others == {}
+
+
+def test_coverage_without_predicted_bounds_is_refused() -> None:
+    with pytest.raises(EvaluationError, match=r"Metric 'coverage' of 'candidate'.*needs the bounds"):
+        FloorGate(metric="coverage", limit=0.9).judge(dataclasses.replace(EVIDENCE, bounds={}))
