@@ -1,0 +1,175 @@
+"""Five ways to let the future in, each caught; and an honest view, which is not."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ml_platform.features.change_log import Window
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.leak import Knowledge, LeakFoundError, check, choose_cuts, knowledge, scramble
+from ml_platform.features.view import FeatureView, ViewError
+
+START = datetime(2013, 3, 1, tzinfo=UTC)
+WINDOW = Window(START, START + timedelta(days=12))
+FLIGHTS = {
+    "dataset": "flights",
+    "beforehand": ["origin", "due"],
+    "revealed": {"left": ["left", "dep_delay"], "landed": ["landed", "arr_delay"]},
+}
+WEATHER = {"dataset": "weather", "revealed": {"observed": ["origin", "observed", "temp"]}, "revealed_after_minutes": 60}
+
+
+def recent_delay(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Honest: the delay of each departure, known when it has left."""
+    flights = sources["flights"].filter(pl.col("left").is_not_null())
+    return flights.select("origin", known_at="left", value="dep_delay")
+
+
+def observed_weather(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Honest: weather an hour after its stamp."""
+    return sources["weather"].select("origin", known_at=pl.col("observed") + timedelta(hours=1), value="temp")
+
+
+def weather_of_the_departure_hour(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Leak: the weather that there will be at the departure, two hours after the prediction."""
+    return sources["weather"].select("origin", known_at=pl.col("observed") - timedelta(hours=2), value="temp")
+
+
+def own_delay(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Leak: dep_delay of the flight itself, at its prediction time."""
+    return sources["flights"].select("origin", known_at=pl.col("due") - timedelta(hours=2), value="dep_delay")
+
+
+def mean_with_the_row_itself(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Leak: a running mean in which the flight that is predicted takes part."""
+    ordered = sources["flights"].sort("due").with_columns(pl.col("arr_delay").fill_null(0.0))
+    mean = pl.col("arr_delay").rolling_mean(5, min_samples=1).over("origin")
+    return ordered.select("origin", known_at=pl.col("due") - timedelta(hours=2), value=mean)
+
+
+def joined_on_the_date(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Leak: the mean of the whole day, known in its morning."""
+    day = pl.col("due").dt.truncate("1d")
+    return sources["flights"].group_by("origin", known_at=day).agg(value=pl.col("arr_delay").mean())
+
+
+def target_encoded(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Leak: the late share of each airport over the whole table, known from the beginning."""
+    late = (pl.col("arr_delay") > 15).mean()
+    return sources["flights"].group_by("origin").agg(value=late, known_at=pl.lit(START))
+
+
+def hour(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(hour=pl.col("due").dt.hour().cast(pl.Float32))
+
+
+def view(function: str, *sources: dict) -> FeatureView:
+    return FeatureView.model_validate(
+        {
+            "name": function,
+            "entity": ["origin"],
+            "features": [{"name": "value", "description": "…"}],
+            "sources": list(sources) or [FLIGHTS],
+            "function": f"{__name__}:{function}",
+            "lookback_days": 1,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, pl.LazyFrame]:
+    random = np.random.default_rng(1)
+    due = pl.Series([START + timedelta(minutes=int(m)) for m in sorted(random.integers(0, 12 * 1440, 800))])
+    delay = pl.Series(random.normal(10, 30, 800).round())
+    flights = pl.DataFrame({"due": due, "dep_delay": delay, "arr_delay": delay + 3}).with_columns(
+        origin=pl.Series(random.choice(["EWR", "JFK"], 800)),
+        left=pl.col("due") + pl.duration(minutes=pl.col("dep_delay") + 20),
+    )
+    flights = flights.with_columns(landed=pl.col("left") + timedelta(hours=3))
+    hours = [START + timedelta(hours=h) for h in range(12 * 24)]
+    weather = pl.DataFrame({"observed": hours * 2, "origin": ["EWR"] * len(hours) + ["JFK"] * len(hours)})
+    weather = weather.with_columns(temp=pl.Series(random.normal(50, 9, weather.height).round(1)))
+    return {"flights": flights.lazy(), "weather": weather.lazy()}
+
+
+@pytest.fixture(scope="module")
+def examples(sources) -> pl.LazyFrame:
+    return (
+        sources["flights"]
+        .select("origin", "due", predict_at=pl.col("due") - timedelta(hours=2))
+        .filter(pl.col("predict_at") >= START)
+    )
+
+
+def report_on(chosen: FeatureView, sources, examples):
+    return check(FeatureSet([chosen]), sources, examples, WINDOW, choose_cuts(examples))
+
+
+@pytest.mark.parametrize(
+    ("function", "source"),
+    [
+        ("weather_of_the_departure_hour", WEATHER),
+        ("own_delay", FLIGHTS),
+        ("mean_with_the_row_itself", FLIGHTS),
+        ("joined_on_the_date", FLIGHTS),
+        ("target_encoded", FLIGHTS),
+    ],
+)
+def test_planted_leak_is_caught_and_named(function: str, source: dict, sources, examples) -> None:
+    report = report_on(view(function, source), sources, examples)
+    assert not report.passed
+    leak = report.leaks[0]
+    assert (leak.view, leak.feature) == (function, f"{function}__value")
+    assert leak.rows >= 1
+    shown = leak.examples[0]
+    assert shown["before"] != shown["after"]
+    assert shown["predict_at"] <= leak.cut
+    with pytest.raises(LeakFoundError, match=f"found 1 that do: '{function}__value'"):
+        report.refuse()
+
+
+@pytest.mark.parametrize(("function", "source"), [("recent_delay", FLIGHTS), ("observed_weather", WEATHER)])
+def test_honest_view_passes_with_values_to_compare(function: str, source: dict, sources, examples) -> None:
+    report = report_on(view(function, source), sources, examples)
+    assert report.leaks == []
+    assert (report.features, len(report.cuts)) == (1, 3)
+    assert report.examples > 700
+    report.refuse()
+
+
+def test_one_leak_among_honest_views_is_told_apart(sources, examples) -> None:
+    chosen = FeatureSet([view("recent_delay"), view("own_delay"), view("observed_weather", WEATHER)])
+    report = check(chosen, sources, examples, WINDOW, choose_cuts(examples, 1))
+    assert {leak.view for leak in report.leaks} == {"own_delay"}
+
+
+def test_column_of_which_nothing_is_said_is_refused(sources, examples) -> None:
+    silent = {"dataset": "flights", "columns": ["dep_delay"], "beforehand": ["origin", "due"]}
+    with pytest.raises(ViewError, match="for every column, when it becomes known, found nothing about 'dep_delay'"):
+        report_on(view("own_delay", silent), sources, examples)
+
+
+def test_views_that_disagree_when_a_column_is_known_are_refused() -> None:
+    liar = {"dataset": "flights", "beforehand": ["origin", "due", "dep_delay"]}
+    with pytest.raises(ViewError, match="another view that says otherwise of 'dep_delay'"):
+        knowledge(FeatureSet([view("recent_delay"), view("own_delay", liar)]))
+
+
+def test_cut_before_all_examples_is_refused(sources, examples) -> None:
+    with pytest.raises(ViewError, match="expected examples predicted by 2013-02-01"):
+        check(FeatureSet([view("recent_delay")]), sources, examples, WINDOW, [datetime(2013, 2, 1, tzinfo=UTC)])
+
+
+def test_scrambling_changes_only_what_is_known_after_the_cut(sources) -> None:
+    cut = START + timedelta(days=6)
+    before = sources["flights"].collect()
+    known = Knowledge(frozenset(["origin", "due"]), {"left": ("left", 0), "dep_delay": ("left", 0)})
+    after = scramble(before, known, cut, np.random.default_rng(0))
+    assert after.select("origin", "due", "arr_delay").equals(before.select("origin", "due", "arr_delay"))
+    early = (before["left"] <= cut).to_list()
+    assert after.filter(early).equals(before.filter(early))
+    late = after.filter([not each for each in early])
+    assert (late["left"] > cut).all()
+    assert (late["dep_delay"] != before.filter([not each for each in early])["dep_delay"]).mean() > 0.8

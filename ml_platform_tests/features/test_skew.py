@@ -1,0 +1,95 @@
+"""What a prediction was made with can be read again, and is not believed when it cannot."""
+
+import polars as pl
+import pytest
+
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.skew import SkewFoundError, compare, logged
+from ml_platform.features.view import INSTANT, ViewError
+from ml_platform_tests.features.test_feature_set import LOGS, NOON, VIEWS, rows, store
+
+FEATURES = FeatureSet(VIEWS)
+
+
+@pytest.fixture
+def predictions(tmp_path) -> pl.DataFrame:
+    request = rows(("N1", 3), ("N2", 3), ("N3", 1), late=5).with_columns(request_id=pl.lit("r1"))
+    return logged(request, FEATURES.serve(request, store(tmp_path)))
+
+
+def test_features_recomputed_from_the_logs_are_equal(predictions) -> None:
+    report = compare(FEATURES, predictions, LOGS)
+    assert report.passed
+    assert (report.rows, report.features) == (3, 6)
+    report.refuse()
+
+
+def test_facts_that_came_to_the_logs_since_do_not_count(predictions) -> None:
+    newer = pl.LazyFrame(
+        [("JFK", 15, NOON.replace(minute=3), 0.1)], schema=LOGS["hourly"].collect_schema(), orient="row"
+    )
+    logs = LOGS | {"hourly": pl.concat([LOGS["hourly"], newer])}
+    assert compare(FEATURES, predictions, logs).passed
+
+
+def test_value_that_was_served_differently_is_named_with_its_row(predictions) -> None:
+    skewed = predictions.with_columns(hourly__busy=pl.col("hourly__busy") + 0.125)
+    report = compare(FEATURES, skewed, LOGS)
+    (mismatch,) = report.mismatches
+    assert (mismatch.feature, mismatch.view, mismatch.rows) == ("hourly__busy", "hourly", 2)
+    assert mismatch.examples[0]["request_id"] == "r1"
+    assert (mismatch.examples[0]["logged"], mismatch.examples[0]["recomputed"]) == (0.875, 0.75)
+    with pytest.raises(SkewFoundError, match="found 1 that differ: 'hourly__busy'"):
+        report.refuse()
+
+
+def test_rewritten_history_is_skew(predictions) -> None:
+    rewritten = LOGS | {"leg": LOGS["leg"].with_columns(model=pl.lit("B787"))}
+    report = compare(FEATURES, predictions, rewritten)
+    assert [each.feature for each in report.mismatches] == ["leg__model"]
+    assert report.mismatches[0].rows == 1  # the legs of the others were stale, or unknown
+
+
+def test_null_where_a_value_was_served_is_skew(predictions) -> None:
+    emptied = LOGS | {"hourly": LOGS["hourly"].filter(pl.lit(False))}
+    assert {each.feature for each in compare(FEATURES, predictions, emptied).mismatches} == {
+        "hourly__busy",
+        "hourly__age_minutes",
+    }
+
+
+def test_numbers_are_compared_as_float32(predictions) -> None:
+    wide = predictions.with_columns(pl.col("hourly__busy").cast(pl.Float64) + 1e-12)
+    assert compare(FEATURES, wide, LOGS).passed
+
+
+def test_no_predictions_are_refused(predictions) -> None:
+    with pytest.raises(ViewError, match="found no prediction"):
+        compare(FEATURES, predictions.clear(), LOGS)
+
+
+def test_log_without_watermarks_is_refused(predictions) -> None:
+    with pytest.raises(ViewError, match="no 'watermarks'"):
+        compare(FEATURES, predictions.drop("watermarks"), LOGS)
+
+
+def test_predictions_of_different_watermarks_are_each_recomputed_as_of_their_own(tmp_path, predictions) -> None:
+    later = rows(("N1", 3), late=30)
+    fresh = pl.concat(
+        [
+            LOGS["hourly"],
+            pl.LazyFrame(
+                [("JFK", 15, NOON.replace(minute=10), 0.9)], schema=LOGS["hourly"].collect_schema(), orient="row"
+            ),
+        ]
+    )
+    from ml_platform.features.online import last_facts
+    from ml_platform_tests.features.test_feature_set import HOURLY
+
+    newer = store(tmp_path)
+    newer.publish(last_facts(HOURLY, fresh, NOON.replace(minute=20)))
+    second = logged(later.with_columns(request_id=pl.lit("r2")), FEATURES.serve(later, newer))
+    both = pl.concat([predictions, second])
+    assert both["watermarks"].n_unique() == 2
+    assert compare(FEATURES, both, LOGS | {"hourly": fresh}).passed
+    assert both.schema["as_of"] == INSTANT
