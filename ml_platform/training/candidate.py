@@ -16,6 +16,7 @@ from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
 from ml_platform.training.accounting import Account, PriceList, measured
 from ml_platform.training.calibration import Calibration, fit_calibration
+from ml_platform.training.explain import Reason, reasons
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import (
     Fitted,
@@ -26,11 +27,15 @@ from ml_platform.training.trainer import (
     TrainingError,
     make_trainer,
 )
+from ml_platform.training.tuning import OnTrial, Tuning, tune, with_settings
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted model with everything that is needed to serve it."""
+    """A fitted model with everything that is needed to serve it.
+
+    ``declared`` are its settings, those that tuning found among them; ``history`` is (round, validation loss).
+    """
 
     trainer: str
     task: Task
@@ -40,6 +45,12 @@ class Candidate:
     account: Account
     history: list[tuple[int, float]]
     notes: list[str]
+    declared: TrainerSettings
+    tuning: Tuning | None = None
+
+    def explain(self, frame: pl.DataFrame, most: int = 3) -> list[list[Reason]]:
+        """Return for each row of ``frame`` the ``most`` features that moved its score most."""
+        return reasons(self.encoder.feature_names, self.fitted.explain(self.encoder.transform(frame)), most)
 
     def predict(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
         """Return probabilities (or values) of the rows of ``frame``, which has the features as columns."""
@@ -55,21 +66,29 @@ def fit_candidate(
     prices: PriceList | None = None,
     checkpoint: Path | None = None,
     report: Report | None = None,
+    study_storage: str | None = None,
+    on_trial: OnTrial | None = None,
 ) -> Candidate:
     """Return the candidate that ``declared`` makes of ``split``.
 
     Rounds and calibration are found on the validation part; with ``refit`` the final model is then fitted on train and
     validation with as many rounds, more by the share of rows that were added. The test part is not read. Categories not
     seen in what is fitted count as missing. Infinite values count as missing too, and are noted; so are features
-    without any value. Raises :class:`TrainingError` when no feature has a value.
+    without any value. With ``declared.tuning``, settings are first searched on the validation part, in a study kept in
+    ``study_storage``. A ``checkpoint`` folder lets a killed call go on; it is removed at the end. Raises
+    :class:`TrainingError` when no feature has a value.
     """
     notes = _notes(split, features)
     with measured(prices) as account:
-        trainer = make_trainer(declared, task)
         encoder = Encoder.fit(split.known if declared.refit else split.train, features)
         known = _matrix(split.known, encoder)
         train = known.part(0, split.train.height)
         validation = known.part(known.rows - split.validation.height, known.rows)
+        tuning = None
+        if declared.tuning is not None:
+            tuning = tune(train, validation, declared, task, storage=study_storage, on_trial=on_trial)
+            declared = with_settings(declared, tuning.best)
+        trainer = make_trainer(declared, task)
         tuned = trainer.fit(train, validation, checkpoint=_under(checkpoint, "tuned"), report=report)
         calibration = fit_calibration(
             declared.calibration if task == "classification" else "none",
@@ -91,6 +110,8 @@ def fit_candidate(
         calibration=calibration,
         account=account.total(),
         history=tuned.history,
+        declared=declared,
+        tuning=tuning,
         notes=[*notes, *tuned.notes, *(fitted.notes if fitted is not tuned else [])],
     )
 

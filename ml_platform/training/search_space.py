@@ -55,5 +55,8 @@ class TuningSettings(Settings):
     minutes: float | None = Field(default=None, gt=0, description="Minutes after which no trial is begun.")
     parallel: int = Field(default=1, ge=1, description="Trials at the same time, in threads.")
     pruning: bool = Field(default=True, description="Stop a trial that is behind the median of the others.")
+    pruning_interval_steps: int = Field(
+        default=10, ge=1, description="Rounds between two looks at whether a trial is behind; 1 for epochs."
+    )
     pruning_warmup_steps: int = Field(default=30, ge=0, description="Rounds or epochs before a trial may be stopped.")
     seed: int = Field(default=0, ge=0, description="Seed of the sampler; parallel trials still vary in order.")

@@ -1,0 +1,218 @@
+"""A search for settings on validation by Optuna: budgeted, pruned, and gone on with after a kill.
+
+The study lives in a database (a SQLite file, or Postgres where several machines look at it) under a name that holds the
+digest of rows and search, so that trials on other data are never taken for trials on these.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ml_platform.errors import did_you_mean, listed
+from ml_platform.training.checkpoint import fingerprint
+from ml_platform.training.search_space import Choices, FloatRange, Range, TuningSettings
+from ml_platform.training.trainer import (
+    Matrix,
+    Task,
+    TrainerSettings,
+    TrainingError,
+    make_trainer,
+    trainer_class,
+)
+
+if TYPE_CHECKING:
+    import optuna
+
+ROUNDS = "rounds"
+REFUSED = "refused"
+FEWEST_FOR_IMPORTANCE = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial: settings tried, validation loss (of a pruned one the last seen, of a failed one none), seconds."""
+
+    number: int
+    state: str
+    settings: dict[str, Any]
+    loss: float | None
+    rounds: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a search found: the best trial's settings, all trials in their order, and which settings mattered.
+
+    ``importance`` is each searched setting's share of the variance of the loss (fANOVA: Hutter, Hoos, Leyton-Brown
+    2014, An efficient approach for assessing hyperparameter importance), most first; empty for fewer than four trials.
+    """
+
+    best: dict[str, Any]
+    best_loss: float
+    trials: list[Trial]
+    importance: dict[str, float]
+
+    def history(self) -> list[tuple[int, float]]:
+        """Return (trial, lowest loss so far) of the completed trials: the history plot."""
+        lowest, found = float("inf"), []
+        for trial in self.trials:
+            if trial.state == "COMPLETE" and trial.loss is not None:
+                lowest = min(lowest, trial.loss)
+                found.append((trial.number, lowest))
+        return found
+
+
+OnTrial = Callable[[Trial], None]
+
+
+def tune(
+    train: Matrix,
+    validation: Matrix,
+    declared: TrainerSettings,
+    task: Task,
+    *,
+    storage: str | None = None,
+    on_trial: OnTrial | None = None,
+) -> Tuning:
+    """Return the settings in ``declared.tuning`` with the lowest validation loss; the declared ones are tried first.
+
+    ``storage`` is the database's URL (None: memory, not resumable). Trials of an earlier, killed call count towards the
+    budget; those it left running are tried again, so one process at a time works on a study. ``on_trial`` is called
+    after each trial of this call, from the thread that ran it. Raises :class:`TrainingError` when the space names a
+    setting that the trainer lacks, or no trial was completed.
+    """
+    import optuna
+
+    wanted = declared.tuning
+    if wanted is None:
+        raise TrainingError("Tuning", expected="a search space", found="none", mend="Declare 'tuning' of the trainer.")
+    _demand_known(declared, wanted)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    told = declared.model_dump(include={"trainer", "seed", "settings"}) | {
+        "space": {name: each.model_dump() for name, each in wanted.space.items()},
+        "task": task,
+    }
+    study = optuna.create_study(
+        storage=storage,
+        study_name=f"{declared.trainer}/{fingerprint(told, train, validation)[:16]}",
+        sampler=optuna.samplers.TPESampler(seed=wanted.seed, constant_liar=wanted.parallel > 1),
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=3,
+            n_warmup_steps=wanted.pruning_warmup_steps,
+            interval_steps=wanted.pruning_interval_steps,
+        )
+        if wanted.pruning
+        else optuna.pruners.NopPruner(),
+        load_if_exists=True,
+    )
+    _take_up(study, declared, wanted)
+
+    def objective(trial: "optuna.Trial") -> float:
+        tried = {name: _suggested(trial, name, each) for name, each in wanted.space.items()}
+
+        def report(step: int, loss: float) -> None:
+            if wanted.pruning and step % wanted.pruning_interval_steps == 0:
+                trial.report(loss, step)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        try:
+            fitted = make_trainer(with_settings(declared, tried), task).fit(train, validation, report=report)
+        except TrainingError as error:
+            trial.set_user_attr(REFUSED, str(error))
+            raise
+        trial.set_user_attr(ROUNDS, fitted.rounds)
+        return min(loss for _, loss in fitted.history)
+
+    def ended(_: "optuna.Study", frozen: "optuna.trial.FrozenTrial") -> None:
+        if on_trial is not None:
+            on_trial(_told(frozen))
+
+    left = wanted.trials - len([each for each in study.trials if _counts(each)])
+    if left > 0:
+        study.optimize(
+            objective,
+            n_trials=left,
+            timeout=None if wanted.minutes is None else wanted.minutes * 60,
+            n_jobs=wanted.parallel,
+            catch=(TrainingError,),
+            callbacks=[ended],
+        )
+    return _found(study)
+
+
+def with_settings(declared: TrainerSettings, tried: dict[str, Any]) -> TrainerSettings:
+    """Return ``declared`` with the settings of ``tried`` in place of its own, validated."""
+    return TrainerSettings.model_validate(declared.model_dump() | {"settings": {**declared.settings, **tried}})
+
+
+def _demand_known(declared: TrainerSettings, wanted: TuningSettings) -> None:
+    known = trainer_class(declared.trainer).Settings.model_fields
+    unknown = [name for name in wanted.space if name not in known]
+    if unknown:
+        raise TrainingError(
+            f"Tuning of '{declared.trainer}'",
+            expected=f"settings of the trainer: {listed(known, 40)}",
+            found=listed(unknown),
+            mend=f"Mend 'tuning.space'.{did_you_mean(unknown[0], known)}",
+        )
+
+
+def _take_up(study: "optuna.Study", declared: TrainerSettings, wanted: TuningSettings) -> None:
+    """Queue the declared settings in a new study; in an old one, queue again what a kill cut short."""
+    from optuna.trial import TrialState
+
+    if not study.trials:
+        given = trainer_class(declared.trainer).Settings.model_validate(declared.settings).model_dump()
+        start = {name: given[name] for name, each in wanted.space.items() if _within(given[name], each)}
+        if start:
+            study.enqueue_trial(start)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+
+
+def _within(value: Any, each: Range) -> bool:
+    return value in each.values if isinstance(each, Choices) else each.low <= value <= each.high
+
+
+def _suggested(trial: "optuna.Trial", name: str, each: Range) -> Any:
+    if isinstance(each, Choices):
+        return trial.suggest_categorical(name, each.values)
+    if isinstance(each, FloatRange):
+        return trial.suggest_float(name, each.low, each.high, log=each.log)
+    return trial.suggest_int(name, each.low, each.high, log=each.log)
+
+
+def _counts(trial: "optuna.trial.FrozenTrial") -> bool:
+    # Failed without having been refused: cut short by a kill, and tried again.
+    return trial.state.is_finished() and (trial.state.name != "FAIL" or REFUSED in trial.user_attrs)
+
+
+def _told(trial: "optuna.trial.FrozenTrial") -> Trial:
+    seen = trial.value if trial.value is not None else next(iter(reversed(trial.intermediate_values.values())), None)
+    took = trial.duration.total_seconds() if trial.duration else 0.0
+    rounds = trial.user_attrs.get(ROUNDS)
+    return Trial(trial.number, trial.state.name, dict(trial.params), seen, rounds, took)
+
+
+def _found(study: "optuna.Study") -> Tuning:
+    import optuna
+
+    trials = [_told(each) for each in study.trials if _counts(each)]
+    complete = [each for each in trials if each.state == "COMPLETE" and each.loss is not None]
+    if not complete:
+        raise TrainingError(
+            f"Tuning '{study.study_name}'",
+            expected="a completed trial",
+            found=f"none of {len(trials)}",
+            mend="Widen the budget, or narrow the space to settings that can be fitted.",
+        )
+    best = min(complete, key=lambda each: (each.loss, each.number))
+    importance: dict[str, float] = {}
+    if len(complete) >= FEWEST_FOR_IMPORTANCE and len({each.loss for each in complete}) > 1:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    assert best.loss is not None
+    return Tuning(best.settings, best.loss, trials, importance)

@@ -1,0 +1,121 @@
+"""A fit that is killed by SIGKILL, over and over, ends as the one that was never disturbed."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_platform.training.checkpoint import Checkpoints, fingerprint
+from ml_platform.training.trainer import Matrix
+
+LIGHTGBM = {
+    "max_rounds": 200,
+    "patience": 200,
+    "segment_rounds": 20,
+    "num_leaves": 15,
+    "min_data_in_leaf": 20,
+    "num_threads": 1,
+    "bagging_fraction": 0.7,
+    "feature_fraction": 0.5,
+    "extra_trees": True,
+}
+TORCH = {
+    "max_epochs": 16,
+    "patience": 16,
+    "batch_rows": 128,
+    "checkpoint_steps": 7,
+    "width": 16,
+    "members": 2,
+    "threads": 1,
+    "dropout": 0.2,
+}
+SCRIPT = Path(__file__).parent / "killed_fit.py"
+
+
+def start(trainer: str, settings: dict, checkpoint: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, str(SCRIPT), trainer, json.dumps(settings), str(checkpoint), str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def kill_after_lines(process: subprocess.Popen, lines: int) -> None:
+    for _ in range(lines):
+        if not process.stdout.readline():
+            break
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("trainer", "settings"), [("lightgbm", LIGHTGBM), ("torch", TORCH)])
+def test_fit_killed_at_random_moments_predicts_as_one_never_killed(tmp_path: Path, trainer: str, settings: dict):
+    whole = start(trainer, settings, tmp_path / "whole", tmp_path / "whole.npz")
+    whole.communicate()
+    chance = random.Random(17)
+    for _ in range(2):
+        reports = 60 if trainer == "lightgbm" else 4
+        kill_after_lines(
+            start(trainer, settings, tmp_path / "killed", tmp_path / "killed.npz"), chance.randint(1, reports)
+        )
+    assert not (tmp_path / "killed.npz").exists(), "killed too late to show anything"
+
+    told, _ = start(trainer, settings, tmp_path / "killed", tmp_path / "killed.npz").communicate()
+
+    with np.load(tmp_path / "whole.npz") as undisturbed, np.load(tmp_path / "killed.npz") as resumed:
+        assert np.array_equal(undisturbed["scores"], resumed["scores"])
+        assert np.array_equal(undisturbed["losses"], resumed["losses"])
+    assert "Went on from the checkpoint" in told
+
+
+def write(checkpoints: Checkpoints, step: int, text: str) -> None:
+    checkpoints.write(step, {"at": text}, lambda folder: (folder / "file.txt").write_text(text))
+
+
+def test_newest_checkpoint_is_taken_up_and_older_ones_are_gone(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "these rows")
+    write(checkpoints, 10, "ten")
+    write(checkpoints, 20, "twenty")
+
+    latest = Checkpoints(tmp_path, "these rows").latest()
+
+    assert latest is not None
+    assert (latest.step, latest.state, (latest.folder / "file.txt").read_text()) == (20, {"at": "twenty"}, "twenty")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000020"]
+
+
+def test_checkpoint_of_other_rows_is_not_taken_up(tmp_path: Path):
+    write(Checkpoints(tmp_path, "these rows"), 10, "ten")
+
+    assert Checkpoints(tmp_path, "other rows").latest() is None
+
+
+def test_checkpoint_that_was_being_written_when_killed_is_not_seen(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "these rows")
+    write(checkpoints, 10, "ten")
+    shutil.copytree(tmp_path / "step-00000010", tmp_path / ".staged-00000020")
+    (tmp_path / "step-00000030").mkdir()
+
+    latest = checkpoints.latest()
+
+    assert latest is not None
+    assert latest.step == 10
+
+
+def test_fingerprint_changes_with_a_single_value_a_name_and_a_setting(matrix: Matrix):
+    changed = matrix.features.copy()
+    changed[7, 1] += 1e-6
+    prints = {
+        fingerprint({"rate": 0.1}, matrix, None),
+        fingerprint({"rate": 0.2}, matrix, None),
+        fingerprint({"rate": 0.1}, matrix, matrix),
+        fingerprint({"rate": 0.1}, Matrix(changed, matrix.label, matrix.names, matrix.categories), None),
+        fingerprint({"rate": 0.1}, Matrix(matrix.features, matrix.label, ["other", *matrix.names[1:]], {2: 6}), None),
+    }
+
+    assert len(prints) == 5
+    assert fingerprint({"rate": 0.1}, matrix, None) in prints
