@@ -92,6 +92,13 @@ class Evidence:
             )
         return cache[metric]
 
+    def table(self) -> pl.DataFrame:
+        """Return one row per evaluated row: label, block (numbered), predictions by name, slices: what to keep."""
+        predictions = {f"prediction__{name}": values for name, values in self.predictions.items()}
+        blocks = np.unique(self.block, return_inverse=True)[1]
+        table = pl.DataFrame({"label": self.label, "block": blocks, **predictions})
+        return table if self.slices is None else table.hstack(self.slices)
+
     def digest(self) -> str:
         """Return the digest of labels, predictions, blocks, slices, facts and settings: all that a gate can see."""
         blocks = np.unique(self.block, return_inverse=True)[1]

@@ -153,6 +153,10 @@ class ModelRegistry:
         known = self._find(name, {CONTENT_TAG: content_digest})
         return known[0] if known else None
 
+    def describe(self, version: ModelVersion, markdown: str) -> None:
+        """Show ``markdown`` (the model card) on the version's page in MLflow."""
+        self.tracking.client.update_model_version(version.name, str(version.version), markdown)
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Move ``alias`` to ``version``; promotion does this together with its record."""
         self.tracking.client.set_registered_model_alias(name, alias, str(version))

@@ -4,11 +4,12 @@ Apart because MLflow's fluent API keeps an active run per process, in which two 
 """
 
 import contextlib
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.errors import PlatformError
@@ -17,6 +18,7 @@ from ml_platform.registry.wandb_mirror import Mirror
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 ASSET_TAG = "ml_platform.asset"
 PARTITION_TAG = "ml_platform.partition"
@@ -197,6 +199,11 @@ class TrackedRun:
         values = {name: float(value) for name, value in metrics.items()}
         self._perform({"kind": "metrics", "values": values, "step": step, "at": self.tracking.now()})
 
+    def log_curves(self, curves: Mapping[str, Sequence[float]]) -> None:
+        """Record metrics that have a value per step (from 0), for example a loss per iteration, in few requests."""
+        values = {name: [float(value) for value in curve] for name, curve in curves.items()}
+        self._perform({"kind": "curves", "values": values, "at": self.tracking.now()})
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
         self._perform({"kind": "tags", "values": {name: str(value) for name, value in tags.items()}})
@@ -208,6 +215,14 @@ class TrackedRun:
     def log_text(self, text: str, name: str) -> None:
         """Store ``text`` as the artifact ``name``, which may hold folders."""
         self._perform({"kind": "text", "text": text, "name": name})
+
+    def log_bytes(self, data: bytes, name: str) -> None:
+        """Store ``data`` (a plot, say) as the artifact ``name``, which may hold folders."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / PurePosixPath(name).name
+            path.write_bytes(data)
+            folder = PurePosixPath(name).parent.as_posix()
+            self.log_artifact(path, None if folder == "." else folder)
 
     @contextlib.contextmanager
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Iterator["TrackedRun"]:
@@ -282,10 +297,12 @@ def perform(client: "MlflowClient", run_id: str, operation: Operation) -> None:
             for start in range(0, len(parameters), MOST_PARAMETERS_AT_ONCE):
                 client.log_batch(run_id, params=parameters[start : start + MOST_PARAMETERS_AT_ONCE])
         case "metrics":
+            at, step = int(operation["at"] * 1000), operation["step"]
+            _log_metrics(client, run_id, [Metric(name, value, at, step) for name, value in operation["values"].items()])
+        case "curves":
             at = int(operation["at"] * 1000)
-            metrics = [Metric(name, value, at, operation["step"]) for name, value in operation["values"].items()]
-            for start in range(0, len(metrics), MOST_METRICS_AT_ONCE):
-                client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS_AT_ONCE])
+            for name, curve in operation["values"].items():
+                _log_metrics(client, run_id, [Metric(name, value, at, step) for step, value in enumerate(curve)])
         case "tags":
             client.log_batch(run_id, tags=[RunTag(name, value) for name, value in operation["values"].items()])
         case "artifact":
@@ -297,6 +314,11 @@ def perform(client: "MlflowClient", run_id: str, operation: Operation) -> None:
             client.set_terminated(run_id, operation["status"], int(operation["at"] * 1000))
         case unknown:
             raise ValueError(f"unknown operation '{unknown}'")
+
+
+def _log_metrics(client: "MlflowClient", run_id: str, metrics: "list[Metric]") -> None:
+    for start in range(0, len(metrics), MOST_METRICS_AT_ONCE):
+        client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS_AT_ONCE])
 
 
 def _cut(text: str) -> str:

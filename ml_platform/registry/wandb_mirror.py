@@ -104,6 +104,11 @@ class _Mirror:
                 run.config.update(operation["values"], allow_val_change=True)
             case "metrics":
                 run.log({**operation["values"], "step": operation["step"]})
+            case "curves":
+                curves = operation["values"]
+                for step in range(max(map(len, curves.values()), default=0)):
+                    values = {name: curve[step] for name, curve in curves.items() if step < len(curve)}
+                    run.log({**values, "step": step})
             case "end":
                 run.finish(exit_code=0 if operation["status"] == "FINISHED" else 1)
             case _:

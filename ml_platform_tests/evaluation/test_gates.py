@@ -252,3 +252,9 @@ def test_unit_may_be_a_column_and_an_unknown_one_is_named() -> None:
     assert blocks_of(rows, "tailnum", time="predict_at", time_zone="UTC").tolist() == ["N1", "N2"]
     with pytest.raises(EvaluationError, match=r"Bootstrap unit 'dy'.*Did you mean 'day'"):
         blocks_of(rows, "dy", time="predict_at", time_zone="UTC")
+
+
+def test_table_keeps_what_the_gates_saw() -> None:
+    table = evidence(champion=blurred(1.0), slices=ORIGIN).table()
+    assert table.columns == ["label", "block", "prediction__candidate", "prediction__champion", "origin"]
+    assert table["prediction__candidate"].to_list() == CHANCE.tolist()

@@ -152,3 +152,8 @@ def test_example_is_plain_json(registry: ModelRegistry, registered: Register) ->
         "columns": ["distance", "carrier", "hour"],
         "data": [[187.0, "UA", 6], [None, "AA", 7]],
     }
+
+
+def test_model_card_is_shown_on_the_page_of_the_version(registry: ModelRegistry, registered: Register) -> None:
+    registry.describe(registered("tree"), "# departure_risk")
+    assert registry.tracking.client.get_model_version("departure_risk", "1").description == "# departure_risk"

@@ -110,6 +110,21 @@ def test_more_parameters_than_one_request_holds_all_arrive(tracking: Tracking) -
     assert len(tracking.client.get_run(run.run_id).data.params) == 250
 
 
+def test_curve_has_a_point_per_step(tracking: Tracking) -> None:
+    with tracking.run("departure_risk", "x", TAGS) as run:
+        run.log_curves({"loss": [1 / (step + 1) for step in range(1500)], "auc": [0.6, 0.7]})
+    losses = tracking.client.get_metric_history(run.run_id, "loss")
+    assert len(losses) == 1500
+    assert sorted((point.step, point.value) for point in losses)[:2] == [(0, 1.0), (1, 0.5)]
+    assert tracking.client.get_run(run.run_id).data.metrics["auc"] == 0.7
+
+
+def test_plot_is_stored_under_its_name(tracking: Tracking) -> None:
+    with tracking.run("departure_risk", "x", TAGS) as run:
+        run.log_bytes(b"png", "plots/reliability.png")
+    assert Path(tracking.client.download_artifacts(run.run_id, "plots/reliability.png")).read_bytes() == b"png"
+
+
 def test_parameter_too_long_for_mlflow_is_cut_with_a_mark(tracking: Tracking) -> None:
     with tracking.run("departure_risk", "x", TAGS) as run:
         run.log_params({"features": "f" * 7000})

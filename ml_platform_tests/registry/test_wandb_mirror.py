@@ -41,16 +41,17 @@ def test_run_is_logged_a_second_time_offline(tracking: Tracking, tmp_path: Path)
     with tracking.run("departure_risk", "lightgbm 2013-06", {"ml_platform.partition": "2013-06"}) as run:
         run.log_params({"num_leaves": 31})
         run.log_metrics({"auc": 0.77}, step=2)
+        run.log_curves({"loss": [0.6, 0.5], "kappa": [0.1]})
     found = records(tmp_path / "second")
     opened = next(record.run for record in found if record.HasField("run"))
     assert (opened.project, opened.display_name, opened.run_group) == ("flights", "lightgbm 2013-06", "departure_risk")
-    logged = {
-        item.key or item.nested_key[0]: json.loads(item.value_json)
+    steps = [
+        {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
         for record in found
         if record.HasField("history")
-        for item in record.history.item
-    }
-    assert (logged["auc"], logged["step"]) == (0.77, 2)
+    ]
+    logged = [{name: value for name, value in step.items() if not name.startswith("_")} for step in steps]
+    assert logged == [{"auc": 0.77, "step": 2}, {"loss": 0.6, "kappa": 0.1, "step": 0}, {"loss": 0.5, "step": 1}]
     assert tracking.client.get_run(run.run_id).data.metrics == {"auc": 0.77}
 
 
