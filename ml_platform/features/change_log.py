@@ -103,24 +103,32 @@ def duplicates(facts: pl.DataFrame, entity: list[str]) -> tuple[int, pl.DataFram
     The rows come back sorted by known_at and then entity.
     """
     keys = [KNOWN_AT, *entity]
-    if _in_order(facts, keys):
+    after, equal = _steps(facts, keys)
+    if not (after | equal).all():
+        facts = facts.sort(keys, maintain_order=True)
+        after, equal = _steps(facts, keys)
+    if not equal.any():
         return facts.height, facts
-    tied = facts.select(keys).is_duplicated()
-    if not tied.any():
-        return facts.height, facts.sort(keys)
-    contested = facts.filter(tied)
-    distinct = contested.unique(maintain_order=True)
-    standing = contested.unique(subset=keys, keep="last", maintain_order=True)
-    return facts.height - contested.height + distinct.height, pl.concat([facts.filter(~tied), standing]).sort(keys)
+    contested = facts.filter(_either_side(equal))
+    return facts.height - contested.height + contested.n_unique(), facts.filter(~equal.extend_constant(False, 1))
 
 
-def _in_order(facts: pl.DataFrame, keys: list[str]) -> bool:
-    """Return whether every row comes after the one before it by ``keys``, none equal: then nothing is left to do."""
-    before, after = facts.select(keys).head(-1), facts.select(keys).slice(1)
-    behind = pl.repeat(False, before.height, eager=True, dtype=pl.Boolean)
+def _steps(facts: pl.DataFrame, keys: list[str]) -> tuple[pl.Series, pl.Series]:
+    """Return, for each pair of neighbours, whether the second comes after the first by ``keys``, or ties with it."""
+    first, second = facts.select(keys).head(max(facts.height - 1, 0)), facts.select(keys).slice(1)
+    after = pl.repeat(False, first.height, eager=True, dtype=pl.Boolean)
+    equal = ~after
     for key in reversed(keys):
-        behind = (before[key] < after[key]) | ((before[key] == after[key]) & behind)
-    return bool(behind.all())
+        tie = first[key] == second[key]
+        after = (first[key] < second[key]) | (tie & after)
+        equal = equal & tie
+    return after, equal
+
+
+def _either_side(equal: pl.Series) -> pl.Series:
+    """Return which rows tie with the row before or after them, from which neighbours tie."""
+    before, behind = pl.Series([False], dtype=pl.Boolean), equal.clone()
+    return before.append(equal) | behind.extend_constant(False, 1)
 
 
 def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) -> tuple[TableVersion, BuildReport]:

@@ -99,9 +99,8 @@ class FeatureSet:
         self._demand_fields(given)
         check_examples(given, [])
         clock = AS_OF if AS_OF in given else PREDICT_AT
-        schema = (
-            given | {PREDICT_AT: INSTANT, clock: INSTANT} | {name: self._dtypes()[name] for name in self.feature_names}
-        )
+        dtypes = {name: dtype for view in self.views for name, dtype in view.columns.items()}
+        schema = given | {PREDICT_AT: INSTANT, clock: INSTANT} | {name: dtypes[name] for name in self.feature_names}
 
         def batches(
             with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
@@ -174,9 +173,6 @@ class FeatureSet:
             seen = rows.select(*view.fields, PREDICT_AT).with_columns(as_of.alias(AS_OF))
             read = read.hstack(_computed(view, seen.hstack(read.select(inputs))))
         return read
-
-    def _dtypes(self) -> dict[str, pl.DataType]:
-        return {name: dtype for view in self.views for name, dtype in view.columns.items()}
 
     def _demand_fields(self, schema: Mapping[str, pl.DataType]) -> None:
         absent = [field for field in self.fields if field not in schema]

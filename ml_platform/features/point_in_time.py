@@ -98,7 +98,7 @@ class AsOfReader:
         self._log = log if limit is None else log.filter(pl.col(KNOWN_AT) < limit)
         self._view = view
         self._until: datetime | None = None
-        self._last: pl.DataFrame | None = None
+        self._held: pl.DataFrame | None = None
 
     def read(self, chunk: pl.DataFrame) -> pl.DataFrame:
         """Return the view's columns for ``chunk`` (sorted by predict_at), in its order and of its height."""
@@ -107,23 +107,25 @@ class AsOfReader:
     def _facts(self, chunk: pl.DataFrame) -> pl.DataFrame:
         """Return what is needed of the log: the facts from the last call to the chunk's end, and the last before."""
         if not chunk.height:
-            return self._last if self._last is not None else self._log.head(0).collect()
-        end: datetime = chunk[PREDICT_AT][-1]
+            return self._log.head(0).collect() if self._held is None else self._held
+        start, end = chunk[PREDICT_AT][0], chunk[PREDICT_AT][-1]
         rows = self._log.filter(pl.col(KNOWN_AT) <= end)
         if self._until is not None:
             rows = rows.filter(pl.col(KNOWN_AT) > self._until)
         elif self._view.tolerance_minutes is not None:
-            oldest = chunk[PREDICT_AT][0] - timedelta(minutes=self._view.tolerance_minutes)
-            rows = rows.filter(pl.col(KNOWN_AT) >= oldest)
+            rows = rows.filter(pl.col(KNOWN_AT) >= start - timedelta(minutes=self._view.tolerance_minutes))
         facts = rows.collect()
         if not facts[KNOWN_AT].is_sorted():
             facts = facts.sort(KNOWN_AT, maintain_order=True)
-        if self._last is not None:
-            facts = pl.concat([self._last, facts])
-        self._until, self._last = end, self._carried(facts)
+        if self._held is not None:
+            facts = pl.concat([self._carried(self._held, start), facts])
+        self._until, self._held = end, facts
         return facts
 
-    def _carried(self, facts: pl.DataFrame) -> pl.DataFrame:
+    def _carried(self, facts: pl.DataFrame, start: datetime) -> pl.DataFrame:
+        """Return what an earlier chunk's facts can still say: the last of each entity that is not stale at ``start``."""
+        if self._view.tolerance_minutes is not None:
+            facts = facts.filter(pl.col(KNOWN_AT) >= start - timedelta(minutes=self._view.tolerance_minutes))
         if not self._view.entity:
             return facts.tail(1)
         return facts.unique(subset=self._view.entity, keep="last", maintain_order=True)

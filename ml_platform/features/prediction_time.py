@@ -6,15 +6,16 @@ import polars as pl
 from pydantic import Field
 
 from ml_platform.data.settings import Settings
-
-PREDICT_AT = "predict_at"
+from ml_platform.features.view import PREDICT_AT
 
 
 class PredictionTime(Settings):
     """So many minutes before a time that the request names."""
 
     field: str = Field(description="Request field that holds the time, for example the scheduled departure.")
-    minutes_before: int = Field(default=0, ge=0, description="Minutes before that time at which the prediction is made.")
+    minutes_before: int = Field(
+        default=0, ge=0, description="Minutes before that time at which the prediction is made."
+    )
 
     def expression(self) -> pl.Expr:
         """Return the column ``predict_at`` (UTC, like the field)."""

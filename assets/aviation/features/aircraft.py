@@ -7,7 +7,7 @@ last leg out, flown there and back with a turnaround, says how early it can be r
 import polars as pl
 
 from assets.aviation.features.movements import DAY, instants, movements
-from assets.aviation.features.sequences import CODE, TIES, Sequences, coded
+from assets.aviation.features.sequences import CODE, MINUTES, TIES, Sequences, coded
 from ml_platform.features.change_log import Window
 
 OVERDUE_STEPS = (0, 15, 30, 45, 60, 90, 120, 180, 240)
@@ -33,7 +33,8 @@ def aircraft_leg(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
     noted.append(_noted(legs.filter(pl.col("left").is_not_null()), "left", 0, LEFT))
     noted.append(_noted(legs.filter(pl.col("landed").is_not_null()), "landed", 0, LANDED))
     # The last of several facts known in the same minute is the one that stands: a landing after a departure.
-    facts = pl.concat(noted).sort("at", CODE, "status", "due", "dest_rank")
+    by_time = pl.col("at").cast(pl.Int64) * MINUTES + pl.col(CODE) * 4 + pl.col("status")
+    facts = pl.concat(noted).sort(by_time, "due", "dest_rank")
     # News of a leg older than the newest one that is due says nothing new.
     facts = facts.filter(pl.col("due") == pl.col("due").cum_max().over(CODE))
     return facts.select(

@@ -14,7 +14,9 @@ CODE = "_code"
 TIES = ["due", "left", "block"]
 """What orders events of one minute: flights equal in all of these are equal in every delay."""
 
-_MINUTES_BITS = 2**32
+ORDER = "_order"
+MINUTES = 2**32
+"""More minutes than there will be: a number times this, plus a minute, sorts by both at once and fast."""
 
 
 class Sequences:
@@ -26,9 +28,10 @@ class Sequences:
 
     def __init__(self, rows: pl.DataFrame, entity: list[str], at: str) -> None:
         self.entity, self.at = entity, at
-        self.rows = coded(rows, entity).sort(CODE, at, *TIES)
-        codes = self.rows[CODE].to_numpy().astype(np.int64) * _MINUTES_BITS
-        self._codes, self._ordered = codes, codes + self.rows[at].to_numpy()
+        order = pl.col(CODE).cast(pl.Int64) * MINUTES + pl.col(at)
+        self.rows = coded(rows, entity).with_columns(order.alias(ORDER)).sort(ORDER, *TIES)
+        self._codes = self.rows[CODE].to_numpy().astype(np.int64) * MINUTES
+        self._ordered = self.rows[ORDER].to_numpy()
         self._place = np.arange(self.rows.height)
         self._oldest = self._first_since(REMEMBERED_DAYS * DAY, "left")
 
@@ -51,8 +54,9 @@ class Sequences:
         """Return rows (entity…, known_at, kept…, columns…), sorted by known_at and entity."""
         values = [pl.Series(name, array) for name, array in columns.items()]
         known_at = instants(pl.col(self.at)).alias("known_at")
-        facts = self.rows.select(*self.entity, known_at, *kept, *values, CODE)
-        return facts.sort("known_at", CODE, maintain_order=True).drop(CODE)
+        by_time = (pl.col(self.at).cast(pl.Int64) * MINUTES + pl.col(CODE)).alias(ORDER)
+        facts = self.rows.select(*self.entity, known_at, *kept, *values, by_time)
+        return facts.sort(ORDER, maintain_order=True).drop(ORDER)
 
     def _first_since(self, minutes: int, side: str) -> np.ndarray:
         return np.searchsorted(self._ordered, np.maximum(self._ordered - minutes, self._codes), side=side)  # type: ignore[call-overload]

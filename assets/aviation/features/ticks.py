@@ -53,7 +53,8 @@ class Ticks:
         weights = None if weights is None else weights[seen].astype(np.float64)
         shape = (len(self._ticks), self.entities.height)
         # Whole numbers below 2⁵³ are exact as float64.
-        return np.bincount(place, weights, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape).cumsum(0)
+        total = np.bincount(place, weights, minlength=shape[0] * shape[1]).astype(np.float64, copy=False).reshape(shape)
+        return np.cumsum(total, axis=0, out=total)
 
     def now(self, total: np.ndarray) -> np.ndarray:
         """Return the total at each tick of the window."""
@@ -86,8 +87,7 @@ class Ticks:
 
 def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Return ``total / count``, NaN where nothing was counted."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(count > 0, total / count, np.nan)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def _flat(array: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
