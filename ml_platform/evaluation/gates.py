@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml_platform.data.settings import Settings
 from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence
-from ml_platform.evaluation.metrics import HIGHER_IS_BETTER, EvaluationError
+from ml_platform.evaluation.metrics import HIGHER_IS_BETTER, EvaluationError, MetricName
 from ml_platform.evaluation.slices import SliceRegression, SliceSettings, regressions
 
 Numbers = dict[str, float | None]
@@ -32,7 +32,7 @@ class PairedTestGate(Settings):
     """Better than the champion on the same rows, or newer and not worse by more than a margin."""
 
     type: Literal["paired_test"] = "paired_test"
-    metric: str = Field(default="auc", description="Primary metric of the comparison.")
+    metric: MetricName = Field(default="auc", description="Primary metric of the comparison.")
     margin: float = Field(
         default=0.0,
         ge=0,
@@ -58,7 +58,7 @@ class BaselineGate(Settings):
     """Better than every baseline evaluated beside."""
 
     type: Literal["baseline"] = "baseline"
-    metric: str = Field(default="log_loss", description="Metric by which baselines are beaten.")
+    metric: MetricName = Field(default="log_loss", description="Metric by which baselines are beaten.")
     required: list[str] = Field(
         default_factory=list, description="Baselines that must have been evaluated, whatever else was."
     )
@@ -96,7 +96,7 @@ class FloorGate(Settings):
     """A limit that holds whatever the champion does."""
 
     type: Literal["floor"] = "floor"
-    metric: str = Field(description="Metric that is limited.")
+    metric: MetricName = Field(description="Metric that is limited.")
     limit: float = Field(description="Least allowed value; greatest, for a metric where lower is better.")
     confident: bool = Field(default=False, description="Hold the interval's worse end to the limit, not the value.")
 

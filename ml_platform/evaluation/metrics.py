@@ -13,6 +13,7 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 
 Array = npt.NDArray[np.float64]
 Task = Literal["classification", "regression"]
+MetricName = Literal["auc", "average_precision", "log_loss", "brier", "ece", "mae", "rmse", "pinball", "coverage"]
 
 CLASSIFICATION_METRICS = ("auc", "average_precision", "log_loss", "brier", "ece")
 REGRESSION_METRICS = ("mae", "rmse", "pinball", "coverage")

@@ -19,6 +19,7 @@ from ml_platform.evaluation.metrics import (
     HIGHER_IS_BETTER,
     Array,
     EvaluationError,
+    MetricName,
     score,
     score_regression,
 )
@@ -31,7 +32,7 @@ class SliceSettings(Settings):
     """Which slices are compared, and what is demanded of them."""
 
     columns: list[str] = Field(min_length=1, description="Columns whose values make the slices.")
-    metric: str = Field(default="log_loss", description="Metric compared in each slice.")
+    metric: MetricName = Field(default="log_loss", description="Metric compared in each slice.")
     margin: float = Field(default=0.01, ge=0, description="How much worse a slice may be, in units of the metric.")
     minimum_support: int = Field(default=200, ge=1, description="Rows below which a slice is not judged.")
     error_rate: float = Field(default=0.05, gt=0, lt=1, description="Chance of any false alarm over all slices.")

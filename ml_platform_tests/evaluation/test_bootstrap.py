@@ -82,6 +82,12 @@ def test_same_seed_same_draws_and_another_seed_others() -> None:
     assert draws(1) != draws(2)
 
 
+def test_as_many_resamples_as_asked_for() -> None:
+    label, probability, day = flights()
+    drawn = bootstrap(label, {"model": probability}, day, BootstrapSettings(resamples=150))
+    assert drawn.draws["model"]["auc"].shape == (150,)
+
+
 def test_equal_models_differ_by_nothing() -> None:
     label, probability, day = flights()
     drawn = bootstrap(label, {"a": probability, "b": probability}, day, BootstrapSettings(resamples=100))

@@ -221,6 +221,11 @@ def test_misspelt_gate_setting_names_the_nearest() -> None:
         TypeAdapter(Gate).validate_python({"type": "floor", "metric": "auc", "limt": 0.7})
 
 
+def test_unknown_metric_is_refused_when_the_gate_is_declared() -> None:
+    with pytest.raises(ValidationError, match="Input should be 'auc', 'average_precision', 'log_loss'"):
+        TypeAdapter(Gate).validate_python({"type": "paired_test", "metric": "accuracy"})
+
+
 def test_gate_declared_twice_is_refused() -> None:
     with pytest.raises(EvaluationError, match="twice: floor_auc"):
         judge_all([FloorGate(metric="auc", limit=0.6), FloorGate(metric="auc", limit=0.7)], evidence())

@@ -52,6 +52,18 @@ def test_run_is_logged_a_second_time_offline(tracking: Tracking, tmp_path: Path)
     ]
     logged = [{name: value for name, value in step.items() if not name.startswith("_")} for step in steps]
     assert logged == [{"auc": 0.77, "step": 2}, {"loss": 0.6, "kappa": 0.1, "step": 0}, {"loss": 0.5, "step": 1}]
+    assert tracking.client.get_run(run.run_id).data.metrics == {"auc": 0.77, "loss": 0.5, "kappa": 0.1}
+
+
+def test_online_without_an_account_is_said_and_stops_nothing(
+    tracking: Tracking, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    tracking.mirrors = wandb_mirrors(WandbSettings(enabled=True, mode="online"), tmp_path / "second")
+    with tracking.run("departure_risk", "x", {}) as run:
+        run.log_metrics({"auc": 0.77})
+    assert "second log in Weights & Biases stopped" in caplog.text
     assert tracking.client.get_run(run.run_id).data.metrics == {"auc": 0.77}
 
 
