@@ -1,0 +1,222 @@
+"""TabM on small rows: what it learns, that where and how it runs does not change it, and what short memory does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ml_platform.training import torch_loop
+from ml_platform.training.torch_feed import is_resident
+from ml_platform.training.torch_network import recipe_for
+from ml_platform.training.torch_settings import TorchSettings
+from ml_platform.training.torch_trainer import TorchTrainer, chosen_device
+from ml_platform.training.trainer import Matrix, TrainingError
+
+SMALL = {
+    "batch_rows": 100,
+    "max_epochs": 4,
+    "width": 16,
+    "members": 4,
+    "threads": 1,
+    "patience": 4,
+    "device": "cpu",
+    "learning_rate": 1e-2,
+}
+
+
+def fit(matrix: Matrix, task="classification", seed=3, rounds=None, report=None, **changes):
+    trainer = TorchTrainer(TorchSettings.model_validate(SMALL | changes), task=task, seed=seed)
+    validation = None if rounds else matrix.part(900, 1200)
+    return trainer.fit(matrix.part(0, 900), validation, rounds=rounds, report=report)
+
+
+def test_network_ranks_by_what_decides_the_label(matrix: Matrix):
+    scores = fit(matrix).predict(matrix.features)
+
+    assert scores[matrix.label == 1].mean() - scores[matrix.label == 0].mean() > 0.4
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_others(matrix: Matrix):
+    first, again, other = (fit(matrix, seed=seed).predict(matrix.features) for seed in (3, 3, 4))
+
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_streamed_rows_give_the_same_bits_as_resident_ones(matrix: Matrix):
+    resident = fit(matrix, resident="always").predict(matrix.features)
+    streamed = fit(matrix, resident="never", chunk_rows=250).predict(matrix.features)
+
+    assert np.array_equal(resident, streamed)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_model_of_one(matrix: Matrix):
+    alone = fit(matrix, dropout=0.0).predict(matrix.features)
+    together = fit(matrix, dropout=0.0, processes=2).predict(matrix.features)
+
+    assert np.abs(alone - together).max() < 1e-3
+
+
+def test_memory_that_runs_out_halves_the_batch_and_the_model_is_the_same(matrix: Matrix, monkeypatch):
+    undisturbed = fit(matrix, dropout=0.0)
+    build = torch_loop.build
+
+    def built_small(recipe):
+        network = build(recipe)
+
+        def allocate(_, inputs):
+            if network.training and len(inputs[0]) > 30:
+                raise torch.OutOfMemoryError("no room for more than 30 rows")
+
+        network.register_forward_pre_hook(allocate)
+        return network
+
+    monkeypatch.setattr(torch_loop, "build", built_small)
+    halved = fit(matrix, dropout=0.0)
+
+    assert halved.notes == [
+        "Out of memory on cpu: batches go on in parts of 50 rows instead of 100.",
+        "Out of memory on cpu: batches go on in parts of 25 rows instead of 50.",
+    ]
+    assert np.abs(halved.predict(matrix.features) - undisturbed.predict(matrix.features)).max() < 1e-3
+
+
+def test_memory_too_short_for_one_row_is_an_error(matrix: Matrix, monkeypatch):
+    def nothing_left(self, features, label):
+        raise torch.OutOfMemoryError("nothing left")
+
+    monkeypatch.setattr(torch_loop.Loop, "_accumulate", nothing_left)
+
+    with pytest.raises(TrainingError, match="expected memory for a batch of 1 rows on cpu, found out of memory"):
+        fit(matrix)
+
+
+def test_refit_runs_the_epochs_it_is_told(matrix: Matrix):
+    seen = []
+
+    fitted = fit(matrix, rounds=3, report=lambda epoch, loss: seen.append(epoch))
+
+    assert fitted.rounds == 3
+    assert seen == [1, 2, 3]
+    assert fitted.history == []
+
+
+def test_fit_stops_when_validation_no_longer_gets_better_and_keeps_the_best_epoch(matrix: Matrix):
+    fitted = fit(matrix, max_epochs=60, patience=1, learning_rate=0.05)
+
+    losses = [loss for _, loss in fitted.history]
+    assert len(losses) < 60
+    assert fitted.rounds == len(losses) - 1 == int(np.argmin(losses)) + 1
+    own = torch_loop.losses(fitted.predict(matrix.features[900:]), matrix.label[900:], "classification").mean()
+    assert own == pytest.approx(min(losses))
+
+
+def test_saved_network_predicts_alike_and_is_no_pickle(matrix: Matrix, tmp_path: Path):
+    fitted = fit(matrix)
+
+    fitted.save(tmp_path)
+    read = TorchTrainer.load(tmp_path)
+
+    assert np.array_equal(read.predict(matrix.features), fitted.predict(matrix.features))
+    assert read.importance() == fitted.importance()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".npz"}
+
+
+def test_gap_unseen_category_and_infinite_value_get_a_score(matrix: Matrix):
+    rows = np.array([[np.nan, np.nan, np.nan, np.nan], [np.inf, 0, 2, 0], [-1e30, 0, 5, 1]], dtype=np.float32)
+
+    scores = fit(matrix).predict(np.where(np.isinf(rows), np.nan, rows))
+
+    assert np.isfinite(scores).all()
+
+
+def test_feature_without_values_is_left_out_of_the_network(matrix: Matrix):
+    recipe = recipe_for(matrix, TorchSettings(), "classification", 0)
+
+    assert recipe.numbers == [0, 1]
+    assert recipe.categories == {2: 6}
+
+
+def test_regression_answers_in_the_unit_of_the_label(matrix: Matrix):
+    minutes = 600 + 100 * np.nan_to_num(matrix.features[:, 0].astype(np.float64))
+    rows = Matrix(matrix.features, minutes, matrix.names, matrix.categories)
+
+    predicted = fit(rows, task="regression", max_epochs=15).predict(rows.features)
+
+    assert np.abs(predicted - minutes).mean() < 30
+
+
+def test_constant_label_is_refused(matrix: Matrix):
+    with pytest.raises(TrainingError, match=r"expected labels of more than one kind .* found 900 times 1"):
+        fit(Matrix(matrix.features, np.ones(1200), matrix.names, matrix.categories))
+
+
+def test_rows_without_any_value_are_refused(matrix: Matrix):
+    rows = Matrix(np.full_like(matrix.features, np.nan), matrix.label, matrix.names)
+
+    with pytest.raises(TrainingError, match="expected a feature with more than one value, found none among 4"):
+        fit(rows)
+
+
+def test_explanation_names_what_decides(matrix: Matrix):
+    fitted = fit(matrix)
+
+    importance = fitted.importance()
+
+    assert next(iter(importance)) == "strong"
+    assert importance["empty"] == 0
+    assert sum(importance.values()) == pytest.approx(1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what a machine without a card does")
+def test_device_that_is_not_there_is_refused_and_auto_finds_one():
+    assert chosen_device(TorchSettings()).type in ("cpu", "mps")
+    with pytest.raises(TrainingError, match="expected a machine with cuda, found none"):
+        chosen_device(TorchSettings(device="cuda"))
+
+
+def test_rows_are_resident_as_declared(matrix: Matrix):
+    cpu = torch.device("cpu")
+
+    assert [is_resident(matrix, cpu, TorchSettings(resident=how)) for how in ("auto", "always", "never")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"members": 2},
+        {"width": 8},
+        {"blocks": 1},
+        {"dropout": 0.5},
+        {"embedding_size": 2},
+        {"bins": 4},
+        {"learning_rate": 1e-3},
+        {"weight_decay": 0.5},
+        {"warmup_share": 0.5},
+        {"clip_norm": 0.01},
+        {"batch_rows": 50},
+        {"max_epochs": 2},
+        {"precision": "bfloat16"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_setting_changes_the_model(matrix: Matrix, change: dict):
+    assert not np.array_equal(fit(matrix, **change).predict(matrix.features), fit(matrix).predict(matrix.features))
+
+
+def test_global_state_of_torch_is_left_as_it_was(matrix: Matrix):
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    threads = torch.get_num_threads()
+
+    fit(matrix)
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
