@@ -39,7 +39,7 @@ class Calibration(Settings):
             return np.interp(score, self.x, self.y)
         if self.method == "platt":
             odds = _logit(score)
-            return np.asarray(1.0 / (1.0 + np.exp(-(self.slope * odds + self.intercept))))
+            return _sigmoid(self.slope * odds + self.intercept)
         return score
 
 
@@ -71,6 +71,11 @@ def fit_calibration(method: Method, score: Scores, label: Scores) -> Calibration
 def _logit(score: Scores) -> Scores:
     clipped = np.clip(score, SMALLEST, 1 - SMALLEST)
     return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def _sigmoid(odds: Scores) -> Scores:
+    # tanh, unlike exp, does not overflow far out.
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * odds)))
 
 
 def _isotonic(score: Scores, truth: Scores) -> Calibration:
@@ -109,7 +114,7 @@ def _platt(score: Scores, truth: Scores) -> Calibration:
     design = np.column_stack([_logit(score), np.ones(truth.size)])
     weights = np.array([1.0, 0.0])
     for _ in range(NEWTON_STEPS):
-        probability = 1 / (1 + np.exp(-(design @ weights)))
+        probability = _sigmoid(design @ weights)
         gradient = design.T @ (probability - target)
         curvature = probability * (1 - probability)
         # A breath of ridge keeps the step finite where all score are equal.

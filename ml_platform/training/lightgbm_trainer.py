@@ -7,11 +7,11 @@ never killed, and the two predict alike to the last bit.
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ml_platform.data.atomic import write_text
 from ml_platform.data.settings import Settings
@@ -35,7 +35,7 @@ class LightGBMSettings(Settings):
     min_data_in_leaf: int = Field(default=200, ge=1, description="Rows that a leaf must have.")
     feature_fraction: float = Field(default=0.35, gt=0, le=1, description="Share of features that a tree may use.")
     bagging_fraction: float = Field(default=0.8, gt=0, le=1, description="Share of rows that a tree sees.")
-    bagging_freq: int = Field(default=1, ge=0, description="Trees after which rows are drawn anew; 0: never.")
+    bagging_freq: int = Field(default=1, ge=0, le=1, description="1: rows are drawn anew for each tree; 0: never.")
     extra_trees: bool = Field(default=False, description="One random threshold per feature and node.")
     lambda_l1: float = Field(default=0.0, ge=0, description="L1 penalty of leaf values.")
     lambda_l2: float = Field(default=10.0, ge=0, description="L2 penalty of leaf values.")
@@ -54,14 +54,6 @@ class LightGBMSettings(Settings):
         default=100, ge=1, description="Rounds from one checkpoint, and one set of seeds, to the next."
     )
     num_threads: int = Field(default=0, ge=0, description="Threads; 0: one for each core.")
-
-    @model_validator(mode="after")
-    def _segments_hold_whole_bags(self) -> Self:
-        if self.bagging_freq and self.segment_rounds % self.bagging_freq:
-            raise ValueError(
-                f"segment_rounds {self.segment_rounds} must be a multiple of bagging_freq {self.bagging_freq}"
-            )
-        return self
 
     def parameters(self, task: Task) -> dict[str, Any]:
         """Return them as LightGBM takes them, without the seeds: these change with the segment."""
@@ -149,10 +141,10 @@ class LightGBMTrainer:
                 num_boost_round=most - course.done,
                 valid_sets=[] if validation is None else [_dataset(validation, parameters, data)],
                 init_model=None if before is None else before.folder / MODEL_FILE,
-                callbacks=[_SegmentSeeds(self.settings.segment_rounds, self.seed), course],
+                callbacks=[_SegmentSeeds(self.settings.segment_rounds, self.seed, course.done), course],
             )
             course.keep(booster)
-        return LightGBMModel(booster, course.best_round, course.history, course.notes)
+        return LightGBMModel(booster, course.best_trees, course.history, course.notes)
 
     @classmethod
     def load(cls, directory: Path) -> LightGBMModel:
@@ -174,12 +166,13 @@ class _SegmentSeeds:
 
     before_iteration = True
 
-    def __init__(self, segment_rounds: int, seed: int) -> None:
+    def __init__(self, segment_rounds: int, seed: int, done: int) -> None:
         self.segment_rounds = segment_rounds
         self.seed = seed
+        self.done = done
 
     def __call__(self, env: Any) -> None:
-        segment, place = divmod(env.iteration, self.segment_rounds)
+        segment, place = divmod(self.done + env.iteration - env.begin_iteration, self.segment_rounds)
         if place == 0 and env.iteration > env.begin_iteration:
             seeds, share = seeds_of_segment(self.seed, segment), env.params["bagging_fraction"]
             if share < 1:
@@ -203,7 +196,9 @@ class _Course:
         self.most = most
         self.kept = kept
         self.report = report
-        self.done = before.step if before else 0
+        self.begun = self.done = before.step if before else 0
+        # A round in which nothing could be split adds no tree: rounds and trees are counted apart.
+        self.trees: list[int] = list(before.state["trees"]) if before else []
         self.history: list[tuple[int, float]] = [(at, loss) for at, loss in before.state["history"]] if before else []
         self.notes = [f"Went on from the checkpoint after round {self.done}."] if before else []
 
@@ -211,6 +206,11 @@ class _Course:
     def best_round(self) -> int:
         """The first round with the lowest validation loss; the last one where there is no validation."""
         return min(self.history, key=lambda each: (each[1], each[0]))[0] if self.history else self.done
+
+    @property
+    def best_trees(self) -> int:
+        """Trees that there were after the best round."""
+        return self.trees[self.best_round - 1]
 
     def is_over(self) -> bool:
         """Return whether no further round is wanted."""
@@ -221,13 +221,14 @@ class _Course:
         if self.kept is not None:
             # All rounds, not only those up to the best: a better one may come in a later segment.
             text = booster.model_to_string(num_iteration=-1)
-            state = {"history": self.history}
+            state = {"history": self.history, "trees": self.trees}
             self.kept.write(self.done, state, lambda folder: write_text(folder / MODEL_FILE, text))
 
     def __call__(self, env: Any) -> None:
         from lightgbm.callback import EarlyStopException
 
-        self.done = env.iteration + 1
+        self.done = self.begun + env.iteration - env.begin_iteration + 1
+        self.trees.append(env.model.current_iteration())
         found = env.evaluation_result_list or []
         if found:
             loss = float(found[0][2])

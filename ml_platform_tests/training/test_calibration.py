@@ -1,0 +1,81 @@
+"""Maps from score to probability against scikit-learn's, and what they must never do."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from ml_platform.training.calibration import Calibration, CalibrationError, fit_calibration
+
+
+def scores_and_labels(rows: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of two decimals (so that there are ties) that are too sure of themselves."""
+    rng = np.random.default_rng(2)
+    score = rng.random(rows).round(2)
+    return score, (rng.random(rows) < 0.25 + 0.5 * score).astype(np.float64)
+
+
+def test_isotonic_is_that_of_scikit_learn():
+    score, label = scores_and_labels()
+    oracle = IsotonicRegression(out_of_bounds="clip").fit(score, label)
+    asked = np.linspace(-0.1, 1.1, 201)
+
+    assert np.allclose(fit_calibration("isotonic", score, label).apply(asked), oracle.predict(asked), atol=1e-6)
+
+
+def test_platt_is_a_logistic_regression_on_the_log_odds():
+    score, label = scores_and_labels()
+    inner = (score > 0) & (score < 1)
+    score, label = score[inner], label[inner]
+    odds = np.log(score / (1 - score)).reshape(-1, 1)
+    oracle = LogisticRegression(C=1e9, tol=1e-10).fit(odds, label)
+
+    fitted = fit_calibration("platt", score, label)
+
+    # Platt's targets lie a breath inside 0 and 1, hence not exactly.
+    assert fitted.slope == pytest.approx(oracle.coef_[0, 0], abs=5e-3)
+    assert fitted.intercept == pytest.approx(oracle.intercept_[0], abs=5e-3)
+
+
+def test_none_leaves_scores_as_they_are():
+    score, label = scores_and_labels()
+
+    assert np.array_equal(fit_calibration("none", score, label).apply(score), score)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=60),
+    st.sampled_from(["isotonic", "platt"]),
+)
+def test_order_of_scores_is_never_turned_around(rows: list[tuple[float, bool]], method):
+    score, label = np.array([each[0] for each in rows]), np.array([float(each[1]) for each in rows])
+    if label.min() == label.max():
+        label[0] = 1 - label[0]
+
+    probability = fit_calibration(method, score, label).apply(np.sort(score))
+
+    assert (np.diff(probability) >= -1e-12).all()
+    assert ((probability >= 0) & (probability <= 1)).all()
+
+
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+def test_json_gives_back_the_same_probabilities(method):
+    score, label = scores_and_labels()
+    fitted = fit_calibration(method, score, label)
+
+    read = Calibration.model_validate_json(fitted.model_dump_json())
+
+    assert np.array_equal(read.apply(score), fitted.apply(score))
+
+
+def test_constant_label_is_refused():
+    with pytest.raises(CalibrationError, match="expected labels of both kinds in validation, found 3 times 1"):
+        fit_calibration("platt", np.array([0.1, 0.2, 0.3]), np.ones(3))
+
+
+def test_score_that_is_no_number_is_refused():
+    with pytest.raises(CalibrationError, match="expected scores that are numbers, found 1 of 2 that are not"):
+        fit_calibration("isotonic", np.array([np.nan, 0.2]), np.array([0.0, 1.0]))

@@ -1,0 +1,155 @@
+"""Boosted trees: what resuming, early stopping and each setting do to the model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_platform.training.lightgbm_trainer import LightGBMSettings, LightGBMTrainer, seeds_of_segment
+from ml_platform.training.trainer import Matrix, TrainingError
+
+SMALL = {"max_rounds": 60, "patience": 60, "num_leaves": 15, "min_data_in_leaf": 10, "num_threads": 1}
+
+
+class KilledError(Exception):
+    pass
+
+
+def fit(matrix: Matrix, task="classification", seed=3, rounds=None, checkpoint=None, report=None, **changes):
+    trainer = LightGBMTrainer(LightGBMSettings.model_validate(SMALL | changes), task=task, seed=seed)
+    validation = None if rounds else matrix.part(900, 1200)
+    return trainer.fit(matrix.part(0, 900), validation, rounds=rounds, checkpoint=checkpoint, report=report)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        {"bagging_freq": 0, "feature_fraction": 1.0},
+        {"bagging_fraction": 0.7, "feature_fraction": 1.0},
+        {"bagging_fraction": 0.3},
+        {"bagging_freq": 0, "feature_fraction": 0.5},
+        {"extra_trees": True, "bagging_fraction": 1.0},
+        {"bagging_fraction": 0.6, "feature_fraction": 0.5, "extra_trees": True, "histogram": "row"},
+    ],
+)
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_fit_gone_on_with_equals_the_one_never_stopped(matrix: Matrix, tmp_path: Path, drawn: dict, task):
+    def stop(round_: int, loss: float) -> None:
+        if round_ == 47:
+            raise KilledError
+
+    settings = {"segment_rounds": 12, **drawn}
+    whole = fit(matrix, task, **settings)
+    with pytest.raises(KilledError):
+        fit(matrix, task, checkpoint=tmp_path, report=stop, **settings)
+
+    resumed = fit(matrix, task, checkpoint=tmp_path, **settings)
+
+    assert resumed.notes == ["Went on from the checkpoint after round 36."]
+    assert resumed.history == whole.history
+    assert np.array_equal(resumed.predict(matrix.features), whole.predict(matrix.features))
+
+
+def test_fit_that_had_ended_is_not_repeated(matrix: Matrix, tmp_path: Path):
+    first = fit(matrix, checkpoint=tmp_path, patience=5)
+    rounds = []
+
+    again = fit(matrix, checkpoint=tmp_path, patience=5, report=lambda round_, loss: rounds.append(round_))
+
+    assert rounds == []
+    assert again.rounds == first.rounds
+    assert np.array_equal(again.predict(matrix.features), first.predict(matrix.features))
+
+
+def test_fit_stops_after_patience_and_ends_at_its_best_round(matrix: Matrix):
+    fitted = fit(matrix, max_rounds=500, patience=7, learning_rate=0.3)
+
+    losses = [loss for _, loss in fitted.history]
+    assert fitted.rounds == int(np.argmin(losses)) + 1 == len(losses) - 7
+
+
+def test_segments_draw_from_seeds_of_their_own():
+    drawn = [seed for segment in range(5) for seed in seeds_of_segment(7, segment).values()]
+
+    assert len(set(drawn)) == len(drawn) == 20
+    assert all(0 <= seed < 2**31 for seed in drawn)
+
+
+def test_saved_booster_ends_at_its_best_round(matrix: Matrix, tmp_path: Path):
+    fitted = fit(matrix, max_rounds=300, patience=5, learning_rate=0.3)
+
+    fitted.save(tmp_path)
+    read = LightGBMTrainer.load(tmp_path)
+
+    assert read.rounds == fitted.rounds
+    assert np.array_equal(read.predict(matrix.features), fitted.predict(matrix.features))
+
+
+def test_contributions_and_the_constant_add_up_to_the_log_odds(matrix: Matrix):
+    fitted = fit(matrix)
+    raw = fitted.booster.predict(matrix.features, num_iteration=fitted.rounds, raw_score=True)
+
+    rest = raw - fitted.explain(matrix.features).sum(axis=1)
+
+    assert np.ptp(rest) < 1e-9
+
+
+def test_importance_names_what_decides_and_not_what_is_empty(matrix: Matrix):
+    importance = fit(matrix).importance()
+
+    assert next(iter(importance)) == "strong"
+    assert importance["empty"] == 0
+    assert sum(importance.values()) == pytest.approx(1)
+
+
+def test_without_validation_or_rounds_there_is_nothing_to_stop_at(matrix: Matrix):
+    with pytest.raises(TrainingError, match="expected validation rows or a number of rounds, found neither"):
+        LightGBMTrainer(LightGBMSettings(), task="classification", seed=0).fit(matrix)
+
+
+def test_constant_label_is_refused(matrix: Matrix):
+    with pytest.raises(TrainingError, match="found 900 times 0"):
+        fit(Matrix(matrix.features, np.zeros(1200), matrix.names, matrix.categories))
+
+
+def test_rounds_in_which_nothing_could_be_split_add_no_tree_and_do_not_shift_the_seeds(matrix: Matrix, tmp_path: Path):
+    def stop(round_: int, loss: float) -> None:
+        if round_ == 47:
+            raise KilledError
+
+    # One feature in four a tree, and one of the four is empty.
+    settings = {"segment_rounds": 12, "feature_fraction": 0.25, "min_data_in_leaf": 400}
+    whole = fit(matrix, **settings)
+    with pytest.raises(KilledError):
+        fit(matrix, checkpoint=tmp_path, report=stop, **settings)
+    resumed = fit(matrix, checkpoint=tmp_path, **settings)
+
+    assert whole.booster.current_iteration() < len(whole.history) == 60
+    assert resumed.history == whole.history
+    assert np.array_equal(resumed.predict(matrix.features), whole.predict(matrix.features))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.1},
+        {"num_leaves": 4},
+        {"max_depth": 2},
+        {"min_data_in_leaf": 100},
+        {"feature_fraction": 0.8},
+        {"bagging_fraction": 0.5},
+        {"bagging_freq": 0},
+        {"extra_trees": True},
+        {"lambda_l1": 5.0},
+        {"lambda_l2": 50.0},
+        {"path_smooth": 20.0},
+        {"max_bin": 8},
+        {"cat_smooth": 1.0, "min_data_per_group": 20},
+        {"cat_l2": 1.0, "min_data_per_group": 20},
+        {"max_rounds": 5},
+        {"segment_rounds": 10},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_setting_changes_the_model(matrix: Matrix, change: dict):
+    assert not np.array_equal(fit(matrix, **change).predict(matrix.features), fit(matrix).predict(matrix.features))

@@ -1,0 +1,140 @@
+"""The cut by time: who is in which part, down to the minute, and what is refused."""
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from ml_platform.training.splits import SplitError, SplitSettings, split_by_time
+
+ZONE = "America/New_York"
+# In New York, 2013-05-01 begins at 04:00 UTC, and 2013-06-01 too.
+MAY, JUNE, JULY = (datetime(2013, month, 1, 4, tzinfo=UTC) for month in (5, 6, 7))
+HOUR = timedelta(hours=1)
+INSTANT = pl.Datetime("us", "UTC")
+
+
+def frame(*rows: tuple[datetime, timedelta | None, int | None]) -> pl.DataFrame:
+    """Rows of (predict_at, time until the label is known, label), numbered in `row`."""
+    return pl.DataFrame(
+        {
+            "row": range(len(rows)),
+            "predict_at": [at for at, _, _ in rows],
+            "label": [label for _, _, label in rows],
+            "label_known_at": [None if late is None else at + late for at, late, _ in rows],
+        },
+        schema={"row": pl.Int64, "predict_at": INSTANT, "label": pl.Int8, "label_known_at": INSTANT},
+    )
+
+
+PLENTY = frame(
+    *((start + at * HOUR, HOUR, at % 2) for start in (MAY - 720 * HOUR, MAY, JUNE) for at in range(1, 40)),
+)
+
+
+def cut(extra: pl.DataFrame | None = None, **settings):
+    rows = PLENTY if extra is None else pl.concat([PLENTY, extra.with_columns(pl.col("row") + 1000)])
+    return split_by_time(rows, "2013-06", ZONE, SplitSettings(minimum_rows=10, **settings), model="toy")
+
+
+def extras(part: pl.DataFrame) -> list[int]:
+    return [row - 1000 for row in part["row"] if row >= 1000]
+
+
+def test_months_begin_at_midnight_of_the_declared_zone():
+    minute = timedelta(minutes=1)
+    split = cut(
+        frame(
+            (MAY - minute, timedelta(0), 1),
+            (MAY, HOUR, 1),
+            (JUNE - 2 * minute, minute, 1),
+            (JUNE, HOUR, 1),
+            (JULY - minute, HOUR, 1),
+            (JULY, HOUR, 1),
+        )
+    )
+
+    assert (extras(split.train), extras(split.validation), extras(split.test)) == ([0], [1, 2], [3, 4])
+
+
+def test_label_that_comes_after_the_cut_is_embargoed():
+    split = cut(
+        frame(
+            (MAY - HOUR, HOUR, 1),  # known as validation begins
+            (MAY - HOUR, 2 * HOUR, 1),  # known later, before the test month
+            (MAY - HOUR, 1000 * HOUR, 1),  # known in the test month
+            (JUNE - HOUR, HOUR, 1),
+            (JUNE - HOUR, 2 * HOUR, 1),
+        )
+    )
+
+    assert (extras(split.train), extras(split.late), extras(split.validation)) == ([0], [1], [3])
+    assert split.embargoed == 2
+
+
+def test_known_has_train_late_and_validation_in_this_order():
+    split = cut(frame((MAY - HOUR, 2 * HOUR, 1)))
+
+    assert split.known["row"].to_list() == [*split.train["row"], 1000, *split.validation["row"]]
+
+
+def test_rows_without_a_label_are_counted_and_in_no_part():
+    split = cut(frame((MAY - 5 * HOUR, None, None), (MAY + HOUR, None, None), (JUNE + HOUR, None, None)))
+
+    assert split.counts() == {
+        "train_rows": 39,
+        "late_rows": 0,
+        "validation_rows": 39,
+        "test_rows": 39,
+        "embargoed_rows": 0,
+        "unlabelled_train_rows": 1,
+        "unlabelled_validation_rows": 1,
+        "unlabelled_test_rows": 1,
+    }
+
+
+def test_longer_validation_takes_months_from_training():
+    earlier = frame(*((MAY - 1500 * HOUR + at * HOUR, HOUR, at % 2) for at in range(20)))
+
+    assert cut(earlier, validation_months=2).train.height == 20
+    assert cut(earlier, validation_months=1).train.height == 59
+
+
+def test_train_months_leaves_older_rows_out():
+    ancient = frame((MAY - 5000 * HOUR, HOUR, 1))
+
+    assert extras(cut(ancient).train) == [0]
+    assert extras(cut(ancient, train_months=1).train) == []
+
+
+def test_empty_validation_month_is_refused():
+    rows = PLENTY.filter((pl.col("predict_at") < MAY) | (pl.col("predict_at") >= JUNE))
+
+    with pytest.raises(SplitError, match="validation part: expected at least 10 rows with a known label, found 0"):
+        split_by_time(rows, "2013-06", ZONE, SplitSettings(minimum_rows=10), model="toy")
+
+
+def test_fewer_rows_than_declared_are_refused():
+    with pytest.raises(SplitError, match="expected at least 40 rows with a known label, found 39"):
+        split_by_time(PLENTY, "2013-06", ZONE, SplitSettings(minimum_rows=40), model="toy")
+
+
+@pytest.mark.parametrize(("start", "part"), [(MAY - 720 * HOUR, "train"), (MAY, "validation")])
+def test_constant_label_is_refused(start: datetime, part: str):
+    month = pl.col("predict_at").is_between(start, start + 700 * HOUR)
+    rows = PLENTY.with_columns(pl.when(month).then(pl.lit(1, pl.Int8)).otherwise("label").alias("label"))
+
+    with pytest.raises(SplitError, match=f"{part} part: expected labels of more than one kind, found 39 times 1"):
+        split_by_time(rows, "2013-06", ZONE, SplitSettings(minimum_rows=10), model="toy")
+
+
+def test_missing_column_is_named_with_its_nearest_neighbour():
+    with pytest.raises(SplitError, match=r"found no 'label_known_at'.*Did you mean 'label_known'\?"):
+        split_by_time(PLENTY.rename({"label_known_at": "label_known"}), "2013-06", ZONE, SplitSettings(), model="toy")
+
+
+def test_naive_times_are_refused():
+    rows = PLENTY.with_columns(pl.col("predict_at").dt.replace_time_zone(None))
+
+    with pytest.raises(SplitError, match=r"expected times in UTC, found .* in 'predict_at'"):
+        split_by_time(rows, "2013-06", ZONE, SplitSettings(), model="toy")
