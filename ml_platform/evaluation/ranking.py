@@ -12,9 +12,12 @@ from ml_platform.evaluation.metrics import Array
 
 # Above this many blocks the tables per block outgrow the cache, and cumulative sums over the rows are faster.
 MOST_BLOCKS_FOR_TABLES = 512
+# Cells of a buffer (64 MB of float32): a product prepares its right side anew, so few large ones beat many small ones.
+MOST_CELLS = 1 << 24
 RESAMPLES_AT_ONCE = 64
 
 Codes = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.float32]
 
 
 def resampled(truth: Array, scores: Array, codes: Codes, counts: Array, *, precision: bool = True) -> dict[str, Array]:
@@ -29,38 +32,45 @@ def resampled(truth: Array, scores: Array, codes: Codes, counts: Array, *, preci
 
 
 def _by_tables(truth: Array, scores: Array, codes: Codes, counts: Array, precision: bool) -> dict[str, Array]:
-    blocks = counts.shape[1]
-    positive = truth == 1
+    blocks, positive = counts.shape[1], truth == 1
     order = np.argsort(scores[positive], kind="stable")
     hit_scores, hit_codes = scores[positive][order], codes[positive][order]
     negatives = _sorted_by_block(scores[~positive], codes[~positive], blocks)
-    wins = np.empty((blocks, blocks))
-    false_alarms = np.empty((blocks, len(hit_scores)), dtype=np.float32)
+    wins, alarms = np.empty((blocks, blocks)), np.empty((blocks, len(hit_scores)), dtype=np.float32)
     for number, of_block in enumerate(negatives):
         below = np.searchsorted(of_block, hit_scores, side="left")
         not_above = np.searchsorted(of_block, hit_scores, side="right")
         wins[:, number] = np.bincount(hit_codes, weights=(below + not_above) / 2, minlength=blocks)
-        false_alarms[number] = len(of_block) - below
-    hits = np.bincount(hit_codes, minlength=blocks).astype(np.float64)
-    misses = np.array([len(of_block) for of_block in negatives], dtype=np.float64)
-    drawn_hits, drawn_misses = counts @ hits, counts @ misses
+        alarms[number] = len(of_block) - below
+    drawn_hits = counts @ np.bincount(hit_codes, minlength=blocks)
+    drawn_misses = counts @ np.array([len(of_block) for of_block in negatives], dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = {"auc": np.einsum("rb,rb->r", counts @ wins, counts) / (drawn_hits * drawn_misses)}
         if precision:
-            values["average_precision"] = _precision_by_tables(hit_scores, hit_codes, false_alarms, counts) / drawn_hits
+            values["average_precision"] = _precision_by_tables(hit_scores, hit_codes, alarms, counts) / drawn_hits
     return values
 
 
-def _precision_by_tables(hit_scores: Array, hit_codes: Codes, false_alarms: npt.NDArray, counts: Array) -> Array:
-    first_of_tie = np.searchsorted(hit_scores, hit_scores, side="left")
-    summed = np.empty(len(counts))
-    for start in range(0, len(counts), RESAMPLES_AT_ONCE):
-        # Counts of rows stay below 2**24, so float32 is exact for them and half the memory traffic.
-        part = counts[start : start + RESAMPLES_AT_ONCE].astype(np.float32)
-        weight = part[:, hit_codes]
-        at_or_above = np.cumsum(weight[:, ::-1], axis=1)[:, ::-1][:, first_of_tie]
-        share = at_or_above / np.maximum(at_or_above + part @ false_alarms, 1.0)
-        summed[start : start + RESAMPLES_AT_ONCE] = np.einsum("rp,rp->r", weight, share, dtype=np.float64)
+def _precision_by_tables(hit_scores: Array, hit_codes: Codes, alarms: Counts, counts: Array) -> Array:
+    """Return the sum of precisions over the positives of each resample, shape (resamples,)."""
+    blocks = counts.shape[1]
+    # Counts of rows stay below 2**24, so float32 is exact for them and half the memory traffic.
+    hits, member = np.empty_like(alarms), np.zeros((len(hit_codes), blocks), dtype=np.float32)
+    member[np.arange(len(hit_codes)), hit_codes] = 1
+    for number, of_block in enumerate(_sorted_by_block(hit_scores, hit_codes, blocks)):
+        hits[number] = len(of_block) - np.searchsorted(of_block, hit_scores, side="left")
+    hits_and_alarms, summed = hits + alarms, np.empty(len(counts))
+    at_once = min(len(counts), max(1, MOST_CELLS // len(hit_codes)))
+    # Two buffers for all rounds: fresh memory in each would cost more than the arithmetic.
+    share, seen = (np.empty((at_once, len(hit_codes)), dtype=np.float32) for _ in range(2))
+    for start in range(0, len(counts), at_once):
+        part = counts[start : start + at_once].astype(np.float32)
+        rows = len(part)
+        np.matmul(part, hits, out=share[:rows])
+        np.matmul(part, hits_and_alarms, out=seen[:rows])
+        np.maximum(seen, 1.0, out=seen)
+        np.divide(share, seen, out=share)
+        summed[start : start + rows] = np.einsum("rb,rb->r", share[:rows] @ member, part, dtype=np.float64)
     return summed
 
 

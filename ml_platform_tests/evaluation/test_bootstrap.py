@@ -17,11 +17,14 @@ def flights(rows: int = 600, days: int = 12, seed: int = 1) -> tuple[np.ndarray,
     return label, probability, random.integers(0, days, rows)
 
 
-@pytest.mark.parametrize("most_blocks", [512, 1], ids=["tables", "rows"])
+@pytest.mark.parametrize(
+    ("most_blocks", "most_cells"), [(512, 1 << 24), (512, 3000), (1, 1 << 24)], ids=["tables", "in rounds", "rows"]
+)
 def test_every_resample_is_scored_as_scikit_learn_scores_its_rows(
-    most_blocks: int, monkeypatch: pytest.MonkeyPatch
+    most_blocks: int, most_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking, "MOST_BLOCKS_FOR_TABLES", most_blocks)
+    monkeypatch.setattr(ranking, "MOST_CELLS", most_cells)
     label, probability, day = flights()
     settings = BootstrapSettings(resamples=100)
     drawn = bootstrap(label, {"model": probability}, day, settings).draws["model"]
