@@ -31,7 +31,6 @@ class BuildReport:
     """What a build kept and what it left out, as plain numbers; ``first_*`` name view, entity and time."""
 
     rows: int
-    entities: int
     duplicates: int
     superseded: int
     before_window: int
@@ -87,7 +86,6 @@ def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -
         standing,
         BuildReport(
             rows=standing.height,
-            entities=standing.select(view.entity).n_unique() if view.entity else min(standing.height, 1),
             duplicates=inside.height - distinct,
             superseded=distinct - standing.height,
             before_window=int(before.sum()),
@@ -242,7 +240,8 @@ def _cast(view: FeatureView, column: pl.Series, dtype: pl.DataType, frame: pl.Da
     except pl.exceptions.InvalidOperationError as error:
         reason = str(error).split("\n")[0]
         raise ViewError(wrong, expected=f"values of {dtype}", found=reason, mend="Declare a wider type.") from error
-    if cast.dtype.is_float() and cast.is_infinite().any():
+    # A finite sum rules out what is infinite, in one pass.
+    if cast.dtype.is_float() and not math.isfinite(cast.sum() or 0.0) and cast.is_infinite().any():
         rows = frame.filter(cast.is_infinite().fill_null(False))
         raise ViewError(
             wrong,

@@ -23,6 +23,7 @@ from ml_platform.features.point_in_time import (
     CHUNK_ROWS,
     AsOfReader,
     check_examples,
+    chunk_bounds,
     in_chunks,
     log_of,
     narrowed,
@@ -105,8 +106,10 @@ class FeatureSet:
         def batches(
             with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
         ) -> Iterator[pl.DataFrame]:
-            readers = [AsOfReader(view, log_of(view, logs), known_before) for view in self.stored]
-            for chunk in in_chunks(examples, chunk_rows, clock):
+            bounds = chunk_bounds(examples, chunk_rows, clock)
+            whole = not bounds
+            readers = [AsOfReader(view, log_of(view, logs), known_before, whole=whole) for view in self.stored]
+            for chunk in in_chunks(examples, bounds, clock):
                 before = self._requested(chunk)
                 keys = self._keyed(chunk, before, chunk[clock])
                 read = pl.concat([before, *(reader.read(keys) for reader in readers)], how="horizontal")

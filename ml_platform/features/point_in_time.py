@@ -52,23 +52,45 @@ def join(
     def batches(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
-        readers = [AsOfReader(view, log_of(view, logs), known_before) for view in views]
-        for chunk in in_chunks(examples, chunk_rows):
+        bounds = chunk_bounds(examples, chunk_rows)
+        readers = [AsOfReader(view, log_of(view, logs), known_before, whole=not bounds) for view in views]
+        for chunk in in_chunks(examples, bounds):
             joined = pl.concat([chunk, *(reader.read(chunk) for reader in readers)], how="horizontal")
             yield narrowed(joined, with_columns, predicate)
 
     return register_io_source(batches, schema=schema)
 
 
-def in_chunks(examples: pl.LazyFrame, chunk_rows: int = CHUNK_ROWS, clock: str = PREDICT_AT) -> Iterator[pl.DataFrame]:
-    """Yield ``examples`` in order of ``clock`` (UTC, ties in the order given), about ``chunk_rows`` at a time.
+def chunk_bounds(examples: pl.LazyFrame, chunk_rows: int = CHUNK_ROWS, clock: str = PREDICT_AT) -> list[datetime]:
+    """Return the days at which a new chunk starts, so that none but a single day's exceeds ``chunk_rows``.
+
+    Empty where all examples are one chunk.
+    """
+    days = (
+        examples.group_by(pl.col(clock).dt.convert_time_zone("UTC").dt.truncate("1d").alias("day"))
+        .agg(pl.len())
+        .drop_nulls()
+        .sort("day")
+        .collect(engine="streaming")
+    )
+    bounds: list[datetime] = []
+    held = 0
+    for day, rows in days.iter_rows():
+        if held and held + rows > chunk_rows:
+            bounds.append(day)
+            held = 0
+        held += rows
+    return bounds
+
+
+def in_chunks(examples: pl.LazyFrame, bounds: Sequence[datetime], clock: str = PREDICT_AT) -> Iterator[pl.DataFrame]:
+    """Yield ``examples`` in order of ``clock`` (UTC, ties in the order given), divided at ``bounds``.
 
     At least one chunk is yielded, so that no examples give an empty table of the right columns.
     """
     examples = examples.with_columns(
         pl.col(name).dt.convert_time_zone("UTC").dt.cast_time_unit("us") for name in dict.fromkeys([PREDICT_AT, clock])
     )
-    bounds = _bounds(examples, chunk_rows, clock)
     for start, end in zip([None, *bounds], [*bounds, None], strict=True):
         chunk = examples
         if start is not None:
@@ -88,15 +110,25 @@ def in_chunks(examples: pl.LazyFrame, chunk_rows: int = CHUNK_ROWS, clock: str =
 
 
 class AsOfReader:
-    """Reads one log forwards: each call answers a chunk of examples that is no earlier than the one before."""
+    """Reads one log forwards: each call answers a chunk of examples that is no earlier than the one before.
+
+    ``whole`` says that there will be one chunk only: the log is then read at once, without copying one that is in
+    memory already.
+    """
 
     def __init__(
-        self, view: FeatureView, log: pl.LazyFrame, known_before: Mapping[str, datetime] | None = None
+        self,
+        view: FeatureView,
+        log: pl.LazyFrame,
+        known_before: Mapping[str, datetime] | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         limit = (known_before or {}).get(view.name)
         log = log.select(*view.entity, pl.col(KNOWN_AT).cast(INSTANT), *view.dtypes)
         self._log = log if limit is None else log.filter(pl.col(KNOWN_AT) < limit)
         self._view = view
+        self._whole = whole
         self._until: datetime | None = None
         self._held: pl.DataFrame | None = None
 
@@ -108,22 +140,22 @@ class AsOfReader:
         """Return what is needed of the log: the facts from the last call to the chunk's end, and the last before."""
         if not chunk.height:
             return self._log.head(0).collect() if self._held is None else self._held
+        if self._whole:
+            return _in_time(self._log.collect())
         start, end = chunk[PREDICT_AT][0], chunk[PREDICT_AT][-1]
         rows = self._log.filter(pl.col(KNOWN_AT) <= end)
         if self._until is not None:
             rows = rows.filter(pl.col(KNOWN_AT) > self._until)
         elif self._view.tolerance_minutes is not None:
             rows = rows.filter(pl.col(KNOWN_AT) >= start - timedelta(minutes=self._view.tolerance_minutes))
-        facts = rows.collect()
-        if not facts[KNOWN_AT].is_sorted():
-            facts = facts.sort(KNOWN_AT, maintain_order=True)
+        facts = _in_time(rows.collect())
         if self._held is not None:
             facts = pl.concat([self._carried(self._held, start), facts])
         self._until, self._held = end, facts
         return facts
 
     def _carried(self, facts: pl.DataFrame, start: datetime) -> pl.DataFrame:
-        """Return what an earlier chunk's facts can still say: the last of each entity that is not stale at ``start``."""
+        """Return what earlier facts can still say: the last of each entity that is not stale at ``start``."""
         if self._view.tolerance_minutes is not None:
             facts = facts.filter(pl.col(KNOWN_AT) >= start - timedelta(minutes=self._view.tolerance_minutes))
         if not self._view.entity:
@@ -194,20 +226,5 @@ def narrowed(frame: pl.DataFrame, with_columns: list[str] | None, predicate: pl.
     return frame if with_columns is None else frame.select(with_columns)
 
 
-def _bounds(examples: pl.LazyFrame, chunk_rows: int, clock: str) -> list[datetime]:
-    """Return the days at which a new chunk starts, so that none but a single day's exceeds ``chunk_rows``."""
-    days = (
-        examples.group_by(pl.col(clock).dt.truncate("1d").alias("day"))
-        .agg(pl.len())
-        .drop_nulls()
-        .sort("day")
-        .collect(engine="streaming")
-    )
-    bounds: list[datetime] = []
-    held = 0
-    for day, rows in days.iter_rows():
-        if held and held + rows > chunk_rows:
-            bounds.append(day)
-            held = 0
-        held += rows
-    return bounds
+def _in_time(facts: pl.DataFrame) -> pl.DataFrame:
+    return facts if facts[KNOWN_AT].is_sorted() else facts.sort(KNOWN_AT, maintain_order=True)

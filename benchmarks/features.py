@@ -1,0 +1,296 @@
+"""What a year of aviation features costs: beside hand-written Polars, pandas and DuckDB, and as the tables grow.
+
+Three questions, each a ratio within one run: all views of a year and the point-in-time join of its labelled flights,
+against the same functions and joins written down plainly, without the engine; the join alone, against pandas
+`merge_asof` and DuckDB `ASOF JOIN`; and, with `--tiles 1 10 100`, time and peak memory as the years are repeated.
+"""
+
+import argparse
+import inspect
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from assets.aviation.datasets import loaders
+from assets.aviation.landing import land
+from ml_platform.data.landing import Landing
+from ml_platform.data.partitions import month_bounds
+from ml_platform.data.references import load_function
+from ml_platform.features.change_log import Window, build
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.view import KNOWN_AT, PREDICT_AT, FeatureView
+
+ZONE = "America/New_York"
+YEAR = Window(month_bounds("2013-01", ZONE)[0], month_bounds("2013-12", ZONE)[1])
+TILE = timedelta(days=364)
+"""A year of whole weeks: repeated, it keeps its weekdays."""
+
+LOOKBACK = timedelta(days=36)
+FIELDS = ["carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival"]
+LEAD = timedelta(hours=2)
+DECLARATIONS = Path(__file__).parents[1] / "assets" / "aviation" / "features" / "defs.yaml"
+
+Sources = dict[str, pl.LazyFrame]
+
+
+def declared_views() -> list[FeatureView]:
+    """Return the aviation views as their defs.yaml declares them."""
+    documents = yaml.safe_load_all(DECLARATIONS.read_text(encoding="utf-8"))
+    fields = set(FeatureView.model_fields)
+    return [
+        FeatureView.model_validate({name: value for name, value in each["attributes"].items() if name in fields})
+        for each in documents
+    ]
+
+
+def landed_sources(folder: Path) -> Sources:
+    """Land and load the year as the platform does, outside the time measured."""
+    landing = Landing(folder)
+    land(landing, "2013-12")
+    airports = loaders.airports(landing.find("airports", None).path)
+    months = landing.partitions("flights")
+    flights = pl.concat([loaders.flights(landing.find("flights", month).path, airports) for month in months])
+    weather = pl.concat([loaders.weather(landing.find("weather", month).path) for month in months])
+    planes = loaders.planes(landing.find("planes", None).path)
+    return {"flights": flights.lazy(), "weather": weather.lazy(), "planes": planes.lazy()}
+
+
+def labelled(sources: Sources) -> pl.LazyFrame:
+    """Return the flights with an outcome, as examples."""
+    flights = sources["flights"].filter(pl.col("arr_delay").is_not_null())
+    return flights.select(*FIELDS, "arr_delay", (pl.col("scheduled_departure") - LEAD).alias(PREDICT_AT))
+
+
+def by_the_engine(views: list[FeatureView], sources: Sources, examples: pl.LazyFrame) -> pl.DataFrame:
+    """Build every log with all its checks, and read them."""
+    features = FeatureSet(views)
+    logs = {view.name: build(view, sources, YEAR).frame.lazy() for view in features.stored}
+    return features.as_of(examples, logs).collect()
+
+
+def by_hand(views: list[FeatureView], sources: Sources, examples: pl.LazyFrame) -> pl.DataFrame:
+    """Do the same without an engine: the functions, a sort, a join after the other, and no check of anything."""
+    rows = examples.collect().sort(PREDICT_AT, maintain_order=True)
+    requests = [view for view in views if view.kind == "request"]
+    for view in (each for each in requests if not each.inputs):
+        rows = rows.hstack(load_function(view.function)(rows).rename(view.column))
+    rows = rows.with_columns(
+        hour="schedule__hour", weekday="schedule__weekday", departure_hour="schedule__departure_hour"
+    )
+    for view in (each for each in views if each.kind == "stored"):
+        facts = _plain_facts(view, sources).rename({name: view.column(name) for name in view.dtypes})
+        keys = [pl.col(key).cast(facts.schema[key]) for key in view.entity]
+        tolerance = None if view.tolerance_minutes is None else timedelta(minutes=view.tolerance_minutes)
+        rows = rows.with_columns(keys).join_asof(
+            facts,
+            left_on=PREDICT_AT,
+            right_on=KNOWN_AT,
+            by=view.entity or None,
+            tolerance=tolerance,
+            check_sortedness=False,
+        )
+        rows = rows.drop(KNOWN_AT, strict=False)
+    for view in (each for each in requests if each.inputs):
+        rows = rows.hstack(load_function(view.function)(rows.with_columns(as_of=PREDICT_AT)).rename(view.column))
+    return rows
+
+
+def joined_by_pandas(views: list[FeatureView], logs: dict[str, pl.DataFrame], rows: pl.DataFrame) -> int:
+    """Join all stored views with `merge_asof`; return the height of the result."""
+    import pandas as pd
+
+    frame = rows.sort(PREDICT_AT).to_pandas()
+    tables = {name: log.to_pandas() for name, log in logs.items()}
+    started = time.perf_counter()
+    for view in views:
+        values = tables[view.name].rename(columns=view.column)
+        values = values.rename(columns={view.column(name): name for name in [*view.entity, KNOWN_AT]})
+        tolerance = None if view.tolerance_minutes is None else pd.Timedelta(minutes=view.tolerance_minutes)
+        frame = pd.merge_asof(
+            frame, values, left_on=PREDICT_AT, right_on=KNOWN_AT, by=view.entity or None, tolerance=tolerance
+        ).drop(columns=KNOWN_AT)
+    _ELAPSED["pandas"] = time.perf_counter() - started
+    return len(frame)
+
+
+def joined_by_duckdb(views: list[FeatureView], logs: dict[str, pl.DataFrame], rows: pl.DataFrame) -> int:
+    """Join all stored views in one query of ASOF joins on two threads; return the height of the result."""
+    import duckdb
+
+    connection = duckdb.connect(config={"threads": 2})
+    connection.register("examples", rows.to_arrow())
+    joins, columns = [], []
+    for view in views:
+        connection.register(f"log_{view.name}", logs[view.name].to_arrow())
+        on = [f"e.{key} = {view.name}.{key}" for key in view.entity] + [f"e.{PREDICT_AT} >= {view.name}.{KNOWN_AT}"]
+        joins.append(f"ASOF LEFT JOIN log_{view.name} AS {view.name} ON {' AND '.join(on)}")
+        columns += [f"{view.name}.{name} AS {view.column(name)}" for name in view.dtypes]
+    started = time.perf_counter()
+    query = f"CREATE TABLE joined AS SELECT e.*, {', '.join(columns)} FROM examples AS e {' '.join(joins)}"
+    connection.execute(query)
+    _ELAPSED["duckdb"] = time.perf_counter() - started
+    return int(connection.execute("SELECT count(*) FROM joined").fetchall()[0][0])
+
+
+_ELAPSED: dict[str, float] = {}
+
+
+def compare(repeats: int) -> dict[str, Any]:
+    """Return the seconds of each way, best of ``repeats``, and their ratios."""
+    views = declared_views()
+    stored = [view for view in views if view.kind == "stored"]
+    with tempfile.TemporaryDirectory() as folder:
+        sources = landed_sources(Path(folder))
+        examples = labelled(sources).collect().lazy()
+    by_the_engine(views, sources, examples.head(1_000))
+    engine = _best(lambda: by_the_engine(views, sources, examples), repeats)
+    hand = _best(lambda: by_hand(views, sources, examples), repeats)
+    features = FeatureSet(views)
+    logs = {view.name: build(view, sources, YEAR).frame for view in stored}
+    lazy = {name: log.lazy() for name, log in logs.items()}
+    join_only = FeatureSet([*(view for view in views if view.name == "schedule"), *stored])
+    join = _best(lambda: join_only.as_of(examples, lazy).collect(), repeats)
+    rows = examples.collect().with_columns(
+        load_function("assets.aviation.features.request:schedule")(examples.collect()).select(
+            "hour", pl.col("departure_hour").cast(pl.Int32), pl.col("weekday").cast(pl.Int8)
+        )
+    )
+    heights = {joined_by_duckdb(stored, logs, rows), joined_by_pandas(stored, logs, rows), rows.height}
+    if len(heights) != 1:
+        raise AssertionError(f"the joins differ in height: {heights}")
+    return {
+        "flights": rows.height,
+        "features": len(features.feature_names),
+        "facts": sum(log.height for log in logs.values()),
+        "seconds": round(engine, 2),
+        "by_hand_seconds": round(hand, 2),
+        "ratio_to_by_hand": round(engine / hand, 2),
+        "join_seconds": round(join, 2),
+        "pandas_join_seconds": round(_ELAPSED["pandas"], 2),
+        "duckdb_join_seconds": round(_ELAPSED["duckdb"], 2),
+        "times_faster_than_pandas": round(_ELAPSED["pandas"] / join, 2),
+        "times_faster_than_duckdb": round(_ELAPSED["duckdb"] / join, 2),
+    }
+
+
+def grow(tiles: int, folder: Path) -> dict[str, Any]:
+    """Build the views of ``tiles`` years, a year at a time, and join all their flights in one stream to a file."""
+    views = declared_views()
+    features = FeatureSet(views)
+    sources = landed_sources(folder / "landing")
+    started = time.perf_counter()
+    for tile in range(tiles):
+        _build_year(features, sources, tile, tiles, folder)
+    built = time.perf_counter() - started
+    logs = {view.name: pl.scan_parquet(folder / view.name / "*.parquet") for view in features.stored}
+    examples = pl.scan_parquet(folder / "examples" / "*.parquet")
+    features.as_of(examples, logs).sink_parquet(folder / "joined.parquet", compression="uncompressed", lazy=False)
+    elapsed = time.perf_counter() - started
+    rows = pl.scan_parquet(folder / "joined.parquet").select(pl.len()).collect().item()
+    return {
+        "tiles": tiles,
+        "flights": rows,
+        "seconds": round(elapsed, 1),
+        "build_seconds": round(built, 1),
+        "join_seconds": round(elapsed - built, 1),
+        "seconds_per_million_flights": round(elapsed / rows * 1e6, 2),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+    }
+
+
+def _build_year(features: FeatureSet, sources: Sources, tile: int, tiles: int, folder: Path) -> None:
+    end = YEAR.end if tile == tiles - 1 else YEAR.start + TILE
+    window = Window(YEAR.start + tile * TILE, end + tile * TILE)
+    seen = {name: _tiled(frame, tile) for name, frame in sources.items()}
+    for view in features.stored:
+        if view.sources[0].dataset == "planes" and tile:
+            continue
+        (folder / view.name).mkdir(exist_ok=True)
+        build(view, seen, window).frame.write_parquet(folder / view.name / f"{tile:03}.parquet", compression="lz4")
+    (folder / "examples").mkdir(exist_ok=True)
+    inside = (pl.col("scheduled_departure") >= window.start) & (pl.col("scheduled_departure") < window.end)
+    labelled(seen).filter(inside).collect().write_parquet(folder / "examples" / f"{tile:03}.parquet")
+
+
+def _tiled(frame: pl.LazyFrame, tile: int) -> pl.LazyFrame:
+    """Return the year ``tile`` and the last weeks of the year before, as they repeat the one there is."""
+    clock = next((name for name in ("scheduled_departure", "observed_at") if name in frame.collect_schema()), None)
+    if clock is None:
+        return frame
+    times = [name for name, dtype in frame.collect_schema().items() if dtype == pl.Datetime("us", "UTC")]
+    own = frame.with_columns(pl.col(times) + tile * TILE)
+    if not tile:
+        return own
+    end: datetime = YEAR.start + TILE
+    last_weeks = frame.filter((pl.col(clock) >= end - LOOKBACK) & (pl.col(clock) < end))
+    return pl.concat([last_weeks.with_columns(pl.col(times) + (tile - 1) * TILE), own])
+
+
+def _plain_facts(view: FeatureView, sources: Sources) -> pl.DataFrame:
+    function = load_function(view.function)
+    given = {source.dataset: sources[source.dataset] for source in view.sources}
+    found = function(given, YEAR) if len(inspect.signature(function).parameters) > 1 else function(given)
+    facts = found.lazy().collect().with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
+    return facts.with_columns(pl.col(name).cast(dtype) for name, dtype in view.dtypes.items()).sort(KNOWN_AT)
+
+
+def _best(action: Callable[[], object], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _in_a_process_of_its_own(tiles: int) -> dict[str, Any]:
+    # Peak memory is that of a process: each size gets a fresh one.
+    command = [sys.executable, __file__, "--grow-once", str(tiles)]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of which the best counts")
+    parser.add_argument("--tiles", type=int, nargs="*", default=[], help="years to repeat, like 1 10 100")
+    parser.add_argument("--grow-once", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.grow_once:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(grow(arguments.grow_once, Path(folder))))
+        return
+    result: dict[str, Any] = compare(arguments.repeats)
+    growth = [_in_a_process_of_its_own(tiles) for tiles in arguments.tiles]
+    if arguments.json:
+        print(json.dumps(result | ({"growth": growth} if growth else {})))
+        return
+    console = Console()
+    console.print(_table("A year of features", [result]))
+    if growth:
+        console.print(_table("Growth", growth))
+
+
+if __name__ == "__main__":
+    main()
