@@ -1,0 +1,165 @@
+"""What the platform adds to a fit: `fit_candidate` beside bare `lgb.train` on the same arrays.
+
+Both make the same models: one with early stopping on validation, and (with refit) one on all rows before the test.
+Encoding, checks, checkpoints, calibration and accounting are the platform's share. Rows come from a seed.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from ml_platform.features.encoder import Encoder
+from ml_platform.training.candidate import fit_candidate
+from ml_platform.training.lightgbm_trainer import LightGBMSettings, seeds_of_segment
+from ml_platform.training.splits import LABEL, Split, SplitSettings, split_by_time
+from ml_platform.training.trainer import TrainerSettings
+
+GOAL = 1.5
+MONTH = "2013-12"
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What bare LightGBM is given."""
+
+    features: npt.NDArray[np.float32]
+    label: npt.NDArray[np.float64]
+    train_rows: int
+    validation_rows: int
+    categories: list[int]
+
+
+def year(rows: int, features: int, seed: int) -> pl.DataFrame:
+    """Return a training set over 2013: numbers with gaps, one category of 100, a label that a few features decide."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((rows, features), dtype=np.float32)
+    place = rng.integers(0, 100, rows)
+    score = values[:, 0] + values[:, 1] * values[:, 2] + 0.3 * (place % 5) + 2 * rng.standard_normal(rows)
+    values[rng.random((rows, features), dtype=np.float32) < 0.05] = np.nan
+    start = datetime(2013, 1, 1, tzinfo=UTC)
+    predict_at = pl.datetime_range(start, start + timedelta(days=365), eager=True, interval="1s").gather(
+        np.sort(rng.integers(0, 365 * 86_400, rows))
+    )
+    return pl.DataFrame({f"f{at}": values[:, at] for at in range(features)}).with_columns(
+        pl.Series("place", place.astype(str)),
+        pl.Series("predict_at", predict_at.cast(pl.Datetime("us", "UTC"))),
+        pl.Series(LABEL, (score > 1.5).astype(np.int8)),
+        label_known_at=predict_at.cast(pl.Datetime("us", "UTC")) + timedelta(hours=2),
+    )
+
+
+def bare(arrays: Arrays, settings: LightGBMSettings, refit: bool) -> int:
+    """Train with early stopping, and again on all rows, as a plain script would; return the rounds found."""
+    parameters = settings.parameters("classification") | seeds_of_segment(0, 0)
+    train = slice(0, arrays.train_rows)
+    held_out = slice(len(arrays.label) - arrays.validation_rows, None)
+
+    def dataset(rows: slice, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+        return lgb.Dataset(
+            arrays.features[rows],
+            arrays.label[rows],
+            categorical_feature=arrays.categories,
+            params=parameters,
+            reference=reference,
+        )
+
+    data = dataset(train)
+    booster = lgb.train(
+        parameters,
+        data,
+        settings.max_rounds,
+        valid_sets=[dataset(held_out, data)],
+        callbacks=[lgb.early_stopping(settings.patience, verbose=False)],
+    )
+    if refit:
+        grown = round(booster.best_iteration * len(arrays.label) / arrays.train_rows)
+        lgb.train(parameters, dataset(slice(None)), grown)
+    return int(booster.best_iteration)
+
+
+def compare(rows: int, features: int, rounds: int, repeats: int, seed: int, threads: int = 0) -> dict[str, Any]:
+    """Return the seconds of both, with and without refit, medians of ``repeats`` after one warm-up."""
+    # Patience beyond the rounds: both sides then do the same number of rounds, whatever the seeds.
+    fixed = {"max_rounds": rounds, "patience": rounds, "num_threads": threads}
+    settings = LightGBMSettings.model_validate(fixed)
+    frame = year(rows, features, seed)
+    split = split_by_time(frame, MONTH, "UTC", SplitSettings(), model="benchmark")
+    names = [name for name in frame.columns if name.startswith("f") or name == "place"]
+    arrays = _arrays(split, names)
+    bare(arrays, LightGBMSettings(max_rounds=2), refit=False)
+    found = []
+    for refit in (False, True):
+        declared = TrainerSettings(settings=fixed, refit=refit, calibration="platt")
+        plain, platform = [], []
+        for _ in range(repeats):
+            plain.append(_seconds(lambda refit=refit: bare(arrays, settings, refit)))
+            with tempfile.TemporaryDirectory() as folder:
+                platform.append(
+                    _seconds(
+                        lambda declared=declared, folder=folder: fit_candidate(
+                            split, names, declared, task="classification", checkpoint=Path(folder) / "checkpoint"
+                        )
+                    )
+                )
+        one, other = float(np.median(plain)), float(np.median(platform))
+        found.append({"refit": refit, "bare_seconds": one, "platform_seconds": other, "ratio": other / one})
+    return {"rows": rows, "features": len(names), "rounds": rounds, "goal_ratio": GOAL, "fits": found}
+
+
+def _arrays(split: Split, names: list[str]) -> Arrays:
+    known = split.known
+    encoder = Encoder.fit(known, names)
+    label = known[LABEL].cast(pl.Float64).to_numpy()
+    return Arrays(
+        encoder.transform(known), label, split.train.height, split.validation.height, encoder.category_indices
+    )
+
+
+def _seconds(work: Any) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """Print a table, or one JSON object with ``--json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=300_000, help="rows of the year")
+    parser.add_argument("--features", type=int, default=100, help="numerical features")
+    parser.add_argument("--rounds", type=int, default=200, help="boosting rounds")
+    parser.add_argument("--repeats", type=int, default=1, help="repetitions, of which the median counts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the rows")
+    parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one for each core")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    asked = parser.parse_args()
+    found = compare(asked.rows, asked.features, asked.rounds, asked.repeats, asked.seed, asked.threads)
+    if asked.json:
+        print(json.dumps(found))
+        return
+    table = Table(title=f"{found['rows']:,} rows x {found['features']} features, {found['rounds']} rounds")
+    for heading in ("fit", "bare lgb.train, s", "fit_candidate, s", f"ratio (goal ≤ {GOAL})"):
+        table.add_column(heading, justify="left" if heading == "fit" else "right")
+    for each in found["fits"]:
+        table.add_row(
+            "early stopping, then refit" if each["refit"] else "early stopping",
+            f"{each['bare_seconds']:.2f}",
+            f"{each['platform_seconds']:.2f}",
+            f"{each['ratio']:.2f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
