@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -11,6 +12,7 @@ import polars as pl
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 FORMAT = "ml_platform.encoder/1"
+FEW_ROWS = 16
 
 
 class EncoderError(PlatformError):
@@ -60,19 +62,33 @@ class Encoder:
         _demand(frame, self.feature_names)
         matrix = np.empty((frame.height, len(self.feature_names)), dtype=np.float32)
         for place, name in enumerate(self.feature_names):
-            column = frame[name]
-            if column.dtype != pl.Null and _is_text(column.dtype) != (name in self.categories):
-                raise EncoderError(
-                    f"Feature '{name}'",
-                    expected="a category" if name in self.categories else "a number",
-                    found=str(column.dtype),
-                    mend="Pass the features of the views that the model was trained with.",
-                )
-            if name in self.categories:
-                column = _codes(column, self.categories[name])
-            matrix[:, place] = column.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+            matrix[:, place] = self.encoded(name, frame[name])
         matrix[np.isinf(matrix)] = np.nan
         return matrix
+
+    def encoded(self, name: str, column: pl.Series) -> np.ndarray:
+        """Return feature ``name`` as float32 (n): the column of :meth:`transform`, infinite values still in it."""
+        if column.dtype != pl.Null and _is_text(column.dtype) != (name in self.categories):
+            raise EncoderError(
+                f"Feature '{name}'",
+                expected="a category" if name in self.categories else "a number",
+                found=str(column.dtype),
+                mend="Pass the features of the views that the model was trained with.",
+            )
+        if name not in self.categories:
+            return column.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+        if len(column) <= FEW_ROWS:
+            codes = self.codes(name)
+            return np.array([codes.get(text, np.nan) for text in column.to_list()], dtype=np.float32)
+        return _codes(column, self.categories[name]).fill_null(float("nan")).to_numpy()
+
+    def codes(self, name: str) -> dict[str, int]:
+        """Return the code of each category of feature ``name``."""
+        return self._codes[name]
+
+    @cached_property
+    def _codes(self) -> dict[str, dict[str, int]]:
+        return {name: {text: code for code, text in enumerate(values)} for name, values in self.categories.items()}
 
     def to_json(self) -> str:
         """Return the encoder as JSON; :meth:`from_json` gives back an equal one."""

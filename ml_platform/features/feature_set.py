@@ -10,7 +10,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
+import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
@@ -18,7 +20,8 @@ from ml_platform.data.lake import Lake
 from ml_platform.data.references import load_function
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features import change_log
-from ml_platform.features.online import OnlineStore
+from ml_platform.features.encoder import Encoder
+from ml_platform.features.online import Lookup, OnlineStore
 from ml_platform.features.point_in_time import (
     CHUNK_ROWS,
     AsOfReader,
@@ -31,20 +34,74 @@ from ml_platform.features.point_in_time import (
 from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT, FeatureView, ViewError
 
 
-@dataclass(frozen=True)
 class Served:
     """Features read online, and what is needed to read the very same ones offline later.
 
-    ``frame`` has the features (n rows, in the order of the request). ``as_of`` (n instants) is the time that ages are
-    measured from; ``watermarks`` says up to when each view's facts were known to the store. Keep the three beside the
-    prediction: `skew.py` recomputes from them. ``ages`` (n rows, a column per stored view) are minutes, null where the
-    view gave nothing or only something stale.
+    ``as_of`` (n instants) is the time that ages are measured from; ``watermarks`` says up to when each view's facts
+    were known to the store. Keep both beside the features of a prediction: `skew.py` recomputes from them.
+
+    The tables are made when they are asked for. A service that answers first and logs later takes :meth:`encoded` for
+    its model at once, and ``frame`` when there is time.
     """
 
-    frame: pl.DataFrame
-    as_of: pl.Series
-    watermarks: dict[str, datetime]
-    ages: pl.DataFrame
+    def __init__(self, feature_set: "FeatureSet", requested: pl.DataFrame, found: Lookup, as_of: pl.Series) -> None:
+        self.as_of = as_of
+        self.watermarks = found.watermarks
+        self._feature_set = feature_set
+        self._requested = requested
+        self._found = found
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """The features: n rows in the order of the request, columns in the order of the set."""
+        stored = self._found.frame(self.as_of)
+        held = {column.name: column for column in (*self._requested.get_columns(), *stored.get_columns())}
+        return pl.DataFrame([held[name] for name in self._feature_set.feature_names])
+
+    @cached_property
+    def ages(self) -> pl.DataFrame:
+        """The age of what each stored view gave, in minutes (a column per view); null: nothing, or something stale."""
+        ages = self._found.ages(self.as_of)
+        return pl.DataFrame(
+            [
+                pl.Series(view.name, ages[:, place], nan_to_null=True).cast(pl.Float32)
+                for place, view in enumerate(self._found.views)
+            ]
+        )
+
+    def encoded(self, encoder: Encoder) -> np.ndarray:
+        """Return what ``encoder.transform(self.frame)`` returns, without making the frame: float32, (n, features)."""
+        matrix = np.full((len(self.as_of), len(encoder.feature_names)), np.nan, dtype=np.float32)
+        ages = self._found.ages(self.as_of)
+        usable = ~np.isnan(ages)
+        plan = self._feature_set.plan(encoder)
+        if len(plan.columns):
+            numbers = self._found.values[:, plan.columns]
+            matrix[:, plan.places] = np.where(usable[:, plan.views], numbers, np.nan)
+        for place, column, view, name in plan.texts:
+            codes = encoder.codes(name)
+            known = [codes.get(text, np.nan) for text in self._found.categories.get(name, [])]
+            raw = self._found.values[:, column]
+            present = usable[:, view] & ~np.isnan(raw)
+            matrix[present, place] = np.asarray(known, dtype=np.float32)[raw[present].astype(np.int64)]
+        for place, view in plan.ages:
+            matrix[:, place] = ages[:, view]
+        for place, name in plan.requested:
+            matrix[:, place] = encoder.encoded(name, self._requested[name])
+        matrix[np.isinf(matrix)] = np.nan
+        return matrix
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where an encoder's features come from: columns of a lookup, ages, columns of request views."""
+
+    places: np.ndarray
+    columns: np.ndarray
+    views: np.ndarray
+    texts: list[tuple[int, int, int, str]]
+    ages: list[tuple[int, int]]
+    requested: list[tuple[int, str]]
 
 
 class FeatureSet:
@@ -66,9 +123,10 @@ class FeatureSet:
         self._before = [view for view in self.views if view.kind == "request" and not view.inputs]
         self._after = [view for view in self.views if view.kind == "request" and view.inputs]
         self._derived = {name: view.column(name) for view in self._before for name in view.dtypes}
+        self._plans: dict[int, tuple[Encoder, _Plan]] = {}
         self._check()
 
-    @property
+    @cached_property
     def feature_names(self) -> list[str]:
         """The columns that a model sees, in the order of the views and of their features."""
         return [name for view in self.views for name in view.feature_names if name not in self.leave_out]
@@ -135,10 +193,36 @@ class FeatureSet:
         wanted = {name: keys[name].to_list() for name in keys.columns if name != PREDICT_AT}
         found = store.lookup(self.stored, wanted, rows.height)
         as_of = found.as_of(rows[PREDICT_AT])
-        read = pl.concat([before, found.frame(as_of)], how="horizontal")
-        ages = read.select(pl.col(view.age_column).alias(view.name) for view in self.stored)
-        values = self._derive(rows, read, as_of)
-        return Served(values.select(self.feature_names), as_of, found.watermarks, ages)
+        needed = {name for view in self._after for name in view.inputs}
+        read = pl.concat([before, found.frame(as_of, names=sorted(needed))], how="horizontal")
+        return Served(self, self._derive(rows, read, as_of), found, as_of)
+
+    def plan(self, encoder: Encoder) -> _Plan:
+        """Return where the features of ``encoder`` come from; made once for each encoder."""
+        held = self._plans.get(id(encoder))
+        if held is None or held[0] is not encoder:
+            held = encoder, self._planned(encoder)
+            self._plans[id(encoder)] = held
+        return held[1]
+
+    def _planned(self, encoder: Encoder) -> _Plan:
+        stored: dict[str, tuple[int, int, pl.DataType]] = {}
+        for place, view in enumerate(self.stored):
+            for name, dtype in view.dtypes.items():
+                stored[view.column(name)] = (len(stored), place, dtype)
+        aged = {view.age_column: place for place, view in enumerate(self.stored)}
+        numbers, texts, ages, requested = [], [], [], []
+        for place, name in enumerate(encoder.feature_names):
+            if name in aged:
+                ages.append((place, aged[name]))
+            elif name not in stored:
+                requested.append((place, name))
+            elif stored[name][2] == pl.String:
+                texts.append((place, *stored[name][:2], name))
+            else:
+                numbers.append((place, *stored[name][:2]))
+        table = np.array(numbers, dtype=np.int64).reshape(-1, 3)
+        return _Plan(table[:, 0], table[:, 1], table[:, 2], texts, ages, requested)
 
     def logs(self, lake: Lake, versions: Mapping[str, int] | None = None) -> dict[str, pl.LazyFrame]:
         """Return the change log of each stored view, as of ``versions`` (view → version of its table) where given."""
@@ -160,7 +244,7 @@ class FeatureSet:
         return cls(views, held["leave_out"])  # type: ignore[arg-type]
 
     def _requested(self, rows: pl.DataFrame) -> pl.DataFrame:
-        parts = [_computed(view, rows.select(*view.fields, PREDICT_AT)) for view in self._before]
+        parts = [_computed(view, _picked(rows, [*view.fields, PREDICT_AT])) for view in self._before]
         # A frame without columns would lose the height.
         return pl.concat(parts, how="horizontal") if parts else pl.DataFrame(height=rows.height)
 
@@ -173,8 +257,8 @@ class FeatureSet:
         named = {view.name: view for view in self.views}
         for view in self._after:
             inputs = [column for name in view.inputs for column in named[name].columns]
-            seen = rows.select(*view.fields, PREDICT_AT).with_columns(as_of.alias(AS_OF))
-            read = read.hstack(_computed(view, seen.hstack(read.select(inputs))))
+            seen = [*_picked(rows, [*view.fields, PREDICT_AT]).get_columns(), as_of.alias(AS_OF)]
+            read = read.hstack(_computed(view, pl.DataFrame([*seen, *_picked(read, inputs).get_columns()])))
         return read
 
     def _demand_fields(self, schema: Mapping[str, pl.DataType]) -> None:
@@ -233,4 +317,9 @@ def _computed(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
             found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
             mend="Mend the function or the declared features.",
         )
-    return frame.select(pl.col(name).cast(dtype).alias(view.column(name)) for name, dtype in view.dtypes.items())
+    return pl.DataFrame([frame[name].cast(dtype).alias(view.column(name)) for name, dtype in view.dtypes.items()])
+
+
+def _picked(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    # Without the query engine, which costs a request of one row more than everything else.
+    return pl.DataFrame([frame[name] for name in names]) if names else pl.DataFrame(height=frame.height)

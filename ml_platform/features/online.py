@@ -18,6 +18,7 @@ from ml_platform.features.view import AS_OF, INSTANT, KNOWN_AT, FeatureView
 ABSENT = np.iinfo(np.int64).min
 """The known_at (microseconds) of an entity of which nothing is known."""
 
+FEW_ROWS = 16
 _MICROSECONDS = 60_000_000
 
 
@@ -85,27 +86,30 @@ class Lookup:
         The second happens when a flight of last week is asked for: the answer is made with what is known today.
         """
         newest = max(self.watermarks.values(), default=datetime.fromtimestamp(0, UTC))
-        floor = pl.lit(newest).cast(INSTANT)
-        return pl.select(pl.max_horizontal(predict_at.cast(INSTANT), floor).alias(AS_OF))[AS_OF]
+        floor = (newest - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+        asked = predict_at.cast(INSTANT).to_physical().to_numpy()
+        return pl.Series(AS_OF, np.maximum(asked, floor)).cast(INSTANT)
 
-    def frame(self, as_of: pl.Series) -> pl.DataFrame:
+    def frame(self, as_of: pl.Series, names: Sequence[str] | None = None) -> pl.DataFrame:
         """Return the columns ``<view>__…`` and ``<view>__age_minutes`` for an ``as_of`` per row (n, instants).
 
-        A fact older than its view's tolerance counts as missing: values and age are null.
+        Only those of the views in ``names`` where these are given. A fact older than its view's tolerance counts as
+        missing: values and age are null.
         """
         ages = self.ages(as_of)
         usable = ~np.isnan(ages)
         columns: list[pl.Series] = []
         start = 0
         for place, view in enumerate(self.views):
-            fresh = bool(usable[:, place].all())
-            for name, dtype in view.dtypes.items():
-                raw = self.values[:, start]
-                start += 1
-                raw = raw if fresh else np.where(usable[:, place], raw, np.nan)
-                columns.append(self._series(view.column(name), raw, dtype))
-            columns.append(pl.Series(view.age_column, ages[:, place], nan_to_null=True).cast(pl.Float32))
-        return pl.DataFrame(columns)
+            dtypes = view.dtypes
+            end = start + len(dtypes)
+            if names is None or view.name in names:
+                block = np.where(usable[:, place, None], self.values[:, start:end], np.nan).T
+                for raw, (name, dtype) in zip(block, dtypes.items(), strict=True):
+                    columns.append(self._series(view.column(name), raw, dtype))
+                columns.append(_numbers(view.age_column, ages[:, place], pl.Float32()))
+            start = end
+        return pl.DataFrame(columns) if columns else pl.DataFrame(height=len(as_of))
 
     def ages(self, as_of: pl.Series) -> np.ndarray:
         """Return the age of each fact used, in minutes (n × v, float64); NaN where there is none or it is stale."""
@@ -118,13 +122,19 @@ class Lookup:
         return np.where(absent | (minutes > tolerance), np.nan, minutes)
 
     def _series(self, name: str, raw: np.ndarray, dtype: pl.DataType) -> pl.Series:
-        numbers = pl.Series(name, raw, nan_to_null=True)
         if dtype == pl.String:
-            known = pl.Series(self.categories.get(name, []), dtype=pl.String)
-            return known.gather(numbers.cast(pl.UInt32)).alias(name) if len(known) else numbers.cast(pl.String)
-        if dtype == INSTANT:
-            return numbers.cast(pl.Int64).cast(INSTANT)
-        return numbers.cast(dtype)
+            known = self.categories.get(name, [])
+            return pl.Series(name, [None if code != code else known[int(code)] for code in raw.tolist()], dtype)
+        return _numbers(name, raw, dtype)
+
+
+def _numbers(name: str, raw: np.ndarray, dtype: pl.DataType) -> pl.Series:
+    if len(raw) <= FEW_ROWS:
+        # For a few rows a list is several times faster than an array.
+        listed = pl.Series(name, [None if value != value else value for value in raw.tolist()], pl.Float64)
+    else:
+        listed = pl.Series(name, raw, nan_to_null=True)
+    return listed.cast(pl.Int64).cast(dtype) if dtype == INSTANT else listed.cast(dtype)
 
 
 class OnlineStore(Protocol):

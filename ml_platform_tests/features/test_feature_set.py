@@ -3,11 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online import last_facts
 from ml_platform.features.snapshot import SnapshotStore
@@ -142,6 +144,15 @@ def test_both_reads_give_equal_values(tmp_path_factory, asked: list, late: int) 
     online = chosen.online(request, store(tmp_path_factory.mktemp("online")))
     assert offline.drop("label").equals(online)
     assert offline.drop("label").schema == online.schema
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(tails, st.integers(0, 5)), min_size=1, max_size=20), st.integers(1, 90))
+def test_encoded_without_a_frame_is_what_the_frame_encodes_to(tmp_path_factory, asked: list, late: int) -> None:
+    chosen, request = FeatureSet(VIEWS), rows(*asked, late=late)
+    encoder = Encoder.fit(chosen.as_of(rows(("N1", 3)).lazy(), LOGS).collect(), chosen.feature_names)
+    served = chosen.serve(request, store(tmp_path_factory.mktemp("online")))
+    np.testing.assert_array_equal(served.encoded(encoder), encoder.transform(served.frame))
 
 
 def test_prediction_before_the_watermark_stands_as_of_the_watermark(tmp_path) -> None:
