@@ -76,11 +76,12 @@ class Encoder:
                 mend="Pass the features of the views that the model was trained with.",
             )
         if name not in self.categories:
-            return column.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+            # To numpy, a null of a float is NaN.
+            return column.cast(pl.Float32).to_numpy()
         if len(column) <= FEW_ROWS:
             codes = self.codes(name)
             return np.array([codes.get(text, np.nan) for text in column.to_list()], dtype=np.float32)
-        return _codes(column, self.categories[name]).fill_null(float("nan")).to_numpy()
+        return _codes(column, self.categories[name]).to_numpy()
 
     def codes(self, name: str) -> dict[str, int]:
         """Return the code of each category of feature ``name``."""

@@ -87,7 +87,7 @@ class Lookup:
         """
         newest = max(self.watermarks.values(), default=datetime.fromtimestamp(0, UTC))
         floor = (newest - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
-        asked = predict_at.cast(INSTANT).to_physical().to_numpy()
+        asked = predict_at.cast(INSTANT).cast(pl.Int64).to_numpy()
         return pl.Series(AS_OF, np.maximum(asked, floor)).cast(INSTANT)
 
     def frame(self, as_of: pl.Series, names: Sequence[str] | None = None) -> pl.DataFrame:
@@ -113,7 +113,7 @@ class Lookup:
 
     def ages(self, as_of: pl.Series) -> np.ndarray:
         """Return the age of each fact used, in minutes (n × v, float64); NaN where there is none or it is stale."""
-        now = as_of.cast(INSTANT).to_physical().to_numpy()[:, None]
+        now = as_of.cast(INSTANT).cast(pl.Int64).to_numpy()[:, None]
         tolerance = np.array(
             [np.inf if view.tolerance_minutes is None else view.tolerance_minutes for view in self.views]
         )

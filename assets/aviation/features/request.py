@@ -2,10 +2,14 @@
 
 from functools import lru_cache
 
+import numpy as np
 import polars as pl
 
 NEW_YORK = "America/New_York"
 HOLIDAY_HORIZON_DAYS = 8
+DAYS_OF_YEAR = 366
+"""Rounded up: years come out right or one too early, and the years beside them are looked up too."""
+
 TURNAROUND_MINUTES = 40
 SAME_DAY_MINUTES = 20 * 60
 
@@ -27,14 +31,11 @@ def schedule(rows: pl.DataFrame) -> pl.DataFrame:
         day_of_year=day.dt.ordinal_day(),
         block=_minutes(pl.col("scheduled_arrival") - pl.col("scheduled_departure")),
         departure_hour=pl.col("scheduled_departure").dt.epoch("s") // 3600,
-        date=day,
+        day=day.cast(pl.Int32),
     )
-    years = found["date"].drop_nulls().dt.year().unique().to_list()
-    known = _holidays(tuple(sorted(years)))
-    return found.with_columns(
-        days_to_holiday=_distance(found["date"], known, ahead=True),
-        days_since_holiday=_distance(found["date"], known, ahead=False),
-    ).drop("date")
+    # Plain arrays from here: for a single row, each call of the query engine would cost more than all of this.
+    days = found["day"].to_numpy()
+    return pl.DataFrame([*found.drop("day").get_columns(), *_beside_holidays(days)])
 
 
 def outlook(rows: pl.DataFrame) -> pl.DataFrame:
@@ -66,20 +67,24 @@ def _minutes(duration: pl.Expr) -> pl.Expr:
     return duration.dt.total_minutes()
 
 
+def _beside_holidays(days: np.ndarray) -> list[pl.Series]:
+    """Return days to the next holiday and since the last one: 0 on the day itself, at most eight."""
+    years = days[~np.isnan(days)] if days.dtype.kind == "f" else days
+    if not len(years):
+        return [pl.Series(name, [None] * len(days), pl.Int64) for name in ("days_to_holiday", "days_since_holiday")]
+    known = _holidays(int(years.min()) // DAYS_OF_YEAR + 1970, int(years.max()) // DAYS_OF_YEAR + 1970)
+    ahead = known[np.searchsorted(known, days, side="left")] - days
+    since = days - known[np.searchsorted(known, days, side="right") - 1]
+    return [
+        pl.Series(name, np.minimum(distance, HOLIDAY_HORIZON_DAYS), nan_to_null=True)
+        for name, distance in (("days_to_holiday", ahead), ("days_since_holiday", since))
+    ]
+
+
 @lru_cache(maxsize=32)
-def _holidays(years: tuple[int, ...]) -> pl.Series:
-    """Return the federal holidays of ``years`` and of those beside them, sorted."""
+def _holidays(first: int, last: int) -> np.ndarray:
+    """Return the federal holidays of the years from ``first`` to ``last`` and those beside them: days since 1970."""
     import holidays
 
-    wanted = {year + beside for year in years for beside in (-1, 0, 1)}
-    return pl.Series(sorted(holidays.country_holidays("US", years=wanted)), dtype=pl.Date)
-
-
-def _distance(days: pl.Series, known: pl.Series, *, ahead: bool) -> pl.Series:
-    """Return days to the next holiday (or since the last one), 0 on the day itself, at most eight."""
-    if known.is_empty():
-        return pl.Series(dtype=pl.Int64).extend_constant(None, len(days))
-    place = known.search_sorted(days, side="left" if ahead else "right")
-    nearest = known.gather(place if ahead else place - 1)
-    distance = (nearest - days) if ahead else (days - nearest)
-    return distance.dt.total_days().clip(0, HOLIDAY_HORIZON_DAYS)
+    found = holidays.country_holidays("US", years=range(first - 1, last + 2))
+    return np.array(sorted(found), dtype="datetime64[D]").astype(np.int64)
