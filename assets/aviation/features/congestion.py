@@ -76,7 +76,9 @@ def usual_schedule(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataF
     )
     night = pl.col("date").cast(pl.Datetime("us", "UTC")) + pl.duration(days=1, minutes=NIGHT_UTC)
     facts = means.select(*keys, night.alias("known_at"), pl.col("in_hour").cast(pl.Float32))
-    return facts.filter(pl.col("known_at") >= window.start).sort("known_at", *keys)
+    # An hour in which nothing leaves is told of by no row: which hours there will be in summer is not known in winter.
+    told = (pl.col("known_at") >= window.start) & (pl.col("in_hour") > 0)
+    return facts.filter(told).sort("known_at", *keys)
 
 
 def _shifted(hours: int) -> pl.Expr:

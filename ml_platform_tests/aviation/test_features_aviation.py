@@ -1,0 +1,174 @@
+"""The aviation views on a small world whose numbers are worked out by hand, and on real flights."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from assets.aviation.datasets import loaders
+from assets.aviation.features import aircraft, delays, history, request, weather
+from assets.aviation.landing import land
+from ml_platform.data.landing import Landing
+from ml_platform.data.partitions import month_bounds
+from ml_platform.features.change_log import Window, build
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.leak import check, choose_cuts
+from ml_platform.features.view import FeatureView
+
+NOON = datetime(2013, 3, 5, 12, tzinfo=UTC)
+WINDOW = Window(NOON - timedelta(hours=12), NOON + timedelta(hours=12))
+DECLARATIONS = Path(delays.__file__).with_name("defs.yaml")
+
+
+def at(minutes: int) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def flights(*rows: tuple[int, int | None, int | None]) -> dict[str, pl.LazyFrame]:
+    """Flights of one aircraft from JFK to LAX, each planned for 100 minutes: due, minutes late out, minutes late in."""
+    records = [
+        {
+            "origin": "JFK",
+            "dest": "LAX",
+            "carrier": "AA",
+            "flight": 1,
+            "tailnum": "N1",
+            "scheduled_departure": at(due),
+            "scheduled_arrival": at(due + 100),
+            "departed_at": None if out is None else at(due + out),
+            "arrived_at": None if late is None else at(due + 100 + late),
+        }
+        for due, out, late in rows
+    ]
+    times = ["scheduled_departure", "scheduled_arrival", "departed_at", "arrived_at"]
+    return {"flights": pl.LazyFrame(records).with_columns(pl.col(times).cast(pl.Datetime("us", "UTC")))}
+
+
+def fact(facts: pl.DataFrame, minutes: int) -> dict[str, float]:
+    return facts.filter(pl.col("known_at") == at(minutes)).row(0, named=True)
+
+
+def declared() -> list[FeatureView]:
+    fields = set(FeatureView.model_fields)
+    documents = yaml.safe_load_all(DECLARATIONS.read_text(encoding="utf-8"))
+    return [FeatureView.model_validate({k: v for k, v in d["attributes"].items() if k in fields}) for d in documents]
+
+
+def test_departures_count_from_the_tick_at_which_they_are_known() -> None:
+    facts = delays.origin(flights((0, 5, 0), (10, 30, 40)), WINDOW)
+    # The first left at 12:05: unknown at 12:00, told at 12:10, out of the last hour at 13:10.
+    assert [fact(facts, m)["departures_60m"] for m in (0, 10, 40, 60, 70)] == [0, 1, 2, 2, 1]
+    assert fact(facts, 40)["departure_delay_60m"] == (5 + 30) / 2
+    assert fact(facts, 40)["departures_late_60m"] == 0.5
+
+
+def test_flight_that_has_not_left_is_overdue_until_it_leaves() -> None:
+    facts = delays.origin(flights((0, 35, 0)), WINDOW)
+    assert [fact(facts, m)["overdue_0m"] for m in (0, 10, 30, 40)] == [1, 1, 1, 0]
+    assert [fact(facts, m)["overdue_15m"] for m in (10, 20, 40)] == [0, 1, 0]
+    assert [fact(facts, m)["overdue_minutes"] for m in (0, 10, 30, 40)] == [0, 10, 30, 0]
+
+
+def test_cancelled_flight_is_overdue_for_four_hours_and_then_given_up() -> None:
+    facts = delays.origin(flights((0, None, None)), WINDOW)
+    assert [fact(facts, m)["overdue_0m"] for m in (230, 240)] == [1, 0]
+    assert [fact(facts, m)["given_up_360m"] for m in (230, 240, 590, 600)] == [0, 1, 1, 0]
+
+
+def test_means_of_the_last_flights_hold_the_landing_itself() -> None:
+    facts = history.route(flights((0, 0, 10), (200, 0, 20), (400, 0, 60)))
+    assert facts["arrival_delay_last_2"].to_list() == [10, 15, 40]
+    assert facts["arrivals_late_last_5"].to_list() == pytest.approx([0, 1 / 2, 2 / 3])
+    assert facts["known_at"].to_list() == [at(110), at(320), at(560)]
+
+
+def test_flights_of_more_than_thirty_days_ago_are_forgotten() -> None:
+    facts = history.route(flights((0, 0, 10), (31 * 1440, 0, 20)))
+    assert facts["arrival_delay_last_20"].to_list() == [10, 20]
+
+
+def test_leg_of_an_aircraft_is_told_as_it_becomes_known() -> None:
+    facts = aircraft.aircraft_leg(flights((0, 20, 25)))
+    assert facts.select("known_at", "status", "delay").rows() == [
+        (at(0), 0, 0), (at(15), 0, 15), (at(20), 1, 20), (at(125), 2, 25)
+    ]  # fmt: skip
+
+
+def test_news_of_an_older_leg_does_not_hide_the_newest() -> None:
+    facts = aircraft.aircraft_leg(flights((0, 90, 90), (60, None, None)))
+    assert facts.filter(pl.col("known_at") == at(60)).tail(1)["scheduled_departure"].to_list() == [at(60)]
+    assert facts.filter(pl.col("known_at") > at(60))["scheduled_departure"].unique().to_list() == [at(60)]
+
+
+def test_weather_is_known_an_hour_after_its_stamp_with_its_trend() -> None:
+    hours = [at(60 * h) for h in range(5)]
+    names = ["dewp", "humid", "pressure", "wind_speed", "wind_gust", "wind_dir", "visib", "precip"]
+    rows = pl.LazyFrame({"origin": ["JFK"] * 5, "observed_at": hours, "temp": [50.0, 51, 52, 56, 57]})
+    rows = rows.with_columns(pl.lit(1.0).alias(name) for name in names)
+    facts = weather.weather({"weather": rows}, WINDOW).collect()
+    assert fact(facts, 60)["temperature"] == 50
+    assert fact(facts, 240)["temperature_change_3h"] == 6
+    assert fact(facts, 240)["rain_3h"] == 3
+
+
+def test_schedule_is_told_on_the_clock_and_calendar_of_new_york() -> None:
+    due = pl.Series([datetime(2013, 7, 4, 3, 30, tzinfo=UTC), datetime(2013, 7, 4, 13, 5, tzinfo=UTC)])
+    rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
+    found = request.schedule(rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6)))
+    # 03:30 UTC on Independence Day is 23:30 of the day before in New York.
+    assert found.select("hour", "minute", "weekday", "days_to_holiday", "days_since_holiday", "block").rows() == [
+        (23, 30, 3, 1, 8, 360), (9, 5, 4, 0, 0, 360)
+    ]  # fmt: skip
+
+
+def test_every_view_says_of_each_column_what_it_is_and_when_its_sources_are_known() -> None:
+    views = declared()
+    assert len(views) >= 20
+    for view in views:
+        assert view.description
+        assert view.owner
+        assert all(feature.description for feature in view.features)
+        assert all(source.seen and not source.columns for source in view.sources)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> dict[str, pl.LazyFrame]:
+    landing = Landing(tmp_path_factory.mktemp("landing"))
+    land(landing, "2013-02")
+    airports = loaders.airports(landing.find("airports", None).path)
+    months = ["2013-01", "2013-02"]
+    return {
+        "flights": pl.concat([loaders.flights(landing.find("flights", m).path, airports) for m in months]).lazy(),
+        "weather": pl.concat([loaders.weather(landing.find("weather", m).path) for m in months]).lazy(),
+        "planes": loaders.planes(landing.find("planes", None).path).lazy(),
+    }
+
+
+@pytest.mark.slow
+def test_months_built_apart_hold_what_they_hold_built_together(sources) -> None:
+    january, february = (Window(*month_bounds(month, "America/New_York")) for month in ("2013-01", "2013-02"))
+    only_january = sources | {"flights": sources["flights"].filter(pl.col("scheduled_departure") < january.end)}
+    for view in (each for each in declared() if each.kind == "stored" and each.name != "published_schedule"):
+        if view.name in ("fleet", "distance"):
+            continue  # known from the beginning of whatever window is asked for
+        together = build(view, sources, Window(january.start, february.end)).frame
+        apart = pl.concat([build(view, only_january, january).frame, build(view, sources, february).frame])
+        first_half = together.filter(pl.col("known_at") < january.end)
+        assert apart.filter(pl.col("known_at") < january.end).height == first_half.height, view.name
+        assert apart.filter(pl.col("known_at") >= january.end).equals(
+            together.filter(pl.col("known_at") >= january.end)
+        ), view.name
+
+
+@pytest.mark.slow
+def test_no_feature_sees_what_became_known_later(sources) -> None:
+    window = Window(*month_bounds("2013-02", "America/New_York"))
+    due = pl.col("scheduled_departure")
+    fields = ["carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival"]
+    examples = sources["flights"].select(*fields, predict_at=due - timedelta(hours=2))
+    examples = examples.filter(pl.col("predict_at") >= window.start)
+    report = check(FeatureSet(declared()), sources, examples, window, choose_cuts(examples, 2))
+    assert report.leaks == []
+    assert report.features > 200
