@@ -20,7 +20,7 @@ from polars.io.plugins import register_io_source
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features.view import INSTANT, KNOWN_AT, PREDICT_AT, FeatureView, ViewError
 
-CHUNK_ROWS = 1_000_000
+CHUNK_ROWS = 500_000
 """Examples that are joined at a time; one day's are never divided."""
 
 _FACT = "_fact"
