@@ -1,0 +1,134 @@
+"""The OpenAPI document of a model's endpoint, made from its declaration and from nothing else."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml_platform.serving.contract import RequestContract, RequestField
+
+TYPES: dict[str, dict[str, str]] = {
+    "string": {"type": "string"},
+    "int": {"type": "integer", "format": "int64"},
+    "float": {"type": "number", "format": "double"},
+    "bool": {"type": "boolean"},
+    "datetime": {"type": "string", "format": "date-time"},
+}
+
+REFUSALS = {
+    "400": "The body is not JSON.",
+    "408": "The body did not arrive in time.",
+    "413": "Too many rows or bytes.",
+    "422": "A field is missing, unknown or wrong; `details` names the path of each.",
+    "429": "Too many requests at once; try again after the seconds in Retry-After.",
+    "500": "The service failed; its log tells why under the request id.",
+    "503": "The service cannot answer now, for example because a feature view was never published.",
+}
+
+
+def document(contract: "RequestContract", version: str) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of the endpoint of ``contract``, served by ``version`` of the model."""
+    answers = {
+        status: {"description": text, "content": _json({"$ref": "#/components/schemas/Refusal"})}
+        for status, text in REFUSALS.items()
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": contract.model, "version": version},
+        "paths": {
+            contract.path: {
+                "post": {
+                    "operationId": f"predict_{contract.model}",
+                    "summary": f"Predict {contract.model} for 1 to {contract.max_rows} rows.",
+                    "parameters": [
+                        {
+                            "name": "x-request-id",
+                            "in": "header",
+                            "required": False,
+                            "description": "Id under which the request is logged; made up where absent.",
+                            "schema": {"type": "string", "maxLength": 128},
+                        }
+                    ],
+                    "requestBody": {"required": True, "content": _json({"$ref": "#/components/schemas/Request"})},
+                    "responses": {
+                        "200": {
+                            "description": "One prediction per row, in the order of the rows.",
+                            "content": _json({"$ref": "#/components/schemas/Answer"}),
+                        },
+                        **answers,
+                    },
+                }
+            }
+        },
+        "components": {
+            "schemas": {
+                "Row": _closed({field.name: _field(field) for field in contract.fields}),
+                "Request": _closed(
+                    {
+                        "rows": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": contract.max_rows,
+                            "items": {"$ref": "#/components/schemas/Row"},
+                        }
+                    }
+                ),
+                "Prediction": _closed(
+                    {
+                        "score": {"type": "number", "description": "Probability, or value of a regression."},
+                        "label": {
+                            "type": ["boolean", "null"],
+                            "description": "Whether the score reaches the model's threshold; null for a regression.",
+                        },
+                    }
+                ),
+                "Answer": _closed(
+                    {
+                        "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}},
+                        "model": _closed({"name": {"const": contract.model}, "version": {"type": "string"}}),
+                        "request_id": {"type": "string"},
+                    }
+                ),
+                "Refusal": _closed(
+                    {
+                        "error": _closed(
+                            {
+                                "status": {"type": "integer"},
+                                "reason": {"type": "string"},
+                                "message": {"type": "string"},
+                                "details": {
+                                    "type": "array",
+                                    "items": _closed(
+                                        {name: {"type": "string"} for name in ("path", "expected", "found", "hint")}
+                                    ),
+                                },
+                            }
+                        ),
+                        "request_id": {"type": "string"},
+                    }
+                ),
+            }
+        },
+    }
+
+
+def _field(field: "RequestField") -> dict[str, Any]:
+    schema: dict[str, Any] = dict(TYPES[field.type])
+    if field.nullable:
+        schema["type"] = [schema["type"], "null"]
+    if field.description:
+        schema["description"] = field.description
+    if field.examples:
+        schema["examples"] = field.examples
+    return schema
+
+
+def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(properties),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
