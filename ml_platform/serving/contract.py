@@ -1,4 +1,4 @@
-"""What one request of a model's endpoint must hold: validation with the path of every wrong field, and its OpenAPI page.
+"""What one request of a model's endpoint must hold: the path of every wrong field, and its OpenAPI page.
 
 Apart because training declares it, the bento enforces it, and apps read it; it needs orjson and polars, nothing else.
 Values are checked column by column, in loops of C speed: a request of a thousand rows costs under two milliseconds.
@@ -28,6 +28,17 @@ ERRORS_SHOWN = 10
 
 VALUE_SHOWN = 60
 """Characters of a wrong value that are repeated in the answer."""
+
+REFUSALS = {
+    "400": "The body is not JSON.",
+    "408": "The body did not arrive in time.",
+    "413": "Too many rows or bytes.",
+    "422": "A field is missing, unknown or wrong; `details` names the path of each.",
+    "429": "Too many requests at once; try again after the seconds in Retry-After.",
+    "500": "The service failed; its log tells why under the request id.",
+    "503": "The service cannot answer now, for example because a feature view was never published.",
+}
+"""Answers other than predictions, by status; part of the OpenAPI page."""
 
 _INT64 = range(-(2**63), 2**63)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(?P<offset>[Zz]|[+-]\d\d:\d\d)?")

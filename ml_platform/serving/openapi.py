@@ -1,9 +1,8 @@
 """The OpenAPI document of a model's endpoint, made from its declaration and from nothing else."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ml_platform.serving.contract import RequestContract, RequestField
+from ml_platform.serving.contract import REFUSALS, RequestContract, RequestField
 
 TYPES: dict[str, dict[str, str]] = {
     "string": {"type": "string"},
@@ -13,18 +12,8 @@ TYPES: dict[str, dict[str, str]] = {
     "datetime": {"type": "string", "format": "date-time"},
 }
 
-REFUSALS = {
-    "400": "The body is not JSON.",
-    "408": "The body did not arrive in time.",
-    "413": "Too many rows or bytes.",
-    "422": "A field is missing, unknown or wrong; `details` names the path of each.",
-    "429": "Too many requests at once; try again after the seconds in Retry-After.",
-    "500": "The service failed; its log tells why under the request id.",
-    "503": "The service cannot answer now, for example because a feature view was never published.",
-}
 
-
-def document(contract: "RequestContract", version: str) -> dict[str, Any]:
+def document(contract: RequestContract, version: str) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of the endpoint of ``contract``, served by ``version`` of the model."""
     answers = {
         status: {"description": text, "content": _json({"$ref": "#/components/schemas/Refusal"})}
@@ -110,7 +99,7 @@ def document(contract: "RequestContract", version: str) -> dict[str, Any]:
     }
 
 
-def _field(field: "RequestField") -> dict[str, Any]:
+def _field(field: RequestField) -> dict[str, Any]:
     schema: dict[str, Any] = dict(TYPES[field.type])
     if field.nullable:
         schema["type"] = [schema["type"], "null"]

@@ -1,0 +1,77 @@
+"""What a service counts for Prometheus: latency, answers, refusals, the age of the features that answers stood on."""
+
+import math
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from bento.prediction_log import Answered
+
+LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The numbers of one service, all labelled by model and version."""
+
+    def __init__(self, model: str, version: str) -> None:
+        self.registry = CollectorRegistry()
+        named, own = ["model", "version"], {"model": model, "version": version}
+        self.latency = Histogram(
+            "ml_platform_request_seconds",
+            "Time from the last byte of a request to its answer",
+            named,
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        ).labels(**own)
+        self.rows = Counter("ml_platform_predictions", "Rows predicted", named, registry=self.registry).labels(**own)
+        self.in_flight = Gauge(
+            "ml_platform_requests_in_flight", "Requests being answered", named, registry=self.registry
+        ).labels(**own)
+        self.dropped = Gauge(
+            "ml_platform_prediction_log_dropped_rows",
+            "Rows answered but not written to the prediction log since the start",
+            named,
+            registry=self.registry,
+        ).labels(**own)
+        self._own = own
+        self._refused = Counter(
+            "ml_platform_requests_refused",
+            "Requests not answered with predictions, by reason",
+            [*named, "reason"],
+            registry=self.registry,
+        )
+        self._labels = Counter(
+            "ml_platform_prediction_labels", "Rows predicted, by label", [*named, "label"], registry=self.registry
+        )
+        self._ages = Gauge(
+            "ml_platform_feature_age_minutes",
+            "Greatest age of a view's facts in the last answered request",
+            [*named, "view"],
+            registry=self.registry,
+        )
+        self._missing = Counter(
+            "ml_platform_feature_missing_rows",
+            "Rows for which a view had nothing, or nothing young enough",
+            [*named, "view"],
+            registry=self.registry,
+        )
+
+    def refuse(self, reason: str) -> None:
+        """Count a request that was not answered with predictions."""
+        self._refused.labels(**self._own, reason=reason).inc()
+
+    def tell(self, answered: Answered) -> None:
+        """Count what an answered request stood on; called by the log's thread, so that no request pays for it."""
+        prediction = answered.prediction
+        for label in set(prediction.labels):
+            told = "none" if label is None else str(label).lower()
+            self._labels.labels(**self._own, label=told).inc(prediction.labels.count(label))  # type: ignore[arg-type]
+        for ages in prediction.served.ages:
+            missing = ages.null_count()
+            self._missing.labels(**self._own, view=ages.name).inc(missing)
+            oldest = ages.max() if missing < ages.len() else math.nan
+            self._ages.labels(**self._own, view=ages.name).set(float(oldest))  # type: ignore[arg-type]
+
+    def page(self) -> bytes:
+        """Return the numbers in Prometheus' text format."""
+        return generate_latest(self.registry)

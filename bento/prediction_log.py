@@ -1,0 +1,163 @@
+"""The prediction log: one JSON line per predicted row, written by a thread of its own that no request ever waits for.
+
+Schema of a line: ``request_id, row, model, version, role (stable | candidate | shadow), predict_at, as_of, logged_at``
+(ISO 8601, UTC), ``watermarks`` (view → up to when its facts were known), ``request`` (the fields as received),
+``features`` (the values used), ``score, label``. Files are only appended to; a full one is left and the next begun.
+"""
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from bento.predictor import Prediction
+from ml_platform.features.view import PREDICT_AT
+
+logger = logging.getLogger("bento.prediction_log")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answered request, as it is handed to the log."""
+
+    request_id: str
+    role: str
+    answered_at: datetime
+    rows: list[dict[str, Any]]
+    prediction: Prediction
+
+
+class PredictionLog:
+    """Writes answered requests to ``folder``; what it cannot keep up with is dropped and counted, never waited for."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        version: str,
+        *,
+        max_pending_rows: int = 100_000,
+        max_file_bytes: int = 64 * 2**20,
+        on_written: Callable[[Answered], None] | None = None,
+    ) -> None:
+        self.folder, self.model, self.version = folder, model, version
+        self.max_pending_rows, self.max_file_bytes = max_pending_rows, max_file_bytes
+        self.dropped_rows = 0
+        self.written_rows = 0
+        self._on_written = on_written
+        self._pending: deque[Answered] = deque()
+        self._pending_rows = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._file: IO[bytes] | None = None
+        self._count = 0
+        self._thread = threading.Thread(target=self._write_all, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    def put(self, answered: Answered) -> None:
+        """Take ``answered``, or count its rows as dropped when too many wait. Returns at once."""
+        rows = len(answered.rows)
+        with self._changed:
+            if self._closing or self._pending_rows + rows > self.max_pending_rows:
+                self.dropped_rows += rows
+                return
+            self._pending.append(answered)
+            self._pending_rows += rows
+            self._changed.notify()
+
+    def close(self, timeout_seconds: float = 10.0) -> None:
+        """Write what waits, then end; rows that are still unwritten after the timeout count as dropped."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            self.dropped_rows += self._pending_rows
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                while not self._pending and not self._closing:
+                    self._changed.wait()
+                if not self._pending:
+                    break
+                batch = list(self._pending)
+                self._pending.clear()
+            for answered in batch:
+                self._write(answered)
+                with self._changed:
+                    self._pending_rows -= len(answered.rows)
+            if self._file is not None:
+                self._file.flush()
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, answered: Answered) -> None:
+        try:
+            data = b"".join(self._lines(answered))
+            file = self._opened()
+            file.write(data)
+            self.written_rows += len(answered.rows)
+            if file.tell() >= self.max_file_bytes:
+                file.close()
+                self._file = None
+            if self._on_written is not None:
+                self._on_written(answered)
+        except Exception:
+            # A full disk must not end the thread: the service answers on, and the loss shows as a number.
+            self.dropped_rows += len(answered.rows)
+            logger.exception("request %s was answered but not logged", answered.request_id)
+
+    def _lines(self, answered: Answered) -> list[bytes]:
+        prediction = answered.prediction
+        served = prediction.served
+        shared = {
+            "request_id": answered.request_id,
+            "model": self.model,
+            "version": self.version,
+            "role": answered.role,
+            "logged_at": answered.answered_at,
+            "watermarks": served.watermarks,
+        }
+        told = zip(
+            answered.rows,
+            prediction.rows[PREDICT_AT].to_list(),
+            served.as_of.to_list(),
+            served.frame.iter_rows(named=True),
+            prediction.scores,
+            prediction.labels,
+            strict=True,
+        )
+        return [
+            orjson.dumps(
+                {
+                    **shared,
+                    "row": row,
+                    "predict_at": predict_at,
+                    "as_of": as_of,
+                    "request": request,
+                    "features": features,
+                    "score": score,
+                    "label": label,
+                },
+                option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
+            )
+            for row, (request, predict_at, as_of, features, score, label) in enumerate(told)
+        ]
+
+    def _opened(self) -> IO[bytes]:
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._count += 1
+            # The process id keeps two services of one version apart; the time keeps a restarted one from itself.
+            started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+            path = self.folder / f"{self.version}-{started}-{os.getpid()}-{self._count:05d}.jsonl"
+            self._file = path.open("ab")
+        return self._file

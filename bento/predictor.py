@@ -1,0 +1,176 @@
+"""From the rows of a request to scores: features read online, encoded, scored, calibrated. One model, one thread.
+
+It reads the native files of a model directory and needs no training code. What training does with the same files is
+held equal by `bento/verify.py`, which runs on every bento before it may serve.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ml_platform.errors import PlatformError, listed
+from ml_platform.features.encoder import Encoder
+from ml_platform.features.feature_set import FeatureSet, Served
+from ml_platform.features.online import OnlineStore
+from ml_platform.features.view import INSTANT, PREDICT_AT
+from ml_platform.serving.contract import RequestContract, ValidRequest
+
+FORMAT = "ml_platform/1"
+SMALLEST = 1e-6
+"""Scores are kept this far from 0 and 1 before their log-odds are taken."""
+
+Scores = npt.NDArray[np.float64]
+
+
+class ModelUnreadable(PlatformError):  # noqa: N818
+    """Raised when a model directory is not whole, or of a kind that no bento can serve."""
+
+
+class Scorer(Protocol):
+    """A model as a function from a float32 matrix (rows, features) to raw scores (rows,)."""
+
+    def __call__(self, features: npt.NDArray[np.float32]) -> Scores: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Answers for n rows, and everything that they were made with.
+
+    ``scores`` (n,) are probabilities or values; ``labels`` (n) None for a regression. ``rows`` are the request's fields
+    and predict_at; ``served`` the features as read.
+    """
+
+    scores: list[float]
+    labels: list[bool] | list[None]
+    rows: pl.DataFrame
+    served: Served
+
+
+class Predictor:
+    """A model directory, ready to answer. Safe to share between threads."""
+
+    def __init__(self, model_dir: Path, store: OnlineStore) -> None:
+        """Load the model in ``model_dir``; its features are read from ``store``.
+
+        Raises :class:`ModelUnreadable` when a file is missing, of another format, or the parts do not fit together.
+        """
+        described = _held(model_dir, "model.json")
+        if described.get("format") != FORMAT:
+            raise ModelUnreadable(
+                f"Model directory {model_dir}",
+                expected=f"a model.json of format {FORMAT}",
+                found=f"format {described.get('format')}",
+                mend="Build the bento with the release that wrote the model.",
+            )
+        self.store = store
+        self.threshold = float(described["threshold"])
+        self.classifies = described["task"] == "classification"
+        self.contract = RequestContract.model_validate(_held(model_dir, "contract.json"))
+        self.features = FeatureSet.from_dict(_held(model_dir, "features.json"))
+        self.encoder = Encoder.from_json((model_dir / "encoder.json").read_text())
+        self._calibrate = calibration_of(_held(model_dir, "calibration.json"))
+        self._score = scorer_of(described["trainer"], model_dir)
+        self._agree()
+
+    def predict(self, request: ValidRequest, arrived_at: datetime) -> Prediction:
+        """Return the predictions of ``request``, in the order of its rows.
+
+        ``arrived_at`` (aware) is the prediction time where the contract names none. Raises what the online store
+        raises, for example when a feature view was never published.
+        """
+        timing = self.contract.prediction_time
+        moment = pl.lit(arrived_at).cast(INSTANT).alias(PREDICT_AT) if timing is None else timing.expression()
+        rows = request.frame().with_columns(moment)
+        served = self.features.serve(rows, self.store)
+        scores = self._calibrate(self._score(self.encoder.transform(served.frame)))
+        labels: list[Any] = (scores >= self.threshold).tolist() if self.classifies else [None] * rows.height
+        return Prediction(scores.tolist(), labels, rows, served)
+
+    def _agree(self) -> None:
+        lacking = [name for name in self.features.fields if name not in self.contract.dtypes]
+        unread = [name for name in self.encoder.feature_names if name not in self.features.feature_names]
+        if lacking or unread:
+            raise ModelUnreadable(
+                f"Model '{self.contract.model}'",
+                expected="request fields and features for all that the model reads",
+                found=f"no field {listed(lacking)}" if lacking else f"no feature {listed(unread)}",
+                mend="Declare them in the model's defs.yaml and materialize the candidate again.",
+            )
+
+
+def scorer_of(trainer: str, model_dir: Path) -> Scorer:
+    """Return the model of ``model_dir`` as a function. Raises :class:`ModelUnreadable` for an unknown trainer."""
+    if trainer not in _SCORERS:
+        raise ModelUnreadable(
+            f"Model directory {model_dir}",
+            expected=f"a model of {listed(_SCORERS)}",
+            found=f"one of '{trainer}'",
+            mend="Promote a candidate of one of these trainers.",
+        )
+    return _SCORERS[trainer](model_dir)
+
+
+def calibration_of(held: Mapping[str, Any]) -> Callable[[Scores], Scores]:
+    """Return the map from score to probability that `calibration.json` holds: none, isotonic knots, or Platt's."""
+    method = held["method"]
+    if method == "isotonic":
+        x, y = np.asarray(held["x"]), np.asarray(held["y"])
+        return lambda score: np.interp(score, x, y)
+    if method == "platt":
+        slope, intercept = held["slope"], held["intercept"]
+        return lambda score: _sigmoid(slope * _logit(score) + intercept)
+    return lambda score: score
+
+
+def _held(model_dir: Path, name: str) -> dict[str, Any]:
+    path = model_dir / name
+    if not path.is_file():
+        raise ModelUnreadable(
+            f"Model directory {model_dir}", expected=f"a file {name}", found="none", mend="Build the bento again."
+        )
+    held: dict[str, Any] = json.loads(path.read_text())
+    return held
+
+
+def _lightgbm(model_dir: Path) -> Scorer:
+    lightgbm = _lean_lightgbm()
+    booster = lightgbm.Booster(model_file=model_dir / "model.txt")
+
+    def score(features: npt.NDArray[np.float32]) -> Scores:
+        # One thread: with more, one request in a hundred waits for their start.
+        return np.asarray(booster.predict(features, num_threads=1), dtype=np.float64)
+
+    return score
+
+
+def _lean_lightgbm() -> ModuleType:
+    # LightGBM takes pandas, scikit-learn and others along where they are installed: seconds of every start, unused.
+    unused = [name for name in ("pandas", "sklearn", "pyarrow", "dask", "matplotlib") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
+    try:
+        import lightgbm
+    finally:
+        for name in unused:
+            del sys.modules[name]
+    return lightgbm
+
+
+_SCORERS: dict[str, Callable[[Path], Scorer]] = {"lightgbm": _lightgbm}
+
+
+def _logit(score: Scores) -> Scores:
+    clipped = np.clip(score, SMALLEST, 1 - SMALLEST)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def _sigmoid(odds: Scores) -> Scores:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * odds)))

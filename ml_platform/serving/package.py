@@ -1,0 +1,179 @@
+"""A model directory becomes a bento: code, model and pins in one immutable folder, checked before anything serves it.
+
+A bento's version is the model's version and a digest of all that is in it, so the same content is the same bento and
+other content is another one. Building needs no network.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml_platform.data.canonical import directory_digest
+from ml_platform.errors import listed
+from ml_platform.serving.contract import RequestContract
+from ml_platform.serving.sources import PackageRefused, Sources, pins, request_modules, sources_of
+
+ENTRY_POINTS = ("bento.service", "bento.verify")
+TRAINER_LIBRARIES = {"lightgbm": ("lightgbm",)}
+NOT_SERVED = ("manifest.json",)
+"""Files of a model directory that say how it was made; they name times and machines, and serving reads none."""
+
+BUILD_SECONDS = 300
+_BUILD = (
+    "import json, sys; import bentoml; "
+    "bentoml.build('bento.service:Model', build_ctx='.', platform='linux', **json.load(sys.stdin))"
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A built bento: ``tag`` is ``<model>:<version>-<digest>``, ``sha256`` the digest of its content."""
+
+    tag: str
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification found: rows that scored equal, and milliseconds of a request of one row inside the bento."""
+
+    rows: int
+    latency_p50_ms: float
+    latency_p99_ms: float
+
+
+def build_bento(model_dir: Path, contract: RequestContract, *, version: str, bentos_root: Path, lock: Path) -> Package:
+    """Build the bento of ``model_dir``, which becomes ``version`` of its model, under ``bentos_root``.
+
+    ``lock`` is the requirements.lock that its libraries are pinned by. Returns the bento that is there when the same
+    was built before. Raises :class:`PackageRefused` when the code reaches for what must stay out, a library is not
+    pinned, the trainer cannot be served, or BentoML refuses.
+    """
+    trainer = json.loads((model_dir / "model.json").read_text())["trainer"]
+    if trainer not in TRAINER_LIBRARIES:
+        raise PackageRefused(
+            f"Bento of '{contract.model}' version {version}",
+            expected=f"a model of {listed(TRAINER_LIBRARIES)}",
+            found=f"one of '{trainer}'",
+            mend="Promote a candidate of one of these trainers.",
+        )
+    features = json.loads((model_dir / "features.json").read_text())
+    sources = sources_of([*ENTRY_POINTS, *request_modules(features)])
+    requirements = pins([*sources.libraries, *TRAINER_LIBRARIES[trainer], "uvicorn"], lock)
+    bentos_root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bentos_root, prefix=".building-") as folder:
+        staged = Path(folder)
+        _stage(staged, sources, model_dir, contract, version, requirements)
+        digest = directory_digest(staged)
+        name = f"{version}-{digest[:12]}"
+        built = bentos_root / "bentos" / contract.model / name
+        if not (built / "bento.yaml").exists():
+            _build(staged, contract.model, name, requirements, bentos_root)
+    size = sum(file.stat().st_size for file in built.rglob("*") if file.is_file())
+    return Package(f"{contract.model}:{name}", built, digest, size)
+
+
+def verify_bento(
+    package: Package, rows: Sequence[Mapping[str, Any]], expected: Sequence[float], *, online_root: Path
+) -> Verified:
+    """Score ``rows`` in a fresh process that sees only the bento, and demand the scores that training gave.
+
+    ``rows`` are as an app would send them; ``expected`` (n,) are equal to the last bit but one (1e-12). Raises
+    :class:`PackageRefused` when a score differs, code was taken from outside the bento, or the process fails.
+    """
+    source = package.path / "src"
+    told = _run(
+        ["-m", "bento.verify", str(source / "model"), str(online_root.resolve())],
+        json.dumps({"rows": list(rows)}),
+        folder=source,
+        doing=f"Bento {package.tag}",
+    )
+    result = json.loads(told)
+    outside = [name for name, path in result["modules"].items() if not Path(path).is_relative_to(source.resolve())]
+    scores, wanted = np.asarray(result["scores"]), np.asarray(expected, dtype=np.float64)
+    differs = np.flatnonzero(~np.isclose(scores, wanted, rtol=0, atol=1e-12)) if scores.shape == wanted.shape else None
+    if outside or differs is None or differs.size:
+        if outside:
+            found = f"{listed(outside)} from elsewhere"
+        elif differs is None:
+            found = f"{scores.size} scores for {wanted.size} rows"
+        else:
+            at = int(differs[0])
+            found = f"{differs.size} of {wanted.size} that differ (row {at}: {scores[at]!r}, not {wanted[at]!r})"
+        raise PackageRefused(
+            f"Bento {package.tag}",
+            expected="the scores that training gave, by code of the bento alone",
+            found=found,
+            mend="Was a feature view or the encoder changed since the model was trained? Materialize it again.",
+        )
+    p50, p99 = np.percentile(result["milliseconds"], [50, 99])
+    return Verified(len(rows), float(p50), float(p99))
+
+
+def _stage(
+    staged: Path, sources: Sources, model_dir: Path, contract: RequestContract, version: str, requirements: list[str]
+) -> None:
+    for inside, file in sources.files.items():
+        target = staged / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    shutil.copytree(model_dir, staged / "model", ignore=shutil.ignore_patterns(*NOT_SERVED))
+    (staged / "model" / "contract.json").write_text(contract.model_dump_json(indent=2))
+    packed = {"model": contract.model, "version": version, "requirements": requirements}
+    (staged / "package.json").write_text(json.dumps(packed, indent=2, sort_keys=True))
+
+
+def _build(staged: Path, model: str, name: str, requirements: list[str], bentos_root: Path) -> None:
+    options = {
+        "name": model,
+        "version": name,
+        "include": ["**/*.py", "*.py", "model/*", "package.json"],
+        "python": {"packages": requirements, "lock_packages": False},
+    }
+    doing = f"Building the bento {model}:{name}"
+    _run(["-c", _BUILD], json.dumps(options), folder=staged, doing=doing, home=bentos_root)
+
+
+def _run(arguments: list[str], given: str, *, folder: Path, doing: str, home: Path | None = None) -> str:
+    """Run Python on the code in ``folder`` and return what it prints."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder.resolve()),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "BENTOML_DO_NOT_TRACK": "True",
+        **({"BENTOML_HOME": str(home.resolve())} if home is not None else {}),
+    }
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=given,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise PackageRefused(
+            doing,
+            expected="success",
+            found=f"exit code {done.returncode}: {done.stderr.strip()[-2000:]}",
+            mend="Mend what the last line names and materialize the bento again.",
+        )
+    return done.stdout
+
+
+def describe(package: Package) -> dict[str, Any]:
+    """Return ``package`` as plain values, for metadata and records."""
+    return {**asdict(package), "path": str(package.path)}

@@ -1,0 +1,119 @@
+"""A small real model, and its real bentos built once per session: what tests of packaging and serving share."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import polars as pl
+import pytest
+
+from ml_platform.features.encoder import Encoder
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.online import Snapshot
+from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.view import FeatureView
+from ml_platform.serving.contract import RequestContract
+from ml_platform.serving.package import Package, build_bento
+
+LOCK = Path(__file__).parents[2] / "requirements.lock"
+
+CONTRACT = RequestContract.model_validate(
+    {
+        "model": "toy",
+        "fields": [
+            {"name": "carrier", "type": "string", "examples": ["UA"]},
+            {"name": "distance", "type": "float"},
+            {"name": "tail", "type": "string", "nullable": True},
+            {"name": "departs", "type": "datetime", "examples": ["2013-07-01T08:30:00-04:00"]},
+        ],
+        "prediction_time": {"field": "departs", "minutes_before": 120},
+    }
+)
+VIEW = FeatureView.model_validate(
+    {
+        "name": "delays",
+        "entity": ["carrier"],
+        "function": "assets.none:none",
+        "code_version": "1",
+        "tolerance_minutes": 600,
+        "age": True,
+        "features": [{"name": "mean", "description": "Mean delay", "type": "float32"}],
+    }
+)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The model, where its features are, and what training says of three rows."""
+
+    model_dir: Path
+    online: Path
+    rows: list[dict[str, Any]]
+    scores: list[float]
+
+
+def row(carrier: str = "UA", distance: float = 500.0, tail: str | None = "N1") -> dict[str, Any]:
+    return {"carrier": carrier, "distance": distance, "tail": tail, "departs": "2013-07-01T12:00:00+00:00"}
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    root = tmp_path_factory.mktemp("toy")
+    online = root / "online"
+    known = datetime(2013, 7, 1, 9, 0, tzinfo=UTC)
+    facts = pl.DataFrame({"carrier": ["AA", "UA"], "known_at": [known, known], "mean": [4.0, 40.0]})
+    SnapshotStore(online).publish(Snapshot(VIEW, facts, datetime(2013, 7, 1, 9, 30, tzinfo=UTC)))
+    features = FeatureSet([VIEW])
+    rng = np.random.default_rng(3)
+    frame = pl.DataFrame({"delays__mean": rng.normal(20, 15, 500), "delays__age_minutes": rng.uniform(0, 90, 500)})
+    encoder = Encoder.fit(frame, features.feature_names)
+    label = (frame["delays__mean"].to_numpy() > 20).astype(float)
+    booster = lightgbm.train(
+        {"objective": "binary", "num_leaves": 4, "verbose": -1, "num_threads": 1},
+        lightgbm.Dataset(encoder.transform(frame), label),
+        num_boost_round=5,
+    )
+    directory = root / "model"
+    directory.mkdir()
+    booster.save_model(directory / "model.txt")
+    knots = {"method": "isotonic", "x": [0.0, 0.5, 1.0], "y": [0.1, 0.4, 0.9]}
+    held = {
+        "model.json": {
+            "format": "ml_platform/1",
+            "name": "toy",
+            "trainer": "lightgbm",
+            "task": "classification",
+            "threshold": 0.4,
+            "feature_names": features.feature_names,
+        },
+        "calibration.json": knots,
+        "features.json": features.to_dict(),
+        "contract.json": CONTRACT.model_dump(),
+    }
+    for name, value in held.items():
+        (directory / name).write_text(json.dumps(value))
+    (directory / "encoder.json").write_text(encoder.to_json())
+    # The prediction is made at 10:00, so the facts of 09:00 are an hour old; of ZZ nothing is known.
+    seen = np.array([[40.0, 60.0], [4.0, 60.0], [np.nan, np.nan]], dtype=np.float32)
+    raw = lightgbm.Booster(model_file=directory / "model.txt").predict(seen)
+    scores = np.interp(np.asarray(raw), knots["x"], knots["y"])
+    return Toy(directory, online, [row("UA"), row("AA"), row("ZZ", tail=None)], scores.tolist())
+
+
+@pytest.fixture(scope="session")
+def bentos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bentos")
+
+
+@pytest.fixture(scope="session")
+def package(toy: Toy, bentos: Path) -> Package:
+    return build_bento(toy.model_dir, CONTRACT, version="1", bentos_root=bentos, lock=LOCK)
+
+
+@pytest.fixture(scope="session")
+def second_package(toy: Toy, bentos: Path) -> Package:
+    return build_bento(toy.model_dir, CONTRACT, version="2", bentos_root=bentos, lock=LOCK)
