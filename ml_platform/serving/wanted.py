@@ -1,4 +1,4 @@
-"""What should serve: one small file per model, changed by compare-and-swap, read by whoever makes the world match it."""
+"""What should serve: one small file per model, changed by compare-and-swap; others make the world match it."""
 
 import json
 from pathlib import Path
