@@ -20,6 +20,9 @@ from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import INSTANT
+from ml_platform.serving.openapi import REFUSALS, document
+
+__all__ = ["REFUSALS", "FieldError", "RequestContract", "RequestField", "RequestInvalid", "ValidRequest"]
 
 FieldType = Literal["string", "int", "float", "bool", "datetime"]
 
@@ -28,17 +31,6 @@ ERRORS_SHOWN = 10
 
 VALUE_SHOWN = 60
 """Characters of a wrong value that are repeated in the answer."""
-
-REFUSALS = {
-    "400": "The body is not JSON.",
-    "408": "The body did not arrive in time.",
-    "413": "Too many rows or bytes.",
-    "422": "A field is missing, unknown or wrong; `details` names the path of each.",
-    "429": "Too many requests at once; try again after the seconds in Retry-After.",
-    "500": "The service failed; its log tells why under the request id.",
-    "503": "The service cannot answer now, for example because a feature view was never published.",
-}
-"""Answers other than predictions, by status; part of the OpenAPI page."""
 
 _INT64 = range(-(2**63), 2**63)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(?P<offset>[Zz]|[+-]\d\d:\d\d)?")
@@ -188,8 +180,6 @@ class RequestContract(Settings):
 
     def openapi(self, version: str) -> dict[str, Any]:
         """Return the exact OpenAPI 3.1 document of the endpoint that serves ``version``."""
-        from ml_platform.serving.openapi import document
-
         return document(self, version)
 
     def _rows(self, payload: Any) -> list[dict[str, Any]]:

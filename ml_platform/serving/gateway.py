@@ -73,12 +73,17 @@ def write_clusters(folder: Path, ports: Mapping[str, int], *, version: str) -> N
 
 def write_routes(folder: Path, wanted: Mapping[str, WantedState], *, version: str) -> None:
     """Replace the routes by those that ``wanted`` (model → state) asks for."""
-    write_json(folder / ROUTES_FILE, {"version_info": version, "resources": [_routes(wanted)]})
+    write_json(folder / ROUTES_FILE, {"version_info": version, "resources": [_routes(wanted, version)]})
 
 
-def _routes(wanted: Mapping[str, WantedState]) -> dict[str, Any]:
+def _routes(wanted: Mapping[str, WantedState], version: str) -> dict[str, Any]:
     routes = [_route(model, state) for model, state in sorted(wanted.items()) if state.releases]
-    ready = {"match": {"path": "/ready"}, "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}}}
+    ready = {
+        "match": {"path": "/ready"},
+        "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}},
+        # Envoy passes over routes equal to those it has; then nobody would see the new version arrive.
+        "metadata": {"filter_metadata": {"ml_platform": {"version": version}}},
+    }
     known = ", ".join(f"/v1/{model}/" for model, state in sorted(wanted.items()) if state.releases) or "none"
     message = {"error": {"status": 404, "reason": "path", "message": f"Unknown path; models are at: {known}."}}
     unknown = {

@@ -1,8 +1,9 @@
 """The OpenAPI document of a model's endpoint, made from its declaration and from nothing else."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ml_platform.serving.contract import REFUSALS, RequestContract, RequestField
+if TYPE_CHECKING:
+    from ml_platform.serving.contract import RequestContract, RequestField
 
 TYPES: dict[str, dict[str, str]] = {
     "string": {"type": "string"},
@@ -13,7 +14,19 @@ TYPES: dict[str, dict[str, str]] = {
 }
 
 
-def document(contract: RequestContract, version: str) -> dict[str, Any]:
+REFUSALS = {
+    "400": "The body is not JSON.",
+    "408": "The body did not arrive in time.",
+    "413": "Too many rows or bytes.",
+    "422": "A field is missing, unknown or wrong; `details` names the path of each.",
+    "429": "Too many requests at once; try again after the seconds in Retry-After.",
+    "500": "The service failed; its log tells why under the request id.",
+    "503": "The service cannot answer now, for example because a feature view was never published.",
+}
+"""Answers other than predictions, by status."""
+
+
+def document(contract: "RequestContract", version: str) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of the endpoint of ``contract``, served by ``version`` of the model."""
     answers = {
         status: {"description": text, "content": _json({"$ref": "#/components/schemas/Refusal"})}
@@ -99,7 +112,7 @@ def document(contract: RequestContract, version: str) -> dict[str, Any]:
     }
 
 
-def _field(field: RequestField) -> dict[str, Any]:
+def _field(field: "RequestField") -> dict[str, Any]:
     schema: dict[str, Any] = dict(TYPES[field.type])
     if field.nullable:
         schema["type"] = [schema["type"], "null"]

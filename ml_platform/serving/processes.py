@@ -1,0 +1,324 @@
+"""Everything that a team leaves running, under one process manager (circus): started together, stopped together.
+
+One home has one of these at a time. What a killed one left behind is found by a mark in its environment and ended.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml_platform.data.atomic import write_json
+from ml_platform.errors import PlatformError
+from ml_platform.serving.gateway import Gateway
+from ml_platform.serving.wanted import all_wanted
+
+MARK = "ML_PLATFORM_RUN"
+"""Environment variable of every process started here: the run folder of its home."""
+
+STATUS_FILE, UP_FILE, LOCK_FILE, APPLIED_FILE = "status.json", "up.json", "up.lock", "applied.json"
+STOP_SECONDS = 35
+START_SECONDS = 60.0
+
+
+class AlreadyUp(PlatformError):  # noqa: N818
+    """Raised when the platform of this home is running already."""
+
+
+class PortTaken(PlatformError):  # noqa: N818
+    """Raised when a port that a process needs is held by another."""
+
+
+class StartFailed(PlatformError):  # noqa: N818
+    """Raised when what was started is not ready in time."""
+
+
+class Process(BaseModel):
+    """A process that is kept running, started again when it ends."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name, also of its log file.")
+    command: list[str] = Field(min_length=1, description="Program and arguments.")
+    environment: dict[str, str] = Field(default_factory=dict, description="Variables beside those of this process.")
+    port: int | None = Field(default=None, description="Port it listens on; must be free when it is started.")
+    port_setting: str = Field(default="", description="How a user chooses another port, for the message.")
+    address: str = Field(default="", description="Where people find it.")
+
+
+class Plan(BaseModel):
+    """What to run for one home, and where."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: Path = Field(description="Folder of lock, ports and status.")
+    logs: Path = Field(description="Folder of log files, one per process.")
+    serving: Path = Field(description="Folder of the wanted states.")
+    online: Path = Field(description="Folder of the online snapshots.")
+    predictions: Path = Field(description="Folder of the prediction logs, one folder per model in it.")
+    gateway_port: int = Field(description="Port of the gateway.")
+    admin_port: int = Field(description="Port of the gateway's admin page, on this machine only.")
+    host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
+    gateway_setting: str = Field(default="ML_PLATFORM_GATEWAY_PORT", description="How to choose the gateway's port.")
+    processes: list[Process] = Field(default_factory=list, description="What runs beside gateway and services.")
+
+    @property
+    def gateway(self) -> Gateway:
+        return Gateway(self.run / "gateway", self.gateway_port, self.admin_port, self.host)
+
+    @property
+    def status_file(self) -> Path:
+        return self.run / STATUS_FILE
+
+
+def up(plan: Plan, tell: Callable[[str], None] = print) -> None:
+    """Run everything of ``plan`` until SIGINT or SIGTERM; ``tell`` gets one line per process with its address.
+
+    Raises :class:`AlreadyUp` when this home is up, :class:`PortTaken` when a port is held by someone else. What a
+    killed run left behind is ended first, and told.
+    """
+    plan.run.mkdir(parents=True, exist_ok=True)
+    plan.logs.mkdir(parents=True, exist_ok=True)
+    with _only_one(plan.run):
+        for left in end_leftovers(plan.run):
+            tell(f"Ended what an earlier run left behind: {left}")
+        _forget(plan)
+        _demand_free_ports(plan)
+        # A unix socket in a folder of our own: nobody else may command the process manager.
+        control = Path(tempfile.mkdtemp(prefix="mlp-"))
+        try:
+            _run_arbiter(plan, control, tell)
+        finally:
+            shutil.rmtree(control, ignore_errors=True)
+            _forget(plan)
+
+
+@contextmanager
+def serve_temporarily(plan: Plan, within_seconds: float = START_SECONDS) -> Iterator[str]:
+    """Run ``plan`` in a process of its own and yield the gateway's address once all wanted models answer.
+
+    Everything is stopped when the block ends. Raises :class:`StartFailed` with the last lines of the log.
+    """
+    plan.run.mkdir(parents=True, exist_ok=True)
+    plan.logs.mkdir(parents=True, exist_ok=True)
+    spec = plan.run / "plan.json"
+    spec.write_text(plan.model_dump_json())
+    log = plan.logs / "up.log"
+    with log.open("wb") as output:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "ml_platform.serving.processes", str(spec)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_serving(plan, running, log, within_seconds)
+        yield plan.gateway.url
+    finally:
+        running.send_signal(signal.SIGTERM)
+        try:
+            running.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+            list(end_leftovers(plan.run))
+
+
+def end_leftovers(run: Path) -> list[str]:
+    """End the processes that carry the mark of ``run`` though nobody supervises them; return what they were."""
+    mark = str(run.resolve())
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue  # ended meanwhile, or someone else's: not ours
+    told = [_described(process) for process in found]
+    for process in found:
+        _signal(process, signal.SIGTERM)
+    _, stubborn = psutil.wait_procs(found, timeout=5)
+    for process in stubborn:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(stubborn, timeout=5)
+    return told
+
+
+def free_port() -> int:
+    """Return a port of this machine that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def _only_one(run: Path) -> Iterator[None]:
+    lock = FileLock(run / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        told = (run / UP_FILE).read_text().strip() if (run / UP_FILE).exists() else "no details"
+        raise AlreadyUp(
+            f"Platform home {run.parent}",
+            expected="nothing running",
+            found=f"it is up already ({told})",
+            mend="Use that one, or stop it with Ctrl-C; another home: set ML_PLATFORM_HOME.",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _forget(plan: Plan) -> None:
+    """Remove what is true only while something runs: status, ports, the routes that the gateway was given."""
+    stale = [plan.status_file, plan.run / UP_FILE, plan.run / APPLIED_FILE, *plan.run.glob("*.port")]
+    for file in stale:
+        file.unlink(missing_ok=True)
+
+
+def _demand_free_ports(plan: Plan) -> None:
+    needed = [
+        ("gateway", plan.host, plan.gateway_port, plan.gateway_setting),
+        ("gateway's admin page", "127.0.0.1", plan.admin_port, f"{plan.gateway_setting} (the admin port is the next)"),
+        *((each.name, "127.0.0.1", each.port, each.port_setting) for each in plan.processes if each.port),
+    ]
+    for name, host, port, setting in needed:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                raise PortTaken(
+                    f"Port {port} of the {name}",
+                    expected="a free port",
+                    found=f"it is held by {_holder(port)}",
+                    mend=f"Stop that, or choose another port: {setting}.",
+                ) from None
+
+
+def _holder(port: int) -> str:
+    for connection in psutil.net_connections("tcp"):
+        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+            if connection.pid is None:
+                break
+            return _described(psutil.Process(connection.pid))
+    return "another process (whose, /proc does not tell)"
+
+
+def _described(process: psutil.Process) -> str:
+    try:
+        return f"process {process.pid} ({' '.join(process.cmdline())[:120]})"
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return f"process {process.pid}"
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _run_arbiter(plan: Plan, control: Path, tell: Callable[[str], None]) -> None:
+    from circus import get_arbiter
+
+    os.environ[MARK] = str(plan.run.resolve())
+    plan.gateway.write_bootstrap()
+    endpoint = f"ipc://{control}/control"
+    spec = plan.run / "plan.json"
+    spec.write_text(plan.model_dump_json())
+    reconcile = Process(
+        name="reconciler",
+        command=[sys.executable, "-m", "ml_platform.serving.reconcile", str(spec), endpoint],
+    )
+    gateway = Process(name="gateway", command=plan.gateway.command, address=plan.gateway.url)
+    watched = [gateway, reconcile, *plan.processes]
+    arbiter = get_arbiter(
+        [_watcher(plan, each) for each in watched],
+        controller=endpoint,
+        pubsub_endpoint=f"ipc://{control}/events",
+        check_delay=0.5,
+        proc_name="ml-platform",
+    )
+    write_json(plan.run / UP_FILE, {"pid": os.getpid(), "gateway": plan.gateway.url, "since": int(time.time())})
+
+    def started(_: Any) -> None:
+        for each in watched:
+            if each.address:
+                tell(f"{each.name:<12} {each.address}")
+
+    try:
+        arbiter.start(cb=started)
+    finally:
+        arbiter.stop()
+        del os.environ[MARK]
+
+
+def _watcher(plan: Plan, process: Process) -> dict[str, Any]:
+    log = {"class": "FileStream", "filename": str(plan.logs / f"{process.name}.log"), "max_bytes": 2**24}
+    return {
+        "name": process.name,
+        "cmd": process.command[0],
+        "args": process.command[1:],
+        "env": {**os.environ, **process.environment},
+        "copy_env": True,
+        "stdout_stream": dict(log),
+        "stderr_stream": {**log, "filename": str(plan.logs / f"{process.name}.err.log")},
+        "graceful_timeout": STOP_SECONDS - 5,
+        "stop_children": True,
+    }
+
+
+def _wait_until_serving(plan: Plan, running: "subprocess.Popen[bytes]", log: Path, within_seconds: float) -> None:
+    from ml_platform.serving.status import read_status
+
+    deadline = time.monotonic() + within_seconds
+    pause = threading.Event()
+    while True:
+        status = read_status(plan.status_file) if _is_up(plan, running.pid) else None
+        wanted = {model: state.generation for model, state in all_wanted(plan.serving).items()}
+        if status is not None and {model: each.generation for model, each in status.models.items()} == wanted:
+            return
+        ended = running.poll() is not None
+        if ended or time.monotonic() > deadline:
+            told = [line for path in (log, plan.logs / "reconciler.err.log") for line in _tail(path)]
+            raise StartFailed(
+                "Gateway and services",
+                expected=f"answers for {', '.join(wanted) or 'no model'} within {within_seconds:g} s",
+                found="the process ended" if ended else f"{status.waiting if status else 'no status'}",
+                mend=f"The logs in {plan.logs} say: {' | '.join(told)}",
+            )
+        pause.wait(0.05)
+
+
+def _is_up(plan: Plan, pid: int) -> bool:
+    """Whether the process ``pid`` has taken the home over; until then a status is an earlier run's."""
+    file = plan.run / UP_FILE
+    return file.exists() and json.loads(file.read_text())["pid"] == pid
+
+
+def _tail(path: Path, lines: int = 5) -> list[str]:
+    return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
+
+
+if __name__ == "__main__":
+    try:
+        up(Plan.model_validate_json(Path(sys.argv[1]).read_text()))
+    except PlatformError as error:
+        sys.exit(str(error))

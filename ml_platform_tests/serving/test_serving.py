@@ -1,0 +1,252 @@
+"""The whole of serving with real parts: two bentos, BentoML's server, Envoy, circus and the reconciler."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from ml_platform.serving.package import Package
+from ml_platform.serving.processes import MARK, AlreadyUp, Plan, PortTaken, free_port, serve_temporarily, up
+from ml_platform.serving.status import read_status
+from ml_platform.serving.wanted import Release, WantedState, read_wanted, swap_wanted
+from ml_platform_tests.serving.conftest import CONTRACT, Toy, row
+
+pytestmark = pytest.mark.slow
+
+
+def release(package: Package) -> Release:
+    return Release(version=package.tag.partition(":")[2].partition("-")[0], bento=str(package.path))
+
+
+def plan_of(root: Path, toy: Toy) -> Plan:
+    return Plan(
+        run=root / "run",
+        logs=root / "logs",
+        serving=root / "serving",
+        online=toy.online,
+        predictions=root / "predictions",
+        gateway_port=free_port(),
+        admin_port=free_port(),
+    )
+
+
+def marked(run: Path) -> list[int]:
+    """Return the processes that carry the mark of ``run``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(run.resolve()):
+                found.append(process.pid)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def until(reached: Callable[[], Any], seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := reached()):
+        assert time.monotonic() < deadline, "not reached in time"
+        threading.Event().wait(0.05)
+    return found
+
+
+@dataclass(frozen=True)
+class Live:
+    url: str
+    plan: Plan
+
+    @property
+    def folder(self) -> Path:
+        return self.plan.serving / "toy"
+
+    def want(self, **state: Any) -> WantedState:
+        """Change the wanted state and wait until it serves."""
+        stored = swap_wanted(self.folder, WantedState(**state), read_wanted(self.folder).generation)
+        until(lambda: read_status(self.plan.status_file).models["toy"].generation == stored.generation)
+        return stored
+
+    def post(self, body: Any, **keywords: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return httpx.post(f"{self.url}/v1/toy/predict", content=content, timeout=20, **keywords)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, toy: Toy, package: Package) -> Iterator[Live]:
+    plan = plan_of(tmp_path_factory.mktemp("home"), toy)
+    swap_wanted(plan.serving / "toy", WantedState(stable=release(package), weights={"stable": 100}), 0)
+    with serve_temporarily(plan) as url:
+        yield Live(url, plan)
+
+
+def test_endpoint_scores_as_training_does(live: Live, toy: Toy) -> None:
+    answer = live.post({"rows": toy.rows}, headers={"x-request-id": "r-1"})
+    assert answer.json() == {
+        "predictions": [{"score": score, "label": score >= 0.4} for score in toy.scores],
+        "model": {"name": "toy", "version": "1"},
+        "request_id": "r-1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "path"),
+    [
+        (b"{broken", 400, "body"),
+        (b"", 400, "body"),
+        ({"rows": [row()] * 10_000}, 413, "rows"),
+        (b" " * (5 * 2**20), 413, "body"),
+        ({"rows": [row(), {"carrier": "UA"}]}, 422, "rows[1].distance"),
+        ({"rows": [row() | {"distance": "far"}]}, 422, "rows[0].distance"),
+        ({"rows": [row() | {"extra": 1}]}, 422, "rows[0].extra"),
+        (json.dumps({"rows": [row(distance=float("nan"))]}).encode(), 422, "rows[0].distance"),
+        ({"rows": [row() | {"departs": "2013-07-01T12:00:00"}]}, 422, "rows[0].departs"),
+    ],
+    ids=["broken", "empty", "rows", "bytes", "missing", "type", "extra", "nan", "naive"],
+)
+def test_bad_request_is_refused_by_path_and_the_service_goes_on(live: Live, body: Any, status: int, path: str) -> None:
+    answer = live.post(body)
+    assert (answer.status_code, answer.json()["error"]["details"][0]["path"]) == (status, path)
+    assert live.post({"rows": [row()]}).status_code == 200
+
+
+def test_unknown_path_and_method_are_refused(live: Live) -> None:
+    assert httpx.get(f"{live.url}/v1/other/predict").status_code == 404
+    assert httpx.get(f"{live.url}/v1/toy/predict").status_code == 405
+
+
+def test_openapi_of_the_service_is_that_of_the_declaration(live: Live) -> None:
+    port = next(live.plan.run.glob("toy-1-*.port")).read_text()
+    assert httpx.get(f"http://127.0.0.1:{port}/openapi.json").json() == CONTRACT.openapi("1")
+
+
+def test_prediction_is_logged_with_what_it_stood_on(live: Live) -> None:
+    live.post({"rows": [row("UA")]}, headers={"x-request-id": "logged-1"})
+
+    def lines() -> list[dict[str, Any]]:
+        files = (live.plan.predictions / "toy").glob("*.jsonl")
+        told = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [line for line in told if line["request_id"] == "logged-1"]
+
+    (line,) = until(lines)
+    assert (line["role"], line["version"], line["row"]) == ("stable", "1", 0)
+    assert line["features"] == {"delays__mean": 40.0, "delays__age_minutes": 60.0}
+    assert line["predict_at"] == "2013-07-01T10:00:00+00:00"
+
+
+def test_weights_move_under_load_without_a_failed_request(
+    live: Live, package: Package, second_package: Package
+) -> None:
+    stop = threading.Event()
+    seen: Counter[tuple[int, str]] = Counter()
+
+    def ask() -> None:
+        with httpx.Client(base_url=live.url, timeout=20) as client:
+            while not stop.is_set():
+                answer = client.post("/v1/toy/predict", json={"rows": [row()]})
+                version = answer.json()["model"]["version"] if answer.status_code == 200 else answer.text
+                seen[answer.status_code, version] += 1
+
+    one, two = release(package), release(second_package)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask) for _ in range(4)]
+        try:
+            live.want(stable=one, candidate=two, weights={"stable": 50, "candidate": 50})
+            until(lambda: seen[200, "1"] > 50 and seen[200, "2"] > 50)
+            live.want(stable=two, weights={"stable": 100})
+            until(lambda: not list(live.plan.run.glob("toy-1-*.port")))
+            live.want(stable=one, weights={"stable": 100})
+        finally:
+            stop.set()
+        for each in asked:
+            each.result()
+    assert {status for status, _ in seen} == {200}, seen
+
+
+def test_shadow_sees_requests_and_logs_them_as_shadow(live: Live, package: Package, second_package: Package) -> None:
+    live.want(stable=release(package), shadow=release(second_package), weights={"stable": 100})
+    answer = live.post({"rows": [row()]}, headers={"x-request-id": "shadowed"})
+    assert answer.json()["model"]["version"] == "1"
+
+    def roles() -> set[tuple[str, str]]:
+        files = (live.plan.predictions / "toy").glob("*.jsonl")
+        told = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return {(line["role"], line["version"]) for line in told if line["request_id"] == "shadowed"}
+
+    assert until(lambda: len(roles()) == 2 and roles()) == {("stable", "1"), ("shadow", "2")}
+
+
+def test_reconciler_and_service_that_are_killed_come_back(live: Live, package: Package) -> None:
+    live.want(stable=release(package), weights={"stable": 100})
+    killed = [
+        pid
+        for pid in marked(live.plan.run)
+        if any(name in " ".join(psutil.Process(pid).cmdline()) for name in ("serving.reconcile", "_bentoml_impl"))
+    ]
+    assert killed
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: live.post({"rows": [row()]}).status_code == 200)
+    live.want(stable=release(package), weights={"stable": 100})
+    assert live.post({"rows": [row()]}).status_code == 200
+
+
+def test_second_up_is_refused_while_the_first_runs(live: Live) -> None:
+    with pytest.raises(AlreadyUp, match="up already"):
+        up(live.plan)
+
+
+def test_taken_port_is_named_with_its_holder(tmp_path: Path, toy: Toy) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        plan = plan_of(tmp_path, toy).model_copy(update={"gateway_port": holder.getsockname()[1]})
+        with pytest.raises(PortTaken, match=rf"{plan.gateway_port}.*process {os.getpid()}.*ML_PLATFORM_GATEWAY_PORT"):
+            up(plan)
+
+
+def _start(plan: Plan) -> "subprocess.Popen[bytes]":
+    plan.run.mkdir(parents=True)
+    spec = plan.run / "given.json"
+    spec.write_text(plan.model_dump_json())
+    running = subprocess.Popen(
+        [sys.executable, "-m", "ml_platform.serving.processes", str(spec)], start_new_session=True
+    )
+    until(lambda: (status := read_status(plan.status_file)) and status.models)
+    return running
+
+
+def test_interrupt_leaves_no_process_behind(tmp_path: Path, toy: Toy, package: Package) -> None:
+    plan = plan_of(tmp_path, toy)
+    swap_wanted(plan.serving / "toy", WantedState(stable=release(package), weights={"stable": 100}), 0)
+    running = _start(plan)
+    assert len(marked(plan.run)) >= 3
+    running.send_signal(signal.SIGINT)
+    assert running.wait(30) == 0
+    assert marked(plan.run) == []
+
+
+def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path, toy: Toy, package: Package) -> None:
+    plan = plan_of(tmp_path, toy)
+    swap_wanted(plan.serving / "toy", WantedState(stable=release(package), weights={"stable": 100}), 0)
+    running = _start(plan)
+    running.kill()
+    running.wait()
+    left = set(marked(plan.run))
+    assert left
+    with serve_temporarily(plan) as url:
+        assert httpx.post(f"{url}/v1/toy/predict", json={"rows": [row()]}).status_code == 200
+        assert not left & set(marked(plan.run))
+    assert marked(plan.run) == []
