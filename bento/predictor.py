@@ -91,7 +91,7 @@ class Predictor:
         moment = pl.lit(arrived_at).cast(INSTANT).alias(PREDICT_AT) if timing is None else timing.expression()
         rows = request.frame().with_columns(moment)
         served = self.features.serve(rows, self.store)
-        scores = self._calibrate(self._score(self.encoder.transform(served.frame)))
+        scores = self._calibrate(self._score(served.encoded(self.encoder)))
         labels: list[Any] = (scores >= self.threshold).tolist() if self.classifies else [None] * rows.height
         return Prediction(scores.tolist(), labels, rows, served)
 

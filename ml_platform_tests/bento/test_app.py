@@ -1,0 +1,177 @@
+"""The service's application by itself: limits, failures and counts, asked through ASGI without a server."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import numpy as np
+import polars as pl
+import pytest
+
+from bento.app import Limits, PredictApp, Served
+from bento.predictor import Prediction, Predictor, calibration_of
+from ml_platform.errors import PlatformError
+from ml_platform.features.feature_set import Served as ServedFeatures
+from ml_platform.serving.contract import RequestContract, ValidRequest
+
+CONTRACT = RequestContract.model_validate({"model": "toy", "fields": [{"name": "x", "type": "float"}]})
+
+
+@dataclass(frozen=True)
+class ReadFeatures:
+    """Features that were not read from a store: the same four attributes."""
+
+    frame: pl.DataFrame
+    as_of: pl.Series
+    watermarks: dict[str, datetime]
+    ages: pl.DataFrame
+
+
+class Doubling:
+    """Stands in for a loaded model: the score is half of x, and x = 13 is a bug."""
+
+    contract = CONTRACT
+
+    def predict(self, request: ValidRequest, arrived_at: Any) -> Prediction:
+        rows = request.frame()
+        if 13 in request.columns["x"]:
+            raise ZeroDivisionError
+        if 14 in request.columns["x"]:
+            raise PlatformError("View 'delays'", expected="a snapshot", found="none", mend="Publish it.")
+        times = pl.Series("predict_at", [arrived_at] * rows.height, dtype=pl.Datetime("us", "UTC"))
+        served = ReadFeatures(rows, times, {}, pl.DataFrame({"view": [5.0] * rows.height}))
+        scores = (rows["x"] / 2).to_list()
+        return Prediction(
+            scores, [score >= 1 for score in scores], rows.with_columns(times), cast(ServedFeatures, served)
+        )
+
+
+def app_of(log: Path | None = None, limits: Limits | None = None) -> PredictApp:
+    app = PredictApp(Served("toy", "3", log), lambda: cast(Predictor, Doubling()), limits)
+    app.start()
+    return app
+
+
+def ask(app: PredictApp, body: Any, method: str = "POST", path: str = "/v1/toy/predict", **keywords: Any) -> Any:
+    async def asked() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://toy") as client:
+            content = body if isinstance(body, bytes) or hasattr(body, "__aiter__") else json.dumps(body).encode()
+            return await client.request(method, path, content=content, **keywords)
+
+    return asyncio.run(asked())
+
+
+def test_few_and_many_rows_are_answered_alike() -> None:
+    app = app_of()
+    few = ask(app, {"rows": [{"x": 3}]}).json()["predictions"]
+    many = ask(app, {"rows": [{"x": 3}] * 50}).json()["predictions"]
+    assert few == [{"score": 1.5, "label": True}]
+    assert many == few * 50
+
+
+def test_request_id_is_kept_when_it_is_one_and_made_up_otherwise() -> None:
+    app = app_of()
+    assert ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": "abc"}).json()["request_id"] == "abc"
+    assert len(ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": "a b"}).json()["request_id"]) == 32
+
+
+def test_bug_is_a_500_with_the_request_id_and_the_service_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    app = app_of()
+    with caplog.at_level(logging.ERROR):
+        answer = ask(app, {"rows": [{"x": 13}]}, headers={"x-request-id": "bad-1"})
+    assert (answer.status_code, answer.json()["request_id"]) == (500, "bad-1")
+    assert "ZeroDivisionError" in caplog.text
+    assert "ZeroDivisionError" not in answer.text
+    assert ask(app, {"rows": [{"x": 1}]}).status_code == 200
+
+
+def test_what_can_be_mended_from_outside_is_a_503_that_says_how() -> None:
+    answer = ask(app_of(), {"rows": [{"x": 14}]})
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "unavailable")
+    assert "Publish it." in answer.json()["error"]["message"]
+
+
+async def _dripping(parts: list[bytes], pause: float) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+        await asyncio.sleep(pause)
+
+
+def test_body_in_parts_is_put_together_and_a_huge_one_refused() -> None:
+    app = app_of()
+    assert ask(app, _dripping([b'{"rows":', b'[{"x":2}]}'], 0)).json()["predictions"][0]["score"] == 1.0
+    assert ask(app, _dripping([b" " * 2**20] * 5, 0)).status_code == 413
+
+
+def _conversation(app: PredictApp, receive: Any) -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/v1/toy/predict", "method": "POST", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def test_body_that_does_not_arrive_is_given_up() -> None:
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    assert _conversation(app_of(limits=Limits(body_seconds=0.05)), never)[0]["status"] == 408
+
+
+def test_more_requests_at_once_than_allowed_are_sent_away_for_a_second() -> None:
+    answer = ask(app_of(limits=Limits(requests_at_once=0)), {"rows": [{"x": 1}]})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+
+
+def test_model_that_takes_too_long_is_given_up() -> None:
+    answer = ask(app_of(limits=Limits(answer_seconds=0.0)), {"rows": [{"x": 1}] * 50})
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "timeout")
+
+
+def test_metrics_count_rows_refusals_and_feature_ages(tmp_path: Path) -> None:
+    app = app_of(tmp_path)
+    ask(app, {"rows": [{"x": 1}, {"x": 3}]})
+    ask(app, b"{")
+    app.stop()
+    page = ask(app, b"", "GET", "/metrics").text
+    own = 'model="toy",version="3"'
+    assert f"ml_platform_predictions_total{{{own}}} 2.0" in page
+    assert f'ml_platform_requests_refused_total{{{own},reason="json"}} 1.0' in page.replace(
+        '{model="toy",reason="json",version="3"}', f'{{{own},reason="json"}}'
+    )
+    assert 'ml_platform_feature_age_minutes{model="toy",version="3",view="view"} 5.0' in page
+
+
+def test_readiness_follows_start_and_stop() -> None:
+    app = PredictApp(Served("toy", "3", None), lambda: cast(Predictor, Doubling()))
+    assert ask(app, b"", "GET", "/readyz").status_code == 503
+    assert ask(app, {"rows": [{"x": 1}]}).status_code == 503
+    app.start()
+    assert ask(app, b"", "GET", "/readyz").status_code == 200
+    app.stop()
+    assert ask(app, b"", "GET", "/readyz").status_code == 503
+
+
+def test_page_for_people_names_fields_and_fetches_nothing() -> None:
+    page = ask(app_of(), b"", "GET", "/").text
+    assert "<code>x</code>" in page
+    assert "<script" not in page
+    assert "//" not in page.replace("<!doctype", "")
+
+
+def test_calibration_is_that_of_the_knots_and_of_platt() -> None:
+    score = np.array([0.1, 0.5, 0.75])
+    knots = calibration_of({"method": "isotonic", "x": [0.5, 1.0], "y": [0.2, 0.4]})
+    assert knots(score).tolist() == pytest.approx([0.2, 0.2, 0.3])
+    platt = calibration_of({"method": "platt", "slope": 2.0, "intercept": 0.0})
+    assert platt(score).tolist() == pytest.approx([1 / 82, 0.5, 0.9])
+    assert calibration_of({"method": "none"})(score) is score

@@ -1,0 +1,87 @@
+"""The prediction log of a service: every row on a line that the lake reads, and no request ever waits for the disk."""
+
+import json
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import polars as pl
+import pytest
+
+from bento.prediction_log import Answered, PredictionLog
+from bento.predictor import Prediction
+from ml_platform.features.feature_set import Served
+from ml_platform.monitoring.prediction_log import LoggedPrediction
+
+NOW = datetime(2013, 7, 1, 10, 0, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class ReadFeatures:
+    """Features that were not read from a store: the same four attributes."""
+
+    frame: pl.DataFrame
+    as_of: pl.Series
+    watermarks: dict[str, datetime]
+    ages: pl.DataFrame
+
+
+def answered(request_id: str, rows: int = 1) -> Answered:
+    times = pl.Series("predict_at", [NOW] * rows, dtype=pl.Datetime("us", "UTC"))
+    features = pl.DataFrame({"view__mean": [1.5] * rows, "view__kind": ["a"] * rows})
+    served = ReadFeatures(features, times.alias("as_of"), {"view": NOW}, pl.DataFrame({"view": [3.0] * rows}))
+    prediction = Prediction([0.25] * rows, [False] * rows, pl.DataFrame([times]), cast(Served, served))
+    return Answered(request_id, "stable", NOW, [{"carrier": "UA"}] * rows, prediction)
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+
+
+def test_each_row_is_a_line_that_the_lake_accepts(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path, "toy", "3")
+    log.put(answered("r", rows=2))
+    log.close()
+    first, second = (LoggedPrediction.model_validate(line) for line in lines(tmp_path))
+    assert (first.request_id, first.row, first.version, first.role) == ("r", 0, "3", "stable")
+    assert (second.row, second.score, second.label) == (1, 0.25, 0.0)
+    assert first.features == {"view__mean": 1.5, "view__kind": "a"}
+    assert first.predict_at == first.as_of == NOW
+
+
+def test_full_file_is_left_and_the_next_begun(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path, "toy", "3", max_file_bytes=1)
+    for name in ("a", "b", "c"):
+        log.put(answered(name))
+    log.close()
+    assert len(list(tmp_path.glob("*.jsonl"))) == 3
+    assert sorted(str(line["request_id"]) for line in lines(tmp_path)) == ["a", "b", "c"]
+
+
+def test_rows_beyond_what_may_wait_are_dropped_and_counted(tmp_path: Path) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Answered) -> None:
+        reached.set()
+        go_on.wait(10)
+
+    log = PredictionLog(tmp_path, "toy", "3", max_pending_rows=3, on_written=hold)
+    log.put(answered("held"))
+    assert reached.wait(10)
+    log.put(answered("waits", rows=2))
+    log.put(answered("dropped", rows=2))
+    assert log.dropped_rows == 2
+    go_on.set()
+    log.close()
+    assert {line["request_id"] for line in lines(tmp_path)} == {"held", "waits"}
+
+
+def test_unwritable_folder_costs_lines_and_not_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    log = PredictionLog(tmp_path / "file" / "folder", "toy", "3")
+    log.put(answered("lost", rows=2))
+    log.close()
+    assert (log.dropped_rows, log.written_rows) == (2, 0)
+    assert "lost" in caplog.text

@@ -1,0 +1,54 @@
+"""Envoy's files: routes and weights as wanted, and a configuration that Envoy itself accepts."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_platform.serving.gateway import Gateway, cluster_name, write_clusters, write_routes
+from ml_platform.serving.wanted import Release, WantedState
+
+ONE, TWO = Release(version="1", bento="bentos/toy/1-aa"), Release(version="2", bento="bentos/toy/2-bb")
+
+
+def routes(folder: Path, **state: Any) -> list[dict[str, Any]]:
+    write_routes(folder, {"toy": WantedState(**state)}, version="toy:1")
+    held = json.loads((folder / "routes.json").read_text())
+    found: list[dict[str, Any]] = held["resources"][0]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def test_weights_are_those_wanted_and_roles_are_told(tmp_path: Path) -> None:
+    _, toy, _ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
+    clusters = toy["route"]["weighted_clusters"]["clusters"]
+    assert toy["match"] == {"prefix": "/v1/toy/"}
+    assert [(each["name"], each["weight"]) for each in clusters] == [("toy-1-aa", 90), ("toy-2-bb", 10)]
+    assert [each["request_headers_to_add"][0]["header"]["value"] for each in clusters] == ["stable", "candidate"]
+
+
+def test_shadow_gets_copies_and_no_weight(tmp_path: Path) -> None:
+    _, toy, _ = routes(tmp_path, stable=ONE, shadow=TWO, weights={"stable": 100})
+    assert toy["route"]["request_mirror_policies"] == [{"cluster": "toy-2-bb"}]
+    assert [each["name"] for each in toy["route"]["weighted_clusters"]["clusters"]] == ["toy-1-aa"]
+
+
+def test_model_that_serves_nothing_has_no_route(tmp_path: Path) -> None:
+    ready, unknown = routes(tmp_path)
+    assert ready["match"] == {"path": "/ready"}
+    assert unknown["direct_response"]["status"] == 404
+
+
+def test_name_of_a_service_tells_a_rebuilt_bento_apart() -> None:
+    assert cluster_name("toy", ONE) != cluster_name("toy", Release(version="1", bento="bentos/toy/1-cc"))
+
+
+@pytest.mark.slow
+def test_envoy_accepts_the_configuration(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, 18080, 18081)
+    gateway.write_bootstrap()
+    write_clusters(tmp_path, {"toy-1-aa": 9001}, version="1")
+    routes(tmp_path, stable=ONE, weights={"stable": 100})
+    done = subprocess.run([*gateway.command, "--mode", "validate"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,175 @@
+"""What a request must hold: each wrong one is refused with its status and the path of the field."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from ml_platform.serving.contract import RequestContract, RequestInvalid
+
+FIELDS: list[dict[str, Any]] = [
+    {"name": "carrier", "type": "string"},
+    {"name": "flight", "type": "int"},
+    {"name": "miles", "type": "float"},
+    {"name": "codeshare", "type": "bool"},
+    {"name": "tail", "type": "string", "nullable": True},
+    {"name": "departs", "type": "datetime"},
+]
+ROW: dict[str, Any] = {
+    "carrier": "UA",
+    "flight": 7,
+    "miles": 12,
+    "codeshare": False,
+    "tail": None,
+    "departs": "2013-07-01T08:30:00-04:00",
+}
+
+
+def contract(**settings: Any) -> RequestContract:
+    return RequestContract.model_validate({"model": "toy", "fields": FIELDS, **settings})
+
+
+def body(*rows: Any) -> bytes:
+    return json.dumps({"rows": list(rows)}).encode()
+
+
+def refusal(data: bytes, **settings: Any) -> RequestInvalid:
+    with pytest.raises(RequestInvalid) as caught:
+        contract(**settings).validate(data)
+    return caught.value
+
+
+def test_valid_rows_become_a_table_in_the_declared_types() -> None:
+    frame = contract().validate(body(ROW, {**ROW, "tail": "N1", "miles": 2.5})).frame()
+    assert dict(frame.schema) == {
+        "carrier": pl.String(),
+        "flight": pl.Int64(),
+        "miles": pl.Float64(),
+        "codeshare": pl.Boolean(),
+        "tail": pl.String(),
+        "departs": pl.Datetime("us", "UTC"),
+    }
+    assert frame["tail"].to_list() == [None, "N1"]
+    assert frame["miles"].to_list() == [12.0, 2.5]
+    assert frame["departs"][0] == datetime(2013, 7, 1, 12, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("carrier", 5, "an int 5"),
+        ("carrier", None, "null"),
+        ("flight", "7", "a string '7'"),
+        ("flight", True, "a flag True"),
+        ("flight", 7.0, "a float 7.0"),
+        ("flight", 2**63, "beyond 64 bits"),
+        ("miles", float("nan"), "not finite"),
+        ("miles", float("inf"), "not finite"),
+        ("miles", 10**400, "beyond 64 bits"),
+        ("codeshare", 0, "an int 0"),
+        ("tail", 3, "an int 3"),
+        ("departs", "2013-07-01T08:30:00", "without an offset"),
+        ("departs", "1 July", "not ISO 8601"),
+        ("departs", "2013-02-30T08:30:00Z", "day is out of range"),
+        ("departs", 1372681800, "an int 1372681800"),
+    ],
+)
+def test_wrong_value_is_refused_with_its_path(field: str, value: Any, found: str) -> None:
+    error = refusal(body(ROW, {**ROW, field: value}))
+    assert (error.status, error.path) == (422, f"rows[1].{field}")
+    assert found in error.found
+
+
+def test_missing_field_names_the_one_that_was_perhaps_meant() -> None:
+    row = {("carier" if name == "carrier" else name): value for name, value in ROW.items()}
+    error = refusal(body(row))
+    assert [each.path for each in error.details] == ["rows[0].carrier", "rows[0].carier"]
+    assert error.details[0].hint == "Did you mean 'carier'?"
+    assert error.details[1].hint == "Did you mean 'carrier'?"
+
+
+def test_extra_field_is_refused() -> None:
+    assert refusal(body({**ROW, "color": "red"})).path == "rows[0].color"
+
+
+def test_ten_wrong_places_are_told_and_the_rest_counted() -> None:
+    error = refusal(body(*[{**ROW, "flight": "x"}] * 30))
+    assert len(error.details) == 10
+    assert "29 more wrong places" in str(error)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"{'rows': []}", b"[" * 100_000, b"\xff"])
+def test_what_is_no_json_is_refused_as_such(data: bytes) -> None:
+    assert (refusal(data).status, refusal(data).path) == (400, "body")
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (b"[]", "body"),
+        (b"{}", "rows"),
+        (b'{"rows": []}', "rows"),
+        (b'{"rows": 3}', "rows"),
+        (b'{"rows": [3]}', "rows[0]"),
+        (b'{"rows": [{}], "top": 1}', "top"),
+    ],
+)
+def test_wrong_shape_is_refused_with_its_path(data: bytes, path: str) -> None:
+    assert (refusal(data).status, refusal(data).path) == (422, path)
+
+
+def test_row_limit_is_the_declared_one() -> None:
+    assert refusal(body(*[ROW] * 1001)).status == 413
+    assert refusal(body(ROW, ROW), max_rows=1).status == 413
+    assert len(contract(max_rows=2).validate(body(ROW, ROW)).rows) == 2
+
+
+def test_byte_limit_is_the_declared_one() -> None:
+    data = body(*[ROW] * 20)
+    assert len(contract().validate(data).rows) == 20
+    assert refusal(data, max_bytes=1024).status == 413
+
+
+def test_openapi_says_exactly_what_is_validated() -> None:
+    document = contract(max_rows=7).openapi("3")
+    schemas = document["components"]["schemas"]
+    assert list(document["paths"]) == ["/v1/toy/predict"]
+    assert document["info"] == {"title": "toy", "version": "3"}
+    assert schemas["Request"]["properties"]["rows"]["maxItems"] == 7
+    assert schemas["Row"] == {
+        "type": "object",
+        "required": ["carrier", "flight", "miles", "codeshare", "tail", "departs"],
+        "properties": {
+            "carrier": {"type": "string"},
+            "flight": {"type": "integer", "format": "int64"},
+            "miles": {"type": "number", "format": "double"},
+            "codeshare": {"type": "boolean"},
+            "tail": {"type": ["string", "null"]},
+            "departs": {"type": "string", "format": "date-time"},
+        },
+        "additionalProperties": False,
+    }
+
+
+def test_example_and_description_stand_on_the_page_and_a_wrong_example_is_refused() -> None:
+    field = {"name": "carrier", "type": "string", "description": "Airline", "examples": ["UA"]}
+    document = RequestContract.model_validate({"model": "toy", "fields": [field]}).openapi("1")
+    told = document["components"]["schemas"]["Row"]["properties"]["carrier"]
+    assert told == {"type": "string", "description": "Airline", "examples": ["UA"]}
+    with pytest.raises(ValidationError, match="example 5 is not a string"):
+        RequestContract.model_validate({"model": "toy", "fields": [{**field, "examples": [5]}]})
+
+
+def test_prediction_time_must_name_a_time_that_is_never_null() -> None:
+    timed = contract(prediction_time={"field": "departs", "minutes_before": 120})
+    assert RequestContract.model_validate_json(timed.model_dump_json()) == timed
+    with pytest.raises(ValidationError, match="Did you mean 'departs'"):
+        contract(prediction_time={"field": "depart"})
+
+
+def test_field_declared_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'carrier' declared twice"):
+        RequestContract.model_validate({"model": "toy", "fields": [FIELDS[0], FIELDS[0]]})

@@ -1,0 +1,69 @@
+"""The wanted state: only one of two changes made on the same state succeeds, and senseless states are refused."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ml_platform.serving.wanted import GenerationMoved, Release, WantedState, all_wanted, read_wanted, swap_wanted
+
+ONE, TWO = Release(version="1", bento="b/1"), Release(version="2", bento="b/2")
+ALL_ONE = WantedState(stable=ONE, weights={"stable": 100})
+
+
+def test_nothing_is_wanted_at_first(tmp_path: Path) -> None:
+    assert read_wanted(tmp_path / "toy") == WantedState()
+    assert all_wanted(tmp_path) == {}
+
+
+def test_swap_stores_the_state_as_the_next_generation(tmp_path: Path) -> None:
+    stored = swap_wanted(tmp_path / "toy", ALL_ONE, 0)
+    assert stored.generation == 1
+    assert all_wanted(tmp_path) == {"toy": stored}
+
+
+def test_swap_on_an_older_generation_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    stored = swap_wanted(tmp_path, ALL_ONE, 0)
+    with pytest.raises(GenerationMoved, match="expected generation 0, found generation 1"):
+        swap_wanted(tmp_path, WantedState(), 0)
+    assert read_wanted(tmp_path) == stored
+
+
+def test_one_of_many_concurrent_swaps_succeeds(tmp_path: Path) -> None:
+    outcomes: list[bool] = []
+
+    def change() -> None:
+        try:
+            swap_wanted(tmp_path, ALL_ONE, 0)
+            outcomes.append(True)
+        except GenerationMoved:
+            outcomes.append(False)
+
+    threads = [threading.Thread(target=change) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [False] * 7 + [True]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"stable": ONE, "weights": {"stable": 90}}, "add up to 90"),
+        ({"stable": ONE}, "add up to 0"),
+        ({"weights": {"stable": 100}}, "there is no stable"),
+        ({"stable": ONE, "weights": {"stable": 50, "candidate": 50}}, "there is no candidate"),
+        ({"stable": ONE, "weights": {"stable": 110, "candidate": -10}}, "candidate -10"),
+        ({"stable": ONE, "weights": {"stabel": 100}}, "stabel"),
+        ({"candidate": ONE, "weights": {"candidate": 100}, "shadow": TWO}, "no stable version"),
+    ],
+)
+def test_state_that_makes_no_sense_is_refused(state: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        WantedState.model_validate(state)
+
+
+def test_a_version_in_two_roles_runs_once() -> None:
+    assert WantedState(stable=ONE, shadow=ONE, weights={"stable": 100}).releases == [ONE]
