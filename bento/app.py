@@ -7,6 +7,7 @@ counts and latencies, one answer for whatever goes wrong. Nothing that happens i
 import asyncio
 import logging
 import re
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -121,6 +122,8 @@ class PredictApp:
 
     def start(self) -> None:
         """Load the model and answer one made-up request, so that the first real one is as fast as the next."""
+        # The log's thread hands the interpreter back ten times sooner than by default: requests come first.
+        sys.setswitchinterval(0.0005)
         self._predictor = self._load()
         self._warm_up(self._predictor)
         if self.served.log_folder is not None:

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -21,8 +21,8 @@ from ml_platform.errors import PlatformError, listed
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet, Served
 from ml_platform.features.online import OnlineStore
-from ml_platform.features.view import INSTANT, PREDICT_AT
-from ml_platform.serving.contract import RequestContract, ValidRequest
+from ml_platform.features.view import PREDICT_AT
+from ml_platform.serving.contract import RequestContract, ValidRequest, instants
 
 FORMAT = "ml_platform/1"
 SMALLEST = 1e-6
@@ -87,13 +87,19 @@ class Predictor:
         ``arrived_at`` (aware) is the prediction time where the contract names none. Raises what the online store
         raises, for example when a feature view was never published.
         """
-        timing = self.contract.prediction_time
-        moment = pl.lit(arrived_at).cast(INSTANT).alias(PREDICT_AT) if timing is None else timing.expression()
-        rows = request.frame().with_columns(moment)
+        rows = request.frame().hstack([self._predict_at(request, arrived_at)])
         served = self.features.serve(rows, self.store)
         scores = self._calibrate(self._score(served.encoded(self.encoder)))
         labels: list[Any] = (scores >= self.threshold).tolist() if self.classifies else [None] * rows.height
         return Prediction(scores.tolist(), labels, rows, served)
+
+    def _predict_at(self, request: ValidRequest, arrived_at: datetime) -> pl.Series:
+        # As PredictionTime.expression() has it; a table's expression would take longer than all the rest of a request.
+        timing = self.contract.prediction_time
+        if timing is None:
+            return instants(PREDICT_AT, [arrived_at] * len(request.rows))
+        before = timedelta(minutes=timing.minutes_before)
+        return instants(PREDICT_AT, [time - before for time in request.columns[timing.field]])
 
     def _agree(self) -> None:
         lacking = [name for name in self.features.fields if name not in self.contract.dtypes]

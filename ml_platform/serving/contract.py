@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
 
 import orjson
@@ -22,7 +22,7 @@ from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import INSTANT
 from ml_platform.serving.openapi import REFUSALS, document
 
-__all__ = ["REFUSALS", "FieldError", "RequestContract", "RequestField", "RequestInvalid", "ValidRequest"]
+__all__ = ["REFUSALS", "FieldError", "RequestContract", "RequestField", "RequestInvalid", "ValidRequest", "instants"]
 
 FieldType = Literal["string", "int", "float", "bool", "datetime"]
 
@@ -32,6 +32,7 @@ ERRORS_SHOWN = 10
 VALUE_SHOWN = 60
 """Characters of a wrong value that are repeated in the answer."""
 
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _INT64 = range(-(2**63), 2**63)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(?P<offset>[Zz]|[+-]\d\d:\d\d)?")
 
@@ -111,9 +112,18 @@ class ValidRequest:
 
     def frame(self) -> pl.DataFrame:
         """Return the rows as a table: one column per field in its declared type, times in UTC."""
-        return pl.DataFrame(
-            [pl.Series(name, self.columns[name], dtype=dtype, strict=False) for name, dtype in self.dtypes.items()]
-        )
+        return pl.DataFrame([self._series(name, dtype) for name, dtype in self.dtypes.items()])
+
+    def _series(self, name: str, dtype: pl.DataType) -> pl.Series:
+        values = self.columns[name]
+        return instants(name, values) if dtype == INSTANT else pl.Series(name, values, dtype=dtype, strict=False)
+
+
+def instants(name: str, times: Sequence[datetime | None]) -> pl.Series:
+    """Return aware ``times`` as a column of instants in UTC, null for None; microseconds are kept."""
+    # By way of numbers: polars takes twenty times as long over datetimes with a time zone.
+    counted = [None if time is None else (time - _EPOCH) // _MICROSECOND for time in times]
+    return pl.Series(name, counted, dtype=pl.Int64).cast(INSTANT)
 
 
 class RequestContract(Settings):
