@@ -2,5 +2,6 @@
 
 from ml_platform.components.dataset import Dataset
 from ml_platform.components.feature_view import FeatureView
+from ml_platform.components.model import Model
 
-__all__ = ["Dataset", "FeatureView"]
+__all__ = ["Dataset", "FeatureView", "Model"]

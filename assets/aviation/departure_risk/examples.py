@@ -12,7 +12,12 @@ def flights(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
     """
     return sources["flights"].select(
         pl.concat_str(
-            pl.col("scheduled_departure").dt.strftime("%Y%m%dT%H%MZ"), "carrier", "flight", "origin", "dest", separator="-"
+            pl.col("scheduled_departure").dt.strftime("%Y%m%dT%H%MZ"),
+            "carrier",
+            "flight",
+            "origin",
+            "dest",
+            separator="-",
         ).alias("example_id"),
         "carrier",
         "flight",

@@ -1,0 +1,177 @@
+"""From a training set to a registered version: where training and registry meet.
+
+Apart from the assets so that `reproduce` and the tests take exactly the same steps.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import yaml
+
+from ml_platform.components.model import BoundModel
+from ml_platform.data.digest import content_hash
+from ml_platform.data.lake import PARTITION, Lake
+from ml_platform.data.partitions import month_bounds
+from ml_platform.evaluation.plots import importance_plot
+from ml_platform.registry.manifest import MANIFEST_FILE, Manifest, collect_code, collect_hardware, collect_lock
+from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.training.accounting import PriceList
+from ml_platform.training.candidate import Candidate, fit_candidate, settings_of
+from ml_platform.training.model_directory import write_model
+from ml_platform.training.splits import Split, split_by_time
+from ml_platform.training.training_set import assemble
+
+if TYPE_CHECKING:
+    from ml_platform.data.lake import TableVersion
+    from ml_platform.registry.tracking import TrackedRun
+
+
+@dataclass(frozen=True)
+class MadeCandidate:
+    """A registered version; ``candidate`` is None where the same inputs had already made it."""
+
+    version: ModelVersion
+    manifest: Manifest
+    counts: dict[str, int]
+    candidate: Candidate | None
+
+
+def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake) -> "dict[str, TableVersion]":
+    """Assemble and store the training set of each month in ``partitions``; return what was written, by month."""
+    logs = model.feature_set.logs(lake)
+    written = {}
+    for month in partitions:
+        sources = {name: lake.scan(f"datasets/{name}", partitions=[month]) for name in model.declared.examples.sources}
+        frame = assemble(
+            model.examples_function(sources),
+            model.feature_set,
+            logs,
+            model.request_fields,
+            model.declared.prediction_time,
+            model=model.name,
+            partition=month,
+        )
+        written[month] = lake.write(model.table, frame, month)
+    return written
+
+
+def read_training_set(model: BoundModel, month: str, lake: Lake, version: int | None = None) -> pl.DataFrame:
+    """Return the rows of ``month`` and of all months before it, in the order in which they were predicted."""
+    months = [held for held in lake.partitions(model.table, version) if held <= month]
+    rows = lake.scan(model.table, version, months).drop(PARTITION)
+    return rows.sort("predict_at", "example_id").collect()
+
+
+def split_of(model: BoundModel, month: str, frame: pl.DataFrame) -> Split:
+    """Return train, validation and test of the candidate of ``month``."""
+    declared = model.declared
+    return split_by_time(frame, month, declared.partitions.time_zone, declared.split, model=model.name)
+
+
+def make_candidate(
+    model: BoundModel,
+    trainer: str,
+    month: str,
+    *,
+    lake: Lake,
+    registry: ModelRegistry,
+    run: "TrackedRun",
+    repository: Path,
+    checkpoint: Path,
+    dagster_run_id: str,
+    now: datetime,
+) -> MadeCandidate:
+    """Fit the candidate ``trainer`` of ``month``, record the run and register the version.
+
+    Unchanged inputs (training set, code, lock, settings) are recognised: the version that they made is returned, and
+    nothing is fitted.
+    """
+    declared = model.declared.trainers[trainer]
+    frame = read_training_set(model, month, lake)
+    split = split_of(model, month, frame)
+    planned = _manifest(model, trainer, month, frame, lake, repository, dagster_run_id, now)
+    known = registry.by_inputs(model.name, planned.inputs_digest())
+    if known is not None:
+        run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {known.version}"})
+        return MadeCandidate(known, registry.manifest(known), split.counts(), None)
+    candidate = fit_candidate(
+        split,
+        model.feature_set.feature_names,
+        declared,
+        task=model.declared.task,
+        prices=prices_of(repository),
+        checkpoint=checkpoint,
+    )
+    manifest = planned.model_copy(update={"hardware": collect_hardware(candidate.account.device)})
+    with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
+        directory = Path(scratch) / "model"
+        write_model(
+            directory,
+            candidate,
+            name=model.name,
+            target=model.declared.target,
+            threshold=model.declared.threshold,
+            features=model.feature_set.to_dict(),
+            contract=model.contract.model_dump(mode="json"),
+        )
+        (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+        _log(run, candidate, manifest, split)
+        version = registry.register(
+            model.name,
+            directory,
+            run_id=run.run_id,
+            input_example=split.test.select(model.feature_set.feature_names).head(5),
+        )
+    return MadeCandidate(version, manifest, split.counts(), candidate)
+
+
+def prices_of(repository: Path) -> PriceList:
+    """Return the price list of `params.yaml`, the default one where it has none."""
+    path = repository / "params.yaml"
+    held: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return PriceList.model_validate(held.get("prices", {}))
+
+
+def _manifest(
+    model: BoundModel,
+    trainer: str,
+    month: str,
+    frame: pl.DataFrame,
+    lake: Lake,
+    repository: Path,
+    dagster_run_id: str,
+    now: datetime,
+) -> Manifest:
+    declared = model.declared.trainers[trainer]
+    tables = {model.table: lake.version(model.table) or 0}
+    tables |= {view.table: model.feature_set.versions(lake)[view.name] for view in model.stored_views}
+    return Manifest(
+        model=model.name,
+        partition=month,
+        trainer=trainer,
+        tables=tables,
+        training_set=content_hash(frame),
+        training_rows=frame.height,
+        code=collect_code(repository),
+        lock=collect_lock(repository),
+        parameters=declared.model_dump(mode="json"),
+        seeds={"trainer": declared.seed},
+        hardware=collect_hardware(),
+        data_clock=month_bounds(month, model.declared.partitions.time_zone)[1].isoformat(),
+        dagster_run_id=dagster_run_id,
+        created_at=now.isoformat(),
+    )
+
+
+def _log(run: "TrackedRun", candidate: Candidate, manifest: Manifest, split: Split) -> None:
+    run.log_params(settings_of(candidate.declared, candidate.fitted))
+    run.set_tags({"manifest": manifest.digest(), "training_set": manifest.training_set})
+    account = asdict(candidate.account)
+    numbers = {name: value for name, value in account.items() if isinstance(value, int | float)}
+    run.log_metrics({**{name: float(count) for name, count in split.counts().items()}, **numbers})
+    run.log_bytes(importance_plot(candidate.fitted.importance()), "plots/importance.png")

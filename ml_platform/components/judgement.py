@@ -1,0 +1,227 @@
+"""From candidates to a verdict and a champion: where training, evaluation, serving and registry meet.
+
+Apart from the assets so that a verdict is a function of recorded things, and promotion reads it back from the record.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ml_platform.components.candidates import prices_of, read_training_set, split_of
+from ml_platform.components.model import BoundModel
+from ml_platform.data.lake import PARTITION, Lake
+from ml_platform.data.partitions import month_bounds
+from ml_platform.evaluation.evidence import (
+    BASE_RATE,
+    CANDIDATE,
+    CHAMPION,
+    Evidence,
+    Facts,
+    base_rate_prediction,
+    blocks_of,
+)
+from ml_platform.evaluation.gates import judge_all
+from ml_platform.evaluation.slices import SliceScore, worst_slices
+from ml_platform.evaluation.summary import MetricLine, summarize
+from ml_platform.evaluation.verdict import Verdict, give_verdict, store
+from ml_platform.features import leak
+from ml_platform.features.change_log import Window
+from ml_platform.features.materialize import months_seen
+from ml_platform.features.online import OnlineStore
+from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.championship import current
+from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.registry.verdict_record import record_verdict
+from ml_platform.serving.package import Package, build_bento, verify_bento
+from ml_platform.training.candidate import fit_candidate
+from ml_platform.training.model_directory import StoredModel, read_model
+from ml_platform.training.splits import LABEL, Split
+from ml_platform.training.trainer import TrainerSettings
+
+SCHEDULE_ONLY = "schedule_only"
+REFERENCE_ROWS = 50
+"""Rows that a bento must score as training does before it may serve."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdict on one version, and everything that the UI and the card show of it."""
+
+    version: ModelVersion
+    verdict: Verdict
+    verdict_path: Path
+    evidence: Evidence
+    metrics: list[MetricLine]
+    slices: list[SliceScore]
+    importance: dict[str, float]
+    package: Package
+
+
+def judge(
+    model: BoundModel,
+    versions: Mapping[str, ModelVersion],
+    month: str,
+    *,
+    lake: Lake,
+    registry: ModelRegistry,
+    online: OnlineStore,
+    online_root: Path,
+    bentos_root: Path,
+    models_root: Path,
+    verdicts: Path,
+    audit: AuditLog,
+    repository: Path,
+    now: datetime,
+) -> Judged:
+    """Score candidate, champion and baselines on the test rows of ``month`` and record the verdict on the candidate.
+
+    Of several candidates the one with the best primary metric is judged. A candidate that is champion already is
+    compared with the champion before it, so that judging it again gives the same verdict.
+    """
+    split = split_of(model, month, read_training_set(model, month, lake))
+    stored = {name: _stored(registry, version, models_root) for name, version in versions.items()}
+    best = max(stored, key=lambda name: _primary(model, stored[name], split))
+    version, fitted = versions[best], stored[best]
+    champion = _opponent(registry, audit, version)
+    package, latency = _packaged(
+        model, version, fitted, split, online, online_root, bentos_root, models_root, repository
+    )
+    predictions: dict[str, npt.NDArray[np.float64]] = {CANDIDATE: fitted.predict(split.test)}
+    if champion is not None:
+        predictions[CHAMPION] = _stored(registry, champion, models_root).predict(split.test)
+    predictions[BASE_RATE] = base_rate_prediction(predictions[CANDIDATE], float(split.known[LABEL].mean()))  # type: ignore[arg-type]
+    if model.declared.evaluation.schedule_only:
+        predictions[SCHEDULE_ONLY] = _schedule_only(model, split, repository)
+    evidence = Evidence(
+        label=split.test[LABEL].cast(pl.Float64).to_numpy(),
+        predictions=predictions,
+        block=blocks_of(
+            split.test,
+            model.declared.evaluation.bootstrap.unit,
+            time=model.declared.prediction_time.field,
+            time_zone=model.declared.partitions.time_zone,
+        ),
+        slices=split.test.select(model.declared.evaluation.slices) if model.declared.evaluation.slices else None,
+        newer=champion is not None and version.partition > champion.partition,
+        facts=Facts(
+            leaks=leaks_of(model, month, lake),
+            # A dataset whose contract is broken is never published, so what was read here kept its contract.
+            contract_violations=[],
+            latency_p99_ms=latency,
+            size_bytes=package.size_bytes,
+        ),
+        task=model.declared.task,
+        settings=model.declared.evaluation.bootstrap,
+    )
+    verdict = give_verdict(
+        model=model.name,
+        partition=month,
+        candidate=version.content_digest,
+        champion=None if champion is None else champion.content_digest,
+        gates=judge_all(list(model.declared.gates), evidence),
+        evidence=evidence.digest(),
+        at=now,
+    )
+    path = store(verdict, verdicts)
+    record_verdict(audit, verdict.model_dump(), actor="gates", at=now)
+    return Judged(
+        version=version,
+        verdict=verdict,
+        verdict_path=path,
+        evidence=evidence,
+        metrics=summarize(evidence),
+        slices=worst_slices(evidence.label, predictions[CANDIDATE], evidence.slices, task=evidence.task)
+        if evidence.slices is not None
+        else [],
+        importance=fitted.fitted.importance(),
+        package=package,
+    )
+
+
+def leaks_of(model: BoundModel, month: str, lake: Lake) -> list[str]:
+    """Return the features of ``month`` that change when what became known later is scrambled (see `features.leak`)."""
+    months = model.declared.partitions
+    seen = sorted({name for view in model.stored_views for name in months_seen(view, month, months)})
+    sources = {}
+    for name in sorted({source.dataset for view in model.stored_views for source in view.sources}):
+        held = lake.partitions(f"datasets/{name}")
+        sources[name] = lake.scan(
+            f"datasets/{name}", partitions=[each for each in seen if each in held] if held else None
+        )
+    examples = lake.scan(model.table, partitions=[month]).drop(PARTITION).select(*model.request_fields, "predict_at")
+    window = Window(month_bounds(seen[0], months.time_zone)[0], month_bounds(month, months.time_zone)[1])
+    report = leak.check(model.feature_set, sources, examples, window, leak.choose_cuts(examples, 1))
+    return list(dict.fromkeys(found.feature for found in report.leaks))
+
+
+def request_rows(model: BoundModel, frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the request fields of ``frame`` as an app would send them: times as ISO 8601 text with an offset."""
+    rows = frame.select(model.request_fields).to_dicts()
+    return [
+        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
+def _stored(registry: ModelRegistry, version: ModelVersion, models_root: Path) -> StoredModel:
+    return read_model(model_directory(registry, version, models_root))
+
+
+def model_directory(registry: ModelRegistry, version: ModelVersion, models_root: Path) -> Path:
+    """Return the files of ``version``, fetched from the registry and verified by their digest at every call."""
+    return registry.download(version, models_root / version.name / str(version.version))
+
+
+def _primary(model: BoundModel, stored: StoredModel, split: Split) -> float:
+    from ml_platform.evaluation.metrics import improvement, score
+
+    metric = model.declared.evaluation.primary_metric
+    value = score(split.validation[LABEL].to_numpy(), stored.predict(split.validation))[metric]
+    return improvement(metric, value, 0.0)
+
+
+def _opponent(registry: ModelRegistry, audit: AuditLog, version: ModelVersion) -> ModelVersion | None:
+    champion = current(audit, version.name)
+    if champion is None:
+        return None
+    number = champion.previous_version if champion.version == version.version else champion.version
+    return None if number is None else registry.version(version.name, number)
+
+
+def _schedule_only(model: BoundModel, split: Split, repository: Path) -> npt.NDArray[np.float64]:
+    views = model.declared.evaluation.schedule_only
+    names = [name for name in model.feature_set.feature_names if name.partition("__")[0] in views]
+    plain = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
+    fitted = fit_candidate(split, names, plain, task=model.declared.task, prices=prices_of(repository))
+    return fitted.predict(split.test)
+
+
+def _packaged(
+    model: BoundModel,
+    version: ModelVersion,
+    fitted: StoredModel,
+    split: Split,
+    online: OnlineStore,
+    online_root: Path,
+    bentos_root: Path,
+    models_root: Path,
+    repository: Path,
+) -> tuple[Package, float]:
+    """Build the bento that would serve ``version`` and let it score reference rows; return it and its p99 latency."""
+    package = build_bento(
+        models_root / version.name / str(version.version),
+        model.contract,
+        version=str(version.version),
+        bentos_root=bentos_root,
+        lock=repository / "requirements.lock",
+    )
+    sample = split.test.tail(REFERENCE_ROWS)
+    expected = fitted.predict(model.feature_set.online(sample.select(*model.request_fields, "predict_at"), online))
+    verified = verify_bento(package, request_rows(model, sample), expected.tolist(), online_root=online_root)
+    return package, verified.latency_p99_ms

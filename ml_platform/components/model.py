@@ -1,0 +1,206 @@
+"""Model: what a team declares about a model, and which assets, checks, job and sensor follow from it.
+
+The assets themselves stand in `model_training.py`, `model_serving.py` and `model_monitoring.py`, in the order in which
+the data flows through them.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from ml_platform.components.declaration import Declaration
+from ml_platform.components.feature_view import FeatureView
+from ml_platform.data.canonical import value_digest
+from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.settings import Settings
+from ml_platform.errors import did_you_mean, listed
+from ml_platform.evaluation.bootstrap import BootstrapSettings
+from ml_platform.evaluation.gates import Gate
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.prediction_time import PredictionTime
+from ml_platform.features.view import FeatureView as FeatureViewSettings
+from ml_platform.features.view import source_hash
+from ml_platform.monitoring.drift import DriftSettings
+from ml_platform.registry.approvals import ApprovalSettings
+from ml_platform.serving.contract import RequestContract, RequestField
+from ml_platform.training.splits import SplitSettings
+from ml_platform.training.trainer import TrainerSettings
+
+
+class Examples(Settings):
+    """Where examples come from."""
+
+    function: str = Field(
+        description="package.module:function(sources) returning example_id, request fields, label, label_known_at."
+    )
+    sources: list[str] = Field(min_length=1, description="Datasets that the function reads, by name.")
+
+
+class Evaluation(Settings):
+    """How candidates are scored on the test month."""
+
+    primary_metric: str = Field(default="auc", description="Metric by which the best of several candidates is chosen.")
+    slices: list[str] = Field(default_factory=list, description="Request fields whose values are looked at apart.")
+    bootstrap: BootstrapSettings = Field(
+        default_factory=lambda: BootstrapSettings.model_validate({}), description="How intervals are resampled."
+    )
+    schedule_only: list[str] = Field(
+        default_factory=list,
+        description="Feature views of the baseline that knows the request alone; empty: no such baseline.",
+    )
+
+
+class Model(Declaration):
+    """A model: examples, features, trainers, gates, endpoint, monitors. Gives its assets, checks, job and sensor.
+
+    Assets: `<name>/training_set`, `candidate_<trainer>`, `evaluation`, `champion`, `bento`, `rollout`, `model_card`,
+    `predictions`, `outcomes`, `performance`, `drift`.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name: group of its assets and path of its endpoint.")
+    description: str = Field(description="What it predicts, for whom, in a sentence.")
+    owners: list[str] = Field(min_length=1, description="Who answers for it: team:<name> or an e-mail address.")
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags of its assets.")
+    task: Literal["classification", "regression"] = Field(default="classification", description="What is predicted.")
+    target: str = Field(description="The label in words, for people who read its card.")
+    intended_use: str = Field(default="", description="What it is for and not for; part of the model card.")
+    limits: list[str] = Field(default_factory=list, description="Known limits; part of the model card.")
+    partitions: MonthlyPartitions = Field(description="Months for which examples exist.")
+    first_candidate: str | None = Field(
+        default=None, description="First month with a candidate; needs months before it to train and validate on."
+    )
+    examples: Examples = Field(description="The rows that are learned from.")
+    request: list[RequestField] = Field(min_length=1, description="Fields of one row of the endpoint.")
+    prediction_time: PredictionTime = Field(description="When a prediction is made.")
+    features: list[str] = Field(min_length=1, description="Feature views that it reads, by name.")
+    split: SplitSettings = Field(
+        default_factory=lambda: SplitSettings.model_validate({}), description="How time is cut for training."
+    )
+    trainers: dict[str, TrainerSettings] = Field(
+        min_length=1, description="Candidates by name; each gives candidate_<name>."
+    )
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="Score from which the answered label is true.")
+    evaluation: Evaluation = Field(
+        default_factory=lambda: Evaluation.model_validate({}), description="How candidates are scored."
+    )
+    gates: list[Annotated[Gate, Field()]] = Field(
+        min_length=1, description="What a candidate must pass; each is a blocking check of the evaluation."
+    )
+    approval: ApprovalSettings = Field(
+        default_factory=lambda: ApprovalSettings.model_validate({}), description="Who says yes besides the gates."
+    )
+    maximum_rows: int = Field(default=1000, ge=1, description="Rows that one request may hold.")
+    drift: DriftSettings = Field(
+        default_factory=lambda: DriftSettings.model_validate({}), description="When a feature counts as drifted."
+    )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        from ml_platform.components import model_monitoring, model_serving, model_training
+
+        views = self._views(context)
+        bound = BoundModel(self, views)
+        assets = [
+            model_training.training_set(bound),
+            *(model_training.candidate(bound, name) for name in self.trainers),
+            model_training.evaluation(bound),
+            model_training.champion(bound),
+            model_training.model_card(bound),
+            model_serving.bento(bound),
+            model_serving.rollout(bound),
+            model_monitoring.predictions(bound),
+            model_monitoring.outcomes(bound),
+            model_monitoring.performance(bound),
+            model_monitoring.drift(bound),
+        ]
+        job = dg.define_asset_job(
+            self.name,
+            selection=dg.AssetSelection.assets(*bound.loop_keys),
+            description=f"Everything from the training set of a month to its rollout: {self.description}",
+        )
+        return dg.Definitions(assets=assets, jobs=[job])
+
+    def _views(self, context: dg.ComponentLoadContext) -> list[FeatureViewSettings]:
+        """Return the settings of the declared views, and of those that they take as inputs, in declared order."""
+        known = {each.name: each.settings() for each in context.component_tree.get_all_components(FeatureView)}
+        for at, name in enumerate(self.features):
+            if name not in known:
+                raise self.refuse(
+                    ["features", at],
+                    expected="the name of a feature view",
+                    found=f"'{name}'; there are {listed(known, 30)}",
+                    mend=f"Mend the name, or declare the view.{did_you_mean(name, known)}",
+                )
+        wanted = list(self.features)
+        for name in wanted:
+            wanted += [needed for needed in known[name].inputs if needed not in wanted]
+        return [known[name] for name in wanted]
+
+
+class BoundModel:
+    """A declared model together with the feature views it names: what the asset functions are given."""
+
+    def __init__(self, declared: Model, views: list[FeatureViewSettings]) -> None:
+        self.declared = declared
+        self.views = views
+
+    @property
+    def name(self) -> str:
+        return self.declared.name
+
+    @cached_property
+    def feature_set(self) -> FeatureSet:
+        """The views with their code versions filled in: pinned once, when definitions are loaded."""
+        return FeatureSet([view.pinned() for view in self.views])
+
+    @property
+    def stored_views(self) -> list[FeatureViewSettings]:
+        return self.feature_set.stored
+
+    @cached_property
+    def contract(self) -> RequestContract:
+        return RequestContract(model=self.name, fields=self.declared.request, max_rows=self.declared.maximum_rows)
+
+    @property
+    def request_fields(self) -> list[str]:
+        return [field.name for field in self.declared.request]
+
+    @cached_property
+    def examples_function(self) -> Callable[[dict[str, pl.LazyFrame]], pl.LazyFrame]:
+        return self.declared.function_at("examples.function", self.declared.examples.function)
+
+    def key(self, asset: str) -> dg.AssetKey:
+        return dg.AssetKey([self.name, asset])
+
+    @property
+    def candidate_keys(self) -> dict[str, dg.AssetKey]:
+        return {name: self.key(f"candidate_{name}") for name in self.declared.trainers}
+
+    @property
+    def loop_keys(self) -> list[dg.AssetKey]:
+        """The assets of one turn of the loop, from the month's training set to what serves."""
+        names = ["training_set", "evaluation", "champion", "model_card", "bento", "rollout", "drift"]
+        return [*map(self.key, names), *self.candidate_keys.values()]
+
+    @property
+    def table(self) -> str:
+        """Lake table of the training set."""
+        return f"models/{self.name}/training_set"
+
+    @property
+    def code_version(self) -> str:
+        """Version of what makes the training set: the examples function and every view."""
+        views = {view.name: view.code_version for view in self.feature_set.views}
+        return value_digest([source_hash(self.declared.examples.function), views, self.request_fields])[:12]
+
+    def common(self, *kinds: str) -> dict[str, Any]:
+        """Return what every asset of the model carries: group, owners, tags and kinds."""
+        return {
+            "group_name": self.name,
+            "owners": self.declared.owners,
+            "tags": self.declared.tags,
+            "kinds": set(kinds),
+        }

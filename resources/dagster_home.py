@@ -1,0 +1,33 @@
+"""The home as a Dagster resource, for assets that write pages, models and records."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from resources.home import Home
+
+if TYPE_CHECKING:
+    from ml_platform.registry.audit import AuditLog
+
+
+class HomeResource(dg.ConfigurableResource):
+    """Where the platform keeps its state."""
+
+    root: str = Field(description="Folder of the home.")
+    repository: str = Field(description="Folder of the code, for the manifest: commit, lock, prices.")
+
+    def home(self) -> Home:
+        """Return the folders of the home."""
+        return Home(Path(self.root))
+
+    def audit(self) -> "AuditLog":
+        """Return the log of decisions."""
+        from ml_platform.registry.audit import AuditLog
+
+        return AuditLog(self.home().records / "audit.jsonl")
+
+    @property
+    def code(self) -> Path:
+        return Path(self.repository)

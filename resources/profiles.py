@@ -1,0 +1,25 @@
+"""Which resources a profile stands for. `local` needs no server: everything lies under the home."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resources.home import Home
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def resources_of_profile(home: Home | None = None) -> Mapping[str, Any]:
+    """Return the resources by the keys under which assets ask for them, on ``home`` (default: the environment's)."""
+    from resources.dagster_home import HomeResource
+    from resources.lake import LakeResource
+    from resources.mlflow import MlflowResource
+    from resources.online_store import OnlineStoreResource
+
+    chosen = home or Home.from_environment()
+    return {
+        "home": HomeResource(root=str(chosen.root), repository=str(REPOSITORY)),
+        "lake": LakeResource.of_home(chosen),
+        "mlflow": MlflowResource.at_home(chosen),
+        "online_store": OnlineStoreResource.of_home(chosen),
+    }
