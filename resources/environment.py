@@ -17,7 +17,11 @@ SETTINGS = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     # Hosts of the tracking server's own job runner; nothing here uses it.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # Two cores are shared by Polars, LightGBM and Dagster: no drawing window is ever opened.
+    # A progress bar per downloaded file would drown what a run has to say.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A tracking server that dies in the middle of a request is noticed in seconds; the outbox keeps the record.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # Plots are files; no window is ever opened.
     "MPLBACKEND": "Agg",
 }
 

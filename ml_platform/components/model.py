@@ -162,7 +162,12 @@ class BoundModel:
 
     @cached_property
     def contract(self) -> RequestContract:
-        return RequestContract(model=self.name, fields=self.declared.request, max_rows=self.declared.maximum_rows)
+        return RequestContract(
+            model=self.name,
+            fields=self.declared.request,
+            max_rows=self.declared.maximum_rows,
+            prediction_time=self.declared.prediction_time,
+        )
 
     @property
     def request_fields(self) -> list[str]:
