@@ -9,8 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from ml_platform.components.candidates import read_training_set, split_of
-from ml_platform.components.judgement import model_directory
+from ml_platform.components.judgement import VERDICTS
 from ml_platform.components.model import BoundModel
+from ml_platform.components.packaging import model_directory
 from ml_platform.data.atomic import write_text
 from ml_platform.data.lake import Lake
 from ml_platform.evaluation.calibration import reliability
@@ -94,7 +95,7 @@ def write_card(
     model: BoundModel, month: str, *, lake: Lake, registry: ModelRegistry, audit: AuditLog, folders: Home
 ) -> tuple[Path, Path]:
     """Write the card of the version that ``month``'s verdict is about; return the page and the text."""
-    verdict, _ = newest_verdict(model, month, audit, folders.records / "verdicts")
+    verdict, _ = newest_verdict(model, month, audit, folders.records / VERDICTS)
     version = _judged_version(model, verdict, registry)
     stored = read_model(model_directory(registry, version, folders.models))
     test = split_of(model, month, read_training_set(model, month, lake)).test

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import polars as pl
 
 from ml_platform.components.candidates import prices_of, read_training_set, split_of
 from ml_platform.components.model import BoundModel
+from ml_platform.components.packaging import model_directory, package_version, reference_rows
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.partitions import month_bounds
 from ml_platform.evaluation.evidence import (
@@ -38,15 +38,16 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import current
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.verdict_record import record_verdict
-from ml_platform.serving.package import Package, build_bento, verify_bento
+from ml_platform.serving.package import Package
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import StoredModel, read_model
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import TrainerSettings
+from resources.home import Home
 
 SCHEDULE_ONLY = "schedule_only"
-REFERENCE_ROWS = 50
-"""Rows that a bento must score as training does before it may serve."""
+VERDICTS = "verdicts"
+"""Folder of the stored verdicts, under the records."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,7 @@ def judge(
     lake: Lake,
     registry: ModelRegistry,
     online: OnlineStore,
-    online_root: Path,
-    bentos_root: Path,
-    models_root: Path,
-    verdicts: Path,
+    folders: Home,
     audit: AuditLog,
     repository: Path,
     now: datetime,
@@ -85,16 +83,15 @@ def judge(
     compared with the champion before it, so that judging it again gives the same verdict.
     """
     split = split_of(model, month, read_training_set(model, month, lake))
-    stored = {name: _stored(registry, version, models_root) for name, version in versions.items()}
+    stored = {name: _stored(registry, version, folders.models) for name, version in versions.items()}
     best = max(stored, key=lambda name: _primary(model, stored[name], split))
     version, fitted = versions[best], stored[best]
     champion = _opponent(registry, audit, version)
-    package, latency = _packaged(
-        model, version, fitted, split, online, online_root, bentos_root, models_root, repository
-    )
+    rows = reference_rows(model, month, lake)
+    package, verified = package_version(model, version, rows, registry, online, folders, repository)
     predictions: dict[str, npt.NDArray[np.float64]] = {CANDIDATE: fitted.predict(split.test)}
     if champion is not None:
-        predictions[CHAMPION] = _stored(registry, champion, models_root).predict(split.test)
+        predictions[CHAMPION] = _stored(registry, champion, folders.models).predict(split.test)
     predictions[BASE_RATE] = base_rate_prediction(predictions[CANDIDATE], float(split.known[LABEL].mean()))  # type: ignore[arg-type]
     if model.declared.evaluation.schedule_only:
         predictions[SCHEDULE_ONLY] = _schedule_only(model, split, repository)
@@ -113,7 +110,7 @@ def judge(
             leaks=leaks_of(model, month, lake),
             # A dataset whose contract is broken is never published, so what was read here kept its contract.
             contract_violations=[],
-            latency_p99_ms=latency,
+            latency_p99_ms=verified.latency_p99_ms,
             size_bytes=package.size_bytes,
         ),
         task=model.declared.task,
@@ -128,7 +125,7 @@ def judge(
         evidence=evidence.digest(),
         at=now,
     )
-    path = store(verdict, verdicts)
+    path = store(verdict, folders.records / VERDICTS)
     record_verdict(audit, verdict.model_dump(), actor="gates", at=now)
     return Judged(
         version=version,
@@ -160,22 +157,8 @@ def leaks_of(model: BoundModel, month: str, lake: Lake) -> list[str]:
     return list(dict.fromkeys(found.feature for found in report.leaks))
 
 
-def request_rows(model: BoundModel, frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return the request fields of ``frame`` as an app would send them: times as ISO 8601 text with an offset."""
-    rows = frame.select(model.request_fields).to_dicts()
-    return [
-        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-        for row in rows
-    ]
-
-
 def _stored(registry: ModelRegistry, version: ModelVersion, models_root: Path) -> StoredModel:
     return read_model(model_directory(registry, version, models_root))
-
-
-def model_directory(registry: ModelRegistry, version: ModelVersion, models_root: Path) -> Path:
-    """Return the files of ``version``, fetched from the registry and verified by their digest at every call."""
-    return registry.download(version, models_root / version.name / str(version.version))
 
 
 def _primary(model: BoundModel, stored: StoredModel, split: Split) -> float:
@@ -200,28 +183,3 @@ def _schedule_only(model: BoundModel, split: Split, repository: Path) -> npt.NDA
     plain = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
     fitted = fit_candidate(split, names, plain, task=model.declared.task, prices=prices_of(repository))
     return fitted.predict(split.test)
-
-
-def _packaged(
-    model: BoundModel,
-    version: ModelVersion,
-    fitted: StoredModel,
-    split: Split,
-    online: OnlineStore,
-    online_root: Path,
-    bentos_root: Path,
-    models_root: Path,
-    repository: Path,
-) -> tuple[Package, float]:
-    """Build the bento that would serve ``version`` and let it score reference rows; return it and its p99 latency."""
-    package = build_bento(
-        models_root / version.name / str(version.version),
-        model.contract,
-        version=str(version.version),
-        bentos_root=bentos_root,
-        lock=repository / "requirements.lock",
-    )
-    sample = split.test.tail(REFERENCE_ROWS)
-    expected = fitted.predict(model.feature_set.online(sample.select(*model.request_fields, "predict_at"), online))
-    verified = verify_bento(package, request_rows(model, sample), expected.tolist(), online_root=online_root)
-    return package, verified.latency_p99_ms

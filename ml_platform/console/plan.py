@@ -89,9 +89,7 @@ def _input_reason(
     return None
 
 
-def _latest(
-    instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str]
-) -> dict[str | None, _Made]:
+def _latest(instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str]) -> dict[str | None, _Made]:
     """Return the newest materialization of each partition (of None where there are none)."""
     latest: dict[str | None, _Made] = {}
     cursor: str | None = None

@@ -1,0 +1,1 @@
+"""Tracked runs, model versions, manifests, approvals, promotion, and the log of decisions."""

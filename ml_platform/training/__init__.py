@@ -1,0 +1,1 @@
+"""Splits, trainers, tuning, calibration and what they cost. Runs without Dagster or MLflow."""

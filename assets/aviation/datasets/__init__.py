@@ -1,0 +1,1 @@
+"""Datasets of the aviation domain: loaders, and their contracts in defs.yaml."""
