@@ -5,7 +5,7 @@ UV     := $(BIN)/uv pip
 TORCH  := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-fast lint format lock bench graph clean
+.PHONY: help install demo up test test-fast lint format lock clean
 
 help:            ## Show what one can do
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,12 +48,6 @@ format: install  ## Format the code
 lock: install    ## Remake requirements.lock from pyproject.toml
 	$(UV) compile --quiet --universal --generate-hashes --python-version 3.11 --group dev \
 		--override deploy/lock-overrides.txt --no-emit-package torch --output-file requirements.lock pyproject.toml
-
-bench: install   ## Print the figures of the first run beside a plain script
-	@$(BIN)/python benchmarks/first_run.py
-
-graph: install   ## Draw the asset graph of the README again
-	@$(BIN)/ml-platform graph docs/asset-graph.svg
 
 clean:           ## Remove the platform's home: a fresh start
 	rm -rf "$${ML_PLATFORM_HOME:-.ml_platform}"

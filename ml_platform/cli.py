@@ -1,5 +1,6 @@
 """`ml-platform …`: what `dg` has no verb for. Each verb reads like a sentence; the work is done below."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,85 @@ Partitions = Annotated[
 ]
 
 
+@app.command()
+def land(domain: str, through: Annotated[str, typer.Option(help="Last month that has arrived, like 2013-06.")]) -> None:
+    """Land the raw files of DOMAIN, month by month, as if they came in from outside."""
+    import importlib
+
+    from ml_platform.data.landing import Landing
+
+    landed = importlib.import_module(f"assets.{domain}.landing").land(Landing(_home().landing), through)
+    _console().print(f"{len(landed)} files have landed through {through}.")
+
+
+@app.command()
+def materialize(
+    select: Annotated[str, typer.Option(help="Assets, in Dagster's selection syntax.")],
+    partitions: Partitions,
+    force: Annotated[bool, typer.Option(help="Materialize what is up to date, too.")] = False,
+) -> None:
+    """Bring a selection of assets up to date, with live progress."""
+    from ml_platform.console import materialize as work
+    from ml_platform.console.progress import live_progress
+    from resources.orchestration import open_instance
+
+    home, console, loaded = _home(), _console(), work.definitions()
+    months = work.months_of(partitions)
+    with open_instance(home) as instance, live_progress(console) as listener:
+        keys = work.select(loaded, select)
+        runs = work.bring_up_to_date(loaded, instance, home, keys, months, listener=listener, force=force)
+    made = sum(len(run.steps) for run in runs)
+    console.print(f"{made} of {len(keys)} assets made; the others were up to date.")
+
+
+@app.command()
+def demo(
+    domain: Annotated[str, typer.Argument(help="Domain under assets/ that declares a demo.")] = "aviation",
+) -> None:
+    """Run the whole loop: land, train, promote, serve, and predict what comes next."""
+    from ml_platform.console.demo import run_demo
+
+    run_demo(domain, _home(), _console())
+
+
+@app.command()
+def up() -> None:
+    """Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops all of them."""
+    from ml_platform.console.services import everything
+    from ml_platform.serving.processes import up as run_until_stopped
+    from resources.profiles import REPOSITORY
+
+    console = _console()
+    run_until_stopped(everything(_home(), REPOSITORY), lambda line: console.print(line, highlight=False))
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Show champions, what serves at which weight, the data clock, and the last decisions."""
+    import json
+
+    from ml_platform.console import status as work
+
+    found = work.status(_home())
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        work.show(found, _console())
+
+
+@app.command()
+def report(
+    model: Annotated[str, typer.Option(help="Name of the model.")],
+    partition: Annotated[str, typer.Option(help="Month that was evaluated.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file to write.")],
+    plots: Annotated[Path, typer.Option(help="Folder for the tables behind the plots.")],
+) -> None:
+    """Write the figures of an evaluation as files, for `dvc metrics` and `dvc plots`."""
+    from ml_platform.console.report import write_report
+
+    write_report(_home(), model, partition, metrics, plots)
+
+
 def main() -> None:
     """Run the command line; a refusal of the platform ends with its message and exit code 1, not with a traceback."""
     environment.apply()
@@ -33,6 +113,11 @@ def main() -> None:
     except PlatformError as error:
         Console(stderr=True).print(f"[red]✗[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _console() -> Console:
+    # Dagster redirects the standard streams while a step runs; a copy of the descriptor stays the terminal.
+    return Console(file=os.fdopen(os.dup(1), "w", encoding="utf-8"), soft_wrap=False)
 
 
 def _home() -> Home:

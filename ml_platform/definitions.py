@@ -20,7 +20,7 @@ def defs() -> dg.Definitions:
     from resources.profiles import resources_of_profile
 
     return dg.Definitions.merge(
-        dg.load_from_defs_folder(project_root=PROJECT_ROOT),
+        dg.load_from_defs_folder(path_within_project=PROJECT_ROOT),
         dg.Definitions(
             resources=resources_of_profile(),
             # One process per run: a step process of its own would pay every import again.

@@ -15,6 +15,7 @@ import polars as pl
 from ml_platform.components.candidates import prices_of, read_training_set, split_of
 from ml_platform.components.model import BoundModel
 from ml_platform.components.packaging import model_directory, package_version, reference_rows
+from ml_platform.data.atomic import write_json
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.partitions import month_bounds
 from ml_platform.evaluation.evidence import (
@@ -28,7 +29,7 @@ from ml_platform.evaluation.evidence import (
 )
 from ml_platform.evaluation.gates import judge_all
 from ml_platform.evaluation.slices import SliceScore, worst_slices
-from ml_platform.evaluation.summary import MetricLine, summarize
+from ml_platform.evaluation.summary import MetricLine, plain_numbers, summarize
 from ml_platform.evaluation.verdict import Verdict, give_verdict, store
 from ml_platform.features import leak
 from ml_platform.features.change_log import Window
@@ -48,6 +49,9 @@ from resources.home import Home
 SCHEDULE_ONLY = "schedule_only"
 VERDICTS = "verdicts"
 """Folder of the stored verdicts, under the records."""
+
+METRICS = "metrics"
+"""Folder of the numbers that belong to them."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +130,17 @@ def judge(
         at=now,
     )
     path = store(verdict, folders.records / VERDICTS)
+    metrics = summarize(evidence)
+    numbers = {**plain_numbers(metrics), "base_rate": float(evidence.label.mean()), "rows": float(len(evidence.label))}
+    # Beside the verdict, for status and report: a read of one file instead of an evaluation.
+    write_json(folders.records / METRICS / f"{verdict.digest}.json", numbers)
     record_verdict(audit, verdict.model_dump(), actor="gates", at=now)
     return Judged(
         version=version,
         verdict=verdict,
         verdict_path=path,
         evidence=evidence,
-        metrics=summarize(evidence),
+        metrics=metrics,
         slices=worst_slices(evidence.label, predictions[CANDIDATE], evidence.slices, task=evidence.task)
         if evidence.slices is not None
         else [],

@@ -6,7 +6,7 @@ the data flows through them.
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import dagster as dg
 import polars as pl
@@ -29,6 +29,9 @@ from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.contract import RequestContract, RequestField
 from ml_platform.training.splits import SplitSettings
 from ml_platform.training.trainer import TrainerSettings
+
+if TYPE_CHECKING:
+    from dagster.components.core.component_tree import ComponentTree
 
 
 class Examples(Settings):
@@ -101,7 +104,7 @@ class Model(Declaration):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         from ml_platform.components import model_monitoring, model_serving, model_training
 
-        views = self._views(context)
+        views = self.views(context.component_tree)
         bound = BoundModel(self, views)
         assets = [
             model_training.training_set(bound),
@@ -123,9 +126,9 @@ class Model(Declaration):
         )
         return dg.Definitions(assets=assets, jobs=[job])
 
-    def _views(self, context: dg.ComponentLoadContext) -> list[FeatureViewSettings]:
+    def views(self, tree: "ComponentTree") -> list[FeatureViewSettings]:
         """Return the settings of the declared views, and of those that they take as inputs, in declared order."""
-        known = {each.name: each.settings() for each in context.component_tree.get_all_components(FeatureView)}
+        known = {each.name: each.settings() for each in tree.get_all_components(FeatureView)}
         for at, name in enumerate(self.features):
             if name not in known:
                 raise self.refuse(

@@ -50,7 +50,7 @@ def stale_assets(
     for key in ordered:
         node = graph.get(key)
         parents = sorted(node.parent_keys & wanted, key=str)
-        for partition in partitions.get(key) or [None]:
+        for partition in partitions.get(key) or (None,):
             own = made[key].get(partition)
             reason = _own_reason(own, node.code_version, landed_digest(key, partition))
             if reason is None and own is not None:

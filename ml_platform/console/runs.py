@@ -6,8 +6,9 @@ instance of the home like any other, so the UI shows them afterwards.
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
 
@@ -57,7 +58,7 @@ def execute(
     keys: Sequence[dg.AssetKey],
     *,
     partitions: Sequence[str] = (),
-    config: dict[str, object] | None = None,
+    config: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
 ) -> RunReport:
     """Materialize ``keys`` in one run and return its timings.
@@ -95,7 +96,7 @@ def execute(
         asset_selection=list(keys),
         partition_key=partitions[0] if len(partitions) == 1 else None,
         tags={RANGE_START_TAG: partitions[0], RANGE_END_TAG: partitions[-1]} if len(partitions) > 1 else None,
-        run_config=config or {},
+        run_config=dict(config or {}),
         raise_on_error=False,
     )
     report.seconds = time.monotonic() - begun

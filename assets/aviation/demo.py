@@ -1,0 +1,47 @@
+"""The demo of the aviation domain: which months, which model, and which flights of the month after it asks about."""
+
+from pathlib import Path
+
+import polars as pl
+
+from assets.aviation.datasets import loaders
+from assets.aviation.landing import land
+from ml_platform.data.landing import Landing
+
+FIRST, THROUGH = "2013-01", "2013-06"
+MODEL = "departure_risk"
+NEXT = "2013-07"
+
+
+def requests(scratch: Path) -> pl.DataFrame:
+    """Return the flights of the first day of July: the fields of a request, and ``happened`` and ``outcome``.
+
+    July is unpacked into the folder ``scratch``: the platform has not landed it. ``happened`` is what became of the
+    flight, for people; ``outcome`` is whether it came more than 15 minutes late, null where it never arrived.
+    """
+    landing = Landing(scratch)
+    land(landing, NEXT)
+    airports = loaders.airports(landing.find("airports", None).path)
+    flights = loaders.flights(landing.find("flights", NEXT).path, airports)
+    happened = (
+        pl.when(pl.col("arr_delay").is_null())
+        .then(pl.lit("never arrived"))
+        .when(pl.col("arr_delay") > 0)
+        .then(pl.format("{} min late", pl.col("arr_delay").cast(pl.Int64)))
+        .otherwise(pl.format("{} min early", -pl.col("arr_delay").cast(pl.Int64)))
+    )
+    return (
+        flights.filter(pl.col("flight_date") == pl.col("flight_date").min())
+        .sort("scheduled_departure", "carrier", "flight")
+        .select(
+            "carrier",
+            "flight",
+            "tailnum",
+            "origin",
+            "dest",
+            "scheduled_departure",
+            "scheduled_arrival",
+            happened.alias("happened"),
+            (pl.col("arr_delay") > 15).alias("outcome"),
+        )
+    )

@@ -1,0 +1,26 @@
+"""A declared model by its name, bound to its feature views, for the command line."""
+
+from ml_platform.components.model import BoundModel, Model
+from ml_platform.errors import PlatformError, did_you_mean, listed
+
+
+class ModelUnknownError(PlatformError):
+    """Raised when no model of a name is declared."""
+
+
+def bound_model(name: str) -> BoundModel:
+    """Return the model called ``name``. Raises :class:`ModelUnknownError` where none is declared."""
+    from dagster.components.core.component_tree import ComponentTree
+
+    from ml_platform.definitions import PROJECT_ROOT
+
+    tree = ComponentTree.for_project(PROJECT_ROOT)
+    known = {each.name: each for each in tree.get_all_components(Model)}
+    if name not in known:
+        raise ModelUnknownError(
+            f"Model '{name}'",
+            expected=f"one of {listed(known)}",
+            found="no such model",
+            mend=f"Declare it in assets/, or mend the name.{did_you_mean(name, known)}",
+        )
+    return BoundModel(known[name], known[name].views(tree))

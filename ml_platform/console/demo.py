@@ -1,0 +1,173 @@
+"""The first run: land, materialize, promote, serve, predict; and a table of what came of it.
+
+Which domain it shows is declared in `assets/<domain>/demo.py`; nothing here knows a dataset or a column.
+"""
+
+import importlib
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from ml_platform.console.materialize import bring_up_to_date, definitions
+from ml_platform.console.progress import live_progress
+from ml_platform.console.runs import Listener
+from ml_platform.console.services import gateway_and_services
+from ml_platform.console.status import status
+from ml_platform.data.landing import Landing
+from ml_platform.data.partitions import months_between
+from resources.home import Home
+from resources.orchestration import open_instance
+
+SHOWN = 10
+TIMED_REQUESTS = 200
+PER_RUN_ASSETS = ("evaluation", "champion", "model_card", "bento", "rollout", "drift")
+
+
+@dataclass
+class Stages:
+    """Seconds by stage, in the order in which they were run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - begun
+
+
+def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
+    """Run the whole loop of ``domain`` on ``home``, show it on ``console``, and return its figures.
+
+    A second call finds everything up to date, and only serves and predicts again.
+    """
+    declared = importlib.import_module(f"assets.{domain}.demo")
+    stages = Stages()
+    with stages.stage("land"):
+        land = importlib.import_module(f"assets.{domain}.landing").land
+        land(Landing(home.landing), declared.THROUGH)
+    console.print(f"Landed {declared.FIRST} to {declared.THROUGH}.")
+    with open_instance(home) as instance, live_progress(console) as listener:
+        _materialize(declared, home, instance, listener, stages)
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = declared.requests(Path(scratch))
+    with stages.stage("serve and predict"):
+        answered = _ask(declared.MODEL, home, rows)
+    found = status(home)["models"][declared.MODEL]
+    _show_predictions(rows, answered, console)
+    _show_summary(declared, found, answered, stages, home, console)
+    return {"model": found, "stages": stages.seconds, "latency_ms": answered.latency_ms()}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the endpoint answered to all rows, and how long single rows took, in seconds."""
+
+    scores: list[float]
+    labels: list[bool]
+    version: str
+    seconds: list[float]
+
+    def latency_ms(self) -> dict[str, float]:
+        ordered = sorted(self.seconds)
+        return {
+            "p50": 1000 * ordered[len(ordered) // 2],
+            "p99": 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
+        }
+
+
+def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listener: Listener, stages: Stages) -> None:
+    loaded = definitions()
+    months = months_between(declared.FIRST, declared.THROUGH)
+    keys = loaded.resolve_asset_graph().get_all_asset_keys()
+    of_model = {key for key in keys if key.path[0] == declared.MODEL}
+    data = sorted(key for key in keys if key.path[0] in ("datasets", "features"))
+    data.append(dg.AssetKey([declared.MODEL, "training_set"]))
+    candidates = [key for key in of_model if key.path[-1].startswith("candidate_")]
+    rest = [dg.AssetKey([declared.MODEL, name]) for name in PER_RUN_ASSETS]
+    for name, wanted, when in (
+        ("datasets, features, training set", data, months),
+        ("training", candidates, months[-1:]),
+        ("evaluation to rollout", rest, months[-1:]),
+    ):
+        with stages.stage(name):
+            bring_up_to_date(loaded, instance, home, wanted, when, listener=listener)
+
+
+def _ask(model: str, home: Home, rows: pl.DataFrame) -> Answered:
+    import httpx
+
+    from ml_platform.serving.processes import serve_temporarily
+
+    fields = [name for name in rows.columns if name not in ("happened", "outcome")]
+    payload = [
+        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+        for row in rows.select(fields).to_dicts()
+    ]
+    with serve_temporarily(gateway_and_services(home)) as address, httpx.Client(base_url=address) as client:
+        path = f"/v1/{model}/predict"
+        answer = client.post(path, json={"rows": payload}, timeout=30).raise_for_status().json()
+        seconds = []
+        for at in range(TIMED_REQUESTS):
+            begun = time.perf_counter()
+            client.post(path, json={"rows": [payload[at % len(payload)]]}).raise_for_status()
+            seconds.append(time.perf_counter() - begun)
+    predictions = answer["predictions"]
+    return Answered(
+        scores=[each["score"] for each in predictions],
+        labels=[each["label"] for each in predictions],
+        version=str(answer["model"]["version"]),
+        seconds=seconds,
+    )
+
+
+def _show_predictions(rows: pl.DataFrame, answered: Answered, console: Console) -> None:
+    table = Table(title="Predictions of the running endpoint, beside what then happened")
+    fields = [name for name in rows.columns if name != "outcome"]
+    for name in fields[:-1]:
+        table.add_column(name.replace("_", " "))
+    table.add_column("score", justify="right")
+    table.add_column("label")
+    table.add_column("happened")
+    step = max(1, rows.height // SHOWN)
+    for at in range(0, step * SHOWN, step):
+        row = rows.row(at, named=True)
+        shown = [f"{v:%m-%d %H:%M}Z" if isinstance(v := row[name], datetime) else str(v) for name in fields[:-1]]
+        table.add_row(*shown, f"{answered.scores[at]:.3f}", "late" if answered.labels[at] else "", row["happened"])
+    console.print(table)
+
+
+def _show_summary(
+    declared: Any, found: dict[str, Any], answered: Answered, stages: Stages, home: Home, console: Console
+) -> None:
+    champion = found["champion"]
+    metrics, latency = champion["metrics"], answered.latency_ms()
+    table = Table(title=f"{declared.MODEL} on {declared.THROUGH}, a month it had never seen", show_header=False)
+    for name, value in (
+        ("champion", f"version {champion['version']} (served: {answered.version})"),
+        ("AUC", f"{metrics['auc']:.4f}  ({metrics['auc_low']:.4f} to {metrics['auc_high']:.4f})"),
+        ("log loss", f"{metrics['log_loss']:.4f}"),
+        ("calibration error", f"{metrics['ece']:.4f}"),
+        ("base rate", f"{metrics['base_rate']:.4f}  of {metrics['rows']:,.0f} flights"),
+        *((f"time: {name}", f"{seconds:.1f} s") for name, seconds in stages.seconds.items()),
+        ("time: all", f"{sum(stages.seconds.values()):.1f} s"),
+        (
+            "request latency",
+            f"{latency['p50']:.1f} ms median, {latency['p99']:.1f} ms p99 (one row, through the gateway)",
+        ),
+        ("model card", str(home.reports / "model_card" / declared.MODEL / declared.THROUGH / "card.html")),
+        ("drift report", str(home.reports / "drift" / declared.MODEL / declared.THROUGH / "report.html")),
+        ("next", "`make up`, then the Dagster UI at http://127.0.0.1:3000; `ml-platform status`"),
+    ):
+        table.add_row(name, value)
+    console.print(table)

@@ -1,0 +1,112 @@
+"""Bringing a selection of assets up to date: what is stale is run, in as few runs as Dagster allows."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import dagster as dg
+
+from ml_platform.console.plan import Stale, stale_assets
+from ml_platform.console.runs import Listener, RunReport, execute
+from ml_platform.data.landing import Landing
+from ml_platform.data.partitions import months_between
+from ml_platform.errors import PlatformError
+from resources.home import Home
+
+T = TypeVar("T", bound=dg.Component)
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class SelectionError(PlatformError):
+    """Raised when a selection names no asset, or months that cannot be read."""
+
+
+def definitions() -> dg.Definitions:
+    """Return all definitions of the project."""
+    from ml_platform.definitions import defs
+
+    return defs()
+
+
+def components(kind: type[T]) -> list[T]:
+    """Return all declared components of ``kind``."""
+    from dagster.components.core.component_tree import ComponentTree
+
+    from ml_platform.definitions import PROJECT_ROOT
+
+    return ComponentTree.for_project(PROJECT_ROOT).get_all_components(kind)
+
+
+def months_of(text: str) -> list[str]:
+    """Return the months that ``2013-06`` or ``2013-01...2013-06`` names."""
+    first, _, last = text.partition("...")
+    return months_between(first, last or first)
+
+
+def select(loaded: dg.Definitions, selection: str) -> list[dg.AssetKey]:
+    """Return the keys that ``selection`` (Dagster's selection syntax) names; raises where there is none."""
+    keys = dg.AssetSelection.from_string(selection).resolve(loaded.resolve_asset_graph())
+    if not keys:
+        raise SelectionError(
+            f"Selection '{selection}'",
+            expected="at least one asset",
+            found="none",
+            mend='See `dg list defs`; a selection reads like: key:"datasets/*" or group:aviation.',
+        )
+    return sorted(keys)
+
+
+def stale(
+    loaded: dg.Definitions,
+    instance: dg.DagsterInstance,
+    home: Home,
+    keys: Sequence[dg.AssetKey],
+    months: Sequence[str],
+) -> list[Stale]:
+    """Return what of ``keys`` in ``months`` is not up to date."""
+    graph = loaded.resolve_asset_graph()
+    landing = Landing(home.landing)
+
+    def landed_digest(key: dg.AssetKey, month: str | None) -> str | None:
+        return landing.find(key.path[-1], month).sha256 if key.path[0] == "datasets" else None
+
+    partitions = {key: list(months) for key in keys if graph.get(key).partitions_def is not None}
+    return stale_assets(loaded, instance, keys, partitions, landed_digest)
+
+
+def bring_up_to_date(
+    loaded: dg.Definitions,
+    instance: dg.DagsterInstance,
+    home: Home,
+    keys: Sequence[dg.AssetKey],
+    months: Sequence[str],
+    *,
+    listener: Listener | None = None,
+    force: bool = False,
+) -> list[RunReport]:
+    """Materialize what of ``keys`` is stale (everything with ``force``) and return the runs; none where nothing is.
+
+    All stale months of one turn are one range. Assets that take one month at a time (candidates, their verdict, …) are
+    run month by month.
+    """
+    graph = loaded.resolve_asset_graph()
+    found = stale(loaded, instance, home, keys, months)
+    wanted = set(keys) if force else {each.key for each in found}
+    ranged = [key for key in keys if key in wanted and _takes_a_range(graph, key)]
+    single = [key for key in keys if key in wanted and key not in ranged]
+    stale_months = sorted({each.partition for each in found if each.key in ranged and each.partition})
+    demanded = list(months) if force or not stale_months else months_between(stale_months[0], stale_months[-1])
+    reports = []
+    if ranged:
+        reports.append(execute(loaded, instance, ranged, partitions=demanded, config=QUIET, listener=listener))
+    for month in months if single else []:
+        due = [key for key in single if force or any(e.key == key and e.partition == month for e in found)]
+        if due:
+            reports.append(execute(loaded, instance, due, partitions=[month], config=QUIET, listener=listener))
+    return reports
+
+
+def _takes_a_range(graph: object, key: dg.AssetKey) -> bool:
+    node = graph.get(key)  # type: ignore[attr-defined]
+    policy = node.backfill_policy
+    return node.partitions_def is None or (policy is not None and policy.max_partitions_per_run is None)

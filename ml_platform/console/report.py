@@ -1,0 +1,58 @@
+"""The evaluation as files for DVC: metrics as flat JSON, curves and importance as CSV."""
+
+from pathlib import Path
+
+import polars as pl
+
+from ml_platform.data.atomic import write_bytes, write_json
+from resources.home import Home
+
+POINTS = 200
+"""Points of the ROC curve: enough for the eye."""
+
+
+def write_report(home: Home, model: str, month: str, metrics: Path, plots: Path) -> None:
+    """Write the figures of the newest verdict on ``month``: ``metrics`` (JSON), and three tables in ``plots``."""
+    from ml_platform.components import loading
+    from ml_platform.components.candidates import read_training_set, split_of
+    from ml_platform.components.crowning import newest_verdict
+    from ml_platform.components.judgement import VERDICTS
+    from ml_platform.components.packaging import model_directory
+    from ml_platform.data.lake import Lake
+    from ml_platform.evaluation.calibration import reliability
+    from ml_platform.evaluation.metrics import score
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.registry.models import ModelRegistry
+    from ml_platform.registry.tracking import Tracking
+    from ml_platform.training.model_directory import read_model
+
+    bound = loading.bound_model(model)
+    verdict, _ = newest_verdict(bound, month, AuditLog(home.records / "audit.jsonl"), home.records / VERDICTS)
+    registry = ModelRegistry(Tracking(home.tracking_uri, home.artifacts))
+    version = registry.by_content(model, verdict.candidate)
+    assert version is not None
+    stored = read_model(model_directory(registry, version, home.models))
+    test = split_of(bound, month, read_training_set(bound, month, Lake(str(home.lake)))).test
+    label, scores = test["label"].cast(pl.Float64).to_numpy(), stored.predict(test)
+    bins = reliability(label, scores)
+    write_json(metrics, score(label, scores))
+    _write_csv(plots / "roc.csv", _roc(label, scores))
+    _write_csv(
+        plots / "reliability.csv",
+        pl.DataFrame({"mean_score": [b.predicted for b in bins], "observed_share": [b.observed for b in bins]}),
+    )
+    importance = list(stored.fitted.importance().items())[:30]
+    _write_csv(plots / "importance.csv", pl.DataFrame(importance, schema=["feature", "importance"], orient="row"))
+
+
+def _roc(label: object, scores: object) -> pl.DataFrame:
+    ordered = pl.DataFrame({"label": label, "score": scores}).sort("score", descending=True)
+    curve = ordered.select(
+        ((1 - pl.col("label")).cum_sum() / (1 - pl.col("label")).sum()).alias("false_positive_rate"),
+        (pl.col("label").cum_sum() / pl.col("label").sum()).alias("true_positive_rate"),
+    )
+    return curve.gather_every(max(1, curve.height // POINTS))
+
+
+def _write_csv(path: Path, table: pl.DataFrame) -> None:
+    write_bytes(path, table.write_csv().encode())

@@ -1,0 +1,78 @@
+"""What is left running for a home: which processes, on which ports, with which addresses."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_platform.serving.processes import Plan, Process, free_port
+from resources.home import Home
+
+DEFAULT_PORTS = {"gateway": 8080, "webserver": 3000, "mlflow": 5000}
+
+
+def port_variable(name: str) -> str:
+    """Return the variable by which the port of ``name`` is chosen."""
+    return f"ML_PLATFORM_{name.upper()}_PORT"
+
+
+def everything(home: Home, repository: Path) -> Plan:
+    """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, and MLflow's pages."""
+    programs = Path(sys.executable).parent
+    web, mlflow = _port("webserver"), _port("mlflow")
+    workspace = ["-w", str(repository / "workspace.yaml")]
+    return _plan(
+        home,
+        _port("gateway"),
+        [
+            Process(
+                name="webserver",
+                command=[str(programs / "dagster-webserver"), *workspace, "-h", "127.0.0.1", "-p", str(web)],
+                port=web,
+                port_setting=port_variable("webserver"),
+                address=f"http://127.0.0.1:{web}",
+            ),
+            Process(name="daemon", command=[str(programs / "dagster-daemon"), "run", *workspace]),
+            Process(
+                name="mlflow",
+                command=[
+                    *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri),
+                    *("--artifacts-destination", str(home.artifacts), "--workers", "1"),
+                    *("--host", "127.0.0.1", "--port", str(mlflow)),
+                ],
+                environment={"MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*,localhost:*"},
+                port=mlflow,
+                port_setting=port_variable("mlflow"),
+                address=f"http://127.0.0.1:{mlflow}",
+            ),
+        ],
+    )
+
+
+def gateway_and_services(home: Home) -> Plan:
+    """Return the plan of the demo: gateway and services only, on a free port, in a run folder of their own."""
+    plan = _plan(home, free_port(), [])
+    return plan.model_copy(update={"run": home.run / "demo", "logs": home.logs / "demo"})
+
+
+def prediction_logs(home: Home) -> Path:
+    """Return the folder in which services log what they answered, one folder per model in it."""
+    return home.serving / "predictions"
+
+
+def _plan(home: Home, gateway_port: int, processes: Sequence[Process]) -> Plan:
+    return Plan(
+        run=home.run,
+        logs=home.logs,
+        serving=home.serving,
+        online=home.online,
+        predictions=prediction_logs(home),
+        gateway_port=gateway_port,
+        admin_port=free_port(),
+        gateway_setting=port_variable("gateway"),
+        processes=list(processes),
+    )
+
+
+def _port(name: str) -> int:
+    return int(os.environ.get(port_variable(name), DEFAULT_PORTS[name]))
