@@ -21,6 +21,8 @@ SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # A tracking server that dies in the middle of a request is noticed in seconds; the outbox keeps the record.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # Threads that wait by spinning make a shared machine four times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # Plots are files; no window is ever opened.
     "MPLBACKEND": "Agg",
 }

@@ -1,4 +1,4 @@
-"""The graph of the reference domain: exact keys, no dependency from nowhere, everything owned, grouped and described."""
+"""The graph of the reference domain: exact keys, nothing from nowhere, everything owned, grouped and described."""
 
 import dagster as dg
 import pytest
