@@ -4,6 +4,9 @@ BIN    := .venv/bin
 UV     := $(BIN)/uv pip
 TORCH  := torch==2.13.0
 
+# Trust what the machine trusts: a registry behind a company's proxy has a certificate of its own.
+export UV_SYSTEM_CERTS ?= true
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test test-fast lint format lock clean
 
