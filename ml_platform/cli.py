@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from ml_platform.errors import PlatformError
 from resources import environment
 from resources.home import Home
 from resources.orchestration import prepare
+
+if TYPE_CHECKING:
+    from ml_platform.registry.models import ModelRegistry
 
 app = typer.Typer(
     name="ml-platform",
@@ -24,6 +27,8 @@ app = typer.Typer(
 Partitions = Annotated[
     str, typer.Option("--partitions", "-p", help="One month (2013-06) or a range (2013-01...2013-06).")
 ]
+By = Annotated[str, typer.Option(help="Who decides.")]
+Reason = Annotated[str, typer.Option(help="Why; part of the record.")]
 
 
 @app.command()
@@ -105,6 +110,71 @@ def report(
     write_report(_home(), model, partition, metrics, plots)
 
 
+@app.command()
+def history(
+    model: str, at: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none shows every change.")] = ""
+) -> None:
+    """Show which version of MODEL was champion when, on which data, by whose decision."""
+    from datetime import datetime
+
+    from ml_platform.registry import championship
+    from ml_platform.registry.audit import AuditLog
+
+    audit = AuditLog(_home().records / "audit.jsonl")
+    one = championship.champion_at(audit, model, datetime.fromisoformat(at)) if at else None
+    changes = championship.history(audit, model) if not at else [one] if one else []
+    for each in changes:
+        typer.echo(
+            f"{each.since.isoformat()}  version {each.version} ({each.partition})  {each.action} by {each.decided_by}"
+            f"  training set {each.manifest['training_set'][:12]}  {each.reason}"
+        )
+    if not changes:
+        typer.echo(f"'{model}' had no champion{' at ' + at if at else ''}.")
+
+
+@app.command()
+def approve(model: str, version: int, by: By, reason: Reason) -> None:
+    """Approve VERSION of MODEL on the evidence of its newest verdict."""
+    _say("approve", model, version, by, reason)
+
+
+@app.command()
+def reject(model: str, version: int, by: By, reason: Reason) -> None:
+    """Reject VERSION of MODEL on the evidence of its newest verdict."""
+    _say("reject", model, version, by, reason)
+
+
+@app.command()
+def rollback(model: str, by: By, reason: Reason) -> None:
+    """Make the previous champion of MODEL champion again, and the stable version of its endpoint."""
+    from datetime import UTC, datetime
+
+    from ml_platform.components.loading import bound_model
+    from ml_platform.components.packaging import roll_out_champion
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.registry.promotion import roll_back
+    from resources.profiles import REPOSITORY
+
+    home = _home()
+    registry, audit = _registry(home), AuditLog(home.records / "audit.jsonl")
+    back = roll_back(registry, audit, model, decided_by=by, reason=reason, at=datetime.now(UTC))
+    state = roll_out_champion(bound_model(model), registry=registry, folders=home, repository=REPOSITORY)
+    typer.echo(f"Version {back.version} is champion again; wanted state is generation {state.generation}.")
+
+
+@app.command("leak-check")
+def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month whose examples are looked at.")]) -> None:
+    """Scramble all that became known later and demand that no feature of MODEL changes by a bit."""
+    from ml_platform.components.judgement import leaks_of
+    from ml_platform.components.loading import bound_model
+    from ml_platform.data.lake import Lake
+
+    leaks = leaks_of(bound_model(model), partition, Lake(str(_home().lake)))
+    typer.echo(f"{len(leaks)} leaks{': ' + ', '.join(leaks) if leaks else ''} in {partition}.")
+    if leaks:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; a refusal of the platform ends with its message and exit code 1, not with a traceback."""
     environment.apply()
@@ -113,6 +183,28 @@ def main() -> None:
     except PlatformError as error:
         Console(stderr=True).print(f"[red]✗[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _say(word: str, model: str, version: int, by: str, reason: str) -> None:
+    from datetime import UTC, datetime
+
+    from ml_platform.registry import approvals
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.registry.verdict_record import newest_evidence
+
+    home = _home()
+    audit = AuditLog(home.records / "audit.jsonl")
+    evidence = newest_evidence(audit, _registry(home).version(model, version))
+    say = approvals.approve if word == "approve" else approvals.reject
+    say(audit, model=model, version=version, evidence=evidence, by=by, reason=reason, at=datetime.now(UTC))
+    typer.echo(f"Recorded: {by} {word}s version {version} of '{model}' on evidence {evidence[:12]}.")
+
+
+def _registry(home: Home) -> "ModelRegistry":
+    from ml_platform.registry.models import ModelRegistry
+    from ml_platform.registry.tracking import Tracking
+
+    return ModelRegistry(Tracking(home.tracking_uri, home.artifacts))
 
 
 def _console() -> Console:

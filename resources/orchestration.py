@@ -13,6 +13,9 @@ INSTANCE_SETTINGS = """\
 # Written by ml-platform; the instance of this home. Runs, events and schedules lie beside it in SQLite.
 telemetry:
   enabled: false
+# No invitation to sign up over the first page.
+nux:
+  enabled: false
 run_monitoring:
   enabled: true
 concurrency:
