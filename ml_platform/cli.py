@@ -24,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+features = typer.Typer(help="Look at features.", no_args_is_help=True)
+app.add_typer(features, name="features")
+
 Partitions = Annotated[
     str, typer.Option("--partitions", "-p", help="One month (2013-06) or a range (2013-01...2013-06).")
 ]
@@ -173,6 +176,18 @@ def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month wh
     typer.echo(f"{len(leaks)} leaks{': ' + ', '.join(leaks) if leaks else ''} in {partition}.")
     if leaks:
         raise typer.Exit(1)
+
+
+@features.command("show")
+def features_show(
+    model: str,
+    row: Annotated[str, typer.Option(help="JSON object of the request fields.")],
+    as_of: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none: as served now.")] = "",
+) -> None:
+    """Show each feature of one row: value, unit, when it became known."""
+    from ml_platform.console import explain
+
+    explain.show(explain.explained(_home(), model, row, as_of), _console())
 
 
 def main() -> None:
