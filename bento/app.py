@@ -92,6 +92,8 @@ class PredictApp:
             "/readyz": self._readiness,
             "/metrics": self._metrics_page,
             "/openapi.json": self._openapi_page,
+            # The gateway hands on what lies under the model's own path.
+            f"/v1/{served.model}/openapi.json": self._openapi_page,
             "/": self._docs_page,
         }
 

@@ -130,6 +130,7 @@ def test_unknown_path_and_method_are_refused(live: Live) -> None:
 def test_openapi_of_the_service_is_that_of_the_declaration(live: Live) -> None:
     port = next(live.plan.run.glob("toy-1-*.port")).read_text()
     assert httpx.get(f"http://127.0.0.1:{port}/openapi.json").json() == CONTRACT.openapi("1")
+    assert httpx.get(f"{live.url}/v1/toy/openapi.json").json() == CONTRACT.openapi("1")
 
 
 def test_prediction_is_logged_with_what_it_stood_on(live: Live) -> None:
