@@ -51,7 +51,7 @@ def copy_of_the_house(target: Path) -> Path:
 def broken_contracts(root: Path) -> list[str]:
     # lint-imports puts the working directory before the installed packages, so it reads the house it stands in.
     shown = run(BIN / "lint-imports", "--no-cache", "--no-logo", cwd=root).stdout
-    verdicts = re.findall(r"^(.+?)(?:\n.+?)?? (KEPT|BROKEN)$", shown, flags=re.MULTILINE)
+    verdicts = re.findall(r"^(.+?)(?:\n.+?)?? (KEPT|BROKEN)(?: \(.+\))?$", shown, flags=re.MULTILINE)
     assert len(verdicts) == (root / ".importlinter").read_text().count("[importlinter:contract:"), shown
     return [name for name, verdict in verdicts if verdict == "BROKEN"]
 

@@ -34,6 +34,9 @@ VALUE_SHOWN = 60
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _INT64 = range(-(2**63), 2**63)
+_YEARS = range(1678, 2262)
+"""Years that every table and log after the endpoint can hold, hours before and time zones away included."""
+
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(?P<offset>[Zz]|[+-]\d\d:\d\d)?")
 
 
@@ -243,7 +246,9 @@ def _parsed(body: bytes) -> Any:
         broken = error
     # Python reads NaN and Infinity, which are no JSON: then the field that holds them can be named.
     try:
-        payload = json.loads(body)
+        payload = json.loads(body.decode())
+        # Half of a surrogate pair is text to Python, and to nothing that comes after it.
+        json.dumps(payload, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         found = f"{broken.msg} (line {broken.lineno}, column {broken.colno})" if body else "an empty body"
         raise RequestInvalid(400, "json", [FieldError("body", "JSON", found)]) from None
@@ -313,9 +318,10 @@ def _instant(value: Any) -> datetime | str:
     if match["offset"] is None:
         return f"{_shown(value)} without an offset"
     try:
-        return datetime.fromisoformat(value.upper())
+        instant = datetime.fromisoformat(value.upper())
     except ValueError as error:
         return f"{_shown(value)}: {error}"
+    return instant if instant.year in _YEARS else f"{_shown(value)}, not in the years {_YEARS[0]} to {_YEARS[-1]}"
 
 
 def _plain_problem(kind: type) -> Callable[[Any], str | None]:

@@ -80,7 +80,8 @@ def build_bento(model_dir: Path, contract: RequestContract, *, version: str, ben
         built = bentos_root / "bentos" / contract.model / name
         if not (built / "bento.yaml").exists():
             _build(staged, contract.model, name, requirements, bentos_root)
-    size = sum(file.stat().st_size for file in built.rglob("*") if file.is_file())
+    # Bytecode appears when a bento is first run; the size is that of what was built.
+    size = sum(file.stat().st_size for file in built.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return Package(f"{contract.model}:{name}", built, digest, size)
 
 

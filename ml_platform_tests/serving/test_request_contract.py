@@ -75,6 +75,8 @@ def test_valid_rows_become_a_table_in_the_declared_types() -> None:
         ("departs", "1 July", "not ISO 8601"),
         ("departs", "2013-02-30T08:30:00Z", "day is out of range"),
         ("departs", 1372681800, "an int 1372681800"),
+        ("departs", "0001-01-01T00:00:00Z", "not in the years 1678 to 2261"),
+        ("departs", "9999-12-31T23:59:59-14:00", "not in the years 1678 to 2261"),
     ],
 )
 def test_wrong_value_is_refused_with_its_path(field: str, value: Any, found: str) -> None:
@@ -101,7 +103,19 @@ def test_ten_wrong_places_are_told_and_the_rest_counted() -> None:
     assert "29 more wrong places" in str(error)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"{'rows': []}", b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"{'rows': []}",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"\\ud800": 1}',
+        b'{"rows": ["\\udfff"]}',
+        '{"rows": []}'.encode("utf-16"),
+    ],
+)
 def test_what_is_no_json_is_refused_as_such(data: bytes) -> None:
     assert (refusal(data).status, refusal(data).path) == (400, "body")
 
