@@ -40,16 +40,19 @@ def stale_assets(
 
     ``partitions`` lists, for each partitioned key, the ones demanded. ``landed_digest`` answers the digest of the
     landed file that an asset reads now, or None for an asset that reads none. An asset is stale when it was never
-    materialized, when its code version changed, when its landed file changed, or when an input was materialized later.
+    materialized, when its code version changed, when its landed file changed, or when an input was materialized later,
+    whether or not that input is among ``keys``.
     """
     graph = definitions.resolve_asset_graph()
     wanted = set(keys)
     ordered = [key for key in graph.toposorted_asset_keys if key in wanted]
     made = {key: _latest(instance, key, partitions.get(key, ())) for key in ordered}
+    outside = {parent for key in ordered for parent in graph.get(key).parent_keys} - wanted
+    made |= {parent: _latest(instance, parent, ()) for parent in outside}
     found: list[Stale] = []
     for key in ordered:
         node = graph.get(key)
-        parents = sorted(node.parent_keys & wanted, key=str)
+        parents = sorted(node.parent_keys, key=str)
         for partition in partitions.get(key) or (None,):
             own = made[key].get(partition)
             reason = _own_reason(own, node.code_version, landed_digest(key, partition))

@@ -49,6 +49,15 @@ def test_newer_input_of_an_earlier_month_makes_later_months_stale_but_not_the_ot
         assert _stale(instance, ["2013-01", "2013-02"]) == {("result", "2013-02"): "its input source is newer"}
 
 
+def test_newer_input_counts_when_only_its_consumer_is_asked_for() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _run(instance, [SOURCE, RESULT], "2013-01")
+        _run(instance, [SOURCE], "2013-01")
+        found = stale_assets(_definitions(), instance, [RESULT], {RESULT: ["2013-01"]}, lambda key, month: None)
+
+        assert [each.reason for each in found] == ["its input source is newer"]
+
+
 def test_changed_code_is_stale_and_says_from_what_to_what() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _run(instance, [SOURCE, RESULT], "2013-01")
