@@ -40,6 +40,9 @@ from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
+ALL_EARLIER_MONTHS = -1200
+"""A hundred years: Dagster wants a number."""
+
 
 class DeclarationError(PlatformError):
     """Raised when a well-formed declaration cannot be met: a function that is not there, a name declared twice."""
@@ -115,3 +118,8 @@ def months_definition(months: MonthlyPartitions) -> dg.TimeWindowPartitionsDefin
         timezone=months.time_zone,
         fmt="%Y-%m",
     )
+
+
+def up_to_own_month() -> dg.TimeWindowPartitionMapping:
+    """Return the mapping by which a month is made from its own and all earlier months of its input."""
+    return dg.TimeWindowPartitionMapping(start_offset=ALL_EARLIER_MONTHS, allow_nonexistent_upstream_partitions=True)

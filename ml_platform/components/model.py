@@ -1,7 +1,7 @@
 """Model: what a team declares about a model, and which assets, checks, job and sensor follow from it.
 
-The assets themselves stand in `model_training.py`, `model_serving.py` and `model_monitoring.py`, in the order in which
-the data flows through them.
+The assets themselves stand in `model_training.py`, `model_judgement.py`, `model_serving.py` and `model_monitoring.py`,
+in the order in which the data flows through them.
 """
 
 from collections.abc import Callable
@@ -102,16 +102,16 @@ class Model(Declaration):
     )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        from ml_platform.components import model_monitoring, model_serving, model_training
+        from ml_platform.components import model_judgement, model_monitoring, model_serving, model_training
 
         views = self.views(context.component_tree)
         bound = BoundModel(self, views)
         assets = [
             model_training.training_set(bound),
             *(model_training.candidate(bound, name) for name in self.trainers),
-            model_training.evaluation(bound),
-            model_training.champion(bound),
-            model_training.model_card(bound),
+            model_judgement.evaluation(bound),
+            model_judgement.champion(bound),
+            model_judgement.model_card(bound),
             model_serving.bento(bound),
             model_serving.rollout(bound),
             model_monitoring.predictions(bound),
