@@ -51,7 +51,8 @@ class Lake:
     def write(self, table: str, frame: pl.DataFrame, partition: str | None) -> TableVersion:
         """Replace ``partition`` of ``table`` (the whole table where None) by ``frame`` and return the new version.
 
-        The column ``partition`` is added, or overwritten. Writers of different partitions may run at the same time:
+        The column ``partition`` is added, or overwritten. Content equal to what stands there is not written again: the
+        standing version is returned, so that whatever pins versions sees that nothing changed. Writers of different partitions may run at the same time:
         one that loses the race to commit starts again from the winner's version. Raises :class:`LakeError` when the
         columns differ from those of the table, or the commit is lost ``COMMIT_ATTEMPTS`` times.
         """
@@ -68,6 +69,8 @@ class Lake:
             target = self._open(table)
             if target is not None and partition is not None:
                 self._demand_same_columns(table, pl.scan_delta(target).collect_schema(), stored.schema)
+            if target is not None and _digests(target).get(partition) == digest:
+                return TableVersion(table, target.version(), content.height, _stored_bytes(target, partition), digest)
             try:
                 if target is None:
                     partition_by = None if partition is None else [PARTITION]
@@ -152,12 +155,7 @@ class Lake:
         Read from the commits, without touching the data; empty where the table does not exist.
         """
         opened = self._open(table)
-        if opened is None:
-            return {}
-        held = {*_partitions(opened), None}
-        # History comes newest first: of each partition, the last one seen here wins.
-        notes = [json.loads(commit["content"]) for commit in reversed(opened.history()) if "content" in commit]
-        return {note["partition"]: note["sha256"] for note in notes if note["partition"] in held}
+        return {} if opened is None else _digests(opened)
 
     def drop_partitions(self, table: str, partitions: Sequence[str]) -> int | None:
         """Remove ``partitions`` from the newest version of ``table``; return that version, None where nothing changed.
@@ -260,6 +258,13 @@ def _stored_bytes(opened: "DeltaTable", partition: str | None) -> int:
     if partition is not None:
         files = files.filter(pl.col(f"partition.{PARTITION}") == partition)
     return int(files["size_bytes"].sum())
+
+
+def _digests(opened: "DeltaTable") -> dict[str | None, str]:
+    held = {*_partitions(opened), None}
+    # History comes newest first: of each partition, the last one seen here wins.
+    notes = [json.loads(commit["content"]) for commit in reversed(opened.history()) if "content" in commit]
+    return {note["partition"]: note["sha256"] for note in notes if note["partition"] in held}
 
 
 def _partitions(opened: "DeltaTable") -> list[str]:

@@ -42,6 +42,26 @@ def test_an_older_version_stays_readable(lake: Lake) -> None:
     assert values(lake, version=0) == [("2013-01", 1), ("2013-01", 2)]
 
 
+def test_equal_content_is_not_written_again(lake: Lake) -> None:
+    first = lake.write("datasets/orders", rows(1, 2), "2013-01")
+    other = lake.write("datasets/orders", rows(3), "2013-02")
+    again = lake.write("datasets/orders", rows(2, 1), "2013-01")
+
+    assert (again.version, again.sha256, again.rows, again.size_bytes) == (1, first.sha256, 2, first.size_bytes)
+    assert lake.version("datasets/orders") == other.version
+
+
+def test_content_that_went_away_and_comes_back_is_written(lake: Lake) -> None:
+    lake.write("datasets/orders", rows(1), "2013-01")
+    lake.write("datasets/orders", rows(2), "2013-01")
+    back = lake.write("datasets/orders", rows(1), "2013-01")
+    lake.drop_partitions("datasets/orders", ["2013-01"])
+    again = lake.write("datasets/orders", rows(1), "2013-01")
+
+    assert (back.version, again.version) == (2, 4)
+    assert values(lake) == [("2013-01", 1)]
+
+
 def test_only_the_partitions_asked_for_are_read(lake: Lake) -> None:
     for month in ("2013-01", "2013-02", "2013-03"):
         lake.write("datasets/orders", rows(int(month[-1])), month)
