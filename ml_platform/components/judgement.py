@@ -98,7 +98,7 @@ def judge(
         predictions[CHAMPION] = _stored(registry, champion, folders.models).predict(split.test)
     predictions[BASE_RATE] = base_rate_prediction(predictions[CANDIDATE], float(split.known[LABEL].mean()))  # type: ignore[arg-type]
     if model.declared.evaluation.schedule_only:
-        predictions[SCHEDULE_ONLY] = _schedule_only(model, split, repository)
+        predictions[SCHEDULE_ONLY] = schedule_only(model, split, repository)
     evidence = Evidence(
         label=split.test[LABEL].cast(pl.Float64).to_numpy(),
         predictions=predictions,
@@ -165,6 +165,15 @@ def leaks_of(model: BoundModel, month: str, lake: Lake) -> list[str]:
     return list(dict.fromkeys(found.feature for found in report.leaks))
 
 
+def schedule_only(model: BoundModel, split: Split, repository: Path) -> npt.NDArray[np.float64]:
+    """Return what a model that sees the request alone predicts for the test rows: the least a candidate must beat."""
+    views = model.declared.evaluation.schedule_only
+    names = [name for name in model.feature_set.feature_names if name.partition("__")[0] in views]
+    plain = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
+    fitted = fit_candidate(split, names, plain, task=model.declared.task, prices=prices_of(repository))
+    return fitted.predict(split.test)
+
+
 def _stored(registry: ModelRegistry, version: ModelVersion, models_root: Path) -> StoredModel:
     return read_model(model_directory(registry, version, models_root))
 
@@ -183,11 +192,3 @@ def _opponent(registry: ModelRegistry, audit: AuditLog, version: ModelVersion) -
         return None
     number = champion.previous_version if champion.version == version.version else champion.version
     return None if number is None else registry.version(version.name, number)
-
-
-def _schedule_only(model: BoundModel, split: Split, repository: Path) -> npt.NDArray[np.float64]:
-    views = model.declared.evaluation.schedule_only
-    names = [name for name in model.feature_set.feature_names if name.partition("__")[0] in views]
-    plain = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
-    fitted = fit_candidate(split, names, plain, task=model.declared.task, prices=prices_of(repository))
-    return fitted.predict(split.test)
