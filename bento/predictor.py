@@ -5,19 +5,17 @@ held equal by `bento/verify.py`, which runs on every bento before it may serve.
 """
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from ml_platform.errors import PlatformError, listed
+from bento.scorer import ModelUnreadable, Scores, load_scorer
+from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet, Served
 from ml_platform.features.online import OnlineStore
@@ -27,18 +25,6 @@ from ml_platform.serving.contract import RequestContract, ValidRequest, instants
 FORMAT = "ml_platform/1"
 SMALLEST = 1e-6
 """Scores are kept this far from 0 and 1 before their log-odds are taken."""
-
-Scores = npt.NDArray[np.float64]
-
-
-class ModelUnreadable(PlatformError):  # noqa: N818
-    """Raised when a model directory is not whole, or of a kind that no bento can serve."""
-
-
-class Scorer(Protocol):
-    """A model as a function from a float32 matrix (rows, features) to raw scores (rows,)."""
-
-    def __call__(self, features: npt.NDArray[np.float32]) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ class Predictor:
         self.features = FeatureSet.from_dict(_held(model_dir, "features.json"))
         self.encoder = Encoder.from_json((model_dir / "encoder.json").read_text())
         self._calibrate = calibration_of(_held(model_dir, "calibration.json"))
-        self._score = scorer_of(described["trainer"], model_dir)
+        self.scorer = load_scorer(described, model_dir)
         self._agree()
 
     def predict(self, request: ValidRequest, arrived_at: datetime) -> Prediction:
@@ -89,7 +75,7 @@ class Predictor:
         """
         rows = request.frame().hstack([self._predict_at(request, arrived_at)])
         served = self.features.serve(rows, self.store)
-        scores = self._calibrate(self._score(served.encoded(self.encoder)))
+        scores = self._calibrate(self.scorer.predict(served.encoded(self.encoder)))
         labels: list[Any] = (scores >= self.threshold).tolist() if self.classifies else [None] * rows.height
         return Prediction(scores.tolist(), labels, rows, served)
 
@@ -113,18 +99,6 @@ class Predictor:
             )
 
 
-def scorer_of(trainer: str, model_dir: Path) -> Scorer:
-    """Return the model of ``model_dir`` as a function. Raises :class:`ModelUnreadable` for an unknown trainer."""
-    if trainer not in _SCORERS:
-        raise ModelUnreadable(
-            f"Model directory {model_dir}",
-            expected=f"a model of {listed(_SCORERS)}",
-            found=f"one of '{trainer}'",
-            mend="Promote a candidate of one of these trainers.",
-        )
-    return _SCORERS[trainer](model_dir)
-
-
 def calibration_of(held: Mapping[str, Any]) -> Callable[[Scores], Scores]:
     """Return the map from score to probability that `calibration.json` holds: none, isotonic knots, or Platt's."""
     method = held["method"]
@@ -145,32 +119,6 @@ def _held(model_dir: Path, name: str) -> dict[str, Any]:
         )
     held: dict[str, Any] = json.loads(path.read_text())
     return held
-
-
-def _lightgbm(model_dir: Path) -> Scorer:
-    lightgbm = _lean_lightgbm()
-    booster = lightgbm.Booster(model_file=model_dir / "model.txt")
-
-    def score(features: npt.NDArray[np.float32]) -> Scores:
-        # One thread: with more, one request in a hundred waits for their start.
-        return np.asarray(booster.predict(features, num_threads=1), dtype=np.float64)
-
-    return score
-
-
-def _lean_lightgbm() -> ModuleType:
-    # LightGBM takes pandas, scikit-learn and others along where they are installed: seconds of every start, unused.
-    unused = [name for name in ("pandas", "sklearn", "pyarrow", "dask", "matplotlib") if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
-    try:
-        import lightgbm
-    finally:
-        for name in unused:
-            del sys.modules[name]
-    return lightgbm
-
-
-_SCORERS: dict[str, Callable[[Path], Scorer]] = {"lightgbm": _lightgbm}
 
 
 def _logit(score: Scores) -> Scores:

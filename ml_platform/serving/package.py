@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from bento.scorer import scorer_reference
 from ml_platform.data.canonical import directory_digest
 from ml_platform.errors import listed
 from ml_platform.serving.contract import RequestContract
 from ml_platform.serving.sources import PackageRefused, Sources, pins, request_modules, sources_of
 
 ENTRY_POINTS = ("bento.service", "bento.verify")
-TRAINER_LIBRARIES = {"lightgbm": ("lightgbm",)}
+SERVER_LIBRARY = "uvicorn"
 NOT_SERVED = ("manifest.json",)
 """Files of a model directory that say how it was made; they name times and machines, and serving reads none."""
 
@@ -58,19 +59,13 @@ def build_bento(model_dir: Path, contract: RequestContract, *, version: str, ben
 
     ``lock`` is the requirements.lock that its libraries are pinned by. Returns the bento that is there when the same
     was built before. Raises :class:`PackageRefused` when the code reaches for what must stay out, a library is not
-    pinned, the trainer cannot be served, or BentoML refuses.
+    pinned, or BentoML refuses; :class:`~bento.scorer.ModelUnreadable` for a trainer that has no scorer.
     """
-    trainer = json.loads((model_dir / "model.json").read_text())["trainer"]
-    if trainer not in TRAINER_LIBRARIES:
-        raise PackageRefused(
-            f"Bento of '{contract.model}' version {version}",
-            expected=f"a model of {listed(TRAINER_LIBRARIES)}",
-            found=f"one of '{trainer}'",
-            mend="Promote a candidate of one of these trainers.",
-        )
+    described = json.loads((model_dir / "model.json").read_text())
     features = json.loads((model_dir / "features.json").read_text())
-    sources = sources_of([*ENTRY_POINTS, *request_modules(features)])
-    requirements = pins([*sources.libraries, *TRAINER_LIBRARIES[trainer], "uvicorn"], lock)
+    scorer = scorer_reference(described).partition(":")[0]
+    sources = sources_of([*ENTRY_POINTS, scorer, *request_modules(features)])
+    requirements = pins([*sources.libraries, SERVER_LIBRARY], lock)
     bentos_root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bentos_root, prefix=".building-") as folder:
         staged = Path(folder)

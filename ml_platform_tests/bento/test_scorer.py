@@ -1,0 +1,43 @@
+"""Which module scores a model: the house's by trainer, or the one that the model brings."""
+
+import sys
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pytest
+
+from bento.lightgbm_scorer import load
+from bento.scorer import ModelUnreadable, load_scorer, scorer_reference
+
+
+def test_trainer_of_the_house_has_a_scorer() -> None:
+    assert scorer_reference({"trainer": "lightgbm"}) == "bento.lightgbm_scorer:load"
+
+
+def test_model_may_bring_its_own_scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "brought_scorer.py").write_text("def load(model_dir):\n    return str(model_dir)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    described = {"trainer": "assets.mine:Trainer", "scorer": "brought_scorer:load"}
+    assert load_scorer(described, tmp_path / "model") == str(tmp_path / "model")
+    del sys.modules["brought_scorer"]
+
+
+def test_trainer_without_a_scorer_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ModelUnreadable, match=r"trainer 'mine'.*a 'scorer' in model.json, found neither"):
+        scorer_reference({"trainer": "mine"})
+
+
+def test_lightgbm_scores_and_contributions_are_the_boosters_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 4)).astype(np.float32)
+    label = (features[:, 0] > 0).astype(float)
+    settings = {"objective": "binary", "num_leaves": 4, "verbose": -1, "num_threads": 1}
+    booster = lightgbm.train(settings, lightgbm.Dataset(features, label), 5)
+    booster.save_model(tmp_path / "model.txt")
+    scorer = load(tmp_path)
+    assert np.array_equal(scorer.predict(features), np.asarray(booster.predict(features)))
+    contributions = np.asarray(booster.predict(features, pred_contrib=True))
+    assert np.allclose(scorer.contributions(features), contributions[:, :-1], rtol=0, atol=1e-12)
+    odds = np.log(scorer.predict(features) / (1 - scorer.predict(features)))
+    assert np.allclose(scorer.contributions(features).sum(axis=1) + contributions[:, -1], odds)
