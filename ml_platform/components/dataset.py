@@ -13,12 +13,18 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from pydantic import Field
 
 from ml_platform.components.declaration import Declaration, months_definition
+from ml_platform.components.materialized import newest
+from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract, ContractReport
 from ml_platform.data.partitions import MonthlyPartitions, shift_month
+from ml_platform.data.source_hash import source_hash
 from resources.lake import LakeResource
 
 if TYPE_CHECKING:
     from ml_platform.data.dataset import Audit, Published, Source
+
+LANDED_DIGEST = "landed_sha256"
+"""Metadata of a materialization: the digest of the landed file that it read."""
 
 CHECKS: Mapping[str, str] = {
     "landed": "The file has landed, can be read, and has enough rows.",
@@ -55,7 +61,9 @@ class Dataset(Declaration):
     owners: list[Owner] = Field(min_length=1, description="Who answers for it: an address, or team:<name>.")
     group: str = Field(default="datasets", description="Group in which the asset is shown.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the asset.")
-    code_version: str = Field(default="1", description="To be raised when the loader changes what it computes.")
+    code_version: str | None = Field(
+        default=None, description="Version of the loader and the contract; none: a hash of both, so none is forgotten."
+    )
 
     @property
     def key(self) -> dg.AssetKey:
@@ -102,7 +110,7 @@ class Dataset(Declaration):
             owners=self.owners,
             group_name=self.group,
             tags=self.tags,
-            code_version=self.code_version,
+            code_version=self.code_version or self._code_hash(),
             metadata={
                 "dagster/column_schema": _column_schema(self.contract, self.keys),
                 "dagster/table_name": f"datasets/{self.name}",
@@ -126,16 +134,16 @@ class Dataset(Declaration):
                     audit(source, partition, lake.landing(), Path(staging), lake.data_docs())
                     for partition in partitions
                 ]
-                yield from _check_results(audits)
+                yield from _check_results(audits, lake)
                 _fail_when_broken(audits)
                 published = [publish(each, lake.lake()) for each in audits]
             if self.retention_months:
                 context.log.info(f"Past retention: {expire(source, self.retention_months, lake.lake())}")
             for each in published:
                 if each.audit.partition:
-                    context.add_asset_metadata(_metadata(each), partition_key=each.audit.partition)
+                    context.add_asset_metadata(_metadata(each, lake), partition_key=each.audit.partition)
             yield dg.MaterializeResult(
-                metadata=_metadata(published[0]) if self.partitions is None else None,
+                metadata=_metadata(published[0], lake) if self.partitions is None else None,
                 data_version=dg.DataVersion(_combined_digest(published)),
             )
 
@@ -147,13 +155,16 @@ class Dataset(Declaration):
             target=dg.AssetSelection.assets(self.key),
             description=f"Materializes datasets/{self.name} for files that are new or have changed since.",
             minimum_interval_seconds=60,
-            default_status=dg.DefaultSensorStatus.STOPPED,
+            default_status=dg.DefaultSensorStatus.RUNNING,
         )
         def landed(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
             files = lake.landing().landed(self.name)
             digests = {file.partition or "": file.sha256 for file in files}
-            seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
-            changed = [name for name, digest in digests.items() if seen.get(name) != digest]
+            # The cursor is what was asked for, so that a broken file is asked for once; the rest the instance knows.
+            asked: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
+            read = newest(context.instance, self.key, [name for name in digests if name])
+            known = {name or "": made.shown(LANDED_DIGEST) for name, made in read.items()}
+            changed = [name for name, digest in digests.items() if digest not in (asked.get(name), known.get(name))]
             if not changed:
                 return dg.SkipReason(
                     f"Nothing new: {len(digests)} landed files of '{self.name}' are as they were read."
@@ -164,6 +175,10 @@ class Dataset(Declaration):
             )
 
         return landed
+
+    def _code_hash(self) -> str:
+        rules = [source_hash(self.loader), self.contract.model_dump(mode="json"), self.keys, self.event_time]
+        return value_digest(rules)[:12]
 
     def _demand_known_columns(self) -> None:
         known = self.contract.column_names
@@ -183,7 +198,7 @@ class Dataset(Declaration):
                 raise self.refuse_name(path, each.expectation, known, "an expectation of Great Expectations")
 
 
-def _check_results(audits: "Sequence[Audit]") -> Iterator[dg.AssetCheckResult]:
+def _check_results(audits: "Sequence[Audit]", lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
     """Yield one result per check that was evaluated: it passes when it was evaluated and passed for every partition."""
     for name in CHECKS:
         reports = [report for each in audits for report in each.reports if report.check == name]
@@ -191,7 +206,9 @@ def _check_results(audits: "Sequence[Audit]") -> Iterator[dg.AssetCheckResult]:
             errors = [violation for report in reports for violation in report.errors]
             warned = any(report.violations for report in reports) and not errors
             docs = {
-                each.partition or "whole": str(each.docs) for each in audits if each.docs and name == "expectations"
+                each.partition or "whole": lake.link(each.docs)
+                for each in audits
+                if each.docs and name == "expectations"
             }
             yield dg.AssetCheckResult(
                 check_name=name,
@@ -213,14 +230,14 @@ def _fail_when_broken(audits: "Sequence[Audit]") -> None:
         raise dg.Failure(str(error), allow_retries=False) from error
 
 
-def _check_metadata(reports: Sequence[ContractReport], docs: Mapping[str, str]) -> dict[str, Any]:
+def _check_metadata(reports: Sequence[ContractReport], docs: Mapping[str, dg.UrlMetadataValue]) -> dict[str, Any]:
     violations = [(report, violation) for report in reports for violation in report.violations]
     metadata: dict[str, Any] = {
         "rows": sum(report.rows for report in reports),
         "checked_rules": sum(report.checked_rules for report in reports),
         "broken_rules": len(violations),
     }
-    metadata |= {f"data_docs {partition}": dg.MetadataValue.url(f"file://{page}") for partition, page in docs.items()}
+    metadata |= {f"data_docs {partition}": link for partition, link in docs.items()}
     if violations:
         metadata["violations"] = dg.MetadataValue.table(
             [
@@ -240,15 +257,15 @@ def _check_metadata(reports: Sequence[ContractReport], docs: Mapping[str, str]) 
     return metadata
 
 
-def _metadata(published: "Published") -> dict[str, Any]:
+def _metadata(published: "Published", lake: LakeResource) -> dict[str, Any]:
     version, landed = published.version, published.audit.landed
     return {
         "dagster/row_count": version.rows,
         "table_version": version.version,
         "content_sha256": version.sha256,
         "size_bytes": version.size_bytes,
-        **({"landed_sha256": landed.sha256, "landed_bytes": landed.size_bytes} if landed else {}),
-        **({"data_docs": dg.MetadataValue.url(f"file://{published.audit.docs}")} if published.audit.docs else {}),
+        **({LANDED_DIGEST: landed.sha256, "landed_bytes": landed.size_bytes} if landed else {}),
+        **({"data_docs": lake.link(published.audit.docs)} if published.audit.docs else {}),
     }
 
 

@@ -17,13 +17,13 @@ from ml_platform.components.feature_view import FeatureView
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.data.settings import Settings
+from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.gates import Gate
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
-from ml_platform.features.view import source_hash
 from ml_platform.monitoring.drift import DriftSettings
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.contract import RequestContract, RequestField

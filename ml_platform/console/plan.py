@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from ml_platform.components.dataset import LANDED_DIGEST
+from ml_platform.components.materialized import Made, newest
+
 CODE_VERSION_TAG = "dagster/code_version"
-LANDED_DIGEST_KEY = "landed_sha256"
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,6 @@ class Stale:
     key: dg.AssetKey
     partition: str | None
     reason: str
-
-
-@dataclass(frozen=True)
-class _Made:
-    storage_id: int
-    code_version: str | None
-    landed_digest: str | None
 
 
 def stale_assets(
@@ -46,9 +41,9 @@ def stale_assets(
     graph = definitions.resolve_asset_graph()
     wanted = set(keys)
     ordered = [key for key in graph.toposorted_asset_keys if key in wanted]
-    made = {key: _latest(instance, key, partitions.get(key, ())) for key in ordered}
+    made = {key: newest(instance, key, partitions.get(key, ())) for key in ordered}
     outside = {parent for key in ordered for parent in graph.get(key).parent_keys} - wanted
-    made |= {parent: _latest(instance, parent, ()) for parent in outside}
+    made |= {parent: newest(instance, parent) for parent in outside}
     found: list[Stale] = []
     for key in ordered:
         node = graph.get(key)
@@ -63,21 +58,22 @@ def stale_assets(
     return found
 
 
-def _own_reason(own: _Made | None, code_version: str | None, landed: str | None) -> str | None:
+def _own_reason(own: Made | None, code_version: str | None, landed: str | None) -> str | None:
     if own is None:
         return "never materialized"
-    if code_version is not None and own.code_version != code_version:
-        return f"its code changed ({own.code_version} → {code_version})"
-    if landed is not None and landed != own.landed_digest:
+    made_by = (own.event.tags or {}).get(CODE_VERSION_TAG)
+    if code_version is not None and made_by != code_version:
+        return f"its code changed ({made_by} → {code_version})"
+    if landed is not None and landed != own.shown(LANDED_DIGEST):
         return "its landed file changed"
     return None
 
 
 def _input_reason(
-    own: _Made,
+    own: Made,
     partition: str | None,
     parents: Sequence[dg.AssetKey],
-    made: Mapping[dg.AssetKey, dict[str | None, _Made]],
+    made: Mapping[dg.AssetKey, dict[str | None, Made]],
     found: Sequence[Stale],
 ) -> str | None:
     def is_used(parent_partition: str | None) -> bool:
@@ -90,25 +86,3 @@ def _input_reason(
         if any(is_used(p) and made[parent][p].storage_id > own.storage_id for p in made[parent]):
             return f"its input {parent.to_user_string()} is newer"
     return None
-
-
-def _latest(instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str]) -> dict[str | None, _Made]:
-    """Return the newest materialization of each partition (of None where there are none)."""
-    latest: dict[str | None, _Made] = {}
-    cursor: str | None = None
-    while True:
-        page = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=key, asset_partitions=list(partitions) or None), limit=500, cursor=cursor
-        )
-        for record in page.records:
-            if record.partition_key not in latest and record.asset_materialization is not None:
-                event = record.asset_materialization
-                digest = event.metadata.get(LANDED_DIGEST_KEY)
-                latest[record.partition_key] = _Made(
-                    record.storage_id,
-                    (event.tags or {}).get(CODE_VERSION_TAG),
-                    None if digest is None else str(digest.value),
-                )
-        if not page.has_more:
-            return latest
-        cursor = page.cursor

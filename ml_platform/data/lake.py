@@ -52,9 +52,11 @@ class Lake:
         """Replace ``partition`` of ``table`` (the whole table where None) by ``frame`` and return the new version.
 
         The column ``partition`` is added, or overwritten. Content equal to what stands there is not written again: the
-        standing version is returned, so that whatever pins versions sees that nothing changed. Writers of different partitions may run at the same time:
-        one that loses the race to commit starts again from the winner's version. Raises :class:`LakeError` when the
-        columns differ from those of the table, or the commit is lost ``COMMIT_ATTEMPTS`` times.
+        standing version is returned, so that whatever pins versions sees that nothing changed.
+
+        Writers of different partitions may run at the same time: one that loses the race to commit starts again from
+        the winner's version. Raises :class:`LakeError` when the columns differ from those of the table, or the commit
+        is lost ``COMMIT_ATTEMPTS`` times.
         """
         from deltalake import CommitProperties, write_deltalake
         from deltalake.exceptions import CommitFailedError, DeltaError

@@ -228,12 +228,24 @@ def test_the_asset_says_what_it_is(shop: Any) -> None:
     assert spec.tags["domain"] == "shop"
     assert spec.kinds == {"polars", "deltalake"}
     assert spec.code_version == "7"
+
     assert [(column.name, column.type, column.description) for column in columns] == [
         ("id", "integer", "Number"),
         ("hour", "integer", "Hour [h]"),
     ]
     assert columns[0].constraints.unique
     assert all(check.blocking for check in asset.check_specs)
+
+
+def test_the_code_version_changes_with_what_is_promised(shop: Any) -> None:
+    def version(**changed: Any) -> str:
+        (node,) = shop(declared(**changed)).definitions.resolve_asset_graph().asset_nodes
+        return str(node.code_version)
+
+    hour = {"name": "hour", "type": "integer", "description": "Hour"}
+    promised = {"columns": [{"name": "id", "type": "integer", "description": "Number"}, hour]}
+    assert len({version(), version(keys=["hour"]), version(contract=promised)}) == 3
+    assert version(contract=promised) == version(contract=promised)
 
 
 def test_a_loader_receives_the_tables_that_it_looks_things_up_in(shop: Any) -> None:
@@ -303,13 +315,19 @@ def test_the_sensor_asks_for_new_months_in_stretches_then_rests_then_asks_for_th
     assert third.run_requests[0].run_key not in {request.run_key for request in first.run_requests}
 
 
-def test_the_sensor_says_when_nothing_has_landed_and_stands_still_until_it_is_started(shop: Any) -> None:
+def test_the_sensor_says_when_nothing_has_landed(shop: Any) -> None:
     for dataset in (declared(), declared(partitions=None)):
-        place = shop(dataset)
-        (sensor,) = place.definitions.sensors
+        assert "othing" in shop(dataset).sensor().skip_message
 
-        assert "othing" in place.sensor().skip_message
-        assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+
+def test_the_sensor_leaves_alone_what_was_materialized_by_hand(shop: Any) -> None:
+    place = shop()
+    place.land("2013-01", "id,hour\n1,5\n")
+    place.land("2013-02", "id,hour\n1,5\n")
+    place.materialize("2013-01")
+
+    (request,) = place.sensor().run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == "2013-02"
 
 
 def test_a_run_that_the_sensor_asks_for_materializes_its_months(shop: Any) -> None:

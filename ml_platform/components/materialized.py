@@ -1,0 +1,41 @@
+"""What the instance recorded of an asset: the newest materialization of each of its partitions.
+
+Apart because the sensors and the plan of the command line must decide by the same reading.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+
+@dataclass(frozen=True)
+class Made:
+    """A materialization; of two, the one with the higher ``storage_id`` came later."""
+
+    storage_id: int
+    event: dg.AssetMaterialization
+
+    def shown(self, name: str) -> str | None:
+        """Return the metadata value ``name`` as text, None where it was not recorded."""
+        value = self.event.metadata.get(name)
+        return None if value is None else str(value.value)
+
+
+def newest(instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] = ()) -> dict[str | None, Made]:
+    """Return the newest materialization of each partition of ``key`` (only ``partitions`` where these are given).
+
+    An asset without partitions has one, under None. Partitions that were never materialized are absent.
+    """
+    found: dict[str | None, Made] = {}
+    cursor: str | None = None
+    while True:
+        page = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=key, asset_partitions=list(partitions) or None), limit=500, cursor=cursor
+        )
+        for record in page.records:
+            if record.asset_materialization is not None:
+                found.setdefault(record.partition_key, Made(record.storage_id, record.asset_materialization))
+        if not page.has_more:
+            return found
+        cursor = page.cursor

@@ -1,0 +1,43 @@
+"""The hash of a function's code changes when what it computes may have changed, and only then."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ml_platform.data.source_hash import source_hash
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package `domain` whose view imports a module of the package, and one of the standard library."""
+    folder = tmp_path / "domain"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "view.py").write_text("import json\nfrom domain.windows import HOURS\n\ndef f(s):\n    return HOURS\n")
+    (folder / "windows.py").write_text("HOURS = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "domain"]:
+        del sys.modules[name]
+
+
+def test_the_hash_changes_with_the_function(package: Path) -> None:
+    before = source_hash("domain.view:f")
+    (package / "view.py").write_text("from domain.windows import HOURS\n\ndef f(s):\n    return 2 * HOURS\n")
+    assert source_hash("domain.view:f") != before
+
+
+def test_the_hash_changes_with_what_the_function_imports(package: Path) -> None:
+    before = source_hash("domain.view:f")
+    (package / "windows.py").write_text("HOURS = 4\n")
+    assert source_hash("domain.view:f") != before
+
+
+def test_the_hash_does_not_change_with_comments_and_docstrings(package: Path) -> None:
+    before = source_hash("domain.view:f")
+    (package / "windows.py").write_text('"""How long."""\n\n# In hours.\nHOURS = 3\n')
+    assert source_hash("domain.view:f") == before
