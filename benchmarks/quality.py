@@ -1,0 +1,231 @@
+"""How good the declared model is: rolling origin over 2013, beside a plain script and the schedule alone.
+
+Each month is predicted by a candidate made as the platform makes it: datasets, change logs and training sets in a lake,
+split by time, the declared trainer. So it learns from the months before, tunes and stops early on the last of them, and
+is scored on every flight of the month that has a label. The plain script gets the same flights and the same split.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from assets.aviation.landing import land
+from ml_platform.components.candidates import build_training_sets, read_training_set, split_of
+from ml_platform.components.dataset import Dataset
+from ml_platform.components.judgement import schedule_only
+from ml_platform.components.loading import bound_model
+from ml_platform.components.model import BoundModel
+from ml_platform.console.materialize import components
+from ml_platform.data.canonical import value_digest
+from ml_platform.data.dataset import load_and_publish
+from ml_platform.data.lake import Lake
+from ml_platform.data.partitions import MonthlyPartitions, months_between
+from ml_platform.definitions import PROJECT_ROOT
+from ml_platform.evaluation.metrics import score
+from ml_platform.features.materialize import materialize
+from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.view import source_hash
+from ml_platform.training.candidate import fit_candidate
+from ml_platform.training.splits import LABEL, Split
+from resources.home import Home
+from resources.lake import LakeResource
+
+MODEL = "departure_risk"
+TRAINER = "lightgbm"
+MONTHS = months_between("2013-04", "2013-12")
+GOALS = {"auc": 0.775, "log_loss": 0.443}
+
+Scores = dict[str, float]
+Probabilities = npt.NDArray[np.float64]
+Predict = Callable[[Split], Probabilities]
+
+
+def prepare(model: BoundModel, folder: Path) -> Lake:
+    """Return a lake with the datasets, change logs and training sets of 2013: what is there already is not made again.
+
+    It lies under a digest of the code that makes it, so that a changed view or loader gets a fresh one.
+    """
+    datasets = components(Dataset)
+    made_by = [model.code_version, {each.name: source_hash(each.loader) for each in datasets}]
+    home = Home(folder / value_digest(made_by)[:12])
+    resource, store = LakeResource.of_home(home), SnapshotStore(home.online)
+    lake = resource.lake()
+    land(resource.landing(), "2013-12")
+    for each in sorted(datasets, key=lambda dataset: len(dataset.lookups)):
+        for partitions in _absent(lake, f"datasets/{each.name}", each.partitions):
+            load_and_publish(each.source(resource), partitions, resource.landing(), lake)
+    months = {each.name: each.partitions for each in datasets}
+    for view in model.stored_views:
+        own = next((months[source.dataset] for source in view.sources if months[source.dataset]), None)
+        for partitions in _absent(lake, view.table, own):
+            materialize(view, lake, store, partitions, own)
+    for partitions in _absent(lake, model.table, model.declared.partitions):
+        build_training_sets(model, [month for month in partitions if month], lake)
+    return lake
+
+
+def the_platform(model: BoundModel, threads: int) -> Predict:
+    """Return what predicts the test rows of a split by the declared candidate."""
+    declared = model.declared.trainers[TRAINER]
+    declared = declared.model_copy(update={"settings": {**declared.settings, "num_threads": threads}})
+
+    def predict(split: Split) -> Probabilities:
+        candidate = fit_candidate(split, model.feature_set.feature_names, declared, task=model.declared.task)
+        return candidate.predict(split.test)
+
+    return predict
+
+
+def the_plain_script(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.DataFrame, threads: int) -> Predict:
+    """Return what predicts them by hand-written features and stock LightGBM, as a notebook would."""
+    import lightgbm as lgb
+
+    features = plain_features(flights, weather, planes).sort("example_id")
+    names = [name for name in features.columns if name != "example_id"]
+    parameters = {"objective": "binary", "learning_rate": 0.05, "num_threads": threads, "verbose": -1, "seed": 7}
+
+    def predict(split: Split) -> Probabilities:
+        def matrix(rows: pl.DataFrame) -> Any:
+            return rows.select("example_id").join(features, on="example_id", maintain_order="left").select(names)
+
+        train = lgb.Dataset(matrix(split.train).to_numpy(), split.train[LABEL].to_numpy(), params=parameters)
+        held_out = lgb.Dataset(matrix(split.validation).to_numpy(), split.validation[LABEL].to_numpy(), reference=train)
+        stop = lgb.early_stopping(50, verbose=False)
+        booster = lgb.train(parameters, train, 1000, valid_sets=[held_out], callbacks=[stop])
+        return np.asarray(booster.predict(matrix(split.test).to_numpy()), dtype=np.float64)
+
+    return predict
+
+
+def plain_features(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.DataFrame) -> pl.DataFrame:
+    """Return ``example_id`` and what one writes first: schedule, delays of the last day, weather, plane."""
+    due = pl.col("scheduled_departure")
+    local = due.dt.convert_time_zone("America/New_York")
+    rows = flights.select(
+        "tailnum",
+        "origin",
+        "carrier",
+        "dest",
+        predict_at=due - pl.duration(hours=2),
+        example_id=pl.concat_str(due.dt.strftime("%Y%m%dT%H%MZ"), "carrier", "flight", "origin", "dest", separator="-"),
+        minute_of_day=local.dt.hour().cast(pl.Int32) * 60 + local.dt.minute(),
+        weekday=local.dt.weekday(),
+        month=local.dt.month(),
+        block=(pl.col("scheduled_arrival") - due).dt.total_minutes(),
+        distance="distance",
+    ).sort("predict_at")
+    landed = flights.filter(pl.col("arr_delay").is_not_null()).sort("arrived_at")
+    left = flights.filter(pl.col("dep_delay").is_not_null()).sort("departed_at")
+    for keys, events, at, value, span in (
+        (["origin"], left, "departed_at", "dep_delay", "2h"),
+        (["origin"], landed, "arrived_at", "arr_delay", "6h"),
+        (["carrier"], landed, "arrived_at", "arr_delay", "1d"),
+        (["dest"], landed, "arrived_at", "arr_delay", "1d"),
+        (["origin", "dest"], landed, "arrived_at", "arr_delay", "7d"),
+        (["tailnum"], landed.drop_nulls("tailnum"), "arrived_at", "arr_delay", "1d"),
+    ):
+        name = f"{'_'.join(keys)}_{value}_{span}"
+        # Several events of a minute: the last row of the minute has seen them all.
+        known = events.rolling(at, period=span, group_by=keys).agg(pl.col(value).mean().alias(name))
+        facts = known.unique([*keys, at], keep="last").sort(at)
+        rows = rows.join_asof(facts, left_on="predict_at", right_on=at, by=keys, tolerance=span).drop(at, strict=False)
+    observed = weather.select(
+        "origin", "temp", "wind_speed", "precip", "visib", "pressure", at=pl.col("observed_at") + pl.duration(hours=1)
+    )
+    rows = rows.join_asof(observed.sort("at"), left_on="predict_at", right_on="at", by="origin", tolerance="6h")
+    rows = rows.join(planes.select("tailnum", "built_in", "seats"), on="tailnum", how="left")
+    codes = [pl.col(name).cast(pl.Categorical).to_physical() for name in ("origin", "carrier", "dest")]
+    return rows.with_columns(codes).drop("tailnum", "predict_at", "at")
+
+
+def roll(
+    model: BoundModel, lake: Lake, months: Sequence[str], ways: Mapping[str, Predict], console: Console
+) -> dict[str, dict[str, Scores]]:
+    """Return AUC and log loss of each way and month."""
+    found: dict[str, dict[str, Scores]] = {name: {} for name in ways}
+    for month in months:
+        split = split_of(model, month, read_training_set(model, month, lake))
+        label = split.test[LABEL].to_numpy()
+        for name, predict in ways.items():
+            started = time.perf_counter()
+            scores = score(label, predict(split))
+            found[name][month] = {metric: round(scores[metric], 5) for metric in GOALS}
+            told = ", ".join(f"{metric} {value:.4f}" for metric, value in found[name][month].items())
+            console.print(f"{month} {name}: {told} ({time.perf_counter() - started:.0f} s, {len(label):,} flights)")
+    return found
+
+
+def summary(found: Mapping[str, dict[str, Scores]]) -> dict[str, Any]:
+    """Return the months and the means of the platform, those of the other ways under their names."""
+    own, *others = (_with_means(months) for months in found.values())
+    return own | dict(zip(list(found)[1:], others, strict=True))
+
+
+def main() -> None:
+    """Print a table, or one JSON object with ``--json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    parser.add_argument("--months", nargs="*", default=MONTHS, help="months to predict, all nine by default")
+    parser.add_argument("--home", type=Path, help="folder in which lake and training sets are kept for the next run")
+    parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one for each core")
+    asked = parser.parse_args()
+    model = bound_model(MODEL)
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="quality-") as scratch:
+        lake = prepare(model, asked.home or Path(scratch))
+        flights, weather, planes = (
+            lake.scan(f"datasets/{name}").collect() for name in ("flights", "weather", "planes")
+        )
+        ways = {
+            "platform": the_platform(model, asked.threads),
+            "plain": the_plain_script(flights, weather, planes, asked.threads),
+            "schedule_only": lambda split: schedule_only(model, split, PROJECT_ROOT),
+        }
+        found = roll(model, lake, asked.months, ways, console)
+    if asked.json:
+        print(json.dumps(summary(found)))
+    else:
+        Console().print(_table(found))
+
+
+def _absent(lake: Lake, table: str, months: MonthlyPartitions | None) -> list[list[str | None]]:
+    """Return the partitions that ``table`` still lacks, as what to ask for in one call: none, or all of them."""
+    if months is None:
+        return [] if lake.exists(table) else [[None]]
+    held = lake.partitions(table)
+    absent = [month for month in months_between(months.start, months.end or MONTHS[-1]) if month not in held]
+    return [list[str | None](absent)] if absent else []
+
+
+def _with_means(months: dict[str, Scores]) -> dict[str, Any]:
+    means = {f"mean_{metric}": round(float(np.mean([each[metric] for each in months.values()])), 5) for metric in GOALS}
+    return {"months": months, **means}
+
+
+def _table(found: Mapping[str, dict[str, Scores]]) -> Table:
+    goals = ", ".join(f"{metric} {'≥' if metric == 'auc' else '≤'} {goal}" for metric, goal in GOALS.items())
+    table = Table(title=f"Rolling origin; goals of the means: {goals}")
+    table.add_column("month")
+    for name in found:
+        for metric in GOALS:
+            table.add_column(f"{name.replace('_', ' ')} {metric.replace('_', ' ')}", justify="right")
+    summaries = {name: _with_means(months) for name, months in found.items()}
+    for month in next(iter(found.values())):
+        table.add_row(month, *(f"{found[name][month][metric]:.4f}" for name in found for metric in GOALS))
+    table.add_section()
+    table.add_row("mean", *(f"{summaries[name][f'mean_{metric}']:.4f}" for name in found for metric in GOALS))
+    return table
+
+
+if __name__ == "__main__":
+    main()
