@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from resources.addresses import page_link
 from resources.home import Home
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ class HomeResource(dg.ConfigurableResource):
 
     root: str = Field(description="Folder of the home.")
     repository: str = Field(description="Folder of the code, for the manifest: commit, lock, prices.")
+    reports_address: str = Field(default="http://127.0.0.1:3001", description="Where a browser finds the reports.")
 
     def home(self) -> Home:
         """Return the folders of the home."""
@@ -27,6 +29,10 @@ class HomeResource(dg.ConfigurableResource):
         from ml_platform.registry.audit import AuditLog
 
         return AuditLog(self.home().records / "audit.jsonl")
+
+    def link(self, page: Path) -> dg.UrlMetadataValue:
+        """Return a page of the reports as a link that the UI can open."""
+        return dg.MetadataValue.url(page_link(page, self.home().reports, self.reports_address))
 
     @property
     def code(self) -> Path:

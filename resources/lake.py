@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from ml_platform.data.landing import Landing
+from resources.addresses import address, page_link
 from resources.home import Home
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class LakeResource(dg.ConfigurableResource):
     landing_root: str = Field(description="Folder into which files from outside are put.")
     lake_root: str = Field(description="Folder or s3://bucket/prefix that holds the Delta tables.")
     reports_root: str = Field(description="Folder for the pages that the checks write.")
+    reports_address: str = Field(default="http://127.0.0.1:3001", description="Where a browser finds that folder.")
     storage_options: dict[str, str] = Field(
         default_factory=dict, description="Options of the object store, like AWS_REGION; empty for a local folder."
     )
@@ -26,7 +28,12 @@ class LakeResource(dg.ConfigurableResource):
     @classmethod
     def of_home(cls, home: Home) -> "LakeResource":
         """Return the resource whose landing zone, lake and reports are folders of ``home``."""
-        return cls(landing_root=str(home.landing), lake_root=str(home.lake), reports_root=str(home.reports))
+        return cls(
+            landing_root=str(home.landing),
+            lake_root=str(home.lake),
+            reports_root=str(home.reports),
+            reports_address=address("reports"),
+        )
 
     def landing(self) -> Landing:
         """Return the landing zone."""
@@ -41,3 +48,7 @@ class LakeResource(dg.ConfigurableResource):
     def data_docs(self) -> Path:
         """Return the folder of the Data Docs: one site per dataset and partition."""
         return Path(self.reports_root) / "data_docs"
+
+    def link(self, page: Path) -> dg.UrlMetadataValue:
+        """Return a page of the reports as a link that the UI can open."""
+        return dg.MetadataValue.url(page_link(page, Path(self.reports_root), self.reports_address))

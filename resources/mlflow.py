@@ -16,6 +16,7 @@ from ml_platform.registry.models import ModelRegistry
 from ml_platform.registry.outbox import Outbox
 from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
 from ml_platform.registry.wandb_mirror import WandbSettings, wandb_mirrors
+from resources.addresses import address, run_link
 from resources.home import Home
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class MlflowResource(dg.ConfigurableResource):
         default=None, description="Folder in which records wait while a tracking server is down."
     )
 
+    server_address: str = Field(default="http://127.0.0.1:5000", description="Where a browser finds MLflow's pages.")
     second_log: bool = Field(default=False, description="Also log runs to Weights & Biases, as files (offline).")
     second_log_folder: str = Field(default=".", description="Folder for the files of the second log.")
 
@@ -42,7 +44,10 @@ class MlflowResource(dg.ConfigurableResource):
     def at_home(cls, home: Home) -> "MlflowResource":
         """Return the resource on the SQLite store of ``home``."""
         return cls(
-            tracking_uri=home.tracking_uri, artifact_root=str(home.artifacts), outbox=str(home.records / "outbox")
+            tracking_uri=home.tracking_uri,
+            artifact_root=str(home.artifacts),
+            outbox=str(home.records / "outbox"),
+            server_address=address("mlflow"),
         )
 
     @property
@@ -58,6 +63,10 @@ class MlflowResource(dg.ConfigurableResource):
     def models(self) -> ModelRegistry:
         """Return the model registry in the same store."""
         return ModelRegistry(self.tracking)
+
+    def link(self, experiment: str, run_id: str) -> dg.UrlMetadataValue:
+        """Return the page of a run of ``experiment`` as a link that the UI can open."""
+        return dg.MetadataValue.url(run_link(self.server_address, self.tracking.experiment(experiment), run_id))
 
     def deliver(self) -> list[Delivered]:
         """Bring what waits in the outbox to the server, if it is back."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from resources.addresses import address
 from resources.home import Home
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -18,7 +19,7 @@ def resources_of_profile(home: Home | None = None) -> Mapping[str, Any]:
 
     chosen = home or Home.from_environment()
     return {
-        "home": HomeResource(root=str(chosen.root), repository=str(REPOSITORY)),
+        "home": HomeResource(root=str(chosen.root), repository=str(REPOSITORY), reports_address=address("reports")),
         "lake": LakeResource.of_home(chosen),
         "mlflow": MlflowResource.at_home(chosen),
         "online_store": OnlineStoreResource.of_home(chosen),

@@ -86,6 +86,7 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(
             metadata={
                 "version": judged.version.version,
+                "mlflow_run": mlflow.link(model.name, judged.version.run_id),
                 "decision": judged.verdict.decision,
                 "reasons": judged.verdict.reasons,
                 "labels_needed": judged.verdict.labels_needed or 0,
@@ -184,7 +185,7 @@ def model_card(model: BoundModel) -> dg.AssetsDefinition:
         )
         return dg.MaterializeResult(
             metadata={
-                "card": dg.MetadataValue.url(page.as_uri()),
+                "card": home.link(page),
                 "markdown": dg.MetadataValue.md(text.read_text()),
             }
         )

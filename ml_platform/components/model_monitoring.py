@@ -107,7 +107,7 @@ def drift(model: BoundModel) -> dg.AssetsDefinition:
                 "drifted": report.drifted,
                 "rows_reference": report.rows_reference,
                 "rows_current": report.rows_current,
-                "report": dg.MetadataValue.url(page.as_uri()),
+                "report": home.link(page),
             }
         )
         yield dg.AssetCheckResult(

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import months_definition, up_to_own_month
+from ml_platform.components.declaration import months_definition, on_new_inputs, up_to_own_month
 from ml_platform.components.model import BoundModel
 from ml_platform.components.shown import picture
 from resources.dagster_home import HomeResource
@@ -34,6 +34,7 @@ def training_set(model: BoundModel) -> dg.AssetsDefinition:
             *(dg.AssetKey(["features", view.name]) for view in model.feature_set.views),
         ],
         code_version=model.code_version,
+        automation_condition=on_new_inputs(),
         metadata={"dagster/table_name": model.table, "features": len(model.feature_set.feature_names)},
         **model.common("polars", "deltalake"),
     )
@@ -93,7 +94,7 @@ def candidate(model: BoundModel, trainer: str) -> dg.AssetsDefinition:
             )
         shown: dict[str, Any] = {
             "version": made.version.version,
-            "mlflow_run": made.version.run_id,
+            "mlflow_run": mlflow.link(model.name, made.version.run_id),
             "content_digest": made.version.content_digest,
             "manifest": dg.MetadataValue.json(made.manifest.model_dump(mode="json")),
             **made.counts,

@@ -1,36 +1,29 @@
 """What is left running for a home: which processes, on which ports, with which addresses."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ml_platform.serving.processes import Plan, Process, free_port
+from resources.addresses import LOOPBACK, address, port, port_variable
 from resources.home import Home
-
-DEFAULT_PORTS = {"gateway": 8080, "webserver": 3000, "mlflow": 5000}
-
-
-def port_variable(name: str) -> str:
-    """Return the variable by which the port of ``name`` is chosen."""
-    return f"ML_PLATFORM_{name.upper()}_PORT"
 
 
 def everything(home: Home, repository: Path) -> Plan:
-    """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, and MLflow's pages."""
+    """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, reports, MLflow's pages."""
     programs = Path(sys.executable).parent
-    web, mlflow = _port("webserver"), _port("mlflow")
+    web, mlflow, reports = port("webserver"), port("mlflow"), port("reports")
     workspace = ["-w", str(repository / "workspace.yaml")]
     return _plan(
         home,
-        _port("gateway"),
+        port("gateway"),
         [
             Process(
                 name="webserver",
-                command=[str(programs / "dagster-webserver"), *workspace, "-h", "127.0.0.1", "-p", str(web)],
+                command=[str(programs / "dagster-webserver"), *workspace, "-h", LOOPBACK, "-p", str(web)],
                 port=web,
                 port_setting=port_variable("webserver"),
-                address=f"http://127.0.0.1:{web}",
+                address=address("webserver"),
             ),
             Process(name="daemon", command=[str(programs / "dagster-daemon"), "run", *workspace]),
             Process(
@@ -38,12 +31,23 @@ def everything(home: Home, repository: Path) -> Plan:
                 command=[
                     *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri),
                     *("--artifacts-destination", str(home.artifacts), "--workers", "1"),
-                    *("--host", "127.0.0.1", "--port", str(mlflow)),
+                    *("--host", LOOPBACK, "--port", str(mlflow)),
                 ],
                 environment={"MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*,localhost:*"},
                 port=mlflow,
                 port_setting=port_variable("mlflow"),
-                address=f"http://127.0.0.1:{mlflow}",
+                address=address("mlflow"),
+            ),
+            Process(
+                name="reports",
+                # Links of assets lead here: Data Docs, drift reports and model cards are files of the home.
+                command=[
+                    *(sys.executable, "-m", "http.server", str(reports)),
+                    *("--bind", LOOPBACK, "--directory", str(home.reports)),
+                ],
+                port=reports,
+                port_setting=port_variable("reports"),
+                address=address("reports"),
             ),
         ],
     )
@@ -72,7 +76,3 @@ def _plan(home: Home, gateway_port: int, processes: Sequence[Process]) -> Plan:
         gateway_setting=port_variable("gateway"),
         processes=list(processes),
     )
-
-
-def _port(name: str) -> int:
-    return int(os.environ.get(port_variable(name), DEFAULT_PORTS[name]))
