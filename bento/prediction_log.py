@@ -1,8 +1,9 @@
 """The prediction log: one JSON line per predicted row, written by a thread of its own that no request ever waits for.
 
 Schema of a line: ``request_id, row, model, version, role (stable | candidate | shadow), predict_at, as_of, logged_at``
-(ISO 8601, UTC), ``watermarks`` (view → up to when its facts were known), ``request`` (the fields as received),
-``features`` (the values used), ``score, label``. Files are only appended to; a full one is left and the next begun.
+(ISO 8601, UTC), ``watermarks`` (view → up to when its facts were known), ``ages`` (view → minutes, null where nothing
+was used), ``request`` (the fields as received), ``features`` (the values used), ``score, label``. Files are only
+appended to; a full one is left and the next begun.
 """
 
 import logging
@@ -130,6 +131,7 @@ class PredictionLog:
             answered.rows,
             prediction.rows[PREDICT_AT].to_list(),
             served.as_of.to_list(),
+            served.ages.to_dicts() if served.ages.width else [{}] * len(answered.rows),
             served.frame.iter_rows(named=True),
             prediction.scores,
             prediction.labels,
@@ -142,6 +144,7 @@ class PredictionLog:
                     "row": row,
                     "predict_at": predict_at,
                     "as_of": as_of,
+                    "ages": ages,
                     "request": request,
                     "features": features,
                     "score": score,
@@ -149,7 +152,7 @@ class PredictionLog:
                 },
                 option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
             )
-            for row, (request, predict_at, as_of, features, score, label) in enumerate(told)
+            for row, (request, predict_at, as_of, ages, features, score, label) in enumerate(told)
         ]
 
     def _opened(self) -> IO[bytes]:

@@ -27,8 +27,8 @@ def join_outcomes(
     ``predictions`` has ``keys`` too, for example unpacked from the request. A label counts only if it was known by
     ``known_by``; otherwise, and where no label row matches, both new columns are null. Of several predictions of the
     same example by the same model, version and role the one logged last counts, so that an app that asks often does
-    not weigh more. Null keys match nothing. Raises :class:`OutcomeError` when a key column is missing, of another
-    type on either side, or repeated in the labels.
+    not weigh more. A null key matches a null key: an example without a tail number is still one example. Raises
+    :class:`OutcomeError` when a key column is missing, of another type on either side, or repeated in the labels.
     """
     _refuse_ambiguous(predictions, labels, keys)
     last = predictions.sort("logged_at", "request_id", "row").unique(
@@ -37,7 +37,7 @@ def join_outcomes(
     known = labels.filter(pl.col("label").is_not_null(), pl.col("label_known_at") <= known_by).select(
         *keys, pl.col("label").cast(pl.Float64).alias(OUTCOME), pl.col("label_known_at").alias(OUTCOME_KNOWN_AT)
     )
-    return last.join(known, on=list(keys), how="left", maintain_order="left")
+    return last.join(known, on=list(keys), how="left", nulls_equal=True, maintain_order="left")
 
 
 def _refuse_ambiguous(predictions: pl.DataFrame, labels: pl.DataFrame, keys: Sequence[str]) -> None:
@@ -58,9 +58,9 @@ def _refuse_ambiguous(predictions: pl.DataFrame, labels: pl.DataFrame, keys: Seq
                 found=f"{predictions.schema[key]} in the predictions, {labels.schema[key]} in the labels",
                 mend="Cast the predictions' keys to the types of the labels.",
             )
-    repeated = labels.drop_nulls(list(keys)).group_by(list(keys)).len().filter(pl.col("len") > 1)
+    repeated = labels.group_by(list(keys)).len().filter(pl.col("len") > 1)
     if repeated.height:
-        first = repeated.sort(list(keys)).row(0, named=True)
+        first = repeated.sort(list(keys), nulls_last=True).row(0, named=True)
         raise OutcomeError(
             "Outcomes, labels",
             expected=f"one row per {listed(keys)}",

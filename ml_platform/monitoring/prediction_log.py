@@ -38,11 +38,16 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "predict_at": pl.Datetime("us", "UTC"),
     "as_of": pl.Datetime("us", "UTC"),
     "logged_at": pl.Datetime("us", "UTC"),
+    "watermarks": pl.String,
+    "ages": pl.String,
     "score": pl.Float64,
     "label": pl.Float64,
     "request": pl.String,
     "features": pl.String,
 }
+_AS_TEXT = ("watermarks", "ages", "request", "features")
+"""Columns of JSON text: their keys differ from model to model, and no other table is needed for another one."""
+
 _QUARANTINE_SCHEMA = {"file": pl.String, "offset": pl.Int64, "reason": pl.String, "line": pl.String}
 
 
@@ -63,6 +68,12 @@ class LoggedPrediction(BaseModel):
     predict_at: AwareDatetime = Field(description="The time of which the features were meant to be known.")
     as_of: AwareDatetime = Field(description="The time up to which the online store was filled.")
     logged_at: AwareDatetime = Field(description="When the line was written.")
+    watermarks: dict[str, AwareDatetime] = Field(
+        default_factory=dict, description="By feature view, the time before which its facts were known to the store."
+    )
+    ages: dict[str, float | None] = Field(
+        default_factory=dict, description="By feature view, the age of what was served in minutes; null: nothing was."
+    )
     request: dict[str, Any] = Field(description="The request's fields, as received.")
     features: dict[str, Any] = Field(description="The feature values that were used.")
     score: float = Field(description="What the model answered.")
@@ -79,14 +90,15 @@ class Ingested(BaseModel):
     duplicates: int = Field(description="Predictions that the table had already, or that stood twice.")
     corrupt: int = Field(description="Lines set aside in the quarantine table.")
     pending_bytes: int = Field(description="Bytes after the last complete line: being written, or cut by a crash.")
+    rows: int = Field(description="Predictions in the table now.")
     partitions: list[str] = Field(description="Months of the predictions table that changed.")
 
 
 def ingest(lake: Lake, table: str, files: Sequence[Path], cursor: Path) -> Ingested:
     """Bring what ``files`` hold beyond ``cursor`` into ``table`` and return what was found.
 
-    ``table`` is partitioned by the UTC month of ``predict_at``. Request and features are kept as JSON text, so that
-    a model with other features needs no other table; :func:`unpacked` opens them. A line that is not a valid
+    ``table`` is partitioned by the UTC month of ``predict_at``. Request, features, watermarks and ages are kept as JSON
+    text, so that a model with other features needs no other table; :func:`unpacked` opens them. A line that is not a valid
     :class:`LoggedPrediction` goes to ``<table>_quarantine`` with file, offset and reason; a last line without its
     end is left for the next time. A file that no longer begins as it did, or became shorter, was rotated and is read
     from its start. Two ingestions with one cursor wait for each other. Running it twice changes nothing.
@@ -112,6 +124,7 @@ def ingest(lake: Lake, table: str, files: Sequence[Path], cursor: Path) -> Inges
             corrupt=sum(step.corrupt for step in steps),
             # The last chunk of each file is empty but for its unfinished line.
             pending_bytes=sum(step.pending_bytes for step in steps if not step.lines),
+            rows=lake.scan(table).select(pl.len()).collect().item() if lake.exists(table) else 0,
             partitions=sorted({partition for step in steps for partition in step.partitions}),
         )
 
@@ -216,6 +229,7 @@ def _ingest_chunk(lake: Lake, table: str, file: Path, start: int) -> tuple[Inges
         duplicates=len(good) - sum(added.values()),
         corrupt=len(broken),
         pending_bytes=pending,
+        rows=0,
         partitions=[month for month, count in added.items() if count],
     )
     return step, start + len(data)
@@ -235,7 +249,7 @@ def _complete_lines(file: Path, start: int) -> tuple[bytes, int]:
 def _stored(line: LoggedPrediction) -> tuple[Any, ...]:
     return tuple(
         to_json(getattr(line, name), inf_nan_mode="constants").decode()
-        if name in ("request", "features")
+        if name in _AS_TEXT
         else getattr(line, name)
         for name in _SCHEMA
     )

@@ -49,6 +49,7 @@ def test_each_row_is_a_line_that_the_lake_accepts(tmp_path: Path) -> None:
     assert (second.row, second.score, second.label) == (1, 0.25, 0.0)
     assert first.features == {"view__mean": 1.5, "view__kind": "a"}
     assert first.predict_at == first.as_of == NOW
+    assert (first.watermarks, first.ages) == ({"view": NOW}, {"view": 3.0})
 
 
 def test_full_file_is_left_and_the_next_begun(tmp_path: Path) -> None:

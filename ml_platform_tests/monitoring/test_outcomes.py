@@ -55,8 +55,14 @@ def test_cancelled_flight_has_no_outcome() -> None:
     assert outcomes_of(predictions(("UA1", "7", "stable", 0.5, 0)), labels(("UA1", None, 1))) == [("UA1", None)]
 
 
-def test_null_key_matches_nothing() -> None:
-    assert outcomes_of(predictions((None, "7", "stable", 0.5, 0)), labels((None, 1, 1))) == [(None, None)]
+def test_null_key_matches_a_null_key_and_nothing_else() -> None:
+    predicted = predictions((None, "7", "stable", 0.5, 0), ("UA1", "7", "stable", 0.5, 0))
+    assert outcomes_of(predicted, labels((None, 1, 1), ("UA1", 0, 1))) == [(None, 1.0), ("UA1", 0.0)]
+
+
+def test_repeated_null_key_in_the_labels_is_refused() -> None:
+    with pytest.raises(OutcomeError, match=r"found 1 keys with several rows \(first: {'flight': None"):
+        outcomes_of(predictions((None, "7", "stable", 0.5, 0)), labels((None, 1, 1), (None, 0, 1)))
 
 
 def test_of_several_askings_the_last_counts_per_version_and_role() -> None:

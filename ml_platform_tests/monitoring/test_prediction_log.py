@@ -195,7 +195,7 @@ def test_files_of_several_services_meet_in_one_table(place: Place) -> None:
 
 def test_no_file_is_no_prediction(place: Place) -> None:
     assert place.ingest().model_dump() == {
-        "lines": 0, "added": 0, "duplicates": 0, "corrupt": 0, "pending_bytes": 0, "partitions": [],
+        "lines": 0, "added": 0, "duplicates": 0, "corrupt": 0, "pending_bytes": 0, "rows": 0, "partitions": [],
     }  # fmt: skip
 
 
@@ -204,6 +204,29 @@ def test_file_larger_than_a_chunk_is_read_whole(place: Place, monkeypatch: pytes
     place.append("".join(line(f"r{at}") for at in range(10)) + line("long", request={"x": "y" * 3_000}) + "{")
     done = place.ingest()
     assert (done.lines, done.added, done.pending_bytes) == (11, 11, 1)
+
+
+def test_total_is_told_beside_what_was_added(place: Place) -> None:
+    place.append(line("r1") + line("r2"))
+    place.ingest()
+    place.append(line("r3"))
+    done = place.ingest()
+    assert (done.added, done.rows) == (1, 3)
+
+
+def test_watermarks_and_ages_are_kept_so_that_features_can_be_recomputed(place: Place) -> None:
+    marks = {"delays": "2013-07-01T04:00:00Z", "weather": "2013-07-01T03:00:00Z"}
+    place.append(line(watermarks=marks, ages={"delays": 12.5, "weather": None}))
+    place.ingest()
+    row = place.rows().row(0, named=True)
+    assert json.loads(row["watermarks"]) == marks
+    assert json.loads(row["ages"]) == {"delays": 12.5, "weather": None}
+
+
+def test_line_of_a_service_that_logs_no_watermarks_is_taken(place: Place) -> None:
+    place.append(line())
+    place.ingest()
+    assert place.rows().select("watermarks", "ages").row(0) == ("{}", "{}")
 
 
 def test_unpacking_an_absent_column_is_refused() -> None:
