@@ -23,6 +23,14 @@ def defs() -> dg.Definitions:
         dg.load_from_defs_folder(path_within_project=PROJECT_ROOT),
         dg.Definitions(
             resources=resources_of_profile(),
+            sensors=[
+                dg.AutomationConditionSensorDefinition(
+                    "inputs_followed",
+                    target=dg.AssetSelection.all(),
+                    default_status=dg.DefaultSensorStatus.RUNNING,
+                    description="Materializes what declares an automation condition when its inputs are new.",
+                )
+            ],
             # One process per run: a step process of its own would pay every import again.
             executor=dg.in_process_executor,
         ),

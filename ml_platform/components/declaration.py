@@ -123,3 +123,16 @@ def months_definition(months: MonthlyPartitions) -> dg.TimeWindowPartitionsDefin
 def up_to_own_month() -> dg.TimeWindowPartitionMapping:
     """Return the mapping by which a month is made from its own and all earlier months of its input."""
     return dg.TimeWindowPartitionMapping(start_offset=ALL_EARLIER_MONTHS, allow_nonexistent_upstream_partitions=True)
+
+
+def on_new_inputs() -> dg.AutomationCondition:
+    """Return the condition by which an asset follows its inputs, month by month, wherever the data clock stands.
+
+    Dagster's own `eager` looks at the newest month of the calendar alone, at no checks, and not at what was missing
+    before the daemon first ran. What failed is not asked for again until an input changes.
+    """
+    condition = dg.AutomationCondition
+    updated = (condition.any_deps_updated() | condition.newly_missing()).since_last_handled()
+    missing = condition.missing() & ~condition.execution_failed()
+    ready = ~condition.any_deps_missing() & ~condition.any_deps_in_progress() & ~condition.in_progress()
+    return ((updated | missing) & ready & condition.all_deps_blocking_checks_passed()).with_label("on new inputs")

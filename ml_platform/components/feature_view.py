@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from ml_platform.components.dataset import Dataset
-from ml_platform.components.declaration import Declaration, months_definition
+from ml_platform.components.declaration import Declaration, months_definition, on_new_inputs
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.features.view import KNOWN_AT, Source
@@ -57,9 +57,7 @@ class FeatureView(Declaration, FeatureViewSettings):
             backfill_policy=dg.BackfillPolicy.single_run() if months else None,
             deps=[self._dep(source.dataset, months) for source in self.sources],
             kinds={"polars", "deltalake"},
-            automation_condition=(
-                dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
-            ),
+            automation_condition=on_new_inputs(),
             **self._shown(settings),
         )
         def change_log(
@@ -85,7 +83,7 @@ class FeatureView(Declaration, FeatureViewSettings):
         @dg.asset(
             deps=[dg.AssetDep(dg.AssetKey(["features", name])) for name in self.inputs],
             kinds={"polars"},
-            automation_condition=dg.AutomationCondition.on_missing() | dg.AutomationCondition.code_version_changed(),
+            automation_condition=on_new_inputs() | dg.AutomationCondition.code_version_changed(),
             **self._shown(settings),
         )
         def request_view(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:

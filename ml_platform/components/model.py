@@ -1,4 +1,4 @@
-"""Model: what a team declares about a model, and which assets, checks, job and sensor follow from it.
+"""Model: what a team declares about a model, and which assets, checks, job, sensor and schedules follow from it.
 
 The assets themselves stand in `model_training.py`, `model_judgement.py`, `model_serving.py` and `model_monitoring.py`,
 in the order in which the data flows through them.
@@ -57,8 +57,22 @@ class Evaluation(Settings):
     )
 
 
+class Retraining(Settings):
+    """When a model is trained again without being asked."""
+
+    on_new_month: bool = Field(
+        default=True, description="Train as soon as the training set of the newest month is made, or made anew."
+    )
+    cron: str | None = Field(
+        default=None, description="Also train on the newest month at these times (cron, UTC); none: on new data alone."
+    )
+    watch_cron: str = Field(
+        default="*/30 * * * *", description="When logged predictions are read in and joined with outcomes (cron, UTC)."
+    )
+
+
 class Model(Declaration):
-    """A model: examples, features, trainers, gates, endpoint, monitors. Gives its assets, checks, job and sensor.
+    """A model: examples, features, trainers, gates, endpoint, monitors. Gives assets, checks, job, sensor, schedules.
 
     Assets: `<name>/training_set`, `candidate_<trainer>`, `evaluation`, `champion`, `bento`, `rollout`, `model_card`,
     `predictions`, `outcomes`, `performance`, `drift`.
@@ -96,6 +110,9 @@ class Model(Declaration):
     approval: ApprovalSettings = Field(
         default_factory=lambda: ApprovalSettings.model_validate({}), description="Who says yes besides the gates."
     )
+    retraining: Retraining = Field(
+        default_factory=lambda: Retraining.model_validate({}), description="When it is trained without being asked."
+    )
     maximum_rows: int = Field(default=1000, ge=1, description="Rows that one request may hold.")
     drift: DriftSettings = Field(
         default_factory=lambda: DriftSettings.model_validate({}), description="When a feature counts as drifted."
@@ -124,7 +141,18 @@ class Model(Declaration):
             selection=dg.AssetSelection.assets(*bound.loop_keys),
             description=f"Everything from the training set of a month to its rollout: {self.description}",
         )
-        return dg.Definitions(assets=assets, jobs=[job])
+        return dg.Definitions.merge(dg.Definitions(assets=assets, jobs=[job]), self.automation(bound))
+
+    def automation(self, bound: "BoundModel") -> dg.Definitions:
+        """Return the sensors and schedules: what the model does without being asked."""
+        from ml_platform.components import retraining
+
+        declared = self.retraining
+        sensors = [retraining.new_month_sensor(bound)] if declared.on_new_month else []
+        schedules = [retraining.watching_schedule(bound, declared.watch_cron)]
+        if declared.cron is not None:
+            schedules.append(retraining.training_schedule(bound, declared.cron))
+        return dg.Definitions(sensors=sensors, schedules=schedules)
 
     def views(self, tree: "ComponentTree") -> list[FeatureViewSettings]:
         """Return the settings of the declared views, and of those that they take as inputs, in declared order."""

@@ -1,0 +1,101 @@
+"""What a model does by itself: it is trained again on a new month, and what it answered is looked at.
+
+A sensor is level-triggered: it compares what the instance recorded, so that a missed tick, a restart or a run by hand
+changes nothing. Every tick leaves its reason, asked or not.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from ml_platform.components.materialized import Made, newest
+from ml_platform.components.model import BoundModel
+from ml_platform.data.canonical import value_digest
+
+CONTENT_DIGEST = "content_sha256"
+"""Metadata of a training set: the digest of its rows."""
+
+
+def new_month_sensor(model: BoundModel) -> dg.SensorDefinition:
+    """`<model>_new_month`: asks for candidates, verdict and all that follows, once per content of the training set."""
+    loop = [key for key in model.loop_keys if key != model.key("training_set")]
+
+    @dg.sensor(
+        name=f"{model.name}_new_month",
+        target=dg.AssetSelection.assets(*loop),
+        description=f"Trains {model.name} on the newest month whose training set is made.",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def new_month(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        due = due_month(context.instance, model)
+        if isinstance(due, dg.SkipReason):
+            return due
+        month, digest = due
+        # The content makes the key: the same rows are never trained on twice, not even by a restarted sensor.
+        return dg.RunRequest(
+            run_key=f"{model.name}|{month}|{digest}",
+            partition_key=month,
+            asset_selection=loop,
+            tags={"trigger": "new month"},
+        )
+
+    return new_month
+
+
+def due_month(instance: dg.DagsterInstance, model: BoundModel) -> tuple[str, str] | dg.SkipReason:
+    """Return the newest month with a training set and a digest of all it is trained on, or why nothing is due."""
+    made = {name: each for name, each in newest(instance, model.key("training_set")).items() if name}
+    first = model.declared.first_candidate
+    if not made:
+        return dg.SkipReason(f"No training set of '{model.name}' is made yet.")
+    month = max(made)
+    if first is not None and month < first:
+        return dg.SkipReason(f"'{model.name}' is trained from {first} on; the newest training set is that of {month}.")
+    latest = max(each.storage_id for each in made.values())
+    behind = [name for name, key in model.candidate_keys.items() if not _is_newer(instance, key, month, latest)]
+    if not behind:
+        return dg.SkipReason(f"The candidates of {month} were made after the newest training set.")
+    return month, _content(made)
+
+
+def training_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
+    """`<model>_retrain`: the same at fixed times; unchanged inputs are recognised and not fitted again."""
+    loop = [key for key in model.loop_keys if key != model.key("training_set")]
+
+    @dg.schedule(
+        name=f"{model.name}_retrain",
+        cron_schedule=cron,
+        target=dg.AssetSelection.assets(*loop),
+        description=f"Trains {model.name} on the newest month whose training set is made.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        months = [name for name in newest(context.instance, model.key("training_set")) if name]
+        if not months:
+            return dg.SkipReason(f"No training set of '{model.name}' is made yet.")
+        at = context.scheduled_execution_time or datetime.now(UTC)
+        return dg.RunRequest(run_key=f"{model.name}|{at.isoformat()}", partition_key=max(months), asset_selection=loop)
+
+    return retrain
+
+
+def watching_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
+    """`<model>_watch`: reads in what the services logged, joins outcomes and looks at realised performance."""
+    return dg.ScheduleDefinition(
+        name=f"{model.name}_watch",
+        cron_schedule=cron,
+        target=dg.AssetSelection.assets(*(model.key(name) for name in ("predictions", "outcomes", "performance"))),
+        description=f"Reads in what {model.name} answered, and looks how well it did.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+
+
+def _is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, month: str, than: int) -> bool:
+    own = newest(instance, key, [month]).get(month)
+    return own is not None and own.storage_id > than
+
+
+def _content(made: Mapping[str, Made]) -> str:
+    return value_digest({month: each.shown(CONTENT_DIGEST) for month, each in made.items()})[:12]
