@@ -5,7 +5,6 @@ changes nothing. Every tick leaves its reason, asked or not.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -75,8 +74,7 @@ def training_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
         months = [name for name in newest(context.instance, model.key("training_set")) if name]
         if not months:
             return dg.SkipReason(f"No training set of '{model.name}' is made yet.")
-        at = context.scheduled_execution_time or datetime.now(UTC)
-        return dg.RunRequest(run_key=f"{model.name}|{at.isoformat()}", partition_key=max(months), asset_selection=loop)
+        return dg.RunRequest(partition_key=max(months), asset_selection=loop)
 
     return retrain
 
