@@ -1,8 +1,9 @@
 """Whether the rows a model meets now are still the kind of rows it was trained on.
 
-The rule asks for both a significant and a large change, repeated over time, because each alone cries wolf: with many
-rows any p-value is small, and with few rows any distance is large. Null rates, unseen categories and volume are
-checked apart, because a distribution of what is left after dropping nulls cannot show them.
+The rule asks for a change that is significant, large, larger than what the reference itself went through, and repeated
+over time, because each alone cries wolf: with many rows any p-value is small, with few rows any distance is large, and
+no two weeks of a real process are alike. Null rates, unseen categories and volume are checked apart, because a
+distribution of what is left after dropping nulls cannot show them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from ml_platform.data.settings import Settings
-from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.monitoring.distances import (
     Distance,
     benjamini_hochberg,
@@ -23,14 +23,12 @@ from ml_platform.monitoring.distances import (
     quantile_edges,
     total_variation,
 )
+from ml_platform.monitoring.drift_input import comparable, refuse_unknown
 from ml_platform.monitoring.drift_report import ColumnDrift, DriftReport
+from ml_platform.monitoring.variation import Variation, variation, windows_of
 
 # Stands for every category too rare to be judged by itself; a control character keeps it apart from real ones.
 _OTHER = "\x00other"
-
-
-class DriftInputError(PlatformError):
-    """Raised when the tables cannot be compared: a column missing, of another kind, or nothing to compare with."""
 
 
 class DriftSettings(Settings):
@@ -44,6 +42,14 @@ class DriftSettings(Settings):
     )
     minimum_total_variation: float = Field(
         default=0.1, ge=0, le=1, description="Categories: smallest total variation distance worth a flag."
+    )
+    usual_factor: float = Field(
+        default=1.25,
+        ge=0,
+        description="How often the largest distance within the reference a change must reach; 0: the minima alone.",
+    )
+    usual_windows: int = Field(
+        default=12, ge=2, description="Stretches of the reference, as long as a window, that say what is usual."
     )
     windows: int = Field(default=3, ge=1, description="Consecutive windows into which the current rows are cut.")
     windows_needed: int = Field(default=2, ge=1, description="Windows that must be flagged for the column to be.")
@@ -87,127 +93,95 @@ def measure_drift(
     """Compare ``current`` with ``reference`` column by column.
 
     ``reference`` holds the rows the model was trained on, ``current`` those it met; both have the columns ``features``
-    and, where given, ``score`` (the reference scores being those of rows the model was not fitted on). ``current`` is
-    cut into ``settings.windows`` windows of equal row counts in the order of ``time``, or as it stands without it.
-    A column shifted when in at least ``settings.windows_needed`` windows its test is rejected by Benjamini-Hochberg
-    over the features (the score is a family of its own) *and* its effect exceeds the minimum.
+    and, where given, ``score``. Reference rows without a score count for the features alone: a model's scores of rows
+    that it was fitted on are nothing to compare with. ``current`` is cut into ``settings.windows`` windows of equal row
+    counts in the order of ``time``, or as it stands without it. A column shifted when in at least
+    ``settings.windows_needed`` windows its test is rejected by Benjamini-Hochberg over the features (the score is a
+    family of its own) *and* its effect exceeds its limit: the minimum, or ``settings.usual_factor`` times the largest
+    distance of any of ``settings.usual_windows`` stretches of the reference from the rest of it, whichever is more.
+    In the same way a null rate changed when it left the range of those stretches by more than the setting.
 
     Numbers are compared by Kolmogorov-Smirnov, booleans and strings by total variation over the reference categories.
     Nulls and NaN are one and are left out of the distances. ``expected_rows`` is how many rows a period of this
     length usually has; without it volume is not judged. With fewer than ``settings.minimum_rows`` rows no window is
-    judged, and the report says so (``windows_judged`` 0, decision ``not judged``).
+    judged, and an empty reference judges no column: the report says so (``windows_judged`` 0, ``not judged``).
 
-    Raises :class:`DriftInputError` when the reference or the list of columns is empty, a column is missing on either
-    side, its kind differs between the two, it holds neither numbers nor categories, or a name in
+    Raises :class:`~ml_platform.monitoring.drift_input.DriftInputError` when the list of columns is empty, a column is
+    missing on either side, its kind differs between the two, it holds neither numbers nor categories, or a name in
     ``settings.expected_to_change`` is no feature.
     """
     columns = [*([score] if score else []), *features]
-    current = _typed_nulls(reference, current)
-    _refuse_incomparable(reference, current, columns)
-    _refuse_unknown(settings.expected_to_change, features)
-    reference, current = (
-        _nan_as_null(reference.select(columns)),
-        _nan_as_null((current.sort(time) if time else current).select(columns)),
-    )
-    sample, windows = _sampled(reference, settings), _windows(current, settings)
-    distances = {name: [_distance(sample[name], window[name], settings) for window in windows] for name in columns}
-    flags = {
-        name: flagged
-        for family in ([score] if score else [], list(features))
-        for name, flagged in _flags({one: distances[one] for one in family}, sample, settings).items()
-    }
-    whole = _sampled(current, settings)
+    refuse_unknown(settings.expected_to_change, features)
+    reference, current = comparable(reference, current, columns, time)
+    scored = reference.drop_nulls(score) if score else reference.clear()
     described = [
+        *_family("score", scored, current, [score] if score else [], settings),
+        *_family("feature", reference, current, list(features), settings),
+    ]
+    return DriftReport(
+        columns=sorted(described, key=_place),
+        rows_reference=reference.height,
+        rows_current=current.height,
+        expected_rows=expected_rows,
+        volume_changed=_volume_changed(current.height, expected_rows, settings),
+        windows_judged=len(_window_bounds(current, settings)) if described else 0,
+    )
+
+
+def _place(column: ColumnDrift) -> tuple[bool, bool, float, str]:
+    return column.role != "score", not column.drifted, -(column.effect or 0.0), column.name
+
+
+def _family(
+    role: Literal["score", "feature"],
+    reference: pl.DataFrame,
+    current: pl.DataFrame,
+    names: list[str],
+    settings: DriftSettings,
+) -> list[ColumnDrift]:
+    """Describe the columns that are judged together; none where there is no row to compare them with."""
+    if reference.is_empty() or not names:
+        return []
+    sample, whole = _sampled(reference, settings), _sampled(current, settings)
+    bounds = _window_bounds(current, settings)
+    windows = [_sampled(current[start:stop], settings) for start, stop in bounds]
+    rows = current.height // len(bounds) if bounds and settings.usual_factor else 0
+    stretches = windows_of(reference, rows, settings.usual_windows, settings.seed)
+    distances = {name: [_distance(sample[name], window[name], settings) for window in windows] for name in names}
+    usual = {
+        name: variation(
+            sample[name],
+            [stretch[name] for stretch in stretches],
+            share=rows / reference.height,
+            distance=lambda one, other: _distance(one, other, settings).effect,
+        )
+        for name in names
+    }
+    limits = {name: _limit(sample[name], usual[name], settings) for name in names}
+    flags = _flags(distances, limits, settings)
+    return [
         ColumnDrift(
             name=name,
-            role="score" if name == score else "feature",
+            role=role,
             kind="number" if reference[name].dtype.is_numeric() else "category",
             effect=_median([distance.effect for distance in distances[name]]),
+            limit=limits[name],
             p_value=_median([distance.p_value for distance in distances[name]]),
             stability_index=_stability(sample[name].drop_nulls(), whole[name].drop_nulls(), settings),
             windows_flagged=sum(flags[name]),
             windows_judged=len(windows),
             shifted=bool(windows) and sum(flags[name]) >= min(settings.windows_needed, len(windows)),
-            **_nulls(reference[name], current[name], settings),
+            **_nulls(reference[name], current[name], usual[name], settings),
             **_unseen(reference[name], current[name], settings),
         )
-        for name in columns
+        for name in names
     ]
-    return DriftReport(
-        columns=sorted(described, key=lambda column: (column.role != "score", -(column.effect or 0.0), column.name)),
-        rows_reference=reference.height,
-        rows_current=current.height,
-        expected_rows=expected_rows,
-        volume_changed=_volume_changed(current.height, expected_rows, settings),
-        windows_judged=len(windows),
-    )
 
 
-def _typed_nulls(reference: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
-    """Give a column that is nothing but nulls, which carries no type, the type it has in the reference."""
-    untyped = [name for name, dtype in current.schema.items() if dtype == pl.Null and name in reference.columns]
-    return current.with_columns(pl.col(name).cast(reference.schema[name]) for name in untyped)
-
-
-def _refuse_incomparable(reference: pl.DataFrame, current: pl.DataFrame, columns: list[str]) -> None:
-    if not columns:
-        raise DriftInputError(
-            "Drift", expected="at least one column to compare", found="none", mend="Name features or a score."
-        )
-    if reference.is_empty():
-        raise DriftInputError(
-            "Drift reference", expected="rows", found="an empty table", mend="Pass the rows the model was trained on."
-        )
-    for side, frame in (("reference", reference), ("current", current)):
-        missing = [name for name in columns if name not in frame.columns]
-        if missing:
-            raise DriftInputError(
-                f"Drift {side} table",
-                expected=f"all {len(columns)} columns to compare",
-                found=f"{len(missing)} missing: {listed(missing)}",
-                mend=f"Pass a table that has them.{did_you_mean(missing[0], frame.columns)}",
-            )
-    for name in columns:
-        kinds = [_kind(frame[name]) for frame in (reference, current)]
-        if None in kinds or kinds[0] != kinds[1]:
-            raise DriftInputError(
-                f"Drift column '{name}'",
-                expected="numbers on both sides, or categories on both",
-                found=f"{reference[name].dtype} in the reference, {current[name].dtype} in the current table",
-                mend="Cast one side, or leave the column out.",
-            )
-
-
-def _refuse_unknown(expected_to_change: Sequence[str], features: Sequence[str]) -> None:
-    unknown = [name for name in expected_to_change if name not in features]
-    if unknown:
-        raise DriftInputError(
-            "Drift setting 'expected_to_change'",
-            expected="names of features",
-            found=f"{len(unknown)} that are none: {listed(unknown)}",
-            mend=f"Mend the names in defs.yaml.{did_you_mean(unknown[0], features)}",
-        )
-
-
-def _kind(column: pl.Series) -> Literal["number", "category"] | None:
-    if column.dtype.is_numeric():
-        return "number"
-    if column.dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
-        return "category"
-    return None
-
-
-def _nan_as_null(frame: pl.DataFrame) -> pl.DataFrame:
-    import polars.selectors as cs
-
-    return frame.with_columns(cs.float().fill_nan(None), (cs.boolean() | cs.categorical() | cs.enum()).cast(pl.String))
-
-
-def _windows(current: pl.DataFrame, settings: DriftSettings) -> list[pl.DataFrame]:
-    """Return the samples of the windows: as many as asked for, or as have enough rows."""
+def _window_bounds(current: pl.DataFrame, settings: DriftSettings) -> list[tuple[int, int]]:
+    """Return where the windows begin and end: as many as asked for, or as have enough rows."""
     count = min(settings.windows, current.height // settings.minimum_rows)
-    edges = [current.height * at // count for at in range(count + 1)] if count else [0]
-    return [_sampled(current[start:stop], settings) for start, stop in pairwise(edges)]
+    return list(pairwise(current.height * at // count for at in range(count + 1))) if count else []
 
 
 def _sampled(frame: pl.DataFrame, settings: DriftSettings) -> pl.DataFrame:
@@ -234,24 +208,28 @@ def _category_counts(reference: pl.Series, current: pl.Series, settings: DriftSe
     return counts[0], counts[1]
 
 
-def _flags(family: dict[str, list[Distance]], sample: pl.DataFrame, settings: DriftSettings) -> dict[str, list[bool]]:
+def _limit(column: pl.Series, usual: Variation | None, settings: DriftSettings) -> float:
+    """Return the effect from which a change of ``column`` is large, and larger than what is usual."""
+    minimum = settings.minimum_ks if column.dtype.is_numeric() else settings.minimum_total_variation
+    return max(minimum, settings.usual_factor * usual.effect) if usual else minimum
+
+
+def _flags(
+    distances: dict[str, list[Distance]], limits: dict[str, float], settings: DriftSettings
+) -> dict[str, list[bool]]:
     """Return for each column, and each window, whether the change is significant among the family and large."""
     windows = [
         benjamini_hochberg([distance.p_value for distance in window], settings.false_discovery_rate)
-        for window in zip(*family.values(), strict=True)
+        for window in zip(*distances.values(), strict=True)
     ]
     return {
         name: [
-            rejected[at] and distance.effect > _minimum_effect(sample[name], settings)
-            for rejected, distance in zip(windows, distances, strict=True)
+            rejected[at] and distance.effect > limits[name]
+            for rejected, distance in zip(windows, distances[name], strict=True)
             if name not in settings.expected_to_change
         ]
-        for at, (name, distances) in enumerate(family.items())
+        for at, name in enumerate(distances)
     }
-
-
-def _minimum_effect(column: pl.Series, settings: DriftSettings) -> float:
-    return settings.minimum_ks if column.dtype.is_numeric() else settings.minimum_total_variation
 
 
 def _median(values: list[float]) -> float | None:
@@ -268,10 +246,14 @@ def _stability(reference: pl.Series, current: pl.Series, settings: DriftSettings
     return population_stability(bin_counts(reference.to_numpy(), edges), bin_counts(current.to_numpy(), edges))
 
 
-def _nulls(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> dict[str, Any]:
+def _nulls(
+    reference: pl.Series, current: pl.Series, usual: Variation | None, settings: DriftSettings
+) -> dict[str, Any]:
     before, now = (column.null_count() / len(column) if len(column) else 0.0 for column in (reference, current))
+    lowest = min(before, usual.lowest_null_rate) if usual else before
+    highest = max(before, usual.highest_null_rate) if usual else before
     # Without rows the share of nulls is unknown, not zero: the volume tells it.
-    changed = len(current) > 0 and abs(now - before) > settings.null_rate_change
+    changed = len(current) > 0 and not lowest - settings.null_rate_change <= now <= highest + settings.null_rate_change
     return {"null_rate_reference": before, "null_rate_current": now, "nulls_changed": changed}
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
+from ml_platform.errors import listed
+
 Decision = Literal["steady", "notice", "alert", "not judged"]
 
 
@@ -20,6 +22,7 @@ class ColumnDrift(BaseModel):
     role: Literal["score", "feature"]
     kind: Literal["number", "category"]
     effect: float | None = Field(description="KS distance or total variation; the windows' median; null: not judged.")
+    limit: float = Field(description="Effect from which a change is large, and larger than is usual for the column.")
     p_value: float | None = Field(description="Median over the windows; null: not judged.")
     stability_index: float | None = Field(description="Population stability index over the reference's bins.")
     windows_flagged: int
@@ -39,7 +42,7 @@ class ColumnDrift(BaseModel):
 
 
 class DriftReport(BaseModel):
-    """What was found about all columns: the scores first, then the features, the largest effect on top."""
+    """What was found about all columns: scores first, then features; of these the drifted first, by effect."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -70,6 +73,27 @@ class DriftReport(BaseModel):
         if self.drifted:
             return "notice"
         return "steady" if self.windows_judged else "not judged"
+
+    @property
+    def reason(self) -> str:
+        """Why the decision is what it is, in a sentence."""
+        if not self.rows_reference:
+            return "Not judged: there are no earlier rows to compare with."
+        found = [
+            f"{len(columns)} {what} ({listed(column.name for column in columns)})"
+            for what, columns in (
+                ("scores drifted", [each for each in self.columns if each.role == "score" and each.drifted]),
+                ("changed their share of nulls", [each for each in self.columns if each.nulls_changed]),
+                ("have categories never seen", [each for each in self.columns if each.unseen_appeared]),
+                ("features shifted", [each for each in self.columns if each.role == "feature" and each.shifted]),
+            )
+            if columns
+        ]
+        if self.volume_changed:
+            found.insert(0, f"{self.rows_current} rows where about {self.expected_rows:.0f} are usual")
+        if not self.windows_judged:
+            found.append(f"{self.rows_current} rows are too few to judge distributions")
+        return f"{self.decision.capitalize()}: {'; '.join(found) or f'none of {len(self.columns)} columns drifted'}."
 
     def table(self) -> pl.DataFrame:
         """Return one row per column with every number of :class:`ColumnDrift`, for printing and for metadata."""

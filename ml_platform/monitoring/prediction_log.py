@@ -98,8 +98,8 @@ def ingest(lake: Lake, table: str, files: Sequence[Path], cursor: Path) -> Inges
     """Bring what ``files`` hold beyond ``cursor`` into ``table`` and return what was found.
 
     ``table`` is partitioned by the UTC month of ``predict_at``. Request, features, watermarks and ages are kept as JSON
-    text, so that a model with other features needs no other table; :func:`unpacked` opens them. A line that is not a valid
-    :class:`LoggedPrediction` goes to ``<table>_quarantine`` with file, offset and reason; a last line without its
+    text, so that a model with other features needs no other table; :func:`unpacked` opens them. A line that is not a
+    valid :class:`LoggedPrediction` goes to ``<table>_quarantine`` with file, offset and reason; a last line without its
     end is left for the next time. A file that no longer begins as it did, or became shorter, was rotated and is read
     from its start. Two ingestions with one cursor wait for each other. Running it twice changes nothing.
     """
@@ -248,9 +248,7 @@ def _complete_lines(file: Path, start: int) -> tuple[bytes, int]:
 
 def _stored(line: LoggedPrediction) -> tuple[Any, ...]:
     return tuple(
-        to_json(getattr(line, name), inf_nan_mode="constants").decode()
-        if name in _AS_TEXT
-        else getattr(line, name)
+        to_json(getattr(line, name), inf_nan_mode="constants").decode() if name in _AS_TEXT else getattr(line, name)
         for name in _SCHEMA
     )
 
