@@ -152,16 +152,14 @@ def rollback(model: str, by: By, reason: Reason) -> None:
     """Make the previous champion of MODEL champion again, and the stable version of its endpoint."""
     from datetime import UTC, datetime
 
-    from ml_platform.components.loading import bound_model
-    from ml_platform.components.packaging import roll_out_champion
+    from ml_platform.components.packaging import roll_back_champion
     from ml_platform.registry.audit import AuditLog
-    from ml_platform.registry.promotion import roll_back
-    from resources.profiles import REPOSITORY
 
     home = _home()
     registry, audit = _registry(home), AuditLog(home.records / "audit.jsonl")
-    back = roll_back(registry, audit, model, decided_by=by, reason=reason, at=datetime.now(UTC))
-    state = roll_out_champion(bound_model(model), registry=registry, folders=home, repository=REPOSITORY)
+    back, state = roll_back_champion(
+        model, registry=registry, audit=audit, folders=home, decided_by=by, reason=reason, at=datetime.now(UTC)
+    )
     typer.echo(f"Version {back.version} is champion again; wanted state is generation {state.generation}.")
 
 

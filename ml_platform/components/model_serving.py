@@ -64,7 +64,10 @@ def rollout(model: BoundModel) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=model.key("rollout"),
-        description="Which bento should answer which share of the requests; whatever is up follows within seconds.",
+        description=(
+            "Which bento should answer which share of the requests: the champion's verified one, beside a candidate or "
+            "shadow that goes on. Whatever is up follows within seconds."
+        ),
         partitions_def=months_definition(model.declared.partitions),
         deps=[model.key("bento")],
         **model.common("envoy"),
@@ -74,11 +77,13 @@ def rollout(model: BoundModel) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.components.packaging import roll_out_champion
 
-        state = roll_out_champion(model, registry=mlflow.models, folders=home.home(), repository=home.code)
+        state = roll_out_champion(model.name, registry=mlflow.models, folders=home.home())
         return dg.MaterializeResult(
             metadata={
                 "generation": state.generation,
                 "stable": state.stable.version if state.stable else "none",
+                "candidate": state.candidate.version if state.candidate else "none",
+                "shadow": state.shadow.version if state.shadow else "none",
                 "weights": dg.MetadataValue.json(state.weights),
             }
         )

@@ -3,6 +3,7 @@
 Apart from the assets because the command line rolls back by the same steps.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,13 +14,21 @@ import polars as pl
 
 from ml_platform.components.model import BoundModel
 from ml_platform.data.lake import Lake
+from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online import OnlineStore
+from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.championship import Championship, current
 from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
+from ml_platform.registry.promotion import roll_back
 from ml_platform.registry.verdict_record import PromotionRefused
 from ml_platform.serving.package import Package, Verified, build_bento, verify_bento
-from ml_platform.serving.wanted import Release, WantedState, read_wanted, swap_wanted
+from ml_platform.serving.verified import record_verified, verified_release
+from ml_platform.serving.wanted import Release, WantedState, change_wanted, with_stable
 from ml_platform.training.model_directory import read_model
 from resources.home import Home
+
+VERIFIED_BENTOS = "bentos"
+"""Folder of the records of verified bentos, under the records."""
 
 REFERENCE_ROWS = 50
 """Rows that a bento must score as training does before it may serve."""
@@ -45,7 +54,7 @@ def package_champion(
     repository: Path,
 ) -> Packaged:
     """Build the bento of the champion and let it score rows of ``month`` as training does; the same again is found."""
-    version = champion_of(model, registry)
+    version = champion_of(model.name, registry)
     rows = reference_rows(model, month, lake)
     package, verified = package_version(model, version, rows, registry, online, folders, repository)
     return Packaged(version.version, package, verified)
@@ -60,7 +69,11 @@ def package_version(
     folders: Home,
     repository: Path,
 ) -> tuple[Package, Verified]:
-    """Build the bento of ``version``; raises when it does not score ``rows`` (request fields, predict_at) alike."""
+    """Build the bento of ``version``, verify it and record that: from now on it is the one to roll out.
+
+    Raises PackageRefused when it does not score ``rows`` (request fields, predict_at) as training does; then nothing is
+    recorded, and a bento of the version that was verified earlier stays the one.
+    """
     directory = model_directory(registry, version, folders.models)
     package = build_bento(
         directory,
@@ -69,43 +82,68 @@ def package_version(
         bentos_root=folders.bentos,
         lock=repository / "requirements.lock",
     )
-    stored = read_model(directory)
-    expected: Sequence[float] = stored.predict(model.feature_set.online(rows, online)).tolist()
-    return package, verify_bento(package, request_rows(model, rows), expected, online_root=folders.online)
-
-
-def roll_out_champion(model: BoundModel, *, registry: ModelRegistry, folders: Home, repository: Path) -> WantedState:
-    """Make the champion's bento the stable one at full weight and return the wanted state; already so, nothing changes.
-
-    Raises :class:`~ml_platform.serving.wanted.GenerationMoved` when another change came between.
-    """
-    version = champion_of(model, registry)
-    package = build_bento(
-        model_directory(registry, version, folders.models),
-        model.contract,
+    # The model's own views, which may be older than those declared now.
+    features = FeatureSet.from_dict(json.loads((directory / "features.json").read_text()))
+    expected: Sequence[float] = read_model(directory).predict(features.online(rows, online)).tolist()
+    verified = verify_bento(package, request_rows(model, rows), expected, online_root=folders.online)
+    record_verified(
+        folders.records / VERIFIED_BENTOS,
+        folders.bentos,
+        package,
+        verified,
         version=str(version.version),
-        bentos_root=folders.bentos,
-        lock=repository / "requirements.lock",
+        model_digest=version.content_digest,
     )
-    folder = folders.serving / model.name
-    standing = read_wanted(folder)
-    wanted = WantedState(
-        stable=Release(version=str(version.version), bento=str(package.path)),
-        weights={"stable": 100},
-        generation=standing.generation,
-    )
-    return standing if wanted == standing else swap_wanted(folder, wanted, standing.generation)
+    return package, verified
 
 
-def champion_of(model: BoundModel, registry: ModelRegistry) -> ModelVersion:
+def roll_out_champion(name: str, *, registry: ModelRegistry, folders: Home) -> WantedState:
+    """Make the champion's verified bento the stable one and return the wanted state; already so, nothing changes.
+
+    Nothing is built: exactly the bento that scored as training does is rolled out, whatever became of the code since.
+    What happens to a standing candidate or shadow: see :func:`~ml_platform.serving.wanted.with_stable`. Raises
+    :class:`~ml_platform.serving.sources.PackageRefused` when no bento of the champion was verified or it was changed
+    since; the wanted state then stays as it is.
+    """
+    release = release_of(champion_of(name, registry), folders)
+    return change_wanted(folders.serving / name, lambda standing: with_stable(standing, release))
+
+
+def roll_back_champion(
+    name: str, *, registry: ModelRegistry, audit: AuditLog, folders: Home, decided_by: str, reason: str, at: datetime
+) -> tuple[Championship, WantedState]:
+    """Make the previous champion champion again, and its verified bento the stable one; in seconds, building nothing.
+
+    Raises what :func:`~ml_platform.registry.promotion.roll_back` and :func:`roll_out_champion` raise, and in both
+    cases before anything has changed.
+    """
+    champion = current(audit, name)
+    if champion is not None and champion.previous_version is not None:
+        release_of(registry.version(name, champion.previous_version), folders)
+    back = roll_back(registry, audit, name, decided_by=decided_by, reason=reason, at=at)
+    return back, roll_out_champion(name, registry=registry, folders=folders)
+
+
+def release_of(version: ModelVersion, folders: Home) -> Release:
+    """Return the verified bento of ``version``; raises PackageRefused where there is none."""
+    return verified_release(
+        folders.records / VERIFIED_BENTOS,
+        folders.bentos,
+        model=version.name,
+        version=str(version.version),
+        model_digest=version.content_digest,
+    )
+
+
+def champion_of(name: str, registry: ModelRegistry) -> ModelVersion:
     """Return the champion; raises :class:`PromotionRefused` when there is none."""
-    champion = registry.by_alias(model.name, CHAMPION)
+    champion = registry.by_alias(name, CHAMPION)
     if champion is None:
         raise PromotionRefused(
-            f"Model '{model.name}'",
+            f"Model '{name}'",
             expected="a champion",
             found="none",
-            mend=f"Materialize {model.name}/evaluation and {model.name}/champion first.",
+            mend=f"Materialize {name}/evaluation and {name}/champion first.",
         )
     return champion
 

@@ -28,6 +28,7 @@ SERVER_LIBRARY = "uvicorn"
 NOT_SERVED = ("manifest.json",)
 """Files of a model directory that say how it was made; they name times and machines, and serving reads none."""
 
+WRITTEN_BY_BENTOML = "bentofile.yaml"
 BUILD_SECONDS = 300
 _BUILD = (
     "import json, sys; import bentoml; "
@@ -58,8 +59,9 @@ def build_bento(model_dir: Path, contract: RequestContract, *, version: str, ben
     """Build the bento of ``model_dir``, which becomes ``version`` of its model, under ``bentos_root``.
 
     ``lock`` is the requirements.lock that its libraries are pinned by. Returns the bento that is there when the same
-    was built before. Raises :class:`PackageRefused` when the code reaches for what must stay out, a library is not
-    pinned, or BentoML refuses; :class:`~bento.scorer.ModelUnreadable` for a trainer that has no scorer.
+    was built before; one that was changed since is built anew. Raises :class:`PackageRefused` when the code reaches for
+    what must stay out, a library is not pinned, or BentoML refuses; :class:`~bento.scorer.ModelUnreadable` for a
+    trainer that has no scorer.
     """
     described = json.loads((model_dir / "model.json").read_text())
     features = json.loads((model_dir / "features.json").read_text())
@@ -73,7 +75,8 @@ def build_bento(model_dir: Path, contract: RequestContract, *, version: str, ben
         digest = directory_digest(staged)
         name = f"{version}-{digest[:12]}"
         built = bentos_root / "bentos" / contract.model / name
-        if not (built / "bento.yaml").exists():
+        if not (built / "bento.yaml").exists() or content_digest(built) != digest:
+            shutil.rmtree(built, ignore_errors=True)
             _build(staged, contract.model, name, requirements, bentos_root)
     # Bytecode appears when a bento is first run; the size is that of what was built.
     size = sum(file.stat().st_size for file in built.rglob("*") if file.is_file() and file.suffix != ".pyc")
@@ -115,6 +118,16 @@ def verify_bento(
         )
     p50, p99 = np.percentile(result["milliseconds"], [50, 99])
     return Verified(len(rows), float(p50), float(p99))
+
+
+def content_digest(bento: Path) -> str:
+    """Return the digest of all that was packed into the ``bento`` (:attr:`Package.sha256`), from what lies there now.
+
+    Bytecode does not count: it appears when the bento is first run.
+    """
+    source = bento / "src"
+    written_later = [file.relative_to(source).as_posix() for file in source.rglob("*.pyc")]
+    return directory_digest(source, leave_out=[WRITTEN_BY_BENTOML, *written_later])
 
 
 def _stage(

@@ -1,6 +1,7 @@
 """What should serve: one small file per model, changed by compare-and-swap; others make the world match it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -88,6 +89,40 @@ def swap_wanted(folder: Path, state: WantedState, expected_generation: int) -> W
         stored = state.model_copy(update={"generation": expected_generation + 1})
         write_json(folder / WANTED_FILE, stored.model_dump())
     return stored
+
+
+def change_wanted(folder: Path, change: Callable[[WantedState], WantedState]) -> WantedState:
+    """Replace the wanted state by what ``change`` makes of it and return what stands now; no change, no generation.
+
+    ``change`` is called again when another change came between, so it decides on what really stands.
+    """
+    while True:
+        standing = read_wanted(folder)
+        changed = change(standing)
+        if changed == standing:
+            return standing
+        try:
+            return swap_wanted(folder, changed, standing.generation)
+        except GenerationMoved:
+            continue
+
+
+def with_stable(standing: WantedState, release: Release) -> WantedState:
+    """Return ``standing`` with ``release`` as the stable version.
+
+    A candidate or shadow of the same version has reached its goal and ends; its weight goes to stable. Those of other
+    versions go on as they are: who serves the rest of the requests is no reason to end a rollout under way. Where
+    nothing was stable before, all requests go to ``release``.
+    """
+    goes_on = standing.candidate is not None and standing.candidate.version != release.version
+    watches_on = standing.shadow is not None and standing.shadow.version != release.version
+    return WantedState(
+        stable=release,
+        candidate=standing.candidate if goes_on else None,
+        weights=standing.weights if goes_on and standing.stable is not None else {"stable": 100},
+        shadow=standing.shadow if watches_on else None,
+        generation=standing.generation,
+    )
 
 
 def all_wanted(serving_root: Path) -> dict[str, WantedState]:

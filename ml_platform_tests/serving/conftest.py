@@ -62,7 +62,11 @@ def row(carrier: str = "UA", distance: float = 500.0, tail: str | None = "N1") -
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    root = tmp_path_factory.mktemp("toy")
+    return made_toy(tmp_path_factory.mktemp("toy"))
+
+
+def made_toy(root: Path, trees: int = 5) -> Toy:
+    """Train the model and write it to ``root``/model, its features to ``root``/online."""
     online = root / "online"
     known = datetime(2013, 7, 1, 9, 0, tzinfo=UTC)
     facts = pl.DataFrame({"carrier": ["AA", "UA"], "known_at": [known, known], "mean": [4.0, 40.0]})
@@ -75,7 +79,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     booster = lightgbm.train(
         {"objective": "binary", "num_leaves": 4, "verbose": -1, "num_threads": 1},
         lightgbm.Dataset(encoder.transform(frame), label),
-        num_boost_round=5,
+        num_boost_round=trees,
     )
     directory = root / "model"
     directory.mkdir()

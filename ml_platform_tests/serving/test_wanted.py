@@ -6,9 +6,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ml_platform.serving.wanted import GenerationMoved, Release, WantedState, all_wanted, read_wanted, swap_wanted
+from ml_platform.serving.wanted import (
+    GenerationMoved,
+    Release,
+    WantedState,
+    all_wanted,
+    change_wanted,
+    read_wanted,
+    swap_wanted,
+    with_stable,
+)
 
-ONE, TWO = Release(version="1", bento="b/1"), Release(version="2", bento="b/2")
+ONE, TWO, THREE = (Release(version=str(number), bento=f"b/{number}") for number in (1, 2, 3))
 ALL_ONE = WantedState(stable=ONE, weights={"stable": 100})
 
 
@@ -67,3 +76,50 @@ def test_state_that_makes_no_sense_is_refused(state: dict[str, object], told: st
 
 def test_a_version_in_two_roles_runs_once() -> None:
     assert WantedState(stable=ONE, shadow=ONE, weights={"stable": 100}).releases == [ONE]
+
+
+def test_change_that_changes_nothing_makes_no_generation(tmp_path: Path) -> None:
+    assert change_wanted(tmp_path, lambda standing: with_stable(standing, ONE)).generation == 1
+    assert change_wanted(tmp_path, lambda standing: with_stable(standing, ONE)).generation == 1
+
+
+def test_change_decides_again_when_another_came_between(tmp_path: Path) -> None:
+    seen = []
+
+    def change(standing: WantedState) -> WantedState:
+        seen.append(standing.generation)
+        if len(seen) == 1:
+            swap_wanted(tmp_path, WantedState(stable=ONE, shadow=THREE, weights={"stable": 100}), 0)
+        return with_stable(standing, TWO)
+
+    changed = change_wanted(tmp_path, change)
+    assert seen == [0, 1]
+    assert (changed.stable, changed.shadow, changed.generation) == (TWO, THREE, 2)
+
+
+def test_first_stable_version_takes_all_requests() -> None:
+    assert with_stable(WantedState(), ONE) == ALL_ONE
+    waiting = WantedState(candidate=TWO, weights={"candidate": 100})
+    assert with_stable(waiting, ONE) == WantedState(stable=ONE, candidate=TWO, weights={"stable": 100})
+
+
+def test_candidate_that_becomes_stable_is_finished() -> None:
+    canary = WantedState(stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10}, generation=4)
+    assert with_stable(canary, TWO) == WantedState(stable=TWO, weights={"stable": 100}, generation=4)
+
+
+def test_rebuilt_bento_of_the_candidates_version_finishes_it_too() -> None:
+    canary = WantedState(stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
+    rebuilt = Release(version="2", bento="b/2-again")
+    assert with_stable(canary, rebuilt) == WantedState(stable=rebuilt, weights={"stable": 100})
+
+
+def test_candidate_and_shadow_of_other_versions_go_on_beside_a_new_stable_one() -> None:
+    weights = {"stable": 90, "candidate": 10}
+    standing = WantedState(stable=ONE, candidate=THREE, shadow=THREE, weights=weights)
+    assert with_stable(standing, TWO) == WantedState(stable=TWO, candidate=THREE, shadow=THREE, weights=weights)
+
+
+def test_shadow_that_becomes_stable_ends() -> None:
+    watched = WantedState(stable=ONE, shadow=TWO, weights={"stable": 100})
+    assert with_stable(watched, TWO) == WantedState(stable=TWO, weights={"stable": 100})

@@ -1,0 +1,243 @@
+"""The assets `bento` and `rollout`: what they store and show, and that nothing unverified is ever rolled out."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+import assets
+from ml_platform.components import model_serving
+from ml_platform.components.model import BoundModel, Model
+from ml_platform.components.packaging import roll_back_champion
+from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.manifest import CodeFacts, HardwareFacts, Manifest
+from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
+from ml_platform.registry.promotion import reconcile
+from ml_platform.serving.sources import PackageRefused
+from ml_platform.serving.wanted import Release, WantedState, read_wanted, swap_wanted
+from ml_platform_tests.serving.conftest import CONTRACT, VIEW, made_toy
+from resources.dagster_home import HomeResource
+from resources.home import Home
+from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
+
+pytestmark = pytest.mark.slow
+
+MONTH = "2013-07"
+NOW = datetime(2013, 8, 1, tzinfo=UTC)
+REPOSITORY = Path(__file__).parents[2]
+SKEWED_SCORER = """
+import lightgbm
+from bento import lightgbm_scorer
+
+class Skewed(lightgbm_scorer.LightGbmScorer):
+    def predict(self, features):
+        return super().predict(features) + 1e-3
+
+def load(model_dir):
+    return Skewed(lightgbm_scorer.load(model_dir)._booster)
+"""
+
+
+@dataclass(frozen=True)
+class Room:
+    """A home with versions of the toy model, and its two assets."""
+
+    home: Home
+    model: BoundModel
+    registry: ModelRegistry
+    resources: Mapping[str, Any]
+
+    @property
+    def wanted(self) -> WantedState:
+        return read_wanted(self.home.serving / "toy")
+
+    def register(self, model_dir: Path, **described: str) -> ModelVersion:
+        """Register the model in ``model_dir``, with ``described`` added to its model.json, and make it champion."""
+        copied = self.home.root / "made" / f"{len(self.registry.versions('toy'))}"
+        shutil.copytree(model_dir, copied)
+        held = json.loads((copied / "model.json").read_text())
+        (copied / "model.json").write_text(json.dumps(held | described))
+        (copied / "manifest.json").write_text(_manifest(str(copied)).model_dump_json())
+        example = pl.DataFrame({"delays__mean": [1.0], "delays__age_minutes": [5.0]})
+        with self.registry.tracking.run("toy", "candidate", {}) as run:
+            version = self.registry.register("toy", copied, run_id=run.run_id, input_example=example)
+        self.registry.set_alias("toy", CHAMPION, version.version)
+        return version
+
+    def materialize(self, asset: str) -> dg.AssetMaterialization:
+        """Materialize one of the two assets and return what was recorded; raises what its body raises."""
+        definition = {"bento": model_serving.bento, "rollout": model_serving.rollout}[asset](self.model)
+        done = dg.materialize([definition], partition_key=MONTH, resources=self.resources)
+        (found,) = done.asset_materializations_for_node(definition.node_def.name)
+        return found
+
+
+def shown(materialization: dg.AssetMaterialization) -> dict[str, Any]:
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def _manifest(seed: str) -> Manifest:
+    return Manifest(
+        model="toy",
+        partition=MONTH,
+        trainer="lightgbm",
+        tables={},
+        training_set=seed,
+        training_rows=500,
+        code=CodeFacts(commit="c0ffee", dirty=False, sha256="b" * 64),
+        lock="d" * 64,
+        parameters={},
+        seeds={"fit": 1},
+        hardware=HardwareFacts(machine="x86_64 Linux", cpu_count=2, device="cpu"),
+        data_clock=NOW.isoformat(),
+        dagster_run_id="run",
+        created_at=NOW.isoformat(),
+    )
+
+
+def _declared() -> Model:
+    return Model.model_validate(
+        {
+            "name": "toy",
+            "description": "A toy",
+            "owners": ["team:toys"],
+            "target": "late",
+            "partitions": {"start": "2013-01", "end": "2013-12", "time_zone": "UTC"},
+            "examples": {"function": "assets.none:none", "sources": ["none"]},
+            "request": [field.model_dump() for field in CONTRACT.fields],
+            "prediction_time": CONTRACT.prediction_time.model_dump(),  # type: ignore[union-attr]
+            "features": ["delays"],
+            "trainers": {"lightgbm": {"trainer": "lightgbm"}},
+            "gates": [{"type": "leak"}],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    home = Home(tmp_path_factory.mktemp("home"))
+    home.mlflow.mkdir()
+    toy = made_toy(home.root)  # its features lie in the home's folder `online`
+    lake, mlflow = LakeResource.of_home(home), MlflowResource.at_home(home)
+    departs = [datetime(2013, 7, 1, 12, tzinfo=UTC) + timedelta(minutes=number) for number in range(60)]
+    examples = pl.DataFrame(
+        {
+            "carrier": ["UA", "AA", "ZZ"] * 20,
+            "distance": [500.0] * 60,
+            "tail": ["N1", None] * 30,
+            "departs": departs,
+            "predict_at": [each - timedelta(minutes=120) for each in departs],
+            "example_id": [f"e{number:02}" for number in range(60)],
+        }
+    )
+    model = BoundModel(_declared(), [VIEW])
+    lake.lake().write(model.table, examples, MONTH)
+    resources = {
+        "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
+        "lake": lake,
+        "mlflow": mlflow,
+        "online_store": OnlineStoreResource.of_home(home),
+    }
+    made = Room(home, model, mlflow.models, resources)
+    made.register(toy.model_dir)
+    return made
+
+
+def test_bento_is_recorded_with_what_its_verification_found(room: Room) -> None:
+    told = shown(room.materialize("bento"))
+    record = json.loads((room.home.records / "bentos" / "toy" / "1.json").read_text())
+    assert (told["version"], told["rows_scored_equal"]) == (1, 50)
+    assert (told["tag"], told["size_bytes"]) == (record["tag"], record["size_bytes"])
+    assert Path(told["path"]) == room.home.bentos / record["folder"]
+    assert 0 < told["latency_p50_ms"] <= told["latency_p99_ms"] == record["latency_p99_ms"]
+
+
+def test_rollout_deploys_what_was_verified_and_keeps_a_shadow(room: Room) -> None:
+    bento = shown(room.materialize("bento"))
+    other = Release(version="7", bento="elsewhere")
+    before = WantedState(stable=other, shadow=other, weights={"stable": 100})
+    swap_wanted(room.home.serving / "toy", before, room.wanted.generation)
+    told = shown(room.materialize("rollout"))
+    assert room.wanted.stable == Release(version="1", bento=bento["path"])
+    assert room.wanted.shadow == other
+    assert (told["stable"], told["shadow"], told["weights"]) == ("1", "7", {"stable": 100})
+    assert told["generation"] == room.wanted.generation
+    assert shown(room.materialize("rollout"))["generation"] == told["generation"]
+
+
+def test_bento_that_was_tampered_with_is_not_rolled_out_until_it_is_verified_again(room: Room) -> None:
+    bento = Path(shown(room.materialize("bento"))["path"])
+    room.materialize("rollout")
+    before = room.wanted
+    trees = bento / "src" / "model" / "model.txt"
+    trees.write_text(trees.read_text().replace("leaf_value=", "leaf_value=9"))
+    with pytest.raises(PackageRefused, match=r"expected the content that was verified.*other content"):
+        room.materialize("rollout")
+    assert room.wanted == before
+    room.materialize("bento")
+    assert room.materialize("rollout")
+
+
+def test_version_that_scores_differently_than_training_is_refused_and_the_one_before_comes_back_in_seconds(
+    room: Room, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    room.materialize("bento")
+    room.materialize("rollout")
+    before = room.wanted
+    (tmp_path / "skewed.py").write_text(SKEWED_SCORER)
+    monkeypatch.setattr(assets, "__path__", [*assets.__path__, str(tmp_path)])
+    room.register(room.home.root / "model", scorer="assets.skewed:load")
+    with pytest.raises(PackageRefused, match=r"expected the scores that training gave.*50 of 50 that differ"):
+        room.materialize("bento")
+    with pytest.raises(PackageRefused, match=r"Version 2 of 'toy': expected a verified bento"):
+        room.materialize("rollout")
+    assert room.wanted == before
+    _crown(room, 1, None)
+    _crown(room, 2, 1)
+    swap_wanted(
+        room.home.serving / "toy",
+        WantedState(stable=Release(version="2", bento="skewed"), weights={"stable": 100}),
+        before.generation,
+    )
+    started = time.perf_counter()
+    back, state = roll_back_champion(
+        "toy",
+        registry=room.registry,
+        audit=AuditLog(room.home.records / "audit.jsonl"),
+        folders=room.home,
+        decided_by="pager",
+        reason="wrong scores",
+        at=NOW + timedelta(hours=3),
+    )
+    assert time.perf_counter() - started < 5
+    assert (back.version, state.stable) == (1, before.stable)
+
+
+def _crown(room: Room, version: int, previous: int | None) -> None:
+    """Write into the log that ``version`` became champion: the toy has no verdict that could do it."""
+    held = room.registry.version("toy", version)
+    facts = {
+        "model": "toy",
+        "version": version,
+        "previous_version": previous,
+        "action": "promote",
+        "reason": "test",
+        "content_digest": held.content_digest,
+        "partition": MONTH,
+        "manifest": {},
+        "verdict": None,
+        "approved_by": [],
+    }
+    audit = AuditLog(room.home.records / "audit.jsonl")
+    audit.append("champion", actor="test", at=NOW + timedelta(hours=version), facts=facts)
+    reconcile(room.registry, audit, "toy")
