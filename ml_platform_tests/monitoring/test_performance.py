@@ -10,6 +10,8 @@ from ml_platform.monitoring.performance import (
     PerformanceError,
     PerformanceReport,
     PerformanceSettings,
+    Promised,
+    promise_of,
     realised_performance,
 )
 
@@ -23,13 +25,23 @@ def share_right(label: Any, probability: Any) -> dict[str, float]:
     return {"share_right": right, "share_wrong": 1 - right}
 
 
-def month(right: int, wrong: int, unknown: int = 0, start: datetime = JULY) -> pl.DataFrame:
+def month(right: int, wrong: int, unknown: int = 0, start: datetime = JULY, version: str = "7") -> pl.DataFrame:
     """``right`` and ``wrong`` labelled predictions (outcomes alternate) and ``unknown`` ones, all at ``start``."""
     truth = [float(at % 2) for at in range(right + wrong)]
     scores = [abs(one - 0.1) for one in truth[:right]] + [abs(one - 0.9) for one in truth[right:]]
     return pl.DataFrame(
-        {"predict_at": start, "score": scores + [0.5] * unknown, "outcome": truth + [None] * unknown},
-        schema={"predict_at": pl.Datetime("us", "UTC"), "score": pl.Float64, "outcome": pl.Float64},
+        {
+            "version": version,
+            "predict_at": start,
+            "score": scores + [0.5] * unknown,
+            "outcome": truth + [None] * unknown,
+        },
+        schema={
+            "version": pl.String,
+            "predict_at": pl.Datetime("us", "UTC"),
+            "score": pl.Float64,
+            "outcome": pl.Float64,
+        },
     )
 
 
@@ -38,7 +50,9 @@ def judge(
 ) -> PerformanceReport:
     plain = {"minimum_labels": 10, "tolerances": {"share_right": 0.05}, "higher_is_better": ["share_right"]}
     settings = PerformanceSettings.model_validate({**plain, **changes})
-    return realised_performance(outcomes, score=share_right, settings=settings, known_by=known_by, promise=promise)
+    exact = {name: Promised(value=value, low=value, high=value) for name, value in (promise or {}).items()}
+    promises = {"7": exact} if promise else {}
+    return realised_performance(outcomes, score=share_right, settings=settings, known_by=known_by, promises=promises)
 
 
 def test_metrics_are_those_of_the_labelled_rows() -> None:
@@ -62,6 +76,49 @@ def test_doing_better_than_promised_breaks_nothing() -> None:
     period = judge(month(80, 20), promise={"share_right": 0.5}).periods[0]
     assert period.broken == []
     assert period.shortfalls["share_right"] == pytest.approx(-0.3)
+
+
+@pytest.mark.parametrize(("low", "broken"), [(0.79, []), (0.81, ["share_right"])])
+def test_promise_is_not_broken_within_its_own_interval(low: float, broken: list[str]) -> None:
+    promise = {"share_right": Promised(value=0.9, low=low, high=0.95)}
+    settings = PerformanceSettings(
+        minimum_labels=10, tolerances={"share_right": 0.05}, higher_is_better=["share_right"]
+    )
+    report = realised_performance(
+        month(80, 20), score=share_right, settings=settings, known_by=LATER, promises={"7": promise}
+    )
+    assert report.periods[0].broken == broken
+
+
+def test_promise_is_read_from_the_numbers_of_an_evaluation() -> None:
+    numbers = {"auc": 0.79, "auc_low": 0.77, "auc_high": 0.81, "base_rate": 0.3, "rows": 900.0}
+    assert promise_of(numbers) == {"auc": Promised(value=0.79, low=0.77, high=0.81)}
+
+
+def test_versions_that_shared_a_month_are_judged_apart_each_by_its_own_promise() -> None:
+    rows = pl.concat([month(60, 40, version="10"), month(80, 20, version="9"), month(50, 50, version="11")])
+    promises = {
+        version: {"share_right": Promised(value=value, low=value, high=value)}
+        for version, value in {"9": 0.9, "10": 0.6}.items()
+    }
+    settings = PerformanceSettings(
+        minimum_labels=10, tolerances={"share_right": 0.05}, higher_is_better=["share_right"]
+    )
+    report = realised_performance(rows, score=share_right, settings=settings, known_by=LATER, promises=promises)
+    assert [(one.version, one.metrics["share_right"], one.broken, one.promised) for one in report.periods] == [
+        ("9", 0.8, ["share_right"], True),
+        ("10", 0.6, [], True),
+        ("11", 0.5, [], False),
+    ]
+
+
+def test_default_tolerances_that_a_task_does_not_have_are_no_error() -> None:
+    promise = {"share_right": Promised(value=0.9, low=0.9, high=0.9)}
+    settings = PerformanceSettings(minimum_labels=10)
+    report = realised_performance(
+        month(80, 20), score=share_right, settings=settings, known_by=LATER, promises={"7": promise}
+    )
+    assert report.periods[0].broken == []
 
 
 def test_without_a_promise_nothing_is_broken() -> None:
