@@ -19,6 +19,9 @@ nux:
 run_monitoring:
   enabled: true
 concurrency:
+  # More at a time would only share the cores, and several trainings would share the memory.
+  runs:
+    max_concurrent_runs: 2
   pools:
     granularity: op
     default_limit: 1
