@@ -96,6 +96,8 @@ def bring_up_to_date(
     single = [key for key in keys if key in wanted and key not in ranged]
     stale_months = sorted({each.partition for each in found if each.key in ranged and each.partition})
     demanded = list(months) if force or not stale_months else months_between(stale_months[0], stale_months[-1])
+    if all(graph.get(key).partitions_def is None for key in ranged):
+        demanded = []
     reports = []
     if ranged:
         reports.append(execute(loaded, instance, ranged, partitions=demanded, config=QUIET, listener=listener))
