@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ml_platform.components.declaration import Declaration, months_definition
 from ml_platform.components.materialized import newest
+from ml_platform.components.scaffolding import DatasetScaffolder
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract, ContractReport
 from ml_platform.data.partitions import MonthlyPartitions, shift_month
@@ -35,6 +36,7 @@ CHECKS: Mapping[str, str] = {
 Owner = Annotated[str, Field(pattern=r"^(team:[\w.-]+|[^@\s]+@[^@\s]+)$")]
 
 
+@dg.scaffold_with(DatasetScaffolder)
 class Dataset(Declaration):
     """A table of the lake, read from landed files and published only while its contract holds."""
 

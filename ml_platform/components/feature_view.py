@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ml_platform.components.dataset import Dataset
 from ml_platform.components.declaration import Declaration, months_definition, on_new_inputs
+from ml_platform.components.scaffolding import FeatureViewScaffolder
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.features.view import KNOWN_AT, Source
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SHORTEST_MONTH_DAYS = 28
 
 
+@dg.scaffold_with(FeatureViewScaffolder)
 class FeatureView(Declaration, FeatureViewSettings):
     """What is known when about an entity: one change log, read as of a time for training and at its end for serving."""
 

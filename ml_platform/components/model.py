@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ml_platform.components.declaration import Declaration
 from ml_platform.components.feature_view import FeatureView
+from ml_platform.components.scaffolding import ModelScaffolder
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.data.settings import Settings
@@ -71,6 +72,7 @@ class Retraining(Settings):
     )
 
 
+@dg.scaffold_with(ModelScaffolder)
 class Model(Declaration):
     """A model: examples, features, trainers, gates, endpoint, monitors. Gives assets, checks, job, sensor, schedules.
 
