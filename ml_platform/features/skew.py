@@ -5,12 +5,14 @@ snapshot was wrong, a request was read differently, a function depends on more t
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import polars as pl
+from pydantic import Field
 
+from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, listed
 from ml_platform.features.feature_set import FeatureSet, Served
 from ml_platform.features.view import AS_OF, PREDICT_AT, ViewError
@@ -20,6 +22,15 @@ WATERMARKS = "watermarks"
 
 EXAMPLES_SHOWN = 5
 _ROW = "_row"
+_NOT_SHOWN = ("logged", "recomputed", WATERMARKS)
+
+
+class SkewSettings(Settings):
+    """Which logged predictions are recomputed."""
+
+    rows: int = Field(default=200, ge=1, description="Predictions recomputed, drawn from the newest.")
+    newest: int = Field(default=5_000, ge=1, description="How many of the predictions logged last are drawn from.")
+    seed: int = Field(default=0, description="Seed of the draw.")
 
 
 class SkewFoundError(PlatformError):
@@ -48,6 +59,22 @@ class SkewReport:
     def passed(self) -> bool:
         return not self.mismatches
 
+    def records(self) -> list[dict[str, str]]:
+        """Return one line per example of a differing feature, as text: for printing and for metadata."""
+        return [
+            {
+                "feature": each.feature,
+                "view": each.view,
+                "rows": str(each.rows),
+                **{name: str(example[name]) for name in ("logged", "recomputed")},
+                "prediction": ", ".join(
+                    f"{name}={value}" for name, value in example.items() if name not in (*_NOT_SHOWN, _ROW)
+                ),
+            }
+            for each in self.mismatches
+            for example in each.examples
+        ]
+
     def refuse(self) -> None:
         """Raise :class:`SkewFoundError` when a feature differs."""
         if self.mismatches:
@@ -63,6 +90,25 @@ def logged(rows: pl.DataFrame, served: Served) -> pl.DataFrame:
     """Return what to keep of a served request: ``rows``, its features, ``as_of`` and ``watermarks`` (JSON)."""
     marks = json.dumps({name: mark.isoformat() for name, mark in sorted(served.watermarks.items())})
     return rows.hstack(served.frame).with_columns(served.as_of.alias(AS_OF), pl.lit(marks).alias(WATERMARKS))
+
+
+def drawn(predictions: pl.LazyFrame, settings: SkewSettings) -> pl.DataFrame:
+    """Return a seeded sample of those of ``predictions`` that were logged last (``logged_at``).
+
+    Ties fall as the table has them. Predictions without watermarks cannot be recomputed and are left out.
+    """
+    newest = predictions.filter(pl.col(WATERMARKS).is_not_null(), pl.col(WATERMARKS) != "{}")
+    rows = newest.sort("logged_at", descending=True, maintain_order=True).head(settings.newest).collect()
+    return rows.sample(settings.rows, seed=settings.seed) if rows.height > settings.rows else rows
+
+
+def merged(reports: Sequence[SkewReport]) -> SkewReport:
+    """Return what several versions' reports say together; a feature that differs in two is named twice."""
+    return SkewReport(
+        rows=sum(report.rows for report in reports),
+        features=max((report.features for report in reports), default=0),
+        mismatches=[mismatch for report in reports for mismatch in report.mismatches],
+    )
 
 
 def compare(feature_set: FeatureSet, predictions: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]) -> SkewReport:

@@ -6,7 +6,7 @@ moves only after the lake has what it passed, so that a crash reads some lines t
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from pydantic_core import to_json
 
 from ml_platform.data.atomic import write_json
 from ml_platform.data.lake import PARTITION, Lake
-from ml_platform.errors import PlatformError, did_you_mean, listed
 
 IDENTITY = ("request_id", "row", "model", "version", "role")
 """What makes a prediction: a shadow answers the same request and row under another role."""
@@ -49,10 +48,6 @@ _AS_TEXT = ("watermarks", "ages", "request", "features")
 """Columns of JSON text: their keys differ from model to model, and no other table is needed for another one."""
 
 _QUARANTINE_SCHEMA = {"file": pl.String, "offset": pl.Int64, "reason": pl.String, "line": pl.String}
-
-
-class PredictionLogError(PlatformError):
-    """Raised when logged predictions cannot be found or unpacked."""
 
 
 class LoggedPrediction(BaseModel):
@@ -98,10 +93,11 @@ def ingest(lake: Lake, table: str, files: Sequence[Path], cursor: Path) -> Inges
     """Bring what ``files`` hold beyond ``cursor`` into ``table`` and return what was found.
 
     ``table`` is partitioned by the UTC month of ``predict_at``. Request, features, watermarks and ages are kept as JSON
-    text, so that a model with other features needs no other table; :func:`unpacked` opens them. A line that is not a
-    valid :class:`LoggedPrediction` goes to ``<table>_quarantine`` with file, offset and reason; a last line without its
-    end is left for the next time. A file that no longer begins as it did, or became shorter, was rotated and is read
-    from its start. Two ingestions with one cursor wait for each other. Running it twice changes nothing.
+    text, so that a model with other features needs no other table; :mod:`~ml_platform.monitoring.logged_fields` opens
+    them. A line that is not a valid :class:`LoggedPrediction` goes to ``<table>_quarantine`` with file, offset and
+    reason; a last line without its end is left for the next time. A file that no longer begins as it did, or became
+    shorter, was rotated and is read from its start. Two ingestions with one cursor wait for each other. Running it
+    twice changes nothing.
     """
     cursor.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{cursor}.lock"):
@@ -127,54 +123,6 @@ def ingest(lake: Lake, table: str, files: Sequence[Path], cursor: Path) -> Inges
             rows=lake.scan(table).select(pl.len()).collect().item() if lake.exists(table) else 0,
             partitions=sorted({partition for step in steps for partition in step.partitions}),
         )
-
-
-def unpacked(predictions: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Return one row per prediction with one column per key of the JSON text in ``column`` (request or features).
-
-    Numbers are those that were logged, bit by bit. A key absent from a row is null. Raises
-    :class:`PredictionLogError` when there is no such column.
-    """
-    if column not in predictions.columns:
-        raise PredictionLogError(
-            "Logged predictions",
-            expected=f"a column '{column}' of JSON text",
-            found=f"columns {', '.join(predictions.columns)}",
-            mend="Unpack 'request' or 'features' of the predictions table.",
-        )
-    objects = [json.loads(text) for text in predictions[column]]
-    return pl.from_dicts(objects, infer_schema_length=None) if objects else pl.DataFrame()
-
-
-def with_request_fields(predictions: pl.DataFrame, fields: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Return ``predictions`` with the named fields of their requests as columns of the given types.
-
-    Times, which JSON has only as text, are read with their offset and converted to the time zone of the type. Raises
-    :class:`PredictionLogError` when no request has the field, or a value does not fit its type.
-    """
-    requests = unpacked(predictions, "request") if predictions.height else pl.DataFrame(schema=dict(fields))
-    missing = [name for name in fields if name not in requests.columns]
-    if missing:
-        raise PredictionLogError(
-            "Logged requests",
-            expected=f"fields {listed(fields)}",
-            found=f"{len(missing)} in no request: {listed(missing)}",
-            mend=f"Name fields of the request.{did_you_mean(missing[0], requests.columns)}",
-        )
-    try:
-        columns = [_typed(requests[name], dtype) for name, dtype in fields.items()]
-    except pl.exceptions.PolarsError as error:
-        types = ", ".join(f"{name}: {dtype}" for name, dtype in fields.items())
-        raise PredictionLogError(
-            "Logged requests", expected=types, found=str(error), mend="Ask for the types of the request's declaration."
-        ) from error
-    return predictions.with_columns(columns)
-
-
-def _typed(column: pl.Series, dtype: pl.DataType) -> pl.Series:
-    if isinstance(dtype, pl.Datetime) and column.dtype == pl.String and dtype.time_zone:
-        return column.str.to_datetime(time_unit=dtype.time_unit, time_zone="UTC").dt.convert_time_zone(dtype.time_zone)
-    return column.cast(dtype)
 
 
 def paired(predictions: pl.DataFrame, role: str, other_role: str) -> pl.DataFrame:

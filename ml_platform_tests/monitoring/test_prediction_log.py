@@ -2,7 +2,6 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,14 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.data.lake import Lake
-from ml_platform.monitoring.prediction_log import (
-    Ingested,
-    PredictionLogError,
-    ingest,
-    paired,
-    unpacked,
-    with_request_fields,
-)
+from ml_platform.monitoring.logged_fields import unpacked
+from ml_platform.monitoring.prediction_log import Ingested, ingest, paired
 
 TABLE = "departure_risk/predictions"
 
@@ -227,39 +220,6 @@ def test_line_of_a_service_that_logs_no_watermarks_is_taken(place: Place) -> Non
     place.append(line())
     place.ingest()
     assert place.rows().select("watermarks", "ages").row(0) == ("{}", "{}")
-
-
-def test_unpacking_an_absent_column_is_refused() -> None:
-    with pytest.raises(PredictionLogError, match="a column 'request' of JSON text, found columns score"):
-        unpacked(pl.DataFrame({"score": [0.5]}), "request")
-
-
-REQUEST = {"flight": 15, "scheduled_departure": "2013-07-01T08:00:00-04:00"}
-
-
-def test_request_fields_come_in_the_types_of_the_declaration(place: Place) -> None:
-    place.append(line(request=REQUEST))
-    place.ingest()
-    fields: dict[str, pl.DataType] = {"flight": pl.Int32(), "scheduled_departure": pl.Datetime("us", "UTC")}
-    read = with_request_fields(place.rows(), fields).select(list(fields))
-    assert (read.rows(), read.dtypes) == ([(15, datetime(2013, 7, 1, 12, tzinfo=UTC))], list(fields.values()))
-
-
-def test_request_fields_of_no_prediction_are_empty_columns() -> None:
-    empty = pl.DataFrame(schema={"request": pl.String})
-    assert with_request_fields(empty, {"flight": pl.Int32()}).schema == {"request": pl.String, "flight": pl.Int32}
-
-
-def test_field_that_no_request_has_is_named() -> None:
-    logged = pl.DataFrame({"request": [json.dumps(REQUEST)]})
-    with pytest.raises(PredictionLogError, match=r"1 in no request: 'fligt'.*Did you mean 'flight'"):
-        with_request_fields(logged, {"fligt": pl.Int32()})
-
-
-def test_field_that_does_not_fit_its_type_is_refused() -> None:
-    logged = pl.DataFrame({"request": [json.dumps({"flight": "UA15"})]})
-    with pytest.raises(PredictionLogError, match="expected flight: Int32, found"):
-        with_request_fields(logged, {"flight": pl.Int32()})
 
 
 @settings(deadline=None, max_examples=8)
