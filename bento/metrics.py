@@ -1,7 +1,8 @@
 """What a service counts for Prometheus: latency, answers, refusals, the age of the features that answers stood on."""
 
-import math
+from collections import Counter as Counts
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from bento.prediction_log import Answered
@@ -55,6 +56,7 @@ class Metrics:
             [*named, "view"],
             registry=self.registry,
         )
+        self._views: dict[str, tuple[Gauge, Counter]] = {}
 
     def refuse(self, reason: str) -> None:
         """Count a request that was not answered with predictions."""
@@ -63,14 +65,21 @@ class Metrics:
     def tell(self, answered: Answered) -> None:
         """Count what an answered request stood on; called by the log's thread, so that no request pays for it."""
         prediction = answered.prediction
-        for label in set(prediction.labels):
+        for label, rows in Counts(prediction.labels).items():
             told = "none" if label is None else str(label).lower()
-            self._labels.labels(**self._own, label=told).inc(prediction.labels.count(label))  # type: ignore[arg-type]
-        for ages in prediction.served.ages:
-            missing = ages.null_count()
-            self._missing.labels(**self._own, view=ages.name).inc(missing)
-            oldest = ages.max() if missing < ages.len() else math.nan
-            self._ages.labels(**self._own, view=ages.name).set(float(oldest))  # type: ignore[arg-type]
+            self._labels.labels(**self._own, label=told).inc(rows)
+        ages = prediction.served.ages_minutes
+        missing = np.isnan(ages).sum(axis=0).tolist()
+        oldest = np.fmax.reduce(ages, axis=0, initial=np.nan).tolist()
+        for view, rows, age in zip(prediction.served.views, missing, oldest, strict=True):
+            if view not in self._views:
+                self._views[view] = (
+                    self._ages.labels(**self._own, view=view),
+                    self._missing.labels(**self._own, view=view),
+                )
+            shown, counted = self._views[view]
+            shown.set(age)
+            counted.inc(rows)
 
     def page(self) -> bytes:
         """Return the numbers in Prometheus' text format."""

@@ -17,8 +17,9 @@ import polars as pl
 from bento.scorer import ModelUnreadable, Scores, load_scorer
 from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
-from ml_platform.features.feature_set import FeatureSet, Served
+from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online import OnlineStore
+from ml_platform.features.served import Served
 from ml_platform.features.view import PREDICT_AT
 from ml_platform.serving.contract import RequestContract, ValidRequest, instants
 

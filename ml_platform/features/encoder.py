@@ -68,13 +68,7 @@ class Encoder:
 
     def encoded(self, name: str, column: pl.Series) -> np.ndarray:
         """Return feature ``name`` as float32 (n): the column of :meth:`transform`, infinite values still in it."""
-        if column.dtype != pl.Null and _is_text(column.dtype) != (name in self.categories):
-            raise EncoderError(
-                f"Feature '{name}'",
-                expected="a category" if name in self.categories else "a number",
-                found=str(column.dtype),
-                mend="Pass the features of the views that the model was trained with.",
-            )
+        self.demand_kind(name, column.dtype)
         if name not in self.categories:
             # To numpy, a null of a float is NaN.
             return column.cast(pl.Float32).to_numpy()
@@ -82,6 +76,16 @@ class Encoder:
             codes = self.codes(name)
             return np.array([codes.get(text, np.nan) for text in column.to_list()], dtype=np.float32)
         return _codes(column, self.categories[name]).to_numpy()
+
+    def demand_kind(self, name: str, dtype: pl.DataType) -> None:
+        """Raise :class:`EncoderError` where feature ``name`` is a category and ``dtype`` is not, or the reverse."""
+        if dtype != pl.Null and _is_text(dtype) != (name in self.categories):
+            raise EncoderError(
+                f"Feature '{name}'",
+                expected="a category" if name in self.categories else "a number",
+                found=str(dtype),
+                mend="Pass the features of the views that the model was trained with.",
+            )
 
     def codes(self, name: str) -> dict[str, int]:
         """Return the code of each category of feature ``name``."""

@@ -8,7 +8,6 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
@@ -21,7 +20,7 @@ from ml_platform.data.references import load_function
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features import change_log
 from ml_platform.features.encoder import Encoder
-from ml_platform.features.online import Lookup, OnlineStore
+from ml_platform.features.online import Columns, OnlineStore
 from ml_platform.features.point_in_time import (
     CHUNK_ROWS,
     AsOfReader,
@@ -31,77 +30,8 @@ from ml_platform.features.point_in_time import (
     log_of,
     narrowed,
 )
+from ml_platform.features.served import Plan, Served
 from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT, FeatureView, ViewError
-
-
-class Served:
-    """Features read online, and what is needed to read the very same ones offline later.
-
-    ``as_of`` (n instants) is the time that ages are measured from; ``watermarks`` says up to when each view's facts
-    were known to the store. Keep both beside the features of a prediction: `skew.py` recomputes from them.
-
-    The tables are made when they are asked for. A service that answers first and logs later takes :meth:`encoded` for
-    its model at once, and ``frame`` when there is time.
-    """
-
-    def __init__(self, feature_set: "FeatureSet", requested: pl.DataFrame, found: Lookup, as_of: pl.Series) -> None:
-        self.as_of = as_of
-        self.watermarks = found.watermarks
-        self._feature_set = feature_set
-        self._requested = requested
-        self._found = found
-
-    @cached_property
-    def frame(self) -> pl.DataFrame:
-        """The features: n rows in the order of the request, columns in the order of the set."""
-        stored = self._found.frame(self.as_of)
-        held = {column.name: column for column in (*self._requested.get_columns(), *stored.get_columns())}
-        return pl.DataFrame([held[name] for name in self._feature_set.feature_names])
-
-    @cached_property
-    def ages(self) -> pl.DataFrame:
-        """The age of what each stored view gave, in minutes (a column per view); null: nothing, or something stale."""
-        ages = self._found.ages(self.as_of)
-        return pl.DataFrame(
-            [
-                pl.Series(view.name, ages[:, place], nan_to_null=True).cast(pl.Float32)
-                for place, view in enumerate(self._found.views)
-            ]
-        )
-
-    def encoded(self, encoder: Encoder) -> np.ndarray:
-        """Return what ``encoder.transform(self.frame)`` returns, without making the frame: float32, (n, features)."""
-        matrix = np.full((len(self.as_of), len(encoder.feature_names)), np.nan, dtype=np.float32)
-        ages = self._found.ages(self.as_of)
-        usable = ~np.isnan(ages)
-        plan = self._feature_set.plan(encoder)
-        if len(plan.columns):
-            numbers = self._found.values[:, plan.columns]
-            matrix[:, plan.places] = np.where(usable[:, plan.views], numbers, np.nan)
-        for place, column, view, name in plan.texts:
-            codes = encoder.codes(name)
-            known = [codes.get(text, np.nan) for text in self._found.categories.get(name, [])]
-            raw = self._found.values[:, column]
-            present = usable[:, view] & ~np.isnan(raw)
-            matrix[present, place] = np.asarray(known, dtype=np.float32)[raw[present].astype(np.int64)]
-        for place, view in plan.ages:
-            matrix[:, place] = ages[:, view]
-        for place, name in plan.requested:
-            matrix[:, place] = encoder.encoded(name, self._requested[name])
-        matrix[np.isinf(matrix)] = np.nan
-        return matrix
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Where an encoder's features come from: columns of a lookup, ages, columns of request views."""
-
-    places: np.ndarray
-    columns: np.ndarray
-    views: np.ndarray
-    texts: list[tuple[int, int, int, str]]
-    ages: list[tuple[int, int]]
-    requested: list[tuple[int, str]]
 
 
 class FeatureSet:
@@ -123,7 +53,7 @@ class FeatureSet:
         self._before = [view for view in self.views if view.kind == "request" and not view.inputs]
         self._after = [view for view in self.views if view.kind == "request" and view.inputs]
         self._derived = {name: view.column(name) for view in self._before for name in view.dtypes}
-        self._plans: dict[int, tuple[Encoder, _Plan]] = {}
+        self._plans: dict[int, tuple[Encoder, Plan]] = {}
         self._check()
 
     @cached_property
@@ -131,7 +61,24 @@ class FeatureSet:
         """The columns that a model sees, in the order of the views and of their features."""
         return [name for view in self.views for name in view.feature_names if name not in self.leave_out]
 
-    @property
+    @cached_property
+    def stored_columns(self) -> Columns:
+        """Where the features of stored views lie in a lookup of :attr:`stored`."""
+        requested = set(self.requested_columns)
+        return Columns.of(self.stored, [name for name in self.feature_names if name not in requested])
+
+    @cached_property
+    def requested_columns(self) -> list[str]:
+        """The columns of all request views, in the order in which they are computed."""
+        return list(self._dtypes_requested)
+
+    @cached_property
+    def places_of_features(self) -> list[int]:
+        """Where each feature lies in a row of :attr:`requested_columns` followed by :attr:`stored_columns`."""
+        known = {name: place for place, name in enumerate([*self.requested_columns, *self.stored_columns.dtypes])}
+        return [known[name] for name in self.feature_names]
+
+    @cached_property
     def fields(self) -> list[str]:
         """The fields of a request that the features need, sorted; entity columns derived by a request view left out."""
         keys = {key for view in self.stored for key in view.entity if key not in self._derived}
@@ -188,16 +135,32 @@ class FeatureSet:
         """
         self._demand_fields(rows.schema)
         check_examples(rows.schema, [])
-        before = self._requested(rows)
-        keys = self._keyed(rows, before, rows[PREDICT_AT])
+        known = self._requested(rows)
+        keys = self._keyed(rows, known, rows[PREDICT_AT])
         wanted = {name: keys[name].to_list() for name in keys.columns if name != PREDICT_AT}
         found = store.lookup(self.stored, wanted, rows.height)
         as_of = found.as_of(rows[PREDICT_AT])
-        needed = {name for view in self._after for name in view.inputs}
-        read = pl.concat([before, found.frame(as_of, names=sorted(needed))], how="horizontal")
-        return Served(self, self._derive(rows, read, as_of), found, as_of)
+        ages = found.ages(as_of)
+        for view, stored, inputs in self._inputs:
+            read = found.table(ages, stored)
+            if len(inputs) > read.width:
+                read = read.hstack(known).select(inputs)
+            seen = pl.DataFrame([*(rows[name] for name in (*view.fields, PREDICT_AT)), as_of])
+            known = known.hstack(_computed(view, seen.hstack(read)))
+        return Served(self, known, found, as_of)
 
-    def plan(self, encoder: Encoder) -> _Plan:
+    @cached_property
+    def _inputs(self) -> list[tuple[FeatureView, Columns, list[str]]]:
+        """For each request view with inputs: those in a lookup, and the names of all, in declared order."""
+        named = {view.name: view for view in self.views}
+        found = []
+        for view in self._after:
+            wanted = [column for name in view.inputs for column in named[name].columns]
+            stored = [name for name in wanted if name not in self._dtypes_requested]
+            found.append((view, Columns.of(self.stored, stored), wanted))
+        return found
+
+    def plan(self, encoder: Encoder) -> Plan:
         """Return where the features of ``encoder`` come from; made once for each encoder."""
         held = self._plans.get(id(encoder))
         if held is None or held[0] is not encoder:
@@ -205,7 +168,7 @@ class FeatureSet:
             self._plans[id(encoder)] = held
         return held[1]
 
-    def _planned(self, encoder: Encoder) -> _Plan:
+    def _planned(self, encoder: Encoder) -> Plan:
         stored: dict[str, tuple[int, int, pl.DataType]] = {}
         for place, view in enumerate(self.stored):
             for name, dtype in view.dtypes.items():
@@ -216,13 +179,18 @@ class FeatureSet:
             if name in aged:
                 ages.append((place, aged[name]))
             elif name not in stored:
-                requested.append((place, name))
+                encoder.demand_kind(name, self._dtypes_requested[name])
+                requested.append((place, self.requested_columns.index(name), name))
             elif stored[name][2] == pl.String:
                 texts.append((place, *stored[name][:2], name))
             else:
                 numbers.append((place, *stored[name][:2]))
         table = np.array(numbers, dtype=np.int64).reshape(-1, 3)
-        return _Plan(table[:, 0], table[:, 1], table[:, 2], texts, ages, requested)
+        return Plan(table[:, 0], table[:, 1], table[:, 2], texts, ages, requested)
+
+    @cached_property
+    def _dtypes_requested(self) -> dict[str, pl.DataType]:
+        return {name: dtype for view in (*self._before, *self._after) for name, dtype in view.columns.items()}
 
     def logs(self, lake: Lake, versions: Mapping[str, int] | None = None) -> dict[str, pl.LazyFrame]:
         """Return the change log of each stored view, as of ``versions`` (view → version of its table) where given."""
@@ -317,7 +285,13 @@ def _computed(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
             found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
             mend="Mend the function or the declared features.",
         )
-    return pl.DataFrame([frame[name].cast(dtype).alias(view.column(name)) for name, dtype in view.dtypes.items()])
+    found = pl.DataFrame([_typed(frame[name], dtype) for name, dtype in view.dtypes.items()])
+    found.columns = list(view.columns)
+    return found
+
+
+def _typed(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    return column if column.dtype == dtype else column.cast(dtype)
 
 
 def _picked(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:

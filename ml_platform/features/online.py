@@ -5,10 +5,10 @@ serve). Both return what was published, however old; whether it may still be use
 the time of the prediction: see :meth:`Lookup.frame`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -66,6 +66,45 @@ class Publication:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Where some columns of the views of a lookup lie in it: worked out once, used by every request.
+
+    ``places`` are those in :attr:`Lookup.values` (0 for an age), ``views`` those of the view of each column.
+    """
+
+    dtypes: dict[str, pl.DataType]
+    places: np.ndarray
+    views: np.ndarray
+    ages: list[int]
+    singles: list[int]
+    others: list[tuple[int, str, pl.DataType]]
+
+    @classmethod
+    def of(cls, views: Sequence[FeatureView], names: Sequence[str] | None = None) -> Self:
+        """Return the columns ``names`` of ``views``, in that order; without names all, in the order of the views."""
+        held: list[tuple[str, pl.DataType, int, int, bool]] = []
+        start = 0
+        for view, settings in enumerate(views):
+            values = list(settings.dtypes.items())
+            held += [(settings.column(name), dtype, start + at, view, False) for at, (name, dtype) in enumerate(values)]
+            held.append((settings.age_column, pl.Float32(), 0, view, True))
+            start += len(values)
+        known = {each[0]: each for each in held}
+        kept = held if names is None else [known[name] for name in names]
+        return cls(
+            dtypes={name: dtype for name, dtype, *_ in kept},
+            places=np.array([place for _, _, place, _, _ in kept], dtype=np.int64),
+            views=np.array([view for _, _, _, view, _ in kept], dtype=np.int64),
+            ages=[at for at, each in enumerate(kept) if each[4]],
+            singles=[at for at, each in enumerate(kept) if each[1] == pl.Float32],
+            others=[(at, each[0], each[1]) for at, each in enumerate(kept) if not each[1].is_float()],
+        )
+
+    def __len__(self) -> int:
+        return len(self.dtypes)
+
+
+@dataclass(frozen=True)
 class Lookup:
     """The answer for n rows and v views.
 
@@ -90,26 +129,12 @@ class Lookup:
         asked = predict_at.cast(INSTANT).cast(pl.Int64).to_numpy()
         return pl.Series(AS_OF, np.maximum(asked, floor)).cast(INSTANT)
 
-    def frame(self, as_of: pl.Series, names: Sequence[str] | None = None) -> pl.DataFrame:
+    def frame(self, as_of: pl.Series) -> pl.DataFrame:
         """Return the columns ``<view>__…`` and ``<view>__age_minutes`` for an ``as_of`` per row (n, instants).
 
-        Only those of the views in ``names`` where these are given. A fact older than its view's tolerance counts as
-        missing: values and age are null.
+        A fact older than its view's tolerance counts as missing: values and age are null.
         """
-        ages = self.ages(as_of)
-        usable = ~np.isnan(ages)
-        columns: list[pl.Series] = []
-        start = 0
-        for place, view in enumerate(self.views):
-            dtypes = view.dtypes
-            end = start + len(dtypes)
-            if names is None or view.name in names:
-                block = np.where(usable[:, place, None], self.values[:, start:end], np.nan).T
-                for raw, (name, dtype) in zip(block, dtypes.items(), strict=True):
-                    columns.append(self._series(view.column(name), raw, dtype))
-                columns.append(_numbers(view.age_column, ages[:, place], pl.Float32()))
-            start = end
-        return pl.DataFrame(columns) if columns else pl.DataFrame(height=len(as_of))
+        return self.table(self.ages(as_of), Columns.of(self.views))
 
     def ages(self, as_of: pl.Series) -> np.ndarray:
         """Return the age of each fact used, in minutes (n × v, float64); NaN where there is none or it is stale."""
@@ -121,20 +146,56 @@ class Lookup:
         minutes = (now - np.where(absent, now, self.known_at)) / _MICROSECONDS
         return np.where(absent | (minutes > tolerance), np.nan, minutes)
 
+    def table(self, ages: np.ndarray, columns: Columns) -> pl.DataFrame:
+        """Return ``columns`` in their types for the facts that :meth:`ages` says may be used."""
+        rows = len(ages)
+        if not len(columns):
+            return pl.DataFrame(height=rows)
+        if 0 < rows <= FEW_ROWS:
+            # For a few rows, one table out of plain values is several times faster than a column after the other.
+            plain: dict[str, Any] = {n: pl.Int64() if t == INSTANT else t for n, t in columns.dtypes.items()}
+            listed = [dict(zip(plain, row, strict=True)) for row in self.plain(ages, columns)]
+            found = pl.from_dicts(listed, schema=plain)
+            instants = [name for name, dtype in columns.dtypes.items() if dtype == INSTANT]
+            for name in instants:
+                found.replace_column(found.get_column_index(name), found[name].cast(INSTANT))
+            return found
+        block = self._block(ages, columns).T
+        named = zip(columns.dtypes.items(), block, strict=True)
+        return pl.DataFrame([self._series(name, raw, dtype) for (name, dtype), raw in named])
+
+    def plain(self, ages: np.ndarray, columns: Columns) -> list[list[Any]]:
+        """Return what :meth:`table` does as plain values, a list per row: None for null, an instant in microseconds."""
+        block = self._block(ages, columns)
+        block[:, columns.singles] = block[:, columns.singles].astype(np.float32)
+        rows: list[list[Any]] = block.tolist()
+        read: list[tuple[int, Callable[[Any], Any]]] = [
+            (at, self._reader(name, dtype)) for at, name, dtype in columns.others
+        ]
+        for row in rows:
+            for at, reader in read:
+                value = row[at]
+                if value == value:
+                    row[at] = reader(value)
+        return [[None if value != value else value for value in row] for row in rows]
+
+    def _block(self, ages: np.ndarray, columns: Columns) -> np.ndarray:
+        block = np.where(np.isnan(ages)[:, columns.views], np.nan, self.values[:, columns.places])
+        block[:, columns.ages] = ages[:, columns.views[columns.ages]]
+        return block
+
+    def _reader(self, name: str, dtype: pl.DataType) -> Callable[[Any], Any]:
+        if dtype == pl.String:
+            known = self.categories.get(name, [])
+            return lambda code: known[int(code)]
+        return bool if dtype == pl.Boolean else int
+
     def _series(self, name: str, raw: np.ndarray, dtype: pl.DataType) -> pl.Series:
         if dtype == pl.String:
             known = self.categories.get(name, [])
             return pl.Series(name, [None if code != code else known[int(code)] for code in raw.tolist()], dtype)
-        return _numbers(name, raw, dtype)
-
-
-def _numbers(name: str, raw: np.ndarray, dtype: pl.DataType) -> pl.Series:
-    if len(raw) <= FEW_ROWS:
-        # For a few rows a list is several times faster than an array.
-        listed = pl.Series(name, [None if value != value else value for value in raw.tolist()], pl.Float64)
-    else:
         listed = pl.Series(name, raw, nan_to_null=True)
-    return listed.cast(pl.Int64).cast(dtype) if dtype == INSTANT else listed.cast(dtype)
+        return listed.cast(pl.Int64).cast(dtype) if dtype == INSTANT else listed.cast(dtype)
 
 
 class OnlineStore(Protocol):

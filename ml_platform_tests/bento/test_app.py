@@ -3,8 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import math
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -13,30 +13,24 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from bento.app import Limits, PredictApp, Served
 from bento.predictor import Prediction, Predictor, calibration_of
 from ml_platform.errors import PlatformError
-from ml_platform.features.feature_set import Served as ServedFeatures
+from ml_platform.features.served import Served as ServedFeatures
 from ml_platform.serving.contract import RequestContract, ValidRequest
 
 CONTRACT = RequestContract.model_validate({"model": "toy", "fields": [{"name": "x", "type": "float"}]})
-
-
-@dataclass(frozen=True)
-class ReadFeatures:
-    """Features that were not read from a store: the same four attributes."""
-
-    frame: pl.DataFrame
-    as_of: pl.Series
-    watermarks: dict[str, datetime]
-    ages: pl.DataFrame
 
 
 class Doubling:
     """Stands in for a loaded model: the score is half of x, and x = 13 is a bug."""
 
     contract = CONTRACT
+
+    def __init__(self, read: Callable[[datetime, int, float], ServedFeatures] | None = None) -> None:
+        self._read = read
 
     def predict(self, request: ValidRequest, arrived_at: Any) -> Prediction:
         rows = request.frame()
@@ -45,15 +39,13 @@ class Doubling:
         if 14 in request.columns["x"]:
             raise PlatformError("View 'delays'", expected="a snapshot", found="none", mend="Publish it.")
         times = pl.Series("predict_at", [arrived_at] * rows.height, dtype=pl.Datetime("us", "UTC"))
-        served = ReadFeatures(rows, times, {}, pl.DataFrame({"view": [5.0] * rows.height}))
+        served = self._read(arrived_at, rows.height, 5.0) if self._read else cast(ServedFeatures, None)
         scores = (rows["x"] / 2).to_list()
-        return Prediction(
-            scores, [score >= 1 for score in scores], rows.with_columns(times), cast(ServedFeatures, served)
-        )
+        return Prediction(scores, [score >= 1 for score in scores], rows.with_columns(times), served)
 
 
-def app_of(log: Path | None = None, limits: Limits | None = None) -> PredictApp:
-    app = PredictApp(Served("toy", "3", log), lambda: cast(Predictor, Doubling()), limits)
+def app_of(log: Path | None = None, limits: Limits | None = None, read: Any = None) -> PredictApp:
+    app = PredictApp(Served("toy", "3", log), lambda: cast(Predictor, Doubling(read)), limits)
     app.start()
     return app
 
@@ -65,6 +57,15 @@ def ask(app: PredictApp, body: Any, method: str = "POST", path: str = "/v1/toy/p
             return await client.request(method, path, content=content, **keywords)
 
     return asyncio.run(asked())
+
+
+def samples_of(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return what a page of metrics says, by name and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
 
 
 def test_few_and_many_rows_are_answered_alike() -> None:
@@ -137,18 +138,37 @@ def test_model_that_takes_too_long_is_given_up() -> None:
     assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "timeout")
 
 
-def test_metrics_count_rows_refusals_and_feature_ages(tmp_path: Path) -> None:
-    app = app_of(tmp_path)
+def test_metrics_count_rows_refusals_and_feature_ages(tmp_path: Path, read: Any) -> None:
+    app = app_of(tmp_path, read=read)
     ask(app, {"rows": [{"x": 1}, {"x": 3}]})
     ask(app, b"{")
     app.stop()
-    page = ask(app, b"", "GET", "/metrics").text
-    own = 'model="toy",version="3"'
-    assert f"ml_platform_predictions_total{{{own}}} 2.0" in page
-    assert f'ml_platform_requests_refused_total{{{own},reason="json"}} 1.0' in page.replace(
-        '{model="toy",reason="json",version="3"}', f'{{{own},reason="json"}}'
-    )
-    assert 'ml_platform_feature_age_minutes{model="toy",version="3",view="view"} 5.0' in page
+    own = {"model": "toy", "version": "3"}
+    samples = samples_of(ask(app, b"", "GET", "/metrics").text)
+    assert samples["ml_platform_predictions_total", frozenset(own.items())] == 2
+    assert samples["ml_platform_request_seconds_count", frozenset(own.items())] == 1
+    for name, labels, value in [
+        ("ml_platform_requests_refused_total", {"reason": "json"}, 1),
+        ("ml_platform_prediction_labels_total", {"label": "true"}, 1),
+        ("ml_platform_feature_age_minutes", {"view": "view"}, 5),
+        ("ml_platform_feature_missing_rows_total", {"view": "view"}, 0),
+    ]:
+        assert samples[name, frozenset((own | labels).items())] == value, name
+
+
+def test_view_that_had_nothing_counts_its_rows_as_missing_and_has_no_age(tmp_path: Path, read: Any) -> None:
+    def stale(at: datetime, rows: int, minutes: float) -> ServedFeatures:
+        served: ServedFeatures = read(at, rows, minutes)
+        served.ages_minutes[:] = np.nan
+        return served
+
+    app = app_of(tmp_path, read=stale)
+    ask(app, {"rows": [{"x": 1}, {"x": 3}]})
+    app.stop()
+    samples = samples_of(ask(app, b"", "GET", "/metrics").text)
+    own = frozenset({"model": "toy", "version": "3", "view": "view"}.items())
+    assert samples["ml_platform_feature_missing_rows_total", own] == 2
+    assert math.isnan(samples["ml_platform_feature_age_minutes", own])
 
 
 def test_readiness_follows_start_and_stop() -> None:

@@ -2,45 +2,41 @@
 
 import json
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
 import polars as pl
 import pytest
 
 from bento.prediction_log import Answered, PredictionLog
 from bento.predictor import Prediction
-from ml_platform.features.feature_set import Served
+from ml_platform.features.served import Served
 from ml_platform.monitoring.prediction_log import LoggedPrediction
 
 NOW = datetime(2013, 7, 1, 10, 0, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class ReadFeatures:
-    """Features that were not read from a store: the same four attributes."""
-
-    frame: pl.DataFrame
-    as_of: pl.Series
-    watermarks: dict[str, datetime]
-    ages: pl.DataFrame
+Answers = Callable[..., Answered]
 
 
-def answered(request_id: str, rows: int = 1) -> Answered:
-    times = pl.Series("predict_at", [NOW] * rows, dtype=pl.Datetime("us", "UTC"))
-    features = pl.DataFrame({"view__mean": [1.5] * rows, "view__kind": ["a"] * rows})
-    served = ReadFeatures(features, times.alias("as_of"), {"view": NOW}, pl.DataFrame({"view": [3.0] * rows}))
-    prediction = Prediction([0.25] * rows, [False] * rows, pl.DataFrame([times]), cast(Served, served))
-    return Answered(request_id, "stable", NOW, [{"carrier": "UA"}] * rows, prediction)
+@pytest.fixture
+def answered(read: Callable[[datetime, int, float], Served]) -> Answers:
+    """Return a request of so many rows, answered on features that were three minutes old."""
+
+    def answering(request_id: str, rows: int = 1) -> Answered:
+        times = pl.Series("predict_at", [NOW] * rows, dtype=pl.Datetime("us", "UTC"))
+        prediction = Prediction([0.25] * rows, [False] * rows, pl.DataFrame([times]), read(NOW, rows, 3.0))
+        return Answered(request_id, "stable", NOW, [{"carrier": "UA"}] * rows, prediction)
+
+    return answering
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
 
 
-def test_each_row_is_a_line_that_the_lake_accepts(tmp_path: Path) -> None:
+def test_each_row_is_a_line_that_the_lake_accepts(tmp_path: Path, answered: Answers) -> None:
     log = PredictionLog(tmp_path, "toy", "3")
     log.put(answered("r", rows=2))
     log.close()
@@ -52,7 +48,7 @@ def test_each_row_is_a_line_that_the_lake_accepts(tmp_path: Path) -> None:
     assert (first.watermarks, first.ages) == ({"view": NOW}, {"view": 3.0})
 
 
-def test_full_file_is_left_and_the_next_begun(tmp_path: Path) -> None:
+def test_full_file_is_left_and_the_next_begun(tmp_path: Path, answered: Answers) -> None:
     log = PredictionLog(tmp_path, "toy", "3", max_file_bytes=1)
     for name in ("a", "b", "c"):
         log.put(answered(name))
@@ -61,7 +57,7 @@ def test_full_file_is_left_and_the_next_begun(tmp_path: Path) -> None:
     assert sorted(str(line["request_id"]) for line in lines(tmp_path)) == ["a", "b", "c"]
 
 
-def test_rows_beyond_what_may_wait_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_rows_beyond_what_may_wait_are_dropped_and_counted(tmp_path: Path, answered: Answers) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
     def hold(_: Answered) -> None:
@@ -79,7 +75,9 @@ def test_rows_beyond_what_may_wait_are_dropped_and_counted(tmp_path: Path) -> No
     assert {line["request_id"] for line in lines(tmp_path)} == {"held", "waits"}
 
 
-def test_unwritable_folder_costs_lines_and_not_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unwritable_folder_costs_lines_and_not_the_service(
+    tmp_path: Path, answered: Answers, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").touch()
     log = PredictionLog(tmp_path / "file" / "folder", "toy", "3")
     log.put(answered("lost", rows=2))

@@ -155,6 +155,22 @@ def test_encoded_without_a_frame_is_what_the_frame_encodes_to(tmp_path_factory, 
     np.testing.assert_array_equal(served.encoded(encoder), encoder.transform(served.frame))
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(tails, st.integers(0, 5)), min_size=1, max_size=20), st.integers(1, 90))
+def test_records_without_a_frame_are_those_of_the_frame(tmp_path_factory, asked: list, late: int) -> None:
+    shown = [feature.model_copy(update={"hidden": False}) for feature in LEG.features]
+    chosen = FeatureSet([CLOCK, HOURLY, LEG.model_copy(update={"features": shown}), SLACK])
+    served = chosen.serve(rows(*asked, late=late), store(tmp_path_factory.mktemp("online")))
+    assert served.records() == served.frame.to_dicts()
+    assert served.age_records() == served.ages.to_dicts()
+
+
+def test_set_of_request_views_alone_is_served_without_a_snapshot(tmp_path) -> None:
+    served = FeatureSet([CLOCK]).serve(rows(("N1", 3)), SnapshotStore(tmp_path))
+    assert served.records() == served.frame.to_dicts() == [{"clock__hour": 15}]
+    assert served.age_records() == [{}]
+
+
 def test_prediction_before_the_watermark_stands_as_of_the_watermark(tmp_path) -> None:
     watermark = NOON + timedelta(minutes=20)
     served = FeatureSet(VIEWS).serve(rows(("N1", 3)), store(tmp_path, watermark))

@@ -1,0 +1,44 @@
+"""Features as a service reads them, without a store: a real answer of a lookup, made by hand."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.online import Lookup
+from ml_platform.features.served import Served
+from ml_platform.features.view import INSTANT, FeatureView
+
+VIEW = FeatureView.model_validate(
+    {
+        "name": "view",
+        "function": "m:f",
+        "code_version": "1",
+        "features": [
+            {"name": "mean", "description": "…"},
+            {"name": "kind", "type": "category", "description": "…"},
+        ],
+    }
+)
+FEATURES = FeatureSet([VIEW])
+
+
+@pytest.fixture
+def read() -> Callable[[datetime, int, float], Served]:
+    """Return what was read for so many rows at an instant, of facts so many minutes old."""
+
+    def reading(at: datetime, rows: int, minutes: float) -> Served:
+        known_at = (at - timedelta(minutes=minutes) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        found = Lookup(
+            views=FEATURES.stored,
+            values=np.array([[1.5, 0.0]] * rows),
+            known_at=np.full((rows, 1), known_at),
+            watermarks={"view": at},
+            categories={"view__kind": ["a"]},
+        )
+        return Served(FEATURES, pl.DataFrame(height=rows), found, pl.Series("as_of", [at] * rows, dtype=INSTANT))
+
+    return reading
