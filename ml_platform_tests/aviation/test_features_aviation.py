@@ -123,6 +123,35 @@ def test_schedule_is_told_on_the_clock_and_calendar_of_new_york() -> None:
     ]  # fmt: skip
 
 
+def test_clock_of_new_york_is_that_of_the_query_engine_also_where_it_changes() -> None:
+    changes = [datetime(2013, 3, 10, tzinfo=UTC), datetime(2013, 11, 3, tzinfo=UTC), datetime(2023, 12, 31, tzinfo=UTC)]
+    due = [
+        day + timedelta(minutes=minutes, microseconds=off)
+        for day in changes
+        for minutes in range(1440)
+        for off in (0, -1)
+    ]
+    rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
+    rows = rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(minutes=61.5))
+    local = pl.col("scheduled_departure").dt.convert_time_zone("America/New_York")
+    expected = rows.select(
+        hour=local.dt.hour(),
+        minute_of_day=local.dt.hour().cast(pl.Int64) * 60 + local.dt.minute(),
+        weekday=local.dt.weekday(),
+        day_of_year=local.dt.ordinal_day(),
+        block=pl.lit(61),
+    )
+    assert request.schedule(rows).select(expected.columns).rows() == expected.rows()
+
+
+def test_flight_without_a_planned_arrival_has_no_duration_and_keeps_the_rest() -> None:
+    due = pl.Series([datetime(2013, 7, 4, 13, 5, tzinfo=UTC)] * 2)
+    rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
+    arrival = pl.Series("scheduled_arrival", [None, datetime(2013, 7, 4, 15, 5, tzinfo=UTC)])
+    found = request.schedule(rows.hstack([arrival]))
+    assert found.select("hour", "block", "arrival_minute_of_day").rows() == [(9, None, None), (9, 120, 665)]
+
+
 def test_every_view_says_of_each_column_what_it_is_and_when_its_sources_are_known() -> None:
     views = declared()
     assert len(views) >= 20

@@ -1,8 +1,15 @@
-"""What a request says by itself, and what it says about the facts read for it: one code for training and serving."""
+"""What a request says by itself, and what it says about the facts read for it: one code for training and serving.
 
+Both work on plain arrays (instants in microseconds, NaN for null): for a single row, one call of the query engine costs
+more than all of this, and an endpoint makes the call for every request.
+"""
+
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 NEW_YORK = "America/New_York"
@@ -12,79 +19,138 @@ DAYS_OF_YEAR = 366
 
 TURNAROUND_MINUTES = 40
 SAME_DAY_MINUTES = 20 * 60
+MINUTE = 60_000_000
+HOUR, DAY = 60 * MINUTE, 24 * 60 * MINUTE
+
+Numbers = npt.NDArray[np.float64]
 
 
 def schedule(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the schedule of each row: local clock and calendar, holidays, duration, keys of other views."""
-    local = pl.col("scheduled_departure").dt.convert_time_zone(NEW_YORK)
-    arrival = pl.col("scheduled_arrival").dt.convert_time_zone(NEW_YORK)
-    day = local.dt.date()
-    found = rows.select(
-        "origin",
-        "dest",
-        "carrier",
-        hour=local.dt.hour().cast(pl.Int64),
-        minute_of_day=_minute_of_day(local),
-        minute=local.dt.minute().cast(pl.Int64),
-        arrival_minute_of_day=_minute_of_day(arrival),
-        weekday=day.dt.weekday(),
-        day_of_year=day.dt.ordinal_day(),
-        block=_minutes(pl.col("scheduled_arrival") - pl.col("scheduled_departure")),
-        departure_hour=pl.col("scheduled_departure").dt.epoch("s") // 3600,
-        day=day.cast(pl.Int32),
-    )
-    # Plain arrays from here: for a single row, each call of the query engine would cost more than all of this.
-    days = found["day"].to_numpy()
-    return pl.DataFrame([*found.drop("day").get_columns(), *_beside_holidays(days)])
+    departure, arrival = _instants(rows["scheduled_departure"]), _instants(rows["scheduled_arrival"])
+    local = _local(departure)
+    day = local // DAY
+    calendar = {
+        "hour": local // HOUR % 24,
+        "minute_of_day": local % DAY // MINUTE,
+        "minute": local % HOUR // MINUTE,
+        "arrival_minute_of_day": _local(arrival) % DAY // MINUTE,
+        # The first day of 1970 was a Thursday.
+        "weekday": (day + 3) % 7 + 1,
+        "day_of_year": day - _first_of_year(day) + 1,
+        "block": _minutes(arrival - departure),
+        "departure_hour": departure // HOUR,
+        **_beside_holidays(day),
+    }
+    names = ("origin", "dest", "carrier")
+    return pl.DataFrame([*(rows[name] for name in names), *(_column(name, found) for name, found in calendar.items())])
 
 
 def outlook(rows: pl.DataFrame) -> pl.DataFrame:
     """Return what the facts read mean for this very flight: slack of its aircraft, ages, likely duration."""
-    due, block = pl.col("scheduled_departure"), _minutes(pl.col("scheduled_arrival") - pl.col("scheduled_departure"))
-    gap = _minutes(due - pl.col("aircraft_leg__scheduled_departure"))
-    same_day = gap < SAME_DAY_MINUTES
-    plan = gap - 2 * pl.col("aircraft_leg__block") - TURNAROUND_MINUTES
-    delay = pl.col("aircraft_leg__delay")
-    return rows.select(
-        aircraft_gap=gap,
-        aircraft_planned_slack=pl.when(same_day).then(plan),
-        aircraft_slack=pl.when(same_day).then(plan - delay.clip(0, None)),
-        aircraft_delay_today=pl.when(same_day).then(delay),
-        aircraft_idle=_minutes(pl.col("as_of") - pl.col("aircraft_history__last_left_at")),
-        aircraft_age=due.dt.year() - pl.col("fleet__built_in"),
-        route_idle=_minutes(pl.col("as_of") - pl.col("route__last_landed_at")),
-        flight_number_idle=_minutes(pl.col("as_of") - pl.col("flight_number__last_landed_at")),
-        likely_duration=block + pl.col("flight_number__lost_in_air_last_5"),
-        speed=pl.col("distance__miles") / block,
-    )
+    due, now = _instants(rows["scheduled_departure"]), _instants(rows["as_of"])
+    block = _minutes(_instants(rows["scheduled_arrival"]) - due)
+    gap = _minutes(due - _instants(rows["aircraft_leg__scheduled_departure"]))
+    same_day = np.where(gap < SAME_DAY_MINUTES, 0.0, np.nan)
+    plan = gap - 2 * _numbers(rows["aircraft_leg__block"]) - TURNAROUND_MINUTES + same_day
+    delay = _numbers(rows["aircraft_leg__delay"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        speed = _numbers(rows["distance__miles"]) / block
+    found = {
+        "aircraft_gap": gap,
+        "aircraft_planned_slack": plan,
+        "aircraft_slack": plan - np.maximum(delay, 0),
+        "aircraft_delay_today": delay + same_day,
+        "aircraft_idle": _minutes(now - _instants(rows["aircraft_history__last_left_at"])),
+        "aircraft_age": _year(due) - _numbers(rows["fleet__built_in"]),
+        "route_idle": _minutes(now - _instants(rows["route__last_landed_at"])),
+        "flight_number_idle": _minutes(now - _instants(rows["flight_number__last_landed_at"])),
+        "likely_duration": block + _numbers(rows["flight_number__lost_in_air_last_5"]),
+        "speed": speed,
+    }
+    return pl.DataFrame([_column(name, values) for name, values in found.items()])
 
 
-def _minute_of_day(local: pl.Expr) -> pl.Expr:
-    return local.dt.hour().cast(pl.Int64) * 60 + local.dt.minute()
+def _instants(column: pl.Series) -> Numbers:
+    """Return microseconds since 1970 in UTC: exact, as far as years have four digits."""
+    return column.cast(pl.Int64).cast(pl.Float64).to_numpy()
 
 
-def _minutes(duration: pl.Expr) -> pl.Expr:
-    return duration.dt.total_minutes()
+def _numbers(column: pl.Series) -> Numbers:
+    return column.cast(pl.Float64).to_numpy()
 
 
-def _beside_holidays(days: np.ndarray) -> list[pl.Series]:
+def _minutes(duration: Numbers) -> Numbers:
+    return np.trunc(duration / MINUTE)
+
+
+def _column(name: str, values: Numbers) -> pl.Series:
+    return pl.Series(name, values, nan_to_null=True)
+
+
+def _local(instants: Numbers) -> Numbers:
+    """Return what the clocks of New York show, in microseconds since 1970."""
+    changes, offsets = _clock_changes(*_years(instants // DAY))
+    return instants + offsets[np.searchsorted(changes, instants, side="right")]
+
+
+def _year(instants: Numbers) -> Numbers:
+    years = _dates(instants // DAY).astype("datetime64[Y]").astype(np.int64) + 1970
+    return np.where(np.isnan(instants), np.nan, years)
+
+
+def _first_of_year(days: Numbers) -> Numbers:
+    return _dates(days).astype("datetime64[Y]").astype("datetime64[D]").astype(np.float64)
+
+
+def _dates(days: Numbers) -> npt.NDArray[np.datetime64]:
+    return np.where(np.isnan(days), 0, days).astype(np.int64).astype("datetime64[D]")
+
+
+def _years(days: Numbers) -> tuple[int, int]:
+    """Return the first and the last year of ``days``, 1970 where there is none."""
+    known = days[~np.isnan(days)]
+    if not len(known):
+        return 1970, 1970
+    return int(known.min()) // DAYS_OF_YEAR + 1970, int(known.max()) // DAYS_OF_YEAR + 1970
+
+
+def _beside_holidays(days: Numbers) -> dict[str, Numbers]:
     """Return days to the next holiday and since the last one: 0 on the day itself, at most eight."""
-    years = days[~np.isnan(days)] if days.dtype.kind == "f" else days
-    if not len(years):
-        return [pl.Series(name, [None] * len(days), pl.Int64) for name in ("days_to_holiday", "days_since_holiday")]
-    known = _holidays(int(years.min()) // DAYS_OF_YEAR + 1970, int(years.max()) // DAYS_OF_YEAR + 1970)
-    ahead = known[np.searchsorted(known, days, side="left")] - days
+    known = _holidays(*_years(days))
+    ahead = known[np.minimum(np.searchsorted(known, days, side="left"), len(known) - 1)] - days
     since = days - known[np.searchsorted(known, days, side="right") - 1]
-    return [
-        pl.Series(name, np.minimum(distance, HOLIDAY_HORIZON_DAYS), nan_to_null=True)
+    return {
+        name: np.minimum(distance, HOLIDAY_HORIZON_DAYS)
         for name, distance in (("days_to_holiday", ahead), ("days_since_holiday", since))
-    ]
+    }
 
 
 @lru_cache(maxsize=32)
-def _holidays(first: int, last: int) -> np.ndarray:
+def _holidays(first: int, last: int) -> npt.NDArray[np.int64]:
     """Return the federal holidays of the years from ``first`` to ``last`` and those beside them: days since 1970."""
     import holidays
 
     found = holidays.country_holidays("US", years=range(first - 1, last + 2))
     return np.array(sorted(found), dtype="datetime64[D]").astype(np.int64)
+
+
+@lru_cache(maxsize=32)
+def _clock_changes(first: int, last: int) -> tuple[Numbers, Numbers]:
+    """Return when the clocks of New York change in those years and those beside them, and their offsets between.
+
+    Both in microseconds; there is one more offset than changes. Clocks change at full hours.
+    """
+    zone, hour = ZoneInfo(NEW_YORK), timedelta(hours=1)
+    at, end = datetime(first - 1, 1, 1, tzinfo=UTC), datetime(last + 3, 1, 1, tzinfo=UTC)
+    offsets = [at.astimezone(zone).utcoffset()]
+    changes = []
+    while at < end:
+        day = at + timedelta(days=1)
+        if day.astimezone(zone).utcoffset() != offsets[-1]:
+            while (changed := at.astimezone(zone).utcoffset()) == offsets[-1]:
+                at += hour
+            changes.append(at.timestamp() * 1e6)
+            offsets.append(changed)
+        at = day
+    return np.array(changes), np.array([offset.total_seconds() * 1e6 for offset in offsets if offset is not None])
