@@ -160,6 +160,11 @@ class Dataset(Declaration):
             default_status=dg.DefaultSensorStatus.RUNNING,
         )
         def landed(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+            waits = [each for each in self.lookups if not newest(context.instance, dg.AssetKey(["datasets", each]))]
+            if waits:
+                return dg.SkipReason(
+                    f"'{self.name}' is read with the help of {', '.join(waits)}, not yet materialized."
+                )
             files = lake.landing().landed(self.name)
             digests = {file.partition or "": file.sha256 for file in files}
             # The cursor is what was asked for, so that a broken file is asked for once; the rest the instance knows.

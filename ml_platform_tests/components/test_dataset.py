@@ -321,6 +321,16 @@ def test_the_sensor_says_when_nothing_has_landed(shop: Any) -> None:
         assert "othing" in shop(dataset).sensor().skip_message
 
 
+def test_the_sensor_waits_for_the_datasets_that_its_loader_reads(shop: Any) -> None:
+    place = shop(declared(lookups=["shops"]))
+    place.land("2013-01", "id,hour\n1,5\n")
+    waiting = place.sensor()
+    place.instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["datasets", "shops"])))
+
+    assert "with the help of shops, not yet materialized" in waiting.skip_message
+    assert len(place.sensor().run_requests) == 1
+
+
 def test_the_sensor_leaves_alone_what_was_materialized_by_hand(shop: Any) -> None:
     place = shop()
     place.land("2013-01", "id,hour\n1,5\n")

@@ -1,0 +1,65 @@
+"""While the daemon runs, a landed month becomes datasets, features and a training set without being asked for."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ml_platform.components.materialized import newest
+from resources.home import Home
+from resources.orchestration import open_instance
+
+PROGRAMS = Path(sys.executable).parent
+PROJECT = Path(__file__).resolve().parents[2]
+TRAINING_SET = dg.AssetKey(["departure_risk", "training_set"])
+PATIENCE_SECONDS = 400
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def instance(home: Home) -> Iterator[dg.DagsterInstance]:
+    with open_instance(home) as opened:
+        yield opened
+
+
+@pytest.fixture
+def daemon(instance: dg.DagsterInstance, home: Home) -> Iterator[subprocess.Popen[bytes]]:
+    command = [str(PROGRAMS / "dagster-daemon"), "run", "-w", str(PROJECT / "workspace.yaml")]
+    with (home.root / "daemon.log").open("wb") as log:
+        started = subprocess.Popen(command, cwd=PROJECT, env=dict(os.environ), stdout=log, stderr=log)
+        yield started
+        started.terminate()
+        started.wait(timeout=60)
+
+
+def test_a_landed_month_becomes_a_training_set(
+    daemon: subprocess.Popen[bytes], instance: dg.DagsterInstance, home: Home
+) -> None:
+    land = [str(PROGRAMS / "ml-platform"), "land", "aviation", "--through", "2013-01"]
+    subprocess.run(land, cwd=PROJECT, check=True, capture_output=True)
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (made := newest(instance, TRAINING_SET)) and time.monotonic() < deadline:
+        assert daemon.poll() is None, (home.root / "daemon.log").read_text()[-3000:]
+        failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+        assert failed == []
+        time.sleep(1)
+
+    (january,) = made.values()
+    assert list(made) == ["2013-01"]
+    assert int(january.shown("dagster/row_count") or 0) == 27_004
+    asked = {run.tags.get("dagster/sensor_name") for run in instance.get_runs()}
+    assert {"flights_landed", "weather_landed", "planes_landed", "airports_landed", "inputs_followed"} <= asked
