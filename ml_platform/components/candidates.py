@@ -4,12 +4,14 @@ Apart from the assets so that `reproduce` and the tests take exactly the same st
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import yaml
 
@@ -17,18 +19,25 @@ from ml_platform.components.model import BoundModel
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.partitions import month_bounds
+from ml_platform.evaluation.metrics import score, score_regression
 from ml_platform.evaluation.plots import importance_plot
+from ml_platform.features.feature_set import FeatureSet
 from ml_platform.registry.manifest import MANIFEST_FILE, Manifest, collect_code, collect_hardware, collect_lock
 from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.registry.reproduce import predictions_digest
 from ml_platform.training.accounting import PriceList
 from ml_platform.training.candidate import Candidate, fit_candidate, settings_of
 from ml_platform.training.model_directory import write_model
-from ml_platform.training.splits import Split, split_by_time
+from ml_platform.training.splits import LABEL, Split, split_by_time
 from ml_platform.training.training_set import assemble
 
 if TYPE_CHECKING:
     from ml_platform.data.lake import TableVersion
     from ml_platform.registry.tracking import TrackedRun
+
+
+VALIDATION_PREFIX = "validation_"
+"""Before the names of metrics in a manifest that were measured on the validation rows."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +53,33 @@ class MadeCandidate:
 def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake) -> "dict[str, TableVersion]":
     """Assemble and store the training set of each month in ``partitions``; return what was written, by month."""
     logs = model.feature_set.logs(lake)
-    written = {}
-    for month in partitions:
-        sources = {name: lake.scan(f"datasets/{name}", partitions=[month]) for name in model.declared.examples.sources}
-        frame = assemble(
-            model.examples_function(sources),
-            model.feature_set,
-            logs,
-            model.request_fields,
-            model.declared.prediction_time,
-            model=model.name,
-            partition=month,
-        )
-        written[month] = lake.write(model.table, frame, month)
-    return written
+    return {month: lake.write(model.table, assembled(model, month, lake, logs), month) for month in partitions}
+
+
+def assembled(
+    model: BoundModel,
+    month: str,
+    lake: Lake,
+    logs: Mapping[str, pl.LazyFrame],
+    *,
+    features: FeatureSet | None = None,
+    versions: Mapping[str, int] | None = None,
+) -> pl.DataFrame:
+    """Return the training set of ``month``: the model's examples with ``features``, its own where None.
+
+    The datasets are read as of ``versions`` (version by table) where these name them, else as they stand.
+    """
+    tables = {name: f"datasets/{name}" for name in model.declared.examples.sources}
+    sources = {name: lake.scan(table, (versions or {}).get(table), [month]) for name, table in tables.items()}
+    return assemble(
+        model.examples_function(sources),
+        features or model.feature_set,
+        logs,
+        model.request_fields,
+        model.declared.prediction_time,
+        model=model.name,
+        partition=month,
+    )
 
 
 def read_training_set(model: BoundModel, month: str, lake: Lake, version: int | None = None) -> pl.DataFrame:
@@ -107,7 +129,13 @@ def make_candidate(
         prices=prices_of(repository),
         checkpoint=checkpoint,
     )
-    manifest = planned.model_copy(update={"hardware": collect_hardware(candidate.account.device)})
+    manifest = planned.model_copy(
+        update={
+            "hardware": collect_hardware(candidate.account.device),
+            "fitted": candidate.declared.model_copy(update={"tuning": None}).model_dump(mode="json"),
+            **results_of(candidate, split),
+        }
+    )
     with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
         directory = Path(scratch) / "model"
         write_model(
@@ -130,6 +158,22 @@ def make_candidate(
     return MadeCandidate(version, manifest, split.counts(), candidate)
 
 
+def results_of(candidate: Candidate, split: Split) -> dict[str, Any]:
+    """Return what a rebuild is compared with: metrics of the test rows, and the digest of their predictions.
+
+    Beside them the metrics of the validation rows (``validation_…``), by the fit that had not seen these: what several
+    candidates are compared by, without looking at the test month.
+    """
+    predictions = candidate.predict(split.test)
+    measure = score if candidate.task == "classification" else score_regression
+    held_out = measure(_labels(split.validation), candidate.held_out)
+    return {
+        "metrics": measure(_labels(split.test), predictions)
+        | {f"{VALIDATION_PREFIX}{name}": value for name, value in held_out.items()},
+        "predictions": predictions_digest(predictions),
+    }
+
+
 def prices_of(repository: Path) -> PriceList:
     """Return the price list of `params.yaml`, the default one where it has none."""
     path = repository / "params.yaml"
@@ -149,6 +193,9 @@ def _manifest(
 ) -> Manifest:
     declared = model.declared.trainers[trainer]
     tables = {model.table: lake.version(model.table) or 0}
+    tables |= {
+        table: lake.version(table) or 0 for table in (f"datasets/{name}" for name in model.declared.examples.sources)
+    }
     tables |= {view.table: model.feature_set.versions(lake)[view.name] for view in model.stored_views}
     return Manifest(
         model=model.name,
@@ -166,6 +213,10 @@ def _manifest(
         dagster_run_id=dagster_run_id,
         created_at=now.isoformat(),
     )
+
+
+def _labels(rows: pl.DataFrame) -> npt.NDArray[np.float64]:
+    return rows[LABEL].cast(pl.Float64).to_numpy()
 
 
 def _log(run: "TrackedRun", candidate: Candidate, manifest: Manifest, split: Split) -> None:

@@ -54,7 +54,11 @@ class Manifest(_Record):
     training_rows: int = Field(description="Rows of the training set.")
     code: CodeFacts = Field(description="Which code ran.")
     lock: str | None = Field(description="SHA-256 of requirements.lock, None where there is none.")
-    parameters: dict[str, Any] = Field(description="Parameters of the trainer as fitted.")
+    parameters: dict[str, Any] = Field(description="Settings of the trainer as declared.")
+    fitted: dict[str, Any] | None = Field(
+        default=None,
+        description="The same as fitted: what tuning found in its place, so that nothing is searched again.",
+    )
     seeds: dict[str, int] = Field(description="Seeds by what they seed.")
     hardware: HardwareFacts = Field(description="On what it ran.")
     parent: str | None = Field(default=None, description="Content digest of the model this one continues.")
@@ -67,14 +71,15 @@ class Manifest(_Record):
     def inputs_digest(self) -> str:
         """Return the digest of all that decides the model: equal inputs make training again pointless.
 
-        The commit does not count (its code's digest does), nor do hardware, times, run id and results.
+        The commit does not count (its code's digest does), nor do hardware, times, run id and results. Neither do the
+        versions of the tables: they rise with every other month that lands, and the training set's hash says what of
+        them was read.
         """
         facts = self.model_dump(
             include={
                 "model",
                 "partition",
                 "trainer",
-                "tables",
                 "training_set",
                 "lock",
                 "parameters",

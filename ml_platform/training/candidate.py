@@ -35,6 +35,7 @@ class Candidate:
     """A fitted model with everything that is needed to serve it.
 
     ``declared`` are its settings, those that tuning found among them; ``history`` is (round, validation loss).
+    ``held_out`` are uncalibrated predictions of the validation rows by the fit that had not seen them.
     """
 
     trainer: str
@@ -44,6 +45,7 @@ class Candidate:
     calibration: Calibration
     account: Account
     history: list[tuple[int, float]]
+    held_out: npt.NDArray[np.float64]
     notes: list[str]
     declared: TrainerSettings
     tuning: Tuning | None = None
@@ -90,10 +92,9 @@ def fit_candidate(
             declared = with_settings(declared, tuning.best)
         trainer = make_trainer(declared, task)
         tuned = trainer.fit(train, validation, checkpoint=_under(checkpoint, "tuned"), report=report)
+        held_out = tuned.predict(validation.features)
         calibration = fit_calibration(
-            declared.calibration if task == "classification" else "none",
-            tuned.predict(validation.features),
-            validation.label,
+            declared.calibration if task == "classification" else "none", held_out, validation.label
         )
         fitted: Fitted = tuned
         if declared.refit:
@@ -110,6 +111,7 @@ def fit_candidate(
         calibration=calibration,
         account=account.total(),
         history=tuned.history,
+        held_out=held_out,
         declared=declared,
         tuning=tuning,
         notes=[*notes, *tuned.notes, *(fitted.notes if fitted is not tuned else [])],

@@ -22,7 +22,6 @@ def repository(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
-        {"tables": {"datasets/flights": 7}},
         {"training_set": "f" * 64},
         {"parameters": {"num_leaves": 63}},
         {"seeds": {"fit": 2}},
@@ -43,6 +42,7 @@ def test_changed_input_changes_the_inputs_digest(manifest: Manifest, change: dic
         {"dagster_run_id": "run-2"},
         {"created_at": "2026-11-22T08:00:00+00:00"},
         {"metrics": {"auc": 0.77}},
+        {"tables": {"datasets/flights": 7}},
         {"code": CodeFacts(commit="another", dirty=True, sha256="b" * 64)},
     ],
     ids=lambda change: next(iter(change)),
