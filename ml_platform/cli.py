@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ml_platform.errors import PlatformError
 from resources import environment
@@ -27,6 +28,11 @@ app = typer.Typer(
 features = typer.Typer(help="Look at features.", no_args_is_help=True)
 app.add_typer(features, name="features")
 
+
+class HomeError(PlatformError):
+    """Raised when the home cannot be made or written."""
+
+
 Partitions = Annotated[
     str, typer.Option("--partitions", "-p", help="One month (2013-06) or a range (2013-01...2013-06).")
 ]
@@ -37,11 +43,10 @@ Reason = Annotated[str, typer.Option(help="Why; part of the record.")]
 @app.command()
 def land(domain: str, through: Annotated[str, typer.Option(help="Last month that has arrived, like 2013-06.")]) -> None:
     """Land the raw files of DOMAIN, month by month, as if they came in from outside."""
-    import importlib
-
+    from ml_platform.console.arguments import module_of
     from ml_platform.data.landing import Landing
 
-    landed = importlib.import_module(f"assets.{domain}.landing").land(Landing(_home().landing), through)
+    landed = module_of(domain, "landing").land(Landing(_home().landing), through)
     _console().print(f"{len(landed)} files have landed through {through}.")
 
 
@@ -53,11 +58,12 @@ def materialize(
 ) -> None:
     """Bring a selection of assets up to date, with live progress."""
     from ml_platform.console import materialize as work
+    from ml_platform.console.arguments import months_of
     from ml_platform.console.progress import live_progress
     from resources.orchestration import open_instance
 
+    months = months_of(partitions)
     home, console, loaded = _home(), _console(), work.definitions()
-    months = work.months_of(partitions)
     with open_instance(home) as instance, live_progress(console) as listener:
         keys = work.select(loaded, select)
         runs = work.bring_up_to_date(loaded, instance, home, keys, months, listener=listener, force=force)
@@ -118,21 +124,10 @@ def history(
     model: str, at: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none shows every change.")] = ""
 ) -> None:
     """Show which version of MODEL was champion when, on which data, by whose decision."""
-    from datetime import datetime
+    from ml_platform.console import history as work
+    from ml_platform.console.arguments import instant
 
-    from ml_platform.registry import championship
-    from ml_platform.registry.audit import AuditLog
-
-    audit = AuditLog(_home().records / "audit.jsonl")
-    one = championship.champion_at(audit, model, datetime.fromisoformat(at)) if at else None
-    changes = championship.history(audit, model) if not at else [one] if one else []
-    for each in changes:
-        typer.echo(
-            f"{each.since.isoformat()}  version {each.version} ({each.partition})  {each.action} by {each.decided_by}"
-            f"  training set {each.manifest['training_set'][:12]}  {each.reason}"
-        )
-    if not changes:
-        typer.echo(f"'{model}' had no champion{' at ' + at if at else ''}.")
+    work.show(work.changes(_home(), model, instant(at) if at else None), _console())
 
 
 @app.command()
@@ -184,8 +179,9 @@ def features_show(
 ) -> None:
     """Show each feature of one row: value, unit, when it became known."""
     from ml_platform.console import explain
+    from ml_platform.console.arguments import instant
 
-    explain.show(explain.explained(_home(), model, row, as_of), _console())
+    explain.show(explain.explained(_home(), model, row, instant(as_of) if as_of else None), _console())
 
 
 def main() -> None:
@@ -194,7 +190,7 @@ def main() -> None:
     try:
         app()
     except PlatformError as error:
-        Console(stderr=True).print(f"[red]✗[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print("[red]✗[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -227,7 +223,15 @@ def _console() -> Console:
 
 def _home() -> Home:
     home = Home.from_environment()
-    prepare(home)
+    try:
+        prepare(home)
+    except OSError as error:
+        raise HomeError(
+            f"Platform home {home.root}",
+            expected="a folder that can be written",
+            found=str(error.strerror),
+            mend="Set ML_PLATFORM_HOME to another folder.",
+        ) from error
     return home
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import PlatformError
-from ml_platform.registry.manifest import CodeFacts, Manifest
+from ml_platform.registry.manifest import CodeFacts, HardwareFacts, Manifest
 
 
 class ReproductionError(PlatformError):
@@ -20,9 +20,10 @@ class ReproductionError(PlatformError):
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What a rebuild from the pinned inputs gave."""
+    """What a rebuild from the pinned inputs gave; ``stored_training_set`` is the hash of the one that was kept."""
 
     training_set: str
+    stored_training_set: str
     metrics: Mapping[str, float]
     predictions: npt.NDArray[np.float64]
 
@@ -56,13 +57,14 @@ def reproduce(
     *,
     code: CodeFacts,
     lock: str | None,
+    hardware: HardwareFacts,
     relative_tolerance: float = 0.0,
 ) -> Reproduction:
     """Rebuild from ``manifest`` and return what is equal: training-set hash, each metric, the predictions.
 
-    ``code`` and ``lock`` are those of now: where they differ from the pinned ones it is said, not refused. Metrics are
-    equal within ``relative_tolerance``, hashes only exactly. Raises :class:`ReproductionError` when the manifest holds
-    no metrics or predictions.
+    ``code``, ``lock`` and ``hardware`` are those of now: where they differ from the pinned ones it is said, not
+    refused. Metrics are equal within ``relative_tolerance``, hashes only exactly. Raises :class:`ReproductionError`
+    when the manifest holds no metrics or predictions.
     """
     if not manifest.metrics or manifest.predictions is None:
         raise ReproductionError(
@@ -76,10 +78,11 @@ def reproduce(
     return Reproduction(
         comparisons=[
             _same("training set", manifest.training_set, rebuilt.training_set),
+            _same("training set as stored", manifest.training_set, rebuilt.stored_training_set),
             *_metrics(manifest.metrics, rebuilt.metrics, relative_tolerance),
             _same("predictions", manifest.predictions, predictions),
         ],
-        surroundings=_surroundings(manifest, code, lock),
+        surroundings=_surroundings(manifest, code, lock, hardware),
     )
 
 
@@ -102,12 +105,20 @@ def _metrics(recorded: Mapping[str, float], rebuilt: Mapping[str, float], tolera
     return found
 
 
-def _surroundings(manifest: Manifest, code: CodeFacts, lock: str | None) -> list[str]:
+def _surroundings(manifest: Manifest, code: CodeFacts, lock: str | None, hardware: HardwareFacts) -> list[str]:
     notes = []
     if manifest.code.sha256 != code.sha256:
-        notes.append(f"The code differs: trained at {manifest.code.commit or 'no commit'}, now {code.commit}.")
+        notes.append(f"The code differs: made at {_at(manifest.code)}, now at {_at(code)}.")
     if manifest.code.dirty:
-        notes.append("It was trained with uncommitted changes, which no commit holds.")
+        notes.append("It was made with uncommitted changes, which no commit holds.")
     if manifest.lock != lock:
         notes.append("The locked dependencies differ.")
+    then, now = ((each.machine, each.cpu_count) for each in (manifest.hardware, hardware))
+    if then != now:
+        # Sums over threads depend on their number.
+        notes.append(f"The machine differs: made on {then[0]} with {then[1]} cores, now {now[0]} with {now[1]}.")
     return notes
+
+
+def _at(code: CodeFacts) -> str:
+    return f"{code.commit[:12] if code.commit else 'no commit'}{' with changes' if code.dirty else ''}"

@@ -1,5 +1,7 @@
 """A rebuild is compared with what was recorded, part by part, and what may explain a difference is said."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,15 +18,31 @@ def recorded(manifest: Manifest) -> Manifest:
 
 
 def again(recorded: Manifest, **changes: object) -> Reproduction:
-    given = {"training_set": recorded.training_set, "metrics": dict(recorded.metrics), "predictions": PREDICTIONS}
+    given = {
+        "training_set": recorded.training_set,
+        "stored_training_set": recorded.training_set,
+        "metrics": dict(recorded.metrics),
+        "predictions": PREDICTIONS,
+    }
     rebuilt = Rebuilt(**{**given, **changes})  # type: ignore[arg-type]
-    return reproduce(recorded, lambda _: rebuilt, code=recorded.code, lock=recorded.lock)
+    return compared(recorded, rebuilt)
+
+
+def compared(recorded: Manifest, rebuilt: Rebuilt, **given: Any) -> Reproduction:
+    now = {"code": recorded.code, "lock": recorded.lock, "hardware": recorded.hardware} | given
+    return reproduce(recorded, lambda _: rebuilt, **now)
 
 
 def test_equal_rebuild_is_equal_in_every_part(recorded: Manifest) -> None:
     found = again(recorded)
     assert found.equal
-    assert [one.what for one in found.comparisons] == ["training set", "auc", "log_loss", "predictions"]
+    assert [one.what for one in found.comparisons] == [
+        "training set",
+        "training set as stored",
+        "auc",
+        "log_loss",
+        "predictions",
+    ]
     assert found.surroundings == []
 
 
@@ -32,6 +50,7 @@ def test_equal_rebuild_is_equal_in_every_part(recorded: Manifest) -> None:
     ("changes", "unequal"),
     [
         ({"training_set": "f" * 64}, ["training set"]),
+        ({"stored_training_set": "f" * 64}, ["training set as stored"]),
         ({"metrics": {"auc": 0.7700000001, "log_loss": 0.44}}, ["auc"]),
         ({"metrics": {"auc": 0.77}}, ["log_loss"]),
         ({"predictions": np.array([0.1, 0.3, 0.7])}, ["predictions"]),
@@ -44,18 +63,20 @@ def test_part_that_differs_is_named(recorded: Manifest, changes: dict[str, objec
 
 
 def test_tolerance_is_for_metrics_only(recorded: Manifest) -> None:
-    nearly = Rebuilt(recorded.training_set, {"auc": 0.770001, "log_loss": 0.44}, PREDICTIONS + 1e-12)
-    found = reproduce(recorded, lambda _: nearly, code=recorded.code, lock=recorded.lock, relative_tolerance=1e-4)
+    kept = recorded.training_set
+    nearly = Rebuilt(kept, kept, {"auc": 0.770001, "log_loss": 0.44}, PREDICTIONS + 1e-12)
+    found = compared(recorded, nearly, relative_tolerance=1e-4)
     assert [one.what for one in found.comparisons if not one.equal] == ["predictions"]
 
 
-def test_other_code_and_lock_are_said(recorded: Manifest) -> None:
-    rebuilt = Rebuilt(recorded.training_set, recorded.metrics, PREDICTIONS)
-    now = CodeFacts(commit="decade", dirty=False, sha256="0" * 64)
-    found = reproduce(recorded, lambda _: rebuilt, code=now, lock="9" * 64)
-    assert found.surroundings == [
-        "The code differs: trained at c0ffee, now decade.",
+def test_other_code_lock_and_machine_are_said(recorded: Manifest) -> None:
+    rebuilt = Rebuilt(recorded.training_set, recorded.training_set, recorded.metrics, PREDICTIONS)
+    now = CodeFacts(commit="decade", dirty=True, sha256="0" * 64)
+    more_cores = recorded.hardware.model_copy(update={"cpu_count": 64})
+    assert compared(recorded, rebuilt, code=now, lock="9" * 64, hardware=more_cores).surroundings == [
+        "The code differs: made at c0ffee, now at decade with changes.",
         "The locked dependencies differ.",
+        "The machine differs: made on x86_64 Linux with 2 cores, now x86_64 Linux with 64.",
     ]
 
 
