@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ml_platform.components.declaration import Declaration
 from ml_platform.components.feature_view import FeatureView
+from ml_platform.components.monitors import Monitors
 from ml_platform.components.scaffolding import ModelScaffolder
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import MonthlyPartitions
@@ -25,7 +26,6 @@ from ml_platform.evaluation.gates import Gate
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
-from ml_platform.monitoring.drift import DriftSettings
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.contract import RequestContract, RequestField
 from ml_platform.training.splits import SplitSettings
@@ -42,6 +42,14 @@ class Examples(Settings):
         description="package.module:function(sources) returning example_id, request fields, label, label_known_at."
     )
     sources: list[str] = Field(min_length=1, description="Datasets that the function reads, by name.")
+    identity: list[str] = Field(
+        default_factory=list,
+        description="Request fields that tell one example from another: outcomes are found by them; empty means all.",
+    )
+    revealed: dict[str, dict[str, list[str]]] = Field(
+        default_factory=dict,
+        description="By source, by its time column: columns that are known only from then on, besides what views say.",
+    )
 
 
 class Evaluation(Settings):
@@ -116,13 +124,17 @@ class Model(Declaration):
         default_factory=lambda: Retraining.model_validate({}), description="When it is trained without being asked."
     )
     maximum_rows: int = Field(default=1000, ge=1, description="Rows that one request may hold.")
-    drift: DriftSettings = Field(
-        default_factory=lambda: DriftSettings.model_validate({}), description="When a feature counts as drifted."
+    monitors: Monitors = Field(
+        default_factory=lambda: Monitors.model_validate({}), description="How the model is watched."
     )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         from ml_platform.components import model_judgement, model_monitoring, model_serving, model_training
 
+        for at, name in enumerate(self.examples.identity):
+            fields = [field.name for field in self.request]
+            if name not in fields:
+                raise self.refuse_name(["examples", "identity", at], name, fields, "a field of the request")
         views = self.views(context.component_tree)
         bound = BoundModel(self, views)
         assets = [
@@ -205,6 +217,11 @@ class BoundModel:
     @property
     def request_fields(self) -> list[str]:
         return [field.name for field in self.declared.request]
+
+    @property
+    def identity(self) -> list[str]:
+        """Request fields that tell one example from another."""
+        return self.declared.examples.identity or self.request_fields
 
     @cached_property
     def examples_function(self) -> Callable[[dict[str, pl.LazyFrame]], pl.LazyFrame]:

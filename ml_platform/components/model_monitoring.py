@@ -1,29 +1,47 @@
-"""The assets that watch a model: what it answered, what then happened, and whether its inputs still look alike."""
+"""The assets that watch a model: what it answered, what then happened, and whether its inputs still look alike.
+
+Each body reads its inputs, calls the engine, and returns what the UI shows.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import months_definition
+from ml_platform.components.declaration import months_definition, up_to_own_month
 from ml_platform.components.model import BoundModel
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
 
 
 def predictions(model: BoundModel) -> dg.AssetsDefinition:
     """`<model>/predictions`: what the services answered."""
+    key = model.key("predictions")
 
     @dg.asset(
-        key=model.key("predictions"),
+        key=key,
         description="One row per answered prediction, with its request and the feature values that it used.",
+        metadata={"dagster/table_name": f"models/{model.name}/predictions"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "skew",
+                asset=key,
+                description="Features of a sample of predictions are equal when recomputed from the change logs.",
+            )
+        ],
         **model.common("deltalake"),
     )
-    def _predictions(lake: LakeResource, home: HomeResource) -> dg.MaterializeResult[Any]:
+    def _predictions(
+        lake: LakeResource, home: HomeResource, mlflow: MlflowResource
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.components.feature_checks import look_for_skew
+        from ml_platform.components.watched import shown_skew
         from ml_platform.components.watching import ingest_predictions
 
         found = ingest_predictions(model, lake.lake(), home.home())
-        return dg.MaterializeResult(metadata={**found.model_dump(), "dagster/row_count": found.added})
+        yield dg.MaterializeResult(metadata={"dagster/row_count": found.rows, **found.model_dump(exclude={"rows"})})
+        yield shown_skew(look_for_skew(model, lake.lake(), lambda: mlflow.models, home.home()))
 
     return _predictions
 
@@ -38,45 +56,51 @@ def outcomes(model: BoundModel) -> dg.AssetsDefinition:
             model.key("predictions"),
             dg.AssetDep(model.key("training_set"), partition_mapping=dg.AllPartitionMapping()),
         ],
+        metadata={"dagster/table_name": f"models/{model.name}/outcomes"},
         **model.common("deltalake"),
     )
     def _outcomes(lake: LakeResource) -> dg.MaterializeResult[Any]:
         from ml_platform.components.watching import settle_outcomes
 
-        written = settle_outcomes(model, lake.lake())
-        if written is None:
+        settled = settle_outcomes(model, lake.lake())
+        if settled is None:
             return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": "Nothing was predicted yet."})
         return dg.MaterializeResult(
-            metadata={"dagster/row_count": written.rows, "table_version": written.version},
-            data_version=dg.DataVersion(written.sha256),
+            metadata={
+                "dagster/row_count": settled.table.rows,
+                "labelled": settled.labelled,
+                "table_version": settled.table.version,
+            },
+            data_version=dg.DataVersion(settled.table.sha256),
         )
 
     return _outcomes
 
 
 def performance(model: BoundModel) -> dg.AssetsDefinition:
-    """`<model>/performance`: realised metrics by period."""
+    """`<model>/performance`: realised metrics by period and version, against what was promised."""
+    key = model.key("performance")
 
     @dg.asset(
-        key=model.key("performance"),
-        description="Realised metrics of what the stable version answered, by month, with how many labels are known.",
+        key=key,
+        description="Realised metrics of what each stable version answered, by period, with how many labels are known.",
         deps=[model.key("outcomes")],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "promise", asset=key, description="The newest judged period is as good as the evaluation promised."
+            )
+        ],
         **model.common("python"),
     )
-    def _performance(lake: LakeResource) -> dg.MaterializeResult[Any]:
+    def _performance(
+        lake: LakeResource, home: HomeResource
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.components.watched import performance_metadata, shown_promise
         from ml_platform.components.watching import judge_performance
-        from ml_platform.monitoring.performance import PerformanceSettings
 
-        report = judge_performance(model, lake.lake(), PerformanceSettings(), promise={})
-        latest = report.latest
-        return dg.MaterializeResult(
-            metadata={
-                "periods": len(report.periods),
-                "predictions": sum(period.predictions for period in report.periods),
-                "labelled": sum(period.labelled for period in report.periods),
-                **(latest.metrics if latest else {"reason": "No period has enough known labels to be judged yet."}),
-            }
-        )
+        report = judge_performance(model, lake.lake(), home.audit(), home.home())
+        yield dg.MaterializeResult(metadata=performance_metadata(report))
+        yield shown_promise(report)
 
     return _performance
 
@@ -87,34 +111,37 @@ def drift(model: BoundModel) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        description="The month's feature values compared with those of all months before, by distance and by eye.",
+        description=(
+            "The month's feature values, and the champion's scores, compared with those of all months before: what "
+            "changed by more than is usual for it."
+        ),
         partitions_def=months_definition(model.declared.partitions),
-        deps=[model.key("training_set")],
-        check_specs=[dg.AssetCheckSpec("no_drift", asset=key, description="No feature drifted, no data are broken.")],
+        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=up_to_own_month())],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "no_drift",
+                asset=key,
+                description="Scores are distributed as before, and no data are broken: nulls, categories, volume.",
+            )
+        ],
         **model.common("evidently"),
     )
     def _drift(
-        context: dg.AssetExecutionContext, lake: LakeResource, home: HomeResource
+        context: dg.AssetExecutionContext, lake: LakeResource, home: HomeResource, mlflow: MlflowResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.components.watched import drift_metadata, shown_drift
         from ml_platform.components.watching import watch_drift
 
-        page = home.home().reports / "drift" / model.name / context.partition_key / "report.html"
-        report = watch_drift(model, context.partition_key, lake.lake(), page)
-        yield dg.MaterializeResult(
-            metadata={
-                "decision": report.decision,
-                "drifted_features": len(report.drifted),
-                "drifted": report.drifted,
-                "rows_reference": report.rows_reference,
-                "rows_current": report.rows_current,
-                "report": home.link(page),
-            }
+        watched = watch_drift(
+            model,
+            context.partition_key,
+            lake=lake.lake(),
+            registry=lambda: mlflow.models,
+            audit=home.audit(),
+            folders=home.home(),
         )
-        yield dg.AssetCheckResult(
-            check_name="no_drift",
-            passed=report.decision in ("steady", "not judged"),
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(report.drifted)} of {len(report.columns)} columns drifted: {report.decision}.",
-        )
+        page = {"report": home.link(watched.page)} if watched.page else {}
+        yield dg.MaterializeResult(metadata={**drift_metadata(watched), **page})
+        yield shown_drift(watched.report)
 
     return _drift

@@ -3,6 +3,7 @@
 Each body reads its inputs, calls the engine, and returns what the UI shows.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -20,9 +21,10 @@ from resources.mlflow import MlflowResource
 def training_set(model: BoundModel) -> dg.AssetsDefinition:
     """`<model>/training_set`: the month's examples, each with the features known when it was predicted."""
     declared = model.declared
+    key = model.key("training_set")
 
     @dg.asset(
-        key=model.key("training_set"),
+        key=key,
         description=(
             "One row per example of the month: its request, the features as known at its prediction time, and whether "
             f"it came true ({declared.target}). An example whose outcome is never known has no label."
@@ -34,12 +36,29 @@ def training_set(model: BoundModel) -> dg.AssetsDefinition:
             *(dg.AssetKey(["features", view.name]) for view in model.feature_set.views),
         ],
         code_version=model.code_version,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "known_in_time",
+                asset=key,
+                blocking=True,
+                description="No request field changes when what became known after the prediction is scrambled.",
+            ),
+            dg.AssetCheckSpec(
+                "sentinel",
+                asset=key,
+                description="No feature alone, and no split by chance, looks too good to be true.",
+            ),
+        ],
         automation_condition=on_new_inputs(),
         metadata={"dagster/table_name": model.table, "features": len(model.feature_set.feature_names)},
         **model.common("polars", "deltalake"),
     )
-    def _training_set(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
+    def _training_set(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.candidates import build_training_sets
+        from ml_platform.components.feature_checks import look_at_training_set, look_for_late_fields
+        from ml_platform.components.watched import shown_late_fields, shown_sentinel
         from ml_platform.data.canonical import value_digest
 
         written = build_training_sets(model, list(context.partition_keys), lake.lake())
@@ -53,7 +72,9 @@ def training_set(model: BoundModel) -> dg.AssetsDefinition:
                 },
                 partition_key=month,
             )
-        return dg.MaterializeResult(data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])))
+        yield dg.MaterializeResult(data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])))
+        yield shown_late_fields(look_for_late_fields(model, lake.lake()))
+        yield shown_sentinel(look_at_training_set(model, lake.lake()))
 
     return _training_set
 

@@ -3,24 +3,57 @@
 Apart from the assets so that the command line and schedules look by the same steps.
 """
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
 from ml_platform.components.candidates import read_training_set
+from ml_platform.components.judgement import METRICS
 from ml_platform.components.model import BoundModel
+from ml_platform.components.packaging import model_directory
 from ml_platform.data.lake import PARTITION, Lake, TableVersion
 from ml_platform.data.partitions import month_bounds
-from ml_platform.evaluation.metrics import score
+from ml_platform.evaluation.metrics import score, score_regression
 from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_report import DriftReport
-from ml_platform.monitoring.evidently_report import ReportSettings, write_evidently_report
+from ml_platform.monitoring.evidently_report import write_evidently_report
+from ml_platform.monitoring.logged_fields import with_request_fields
 from ml_platform.monitoring.outcomes import join_outcomes
-from ml_platform.monitoring.performance import PerformanceReport, PerformanceSettings, realised_performance
-from ml_platform.monitoring.prediction_log import Ingested, ingest, with_request_fields
+from ml_platform.monitoring.performance import PerformanceReport, Promise, promise_of, realised_performance
+from ml_platform.monitoring.prediction_log import Ingested, ingest
+from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.championship import Championship, history
+from ml_platform.registry.models import ModelRegistry
+from ml_platform.training.model_directory import StoredModel, read_model
 from ml_platform.training.training_set import LABEL, LABEL_KNOWN_AT
 from resources.home import Home
+
+SCORE = "score"
+"""The column of scores beside the features; the champion's, whatever it predicts."""
+
+DRAWN_FEATURES = 20
+"""Features on the page of a drift, those that moved most: two hundred plots would be read by nobody."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The table of outcomes as written: its version, and how many of its predictions have an outcome."""
+
+    table: TableVersion
+    labelled: int
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was found about a month, where it is drawn (None: nothing to draw), and whose scores were compared."""
+
+    report: DriftReport
+    page: Path | None
+    scored_by: int | None
 
 
 def predictions_table(model: BoundModel) -> str:
@@ -44,37 +77,107 @@ def data_clock(model: BoundModel, lake: Lake) -> datetime:
     return month_bounds(lake.partitions(model.table)[-1], model.declared.partitions.time_zone)[1]
 
 
-def settle_outcomes(model: BoundModel, lake: Lake) -> TableVersion | None:
+def settle_outcomes(model: BoundModel, lake: Lake) -> Settled | None:
     """Join every logged prediction with its label where that is known by now; None where nothing was predicted yet."""
     if not lake.exists(predictions_table(model)):
         return None
-    keys = model.request_fields
+    keys = model.identity
     labels = lake.scan(model.table).select(*keys, LABEL, LABEL_KNOWN_AT).collect()
     predictions = lake.scan(predictions_table(model)).drop(PARTITION).collect()
     typed = with_request_fields(predictions, {name: labels.schema[name] for name in keys})
     joined = join_outcomes(typed, labels, keys=keys, known_by=data_clock(model, lake))
-    return lake.write(outcomes_table(model), joined, None)
+    return Settled(lake.write(outcomes_table(model), joined, None), joined["outcome"].count())
 
 
-def judge_performance(
-    model: BoundModel, lake: Lake, settings: PerformanceSettings, promise: dict[str, float]
-) -> PerformanceReport:
-    """Return the realised metrics of what the stable version answered; no periods where nothing was predicted yet."""
+def judge_performance(model: BoundModel, lake: Lake, audit: AuditLog, folders: Home) -> PerformanceReport:
+    """Return the realised metrics of what each stable version answered; no periods where nothing was predicted yet."""
     if not lake.exists(outcomes_table(model)):
         return PerformanceReport(periods=[])
     rows = lake.scan(outcomes_table(model)).filter(pl.col("role") == "stable").collect()
-    return realised_performance(rows, score=score, settings=settings, known_by=data_clock(model, lake), promise=promise)
+    return realised_performance(
+        rows,
+        score=score if model.declared.task == "classification" else score_regression,
+        settings=model.declared.monitors.performance,
+        known_by=data_clock(model, lake),
+        promises=promises(model, audit, folders),
+    )
 
 
-def watch_drift(model: BoundModel, month: str, lake: Lake, page: Path) -> DriftReport:
-    """Compare the rows of ``month`` with those of all months before it; write Evidently's page to ``page``."""
+def promises(model: BoundModel, audit: AuditLog, folders: Home) -> dict[str, Promise]:
+    """Return, by version that was ever champion, the metrics with which it was promoted."""
+    found: dict[str, Promise] = {}
+    for one in history(audit, model.name):
+        numbers = folders.records / METRICS / f"{one.verdict}.json"
+        if one.verdict and numbers.exists():
+            found[str(one.version)] = promise_of(json.loads(numbers.read_text()))
+    return found
+
+
+def watch_drift(
+    model: BoundModel,
+    month: str,
+    *,
+    lake: Lake,
+    registry: Callable[[], ModelRegistry],
+    audit: AuditLog,
+    folders: Home,
+) -> Watched:
+    """Compare the rows of ``month`` with those of all months before it, and draw what moved most.
+
+    Scores are compared too where a champion stood before the month: those it gives the month with those it gave the
+    month on which it was evaluated, of which it had not seen a row. ``registry`` is asked for only then.
+    """
     rows = read_training_set(model, month, lake)
     start, _ = month_bounds(month, model.declared.partitions.time_zone)
+    champion = _champion_before(audit, model, month)
+    if champion is not None:
+        directory = model_directory(registry(), registry().version(model.name, champion.version), folders.models)
+        rows = _scored(read_model(directory), rows, model, champion.partition, start)
     reference, current = rows.filter(pl.col("predict_at") < start), rows.filter(pl.col("predict_at") >= start)
-    features = model.feature_set.feature_names
-    report = measure_drift(reference, current, features=features, settings=model.declared.drift, time="predict_at")
-    # The page draws what moved most: two hundred plots would be read by nobody.
-    moved = [column.name for column in report.columns[:20]]
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_evidently_report(reference, current, page, features=moved, settings=ReportSettings())
-    return report
+    earlier = [held for held in lake.partitions(model.table) if held < month]
+    monitors = model.declared.monitors
+    scored = SCORE if SCORE in rows.columns else None
+    report = measure_drift(
+        reference,
+        current,
+        features=model.feature_set.feature_names,
+        settings=monitors.drift,
+        score=scored,
+        time="predict_at",
+        expected_rows=reference.height / len(earlier) if earlier else None,
+    )
+    if not report.columns:
+        return Watched(report, None, None)
+    page = folders.reports / "drift" / model.name / month / "report.html"
+    write_evidently_report(
+        reference,
+        current,
+        page,
+        features=[column.name for column in report.columns if column.role == "feature"][:DRAWN_FEATURES],
+        settings=monitors.drift_page,
+        score=scored,
+    )
+    return Watched(report, page, champion.version if champion and scored else None)
+
+
+def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> Championship | None:
+    """Return the newest champion that was made before ``month``, by the data it was made from, not by the clock."""
+    past = [one for one in history(audit, model.name) if one.partition < month]
+    return past[-1] if past else None
+
+
+def _scored(
+    stored: StoredModel, rows: pl.DataFrame, model: BoundModel, evaluated_on: str, start: datetime
+) -> pl.DataFrame:
+    """Return ``rows`` with scores for those from ``start`` on and for the month of the evaluation, else null.
+
+    A model that reads features which the training set no longer has cannot score it: the rows come back as they are.
+    """
+    if any(name not in rows.columns for name in stored.encoder.feature_names):
+        return rows
+    first, last = month_bounds(evaluated_on, model.declared.partitions.time_zone)
+    unseen = rows["predict_at"].is_between(first, last, closed="left") | (rows["predict_at"] >= start)
+    scores = pl.Series(SCORE, [None] * rows.height, dtype=pl.Float64).scatter(
+        unseen.arg_true(), stored.predict(rows.filter(unseen))
+    )
+    return rows.with_columns(scores)

@@ -156,7 +156,7 @@ def _small_models(matrix: np.ndarray, target: np.ndarray, splits: Sequence[np.nd
     data = lightgbm.Dataset(matrix, target, params=settings, free_raw_data=False).construct()
     found = []
     for trained in splits:
-        model = lightgbm.train(settings, data.subset(np.flatnonzero(trained)), num_boost_round=limits.rounds)
+        model = lightgbm.train(settings, data.subset(np.flatnonzero(trained).tolist()), num_boost_round=limits.rounds)
         found.append(auc(np.asarray(model.predict(matrix[~trained])), target[~trained]))
     return found
 

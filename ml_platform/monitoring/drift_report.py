@@ -80,11 +80,11 @@ class DriftReport(BaseModel):
         if not self.rows_reference:
             return "Not judged: there are no earlier rows to compare with."
         found = [
-            f"{len(columns)} {what} ({listed(column.name for column in columns)})"
+            f"{what} ({len(columns)} of {len(self.columns)}): {listed(column.name for column in columns)}"
             for what, columns in (
-                ("scores drifted", [each for each in self.columns if each.role == "score" and each.drifted]),
-                ("changed their share of nulls", [each for each in self.columns if each.nulls_changed]),
-                ("have categories never seen", [each for each in self.columns if each.unseen_appeared]),
+                ("scores shifted", [each for each in self.columns if each.role == "score" and each.shifted]),
+                ("share of nulls changed", [each for each in self.columns if each.nulls_changed]),
+                ("categories never seen", [each for each in self.columns if each.unseen_appeared]),
                 ("features shifted", [each for each in self.columns if each.role == "feature" and each.shifted]),
             )
             if columns

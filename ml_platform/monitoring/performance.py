@@ -31,6 +31,9 @@ class PerformanceSettings(Settings):
 
     period: str = Field(default="1mo", pattern=r"^\d+(d|w|mo)$", description="Length of a period: 1d, 1w, 1mo, …")
     minimum_labels: int = Field(default=500, ge=2, description="Known labels a period needs to be judged.")
+    minimum_days: int = Field(
+        default=7, ge=1, description="Days with known labels a period needs to be judged (all of a shorter period)."
+    )
     minimum_coverage: float = Field(
         default=0.5, ge=0, le=1, description="Share of the labels due that must be known for a period to be judged."
     )
@@ -85,7 +88,8 @@ class Period(BaseModel):
     pending: int = Field(description="Unlabelled, and not due yet.")
     missing: int = Field(description="Unlabelled although due: cancelled, lost, or late.")
     coverage: float | None = Field(description="Labelled out of labelled and missing; null while nothing is due.")
-    judged: bool = Field(description="Enough labels, enough of those due, and both classes among them.")
+    days: int = Field(description="Days with known labels: those of one day share their fate.")
+    judged: bool = Field(description="Enough labels, days, and labels of those due, and more than one outcome.")
     mean_score: float
     base_rate: float | None = Field(description="Mean outcome of the labelled; null without labels.")
     metrics: dict[str, float] = Field(description="Over the labelled; empty when not judged.")
@@ -130,8 +134,8 @@ def realised_performance(
     returns them. Periods are calendar days, weeks or months in UTC, by ``predict_at``. ``promises`` are, by version,
     the metrics of its evaluation; without one nothing is broken. A metric is broken when it lies beyond the worse end
     of the promised interval, so that the evaluation's own doubt does not explain it, *and* is worse than the promised
-    value by more than its tolerance. A period with too few labels, too little coverage or a single class is counted
-    but not judged. Raises :class:`PerformanceError` when a tolerance is set for a metric that the promise or the
+    value by more than its tolerance. A period with too few labels or days, too little coverage or a single class is
+    counted but not judged. Raises :class:`PerformanceError` when a tolerance is set for a metric that the promise or the
     realised metrics lack.
     """
     periods = outcomes.sort("predict_at").with_columns(
@@ -164,8 +168,10 @@ def _period(
     due = pl.col("predict_at") + timedelta(hours=settings.label_delay_hours) <= known_by
     missing = rows.filter(pl.col(OUTCOME).is_null(), due).height
     coverage = labelled.height / (labelled.height + missing) if labelled.height + missing else None
+    days = labelled["predict_at"].dt.date().n_unique()
     judged = (
         labelled.height >= settings.minimum_labels
+        and days >= min(settings.minimum_days, _days_in(settings.period))
         and coverage is not None
         and coverage >= settings.minimum_coverage
         and labelled[OUTCOME].n_unique() > 1
@@ -180,6 +186,7 @@ def _period(
         pending=rows.height - labelled.height - missing,
         missing=missing,
         coverage=coverage,
+        days=days,
         judged=judged,
         mean_score=float(np.mean(rows["score"].to_numpy())),
         base_rate=float(np.mean(labelled[OUTCOME].to_numpy())) if labelled.height else None,
@@ -192,6 +199,12 @@ def _period(
             if gap > settings.tolerances[name] and _beyond(metrics[name], (promise or {})[name], name, settings)
         ],
     )
+
+
+def _days_in(period: str) -> int:
+    """Return the days in the shortest period of a length like 2w."""
+    count, unit = int(period.rstrip("dwmo")), period.lstrip("0123456789")
+    return count * {"d": 1, "w": 7, "mo": 28}[unit]
 
 
 def _beyond(value: float, promised: Promised, name: str, settings: PerformanceSettings) -> bool:

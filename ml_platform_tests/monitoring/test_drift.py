@@ -210,8 +210,8 @@ def test_reason_counts_and_names_what_was_found() -> None:
         with_score(0, 0, 1), both, features=["x"], score="score", settings=DriftSettings(), expected_rows=1_000
     )
     assert report.reason == (
-        "Alert: 6000 rows where about 1000 are usual; 1 scores drifted ('score'); "
-        "1 changed their share of nulls ('x'); 1 features shifted ('x')."
+        "Alert: 6000 rows where about 1000 are usual; scores shifted (1 of 2): 'score'; "
+        "share of nulls changed (1 of 2): 'x'; features shifted (1 of 2): 'x'."
     )
 
 

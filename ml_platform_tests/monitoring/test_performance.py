@@ -48,7 +48,12 @@ def month(right: int, wrong: int, unknown: int = 0, start: datetime = JULY, vers
 def judge(
     outcomes: pl.DataFrame, promise: dict[str, float] | None = None, known_by: datetime = LATER, **changes: Any
 ) -> PerformanceReport:
-    plain = {"minimum_labels": 10, "tolerances": {"share_right": 0.05}, "higher_is_better": ["share_right"]}
+    plain = {
+        "minimum_labels": 10,
+        "minimum_days": 1,
+        "tolerances": {"share_right": 0.05},
+        "higher_is_better": ["share_right"],
+    }
     settings = PerformanceSettings.model_validate({**plain, **changes})
     exact = {name: Promised(value=value, low=value, high=value) for name, value in (promise or {}).items()}
     promises = {"7": exact} if promise else {}
@@ -82,7 +87,7 @@ def test_doing_better_than_promised_breaks_nothing() -> None:
 def test_promise_is_not_broken_within_its_own_interval(low: float, broken: list[str]) -> None:
     promise = {"share_right": Promised(value=0.9, low=low, high=0.95)}
     settings = PerformanceSettings(
-        minimum_labels=10, tolerances={"share_right": 0.05}, higher_is_better=["share_right"]
+        minimum_labels=10, minimum_days=1, tolerances={"share_right": 0.05}, higher_is_better=["share_right"]
     )
     report = realised_performance(
         month(80, 20), score=share_right, settings=settings, known_by=LATER, promises={"7": promise}
@@ -102,7 +107,7 @@ def test_versions_that_shared_a_month_are_judged_apart_each_by_its_own_promise()
         for version, value in {"9": 0.9, "10": 0.6}.items()
     }
     settings = PerformanceSettings(
-        minimum_labels=10, tolerances={"share_right": 0.05}, higher_is_better=["share_right"]
+        minimum_labels=10, minimum_days=1, tolerances={"share_right": 0.05}, higher_is_better=["share_right"]
     )
     report = realised_performance(rows, score=share_right, settings=settings, known_by=LATER, promises=promises)
     assert [(one.version, one.metrics["share_right"], one.broken, one.promised) for one in report.periods] == [
@@ -114,7 +119,7 @@ def test_versions_that_shared_a_month_are_judged_apart_each_by_its_own_promise()
 
 def test_default_tolerances_that_a_task_does_not_have_are_no_error() -> None:
     promise = {"share_right": Promised(value=0.9, low=0.9, high=0.9)}
-    settings = PerformanceSettings(minimum_labels=10)
+    settings = PerformanceSettings(minimum_labels=10, minimum_days=1)
     report = realised_performance(
         month(80, 20), score=share_right, settings=settings, known_by=LATER, promises={"7": promise}
     )
@@ -163,6 +168,13 @@ def test_period_decides_how_predictions_are_grouped() -> None:
 
 def test_minimum_labels_decides_what_is_judged() -> None:
     assert [judge(month(80, 20), minimum_labels=least).periods[0].judged for least in (100, 101)] == [True, False]
+
+
+def test_minimum_days_decides_how_many_fates_a_verdict_needs() -> None:
+    rows = pl.concat([month(20, 0), month(20, 0, start=JULY + timedelta(days=1))])
+    judged = [judge(rows, minimum_days=least).periods[0] for least in (2, 3)]
+    assert [(period.days, period.judged) for period in judged] == [(2, True), (2, False)]
+    assert judge(rows, minimum_days=7, period="1d").periods[0].judged  # no day has seven
 
 
 def test_minimum_coverage_decides_what_is_judged() -> None:
