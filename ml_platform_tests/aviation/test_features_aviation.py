@@ -84,6 +84,42 @@ def test_means_of_the_last_flights_hold_the_landing_itself() -> None:
     assert facts["known_at"].to_list() == [at(110), at(320), at(560)]
 
 
+def test_departures_of_a_route_are_told_when_they_leave_and_counted_over_a_day_and_a_week() -> None:
+    facts = history.route_departures(flights((0, 10, 90), (200, 30, 0), (3 * 1440, 0, 0), (3 * 1440 + 60, None, None)))
+    assert facts["known_at"].to_list() == [at(10), at(230), at(3 * 1440)]
+    assert facts["departure_delay_last_2"].to_list() == [10, 20, 15]
+    assert facts["departures_late_last_20"].to_list() == pytest.approx([0, 1 / 2, 1 / 3])
+    assert facts["departures_1d"].to_list() == [1, 2, 1]
+    assert facts["departures_7d"].to_list() == [1, 2, 3]
+
+
+def test_departures_of_a_flight_number_are_counted_over_four_weeks() -> None:
+    facts = history.flight_number_departures(flights((0, 5, 0), (27 * 1440, 20, 0), (29 * 1440, 0, 0)))
+    assert facts["departures_28d"].to_list() == [1, 2, 2]
+    assert facts["last_departure_delay"].to_list() == [5, 20, 0]
+
+
+def test_legs_of_an_aircraft_are_those_since_eight_in_the_morning_of_the_universal_day() -> None:
+    # Noon less five hours is 07:00 UTC: still the day before.
+    history_of = aircraft.aircraft_history(flights((-300, 0, 0), (0, 0, 0), (240, 0, 0)))
+    assert history_of["legs_that_day"].to_list() == [1, 1, 2]
+    assert history_of["legs_1d"].to_list() == [1, 2, 3]
+
+
+def test_legs_of_yesterday_are_not_legs_of_today() -> None:
+    asked = {"as_of": at(600), "aircraft_history__last_left_at": None, "aircraft_history__legs_that_day": None}
+    seen = [None, at(-300), at(-240), at(0)]
+    rows = pl.DataFrame([asked | {"aircraft_history__last_left_at": left} for left in seen]).with_columns(
+        aircraft_history__legs_that_day=pl.when(pl.col("aircraft_history__last_left_at").is_not_null()).then(3)
+    )
+    times = {"scheduled_departure": at(720), "scheduled_arrival": at(900)}
+    views = {view.name: view for view in declared()}
+    inputs = {name: dtype for each in views["outlook"].inputs for name, dtype in views[each].columns.items()}
+    absent = [pl.lit(None, dtype).alias(name) for name, dtype in inputs.items() if name not in rows.columns]
+    found = request.outlook(rows.with_columns(*(pl.lit(at).alias(name) for name, at in times.items()), *absent))
+    assert found["aircraft_legs_today"].to_list() == [None, 0, 3, 3]
+
+
 def test_flights_of_more_than_thirty_days_ago_are_forgotten() -> None:
     facts = history.route(flights((0, 0, 10), (31 * 1440, 0, 20)))
     assert facts["arrival_delay_last_20"].to_list() == [10, 20]

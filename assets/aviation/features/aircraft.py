@@ -48,11 +48,11 @@ def aircraft_leg(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
 
 
 def aircraft_history(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
-    """Return, at each departure of an aircraft, its legs of the last day and its delays over the last legs."""
+    """Return, at each departure of an aircraft, its legs of the day and its delays over the last legs."""
     rows = movements(sources["flights"]).select("tailnum", *TIES, "departure_delay", "departure_late")
     legs = Sequences(rows.drop_nulls(["tailnum", "left"]).collect(), ["tailnum"], "left")
     means = {"departure_delay": "departure_delay", "departures_late": "departure_late"}
-    columns = {"legs_1d": legs.within(DAY)} | legs.means(means, (2, 5, 20))
+    columns = {"legs_1d": legs.within(DAY), "legs_that_day": legs.today()} | legs.means(means, (2, 5, 20))
     return legs.facts(columns, instants(pl.col("left")).alias("last_left_at"))
 
 

@@ -2,8 +2,7 @@
 
 import polars as pl
 
-from assets.aviation.features.movements import DAY, HOUR, instants, movements
-from assets.aviation.features.ticks import NIGHT_UTC
+from assets.aviation.features.movements import DAY, HOUR, NIGHT_UTC, instants, movements
 from ml_platform.features.change_log import Window
 
 NEW_YORK = "America/New_York"

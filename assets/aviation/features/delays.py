@@ -37,7 +37,7 @@ ORIGIN = Spans(
 )
 ORIGIN_CARRIER = Spans(20, (120, 360), (240, 1440), (0, 30), (720,), (240,))
 CARRIER = Spans(20, (120,), (180, 1440), (0, 60), (1440,), (240,))
-DESTINATION = Spans(60, (180,), (240, 1440), (0,), (720,), (240,), today=False, active_days=7)
+DESTINATION = Spans(60, (180, 720), (240, 1440), (0,), (720,), (240,), today=False, active_days=7)
 
 
 def system(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:

@@ -3,34 +3,48 @@
 These facts age well: they still say something weeks later, when the month of a requested flight has not landed yet.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import polars as pl
 
-from assets.aviation.features.movements import DAY, instants, movements
+from assets.aviation.features.movements import DAY, NIGHT_UTC, instants, movements
 from assets.aviation.features.sequences import TIES, Sequences
-from assets.aviation.features.ticks import NIGHT_UTC, Ticks, ratio
+from assets.aviation.features.ticks import Ticks, ratio
 from ml_platform.features.change_log import Window
 
+ROUTE = ["origin", "dest"]
+FLIGHT_NUMBER = ["carrier", "flight", "dest"]
+ARRIVALS = {"arrival_delay": "arrival_delay", "arrivals_late": "arrival_late", "lost_in_air": "lost_in_air"}
+DEPARTURES = {"departure_delay": "departure_delay", "departures_late": "departure_late"}
 LAST_LANDED = instants(pl.col("landed")).alias("last_landed_at")
 
 
 def route(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
-    """Return, at each landing, the means over the last flights between two airports."""
-    means = {"arrival_delay": "arrival_delay", "arrivals_late": "arrival_late", "lost_in_air": "lost_in_air"}
-    return _last_few(sources["flights"], ["origin", "dest"], means, (2, 5, 20))
+    """Return, at each landing, how the last flights between two airports arrived."""
+    landings = _events(sources["flights"], ROUTE, "landed", ARRIVALS)
+    counts = {f"arrivals_{days}d": landings.within(days * DAY) for days in (1, 7)}
+    return landings.facts(landings.means(ARRIVALS, (2, 5, 20)) | counts, LAST_LANDED)
+
+
+def route_departures(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
+    """Return, at each departure, how the last flights between two airports left."""
+    departures = _events(sources["flights"], ROUTE, "left", DEPARTURES)
+    counts = {f"departures_{days}d": departures.within(days * DAY) for days in (1, 7)}
+    return departures.facts(departures.means(DEPARTURES, (2, 5, 20)) | counts)
 
 
 def flight_number(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
-    """Return, at each landing, the means over the last flights of a carrier's flight number to a destination."""
-    means = {
-        "arrival_delay": "arrival_delay",
-        "arrivals_late": "arrival_late",
-        "departure_delay": "departure_delay",
-        "lost_in_air": "lost_in_air",
-    }
-    last = pl.col("arrival_delay").alias("last_arrival_delay")
-    return _last_few(sources["flights"], ["carrier", "flight", "dest"], means, (5, 20), last)
+    """Return, at each landing, how the last flights of a carrier's flight number to a destination arrived."""
+    landings = _events(sources["flights"], FLIGHT_NUMBER, "landed", ARRIVALS)
+    columns = landings.means(ARRIVALS, (5, 20)) | {"arrivals_28d": landings.within(28 * DAY)}
+    return landings.facts(columns, LAST_LANDED, pl.col("arrival_delay").alias("last_arrival_delay"))
+
+
+def flight_number_departures(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
+    """Return, at each departure, how the last flights of a carrier's flight number to a destination left."""
+    departures = _events(sources["flights"], FLIGHT_NUMBER, "left", DEPARTURES)
+    columns = departures.means(DEPARTURES, (5, 20)) | {"departures_28d": departures.within(28 * DAY)}
+    return departures.facts(columns, pl.col("departure_delay").alias("last_departure_delay"))
 
 
 def distance(sources: dict[str, pl.LazyFrame], window: Window) -> pl.LazyFrame:
@@ -68,13 +82,10 @@ def destination_weeks(sources: dict[str, pl.LazyFrame], window: Window) -> pl.Da
     return _daily(sources["flights"], ["dest"], means, (2, 14), window)
 
 
-def _last_few(
-    flights: pl.LazyFrame, entity: list[str], means: Mapping[str, str], counts: Sequence[int], *kept: pl.Expr
-) -> pl.DataFrame:
-    """Return a row per landing: means over the last flights of its entity, at most 30 days back, itself included."""
-    rows = movements(flights).select(*entity, "landed", *TIES, *means.values())
-    landings = Sequences(rows.filter(pl.col("landed").is_not_null()).collect(), entity, "landed")
-    return landings.facts(landings.means(means, counts), LAST_LANDED, *kept)
+def _events(flights: pl.LazyFrame, entity: list[str], at: str, means: Mapping[str, str]) -> Sequences:
+    """Return the events at ``at`` (departures or landings) of each entity, with the values that are to be averaged."""
+    rows = movements(flights).select(*dict.fromkeys([*entity, at, *TIES, *means.values()]))
+    return Sequences(rows.filter(pl.col(at).is_not_null()).collect(), entity, at)
 
 
 def _daily(

@@ -11,6 +11,9 @@ DAY = 24 * HOUR
 GIVEN_UP_MINUTES = 4 * HOUR
 """A flight that has waited so long past its schedule counts as given up: it is overdue no longer."""
 
+NIGHT_UTC = 8 * HOUR
+"""08:00 UTC, three or four in the morning in New York: where a day of flights begins."""
+
 LATE_MINUTES = 15
 
 MINUTES = pl.Int32()

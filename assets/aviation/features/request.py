@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from assets.aviation.features.movements import NIGHT_UTC
+
 NEW_YORK = "America/New_York"
 HOLIDAY_HORIZON_DAYS = 8
 DAYS_OF_YEAR = 366
@@ -54,6 +56,7 @@ def outlook(rows: pl.DataFrame) -> pl.DataFrame:
     same_day = np.where(gap < SAME_DAY_MINUTES, 0.0, np.nan)
     plan = gap - 2 * _numbers(rows["aircraft_leg__block"]) - TURNAROUND_MINUTES + same_day
     delay = _numbers(rows["aircraft_leg__delay"])
+    left = _instants(rows["aircraft_history__last_left_at"])
     with np.errstate(divide="ignore", invalid="ignore"):
         speed = _numbers(rows["distance__miles"]) / block
     found = {
@@ -61,7 +64,8 @@ def outlook(rows: pl.DataFrame) -> pl.DataFrame:
         "aircraft_planned_slack": plan,
         "aircraft_slack": plan - np.maximum(delay, 0),
         "aircraft_delay_today": delay + same_day,
-        "aircraft_idle": _minutes(now - _instants(rows["aircraft_history__last_left_at"])),
+        "aircraft_legs_today": _legs_today(now, left, _numbers(rows["aircraft_history__legs_that_day"])),
+        "aircraft_idle": _minutes(now - left),
         "aircraft_age": _year(due) - _numbers(rows["fleet__built_in"]),
         "route_idle": _minutes(now - _instants(rows["route__last_landed_at"])),
         "flight_number_idle": _minutes(now - _instants(rows["flight_number__last_landed_at"])),
@@ -69,6 +73,13 @@ def outlook(rows: pl.DataFrame) -> pl.DataFrame:
         "speed": speed,
     }
     return pl.DataFrame([_column(name, values) for name, values in found.items()])
+
+
+def _legs_today(now: Numbers, left: Numbers, legs_that_day: Numbers) -> Numbers:
+    """Return how often an aircraft has left since the last 08:00 UTC, NaN for one that was never seen to leave."""
+    night = NIGHT_UTC * MINUTE
+    morning = (now - night) // DAY * DAY + night
+    return np.where(left < morning, 0.0, legs_that_day)
 
 
 def _instants(column: pl.Series) -> Numbers:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from assets.aviation.features.movements import DAY, instants
+from assets.aviation.features.movements import DAY, NIGHT_UTC, instants
 
 REMEMBERED_DAYS = 30
 """Events before that are not among the last few, however few there were: every build then sees the same ones."""
@@ -49,6 +49,12 @@ class Sequences:
     def within(self, minutes: int) -> np.ndarray:
         """Return how many events of the entity there were in the last ``minutes``, the event itself included."""
         return self._place - self._first_since(minutes, "right") + 1
+
+    def today(self) -> np.ndarray:
+        """Return how many events of the entity there were since the last 08:00 UTC, the event itself included."""
+        at = self.rows[self.at].to_numpy().astype(np.int64)
+        night = (at - NIGHT_UTC) // DAY * DAY + NIGHT_UTC
+        return self._place - np.searchsorted(self._ordered, self._codes + night, side="left") + 1
 
     def facts(self, columns: Mapping[str, np.ndarray], *kept: pl.Expr) -> pl.DataFrame:
         """Return rows (entity…, known_at, kept…, columns…), sorted by known_at and entity."""

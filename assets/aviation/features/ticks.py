@@ -9,11 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from assets.aviation.features.movements import DAY, HOUR
+from assets.aviation.features.movements import DAY, NIGHT_UTC
 from ml_platform.features.change_log import Window
-
-NIGHT_UTC = 8 * HOUR
-"""08:00 UTC, three or four in the morning in New York: where a day of flights begins."""
 
 
 class Ticks:
