@@ -1,0 +1,165 @@
+"""Dagster's own commands at the root of the repository: check, list, scaffold, launch, and a server in development."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import psutil
+import pytest
+
+from assets.aviation.landing import land
+from ml_platform.data.landing import Landing
+from resources.home import Home
+from resources.orchestration import open_instance
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+class Checkout:
+    """A copy of the repository, on this environment, with a home of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.home = root, Home(root / ".ml_platform")
+        for name in ("assets", "ml_platform", "resources", "bento"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml", "params.yaml", "requirements.lock"):
+            shutil.copy(ROOT / name, root / name)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name not in ("ML_PLATFORM_HOME", "DAGSTER_HOME")}
+        return {**kept, "PYTHONPATH": str(self.root), "PATH": f"{BIN}:{kept['PATH']}", "COLUMNS": "200"}
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
+        return done.stdout
+
+    def materialized(self, key: str) -> dg.EventLogEntry | None:
+        with open_instance(self.home) as instance:
+            return instance.get_latest_materialization_event(dg.AssetKey(key.split("/")))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return Checkout(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening an instance names its home in the environment: that ends with the test."""
+    for name in ("ML_PLATFORM_HOME", "DAGSTER_HOME"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+
+@pytest.fixture(scope="module")
+def scaffolded(checkout: Checkout) -> Checkout:
+    checkout.run("dg", "scaffold", "defs", "ml_platform.Model", "claims/late_case")
+    checkout.run("dg", "scaffold", "defs", "ml_platform.Dataset", "orders")
+    checkout.run("dg", "scaffold", "defs", "ml_platform.FeatureView", "busy_desks", "--dataset", "late_case_cases")
+    return checkout
+
+
+def test_all_components_are_listed(checkout: Checkout) -> None:
+    listed = re.findall(r"ml_platform\.\w+", checkout.run("dg", "list", "components"))
+    assert listed == ["ml_platform.Dataset", "ml_platform.FeatureView", "ml_platform.Model"]
+
+
+def test_scaffolded_folders_pass_both_checks(scaffolded: Checkout) -> None:
+    assert "validated successfully" in scaffolded.run("dg", "check", "yaml")
+    assert "loaded successfully" in scaffolded.run("dg", "check", "defs")
+
+
+def test_scaffolded_assets_are_listed_owned_and_connected(scaffolded: Checkout) -> None:
+    listed = json.loads(scaffolded.run("dg", "list", "defs", "--json"))["assets"]
+    assets = {each["asset_key"]: each for each in listed}
+    made = {key: each for key, each in assets.items() if each["group_name"] in ("late_case", "orders", "busy_desks")}
+
+    assert {key.removeprefix("late_case/") for key in made} >= {
+        *("datasets/late_case_cases", "features/late_case_request", "features/late_case_desk", "datasets/orders"),
+        *("training_set", "candidate_lightgbm", "evaluation", "champion", "bento", "rollout", "drift"),
+    }
+    assert made["features/busy_desks"]["dependency_keys"] == ["datasets/late_case_cases"]
+    assert all(each["owners"] and each["description"] for each in made.values())
+
+
+def test_scaffolded_model_lands_and_is_materialized_by_the_commands_in_its_comment(scaffolded: Checkout) -> None:
+    comment = (scaffolded.root / "assets/claims/late_case/defs.yaml").read_text().split("type:")[0]
+    landing, training_set, _ = (command.split("--partitions")[0] for command in re.findall("ml-platform (.*)", comment))
+    scaffolded.run("sh", "-c", f"ml-platform {landing} && ml-platform {training_set} --partitions 2024-01")
+
+    made = scaffolded.materialized("late_case/training_set")
+    assert made is not None
+    assert made.asset_materialization.metadata["dagster/row_count"].value == 5 * 24 * 31  # five desks, a case an hour
+
+
+def test_launched_run_is_kept_in_the_home(checkout: Checkout) -> None:
+    land(Landing(checkout.home.landing), "2013-01")
+    checkout.run("dg", "launch", "--assets", 'key:"datasets/airports"')
+    made = checkout.materialized("datasets/airports")
+    assert made is not None
+    assert made.asset_materialization.metadata["dagster/row_count"].value == 1458
+
+
+def test_development_server_answers_with_the_assets(checkout: Checkout) -> None:
+    query = """{ repositoriesOrError { ... on RepositoryConnection { nodes { assetNodes { assetKey { path } } } } }
+                 workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"""
+    with development_server(checkout) as address:
+        answered = httpx.post(f"{address}/graphql", json={"query": query}, timeout=60).json()["data"]
+
+    loaded = [entry["locationOrLoadError"] for entry in answered["workspaceOrError"]["locationEntries"]]
+    keys = {"/".join(node["assetKey"]["path"]) for node in answered["repositoriesOrError"]["nodes"][0]["assetNodes"]}
+    assert loaded == [{"__typename": "RepositoryLocation"}]
+    assert {"datasets/flights", "features/weather", "departure_risk/champion"} <= keys
+
+
+@contextmanager
+def development_server(checkout: Checkout) -> Iterator[str]:
+    """Yield the address of `dagster dev`; afterwards it and every process that it started are gone."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    log = checkout.root / "dev.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            ["dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
+            cwd=checkout.root, env=checkout.environment, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        started: list[psutil.Process] = []
+        try:
+            address = f"http://127.0.0.1:{port}"
+            while not _answers(address):
+                assert server.poll() is None, log.read_text()[-3_000:]
+            yield address
+        finally:
+            started = psutil.Process(server.pid).children(recursive=True)
+            server.send_signal(signal.SIGINT)
+            server.wait(60)
+            _, left = psutil.wait_procs(started, timeout=30)
+            for process in left:
+                process.kill()
+    assert left == []
+
+
+def _answers(address: str) -> bool:
+    try:
+        # Waits for the answer itself; a refused connection comes back after the retries of the transport.
+        with httpx.Client(transport=httpx.HTTPTransport(retries=3), timeout=60) as client:
+            return client.get(f"{address}/server_info").status_code == 200
+    except httpx.TransportError:
+        return False
