@@ -1,7 +1,9 @@
-"""Latency and throughput of the endpoint, direct and through the gateway, beside bare uvicorn + orjson.
+"""Latency and throughput of the endpoint, direct and through the gateway, beside bare uvicorn + orjson, and by stage.
 
-`python benchmarks/serving.py [--seconds 4] [--rows 1] [--json]`. The same booster, asked in turns in one run by one
-client over kept connections; the ratio to the bare server is what the platform costs.
+`python benchmarks/serving.py [--home HOME] [--seconds 6] [--rows 1] [--json]`. The same booster, asked in turns in one
+run by one client over kept connections; the ratio to the bare server is what the platform costs. Without a home, a
+made-up model of the size of a real one; with one, its champion on its own online features (`--deployed`: by the bento
+that is deployed there, else by one built from the code of now).
 """
 
 import argparse
@@ -13,34 +15,41 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
+import orjson
 import polars as pl
+from rich.console import Console
+from rich.table import Table
 
+from bento.prediction_log import Answered, lines
+from bento.predictor import Predictor
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online import Snapshot
 from ml_platform.features.snapshot import SnapshotStore
 from ml_platform.features.view import FeatureView
 from ml_platform.serving.contract import RequestContract
-from ml_platform.serving.package import build_bento, verify_bento
+from ml_platform.serving.package import build_bento
 from ml_platform.serving.processes import Plan, free_port, serve_temporarily
-from ml_platform.serving.wanted import Release, WantedState, swap_wanted
+from ml_platform.serving.wanted import Release, WantedState, all_wanted, swap_wanted
 
-FEATURES, ENTITIES, TREES = 50, 1000, 300
+VIEWS, FEATURES_OF_A_VIEW, ENTITIES, TREES = 20, 12, 1000, 400
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 ROUNDS = 3
+STAGE_ROUNDS = 300
 BARE = """
-import asyncio, json, sys
+import asyncio, sys
 import lightgbm, numpy, orjson, uvicorn
 booster = lightgbm.Booster(model_file=sys.argv[1])
-facts = {name: values for name, values in json.load(open(sys.argv[2])).items()}
+facts = numpy.load(sys.argv[2])
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         await receive(); await send({"type": "lifespan.startup.complete"}); await receive()
@@ -52,7 +61,7 @@ async def app(scope, receive, send):
         if not message.get("more_body"):
             break
     rows = orjson.loads(body)["rows"]
-    scores = booster.predict(numpy.array([facts[row["entity"]] for row in rows], dtype=numpy.float32), num_threads=1)
+    scores = booster.predict(facts[: len(rows)], num_threads=1)
     answer = orjson.dumps({"predictions": [{"score": score, "label": score >= 0.5} for score in scores.tolist()]})
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": head})
@@ -61,81 +70,169 @@ uvicorn.run(app, port=int(sys.argv[3]), log_level="error", access_log=False)
 """
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is served: its bento, contract, model directory and features, and one row that it can answer."""
+
+    bento: Path
+    contract: RequestContract
+    model_dir: Path
+    online: Path
+    row: dict[str, Any]
+    build_seconds: float
+
+
 def main() -> None:
     """Build, serve, ask, print."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--seconds", type=float, default=4.0, help="how long each is asked, in all")
+    options.add_argument("--home", type=Path, help="home whose champion is served; none: a made-up model")
+    options.add_argument("--deployed", action="store_true", help="serve the bento deployed in that home")
+    options.add_argument("--seconds", type=float, default=6.0, help="how long each is asked, in all")
     options.add_argument("--rows", type=int, default=1, help="rows in a request")
     options.add_argument("--connections", type=int, default=8, help="connections when throughput is measured")
     options.add_argument("--json", action="store_true", help="print one JSON object")
     asked = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), asked.seconds, asked.rows, asked.connections)
-    print(json.dumps(result) if asked.json else table(result))
+        root = Path(folder)
+        subject = of_home(asked.home, root, deployed=asked.deployed) if asked.home else made_up(root)
+        result = measure(subject, root, asked.seconds, asked.rows, asked.connections)
+    if asked.json:
+        print(json.dumps(result))
+    else:
+        show(result)
 
 
-def measure(root: Path, seconds: float, rows: int, connections: int) -> dict[str, Any]:
-    """Return milliseconds and requests per second of each way to be asked, and the seconds of building and starting."""
-    contract, facts, scores = write_model(root)
+def made_up(root: Path) -> Subject:
+    """Return a model of made-up features, as many and as many views as a real one has."""
+    contract = write_model(root)
+    return built(root / "model", contract, root / "online", {"entity": "e0"}, root)
+
+
+def of_home(home: Path, root: Path, *, deployed: bool) -> Subject:
+    """Return the stable version of the first model that ``home`` serves."""
+    state = next(iter(all_wanted(home / "serving").values()))
+    if state.stable is None:
+        raise SystemExit(f"{home} serves nothing: run the demo on it first.")
+    model_dir = Path(state.stable.bento) / "src" / "model"
+    contract = RequestContract.model_validate(json.loads((model_dir / "contract.json").read_text()))
+    row = {field.name: field.examples[0] for field in contract.fields}
+    if deployed:
+        return Subject(Path(state.stable.bento), contract, model_dir, home / "online", row, 0.0)
+    return built(model_dir, contract, home / "online", row, root)
+
+
+def built(model_dir: Path, contract: RequestContract, online: Path, row: dict[str, Any], root: Path) -> Subject:
+    """Return the model in ``model_dir`` in a bento built now."""
     started = time.perf_counter()
-    package = build_bento(root / "model", contract, version="1", bentos_root=root / "bentos", lock=LOCK)
-    built = time.perf_counter() - started
-    request = [{"entity": f"e{place}"} for place in range(rows)]
-    verify_bento(package, request, scores[:rows], online_root=root / "online")
+    package = build_bento(model_dir, contract, version="1", bentos_root=root / "bentos", lock=LOCK)
+    return Subject(package.path, contract, model_dir, online, row, time.perf_counter() - started)
+
+
+def measure(subject: Subject, root: Path, seconds: float, rows: int, connections: int) -> dict[str, Any]:
+    """Return milliseconds and requests per second of each way to be asked, of each stage, and seconds to start."""
     plan = Plan(
         run=root / "run",
         logs=root / "logs",
         serving=root / "serving",
-        online=root / "online",
+        online=subject.online,
         predictions=root / "predictions",
         gateway_port=free_port(),
         admin_port=free_port(),
     )
-    wanted = WantedState(stable=Release(version="1", bento=str(package.path)), weights={"stable": 100})
-    swap_wanted(plan.serving / contract.model, wanted, 0)
-    body = json.dumps({"rows": request}).encode()
+    wanted = WantedState(stable=Release(version="1", bento=str(subject.bento)), weights={"stable": 100})
+    swap_wanted(plan.serving / subject.contract.model, wanted, 0)
+    body = json.dumps({"rows": [subject.row] * rows}).encode()
+    predictor = Predictor(subject.model_dir, SnapshotStore(subject.online))
+    features = predictor.predict(subject.contract.validate(body), datetime.now(UTC)).served.encoded(predictor.encoder)
     started = time.perf_counter()
-    with serve_temporarily(plan), bare(root, facts) as bare_port:
+    with serve_temporarily(plan), bare(subject.model_dir, features) as bare_port:
         ready = time.perf_counter() - started
         direct_port = int(next(plan.run.glob("*.port")).read_text())
         ports = {"bare": bare_port, "direct": direct_port, "gateway": plan.gateway_port}
         found: dict[str, dict[str, list[float]]] = {name: {"milliseconds": [], "rates": []} for name in ports}
         for _ in range(ROUNDS):  # in turns, so that a busy moment of the machine hits all alike
             for name, port in ports.items():
-                found[name]["milliseconds"] += ask(port, contract.path, body, seconds / ROUNDS / 2)
-                found[name]["rates"].append(load(port, contract.path, body, seconds / ROUNDS / 2, connections))
+                found[name]["milliseconds"] += ask(port, subject.contract.path, body, seconds / ROUNDS / 2)
+                found[name]["rates"].append(load(port, subject.contract.path, body, seconds / ROUNDS / 2, connections))
     ways = {name: summary(each["milliseconds"], each["rates"]) for name, each in found.items()}
     for way in ways.values():
         way["latency_ratio"] = way["p50_ms"] / ways["bare"]["p50_ms"]
         way["throughput_ratio"] = way["requests_per_second"] / ways["bare"]["requests_per_second"]
-    about = {"rows": rows, "features": FEATURES, "trees": TREES, "connections": connections}
-    return {**about, "build_seconds": built, "ready_seconds": ready, "ways": ways}
+    about = {"rows": rows, "features": features.shape[1], "views": len(predictor.features.views)}
+    return {
+        **about,
+        "connections": connections,
+        "build_seconds": subject.build_seconds,
+        "ready_seconds": ready,
+        "ways": ways,
+        "stages_ms": stages(predictor, body),
+    }
 
 
-def write_model(root: Path) -> tuple[RequestContract, pl.DataFrame, list[float]]:
-    """Write a made-up model and its online features under ``root``; return contract, facts, and their scores."""
+def stages(predictor: Predictor, body: bytes) -> dict[str, float]:
+    """Return the median milliseconds of each stage of a request, asked one after the other in this process.
+
+    All but the log are part of the latency; the log is written by a thread of its own, which takes turns with requests.
+    """
+    now = datetime.now(UTC)
+    request = predictor.contract.validate(body)
+    prediction = predictor.predict(request, now)
+    served, rows = prediction.served, prediction.rows
+    matrix = served.encoded(predictor.encoder)
+    answer = [{"score": score, "label": True} for score in prediction.scores]
+
+    def logged() -> None:
+        # Served keeps what it has worked out: a new one, as the log's thread sees it after the matrix was made.
+        fresh = predictor.predict(request, now)
+        began = time.perf_counter()
+        lines("made_up", "1", Answered("id", "stable", now, request.rows, fresh))
+        elapsed["log (another thread)"].append(time.perf_counter() - began)
+
+    timed: dict[str, Callable[[], object]] = {
+        "validate": lambda: predictor.contract.validate(body),
+        "rows as a table": lambda: predictor.table(request, now),
+        "request views and lookup": lambda: predictor.features.serve(rows, predictor.store),
+        "encode": lambda: served.encoded(predictor.encoder),
+        "score": lambda: predictor.scorer.predict(matrix),
+        "respond": lambda: orjson.dumps({"predictions": answer}),
+    }
+    elapsed: dict[str, list[float]] = {name: [] for name in (*timed, "log (another thread)")}
+    for _ in range(STAGE_ROUNDS):
+        for name, action in timed.items():
+            started = time.perf_counter()
+            action()
+            elapsed[name].append(time.perf_counter() - started)
+        logged()
+    return {name: float(np.median(seconds)) * 1000 for name, seconds in elapsed.items()}
+
+
+def write_model(root: Path) -> RequestContract:
+    """Write a made-up model and its online features under ``root``; return its contract."""
     rng = np.random.default_rng(1)
-    names = [f"f{place}" for place in range(FEATURES)]
-    values = rng.normal(size=(ENTITIES, FEATURES)).astype(np.float32)
     known = datetime(2013, 1, 1, tzinfo=UTC)
-    facts = pl.DataFrame(values, schema=names).with_columns(
-        entity=pl.Series([f"e{place}" for place in range(ENTITIES)]), known_at=pl.lit(known)
-    )
-    view = FeatureView.model_validate(
-        {
-            "name": "facts",
-            "entity": ["entity"],
-            "function": "made.up:facts",
-            "code_version": "1",
-            "features": [{"name": name, "description": name} for name in names],
-        }
-    )
-    SnapshotStore(root / "online").publish(Snapshot(view, facts, known))
-    features = FeatureSet([view])
-    encoder = Encoder(tuple(features.feature_names), {})
-    label = (values[:, :5].sum(axis=1) + rng.normal(size=ENTITIES) > 0).astype(float)
-    settings = {"objective": "binary", "num_leaves": 31, "verbose": -1, "num_threads": 1}
-    booster = lightgbm.train(settings, lightgbm.Dataset(values, label), TREES)
+    entity = pl.Series("entity", [f"e{place}" for place in range(ENTITIES)])
+    views, blocks = [], []
+    for number in range(VIEWS):
+        names = [f"f{place}" for place in range(FEATURES_OF_A_VIEW)]
+        values = rng.normal(size=(ENTITIES, FEATURES_OF_A_VIEW)).astype(np.float32)
+        facts = pl.DataFrame(values, schema=names).with_columns(entity, known_at=pl.lit(known))
+        view = FeatureView.model_validate(
+            {
+                "name": f"facts_{number}",
+                "entity": ["entity"],
+                "function": "made.up:facts",
+                "code_version": "1",
+                "features": [{"name": name, "description": name} for name in names],
+            }
+        )
+        SnapshotStore(root / "online").publish(Snapshot(view, facts, known))
+        views.append(view)
+        blocks.append(values)
+    features = FeatureSet(views)
+    matrix = np.hstack(blocks)
+    label = (matrix[:, :5].sum(axis=1) + rng.normal(size=ENTITIES) > 0).astype(float)
+    settings = {"objective": "binary", "num_leaves": 63, "min_data_in_leaf": 5, "verbose": -1, "num_threads": 1}
+    booster = lightgbm.train(settings, lightgbm.Dataset(matrix, label), TREES)
     contract = RequestContract.model_validate({"model": "made_up", "fields": [{"name": "entity", "type": "string"}]})
     held: dict[str, Any] = {
         "model.json": {
@@ -152,18 +249,18 @@ def write_model(root: Path) -> tuple[RequestContract, pl.DataFrame, list[float]]
     directory.mkdir()
     for name, value in held.items():
         (directory / name).write_text(json.dumps(value))
-    (directory / "encoder.json").write_text(encoder.to_json())
+    (directory / "encoder.json").write_text(Encoder(tuple(features.feature_names), {}).to_json())
     booster.save_model(directory / "model.txt")
-    return contract, facts, np.asarray(booster.predict(values)).tolist()
+    return contract
 
 
 @contextmanager
-def bare(root: Path, facts: pl.DataFrame) -> Iterator[int]:
-    """Serve the same booster by uvicorn and orjson alone; yield its port once it answers."""
-    values = facts.drop("entity", "known_at").to_numpy().tolist()
-    (root / "facts.json").write_text(json.dumps(dict(zip(facts["entity"].to_list(), values, strict=True))))
+def bare(model_dir: Path, features: np.ndarray) -> Iterator[int]:
+    """Serve the same booster by uvicorn and orjson alone, its features in a list; yield its port once it answers."""
+    facts = Path(tempfile.mkdtemp()) / "features.npy"
+    np.save(facts, features)
     port = free_port()
-    arguments = [str(root / "model" / "model.txt"), str(root / "facts.json"), str(port)]
+    arguments = [str(model_dir / "model.txt"), str(facts), str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen([sys.executable, "-c", BARE, *arguments], env=environment)
     try:
@@ -237,19 +334,23 @@ def summary(milliseconds: list[float], rates: list[float]) -> dict[str, float]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """Return the figures as a table for people."""
-    head = "{rows} row(s) a request, {features} features, {trees} trees; built in {build_seconds:.1f} s, ".format(
-        **result
+def show(result: dict[str, Any]) -> None:
+    """Print the figures for people."""
+    about = (
+        f"{result['rows']} row(s) a request, {result['features']} features of {result['views']} views; "
+        f"built in {result['build_seconds']:.1f} s, ready in {result['ready_seconds']:.1f} s"
     )
-    lines = [head + f"ready in {result['ready_seconds']:.1f} s", ""]
-    lines.append(f"{'':<10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'req/s':>9}{'latency ×':>11}{'req/s ×':>9}")
+    columns = ("p50 ms", "p95 ms", "p99 ms", "requests/s", "latency ×", "requests/s ×")
+    ways = Table("asked", *columns, title="Endpoint", caption=about)
     for name, way in result["ways"].items():
-        lines.append(
-            f"{name:<10}{way['p50_ms']:>9.3f}{way['p95_ms']:>9.3f}{way['p99_ms']:>9.3f}"
-            f"{way['requests_per_second']:>9.0f}{way['latency_ratio']:>11.2f}{way['throughput_ratio']:>9.2f}"
-        )
-    return "\n".join(lines)
+        figures = [f"{way[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
+        ratios = [f"{way[key]:.2f}" for key in ("latency_ratio", "throughput_ratio")]
+        ways.add_row(name, *figures, f"{way['requests_per_second']:.0f}", *ratios)
+    parts = Table("stage", "median ms", title="Stages of a request")
+    for name, milliseconds in result["stages_ms"].items():
+        parts.add_row(name, f"{milliseconds:.3f}")
+    for each in (ways, parts):
+        Console().print(each)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,47 @@ class Answered:
     prediction: Prediction
 
 
+def lines(model: str, version: str, answered: Answered) -> list[bytes]:
+    """Return the lines of the log for ``answered``, one per row."""
+    prediction = answered.prediction
+    served = prediction.served
+    shared = {
+        "request_id": answered.request_id,
+        "model": model,
+        "version": version,
+        "role": answered.role,
+        "logged_at": answered.answered_at,
+        "watermarks": served.watermarks,
+    }
+    told = zip(
+        answered.rows,
+        prediction.rows[PREDICT_AT].to_list(),
+        served.as_of.to_list(),
+        served.age_records(),
+        served.records(),
+        prediction.scores,
+        prediction.labels,
+        strict=True,
+    )
+    return [
+        orjson.dumps(
+            {
+                **shared,
+                "row": row,
+                "predict_at": predict_at,
+                "as_of": as_of,
+                "ages": ages,
+                "request": request,
+                "features": features,
+                "score": score,
+                "label": label,
+            },
+            option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
+        )
+        for row, (request, predict_at, as_of, ages, features, score, label) in enumerate(told)
+    ]
+
+
 class PredictionLog:
     """Writes answered requests to ``folder``; what it cannot keep up with is dropped and counted, never waited for."""
 
@@ -102,7 +143,7 @@ class PredictionLog:
 
     def _write(self, answered: Answered) -> None:
         try:
-            data = b"".join(self._lines(answered))
+            data = b"".join(lines(self.model, self.version, answered))
             file = self._opened()
             file.write(data)
             self.written_rows += len(answered.rows)
@@ -115,45 +156,6 @@ class PredictionLog:
             # A full disk must not end the thread: the service answers on, and the loss shows as a number.
             self.dropped_rows += len(answered.rows)
             logger.exception("request %s was answered but not logged", answered.request_id)
-
-    def _lines(self, answered: Answered) -> list[bytes]:
-        prediction = answered.prediction
-        served = prediction.served
-        shared = {
-            "request_id": answered.request_id,
-            "model": self.model,
-            "version": self.version,
-            "role": answered.role,
-            "logged_at": answered.answered_at,
-            "watermarks": served.watermarks,
-        }
-        told = zip(
-            answered.rows,
-            prediction.rows[PREDICT_AT].to_list(),
-            served.as_of.to_list(),
-            served.age_records(),
-            served.records(),
-            prediction.scores,
-            prediction.labels,
-            strict=True,
-        )
-        return [
-            orjson.dumps(
-                {
-                    **shared,
-                    "row": row,
-                    "predict_at": predict_at,
-                    "as_of": as_of,
-                    "ages": ages,
-                    "request": request,
-                    "features": features,
-                    "score": score,
-                    "label": label,
-                },
-                option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
-            )
-            for row, (request, predict_at, as_of, ages, features, score, label) in enumerate(told)
-        ]
 
     def _opened(self) -> IO[bytes]:
         if self._file is None:

@@ -74,11 +74,15 @@ class Predictor:
         ``arrived_at`` (aware) is the prediction time where the contract names none. Raises what the online store
         raises, for example when a feature view was never published.
         """
-        rows = request.frame().hstack([self._predict_at(request, arrived_at)])
+        rows = self.table(request, arrived_at)
         served = self.features.serve(rows, self.store)
         scores = self._calibrate(self.scorer.predict(served.encoded(self.encoder)))
         labels: list[Any] = (scores >= self.threshold).tolist() if self.classifies else [None] * rows.height
         return Prediction(scores.tolist(), labels, rows, served)
+
+    def table(self, request: ValidRequest, arrived_at: datetime) -> pl.DataFrame:
+        """Return the rows of ``request`` with the time of their prediction."""
+        return request.frame().hstack([self._predict_at(request, arrived_at)])
 
     def _predict_at(self, request: ValidRequest, arrived_at: datetime) -> pl.Series:
         # As PredictionTime.expression() has it; a table's expression would take longer than all the rest of a request.

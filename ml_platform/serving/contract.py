@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.features.online import FEW_ROWS
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import INSTANT
 from ml_platform.serving.openapi import REFUSALS, document
@@ -115,7 +116,16 @@ class ValidRequest:
 
     def frame(self) -> pl.DataFrame:
         """Return the rows as a table: one column per field in its declared type, times in UTC."""
-        return pl.DataFrame([self._series(name, dtype) for name, dtype in self.dtypes.items()])
+        if len(self.rows) > FEW_ROWS:
+            return pl.DataFrame([self._series(name, dtype) for name, dtype in self.dtypes.items()])
+        # For a few rows, one table out of plain values is faster than a column after the other.
+        times = [name for name, dtype in self.dtypes.items() if dtype == INSTANT]
+        plain = [self.columns[name] if name not in times else counted(self.columns[name]) for name in self.dtypes]
+        rows = [dict(zip(self.dtypes, values, strict=True)) for values in zip(*plain, strict=True)]
+        found = pl.from_dicts(rows, schema=dict(self.dtypes) | dict.fromkeys(times, pl.Int64()))
+        for name in times:
+            found.replace_column(found.get_column_index(name), found[name].cast(INSTANT))
+        return found
 
     def _series(self, name: str, dtype: pl.DataType) -> pl.Series:
         values = self.columns[name]
@@ -125,8 +135,12 @@ class ValidRequest:
 def instants(name: str, times: Sequence[datetime | None]) -> pl.Series:
     """Return aware ``times`` as a column of instants in UTC, null for None; microseconds are kept."""
     # By way of numbers: polars takes twenty times as long over datetimes with a time zone.
-    counted = [None if time is None else (time - _EPOCH) // _MICROSECOND for time in times]
-    return pl.Series(name, counted, dtype=pl.Int64).cast(INSTANT)
+    return pl.Series(name, counted(times), dtype=pl.Int64).cast(INSTANT)
+
+
+def counted(times: Sequence[datetime | None]) -> list[int | None]:
+    """Return aware ``times`` as microseconds since 1970 in UTC."""
+    return [None if time is None else (time - _EPOCH) // _MICROSECOND for time in times]
 
 
 class RequestContract(Settings):

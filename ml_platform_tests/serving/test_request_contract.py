@@ -57,6 +57,14 @@ def test_valid_rows_become_a_table_in_the_declared_types() -> None:
     assert frame["departs"][0] == datetime(2013, 7, 1, 12, 30, tzinfo=UTC)
 
 
+def test_few_and_many_rows_become_the_same_table() -> None:
+    departs = "1958-07-01T08:30:00.000001+05:30"
+    rows = [ROW, {**ROW, "tail": "é", "miles": -0.5, "codeshare": True, "departs": departs}]
+    many = contract().validate(body(*rows * 50)).frame()
+    assert contract().validate(body(*rows)).frame().equals(many[:2], null_equal=True)
+    assert contract().validate(body(rows[1])).frame().equals(many[1])
+
+
 @pytest.mark.parametrize(
     ("field", "value", "found"),
     [
