@@ -1,7 +1,7 @@
 """Where a bare `dg launch` or `dagster dev` keeps its runs: in the home, beside those of `ml-platform`.
 
-Apart because Dagster loads it from dagster.yaml, by name. Without it, a command given without DAGSTER_HOME would start on
-an empty instance and forget its runs when it ends.
+Apart because Dagster loads it from dagster.yaml, by name. Without it, a command given without DAGSTER_HOME would start
+on an empty instance and forget its runs when it ends.
 """
 
 from collections.abc import Mapping
