@@ -138,14 +138,14 @@ def plain_features(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.Data
         # Several events of a minute: the last row of the minute has seen them all.
         known = events.rolling(at, period=span, group_by=keys).agg(pl.col(value).mean().alias(name))
         facts = known.unique([*keys, at], keep="last").sort(at)
-        rows = rows.join_asof(facts, left_on="predict_at", right_on=at, by=keys, tolerance=span).drop(at, strict=False)
+        rows = _as_of(rows, facts, at, keys, span)
     observed = weather.select(
         "origin", "temp", "wind_speed", "precip", "visib", "pressure", at=pl.col("observed_at") + pl.duration(hours=1)
     )
-    rows = rows.join_asof(observed.sort("at"), left_on="predict_at", right_on="at", by="origin", tolerance="6h")
+    rows = _as_of(rows, observed.sort("at"), "at", ["origin"], "6h")
     rows = rows.join(planes.select("tailnum", "built_in", "seats"), on="tailnum", how="left")
     codes = [pl.col(name).cast(pl.Categorical).to_physical() for name in ("origin", "carrier", "dest")]
-    return rows.with_columns(codes).drop("tailnum", "predict_at", "at")
+    return rows.with_columns(codes).drop("tailnum", "predict_at")
 
 
 def roll(
@@ -175,7 +175,7 @@ def main() -> None:
     """Print a table, or one JSON object with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
-    parser.add_argument("--months", nargs="*", default=MONTHS, help="months to predict, all nine by default")
+    parser.add_argument("--months", nargs="+", default=MONTHS, help="months to predict, all nine by default")
     parser.add_argument("--home", type=Path, help="folder in which lake and training sets are kept for the next run")
     parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one for each core")
     asked = parser.parse_args()
@@ -204,7 +204,16 @@ def _absent(lake: Lake, table: str, months: MonthlyPartitions | None) -> list[li
         return [] if lake.exists(table) else [[None]]
     held = lake.partitions(table)
     absent = [month for month in months_between(months.start, months.end or MONTHS[-1]) if month not in held]
-    return [list[str | None](absent)] if absent else []
+    return [[*absent]] if absent else []
+
+
+def _as_of(rows: pl.DataFrame, facts: pl.DataFrame, at: str, keys: list[str], span: str) -> pl.DataFrame:
+    """Return ``rows`` with the last of ``facts`` (sorted by ``at``) that was known when each was predicted."""
+    # Polars cannot check the order within groups, and would warn.
+    found = rows.join_asof(
+        facts, left_on="predict_at", right_on=at, by=keys, tolerance=span, coalesce=False, check_sortedness=False
+    )
+    return found.drop(at)
 
 
 def _with_means(months: dict[str, Scores]) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""The benchmark of quality: what it prints, and that the script it compares with is an honest one."""
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+
+from benchmarks.quality import plain_features, summary
+
+NOON = datetime(2013, 3, 5, 12, tzinfo=UTC)
+
+
+def test_months_and_means_of_the_platform_stand_beside_those_of_the_others() -> None:
+    april, may = {"auc": 0.8, "log_loss": 0.5}, {"auc": 0.7, "log_loss": 0.3}
+    found = {
+        "platform": {"2013-04": april, "2013-05": may},
+        "plain": {"2013-04": may},
+        "schedule_only": {"2013-04": may},
+    }
+    lesser = {"months": {"2013-04": may}, "mean_auc": 0.7, "mean_log_loss": 0.3}
+    assert summary(found) == {
+        "months": {"2013-04": april, "2013-05": may},
+        "mean_auc": 0.75,
+        "mean_log_loss": 0.4,
+        "plain": lesser,
+        "schedule_only": lesser,
+    }
+
+
+def test_plain_script_knows_two_hours_before_departure_only_what_had_happened_by_then() -> None:
+    def flight(number: int, due: int, late: int) -> dict[str, object]:
+        departure = NOON + timedelta(minutes=due)
+        return {
+            "carrier": "AA", "flight": number, "tailnum": f"N{number}", "origin": "JFK", "dest": "LAX", "distance": 1.0,
+            "scheduled_departure": departure, "scheduled_arrival": departure + timedelta(minutes=100),
+            "departed_at": departure + timedelta(minutes=late), "dep_delay": float(late),
+            "arrived_at": departure + timedelta(minutes=100 + late), "arr_delay": float(late),
+        }  # fmt: skip
+
+    # Asked at 14:00: the first has landed at 13:50, the second will at 14:01, the third has not left.
+    flights = pl.DataFrame([flight(1, 0, 10), flight(2, 20, 1), flight(3, 120, 30), flight(4, 240, 0)])
+    observed = {name: [1.0, 2.0] for name in ("temp", "wind_speed", "precip", "visib", "pressure")}
+    weather = pl.DataFrame({"origin": "JFK", "observed_at": [NOON, NOON + timedelta(hours=1, minutes=1)]} | observed)
+    planes = pl.DataFrame({"tailnum": ["N4"], "built_in": [1999], "seats": [100]})
+    asked = plain_features(flights, weather, planes).filter(pl.col("example_id").str.contains("-4-")).row(0, named=True)
+    assert asked["dest_arr_delay_1d"] == 10
+    assert asked["origin_dep_delay_2h"] == (10 + 1) / 2
+    assert asked["temp"] == 1
+    assert asked["seats"] == 100
