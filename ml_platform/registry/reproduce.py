@@ -64,7 +64,7 @@ def reproduce(
 
     ``code``, ``lock`` and ``hardware`` are those of now: where they differ from the pinned ones it is said, not
     refused. Metrics are equal within ``relative_tolerance``, hashes only exactly. Raises :class:`ReproductionError`
-    when the manifest holds no metrics or predictions.
+    when the manifest holds no metrics or predictions, and when other code than that of then cannot rebuild it at all.
     """
     if not manifest.metrics or manifest.predictions is None:
         raise ReproductionError(
@@ -73,7 +73,7 @@ def reproduce(
             found=f"{len(manifest.metrics)} metrics, predictions {manifest.predictions or 'absent'}",
             mend="Only versions registered with their results can be compared.",
         )
-    rebuilt = rebuild(manifest)
+    rebuilt = _rebuilt(manifest, rebuild, code)
     predictions = predictions_digest(rebuilt.predictions)
     return Reproduction(
         comparisons=[
@@ -90,6 +90,20 @@ def predictions_digest(predictions: npt.ArrayLike) -> str:
     """Return the digest of predictions in their order, as float64."""
     values = np.ascontiguousarray(np.asarray(predictions, dtype="<f8"))
     return value_digest([list(values.shape), values.tobytes().hex()])
+
+
+def _rebuilt(manifest: Manifest, rebuild: Callable[[Manifest], Rebuilt], code: CodeFacts) -> Rebuilt:
+    try:
+        return rebuild(manifest)
+    except Exception as error:
+        if manifest.code.sha256 == code.sha256:
+            raise
+        raise ReproductionError(
+            f"Rebuild of '{manifest.model}' {manifest.partition}",
+            expected=f"code that reads what the code of {_at(manifest.code)} read",
+            found=f"{type(error).__name__}: {error} at {_at(code)}",
+            mend="Check out that commit and run it there.",
+        ) from error
 
 
 def _same(what: str, recorded: str, rebuilt: str) -> Comparison:

@@ -83,3 +83,15 @@ def test_other_code_lock_and_machine_are_said(recorded: Manifest) -> None:
 def test_manifest_without_results_cannot_be_compared(manifest: Manifest) -> None:
     with pytest.raises(ReproductionError, match="found 0 metrics, predictions absent"):
         again(manifest)
+
+
+@pytest.mark.parametrize(("sha256", "raised"), [("0" * 64, ReproductionError), ("b" * 64, KeyError)])
+def test_code_that_can_no_longer_rebuild_names_the_commit_that_could(
+    recorded: Manifest, sha256: str, raised: type[Exception]
+) -> None:
+    def broken(_: Manifest) -> Rebuilt:
+        raise KeyError("delays__mean")
+
+    now = CodeFacts(commit="decade", dirty=False, sha256=sha256)
+    with pytest.raises(raised, match="code that reads what the code of c0ffee read" if raised is not KeyError else ""):
+        reproduce(recorded, broken, code=now, lock=recorded.lock, hardware=recorded.hardware)
