@@ -99,11 +99,12 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
     from ml_platform.console import status as work
 
-    found = work.status(_home())
+    home = _home()
+    found = work.status(home)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        work.show(found, _console())
+        work.show(found, work.decisions(home), _console())
 
 
 @app.command()

@@ -19,6 +19,8 @@ SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     # A progress bar per downloaded file would drown what a run has to say.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # That a database is made is no news.
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     # A tracking server that dies in the middle of a request is noticed in seconds; the outbox keeps the record.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     # Threads that wait by spinning make a shared machine four times slower.

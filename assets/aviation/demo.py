@@ -12,6 +12,8 @@ FIRST, THROUGH = "2013-01", "2013-06"
 MODEL = "departure_risk"
 NEXT = "2013-07"
 
+LABELS = {True: "late", False: "on time"}
+
 
 def requests(scratch: Path) -> pl.DataFrame:
     """Return the flights of the first day of July: the fields of a request, and ``happened`` and ``outcome``.
@@ -44,4 +46,13 @@ def requests(scratch: Path) -> pl.DataFrame:
             happened.alias("happened"),
             (pl.col("arr_delay") > 15).alias("outcome"),
         )
+    )
+
+
+def shown(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return what people read of each request: ``flight`` with its route, and when it ``departs``, local time."""
+    departs = pl.col("scheduled_departure").dt.convert_time_zone("America/New_York")
+    return rows.select(
+        pl.format("{} {} {}→{}", "carrier", "flight", "origin", "dest").alias("flight"),
+        departs.dt.strftime("%m-%d %H:%M %:z").alias("departs"),
     )

@@ -50,7 +50,7 @@ def crown(
     :class:`PromotionRefused` when there is no verdict on the month, or it does not allow promotion.
     """
     verdict, path = newest_verdict(model, month, audit, verdicts)
-    version = _judged_version(model, verdict, registry)
+    version = judged_version(model, verdict, registry)
     if approved_by:
         approve(
             audit,
@@ -82,7 +82,7 @@ def newest_verdict(model: BoundModel, month: str, audit: AuditLog, verdicts: Pat
     ]
     if not known:
         raise PromotionRefused(
-            f"Promotion of '{model.name}', {month}",
+            f"Model '{model.name}', {month}",
             expected="a recorded verdict",
             found="none",
             mend=f"Materialize {model.name}/evaluation for {month} first.",
@@ -96,7 +96,7 @@ def write_card(
 ) -> tuple[Path, Path]:
     """Write the card of the version that ``month``'s verdict is about; return the page and the text."""
     verdict, _ = newest_verdict(model, month, audit, folders.records / VERDICTS)
-    version = _judged_version(model, verdict, registry)
+    version = judged_version(model, verdict, registry)
     stored = read_model(model_directory(registry, version, folders.models))
     test = split_of(model, month, read_training_set(model, month, lake)).test
     declared = model.declared
@@ -144,11 +144,12 @@ def write_card(
     return folder / "card.html", folder / "card.md"
 
 
-def _judged_version(model: BoundModel, verdict: Verdict, registry: ModelRegistry) -> ModelVersion:
+def judged_version(model: BoundModel, verdict: Verdict, registry: ModelRegistry) -> ModelVersion:
+    """Return the registered version that ``verdict`` is about; raises :class:`PromotionRefused` where there is none."""
     version = registry.by_content(model.name, verdict.candidate)
     if version is None:
         raise PromotionRefused(
-            f"Promotion of '{model.name}', {verdict.partition}",
+            f"Model '{model.name}', {verdict.partition}",
             expected=f"a registered version with content {verdict.candidate[:12]}",
             found="none",
             mend="Materialize the candidate again.",

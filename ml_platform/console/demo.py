@@ -3,7 +3,6 @@
 Which domain it shows is declared in `assets/<domain>/demo.py`; nothing here knows a dataset or a column.
 """
 
-import importlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from ml_platform.console.arguments import module_of
 from ml_platform.console.materialize import bring_up_to_date, definitions
 from ml_platform.console.progress import live_progress
 from ml_platform.console.runs import Listener
@@ -25,6 +25,7 @@ from ml_platform.console.services import gateway_and_services
 from ml_platform.console.status import status
 from ml_platform.data.landing import Landing
 from ml_platform.data.partitions import months_between
+from resources.addresses import address
 from resources.home import Home
 from resources.orchestration import open_instance
 
@@ -51,10 +52,9 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
 
     A second call finds everything up to date, and only serves and predicts again.
     """
-    declared = importlib.import_module(f"assets.{domain}.demo")
+    declared, land = module_of(domain, "demo"), module_of(domain, "landing").land
     stages = Stages()
     with stages.stage("land"):
-        land = importlib.import_module(f"assets.{domain}.landing").land
         land(Landing(home.landing), declared.THROUGH)
     console.print(f"Landed {declared.FIRST} to {declared.THROUGH}.")
     with open_instance(home) as instance, live_progress(console) as listener:
@@ -64,7 +64,7 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     with stages.stage("serve and predict"):
         answered = _ask(declared.MODEL, home, rows)
     found = status(home)["models"][declared.MODEL]
-    _show_predictions(rows, answered, console)
+    _show_predictions(declared, rows, answered, console)
     _show_summary(declared, found, answered, stages, home, console)
     return {"model": found, "stages": stages.seconds, "latency_ms": answered.latency_ms()}
 
@@ -131,19 +131,14 @@ def _ask(model: str, home: Home, rows: pl.DataFrame) -> Answered:
     )
 
 
-def _show_predictions(rows: pl.DataFrame, answered: Answered, console: Console) -> None:
+def _show_predictions(declared: Any, rows: pl.DataFrame, answered: Answered, console: Console) -> None:
+    shown = declared.shown(rows)
     table = Table(title="Predictions of the running endpoint, beside what then happened")
-    fields = [name for name in rows.columns if name != "outcome"]
-    for name in fields[:-1]:
-        table.add_column(name.replace("_", " "))
-    table.add_column("score", justify="right")
-    table.add_column("label")
-    table.add_column("happened")
-    step = max(1, rows.height // SHOWN)
-    for at in range(0, step * SHOWN, step):
-        row = rows.row(at, named=True)
-        shown = [f"{v:%m-%d %H:%M}Z" if isinstance(v := row[name], datetime) else str(v) for name in fields[:-1]]
-        table.add_row(*shown, f"{answered.scores[at]:.3f}", "late" if answered.labels[at] else "", row["happened"])
+    for name in (*shown.columns, "score", "label", "happened"):
+        table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
+    for at in range(0, rows.height, max(1, rows.height // SHOWN)):
+        label = declared.LABELS[answered.labels[at]]
+        table.add_row(*map(str, shown.row(at)), f"{answered.scores[at]:.3f}", label, rows["happened"][at])
     console.print(table)
 
 
@@ -159,15 +154,26 @@ def _show_summary(
         ("log loss", f"{metrics['log_loss']:.4f}"),
         ("calibration error", f"{metrics['ece']:.4f}"),
         ("base rate", f"{metrics['base_rate']:.4f}  of {metrics['rows']:,.0f} flights"),
-        *((f"time: {name}", f"{seconds:.1f} s") for name, seconds in stages.seconds.items()),
-        ("time: all", f"{sum(stages.seconds.values()):.1f} s"),
-        (
-            "request latency",
-            f"{latency['p50']:.1f} ms median, {latency['p99']:.1f} ms p99 (one row, through the gateway)",
-        ),
-        ("model card", str(home.reports / "model_card" / declared.MODEL / declared.THROUGH / "card.html")),
-        ("drift report", str(home.reports / "drift" / declared.MODEL / declared.THROUGH / "report.html")),
-        ("next", "`make up`, then the Dagster UI at http://127.0.0.1:3000; `ml-platform status`"),
+        ("request latency", f"{latency['p50']:.1f} ms median, {latency['p99']:.1f} ms p99"),
+        ("", f"{len(answered.seconds)} requests of one row, through the gateway"),
     ):
         table.add_row(name, value)
+    table.add_section()
+    for name, seconds in stages.seconds.items():
+        table.add_row(f"time: {name}", f"{seconds:.1f} s")
+    table.add_row("time: all", f"{sum(stages.seconds.values()):.1f} s")
     console.print(table)
+    # Below the table and unwrapped: a path broken over two lines cannot be opened.
+    reports, of = home.reports, f"{declared.MODEL}/{declared.THROUGH}"
+    for name, where in (
+        ("Model card", shortened(reports / "model_card" / of / "card.html")),
+        ("Drift report", shortened(reports / "drift" / of / "report.html")),
+        ("Next", f"`make up`, then the Dagster UI at {address('webserver')}; `ml-platform status`"),
+    ):
+        console.print(f"{name:<14}{where}", highlight=False, soft_wrap=True)
+
+
+def shortened(path: Path) -> str:
+    """Return ``path`` relative to the working directory, where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

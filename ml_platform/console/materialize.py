@@ -18,7 +18,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class SelectionError(PlatformError):
-    """Raised when a selection names no asset, or months that cannot be read."""
+    """Raised when a selection names no asset."""
 
 
 def definitions() -> dg.Definitions:
@@ -37,20 +37,19 @@ def components(kind: type[T]) -> list[T]:
     return ComponentTree.for_project(PROJECT_ROOT).get_all_components(kind)
 
 
-def months_of(text: str) -> list[str]:
-    """Return the months that ``2013-06`` or ``2013-01...2013-06`` names."""
-    first, _, last = text.partition("...")
-    return months_between(first, last or first)
-
-
 def select(loaded: dg.Definitions, selection: str) -> list[dg.AssetKey]:
     """Return the keys that ``selection`` (Dagster's selection syntax) names; raises where there is none."""
-    keys = dg.AssetSelection.from_string(selection).resolve(loaded.resolve_asset_graph())
+    from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelectionError
+
+    try:
+        keys, found = dg.AssetSelection.from_string(selection).resolve(loaded.resolve_asset_graph()), "none"
+    except DagsterInvalidAssetSelectionError:
+        keys, found = set(), "a text that Dagster cannot read"
     if not keys:
         raise SelectionError(
             f"Selection '{selection}'",
             expected="at least one asset",
-            found="none",
+            found=found,
             mend='See `dg list defs`; a selection reads like: key:"datasets/*" or group:aviation.',
         )
     return sorted(keys)

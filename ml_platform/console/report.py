@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from ml_platform.console.arguments import ArgumentError
 from ml_platform.data.atomic import write_bytes, write_json
 from resources.home import Home
 
@@ -15,7 +16,7 @@ def write_report(home: Home, model: str, month: str, metrics: Path, plots: Path)
     """Write the figures of the newest verdict on ``month``: ``metrics`` (JSON), and three tables in ``plots``."""
     from ml_platform.components import loading
     from ml_platform.components.candidates import read_training_set, split_of
-    from ml_platform.components.crowning import newest_verdict
+    from ml_platform.components.crowning import judged_version, newest_verdict
     from ml_platform.components.judgement import VERDICTS
     from ml_platform.components.packaging import model_directory
     from ml_platform.data.lake import Lake
@@ -29,20 +30,30 @@ def write_report(home: Home, model: str, month: str, metrics: Path, plots: Path)
     bound = loading.bound_model(model)
     verdict, _ = newest_verdict(bound, month, AuditLog(home.records / "audit.jsonl"), home.records / VERDICTS)
     registry = ModelRegistry(Tracking(home.tracking_uri, home.artifacts))
-    version = registry.by_content(model, verdict.candidate)
-    assert version is not None
-    stored = read_model(model_directory(registry, version, home.models))
+    stored = read_model(model_directory(registry, judged_version(bound, verdict, registry), home.models))
     test = split_of(bound, month, read_training_set(bound, month, Lake(str(home.lake)))).test
     label, scores = test["label"].cast(pl.Float64).to_numpy(), stored.predict(test)
     bins = reliability(label, scores)
-    write_json(metrics, score(label, scores))
-    _write_csv(plots / "roc.csv", _roc(label, scores))
-    _write_csv(
-        plots / "reliability.csv",
-        pl.DataFrame({"mean_score": [b.predicted for b in bins], "observed_share": [b.observed for b in bins]}),
-    )
-    importance = list(stored.fitted.importance().items())[:30]
-    _write_csv(plots / "importance.csv", pl.DataFrame(importance, schema=["feature", "importance"], orient="row"))
+    tables = {
+        "roc": _roc(label, scores),
+        "reliability": pl.DataFrame(
+            {"mean_score": [b.predicted for b in bins], "observed_share": [b.observed for b in bins]}
+        ),
+        "importance": pl.DataFrame(
+            list(stored.fitted.importance().items())[:30], schema=["feature", "importance"], orient="row"
+        ),
+    }
+    try:
+        write_json(metrics, score(label, scores))
+        for name, table in tables.items():
+            write_bytes(plots / f"{name}.csv", table.write_csv().encode())
+    except OSError as error:
+        raise ArgumentError(
+            f"Report on '{model}', {month}",
+            expected=f"places that can be written: {metrics} and {plots}",
+            found=str(error),
+            mend="Choose others with --metrics and --plots.",
+        ) from error
 
 
 def _roc(label: object, scores: object) -> pl.DataFrame:
@@ -52,7 +63,3 @@ def _roc(label: object, scores: object) -> pl.DataFrame:
         (pl.col("label").cum_sum() / pl.col("label").sum()).alias("true_positive_rate"),
     )
     return curve.gather_every(max(1, curve.height // POINTS))
-
-
-def _write_csv(path: Path, table: pl.DataFrame) -> None:
-    write_bytes(path, table.write_csv().encode())

@@ -104,8 +104,8 @@ def execute(
         reasons = "; ".join(f"{asset}: {reason}" for asset, reason in failures.items()) or "the run could not start"
         raise RunFailedError(
             f"Run {run_id[:8]}",
-            expected=f"{len(keys)} assets materialized",
-            found=f"a failure in {listed(failures)}. {reasons}",
+            expected=f"{len(keys)} asset{'s' * (len(keys) != 1)} materialized",
+            found=f"a failure in {listed(failures)}. {reasons.rstrip('.')}",
             mend="Mend the cause and run the same command again; what is up to date is not repeated.",
         )
     return report
@@ -126,4 +126,7 @@ def _cause(event: dg.DagsterEvent) -> str:
         return "no error was recorded"
     while error.cause is not None:
         error = error.cause
-    return str(error.message).strip()
+    # Dagster writes the class with its module before the message; a refusal of ours says all in its own words.
+    text = str(error.message).strip()
+    kind, _, refusal = text.partition(": ")
+    return refusal if kind.startswith("ml_platform.") else text

@@ -1,17 +1,28 @@
 """What stands now: data clock, champions, what serves at which weight, the last decisions."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from ml_platform.data.landing import Landing
 from resources.home import Home
 
+SHOWN = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error", "base_rate": "base rate"}
+"""What people read of a classifier first; of other models, everything."""
+
 
 def status(home: Home) -> dict[str, Any]:
-    """Return the state of every model that has a champion or a wanted state, and the data clock (ISO 8601, or None)."""
+    """Return the data clock (ISO 8601, or None) and the state of every model declared, decided on or wanted.
+
+    ``champion`` is None before the first promotion, ``endpoint`` while nothing serves.
+    """
+    from ml_platform.components.model import Model
+    from ml_platform.console.materialize import components
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.championship import CHAMPION_KIND, current
     from ml_platform.serving.status import read_status
@@ -20,7 +31,8 @@ def status(home: Home) -> dict[str, Any]:
     audit = AuditLog(home.records / "audit.jsonl")
     wanted = all_wanted(home.serving)
     serving = read_status(home.run / "status.json")
-    names = sorted({record.facts["model"] for record in audit.records(CHAMPION_KIND)} | set(wanted))
+    declared = {each.name for each in components(Model)}
+    names = sorted(declared | {record.facts["model"] for record in audit.records(CHAMPION_KIND)} | set(wanted))
     models: dict[str, Any] = {}
     for name in names:
         champion = current(audit, name)
@@ -42,7 +54,7 @@ def status(home: Home) -> dict[str, Any]:
             },
             "endpoint": served.endpoint if served else None,
         }
-    return {"data_clock": data_clock(home), "models": models, "decisions": decisions(home)}
+    return {"data_clock": data_clock(home), "models": models}
 
 
 def data_clock(home: Home) -> str | None:
@@ -71,28 +83,46 @@ def decisions(home: Home, most: int = 5) -> list[dict[str, Any]]:
     ]
 
 
-def show(found: dict[str, Any], console: Console) -> None:
-    """Print what :func:`status` returned, for people."""
-    console.print(f"Data clock: {found['data_clock'] or 'nothing has landed yet'}")
-    table = Table("model", "champion", "auc", "log loss", "stable", "weights", "generation", "endpoint")
+def show(found: dict[str, Any], last: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print what :func:`status` and :func:`decisions` returned, for people: a block for each model, then the latter."""
+    console.print(f"Data clock  {found['data_clock'] or 'nothing has landed yet'}", highlight=False)
     for name, model in found["models"].items():
-        champion, serving = model["champion"] or {}, model["serving"]
-        metrics = champion.get("metrics", {})
-        table.add_row(
-            name,
-            str(champion.get("version", "none")),
-            f"{metrics['auc']:.4f}" if "auc" in metrics else "",
-            f"{metrics['log_loss']:.4f}" if "log_loss" in metrics else "",
-            serving["stable"] or "none",
-            json.dumps(serving["weights"]),
-            str(serving["generation"]),
-            model["endpoint"] or "not up",
-        )
-    console.print(table)
-    for decision in found["decisions"]:
-        console.print(
-            f"  {decision['at'][:19]}  {decision['kind']:<10} {decision.get('model', '')}  by {decision['by']}"
-        )
+        console.print(Text(f"\n{name}", style="bold"))
+        console.print(Padding(_block(model), (0, 0, 0, 2), expand=False))
+    if last:
+        console.print(Text("\nLast decisions", style="bold"))
+    for decision in last:
+        on = f"version {decision['version']}" if "version" in decision else decision.get("partition", "")
+        what = decision.get("action") or f"{decision['kind']} {decision.get('decision', '')}".rstrip()
+        at = decision["at"][:19].replace("T", " ")
+        console.print(Text(f"  {at}Z  {decision.get('model', '')} {on}: {what}"), soft_wrap=True)
+        for line in (decision.get("reason"), f"by {decision['by']}"):
+            if line:
+                console.print(Padding(Text(line, style="dim"), (0, 0, 0, 6), expand=False))
+
+
+def _block(model: dict[str, Any]) -> Table:
+    champion, serving = model["champion"], model["serving"]
+    lines = {"champion": "none yet"}
+    if champion is not None:
+        lines["champion"] = f"version {champion['version']}, of {champion['manifest'].get('partition')}"
+        lines["metrics"] = _told(champion["metrics"])
+    shares = [
+        f"version {serving[role]} ({role}) at {share} %" for role, share in serving["weights"].items() if serving[role]
+    ]
+    lines["serving"] = f"{', '.join(shares) or 'nothing'}; generation {serving['generation']}"
+    lines["endpoint"] = model["endpoint"] or "not up; `ml-platform up` starts it"
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in lines.items():
+        table.add_row(name, Text(value, overflow="fold"))
+    return table
+
+
+def _told(metrics: dict[str, float]) -> str:
+    """Return the first metrics of the champion, without the bounds of their intervals."""
+    names = [name for name in SHOWN if name in metrics]
+    names = names or [name for name in metrics if not name.endswith(("_low", "_high"))]
+    return ", ".join(f"{SHOWN.get(name, name)} {metrics[name]:.4f}" for name in names) or "none recorded"
 
 
 def _metrics(home: Home, verdict: str | None) -> dict[str, float]:
@@ -102,4 +132,6 @@ def _metrics(home: Home, verdict: str | None) -> dict[str, float]:
 
 
 def _short(facts: Any) -> dict[str, Any]:
-    return {name: facts[name] for name in ("model", "version", "partition", "decision", "reason") if name in facts}
+    return {
+        name: facts[name] for name in ("model", "version", "partition", "action", "decision", "reason") if name in facts
+    }

@@ -3,7 +3,6 @@
 import dagster as dg
 import pytest
 
-from ml_platform.console.materialize import months_of
 from ml_platform.console.runs import RunFailedError, StepEvent, execute
 
 
@@ -33,8 +32,3 @@ def test_failed_run_names_the_asset_and_repeats_the_cause() -> None:
         pytest.raises(RunFailedError, match=r"failure in 'bad'.*Dataset 'x': expected rows, found none"),
     ):
         execute(_definitions(), instance, [dg.AssetKey("bad")])
-
-
-def test_months_are_read_as_one_or_as_a_range() -> None:
-    assert months_of("2013-06") == ["2013-06"]
-    assert months_of("2012-12...2013-02") == ["2012-12", "2013-01", "2013-02"]
