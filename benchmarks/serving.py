@@ -134,7 +134,7 @@ def measure(subject: Subject, root: Path, seconds: float, rows: int, connections
         run=root / "run",
         logs=root / "logs",
         serving=root / "serving",
-        online=subject.online,
+        online=str(subject.online),
         predictions=root / "predictions",
         gateway_port=free_port(),
         admin_port=free_port(),

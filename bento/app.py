@@ -37,7 +37,7 @@ SHADOW_HOST = b"-shadow"
 """What the gateway appends to the host of a mirrored request."""
 
 INLINE_ROWS = 20
-"""Up to so many rows are predicted on the event loop; more go to a thread, so that short requests do not wait."""
+"""Up to so many rows are predicted on the event loop; more, or those whose features a server holds, in a thread."""
 
 JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -201,7 +201,7 @@ class PredictApp:
         predictor = self.predictor
         now = datetime.now(UTC)
         request = predictor.contract.validate(body)
-        if len(request.rows) <= INLINE_ROWS:
+        if len(request.rows) <= INLINE_ROWS and not predictor.store.remote:
             prediction = predictor.predict(request, now)
         else:
             work = asyncio.to_thread(predictor.predict, request, now)

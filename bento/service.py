@@ -1,7 +1,8 @@
 """The BentoML service of every bento: the model directory beside this code, served by `app.py`.
 
 Where it reads features and logs predictions is said by the environment, because a bento runs wherever it is put:
-``ML_PLATFORM_ONLINE`` (folder of the online snapshots) and ``ML_PLATFORM_PREDICTION_LOG`` (folder; unset: no log).
+``ML_PLATFORM_ONLINE`` (folder of the online snapshots, or the address of a Valkey or Redis server that holds them, like
+``redis://host:6379/0``) and ``ML_PLATFORM_PREDICTION_LOG`` (folder; unset: no log).
 """
 
 import json
@@ -13,7 +14,7 @@ import bentoml
 
 from bento.app import PredictApp, Served
 from bento.predictor import Predictor
-from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.stores import open_store
 
 SOURCE = Path(__file__).resolve().parent.parent
 MODEL_DIRECTORY = SOURCE / "model"
@@ -34,7 +35,7 @@ def application() -> PredictApp:
     packed = json.loads(PACKAGE_FILE.read_text())
     log = os.environ.get(LOG_VARIABLE)
     served = Served(packed["model"], packed["version"], Path(log) if log else None)
-    store = SnapshotStore(Path(os.environ.get(ONLINE_VARIABLE, "online")))
+    store = open_store(os.environ.get(ONLINE_VARIABLE, "online"))
     return PredictApp(served, lambda: Predictor(MODEL_DIRECTORY, store))
 
 

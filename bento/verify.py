@@ -1,4 +1,4 @@
-"""Scores rows with the packed code and model alone: `python -m bento.verify MODEL_DIR ONLINE_ROOT < request.json`.
+"""Scores rows with the packed code and model alone: `python -m bento.verify MODEL_DIR ONLINE < request.json`.
 
 Prints one JSON object: scores, milliseconds of single rows, and where each module of the house was loaded from.
 """
@@ -13,14 +13,14 @@ from typing import Any
 import orjson
 
 from bento.predictor import Predictor
-from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.stores import open_store
 
 HOUSE = ("ml_platform", "assets", "resources", "bento")
 
 
-def verify(model_dir: Path, online_root: Path, body: bytes, timed: int = 200) -> dict[str, Any]:
+def verify(model_dir: Path, online: str, body: bytes, timed: int = 200) -> dict[str, Any]:
     """Return the scores of the request ``body`` and the milliseconds of ``timed`` requests of its first row."""
-    predictor = Predictor(model_dir, SnapshotStore(online_root))
+    predictor = Predictor(model_dir, open_store(online))
     now = datetime.now(UTC)
     request = predictor.contract.validate(body)
     scores = predictor.predict(request, now).scores
@@ -35,4 +35,4 @@ def verify(model_dir: Path, online_root: Path, body: bytes, timed: int = 200) ->
 
 
 if __name__ == "__main__":
-    print(json.dumps(verify(Path(sys.argv[1]), Path(sys.argv[2]), sys.stdin.buffer.read())))
+    print(json.dumps(verify(Path(sys.argv[1]), sys.argv[2], sys.stdin.buffer.read())))

@@ -1,6 +1,10 @@
-"""The online store as a Dagster resource: snapshot files by default, a Valkey server where many machines serve."""
+"""The online store as a Dagster resource: snapshot files by default, a Valkey server where many machines serve.
 
-from pathlib import Path
+One setting decides for whoever publishes, verifies and serves: ``ML_PLATFORM_ONLINE``, a folder or an address like
+``redis://host:6379/0``. Unset, it is the folder ``online`` of the home.
+"""
+
+import os
 from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
@@ -10,6 +14,8 @@ from resources.home import Home
 
 if TYPE_CHECKING:
     from ml_platform.features.online import OnlineStore
+
+LOCATION_VARIABLE = "ML_PLATFORM_ONLINE"
 
 
 class OnlineStoreResource(dg.ConfigurableResource):
@@ -23,15 +29,17 @@ class OnlineStoreResource(dg.ConfigurableResource):
 
     @classmethod
     def of_home(cls, home: Home) -> "OnlineStoreResource":
-        """Return the resource whose snapshots lie in the folder ``online`` of ``home``."""
-        return cls(root=str(home.online))
+        """Return the resource that ``ML_PLATFORM_ONLINE`` names; unset, the folder ``online`` of ``home``."""
+        location = os.environ.get(LOCATION_VARIABLE) or str(home.online)
+        return cls(kind="valkey", url=location) if "://" in location else cls(root=location)
+
+    @property
+    def location(self) -> str:
+        """The folder or address by which another process opens the same store."""
+        return self.store().location
 
     def store(self) -> "OnlineStore":
         """Return the store; a server is connected to on first use."""
-        if self.kind == "valkey":
-            from ml_platform.features.valkey import ValkeyStore
+        from ml_platform.features.stores import open_store
 
-            return ValkeyStore(self.url)
-        from ml_platform.features.snapshot import SnapshotStore
-
-        return SnapshotStore(Path(self.root))
+        return open_store(self.url if self.kind == "valkey" else self.root)

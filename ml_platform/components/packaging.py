@@ -85,7 +85,7 @@ def package_version(
     # The model's own views, which may be older than those declared now.
     features = FeatureSet.from_dict(json.loads((directory / "features.json").read_text()))
     expected: Sequence[float] = read_model(directory).predict(features.online(rows, online)).tolist()
-    verified = verify_bento(package, request_rows(model, rows), expected, online_root=folders.online)
+    verified = verify_bento(package, request_rows(model, rows), expected, online=online.location)
     record_verified(
         folders.records / VERIFIED_BENTOS,
         folders.bentos,

@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_platform.serving.processes import Plan, Process, free_port
 from resources.addresses import LOOPBACK, address, port, port_variable
 from resources.home import Home
+from resources.online_store import OnlineStoreResource
 
 
 def everything(home: Home, repository: Path) -> Plan:
@@ -69,7 +70,7 @@ def _plan(home: Home, gateway_port: int, processes: Sequence[Process]) -> Plan:
         run=home.run,
         logs=home.logs,
         serving=home.serving,
-        online=home.online,
+        online=OnlineStoreResource.of_home(home).location,
         predictions=prediction_logs(home),
         gateway_port=gateway_port,
         admin_port=free_port(),

@@ -199,7 +199,14 @@ class Lookup:
 
 
 class OnlineStore(Protocol):
-    """Where serving reads the last facts from."""
+    """Where serving reads the last facts from. Safe to share between threads."""
+
+    remote: bool
+    """Whether a lookup waits for another process, so that whoever has others to answer does it in a thread."""
+
+    @property
+    def location(self) -> str:
+        """What :func:`~ml_platform.features.stores.open_store` opens the same store by, from any folder."""
 
     def publish(self, snapshot: Snapshot) -> Publication:
         """Replace the snapshot of a view, unless what stands is of a later watermark. Readers see old or new."""

@@ -27,6 +27,8 @@ SUFFIX = ".snapshot"
 class SnapshotStore:
     """Snapshot files under ``root``: ``<view>/<code version>.snapshot``. Safe to share between threads."""
 
+    remote = False
+
     def __init__(
         self, root: Path, refresh_seconds: float = 0.5, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
@@ -35,6 +37,11 @@ class SnapshotStore:
         self._monotonic = monotonic
         self._open: dict[Path, SnapshotFile] = {}
         self._plans: dict[int, _Plan] = {}
+
+    @property
+    def location(self) -> str:
+        """The folder, absolute."""
+        return str(self.root.resolve())
 
     def publish(self, snapshot: Snapshot) -> Publication:
         """Replace the snapshot of a view, unless what stands has a later watermark; return what became of it."""

@@ -48,11 +48,19 @@ class OnlineServerError(PlatformError):
 class ValkeyStore:
     """Snapshots on the server at ``url``; connected to on first use, safe to share between threads."""
 
+    remote = True
+
     def __init__(self, url: str, prefix: str = PREFIX, timeout_seconds: float = 2.0) -> None:
         self.url = url
         self.prefix = prefix
         self.timeout_seconds = timeout_seconds
         self._client: Redis | None = None
+        self._categories: dict[str, tuple[bytes, dict[str, list[str]]]] = {}
+
+    @property
+    def location(self) -> str:
+        """The address of the server."""
+        return self.url
 
     def publish(self, snapshot: Snapshot) -> Publication:
         """Replace the snapshot of a view, unless what stands has a later watermark; return what became of it."""
@@ -110,12 +118,20 @@ class ValkeyStore:
                     mend=f"Materialize features/{view.name}: its newest partition publishes the snapshot.",
                 )
             watermarks[view.name] = _EPOCH + timedelta(microseconds=int(watermark))
-            categories |= {view.column(name): found for name, found in json.loads(header).items()}
-            for row, fact in enumerate(facts):
-                if fact is not None:
-                    known_at[row, place] = np.frombuffer(fact, dtype="<i8", count=1)[0]
-                    values[row, start:end] = np.frombuffer(fact, dtype="<f8", offset=8)
+            categories |= self._categories_of(view, header)
+            held = [row for row, fact in enumerate(facts) if fact is not None]
+            if held:
+                read = np.frombuffer(b"".join(facts[row] for row in held), dtype="<i8").reshape(len(held), -1)
+                known_at[held, place] = read[:, 0]
+                values[held, start:end] = read[:, 1:].view("<f8")
         return Lookup(views, values, known_at, watermarks, categories)
+
+    def _categories_of(self, view: FeatureView, header: bytes) -> dict[str, list[str]]:
+        known = self._categories.get(view.name)
+        if known is None or known[0] != header:
+            known = header, {view.column(name): found for name, found in json.loads(header).items()}
+            self._categories[view.name] = known
+        return known[1]
 
     def _connected(self) -> "Redis":
         if self._client is None:

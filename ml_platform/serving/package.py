@@ -24,7 +24,9 @@ from ml_platform.serving.contract import RequestContract
 from ml_platform.serving.sources import PackageRefused, Sources, pins, request_modules, sources_of
 
 ENTRY_POINTS = ("bento.service", "bento.verify")
-SERVER_LIBRARY = "uvicorn"
+LIBRARIES_OF_EVERY_BENTO = ("uvicorn", "redis")
+"""Beside those that its modules import: the server, and the client for online features that a server holds."""
+
 NOT_SERVED = ("manifest.json",)
 """Files of a model directory that say how it was made; they name times and machines, and serving reads none."""
 
@@ -67,7 +69,7 @@ def build_bento(model_dir: Path, contract: RequestContract, *, version: str, ben
     features = json.loads((model_dir / "features.json").read_text())
     scorer = scorer_reference(described).partition(":")[0]
     sources = sources_of([*ENTRY_POINTS, scorer, *request_modules(features)])
-    requirements = pins([*sources.libraries, SERVER_LIBRARY], lock)
+    requirements = pins([*sources.libraries, *LIBRARIES_OF_EVERY_BENTO], lock)
     bentos_root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bentos_root, prefix=".building-") as folder:
         staged = Path(folder)
@@ -84,16 +86,17 @@ def build_bento(model_dir: Path, contract: RequestContract, *, version: str, ben
 
 
 def verify_bento(
-    package: Package, rows: Sequence[Mapping[str, Any]], expected: Sequence[float], *, online_root: Path
+    package: Package, rows: Sequence[Mapping[str, Any]], expected: Sequence[float], *, online: str
 ) -> Verified:
     """Score ``rows`` in a fresh process that sees only the bento, and demand the scores that training gave.
 
-    ``rows`` are as an app would send them; ``expected`` (n,) are equal to the last bit but one (1e-12). Raises
-    :class:`PackageRefused` when a score differs, code was taken from outside the bento, or the process fails.
+    ``rows`` are as an app would send them; ``expected`` (n,) are equal to the last bit but one (1e-12). ``online`` is
+    the location of the online store, good from any folder. Raises :class:`PackageRefused` when a score differs, code
+    was taken from outside the bento, or the process fails.
     """
     source = package.path / "src"
     told = _run(
-        ["-m", "bento.verify", str(source / "model"), str(online_root.resolve())],
+        ["-m", "bento.verify", str(source / "model"), online],
         json.dumps({"rows": list(rows)}),
         folder=source,
         doing=f"Bento {package.tag}",

@@ -68,7 +68,7 @@ class Plan(BaseModel):
     run: Path = Field(description="Folder of lock, ports and status.")
     logs: Path = Field(description="Folder of log files, one per process.")
     serving: Path = Field(description="Folder of the wanted states.")
-    online: Path = Field(description="Folder of the online snapshots.")
+    online: str = Field(description="Folder of the online snapshots, or address of the server that holds them.")
     predictions: Path = Field(description="Folder of the prediction logs, one folder per model in it.")
     gateway_port: int = Field(description="Port of the gateway.")
     admin_port: int = Field(description="Port of the gateway's admin page, on this machine only.")

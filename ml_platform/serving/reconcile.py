@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ml_platform.data.atomic import write_json
+from ml_platform.features.stores import open_store
 from ml_platform.serving.gateway import cluster_name, write_clusters, write_routes
 from ml_platform.serving.processes import APPLIED_FILE, STOP_SECONDS, Plan
 from ml_platform.serving.status import ServedModel, Status, write_status
@@ -104,7 +105,7 @@ class Reconciler:
         arguments = [release.bento, str(self._port_file(name)), str(log)]
         environment = {
             **os.environ,
-            "ML_PLATFORM_ONLINE": str(self.plan.online.resolve()),
+            "ML_PLATFORM_ONLINE": open_store(self.plan.online).location,
             "ML_PLATFORM_PREDICTION_LOG": str((self.plan.predictions / model).resolve()),
             # One model, one core: more threads only take them from the neighbours.
             "OMP_NUM_THREADS": "1",

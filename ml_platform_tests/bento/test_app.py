@@ -19,6 +19,7 @@ from bento.app import Limits, PredictApp, Served
 from bento.predictor import Prediction, Predictor, calibration_of
 from ml_platform.errors import PlatformError
 from ml_platform.features.served import Served as ServedFeatures
+from ml_platform.features.snapshot import SnapshotStore
 from ml_platform.serving.contract import RequestContract, ValidRequest
 
 CONTRACT = RequestContract.model_validate({"model": "toy", "fields": [{"name": "x", "type": "float"}]})
@@ -28,6 +29,7 @@ class Doubling:
     """Stands in for a loaded model: the score is half of x, and x = 13 is a bug."""
 
     contract = CONTRACT
+    store = SnapshotStore(Path("nothing is read"))
 
     def __init__(self, read: Callable[[datetime, int, float], ServedFeatures] | None = None) -> None:
         self._read = read

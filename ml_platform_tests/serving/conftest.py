@@ -1,11 +1,18 @@
 """A small real model, and its real bentos built once per session: what tests of packaging and serving share."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import lightgbm
 import numpy as np
 import polars as pl
@@ -106,6 +113,31 @@ def made_toy(root: Path, trees: int = 5) -> Toy:
     raw = lightgbm.Booster(model_file=directory / "model.txt").predict(seen)
     scores = np.interp(np.asarray(raw), knots["x"], knots["y"])
     return Toy(directory, online, [row("UA"), row("AA"), row("ZZ", tail=None)], scores.tolist())
+
+
+@contextmanager
+def launched(package: Package, folder: Path, online: str) -> Iterator[str]:
+    """Run the service of ``package`` by itself, its files in ``folder``, and yield its address once it is ready."""
+    folder.mkdir(exist_ok=True)
+    port_file = folder / "port"
+    environment = {
+        **os.environ,
+        "ML_PLATFORM_ONLINE": online,
+        "ML_PLATFORM_PREDICTION_LOG": str(folder / "predictions"),
+    }
+    command = ["-m", "ml_platform.serving.launch", str(package.path), str(port_file), str(folder / "log")]
+    server = subprocess.Popen([sys.executable, *command], env=environment)
+    try:
+        while not port_file.exists():
+            assert server.poll() is None
+            threading.Event().wait(0.02)
+        url = f"http://127.0.0.1:{port_file.read_text()}"
+        # The socket listens from the start, so this answers once the model is loaded.
+        assert httpx.get(f"{url}/readyz", timeout=60).text == "ready\n", (folder / "log").read_text()
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 @pytest.fixture(scope="session")

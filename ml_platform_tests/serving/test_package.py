@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_bento_scores_as_training_does_with_its_own_code(toy: Toy, package: Package) -> None:
-    verified = verify_bento(package, toy.rows, toy.scores, online_root=toy.online)
+    verified = verify_bento(package, toy.rows, toy.scores, online=str(toy.online))
     assert verified.rows == 3
     assert 0 < verified.latency_p50_ms <= verified.latency_p99_ms
 
@@ -22,7 +22,7 @@ def test_bento_scores_as_training_does_with_its_own_code(toy: Toy, package: Pack
 def test_score_that_differs_from_training_is_refused(toy: Toy, package: Package) -> None:
     wrong = [toy.scores[0], toy.scores[1] + 1e-6, toy.scores[2]]
     with pytest.raises(PackageRefused, match=r"1 of 3 that differ \(row 1"):
-        verify_bento(package, toy.rows, wrong, online_root=toy.online)
+        verify_bento(package, toy.rows, wrong, online=str(toy.online))
 
 
 def test_building_the_same_again_returns_the_bento_that_is_there(toy: Toy, package: Package, bentos: Path) -> None:

@@ -37,7 +37,7 @@ def plan_of(root: Path, toy: Toy) -> Plan:
         run=root / "run",
         logs=root / "logs",
         serving=root / "serving",
-        online=toy.online,
+        online=str(toy.online),
         predictions=root / "predictions",
         gateway_port=free_port(),
         admin_port=free_port(),

