@@ -1,9 +1,8 @@
 """What people type, read: months, instants, domains; what cannot be read is refused with an example of what can."""
 
 import importlib
-import importlib.util
-import pkgutil
 from datetime import datetime
+from pathlib import Path
 from types import ModuleType
 
 from ml_platform.data.partitions import months_between
@@ -45,16 +44,17 @@ def instant(text: str) -> datetime:
 
 
 def module_of(domain: str, name: str) -> ModuleType:
-    """Return the module ``assets.<domain>.<name>``, like the landing or the demo of a domain."""
+    """Return the module ``assets.<domain>.<name>``, like the landing or the demo of a domain; domains may be nested."""
     import assets
 
-    known = [each.name for each in pkgutil.iter_modules(assets.__path__) if each.ispkg]
-    having = [each for each in known if importlib.util.find_spec(f"assets.{each}.{name}")]
+    root = Path(assets.__path__[0])
+    having = sorted(".".join(file.relative_to(root).parent.parts) for file in root.rglob(f"{name}.py"))
+    folder = f"assets/{domain.replace('.', '/')}"
     if domain not in having:
         raise ArgumentError(
             f"Domain '{domain}'",
             expected=f"one with a module '{name}': {listed(having)}",
-            found=f"no module assets/{domain}/{name}.py" if domain in known else "no such folder under assets/",
+            found=f"no file {folder}/{name}.py" if (root.parent / folder).is_dir() else f"no folder {folder}",
             mend=f"Add it, or mend the name.{did_you_mean(domain, having)}",
         )
     return importlib.import_module(f"assets.{domain}.{name}")
