@@ -156,6 +156,7 @@ def watch_drift(
         features=[column.name for column in report.columns if column.role == "feature"][:DRAWN_FEATURES],
         settings=monitors.drift_page,
         score=scored,
+        drifted=report.drifted,
     )
     return Watched(report, page, champion.version if champion and scored else None)
 

@@ -129,7 +129,7 @@ def measure_drift(
 
 
 def _place(column: ColumnDrift) -> tuple[bool, bool, float, str]:
-    return column.role != "score", not column.drifted, -(column.effect or 0.0), column.name
+    return column.role != "score", not column.drifted, -(column.effect or 0.0) / max(column.limit, 1e-9), column.name
 
 
 def _family(

@@ -42,7 +42,7 @@ class ColumnDrift(BaseModel):
 
 
 class DriftReport(BaseModel):
-    """What was found about all columns: scores first, then features; of these the drifted first, by effect."""
+    """What was found about all columns: scores first, then features; drifted ones first, by effect over limit."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,11 +1,12 @@
 """The drift page that people look at: Evidently's HTML over a sample, with the same distances as the rule in `drift`.
 
 Apart from `drift` because a page is for eyes: what it samples, draws or leaves out decides nothing. Evidently's own
-choice of tests is replaced, so that page and rule speak of the same number.
+choice of tests is replaced, so that page and rule speak of the same number, and so is its verdict where the rule gave
+one: a page that calls drift what the rule let pass would be believed.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _KS = "kolmogorov_smirnov_distance"
 _TOTAL_VARIATION = "total_variation_distance"
 _OTHER = "(other)"
+
+_NEVER = 2.0
+"""A limit that no distance reaches."""
 
 
 class ReportInputError(PlatformError):
@@ -55,22 +59,30 @@ def write_evidently_report(
     features: Sequence[str],
     settings: ReportSettings,
     score: str | None = None,
+    drifted: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Write the HTML page that compares ``current`` with ``reference`` to ``path`` and return the distances it shows.
 
     The page is one file without references to the network, written atomically. ``score`` stands first, with a plot
     of its own; then missing values, and one line per column, of the features those
-    ``settings.maximum_features`` that moved most. Columns without a value on one side cannot be drawn and are left out
-    (their null rate is `drift`'s to judge). The result maps each drawn column to its distance, over the sample.
+    ``settings.maximum_features`` that moved most, those ``drifted`` before others. Columns without a value on one side
+    cannot be drawn and are left out (their null rate is `drift`'s to judge). ``drifted`` names the columns to be shown
+    as such; without it distances above the settings' minima are. Each column is sampled by itself, so that one with
+    few values, such as a score of the newest months alone, is drawn from as many rows as the others. The result maps
+    each drawn column to its distance, over the sample.
     Raises :class:`ReportInputError` when a column is missing or none can be drawn.
     """
     columns = [*([score] if score else []), *features]
     drawn = _drawable(reference, current, columns)
     folded = [_folded(column, reference, settings) for column in drawn]
-    before, now = (_sampled(side.select(folded), settings) for side in (reference, current))
-    moved_most = sorted((name for name in drawn if name != score), key=lambda name: -_distance(before[name], now[name]))
+    before, now = (_sampled(side.select(folded), score, settings) for side in (reference, current))
+    moved_most = sorted(
+        (name for name in drawn if name != score),
+        key=lambda name: (name not in (drifted or ()), -_distance(before[name], now[name])),
+    )
     shown = [name for name in drawn if name == score or name in moved_most[: settings.maximum_features]]
-    snapshot = _snapshot(before[shown], now[shown], score if score in shown else None, settings)
+    limits = None if drifted is None else {name: 0.0 if name in drifted else _NEVER for name in shown}
+    snapshot = _snapshot(before[shown], now[shown], score if score in shown else None, limits, settings)
     write_text(path, snapshot.get_html_str(as_iframe=False))
     distances = [
         (metric["config"]["column"], metric["value"])
@@ -117,10 +129,14 @@ def _folded(name: str, reference: pl.DataFrame, settings: ReportSettings) -> pl.
     return pl.when(value.is_in(common) | value.is_null()).then(value).otherwise(pl.lit(_OTHER)).alias(name)
 
 
-def _sampled(frame: pl.DataFrame, settings: ReportSettings) -> "pd.DataFrame":
-    if frame.height > settings.sample_rows:
-        frame = frame.sample(settings.sample_rows, seed=settings.seed)
-    return frame.to_pandas()
+def _sampled(frame: pl.DataFrame, score: str | None, settings: ReportSettings) -> "pd.DataFrame":
+    rows = min(settings.sample_rows, frame.height)
+    drawn = frame.sample(rows, seed=settings.seed)
+    if score is not None:
+        scores = frame[score].drop_nulls()
+        scores = scores.sample(min(rows, len(scores)), seed=settings.seed)
+        drawn = drawn.with_columns(scores.extend_constant(None, rows - len(scores)).alias(score))
+    return drawn.to_pandas()
 
 
 def _distance(reference: "pd.Series", current: "pd.Series") -> float:
@@ -138,7 +154,13 @@ def _variation(reference: "pd.Series", current: "pd.Series") -> float:
     return total_variation(*counts).effect
 
 
-def _snapshot(reference: "pd.DataFrame", current: "pd.DataFrame", score: str | None, settings: ReportSettings) -> Any:
+def _snapshot(
+    reference: "pd.DataFrame",
+    current: "pd.DataFrame",
+    score: str | None,
+    limits: dict[str, float] | None,
+    settings: ReportSettings,
+) -> Any:
     # Read by Evidently when it is imported; a page must never depend on a network, nor tell anyone of its making.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     from evidently import DataDefinition, Dataset, Report
@@ -150,7 +172,8 @@ def _snapshot(reference: "pd.DataFrame", current: "pd.DataFrame", score: str | N
     definition = DataDefinition(
         numerical_columns=numbers, categorical_columns=[name for name in reference.columns if name not in numbers]
     )
-    first = [ValueDrift(column=score, method=_KS, threshold=settings.minimum_ks)] if score else []
+    score_limit = settings.minimum_ks if limits is None or score is None else limits[score]
+    first = [ValueDrift(column=score, method=_KS, threshold=score_limit)] if score else []
     table = DataDriftPreset(
         columns=list(reference.columns),
         # One drifted column is worth the headline; Evidently's own would ask for half of them.
@@ -159,6 +182,7 @@ def _snapshot(reference: "pd.DataFrame", current: "pd.DataFrame", score: str | N
         num_threshold=settings.minimum_ks,
         cat_method=_TOTAL_VARIATION,
         cat_threshold=settings.minimum_total_variation,
+        per_column_threshold=limits,
     )
     # No row count: on the page it would be that of the sample.
     report = Report([*first, DatasetMissingValueCount(), table])

@@ -135,8 +135,8 @@ def realised_performance(
     the metrics of its evaluation; without one nothing is broken. A metric is broken when it lies beyond the worse end
     of the promised interval, so that the evaluation's own doubt does not explain it, *and* is worse than the promised
     value by more than its tolerance. A period with too few labels or days, too little coverage or a single class is
-    counted but not judged. Raises :class:`PerformanceError` when a tolerance is set for a metric that the promise or the
-    realised metrics lack.
+    counted but not judged. Raises :class:`PerformanceError` when a tolerance is set for a metric that the promise or
+    the realised metrics lack.
     """
     periods = outcomes.sort("predict_at").with_columns(
         pl.col("predict_at").dt.truncate(settings.period).alias("period_start")

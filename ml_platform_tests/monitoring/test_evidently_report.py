@@ -96,6 +96,43 @@ def test_minimum_distances_decide_what_is_shown_as_drifted(tmp_path: Path) -> No
     assert [shown_as_drifted(html) for html in (both, numbers, none)] == [2, 1, 0]
 
 
+def verdicts(path: Path, **arguments: object) -> dict[str, bool]:
+    """Return, by column, whether the page says that it drifted, as its browser would be told."""
+    write_evidently_report(rows(0, 1), rows(4, 2), path, settings=ReportSettings(), **arguments)  # type: ignore[arg-type]
+    html = path.read_text()
+    found = re.findall(r"Data drift (not )?detected\. Drift detection method", html)
+    assert found
+    return {"score": not found[0]}
+
+
+def test_verdict_of_the_rule_is_the_verdict_of_the_page(tmp_path: Path) -> None:
+    said = [
+        verdicts(tmp_path / "page.html", features=["wind_speed"], score="score", drifted=drifted)["score"]
+        for drifted in (["score"], [])
+    ]
+    assert said == [True, False]
+
+
+def test_drifted_columns_are_drawn_before_those_that_moved_more(tmp_path: Path) -> None:
+    drawn = write_evidently_report(
+        rows(0, 1), rows(4, 2), tmp_path / "page.html", features=["wind_speed", "carrier"],
+        settings=ReportSettings(maximum_features=1), drifted=["carrier"],
+    )  # fmt: skip
+    assert list(drawn) == ["carrier"]
+
+
+def test_score_that_few_rows_have_is_drawn_from_as_many_as_there_are(tmp_path: Path) -> None:
+    few = rows(0, 1).with_columns(pl.when(pl.int_range(pl.len()) < 100).then("score").alias("score"))
+    first, again = (
+        write_evidently_report(
+            reference, rows(0, 2), tmp_path / "page.html", features=["wind_speed"], score="score",
+            settings=ReportSettings(sample_rows=100, seed=0),
+        )
+        for reference in (few, few.head(100))
+    )  # fmt: skip
+    assert first["score"] == again["score"]
+
+
 def test_sample_rows_and_seed_decide_what_is_drawn(tmp_path: Path) -> None:
     seen = {
         small(tmp_path / "page.html", sample_rows=size, seed=seed)[1]["wind_speed"]
