@@ -8,7 +8,7 @@ TORCH  := torch==2.13.0
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-fast lint format lock clean
+.PHONY: help install demo up test test-fast lint format picture lock clean
 
 help:            ## Show what one can do
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ lint: install    ## Linter, formatter check, types and import contracts
 format: install  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+picture: install ## Draw the asset graph of the README anew from the definitions
+	$(BIN)/python docs/images/make_asset_graph.py
 
 lock: install    ## Remake requirements.lock from pyproject.toml
 	$(UV) compile --quiet --universal --generate-hashes --python-version 3.11 --group dev \

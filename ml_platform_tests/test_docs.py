@@ -3,13 +3,35 @@
 import ast
 import doctest
 import re
+import runpy
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+
+
+BY_THE_READER = "assets/aviation/long_delay"
+"""What a page has its reader make."""
+
+
+def commands(program: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield page and arguments of every call of ``program`` that stands in a code block or between backticks."""
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", "", page.read_text())
+        quoted = [*re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text), *"\n".join(fenced_any(text)).splitlines()]
+        for line in quoted:
+            if found := re.match(rf"^(?:\$ )?(?:\.venv/bin/)?{program} ([^…$]+)$", line.strip()):
+                yield page.name, shlex.split(found[1], comments=True)
+
+
+def fenced_any(text: str) -> list[str]:
+    return re.findall(r"^```(?:sh|bash)?\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def fenced(page: Path, language: str) -> list[str]:
@@ -62,3 +84,86 @@ def test_declarations_on_the_page_are_valid(page: Path) -> None:
         for declared in yaml.safe_load_all(block):
             component = getattr(components, declared["type"].removeprefix("ml_platform."))
             assert component.model_validate(declared["attributes"]).name == declared["attributes"]["name"]
+
+
+def test_every_ml_platform_command_is_one_that_parses() -> None:
+    import typer
+
+    from ml_platform.cli import app
+
+    seen = list(commands("ml-platform"))
+    assert len(seen) > 5
+    for page, arguments in seen:
+        command, left = typer.main.get_command(app), arguments
+        while hasattr(command, "commands"):
+            assert left, f"{page}: {arguments} names no verb"
+            assert left[0] in command.commands, f"{page}: no verb {left[0]} in {arguments}"
+            command, left = command.commands[left[0]], left[1:]
+        if not [each for each in left if each.isupper()]:
+            command.make_context(arguments[0], list(left))  # raises on an unknown option or a missing argument
+
+
+def test_every_dg_command_is_one_that_exists() -> None:
+    from dagster_dg_cli.cli import create_dg_cli
+
+    import ml_platform.components as components
+
+    seen = list(commands("dg"))
+    assert len(seen) > 5
+    for page, arguments in seen:
+        if arguments[:2] == ["scaffold", "defs"]:
+            scaffolder = getattr(components, arguments[2].removeprefix("ml_platform.")).__scaffolder_cls__
+            options = {f"--{name}" for name in scaffolder.get_scaffold_params().model_fields}
+            assert {each for each in arguments if each.startswith("--")} <= options, f"{page}: {arguments}"
+        else:
+            group, verb = create_dg_cli(), arguments
+            while verb and isinstance(group, click.Group):
+                known = group.get_command(click.Context(group), verb[0])
+                assert known is not None, f"{page}: no verb {verb[0]} in {arguments}"
+                group, verb = known, verb[1:]
+            assert all(each in {name for one in group.params for name in one.opts} for each in verb if each[0] == "-")
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    seen = [(page, arguments[0]) for page, arguments in commands("make")]
+    assert len(seen) > 5
+    assert [(page, target) for page, target in seen if target not in targets] == []
+
+
+def test_every_dvc_command_parses() -> None:
+    from dvc.cli.parser import get_main_parser
+
+    seen = list(commands("dvc"))
+    assert len(seen) > 4
+    for _, arguments in seen:
+        get_main_parser().parse_args(arguments)  # ends the process on what it does not know
+
+
+def test_every_path_of_the_repository_exists() -> None:
+    named = [
+        (page.name, path)
+        for page in PAGES
+        for path in re.findall(
+            r"`((?:assets|bento|benchmarks|deploy|docs|ml_platform|ml_platform_tests|resources)/[\w./-]+)`",
+            page.read_text(),
+        )
+        if not path.startswith(BY_THE_READER)
+    ]
+    assert len(named) > 10
+    assert [(page, path) for page, path in named if not (ROOT / path).exists()] == []
+
+
+def test_readme_opens_with_three_sentences_a_picture_and_two_commands() -> None:
+    opening, _, rest = (ROOT / "README.md").read_text().partition("## Two commands")
+    title, sentences, picture = opening.strip().split("\n\n")
+    assert title.startswith("# ")
+    assert len(re.findall(r"\.(?:\s|$)", sentences)) == 3
+    assert picture.startswith("![")
+    first_block = fenced_any(rest)[0]
+    assert [line.split("#")[0].split() for line in first_block.splitlines()] == [["make", "demo"], ["make", "test"]]
+
+
+def test_picture_of_the_asset_graph_shows_what_is_defined() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "images" / "make_asset_graph.py"))
+    assert drawn["PICTURE"].read_text() == drawn["picture"](), "the definitions changed since: `make picture`"

@@ -1,0 +1,176 @@
+"""Draws asset-graph.svg, the picture in the README, from the definitions: `make picture`.
+
+Every asset is a box in the column of its distance from the landed files; a folder of many assets is one box. What
+follows from the champion runs back below, from right to left.
+"""
+
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+
+PICTURE = Path(__file__).with_name("asset-graph.svg")
+COLLAPSED = "features"
+LANDED, ENDPOINT, TURN = "landed files", "endpoint", "champion"
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 46, 22, 16, 18
+COLOURS = {"datasets": "#e0f2fe", COLLAPSED: "#dcfce7", "": "#f3f4f6"}
+MODEL_COLOUR = "#ede9fe"
+
+
+@dataclass
+class Box:
+    """One box: an asset, a folder of assets, or what stands outside of the graph."""
+
+    name: str
+    folder: str
+    note: str = ""
+    inputs: set[str] = field(default_factory=set)
+    column: int = 0
+    row: int = 0
+
+    @property
+    def x(self) -> int:
+        return MARGIN + self.column * (WIDTH + GAP_X)
+
+    @property
+    def y(self) -> int:
+        return MARGIN + self.row * (HEIGHT + GAP_Y)
+
+
+def boxes(graph: BaseAssetGraph[Any]) -> dict[str, Box]:
+    """Return the boxes by key: assets with their inputs, and beside them what lands and what answers."""
+    found = {LANDED: Box(LANDED, "", "from outside")}
+    for node in sorted(graph.asset_nodes, key=lambda node: node.key):
+        key, folder = _box_of(node.key), node.key.path[0]
+        box = found.setdefault(key, Box(node.key.path[-1] if "/" in key else folder, folder))
+        box.inputs |= {_box_of(parent) for parent in node.parent_keys} - {key}
+        checks = len(node.check_keys)
+        if key != COLLAPSED:
+            box.note = " · ".join([*sorted(node.kinds), *([f"{checks} checks"] if checks > 1 else [])])
+        if folder == "datasets":
+            box.inputs.add(LANDED)
+    count = sum(node.key.path[0] == COLLAPSED for node in graph.asset_nodes)
+    found[COLLAPSED].note = f"{count} feature views"
+    rolled_out = next(key for key in found if key.endswith("/rollout"))
+    found[ENDPOINT] = Box(ENDPOINT, "", f"POST /v1/{found[rolled_out].folder}/…", {rolled_out})
+    found[rolled_out.replace("rollout", "predictions")].inputs.add(ENDPOINT)
+    return found
+
+
+def place(found: dict[str, Box]) -> None:
+    """Give each box its column and row: forth to the champion in the upper rows, back from it in the lowest."""
+    champion = next(key for key in found if key.endswith(f"/{TURN}"))
+    after = _after(found, champion)
+    datasets = {key for key, box in found.items() if box.folder == "datasets"}
+    for key in found.keys() - after:
+        found[key].column = _distance(found, key, datasets)
+    turn = found[champion].column
+    for key in after:
+        found[key].column = turn + 1 - (_distance(found, key, datasets) - turn)
+    taken: defaultdict[int, int] = defaultdict(int)
+    for key in _by_what_follows(found, found.keys() - after):
+        found[key].row = taken[found[key].column]
+        taken[found[key].column] += 1
+    lowest = max(taken.values())
+    taken.clear()
+    for key in _by_what_follows(found, after):
+        found[key].row = lowest - taken[found[key].column]
+        taken[found[key].column] += 1
+
+
+def draw(found: dict[str, Box]) -> str:
+    """Return the picture as SVG."""
+    width = 2 * MARGIN + (max(box.column for box in found.values()) + 1) * (WIDTH + GAP_X) - GAP_X
+    height = 2 * MARGIN + (max(box.row for box in found.values()) + 1) * (HEIGHT + GAP_Y) - GAP_Y
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        ' font-family="system-ui, sans-serif" text-anchor="middle">',
+        "<title>The asset graph</title>",
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path d="M0 0 8 4 0 8Z" fill="#6b7280"/></marker></defs>',
+        f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>',
+    ]
+    lines += [_edge(found[key], box, found) for box in found.values() for key in sorted(box.inputs)]
+    lines += [_box(box) for box in found.values()]
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def _by_what_follows(found: dict[str, Box], keys: set[str]) -> list[str]:
+    """Return ``keys`` in the order in which they take their places: what most depends on comes first, then by name."""
+    return sorted(keys, key=lambda key: (-len(_after(found, key)), key))
+
+
+def _box_of(key: dg.AssetKey) -> str:
+    return COLLAPSED if key.path[0] == COLLAPSED else "/".join(key.path)
+
+
+def _after(found: dict[str, Box], start: str) -> set[str]:
+    reached, ahead = set(), [start]
+    while ahead:
+        key = ahead.pop()
+        nexts = {each for each, box in found.items() if key in box.inputs} - reached
+        reached |= nexts
+        ahead += nexts
+    return reached
+
+
+def _distance(found: dict[str, Box], key: str, level: set[str]) -> int:
+    """Return the length of the longest way to ``key``; the keys of ``level`` stand in one column, whatever joins them."""
+    if key in level:
+        return 1
+    return max((_distance(found, each, level) + 1 for each in found[key].inputs), default=0)
+
+
+def _edge(start: Box, end: Box, found: dict[str, Box]) -> str:
+    dashed = ' stroke-dasharray="4 4"' if ENDPOINT in (start.name, end.name) else ""
+    if start.column == end.column:
+        side = start.x + WIDTH
+        if abs(start.row - end.row) == 1:
+            down = start.row < end.row
+            x = start.x + WIDTH // 2
+            points = [(x, start.y + (HEIGHT if down else 0)), (x, end.y + (0 if down else HEIGHT))]
+        else:
+            middle = [start.y + HEIGHT // 2, end.y + HEIGHT // 2]
+            points = [(side, middle[0]), (side + 9, middle[0]), (side + 9, middle[1]), (side, middle[1])]
+    else:
+        forth = start.column < end.column
+        x1, x2 = (start.x + WIDTH, end.x) if forth else (start.x, end.x + WIDTH)
+        y1, y2 = start.y + HEIGHT // 2, end.y + HEIGHT // 2
+        bend = x1 + (GAP_X // 2 if forth else -GAP_X // 2)
+        points = [(x1, y1), (bend, y1), (bend, y2), (x2, y2)]
+        if any(box.row == end.row and start.column < box.column < end.column for box in found.values()):
+            # Boxes are in the way: go along the gap above their row.
+            lane, before = end.y - GAP_Y // 2, x2 - GAP_X // 2
+            points = [(x1, y1), (bend, y1), (bend, lane), (before, lane), (before, y2), (x2, y2)]
+    path = " ".join(f"{'M' if at == 0 else 'L'}{x} {y}" for at, (x, y) in enumerate(points))
+    return f'<path d="{path}" fill="none" stroke="#6b7280" stroke-width="1.2" marker-end="url(#tip)"{dashed}/>'
+
+
+def _box(box: Box) -> str:
+    fill = COLOURS.get(box.folder, MODEL_COLOUR)
+    dashed = ' stroke-dasharray="4 4"' if not box.folder else ""
+    x, y = box.x + WIDTH // 2, box.y
+    return (
+        f'<rect x="{box.x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="7" fill="{fill}" stroke="#9ca3af"{dashed}/>'
+        f'<text x="{x}" y="{y + 20}" font-size="12.5" font-weight="600" fill="#111827">{escape(box.name)}</text>'
+        f'<text x="{x}" y="{y + 36}" font-size="10" fill="#4b5563">{escape(box.note)}</text>'
+    )
+
+
+def picture() -> str:
+    """Return the picture of what is defined now."""
+    from ml_platform.definitions import defs
+
+    found = boxes(defs().resolve_asset_graph())
+    place(found)
+    return draw(found)
+
+
+if __name__ == "__main__":
+    PICTURE.write_text(picture())
+    print(f"{PICTURE.name} drawn.", file=sys.stderr)
