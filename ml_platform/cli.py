@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -89,7 +89,9 @@ def up() -> None:
     from resources.profiles import REPOSITORY
 
     console = _console()
-    run_until_stopped(everything(_home(), REPOSITORY), lambda line: console.print(line, highlight=False))
+    run_until_stopped(
+        everything(_home(), REPOSITORY), lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+    )
 
 
 @app.command()
@@ -122,24 +124,48 @@ def report(
 
 @app.command()
 def history(
-    model: str, at: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none shows every change.")] = ""
+    model: str,
+    at: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none shows every change.")] = "",
+    request: Annotated[str, typer.Option(help="Id of a request: which version answered it.")] = "",
 ) -> None:
-    """Show which version of MODEL was champion when, on which data, by whose decision."""
+    """Show which version of MODEL was champion when, or answered a request, on which data, by whose decision."""
     from ml_platform.console import history as work
     from ml_platform.console.arguments import instant
 
-    work.show(work.changes(_home(), model, instant(at) if at else None), _console())
+    if request:
+        work.show_answers(work.answers(_home(), model, request), _console())
+    else:
+        work.show(work.changes(_home(), model, instant(at) if at else None), _console())
+
+
+@app.command()
+def reproduce(model: str, version: int) -> None:
+    """Rebuild VERSION of MODEL from what its manifest pins and say whether it comes out equal; exit code 1 if not."""
+    from ml_platform.components.loading import bound_model
+    from ml_platform.components.reproducing import reproduce_version
+    from ml_platform.data.lake import Lake
+    from resources.profiles import REPOSITORY
+
+    home = _home()
+    registry, lake = _registry(home), Lake(str(home.lake))
+    found = reproduce_version(
+        bound_model(model), version, lake=lake, registry=registry, folders=home, repository=REPOSITORY
+    )
+    for line in found.lines():
+        typer.echo(line)
+    if not found.equal:
+        raise typer.Exit(1)
 
 
 @app.command()
 def approve(model: str, version: int, by: By, reason: Reason) -> None:
-    """Approve VERSION of MODEL on the evidence of its newest verdict."""
+    """Approve VERSION of MODEL on the evidence of its newest verdict; nothing else missing, it is champion at once."""
     _say("approve", model, version, by, reason)
 
 
 @app.command()
 def reject(model: str, version: int, by: By, reason: Reason) -> None:
-    """Reject VERSION of MODEL on the evidence of its newest verdict."""
+    """Reject VERSION of MODEL on the evidence of its newest verdict; as challenger it steps down."""
     _say("reject", model, version, by, reason)
 
 
@@ -195,19 +221,29 @@ def main() -> None:
         sys.exit(1)
 
 
-def _say(word: str, model: str, version: int, by: str, reason: str) -> None:
+def _say(word: Literal["approve", "reject"], model: str, version: int, by: str, reason: str) -> None:
     from datetime import UTC, datetime
 
-    from ml_platform.registry import approvals
+    from ml_platform.components.crowning import Held, Word, say
+    from ml_platform.components.loading import bound_model
     from ml_platform.registry.audit import AuditLog
-    from ml_platform.registry.verdict_record import newest_evidence
 
     home = _home()
-    audit = AuditLog(home.records / "audit.jsonl")
-    evidence = newest_evidence(audit, _registry(home).version(model, version))
-    say = approvals.approve if word == "approve" else approvals.reject
-    say(audit, model=model, version=version, evidence=evidence, by=by, reason=reason, at=datetime.now(UTC))
-    typer.echo(f"Recorded: {by} {word}s version {version} of '{model}' on evidence {evidence[:12]}.")
+    audit, verdicts = AuditLog(home.records / "audit.jsonl"), home.records / "verdicts"
+    said = say(
+        bound_model(model),
+        version,
+        Word(word, by, reason),
+        registry=_registry(home),
+        audit=audit,
+        verdicts=verdicts,
+        now=datetime.now(UTC),
+    )
+    if isinstance(said, Held):
+        typer.echo(f"Recorded. Version {version} of '{model}' is not champion: {said.reason}")
+        return
+    typer.echo(f"Recorded. Version {version} is champion of '{model}'. Roll it out:")
+    typer.echo(f"  ml-platform materialize --select 'key:\"{model}/champion\"+' --partitions {said.partition}")
 
 
 def _registry(home: Home) -> "ModelRegistry":

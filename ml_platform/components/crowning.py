@@ -3,8 +3,10 @@
 Apart from the assets because the command line approves and promotes by the same steps.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -25,11 +27,34 @@ from ml_platform.registry.approvals import approve
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import Championship, history
 from ml_platform.registry.models import ModelRegistry, ModelVersion
-from ml_platform.registry.promotion import promote
-from ml_platform.registry.verdict_record import VERDICT_KIND, PromotionRefused
+from ml_platform.registry.promotion import ApprovalAwaited, VersionRejected, decline, promote
+from ml_platform.registry.verdict_record import (
+    VERDICT_KIND,
+    PromotionRefused,
+    newest_evidence,
+    newest_verdict_digest,
+)
 from ml_platform.training.model_directory import read_model
 from ml_platform.training.splits import LABEL
 from resources.home import Home
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a person says to a version, and why."""
+
+    word: Literal["approve", "reject"]
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """A version that passed its gates and is not champion: a person's yes is awaited, or a person said no."""
+
+    version: int
+    rejected: bool
+    reason: str
 
 
 def crown(
@@ -39,38 +64,70 @@ def crown(
     registry: ModelRegistry,
     audit: AuditLog,
     verdicts: Path,
-    approved_by: str,
-    reason: str,
+    word: Word | None,
     decided_by: str,
     now: datetime,
-) -> Championship:
-    """Promote the candidate of ``month`` on its newest verdict and return its record.
+) -> Championship | Held:
+    """Promote the candidate of ``month`` on its newest verdict and return its record, or what holds it.
 
-    A name in ``approved_by`` is entered as that person's approval of the evidence first. Raises
-    :class:`PromotionRefused` when there is no verdict on the month, or it does not allow promotion.
+    A person's ``word`` is entered first, on the evidence of that verdict. Raises :class:`PromotionRefused` when there
+    is no verdict on the month, or it does not allow promotion.
     """
     verdict, path = newest_verdict(model, month, audit, verdicts)
     version = judged_version(model, verdict, registry)
-    if approved_by:
+    return _settled(model, version, path, word, decided_by, registry, audit, now)
+
+
+def say(
+    model: BoundModel,
+    version: int,
+    word: Word,
+    *,
+    registry: ModelRegistry,
+    audit: AuditLog,
+    verdicts: Path,
+    now: datetime,
+) -> Championship | Held:
+    """Enter a person's ``word`` on ``version``; if nothing else is missing it is champion at once.
+
+    Raises :class:`PromotionRefused` when there is no verdict on the version, or it does not allow promotion.
+    """
+    chosen = registry.version(model.name, version)
+    path = verdicts / f"{newest_verdict_digest(audit, chosen)}.json"
+    return _settled(model, chosen, path, word, word.by, registry, audit, now)
+
+
+def _settled(
+    model: BoundModel,
+    version: ModelVersion,
+    verdict_path: Path,
+    word: Word | None,
+    decided_by: str,
+    registry: ModelRegistry,
+    audit: AuditLog,
+    now: datetime,
+) -> Championship | Held:
+    if word is not None and word.word == "reject":
+        decline(registry, audit, version, by=word.by, reason=word.reason, at=now)
+        return Held(version.version, True, f"Rejected by {word.by}: {word.reason}")
+    if word is not None:
+        evidence = newest_evidence(audit, version)
         approve(
+            audit, model=model.name, version=version.version, evidence=evidence, by=word.by, reason=word.reason, at=now
+        )
+    try:
+        return promote(
+            registry,
             audit,
-            model=model.name,
-            version=version.version,
-            evidence=verdict.evidence,
-            by=approved_by,
-            reason=reason,
+            version,
+            verdict_path=verdict_path,
+            approval=model.declared.approval,
+            decided_by=word.by if word else decided_by,
+            reason=word.reason if word else f"All gates passed on {version.partition}.",
             at=now,
         )
-    return promote(
-        registry,
-        audit,
-        version,
-        verdict_path=path,
-        approval=model.declared.approval,
-        decided_by=approved_by or decided_by,
-        reason=reason or f"All {len(verdict.gates)} gates passed on {month}.",
-        at=now,
-    )
+    except (ApprovalAwaited, VersionRejected) as held:
+        return Held(version.version, isinstance(held, VersionRejected), f"{held.found}. {held.mend}")
 
 
 def newest_verdict(model: BoundModel, month: str, audit: AuditLog, verdicts: Path) -> tuple[Verdict, Path]:

@@ -6,7 +6,7 @@ Each body reads its inputs, calls the engine, and returns what the UI shows.
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -14,17 +14,50 @@ from pydantic import Field
 from ml_platform.components.declaration import months_definition
 from ml_platform.components.model import BoundModel
 from ml_platform.components.shown import picture
+from ml_platform.registry.approvals import ApprovalError
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
+
+if TYPE_CHECKING:
+    from ml_platform.components.crowning import Held, Word
+
+
+APPROVED = "approved"
+"""The check that says whether whoever must agree has agreed."""
 
 
 class ChampionConfig(dg.Config):
     """Who decides, where a person does."""
 
     approved_by: str = Field(default="", description="Name of the person who approves (manual approval).")
+    rejected_by: str = Field(default="", description="Name of the person who rejects.")
     reason: str = Field(default="", description="Why; part of the record.")
+
+    def word(self) -> "Word | None":
+        """Return what a person says, or None; raises where two say something, or nobody gives a reason."""
+        from ml_platform.components.crowning import Word
+
+        if self.approved_by and self.rejected_by:
+            raise ApprovalError(
+                "Configuration of the champion",
+                expected="approved_by or rejected_by",
+                found="both",
+                mend="Say one, and why.",
+            )
+        if self.approved_by:
+            return Word("approve", self.approved_by, self.reason)
+        if self.rejected_by:
+            return Word("reject", self.rejected_by, self.reason)
+        if self.reason:
+            raise ApprovalError(
+                "Configuration of the champion",
+                expected="who decides, beside the reason",
+                found="a reason alone",
+                mend="Fill in approved_by or rejected_by too, or neither.",
+            )
+        return None
 
 
 def evaluation(model: BoundModel) -> dg.AssetsDefinition:
@@ -118,21 +151,27 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
 
 def champion(model: BoundModel) -> dg.AssetsDefinition:
     """`<model>/champion`: the version that serves, promoted only against a verified verdict."""
+    key = model.key("champion")
 
     @dg.asset(
-        key=model.key("champion"),
+        key=key,
         description=(
-            "The version that apps are to be served by. The verdict is read back from its record and verified; a "
-            "manual approval waits until somebody materializes this with approved_by and reason."
+            "The version that apps are to be served by. The verdict is read back from its record and verified. While a "
+            "manual approval is awaited nothing is materialized, here or downstream: the version waits as challenger "
+            "until somebody materializes this with approved_by (or rejected_by) and reason."
         ),
         partitions_def=months_definition(model.declared.partitions),
         deps=[model.key("evaluation")],
+        output_required=False,
+        check_specs=[
+            dg.AssetCheckSpec(APPROVED, asset=key, description="Whoever must agree to the new champion has agreed.")
+        ],
         **model.common("mlflow"),
     )
     def _champion(
         context: dg.AssetExecutionContext, config: ChampionConfig, mlflow: MlflowResource, home: HomeResource
-    ) -> dg.MaterializeResult[Any]:
-        from ml_platform.components.crowning import crown
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.components.crowning import Held, crown
 
         crowned = crown(
             model,
@@ -140,12 +179,14 @@ def champion(model: BoundModel) -> dg.AssetsDefinition:
             registry=mlflow.models,
             audit=home.audit(),
             verdicts=home.home().records / "verdicts",
-            approved_by=config.approved_by,
-            reason=config.reason,
+            word=config.word(),
             decided_by=f"dagster run {context.run_id}",
             now=datetime.now(UTC),
         )
-        return dg.MaterializeResult(
+        if isinstance(crowned, Held):
+            yield _held(crowned)
+            return
+        yield dg.MaterializeResult(
             metadata={
                 "version": crowned.version,
                 "previous_version": crowned.previous_version or 0,
@@ -156,8 +197,25 @@ def champion(model: BoundModel) -> dg.AssetsDefinition:
             },
             data_version=dg.DataVersion(crowned.content_digest),
         )
+        yield dg.AssetCheckResult(
+            check_name=APPROVED,
+            passed=True,
+            description=f"Approved by {', '.join(crowned.approved_by)}." if crowned.approved_by else "On the verdict.",
+            metadata={"version": crowned.version},
+        )
 
     return _champion
+
+
+def _held(held: "Held") -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=APPROVED,
+        passed=False,
+        # Waiting is nobody's fault; a rejection is an answer.
+        severity=dg.AssetCheckSeverity.ERROR if held.rejected else dg.AssetCheckSeverity.WARN,
+        description=held.reason,
+        metadata={"version": held.version, "state": "rejected" if held.rejected else "waits as challenger"},
+    )
 
 
 def model_card(model: BoundModel) -> dg.AssetsDefinition:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.padding import Padding
@@ -9,6 +10,9 @@ from rich.text import Text
 
 from ml_platform.registry.championship import Championship
 from resources.home import Home
+
+if TYPE_CHECKING:
+    from ml_platform.components.answering import Answer
 
 
 def changes(home: Home, model: str, at: datetime | None) -> list[Championship]:
@@ -29,6 +33,34 @@ def changes(home: Home, model: str, at: datetime | None) -> list[Championship]:
         return every
     standing = champion_at(audit, model, at)
     return [standing] if standing else []
+
+
+def answers(home: Home, model: str, request_id: str) -> "list[Answer]":
+    """Return which versions answered a request; raises where none was logged, as for an unknown model."""
+    from ml_platform.components.answering import answers_to
+    from ml_platform.data.lake import Lake
+    from ml_platform.registry.audit import AuditLog
+
+    changes(home, model, None)
+    return answers_to(
+        model,
+        request_id,
+        lake=Lake(str(home.lake)),
+        logs=sorted((home.serving / "predictions" / model).glob("*.jsonl")),
+        audit=AuditLog(home.records / "audit.jsonl"),
+    )
+
+
+def show_answers(found: "Sequence[Answer]", console: Console) -> None:
+    """Print each answer: which version in which role, when, and how that version had become champion."""
+    for each in found:
+        logged = each.logged_at.astimezone(UTC)
+        rows = f"{each.rows} rows" if each.rows > 1 else "1 row"
+        console.print(Text(f"{logged:%Y-%m-%d %H:%M:%S}Z  version {each.version} ({each.role}), {rows}", style="bold"))
+        if each.championship is None:
+            console.print(Padding(Text("It was not champion by then."), (0, 0, 0, 4)), highlight=False)
+        else:
+            show([each.championship], console)
 
 
 def show(found: Sequence[Championship], console: Console) -> None:

@@ -37,6 +37,7 @@ class ApprovalState:
     stands: bool
     approved_by: tuple[str, ...]
     reason: str
+    rejected: bool = False
 
 
 def approve(
@@ -79,7 +80,7 @@ def standing(
     rejected = [record for record in words if record.facts["word"] == "reject"]
     if rejected:
         by = rejected[0]
-        return ApprovalState(False, (), f"Rejected by {by.actor}: {by.facts['reason']}")
+        return ApprovalState(False, (), f"Rejected by {by.actor}: {by.facts['reason']}", rejected=True)
     if settings.mode == "auto":
         return ApprovalState(True, (), "Approval is automatic.")
     fresh = [record for record in words if at - record.at <= timedelta(hours=settings.expires_hours)]

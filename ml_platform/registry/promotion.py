@@ -29,6 +29,10 @@ class ApprovalAwaited(PromotionRefused):
     """Raised when everything but a person's approval is there."""
 
 
+class VersionRejected(PromotionRefused):
+    """Raised when the gates let a version pass and a person does not."""
+
+
 def promote(
     registry: ModelRegistry,
     audit: AuditLog,
@@ -45,8 +49,9 @@ def promote(
     The verdict is read back from ``verdict_path`` and verified: its digest, its place in the audit log, that it is
     about this version and says PROMOTE by gates that all passed, and that it compared with the champion of now. Then
     the approval must stand for its evidence. Raises :class:`PromotionRefused` for whichever fails first; where only
-    the approval is missing it is an :class:`ApprovalAwaited`, and the version waits as challenger. A version that was
-    rolled back comes back only by a person's approval given since, whatever the settings say.
+    the approval is missing it is an :class:`ApprovalAwaited`, and the version waits as challenger; where somebody said
+    no it is a :class:`VersionRejected`. A version that was rolled back comes back only by a person's approval given
+    since, whatever the settings say.
     """
     with audit.exclusive():
         reconcile(registry, audit, version.name)
@@ -55,6 +60,13 @@ def promote(
             return champion
         verdict = verified_verdict(audit, version, verdict_path, champion)
         state = _approval(audit, approval, version, verdict.evidence, at)
+        if state.rejected:
+            raise VersionRejected(
+                f"Promotion of '{version.name}' version {version.version}",
+                expected="nobody who says no on this evidence",
+                found=state.reason.rstrip("."),
+                mend=f"Whoever rejected it may approve it: ml-platform approve {version.name} {version.version}.",
+            )
         if not state.stands:
             nominate(registry, audit, version, by=decided_by, reason=state.reason, at=at)
             raise ApprovalAwaited(
@@ -92,7 +104,18 @@ def nominate(
 def decline(
     registry: ModelRegistry, audit: AuditLog, version: ModelVersion, *, by: str, reason: str, at: datetime
 ) -> None:
-    """Reject a version on the evidence of its newest verdict; as challenger it steps down."""
+    """Reject a version on the evidence of its newest verdict; as challenger it steps down.
+
+    Raises :class:`PromotionRefused` for the champion of now: a rejection would not unseat it.
+    """
+    champion = current(audit, version.name)
+    if champion and champion.version == version.version:
+        raise PromotionRefused(
+            f"Rejection of '{version.name}' version {version.version}",
+            expected="a version that is not champion",
+            found=f"the champion since {champion.since:%Y-%m-%d %H:%M} UTC",
+            mend=f"Make the one before it champion again: ml-platform rollback {version.name}.",
+        )
     evidence = newest_evidence(audit, version)
     reject(audit, model=version.name, version=version.version, evidence=evidence, by=by, reason=reason, at=at)
     carried = registry.by_alias(version.name, CHALLENGER)

@@ -50,6 +50,17 @@ class Reproduction:
         """Return whether everything is equal."""
         return all(one.equal for one in self.comparisons)
 
+    def lines(self) -> list[str]:
+        """Return what was found in words: one line per comparison, one per difference around, and the conclusion."""
+        told = [
+            f"equal      {one.what}: {one.recorded}"
+            if one.equal
+            else f"not equal  {one.what}: {one.recorded}, rebuilt {one.rebuilt}"
+            for one in self.comparisons
+        ]
+        told += [f"note       {note}" for note in self.surroundings]
+        return [*told, "equal: everything came out as it was." if self.equal else "not equal: see above."]
+
 
 def reproduce(
     manifest: Manifest,

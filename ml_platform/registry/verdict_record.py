@@ -56,14 +56,12 @@ def newest_evidence(audit: AuditLog, version: ModelVersion) -> str:
 
     Raises :class:`PromotionRefused` when there is no verdict on it.
     """
-    known = [
-        str(record.facts["evidence"])
-        for record in audit.records(VERDICT_KIND)
-        if (record.facts["model"], record.facts["candidate"]) == (version.name, version.content_digest)
-    ]
-    if not known:
-        raise _refused(version, "a verdict to approve or reject", "none", "Materialize its evaluation first.")
-    return known[-1]
+    return str(_newest(audit, version).facts["evidence"])
+
+
+def newest_verdict_digest(audit: AuditLog, version: ModelVersion) -> str:
+    """Return the digest of the newest verdict on ``version``, by which it is stored; raises as the evidence does."""
+    return str(_newest(audit, version).facts["digest"])
 
 
 def verified_verdict(
@@ -96,6 +94,17 @@ def verified_verdict(
         found = f"a comparison with {compared[:12] if compared else 'no champion'}"
         raise _refused(version, f"a comparison with the champion of now ({now and now[:12]})", found, again)
     return verdict
+
+
+def _newest(audit: AuditLog, version: ModelVersion) -> AuditRecord:
+    known = [
+        record
+        for record in audit.records(VERDICT_KIND)
+        if (record.facts["model"], record.facts["candidate"]) == (version.name, version.content_digest)
+    ]
+    if not known:
+        raise _refused(version, "a verdict to approve or reject", "none", "Materialize its evaluation first.")
+    return known[-1]
 
 
 def _refused(version: ModelVersion, expected: str, found: str, mend: str) -> PromotionRefused:

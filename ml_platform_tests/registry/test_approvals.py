@@ -70,7 +70,7 @@ def test_two_people_means_two_different_people(log: AuditLog) -> None:
 def test_one_rejection_outweighs_approvals(log: AuditLog) -> None:
     say_yes(log, by="ed")
     reject(log, model="risk", version=2, evidence="e1", by="mara", reason="slice JFK is off", at=NOON)
-    assert state(log) == ApprovalState(False, (), "Rejected by mara: slice JFK is off")
+    assert state(log) == ApprovalState(False, (), "Rejected by mara: slice JFK is off", rejected=True)
 
 
 def test_the_last_word_of_a_person_counts(log: AuditLog) -> None:

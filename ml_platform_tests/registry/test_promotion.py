@@ -14,7 +14,7 @@ from ml_platform.registry.approvals import ApprovalSettings, approve
 from ml_platform.registry.audit import AuditError, AuditLog
 from ml_platform.registry.championship import Championship, champion_at, current, history
 from ml_platform.registry.models import ModelRegistry, ModelVersion
-from ml_platform.registry.promotion import ApprovalAwaited, decline, promote, reconcile, roll_back
+from ml_platform.registry.promotion import ApprovalAwaited, VersionRejected, decline, promote, reconcile, roll_back
 from ml_platform.registry.verdict_record import PromotionRefused, newest_evidence, record_verdict
 
 NOON = datetime(2013, 7, 1, 12, tzinfo=UTC)
@@ -267,8 +267,9 @@ def test_declined_challenger_steps_down_and_stays_rejected(
     decline(registry, audit, version, by="mara", reason="slice JFK is off", at=NOON)
     assert alias(registry, "challenger") is None
     approve(audit, model="departure_risk", version=1, evidence="e" * 64, by="ed", reason="ok", at=NOON)
-    with pytest.raises(ApprovalAwaited, match="Rejected by mara: slice JFK is off"):
+    with pytest.raises(VersionRejected, match="Rejected by mara: slice JFK is off"):
         crown(version, verdict, approval=manual)
+    assert alias(registry, "challenger") is None
 
 
 def test_version_without_a_verdict_can_be_neither_approved_nor_declined(audit: AuditLog, registered: Register) -> None:
@@ -307,3 +308,13 @@ def test_version_that_was_rolled_back_comes_back_only_by_a_person(
     again = later + timedelta(hours=1)
     approve(audit, model="departure_risk", version=2, evidence="e" * 64, by="mara", reason="mended", at=again)
     assert crown(second, verdict, at=again).version == 2
+
+
+def test_champion_is_not_rejected_but_rolled_back(
+    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+) -> None:
+    version = registered("tree")
+    crown(version, judge(version))
+    with pytest.raises(PromotionRefused, match="found the champion since 2013-07-01 12:00 UTC.*rollback"):
+        decline(registry, audit, version, by="mara", reason="slice JFK is off", at=NOON)
+    assert alias(registry, "champion") == 1
