@@ -10,11 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml_platform.data.atomic import write_json
-from ml_platform.errors import PlatformError
+from ml_platform.errors import PlatformError, listed
+from ml_platform.serving.announce import Announcer, Awaited
 from ml_platform.serving.gateway import Gateway
 from ml_platform.serving.wanted import all_wanted
 
@@ -31,8 +32,10 @@ MARK = "ML_PLATFORM_RUN"
 """Environment variable of every process started here: the run folder of its home."""
 
 STATUS_FILE, UP_FILE, LOCK_FILE, APPLIED_FILE = "status.json", "up.json", "up.lock", "applied.json"
+CONTROL_FOLDER = "control"
 STOP_SECONDS = 35
 START_SECONDS = 60.0
+LOOK_MILLISECONDS = 500
 
 
 class AlreadyUp(PlatformError):  # noqa: N818
@@ -86,7 +89,7 @@ class Plan(BaseModel):
 
 
 def up(plan: Plan, tell: Callable[[str], None] = print) -> None:
-    """Run everything of ``plan`` until SIGINT or SIGTERM; ``tell`` gets one line per process with its address.
+    """Run everything of ``plan`` until SIGINT or SIGTERM; ``tell`` gets a line per process and endpoint: its address.
 
     Raises :class:`AlreadyUp` when this home is up, :class:`PortTaken` when a port is held by someone else. What a
     killed run left behind is ended first, and told.
@@ -94,16 +97,14 @@ def up(plan: Plan, tell: Callable[[str], None] = print) -> None:
     plan.run.mkdir(parents=True, exist_ok=True)
     plan.logs.mkdir(parents=True, exist_ok=True)
     with _only_one(plan.run):
-        for left in end_leftovers(plan.run):
-            tell(f"Ended what an earlier run left behind: {left}")
+        if left := end_leftovers(plan.run):
+            tell(f"An earlier run was killed; ended the {len(left)} processes that it left behind: {listed(left)}.")
         _forget(plan)
         _demand_free_ports(plan)
-        # A unix socket in a folder of our own: nobody else may command the process manager.
-        control = Path(tempfile.mkdtemp(prefix="mlp-"))
         try:
-            _run_arbiter(plan, control, tell)
+            with _control(plan.run) as folder:
+                _run_arbiter(plan, folder, tell)
         finally:
-            shutil.rmtree(control, ignore_errors=True)
             _forget(plan)
 
 
@@ -172,7 +173,9 @@ def _only_one(run: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        told = (run / UP_FILE).read_text().strip() if (run / UP_FILE).exists() else "no details"
+        file = run / UP_FILE
+        held = json.loads(file.read_text()) if file.exists() else {}
+        told = ", ".join(f"{name} {value}" for name, value in held.items()) or "starting"
         raise AlreadyUp(
             f"Platform home {run.parent}",
             expected="nothing running",
@@ -183,6 +186,24 @@ def _only_one(run: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _control(run: Path) -> Iterator[str]:
+    """Yield the folder for the sockets of the process manager; nobody else may command it.
+
+    It lies in the home, so that a killed run leaves nothing elsewhere. The address of a unix socket is at most 107
+    bytes long: through a descriptor of its folder, the home may be as deep as it likes.
+    """
+    folder = run / CONTROL_FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget(plan: Plan) -> None:
@@ -223,7 +244,7 @@ def _holder(port: int) -> str:
 
 def _described(process: psutil.Process) -> str:
     try:
-        return f"process {process.pid} ({' '.join(process.cmdline())[:120]})"
+        return f"process {process.pid} ({' '.join(process.cmdline())[:80]})"
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return f"process {process.pid}"
 
@@ -235,8 +256,9 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         return
 
 
-def _run_arbiter(plan: Plan, control: Path, tell: Callable[[str], None]) -> None:
+def _run_arbiter(plan: Plan, control: str, tell: Callable[[str], None]) -> None:
     from circus import get_arbiter
+    from tornado.ioloop import PeriodicCallback
 
     os.environ[MARK] = str(plan.run.resolve())
     plan.gateway.write_bootstrap()
@@ -247,7 +269,7 @@ def _run_arbiter(plan: Plan, control: Path, tell: Callable[[str], None]) -> None
         name="reconciler",
         command=[sys.executable, "-m", "ml_platform.serving.reconcile", str(spec), endpoint],
     )
-    gateway = Process(name="gateway", command=plan.gateway.command, address=plan.gateway.url)
+    gateway = Process(name="gateway", command=plan.gateway.command, port=plan.gateway_port, address=plan.gateway.url)
     watched = [gateway, reconcile, *plan.processes]
     arbiter = get_arbiter(
         [_watcher(plan, each) for each in watched],
@@ -256,16 +278,19 @@ def _run_arbiter(plan: Plan, control: Path, tell: Callable[[str], None]) -> None
         check_delay=0.5,
         proc_name="ml-platform",
     )
-    write_json(plan.run / UP_FILE, {"pid": os.getpid(), "gateway": plan.gateway.url, "since": int(time.time())})
+    write_json(
+        plan.run / UP_FILE,
+        {"pid": os.getpid(), "gateway": plan.gateway.url, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%MZ}"},
+    )
 
-    def started(_: Any) -> None:
-        for each in watched:
-            if each.address:
-                tell(f"{each.name:<12} {each.address}")
-
+    awaited = [Awaited(each.name, each.address, each.port, plan.logs / f"{each.name}*.log") for each in watched]
+    announcer = Announcer(awaited, plan.status_file, tell, patience_seconds=START_SECONDS)
+    begun = time.monotonic()
+    looking = PeriodicCallback(lambda: announcer.look(time.monotonic() - begun), LOOK_MILLISECONDS)
     try:
-        arbiter.start(cb=started)
+        arbiter.start(cb=lambda _: looking.start())
     finally:
+        looking.stop()
         arbiter.stop()
         del os.environ[MARK]
 
