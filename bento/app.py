@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -22,9 +22,11 @@ from bento.docs_page import docs_page
 from bento.metrics import CONTENT_TYPE, Metrics
 from bento.prediction_log import Answered, PredictionLog
 from bento.predictor import Predictor
+from bento.reasons import reasons_asked
 from ml_platform.errors import PlatformError
-from ml_platform.serving.contract import FieldError, RequestInvalid, ValidRequest
+from ml_platform.serving.contract import MAX_ROWS_WITH_REASONS, FieldError, RequestInvalid, ValidRequest
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -37,7 +39,7 @@ SHADOW_HOST = b"-shadow"
 """What the gateway appends to the host of a mirrored request."""
 
 INLINE_ROWS = 20
-"""Up to so many rows are predicted on the event loop; more, or those whose features a server holds, in a thread."""
+"""Up to so many rows are predicted on the event loop; more, with reasons, or with features on a server: in a thread."""
 
 JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -94,6 +96,7 @@ class PredictApp:
             "/openapi.json": self._openapi_page,
             # The gateway hands on what lies under the model's own path.
             f"/v1/{served.model}/openapi.json": self._openapi_page,
+            f"/v1/{served.model}/": self._docs_page,
             "/": self._docs_page,
         }
 
@@ -187,37 +190,47 @@ class PredictApp:
             return page()
         if method != "POST":
             raise Refused(405, "method", f"{path} takes POST.", [(b"allow", b"POST")])
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise Refused(
+                415, "encoding", "Send the body as it is, not compressed.", [(b"accept-encoding", b"identity")]
+            )
         if self.in_flight >= self.limits.requests_at_once:
             raise Refused(429, "overload", "Too many requests at once.", [(b"retry-after", b"1")])
         self.in_flight += 1
         try:
+            most = reasons_asked(scope.get("query_string", b""))
             body = await self._body(headers, receive)
-            return 200, JSON, await self._predict(body, headers, request_id)
+            return 200, JSON, await self._predict(body, headers, request_id, most)
         finally:
             self.in_flight -= 1
 
-    async def _predict(self, body: bytes, headers: dict[bytes, bytes], request_id: str) -> bytes:
+    async def _predict(self, body: bytes, headers: dict[bytes, bytes], request_id: str, most: int) -> bytes:
         started = time.perf_counter()
         predictor = self.predictor
         now = datetime.now(UTC)
-        request = predictor.contract.validate(body)
-        if len(request.rows) <= INLINE_ROWS and not predictor.store.remote:
+        request = predictor.contract.validate(body, MAX_ROWS_WITH_REASONS if most else None)
+        if len(request.rows) <= INLINE_ROWS and not most and not predictor.store.remote:
             prediction = predictor.predict(request, now)
         else:
-            work = asyncio.to_thread(predictor.predict, request, now)
-            try:
-                prediction = await asyncio.wait_for(work, self.limits.answer_seconds)
-            except TimeoutError:
-                raise Refused(503, "timeout", f"No answer within {self.limits.answer_seconds:g} s.") from None
-        told = [
+            prediction = await self._within_answer_time(predictor.predict, request, now)
+        told: list[dict[str, Any]] = [
             {"score": score, "label": label} for score, label in zip(prediction.scores, prediction.labels, strict=True)
         ]
+        if most:
+            found = await self._within_answer_time(predictor.reasons, prediction, most)
+            told = [{**answer, "reasons": why} for answer, why in zip(told, found, strict=True)]
         answer = orjson.dumps({"predictions": told, "model": orjson.Fragment(self._model), "request_id": request_id})
         if self._log is not None:
             self._log.put(Answered(request_id, _role(headers), now, request.rows, prediction))
         self.metrics.rows.inc(len(told))
         self.metrics.latency.observe(time.perf_counter() - started)
         return answer
+
+    async def _within_answer_time(self, work: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(work, *arguments), self.limits.answer_seconds)
+        except TimeoutError:
+            raise Refused(503, "timeout", f"No answer within {self.limits.answer_seconds:g} s.") from None
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         most = self.predictor.contract.max_bytes

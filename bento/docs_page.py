@@ -24,7 +24,8 @@ def docs_page(contract: RequestContract, version: str) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(contract.model)}</title>'
         f"<style>{_STYLE}</style><h1>{escape(contract.model)}</h1>"
         f"<p>Version {escape(version)}. <code>POST {contract.path}</code> takes 1 to {contract.max_rows} rows and"
-        f' answers with a score and a label for each. <a href="openapi.json">openapi.json</a></p>'
+        f" answers with a score and a label for each; <code>?reasons=5</code> adds the five features that moved each"
+        f' score most. <a href="openapi.json">openapi.json</a></p>'
         f"<h2>Fields of a row</h2><table><tr><th>Field<th>Type<th>What it says{fields}</table>"
         f"<h2>Example</h2><pre>{escape(body)}</pre>"
         f"<h2>Refusals</h2><table><tr><th>Status<th>When{refusals}</table></html>"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bento.reasons import reasons
 from bento.scorer import ModelUnreadable, Scores, load_scorer
 from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
@@ -79,6 +80,12 @@ class Predictor:
         scores = self._calibrate(self.scorer.predict(served.encoded(self.encoder)))
         labels: list[Any] = (scores >= self.threshold).tolist() if self.classifies else [None] * rows.height
         return Prediction(scores.tolist(), labels, rows, served)
+
+    def reasons(self, prediction: Prediction, most: int) -> list[list[dict[str, Any]]]:
+        """Return for each row of ``prediction`` up to ``most`` features that moved its score, the strongest first."""
+        served = prediction.served
+        contributions = self.scorer.contributions(served.encoded(self.encoder))
+        return reasons(self.encoder.feature_names, served.records(), contributions, most)
 
     def table(self, request: ValidRequest, arrived_at: datetime) -> pl.DataFrame:
         """Return the rows of ``request`` with the time of their prediction."""

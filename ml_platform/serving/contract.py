@@ -21,9 +21,19 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.online import FEW_ROWS
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import INSTANT
-from ml_platform.serving.openapi import REFUSALS, document
+from ml_platform.serving.openapi import MAX_REASONS, MAX_ROWS_WITH_REASONS, REFUSALS, document
 
-__all__ = ["REFUSALS", "FieldError", "RequestContract", "RequestField", "RequestInvalid", "ValidRequest", "instants"]
+__all__ = [
+    "MAX_REASONS",
+    "MAX_ROWS_WITH_REASONS",
+    "REFUSALS",
+    "FieldError",
+    "RequestContract",
+    "RequestField",
+    "RequestInvalid",
+    "ValidRequest",
+    "instants",
+]
 
 FieldType = Literal["string", "int", "float", "bool", "datetime"]
 
@@ -179,15 +189,16 @@ class RequestContract(Settings):
     def dtypes(self) -> dict[str, pl.DataType]:
         return {field.name: field.dtype for field in self.fields}
 
-    def validate(self, body: bytes) -> ValidRequest:  # type: ignore[override]
+    def validate(self, body: bytes, max_rows: int | None = None) -> ValidRequest:  # type: ignore[override]
         """Return the rows of ``body``, JSON of the form ``{"rows": [{…}, …]}``.
 
         A null is allowed where the field is nullable; every field must be there, and no other. NaN and infinities are
-        no JSON and no values: they are refused with the path of the field. Raises :class:`RequestInvalid`.
+        no JSON and no values: they are refused with the path of the field. ``max_rows`` lowers the declared limit for
+        this request. Raises :class:`RequestInvalid`.
         """
         if len(body) > self.max_bytes:
             raise _too_much("body", f"at most {self.max_bytes} bytes", f"{len(body)} bytes")
-        rows = self._rows(_parsed(body))
+        rows = self._rows(_parsed(body), min(self.max_rows, max_rows or self.max_rows))
         names = self.dtypes
         # Equal lengths and no missing key mean equal sets of keys.
         width = len(names)
@@ -209,7 +220,7 @@ class RequestContract(Settings):
         """Return the exact OpenAPI 3.1 document of the endpoint that serves ``version``."""
         return document(self, version)
 
-    def _rows(self, payload: Any) -> list[dict[str, Any]]:
+    def _rows(self, payload: Any, max_rows: int) -> list[dict[str, Any]]:
         if not isinstance(payload, dict):
             raise RequestInvalid(422, "field", [FieldError("body", 'an object {"rows": […]}', _shown(payload))])
         strangers = [FieldError(key, "only 'rows'", "another field", _near(key, ["rows"])) for key in payload]
@@ -221,9 +232,9 @@ class RequestContract(Settings):
         rows = payload["rows"]
         if not isinstance(rows, list) or not rows:
             found = "an empty list" if rows == [] else _shown(rows)
-            raise RequestInvalid(422, "field", [FieldError("rows", f"1 to {self.max_rows} rows", found)])
-        if len(rows) > self.max_rows:
-            raise _too_much("rows", f"at most {self.max_rows} rows", f"{len(rows)} rows")
+            raise RequestInvalid(422, "field", [FieldError("rows", f"1 to {max_rows} rows", found)])
+        if len(rows) > max_rows:
+            raise _too_much("rows", f"at most {max_rows} rows", f"{len(rows)} rows")
         return rows
 
     def _refused(self, rows: Sequence[Any]) -> RequestInvalid:

@@ -4,7 +4,6 @@ Envoy reads clusters and routes from two files and takes new ones when they are 
 The order matters and is the caller's: first the clusters that new routes need, then the routes, then clusters without.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ ROLE_HEADER = "x-ml-platform-role"
 
 MAX_BODY_BYTES = 8 * 2**20
 REQUEST_SECONDS = 60
+RECEIVE_SECONDS = 15
 CONNECT_SECONDS = 1
 
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -85,11 +85,9 @@ def _routes(wanted: Mapping[str, WantedState], version: str) -> dict[str, Any]:
         "metadata": {"filter_metadata": {"ml_platform": {"version": version}}},
     }
     known = ", ".join(f"/v1/{model}/" for model, state in sorted(wanted.items()) if state.releases) or "none"
-    message = {"error": {"status": 404, "reason": "path", "message": f"Unknown path; models are at: {known}."}}
     unknown = {
         "match": {"prefix": "/"},
-        "direct_response": {"status": 404, "body": {"inline_string": json.dumps(message)}},
-        "response_headers_to_add": [_header("content-type", "application/json")],
+        "direct_response": {"status": 404, "body": {"inline_string": f"Unknown path; models are at: {known}."}},
     }
     return {
         "@type": _ROUTES_TYPE,
@@ -183,9 +181,55 @@ def _connection_manager(folder: Path) -> dict[str, Any]:
             "generate_request_id": True,
             "preserve_external_request_id": True,
             "normalize_path": True,
+            # Clients that still speak the older protocol, like ab, are answered too.
+            "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "unknown"},
+            "local_reply_config": {"mappers": _refusals()},
             "request_headers_timeout": "10s",
+            "request_timeout": f"{RECEIVE_SECONDS}s",
             "stream_idle_timeout": f"{REQUEST_SECONDS}s",
             "access_log": [_access_log(folder / "access.jsonl")],
+        },
+    }
+
+
+def _refusals() -> list[dict[str, Any]]:
+    """Return how the gateway's own refusals read: in the form of the services', each with the place to mend."""
+    most = f"at most {MAX_BODY_BYTES} bytes"
+    found = {"path": "body", "expected": most, "found": "more", "hint": "Send several smaller requests."}
+    return [
+        _refusal(413, "EQ", "size", details=[found]),
+        _refusal(408, "EQ", "slow"),
+        _refusal(404, "EQ", "path"),
+        # Nothing that answers, or too much under way: the same request is welcome in a second.
+        _refusal(503, "EQ", "unavailable", headers=[_header("retry-after", "1")]),
+        _refusal(400, "GE", "gateway"),
+    ]
+
+
+def _refusal(
+    status: int,
+    comparison: str,
+    reason: str,
+    *,
+    details: list[dict[str, str]] | None = None,
+    headers: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    told = {
+        "status": "%RESPONSE_CODE%",
+        "reason": reason,
+        "message": "%LOCAL_REPLY_BODY%",
+        "details": details or [],
+    }
+    return {
+        "filter": {
+            "status_code_filter": {
+                "comparison": {"op": comparison, "value": {"default_value": status, "runtime_key": f"refusal.{status}"}}
+            }
+        },
+        "headers_to_add": headers or [],
+        "body_format_override": {
+            "json_format": {"error": told, "request_id": "%REQ(X-REQUEST-ID)%"},
+            "content_type": "application/json",
         },
     }
 

@@ -13,12 +13,18 @@ TYPES: dict[str, dict[str, str]] = {
     "datetime": {"type": "string", "format": "date-time"},
 }
 
+MAX_REASONS = 20
+"""Reasons that one prediction comes with at most."""
+
+MAX_ROWS_WITH_REASONS = 50
+"""Rows of a request that asks for reasons: each costs as much as a hundred predictions."""
 
 REFUSALS = {
     "400": "The body is not JSON.",
     "408": "The body did not arrive in time.",
     "413": "Too many rows or bytes.",
-    "422": "A field is missing, unknown or wrong; `details` names the path of each.",
+    "415": "The body is compressed; send it as it is.",
+    "422": "A field or parameter is missing, unknown or wrong; `details` names the path of each.",
     "429": "Too many requests at once; try again after the seconds in Retry-After.",
     "500": "The service failed; its log tells why under the request id.",
     "503": "The service cannot answer now, for example because a feature view was never published.",
@@ -47,7 +53,17 @@ def document(contract: "RequestContract", version: str) -> dict[str, Any]:
                             "required": False,
                             "description": "Id under which the request is logged; made up where absent.",
                             "schema": {"type": "string", "maxLength": 128},
-                        }
+                        },
+                        {
+                            "name": "reasons",
+                            "in": "query",
+                            "required": False,
+                            "description": (
+                                "How many reasons to give for each prediction; none where absent. With reasons, a "
+                                f"request holds at most {MAX_ROWS_WITH_REASONS} rows."
+                            ),
+                            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_REASONS},
+                        },
                     ],
                     "requestBody": {"required": True, "content": _json({"$ref": "#/components/schemas/Request"})},
                     "responses": {
@@ -79,6 +95,30 @@ def document(contract: "RequestContract", version: str) -> dict[str, Any]:
                         "label": {
                             "type": ["boolean", "null"],
                             "description": "Whether the score reaches the model's threshold; null for a regression.",
+                        },
+                    },
+                    optional={
+                        "reasons": {
+                            "type": "array",
+                            "maxItems": MAX_REASONS,
+                            "description": "The features that moved the score most, the strongest first; when asked.",
+                            "items": {"$ref": "#/components/schemas/Reason"},
+                        }
+                    },
+                ),
+                "Reason": _closed(
+                    {
+                        "feature": {"type": "string", "description": "Name of the feature: <view>__<column>."},
+                        "value": {
+                            "type": ["number", "string", "boolean", "null"],
+                            "description": "Its value as read; null: nothing was known, or nothing young enough.",
+                        },
+                        "contribution": {
+                            "type": "number",
+                            "description": (
+                                "By how much it raised the score, in log-odds before calibration, or in units of the "
+                                "label of a regression."
+                            ),
                         },
                     }
                 ),
@@ -123,11 +163,11 @@ def _field(field: "RequestField") -> dict[str, Any]:
     return schema
 
 
-def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+def _closed(properties: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "type": "object",
         "required": list(properties),
-        "properties": properties,
+        "properties": properties | (optional or {}),
         "additionalProperties": False,
     }
 

@@ -40,6 +40,19 @@ def test_model_that_serves_nothing_has_no_route(tmp_path: Path) -> None:
     assert unknown["direct_response"]["status"] == 404
 
 
+def test_gateway_sends_those_it_cannot_serve_away_for_a_second(tmp_path: Path) -> None:
+    Gateway(tmp_path, 18080, 18081).write_bootstrap()
+    held = json.loads((tmp_path / "envoy.json").read_text())
+    (listener,) = held["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    headers = {
+        each["filter"]["status_code_filter"]["comparison"]["value"]["default_value"]: each["headers_to_add"]
+        for each in manager["local_reply_config"]["mappers"]
+    }
+    assert [header["header"] for header in headers[503]] == [{"key": "retry-after", "value": "1"}]
+    assert manager["request_timeout"] == "15s"
+
+
 def test_name_of_a_service_tells_a_rebuilt_bento_apart() -> None:
     assert cluster_name("toy", ONE) != cluster_name("toy", Release(version="1", bento="bentos/toy/1-cc"))
 

@@ -1,5 +1,6 @@
 """The whole of serving with real parts: two bentos, BentoML's server, Envoy, circus and the reconciler."""
 
+import gzip
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import lightgbm
+import numpy as np
 import psutil
 import pytest
 
@@ -101,6 +104,21 @@ def test_endpoint_scores_as_training_does(live: Live, toy: Toy) -> None:
     }
 
 
+def test_reasons_are_lightgbms_own_contributions_on_the_same_rows(live: Live, toy: Toy) -> None:
+    answer = httpx.post(f"{live.url}/v1/toy/predict", params={"reasons": 2}, json={"rows": toy.rows}, timeout=20)
+    told = answer.raise_for_status().json()["predictions"]
+    assert [each["score"] for each in told] == toy.scores
+    seen = [(40.0, 60.0), (4.0, 60.0), (None, None)]
+    booster = lightgbm.Booster(model_file=toy.model_dir / "model.txt")
+    contributions = np.asarray(booster.predict(np.array(seen, dtype=float), pred_contrib=True))
+    for row_told, values, (mean, age, _) in zip(told, seen, contributions.tolist(), strict=True):
+        named = [("delays__mean", values[0], mean), ("delays__age_minutes", values[1], age)]
+        expected = sorted((each for each in named if each[2]), key=lambda each: -abs(each[2]))
+        assert expected  # no contribution at all would prove nothing
+        assert [(r["feature"], r["value"], r["contribution"]) for r in row_told["reasons"]] == expected
+    assert "reasons" not in live.post({"rows": toy.rows}).json()["predictions"][0]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "path"),
     [
@@ -108,13 +126,14 @@ def test_endpoint_scores_as_training_does(live: Live, toy: Toy) -> None:
         (b"", 400, "body"),
         ({"rows": [row()] * 10_000}, 413, "rows"),
         (b" " * (5 * 2**20), 413, "body"),
+        (b" " * (9 * 2**20), 413, "body"),
         ({"rows": [row(), {"carrier": "UA"}]}, 422, "rows[1].distance"),
         ({"rows": [row() | {"distance": "far"}]}, 422, "rows[0].distance"),
         ({"rows": [row() | {"extra": 1}]}, 422, "rows[0].extra"),
         (json.dumps({"rows": [row(distance=float("nan"))]}).encode(), 422, "rows[0].distance"),
         ({"rows": [row() | {"departs": "2013-07-01T12:00:00"}]}, 422, "rows[0].departs"),
     ],
-    ids=["broken", "empty", "rows", "bytes", "missing", "type", "extra", "nan", "naive"],
+    ids=["broken", "empty", "rows", "bytes", "gateways-bytes", "missing", "type", "extra", "nan", "naive"],
 )
 def test_bad_request_is_refused_by_path_and_the_service_goes_on(live: Live, body: Any, status: int, path: str) -> None:
     answer = live.post(body)
@@ -122,15 +141,51 @@ def test_bad_request_is_refused_by_path_and_the_service_goes_on(live: Live, body
     assert live.post({"rows": [row()]}).status_code == 200
 
 
-def test_unknown_path_and_method_are_refused(live: Live) -> None:
-    assert httpx.get(f"{live.url}/v1/other/predict").status_code == 404
-    assert httpx.get(f"{live.url}/v1/toy/predict").status_code == 405
+def test_unknown_path_and_method_are_refused_in_one_form_by_gateway_and_service(live: Live) -> None:
+    for method, path, status, reason in [
+        ("GET", "/v1/other/predict", 404, "path"),
+        ("POST", "/v1/toy/predictions", 404, "path"),
+        ("GET", "/v1/toy/predict", 405, "method"),
+    ]:
+        answer = httpx.request(method, f"{live.url}{path}")
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (status, reason)
+        assert set(answer.json()) == {"error", "request_id"}
+        assert set(answer.json()["error"]) == {"status", "reason", "message", "details"}
+
+
+def test_compressed_body_is_refused_as_such(live: Live) -> None:
+    answer = live.post(gzip.compress(b"{}"), headers={"content-encoding": "gzip"})
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+
+
+def test_client_of_the_older_protocol_is_answered(live: Live) -> None:
+    body = json.dumps({"rows": [row()]}).encode()
+    with socket.create_connection(("127.0.0.1", live.plan.gateway_port)) as client:
+        client.sendall(b"POST /v1/toy/predict HTTP/1.0\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.0 200")
+
+
+def test_fifty_clients_at_once_are_all_answered(live: Live, toy: Toy) -> None:
+    def ask(_: int) -> httpx.Response:
+        return live.post({"rows": [row()] * 200})
+
+    with ThreadPoolExecutor(50) as clients:
+        answers = list(clients.map(ask, range(100)))
+    for answer in answers:
+        if answer.status_code == 200:
+            assert answer.json()["predictions"][-1]["score"] == toy.scores[0]
+        else:
+            assert answer.status_code in (429, 503)
+            assert answer.headers["retry-after"] == "1"
+    assert sum(answer.status_code == 200 for answer in answers) > 50
 
 
 def test_openapi_of_the_service_is_that_of_the_declaration(live: Live) -> None:
     port = next(live.plan.run.glob("toy-1-*.port")).read_text()
     assert httpx.get(f"http://127.0.0.1:{port}/openapi.json").json() == CONTRACT.openapi("1")
     assert httpx.get(f"{live.url}/v1/toy/openapi.json").json() == CONTRACT.openapi("1")
+    assert "openapi.json" in httpx.get(f"{live.url}/v1/toy/").text
 
 
 def test_prediction_is_logged_with_what_it_stood_on(live: Live) -> None:
