@@ -123,7 +123,9 @@ def _settled(
             verdict_path=verdict_path,
             approval=model.declared.approval,
             decided_by=word.by if word else decided_by,
-            reason=word.reason if word else f"All gates passed on {version.partition}.",
+            reason=word.reason
+            if word
+            else f"All {len(verified(verdict_path).gates)} gates passed on {version.partition}.",
             at=now,
         )
     except (ApprovalAwaited, VersionRejected) as held:

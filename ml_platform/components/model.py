@@ -78,6 +78,9 @@ class Retraining(Settings):
     watch_cron: str = Field(
         default="*/30 * * * *", description="When logged predictions are read in and joined with outcomes (cron, UTC)."
     )
+    reproduce_cron: str = Field(
+        default="0 5 * * 0", description="When the champion is rebuilt and compared (cron, UTC), once turned on."
+    )
 
 
 @dg.scaffold_with(ModelScaffolder)
@@ -150,20 +153,25 @@ class Model(Declaration):
             model_monitoring.performance(bound),
             model_monitoring.drift(bound),
         ]
+        rebuilt = dg.AssetCheckKey(bound.key("champion"), model_judgement.REPRODUCIBLE)
         job = dg.define_asset_job(
             self.name,
-            selection=dg.AssetSelection.assets(*bound.loop_keys),
+            selection=dg.AssetSelection.assets(*bound.loop_keys) - dg.AssetSelection.checks(rebuilt),
             description=f"Everything from the training set of a month to its rollout: {self.description}",
         )
-        return dg.Definitions.merge(dg.Definitions(assets=assets, jobs=[job]), self.automation(bound))
+        own = dg.Definitions(assets=assets, asset_checks=[model_judgement.reproducible(bound)], jobs=[job])
+        return dg.Definitions.merge(own, self.automation(bound))
 
     def automation(self, bound: "BoundModel") -> dg.Definitions:
         """Return the sensors and schedules: what the model does without being asked."""
-        from ml_platform.components import retraining
+        from ml_platform.components import model_judgement, retraining
 
         declared = self.retraining
         sensors = [retraining.new_month_sensor(bound)] if declared.on_new_month else []
-        schedules = [retraining.watching_schedule(bound, declared.watch_cron)]
+        schedules = [
+            retraining.watching_schedule(bound, declared.watch_cron),
+            model_judgement.reproduce_schedule(bound, declared.reproduce_cron),
+        ]
         if declared.cron is not None:
             schedules.append(retraining.training_schedule(bound, declared.cron))
         return dg.Definitions(sensors=sensors, schedules=schedules)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 APPROVED = "approved"
 """The check that says whether whoever must agree has agreed."""
 
+REPRODUCIBLE = "reproducible"
+"""The check that rebuilds the champion."""
+
 
 class ChampionConfig(dg.Config):
     """Who decides, where a person does."""
@@ -215,6 +218,65 @@ def _held(held: "Held") -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.ERROR if held.rejected else dg.AssetCheckSeverity.WARN,
         description=held.reason,
         metadata={"version": held.version, "state": "rejected" if held.rejected else "waits as challenger"},
+    )
+
+
+def reproducible(model: BoundModel) -> dg.AssetChecksDefinition:
+    """`reproducible` on `<model>/champion`: rebuilt from its manifest, it comes out equal. Runs on its own only."""
+    key = model.key("champion")
+
+    @dg.multi_asset_check(
+        name=f"{model.name}__{REPRODUCIBLE}",
+        specs=[
+            dg.AssetCheckSpec(
+                REPRODUCIBLE,
+                asset=key,
+                description="Rebuilt from the versions that its manifest pins, the champion comes out equal.",
+            )
+        ],
+        can_subset=True,
+    )
+    def _reproducible(
+        context: dg.AssetCheckExecutionContext, lake: LakeResource, mlflow: MlflowResource, home: HomeResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        from ml_platform.components.reproducing import reproduce_champion
+
+        if key in (context.run.asset_selection or ()):
+            # Dagster runs an asset's checks with it; a rebuild takes as long as the training did.
+            return
+        champion, found = reproduce_champion(
+            model, lake=lake.lake(), registry=mlflow.models, folders=home.home(), repository=home.code
+        )
+        differing = [one.what for one in found.comparisons if not one.equal]
+        yield dg.AssetCheckResult(
+            check_name=REPRODUCIBLE,
+            asset_key=key,
+            passed=found.equal,
+            description=f"Not equal: {', '.join(differing)}." if differing else "Everything came out as it was.",
+            metadata={
+                "version": champion.version,
+                "surroundings": found.surroundings,
+                "comparisons": dg.MetadataValue.table(
+                    [dg.TableRecord(asdict(one)) for one in found.comparisons],
+                    schema=dg.TableSchema([dg.TableColumn(name) for name in ("what", "recorded", "rebuilt", "equal")]),
+                ),
+            },
+        )
+
+    return _reproducible
+
+
+def reproduce_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
+    """`<model>_reproduce`, and the job of that name: off until somebody turns it on, for it costs a training."""
+    name, said = f"{model.name}_reproduce", f"Rebuilds the champion of {model.name} from its manifest and compares."
+    check = dg.AssetCheckKey(model.key("champion"), REPRODUCIBLE)
+    job = dg.define_asset_job(name, selection=dg.AssetSelection.checks(check), description=said)
+    return dg.ScheduleDefinition(
+        name=name,
+        cron_schedule=cron,
+        job=job,
+        description=said,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
     )
 
 
