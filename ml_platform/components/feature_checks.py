@@ -45,7 +45,7 @@ def look_at_training_set(model: BoundModel, lake: Lake) -> SentinelReport | Unju
     if model.declared.task != "classification":
         return Unjudged("The sentinel ranks labels of two values; this model predicts a number.")
     if len(months) < MONTHS_NEEDED:
-        return Unjudged(f"{len(months)} months: a split by time needs at least {MONTHS_NEEDED}.")
+        return Unjudged(f"of {MONTHS_NEEDED} months that a split by time needs there is {len(months)}.")
     features = model.feature_set.feature_names
     rows = lake.scan(model.table).select(*features, LABEL, PREDICT_AT).drop_nulls(LABEL).collect()
     if rows[LABEL].n_unique() != CLASSES:

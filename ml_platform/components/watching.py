@@ -11,7 +11,6 @@ from pathlib import Path
 
 import polars as pl
 
-from ml_platform.components.candidates import read_training_set
 from ml_platform.components.judgement import METRICS
 from ml_platform.components.model import BoundModel
 from ml_platform.components.packaging import model_directory
@@ -127,14 +126,14 @@ def watch_drift(
     Scores are compared too where a champion stood before the month: those it gives the month with those it gave the
     month on which it was evaluated, of which it had not seen a row. ``registry`` is asked for only then.
     """
-    rows = read_training_set(model, month, lake)
-    start, _ = month_bounds(month, model.declared.partitions.time_zone)
+    earlier = [held for held in lake.partitions(model.table) if held < month]
+    # By partition, not by prediction time: the first example of a month may be predicted in the month before.
+    rows = lake.scan(model.table, partitions=[*earlier, month]).collect()
     champion = _champion_before(audit, model, month)
     if champion is not None:
         directory = model_directory(registry(), registry().version(model.name, champion.version), folders.models)
-        rows = _scored(read_model(directory), rows, model, champion.partition, start)
-    reference, current = rows.filter(pl.col("predict_at") < start), rows.filter(pl.col("predict_at") >= start)
-    earlier = [held for held in lake.partitions(model.table) if held < month]
+        rows = _scored(read_model(directory), rows, model, champion.partition, month)
+    reference, current = rows.filter(pl.col(PARTITION) < month), rows.filter(pl.col(PARTITION) == month)
     monitors = model.declared.monitors
     scored = SCORE if SCORE in rows.columns else None
     report = measure_drift(
@@ -167,17 +166,16 @@ def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> Champion
     return past[-1] if past else None
 
 
-def _scored(
-    stored: StoredModel, rows: pl.DataFrame, model: BoundModel, evaluated_on: str, start: datetime
-) -> pl.DataFrame:
-    """Return ``rows`` with scores for those from ``start`` on and for the month of the evaluation, else null.
+def _scored(stored: StoredModel, rows: pl.DataFrame, model: BoundModel, evaluated_on: str, month: str) -> pl.DataFrame:
+    """Return ``rows`` with scores for those of ``month`` and of the evaluation's month, else null.
 
     A model that reads features which the training set no longer has cannot score it: the rows come back as they are.
     """
     if any(name not in rows.columns for name in stored.encoder.feature_names):
         return rows
-    first, last = month_bounds(evaluated_on, model.declared.partitions.time_zone)
-    unseen = rows["predict_at"].is_between(first, last, closed="left") | (rows["predict_at"] >= start)
+    # What was predicted before the evaluation's month began, the model may have been fitted on.
+    first, _ = month_bounds(evaluated_on, model.declared.partitions.time_zone)
+    unseen = rows[PARTITION].is_in([evaluated_on, month]) & (rows["predict_at"] >= first)
     scores = pl.Series(SCORE, [None] * rows.height, dtype=pl.Float64).scatter(
         unseen.arg_true(), stored.predict(rows.filter(unseen))
     )

@@ -53,7 +53,9 @@ class DriftSettings(Settings):
     )
     windows: int = Field(default=3, ge=1, description="Consecutive windows into which the current rows are cut.")
     windows_needed: int = Field(default=2, ge=1, description="Windows that must be flagged for the column to be.")
-    minimum_rows: int = Field(default=500, ge=2, description="Rows a window needs to be judged; fewer, fewer windows.")
+    minimum_rows: int = Field(
+        default=500, ge=2, description="Rows that a window, and the reference, need to be judged; fewer, fewer windows."
+    )
     sample_rows: int = Field(default=10_000, ge=2, description="Rows sampled from the reference and from each window.")
     seed: int = Field(default=0, description="Seed of the sampling.")
     bins: int = Field(default=10, ge=2, description="Quantile bins, fixed by the reference, of the stability index.")
@@ -104,7 +106,7 @@ def measure_drift(
     Numbers are compared by Kolmogorov-Smirnov, booleans and strings by total variation over the reference categories.
     Nulls and NaN are one and are left out of the distances. ``expected_rows`` is how many rows a period of this
     length usually has; without it volume is not judged. With fewer than ``settings.minimum_rows`` rows no window is
-    judged, and an empty reference judges no column: the report says so (``windows_judged`` 0, ``not judged``).
+    judged, and with fewer in the reference no column: the report says so (``windows_judged`` 0, ``not judged``).
 
     Raises :class:`~ml_platform.monitoring.drift_input.DriftInputError` when the list of columns is empty, a column is
     missing on either side, its kind differs between the two, it holds neither numbers nor categories, or a name in
@@ -139,8 +141,8 @@ def _family(
     names: list[str],
     settings: DriftSettings,
 ) -> list[ColumnDrift]:
-    """Describe the columns that are judged together; none where there is no row to compare them with."""
-    if reference.is_empty() or not names:
+    """Describe the columns that are judged together; none where too few rows are there to compare with."""
+    if reference.height < settings.minimum_rows or not names:
         return []
     sample, whole = _sampled(reference, settings), _sampled(current, settings)
     bounds = _window_bounds(current, settings)

@@ -79,6 +79,8 @@ class DriftReport(BaseModel):
         """Why the decision is what it is, in a sentence."""
         if not self.rows_reference:
             return "Not judged: there are no earlier rows to compare with."
+        if not self.columns:
+            return f"{self.decision.capitalize()}: {self.rows_reference} earlier rows are too few to compare with."
         found = [
             f"{what} ({len(columns)} of {len(self.columns)}): {listed(column.name for column in columns)}"
             for what, columns in (

@@ -63,13 +63,13 @@ def write_evidently_report(
 ) -> dict[str, float]:
     """Write the HTML page that compares ``current`` with ``reference`` to ``path`` and return the distances it shows.
 
-    The page is one file without references to the network, written atomically. ``score`` stands first, with a plot
-    of its own; then missing values, and one line per column, of the features those
-    ``settings.maximum_features`` that moved most, those ``drifted`` before others. Columns without a value on one side
-    cannot be drawn and are left out (their null rate is `drift`'s to judge). ``drifted`` names the columns to be shown
-    as such; without it distances above the settings' minima are. Each column is sampled by itself, so that one with
-    few values, such as a score of the newest months alone, is drawn from as many rows as the others. The result maps
-    each drawn column to its distance, over the sample.
+    The page is one file without references to the network, written atomically. ``score`` stands first, with a plot of
+    its own; then one line per column, of the features those ``settings.maximum_features`` that moved most, those
+    ``drifted`` before others. Columns without a value on one side cannot be drawn and are left out (their null rate is
+    `drift`'s to judge). ``drifted`` names the columns to be shown as such; without it distances above the settings'
+    minima are. Each column is sampled by itself, so that one with few values, such as a score of the newest months
+    alone, is drawn from as many rows as the others. The result maps each drawn column to its distance, over the
+    sample.
     Raises :class:`ReportInputError` when a column is missing or none can be drawn.
     """
     columns = [*([score] if score else []), *features]
@@ -164,7 +164,7 @@ def _snapshot(
     # Read by Evidently when it is imported; a page must never depend on a network, nor tell anyone of its making.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     from evidently import DataDefinition, Dataset, Report
-    from evidently.metrics import DatasetMissingValueCount, ValueDrift
+    from evidently.metrics import ValueDrift
     from evidently.presets import DataDriftPreset
 
     _register_distances()
@@ -184,8 +184,8 @@ def _snapshot(
         cat_threshold=settings.minimum_total_variation,
         per_column_threshold=limits,
     )
-    # No row count: on the page it would be that of the sample.
-    report = Report([*first, DatasetMissingValueCount(), table])
+    # No counts of rows or of missing values: on the page they would be those of the sample.
+    report = Report([*first, table])
     return report.run(
         Dataset.from_pandas(current, data_definition=definition),
         Dataset.from_pandas(reference, data_definition=definition),

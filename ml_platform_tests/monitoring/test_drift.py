@@ -171,6 +171,13 @@ def test_first_period_has_nothing_to_be_compared_with_and_is_not_judged() -> Non
     assert report.reason == "Not judged: there are no earlier rows to compare with."
 
 
+def test_reference_of_too_few_rows_is_not_judged() -> None:
+    report = measure_drift(numbers(499), numbers(shift=3), features=["x"], settings=DriftSettings())
+    assert (report.decision, report.reason) == (
+        "not judged", "Not judged: 499 earlier rows are too few to compare with.",
+    )  # fmt: skip
+
+
 # What it amounts to.
 
 
