@@ -6,16 +6,17 @@ Apart from the assets so that a verdict is a function of recorded things, and pr
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ml_platform.components.candidates import prices_of, read_training_set, split_of
+from ml_platform.components.candidates import VALIDATION_PREFIX, prices_of, read_training_set, split_of
 from ml_platform.components.model import BoundModel
 from ml_platform.components.packaging import model_directory, package_version, reference_rows
-from ml_platform.data.atomic import write_json
+from ml_platform.data.atomic import write_bytes, write_json
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.partitions import month_bounds
 from ml_platform.evaluation.evidence import (
@@ -28,6 +29,7 @@ from ml_platform.evaluation.evidence import (
     blocks_of,
 )
 from ml_platform.evaluation.gates import judge_all
+from ml_platform.evaluation.metrics import Task, improvement
 from ml_platform.evaluation.slices import SliceScore, worst_slices
 from ml_platform.evaluation.summary import MetricLine, plain_numbers, summarize
 from ml_platform.evaluation.verdict import Verdict, give_verdict, store
@@ -37,6 +39,7 @@ from ml_platform.features.materialize import months_seen
 from ml_platform.features.online import OnlineStore
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import current
+from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.serving.package import Package
@@ -49,6 +52,12 @@ from resources.home import Home
 SCHEDULE_ONLY = "schedule_only"
 VERDICTS = "verdicts"
 """Folder of the stored verdicts, under the records."""
+
+SLICE_METRIC: Mapping[Task, str] = {"classification": "log_loss", "regression": "rmse"}
+"""The metric by which slices are shown."""
+
+EVIDENCE = "evidence"
+"""Folder of the tables that the gates saw, by the digest that the verdict names."""
 
 METRICS = "metrics"
 """Folder of the numbers that belong to them."""
@@ -79,17 +88,18 @@ def judge(
     folders: Home,
     audit: AuditLog,
     repository: Path,
+    broken_contracts: list[str],
     now: datetime,
 ) -> Judged:
     """Score candidate, champion and baselines on the test rows of ``month`` and record the verdict on the candidate.
 
-    Of several candidates the one with the best primary metric is judged. A candidate that is champion already is
-    compared with the champion before it, so that judging it again gives the same verdict.
+    Of several candidates the one with the best primary metric on the validation rows, of which its own fit had seen
+    none, is judged. A candidate that is champion already is compared with the champion before it, so that judging it
+    again gives the same verdict. ``broken_contracts`` are those of the data that were read.
     """
     split = split_of(model, month, read_training_set(model, month, lake))
-    stored = {name: _stored(registry, version, folders.models) for name, version in versions.items()}
-    best = max(stored, key=lambda name: _primary(model, stored[name], split))
-    version, fitted = versions[best], stored[best]
+    version = max(versions.values(), key=lambda one: _primary(model, registry.manifest(one)))
+    fitted = _stored(registry, version, folders.models)
     champion = _opponent(registry, audit, version)
     rows = reference_rows(model, month, lake)
     package, verified = package_version(model, version, rows, registry, online, folders, repository)
@@ -97,7 +107,7 @@ def judge(
     if champion is not None:
         predictions[CHAMPION] = _stored(registry, champion, folders.models).predict(split.test)
     predictions[BASE_RATE] = base_rate_prediction(predictions[CANDIDATE], float(split.known[LABEL].mean()))  # type: ignore[arg-type]
-    if model.declared.evaluation.schedule_only:
+    if model.schedule_only:
         predictions[SCHEDULE_ONLY] = schedule_only(model, split, repository)
     evidence = Evidence(
         label=split.test[LABEL].cast(pl.Float64).to_numpy(),
@@ -112,8 +122,7 @@ def judge(
         newer=champion is not None and version.partition > champion.partition,
         facts=Facts(
             leaks=leaks_of(model, month, lake),
-            # A dataset whose contract is broken is never published, so what was read here kept its contract.
-            contract_violations=[],
+            contract_violations=broken_contracts,
             latency_p99_ms=verified.latency_p99_ms,
             size_bytes=package.size_bytes,
         ),
@@ -125,10 +134,11 @@ def judge(
         partition=month,
         candidate=version.content_digest,
         champion=None if champion is None else champion.content_digest,
-        gates=judge_all(list(model.declared.gates), evidence),
+        gates=judge_all(model.gates, evidence),
         evidence=evidence.digest(),
         at=now,
     )
+    write_bytes(evidence_file(folders, verdict), _parquet(evidence.table()))
     path = store(verdict, folders.records / VERDICTS)
     metrics = summarize(evidence)
     numbers = {**plain_numbers(metrics), "base_rate": float(evidence.label.mean()), "rows": float(len(evidence.label))}
@@ -141,12 +151,23 @@ def judge(
         verdict_path=path,
         evidence=evidence,
         metrics=metrics,
-        slices=worst_slices(evidence.label, predictions[CANDIDATE], evidence.slices, task=evidence.task)
+        slices=worst_slices(
+            evidence.label,
+            predictions[CANDIDATE],
+            evidence.slices,
+            metric=SLICE_METRIC[evidence.task],
+            task=evidence.task,
+        )
         if evidence.slices is not None
         else [],
         importance=fitted.fitted.importance(),
         package=package,
     )
+
+
+def evidence_file(folders: Home, verdict: Verdict) -> Path:
+    """Return where the table is kept that the gates of ``verdict`` saw: label, block, predictions, slices."""
+    return folders.records / EVIDENCE / f"{verdict.evidence}.parquet"
 
 
 def leaks_of(model: BoundModel, month: str, lake: Lake) -> list[str]:
@@ -167,23 +188,27 @@ def leaks_of(model: BoundModel, month: str, lake: Lake) -> list[str]:
 
 def schedule_only(model: BoundModel, split: Split, repository: Path) -> npt.NDArray[np.float64]:
     """Return what a model that sees the request alone predicts for the test rows: the least a candidate must beat."""
-    views = model.declared.evaluation.schedule_only
-    names = [name for name in model.feature_set.feature_names if name.partition("__")[0] in views]
+    names = [name for name in model.feature_set.feature_names if name.partition("__")[0] in model.schedule_only]
     plain = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
     fitted = fit_candidate(split, names, plain, task=model.declared.task, prices=prices_of(repository))
     return fitted.predict(split.test)
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    written = BytesIO()
+    table.write_parquet(written)
+    return written.getvalue()
 
 
 def _stored(registry: ModelRegistry, version: ModelVersion, models_root: Path) -> StoredModel:
     return read_model(model_directory(registry, version, models_root))
 
 
-def _primary(model: BoundModel, stored: StoredModel, split: Split) -> float:
-    from ml_platform.evaluation.metrics import improvement, score
-
+def _primary(model: BoundModel, manifest: Manifest) -> float:
     metric = model.declared.evaluation.primary_metric
-    value = score(split.validation[LABEL].to_numpy(), stored.predict(split.validation))[metric]
-    return improvement(metric, value, 0.0)
+    value = manifest.metrics.get(f"{VALIDATION_PREFIX}{metric}")
+    # A version registered without its results can only be judged where it is the only one.
+    return float("-inf") if value is None else improvement(metric, value, 0.0)
 
 
 def _opponent(registry: ModelRegistry, audit: AuditLog, version: ModelVersion) -> ModelVersion | None:

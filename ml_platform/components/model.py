@@ -22,7 +22,7 @@ from ml_platform.data.settings import Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.evaluation.bootstrap import BootstrapSettings
-from ml_platform.evaluation.gates import Gate
+from ml_platform.evaluation.gates import BaselineGate, Gate
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
@@ -62,7 +62,7 @@ class Evaluation(Settings):
     )
     schedule_only: list[str] = Field(
         default_factory=list,
-        description="Feature views of the baseline that knows the request alone; empty: no such baseline.",
+        description="Feature views of the baseline that knows the request alone; empty: request views without inputs.",
     )
 
 
@@ -237,6 +237,21 @@ class BoundModel:
 
     def key(self, asset: str) -> dg.AssetKey:
         return dg.AssetKey([self.name, asset])
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The declared gates; a candidate must beat the baselines whether that is declared or not."""
+        declared = list(self.declared.gates)
+        if any(gate.type == "baseline" for gate in declared):
+            return declared
+        return [*declared, BaselineGate(metric="log_loss" if self.declared.task == "classification" else "rmse")]
+
+    @property
+    def schedule_only(self) -> list[str]:
+        """Views of the baseline that knows the request alone; none where the model has no such views."""
+        views = self.feature_set.views
+        plain = [view.name for view in views if view.kind == "request" and not view.inputs]
+        return self.declared.evaluation.schedule_only or plain
 
     @property
     def candidate_keys(self) -> dict[str, dg.AssetKey]:

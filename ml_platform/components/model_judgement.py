@@ -77,7 +77,7 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
         deps=[*model.candidate_keys.values(), model.key("training_set")],
         check_specs=[
             dg.AssetCheckSpec(gate.name, asset=key, description=(gate.__doc__ or "").split("\n")[0], blocking=True)
-            for gate in model.declared.gates
+            for gate in model.gates
         ],
         **model.common("python"),
     )
@@ -88,6 +88,7 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
         home: HomeResource,
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.components.contract_record import broken_contracts
         from ml_platform.components.judgement import judge
         from ml_platform.evaluation.calibration import reliability
         from ml_platform.evaluation.plots import reliability_plot
@@ -111,6 +112,7 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
             folders=folders,
             audit=home.audit(),
             repository=home.code,
+            broken_contracts=broken_contracts(context.instance, model, context.partition_key, lake.lake()),
             now=datetime.now(UTC),
         )
         numbers = plain_numbers(judged.metrics)
@@ -118,7 +120,10 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
         mlflow.tracking.client.set_tag(judged.version.run_id, "verdict", judged.verdict.decision)
         for name, value in numbers.items():
             mlflow.tracking.client.log_metric(judged.version.run_id, name, value)
-        bins = reliability(judged.evidence.label, judged.evidence.predictions["candidate"])
+        drawn: dict[str, Any] = {}
+        if model.declared.task == "classification":
+            bins = reliability(judged.evidence.label, judged.evidence.predictions["candidate"])
+            drawn = {"reliability": picture(reliability_plot(bins))}
         yield dg.MaterializeResult(
             metadata={
                 "version": judged.version.version,
@@ -133,7 +138,7 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
                 "bento_latency_p99_ms": judged.evidence.facts.latency_p99_ms or 0.0,
                 "bento_size_bytes": judged.package.size_bytes,
                 "verdict": dg.MetadataValue.path(str(judged.verdict_path)),
-                "reliability": picture(reliability_plot(bins)),
+                **drawn,
                 "worst_slices": dg.MetadataValue.table(
                     [dg.TableRecord(asdict(each)) for each in judged.slices],
                     schema=dg.TableSchema([dg.TableColumn(name) for name in ("column", "value", "rows", "score")]),

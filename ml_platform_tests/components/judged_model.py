@@ -1,0 +1,119 @@
+"""A small real model of a made-up domain: deliveries of three shops, late by distance and by how late the shop was."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from ml_platform.components.model import BoundModel, Model
+from ml_platform.features.view import FeatureView
+
+MONTHS = ("2013-01", "2013-02", "2013-03", "2013-04")
+PER_DAY = 30
+HERE = "ml_platform_tests.components.judged_model"
+
+
+def deliveries(month: str, weight: float = 2.0) -> pl.DataFrame:
+    """Return the deliveries of ``month``: 28 days of 30, each due 60 minutes after it was ordered."""
+    random = np.random.default_rng(int(month.replace("-", "")))
+    start = datetime.fromisoformat(f"{month}-01").replace(tzinfo=UTC)
+    rows = 28 * PER_DAY
+    shop, distance = random.integers(0, 3, rows), random.normal(size=rows)
+    chance = 1 / (1 + np.exp(-(-1.0 + weight * distance + 0.8 * (shop - 1))))
+    ordered = [start + timedelta(days=n // PER_DAY, hours=8, minutes=20 * (n % PER_DAY)) for n in range(rows)]
+    return pl.DataFrame(
+        {
+            "delivery": [f"{month}-{number:04}" for number in range(rows)],
+            "shop": [f"s{one}" for one in shop],
+            "distance": distance,
+            "ordered_at": pl.Series(ordered, dtype=pl.Datetime("us", "UTC")),
+            "came_at": pl.Series([at + timedelta(hours=2) for at in ordered], dtype=pl.Datetime("us", "UTC")),
+            "late": (random.random(rows) < chance).astype(np.int8),
+        }
+    )
+
+
+def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    return sources["deliveries"].select(
+        pl.col("delivery").alias("example_id"),
+        "shop",
+        "distance",
+        "ordered_at",
+        pl.col("late").alias("label"),
+        pl.col("came_at").alias("label_known_at"),
+    )
+
+
+def lateness(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Return, after each delivery of a shop, whether it came late."""
+    return sources["deliveries"].select(
+        "shop", pl.col("came_at").alias("known_at"), pl.col("late").cast(pl.Float32).alias("last_late")
+    )
+
+
+def asked(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(pl.col("distance").cast(pl.Float32))
+
+
+def nearness(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(pl.col("ordered_at").dt.hour().cast(pl.Float32).alias("hour"))
+
+
+def judged_model(**changes: object) -> BoundModel:
+    """Return the model as it would be declared, with ``changes`` of its attributes."""
+    declared = {
+        "name": "late",
+        "description": "Whether a delivery comes late",
+        "owners": ["team:shops"],
+        "target": "comes late",
+        "partitions": {"start": "2013-01", "end": "2013-12", "time_zone": "UTC"},
+        "examples": {"function": f"{HERE}:examples", "sources": ["deliveries"]},
+        "request": [
+            {"name": "shop", "type": "string"},
+            {"name": "distance", "type": "float"},
+            {"name": "ordered_at", "type": "datetime"},
+        ],
+        "prediction_time": {"field": "ordered_at"},
+        "features": ["shops", "asked", "when"],
+        "trainers": {"lightgbm": {"trainer": "lightgbm", "settings": {"max_rounds": 30, "num_threads": 1}}},
+        "evaluation": {"slices": ["shop"], "schedule_only": ["when"], "bootstrap": {"resamples": 200}},
+        "gates": [
+            {"type": "paired_test", "metric": "log_loss", "margin": 0.05},
+            {"type": "floor", "metric": "auc", "limit": 0.6},
+            {"type": "leak"},
+            {"type": "contract"},
+            {"type": "latency", "maximum_p99_ms": 10_000},
+        ],
+    }
+    return BoundModel(Model.model_validate(declared | changes), VIEWS)
+
+
+VIEWS = [
+    FeatureView.model_validate(
+        {
+            "name": "shops",
+            "entity": ["shop"],
+            "function": f"{HERE}:lateness",
+            "sources": [{"dataset": "deliveries", "revealed": {"came_at": ["came_at", "shop", "late"]}}],
+            "features": [{"name": "last_late", "description": "Whether the last one came late"}],
+        }
+    ),
+    FeatureView.model_validate(
+        {
+            "name": "asked",
+            "kind": "request",
+            "function": f"{HERE}:asked",
+            "fields": ["distance"],
+            "features": [{"name": "distance", "description": "How far", "unit": "km"}],
+        }
+    ),
+    FeatureView.model_validate(
+        {
+            "name": "when",
+            "kind": "request",
+            "function": f"{HERE}:nearness",
+            "fields": ["ordered_at"],
+            "features": [{"name": "hour", "description": "Hour of the day"}],
+        }
+    ),
+]

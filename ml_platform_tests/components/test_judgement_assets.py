@@ -1,0 +1,333 @@
+"""From candidate to champion through the real assets: what is skipped, held, refused, promoted and made again."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from ml_platform.components import model_judgement, model_training
+from ml_platform.components.candidates import build_training_sets
+from ml_platform.components.crowning import Held, Word, say
+from ml_platform.components.model import BoundModel
+from ml_platform.components.reproducing import reproduce_version
+from ml_platform.data.lake import Lake
+from ml_platform.evaluation.verdict import VerdictError
+from ml_platform.features.materialize import materialize
+from ml_platform.registry.approvals import ApprovalError
+from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.championship import current
+from ml_platform.registry.models import CHALLENGER, CHAMPION, ModelRegistry
+from ml_platform.registry.verdict_record import PromotionRefused
+from ml_platform_tests.components.judged_model import MONTHS, deliveries, judged_model
+from resources.dagster_home import HomeResource
+from resources.home import Home
+from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[2]
+MANUAL = {"approval": {"mode": "manual"}}
+
+
+@dataclass(frozen=True)
+class Room:
+    """A home with data of four months, and an instance on which the dataset's checks are on record."""
+
+    home: Home
+    instance: dg.DagsterInstance
+    resources: Mapping[str, Any]
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(str(self.home.lake))
+
+    @property
+    def registry(self) -> ModelRegistry:
+        return self.resources["mlflow"].models
+
+    @property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.home.records / "audit.jsonl")
+
+    def land(self, month: str, frame: pl.DataFrame) -> None:
+        """Publish ``frame`` as the dataset's asset would have, its checks passed."""
+        written = self.lake.write("datasets/deliveries", frame, month)
+        self.instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                dg.AssetKey(["datasets", "deliveries"]), partition=month, metadata={"content_sha256": written.sha256}
+            )
+        )
+
+    def make(self, asset: dg.AssetsDefinition, month: str, **config: str) -> dg.ExecuteInProcessResult:
+        run_config = {"ops": {asset.node_def.name: {"config": config}}} if config else None
+        return dg.materialize(
+            [asset],
+            partition_key=month,
+            resources=self.resources,
+            instance=self.instance,
+            run_config=run_config,
+            raise_on_error=True,
+        )
+
+    def candidate(self, model: BoundModel, month: str) -> dict[str, Any]:
+        return told(self.make(model_training.candidate(model, "lightgbm"), month))
+
+    def judge(self, model: BoundModel, month: str) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
+        done = self.make(model_judgement.evaluation(model), month)
+        return told(done), {check.check_name: check for check in done.get_asset_check_evaluations()}
+
+    def crown(self, model: BoundModel, month: str, **config: str) -> dg.ExecuteInProcessResult:
+        return self.make(model_judgement.champion(model), month, **config)
+
+
+def told(done: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    (event,) = done.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    home = Home(tmp_path_factory.mktemp("judged"))
+    home.mlflow.mkdir()
+    resources = {
+        "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
+        "lake": LakeResource.of_home(home),
+        "mlflow": MlflowResource.at_home(home),
+        "online_store": OnlineStoreResource.of_home(home),
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = Room(home, instance, resources)
+        for month in MONTHS:
+            made.land(month, deliveries(month))
+        model = judged_model()
+        (view,) = model.stored_views
+        materialize(view, made.lake, resources["online_store"].store(), list(MONTHS), model.declared.partitions)
+        build_training_sets(model, MONTHS, made.lake)
+        made.candidate(model, "2013-03")
+        yield made
+
+
+def test_unchanged_inputs_are_recognised_also_when_the_training_set_was_made_again(room: Room) -> None:
+    model = judged_model()
+    before = room.lake.version(model.table)
+    # Another month, and the same months again: versions of the table rise, what is read does not change.
+    room.lake.write(model.table, room.lake.scan(model.table, partitions=["2013-04"]).collect().head(500), "2013-04")
+    build_training_sets(model, MONTHS, room.lake)
+    assert room.lake.version(model.table) != before
+    again = room.candidate(model, "2013-03")
+    assert again["skipped"] == "Inputs unchanged: they had made version 1."
+    assert again["version"] == 1
+
+
+def test_changed_settings_are_not_taken_for_unchanged(room: Room) -> None:
+    other = judged_model(trainers={"lightgbm": {"trainer": "lightgbm", "seed": 8, "settings": {"max_rounds": 5}}})
+    assert room.candidate(other, "2013-04")["version"] > 1
+
+
+def test_verdict_has_the_numbers_of_every_gate_and_of_the_baselines(room: Room) -> None:
+    verdict, checks = room.judge(judged_model(), "2013-03")
+    assert verdict["decision"] == "PROMOTE", verdict["reasons"]
+    # A candidate must beat the baselines though no such gate is declared.
+    assert set(checks) == {"paired_test_log_loss", "floor_auc", "leak", "contract", "latency", "baseline_log_loss"}
+    assert {"improvement_over_base_rate", "improvement_over_schedule_only"} <= set(checks["baseline_log_loss"].metadata)
+    assert 0.6 < verdict["auc"] < 0.95
+
+
+def test_rows_that_no_check_let_through_break_the_contract_gate(room: Room) -> None:
+    model = judged_model()
+    kept = room.lake.scan("datasets/deliveries", partitions=["2013-02"]).collect()
+    room.lake.write("datasets/deliveries", kept.with_columns(distance=pl.col("distance") * 2), "2013-02")
+    try:
+        verdict, checks = room.judge(model, "2013-03")
+    finally:
+        room.lake.write("datasets/deliveries", kept, "2013-02")
+    assert verdict["decision"] == "REJECT"
+    assert not checks["contract"].passed
+    assert "deliveries 2013-02: holds" in str(checks["contract"].description)
+
+
+def test_file_that_failed_its_check_after_the_last_good_one_breaks_the_contract_gate(room: Room) -> None:
+    broken = dg.TableRecord({"partition": "2013-01", "message": "distance is text"})
+    key = dg.AssetKey(["datasets", "deliveries"])
+    room.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=key,
+            check_name="schema",
+            passed=False,
+            metadata={"violations": dg.MetadataValue.table([broken])},
+        )
+    )
+    _, checks = room.judge(judged_model(), "2013-03")
+    assert checks["contract"].description == (
+        "1 broken rules: deliveries 2013-01: 'schema' failed since, on what landed last."
+    )
+    room.land("2013-01", deliveries("2013-01"))
+    _, checks = room.judge(judged_model(), "2013-03")
+    assert checks["contract"].passed
+
+
+def test_manual_approval_waits_as_challenger_and_nothing_downstream_runs(room: Room) -> None:
+    model, ran = judged_model(**MANUAL), []
+
+    @dg.asset(deps=[model.key("champion")], partitions_def=model_judgement.champion(model).partitions_def)
+    def downstream() -> None:
+        ran.append("downstream")
+
+    room.judge(model, "2013-03")
+    done = dg.materialize(
+        [model_judgement.champion(model), downstream],
+        partition_key="2013-03",
+        resources=room.resources,
+        instance=room.instance,
+    )
+    (check,) = done.get_asset_check_evaluations()
+    challenger = room.registry.by_alias("late", CHALLENGER)
+    assert done.success
+    assert ran == []
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "0 of 1 approvals" in str(check.description)
+    assert "ml-platform approve late 1" in str(check.description)
+    assert challenger is not None
+    assert challenger.version == 1
+    assert room.registry.by_alias("late", CHAMPION) is None
+
+
+def test_approval_without_a_reason_or_of_two_minds_is_refused(room: Room) -> None:
+    model = judged_model(**MANUAL)
+    with pytest.raises(ApprovalError, match="a name and a reason"):
+        room.crown(model, "2013-03", approved_by="ada")
+    with pytest.raises(ApprovalError, match="approved_by or rejected_by, found both"):
+        room.crown(model, "2013-03", approved_by="ada", rejected_by="bob", reason="r")
+    with pytest.raises(ApprovalError, match="a reason alone"):
+        room.crown(model, "2013-03", reason="r")
+    assert room.registry.by_alias("late", CHAMPION) is None
+
+
+def test_rejected_version_steps_down_and_stays_out(room: Room) -> None:
+    model = judged_model(**MANUAL)
+    done = room.crown(model, "2013-03", rejected_by="ada", reason="shop s2 is off")
+    (check,) = done.get_asset_check_evaluations()
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert check.description == "Rejected by ada: shop s2 is off"
+    assert room.registry.by_alias("late", CHALLENGER) is None
+    assert done.get_asset_materialization_events() == []
+    (check,) = room.crown(model, "2013-03").get_asset_check_evaluations()
+    assert "Rejected by ada" in str(check.description)
+
+
+def entered(room: Room, model: BoundModel, by: str, word: str = "approve") -> Any:
+    return say(
+        model,
+        1,
+        Word(word, by, "looked at the card"),  # type: ignore[arg-type]
+        registry=room.registry,
+        audit=room.audit,
+        verdicts=room.home.records / "verdicts",
+        now=datetime.now(UTC),
+    )
+
+
+def test_two_people_are_needed_and_changed_evidence_voids_what_they_said(room: Room) -> None:
+    model = judged_model(approval={"mode": "manual", "people": 2})
+    assert "1 of 2 approvals" in entered(room, model, "ada").reason
+    verdict, _ = room.judge(judged_model(), "2013-03")
+    assert verdict["decision"] == "PROMOTE"
+    held = entered(room, model, "bob")
+    assert isinstance(held, Held)
+    assert "1 of 2 approvals (" in held.reason
+    assert "void because the evidence changed" in held.reason
+
+
+def test_approval_in_the_ui_promotes_and_says_who(room: Room) -> None:
+    model = judged_model(**MANUAL)
+    done = room.crown(model, "2013-03", approved_by="ada", reason="looked at the card")
+    (check,) = done.get_asset_check_evaluations()
+    assert (told(done)["version"], told(done)["approved_by"]) == (1, ["ada", "bob"])
+    assert check.passed
+    champion = current(room.audit, "late")
+    assert champion is not None
+    assert (champion.decided_by, champion.reason) == ("ada", "looked at the card")
+
+
+def test_candidate_that_is_champion_is_judged_again_with_the_same_opponent(room: Room) -> None:
+    verdict, checks = room.judge(judged_model(), "2013-03")
+    assert verdict["decision"] == "PROMOTE"
+    assert checks["paired_test_log_loss"].description == "No champion yet: nothing to beat."
+
+
+def test_next_month_is_compared_with_the_champion_on_the_same_rows(room: Room) -> None:
+    model = judged_model()
+    room.candidate(model, "2013-04")
+    verdict, checks = room.judge(model, "2013-04")
+    stored = pl.read_parquet(next((room.home.records / "evidence").glob(f"{evidence_of(verdict)}*")))
+    assert {"prediction__candidate", "prediction__champion", "prediction__schedule_only"} <= set(stored.columns)
+    assert "better than champion" in str(checks["paired_test_log_loss"].description)
+
+
+def evidence_of(verdict: Mapping[str, Any]) -> str:
+    return str(json.loads(Path(verdict["verdict"]).read_text())["evidence"])
+
+
+def test_tampered_verdict_is_refused_at_promotion(room: Room) -> None:
+    model = judged_model()
+    verdict, _ = room.judge(model, "2013-04")
+    path = Path(verdict["verdict"])
+    kept = path.read_text()
+    path.write_text(kept.replace('"decision":"', '"decision": "'.replace(": ", ":")).replace("0.", "0.1", 1))
+    try:
+        with pytest.raises((VerdictError, PromotionRefused), match="digest"):
+            room.crown(model, "2013-04")
+    finally:
+        path.write_text(kept)
+
+
+def test_version_is_equal_to_its_rebuild(room: Room, reproduced: Callable[[int], Any]) -> None:
+    found = reproduced(1)
+    assert found.equal, found.lines()
+    assert {"training set", "auc", "predictions"} <= {one.what for one in found.comparisons}
+
+
+def test_version_of_a_tampered_training_set_is_not_equal(room: Room, reproduced: Callable[[int], Any]) -> None:
+    model = judged_model()
+    rows = room.lake.scan(model.table, partitions=["2013-01"]).drop("partition").collect()
+    room.lake.write(model.table, rows.with_columns(label=1 - pl.col("label")), "2013-01")
+    try:
+        version = room.candidate(model, "2013-03")["version"]
+    finally:
+        room.lake.write(model.table, rows, "2013-01")
+    found = reproduced(version)
+    assert not found.equal
+    unequal = {one.what for one in found.comparisons if not one.equal}
+    assert {"training set", "log_loss", "predictions"} <= unequal
+    assert "training set as stored" not in unequal  # it was trained on what is stored; the sources give another
+
+
+@pytest.fixture
+def reproduced(room: Room) -> Callable[[int], Any]:
+    return lambda version: reproduce_version(
+        judged_model(), version, lake=room.lake, registry=room.registry, folders=room.home, repository=REPOSITORY
+    )
+
+
+def test_check_rebuilds_the_champion_only_when_it_is_asked_for_itself(room: Room) -> None:
+    model = judged_model()
+    check = model_judgement.reproducible(model)
+    loaded = dg.Definitions(
+        assets=[model_judgement.champion(model)], asset_checks=[check], resources=dict(room.resources)
+    )
+    job = loaded.resolve_implicit_global_asset_job_def()
+    alone = job.get_subset(asset_check_selection=set(check.check_keys), asset_selection=set())
+    (found,) = alone.execute_in_process(instance=room.instance).get_asset_check_evaluations()
+    assert (found.check_name, found.passed) == ("reproducible", True)
+    with_it = job.execute_in_process(
+        instance=room.instance, asset_selection=[model.key("champion")], partition_key="2013-03"
+    )
+    assert [each.check_name for each in with_it.get_asset_check_evaluations()] == ["approved"]
