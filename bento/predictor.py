@@ -64,7 +64,7 @@ class Predictor:
         self.classifies = described["task"] == "classification"
         self.contract = RequestContract.model_validate(_held(model_dir, "contract.json"))
         self.features = FeatureSet.from_dict(_held(model_dir, "features.json"))
-        self.encoder = Encoder.from_json((model_dir / "encoder.json").read_text())
+        self.encoder = Encoder.from_json(_text(model_dir, "encoder.json"))
         self._calibrate = calibration_of(_held(model_dir, "calibration.json"))
         self.scorer = load_scorer(described, model_dir)
         self._agree()
@@ -124,13 +124,17 @@ def calibration_of(held: Mapping[str, Any]) -> Callable[[Scores], Scores]:
 
 
 def _held(model_dir: Path, name: str) -> dict[str, Any]:
+    held: dict[str, Any] = json.loads(_text(model_dir, name))
+    return held
+
+
+def _text(model_dir: Path, name: str) -> str:
     path = model_dir / name
     if not path.is_file():
         raise ModelUnreadable(
             f"Model directory {model_dir}", expected=f"a file {name}", found="none", mend="Build the bento again."
         )
-    held: dict[str, Any] = json.loads(path.read_text())
-    return held
+    return path.read_text()
 
 
 def _logit(score: Scores) -> Scores:

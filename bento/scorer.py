@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ml_platform.data.references import load_function
 from ml_platform.errors import PlatformError, listed
 
-SCORERS = {"lightgbm": "bento.lightgbm_scorer:load"}
+SCORERS = {"lightgbm": "bento.lightgbm_scorer:load", "torch": "bento.network_scorer:load"}
 """The `load` of each trainer of the house."""
 
 Features = npt.NDArray[np.float32]

@@ -1,38 +1,36 @@
-"""Scores rows with the packed code and model alone: `python -m bento.verify MODEL_DIR ONLINE < request.json`.
+"""Serves the packed application on a free port until stdin ends: `python -m bento.verify`, in the bento's own code.
 
-Prints one JSON object: scores, milliseconds of single rows, and where each module of the house was loaded from.
+Prints a line of JSON with the port, and one at the end that tells where each module of the house was loaded from. It is
+the same application under the same server as in production, without the seconds that BentoML's launcher takes.
 """
 
 import json
+import socket
 import sys
-import time
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+import threading
 
-import orjson
+import uvicorn
 
-from bento.predictor import Predictor
-from ml_platform.features.stores import open_store
+from bento.packed import application
 
 HOUSE = ("ml_platform", "assets", "resources", "bento")
 
 
-def verify(model_dir: Path, online: str, body: bytes, timed: int = 200) -> dict[str, Any]:
-    """Return the scores of the request ``body`` and the milliseconds of ``timed`` requests of its first row."""
-    predictor = Predictor(model_dir, open_store(online))
-    now = datetime.now(UTC)
-    request = predictor.contract.validate(body)
-    scores = predictor.predict(request, now).scores
-    single = orjson.dumps({"rows": request.rows[:1]})
-    milliseconds = []
-    for _ in range(timed):
-        started = time.perf_counter()
-        predictor.predict(predictor.contract.validate(single), now)
-        milliseconds.append((time.perf_counter() - started) * 1000)
+def main() -> None:
+    """Serve, then tell what was loaded."""
+    server = uvicorn.Server(uvicorn.Config(application(), log_level="error", access_log=False))
+    listening = socket.create_server(("127.0.0.1", 0))
+    print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
+    threading.Thread(target=_stop_at_end, args=(server,), daemon=True).start()
+    server.run(sockets=[listening])
     loaded = {name: str(module.__file__) for name, module in sys.modules.items() if name.partition(".")[0] in HOUSE}
-    return {"scores": scores, "milliseconds": milliseconds, "modules": loaded}
+    print(json.dumps({"modules": loaded}))
+
+
+def _stop_at_end(server: uvicorn.Server) -> None:
+    sys.stdin.read()
+    server.should_exit = True
 
 
 if __name__ == "__main__":
-    print(json.dumps(verify(Path(sys.argv[1]), sys.argv[2], sys.stdin.buffer.read())))
+    main()

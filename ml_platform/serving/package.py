@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bento.scorer import scorer_reference
 from ml_platform.data.canonical import directory_digest
 from ml_platform.errors import listed
 from ml_platform.serving.contract import RequestContract
+from ml_platform.serving.rehearsal import rehearse
 from ml_platform.serving.sources import PackageRefused, Sources, pins, request_modules, sources_of
 
 ENTRY_POINTS = ("bento.service", "bento.verify")
@@ -50,7 +51,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verification found: rows that scored equal, and milliseconds of a request of one row inside the bento."""
+    """What a verification found: rows that scored equal, and milliseconds of a request of one row over HTTP."""
 
     rows: int
     latency_p50_ms: float
@@ -88,22 +89,17 @@ def build_bento(model_dir: Path, contract: RequestContract, *, version: str, ben
 def verify_bento(
     package: Package, rows: Sequence[Mapping[str, Any]], expected: Sequence[float], *, online: str
 ) -> Verified:
-    """Score ``rows`` in a fresh process that sees only the bento, and demand the scores that training gave.
+    """Serve ``rows`` from a fresh process that sees only the bento, and demand the scores that training gave.
 
     ``rows`` are as an app would send them; ``expected`` (n,) are equal to the last bit but one (1e-12). ``online`` is
     the location of the online store, good from any folder. Raises :class:`PackageRefused` when a score differs, code
     was taken from outside the bento, or the process fails.
     """
     source = package.path / "src"
-    told = _run(
-        ["-m", "bento.verify", str(source / "model"), online],
-        json.dumps({"rows": list(rows)}),
-        folder=source,
-        doing=f"Bento {package.tag}",
-    )
-    result = json.loads(told)
-    outside = [name for name, path in result["modules"].items() if not Path(path).is_relative_to(source.resolve())]
-    scores, wanted = np.asarray(result["scores"]), np.asarray(expected, dtype=np.float64)
+    path = json.loads((source / "package.json").read_text())["path"]
+    result = rehearse(source, path, rows, online=online, doing=f"Bento {package.tag}")
+    outside = [name for name, path in result.modules.items() if not Path(path).is_relative_to(source.resolve())]
+    scores, wanted = np.asarray(result.scores), np.asarray(expected, dtype=np.float64)
     differs = np.flatnonzero(~np.isclose(scores, wanted, rtol=0, atol=1e-12)) if scores.shape == wanted.shape else None
     if outside or differs is None or differs.size:
         if outside:
@@ -119,8 +115,7 @@ def verify_bento(
             found=found,
             mend="Was a feature view or the encoder changed since the model was trained? Materialize it again.",
         )
-    p50, p99 = np.percentile(result["milliseconds"], [50, 99])
-    return Verified(len(rows), float(p50), float(p99))
+    return Verified(len(rows), result.latency_p50_ms, result.latency_p99_ms)
 
 
 def content_digest(bento: Path) -> str:
@@ -142,7 +137,12 @@ def _stage(
         shutil.copyfile(file, target)
     shutil.copytree(model_dir, staged / "model", ignore=shutil.ignore_patterns(*NOT_SERVED))
     (staged / "model" / "contract.json").write_text(contract.model_dump_json(indent=2))
-    packed = {"model": contract.model, "version": version, "requirements": requirements}
+    packed = {
+        "model": contract.model,
+        "version": version,
+        "path": contract.path,
+        "requirements": requirements,
+    }
     (staged / "package.json").write_text(json.dumps(packed, indent=2, sort_keys=True))
 
 
@@ -184,8 +184,3 @@ def _run(arguments: list[str], given: str, *, folder: Path, doing: str, home: Pa
             mend="Mend what the last line names and materialize the bento again.",
         )
     return done.stdout
-
-
-def describe(package: Package) -> dict[str, Any]:
-    """Return ``package`` as plain values, for metadata and records."""
-    return {**asdict(package), "path": str(package.path)}

@@ -23,6 +23,7 @@ from ml_platform.data.atomic import write_json
 from ml_platform.features.stores import open_store
 from ml_platform.serving.gateway import cluster_name, write_clusters, write_routes
 from ml_platform.serving.processes import APPLIED_FILE, STOP_SECONDS, Plan
+from ml_platform.serving.rehearsal import ONE_THREAD
 from ml_platform.serving.status import ServedModel, Status, write_status
 from ml_platform.serving.wanted import WANTED_FILE, Release, WantedState, read_wanted
 
@@ -107,9 +108,7 @@ class Reconciler:
             **os.environ,
             "ML_PLATFORM_ONLINE": open_store(self.plan.online).location,
             "ML_PLATFORM_PREDICTION_LOG": str((self.plan.predictions / model).resolve()),
-            # One model, one core: more threads only take them from the neighbours.
-            "OMP_NUM_THREADS": "1",
-            "POLARS_MAX_THREADS": "1",
+            **ONE_THREAD,
         }
         options = {"env": environment, "graceful_timeout": STOP_SECONDS - 5, "stop_children": True}
         self._manager.send_message(

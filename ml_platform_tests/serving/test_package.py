@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,19 @@ def test_score_that_differs_from_training_is_refused(toy: Toy, package: Package)
     wrong = [toy.scores[0], toy.scores[1] + 1e-6, toy.scores[2]]
     with pytest.raises(PackageRefused, match=r"1 of 3 that differ \(row 1"):
         verify_bento(package, toy.rows, wrong, online=str(toy.online))
+
+
+def test_bento_that_does_not_start_is_refused_with_what_it_said(toy: Toy, package: Package, tmp_path: Path) -> None:
+    broken = tmp_path / "bento"
+    shutil.copytree(package.path, broken)
+    (broken / "src" / "model" / "encoder.json").unlink()
+    with pytest.raises(PackageRefused, match=r"(?s)toy:1.*service that answers.*expected a file encoder\.json"):
+        verify_bento(replace(package, path=broken), toy.rows, toy.scores, online=str(toy.online))
+
+
+def test_bento_that_cannot_read_its_features_is_refused_with_its_answer(package: Package, toy: Toy) -> None:
+    with pytest.raises(PackageRefused, match=r"(?s)expected a service that answers.*Materialize features/delays"):
+        verify_bento(package, toy.rows, toy.scores, online="/nowhere")
 
 
 def test_building_the_same_again_returns_the_bento_that_is_there(toy: Toy, package: Package, bentos: Path) -> None:
