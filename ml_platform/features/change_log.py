@@ -207,7 +207,7 @@ def _typed(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
         raise ViewError(
             f"Feature view '{view.name}', column '{KNOWN_AT}'",
             expected="instants with a time zone",
-            found=f"{known}" + (f" (first: {frame[KNOWN_AT][0]})" if frame.height else ""),
+            found=f"{known}" + (f", the first {_place(view, frame)}" if frame.height and known.is_temporal() else ""),
             mend="Use .dt.replace_time_zone(zone) where the zone is known; a naive time can be any of 24 instants.",
         )
     frame = frame.with_columns(pl.col(KNOWN_AT).dt.convert_time_zone("UTC").dt.cast_time_unit("us").cast(INSTANT))

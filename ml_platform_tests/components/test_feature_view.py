@@ -1,7 +1,12 @@
-"""A declared view is an asset that shows what it holds, and materializes into a log and a snapshot."""
+"""A declared view is an asset that shows what it holds, and materializes into a log and a snapshot.
+
+What a view's function may do wrong is shown here as the UI shows it: as metadata of the asset, or as a failed run whose
+error names view, entity and time.
+"""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -11,8 +16,12 @@ from ml_platform.components.feature_view import FeatureView
 from ml_platform.data.lake import Lake
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.features.change_log import read
+from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.materialize import materialize, months_seen
 from ml_platform.features.snapshot import SnapshotStore
+from resources.home import Home
+from resources.lake import LakeResource
+from resources.online_store import OnlineStoreResource
 
 MONTHS = MonthlyPartitions(start="2013-01", end="2013-06", time_zone="UTC")
 
@@ -98,3 +107,160 @@ def test_backfill_of_an_old_month_does_not_take_the_snapshot_back(lake, tmp_path
     assert built[0].partition == "2013-01"
     assert publication.watermark == datetime(2013, 4, 1, tzinfo=UTC)
     assert store.lookup([view], {"origin": ["JFK"]}, 1).values[0, 0] == pytest.approx(3.2)
+
+
+# Through the asset, in a real instance.
+
+
+class Airport:
+    """A home with three months of departures, and an instance that remembers what was materialized."""
+
+    def __init__(self, root: Path, instance: dg.DagsterInstance, lake: Lake) -> None:
+        self.home, self.instance, self.lake = Home(root), instance, lake
+        self.store = SnapshotStore(self.home.online, refresh_seconds=0)
+
+    def made(self, view: FeatureView, first: str, last: str | None = None) -> dict[str, dict[str, Any]]:
+        """Materialize ``view`` for the months from ``first`` to ``last`` in one run; return each month's metadata."""
+        asset = view._change_log(MONTHS)
+        span = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
+        result = dg.materialize(
+            [asset],
+            instance=self.instance,
+            resources={
+                "lake": LakeResource.of_home(self.home),
+                "online_store": OnlineStoreResource.of_home(self.home),
+            },
+            tags=span,
+        )
+        assert len(result.get_step_success_events()) == 1
+        return {
+            str(event.materialization.partition): {
+                name: value.value for name, value in event.materialization.metadata.items()
+            }
+            for event in result.get_asset_materialization_events()
+        }
+
+    def served(self, view: FeatureView) -> float:
+        return float(self.store.lookup([view.settings()], {"origin": ["JFK"]}, 1).values[0, 0])
+
+    def rewrite(self, month: int, *facts: tuple[str, datetime, float]) -> None:
+        schema = {"origin": pl.String, "left": pl.Datetime("us", "UTC"), "delay": pl.Float64}
+        self.lake.write("datasets/flights", pl.DataFrame(facts, schema=schema, orient="row"), f"2013-{month:02}")
+
+
+@pytest.fixture
+def airport(tmp_path: Path, lake: Lake) -> Any:
+    with dg.DagsterInstance.ephemeral(str(tmp_path)) as instance:
+        yield Airport(tmp_path, instance, lake)
+
+
+def naive(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Forget the zone."""
+    return departures(sources).with_columns(pl.col("known_at").dt.replace_time_zone(None))
+
+
+def renamed(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Call a column by another name than declared."""
+    return departures(sources).rename({"delay": "delays"})
+
+
+def doubled(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """The same facts, told in half minutes: changed code."""
+    return departures(sources).with_columns(pl.col("delay") * 2)
+
+
+def test_every_month_shows_what_it_holds_and_what_was_published(airport: Airport) -> None:
+    made = airport.made(declared(), "2013-01", "2013-03")
+    assert {month: shown["dagster/row_count"] for month, shown in made.items()} == dict.fromkeys(
+        ["2013-01", "2013-02", "2013-03"], 3
+    )
+    newest = made["2013-03"]
+    assert (newest["online_entities"], newest["online_watermark"], newest["online_published"]) == (
+        1, "2013-04-01T00:00:00+00:00", True,
+    )  # fmt: skip
+
+
+def test_late_fact_is_published_counted_and_named(airport: Airport) -> None:
+    airport.made(declared(), "2013-01", "2013-03")
+    third, day = datetime(2013, 3, 1, tzinfo=UTC), timedelta(days=1)
+    airport.rewrite(3, ("JFK", third, 3.0), ("JFK", third + day, 9.0), ("JFK", third + 27 * day, 3.2))
+    shown = airport.made(declared(), "2013-03")["2013-03"]
+    assert shown["late_facts"] == 1
+    assert shown["first_late_fact"] == "view 'departures', origin=JFK at 2013-03-02T00:00+0000"
+    assert 9.0 in read(declared().settings(), airport.lake).collect()["delay"].to_list()
+
+
+def test_duplicate_and_contested_facts_are_counted(airport: Airport) -> None:
+    at = datetime(2013, 3, 5, tzinfo=UTC)
+    airport.rewrite(3, ("JFK", at, 1.0), ("JFK", at, 1.0), ("LGA", at, 2.0), ("LGA", at, 3.0))
+    shown = airport.made(declared(), "2013-03")["2013-03"]
+    assert (shown["dagster/row_count"], shown["duplicates"], shown["superseded"]) == (2, 1, 1)
+
+
+def test_fact_from_after_the_data_clock_waits_for_its_month_and_is_named(airport: Airport) -> None:
+    airport.rewrite(3, ("JFK", datetime(2013, 3, 5, tzinfo=UTC), 1.0), ("JFK", datetime(2013, 4, 2, tzinfo=UTC), 7.0))
+    airport.rewrite(4, ("JFK", datetime(2013, 4, 9, tzinfo=UTC), 2.0))
+    march = airport.made(declared(), "2013-03")["2013-03"]
+    assert march["after_clock"] == 1
+    assert march["first_after_clock"] == "view 'departures', origin=JFK at 2013-04-02T00:00+0000"
+    assert airport.served(declared()) == 1.0
+    april = airport.made(declared(), "2013-04")["2013-04"]  # its lookback finds it
+    assert (april["dagster/row_count"], april["after_clock"]) == (2, 0)
+
+
+def test_fact_from_after_the_data_clock_that_no_lookback_would_find_fails_the_run(airport: Airport) -> None:
+    airport.rewrite(3, ("JFK", datetime(2013, 4, 2, tzinfo=UTC), 7.0))
+    with pytest.raises(Exception, match=r"'departures': expected no fact known at or after .*origin=JFK at 2013-04-02"):
+        airport.made(declared(lookback_days=0), "2013-03")
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (
+            "naive",
+            r"'known_at': expected instants with a time zone, found .*first view 'departures', origin=JFK at 2013-03-01",
+        ),
+        ("renamed", r"view 'departures', function .*1 missing \('delay'\) and 1 not declared \('delays'\)"),
+    ],
+)
+def test_function_that_breaks_its_promise_fails_the_run_and_leaves_what_stands(
+    airport: Airport, function: str, said: str
+) -> None:
+    standing = declared(code_version="1")
+    airport.made(standing, "2013-01", "2013-03")
+    version = airport.lake.version(standing.settings().table)
+    with pytest.raises(Exception, match=said):
+        airport.made(declared(code_version="1", function=f"{__name__}:{function}"), "2013-03")
+    assert airport.lake.version(standing.settings().table) == version
+    assert airport.served(standing) == pytest.approx(3.2)
+
+
+def test_entity_that_nobody_knows_gets_no_value_in_either_read(airport: Airport) -> None:
+    airport.made(declared(), "2013-01", "2013-03")
+    features = FeatureSet([declared().settings()])
+    asked = pl.DataFrame({"origin": ["JFK", "XXX", None], "predict_at": [datetime(2013, 4, 1, tzinfo=UTC)] * 3})
+    online = features.serve(asked, airport.store)
+    offline = features.as_of(asked.lazy(), features.logs(airport.lake)).collect()
+    for read_back in (online.frame, offline):
+        assert read_back["departures__delay"].to_list() == [pytest.approx(3.2), None, None]
+    assert online.ages["departures"].to_list() == [4 * 24 * 60, None, None]
+
+
+def test_changed_function_is_backfilled_in_one_run_without_touching_what_a_model_reads(airport: Airport) -> None:
+    before = declared()
+    airport.made(before, "2013-01", "2013-03")
+    pinned = FeatureSet([before.settings()])  # as features.json of a model in service holds it
+    version = airport.lake.version(before.settings().table)
+    after = declared(function=f"{__name__}:doubled")
+    made = airport.made(after, "2013-01", "2013-03")
+    assert list(made) == ["2013-01", "2013-02", "2013-03"]
+    assert after.settings().table != before.settings().table
+    assert airport.lake.version(before.settings().table) == version
+    asked = pl.DataFrame({"origin": ["JFK"], "predict_at": [datetime(2013, 4, 1, tzinfo=UTC)]})
+    for features, value in ((pinned, 3.2), (FeatureSet([after.settings()]), 6.4)):
+        assert features.online(asked, airport.store)["departures__delay"].to_list() == [pytest.approx(value)]
+        again = features.as_of(asked.lazy(), features.logs(airport.lake)).collect()
+        assert again["departures__delay"].to_list() == [pytest.approx(value)]
+    held = FeatureSet.from_dict(pinned.to_dict())
+    assert held.online(asked, airport.store)["departures__delay"].to_list() == [pytest.approx(3.2)]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -202,7 +201,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Yard:
 
 
 @pytest.fixture
-def yard(trained: Yard, tmp_path: Path) -> Iterator[Yard]:
+def yard(trained: Yard, tmp_path: Path) -> Yard:
     """A copy of the trained home; runs and artifacts stay where they are, and are only read."""
     root = tmp_path / "home"
     shutil.copytree(trained.home.root, root, ignore=shutil.ignore_patterns("mlflow"))
@@ -210,7 +209,9 @@ def yard(trained: Yard, tmp_path: Path) -> Iterator[Yard]:
 
 
 def rows_of(check: dg.AssetCheckEvaluation, table: str) -> list[dict[str, Any]]:
-    return [dict(record.data) for record in check.metadata[table].records]  # type: ignore[union-attr]
+    shown = check.metadata[table]
+    assert isinstance(shown, dg.TableMetadataValue)
+    return [dict(record.data) for record in shown.records]
 
 
 # Predictions, and the skew check.
