@@ -259,14 +259,15 @@ def predict(
     import torch
 
     network.eval()
+    precision = next(network.parameters()).dtype
     rows, done, found = PREDICT_ROWS, 0, []
     with torch.inference_mode():
         while done < len(features):
             try:
-                part = torch.from_numpy(np.ascontiguousarray(features[done : done + rows])).to(device)
+                part = torch.from_numpy(np.ascontiguousarray(features[done : done + rows])).to(device, precision)
                 with autocast(settings, device):
                     logits = network(part)
-                found.append(logits.float().cpu().double())
+                found.append(logits.cpu().double())
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise

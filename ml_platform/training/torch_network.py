@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from ml_platform.data.atomic import write_bytes, write_text
@@ -23,6 +24,8 @@ DESCRIPTION_FILE = "network.json"
 TENSORS_FILE = "network.npz"
 SAMPLE_ROWS = 50_000
 SMALLEST_SCALE = 1e-6
+NARROWEST_BIN = 1e-4
+"""In standard deviations."""
 
 
 class Recipe(Settings):
@@ -43,7 +46,7 @@ class Recipe(Settings):
 
 
 def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) -> Recipe:
-    """Return the recipe for ``train``; a number that is null or the same in all rows is left out, it says nothing.
+    """Return the recipe for ``train``; a number that is null or nearly the same in all rows is left out.
 
     Mean, scale and bins (quantiles, ties merged) come from at most 50,000 rows drawn by ``seed``.
     """
@@ -58,11 +61,13 @@ def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) ->
         if place in train.categories or values.size == 0 or values.min() == values.max():
             continue
         center, spread = float(values.mean()), max(float(values.std()), SMALLEST_SCALE)
-        bounds = np.unique(np.quantile((values - center) / spread, np.linspace(0, 1, settings.bins + 1)))
+        bounds = _apart(np.quantile((values - center) / spread, np.linspace(0, 1, settings.bins + 1)))
+        if len(bounds) < 2:
+            continue
         numbers.append(place)
         mean.append(center)
         scale.append(spread)
-        edges.append(bounds.astype(np.float32).astype(np.float64).tolist())
+        edges.append(bounds)
     return Recipe(
         numbers=numbers,
         categories={place: count for place, count in train.categories.items() if count > 0},
@@ -77,6 +82,15 @@ def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) ->
         label_mean=float(train.label.mean()) if task == "regression" else 0.0,
         label_scale=max(float(train.label.std()), SMALLEST_SCALE) if task == "regression" else 1.0,
     )
+
+
+def _apart(edges: npt.NDArray[np.float64]) -> list[float]:
+    """Return the rising ``edges`` that lie apart: a bin of no width, or of next to none, would divide by nothing."""
+    kept: list[float] = []
+    for edge in edges.astype(np.float32).astype(np.float64).tolist():
+        if not kept or edge - kept[-1] > NARROWEST_BIN:
+            kept.append(edge)
+    return kept
 
 
 def build(recipe: Recipe) -> "nn.Module":

@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +48,15 @@ class TorchModel:
         self.device = device
 
     def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return probabilities (or values), shape (rows,), in float32 whatever precision it was fitted in."""
+        """Return probabilities (or values), shape (rows,): in float64 on a CPU, as serving does, else in float32."""
         import torch
 
         exact = TorchSettings(precision="float32")
-        return predict(self.network, self.recipe, features, torch.device(self.device), self.task, exact)
+        return predict(self._exact, self.recipe, features, torch.device(self.device), self.task, exact)
+
+    @cached_property
+    def _exact(self) -> "nn.Module":
+        return deepcopy(self.network).double() if self.device == "cpu" else self.network
 
     def save(self, directory: Path) -> None:
         """Write network and background into ``directory``; none of the files is a pickle."""

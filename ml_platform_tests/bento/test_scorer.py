@@ -9,6 +9,9 @@ import pytest
 
 from bento.lightgbm_scorer import load
 from bento.scorer import ModelUnreadable, load_scorer, scorer_reference
+from ml_platform.training.torch_settings import TorchSettings
+from ml_platform.training.torch_trainer import TorchTrainer
+from ml_platform.training.trainer import Matrix, Task
 
 
 def test_trainer_of_the_house_has_a_scorer() -> None:
@@ -41,3 +44,29 @@ def test_lightgbm_scores_and_contributions_are_the_boosters_own(tmp_path: Path) 
     assert np.allclose(scorer.contributions(features), contributions[:, :-1], rtol=0, atol=1e-12)
     odds = np.log(scorer.predict(features) / (1 - scorer.predict(features)))
     assert np.allclose(scorer.contributions(features).sum(axis=1) + contributions[:, -1], odds)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_network_without_torch_scores_and_explains_as_training_does(tmp_path: Path, task: Task, blocks: int) -> None:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(400, 6)).astype(np.float32)
+    features[:, 2] = rng.integers(0, 5, 400)
+    features[:, 3] = rng.random(400) < 0.01  # two values: a number with a single bin
+    label = (features[:, 0] + (features[:, 2] % 2) > 0.5).astype(np.float64)
+    features[rng.random((400, 6)) < 0.1] = np.nan
+    features[:, 4] = np.nan
+    rows = Matrix(features, label, [f"f{at}" for at in range(6)], {2: 5})
+    settings = TorchSettings(blocks=blocks, width=16, members=3, max_epochs=2, batch_rows=32, bins=5, threads=1)
+    trained = TorchTrainer(settings, task=task, seed=1).fit(rows.part(0, 300), rows.part(300, 400))
+    trained.save(tmp_path)
+
+    served = load_scorer({"trainer": "torch"}, tmp_path)
+
+    assert np.unique(served.predict(features)).size > 100
+    assert np.allclose(served.predict(features), trained.predict(features), rtol=0, atol=1e-13)
+    assert np.allclose(served.predict(features[7:8]), trained.predict(features)[7:8], rtol=0, atol=1e-13)
+    contributions = served.contributions(features[:5])
+    assert np.allclose(contributions, trained.explain(features[:5]), rtol=0, atol=1e-9)
+    assert not contributions[:, 4].any()
+    assert contributions[:, 0].any()

@@ -1,5 +1,7 @@
 """TabM on small rows: what it learns, that where and how it runs does not change it, and what short memory does."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,19 @@ def test_feature_without_values_is_left_out_of_the_network(matrix: Matrix):
 
     assert recipe.numbers == [0, 1]
     assert recipe.categories == {2: 6}
+
+
+def test_values_that_float32_cannot_tell_apart_are_one_bin_edge(matrix: Matrix):
+    near = (1.0 + 1e-7 * (np.arange(matrix.rows) % 2)).astype(np.float32)
+    near[:10] = 1e6
+    features = np.column_stack([matrix.features, near])
+    wider = replace(matrix, features=features, names=[*matrix.names, "near"])
+
+    recipe = recipe_for(wider, TorchSettings(), "classification", seed=0)
+
+    assert all(right - left > 1e-4 for edges in recipe.edges for left, right in pairwise(edges))
+    assert all(len(edges) >= 2 for edges in recipe.edges)
+    assert np.isfinite(fit(wider).predict(features)).all()
 
 
 def test_regression_answers_in_the_unit_of_the_label(matrix: Matrix):

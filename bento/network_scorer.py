@@ -1,0 +1,130 @@
+"""Scores rows with a network of the torch trainer: its forward pass in numpy, so that a bento carries no torch.
+
+In float64, as training's own predictions on a CPU: the two are equal to the last bits whatever the size of a batch.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bento.scorer import Features, Scores
+
+CHUNK_ROWS = 1024
+SMALLEST = 1e-6
+"""Scores are kept this far from 0 and 1 before their log-odds are taken."""
+
+
+def load(model_dir: Path) -> "NetworkScorer":
+    """Return the network in `network.json` and `network.npz` of ``model_dir``."""
+    with np.load(model_dir / "network.npz", allow_pickle=False) as held:
+        tensors = {
+            name: held[name] if held[name].dtype == bool else held[name].astype(np.float64) for name in held.files
+        }
+    with np.load(model_dir / "background.npz", allow_pickle=False) as held:
+        background = held["rows"]
+    recipe = json.loads((model_dir / "network.json").read_text())
+    task = json.loads((model_dir / "torch.json").read_text())["task"]
+    return NetworkScorer(tensors, recipe, background, classifies=task == "classification")
+
+
+class NetworkScorer:
+    """TabM (Gorishniy et al. 2025): members that share weights, each with scales of its own; their mean is the score.
+
+    ``recipe`` says how it is built, ``background`` (rows, features) is what contributions are measured against.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Scores], recipe: Mapping[str, Any], background: Features, *, classifies: bool
+    ) -> None:
+        self._tensors, self._recipe, self._background = tensors, recipe, background
+        self._classifies = classifies
+        self._numbers = [int(place) for place in recipe["numbers"]]
+        self._categories = {int(place): int(count) for place, count in recipe["categories"].items()}
+        self._layers = [
+            {name: tensors[f"backbone.blocks.{block}.0.{name}"] for name in ("weight", "r", "s", "bias")}
+            for block in range(recipe["blocks"])
+        ]
+
+    def predict(self, features: Features) -> Scores:
+        """Return the mean over the members of their probabilities (or values), shape (rows,)."""
+        chunks = range(0, len(features), CHUNK_ROWS)
+        found = [self._scores(self._first(self._embedded(features[at : at + CHUNK_ROWS]))) for at in chunks]
+        return np.concatenate(found) if found else np.empty(0)
+
+    def contributions(self, features: Features) -> Scores:
+        """Return by how much each score is above what it is, on average, with a feature taken from background rows.
+
+        Shape (rows, features), in log-odds or units of the label; a feature that the network does not read adds 0.
+        After Robnik-Sikonja and Kononenko (2008), Explaining classifications for individual instances.
+        """
+        layer, places = self._layers[0], [*self._numbers, *self._categories]
+        size, others = self._recipe["embedding_size"], self._embedded(self._background)
+        weight = layer["weight"].reshape(len(layer["weight"]), len(places), size)
+        scale = layer["r"].reshape(len(layer["r"]), len(places), size)
+        found = np.zeros(features.shape)
+        for row, own in enumerate(self._embedded(features)):
+            before = self._first(own[np.newaxis])
+            odds = self._odds(self._scores(before))
+            # Only a feature's own inputs of the first layer change: it is not computed again for the others.
+            change = (others - own).reshape(len(others), len(places), size)
+            moved = np.einsum("bfe,kfe,wfe->bfkw", change, scale, weight, optimize=True) * layer["s"]
+            changed = self._scores((before + moved).reshape(-1, *before.shape[1:])).reshape(len(others), -1)
+            found[row, places] = odds - self._odds(changed).mean(axis=0)
+        return found
+
+    def _embedded(self, features: Features) -> Scores:
+        """Return the network's inputs (rows, fields x embedding size)."""
+        rows, parts = features.astype(np.float64), []
+        if self._numbers:
+            values = (rows[:, self._numbers] - self._tensors["mean"]) / self._tensors["scale"]
+            absent = np.isnan(values)
+            embedded = self._embedded_numbers(np.where(absent, 0.0, values))
+            parts.append(np.where(absent[..., np.newaxis], self._tensors["gaps"], embedded).reshape(len(rows), -1))
+        for at, (place, count) in enumerate(self._categories.items()):
+            codes = np.nan_to_num(rows[:, place], nan=count).astype(np.int64)
+            parts.append(self._tensors[f"categories.{at}.weight"][codes])
+        return np.concatenate(parts, axis=1)
+
+    def _embedded_numbers(self, values: Scores) -> Scores:
+        """Return a line and a bend per bin for each number (Gorishniy et al. 2022), shape (rows, numbers, size)."""
+        tensors, value = self._tensors, values[..., np.newaxis]
+        bins = tensors["numbers.impl.bias"] + tensors["numbers.impl.weight"] * value
+        if bins.shape[-1] > 1:
+            alone: npt.NDArray[Any] = tensors.get("numbers.impl.single_bin_mask", np.zeros(len(self._numbers), bool))
+            last = np.where(alone, bins[..., -1], np.maximum(bins[..., -1], 0))
+            bins[..., 0] = np.minimum(bins[..., 0], 1)
+            bins[..., 1:-1] = np.clip(bins[..., 1:-1], 0, 1)
+            bins[..., -1] = last
+        bends = (bins.transpose(1, 0, 2) @ tensors["numbers.linear.weight"]).transpose(1, 0, 2)
+        return np.asarray(tensors["numbers.linear0.bias"] + tensors["numbers.linear0.weight"] * value + bends)
+
+    def _first(self, inputs: Scores) -> Scores:
+        """Return what the first layer gives before its activation, shape (rows, members, width)."""
+        return _layer(self._layers[0], inputs[:, np.newaxis])
+
+    def _scores(self, first: Scores) -> Scores:
+        hidden = np.maximum(first, 0)
+        for layer in self._layers[1:]:
+            hidden = np.maximum(_layer(layer, hidden), 0)
+        logits = np.einsum("rkw,kw->rk", hidden, self._tensors["output.weight"][..., 0])
+        logits += self._tensors["output.bias"][..., 0]
+        if self._classifies:
+            return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)).mean(axis=1))
+        return np.asarray((logits * self._recipe["label_scale"] + self._recipe["label_mean"]).mean(axis=1))
+
+    def _odds(self, scores: Scores) -> Scores:
+        if not self._classifies:
+            return scores
+        clipped = np.clip(scores, SMALLEST, 1 - SMALLEST)
+        return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def _layer(layer: Mapping[str, Scores], inputs: Scores) -> Scores:
+    # One product for rows and members together: many small ones would not fill the processor.
+    scaled = inputs * layer["r"]
+    product = scaled.reshape(-1, scaled.shape[-1]) @ layer["weight"].T
+    return np.asarray(product.reshape(*scaled.shape[:-1], -1) * layer["s"] + layer["bias"])
