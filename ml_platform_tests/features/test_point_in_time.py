@@ -1,6 +1,7 @@
 """The join against an oracle that reads every row of the log for every example."""
 
 from datetime import UTC, datetime, timedelta
+from random import Random
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -79,6 +80,50 @@ def test_join_equals_reading_every_row(facts: list, rows: list, tolerance: int |
 def test_chunks_of_days_give_what_one_chunk_gives(facts: list, rows: list) -> None:
     whole = read(asked(rows), log(facts), VIEW, chunk_rows=10_000)
     assert read(asked(rows), log(facts), VIEW, chunk_rows=1) == whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(facts_strategy, examples_strategy, st.randoms(use_true_random=False))
+def test_order_of_the_log_matters_only_among_facts_of_one_instant(facts: list, rows: list, random: Random) -> None:
+    shuffled = facts.copy()
+    random.shuffle(shuffled)
+    # What arrived late stands at the end of a log; facts of one instant keep their order among themselves.
+    of_instant = {known: iter([fact for fact in facts if fact[1] == known]) for _, known, _ in facts}
+    unsorted = [next(of_instant[known]) for _, known, _ in shuffled]
+    assert read(asked(rows), log(unsorted), VIEW) == read(asked(rows), log(facts), VIEW)
+
+
+@settings(max_examples=60, deadline=None)
+@given(facts_strategy, facts_strategy, examples_strategy)
+def test_facts_that_arrive_late_change_nothing_for_those_who_asked_before_they_were_known(
+    facts: list, late: list, rows: list
+) -> None:
+    before, after = read(asked(rows), log(facts), VIEW), read(asked(rows), log(facts + late), VIEW)
+    first = min((known for _, known, _ in late), default=None)
+    for (_, predict_at), old, new in zip(rows, before, after, strict=True):
+        if first is None or predict_at < first:
+            assert old == new
+
+
+ZONE = "America/New_York"
+CLOCKS = st.sampled_from([datetime(2013, 3, 10, 5, tzinfo=UTC), datetime(2013, 11, 3, 4, tzinfo=UTC)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(CLOCKS, facts_strategy, examples_strategy, st.none() | st.integers(0, 40))
+def test_join_on_local_time_equals_reading_every_row_where_clocks_change(
+    night: datetime, facts: list, rows: list, tolerance: int | None
+) -> None:
+    # Minutes of the strategies become steps of four: the two hours before and the six after the change.
+    def moved(time: datetime) -> datetime:
+        return night + 4 * (time - T0)
+
+    facts = [(key, moved(known), value) for key, known, value in facts]
+    rows = [(key, moved(now)) for key, now in rows]
+    local = asked(rows).with_columns(pl.col("predict_at").dt.convert_time_zone(ZONE))
+    local_log = log(facts).with_columns(pl.col("known_at").dt.convert_time_zone(ZONE))
+    found = read(local, local_log, view(tolerance_minutes=tolerance))
+    assert found == oracle(asked(rows), log(facts), tolerance)
 
 
 def test_last_of_facts_known_in_the_same_instant_is_read() -> None:
