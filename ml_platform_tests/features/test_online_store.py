@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online import ABSENT, OnlineStore, Snapshot, last_facts
 from ml_platform.features.snapshot import SnapshotStore
 from ml_platform.features.snapshot_file import SnapshotError
@@ -220,14 +222,15 @@ def test_readers_never_see_a_torn_snapshot_while_it_is_swapped(tmp_path) -> None
             if len(values) != 1:
                 torn.append(values)
 
-    threads = [threading.Thread(target=look) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for value in range(1, 40):
-        writer.publish(snapshot(value))
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        looking = [pool.submit(look) for _ in range(2)]
+        try:
+            for value in range(1, 40):
+                writer.publish(snapshot(value))
+        finally:
+            stop.set()
+        for each in looking:
+            each.result()  # a failed read comes out here
     assert torn == []
     assert len(seen) > 1  # readers that saw one snapshot only would prove nothing
 
@@ -270,3 +273,30 @@ def test_lookup_values_are_float64_with_nan_for_null(tmp_path: Path) -> None:
     assert found.values.dtype == np.float64
     assert np.isnan(found.values[0, 0])
     assert found.categories["leg__model"] == ["A320", "é737"]
+
+
+def test_request_makes_one_lookup_and_one_round_trip_whatever_the_number_of_views(store, monkeypatch) -> None:
+    views = [VIEW.model_copy(update={"name": f"leg_{number}"}) for number in range(12)]
+    for view in views:
+        store.publish(last_facts(view, LEGS, NOON))
+    asked: list[int] = []
+    lookup = store.lookup
+    monkeypatch.setattr(store, "lookup", lambda *arguments: asked.append(len(arguments[0])) or lookup(*arguments))
+    trips: list[int] = []
+    if isinstance(store, ValkeyStore):
+        from redis.client import Pipeline
+
+        execute = Pipeline.execute
+        monkeypatch.setattr(Pipeline, "execute", lambda self: trips.append(len(self)) or execute(self))
+    rows = pl.DataFrame({"carrier": ["UA"], "flight": [1], "predict_at": pl.Series([NOON], dtype=INSTANT)})
+    served = FeatureSet(views).serve(rows, store)
+    assert served.frame.select(f"leg_{number}__delay" for number in range(12)).row(0) == (3.0,) * 12
+    assert asked == [12]
+    assert trips == ([12] if isinstance(store, ValkeyStore) else [])
+
+
+def test_many_rows_are_read_like_one(store) -> None:
+    publish(store)
+    keys = [("UA", 1), ("ZZ", 9), ("AA", 2)] * 20
+    together = read(store, *keys)
+    assert together.rows() == [read(store, key).row(0) for key in keys]
