@@ -74,11 +74,18 @@ def materialize(
 @app.command()
 def demo(
     domain: Annotated[str, typer.Argument(help="Domain under assets/ that declares a demo.")] = "aviation",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print its figures as one JSON object; show on stderr.")
+    ] = False,
 ) -> None:
     """Run the whole loop: land, train, promote, serve, and predict what comes next."""
+    import json
+
     from ml_platform.console.demo import run_demo
 
-    run_demo(domain, _home(), _console())
+    found = run_demo(domain, _home(), _console(2 if as_json else 1))
+    if as_json:
+        typer.echo(json.dumps(found))
 
 
 @app.command()
@@ -253,9 +260,9 @@ def _registry(home: Home) -> "ModelRegistry":
     return ModelRegistry(Tracking(home.tracking_uri, home.artifacts))
 
 
-def _console() -> Console:
+def _console(descriptor: int = 1) -> Console:
     # Dagster redirects the standard streams while a step runs; a copy of the descriptor stays the terminal.
-    return Console(file=os.fdopen(os.dup(1), "w", encoding="utf-8"), soft_wrap=False)
+    return Console(file=os.fdopen(os.dup(descriptor), "w", encoding="utf-8"), soft_wrap=False)
 
 
 def _home() -> Home:
