@@ -1,4 +1,4 @@
-"""From a verdict to a champion and its card: where evaluation and registry meet.
+"""From a verdict to a champion: where evaluation, registry and the people who approve meet.
 
 Apart from the assets because the command line approves and promotes by the same steps.
 """
@@ -8,24 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-import polars as pl
-
-from ml_platform.components.candidates import read_training_set, split_of
-from ml_platform.components.judgement import VERDICTS
 from ml_platform.components.model import BoundModel
-from ml_platform.components.packaging import model_directory
-from ml_platform.data.atomic import write_text
-from ml_platform.data.lake import Lake
-from ml_platform.evaluation.calibration import reliability
-from ml_platform.evaluation.evidence import CANDIDATE, Evidence, blocks_of
-from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
-from ml_platform.evaluation.plots import importance_plot, reliability_plot
-from ml_platform.evaluation.slices import worst_slices
-from ml_platform.evaluation.summary import summarize
 from ml_platform.evaluation.verdict import Verdict, verified
 from ml_platform.registry.approvals import approve
 from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.championship import Championship, history
+from ml_platform.registry.championship import Championship
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import ApprovalAwaited, VersionRejected, decline, promote
 from ml_platform.registry.verdict_record import (
@@ -34,9 +21,6 @@ from ml_platform.registry.verdict_record import (
     newest_evidence,
     newest_verdict_digest,
 )
-from ml_platform.training.model_directory import read_model
-from ml_platform.training.splits import LABEL
-from resources.home import Home
 
 
 @dataclass(frozen=True)
@@ -148,59 +132,6 @@ def newest_verdict(model: BoundModel, month: str, audit: AuditLog, verdicts: Pat
         )
     path = verdicts / f"{known[-1]}.json"
     return verified(path), path
-
-
-def write_card(
-    model: BoundModel, month: str, *, lake: Lake, registry: ModelRegistry, audit: AuditLog, folders: Home
-) -> tuple[Path, Path]:
-    """Write the card of the version that ``month``'s verdict is about; return the page and the text."""
-    verdict, _ = newest_verdict(model, month, audit, folders.records / VERDICTS)
-    version = judged_version(model, verdict, registry)
-    stored = read_model(model_directory(registry, version, folders.models))
-    test = split_of(model, month, read_training_set(model, month, lake)).test
-    declared = model.declared
-    slices = test.select(declared.evaluation.slices)
-    evidence = Evidence(
-        label=test[LABEL].cast(pl.Float64).to_numpy(),
-        predictions={CANDIDATE: stored.predict(test)},
-        block=blocks_of(
-            test,
-            declared.evaluation.bootstrap.unit,
-            time=declared.prediction_time.field,
-            time_zone=declared.partitions.time_zone,
-        ),
-        task=declared.task,
-        settings=declared.evaluation.bootstrap,
-    )
-    importance = stored.fitted.importance()
-    card = ModelCard(
-        model=model.name,
-        version=str(version.version),
-        owner=", ".join(declared.owners),
-        intended_use=declared.intended_use or declared.description,
-        limits=declared.limits,
-        trainer=version.trainer,
-        manifest=registry.manifest(version).model_dump(mode="json"),
-        evaluated_rows=test.height,
-        evaluated_partition=month,
-        metrics=summarize(evidence),
-        slices=worst_slices(evidence.label, evidence.predictions[CANDIDATE], slices, task=declared.task),
-        slice_metric="log_loss",
-        verdict=verdict,
-        explanations=dict(list(importance.items())[:15]),
-        approvals=[
-            f"{one.since:%Y-%m-%d %H:%M} UTC: version {one.version} by {one.decided_by}. {one.reason}"
-            for one in history(audit, model.name)
-        ],
-        plots={
-            "Reliability": reliability_plot(reliability(evidence.label, evidence.predictions[CANDIDATE])),
-            "Importance": importance_plot(importance),
-        },
-    )
-    folder = folders.reports / "model_card" / model.name / month
-    write_text(folder / "card.html", render_html(card))
-    write_text(folder / "card.md", render_markdown(card))
-    return folder / "card.html", folder / "card.md"
 
 
 def judged_version(model: BoundModel, verdict: Verdict, registry: ModelRegistry) -> ModelVersion:

@@ -177,9 +177,14 @@ def champion(model: BoundModel) -> dg.AssetsDefinition:
         **model.common("mlflow"),
     )
     def _champion(
-        context: dg.AssetExecutionContext, config: ChampionConfig, mlflow: MlflowResource, home: HomeResource
+        context: dg.AssetExecutionContext,
+        config: ChampionConfig,
+        lake: LakeResource,
+        mlflow: MlflowResource,
+        home: HomeResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.crowning import Held, crown
+        from ml_platform.components.releasing import release_champion
 
         crowned = crown(
             model,
@@ -194,6 +199,9 @@ def champion(model: BoundModel) -> dg.AssetsDefinition:
         if isinstance(crowned, Held):
             yield _held(crowned)
             return
+        released = release_champion(
+            model, crowned, lake=lake.lake(), registry=mlflow.models, folders=home.home(), repository=home.code
+        )
         yield dg.MaterializeResult(
             metadata={
                 "version": crowned.version,
@@ -202,6 +210,7 @@ def champion(model: BoundModel) -> dg.AssetsDefinition:
                 "decided_by": crowned.decided_by,
                 "approved_by": list(crowned.approved_by),
                 "reason": crowned.reason,
+                "release": released.words,
             },
             data_version=dg.DataVersion(crowned.content_digest),
         )
@@ -290,28 +299,32 @@ def model_card(model: BoundModel) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=model.key("model_card"),
-        description="The card of the month's champion as a page (HTML) and as text (Markdown).",
+        description="The card of the month's version as a page (HTML) and as text (Markdown); MLflow shows it too.",
         partitions_def=months_definition(model.declared.partitions),
         deps=[model.key("champion")],
         **model.common("html"),
     )
     def _model_card(
-        context: dg.AssetExecutionContext, mlflow: MlflowResource, home: HomeResource, lake: LakeResource
+        context: dg.AssetExecutionContext, mlflow: MlflowResource, home: HomeResource
     ) -> dg.MaterializeResult[Any]:
-        from ml_platform.components.crowning import write_card
+        from ml_platform.components.carding import write_card
+        from resources.addresses import address
 
-        page, text = write_card(
+        written = write_card(
             model,
             context.partition_key,
-            lake=lake.lake(),
             registry=mlflow.models,
             audit=home.audit(),
             folders=home.home(),
+            repository=home.code,
+            links={"Assets, checks and runs in Dagster": f"{address('webserver')}/assets/{model.name}/champion"},
         )
         return dg.MaterializeResult(
             metadata={
-                "card": home.link(page),
-                "markdown": dg.MetadataValue.md(text.read_text()),
+                "version": written.version.version,
+                "card": home.link(written.page),
+                "mlflow_run": mlflow.link(model.name, written.version.run_id),
+                "markdown": dg.MetadataValue.md(written.text.read_text()),
             }
         )
 

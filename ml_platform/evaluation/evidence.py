@@ -19,6 +19,8 @@ from ml_platform.evaluation.metrics import EvaluationError, Task
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 BASE_RATE = "base_rate"
+PREDICTION = "prediction__"
+"""Before the names of models in the columns of a kept table."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,23 @@ class Evidence:
             )
         return cache[metric]
 
+    @classmethod
+    def of_table(cls, table: pl.DataFrame, *, task: Task, settings: BootstrapSettings) -> "Evidence":
+        """Return the rows and predictions that :meth:`table` gave, without facts: what a report needs of them."""
+        named = {name: name.removeprefix(PREDICTION) for name in table.columns if name.startswith(PREDICTION)}
+        slices = table.drop("label", "block", *named)
+        return cls(
+            label=table["label"].to_numpy(),
+            predictions={name: table[column].to_numpy() for column, name in named.items()},
+            block=table["block"].to_numpy(),
+            slices=slices if slices.width else None,
+            task=task,
+            settings=settings,
+        )
+
     def table(self) -> pl.DataFrame:
         """Return one row per evaluated row: label, block (numbered), predictions by name, slices: what to keep."""
-        predictions = {f"prediction__{name}": values for name, values in self.predictions.items()}
+        predictions = {f"{PREDICTION}{name}": values for name, values in self.predictions.items()}
         blocks = np.unique(self.block, return_inverse=True)[1]
         table = pl.DataFrame({"label": self.label, "block": blocks, **predictions})
         return table if self.slices is None else table.hstack(self.slices)

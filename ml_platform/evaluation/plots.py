@@ -72,6 +72,16 @@ def history_plot(values: Mapping[str, float], name: str) -> bytes:
     return _png(figure)
 
 
+def search_plot(course: Sequence[tuple[int, float]]) -> bytes:
+    """Return the lowest loss found so far over the trials of a search, (trial, loss) each."""
+    figure, axes = _figure()
+    axes.step(
+        [at for at, _ in course], [loss for _, loss in course], where="post", color=BLUE, marker="o", markersize=4
+    )
+    axes.set(xlabel="trial", ylabel="lowest validation loss")
+    return _png(figure)
+
+
 def _figure() -> "tuple[Figure, Axes]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -6,9 +6,8 @@ Apart from the model registry because a release outlives the tracking store: it 
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,12 +61,30 @@ def add_release(
         )
     target = repository / folder / version.name
     _stage(target, version, model_directory, training_set, manifest)
-    # Added from within, so that the repository of DVC is the one that holds the folder.
-    _dvc(repository, "add", target.relative_to(repository).as_posix())
     pointer = target.with_name(f"{target.name}.dvc")
-    if push:
-        _dvc(repository, "push", pointer.relative_to(repository).as_posix())
+    with _dvc(repository) as repo:
+        repo.add([str(target)])
+        if push:
+            repo.push(targets=[str(pointer)])
     return Release(target, pointer, push)
+
+
+def is_released(repository: Path, version: ModelVersion, *, folder: str = "releases") -> bool:
+    """Return whether this version lies in the release folder as it was put there, tracked by DVC."""
+    target = repository / folder / version.name
+    if not target.with_name(f"{target.name}.dvc").exists():
+        return False
+    try:
+        record = verify_release(target)
+    except ReleaseError:
+        return False
+    return (record["version"], record[MODEL_FOLDER]) == (version.version, version.directory_digest)
+
+
+def has_remote(repository: Path) -> bool:
+    """Return whether DVC has a default remote in ``repository``; raises :class:`ReleaseError` outside of DVC."""
+    with _dvc(repository) as repo:
+        return bool(repo.config["core"].get("remote"))
 
 
 def verify_release(folder: Path) -> dict[str, Any]:
@@ -115,14 +132,23 @@ def _digests(folder: Path) -> dict[str, str]:
     }
 
 
-def _dvc(repository: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
+@contextmanager
+def _dvc(repository: Path) -> Iterator[Any]:
+    """Open the repository of DVC at ``repository``; whatever DVC refuses is a :class:`ReleaseError`.
+
+    In this process: starting DVC's command line costs seconds, each time.
+    """
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(repository)) as repo:
+            yield repo
+    except DvcException as error:
         raise ReleaseError(
             f"DVC in '{repository}'",
-            expected=f"`dvc {' '.join(arguments)}` to succeed",
-            found=(done.stderr or done.stdout).strip() or f"exit status {done.returncode}",
+            expected="a repository that it can add to and push from",
+            found=str(error).strip(),
             mend="Is the repository under DVC (dvc init), and has it a default remote (dvc remote add -d)?",
-        )
+        ) from error

@@ -1,6 +1,7 @@
 """A small real model of a made-up domain: deliveries of three shops, late by distance and by how late the shop was."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,10 @@ from ml_platform.features.view import FeatureView
 
 MONTHS = ("2013-01", "2013-02", "2013-03", "2013-04")
 PER_DAY = 30
-HERE = "ml_platform_tests.components.judged_model"
+FUNCTIONS = "assets.late_deliveries"
+"""Importable while `DOMAIN` is on the path of `assets`."""
+
+DOMAIN = Path(__file__).parent / "judged_domain"
 
 
 def deliveries(month: str, weight: float = 2.0) -> pl.DataFrame:
@@ -33,32 +37,6 @@ def deliveries(month: str, weight: float = 2.0) -> pl.DataFrame:
     )
 
 
-def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    return sources["deliveries"].select(
-        pl.col("delivery").alias("example_id"),
-        "shop",
-        "distance",
-        "ordered_at",
-        pl.col("late").alias("label"),
-        pl.col("came_at").alias("label_known_at"),
-    )
-
-
-def lateness(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Return, after each delivery of a shop, whether it came late."""
-    return sources["deliveries"].select(
-        "shop", pl.col("came_at").alias("known_at"), pl.col("late").cast(pl.Float32).alias("last_late")
-    )
-
-
-def asked(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(pl.col("distance").cast(pl.Float32))
-
-
-def nearness(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(pl.col("ordered_at").dt.hour().cast(pl.Float32).alias("hour"))
-
-
 def judged_model(**changes: object) -> BoundModel:
     """Return the model as it would be declared, with ``changes`` of its attributes."""
     declared = {
@@ -67,7 +45,7 @@ def judged_model(**changes: object) -> BoundModel:
         "owners": ["team:shops"],
         "target": "comes late",
         "partitions": {"start": "2013-01", "end": "2013-12", "time_zone": "UTC"},
-        "examples": {"function": f"{HERE}:examples", "sources": ["deliveries"]},
+        "examples": {"function": f"{FUNCTIONS}:examples", "sources": ["deliveries"]},
         "request": [
             {"name": "shop", "type": "string"},
             {"name": "distance", "type": "float"},
@@ -93,7 +71,7 @@ VIEWS = [
         {
             "name": "shops",
             "entity": ["shop"],
-            "function": f"{HERE}:lateness",
+            "function": f"{FUNCTIONS}:lateness",
             "sources": [{"dataset": "deliveries", "revealed": {"came_at": ["came_at", "shop", "late"]}}],
             "features": [{"name": "last_late", "description": "Whether the last one came late"}],
         }
@@ -102,7 +80,7 @@ VIEWS = [
         {
             "name": "asked",
             "kind": "request",
-            "function": f"{HERE}:asked",
+            "function": f"{FUNCTIONS}:asked",
             "fields": ["distance"],
             "features": [{"name": "distance", "description": "How far", "unit": "km"}],
         }
@@ -111,7 +89,7 @@ VIEWS = [
         {
             "name": "when",
             "kind": "request",
-            "function": f"{HERE}:nearness",
+            "function": f"{FUNCTIONS}:nearness",
             "fields": ["ordered_at"],
             "features": [{"name": "hour", "description": "Hour of the day"}],
         }

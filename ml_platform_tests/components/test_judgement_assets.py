@@ -1,6 +1,8 @@
 """From candidate to champion through the real assets: what is skipped, held, refused, promoted and made again."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,20 +13,26 @@ import dagster as dg
 import polars as pl
 import pytest
 
+import assets
 from ml_platform.components import model_judgement, model_training
 from ml_platform.components.candidates import build_training_sets
+from ml_platform.components.contract_record import broken_contracts
 from ml_platform.components.crowning import Held, Word, say
 from ml_platform.components.model import BoundModel
+from ml_platform.components.releasing import release_champion
 from ml_platform.components.reproducing import reproduce_version
+from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
 from ml_platform.evaluation.verdict import VerdictError
 from ml_platform.features.materialize import materialize
 from ml_platform.registry.approvals import ApprovalError
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import current
+from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import CHALLENGER, CHAMPION, ModelRegistry
+from ml_platform.registry.release import verify_release
 from ml_platform.registry.verdict_record import PromotionRefused
-from ml_platform_tests.components.judged_model import MONTHS, deliveries, judged_model
+from ml_platform_tests.components.judged_model import DOMAIN, MONTHS, deliveries, judged_model
 from resources.dagster_home import HomeResource
 from resources.home import Home
 from resources.lake import LakeResource
@@ -66,7 +74,9 @@ class Room:
             )
         )
 
-    def make(self, asset: dg.AssetsDefinition, month: str, **config: str) -> dg.ExecuteInProcessResult:
+    def make(
+        self, asset: dg.AssetsDefinition, month: str, *, raise_on_error: bool = True, **config: str
+    ) -> dg.ExecuteInProcessResult:
         run_config = {"ops": {asset.node_def.name: {"config": config}}} if config else None
         return dg.materialize(
             [asset],
@@ -74,14 +84,15 @@ class Room:
             resources=self.resources,
             instance=self.instance,
             run_config=run_config,
-            raise_on_error=True,
+            raise_on_error=raise_on_error,
         )
 
     def candidate(self, model: BoundModel, month: str) -> dict[str, Any]:
         return told(self.make(model_training.candidate(model, "lightgbm"), month))
 
     def judge(self, model: BoundModel, month: str) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
-        done = self.make(model_judgement.evaluation(model), month)
+        # A gate that is not passed fails the run, after it was recorded.
+        done = self.make(model_judgement.evaluation(model), month, raise_on_error=False)
         return told(done), {check.check_name: check for check in done.get_asset_check_evaluations()}
 
     def crown(self, model: BoundModel, month: str, **config: str) -> dg.ExecuteInProcessResult:
@@ -95,15 +106,16 @@ def told(done: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
-    home = Home(tmp_path_factory.mktemp("judged"))
-    home.mlflow.mkdir()
+    home = Home(tmp_path_factory.mktemp("repository") / ".ml_platform")
+    home.mlflow.mkdir(parents=True)
     resources = {
         "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
         "lake": LakeResource.of_home(home),
         "mlflow": MlflowResource.at_home(home),
         "online_store": OnlineStoreResource.of_home(home),
     }
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assets, "__path__", [*assets.__path__, str(DOMAIN)])
         made = Room(home, instance, resources)
         for month in MONTHS:
             made.land(month, deliveries(month))
@@ -141,37 +153,22 @@ def test_verdict_has_the_numbers_of_every_gate_and_of_the_baselines(room: Room) 
     assert 0.6 < verdict["auc"] < 0.95
 
 
-def test_rows_that_no_check_let_through_break_the_contract_gate(room: Room) -> None:
+def test_rows_that_no_check_let_through_are_a_broken_contract(room: Room) -> None:
     model = judged_model()
+    assert broken_contracts(room.instance, model, "2013-03", room.lake) == []
     kept = room.lake.scan("datasets/deliveries", partitions=["2013-02"]).collect()
     room.lake.write("datasets/deliveries", kept.with_columns(distance=pl.col("distance") * 2), "2013-02")
-    try:
-        verdict, checks = room.judge(model, "2013-03")
-    finally:
-        room.lake.write("datasets/deliveries", kept, "2013-02")
-    assert verdict["decision"] == "REJECT"
-    assert not checks["contract"].passed
-    assert "deliveries 2013-02: holds" in str(checks["contract"].description)
+    found = broken_contracts(room.instance, model, "2013-03", room.lake)
+    earlier = broken_contracts(room.instance, model, "2013-01", room.lake)
+    room.lake.write("datasets/deliveries", kept, "2013-02")
+    assert [words.partition(": holds")[0] for words in found] == ["deliveries 2013-02"]
+    assert earlier == []
 
 
-def test_file_that_failed_its_check_after_the_last_good_one_breaks_the_contract_gate(room: Room) -> None:
-    broken = dg.TableRecord({"partition": "2013-01", "message": "distance is text"})
-    key = dg.AssetKey(["datasets", "deliveries"])
-    room.instance.report_runless_asset_event(
-        dg.AssetCheckEvaluation(
-            asset_key=key,
-            check_name="schema",
-            passed=False,
-            metadata={"violations": dg.MetadataValue.table([broken])},
-        )
-    )
-    _, checks = room.judge(judged_model(), "2013-03")
-    assert checks["contract"].description == (
-        "1 broken rules: deliveries 2013-01: 'schema' failed since, on what landed last."
-    )
-    room.land("2013-01", deliveries("2013-01"))
-    _, checks = room.judge(judged_model(), "2013-03")
-    assert checks["contract"].passed
+def test_month_without_a_checked_materialization_is_a_broken_contract(room: Room) -> None:
+    with dg.DagsterInstance.ephemeral() as forgetful:
+        found = broken_contracts(forgetful, judged_model(), "2013-01", room.lake)
+    assert found == ["deliveries 2013-01: no contract check is on record"]
 
 
 def test_manual_approval_waits_as_challenger_and_nothing_downstream_runs(room: Room) -> None:
@@ -181,7 +178,6 @@ def test_manual_approval_waits_as_challenger_and_nothing_downstream_runs(room: R
     def downstream() -> None:
         ran.append("downstream")
 
-    room.judge(model, "2013-03")
     done = dg.materialize(
         [model_judgement.champion(model), downstream],
         partition_key="2013-03",
@@ -257,6 +253,43 @@ def test_approval_in_the_ui_promotes_and_says_who(room: Room) -> None:
     assert (champion.decided_by, champion.reason) == ("ada", "looked at the card")
 
 
+def test_champion_is_released_where_its_home_lies_in_a_repository_of_dvc(room: Room, tmp_path: Path) -> None:
+    repository = room.home.root.parent
+
+    def run(folder: Path, *command: str) -> None:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+    def released() -> str:
+        champion = current(room.audit, "late")
+        assert champion is not None
+        return release_champion(
+            judged_model(), champion, lake=room.lake, registry=room.registry, folders=room.home, repository=repository
+        ).words
+
+    assert released() == "Not released: the repository has no .git and no .dvc."
+    for command in (
+        ["git", "init", "-q"],
+        [sys.executable, "-m", "dvc", "init", "-q"],
+        [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "there", str(tmp_path / "remote")],
+    ):
+        run(repository, *command)
+    assert released().startswith("Added and pushed.")
+    assert released().startswith("Version 1 lies there already.")
+    run(repository, "git", "add", "releases", ".dvc")
+    run(repository, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "release")
+    run(tmp_path, "git", "clone", "-q", str(repository), "second")
+    run(tmp_path / "second", sys.executable, "-m", "dvc", "pull", "-q")
+    folder = tmp_path / "second" / "releases" / "late"
+    assert verify_release(folder)["version"] == 1
+    kept = pl.read_parquet(folder / "training_set.parquet")
+    assert content_hash(kept) == Manifest.read(folder / "manifest.json").training_set
+
+
+def test_home_outside_the_repository_is_not_released_and_says_so(room: Room) -> None:
+    done = room.crown(judged_model(), "2013-03")
+    assert told(done)["release"] == "Not released: the home lies outside the repository."
+
+
 def test_candidate_that_is_champion_is_judged_again_with_the_same_opponent(room: Room) -> None:
     verdict, checks = room.judge(judged_model(), "2013-03")
     assert verdict["decision"] == "PROMOTE"
@@ -272,21 +305,51 @@ def test_next_month_is_compared_with_the_champion_on_the_same_rows(room: Room) -
     assert "better than champion" in str(checks["paired_test_log_loss"].description)
 
 
+def test_file_that_failed_its_check_after_the_last_good_one_fails_the_contract_gate(room: Room) -> None:
+    broken = dg.TableRecord({"partition": "2013-01", "message": "distance is text"})
+    room.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(["datasets", "deliveries"]),
+            check_name="schema",
+            passed=False,
+            metadata={"violations": dg.MetadataValue.table([broken])},
+        )
+    )
+    verdict, checks = room.judge(judged_model(), "2013-04")
+    assert verdict["decision"] == "REJECT"
+    assert checks["contract"].description == (
+        "1 broken rules: deliveries 2013-01: 'schema' failed since, on what landed last."
+    )
+    with pytest.raises(PromotionRefused, match="REJECT"):
+        room.crown(judged_model(), "2013-04")
+    room.land("2013-01", deliveries("2013-01"))
+    assert broken_contracts(room.instance, judged_model(), "2013-04", room.lake) == []
+
+
 def evidence_of(verdict: Mapping[str, Any]) -> str:
     return str(json.loads(Path(verdict["verdict"]).read_text())["evidence"])
 
 
 def test_tampered_verdict_is_refused_at_promotion(room: Room) -> None:
-    model = judged_model()
-    verdict, _ = room.judge(model, "2013-04")
-    path = Path(verdict["verdict"])
+    path = max((room.home.records / "verdicts").iterdir(), key=lambda one: one.stat().st_mtime)
     kept = path.read_text()
-    path.write_text(kept.replace('"decision":"', '"decision": "'.replace(": ", ":")).replace("0.", "0.1", 1))
-    try:
-        with pytest.raises((VerdictError, PromotionRefused), match="digest"):
-            room.crown(model, "2013-04")
-    finally:
-        path.write_text(kept)
+    path.write_text(kept.replace("REJECT", "PROMOTE").replace('"passed":false', '"passed":true'))
+    with pytest.raises(VerdictError, match="content with the digest"):
+        room.crown(judged_model(), "2013-04")
+    path.write_text(kept)
+
+
+def test_card_shows_what_the_gates_saw_and_lies_in_mlflow_too(room: Room, tmp_path: Path) -> None:
+    shown = told(room.make(model_judgement.model_card(judged_model()), "2013-03"))
+    page = (room.home.reports / "model_card" / "late" / "2013-03" / "card.html").read_text()
+    version = room.registry.version("late", shown["version"])
+    stored = room.registry.tracking.client.download_artifacts(version.run_id, "model_card/card.html", str(tmp_path))
+    described = room.registry.tracking.client.get_model_version("late", "1").description
+    assert Path(stored).read_text() == page
+    assert "ada said approve: looked at the card" in page
+    assert "CPU time" in page
+    assert "schedule_only" in page
+    assert described == shown["markdown"]
 
 
 def test_version_is_equal_to_its_rebuild(room: Room, reproduced: Callable[[int], Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ml_platform.data.canonical import directory_digest
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelVersion
-from ml_platform.registry.release import ReleaseError, add_release, verify_release
+from ml_platform.registry.release import ReleaseError, add_release, has_remote, is_released, verify_release
 
 Directory = Callable[..., Path]
 
@@ -63,6 +63,9 @@ def test_second_clone_gets_model_and_training_set_by_pull(
     released = add_release(
         first, version_of(directory), model_directory=directory, training_set=training_set, manifest=manifest, push=True
     )
+    assert has_remote(first)
+    assert is_released(first, version_of(directory))
+    assert not is_released(first, version_of(model_directory("forest")))
     git(first, "add", "-A")
     git(first, "commit", "-qm", "release")
     git(tmp_path, "clone", "-q", str(first), str(second))
@@ -96,7 +99,7 @@ def test_folder_that_is_not_under_dvc_is_refused_with_the_words_of_dvc(
     tmp_path: Path, model_directory: Directory, training_set: Path, manifest: Manifest
 ) -> None:
     directory = model_directory("tree")
-    with pytest.raises(ReleaseError, match=r"found ERROR: you are not inside of a DVC repository.*dvc init"):
+    with pytest.raises(ReleaseError, match=r"found you are not inside of a DVC repository.*dvc init"):
         add_release(
             tmp_path, version_of(directory), model_directory=directory, training_set=training_set, manifest=manifest
         )
