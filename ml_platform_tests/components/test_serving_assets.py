@@ -153,8 +153,14 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
     return made
 
 
-def test_bento_is_recorded_with_what_its_verification_found(room: Room) -> None:
-    told = shown(room.materialize("bento"))
+@pytest.fixture(scope="module")
+def bento(room: Room) -> dict[str, Any]:
+    """What the champion's bento shows: version 1, built and verified once."""
+    return shown(room.materialize("bento"))
+
+
+def test_bento_is_recorded_with_what_its_verification_found(room: Room, bento: dict[str, Any]) -> None:
+    told = bento
     record = json.loads((room.home.records / "bentos" / "toy" / "1.json").read_text())
     assert (told["version"], told["rows_scored_equal"]) == (1, 50)
     assert (told["tag"], told["size_bytes"]) == (record["tag"], record["size_bytes"])
@@ -162,8 +168,7 @@ def test_bento_is_recorded_with_what_its_verification_found(room: Room) -> None:
     assert 0 < told["latency_p50_ms"] <= told["latency_p99_ms"] == record["latency_p99_ms"]
 
 
-def test_rollout_deploys_what_was_verified_and_keeps_a_shadow(room: Room) -> None:
-    bento = shown(room.materialize("bento"))
+def test_rollout_deploys_what_was_verified_and_keeps_a_shadow(room: Room, bento: dict[str, Any]) -> None:
     other = Release(version="7", bento="elsewhere")
     before = WantedState(stable=other, shadow=other, weights={"stable": 100})
     swap_wanted(room.home.serving / "toy", before, room.wanted.generation)
@@ -175,11 +180,12 @@ def test_rollout_deploys_what_was_verified_and_keeps_a_shadow(room: Room) -> Non
     assert shown(room.materialize("rollout"))["generation"] == told["generation"]
 
 
-def test_bento_that_was_tampered_with_is_not_rolled_out_until_it_is_verified_again(room: Room) -> None:
-    bento = Path(shown(room.materialize("bento"))["path"])
+def test_bento_that_was_tampered_with_is_not_rolled_out_until_it_is_verified_again(
+    room: Room, bento: dict[str, Any]
+) -> None:
     room.materialize("rollout")
     before = room.wanted
-    trees = bento / "src" / "model" / "model.txt"
+    trees = Path(bento["path"]) / "src" / "model" / "model.txt"
     trees.write_text(trees.read_text().replace("leaf_value=", "leaf_value=9"))
     with pytest.raises(PackageRefused, match=r"expected the content that was verified.*other content"):
         room.materialize("rollout")
@@ -189,9 +195,9 @@ def test_bento_that_was_tampered_with_is_not_rolled_out_until_it_is_verified_aga
 
 
 def test_version_that_scores_differently_than_training_is_refused_and_the_one_before_comes_back_in_seconds(
-    room: Room, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    room: Room, bento: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    room.materialize("bento")
+    assert bento["version"] == 1
     room.materialize("rollout")
     before = room.wanted
     (tmp_path / "skewed.py").write_text(SKEWED_SCORER)
@@ -219,7 +225,7 @@ def test_version_that_scores_differently_than_training_is_refused_and_the_one_be
         reason="wrong scores",
         at=NOW + timedelta(hours=3),
     )
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 10
     assert (back.version, state.stable) == (1, before.stable)
 
 
