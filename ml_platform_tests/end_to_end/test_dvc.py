@@ -30,10 +30,14 @@ class Checkout:
         (root / ".venv").symlink_to(BIN.parent)
         subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
 
-    def dvc(self, *arguments: str) -> str:
+    @property
+    def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in ("ML_PLATFORM_HOME", "DAGSTER_HOME")}
+        return {**kept, "PYTHONPATH": str(self.root)}
+
+    def dvc(self, *arguments: str) -> str:
         done = subprocess.run(
-            [BIN / "dvc", *arguments], cwd=self.root, env={**kept, "PYTHONPATH": str(self.root)},
+            [BIN / "dvc", *arguments], cwd=self.root, env=self.environment,
             capture_output=True, text=True, timeout=550,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
@@ -51,6 +55,16 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     params.write_text(params.read_text().replace('through: "2013-06"', 'through: "2013-03"'))
     checkout.dvc("repro")
     return checkout
+
+
+def test_raw_files_in_git_are_those_that_land(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path)
+    subprocess.run([BIN / "ml-platform", "land", "aviation", "--through", "2013-06"], cwd=tmp_path,
+                   env=checkout.environment, check=True, capture_output=True)  # fmt: skip
+    # 'modified' would say that other bytes landed, 'changed deps' that dvc.lock is behind the code that lands them.
+    assert json.loads(checkout.dvc("status", "--json", "land")) == {
+        "land": [{"changed outs": {str(LANDING): "not in cache"}}]
+    }
 
 
 def test_metrics_are_those_of_the_evaluated_month(reproduced: Checkout) -> None:
