@@ -37,6 +37,8 @@ class MlflowResource(dg.ConfigurableResource):
     server_address: str = Field(default="http://127.0.0.1:5000", description="Where a browser finds MLflow's pages.")
     second_log: bool = Field(default=False, description="Also log runs to Weights & Biases, as files (offline).")
     second_log_folder: str = Field(default=".", description="Folder for the files of the second log.")
+    second_log_project: str = Field(default="ml-platform", description="Project of the second log.")
+    second_log_mode: str = Field(default="offline", description="offline: files that `wandb sync` uploads; online.")
 
     _tracking: Tracking | None = PrivateAttr(default=None)
 
@@ -55,13 +57,17 @@ class MlflowResource(dg.ConfigurableResource):
         """Return the tracking store, one connection per process."""
         if self._tracking is None:
             outbox = Outbox(Path(self.outbox)) if self.outbox else None
-            mirrors = wandb_mirrors(WandbSettings(enabled=self.second_log), Path(self.second_log_folder))
+            second = WandbSettings.model_validate(
+                {"enabled": self.second_log, "project": self.second_log_project, "mode": self.second_log_mode}
+            )
+            mirrors = wandb_mirrors(second, Path(self.second_log_folder))
             self._tracking = Tracking(self.tracking_uri, self.artifact_root, outbox, mirrors)
         return self._tracking
 
     @property
     def models(self) -> ModelRegistry:
-        """Return the model registry in the same store."""
+        """Return the model registry in the same store, after what waited for the server was brought to it."""
+        self.deliver()
         return ModelRegistry(self.tracking)
 
     def link(self, experiment: str, run_id: str) -> dg.UrlMetadataValue:

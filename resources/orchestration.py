@@ -9,6 +9,9 @@ from resources.home import HOME_VARIABLE, Home
 if TYPE_CHECKING:
     import dagster as dg
 
+GPU_POOL = "gpu"
+"""Pool of the steps that need an accelerator."""
+
 INSTANCE_SETTINGS = """\
 # Written by ml-platform; the instance of this home. Runs, events and schedules lie beside it in SQLite.
 telemetry:
@@ -38,8 +41,17 @@ def prepare(home: Home) -> None:
 
 
 def open_instance(home: Home) -> "dg.DagsterInstance":
-    """Return the Dagster instance of ``home``. The caller closes it (it is a context manager)."""
+    """Return the Dagster instance of ``home``. The caller closes it (it is a context manager).
+
+    As many steps as this machine has GPUs may hold one at once; where it has none, the pool has one slot.
+    """
     import dagster as dg
 
+    from ml_platform.training.accounting import gpu_slots
+
     prepare(home)
-    return dg.DagsterInstance.get()
+    instance = dg.DagsterInstance.get()
+    slots, storage = gpu_slots(), instance.event_log_storage
+    if storage.get_concurrency_info(GPU_POOL).slot_count != slots:
+        storage.set_concurrency_slots(GPU_POOL, slots)
+    return instance

@@ -16,12 +16,15 @@ import polars as pl
 import yaml
 
 from ml_platform.components.model import BoundModel
+from ml_platform.components.trials import log_search, trials_into
+from ml_platform.data.canonical import directory_digest
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.partitions import month_bounds
 from ml_platform.evaluation.metrics import score, score_regression
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.registry.delivery import made_from, register_or_queue
 from ml_platform.registry.manifest import MANIFEST_FILE, Manifest, collect_code, collect_hardware, collect_lock
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduce import predictions_digest
@@ -29,6 +32,7 @@ from ml_platform.training.accounting import PriceList
 from ml_platform.training.candidate import Candidate, fit_candidate, settings_of
 from ml_platform.training.model_directory import write_model
 from ml_platform.training.splits import LABEL, Split, split_by_time
+from ml_platform.training.trainer import TrainerSettings
 from ml_platform.training.training_set import assemble
 
 if TYPE_CHECKING:
@@ -42,9 +46,13 @@ VALIDATION_PREFIX = "validation_"
 
 @dataclass(frozen=True)
 class MadeCandidate:
-    """A registered version; ``candidate`` is None where the same inputs had already made it."""
+    """What a step made; ``candidate`` is None where the same inputs had already made the version.
 
-    version: ModelVersion
+    ``version`` is None while the tracking server is down: it is registered at delivery, under ``content_digest``.
+    """
+
+    version: ModelVersion | None
+    content_digest: str
     manifest: Manifest
     counts: dict[str, int]
     candidate: Candidate | None
@@ -105,22 +113,24 @@ def make_candidate(
     run: "TrackedRun",
     repository: Path,
     checkpoint: Path,
+    studies: Path | None = None,
     dagster_run_id: str,
     now: datetime,
 ) -> MadeCandidate:
     """Fit the candidate ``trainer`` of ``month``, record the run and register the version.
 
     Unchanged inputs (training set, code, lock, settings) are recognised: the version that they made is returned, and
-    nothing is fitted.
+    nothing is fitted. A search for settings is kept in the folder ``studies`` and goes on there after a kill; each of
+    its trials is a nested run. While the tracking server is down, record and version wait in its outbox.
     """
     declared = model.declared.trainers[trainer]
     frame = read_training_set(model, month, lake)
     split = split_of(model, month, frame)
     planned = _manifest(model, trainer, month, frame, lake, repository, dagster_run_id, now)
-    known = registry.by_inputs(model.name, planned.inputs_digest())
+    known = made_from(registry, model.name, planned.inputs_digest())
     if known is not None:
         run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {known.version}"})
-        return MadeCandidate(known, registry.manifest(known), split.counts(), None)
+        return MadeCandidate(known, known.content_digest, registry.manifest(known), split.counts(), None)
     candidate = fit_candidate(
         split,
         model.feature_set.feature_names,
@@ -128,11 +138,13 @@ def make_candidate(
         task=model.declared.task,
         prices=prices_of(repository),
         checkpoint=checkpoint,
+        study_storage=_study(studies, f"{model.name}-{trainer}"),
+        on_trial=trials_into(run),
     )
     manifest = planned.model_copy(
         update={
             "hardware": collect_hardware(candidate.account.device),
-            "fitted": candidate.declared.model_copy(update={"tuning": None}).model_dump(mode="json"),
+            "fitted": _deciding(candidate.declared.model_copy(update={"tuning": None})),
             **results_of(candidate, split),
         }
     )
@@ -149,13 +161,10 @@ def make_candidate(
         )
         (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
         _log(run, candidate, manifest, split)
-        version = registry.register(
-            model.name,
-            directory,
-            run_id=run.run_id,
-            input_example=split.test.select(model.feature_set.feature_names).head(5),
-        )
-    return MadeCandidate(version, manifest, split.counts(), candidate)
+        example = split.test.select(model.feature_set.feature_names).head(5)
+        version = register_or_queue(registry, run, model.name, directory, input_example=example)
+        content = directory_digest(directory, leave_out=[MANIFEST_FILE])
+    return MadeCandidate(version, content, manifest, split.counts(), candidate)
 
 
 def results_of(candidate: Candidate, split: Split) -> dict[str, Any]:
@@ -206,13 +215,25 @@ def _manifest(
         training_rows=frame.height,
         code=collect_code(repository),
         lock=collect_lock(repository),
-        parameters=declared.model_dump(mode="json"),
+        parameters=_deciding(declared),
         seeds={"trainer": declared.seed},
         hardware=collect_hardware(),
         data_clock=month_bounds(month, model.declared.partitions.time_zone)[1].isoformat(),
         dagster_run_id=dagster_run_id,
         created_at=now.isoformat(),
     )
+
+
+def _deciding(declared: TrainerSettings) -> dict[str, Any]:
+    """Return the settings that decide a model; where it is fitted does not."""
+    return declared.model_dump(mode="json", exclude={"compute", "requires"})
+
+
+def _study(folder: Path | None, name: str) -> str | None:
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / name}.db"
 
 
 def _labels(rows: pl.DataFrame) -> npt.NDArray[np.float64]:
@@ -226,3 +247,5 @@ def _log(run: "TrackedRun", candidate: Candidate, manifest: Manifest, split: Spl
     numbers = {name: value for name, value in account.items() if isinstance(value, int | float)}
     run.log_metrics({**{name: float(count) for name, count in split.counts().items()}, **numbers})
     run.log_bytes(importance_plot(candidate.fitted.importance()), "plots/importance.png")
+    if candidate.tuning is not None:
+        log_search(run, candidate.tuning)

@@ -19,6 +19,7 @@ from ml_platform.components.packaging import model_directory, package_version, r
 from ml_platform.data.atomic import write_bytes, write_json
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.partitions import month_bounds
+from ml_platform.errors import listed
 from ml_platform.evaluation.evidence import (
     BASE_RATE,
     CANDIDATE,
@@ -40,7 +41,7 @@ from ml_platform.features.online import OnlineStore
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import current
 from ml_platform.registry.manifest import Manifest
-from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.registry.models import ModelError, ModelRegistry, ModelVersion
 from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.serving.package import Package
 from ml_platform.training.candidate import fit_candidate
@@ -97,6 +98,13 @@ def judge(
     none, is judged. A candidate that is champion already is compared with the champion before it, so that judging it
     again gives the same verdict. ``broken_contracts`` are those of the data that were read.
     """
+    if not versions:
+        raise ModelError(
+            f"Evaluation of '{model.name}', {month}",
+            expected="a candidate of the month",
+            found="none: each was skipped, or never made",
+            mend=f"Materialize one of {listed(str(key) for key in model.candidate_keys)}; a skipped one shows why.",
+        )
     split = split_of(model, month, read_training_set(model, month, lake))
     version = max(versions.values(), key=lambda one: _primary(model, registry.manifest(one)))
     fitted = _stored(registry, version, folders.models)

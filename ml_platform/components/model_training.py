@@ -6,16 +6,20 @@ Each body reads its inputs, calls the engine, and returns what the UI shows.
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from ml_platform.components.declaration import months_definition, on_new_inputs, up_to_own_month
 from ml_platform.components.model import BoundModel
+from ml_platform.components.placement import placement_tags, pool_of
 from ml_platform.components.shown import picture
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
+
+if TYPE_CHECKING:
+    from ml_platform.components.candidates import MadeCandidate
 
 
 def training_set(model: BoundModel) -> dg.AssetsDefinition:
@@ -54,14 +58,16 @@ def training_set(model: BoundModel) -> dg.AssetsDefinition:
         **model.common("polars", "deltalake"),
     )
     def _training_set(
-        context: dg.AssetExecutionContext, lake: LakeResource
+        context: dg.AssetExecutionContext, lake: LakeResource, home: HomeResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.components.candidates import build_training_sets
+        from ml_platform.components.candidates import build_training_sets, prices_of
         from ml_platform.components.feature_checks import look_at_training_set, look_for_late_fields
         from ml_platform.components.watched import shown_late_fields, shown_sentinel
         from ml_platform.data.canonical import value_digest
+        from ml_platform.training.accounting import measured
 
-        written = build_training_sets(model, list(context.partition_keys), lake.lake())
+        with measured(prices_of(home.code)) as used:
+            written = build_training_sets(model, list(context.partition_keys), lake.lake())
         for month, table in written.items():
             context.add_asset_metadata(
                 {
@@ -72,7 +78,10 @@ def training_set(model: BoundModel) -> dg.AssetsDefinition:
                 },
                 partition_key=month,
             )
-        yield dg.MaterializeResult(data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])))
+        yield dg.MaterializeResult(
+            data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])),
+            metadata=asdict(used.total()),
+        )
         yield shown_late_fields(look_for_late_fields(model, lake.lake()))
         yield shown_sentinel(look_at_training_set(model, lake.lake()))
 
@@ -87,19 +96,26 @@ def candidate(model: BoundModel, trainer: str) -> dg.AssetsDefinition:
         key=model.candidate_keys[trainer],
         description=(
             f"A version made by {declared.trainer}: fitted on the months before, tuned on the last of them, never "
-            "shown the month itself. Unchanged inputs are recognised and not fitted again."
+            "shown the month itself. Unchanged inputs are recognised and not fitted again"
+            + ("; without a GPU it is skipped." if declared.requires == "gpu" else ".")
         ),
         partitions_def=months_definition(model.declared.partitions),
         deps=[dg.AssetDep(model.key("training_set"), partition_mapping=up_to_own_month())],
-        pool="gpu" if declared.requires == "gpu" else None,
+        pool=pool_of(declared),
+        op_tags=placement_tags(declared),
         **model.common(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),
     )
     def _candidate(
         context: dg.AssetExecutionContext, lake: LakeResource, mlflow: MlflowResource, home: HomeResource
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.components.candidates import make_candidate
-        from ml_platform.evaluation.plots import importance_plot
+        from ml_platform.training.trainer import availability
 
+        able = availability(declared)
+        if not able.available:
+            # A result, not a skipped step: what follows goes on with the candidates that there are.
+            return dg.MaterializeResult(metadata={"skipped": able.reason})
+        folders = home.home()
         with mlflow.run(context, model.name) as run:
             made = make_candidate(
                 model,
@@ -109,23 +125,41 @@ def candidate(model: BoundModel, trainer: str) -> dg.AssetsDefinition:
                 registry=mlflow.models,
                 run=run,
                 repository=home.code,
-                checkpoint=home.home().models / "checkpoints" / model.name / trainer / context.partition_key,
+                checkpoint=folders.models / "checkpoints" / model.name / trainer / context.partition_key,
+                studies=folders.models / "studies",
                 dagster_run_id=context.run_id,
                 now=datetime.now(UTC),
             )
-        shown: dict[str, Any] = {
-            "version": made.version.version,
-            "mlflow_run": mlflow.link(model.name, made.version.run_id),
-            "content_digest": made.version.content_digest,
-            "manifest": dg.MetadataValue.json(made.manifest.model_dump(mode="json")),
-            **made.counts,
-        }
-        if made.candidate is None:
-            shown["skipped"] = f"Inputs unchanged: they had made version {made.version.version}."
-        else:
-            shown |= {name: value for name, value in asdict(made.candidate.account).items() if name != "currency"}
-            shown |= {"rounds": made.candidate.fitted.rounds, "notes": made.candidate.notes}
-            shown["importance"] = picture(importance_plot(made.candidate.fitted.importance()))
-        return dg.MaterializeResult(metadata=shown, data_version=dg.DataVersion(made.version.content_digest))
+        return dg.MaterializeResult(
+            metadata=_shown(made, model, mlflow), data_version=dg.DataVersion(made.content_digest)
+        )
 
     return _candidate
+
+
+def _shown(made: "MadeCandidate", model: BoundModel, mlflow: MlflowResource) -> dict[str, Any]:
+    """Return what the UI shows of a candidate: its version, what it was made from, how it went and what it took."""
+    from ml_platform.components.trials import shown_trials
+    from ml_platform.evaluation.plots import importance_plot
+
+    shown: dict[str, Any] = {
+        "content_digest": made.content_digest,
+        "manifest": dg.MetadataValue.json(made.manifest.model_dump(mode="json")),
+        **made.counts,
+    }
+    if made.version is None:
+        shown["queued"] = "The tracking server is down: record and version wait in the outbox until it is back."
+    else:
+        shown |= {
+            "version": made.version.version,
+            "mlflow_run": mlflow.link(model.name, made.version.run_id),
+        }
+    if made.candidate is None:
+        number = made.version.version if made.version else 0
+        return shown | {"skipped": f"Inputs unchanged: they had made version {number}."}
+    shown |= asdict(made.candidate.account)
+    shown |= {"rounds": made.candidate.fitted.rounds, "notes": made.candidate.notes}
+    shown["importance"] = picture(importance_plot(made.candidate.fitted.importance()))
+    if made.candidate.tuning is not None:
+        shown["trials"] = shown_trials(made.candidate.tuning)
+    return shown

@@ -69,6 +69,20 @@ def register_or_queue(
     return None
 
 
+def made_from(registry: ModelRegistry, name: str, inputs_digest: str) -> ModelVersion | None:
+    """Return the version of ``name`` made from these inputs, None where there is none or the server cannot tell now.
+
+    Without an outbox a server that is down is an error, as everywhere.
+    """
+    try:
+        registry.tracking.require_server()
+        return registry.by_inputs(name, inputs_digest)
+    except Exception as error:
+        if registry.tracking.outbox is None or not is_unreachable(error):
+            raise
+        return None
+
+
 def deliver(outbox: Outbox, tracking: Tracking) -> list[Delivered]:
     """Deliver every entry that nobody writes to, oldest first, and return what became of each.
 

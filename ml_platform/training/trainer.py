@@ -17,6 +17,7 @@ from ml_platform.data.references import load_function
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.training.accounting import gpu_count
+from ml_platform.training.compute import Compute
 from ml_platform.training.search_space import TuningSettings
 
 Array = npt.NDArray[np.floating[Any]]
@@ -124,6 +125,9 @@ class TrainerSettings(Settings):
     trainer: str = Field(default="lightgbm", description="lightgbm, torch, or package.module:Class of your own.")
     requires: Literal["any", "gpu"] = Field(
         default="any", description="gpu: skipped, with the reason shown, on a machine without one."
+    )
+    compute: Compute | None = Field(
+        default=None, description="What a cluster sets aside for the step; it changes no model. None: its default."
     )
     seed: int = Field(default=7, description="Seed of everything random in it.")
     refit: bool = Field(

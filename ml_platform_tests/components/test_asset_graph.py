@@ -9,6 +9,7 @@ DATASETS = {"airports", "flights", "planes", "weather"}
 MODEL = {
     "training_set",
     "candidate_lightgbm",
+    "candidate_torch",
     "evaluation",
     "champion",
     "model_card",

@@ -1,0 +1,102 @@
+"""A home in which the deliveries of four months are ready to be learned from, and a step that can be killed.
+
+As a program (`candidate_room.py HOME MONTH SETTINGS`) it materializes one candidate and prints its content digest.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+import assets
+from ml_platform.components import model_training
+from ml_platform.components.candidates import build_training_sets
+from ml_platform.components.model import BoundModel
+from ml_platform.data.lake import PARTITION, Lake
+from ml_platform.features.materialize import materialize
+from ml_platform_tests.components.judged_model import DOMAIN, MONTHS, deliveries, judged_model
+from resources.dagster_home import HomeResource
+from resources.home import Home
+from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
+
+REPOSITORY = Path(__file__).parents[2]
+FAST = {"max_rounds": 30, "num_threads": 1}
+
+
+@dataclass(frozen=True)
+class Room:
+    """The home and its resources."""
+
+    home: Home
+    resources: dict[str, Any]
+
+    @property
+    def lake(self) -> Lake:
+        return self.resources["lake"].lake()  # type: ignore[no-any-return]
+
+    @property
+    def mlflow(self) -> MlflowResource:
+        return self.resources["mlflow"]  # type: ignore[no-any-return]
+
+    def land(self) -> None:
+        """Publish the deliveries and make change log and training sets."""
+        for month in MONTHS:
+            self.lake.write("datasets/deliveries", deliveries(month), month)
+        model = judged_model()
+        store = self.resources["online_store"].store()
+        materialize(model.stored_views[0], self.lake, store, list(MONTHS), model.declared.partitions)
+        build_training_sets(model, MONTHS, self.lake)
+
+    def with_rows(self, name: str, change: pl.Expr, months: tuple[str, ...] = MONTHS) -> BoundModel:
+        """Return a model called ``name`` whose training sets are those of the deliveries after ``change``."""
+        model = judged_model(name=name)
+        for month in months:
+            rows = self.lake.scan(judged_model().table, partitions=[month]).drop(PARTITION).with_columns(change)
+            self.lake.write(model.table, rows.collect(), month)
+        return model
+
+    def make(self, model: BoundModel, month: str = "2013-03", trainer: str = "lightgbm", **resources: Any) -> Any:
+        """Materialize a candidate and return what the UI shows of it; raises what the step raises."""
+        asset = model_training.candidate(model, trainer)
+        done = dg.materialize([asset], partition_key=month, resources=self.resources | resources)
+        (event,) = done.get_asset_materialization_events()
+        return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[Room]:
+    """Open the home at ``root`` with the deliveries' functions importable."""
+    home, before = Home(root), assets.__path__
+    home.mlflow.mkdir(parents=True, exist_ok=True)
+    assets.__path__ = [*before, str(DOMAIN)]
+    try:
+        yield Room(
+            home,
+            {
+                "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
+                "lake": LakeResource.of_home(home),
+                "mlflow": MlflowResource.at_home(home),
+                "online_store": OnlineStoreResource.of_home(home),
+            },
+        )
+    finally:
+        assets.__path__ = before
+
+
+def with_trainers(**trainers: object) -> BoundModel:
+    """Return the model of the deliveries with these trainers in place of its own."""
+    return judged_model(trainers=trainers)
+
+
+if __name__ == "__main__":
+    with opened(Path(sys.argv[1])) as room:
+        shown = room.make(with_trainers(lightgbm={"settings": json.loads(sys.argv[3])}), sys.argv[2])
+    print(shown["content_digest"], shown["notes"])
