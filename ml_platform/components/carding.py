@@ -18,7 +18,7 @@ from ml_platform.data.atomic import write_text
 from ml_platform.evaluation.calibration import reliability
 from ml_platform.evaluation.evidence import CANDIDATE, Evidence
 from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
-from ml_platform.evaluation.plots import importance_plot, reliability_plot
+from ml_platform.evaluation.plots import reliability_plot
 from ml_platform.evaluation.slices import worst_slices
 from ml_platform.evaluation.summary import summarize
 from ml_platform.registry.approvals import APPROVAL_KIND
@@ -63,9 +63,9 @@ def write_card(
     evidence = _seen(model, month, evidence_file(folders, verdict))
     importance = read_model(model_directory(registry, version, folders.models)).fitted.importance()
     candidate, metric = evidence.predictions[CANDIDATE], SLICE_METRIC[evidence.task]
-    plots = {"What decides": importance_plot(importance)}
+    plots = {}
     if evidence.task == "classification":
-        plots = {"Predicted beside observed": reliability_plot(reliability(evidence.label, candidate))} | plots
+        plots = {"Predicted beside observed": reliability_plot(reliability(evidence.label, candidate))}
     card = ModelCard(
         model=model.name,
         version=str(version.version),
@@ -100,14 +100,16 @@ def write_card(
 
 def cost_of(registry: ModelRegistry, version: ModelVersion, manifest: Manifest, currency: str) -> dict[str, str]:
     """Return what training ``version`` used and cost, in words, as its run recorded it; what it did not is left out."""
-    used = registry.tracking.client.get_run(version.run_id).data.metrics
+    used = dict(registry.tracking.client.get_run(version.run_id).data.metrics)
     words = {
         "wall_seconds": ("Wall time", "{:,.1f} s"),
         "cpu_seconds": ("CPU time", "{:,.1f} s"),
         "gpu_seconds": ("GPU time", "{:,.1f} s"),
-        "peak_memory_bytes": ("Peak memory", "{:,.0f} bytes"),
+        "peak_memory_bytes": ("Peak memory", "{:,.2f} GB"),
         "cost": ("Cost", f"{{:,.4f}} {currency}"),
     }
+    if "peak_memory_bytes" in used:
+        used["peak_memory_bytes"] /= 1e9
     told = {name: shape.format(used[metric]) for metric, (name, shape) in words.items() if metric in used}
     hardware = manifest.hardware
     return {"Device": f"{hardware.device} ({hardware.machine}, {hardware.cpu_count} cores)", **told}
