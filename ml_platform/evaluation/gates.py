@@ -3,6 +3,7 @@
 Settings and rule stand together: what a field of the YAML does is read in the `judge` right below it.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -112,14 +113,21 @@ class FloorGate(Settings):
         judged = worse if self.confident else interval.value
         passed = judged >= self.limit if higher else judged <= self.limit
         within = better >= self.limit if higher else better <= self.limit
+        undecided = not passed and self.confident and within
+        needed = None
+        if undecided and (interval.value > self.limit if higher else interval.value < self.limit):
+            # An interval narrows with the root of the rows.
+            times = ((interval.value - worse) / (interval.value - self.limit)) ** 2
+            needed = math.ceil((times - 1) * len(evidence.label))
         return GateResult(
             name=self.name,
             passed=passed,
             numbers={"value": interval.value, "low": interval.low, "high": interval.high, "limit": self.limit},
             reason=f"{self.metric} {interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}), "
             f"{'at least' if higher else 'at most'} {self.limit:g} {'kept' if passed else 'missed'}"
-            f"{' by the worse end of the interval' if self.confident else ''}.",
-            undecided=not passed and self.confident and within,
+            f"{' by the worse end of the interval' if self.confident else ''}.{_more(needed)}",
+            undecided=undecided,
+            labels_needed=needed,
         )
 
 
@@ -168,13 +176,23 @@ class SliceGate(SliceSettings):
         numbers: Numbers = {"slices": len(found), "proven_worse": len(worse), "not_proven_safe": len(unproven)}
         if found:
             numbers["worst_improvement"] = min(one.difference.value for one in found)
+        undecided = bool(failed) and not worse
+        needed = self._labels_needed(evidence, failed) if undecided else None
         return GateResult(
             name=self.name,
             passed=bool(found) and not failed,
             numbers=numbers,
-            reason=self._reason(found, failed),
-            undecided=bool(failed) and not worse,
+            reason=f"{self._reason(found, failed)}{_more(needed)}",
+            undecided=undecided,
+            labels_needed=needed,
         )
+
+    def _labels_needed(self, evidence: Evidence, failed: list[SliceRegression]) -> int | None:
+        """Return how many labels the slice that needs most would take, were they spread over slices as now."""
+        needed = [one.difference.rows_to_decide(-self.margin, 1 - self.error_rate) for one in failed]
+        total = len(evidence.label)
+        more = [total * rows / one.rows - total for rows, one in zip(needed, failed, strict=True) if rows is not None]
+        return math.ceil(max(more)) if more and max(more) > 0 else None
 
     def _reason(self, found: list[SliceRegression], failed: list[SliceRegression]) -> str:
         if not found:
@@ -282,7 +300,7 @@ def _beats(name: str, evidence: Evidence, opponent: str, metric: str, bound: flo
     measured = (
         f"{metric} better than {opponent} by {difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
     )
-    more = f" About {needed - difference.rows:,} more labels would decide." if needed else ""
+    more = _more(needed - difference.rows if needed else None)
     return GateResult(
         name=name,
         passed=passed,
@@ -297,6 +315,10 @@ def _beats(name: str, evidence: Evidence, opponent: str, metric: str, bound: flo
         undecided=undecided,
         labels_needed=needed - difference.rows if needed else None,
     )
+
+
+def _more(labels: int | None) -> str:
+    return f" About {labels:,} more labels would decide." if labels else ""
 
 
 def _nothing_found(name: str, found: list[str] | None, check: str, what: str) -> GateResult:

@@ -296,16 +296,11 @@ def test_candidate_that_is_champion_is_judged_again_with_the_same_opponent(room:
     assert checks["paired_test_log_loss"].description == "No champion yet: nothing to beat."
 
 
-def test_next_month_is_compared_with_the_champion_on_the_same_rows(room: Room) -> None:
+def test_next_month_is_compared_with_the_champion_and_a_month_that_failed_its_check_since_refuses_it(
+    room: Room,
+) -> None:
     model = judged_model()
     room.candidate(model, "2013-04")
-    verdict, checks = room.judge(model, "2013-04")
-    stored = pl.read_parquet(next((room.home.records / "evidence").glob(f"{evidence_of(verdict)}*")))
-    assert {"prediction__candidate", "prediction__champion", "prediction__schedule_only"} <= set(stored.columns)
-    assert "better than champion" in str(checks["paired_test_log_loss"].description)
-
-
-def test_file_that_failed_its_check_after_the_last_good_one_fails_the_contract_gate(room: Room) -> None:
     broken = dg.TableRecord({"partition": "2013-01", "message": "distance is text"})
     room.instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
@@ -315,15 +310,18 @@ def test_file_that_failed_its_check_after_the_last_good_one_fails_the_contract_g
             metadata={"violations": dg.MetadataValue.table([broken])},
         )
     )
-    verdict, checks = room.judge(judged_model(), "2013-04")
+    verdict, checks = room.judge(model, "2013-04")
+    stored = pl.read_parquet(room.home.records / "evidence" / f"{evidence_of(verdict)}.parquet")
+    assert {"prediction__candidate", "prediction__champion", "prediction__schedule_only"} <= set(stored.columns)
+    assert "better than champion" in str(checks["paired_test_log_loss"].description)
     assert verdict["decision"] == "REJECT"
     assert checks["contract"].description == (
         "1 broken rules: deliveries 2013-01: 'schema' failed since, on what landed last."
     )
     with pytest.raises(PromotionRefused, match="REJECT"):
-        room.crown(judged_model(), "2013-04")
+        room.crown(model, "2013-04")
     room.land("2013-01", deliveries("2013-01"))
-    assert broken_contracts(room.instance, judged_model(), "2013-04", room.lake) == []
+    assert broken_contracts(room.instance, model, "2013-04", room.lake) == []
 
 
 def evidence_of(verdict: Mapping[str, Any]) -> str:

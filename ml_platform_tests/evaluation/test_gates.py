@@ -125,6 +125,15 @@ def test_confident_floor_holds_the_worse_end_of_the_interval_to_the_limit() -> N
     assert FloorGate(metric="auc", limit=limit).judge(evidence()).passed
     result = FloorGate(metric="auc", limit=limit, confident=True).judge(evidence())
     assert (result.passed, result.undecided) == (False, True)
+    # Half way between value and worse end: the interval must be half as wide, which takes four times the rows.
+    assert result.labels_needed == pytest.approx(3 * ROWS, abs=1)
+
+
+def test_confident_floor_above_the_value_does_not_say_that_labels_would_help() -> None:
+    interval = evidence().resampled("auc").interval("candidate", "auc")
+    limit = (interval.high + interval.value) / 2
+    result = FloorGate(metric="auc", limit=limit, confident=True).judge(evidence())
+    assert (result.passed, result.undecided, result.labels_needed) == (False, True, None)
 
 
 def test_calibration_error_above_its_limit_fails() -> None:
@@ -180,6 +189,8 @@ def test_strict_demand_holds_slices_that_are_not_shown_safe() -> None:
     assert SliceGate(columns=["origin"], margin=0.001).judge(noisy).passed
     result = SliceGate(columns=["origin"], margin=0.001, demand="proven_not_worse").judge(noisy)
     assert (result.passed, result.undecided) == (False, True)
+    wide = SliceGate(columns=["origin"], margin=0.02, demand="proven_not_worse").judge(noisy)
+    assert wide.passed or (wide.labels_needed is not None and "more labels would decide" in wide.reason)
 
 
 def test_smaller_error_rate_needs_more_proof() -> None:
