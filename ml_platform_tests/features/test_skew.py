@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.skew import SkewFoundError, compare, logged
+from ml_platform.features.skew import SkewFoundError, SkewSettings, compare, drawn, logged, merged
 from ml_platform.features.view import INSTANT, ViewError
 from ml_platform_tests.features.test_feature_set import LOGS, NOON, VIEWS, rows, store
 
@@ -93,3 +93,30 @@ def test_predictions_of_different_watermarks_are_each_recomputed_as_of_their_own
     assert both["watermarks"].n_unique() == 2
     assert compare(FEATURES, both, LOGS | {"hourly": fresh}).passed
     assert both.schema["as_of"] == INSTANT
+
+
+def logs_of(count: int) -> pl.LazyFrame:
+    """Logged predictions, the newest last; the very newest is of a service that says no watermarks."""
+    times = [NOON.replace(minute=at % 60, second=at // 60) for at in range(count)]
+    marks = ["{}" if at == count - 1 else '{"hourly": "2013-07-01T12:00:00Z"}' for at in range(count)]
+    return pl.LazyFrame({"id": range(count), "logged_at": times, "watermarks": marks})
+
+
+def test_sample_is_drawn_from_the_newest_that_can_be_recomputed() -> None:
+    few = drawn(logs_of(10), SkewSettings(rows=3, newest=4))["id"].to_list()
+    assert len(few) == 3
+    assert set(few) <= {5, 6, 7, 8}
+    assert sorted(drawn(logs_of(10), SkewSettings(rows=50, newest=4))["id"]) == [5, 6, 7, 8]
+
+
+def test_seed_decides_which_are_drawn() -> None:
+    draws = [drawn(logs_of(60), SkewSettings(rows=5, seed=seed))["id"].to_list() for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_reports_of_several_versions_are_told_together(predictions) -> None:
+    skewed = predictions.with_columns(hourly__busy=pl.col("hourly__busy") + 0.125)
+    both = merged([compare(FEATURES, predictions, LOGS), compare(FEATURES, skewed, LOGS)])
+    assert (both.rows, both.passed) == (2 * predictions.height, False)
+    assert {line["feature"] for line in both.records()} == {"hourly__busy"}
+    assert "request_id=r1" in both.records()[0]["prediction"]
