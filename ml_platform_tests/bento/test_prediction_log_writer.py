@@ -84,3 +84,32 @@ def test_unwritable_folder_costs_lines_and_not_the_service(
     log.close()
     assert (log.dropped_rows, log.written_rows) == (2, 0)
     assert "lost" in caplog.text
+
+
+def test_answers_are_gathered_and_written_together_at_the_latest_when_the_service_ends(
+    tmp_path: Path, answered: Answers
+) -> None:
+    patient = PredictionLog(tmp_path / "patient", "toy", "3", gather_seconds=600)
+    patient.put(answered("a"))
+    patient.put(answered("b"))
+    written = threading.Event()
+    prompt = PredictionLog(tmp_path / "prompt", "toy", "3", gather_seconds=0, on_written=lambda _: written.set())
+    prompt.put(answered("c"))
+    assert written.wait(10)
+    assert not (tmp_path / "patient").exists()
+    patient.close()
+    prompt.close()
+    assert [line["request_id"] for line in lines(tmp_path / "patient")] == ["a", "b"]
+
+
+def test_many_waiting_rows_are_written_before_they_would_be_dropped(tmp_path: Path, answered: Answers) -> None:
+    written = threading.Event()
+    log = PredictionLog(
+        tmp_path, "toy", "3", max_pending_rows=10, gather_seconds=600, on_written=lambda _: written.set()
+    )
+    log.put(answered("few", rows=2))
+    assert not written.wait(0.05)
+    log.put(answered("many", rows=4))
+    assert written.wait(10)
+    log.close()
+    assert log.dropped_rows == 0
