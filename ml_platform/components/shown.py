@@ -1,10 +1,42 @@
-"""How assets show a picture: inline, so that the UI draws it where it stands."""
+"""How assets show a picture, inline, and the columns of a training set: what the UI draws where it stands."""
 
 import base64
+from typing import TYPE_CHECKING
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    from ml_platform.components.model import BoundModel
 
 
 def picture(png: bytes) -> dg.MarkdownMetadataValue:
     """Return a plot as metadata."""
     return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def training_set_columns(model: "BoundModel") -> dg.TableSchema:
+    """Return the columns of a training set in their order: example, label, request, and features by view."""
+    views = model.feature_set.views
+    meaning = {
+        view.column(each.name): f"{each.description} [{each.unit}]" if each.unit else each.description
+        for view in views
+        for each in view.features
+    }
+    ages = {view.age_column: f"How old what '{view.name}' says is [min]" for view in views}
+    types = {name: str(dtype) for view in views for name, dtype in view.columns.items()}
+    label = "Int8" if model.declared.task == "classification" else "Float64"
+    return dg.TableSchema(
+        [
+            dg.TableColumn("example_id", "String", "What identifies the example."),
+            dg.TableColumn("predict_at", "Datetime", "When its prediction is made (UTC)."),
+            dg.TableColumn("label", label, f"Whether, or how much: {model.declared.target}. Null: never known."),
+            dg.TableColumn("label_known_at", "Datetime", "When the label became known (UTC)."),
+            *(
+                dg.TableColumn(
+                    field.name, field.type, field.description, dg.TableColumnConstraints(nullable=field.nullable)
+                )
+                for field in model.declared.request
+            ),
+            *(dg.TableColumn(name, types[name], (meaning | ages)[name]) for name in model.feature_set.feature_names),
+        ]
+    )
