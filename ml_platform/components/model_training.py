@@ -13,7 +13,7 @@ import dagster as dg
 from ml_platform.components.declaration import months_definition, on_new_inputs, up_to_own_month
 from ml_platform.components.model import BoundModel
 from ml_platform.components.placement import placement_tags, pool_of
-from ml_platform.components.shown import picture
+from ml_platform.components.shown import picture, training_set_columns
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -54,7 +54,11 @@ def training_set(model: BoundModel) -> dg.AssetsDefinition:
             ),
         ],
         automation_condition=on_new_inputs(),
-        metadata={"dagster/table_name": model.table, "features": len(model.feature_set.feature_names)},
+        metadata={
+            "dagster/table_name": model.table,
+            "dagster/column_schema": training_set_columns(model),
+            "features": len(model.feature_set.feature_names),
+        },
         **model.common("polars", "deltalake"),
     )
     def _training_set(
