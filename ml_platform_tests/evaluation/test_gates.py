@@ -189,8 +189,13 @@ def test_strict_demand_holds_slices_that_are_not_shown_safe() -> None:
     assert SliceGate(columns=["origin"], margin=0.001).judge(noisy).passed
     result = SliceGate(columns=["origin"], margin=0.001, demand="proven_not_worse").judge(noisy)
     assert (result.passed, result.undecided) == (False, True)
-    wide = SliceGate(columns=["origin"], margin=0.02, demand="proven_not_worse").judge(noisy)
-    assert wide.passed or (wide.labels_needed is not None and "more labels would decide" in wide.reason)
+    nearer, near = (
+        SliceGate(columns=["origin"], margin=margin, demand="proven_not_worse").judge(noisy) for margin in (0.005, 0.01)
+    )
+    assert nearer.labels_needed is not None
+    assert near.labels_needed is not None
+    assert nearer.labels_needed > near.labels_needed > 0
+    assert f"About {near.labels_needed:,} more labels would decide." in near.reason
 
 
 def test_smaller_error_rate_needs_more_proof() -> None:
