@@ -1,48 +1,17 @@
 """The first run as a newcomer makes it: the command, its output, and what it leaves behind."""
 
 import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-COMMAND = Path(sys.executable).parent / "ml-platform"
-PROJECT = Path(__file__).resolve().parents[2]
+from ml_platform_tests.conftest import DemoHome
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@dataclass(frozen=True)
-class Looped:
-    """A home in which the demo ran, and what it printed."""
-
-    home: Path
-    printed: str
-
-    def run(self, *arguments: str) -> str:
-        return _run(self.home, *arguments)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def _run(home: Path, *arguments: str) -> str:
-    environment = {**os.environ, "ML_PLATFORM_HOME": str(home), "COLUMNS": "200"}
-    done = subprocess.run(
-        [COMMAND, *arguments], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def looped(tmp_path_factory: pytest.TempPathFactory) -> Looped:
-    home = tmp_path_factory.mktemp("looped")
-    return Looped(home, _run(home, "demo"))
-
-
-def test_champion_is_better_than_promised_and_serves(looped: Looped) -> None:
-    model = json.loads(looped.run("status", "--json"))["models"]["departure_risk"]
+def test_champion_is_better_than_promised_and_serves(demo_home: DemoHome) -> None:
+    model = json.loads(demo_home.run("status", "--json"))["models"]["departure_risk"]
 
     assert model["champion"]["metrics"]["auc"] >= 0.76
     assert model["serving"] == {
@@ -54,25 +23,46 @@ def test_champion_is_better_than_promised_and_serves(looped: Looped) -> None:
     assert model["champion"]["manifest"]["partition"] == "2013-06"
 
 
-def test_predictions_stand_beside_what_happened(looped: Looped) -> None:
-    assert looped.printed.count("min late") + looped.printed.count("min early") >= 8
-    assert "served: 1" in looped.printed
+def test_predictions_stand_beside_what_happened(demo_home: DemoHome) -> None:
+    lines = [line for line in demo_home.printed.splitlines() if "→" in line]
+
+    assert len(lines) >= 10
+    assert all(" late " in line or " on time " in line for line in lines)
+    assert all("min late" in line or "min early" in line or "never arrived" in line for line in lines)
 
 
-def test_second_run_makes_nothing_and_serves_the_same_version(looped: Looped) -> None:
-    again = looped.run("demo")
+def test_what_it_prints_reads_whole_at_80_columns(demo_home: DemoHome) -> None:
+    assert "…" not in demo_home.printed
+    assert "\x1b" not in demo_home.printed
+    tables = [line for line in demo_home.printed.splitlines() if line and line[0] in "┏┃┡│├└"]
+    assert tables  # nothing printed would fit any width
+    assert max(map(len, tables)) <= 80
+
+
+def test_reports_stand_where_it_says(demo_home: DemoHome) -> None:
+    told = dict(
+        line.split(maxsplit=2)[1:] for line in demo_home.printed.splitlines() if line[:6] in ("Model ", "Drift ")
+    )
+
+    assert [Path(told[name]).is_file() for name in ("card", "report")] == [True, True]
+
+
+def test_second_run_makes_nothing_and_serves_the_same_version(demo_home: DemoHome, tmp_path: Path) -> None:
+    again = demo_home.copy(tmp_path / "home").run("demo")
 
     assert "✓" not in again
     assert "served: 1" in again
 
 
-def test_what_was_answered_is_ingested_with_its_outcome(looped: Looped) -> None:
-    for name in ("predictions", "outcomes", "performance"):
-        looped.run("materialize", "--select", f'key:"departure_risk/{name}"', "--partitions", "2013-06")
-    listed = looped.run("status")
+def test_what_was_answered_is_ingested_with_its_outcome(demo_home: DemoHome, tmp_path: Path) -> None:
+    own = demo_home.copy(tmp_path / "home")
+    names = ("predictions", "outcomes", "performance")
+    made = [
+        own.run("materialize", "--select", f'key:"departure_risk/{name}"', "--partitions", "2013-06") for name in names
+    ]
 
-    assert "departure_risk" in listed
+    assert [f"departure_risk/{name}" in said for name, said in zip(names, made, strict=True)] == [True] * 3
 
 
-def test_data_clock_is_the_end_of_the_newest_landed_month(looped: Looped) -> None:
-    assert json.loads(looped.run("status", "--json"))["data_clock"] == "2013-07-01T04:00:00+00:00"
+def test_data_clock_is_the_end_of_the_newest_landed_month(demo_home: DemoHome) -> None:
+    assert json.loads(demo_home.run("status", "--json"))["data_clock"] == "2013-07-01T04:00:00+00:00"

@@ -1,0 +1,106 @@
+"""What people type: what can be read, and the message that everything else ends in."""
+
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ml_platform.cli import main
+from ml_platform.console.arguments import ArgumentError, instant, module_of, months_of
+from ml_platform.data.partitions import PartitionError
+
+ROW = (
+    '{"carrier": "UA", "flight": 1, "tailnum": null, "origin": "EWR", "dest": "IAH", '
+    '"scheduled_departure": "2013-07-01T06:15:00-04:00", "scheduled_arrival": "2013-07-01T08:30:00-05:00"}'
+)
+BY = ("--by", "ada", "--reason", "seen")
+
+
+def test_months_are_read_as_one_or_as_a_range() -> None:
+    assert months_of("2013-06") == ["2013-06"]
+    assert months_of("2012-12...2013-02") == ["2012-12", "2013-01", "2013-02"]
+
+
+def test_months_that_run_backwards_or_are_none_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"'2013-02\.\.\.2013-01'.*found 2013-01 before 2013-02"):
+        months_of("2013-02...2013-01")
+    with pytest.raises(PartitionError, match="expected the form YYYY-MM"):
+        months_of("June")
+
+
+def test_instant_has_an_offset() -> None:
+    assert instant("2013-07-01T06:00:00-04:00") == datetime(2013, 7, 1, 10, tzinfo=UTC)
+    with pytest.raises(ArgumentError, match=r"no offset.*2013-07-01T00:00:00\+00:00 is UTC"):
+        instant("2013-07-01")
+    with pytest.raises(ArgumentError, match="no time that can be read"):
+        instant("yesterday")
+
+
+def test_unknown_domain_is_refused_with_those_that_have_the_module() -> None:
+    assert module_of("aviation", "demo").MODEL == "departure_risk"
+    with pytest.raises(ArgumentError, match=r"found no folder assets/avation\. .*Did you mean 'aviation'"):
+        module_of("avation", "demo")
+    with pytest.raises(ArgumentError, match=r"found no file assets/aviation/nothing\.py"):
+        module_of("aviation", "nothing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("land", "avation", "--through", "2013-06"), "Domain 'avation': .*Did you mean 'aviation'"),
+        (("land", "aviation", "--through", "2013-6"), "Month '2013-6': expected the form YYYY-MM"),
+        (("land", "aviation", "--through", "2014-01"), "expected a month from 2013-01 to 2013-12, found 2014-01"),
+        (("demo", "../x"), r"Domain '\.\./x': .*no folder"),
+        (("materialize", "--select", "key:(((", "-p", "2013-06"), "found a text that Dagster cannot read"),
+        (("materialize", "--select", 'key:"[/no]"', "-p", "2013-06"), r"Selection 'key:\"\[/no\]\"': .*found none"),
+        (("materialize", "--select", "*", "-p", "junk"), "Month 'junk'"),
+        (("history", "departure_risk", "--at", "junk"), "Instant 'junk'"),
+        (("history", "depature_risk"), "Model 'depature_risk': .*Did you mean 'departure_risk'"),
+        (("report", "--model", "nobody", "--partition", "2013-06", "--metrics", "m", "--plots", "p"), "Model 'nobody'"),
+        (
+            ("report", "--model", "departure_risk", "--partition", "2013-06", "--metrics", "m", "--plots", "p"),
+            "expected a recorded verdict, found none",
+        ),
+        (("approve", "departure_risk", "7", *BY), "expected a version 7, found versions none"),
+        (("rollback", "departure_risk", *BY), "expected an earlier champion"),
+        (("leak-check", "nobody", "--partition", "2013-06"), "Model 'nobody'"),
+        (("leak-check", "departure_risk", "--partition", "June"), "Month 'June'"),
+        (("features", "show", "departure_risk", "--row", "{broken"), "body: expected JSON"),
+        (("features", "show", "departure_risk", "--row", "{}"), r"rows\[0\].carrier: .*missing"),
+        (("features", "show", "departure_risk", "--row", ROW, "--as-of", "2013-07-01"), "no offset"),
+        (("features", "show", "departure_risk", "--row", ROW), "Materialize features/"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
+)
+def test_bad_argument_ends_in_one_message_and_exit_code_1(
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))  # set by the command, restored after the test
+    monkeypatch.setattr(sys, "argv", ["ml-platform", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capfd.readouterr().err
+    assert ended.value.code == 1
+    assert "Traceback" not in said
+    refusals = [line for line in said.splitlines() if line.startswith("✗")]
+    assert len(refusals) == 1
+    assert re.search(message, refusals[0])
+
+
+def test_home_that_cannot_be_made_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setattr(sys, "argv", ["ml-platform", "status"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "expected a folder that can be written, found Not a directory" in capfd.readouterr().err
