@@ -46,6 +46,10 @@ class Room:
     def mlflow(self) -> MlflowResource:
         return self.resources["mlflow"]  # type: ignore[no-any-return]
 
+    def tracked(self, **changes: Any) -> MlflowResource:
+        """Return another connection to the same tracking store, with ``changes`` of its settings."""
+        return MlflowResource(**(self.mlflow.model_dump() | changes))
+
     def land(self) -> None:
         """Publish the deliveries and make change log and training sets."""
         for month in MONTHS:

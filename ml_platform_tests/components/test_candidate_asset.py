@@ -195,7 +195,7 @@ def test_candidate_made_while_the_tracking_server_is_down_arrives_when_it_is_bac
     assert "wait in the outbox" in shown["queued"]
     assert len(Outbox(Path(outbox)).waiting()) == 6  # the run and its five trials
 
-    back = room.mlflow.model_copy(update={"outbox": outbox})
+    back = room.tracked(outbox=outbox)
     found = back.models.by_content(model.name, shown["content_digest"])
     assert found is not None
     assert Outbox(Path(outbox)).waiting() == []
@@ -286,7 +286,7 @@ def test_network_is_packed_without_torch_and_scores_as_training_does(room: Room)
 @pytest.mark.slow
 def test_second_log_has_the_run_and_its_trials(room: Room, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="the second log is optional")
-    twice = room.mlflow.model_copy(update={"second_log": True, "second_log_folder": str(tmp_path)})
+    twice = room.tracked(second_log=True, second_log_folder=str(tmp_path))
     tuning = TUNED["tuning"] | {"trials": 2}  # type: ignore[operator]
     room.make(with_trainers(lightgbm={"settings": FAST, "seed": 41, "tuning": tuning}), mlflow=twice)
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 3
