@@ -20,6 +20,9 @@ def site_settings(folder: Path) -> "DataDocsSiteConfigTypedDict":
     }
 
 
-def index_page(folder: Path) -> Path:
-    """Return the page to open first."""
-    return folder / INDEX
+def results_page(folder: Path) -> Path:
+    """Return the page to open first: the newest results, or the index where there are none.
+
+    The index fills its tables by a script from the network; results are plain HTML and read the same without one.
+    """
+    return max((folder / "validations").rglob("*.html"), default=folder / INDEX)

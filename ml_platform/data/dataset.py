@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from ml_platform.data.contract import Contract, ContractReport, ContractViolatedError, Subject, Violation
-from ml_platform.data.data_docs import index_page
+from ml_platform.data.data_docs import results_page
 from ml_platform.data.expectations import Period, check_expectations
 from ml_platform.data.lake import Lake, TableVersion
 from ml_platform.data.landing import LandedFile, Landing, LandingError
@@ -149,7 +149,7 @@ def audit(
         landed,
         tuple(reports),
         staged if reports[-1].passed else None,
-        index_page(docs) if docs else None,
+        results_page(docs) if docs else None,
     )
 
 
