@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ml_platform.training.checkpoint import Checkpoints, fingerprint
-from ml_platform.training.trainer import Matrix
+from ml_platform.training.trainer import Matrix, TrainerSettings, make_trainer
+from ml_platform_tests.training.killed_fit import rows
 
 LIGHTGBM = {
     "max_rounds": 200,
@@ -70,6 +71,30 @@ def test_fit_killed_at_random_moments_predicts_as_one_never_killed(tmp_path: Pat
         assert np.array_equal(undisturbed["scores"], resumed["scores"])
         assert np.array_equal(undisturbed["losses"], resumed["losses"])
     assert "Went on from the checkpoint" in told
+
+
+@pytest.mark.slow
+def test_fit_on_a_full_disk_fails_and_goes_on_from_the_last_whole_checkpoint_once_there_is_room(tmp_path: Path):
+    # A limit on the size of files stands for a full disk: later checkpoints, which hold more trees, do not fit.
+    program = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    arguments = [str(SCRIPT), "lightgbm", json.dumps(LIGHTGBM), str(tmp_path / "full"), str(tmp_path / "full.npz")]
+    failed = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "File too large" in failed.stderr
+    (kept,) = (tmp_path / "full").glob("step-*")
+    assert 0 < json.loads((kept / "state.json").read_text())["step"] < LIGHTGBM["max_rounds"]
+
+    declared = TrainerSettings(settings=LIGHTGBM)
+    parts = rows().part(0, 2400), rows().part(2400, 3000)
+    resumed = make_trainer(declared, "classification").fit(*parts, checkpoint=tmp_path / "full")
+    whole = make_trainer(declared, "classification").fit(*parts)
+    assert resumed.notes
+    assert np.array_equal(resumed.predict(rows().features), whole.predict(rows().features))
 
 
 def write(checkpoints: Checkpoints, step: int, text: str) -> None:
