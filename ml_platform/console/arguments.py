@@ -45,9 +45,7 @@ def instant(text: str) -> datetime:
 
 def module_of(domain: str, name: str) -> ModuleType:
     """Return the module ``assets.<domain>.<name>``, like the landing or the demo of a domain; domains may be nested."""
-    import assets
-
-    root = Path(assets.__path__[0])
+    root = Path(importlib.import_module("assets").__path__[0])  # by name: an import never goes up
     having = sorted(".".join(file.relative_to(root).parent.parts) for file in root.rglob(f"{name}.py"))
     folder = f"assets/{domain.replace('.', '/')}"
     if domain not in having:
