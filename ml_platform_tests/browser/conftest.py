@@ -1,0 +1,114 @@
+"""A webserver on a home of its own, the pages that assets link to, and a headless Chromium that looks at them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from assets.aviation.landing import land
+from ml_platform.console.services import everything
+from ml_platform.data.landing import Landing
+from ml_platform.serving.processes import Process, free_port
+from resources.addresses import port_variable
+from resources.home import Home
+from resources.orchestration import prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+SENSORS = """{ repositoriesOrError { ... on RepositoryConnection { nodes { sensors { sensorState { id } } } } }
+  workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { ... on PythonError { message } } } } } }
+"""
+STOP = """mutation ($id: String!) { stopSensor(id: $id) { __typename } }"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The addresses of a running webserver and of the reports, and the home behind them."""
+
+    home: Home
+    webserver: str
+    reports: str
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Two months have landed, nothing is materialized, and what would run by itself is stopped."""
+    home = Home(tmp_path_factory.mktemp("site"))
+    land(Landing(home.landing), "2013-02")
+    ports = {port_variable(name): str(free_port()) for name in ("webserver", "reports", "mlflow", "gateway")}
+    variables = {"ML_PLATFORM_HOME": str(home.root), "DAGSTER_HOME": str(home.dagster), **ports}
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in variables.items():
+            patched.setenv(name, value)
+        prepare(home)
+        wanted = {each.name: each for each in everything(home, ROOT).processes}
+    started = []
+    try:
+        for name in ("webserver", "reports"):
+            started.append(_start(wanted[name], home, variables))
+            _wait_for(wanted[name].address, started[-1])
+        _stop_sensors(wanted["webserver"].address)
+        started.append(_start(wanted["daemon"], home, variables))
+        yield Site(home, wanted["webserver"].address, wanted["reports"].address)
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no chromium with its driver on this machine: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1600,1200"):
+        options.add_argument(f"--{argument}")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def _start(process: Process, home: Home, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    home.logs.mkdir(parents=True, exist_ok=True)
+    with (home.logs / f"{process.name}.log").open("wb") as log:
+        environment = {
+            **os.environ,
+            **variables,
+            **process.environment,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        return subprocess.Popen(process.command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    # A refused connection is tried again by the transport, each time after a longer pause.
+    with httpx.Client(transport=httpx.HTTPTransport(retries=9), timeout=180) as client:
+        assert client.get(address, follow_redirects=True).status_code < 500
+    assert process.poll() is None
+
+
+def _stop_sensors(webserver: str) -> None:
+    with httpx.Client(base_url=webserver, timeout=180) as client:
+        found = client.post("/graphql", json={"query": SENSORS}).json()["data"]
+        ids = [
+            sensor["sensorState"]["id"] for node in found["repositoriesOrError"]["nodes"] for sensor in node["sensors"]
+        ]
+        assert ids, found["workspaceOrError"]
+        for each in ids:
+            stopped = client.post("/graphql", json={"query": STOP, "variables": {"id": each}}).json()
+            assert stopped["data"]["stopSensor"]["__typename"] == "StopSensorMutationResult"
