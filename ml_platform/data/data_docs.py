@@ -1,5 +1,10 @@
-"""Data Docs: the pages in which Great Expectations shows a contract and what was found when it was checked."""
+"""Data Docs: the pages in which Great Expectations shows a contract and what was found when it was checked.
 
+As they come, the pages take their looks from a dozen public servers: without a network they are unreadable, and with
+one they tell of every look. Here they are made to stand by themselves.
+"""
+
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +13,25 @@ if TYPE_CHECKING:
     from great_expectations.data_context.store.store import DataDocsSiteConfigTypedDict
 
 INDEX = "index.html"
+
+_FOREIGN = re.compile(
+    r"""<script[^>]*\ssrc=["']https?://[^>]*>\s*</script>|<link[^>]*\shref=["']https?://[^>]*>"""
+    r"""|<img[^>]*\ssrc=["']https?://[^>]*>|<a[^>]*\shref=["']https?://[^>]*>.*?</a>|<footer\b.*?</footer>""",
+    re.DOTALL,
+)
+"""What a page asks other servers for, or leads to; and a footer that invites to a newsletter."""
+
+_LOOKS = """<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; padding: 1.5rem; color: #212529 }
+table { border-collapse: collapse; margin: .5rem 0 }
+td, th { border: 1px solid #dee2e6; padding: .3rem .6rem; text-align: left }
+a { color: #0b5ed7; text-decoration: none } ol.breadcrumb { display: flex; gap: 1rem; list-style: none; padding: 0 }
+.text-success { color: #198754 } .text-danger { color: #b02a37 } .text-warning { color: #b26b00 }
+.badge { border: 1px solid #adb5bd; border-radius: .3rem; padding: 0 .35rem }
+.fa-check-circle::before { content: "✓" } .fa-times::before { content: "✗" }
+.fa-exclamation-triangle::before { content: "!" }
+.fa-check-circle, .fa-times, .fa-exclamation-triangle { font-style: normal; font-weight: bold }
+</style>"""
 
 
 def site_settings(folder: Path) -> "DataDocsSiteConfigTypedDict":
@@ -26,3 +50,10 @@ def results_page(folder: Path) -> Path:
     The index fills its tables by a script from the network; results are plain HTML and read the same without one.
     """
     return max((folder / "validations").rglob("*.html"), default=folder / INDEX)
+
+
+def stand_alone(folder: Path) -> None:
+    """Rewrite the pages in ``folder`` so that they ask nothing of any server, with a look of their own."""
+    for page in folder.rglob("*.html"):
+        text = _FOREIGN.sub("", page.read_text(encoding="utf-8"))
+        page.write_text(text.replace("</head>", f"{_LOOKS}\n</head>", 1), encoding="utf-8")

@@ -73,7 +73,10 @@ def check_expectations(
     context = _context(docs_folder)
     outcomes = _validate(context, frame, rules, subject)
     if docs_folder is not None:
+        from ml_platform.data.data_docs import stand_alone
+
         context.build_data_docs()
+        stand_alone(docs_folder)
     violations = [
         _violation(rule, outcome, frame, contract, keys, subject)
         for rule, outcome in zip(rules, outcomes, strict=True)
