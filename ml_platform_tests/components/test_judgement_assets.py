@@ -75,9 +75,14 @@ class Room:
         )
 
     def make(
-        self, asset: dg.AssetsDefinition, month: str, *, raise_on_error: bool = True, **config: str
+        self,
+        asset: dg.AssetsDefinition,
+        month: str,
+        *,
+        raise_on_error: bool = True,
+        config: Mapping[str, str] | None = None,
     ) -> dg.ExecuteInProcessResult:
-        run_config = {"ops": {asset.node_def.name: {"config": config}}} if config else None
+        run_config = {"ops": {asset.node_def.name: {"config": dict(config)}}} if config else None
         return dg.materialize(
             [asset],
             partition_key=month,
@@ -96,7 +101,7 @@ class Room:
         return told(done), {check.check_name: check for check in done.get_asset_check_evaluations()}
 
     def crown(self, model: BoundModel, month: str, **config: str) -> dg.ExecuteInProcessResult:
-        return self.make(model_judgement.champion(model), month, **config)
+        return self.make(model_judgement.champion(model), month, config=config)
 
 
 def told(done: dg.ExecuteInProcessResult) -> dict[str, Any]:
@@ -108,11 +113,12 @@ def told(done: dg.ExecuteInProcessResult) -> dict[str, Any]:
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     home = Home(tmp_path_factory.mktemp("repository") / ".ml_platform")
     home.mlflow.mkdir(parents=True)
+    online = OnlineStoreResource.of_home(home)
     resources = {
         "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
         "lake": LakeResource.of_home(home),
         "mlflow": MlflowResource.at_home(home),
-        "online_store": OnlineStoreResource.of_home(home),
+        "online_store": online,
     }
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
         patch.setattr(assets, "__path__", [*assets.__path__, str(DOMAIN)])
@@ -121,7 +127,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
             made.land(month, deliveries(month))
         model = judged_model()
         (view,) = model.stored_views
-        materialize(view, made.lake, resources["online_store"].store(), list(MONTHS), model.declared.partitions)
+        materialize(view, made.lake, online.store(), list(MONTHS), model.declared.partitions)
         build_training_sets(model, MONTHS, made.lake)
         made.candidate(model, "2013-03")
         yield made

@@ -44,7 +44,7 @@ def test_same_content_from_other_inputs_is_a_new_version(
     registry: ModelRegistry, registered: Register, model_directory: Directory, manifest: Manifest, example: pl.DataFrame
 ) -> None:
     first = registered("tree")
-    other = model_directory("tree", manifest.model_copy(update={"tables": {"datasets/flights": 7}}))
+    other = model_directory("tree", manifest.model_copy(update={"training_set": "f" * 64}))
     second = registry.register("departure_risk", other, run_id=first.run_id, input_example=example)
     assert (first.version, second.version) == (1, 2)
     assert first.content_digest == second.content_digest
