@@ -315,6 +315,6 @@ def test_champion_is_not_rejected_but_rolled_back(
 ) -> None:
     version = registered("tree")
     crown(version, judge(version))
-    with pytest.raises(PromotionRefused, match="found the champion since 2013-07-01 12:00 UTC.*rollback"):
+    with pytest.raises(PromotionRefused, match=r"found the champion since 2013-07-01 12:00 UTC.*rollback"):
         decline(registry, audit, version, by="mara", reason="slice JFK is off", at=NOON)
     assert alias(registry, "champion") == 1
