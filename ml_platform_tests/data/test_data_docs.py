@@ -1,8 +1,8 @@
-"""Which page of the Data Docs is opened first."""
+"""Which page of the Data Docs is opened first; and every page stands by itself."""
 
 from pathlib import Path
 
-from ml_platform.data.data_docs import results_page
+from ml_platform.data.data_docs import results_page, stand_alone
 
 
 def page(folder: Path, name: str) -> Path:
@@ -21,3 +21,29 @@ def test_newest_results_are_opened_first(tmp_path: Path) -> None:
 
 def test_without_results_the_index_is_opened(tmp_path: Path) -> None:
     assert results_page(tmp_path) == tmp_path / "index.html"
+
+
+PAGE = """<html><head>
+<link rel="stylesheet" href="https://maxcdn.bootstrapcdn.com/bootstrap.min.css"/>
+<link rel="shortcut icon" href="../static/favicon.ico"/>
+<script src="https://code.jquery.com/jquery.min.js" crossorigin="anonymous"></script>
+<script>const own = 1;</script>
+</head><body>
+<a href="../index.html">Home</a> <img src="https://example.com/logo.png?d=1" alt="logo">
+<table><tr><td>arr_delay</td><td><i class="fas fa-check-circle text-success"></i></td></tr></table>
+<footer>
+  <p>Stay current with our newsletter <a href="https://example.com/newsletter">Subscribe</a></p>
+</footer>
+</body></html>"""
+
+
+def test_page_asks_nothing_of_any_server_and_keeps_its_own(tmp_path: Path) -> None:
+    written = page(tmp_path, "validations/flights.html")
+    written.write_text(PAGE)
+    stand_alone(tmp_path)
+    text = written.read_text()
+    assert "https://" not in text
+    assert "newsletter" not in text
+    for kept in ("const own = 1;", "../index.html", "../static/favicon.ico", "<td>arr_delay</td>", "fa-check-circle"):
+        assert kept in text
+    assert text.count("<style>") == 1
