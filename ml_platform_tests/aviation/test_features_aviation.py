@@ -106,6 +106,14 @@ def test_legs_of_an_aircraft_are_those_since_eight_in_the_morning_of_the_univers
     assert history_of["legs_1d"].to_list() == [1, 2, 3]
 
 
+def test_beyond_the_last_known_holiday_there_is_no_next_one() -> None:
+    due = pl.Series([datetime(2100, 12, 24, 15, tzinfo=UTC), datetime(2103, 5, 3, 15, tzinfo=UTC)])
+    rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
+    found = request.schedule(rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6)))
+    assert found["days_to_holiday"].to_list() == [0, None]  # Christmas falls on a Saturday and is observed on Friday
+    assert found["days_since_holiday"].to_list() == [0, 8]
+
+
 def test_legs_of_yesterday_are_not_legs_of_today() -> None:
     asked = {"as_of": at(600), "aircraft_history__last_left_at": None, "aircraft_history__legs_that_day": None}
     seen = [None, at(-300), at(-240), at(0)]

@@ -127,9 +127,13 @@ def _years(days: Numbers) -> tuple[int, int]:
 
 
 def _beside_holidays(days: Numbers) -> dict[str, Numbers]:
-    """Return days to the next holiday and since the last one: 0 on the day itself, at most eight."""
+    """Return days to the next holiday and since the last one: 0 on the day itself, at most eight.
+
+    After the last holiday that the library knows (it ends with the year 2100) there is no next one: NaN.
+    """
     known = _holidays(*_years(days))
-    ahead = known[np.minimum(np.searchsorted(known, days, side="left"), len(known) - 1)] - days
+    place = np.searchsorted(known, days, side="left")
+    ahead = np.where(place < len(known), known[np.minimum(place, len(known) - 1)] - days, np.nan)
     since = days - known[np.searchsorted(known, days, side="right") - 1]
     return {
         name: np.minimum(distance, HOLIDAY_HORIZON_DAYS)
