@@ -8,7 +8,7 @@ TORCH  := torch==2.13.0
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-fast lint format picture lock clean
+.PHONY: help install demo up test test-fast bench lint format picture lock clean
 
 help:            ## Show what one can do
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,11 +32,19 @@ demo: install    ## The whole loop on real flights: land, train, promote, serve,
 up: install      ## Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops them
 	@$(BIN)/ml-platform up
 
+# As many workers as cores, four at most: each imports the whole stack.
+WORKERS := -n auto --maxprocesses 4 --dist loadgroup
+
 test: install    ## The whole test suite, with linters and types
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(WORKERS)
 
 test-fast: install  ## The tests that need no server and no year of data
-	@$(BIN)/pytest -m "not slow"
+	@$(BIN)/pytest $(WORKERS) -m "not slow"
+
+BENCHMARKS := $(notdir $(basename $(wildcard benchmarks/*.py)))
+
+bench: install   ## The benchmarks, one after the other; or some: make bench ONLY="first_run serving"
+	@for each in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$each"; $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 lint: install    ## Linter, formatter check, types and import contracts
 	$(BIN)/ruff check .
