@@ -96,7 +96,7 @@ def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listen
     candidates = [key for key in of_model if key.path[-1].startswith("candidate_")]
     rest = [dg.AssetKey([declared.MODEL, name]) for name in PER_RUN_ASSETS]
     for name, wanted, when in (
-        ("datasets, features, training set", data, months),
+        ("datasets and features", data, months),
         ("training", candidates, months[-1:]),
         ("evaluation to rollout", rest, months[-1:]),
     ):

@@ -1,0 +1,109 @@
+"""What the verbs say of a home in which the demo ran, and what they change there."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ml_platform_tests.conftest import DemoHome
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+MODEL, MONTH = "departure_risk", "2013-06"
+BY = ("--by", "ada", "--reason", "seen")
+ROW = {
+    "carrier": "UA",
+    "flight": 1545,
+    "tailnum": "N14228",
+    "origin": "EWR",
+    "dest": "IAH",
+    "scheduled_departure": "2013-07-01T06:15:00-04:00",
+    "scheduled_arrival": "2013-07-01T08:30:00-05:00",
+}
+
+
+@pytest.fixture(scope="module")
+def home(demo_home: DemoHome, tmp_path_factory: pytest.TempPathFactory) -> DemoHome:
+    return demo_home.copy(tmp_path_factory.mktemp("verbs") / "home")
+
+
+def test_status_as_json_has_exactly_the_promised_shape(home: DemoHome) -> None:
+    found = json.loads(home.run("status", "--json"))
+
+    assert set(found) == {"data_clock", "models"}
+    assert set(found["models"]) == {MODEL}
+    model = found["models"][MODEL]
+    assert set(model) == {"champion", "serving", "endpoint"}
+    assert set(model["champion"]) == {"version", "metrics", "manifest"}
+    assert set(model["serving"]) == {"stable", "candidate", "weights", "generation"}
+    assert model["endpoint"] is None  # nothing is up
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_what_is_shown_reads_whole_and_plain_where_nobody_watches(home: DemoHome, columns: int) -> None:
+    shown = home.run("status", columns=columns) + home.run("history", MODEL, columns=columns)
+
+    assert "version 1 (stable) at 100 %; generation 1" in shown
+    assert "promote version 1" in shown
+    assert "calibration error" in shown
+    assert "…" not in shown
+    assert "\x1b" not in shown
+    assert max(map(len, shown.splitlines())) <= columns
+
+
+def test_history_at_an_instant_before_the_first_promotion_is_empty(home: DemoHome) -> None:
+    assert home.run("history", MODEL, "--at", "2013-07-01T00:00:00-04:00") == "No champion.\n"
+
+
+def test_each_feature_of_a_row_is_shown_with_its_unit_and_when_it_became_known(home: DemoHome) -> None:
+    shown = home.run("features", "show", MODEL, "--row", json.dumps(ROW)).splitlines()
+    before = home.run("features", "show", MODEL, "--row", json.dumps(ROW), "--as-of", "2013-06-20T06:00:00-04:00")
+
+    assert any(line.split()[:3] == ["block", "195", "minutes"] for line in shown)  # 06:15 to 09:30, New York
+    (weather,) = [line for line in shown if line.startswith("weather")]
+    assert weather.startswith("weather  known 2013-07-01 0")
+    assert "weather  known 2013-06-20 " in before
+    assert not any("\x1b" in line for line in shown)
+
+
+def test_model_without_a_leak_is_said_to_have_none(home: DemoHome) -> None:
+    assert home.run("leak-check", MODEL, "--partition", MONTH) == f"0 leaks in {MONTH}.\n"
+
+
+def test_report_has_the_metrics_that_the_champion_was_promoted_on(home: DemoHome, tmp_path: Path) -> None:
+    home.run(
+        *("report", "--model", MODEL, "--partition", MONTH),
+        *("--metrics", str(tmp_path / "metrics.json"), "--plots", str(tmp_path / "plots")),
+    )
+    champion = json.loads(home.run("status", "--json"))["models"][MODEL]["champion"]
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    curve = pl.read_csv(tmp_path / "plots" / "roc.csv")
+
+    assert written["auc"] == pytest.approx(champion["metrics"]["auc"], abs=1e-9)
+    assert curve["true_positive_rate"].is_sorted()
+    assert {file.stem for file in (tmp_path / "plots").iterdir()} == {"roc", "reliability", "importance"}
+
+
+def test_what_is_up_to_date_is_not_made_again_unless_forced(home: DemoHome) -> None:
+    asked = ("materialize", "--select", 'key:"datasets/airports"', "--partitions", MONTH)
+
+    assert home.run(*asked).endswith("0 of 1 assets made; the others were up to date.\n")
+    assert home.run(*asked, "--force").endswith("1 of 1 assets made; the others were up to date.\n")
+
+
+def test_champion_is_not_rejected_and_nothing_is_recorded(home: DemoHome) -> None:
+    log = home.root / "records" / "audit.jsonl"
+    before = log.read_bytes()
+    refused = home.done("reject", MODEL, "1", *BY)
+
+    assert (refused.returncode, refused.stderr.count("expected a version that is not champion")) == (1, 1)
+    assert log.read_bytes() == before
+
+
+def test_rollback_without_an_earlier_champion_changes_nothing(home: DemoHome) -> None:
+    before = home.run("status", "--json")
+    refused = home.done("rollback", MODEL, *BY)
+
+    assert (refused.returncode, refused.stderr.count("expected an earlier champion")) == (1, 1)
+    assert home.run("status", "--json") == before
