@@ -45,8 +45,7 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> DemoHome:
     return DemoHome(home.root, home.run("demo"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Keep the tests of a file, and all tests of the shared home, in one worker: what they share is made once."""
-    for item in items:
-        shares_home = "demo_home" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo_home" if shares_home else item.path.stem))
+    shares_home = "demo_home" in getattr(item, "fixturenames", ())
+    item.add_marker(pytest.mark.xdist_group("demo_home" if shares_home else item.path.stem))

@@ -6,7 +6,7 @@ Apart from the assets so that `reproduce` and the tests take exactly the same st
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ from ml_platform.components.model import BoundModel
 from ml_platform.components.trials import log_search, trials_into
 from ml_platform.data.canonical import directory_digest
 from ml_platform.data.digest import content_hash
-from ml_platform.data.lake import PARTITION, Lake
-from ml_platform.data.partitions import month_bounds
+from ml_platform.data.lake import PARTITION, Lake, LakeError
+from ml_platform.data.partitions import month_bounds, months_between
+from ml_platform.errors import listed
 from ml_platform.evaluation.metrics import score, score_regression
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
@@ -59,7 +60,12 @@ class MadeCandidate:
 
 
 def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake) -> "dict[str, TableVersion]":
-    """Assemble and store the training set of each month in ``partitions``; return what was written, by month."""
+    """Assemble and store the training set of each month in ``partitions``; return what was written, by month.
+
+    Raises :class:`~ml_platform.data.lake.LakeError` when a view lacks a month whose facts an example may read: after a
+    change of its code, the months that are not made again yet.
+    """
+    _demand_facts(model, min(partitions), max(partitions), lake)
     logs = model.feature_set.logs(lake)
     return {month: lake.write(model.table, assembled(model, month, lake, logs), month) for month in partitions}
 
@@ -90,11 +96,15 @@ def assembled(
     )
 
 
-def read_training_set(model: BoundModel, month: str, lake: Lake, version: int | None = None) -> pl.DataFrame:
-    """Return the rows of ``month`` and of all months before it, in the order in which they were predicted."""
-    months = [held for held in lake.partitions(model.table, version) if held <= month]
-    rows = lake.scan(model.table, version, months).drop(PARTITION)
-    return rows.sort("predict_at", "example_id").collect()
+def read_training_set(model: BoundModel, month: str, lake: Lake, pinned: tuple[str, int] | None = None) -> pl.DataFrame:
+    """Return the rows of ``month`` and of all months before it, in the order in which they were predicted.
+
+    ``pinned`` names another table and version than those of now. Raises :class:`~ml_platform.data.lake.LakeError` when
+    a month is missing: a model of fewer months than declared would look like one of all.
+    """
+    table, version = pinned or (model.table, None)
+    months = months_between(model.declared.partitions.start, month)
+    return lake.scan(table, version, months).drop(PARTITION).sort("predict_at", "example_id").collect()
 
 
 def split_of(model: BoundModel, month: str, frame: pl.DataFrame) -> Split:
@@ -188,6 +198,26 @@ def prices_of(repository: Path) -> PriceList:
     path = repository / "params.yaml"
     held: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
     return PriceList.model_validate(held.get("prices", {}))
+
+
+def _demand_facts(model: BoundModel, first: str, last: str, lake: Lake) -> None:
+    start, time_zone = model.declared.partitions.start, model.declared.partitions.time_zone
+    for view in model.stored_views:
+        written = [month for month in lake.digests(view.table) if month is not None]
+        # A view without months, or without a table, is told of where it is read.
+        if not written:
+            continue
+        reach = timedelta(minutes=view.tolerance_minutes) if view.tolerance_minutes else None
+        oldest = month_bounds(first, time_zone)[0] - reach if reach else month_bounds(start, time_zone)[0]
+        needed = [month for month in months_between(start, last) if month_bounds(month, time_zone)[1] > oldest]
+        absent = [month for month in needed if month not in written]
+        if absent:
+            raise LakeError(
+                f"Training set of '{model.name}', {first} to {last}",
+                expected=f"the facts of features/{view.name}, code version {view.code_version}, since {needed[0]}",
+                found=f"none of {listed(absent)}",
+                mend="Materialize the view for these months: its code is newer than what was made of them.",
+            )
 
 
 def _manifest(

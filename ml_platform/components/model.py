@@ -4,7 +4,7 @@ The assets themselves stand in `model_training.py`, `model_judgement.py`, `model
 in the order in which the data flows through them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -265,7 +265,15 @@ class BoundModel:
 
     @property
     def table(self) -> str:
-        """Lake table of the training set."""
+        """Lake table of the training set: one for each version of what makes it, since its columns follow the views."""
+        return f"{self._training_sets}/{self.code_version}"
+
+    def table_among(self, tables: Mapping[str, int]) -> tuple[str, int]:
+        """Return the training set's table, and its version, among the ``tables`` that a manifest pins."""
+        return next((name, version) for name, version in tables.items() if name.startswith(self._training_sets))
+
+    @property
+    def _training_sets(self) -> str:
         return f"models/{self.name}/training_set"
 
     @property

@@ -42,7 +42,7 @@ def release_champion(
     if is_released(repository, version):
         return Released(True, f"Version {champion.version} lies there already. To keep it: {commit}")
     manifest = registry.manifest(version)
-    rows = read_training_set(model, manifest.partition, lake, manifest.tables[model.table])
+    rows = read_training_set(model, manifest.partition, lake, model.table_among(manifest.tables))
     pushed = has_remote(repository)
     with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
         training_set = Path(scratch) / TRAINING_SET_FILE

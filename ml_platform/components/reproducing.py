@@ -85,7 +85,7 @@ def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, lake: L
 
 def _rebuild_training_set(model: BoundModel, manifest: Manifest, features: FeatureSet, lake: Lake, again: Lake) -> None:
     logs = _logs(manifest.tables, features, lake)
-    for month in lake.partitions(model.table, manifest.tables[model.table]):
+    for month in lake.partitions(*model.table_among(manifest.tables)):
         if month <= manifest.partition:
             frame = assembled(model, month, lake, logs, features=features, versions=manifest.tables)
             again.write(model.table, frame, month)
@@ -96,4 +96,4 @@ def _logs(tables: Mapping[str, int], features: FeatureSet, lake: Lake) -> dict[s
 
 
 def _stored_digest(model: BoundModel, manifest: Manifest, lake: Lake) -> str:
-    return content_hash(read_training_set(model, manifest.partition, lake, manifest.tables[model.table]))
+    return content_hash(read_training_set(model, manifest.partition, lake, model.table_among(manifest.tables)))

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import polars.selectors as cs
@@ -71,7 +71,7 @@ class Lake:
             target = self._open(table)
             if target is not None and partition is not None:
                 self._demand_same_columns(table, pl.scan_delta(target).collect_schema(), stored.schema)
-            if target is not None and _digests(target).get(partition) == digest:
+            if target is not None and _standing(target).get(partition, {}).get("sha256") == digest:
                 return TableVersion(table, target.version(), content.height, _stored_bytes(target, partition), digest)
             try:
                 if target is None:
@@ -157,7 +157,7 @@ class Lake:
         Read from the commits, without touching the data; empty where the table does not exist.
         """
         opened = self._open(table)
-        return {} if opened is None else _digests(opened)
+        return {} if opened is None else {name: note["sha256"] for name, note in _standing(opened).items()}
 
     def drop_partitions(self, table: str, partitions: Sequence[str]) -> int | None:
         """Remove ``partitions`` from the newest version of ``table``; return that version, None where nothing changed.
@@ -262,11 +262,13 @@ def _stored_bytes(opened: "DeltaTable", partition: str | None) -> int:
     return int(files["size_bytes"].sum())
 
 
-def _digests(opened: "DeltaTable") -> dict[str | None, str]:
+def _standing(opened: "DeltaTable") -> dict[str | None, dict[str, Any]]:
+    """Return what was noted at the last write of each partition that stands, of those without rows too."""
     held = {*_partitions(opened), None}
     # History comes newest first: of each partition, the last one seen here wins.
     notes = [json.loads(commit["content"]) for commit in reversed(opened.history()) if "content" in commit]
-    return {note["partition"]: note["sha256"] for note in notes if note["partition"] in held}
+    newest = {note["partition"]: note for note in notes}
+    return {name: note for name, note in newest.items() if name in held or not note["rows"]}
 
 
 def _partitions(opened: "DeltaTable") -> list[str]:

@@ -17,16 +17,20 @@ import pytest
 from ml_platform.components import model_judgement, model_training
 from ml_platform.components.model import BoundModel
 from ml_platform.components.placement import KUBERNETES_TAG, RAY_TAG
+from ml_platform.data.lake import LakeError
 from ml_platform.registry.models import ModelError
 from ml_platform.registry.outbox import Outbox
 from ml_platform.training.splits import SplitError
 from ml_platform_tests.components import candidate_room
-from ml_platform_tests.components.candidate_room import FAST, Room, opened, with_trainers
+from ml_platform_tests.components.candidate_room import FAST, MONTHS, Room, opened, with_trainers
 from ml_platform_tests.components.judged_model import judged_model
 from resources.home import Home
 from resources.mlflow import MlflowResource
 from resources.orchestration import open_instance
 
+NOT_IN_FEBRUARY = (
+    pl.when(pl.col("predict_at").dt.month() == 2).then(None).otherwise(pl.col("label")).cast(pl.Int8).alias("label")
+)
 TUNED = {
     "settings": FAST,
     "tuning": {
@@ -151,15 +155,16 @@ def test_trials_of_a_step_that_was_killed_are_not_made_again(room: Room) -> None
 @pytest.mark.parametrize(
     ("name", "change", "months", "said"),
     [
-        ("constant", pl.lit(1, pl.Int8).alias("label"), None, "expected labels of more than one kind"),
-        ("gap", pl.col("shop"), ("2013-01", "2013-03"), "validation part: expected at least 100 rows"),
+        ("constant", pl.lit(1, pl.Int8).alias("label"), MONTHS, "expected labels of more than one kind"),
+        ("unlabelled", NOT_IN_FEBRUARY, MONTHS, "validation part: expected at least 100 rows"),
+        ("gap", pl.col("shop"), ("2013-01", "2013-03"), r"expected partitions '2013-02'"),
     ],
 )
 def test_rows_that_teach_nothing_fail_the_step_and_its_run(
-    room: Room, name: str, change: pl.Expr, months: tuple[str, ...] | None, said: str
+    room: Room, name: str, change: pl.Expr, months: tuple[str, ...], said: str
 ) -> None:
-    model = room.with_rows(name, change, months) if months else room.with_rows(name, change)
-    with pytest.raises(SplitError, match=said):
+    model = room.with_rows(name, change, months)
+    with pytest.raises((SplitError, LakeError), match=said):
         room.make(model)
     (run,) = runs_of(room, model)
     assert run.info.status == "FAILED"

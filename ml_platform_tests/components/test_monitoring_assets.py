@@ -18,7 +18,7 @@ from ml_platform.components.candidates import build_training_sets, make_candidat
 from ml_platform.components.model import BoundModel, Model
 from ml_platform.components.packaging import model_directory
 from ml_platform.data.atomic import write_json
-from ml_platform.data.lake import Lake
+from ml_platform.data.lake import Lake, LakeError
 from ml_platform.data.partitions import MonthlyPartitions, month_bounds
 from ml_platform.features.materialize import materialize
 from ml_platform.features.online import Snapshot
@@ -425,3 +425,9 @@ def test_request_field_known_after_the_prediction_blocks_and_is_named(yard: Yard
     assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
     assert "Known only after the prediction: 'minutes'." in str(check.description)
     assert rows_of(check, "examples")[0]["field"] == "minutes"
+
+
+def test_month_whose_views_were_not_made_again_is_refused(yard: Yard) -> None:
+    yard.lake.drop_partitions(RECENT.table, ["2013-02"])
+    with pytest.raises(LakeError, match=r"none of '2013-02'\. Materialize the view for these months"):
+        build_training_sets(bound(), ["2013-03"], yard.lake)

@@ -51,6 +51,17 @@ def test_equal_content_is_not_written_again(lake: Lake) -> None:
     assert lake.version("datasets/orders") == other.version
 
 
+def test_a_partition_without_rows_is_known_to_be_written(lake: Lake) -> None:
+    lake.write("datasets/orders", rows(1), "2013-01")
+    empty = lake.write("datasets/orders", rows(), "2013-02")
+    lake.write("datasets/orders", rows(3), "2013-03")
+    lake.drop_partitions("datasets/orders", ["2013-03"])
+
+    assert set(lake.digests("datasets/orders")) == {"2013-01", "2013-02"}
+    assert lake.write("datasets/orders", rows(), "2013-02").sha256 == empty.sha256
+    assert lake.version("datasets/orders") == 3
+
+
 def test_content_that_went_away_and_comes_back_is_written(lake: Lake) -> None:
     lake.write("datasets/orders", rows(1), "2013-01")
     lake.write("datasets/orders", rows(2), "2013-01")
