@@ -112,6 +112,8 @@ def test_beyond_the_last_known_holiday_there_is_no_next_one() -> None:
     found = request.schedule(rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6)))
     assert found["days_to_holiday"].to_list() == [0, None]  # Christmas falls on a Saturday and is observed on Friday
     assert found["days_since_holiday"].to_list() == [0, 8]
+    alone = request.schedule(rows.tail(1).with_columns(scheduled_arrival=due.tail(1) + timedelta(hours=6)))
+    assert (alone["days_to_holiday"].item(), alone["days_since_holiday"].item()) == (None, 8)
 
 
 def test_legs_of_yesterday_are_not_legs_of_today() -> None:

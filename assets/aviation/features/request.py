@@ -15,6 +15,9 @@ import polars as pl
 from assets.aviation.features.movements import NIGHT_UTC
 
 NEW_YORK = "America/New_York"
+LAST_HOLIDAY_YEAR = 2100
+"""The last one that the library knows."""
+
 HOLIDAY_HORIZON_DAYS = 8
 DAYS_OF_YEAR = 366
 """Rounded up: years come out right or one too early, and the years beside them are looked up too."""
@@ -129,7 +132,7 @@ def _years(days: Numbers) -> tuple[int, int]:
 def _beside_holidays(days: Numbers) -> dict[str, Numbers]:
     """Return days to the next holiday and since the last one: 0 on the day itself, at most eight.
 
-    After the last holiday that the library knows (it ends with the year 2100) there is no next one: NaN.
+    After the last holiday that the library knows there is no next one: NaN.
     """
     known = _holidays(*_years(days))
     place = np.searchsorted(known, days, side="left")
@@ -146,7 +149,7 @@ def _holidays(first: int, last: int) -> npt.NDArray[np.int64]:
     """Return the federal holidays of the years from ``first`` to ``last`` and those beside them: days since 1970."""
     import holidays
 
-    found = holidays.country_holidays("US", years=range(first - 1, last + 2))
+    found = holidays.country_holidays("US", years=range(min(first - 1, LAST_HOLIDAY_YEAR), last + 2))
     return np.array(sorted(found), dtype="datetime64[D]").astype(np.int64)
 
 
