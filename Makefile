@@ -33,7 +33,7 @@ up: install      ## Start webserver, daemon, MLflow, gateway and services; Ctrl-
 	@$(BIN)/ml-platform up
 
 # As many workers as cores, four at most: each imports the whole stack.
-WORKERS := -n auto --maxprocesses 4 --dist loadgroup
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 test: install    ## The whole test suite, with linters and types
 	@$(BIN)/pytest $(WORKERS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 COMMAND = Path(sys.executable).parent / "ml-platform"
 PROJECT = Path(__file__).resolve().parents[1]
@@ -41,11 +42,11 @@ class DemoHome:
 
 @pytest.fixture(scope="session")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> DemoHome:
-    home = DemoHome(tmp_path_factory.mktemp("demo") / "home", "")
-    return DemoHome(home.root, home.run("demo"))
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests of a file, and all tests of the shared home, in one worker: what they share is made once."""
-    shares_home = "demo_home" in getattr(item, "fixturenames", ())
-    item.add_marker(pytest.mark.xdist_group("demo_home" if shares_home else item.path.stem))
+    """Return the home of this run of the tests; a worker that comes second waits for the one that makes it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    home, printed = DemoHome(shared / "demo" / "home", ""), shared / "demo.txt"
+    with FileLock(shared / "demo.lock"):
+        if not printed.exists():
+            printed.write_text(home.run("demo"))
+    return DemoHome(home.root, printed.read_text())
