@@ -3,6 +3,7 @@
 import json
 import tempfile
 from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ import numpy.typing as npt
 
 from ml_platform.data.atomic import write_json
 from ml_platform.training.checkpoint import Checkpoints, fingerprint
-from ml_platform.training.explain import contributions_by_ablation, shares
-from ml_platform.training.torch_loop import Loop, predict
+from ml_platform.training.explain import contributions_by_ablation, permutation_importance, shares
+from ml_platform.training.torch_loop import Loop, losses, predict
 from ml_platform.training.torch_network import Recipe, load, recipe_for, save
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.trainer import Matrix, Report, Task, TrainingError, demand_labels
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
 FITTED_FILE = "torch.json"
 BACKGROUND_FILE = "background.npz"
 BACKGROUND_ROWS = 16
+SHUFFLED_ROWS = 512
+"""Rows among which each feature is shuffled to see how much it matters: a pass of the network for each."""
 
 
 class TorchModel:
-    """A fitted network, with a few training rows as the background that explanations are measured against."""
+    """A fitted network, with a few training rows as the background that explanations are measured against.
+
+    ``sample`` are labelled training rows to measure importance on; a network that was read back knows it already.
+    """
 
     def __init__(
         self,
@@ -42,7 +48,10 @@ class TorchModel:
         history: list[tuple[int, float]],
         notes: list[str],
         device: str = "cpu",
+        sample: Matrix | None = None,
+        known_importance: dict[str, float] | None = None,
     ) -> None:
+        self._sample, self._known_importance = sample, known_importance or {}
         self.network, self.recipe, self.task, self.names, self.background = network, recipe, task, names, background
         self.rounds, self.history, self.notes = rounds, history, notes
         self.device = device
@@ -62,7 +71,8 @@ class TorchModel:
         """Write network and background into ``directory``; none of the files is a pickle."""
         save(self.network, self.recipe, directory)
         np.savez(directory / BACKGROUND_FILE, rows=self.background)
-        write_json(directory / FITTED_FILE, {"task": self.task, "names": self.names, "rounds": self.rounds})
+        fitted = {"task": self.task, "names": self.names, "rounds": self.rounds, "importance": self.importance()}
+        write_json(directory / FITTED_FILE, fitted)
 
     def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return how much the score falls, in log-odds or label units, when a feature is that of the background."""
@@ -71,8 +81,22 @@ class TorchModel:
         )
 
     def importance(self) -> dict[str, float]:
-        """Return each feature's share of the mean absolute contribution over the background rows, most first."""
-        return shares(self.names, np.abs(self.explain(self.background)).mean(axis=0))
+        """Return each feature's share of the loss that shuffling it among the sample rows adds, most first."""
+        return self._importance
+
+    @cached_property
+    def _importance(self) -> dict[str, float]:
+        if self._sample is None:
+            return self._known_importance
+        rises = permutation_importance(
+            self.predict,
+            self._sample.features,
+            self._sample.label,
+            lambda label, scores: float(losses(scores, label, self.task).mean()),
+            repeats=1,
+        )
+        # Where shuffling helped, the sample is too small to tell: such a feature counts for nothing.
+        return shares(self.names, np.maximum(rises, 0.0))
 
 
 class TorchTrainer:
@@ -110,7 +134,8 @@ class TorchTrainer:
         checkpoints = None if checkpoint is None else Checkpoints(checkpoint, fingerprint(told, train, validation))
         device = chosen_device(self.settings)
         processes = self.settings.processes or _cards(device)
-        drawn = np.random.default_rng(self.seed).choice(train.rows, min(BACKGROUND_ROWS, train.rows), replace=False)
+        drawn = np.random.default_rng(self.seed).permutation(train.rows)
+        background, shuffled = np.sort(drawn[:BACKGROUND_ROWS]), np.sort(drawn[:SHUFFLED_ROWS])
         if processes > 1:
             network, course = self._fit_together(processes, recipe, train, validation, epochs, checkpoints)
         else:
@@ -130,11 +155,12 @@ class TorchTrainer:
             recipe,
             self.task,
             list(train.names),
-            train.features[np.sort(drawn)].copy(),
+            train.features[background].copy(),
             rounds=course["best"],
             history=[(epoch, loss) for epoch, loss in course["history"]],
             notes=list(course["notes"]),
             device=str(device),
+            sample=replace(train, features=train.features[shuffled], label=train.label[shuffled]),
         )
 
     @classmethod
@@ -145,7 +171,15 @@ class TorchTrainer:
         with np.load(directory / BACKGROUND_FILE, allow_pickle=False) as kept:
             background = kept["rows"]
         return TorchModel(
-            network, recipe, held["task"], held["names"], background, rounds=held["rounds"], history=[], notes=[]
+            network,
+            recipe,
+            held["task"],
+            held["names"],
+            background,
+            rounds=held["rounds"],
+            history=[],
+            notes=[],
+            known_importance=dict(sorted(held["importance"].items(), key=lambda named: -named[1])),
         )
 
     def _fit_together(
