@@ -85,7 +85,7 @@ class FeatureView(Declaration, FeatureViewSettings):
         @dg.asset(
             deps=[dg.AssetDep(dg.AssetKey(["features", name])) for name in self.inputs],
             kinds={"polars"},
-            automation_condition=on_new_inputs() | dg.AutomationCondition.code_version_changed(),
+            automation_condition=_when_declared(),
             **self._shown(settings),
         )
         def request_view(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
@@ -146,6 +146,13 @@ class FeatureView(Declaration, FeatureViewSettings):
         for column in [*source.revealed, *source.seen]:
             if column not in known:
                 raise self.refuse_name(["sources", place], column, known, f"a column of '{source.dataset}'")
+
+
+def _when_declared() -> dg.AutomationCondition:
+    # It stores nothing, so that it needs nothing of its inputs, of which some months are always still to come.
+    condition = dg.AutomationCondition
+    missing = condition.missing() & ~condition.execution_failed()
+    return (missing | condition.code_version_changed()) & ~condition.in_progress()
 
 
 def _metadata(built: "Built", publication: "Publication") -> dict[str, Any]:

@@ -148,3 +148,12 @@ def test_months_follow_their_inputs_wherever_the_data_clock_stands(instance: dg.
     weather = requested.get_requested_partitions(dg.AssetKey(["features", "weather"]))
     assert "2013-06" in weather
     assert "2013-07" not in weather
+
+
+def test_views_of_the_request_are_made_while_later_months_of_their_inputs_are_still_to_come(
+    instance: dg.DagsterInstance,
+) -> None:
+    requested = dg.evaluate_automation_conditions(defs(), instance)
+
+    assert requested.get_num_requested(dg.AssetKey(["features", "outlook"])) == 1
+    assert requested.get_num_requested(dg.AssetKey(["features", "weather"])) == 0
