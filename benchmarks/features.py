@@ -168,7 +168,7 @@ def compare(repeats: int) -> dict[str, Any]:
     join = _best(lambda: join_only.as_of(examples, lazy).collect(), repeats)
     rows = examples.collect().with_columns(
         load_function("assets.aviation.features.request:schedule")(examples.collect()).select(
-            "hour", pl.col("departure_hour").cast(pl.Int32), pl.col("weekday").cast(pl.Int8)
+            pl.col("hour").cast(pl.Int64), pl.col("departure_hour").cast(pl.Int32), pl.col("weekday").cast(pl.Int8)
         )
     )
     heights = {joined_by_duckdb(stored, logs, rows), joined_by_pandas(stored, logs, rows), rows.height}

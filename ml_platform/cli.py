@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -221,6 +222,8 @@ def features_show(
 def main() -> None:
     """Run the command line; a refusal of the platform ends with its message and exit code 1, not with a traceback."""
     environment.apply()
+    # Dagster says of each partitioned asset that a parameter is in beta: nothing that a reader could act on.
+    warnings.filterwarnings("ignore", message=r".*is currently in beta")
     try:
         app()
     except PlatformError as error:
