@@ -186,7 +186,7 @@ def rollback(model: str, by: By, reason: Reason) -> None:
     from ml_platform.registry.audit import AuditLog
 
     home = _home()
-    registry, audit = _registry(home), AuditLog(home.records / "audit.jsonl")
+    registry, audit = _registry(home), AuditLog(home.audit_log)
     back, state = roll_back_champion(
         model, registry=registry, audit=audit, folders=home, decided_by=by, reason=reason, at=datetime.now(UTC)
     )
@@ -239,7 +239,7 @@ def _say(word: Literal["approve", "reject"], model: str, version: int, by: str, 
     from ml_platform.registry.audit import AuditLog
 
     home = _home()
-    audit, verdicts = AuditLog(home.records / "audit.jsonl"), home.records / "verdicts"
+    audit, verdicts = AuditLog(home.audit_log), home.verdicts
     said = say(
         bound_model(model),
         version,

@@ -28,7 +28,7 @@ class HomeResource(dg.ConfigurableResource):
         """Return the log of decisions."""
         from ml_platform.registry.audit import AuditLog
 
-        return AuditLog(self.home().records / "audit.jsonl")
+        return AuditLog(self.home().audit_log)
 
     def link(self, page: Path) -> dg.UrlMetadataValue:
         """Return a page of the reports as a link that the UI can open."""

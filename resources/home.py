@@ -63,12 +63,39 @@ class Home:
         return self.root / "records"
 
     @property
+    def audit_log(self) -> Path:
+        return self.records / "audit.jsonl"
+
+    @property
+    def verdicts(self) -> Path:
+        return self.records / "verdicts"
+
+    @property
+    def evidence(self) -> Path:
+        """The tables that gates saw, each under the digest that its verdict names."""
+        return self.records / "evidence"
+
+    @property
+    def verdict_metrics(self) -> Path:
+        """The figures that belong to them, each under the digest of its verdict."""
+        return self.records / "metrics"
+
+    @property
+    def verified_bentos(self) -> Path:
+        return self.records / "bentos"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 
     @property
     def serving(self) -> Path:
         return self.root / "serving"
+
+    @property
+    def prediction_logs(self) -> Path:
+        """What services answered, one folder for each model."""
+        return self.serving / "predictions"
 
     @property
     def logs(self) -> Path:

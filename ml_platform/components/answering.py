@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ml_platform.data.lake import Lake
 from ml_platform.errors import PlatformError
-from ml_platform.monitoring.prediction_log import LoggedPrediction
+from ml_platform.monitoring.prediction_log import LoggedPrediction, predictions_table
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import Championship, history
 
@@ -43,7 +43,7 @@ def answers_to(model: str, request_id: str, *, lake: Lake, logs: Sequence[Path],
     Looks into the predictions table of ``model``, then into the ``logs`` of the services, which may not have been read
     in yet. Raises :class:`RequestUnknownError` where neither knows the request.
     """
-    told = _ingested(f"models/{model}/predictions", request_id, lake) or list(_logged(logs, request_id))
+    told = _ingested(predictions_table(model), request_id, lake) or list(_logged(logs, request_id))
     if not told:
         raise RequestUnknownError(
             f"Request '{request_id}' of '{model}'",

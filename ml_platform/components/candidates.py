@@ -22,7 +22,7 @@ from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake, LakeError
 from ml_platform.data.partitions import month_bounds, months_between
 from ml_platform.errors import listed
-from ml_platform.evaluation.metrics import score, score_regression
+from ml_platform.evaluation.metrics import score_task
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.registry.delivery import made_from, register_or_queue
@@ -183,12 +183,11 @@ def results_of(candidate: Candidate, split: Split) -> dict[str, Any]:
     Beside them the metrics of the validation rows (``validation_…``), by the fit that had not seen these: what several
     candidates are compared by, without looking at the test month.
     """
-    predictions = candidate.predict(split.test)
-    measure = score if candidate.task == "classification" else score_regression
-    held_out = measure(_labels(split.validation), candidate.held_out)
+    predictions, bounds = candidate.predict(split.test), candidate.calibration.bounds
+    tested = score_task(candidate.task, _labels(split.test), predictions, bounds(predictions))
+    held_out = score_task(candidate.task, _labels(split.validation), candidate.held_out, bounds(candidate.held_out))
     return {
-        "metrics": measure(_labels(split.test), predictions)
-        | {f"{VALIDATION_PREFIX}{name}": value for name, value in held_out.items()},
+        "metrics": tested | {f"{VALIDATION_PREFIX}{name}": value for name, value in held_out.items()},
         "predictions": predictions_digest(predictions),
     }
 

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
 from ml_platform.components.candidates import prices_of
 from ml_platform.components.crowning import judged_version, newest_verdict
-from ml_platform.components.judgement import SLICE_METRIC, VERDICTS, evidence_file
+from ml_platform.components.judgement import SLICE_METRIC, seen_evidence
 from ml_platform.components.model import BoundModel
 from ml_platform.components.packaging import model_directory
 from ml_platform.data.atomic import write_text
 from ml_platform.evaluation.calibration import reliability
-from ml_platform.evaluation.evidence import CANDIDATE, Evidence
+from ml_platform.evaluation.evidence import CANDIDATE
 from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
 from ml_platform.evaluation.plots import reliability_plot
 from ml_platform.evaluation.slices import worst_slices
@@ -26,7 +24,6 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import history
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelRegistry, ModelVersion
-from ml_platform.registry.verdict_record import PromotionRefused
 from ml_platform.training.model_directory import read_model
 from resources.home import Home
 
@@ -57,10 +54,10 @@ def write_card(
     Raises :class:`~ml_platform.registry.verdict_record.PromotionRefused` when there is no verdict, or the table that
     its gates saw is gone.
     """
-    verdict, _ = newest_verdict(model, month, audit, folders.records / VERDICTS)
+    verdict, _ = newest_verdict(model, month, audit, folders.verdicts)
     version = judged_version(model, verdict, registry)
     manifest = registry.manifest(version)
-    evidence = _seen(model, month, evidence_file(folders, verdict))
+    evidence = seen_evidence(model, verdict, folders)
     importance = read_model(model_directory(registry, version, folders.models)).fitted.importance()
     candidate, metric = evidence.predictions[CANDIDATE], SLICE_METRIC[evidence.task]
     plots = {}
@@ -128,16 +125,3 @@ def decisions_on(audit: AuditLog, version: ModelVersion) -> list[str]:
         if one.version == version.version
     ]
     return [f"{at:%Y-%m-%d %H:%M} UTC, {words}" for at, words in sorted([*said, *crowned])]
-
-
-def _seen(model: BoundModel, month: str, path: Path) -> Evidence:
-    if not path.exists():
-        raise PromotionRefused(
-            f"Card of '{model.name}', {month}",
-            expected=f"the table that the gates saw, {path.name}",
-            found="none",
-            mend=f"Materialize {model.name}/evaluation for {month} again.",
-        )
-    return Evidence.of_table(
-        pl.read_parquet(path), task=model.declared.task, settings=model.declared.evaluation.bootstrap
-    )

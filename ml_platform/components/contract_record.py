@@ -10,13 +10,10 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 
 from ml_platform.components.dataset import CHECKS
-from ml_platform.components.materialized import Made, newest
+from ml_platform.components.materialized import CONTENT_DIGEST, Made, newest
 from ml_platform.components.model import BoundModel
 from ml_platform.data.dataset import table_of
 from ml_platform.data.lake import Lake
-
-CONTENT_DIGEST = "content_sha256"
-"""Metadata of a dataset's materialization: the digest of the rows that its checks let through."""
 
 EVALUATIONS_READ = 200
 """Newest evaluations of a check that are looked at."""
@@ -41,7 +38,7 @@ def _broken(instance: dg.DagsterInstance, name: str, month: str, lake: Lake) -> 
     made, failed = newest(instance, key), _failures(instance, key)
     told = []
     for part, digest in held.items():
-        words = _unlike(made.get(part), digest) or _failed_since(instance, key, part, failed.get(part))
+        words = _unlike(made.get(part), digest) or _failed_since(made.get(part), failed.get(part))
         told += [f"{name}{f' {part}' if part else ''}: {words}"] if words else []
     return told
 
@@ -77,12 +74,8 @@ def _partitions_of(record: AssetCheckExecutionRecord) -> list[str | None]:
     return [None if name == "whole" else name for name in sorted(named)]
 
 
-def _failed_since(
-    instance: dg.DagsterInstance, key: dg.AssetKey, part: str | None, failed: tuple[float, str] | None
-) -> str | None:
+def _failed_since(made: Made | None, failed: tuple[float, str] | None) -> str | None:
     if failed is None:
         return None
-    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=None if part is None else [part])
-    latest = instance.fetch_materializations(wanted, limit=1).records
     at, check = failed
-    return f"'{check}' failed since, on what landed last" if not latest or at > latest[0].timestamp else None
+    return f"'{check}' failed since, on what landed last" if made is None or at > made.at else None

@@ -13,8 +13,9 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from pydantic import Field
 
 from ml_platform.components.declaration import Declaration, months_definition
-from ml_platform.components.materialized import newest
+from ml_platform.components.materialized import newest, table_metadata
 from ml_platform.components.scaffolding import DatasetScaffolder
+from ml_platform.components.shown import with_unit
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract, ContractReport
 from ml_platform.data.partitions import MonthlyPartitions, shift_month
@@ -267,10 +268,7 @@ def _check_metadata(reports: Sequence[ContractReport], docs: Mapping[str, dg.Url
 def _metadata(published: "Published", lake: LakeResource) -> dict[str, Any]:
     version, landed = published.version, published.audit.landed
     return {
-        "dagster/row_count": version.rows,
-        "table_version": version.version,
-        "content_sha256": version.sha256,
-        "size_bytes": version.size_bytes,
+        **table_metadata(version),
         **({LANDED_DIGEST: landed.sha256, "landed_bytes": landed.size_bytes} if landed else {}),
         **({"data_docs": lake.link(published.audit.docs)} if published.audit.docs else {}),
     }
@@ -290,7 +288,7 @@ def _column_schema(contract: Contract, keys: Sequence[str]) -> dg.TableSchema:
             dg.TableColumn(
                 name=rule.name,
                 type=rule.type,
-                description=f"{rule.description} [{rule.unit}]" if rule.unit else rule.description,
+                description=with_unit(rule.description, rule.unit),
                 constraints=dg.TableColumnConstraints(nullable=rule.nullable, unique=[rule.name] == list(keys)),
                 tags={"pii": "true"} if rule.pii else {},
             )

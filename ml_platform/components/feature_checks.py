@@ -4,22 +4,20 @@ Where the feature room meets the training set, the registry and the prediction l
 command line and tests look by the same steps.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ml_platform.components.model import BoundModel
-from ml_platform.components.packaging import model_directory
-from ml_platform.components.watching import predictions_table
+from ml_platform.components.packaging import features_of, model_directory
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.features import skew
-from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.late_fields import LateField, knowledge_of_examples, late_fields
 from ml_platform.features.leak import choose_cuts
 from ml_platform.features.sentinel import SentinelReport, watch
 from ml_platform.features.skew import SkewReport
 from ml_platform.features.view import AS_OF, PREDICT_AT
 from ml_platform.monitoring.logged_fields import with_features, with_request_fields
+from ml_platform.monitoring.prediction_log import predictions_table
 from ml_platform.registry.models import ModelRegistry
 from ml_platform.serving.contract import RequestContract
 from ml_platform.training.training_set import LABEL
@@ -81,7 +79,7 @@ def look_for_skew(
 
     ``registry`` is asked for only where something was logged: most homes have no MLflow server to wait for.
     """
-    table = predictions_table(model)
+    table = predictions_table(model.name)
     if not lake.exists(table):
         return Unjudged("Nothing was predicted yet.")
     sample = skew.drawn(lake.scan(table).drop(PARTITION), model.declared.monitors.skew)
@@ -91,7 +89,7 @@ def look_for_skew(
     for (version,), rows in sample.group_by("version", maintain_order=True):
         known = registry().version(model.name, int(str(version)))
         directory = model_directory(registry(), known, folders.models)
-        features = FeatureSet.from_dict(json.loads((directory / "features.json").read_text()))
+        features = features_of(directory)
         contract = RequestContract.model_validate_json((directory / "contract.json").read_text())
         types = {name: dtype for view in features.views for name, dtype in view.columns.items()}
         typed = with_request_fields(rows, {name: contract.dtypes[name] for name in features.fields})

@@ -12,7 +12,9 @@ from pydantic import Field
 
 from ml_platform.components.dataset import Dataset
 from ml_platform.components.declaration import Declaration, months_definition, on_new_inputs
+from ml_platform.components.materialized import table_metadata
 from ml_platform.components.scaffolding import FeatureViewScaffolder
+from ml_platform.components.shown import with_unit
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.features.view import KNOWN_AT, Source
@@ -157,10 +159,7 @@ def _when_declared() -> dg.AutomationCondition:
 
 def _metadata(built: "Built", publication: "Publication") -> dict[str, Any]:
     return {
-        "dagster/row_count": built.version.rows,
-        "table_version": built.version.version,
-        "content_sha256": built.version.sha256,
-        "size_bytes": built.version.size_bytes,
+        **table_metadata(built.version),
         **{name: value for name, value in built.report.as_metadata().items() if name != "rows"},
         "online_entities": publication.entities,
         "online_watermark": publication.watermark.isoformat(),
@@ -179,7 +178,7 @@ def _column_schema(view: FeatureViewSettings) -> dg.TableSchema:
                 dg.TableColumn(
                     name=feature.name,
                     type=feature.type,
-                    description=f"{feature.description} [{feature.unit}]" if feature.unit else feature.description,
+                    description=with_unit(feature.description, feature.unit),
                     tags={"role": "input of other views"} if feature.hidden else {"role": "feature"},
                 )
                 for feature in view.features

@@ -42,7 +42,7 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import current
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelError, ModelRegistry, ModelVersion
-from ml_platform.registry.verdict_record import record_verdict
+from ml_platform.registry.verdict_record import PromotionRefused, record_verdict
 from ml_platform.serving.package import Package
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import StoredModel, read_model
@@ -51,28 +51,23 @@ from ml_platform.training.trainer import TrainerSettings
 from resources.home import Home
 
 SCHEDULE_ONLY = "schedule_only"
-VERDICTS = "verdicts"
-"""Folder of the stored verdicts, under the records."""
-
 SLICE_METRIC: Mapping[Task, str] = {"classification": "log_loss", "regression": "rmse"}
 """The metric by which slices are shown."""
-
-EVIDENCE = "evidence"
-"""Folder of the tables that the gates saw, by the digest that the verdict names."""
-
-METRICS = "metrics"
-"""Folder of the numbers that belong to them."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict on one version, and everything that the UI and the card show of it."""
+    """The verdict on one version, and everything that the UI and the card show of it.
+
+    ``numbers`` are the candidate's metrics with their intervals, base rate and rows, under names that stay.
+    """
 
     version: ModelVersion
     verdict: Verdict
     verdict_path: Path
     evidence: Evidence
     metrics: list[MetricLine]
+    numbers: dict[str, float]
     slices: list[SliceScore]
     importance: dict[str, float]
     package: Package
@@ -111,9 +106,11 @@ def judge(
     champion = _opponent(registry, audit, version)
     rows = reference_rows(model, month, lake)
     package, verified = package_version(model, version, rows, registry, online, folders, repository)
-    predictions: dict[str, npt.NDArray[np.float64]] = {CANDIDATE: fitted.predict(split.test)}
+    stored = {CANDIDATE: fitted}
     if champion is not None:
-        predictions[CHAMPION] = _stored(registry, champion, folders.models).predict(split.test)
+        stored[CHAMPION] = _stored(registry, champion, folders.models)
+    predictions = {name: one.predict(split.test) for name, one in stored.items()}
+    bounds = {name: one.calibration.bounds(predictions[name]) for name, one in stored.items()}
     predictions[BASE_RATE] = base_rate_prediction(predictions[CANDIDATE], float(split.known[LABEL].mean()))  # type: ignore[arg-type]
     if model.schedule_only:
         predictions[SCHEDULE_ONLY] = schedule_only(model, split, repository)
@@ -128,6 +125,7 @@ def judge(
         ),
         slices=split.test.select(model.declared.evaluation.slices) if model.declared.evaluation.slices else None,
         newer=champion is not None and version.partition > champion.partition,
+        seen_by_champion=champion is not None and champion.partition > month,
         facts=Facts(
             leaks=leaks_of(model, month, lake),
             contract_violations=broken_contracts,
@@ -135,6 +133,7 @@ def judge(
             size_bytes=package.size_bytes,
         ),
         task=model.declared.task,
+        bounds={name: ends for name, ends in bounds.items() if ends is not None},
         settings=model.declared.evaluation.bootstrap,
     )
     verdict = give_verdict(
@@ -147,11 +146,11 @@ def judge(
         at=now,
     )
     write_bytes(evidence_file(folders, verdict), _parquet(evidence.table()))
-    path = store(verdict, folders.records / VERDICTS)
+    path = store(verdict, folders.verdicts)
     metrics = summarize(evidence)
     numbers = {**plain_numbers(metrics), "base_rate": float(evidence.label.mean()), "rows": float(len(evidence.label))}
     # Beside the verdict, for status and report: a read of one file instead of an evaluation.
-    write_json(folders.records / METRICS / f"{verdict.digest}.json", numbers)
+    write_json(folders.verdict_metrics / f"{verdict.digest}.json", numbers)
     record_verdict(audit, verdict.model_dump(), actor="gates", at=now)
     return Judged(
         version=version,
@@ -159,6 +158,7 @@ def judge(
         verdict_path=path,
         evidence=evidence,
         metrics=metrics,
+        numbers=numbers,
         slices=worst_slices(
             evidence.label,
             predictions[CANDIDATE],
@@ -173,9 +173,34 @@ def judge(
     )
 
 
+def candidates_of(model: BoundModel, month: str, registry: ModelRegistry) -> dict[str, ModelVersion]:
+    """Return the newest version that each declared trainer made for ``month``; one that made none is absent."""
+    made = [one for one in registry.versions(model.name) if one.partition == month]
+    # Versions come newest first: the last one written here is the newest.
+    return {one.trainer: one for one in reversed(made) if one.trainer in model.candidate_keys}
+
+
 def evidence_file(folders: Home, verdict: Verdict) -> Path:
     """Return where the table is kept that the gates of ``verdict`` saw: label, block, predictions, slices."""
-    return folders.records / EVIDENCE / f"{verdict.evidence}.parquet"
+    return folders.evidence / f"{verdict.evidence}.parquet"
+
+
+def seen_evidence(model: BoundModel, verdict: Verdict, folders: Home) -> Evidence:
+    """Return the rows and predictions that the gates of ``verdict`` saw, without the measured facts.
+
+    Raises :class:`~ml_platform.registry.verdict_record.PromotionRefused` when their table is gone.
+    """
+    path = evidence_file(folders, verdict)
+    if not path.exists():
+        raise PromotionRefused(
+            f"Verdict on '{model.name}', {verdict.partition}",
+            expected=f"the table that the gates saw, {path.name}",
+            found="none",
+            mend=f"Materialize {model.name}/evaluation for {verdict.partition} again.",
+        )
+    return Evidence.of_table(
+        pl.read_parquet(path), task=model.declared.task, settings=model.declared.evaluation.bootstrap
+    )
 
 
 def leaks_of(model: BoundModel, month: str, lake: Lake) -> list[str]:

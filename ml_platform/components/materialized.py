@@ -5,15 +5,22 @@ Apart because the sensors and the plan of the command line must decide by the sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
+
+from ml_platform.data.lake import TableVersion
+
+CONTENT_DIGEST = "content_sha256"
+"""Metadata of whatever writes a table: the digest of the rows written."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A materialization; of two, the one with the higher ``storage_id`` came later."""
+    """A materialization; of two, the one with the higher ``storage_id`` came later. ``at`` is POSIX time in seconds."""
 
     storage_id: int
+    at: float
     event: dg.AssetMaterialization
 
     def shown(self, name: str) -> str | None:
@@ -35,7 +42,19 @@ def newest(instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[
         )
         for record in page.records:
             if record.asset_materialization is not None:
-                found.setdefault(record.partition_key, Made(record.storage_id, record.asset_materialization))
+                found.setdefault(
+                    record.partition_key, Made(record.storage_id, record.timestamp, record.asset_materialization)
+                )
         if not page.has_more:
             return found
         cursor = page.cursor
+
+
+def table_metadata(written: TableVersion) -> dict[str, Any]:
+    """Return what an asset records of a table that it wrote, to be read back by :func:`newest`."""
+    return {
+        "dagster/row_count": written.rows,
+        "table_version": written.version,
+        CONTENT_DIGEST: written.sha256,
+        "size_bytes": written.size_bytes,
+    }

@@ -89,36 +89,27 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.contract_record import broken_contracts
-        from ml_platform.components.judgement import judge
+        from ml_platform.components.judgement import candidates_of, judge
         from ml_platform.evaluation.calibration import reliability
         from ml_platform.evaluation.plots import reliability_plot
-        from ml_platform.evaluation.summary import plain_numbers
 
         registry = mlflow.models
-        versions: dict[str, Any] = {}
-        for name in model.candidate_keys:
-            newest = [
-                v for v in registry.versions(model.name) if (v.partition, v.trainer) == (context.partition_key, name)
-            ]
-            versions |= {name: newest[0]} if newest else {}
-        folders = home.home()
         judged = judge(
             model,
-            versions,
+            candidates_of(model, context.partition_key, registry),
             context.partition_key,
             lake=lake.lake(),
             registry=registry,
             online=online_store.store(),
-            folders=folders,
+            folders=home.home(),
             audit=home.audit(),
             repository=home.code,
             broken_contracts=broken_contracts(context.instance, model, context.partition_key, lake.lake()),
             now=datetime.now(UTC),
         )
-        numbers = plain_numbers(judged.metrics)
         others = {f"{line.metric}_{name}": value for line in judged.metrics for name, value in line.others.items()}
         mlflow.tracking.client.set_tag(judged.version.run_id, "verdict", judged.verdict.decision)
-        for name, value in numbers.items():
+        for name, value in judged.numbers.items():
             mlflow.tracking.client.log_metric(judged.version.run_id, name, value)
         drawn: dict[str, Any] = {}
         if model.declared.task == "classification":
@@ -131,9 +122,8 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
                 "decision": judged.verdict.decision,
                 "reasons": judged.verdict.reasons,
                 "labels_needed": judged.verdict.labels_needed or 0,
-                **numbers,
+                **judged.numbers,
                 **others,
-                "base_rate": float(judged.evidence.label.mean()),
                 "rows": len(judged.evidence.label),
                 "bento_latency_p99_ms": judged.evidence.facts.latency_p99_ms or 0.0,
                 "bento_size_bytes": judged.package.size_bytes,
@@ -191,7 +181,7 @@ def champion(model: BoundModel) -> dg.AssetsDefinition:
             context.partition_key,
             registry=mlflow.models,
             audit=home.audit(),
-            verdicts=home.home().records / "verdicts",
+            verdicts=home.home().verdicts,
             word=config.word(),
             decided_by=f"dagster run {context.run_id}",
             now=datetime.now(UTC),

@@ -9,7 +9,10 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.components.declaration import months_definition, up_to_own_month
+from ml_platform.components.materialized import table_metadata
 from ml_platform.components.model import BoundModel
+from ml_platform.monitoring.outcomes import outcomes_table
+from ml_platform.monitoring.prediction_log import predictions_table
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -22,7 +25,7 @@ def predictions(model: BoundModel) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         description="One row per answered prediction, with its request and the feature values that it used.",
-        metadata={"dagster/table_name": f"models/{model.name}/predictions"},
+        metadata={"dagster/table_name": predictions_table(model.name)},
         check_specs=[
             dg.AssetCheckSpec(
                 "skew",
@@ -56,7 +59,7 @@ def outcomes(model: BoundModel) -> dg.AssetsDefinition:
             model.key("predictions"),
             dg.AssetDep(model.key("training_set"), partition_mapping=dg.AllPartitionMapping()),
         ],
-        metadata={"dagster/table_name": f"models/{model.name}/outcomes"},
+        metadata={"dagster/table_name": outcomes_table(model.name)},
         **model.common("deltalake"),
     )
     def _outcomes(lake: LakeResource) -> dg.MaterializeResult[Any]:
@@ -66,11 +69,7 @@ def outcomes(model: BoundModel) -> dg.AssetsDefinition:
         if settled is None:
             return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": "Nothing was predicted yet."})
         return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": settled.table.rows,
-                "labelled": settled.labelled,
-                "table_version": settled.table.version,
-            },
+            metadata={**table_metadata(settled.table), "labelled": settled.labelled},
             data_version=dg.DataVersion(settled.table.sha256),
         )
 

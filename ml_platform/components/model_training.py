@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ml_platform.components.declaration import months_definition, on_new_inputs, up_to_own_month
+from ml_platform.components.materialized import table_metadata
 from ml_platform.components.model import BoundModel
 from ml_platform.components.placement import placement_tags, pool_of
 from ml_platform.components.shown import picture, training_set_columns
@@ -73,15 +74,7 @@ def training_set(model: BoundModel) -> dg.AssetsDefinition:
         with measured(prices_of(home.code)) as used:
             written = build_training_sets(model, list(context.partition_keys), lake.lake())
         for month, table in written.items():
-            context.add_asset_metadata(
-                {
-                    "dagster/row_count": table.rows,
-                    "table_version": table.version,
-                    "content_sha256": table.sha256,
-                    "size_bytes": table.size_bytes,
-                },
-                partition_key=month,
-            )
+            context.add_asset_metadata(table_metadata(table), partition_key=month)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])),
             metadata=asdict(used.total()),

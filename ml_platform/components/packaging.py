@@ -27,9 +27,6 @@ from ml_platform.serving.wanted import Release, WantedState, change_wanted, with
 from ml_platform.training.model_directory import read_model
 from resources.home import Home
 
-VERIFIED_BENTOS = "bentos"
-"""Folder of the records of verified bentos, under the records."""
-
 REFERENCE_ROWS = 50
 """Rows that a bento must score as training does before it may serve."""
 
@@ -82,12 +79,10 @@ def package_version(
         bentos_root=folders.bentos,
         lock=repository / "requirements.lock",
     )
-    # The model's own views, which may be older than those declared now.
-    features = FeatureSet.from_dict(json.loads((directory / "features.json").read_text()))
-    expected: Sequence[float] = read_model(directory).predict(features.online(rows, online)).tolist()
+    expected: Sequence[float] = read_model(directory).predict(features_of(directory).online(rows, online)).tolist()
     verified = verify_bento(package, request_rows(model, rows), expected, online=online.location)
     record_verified(
-        folders.records / VERIFIED_BENTOS,
+        folders.verified_bentos,
         folders.bentos,
         package,
         verified,
@@ -127,7 +122,7 @@ def roll_back_champion(
 def release_of(version: ModelVersion, folders: Home) -> Release:
     """Return the verified bento of ``version``; raises PackageRefused where there is none."""
     return verified_release(
-        folders.records / VERIFIED_BENTOS,
+        folders.verified_bentos,
         folders.bentos,
         model=version.name,
         version=str(version.version),
@@ -151,6 +146,14 @@ def champion_of(name: str, registry: ModelRegistry) -> ModelVersion:
 def model_directory(registry: ModelRegistry, version: ModelVersion, models_root: Path) -> Path:
     """Return the files of ``version``, fetched from the registry and verified by their digest at every call."""
     return registry.download(version, models_root / version.name / str(version.version))
+
+
+def features_of(directory: Path) -> FeatureSet:
+    """Return the views of the model in ``directory`` as it was fitted with them: they may be older than those declared.
+
+    One place for both sides, serving's proof and training's repetition.
+    """
+    return FeatureSet.from_dict(json.loads((directory / "features.json").read_text()))
 
 
 def reference_rows(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:

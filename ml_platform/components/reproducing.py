@@ -3,7 +3,6 @@
 Apart from the registry's comparison because only here is it known how a training set is assembled and a model fitted.
 """
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import polars as pl
 
 from ml_platform.components.candidates import assembled, prices_of, read_training_set, results_of, split_of
 from ml_platform.components.model import BoundModel
-from ml_platform.components.packaging import champion_of, model_directory
+from ml_platform.components.packaging import champion_of, features_of, model_directory
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
@@ -49,10 +48,9 @@ def _reproduced(
     model: BoundModel, version: ModelVersion, lake: Lake, registry: ModelRegistry, folders: Home, repository: Path
 ) -> Reproduction:
     directory = model_directory(registry, version, folders.models)
-    features = FeatureSet.from_dict(json.loads((directory / "features.json").read_text()))
     return reproduce(
         Manifest.read(directory / MANIFEST_FILE),
-        lambda manifest: rebuild(model, manifest, features, lake, repository),
+        lambda manifest: rebuild(model, manifest, features_of(directory), lake, repository),
         code=collect_code(repository),
         lock=collect_lock(repository),
         hardware=collect_hardware(),

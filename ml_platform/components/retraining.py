@@ -8,17 +8,14 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from ml_platform.components.materialized import Made, newest
+from ml_platform.components.materialized import CONTENT_DIGEST, Made, newest
 from ml_platform.components.model import BoundModel
 from ml_platform.data.canonical import value_digest
-
-CONTENT_DIGEST = "content_sha256"
-"""Metadata of a training set: the digest of its rows."""
 
 
 def new_month_sensor(model: BoundModel) -> dg.SensorDefinition:
     """`<model>_new_month`: asks for candidates, verdict and all that follows, once per content of the training set."""
-    loop = [key for key in model.loop_keys if key != model.key("training_set")]
+    loop = _after_training_set(model)
 
     @dg.sensor(
         name=f"{model.name}_new_month",
@@ -53,15 +50,14 @@ def due_month(instance: dg.DagsterInstance, model: BoundModel) -> tuple[str, str
     if first is not None and month < first:
         return dg.SkipReason(f"'{model.name}' is trained from {first} on; the newest training set is that of {month}.")
     latest = max(each.storage_id for each in made.values())
-    behind = [name for name, key in model.candidate_keys.items() if not _is_newer(instance, key, month, latest)]
-    if not behind:
+    if all(_is_newer(instance, key, month, latest) for key in model.candidate_keys.values()):
         return dg.SkipReason(f"The candidates of {month} were made after the newest training set.")
     return month, _content(made)
 
 
 def training_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
     """`<model>_retrain`: the same at fixed times; unchanged inputs are recognised and not fitted again."""
-    loop = [key for key in model.loop_keys if key != model.key("training_set")]
+    loop = _after_training_set(model)
 
     @dg.schedule(
         name=f"{model.name}_retrain",
@@ -88,6 +84,10 @@ def watching_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
         description=f"Reads in what {model.name} answered, and looks how well it did.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
+
+
+def _after_training_set(model: BoundModel) -> list[dg.AssetKey]:
+    return [key for key in model.loop_keys if key != model.key("training_set")]
 
 
 def _is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, month: str, than: int) -> bool:

@@ -1,4 +1,4 @@
-"""How assets show a picture, inline, and the columns of a training set: what the UI draws where it stands."""
+"""How assets show a picture, inline, and what the columns of a table say: what the UI draws where it stands."""
 
 import base64
 from typing import TYPE_CHECKING
@@ -14,13 +14,16 @@ def picture(png: bytes) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
+def with_unit(description: str, unit: str | None) -> str:
+    """Return what a column says, with its unit in brackets where it has one."""
+    return f"{description} [{unit}]" if unit else description
+
+
 def training_set_columns(model: "BoundModel") -> dg.TableSchema:
     """Return the columns of a training set in their order: example, label, request, and features by view."""
     views = model.feature_set.views
     meaning = {
-        view.column(each.name): f"{each.description} [{each.unit}]" if each.unit else each.description
-        for view in views
-        for each in view.features
+        view.column(each.name): with_unit(each.description, each.unit) for view in views for each in view.features
     }
     ages = {view.age_column: f"How old what '{view.name}' says is [min]" for view in views}
     types = {name: str(dtype) for view in views for name, dtype in view.columns.items()}

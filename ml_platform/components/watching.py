@@ -7,23 +7,23 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from ml_platform.components.judgement import METRICS
 from ml_platform.components.model import BoundModel
 from ml_platform.components.packaging import model_directory
 from ml_platform.data.lake import PARTITION, Lake, TableVersion
 from ml_platform.data.partitions import month_bounds
-from ml_platform.evaluation.metrics import score, score_regression
+from ml_platform.evaluation.metrics import score_task
 from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_report import DriftReport
 from ml_platform.monitoring.evidently_report import write_evidently_report
 from ml_platform.monitoring.logged_fields import with_request_fields
-from ml_platform.monitoring.outcomes import join_outcomes
+from ml_platform.monitoring.outcomes import join_outcomes, outcomes_table
 from ml_platform.monitoring.performance import PerformanceReport, Promise, promise_of, realised_performance
-from ml_platform.monitoring.prediction_log import Ingested, ingest
+from ml_platform.monitoring.prediction_log import Ingested, ingest, predictions_table
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import Championship, history
 from ml_platform.registry.models import ModelRegistry
@@ -55,20 +55,10 @@ class Watched:
     scored_by: int | None
 
 
-def predictions_table(model: BoundModel) -> str:
-    """Return the lake table of logged predictions."""
-    return f"models/{model.name}/predictions"
-
-
-def outcomes_table(model: BoundModel) -> str:
-    """Return the lake table of predictions with what then happened."""
-    return f"models/{model.name}/outcomes"
-
-
 def ingest_predictions(model: BoundModel, lake: Lake, folders: Home) -> Ingested:
     """Bring what the services logged since the last time into the lake."""
-    files = sorted((folders.serving / "predictions" / model.name).glob("*.jsonl"))
-    return ingest(lake, predictions_table(model), files, folders.serving / model.name / "ingested.json")
+    files = sorted((folders.prediction_logs / model.name).glob("*.jsonl"))
+    return ingest(lake, predictions_table(model.name), files, folders.serving / model.name / "ingested.json")
 
 
 def data_clock(model: BoundModel, lake: Lake) -> datetime:
@@ -78,24 +68,24 @@ def data_clock(model: BoundModel, lake: Lake) -> datetime:
 
 def settle_outcomes(model: BoundModel, lake: Lake) -> Settled | None:
     """Join every logged prediction with its label where that is known by now; None where nothing was predicted yet."""
-    if not lake.exists(predictions_table(model)):
+    if not lake.exists(predictions_table(model.name)):
         return None
     keys = model.identity
     labels = lake.scan(model.table).select(*keys, LABEL, LABEL_KNOWN_AT).collect()
-    predictions = lake.scan(predictions_table(model)).drop(PARTITION).collect()
+    predictions = lake.scan(predictions_table(model.name)).drop(PARTITION).collect()
     typed = with_request_fields(predictions, {name: labels.schema[name] for name in keys})
     joined = join_outcomes(typed, labels, keys=keys, known_by=data_clock(model, lake))
-    return Settled(lake.write(outcomes_table(model), joined, None), joined["outcome"].count())
+    return Settled(lake.write(outcomes_table(model.name), joined, None), joined["outcome"].count())
 
 
 def judge_performance(model: BoundModel, lake: Lake, audit: AuditLog, folders: Home) -> PerformanceReport:
     """Return the realised metrics of what each stable version answered; no periods where nothing was predicted yet."""
-    if not lake.exists(outcomes_table(model)):
+    if not lake.exists(outcomes_table(model.name)):
         return PerformanceReport(periods=[])
-    rows = lake.scan(outcomes_table(model)).filter(pl.col("role") == "stable").collect()
+    rows = lake.scan(outcomes_table(model.name)).filter(pl.col("role") == "stable").collect()
     return realised_performance(
         rows,
-        score=score if model.declared.task == "classification" else score_regression,
+        score=partial(score_task, model.declared.task),
         settings=model.declared.monitors.performance,
         known_by=data_clock(model, lake),
         promises=promises(model, audit, folders),
@@ -106,7 +96,7 @@ def promises(model: BoundModel, audit: AuditLog, folders: Home) -> dict[str, Pro
     """Return, by version that was ever champion, the metrics with which it was promoted."""
     found: dict[str, Promise] = {}
     for one in history(audit, model.name):
-        numbers = folders.records / METRICS / f"{one.verdict}.json"
+        numbers = folders.verdict_metrics / f"{one.verdict}.json"
         if one.verdict and numbers.exists():
             found[str(one.version)] = promise_of(json.loads(numbers.read_text()))
     return found

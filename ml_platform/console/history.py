@@ -25,7 +25,7 @@ def changes(home: Home, model: str, at: datetime | None) -> list[Championship]:
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.championship import champion_at, history
 
-    audit = AuditLog(home.records / "audit.jsonl")
+    audit = AuditLog(home.audit_log)
     every = history(audit, model)
     if not every:
         bound_model(model)
@@ -46,8 +46,8 @@ def answers(home: Home, model: str, request_id: str) -> "list[Answer]":
         model,
         request_id,
         lake=Lake(str(home.lake)),
-        logs=sorted((home.serving / "predictions" / model).glob("*.jsonl")),
-        audit=AuditLog(home.records / "audit.jsonl"),
+        logs=sorted((home.prediction_logs / model).glob("*.jsonl")),
+        audit=AuditLog(home.audit_log),
     )
 
 

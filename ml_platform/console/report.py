@@ -11,40 +11,45 @@ from resources.home import Home
 POINTS = 200
 """Points of the ROC curve: enough for the eye."""
 
+FEATURES_SHOWN = 30
+
 
 def write_report(home: Home, model: str, month: str, metrics: Path, plots: Path) -> None:
-    """Write the figures of the newest verdict on ``month``: ``metrics`` (JSON), and three tables in ``plots``."""
+    """Write the figures of the newest verdict on ``month``: ``metrics`` (JSON), and tables (CSV) in ``plots``.
+
+    They come from what the gates saw: importance, and for classification the ROC and reliability curves.
+    """
     from ml_platform.components import loading
-    from ml_platform.components.candidates import read_training_set, split_of
     from ml_platform.components.crowning import judged_version, newest_verdict
-    from ml_platform.components.judgement import VERDICTS
+    from ml_platform.components.judgement import seen_evidence
     from ml_platform.components.packaging import model_directory
-    from ml_platform.data.lake import Lake
     from ml_platform.evaluation.calibration import reliability
-    from ml_platform.evaluation.metrics import score
+    from ml_platform.evaluation.evidence import CANDIDATE
+    from ml_platform.evaluation.metrics import score_task
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.models import ModelRegistry
     from ml_platform.registry.tracking import Tracking
     from ml_platform.training.model_directory import read_model
 
     bound = loading.bound_model(model)
-    verdict, _ = newest_verdict(bound, month, AuditLog(home.records / "audit.jsonl"), home.records / VERDICTS)
+    verdict, _ = newest_verdict(bound, month, AuditLog(home.audit_log), home.verdicts)
     registry = ModelRegistry(Tracking(home.tracking_uri, home.artifacts))
     stored = read_model(model_directory(registry, judged_version(bound, verdict, registry), home.models))
-    test = split_of(bound, month, read_training_set(bound, month, Lake(str(home.lake)))).test
-    label, scores = test["label"].cast(pl.Float64).to_numpy(), stored.predict(test)
-    bins = reliability(label, scores)
+    evidence = seen_evidence(bound, verdict, home)
+    label, predicted = evidence.label, evidence.predictions[CANDIDATE]
     tables = {
-        "roc": _roc(label, scores),
-        "reliability": pl.DataFrame(
-            {"mean_score": [b.predicted for b in bins], "observed_share": [b.observed for b in bins]}
-        ),
         "importance": pl.DataFrame(
-            list(stored.fitted.importance().items())[:30], schema=["feature", "importance"], orient="row"
-        ),
+            list(stored.fitted.importance().items())[:FEATURES_SHOWN], schema=["feature", "importance"], orient="row"
+        )
     }
+    if evidence.task == "classification":
+        bins = reliability(label, predicted)
+        tables["roc"] = _roc(label, predicted)
+        tables["reliability"] = pl.DataFrame(
+            {"mean_score": [b.predicted for b in bins], "observed_share": [b.observed for b in bins]}
+        )
     try:
-        write_json(metrics, score(label, scores))
+        write_json(metrics, score_task(evidence.task, label, predicted, evidence.bounds.get(CANDIDATE)))
         for name, table in tables.items():
             write_bytes(plots / f"{name}.csv", table.write_csv().encode())
     except OSError as error:

@@ -60,18 +60,13 @@ def gateway_and_services(home: Home) -> Plan:
     return plan.model_copy(update={"run": home.run / "demo", "logs": home.logs / "demo"})
 
 
-def prediction_logs(home: Home) -> Path:
-    """Return the folder in which services log what they answered, one folder per model in it."""
-    return home.serving / "predictions"
-
-
 def _plan(home: Home, gateway_port: int, processes: Sequence[Process]) -> Plan:
     return Plan(
         run=home.run,
         logs=home.logs,
         serving=home.serving,
         online=OnlineStoreResource.of_home(home).location,
-        predictions=prediction_logs(home),
+        predictions=home.prediction_logs,
         gateway_port=gateway_port,
         admin_port=free_port(),
         gateway_setting=port_variable("gateway"),

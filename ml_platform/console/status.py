@@ -28,7 +28,7 @@ def status(home: Home) -> dict[str, Any]:
     from ml_platform.serving.status import read_status
     from ml_platform.serving.wanted import all_wanted
 
-    audit = AuditLog(home.records / "audit.jsonl")
+    audit = AuditLog(home.audit_log)
     wanted = all_wanted(home.serving)
     serving = read_status(home.run / "status.json")
     declared = {each.name for each in components(Model)}
@@ -76,7 +76,7 @@ def decisions(home: Home, most: int = 5) -> list[dict[str, Any]]:
     """Return the last ``most`` records of the audit log, newest first."""
     from ml_platform.registry.audit import AuditLog
 
-    records = list(AuditLog(home.records / "audit.jsonl").records())[-most:]
+    records = list(AuditLog(home.audit_log).records())[-most:]
     return [
         {"at": record.at.isoformat(), "kind": record.kind, "by": record.actor, **_short(record.facts)}
         for record in reversed(records)
@@ -127,7 +127,7 @@ def _told(metrics: dict[str, float]) -> str:
 
 def _metrics(home: Home, verdict: str | None) -> dict[str, float]:
     """Return the metrics that the evaluation recorded beside the verdict of a champion."""
-    path = home.records / "metrics" / f"{verdict}.json"
+    path = home.verdict_metrics / f"{verdict}.json"
     return json.loads(path.read_text()) if verdict and path.exists() else {}
 
 

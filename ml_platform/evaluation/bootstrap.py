@@ -18,6 +18,7 @@ from ml_platform.evaluation.metrics import (
     CLASSIFICATION_METRICS,
     REGRESSION_METRICS,
     Array,
+    Bounds,
     EvaluationError,
     Task,
     calibration_bin,
@@ -28,8 +29,6 @@ from ml_platform.evaluation.metrics import (
     regression_arrays,
     require_metric,
 )
-
-Bounds = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 class BootstrapSettings(Settings):

@@ -13,14 +13,14 @@ import polars as pl
 
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import did_you_mean, listed
-from ml_platform.evaluation.bootstrap import Bootstrap, BootstrapSettings, Bounds, bootstrap
-from ml_platform.evaluation.metrics import EvaluationError, Task
+from ml_platform.evaluation.bootstrap import Bootstrap, BootstrapSettings, bootstrap
+from ml_platform.evaluation.metrics import Bounds, EvaluationError, Task
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 BASE_RATE = "base_rate"
-PREDICTION = "prediction__"
-"""Before the names of models in the columns of a kept table."""
+PREDICTION, LOWER, UPPER = "prediction__", "lower__", "upper__"
+"""Before the names of models in the columns of a kept table: their predictions, and the ends of their intervals."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Evidence:
     ``predictions`` maps ``candidate``, ``champion`` (absent for the first version) and the baselines by name to arrays
     of the labels' length. ``block`` is the bootstrap unit of each row, ``slices`` a table of the same height with the
     columns by which slices are made, ``bounds`` the interval ends that a regression predicts, by model. ``newer`` says
-    whether the candidate saw newer data than the champion.
+    whether the candidate saw newer data than the champion, ``seen_by_champion`` whether the champion, being of a later
+    month, was fitted on these very rows: the one exception from the first sentence.
     """
 
     label: npt.NDArray[np.float64]
@@ -48,6 +49,7 @@ class Evidence:
     block: npt.NDArray
     slices: pl.DataFrame | None = None
     newer: bool = False
+    seen_by_champion: bool = False
     facts: Facts = field(default_factory=Facts)
     task: Task = "classification"
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
@@ -97,26 +99,33 @@ class Evidence:
     @classmethod
     def of_table(cls, table: pl.DataFrame, *, task: Task, settings: BootstrapSettings) -> "Evidence":
         """Return the rows and predictions that :meth:`table` gave, without facts: what a report needs of them."""
-        named = {name: name.removeprefix(PREDICTION) for name in table.columns if name.startswith(PREDICTION)}
-        slices = table.drop("label", "block", *named)
+        predictions, lower, upper = (_named(table, prefix) for prefix in (PREDICTION, LOWER, UPPER))
+        slices = table.select(pl.exclude("label", "block", f"^({PREDICTION}|{LOWER}|{UPPER}).*$"))
         return cls(
             label=table["label"].to_numpy(),
-            predictions={name: table[column].to_numpy() for column, name in named.items()},
+            predictions=predictions,
             block=table["block"].to_numpy(),
             slices=slices if slices.width else None,
+            bounds={name: (ends, upper[name]) for name, ends in lower.items()},
             task=task,
             settings=settings,
         )
 
     def table(self) -> pl.DataFrame:
-        """Return one row per evaluated row: label, block (numbered), predictions by name, slices: what to keep."""
-        predictions = {f"{PREDICTION}{name}": values for name, values in self.predictions.items()}
+        """Return one row per evaluated row: label, block (numbered), predictions, bounds, slices: what to keep."""
+        columns = {f"{PREDICTION}{name}": values for name, values in self.predictions.items()}
+        columns |= {f"{LOWER}{name}": lower for name, (lower, _) in self.bounds.items()}
+        columns |= {f"{UPPER}{name}": upper for name, (_, upper) in self.bounds.items()}
         blocks = np.unique(self.block, return_inverse=True)[1]
-        table = pl.DataFrame({"label": self.label, "block": blocks, **predictions})
+        table = pl.DataFrame({"label": self.label, "block": blocks, **columns})
         return table if self.slices is None else table.hstack(self.slices)
 
     def digest(self) -> str:
-        """Return the digest of labels, predictions, blocks, slices, facts and settings: all that a gate can see."""
+        """Return the digest of labels, predictions, blocks, slices, facts and settings: what an approval is bound to.
+
+        Of all that a gate sees only the latency is left out: no two measurements agree, and nobody who agreed to the
+        same predictions need do so again. Its gate judges it anew each time.
+        """
         blocks = np.unique(self.block, return_inverse=True)[1]
         return value_digest(
             {
@@ -126,7 +135,8 @@ class Evidence:
                 "block": _array_digest(blocks),
                 "slices": None if self.slices is None else _table_digest(self.slices),
                 "newer": self.newer,
-                "facts": vars(self.facts),
+                "seen_by_champion": self.seen_by_champion,
+                "facts": {name: fact for name, fact in vars(self.facts).items() if name != "latency_p99_ms"},
                 "task": self.task,
                 "settings": self.settings.model_dump(),
             }
@@ -164,6 +174,11 @@ def blocks_of(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> np
 def base_rate_prediction(label: npt.NDArray[np.float64], known_rate: float) -> npt.NDArray[np.float64]:
     """Return the baseline that answers ``known_rate`` (of the training rows, not of these) for every row."""
     return np.full(len(label), known_rate)
+
+
+def _named(table: pl.DataFrame, prefix: str) -> dict[str, npt.NDArray[np.float64]]:
+    found = [name for name in table.columns if name.startswith(prefix)]
+    return {name.removeprefix(prefix): table[name].to_numpy() for name in found}
 
 
 def _array_digest(values: npt.ArrayLike) -> str:

@@ -15,6 +15,8 @@ from ml_platform.evaluation.slices import SliceRegression, SliceSettings, regres
 
 Numbers = dict[str, float | None]
 
+SEEN = " The champion is of a later month and was fitted on these rows, which favours it."
+
 
 class GateResult(BaseModel):
     """What one gate found. ``undecided`` marks a failure that more labels may turn into a pass."""
@@ -45,14 +47,18 @@ class PairedTestGate(Settings):
         return f"paired_test_{self.metric}"
 
     def judge(self, evidence: Evidence) -> GateResult:
-        """Pass when the lower end of the interval of the improvement lies above 0, or above -margin when newer."""
+        """Pass when the lower end of the interval of the improvement lies above 0, or above -margin when newer.
+
+        A champion that was fitted on the rows has the advantage: the rule stays, and the reason says so.
+        """
         if CHAMPION not in evidence.predictions:
             value = evidence.resampled(self.metric).points[CANDIDATE][self.metric]
             return GateResult(
                 name=self.name, passed=True, numbers={self.metric: value}, reason="No champion yet: nothing to beat."
             )
         bound = -self.margin if evidence.newer else 0.0
-        return _beats(self.name, evidence, CHAMPION, self.metric, bound)
+        found = _beats(self.name, evidence, CHAMPION, self.metric, bound)
+        return found.model_copy(update={"reason": found.reason + SEEN}) if evidence.seen_by_champion else found
 
 
 class BaselineGate(Settings):

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 Array = npt.NDArray[np.float64]
+Bounds = tuple[Array, Array]
+"""The lower and upper ends of predicted intervals, each of shape (rows,)."""
+
 Task = Literal["classification", "regression"]
 MetricName = Literal["auc", "average_precision", "log_loss", "brier", "ece", "mae", "rmse", "pinball", "coverage"]
 
@@ -71,6 +74,16 @@ def score_regression(
         _, high = regression_arrays(label, upper)
         numbers["coverage"] = float(((low <= truth) & (truth <= high)).mean())
     return numbers
+
+
+def score_task(
+    task: Task, label: npt.ArrayLike, prediction: npt.ArrayLike, bounds: Bounds | None = None
+) -> dict[str, float]:
+    """Return :func:`score` or :func:`score_regression`, whichever ``task`` asks for; the latter with its ``bounds``."""
+    if task == "classification":
+        return score(label, prediction)
+    lower, upper = bounds or (None, None)
+    return score_regression(label, prediction, lower=lower, upper=upper)
 
 
 def improvement(metric: str, candidate: float, champion: float) -> float:

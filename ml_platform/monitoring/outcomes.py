@@ -18,6 +18,11 @@ class OutcomeError(PlatformError):
     """Raised when predictions and labels cannot be joined without ambiguity."""
 
 
+def outcomes_table(model: str) -> str:
+    """Return the lake table of what ``model`` answered, beside what then happened."""
+    return f"models/{model}/outcomes"
+
+
 def join_outcomes(
     predictions: pl.DataFrame, labels: pl.DataFrame, *, keys: Sequence[str], known_by: datetime
 ) -> pl.DataFrame:

@@ -89,6 +89,11 @@ class Ingested(BaseModel):
     partitions: list[str] = Field(description="Months of the predictions table that changed.")
 
 
+def predictions_table(model: str) -> str:
+    """Return the lake table of what ``model`` answered."""
+    return f"models/{model}/predictions"
+
+
 def ingest(lake: Lake, table: str, files: Sequence[Path], cursor: Path) -> Ingested:
     """Bring what ``files`` hold beyond ``cursor`` into ``table`` and return what was found.
 

@@ -1,7 +1,8 @@
-"""From scores to probabilities: fitted on validation rows, kept as a few numbers that numpy alone can apply.
+"""From scores to probabilities, and from values to intervals: fitted on validation rows, kept as a few numbers.
 
 Sources: Platt, "Probabilistic outputs for support vector machines" (1999); Zadrozny and Elkan, "Transforming classifier
-scores into accurate multiclass probability estimates" (2002).
+scores into accurate multiclass probability estimates" (2002); Lei, G'Sell, Rinaldo, Tibshirani and Wasserman,
+"Distribution-free predictive inference for regression" (2018).
 """
 
 from typing import Literal
@@ -25,13 +26,14 @@ class CalibrationError(PlatformError):
 
 
 class Calibration(Settings):
-    """A fitted map from score to probability; `calibration.json` of a model directory."""
+    """What validation taught about a model's output; `calibration.json` of a model directory."""
 
     method: Method = Field(default="none", description="Which map.")
     x: list[float] = Field(default_factory=list, description="Isotonic: scores at the knots, ascending.")
     y: list[float] = Field(default_factory=list, description="Isotonic: probabilities at the knots.")
     slope: float = Field(default=1.0, description="Platt: factor of the log-odds.")
     intercept: float = Field(default=0.0, description="Platt: added to the log-odds.")
+    half_width: float | None = Field(default=None, description="Regression: half of the interval around a value.")
 
     def apply(self, score: Scores) -> Scores:
         """Return probabilities for ``score``, shape (rows,); beyond the isotonic knots the outermost value holds."""
@@ -41,6 +43,31 @@ class Calibration(Settings):
             odds = _logit(score)
             return _sigmoid(self.slope * odds + self.intercept)
         return score
+
+    def bounds(self, value: Scores) -> tuple[Scores, Scores] | None:
+        """Return the lower and upper ends of the intervals around ``value``, shape (rows,); None for probabilities."""
+        return None if self.half_width is None else (value - self.half_width, value + self.half_width)
+
+
+def fit_interval(share: float, value: Scores, label: Scores) -> Calibration:
+    """Return the width that intervals need to hold ``share`` of the outcomes (split conformal, Lei et al. 2018).
+
+    It is the quantile of the absolute residuals of rows that the fit had not seen, one rank up for the finite sample:
+    later rows of the same kind are then inside at least as often. Raises :class:`CalibrationError` when no finite width
+    does so: residuals that are not numbers, or too few of them for the share.
+    """
+    residual = np.sort(np.abs(label - value))
+    rank = int(np.ceil(round((residual.size + 1) * share, 9)))
+    fewest = int(np.ceil(round(share / (1 - share), 9)))
+    broken = int((~np.isfinite(residual)).sum())
+    if broken or rank > residual.size:
+        raise CalibrationError(
+            "Prediction interval",
+            expected=f"residuals enough for {share:.0%} of the outcomes: at least {fewest}",
+            found=f"{broken} of {residual.size} that are not numbers" if broken else f"{residual.size}",
+            mend="Look for extreme values." if broken else "Validate on more months, or declare a smaller interval.",
+        )
+    return Calibration(half_width=float(residual[rank - 1]))
 
 
 def fit_calibration(method: Method, score: Scores, label: Scores) -> Calibration:

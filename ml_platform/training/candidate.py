@@ -15,7 +15,7 @@ import polars as pl
 from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
 from ml_platform.training.accounting import Account, PriceList, measured
-from ml_platform.training.calibration import Calibration, fit_calibration
+from ml_platform.training.calibration import Calibration, fit_calibration, fit_interval
 from ml_platform.training.explain import Reason, reasons
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import (
@@ -93,8 +93,10 @@ def fit_candidate(
         trainer = make_trainer(declared, task)
         tuned = trainer.fit(train, validation, checkpoint=_under(checkpoint, "tuned"), report=report)
         held_out = tuned.predict(validation.features)
-        calibration = fit_calibration(
-            declared.calibration if task == "classification" else "none", held_out, validation.label
+        calibration = (
+            fit_calibration(declared.calibration, held_out, validation.label)
+            if task == "classification"
+            else fit_interval(declared.interval, held_out, validation.label)
         )
         fitted: Fitted = tuned
         if declared.refit:

@@ -136,6 +136,9 @@ class TrainerSettings(Settings):
     calibration: Literal["none", "isotonic", "platt"] = Field(
         default="none", description="How scores become probabilities, fitted on the validation month."
     )
+    interval: float = Field(
+        default=0.9, gt=0, lt=1, description="Regression: share of outcomes that a predicted interval is to hold."
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the trainer itself.")
     tuning: TuningSettings | None = Field(default=None, description="Search of settings on validation; none: as given.")
 

@@ -33,6 +33,7 @@ def deliveries(month: str, weight: float = 2.0) -> pl.DataFrame:
             "ordered_at": pl.Series(ordered, dtype=pl.Datetime("us", "UTC")),
             "came_at": pl.Series([at + timedelta(hours=2) for at in ordered], dtype=pl.Datetime("us", "UTC")),
             "late": (random.random(rows) < chance).astype(np.int8),
+            "minutes": 10 * distance + 3 * shop + 2 * random.normal(size=rows),
         }
     )
 
@@ -64,6 +65,26 @@ def judged_model(**changes: object) -> BoundModel:
         ],
     }
     return BoundModel(Model.model_validate(declared | changes), VIEWS)
+
+
+def minutes_model() -> BoundModel:
+    """Return the same by how many minutes a delivery is late: a regression, whose intervals are gated too."""
+    return judged_model(
+        name="minutes",
+        target="minutes late",
+        task="regression",
+        examples={"function": f"{FUNCTIONS}:minutes_late", "sources": ["deliveries"]},
+        trainers={"lightgbm": {"interval": 0.8, "refit": False, "settings": {"max_rounds": 300, "num_threads": 1}}},
+        evaluation={"schedule_only": ["when"], "primary_metric": "rmse", "bootstrap": {"resamples": 200}},
+        gates=[
+            {"type": "paired_test", "metric": "rmse", "margin": 0.05},
+            {"type": "baseline", "metric": "mae"},
+            {"type": "floor", "metric": "coverage", "limit": 0.7},
+            {"type": "leak"},
+            {"type": "contract"},
+            {"type": "latency", "maximum_p99_ms": 10_000},
+        ],
+    )
 
 
 VIEWS = [

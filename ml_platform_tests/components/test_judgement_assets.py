@@ -32,7 +32,7 @@ from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import CHALLENGER, CHAMPION, ModelRegistry
 from ml_platform.registry.release import verify_release
 from ml_platform.registry.verdict_record import PromotionRefused
-from ml_platform_tests.components.judged_model import DOMAIN, MONTHS, deliveries, judged_model
+from ml_platform_tests.components.judged_model import DOMAIN, MONTHS, deliveries, judged_model, minutes_model
 from resources.dagster_home import HomeResource
 from resources.home import Home
 from resources.lake import LakeResource
@@ -63,7 +63,7 @@ class Room:
 
     @property
     def audit(self) -> AuditLog:
-        return AuditLog(self.home.records / "audit.jsonl")
+        return AuditLog(self.home.audit_log)
 
     def land(self, month: str, frame: pl.DataFrame) -> None:
         """Publish ``frame`` as the dataset's asset would have, its checks passed."""
@@ -232,7 +232,7 @@ def entered(room: Room, model: BoundModel, by: str, word: str = "approve") -> An
         Word(word, by, "looked at the card"),  # type: ignore[arg-type]
         registry=room.registry,
         audit=room.audit,
-        verdicts=room.home.records / "verdicts",
+        verdicts=room.home.verdicts,
         now=datetime.now(UTC),
     )
 
@@ -240,7 +240,11 @@ def entered(room: Room, model: BoundModel, by: str, word: str = "approve") -> An
 def test_two_people_are_needed_and_changed_evidence_voids_what_they_said(room: Room) -> None:
     model = judged_model(approval={"mode": "manual", "people": 2})
     assert "1 of 2 approvals" in entered(room, model, "ada").reason
-    verdict, _ = room.judge(judged_model(), "2013-03")
+    # Evaluated again, only the measured latency is another: what was said still stands.
+    first, again = room.judge(judged_model(), "2013-03")[0], room.judge(judged_model(), "2013-03")[0]
+    assert evidence_of(first) == evidence_of(again)
+    more = {**judged_model().declared.evaluation.model_dump(), "bootstrap": {"resamples": 300}}
+    verdict, _ = room.judge(judged_model(evaluation=more), "2013-03")
     assert verdict["decision"] == "PROMOTE"
     held = entered(room, model, "bob")
     assert isinstance(held, Held)
@@ -317,7 +321,7 @@ def test_next_month_is_compared_with_the_champion_and_a_month_that_failed_its_ch
         )
     )
     verdict, checks = room.judge(model, "2013-04")
-    stored = pl.read_parquet(room.home.records / "evidence" / f"{evidence_of(verdict)}.parquet")
+    stored = pl.read_parquet(room.home.evidence / f"{evidence_of(verdict)}.parquet")
     assert {"prediction__candidate", "prediction__champion", "prediction__schedule_only"} <= set(stored.columns)
     assert "better than champion" in str(checks["paired_test_log_loss"].description)
     assert verdict["decision"] == "REJECT"
@@ -335,7 +339,7 @@ def evidence_of(verdict: Mapping[str, Any]) -> str:
 
 
 def test_tampered_verdict_is_refused_at_promotion(room: Room) -> None:
-    path = max((room.home.records / "verdicts").iterdir(), key=lambda one: one.stat().st_mtime)
+    path = max((room.home.verdicts).iterdir(), key=lambda one: one.stat().st_mtime)
     kept = path.read_text()
     path.write_text(kept.replace("REJECT", "PROMOTE").replace('"passed":false', '"passed":true'))
     with pytest.raises(VerdictError, match="content with the digest"):
@@ -398,3 +402,26 @@ def test_check_rebuilds_the_champion_only_when_it_is_asked_for_itself(room: Room
         instance=room.instance, asset_selection=[model.key("champion")], partition_key="2013-03"
     )
     assert [each.check_name for each in with_it.get_asset_check_evaluations()] == ["approved"]
+
+
+def test_regression_goes_the_same_way_and_its_intervals_are_measured(room: Room) -> None:
+    model = minutes_model()
+    build_training_sets(model, MONTHS, room.lake)
+    room.candidate(model, "2013-03")
+
+    shown, gates = room.judge(model, "2013-03")
+
+    assert shown["decision"] == "PROMOTE"
+    assert gates["floor_coverage"].passed
+    # Split conformal on the month before: about the declared 0.8 of the outcomes, not all of them.
+    assert 0.72 < shown["coverage"] < 0.88
+    assert shown["coverage_low"] < shown["coverage"] < shown["coverage_high"]
+    assert shown["rmse"] < shown["rmse_base_rate"] / 2
+    assert told(room.crown(model, "2013-03"))["version"] == 1
+    kept = pl.read_parquet(room.home.evidence / f"{evidence_of(shown)}.parquet")
+    inside = kept["label"].is_between(kept["lower__candidate"], kept["upper__candidate"])
+    assert inside.mean() == shown["coverage"]
+    rebuilt = reproduce_version(
+        model, 1, lake=room.lake, registry=room.registry, folders=room.home, repository=REPOSITORY
+    )
+    assert rebuilt.equal

@@ -142,7 +142,7 @@ class Yard:
 
     @property
     def log(self) -> Path:
-        (file,) = (self.home.serving / "predictions" / "legs").glob("*.jsonl")
+        (file,) = (self.home.prediction_logs / "legs").glob("*.jsonl")
         return file
 
     def land(self, month: str, frame: pl.DataFrame | None = None) -> None:
@@ -154,7 +154,7 @@ class Yard:
         """Answer requests of the next morning as a service does, and write its log."""
         version = self.mlflow.models.version("legs", 1)
         predictor = Predictor(model_directory(self.mlflow.models, version, self.home.models), self.store)
-        log = PredictionLog(self.home.serving / "predictions" / "legs", "legs", "1")
+        log = PredictionLog(self.home.prediction_logs / "legs", "legs", "1")
         for at in range(count):
             due = first + timedelta(minutes=30 * at)
             tail = None if at % 5 == 0 else f"N{at % 50}"
@@ -331,7 +331,7 @@ def champion(yard: Yard, version: int, month: str, auc: float) -> None:
         },
     )
     numbers = {"auc": auc, "auc_low": auc - 0.01, "auc_high": auc + 0.01, "rows": 600.0}
-    write_json(yard.home.records / "metrics" / f"verdict-{version}.json", numbers)
+    write_json(yard.home.verdict_metrics / f"verdict-{version}.json", numbers)
 
 
 @pytest.mark.parametrize(("promised", "kept"), [(0.3, True), (0.999, False)])

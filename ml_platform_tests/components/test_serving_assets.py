@@ -161,7 +161,7 @@ def bento(room: Room) -> dict[str, Any]:
 
 def test_bento_is_recorded_with_what_its_verification_found(room: Room, bento: dict[str, Any]) -> None:
     told = bento
-    record = json.loads((room.home.records / "bentos" / "toy" / "1.json").read_text())
+    record = json.loads((room.home.verified_bentos / "toy" / "1.json").read_text())
     assert (told["version"], told["rows_scored_equal"]) == (1, 50)
     assert (told["tag"], told["size_bytes"]) == (record["tag"], record["size_bytes"])
     assert Path(told["path"]) == room.home.bentos / record["folder"]
@@ -219,7 +219,7 @@ def test_version_that_scores_differently_than_training_is_refused_and_the_one_be
     back, state = roll_back_champion(
         "toy",
         registry=room.registry,
-        audit=AuditLog(room.home.records / "audit.jsonl"),
+        audit=AuditLog(room.home.audit_log),
         folders=room.home,
         decided_by="pager",
         reason="wrong scores",
@@ -244,6 +244,6 @@ def _crown(room: Room, version: int, previous: int | None) -> None:
         "verdict": None,
         "approved_by": [],
     }
-    audit = AuditLog(room.home.records / "audit.jsonl")
+    audit = AuditLog(room.home.audit_log)
     audit.append("champion", actor="test", at=NOW + timedelta(hours=version), facts=facts)
     reconcile(room.registry, audit, "toy")

@@ -63,6 +63,16 @@ def test_slightly_better_candidate_is_held_with_the_labels_that_would_decide() -
     assert "more labels would decide" in result.reason
 
 
+def test_comparison_with_a_champion_that_was_fitted_on_the_rows_says_so() -> None:
+    fair, favoured = (
+        PairedTestGate().judge(evidence(champion=blurred(0.5, seed=6), seen_by_champion=seen)) for seen in (False, True)
+    )
+    assert favoured.reason.removeprefix(fair.reason) == (
+        " The champion is of a later month and was fitted on these rows, which favours it."
+    )
+    assert favoured.numbers == fair.numbers
+
+
 def test_margin_lets_a_newer_candidate_pass_that_is_as_good() -> None:
     nearly_equal = {"candidate": blurred(0.1, seed=5), "champion": blurred(0.1, seed=6)}
     assert not PairedTestGate(margin=0.02).judge(evidence(**nearly_equal)).passed
@@ -253,6 +263,12 @@ def test_changed_prediction_changes_the_digest_of_the_evidence() -> None:
     assert evidence().digest() == evidence().digest()
     assert evidence(changed).digest() != evidence().digest()
     assert evidence(facts=Facts(leaks=[])).digest() != evidence().digest()
+    assert evidence(seen_by_champion=True).digest() != evidence().digest()
+
+
+def test_a_latency_measured_again_leaves_the_digest_and_so_the_approvals() -> None:
+    assert evidence(facts=Facts(latency_p99_ms=4)).digest() == evidence(facts=Facts(latency_p99_ms=5)).digest()
+    assert evidence(facts=Facts(size_bytes=4)).digest() != evidence(facts=Facts(size_bytes=5)).digest()
 
 
 def test_models_scored_on_different_rows_are_refused() -> None:

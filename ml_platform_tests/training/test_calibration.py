@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from ml_platform.training.calibration import Calibration, CalibrationError, fit_calibration
+from ml_platform.training.calibration import Calibration, CalibrationError, fit_calibration, fit_interval
 
 
 def scores_and_labels(rows: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -79,3 +79,23 @@ def test_constant_label_is_refused():
 def test_score_that_is_no_number_is_refused():
     with pytest.raises(CalibrationError, match="expected scores that are numbers, found 1 of 2 that are not"):
         fit_calibration("isotonic", np.array([np.nan, 0.2]), np.array([0.0, 1.0]))
+
+
+def test_interval_holds_the_share_among_rows_it_has_not_seen():
+    rng = np.random.default_rng(3)
+    value = rng.normal(size=4000)
+    label = value + rng.standard_t(4, size=4000)
+
+    fitted = fit_interval(0.8, value[:2000], label[:2000])
+    lower, upper = fitted.bounds(value[2000:])
+
+    assert 0.77 < ((lower <= label[2000:]) & (label[2000:] <= upper)).mean() < 0.83
+    assert np.array_equal(fitted.apply(value), value)
+    assert fit_calibration("none", value, label).bounds(value) is None
+
+
+def test_interval_takes_one_rank_more_for_the_finite_sample():
+    # Nine residuals 1 to 9: nine tenths of ten, so the largest; of eight none is wide enough.
+    assert fit_interval(0.9, np.zeros(9), np.arange(1.0, 10.0)).half_width == 9
+    with pytest.raises(CalibrationError, match="at least 9, found 8"):
+        fit_interval(0.9, np.zeros(8), np.arange(1.0, 9.0))

@@ -14,6 +14,12 @@ def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
     )
 
 
+def minutes_late(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Return the same examples with how late the delivery came, in minutes, for a label."""
+    minutes = sources["deliveries"].select(pl.col("delivery").alias("example_id"), pl.col("minutes").alias("label"))
+    return examples(sources).drop("label").join(minutes, on="example_id")
+
+
 def lateness(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
     """Return, after each delivery of a shop, whether it came late."""
     return sources["deliveries"].select(
