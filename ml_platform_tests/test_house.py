@@ -131,7 +131,7 @@ def test_no_tracked_file_names_a_package_registry() -> None:
     assert lines_with(REGISTRY_HOST) == []
 
 
-@pytest.mark.parametrize("text", ["cache: /home/ada/.cache", 'open("/root/x")', "PATH=/Users/ada/bin", "at /work/main"])
+@pytest.mark.parametrize("text", ["cache: /home/ada/.cache", 'open("/root/x")', "PATH=/Users/ada/bin", "at /work/here"])
 def test_path_of_one_machine_would_be_found(text: str) -> None:
     assert MACHINE_PATH.search(text)
 

@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr
 
 from ml_platform.registry.delivery import Delivered, deliver
 from ml_platform.registry.models import ModelRegistry
-from ml_platform.registry.outbox import Outbox
+from ml_platform.registry.outbox import Outbox, is_unreachable
 from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
 from ml_platform.registry.wandb_mirror import WandbSettings, wandb_mirrors
 from resources.addresses import address, run_link
@@ -79,22 +79,33 @@ class MlflowResource(dg.ConfigurableResource):
         return deliver(self.tracking.outbox, self.tracking) if self.tracking.outbox else []
 
     def close_abandoned(self, experiment: str, instance: dg.DagsterInstance) -> list[str]:
-        """End the MLflow runs whose Dagster run is over or unknown, and return their ids."""
+        """End the MLflow runs that were left open by a killed process, and return their ids; none while it is down."""
 
         def is_over(run_id: str) -> bool:
-            run = instance.get_run_by_id(run_id)
-            return run is None or run.is_finished
+            # One that is unknown here may run on another instance with the same store.
+            run = instance.get_run_by_id(run_id) if run_id else None
+            return run is not None and run.is_finished
 
-        return self.tracking.close_abandoned(experiment, is_over)
+        try:
+            self.tracking.require_server()
+            return self.tracking.close_abandoned(experiment, is_over)
+        except Exception as error:
+            if not is_unreachable(error):
+                raise
+            return []
 
     @contextmanager
     def run(self, context: dg.AssetExecutionContext, experiment: str) -> Iterator[TrackedRun]:
-        """Open the MLflow run of this asset step: FAILED when the body raises, FINISHED otherwise."""
+        """Open the MLflow run of this asset step: FAILED when the body raises, FINISHED otherwise.
+
+        What killed processes left open in the experiment is ended first, whoever they ran for.
+        """
         asset = context.asset_key.to_user_string()
         partition = context.partition_key if context.has_partition_key else None
         tags = run_tags(
             asset=asset, partition=partition, attempt=context.retry_number + 1, dagster_run_id=context.run.run_id
         )
+        self.close_abandoned(experiment, context.instance)
         with self.tracking.run(experiment, f"{asset} {partition or ''}".strip(), tags) as run:
             yield run
 

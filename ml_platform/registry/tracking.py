@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ml_platform.errors import PlatformError
 from ml_platform.registry.outbox import Entry, Operation, Outbox, is_unreachable
 from ml_platform.registry.wandb_mirror import Mirror
+from ml_platform.registry.writer import is_gone, this_process
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,6 +25,7 @@ ASSET_TAG = "ml_platform.asset"
 PARTITION_TAG = "ml_platform.partition"
 ATTEMPT_TAG = "ml_platform.attempt"
 DAGSTER_RUN_TAG = "dagster_run_id"
+WRITER_TAG = "ml_platform.writer"
 PARENT_TAG = "mlflow.parentRunId"
 
 SQLITE_PREFIX = "sqlite:///"
@@ -141,12 +143,16 @@ class Tracking:
         return [run.info.run_id for run in self._search([self.experiment(experiment)], tags)]
 
     def close_abandoned(self, experiment: str, is_over: Callable[[str], bool]) -> list[str]:
-        """End as KILLED every open run whose Dagster run ``is_over``; return their ids.
+        """End as KILLED every open run, trials included, whose writer is gone or whose Dagster run ``is_over``.
 
-        A process that was killed cannot end its own run; whoever knows Dagster's runs calls this.
+        Returns their ids. A killed process cannot end its own run. Of writers on other machines only Dagster knows.
         """
         opened = self._search([self.experiment(experiment)], {}, "attributes.status = 'RUNNING'")
-        abandoned = [run.info.run_id for run in opened if is_over(run.data.tags.get(DAGSTER_RUN_TAG, ""))]
+        abandoned = [
+            run.info.run_id
+            for run in opened
+            if is_gone(run.data.tags.get(WRITER_TAG, "")) or is_over(run.data.tags.get(DAGSTER_RUN_TAG, ""))
+        ]
         for run_id in abandoned:
             self.client.set_terminated(run_id, "KILLED")
         return abandoned
@@ -274,7 +280,14 @@ def creation(
 ) -> Operation:
     """Return the operation that creates a run."""
     nested = {PARENT_TAG: parent_run_id} if parent_run_id else {}
-    return {"kind": "create", "experiment": experiment, "name": name, "tags": {**tags, **nested}, "at": at}
+    written_by = {WRITER_TAG: this_process()}
+    return {
+        "kind": "create",
+        "experiment": experiment,
+        "name": name,
+        "tags": {**tags, **nested, **written_by},
+        "at": at,
+    }
 
 
 def create_run(tracking: Tracking, operation: Operation) -> str:

@@ -5,9 +5,7 @@ import os
 import signal
 import socket
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +15,11 @@ import pytest
 
 from ml_platform.serving.processes import MARK, free_port
 from ml_platform_tests.conftest import COMMAND, PROJECT, DemoHome
+from ml_platform_tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NAMES = ("GATEWAY", "WEBSERVER", "MLFLOW", "REPORTS")
-
-
-def until(reached: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, "not reached in time"
-        threading.Event().wait(0.1)
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,11 @@ class Place:
             running = subprocess.Popen(
                 [COMMAND, "up"], env=self.environment, cwd=PROJECT, stdout=told, stderr=told, start_new_session=True
             )
-        until(lambda: running.poll() is not None or all(name in self.told for name in ("/predict", "webserver", "mlf")))
+        complete = ("/predict", "webserver", "mlf")
+        until(
+            lambda: running.poll() is not None or all(name in self.told for name in complete),
+            seconds=180,
+        )
         assert running.poll() is None, self.told
         return running
 

@@ -3,14 +3,14 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from ml_platform.components.materialized import newest
+from ml_platform.components.materialized import Made, newest
+from ml_platform_tests.waiting import until
 from resources.home import Home
 from resources.orchestration import open_instance
 
@@ -51,13 +51,12 @@ def test_a_landed_month_becomes_a_training_set(
     land = [str(PROGRAMS / "ml-platform"), "land", "aviation", "--through", "2013-01"]
     subprocess.run(land, cwd=PROJECT, check=True, capture_output=True)
 
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (made := newest(instance, TRAINING_SET)) and time.monotonic() < deadline:
+    def training_sets() -> dict[str | None, Made]:
         assert daemon.poll() is None, (home.root / "daemon.log").read_text()[-3000:]
-        failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
-        assert failed == []
-        time.sleep(1)
+        assert instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])) == []
+        return newest(instance, TRAINING_SET)
 
+    made = until(training_sets, PATIENCE_SECONDS, interval=1)
     (january,) = made.values()
     assert list(made) == ["2013-01"]
     assert int(january.shown("dagster/row_count") or 0) == 27_004

@@ -1,5 +1,7 @@
 """A materialization leaves one MLflow run, tagged with where it came from, FAILED when the asset fails."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -7,6 +9,7 @@ import pytest
 from dagster_mlflow import end_mlflow_on_run_finished
 
 from ml_platform.registry.outbox import Outbox
+from ml_platform.registry.writer import this_process
 from resources.home import Home
 from resources.mlflow import MlflowResource, team_tracking
 
@@ -34,6 +37,7 @@ def test_materialization_leaves_a_run_with_its_tags(mlflow: MlflowResource) -> N
     assert stored.data.metrics == {"month": 6.0}
     assert stored.info.status == "FINISHED"
     assert {name: value for name, value in stored.data.tags.items() if name.startswith("ml_platform.")} == {
+        "ml_platform.writer": this_process(),
         "ml_platform.asset": "candidate",
         "ml_platform.partition": "2013-06",
         "ml_platform.attempt": "1",
@@ -46,9 +50,63 @@ def test_failed_asset_leaves_a_failed_run(mlflow: MlflowResource) -> None:
     assert mlflow.tracking.client.get_run(run_id).info.status == "FAILED"
 
 
-def test_run_of_a_killed_process_is_closed_once_its_dagster_run_is_unknown(mlflow: MlflowResource) -> None:
-    left = mlflow.tracking.open("departure_risk", "x", {"dagster_run_id": "gone"})
-    assert mlflow.close_abandoned("departure_risk", dg.DagsterInstance.ephemeral()) == [left.run_id]
+def test_run_is_closed_once_its_dagster_run_is_over(mlflow: MlflowResource) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        over, runs = instance.create_run_for_job(_job()), instance.create_run_for_job(_job())
+        instance.report_run_canceled(over)
+        left = mlflow.tracking.open("departure_risk", "x", {"dagster_run_id": over.run_id})
+        for run_id in (runs.run_id, "of another instance"):
+            mlflow.tracking.open("departure_risk", "x", {"dagster_run_id": run_id})
+
+        assert mlflow.close_abandoned("departure_risk", instance) == [left.run_id]
+        assert mlflow.close_abandoned("departure_risk", instance) == []
+
+
+def test_step_ends_what_a_killed_process_left_open_for_another_dagster_run(tmp_path: Path) -> None:
+    killed = subprocess.Popen(
+        [sys.executable, "-c", LEAVES_RUNS_OPEN, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert killed.stdout is not None
+    left = killed.stdout.readline().split()
+    killed.kill()
+    killed.wait()
+    mlflow = MlflowResource.at_home(Home(tmp_path))
+    assert [mlflow.tracking.client.get_run(one).info.status for one in left] == ["RUNNING", "RUNNING"]
+
+    @dg.asset
+    def candidate(context: dg.AssetExecutionContext) -> None:
+        with mlflow.run(context, "departure_risk"):
+            pass
+
+    assert dg.materialize([candidate]).success
+    # The run, and the trial nested in it.
+    assert [mlflow.tracking.client.get_run(one).info.status for one in left] == ["KILLED", "KILLED"]
+
+
+LEAVES_RUNS_OPEN = """
+import sys, time
+from pathlib import Path
+from resources.home import Home
+from resources.mlflow import MlflowResource
+
+tracking = MlflowResource.at_home(Home(Path(sys.argv[1]))).tracking
+run = tracking.open("departure_risk", "candidate", {"dagster_run_id": "killed"})
+trial = tracking.open("departure_risk", "trial 0", {}, parent_run_id=run.run_id)
+print(run.run_id, trial.run_id, flush=True)
+time.sleep(600)
+"""
+
+
+def _job() -> dg.JobDefinition:
+    @dg.job
+    def nothing() -> None: ...
+
+    return nothing
+
+
+def test_closing_waits_for_nobody_while_the_server_is_down() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert MlflowResource(tracking_uri="http://127.0.0.1:9").close_abandoned("departure_risk", instance) == []
 
 
 def test_records_made_while_the_server_was_down_wait_at_the_home(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """A running service and its online store: new facts are served soon, old ones count as missing, both kinds alike."""
 
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +18,7 @@ from ml_platform.features.snapshot import SnapshotStore
 from ml_platform.features.valkey import ValkeyStore
 from ml_platform.serving.package import Package
 from ml_platform_tests.serving.conftest import VIEW, Toy, launched, row
+from ml_platform_tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -58,15 +57,6 @@ def measured(url: str, name: str) -> float:
     return float(found[0]) if found else float("nan")
 
 
-def until(reached: Any) -> float:
-    """Return the seconds until ``reached`` holds; at most five."""
-    started = time.monotonic()
-    while not reached():
-        assert time.monotonic() < started + 5, "not reached in time"
-        threading.Event().wait(0.02)
-    return time.monotonic() - started
-
-
 def test_running_service_reads_new_snapshots_within_two_seconds_and_fails_no_request(
     tmp_path: Path, toy: Toy, package: Package
 ) -> None:
@@ -83,9 +73,9 @@ def test_running_service_reads_new_snapshots_within_two_seconds_and_fails_no_req
             seen.append(ask(url))
             return seen[-1] == after
 
-        assert until(answered) < 2
+        until(answered, seconds=2, interval=0.02)
         assert set(seen) <= {before, after}
-        until(lambda: measured(url, "ml_platform_feature_age_minutes") == pytest.approx(25))
+        until(lambda: measured(url, "ml_platform_feature_age_minutes") == pytest.approx(25), seconds=5)
 
 
 def test_fact_beyond_its_tolerance_is_served_as_missing_and_counted(tmp_path: Path, toy: Toy, package: Package) -> None:
@@ -93,7 +83,7 @@ def test_fact_beyond_its_tolerance_is_served_as_missing_and_counted(tmp_path: Pa
         # Known at 09:00 and good for ten hours; predictions are made two hours before departure.
         assert ask(url, departs="2013-07-01T21:00:00Z") == expected(toy, 40.0, 600.0)
         assert ask(url, departs="2013-07-01T21:01:00Z") == expected(toy, np.nan, np.nan)
-        until(lambda: measured(url, "ml_platform_feature_missing_rows_total") == 1)
+        until(lambda: measured(url, "ml_platform_feature_missing_rows_total") == 1, seconds=5)
         assert np.isnan(measured(url, "ml_platform_feature_age_minutes"))
 
 
@@ -117,7 +107,7 @@ def test_service_whose_setting_names_a_server_reads_from_it_and_outlives_it(
         assert ask(url) == toy.scores[0] == expected(toy, 40.0, 60.0)
         publish(store, -20.0, FIRST + timedelta(minutes=40))
         assert ask(url) == expected(toy, -20.0, 25.0)
-        until(lambda: measured(url, "ml_platform_feature_age_minutes") == pytest.approx(25))
+        until(lambda: measured(url, "ml_platform_feature_age_minutes") == pytest.approx(25), seconds=5)
         valkey.stop()
         refused = httpx.post(f"{url}/v1/toy/predict", json={"rows": [row()]}, timeout=20)
         assert (refused.status_code, refused.json()["error"]["reason"]) == (503, "unavailable")

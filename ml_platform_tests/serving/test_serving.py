@@ -8,9 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from ml_platform.serving.processes import MARK, AlreadyUp, Plan, PortTaken, free
 from ml_platform.serving.status import read_status
 from ml_platform.serving.wanted import Release, WantedState, read_wanted, swap_wanted
 from ml_platform_tests.serving.conftest import CONTRACT, Toy, row
+from ml_platform_tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -56,14 +56,6 @@ def marked(run: Path) -> list[int]:
                 found.append(process.pid)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
-    return found
-
-
-def until(reached: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := reached()):
-        assert time.monotonic() < deadline, "not reached in time"
-        threading.Event().wait(0.05)
     return found
 
 

@@ -1,0 +1,17 @@
+"""Waiting for what another process does: for a condition, never for a time."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+
+def until(reached: Callable[[], Found], seconds: float = 30, interval: float = 0.05) -> Found:
+    """Return what ``reached`` returns as soon as that is true; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not (found := reached()):
+        assert time.monotonic() < deadline, f"not reached within {seconds:g} s"
+        threading.Event().wait(interval)
+    return found
