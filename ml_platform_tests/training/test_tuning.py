@@ -1,7 +1,6 @@
 """The search: budget, pruning, resuming, and a space that names what there is."""
 
 import math
-from pathlib import Path
 
 import optuna
 import pytest
@@ -44,8 +43,7 @@ def test_same_seed_gives_the_same_trials_and_another_seed_others(matrix: Matrix)
     assert [trial.settings for trial in first.trials] != [trial.settings for trial in other.trials]
 
 
-def test_study_goes_on_where_it_was_left(matrix: Matrix, tmp_path: Path):
-    storage = f"sqlite:///{tmp_path}/study.db"
+def test_study_goes_on_where_it_was_left(matrix: Matrix, storage: str):
     search(matrix, declared(trials=2), storage=storage)
     seen: list[Trial] = []
 
@@ -55,8 +53,7 @@ def test_study_goes_on_where_it_was_left(matrix: Matrix, tmp_path: Path):
     assert [trial.number for trial in seen] == [2, 3, 4]
 
 
-def test_trial_that_a_kill_left_running_is_tried_again(matrix: Matrix, tmp_path: Path):
-    storage = f"sqlite:///{tmp_path}/study.db"
+def test_trial_that_a_kill_left_running_is_tried_again(matrix: Matrix, storage: str):
     search(matrix, declared(trials=1), storage=storage)
     name = optuna.get_all_study_names(storage)[0]
     left = optuna.load_study(study_name=name, storage=storage).ask()
@@ -68,8 +65,7 @@ def test_trial_that_a_kill_left_running_is_tried_again(matrix: Matrix, tmp_path:
     assert found.trials[1].settings["learning_rate"] == left.params["learning_rate"]
 
 
-def test_trials_on_other_rows_do_not_count(matrix: Matrix, tmp_path: Path):
-    storage = f"sqlite:///{tmp_path}/study.db"
+def test_trials_on_other_rows_do_not_count(matrix: Matrix, storage: str):
     search(matrix, declared(trials=2), storage=storage)
     seen: list[Trial] = []
 
