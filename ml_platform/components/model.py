@@ -157,7 +157,7 @@ class Model(Declaration):
         job = dg.define_asset_job(
             self.name,
             selection=dg.AssetSelection.assets(*bound.loop_keys) - dg.AssetSelection.checks(rebuilt),
-            description=f"Everything from the training set of a month to its rollout: {self.description}",
+            description=f"Everything from the candidates of a month to the rollout: {self.description}",
         )
         own = dg.Definitions(assets=assets, asset_checks=[model_judgement.reproducible(bound)], jobs=[job])
         return dg.Definitions.merge(own, self.automation(bound))
@@ -259,8 +259,11 @@ class BoundModel:
 
     @property
     def loop_keys(self) -> list[dg.AssetKey]:
-        """The assets of one turn of the loop, from the month's training set to what serves."""
-        names = ["training_set", "evaluation", "champion", "model_card", "bento", "rollout", "drift"]
+        """The assets of one turn of the loop, from the candidates of a month to what serves.
+
+        The training set is made before, of many months in one run, and by itself when its inputs are new.
+        """
+        names = ["evaluation", "champion", "model_card", "bento", "rollout", "drift"]
         return [*map(self.key, names), *self.candidate_keys.values()]
 
     @property

@@ -15,11 +15,10 @@ from ml_platform.data.canonical import value_digest
 
 def new_month_sensor(model: BoundModel) -> dg.SensorDefinition:
     """`<model>_new_month`: asks for candidates, verdict and all that follows, once per content of the training set."""
-    loop = _after_training_set(model)
 
     @dg.sensor(
         name=f"{model.name}_new_month",
-        target=dg.AssetSelection.assets(*loop),
+        target=dg.AssetSelection.assets(*model.loop_keys),
         description=f"Trains {model.name} on the newest month whose training set is made.",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -33,7 +32,7 @@ def new_month_sensor(model: BoundModel) -> dg.SensorDefinition:
         return dg.RunRequest(
             run_key=f"{model.name}|{month}|{digest}",
             partition_key=month,
-            asset_selection=loop,
+            asset_selection=model.loop_keys,
             tags={"trigger": "new month"},
         )
 
@@ -57,12 +56,11 @@ def due_month(instance: dg.DagsterInstance, model: BoundModel) -> tuple[str, str
 
 def training_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
     """`<model>_retrain`: the same at fixed times; unchanged inputs are recognised and not fitted again."""
-    loop = _after_training_set(model)
 
     @dg.schedule(
         name=f"{model.name}_retrain",
         cron_schedule=cron,
-        target=dg.AssetSelection.assets(*loop),
+        target=dg.AssetSelection.assets(*model.loop_keys),
         description=f"Trains {model.name} on the newest month whose training set is made.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
@@ -70,7 +68,7 @@ def training_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
         months = [name for name in newest(context.instance, model.key("training_set")) if name]
         if not months:
             return dg.SkipReason(f"No training set of '{model.name}' is made yet.")
-        return dg.RunRequest(partition_key=max(months), asset_selection=loop)
+        return dg.RunRequest(partition_key=max(months), asset_selection=model.loop_keys)
 
     return retrain
 
@@ -84,10 +82,6 @@ def watching_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
         description=f"Reads in what {model.name} answered, and looks how well it did.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
-
-
-def _after_training_set(model: BoundModel) -> list[dg.AssetKey]:
-    return [key for key in model.loop_keys if key != model.key("training_set")]
 
 
 def _is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, month: str, than: int) -> bool:
