@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from assets.aviation.datasets import loaders
+from assets.aviation.departure_risk.examples import LATE_MINUTES, REQUEST
 from assets.aviation.landing import land
 from ml_platform.data.landing import Landing
 
@@ -19,7 +20,7 @@ def requests(scratch: Path) -> pl.DataFrame:
     """Return the flights of the first day of July: the fields of a request, and ``happened`` and ``outcome``.
 
     July is unpacked into the folder ``scratch``: the platform has not landed it. ``happened`` is what became of the
-    flight, for people; ``outcome`` is whether it came more than 15 minutes late, null where it never arrived.
+    flight, for people; ``outcome`` is whether it came late, null where it never arrived.
     """
     landing = Landing(scratch)
     land(landing, NEXT)
@@ -35,17 +36,7 @@ def requests(scratch: Path) -> pl.DataFrame:
     return (
         flights.filter(pl.col("flight_date") == pl.col("flight_date").min())
         .sort("scheduled_departure", "carrier", "flight")
-        .select(
-            "carrier",
-            "flight",
-            "tailnum",
-            "origin",
-            "dest",
-            "scheduled_departure",
-            "scheduled_arrival",
-            happened.alias("happened"),
-            (pl.col("arr_delay") > 15).alias("outcome"),
-        )
+        .select(*REQUEST, happened.alias("happened"), (pl.col("arr_delay") > LATE_MINUTES).alias("outcome"))
     )
 
 

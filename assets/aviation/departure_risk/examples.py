@@ -3,6 +3,8 @@
 import polars as pl
 
 LATE_MINUTES = 15
+REQUEST = ("carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival")
+"""What an app knows of a flight when it asks."""
 
 
 def flights(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
@@ -19,13 +21,7 @@ def flights(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
             "dest",
             separator="-",
         ).alias("example_id"),
-        "carrier",
-        "flight",
-        "tailnum",
-        "origin",
-        "dest",
-        "scheduled_departure",
-        "scheduled_arrival",
+        *REQUEST,
         (pl.col("arr_delay") > LATE_MINUTES).cast(pl.Int8).alias("label"),
         pl.when(pl.col("arr_delay").is_not_null()).then("arrived_at").alias("label_known_at"),
     )
