@@ -120,7 +120,7 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
                 "version": judged.version.version,
                 "mlflow_run": mlflow.link(model.name, judged.version.run_id),
                 "decision": judged.verdict.decision,
-                "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in judged.verdict.reasons)),
+                "reasons": judged.verdict.reasons,
                 "labels_needed": judged.verdict.labels_needed or 0,
                 **judged.numbers,
                 **others,

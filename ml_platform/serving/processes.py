@@ -4,6 +4,7 @@ One home has one of these at a time. What a killed one left behind is found by a
 """
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -283,6 +284,7 @@ def _run_arbiter(plan: Plan, control: str, tell: Callable[[str], None]) -> None:
         {"pid": os.getpid(), "gateway": plan.gateway.url, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%MZ}"},
     )
 
+    logging.getLogger("tornado.application").addFilter(is_worth_telling)
     awaited = [Awaited(each.name, each.address, each.port, plan.logs / f"{each.name}*.log") for each in watched]
     announcer = Announcer(awaited, plan.status_file, tell, patience_seconds=START_SECONDS)
     begun = time.monotonic()
@@ -293,6 +295,13 @@ def _run_arbiter(plan: Plan, control: str, tell: Callable[[str], None]) -> None:
         looking.stop()
         arbiter.stop()
         del os.environ[MARK]
+
+
+def is_worth_telling(record: logging.LogRecord) -> bool:
+    """Return whether a record of the event loop is one for people: a look that met a command is made again at once."""
+    from circus.exc import ConflictError
+
+    return not (record.exc_info and isinstance(record.exc_info[1], ConflictError))
 
 
 def _watcher(plan: Plan, process: Process) -> dict[str, Any]:

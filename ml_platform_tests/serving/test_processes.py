@@ -1,0 +1,31 @@
+"""What the process manager's own messages let through to whoever started it."""
+
+import logging
+
+import pytest
+from circus.exc import ConflictError
+from tornado.ioloop import IOLoop
+
+from ml_platform.serving.processes import is_worth_telling
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(ConflictError("arbiter is already running watcher_start command"), 0), (OSError("gone"), 1)]
+)
+def test_look_that_met_a_command_is_not_told_and_a_real_error_is(
+    caplog: pytest.LogCaptureFixture, error: Exception, told: int
+) -> None:
+    def fails() -> None:
+        raise error
+
+    log = logging.getLogger("tornado.application")
+    log.addFilter(is_worth_telling)
+    loop = IOLoop(make_current=False)
+    try:
+        loop.add_callback(fails)
+        loop.add_callback(loop.stop)
+        loop.start()
+    finally:
+        loop.close()
+        log.removeFilter(is_worth_telling)
+    assert len(caplog.records) == told
