@@ -20,11 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from assets.aviation.landing import land
-from ml_platform.components.candidates import build_training_sets, read_training_set, split_of
 from ml_platform.components.dataset import Dataset
-from ml_platform.components.judgement import schedule_only
 from ml_platform.components.loading import bound_model
-from ml_platform.components.model import BoundModel
+from ml_platform.components.model import ModelAssets
 from ml_platform.console.materialize import components
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.dataset import load_and_publish
@@ -35,6 +33,8 @@ from ml_platform.evaluation.metrics import score
 from ml_platform.features.materialize import materialize
 from ml_platform.features.snapshot import SnapshotStore
 from ml_platform.features.view import source_hash
+from ml_platform.steps.candidates import build_training_sets, read_training_set, split_of
+from ml_platform.steps.judgement import schedule_only
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.splits import LABEL, Split
 from resources.home import Home
@@ -50,7 +50,7 @@ Probabilities = npt.NDArray[np.float64]
 Predict = Callable[[Split], Probabilities]
 
 
-def prepare(model: BoundModel, folder: Path) -> Lake:
+def prepare(model: ModelAssets, folder: Path) -> Lake:
     """Return a lake with the datasets, change logs and training sets of 2013: what is there already is not made again.
 
     It lies under a digest of the code that makes it, so that a changed view or loader gets a fresh one.
@@ -74,7 +74,7 @@ def prepare(model: BoundModel, folder: Path) -> Lake:
     return lake
 
 
-def the_platform(model: BoundModel, threads: int) -> Predict:
+def the_platform(model: ModelAssets, threads: int) -> Predict:
     """Return what predicts the test rows of a split by the declared candidate."""
     declared = model.declared.trainers[TRAINER]
     declared = declared.model_copy(update={"settings": {**declared.settings, "num_threads": threads}})
@@ -149,7 +149,7 @@ def plain_features(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.Data
 
 
 def roll(
-    model: BoundModel, lake: Lake, months: Sequence[str], ways: Mapping[str, Predict], console: Console
+    model: ModelAssets, lake: Lake, months: Sequence[str], ways: Mapping[str, Predict], console: Console
 ) -> dict[str, dict[str, Scores]]:
     """Return AUC and log loss of each way and month."""
     found: dict[str, dict[str, Scores]] = {name: {} for name in ways}

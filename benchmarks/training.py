@@ -22,14 +22,14 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from ml_platform.components.candidates import make_candidate
-from ml_platform.components.model import BoundModel, Model
+from ml_platform.components.model import Model, ModelAssets
 from ml_platform.data.lake import Lake
 from ml_platform.data.partitions import months_between
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.view import FeatureView
 from ml_platform.registry.models import ModelRegistry
 from ml_platform.registry.tracking import Tracking
+from ml_platform.steps.candidates import make_candidate
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMSettings, seeds_of_segment
 from ml_platform.training.splits import LABEL, Split, SplitSettings, split_by_time
@@ -149,7 +149,7 @@ def the_asset(frame: pl.DataFrame, names: list[str], declared: TrainerSettings, 
     """
     tracking = Tracking(f"sqlite:///{folder}/mlflow.db", folder / "artifacts")
 
-    def make(rows: pl.DataFrame, lake: Lake, model: BoundModel) -> float:
+    def make(rows: pl.DataFrame, lake: Lake, model: ModelAssets) -> float:
         for month in months_between("2013-01", MONTH):
             lake.write(model.table, rows.filter(pl.col("predict_at").dt.strftime("%Y-%m") == month), month)
 
@@ -176,7 +176,7 @@ def the_asset(frame: pl.DataFrame, names: list[str], declared: TrainerSettings, 
     return make(frame, Lake(str(folder / "lake")), bound(names, declared))
 
 
-def bound(names: list[str], declared: TrainerSettings) -> BoundModel:
+def bound(names: list[str], declared: TrainerSettings) -> ModelAssets:
     """Return the model whose training set :func:`year` is, with the trainer ``declared``."""
     view = {
         "name": VIEW,
@@ -205,7 +205,7 @@ def bound(names: list[str], declared: TrainerSettings) -> BoundModel:
         "trainers": {"lightgbm": declared},
         "gates": [{"type": "leak"}],
     }
-    return BoundModel(Model.model_validate(model), [FeatureView.model_validate(view)])
+    return ModelAssets(Model.model_validate(model), [FeatureView.model_validate(view)])
 
 
 def _arrays(split: Split, names: list[str]) -> Arrays:

@@ -150,8 +150,8 @@ def history(
 def reproduce(model: str, version: int) -> None:
     """Rebuild VERSION of MODEL from what its manifest pins and say whether it comes out equal; exit code 1 if not."""
     from ml_platform.components.loading import bound_model
-    from ml_platform.components.reproducing import reproduce_version
     from ml_platform.data.lake import Lake
+    from ml_platform.steps.reproducing import reproduce_version
     from resources.profiles import REPOSITORY
 
     home = _home()
@@ -182,8 +182,8 @@ def rollback(model: str, by: By, reason: Reason) -> None:
     """Make the previous champion of MODEL champion again, and the stable version of its endpoint."""
     from datetime import UTC, datetime
 
-    from ml_platform.components.packaging import roll_back_champion
     from ml_platform.registry.audit import AuditLog
+    from ml_platform.steps.packaging import roll_back_champion
 
     home = _home()
     registry, audit = _registry(home), AuditLog(home.audit_log)
@@ -196,9 +196,9 @@ def rollback(model: str, by: By, reason: Reason) -> None:
 @app.command("leak-check")
 def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month whose examples are looked at.")]) -> None:
     """Scramble all that became known later and demand that no feature of MODEL changes by a bit."""
-    from ml_platform.components.judgement import leaks_of
     from ml_platform.components.loading import bound_model
     from ml_platform.data.lake import Lake
+    from ml_platform.steps.judgement import leaks_of
 
     leaks = leaks_of(bound_model(model), partition, Lake(str(_home().lake)))
     typer.echo(f"{len(leaks)} leaks{': ' + ', '.join(leaks) if leaks else ''} in {partition}.")
@@ -234,9 +234,9 @@ def main() -> None:
 def _say(word: Literal["approve", "reject"], model: str, version: int, by: str, reason: str) -> None:
     from datetime import UTC, datetime
 
-    from ml_platform.components.crowning import Held, Word, say
     from ml_platform.components.loading import bound_model
     from ml_platform.registry.audit import AuditLog
+    from ml_platform.steps.crowning import Held, Word, say
 
     home = _home()
     audit, verdicts = AuditLog(home.audit_log), home.verdicts

@@ -11,9 +11,9 @@ from dagster._core.storage.asset_check_execution_record import (
 
 from ml_platform.components.dataset import CHECKS
 from ml_platform.components.materialized import CONTENT_DIGEST, Made, newest
-from ml_platform.components.model import BoundModel
 from ml_platform.data.dataset import table_of
 from ml_platform.data.lake import Lake
+from ml_platform.steps.model import BoundModel
 
 EVALUATIONS_READ = 200
 """Newest evaluations of a check that are looked at."""

@@ -1,6 +1,6 @@
 """A declared model by its name, bound to its feature views, for the command line."""
 
-from ml_platform.components.model import BoundModel, Model
+from ml_platform.components.model import Model, ModelAssets
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 
@@ -8,7 +8,7 @@ class ModelUnknownError(PlatformError):
     """Raised when no model of a name is declared."""
 
 
-def bound_model(name: str) -> BoundModel:
+def bound_model(name: str) -> ModelAssets:
     """Return the model called ``name``. Raises :class:`ModelUnknownError` where none is declared."""
     from dagster.components.core.component_tree import ComponentTree
 
@@ -23,4 +23,4 @@ def bound_model(name: str) -> BoundModel:
             found="no such model",
             mend=f"Declare it in assets/, or mend the name.{did_you_mean(name, known)}",
         )
-    return BoundModel(known[name], known[name].views(tree))
+    return ModelAssets(known[name], known[name].views(tree))

@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from ml_platform.components.declaration import months_definition
-from ml_platform.components.model import BoundModel
+from ml_platform.components.model import ModelAssets
 from ml_platform.components.shown import picture
 from ml_platform.registry.approvals import ApprovalError
 from resources.dagster_home import HomeResource
@@ -21,7 +21,7 @@ from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
 
 if TYPE_CHECKING:
-    from ml_platform.components.crowning import Held, Word
+    from ml_platform.steps.crowning import Held, Word
 
 
 APPROVED = "approved"
@@ -40,7 +40,7 @@ class ChampionConfig(dg.Config):
 
     def word(self) -> "Word | None":
         """Return what a person says, or None; raises where two say something, or nobody gives a reason."""
-        from ml_platform.components.crowning import Word
+        from ml_platform.steps.crowning import Word
 
         if self.approved_by and self.rejected_by:
             raise ApprovalError(
@@ -63,7 +63,7 @@ class ChampionConfig(dg.Config):
         return None
 
 
-def evaluation(model: BoundModel) -> dg.AssetsDefinition:
+def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/evaluation`: the verdict on the month's candidate, each gate a blocking check."""
     key = model.key("evaluation")
 
@@ -89,9 +89,9 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.contract_record import broken_contracts
-        from ml_platform.components.judgement import candidates_of, judge
         from ml_platform.evaluation.calibration import reliability
         from ml_platform.evaluation.plots import reliability_plot
+        from ml_platform.steps.judgement import candidates_of, judge
 
         registry = mlflow.models
         judged = judge(
@@ -147,7 +147,7 @@ def evaluation(model: BoundModel) -> dg.AssetsDefinition:
     return _evaluation
 
 
-def champion(model: BoundModel) -> dg.AssetsDefinition:
+def champion(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/champion`: the version that serves, promoted only against a verified verdict."""
     key = model.key("champion")
 
@@ -173,8 +173,8 @@ def champion(model: BoundModel) -> dg.AssetsDefinition:
         mlflow: MlflowResource,
         home: HomeResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.components.crowning import Held, crown
-        from ml_platform.components.releasing import release_champion
+        from ml_platform.steps.crowning import Held, crown
+        from ml_platform.steps.releasing import release_champion
 
         crowned = crown(
             model,
@@ -225,7 +225,7 @@ def _held(held: "Held") -> dg.AssetCheckResult:
     )
 
 
-def reproducible(model: BoundModel) -> dg.AssetChecksDefinition:
+def reproducible(model: ModelAssets) -> dg.AssetChecksDefinition:
     """`reproducible` on `<model>/champion`: rebuilt from its manifest, it comes out equal. Runs on its own only."""
     key = model.key("champion")
 
@@ -243,7 +243,7 @@ def reproducible(model: BoundModel) -> dg.AssetChecksDefinition:
     def _reproducible(
         context: dg.AssetCheckExecutionContext, lake: LakeResource, mlflow: MlflowResource, home: HomeResource
     ) -> Iterator[dg.AssetCheckResult]:
-        from ml_platform.components.reproducing import reproduce_champion
+        from ml_platform.steps.reproducing import reproduce_champion
 
         if key in (context.run.asset_selection or ()):
             # Dagster runs an asset's checks with it; a rebuild takes as long as the training did.
@@ -270,7 +270,7 @@ def reproducible(model: BoundModel) -> dg.AssetChecksDefinition:
     return _reproducible
 
 
-def reproduce_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
+def reproduce_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
     """`<model>_reproduce`, and the job of that name: off until somebody turns it on, for it costs a training."""
     name, said = f"{model.name}_reproduce", f"Rebuilds the champion of {model.name} from its manifest and compares."
     check = dg.AssetCheckKey(model.key("champion"), REPRODUCIBLE)
@@ -284,7 +284,7 @@ def reproduce_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
     )
 
 
-def model_card(model: BoundModel) -> dg.AssetsDefinition:
+def model_card(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/model_card`: what the champion is for, made from what, how good where, at what cost."""
 
     @dg.asset(
@@ -297,7 +297,7 @@ def model_card(model: BoundModel) -> dg.AssetsDefinition:
     def _model_card(
         context: dg.AssetExecutionContext, mlflow: MlflowResource, home: HomeResource
     ) -> dg.MaterializeResult[Any]:
-        from ml_platform.components.carding import write_card
+        from ml_platform.steps.carding import write_card
         from resources.addresses import address
 
         written = write_card(

@@ -10,7 +10,7 @@ import dagster as dg
 
 from ml_platform.components.declaration import months_definition, up_to_own_month
 from ml_platform.components.materialized import table_metadata
-from ml_platform.components.model import BoundModel
+from ml_platform.components.model import ModelAssets
 from ml_platform.monitoring.outcomes import outcomes_table
 from ml_platform.monitoring.prediction_log import predictions_table
 from resources.dagster_home import HomeResource
@@ -18,7 +18,7 @@ from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 
 
-def predictions(model: BoundModel) -> dg.AssetsDefinition:
+def predictions(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/predictions`: what the services answered."""
     key = model.key("predictions")
 
@@ -38,9 +38,9 @@ def predictions(model: BoundModel) -> dg.AssetsDefinition:
     def _predictions(
         lake: LakeResource, home: HomeResource, mlflow: MlflowResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.components.feature_checks import look_for_skew
         from ml_platform.components.watched import shown_skew
-        from ml_platform.components.watching import ingest_predictions
+        from ml_platform.steps.feature_checks import look_for_skew
+        from ml_platform.steps.watching import ingest_predictions
 
         found = ingest_predictions(model, lake.lake(), home.home())
         yield dg.MaterializeResult(metadata={"dagster/row_count": found.rows, **found.model_dump(exclude={"rows"})})
@@ -49,7 +49,7 @@ def predictions(model: BoundModel) -> dg.AssetsDefinition:
     return _predictions
 
 
-def outcomes(model: BoundModel) -> dg.AssetsDefinition:
+def outcomes(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/outcomes`: each prediction beside what then happened."""
 
     @dg.asset(
@@ -63,7 +63,7 @@ def outcomes(model: BoundModel) -> dg.AssetsDefinition:
         **model.common("deltalake"),
     )
     def _outcomes(lake: LakeResource) -> dg.MaterializeResult[Any]:
-        from ml_platform.components.watching import settle_outcomes
+        from ml_platform.steps.watching import settle_outcomes
 
         settled = settle_outcomes(model, lake.lake())
         if settled is None:
@@ -76,7 +76,7 @@ def outcomes(model: BoundModel) -> dg.AssetsDefinition:
     return _outcomes
 
 
-def performance(model: BoundModel) -> dg.AssetsDefinition:
+def performance(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/performance`: realised metrics by period and version, against what was promised."""
     key = model.key("performance")
 
@@ -95,7 +95,7 @@ def performance(model: BoundModel) -> dg.AssetsDefinition:
         lake: LakeResource, home: HomeResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.watched import performance_metadata, shown_promise
-        from ml_platform.components.watching import judge_performance
+        from ml_platform.steps.watching import judge_performance
 
         report = judge_performance(model, lake.lake(), home.audit(), home.home())
         yield dg.MaterializeResult(metadata=performance_metadata(report))
@@ -104,7 +104,7 @@ def performance(model: BoundModel) -> dg.AssetsDefinition:
     return _performance
 
 
-def drift(model: BoundModel) -> dg.AssetsDefinition:
+def drift(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/drift`: whether the month's rows are still the kind of rows that came before."""
     key = model.key("drift")
 
@@ -129,7 +129,7 @@ def drift(model: BoundModel) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: LakeResource, home: HomeResource, mlflow: MlflowResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.watched import drift_metadata, shown_drift
-        from ml_platform.components.watching import watch_drift
+        from ml_platform.steps.watching import watch_drift
 
         watched = watch_drift(
             model,

@@ -5,14 +5,14 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.components.declaration import months_definition
-from ml_platform.components.model import BoundModel
+from ml_platform.components.model import ModelAssets
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
 
 
-def bento(model: BoundModel) -> dg.AssetsDefinition:
+def bento(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/bento`: the champion packaged with its features, contract and libraries, and proven to score alike."""
 
     @dg.asset(
@@ -32,7 +32,7 @@ def bento(model: BoundModel) -> dg.AssetsDefinition:
         home: HomeResource,
         online_store: OnlineStoreResource,
     ) -> dg.MaterializeResult[Any]:
-        from ml_platform.components.packaging import package_champion
+        from ml_platform.steps.packaging import package_champion
 
         packaged = package_champion(
             model,
@@ -59,7 +59,7 @@ def bento(model: BoundModel) -> dg.AssetsDefinition:
     return _bento
 
 
-def rollout(model: BoundModel) -> dg.AssetsDefinition:
+def rollout(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/rollout`: the wanted state, which the reconciler makes the world match."""
 
     @dg.asset(
@@ -75,7 +75,7 @@ def rollout(model: BoundModel) -> dg.AssetsDefinition:
     def _rollout(
         context: dg.AssetExecutionContext, mlflow: MlflowResource, home: HomeResource
     ) -> dg.MaterializeResult[Any]:
-        from ml_platform.components.packaging import roll_out_champion
+        from ml_platform.steps.packaging import roll_out_champion
 
         state = roll_out_champion(model.name, registry=mlflow.models, folders=home.home())
         return dg.MaterializeResult(

@@ -12,19 +12,19 @@ import dagster as dg
 
 from ml_platform.components.declaration import months_definition, on_new_inputs, up_to_own_month
 from ml_platform.components.materialized import table_metadata
-from ml_platform.components.model import BoundModel
+from ml_platform.components.model import ModelAssets
 from ml_platform.components.placement import placement_tags, pool_of
-from ml_platform.components.shown import picture, training_set_columns
+from ml_platform.components.shown import picture, shown_trials, training_set_columns
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.studies import StudiesResource
 
 if TYPE_CHECKING:
-    from ml_platform.components.candidates import MadeCandidate
+    from ml_platform.steps.candidates import MadeCandidate
 
 
-def training_set(model: BoundModel) -> dg.AssetsDefinition:
+def training_set(model: ModelAssets) -> dg.AssetsDefinition:
     """`<model>/training_set`: the month's examples, each with the features known when it was predicted."""
     declared = model.declared
     key = model.key("training_set")
@@ -66,10 +66,10 @@ def training_set(model: BoundModel) -> dg.AssetsDefinition:
     def _training_set(
         context: dg.AssetExecutionContext, lake: LakeResource, home: HomeResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.components.candidates import build_training_sets, prices_of
-        from ml_platform.components.feature_checks import look_at_training_set, look_for_late_fields
         from ml_platform.components.watched import shown_late_fields, shown_sentinel
         from ml_platform.data.canonical import value_digest
+        from ml_platform.steps.candidates import build_training_sets, prices_of
+        from ml_platform.steps.feature_checks import look_at_training_set, look_for_late_fields
         from ml_platform.training.accounting import measured
 
         with measured(prices_of(home.code)) as used:
@@ -86,7 +86,7 @@ def training_set(model: BoundModel) -> dg.AssetsDefinition:
     return _training_set
 
 
-def candidate(model: BoundModel, trainer: str) -> dg.AssetsDefinition:
+def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
     """`<model>/candidate_<trainer>`: a version of the model, fitted on what was known before the month began."""
     declared = model.declared.trainers[trainer]
 
@@ -110,7 +110,7 @@ def candidate(model: BoundModel, trainer: str) -> dg.AssetsDefinition:
         home: HomeResource,
         studies: StudiesResource,
     ) -> dg.MaterializeResult[Any]:
-        from ml_platform.components.candidates import make_candidate
+        from ml_platform.steps.candidates import make_candidate
         from ml_platform.training.trainer import availability
 
         able = availability(declared)
@@ -139,9 +139,8 @@ def candidate(model: BoundModel, trainer: str) -> dg.AssetsDefinition:
     return _candidate
 
 
-def _shown(made: "MadeCandidate", model: BoundModel, mlflow: MlflowResource) -> dict[str, Any]:
+def _shown(made: "MadeCandidate", model: ModelAssets, mlflow: MlflowResource) -> dict[str, Any]:
     """Return what the UI shows of a candidate: its version, what it was made from, how it went and what it took."""
-    from ml_platform.components.trials import shown_trials
     from ml_platform.evaluation.plots import importance_plot
 
     shown: dict[str, Any] = {

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import dagster as dg
 
 from ml_platform.components.materialized import CONTENT_DIGEST, Made, newest
-from ml_platform.components.model import BoundModel
+from ml_platform.components.model import ModelAssets
 from ml_platform.data.canonical import value_digest
 
 
-def new_month_sensor(model: BoundModel) -> dg.SensorDefinition:
+def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
     """`<model>_new_month`: asks for candidates, verdict and all that follows, once per content of the training set."""
 
     @dg.sensor(
@@ -39,7 +39,7 @@ def new_month_sensor(model: BoundModel) -> dg.SensorDefinition:
     return new_month
 
 
-def due_month(instance: dg.DagsterInstance, model: BoundModel) -> tuple[str, str] | dg.SkipReason:
+def due_month(instance: dg.DagsterInstance, model: ModelAssets) -> tuple[str, str] | dg.SkipReason:
     """Return the newest month with a training set and a digest of all it is trained on, or why nothing is due."""
     made = {name: each for name, each in newest(instance, model.key("training_set")).items() if name}
     first = model.declared.first_candidate
@@ -54,7 +54,7 @@ def due_month(instance: dg.DagsterInstance, model: BoundModel) -> tuple[str, str
     return month, _content(made)
 
 
-def training_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
+def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
     """`<model>_retrain`: the same at fixed times; unchanged inputs are recognised and not fitted again."""
 
     @dg.schedule(
@@ -73,7 +73,7 @@ def training_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
     return retrain
 
 
-def watching_schedule(model: BoundModel, cron: str) -> dg.ScheduleDefinition:
+def watching_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
     """`<model>_watch`: reads in what the services logged, joins outcomes and looks at realised performance."""
     return dg.ScheduleDefinition(
         name=f"{model.name}_watch",

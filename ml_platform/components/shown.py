@@ -1,12 +1,13 @@
 """How assets show a picture, inline, and what the columns of a table say: what the UI draws where it stands."""
 
 import base64
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 if TYPE_CHECKING:
-    from ml_platform.components.model import BoundModel
+    from ml_platform.steps.model import BoundModel
+    from ml_platform.training.tuning import Tuning
 
 
 def picture(png: bytes) -> dg.MarkdownMetadataValue:
@@ -43,3 +44,22 @@ def training_set_columns(model: "BoundModel") -> dg.TableSchema:
             *(dg.TableColumn(name, types[name], (meaning | ages)[name]) for name in model.feature_set.feature_names),
         ]
     )
+
+
+def shown_trials(tuning: "Tuning") -> dg.TableMetadataValue:
+    """Return the trials as a table, in their order."""
+    names = ["number", "state", "loss", "rounds", "seconds", *tuning.best]
+    records = [
+        {
+            "number": trial.number,
+            "state": trial.state,
+            "loss": trial.loss,
+            "rounds": trial.rounds,
+            "seconds": round(trial.seconds, 1),
+            **trial.settings,
+        }
+        for trial in tuning.trials
+    ]
+    rows: list[dict[str, Any]] = [{name: each.get(name) for name in names} for each in records]
+    schema = dg.TableSchema([dg.TableColumn(name) for name in names])
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)

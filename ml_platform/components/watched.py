@@ -8,14 +8,14 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.components.feature_checks import Unjudged
-from ml_platform.components.watching import Watched
 from ml_platform.errors import listed
 from ml_platform.features.late_fields import LateField
 from ml_platform.features.sentinel import SentinelReport
 from ml_platform.features.skew import SkewReport
 from ml_platform.monitoring.drift_report import ColumnDrift, DriftReport
 from ml_platform.monitoring.performance import PerformanceReport
+from ml_platform.steps.feature_checks import Unjudged
+from ml_platform.steps.watching import Watched
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 

@@ -12,7 +12,7 @@ from ml_platform.registry.championship import Championship
 from resources.home import Home
 
 if TYPE_CHECKING:
-    from ml_platform.components.answering import Answer
+    from ml_platform.steps.answering import Answer
 
 
 def changes(home: Home, model: str, at: datetime | None) -> list[Championship]:
@@ -37,9 +37,9 @@ def changes(home: Home, model: str, at: datetime | None) -> list[Championship]:
 
 def answers(home: Home, model: str, request_id: str) -> "list[Answer]":
     """Return which versions answered a request; raises where none was logged, as for an unknown model."""
-    from ml_platform.components.answering import answers_to
     from ml_platform.data.lake import Lake
     from ml_platform.registry.audit import AuditLog
+    from ml_platform.steps.answering import answers_to
 
     changes(home, model, None)
     return answers_to(

@@ -20,15 +20,15 @@ def write_report(home: Home, model: str, month: str, metrics: Path, plots: Path)
     They come from what the gates saw: importance, and for classification the ROC and reliability curves.
     """
     from ml_platform.components import loading
-    from ml_platform.components.crowning import judged_version, newest_verdict
-    from ml_platform.components.judgement import seen_evidence
-    from ml_platform.components.packaging import model_directory
     from ml_platform.evaluation.calibration import reliability
     from ml_platform.evaluation.evidence import CANDIDATE
     from ml_platform.evaluation.metrics import score_task
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.models import ModelRegistry
     from ml_platform.registry.tracking import Tracking
+    from ml_platform.steps.crowning import judged_version, newest_verdict
+    from ml_platform.steps.judgement import seen_evidence
+    from ml_platform.steps.packaging import model_directory
     from ml_platform.training.model_directory import read_model
 
     bound = loading.bound_model(model)

@@ -16,10 +16,10 @@ import polars as pl
 
 import assets
 from ml_platform.components import model_training
-from ml_platform.components.candidates import build_training_sets
-from ml_platform.components.model import BoundModel
+from ml_platform.components.model import ModelAssets
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.features.materialize import materialize
+from ml_platform.steps.candidates import build_training_sets
 from ml_platform_tests.components.judged_model import DOMAIN, MONTHS, deliveries, judged_model
 from resources.dagster_home import HomeResource
 from resources.home import Home
@@ -60,7 +60,7 @@ class Room:
         materialize(model.stored_views[0], self.lake, store, list(MONTHS), model.declared.partitions)
         build_training_sets(model, MONTHS, self.lake)
 
-    def with_rows(self, name: str, change: pl.Expr, months: tuple[str, ...] = MONTHS) -> BoundModel:
+    def with_rows(self, name: str, change: pl.Expr, months: tuple[str, ...] = MONTHS) -> ModelAssets:
         """Return a model called ``name`` whose training sets are those of the deliveries after ``change``."""
         model = judged_model(name=name)
         for month in months:
@@ -68,7 +68,7 @@ class Room:
             self.lake.write(model.table, rows.collect(), month)
         return model
 
-    def make(self, model: BoundModel, month: str = "2013-03", trainer: str = "lightgbm", **resources: Any) -> Any:
+    def make(self, model: ModelAssets, month: str = "2013-03", trainer: str = "lightgbm", **resources: Any) -> Any:
         """Materialize a candidate and return what the UI shows of it; raises what the step raises."""
         asset = model_training.candidate(model, trainer)
         done = dg.materialize([asset], partition_key=month, resources=self.resources | resources)
@@ -97,7 +97,7 @@ def opened(root: Path) -> Iterator[Room]:
         assets.__path__ = before
 
 
-def with_trainers(**trainers: object) -> BoundModel:
+def with_trainers(**trainers: object) -> ModelAssets:
     """Return the model of the deliveries with these trainers in place of its own."""
     return judged_model(trainers=trainers)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ml_platform.components.model import BoundModel, Model
+from ml_platform.components.model import Model, ModelAssets
 from ml_platform.features.view import FeatureView
 
 MONTHS = ("2013-01", "2013-02", "2013-03", "2013-04")
@@ -38,7 +38,7 @@ def deliveries(month: str, weight: float = 2.0) -> pl.DataFrame:
     )
 
 
-def judged_model(**changes: object) -> BoundModel:
+def judged_model(**changes: object) -> ModelAssets:
     """Return the model as it would be declared, with ``changes`` of its attributes."""
     declared = {
         "name": "late",
@@ -64,10 +64,10 @@ def judged_model(**changes: object) -> BoundModel:
             {"type": "latency", "maximum_p99_ms": 10_000},
         ],
     }
-    return BoundModel(Model.model_validate(declared | changes), VIEWS)
+    return ModelAssets(Model.model_validate(declared | changes), VIEWS)
 
 
-def minutes_model() -> BoundModel:
+def minutes_model() -> ModelAssets:
     """Return the same by how many minutes a delivery is late: a regression, whose intervals are gated too."""
     return judged_model(
         name="minutes",

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from ml_platform.components import model_judgement, model_training
-from ml_platform.components.model import BoundModel
+from ml_platform.components.model import ModelAssets
 from ml_platform.components.placement import KUBERNETES_TAG, RAY_TAG
 from ml_platform.data.lake import LakeError
 from ml_platform.registry.models import ModelError
@@ -55,7 +55,7 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_platform.training.trainer.gpu_count", lambda: 0)
 
 
-def runs_of(room: Room, model: BoundModel, month: str = "2013-03") -> list[Any]:
+def runs_of(room: Room, model: ModelAssets, month: str = "2013-03") -> list[Any]:
     """Return the MLflow runs of the model's candidates of ``month``, newest first."""
     found = room.mlflow.tracking.find_runs(model.name, {"ml_platform.partition": month})
     return [room.mlflow.tracking.client.get_run(run_id) for run_id in found]

@@ -15,12 +15,8 @@ import pytest
 
 import assets
 from ml_platform.components import model_judgement, model_training
-from ml_platform.components.candidates import build_training_sets
 from ml_platform.components.contract_record import broken_contracts
-from ml_platform.components.crowning import Held, Word, say
-from ml_platform.components.model import BoundModel
-from ml_platform.components.releasing import release_champion
-from ml_platform.components.reproducing import reproduce_version
+from ml_platform.components.model import ModelAssets
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
 from ml_platform.evaluation.verdict import VerdictError
@@ -32,6 +28,10 @@ from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import CHALLENGER, CHAMPION, ModelRegistry
 from ml_platform.registry.release import verify_release
 from ml_platform.registry.verdict_record import PromotionRefused
+from ml_platform.steps.candidates import build_training_sets
+from ml_platform.steps.crowning import Held, Word, say
+from ml_platform.steps.releasing import release_champion
+from ml_platform.steps.reproducing import reproduce_version
 from ml_platform_tests.components.judged_model import DOMAIN, MONTHS, deliveries, judged_model, minutes_model
 from resources.dagster_home import HomeResource
 from resources.home import Home
@@ -93,15 +93,15 @@ class Room:
             raise_on_error=raise_on_error,
         )
 
-    def candidate(self, model: BoundModel, month: str) -> dict[str, Any]:
+    def candidate(self, model: ModelAssets, month: str) -> dict[str, Any]:
         return told(self.make(model_training.candidate(model, "lightgbm"), month))
 
-    def judge(self, model: BoundModel, month: str) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
+    def judge(self, model: ModelAssets, month: str) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
         # A gate that is not passed fails the run, after it was recorded.
         done = self.make(model_judgement.evaluation(model), month, raise_on_error=False)
         return told(done), {check.check_name: check for check in done.get_asset_check_evaluations()}
 
-    def crown(self, model: BoundModel, month: str, **config: str) -> dg.ExecuteInProcessResult:
+    def crown(self, model: ModelAssets, month: str, **config: str) -> dg.ExecuteInProcessResult:
         return self.make(model_judgement.champion(model), month, config=config)
 
 
@@ -227,7 +227,7 @@ def test_rejected_version_steps_down_and_stays_out(room: Room) -> None:
     assert "Rejected by ada" in str(check.description)
 
 
-def entered(room: Room, model: BoundModel, by: str, word: str = "approve") -> Any:
+def entered(room: Room, model: ModelAssets, by: str, word: str = "approve") -> Any:
     return say(
         model,
         1,

@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ml_platform.components.candidates import build_training_sets
-from ml_platform.components.judgement import leaks_of
-from ml_platform.components.model import BoundModel, Model
+from ml_platform.components.model import Model, ModelAssets
 from ml_platform.data.lake import Lake
 from ml_platform.data.partitions import MonthlyPartitions, month_bounds
 from ml_platform.features.materialize import materialize
 from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.steps.candidates import build_training_sets
+from ml_platform.steps.judgement import leaks_of
 from ml_platform_tests.features.test_leak import FLIGHTS, WEATHER, view
 
 MONTHS = MonthlyPartitions(start="2013-03", end="2013-04", time_zone="UTC")
@@ -29,7 +29,7 @@ def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
     )
 
 
-def bound(name: str, source: dict[str, Any]) -> BoundModel:
+def bound(name: str, source: dict[str, Any]) -> ModelAssets:
     declared = {
         "name": name,
         "description": "Whether a flight comes late",
@@ -46,7 +46,7 @@ def bound(name: str, source: dict[str, Any]) -> BoundModel:
         "trainers": {"lightgbm": {"trainer": "lightgbm"}},
         "gates": [{"type": "leak"}],
     }
-    return BoundModel(Model.model_validate(declared), [view(name, source)])
+    return ModelAssets(Model.model_validate(declared), [view(name, source)])
 
 
 @pytest.fixture(scope="module")

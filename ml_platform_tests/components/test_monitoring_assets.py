@@ -14,9 +14,7 @@ import pytest
 from bento.prediction_log import Answered, PredictionLog
 from bento.predictor import Predictor
 from ml_platform.components import model_monitoring, model_training
-from ml_platform.components.candidates import build_training_sets, make_candidate
-from ml_platform.components.model import BoundModel, Model
-from ml_platform.components.packaging import model_directory
+from ml_platform.components.model import Model, ModelAssets
 from ml_platform.data.atomic import write_json
 from ml_platform.data.lake import Lake, LakeError
 from ml_platform.data.partitions import MonthlyPartitions, month_bounds
@@ -25,6 +23,8 @@ from ml_platform.features.online import Snapshot
 from ml_platform.features.snapshot import SnapshotStore
 from ml_platform.features.view import FeatureView
 from ml_platform.registry.championship import CHAMPION_KIND
+from ml_platform.steps.candidates import build_training_sets, make_candidate
+from ml_platform.steps.packaging import model_directory
 from resources.dagster_home import HomeResource
 from resources.home import Home
 from resources.lake import LakeResource
@@ -82,7 +82,7 @@ CLOCK = FeatureView.model_validate(
 LATE_FIELD = {"name": "minutes", "type": "int", "description": "Minute in which it left"}
 
 
-def bound(monitors: dict[str, Any] | None = None, **changes: Any) -> BoundModel:
+def bound(monitors: dict[str, Any] | None = None, **changes: Any) -> ModelAssets:
     """Return the declared model; ``monitors`` are laid over settings that suit a few hundred rows."""
     drift = {"minimum_rows": 100}
     sentinel = {"rows": 1_000, "rounds": 10, "auc_alone": 0.9}
@@ -105,7 +105,7 @@ def bound(monitors: dict[str, Any] | None = None, **changes: Any) -> BoundModel:
         "monitors": {"drift": drift, "sentinel": sentinel, "performance": {"minimum_labels": 20, "minimum_days": 1}},
     }
     declared["monitors"] |= monitors or {}  # type: ignore[operator]
-    return BoundModel(Model.model_validate(declared | changes), [CLOCK, RECENT])
+    return ModelAssets(Model.model_validate(declared | changes), [CLOCK, RECENT])
 
 
 def legs(month: str, rows: int = ROWS) -> pl.DataFrame:
@@ -287,7 +287,7 @@ def test_skew_settings_decide_how_many_are_recomputed(yard: Yard) -> None:
 # Outcomes and performance.
 
 
-def asked_and_landed(yard: Yard, model: BoundModel, **landed: pl.Expr) -> None:
+def asked_and_landed(yard: Yard, model: ModelAssets, **landed: pl.Expr) -> None:
     """Ask about 40 legs of April, then land the month: a leg from either place every half hour."""
     april = legs("2013-04", 30 * 48).with_columns(place=pl.lit("EWR"), **landed)
     both = pl.concat([april, april.with_columns(place=pl.lit("JFK"), example_id=pl.col("example_id") + "-JFK")])

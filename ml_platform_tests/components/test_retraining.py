@@ -7,15 +7,16 @@ import dagster as dg
 import pytest
 
 from ml_platform.components.loading import bound_model
-from ml_platform.components.model import BoundModel, Retraining
+from ml_platform.components.model import ModelAssets
 from ml_platform.components.retraining import due_month, new_month_sensor, training_schedule
 from ml_platform.definitions import defs
+from ml_platform.steps.model import Retraining
 
 TRAINING_SET = dg.AssetKey(["departure_risk", "training_set"])
 
 
 @pytest.fixture(scope="module")
-def model() -> BoundModel:
+def model() -> ModelAssets:
     return bound_model("departure_risk")
 
 
@@ -31,26 +32,26 @@ def make(instance: dg.DagsterInstance, key: dg.AssetKey, month: str, digest: str
     )
 
 
-def make_candidates(instance: dg.DagsterInstance, model: BoundModel, month: str) -> None:
+def make_candidates(instance: dg.DagsterInstance, model: ModelAssets, month: str) -> None:
     for key in model.candidate_keys.values():
         make(instance, key, month)
 
 
-def asked(model: BoundModel, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+def asked(model: ModelAssets, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
     with dg.build_sensor_context(instance=instance) as context:
         answer = new_month_sensor(model)(context)
     assert isinstance(answer, dg.RunRequest | dg.SkipReason)
     return answer
 
 
-def test_nothing_is_asked_for_before_there_is_a_training_set(model: BoundModel, instance: dg.DagsterInstance) -> None:
+def test_nothing_is_asked_for_before_there_is_a_training_set(model: ModelAssets, instance: dg.DagsterInstance) -> None:
     answer = asked(model, instance)
 
     assert isinstance(answer, dg.SkipReason)
     assert "No training set" in str(answer.skip_message)
 
 
-def test_the_newest_month_is_asked_for_with_all_that_follows(model: BoundModel, instance: dg.DagsterInstance) -> None:
+def test_the_newest_month_is_asked_for_with_all_that_follows(model: ModelAssets, instance: dg.DagsterInstance) -> None:
     for month in ("2013-05", "2013-06"):
         make(instance, TRAINING_SET, month, "a")
     answer = asked(model, instance)
@@ -62,7 +63,7 @@ def test_the_newest_month_is_asked_for_with_all_that_follows(model: BoundModel, 
 
 
 def test_the_same_rows_are_asked_for_under_the_same_key_and_others_under_another(
-    model: BoundModel, instance: dg.DagsterInstance
+    model: ModelAssets, instance: dg.DagsterInstance
 ) -> None:
     make(instance, TRAINING_SET, "2013-06", "a")
     first = asked(model, instance)
@@ -79,7 +80,7 @@ def test_the_same_rows_are_asked_for_under_the_same_key_and_others_under_another
     assert corrected.partition_key == "2013-06"
 
 
-def test_candidates_made_by_hand_are_not_made_again(model: BoundModel, instance: dg.DagsterInstance) -> None:
+def test_candidates_made_by_hand_are_not_made_again(model: ModelAssets, instance: dg.DagsterInstance) -> None:
     make(instance, TRAINING_SET, "2013-06", "a")
     make_candidates(instance, model, "2013-06")
 
@@ -88,8 +89,8 @@ def test_candidates_made_by_hand_are_not_made_again(model: BoundModel, instance:
     assert "made after the newest training set" in str(answer.skip_message)
 
 
-def test_months_before_the_first_candidate_are_left_alone(model: BoundModel, instance: dg.DagsterInstance) -> None:
-    later = BoundModel(model.declared.model_copy(update={"first_candidate": "2013-04"}), model.views)
+def test_months_before_the_first_candidate_are_left_alone(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+    later = ModelAssets(model.declared.model_copy(update={"first_candidate": "2013-04"}), model.views)
     make(instance, TRAINING_SET, "2013-02", "a")
 
     answer = due_month(instance, later)
@@ -97,7 +98,7 @@ def test_months_before_the_first_candidate_are_left_alone(model: BoundModel, ins
     assert "trained from 2013-04 on" in str(answer.skip_message)
 
 
-def test_the_schedule_asks_for_the_newest_month(model: BoundModel, tmp_path: Path) -> None:
+def test_the_schedule_asks_for_the_newest_month(model: ModelAssets, tmp_path: Path) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         make(instance, TRAINING_SET, "2013-05", "a")
         make(instance, TRAINING_SET, "2013-06", "a")
@@ -117,7 +118,7 @@ def test_the_schedule_asks_for_the_newest_month(model: BoundModel, tmp_path: Pat
     ],
 )
 def test_what_is_declared_is_what_runs_by_itself(
-    model: BoundModel, declared: dict[str, object], sensors: set[str], schedules: set[str]
+    model: ModelAssets, declared: dict[str, object], sensors: set[str], schedules: set[str]
 ) -> None:
     settings = Retraining.model_validate(declared)
     made = model.declared.model_copy(update={"retraining": settings}).automation(model)

@@ -15,14 +15,14 @@ import pytest
 
 import assets
 from ml_platform.components import model_serving
-from ml_platform.components.model import BoundModel, Model
-from ml_platform.components.packaging import roll_back_champion
+from ml_platform.components.model import Model, ModelAssets
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.manifest import CodeFacts, HardwareFacts, Manifest
 from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import reconcile
 from ml_platform.serving.sources import PackageRefused
 from ml_platform.serving.wanted import Release, WantedState, read_wanted, swap_wanted
+from ml_platform.steps.packaging import roll_back_champion
 from ml_platform_tests.serving.conftest import CONTRACT, VIEW, made_toy
 from resources.dagster_home import HomeResource
 from resources.home import Home
@@ -53,7 +53,7 @@ class Room:
     """A home with versions of the toy model, and its two assets."""
 
     home: Home
-    model: BoundModel
+    model: ModelAssets
     registry: ModelRegistry
     resources: Mapping[str, Any]
 
@@ -140,7 +140,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
             "example_id": [f"e{number:02}" for number in range(60)],
         }
     )
-    model = BoundModel(_declared(), [VIEW])
+    model = ModelAssets(_declared(), [VIEW])
     lake.lake().write(model.table, examples, MONTH)
     resources = {
         "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),

@@ -13,9 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ml_platform.components.candidates import VALIDATION_PREFIX, prices_of, read_training_set, split_of
-from ml_platform.components.model import BoundModel
-from ml_platform.components.packaging import model_directory, package_version, reference_rows
 from ml_platform.data.atomic import write_bytes, write_json
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.partitions import month_bounds
@@ -44,6 +41,9 @@ from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelError, ModelRegistry, ModelVersion
 from ml_platform.registry.verdict_record import PromotionRefused, record_verdict
 from ml_platform.serving.package import Package
+from ml_platform.steps.candidates import VALIDATION_PREFIX, prices_of, read_training_set, split_of
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.packaging import model_directory, package_version, reference_rows
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import StoredModel, read_model
 from ml_platform.training.splits import LABEL, Split
@@ -94,11 +94,12 @@ def judge(
     again gives the same verdict. ``broken_contracts`` are those of the data that were read.
     """
     if not versions:
+        declared = [f"{model.name}/candidate_{name}" for name in model.declared.trainers]
         raise ModelError(
             f"Evaluation of '{model.name}', {month}",
             expected="a candidate of the month",
             found="none: each was skipped, or never made",
-            mend=f"Materialize one of {listed(str(key) for key in model.candidate_keys)}; a skipped one shows why.",
+            mend=f"Materialize one of {listed(declared)}; a skipped one shows why.",
         )
     split = split_of(model, month, read_training_set(model, month, lake))
     version = max(versions.values(), key=lambda one: _primary(model, registry.manifest(one)))
@@ -177,7 +178,7 @@ def candidates_of(model: BoundModel, month: str, registry: ModelRegistry) -> dic
     """Return the newest version that each declared trainer made for ``month``; one that made none is absent."""
     made = [one for one in registry.versions(model.name) if one.partition == month]
     # Versions come newest first: the last one written here is the newest.
-    return {one.trainer: one for one in reversed(made) if one.trainer in model.candidate_keys}
+    return {one.trainer: one for one in reversed(made) if one.trainer in model.declared.trainers}
 
 
 def evidence_file(folders: Home, verdict: Verdict) -> Path:

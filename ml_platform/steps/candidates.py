@@ -15,8 +15,6 @@ import numpy.typing as npt
 import polars as pl
 import yaml
 
-from ml_platform.components.model import BoundModel
-from ml_platform.components.trials import log_search, trials_into
 from ml_platform.data.canonical import directory_digest
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake, LakeError
@@ -29,6 +27,8 @@ from ml_platform.registry.delivery import made_from, register_or_queue
 from ml_platform.registry.manifest import MANIFEST_FILE, Manifest, collect_code, collect_hardware, collect_lock
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduce import predictions_digest
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.trials import log_search, trials_into
 from ml_platform.training.accounting import PriceList
 from ml_platform.training.candidate import Candidate, fit_candidate, settings_of
 from ml_platform.training.model_directory import write_model

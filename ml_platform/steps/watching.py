@@ -12,8 +12,6 @@ from pathlib import Path
 
 import polars as pl
 
-from ml_platform.components.model import BoundModel
-from ml_platform.components.packaging import model_directory
 from ml_platform.data.lake import PARTITION, Lake, TableVersion
 from ml_platform.data.partitions import month_bounds
 from ml_platform.evaluation.metrics import score_task
@@ -27,6 +25,8 @@ from ml_platform.monitoring.prediction_log import Ingested, ingest, predictions_
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import Championship, history
 from ml_platform.registry.models import ModelRegistry
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.packaging import model_directory
 from ml_platform.training.model_directory import StoredModel, read_model
 from ml_platform.training.training_set import LABEL, LABEL_KNOWN_AT
 from resources.home import Home

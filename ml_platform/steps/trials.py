@@ -1,8 +1,6 @@
-"""A search for settings as MLflow and the UI show it: a nested run for each trial, its course and what mattered."""
+"""A search for settings as MLflow shows it: a nested run for each trial, its course and what mattered."""
 
-from typing import TYPE_CHECKING, Any
-
-import dagster as dg
+from typing import TYPE_CHECKING
 
 from ml_platform.evaluation.plots import importance_plot, search_plot
 from ml_platform.training.tuning import OnTrial, Trial, Tuning
@@ -32,22 +30,3 @@ def log_search(run: "TrackedRun", tuning: Tuning) -> None:
     run.log_bytes(search_plot(tuning.history()), "plots/tuning_history.png")
     if tuning.importance:
         run.log_bytes(importance_plot(tuning.importance), "plots/tuning_importance.png")
-
-
-def shown_trials(tuning: Tuning) -> dg.TableMetadataValue:
-    """Return the trials as a table, in their order."""
-    names = ["number", "state", "loss", "rounds", "seconds", *tuning.best]
-    records = [
-        {
-            "number": trial.number,
-            "state": trial.state,
-            "loss": trial.loss,
-            "rounds": trial.rounds,
-            "seconds": round(trial.seconds, 1),
-            **trial.settings,
-        }
-        for trial in tuning.trials
-    ]
-    rows: list[dict[str, Any]] = [{name: each.get(name) for name in names} for each in records]
-    schema = dg.TableSchema([dg.TableColumn(name) for name in names])
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ml_platform.components.answering import RequestUnknownError, answers_to
 from ml_platform.data.lake import Lake
 from ml_platform.monitoring.prediction_log import ingest
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import CHAMPION_KIND
+from ml_platform.steps.answering import RequestUnknownError, answers_to
 
 NOON = datetime(2013, 7, 1, 12, tzinfo=UTC)
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import polars as pl
 
-from ml_platform.components.candidates import assembled, prices_of, read_training_set, results_of, split_of
-from ml_platform.components.model import BoundModel
-from ml_platform.components.packaging import champion_of, features_of, model_directory
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.registry.manifest import MANIFEST_FILE, Manifest, collect_code, collect_hardware, collect_lock
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduce import Rebuilt, Reproduction, reproduce
+from ml_platform.steps.candidates import assembled, prices_of, read_training_set, results_of, split_of
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.packaging import champion_of, features_of, model_directory
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.trainer import TrainerSettings
 from resources.home import Home

@@ -12,7 +12,6 @@ from typing import Any
 
 import polars as pl
 
-from ml_platform.components.model import BoundModel
 from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online import OnlineStore
@@ -24,6 +23,7 @@ from ml_platform.registry.verdict_record import PromotionRefused
 from ml_platform.serving.package import Package, Verified, build_bento, verify_bento
 from ml_platform.serving.verified import record_verified, verified_release
 from ml_platform.serving.wanted import Release, WantedState, change_wanted, with_stable
+from ml_platform.steps.model import BoundModel
 from ml_platform.training.model_directory import read_model
 from resources.home import Home
 

@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from ml_platform.components.model import BoundModel
 from ml_platform.evaluation.verdict import Verdict, verified
 from ml_platform.registry.approvals import approve
 from ml_platform.registry.audit import AuditLog
@@ -21,6 +20,7 @@ from ml_platform.registry.verdict_record import (
     newest_evidence,
     newest_verdict_digest,
 )
+from ml_platform.steps.model import BoundModel
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ command line and tests look by the same steps.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ml_platform.components.model import BoundModel
-from ml_platform.components.packaging import features_of, model_directory
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.features import skew
 from ml_platform.features.late_fields import LateField, knowledge_of_examples, late_fields
@@ -20,6 +18,8 @@ from ml_platform.monitoring.logged_fields import with_features, with_request_fie
 from ml_platform.monitoring.prediction_log import predictions_table
 from ml_platform.registry.models import ModelRegistry
 from ml_platform.serving.contract import RequestContract
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.packaging import features_of, model_directory
 from ml_platform.training.training_set import LABEL
 from resources.home import Home
 

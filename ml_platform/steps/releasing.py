@@ -7,13 +7,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_platform.components.candidates import read_training_set
-from ml_platform.components.model import BoundModel
-from ml_platform.components.packaging import model_directory
 from ml_platform.data.lake import Lake
 from ml_platform.registry.championship import Championship
 from ml_platform.registry.models import ModelRegistry
 from ml_platform.registry.release import TRAINING_SET_FILE, ReleaseError, add_release, has_remote, is_released
+from ml_platform.steps.candidates import read_training_set
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.packaging import model_directory
 from resources.home import Home
 
 

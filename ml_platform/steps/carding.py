@@ -7,11 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_platform.components.candidates import prices_of
-from ml_platform.components.crowning import judged_version, newest_verdict
-from ml_platform.components.judgement import SLICE_METRIC, seen_evidence
-from ml_platform.components.model import BoundModel
-from ml_platform.components.packaging import model_directory
 from ml_platform.data.atomic import write_text
 from ml_platform.evaluation.calibration import reliability
 from ml_platform.evaluation.evidence import CANDIDATE
@@ -24,6 +19,11 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import history
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.steps.candidates import prices_of
+from ml_platform.steps.crowning import judged_version, newest_verdict
+from ml_platform.steps.judgement import SLICE_METRIC, seen_evidence
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.packaging import model_directory
 from ml_platform.training.model_directory import read_model
 from resources.home import Home
 
