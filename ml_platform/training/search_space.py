@@ -11,8 +11,8 @@ class FloatRange(Settings):
     """A float between two bounds."""
 
     kind: Literal["float"] = "float"
-    low: float = Field(description="Lowest value.")
-    high: float = Field(description="Highest value.")
+    low: float = Field(allow_inf_nan=False, description="Lowest value.")
+    high: float = Field(allow_inf_nan=False, description="Highest value.")
     log: bool = Field(default=False, description="Search the logarithm: for rates and penalties.")
 
     @model_validator(mode="after")

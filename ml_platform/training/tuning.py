@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ValidationError
+
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.training.checkpoint import fingerprint
 from ml_platform.training.search_space import Choices, FloatRange, Range, TuningSettings
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 ROUNDS = "rounds"
 REFUSED = "refused"
 FEWEST_FOR_IMPORTANCE = 4
+AWRY = 0.381966
+"""Share of a range at which no whole number lies by design."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def tune(
     wanted = declared.tuning
     if wanted is None:
         raise TrainingError("Tuning", expected="a search space", found="none", mend="Declare 'tuning' of the trainer.")
-    _demand_known(declared, wanted)
+    demand_searchable(declared)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     told = declared.model_dump(include={"trainer", "seed", "settings"}) | {
         "space": {name: each.model_dump() for name, each in wanted.space.items()},
@@ -142,21 +146,63 @@ def tune(
     return _found(study)
 
 
+def demand_searchable(declared: TrainerSettings) -> None:
+    """Raise :class:`TrainingError` when ``declared.tuning`` has a space that cannot be searched; pass without one.
+
+    Each name is a setting of the trainer, each value that may be tried is one that this setting takes, and a logarithm
+    is searched among positive numbers only. What settings refuse in combination shows when it is tried.
+    """
+    if declared.tuning is None:
+        return
+    kind, space = trainer_class(declared.trainer).Settings, declared.tuning.space
+    thing = f"Tuning of '{declared.trainer}'"
+    unknown = [name for name in space if name not in kind.model_fields]
+    if unknown:
+        raise TrainingError(
+            thing,
+            expected=f"settings of the trainer: {listed(kind.model_fields, 40)}",
+            found=listed(unknown),
+            mend=f"Mend 'tuning.space'.{did_you_mean(unknown[0], kind.model_fields)}",
+        )
+    for name, each in space.items():
+        if not isinstance(each, Choices) and each.log and each.low <= 0:
+            raise TrainingError(
+                thing,
+                expected=f"'{name}' with a low above 0, as it is searched by its logarithm",
+                found=f"low {each.low}",
+                mend="Raise 'low', or set log: false.",
+            )
+        for value in _probes(each):
+            refused = _refusal(kind, {**declared.settings, name: value}, name)
+            if refused:
+                raise TrainingError(
+                    thing,
+                    expected=f"values of '{name}' that the trainer takes",
+                    found=f"{value!r}: {refused}",
+                    mend=f"Mend 'tuning.space.{name}'.",
+                )
+
+
+def _probes(each: Range) -> list[Any]:
+    if isinstance(each, Choices):
+        return list(each.values)
+    # A fraction between them tells a setting that takes whole numbers only.
+    between = [each.low + (each.high - each.low) * AWRY] if isinstance(each, FloatRange) else []
+    return [each.low, each.high, *between]
+
+
+def _refusal(kind: type[BaseModel], settings: dict[str, Any], name: str) -> str | None:
+    """Return what ``kind`` says against the setting ``name``, None where it takes it."""
+    try:
+        kind.model_validate(settings)
+    except ValidationError as error:
+        return next((each["msg"] for each in error.errors() if each["loc"][:1] == (name,)), None)
+    return None
+
+
 def with_settings(declared: TrainerSettings, tried: dict[str, Any]) -> TrainerSettings:
     """Return ``declared`` with the settings of ``tried`` in place of its own, validated."""
     return TrainerSettings.model_validate(declared.model_dump() | {"settings": {**declared.settings, **tried}})
-
-
-def _demand_known(declared: TrainerSettings, wanted: TuningSettings) -> None:
-    known = trainer_class(declared.trainer).Settings.model_fields
-    unknown = [name for name in wanted.space if name not in known]
-    if unknown:
-        raise TrainingError(
-            f"Tuning of '{declared.trainer}'",
-            expected=f"settings of the trainer: {listed(known, 40)}",
-            found=listed(unknown),
-            mend=f"Mend 'tuning.space'.{did_you_mean(unknown[0], known)}",
-        )
 
 
 def _take_up(study: "optuna.Study", declared: TrainerSettings, wanted: TuningSettings) -> None:

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from ml_platform.training.trainer import Matrix, TrainerSettings, TrainingError
-from ml_platform.training.tuning import Trial, Tuning, tune, with_settings
+from ml_platform.training.tuning import Trial, Tuning, demand_searchable, tune, with_settings
 
 FAST = {"max_rounds": 30, "patience": 10, "num_leaves": 7, "min_data_in_leaf": 20, "num_threads": 1}
 SPACE = {
@@ -138,3 +138,31 @@ def test_settings_found_take_the_place_of_the_declared_ones():
 def test_range_that_falls_is_refused(kind: str):
     with pytest.raises(ValueError, match=r"high 1.* lies below low 5"):
         declared({"num_leaves": {"kind": kind, "low": 5, "high": 1}})
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"learning_rate": {"kind": "float", "low": 0.01, "high": 3.0}},
+            r"'learning_rate' that the trainer takes, found 3.0: Input should be less than or equal to 1",
+        ),
+        ({"num_leaves": {"kind": "int", "low": 0, "high": 8}}, r"found 0: Input should be greater than or equal to 2"),
+        ({"num_leaves": {"kind": "float", "low": 2, "high": 9}}, r"found 4.67.*: Input should be a valid integer"),
+        ({"histogram": {"kind": "choice", "values": ["row", "heap"]}}, r"found 'heap': Input should be 'row'"),
+        (
+            {"lambda_l1": {"kind": "float", "low": 0.0, "high": 1.0, "log": True}},
+            r"'lambda_l1' with a low above 0, as it is searched by its logarithm, found low 0.0. Raise 'low'",
+        ),
+        ({"num_leafs": {"kind": "int", "low": 2, "high": 8}}, r"found 'num_leafs'. Mend 'tuning.space'."),
+    ],
+    ids=["above", "below", "fraction", "choice", "logarithm", "unknown"],
+)
+def test_space_that_leaves_what_the_trainer_takes_is_refused_when_declared(space: dict, message: str):
+    with pytest.raises(TrainingError, match=message):
+        demand_searchable(declared(space))
+
+
+def test_space_within_what_the_trainer_takes_and_no_space_pass():
+    demand_searchable(declared())
+    demand_searchable(TrainerSettings())
