@@ -1,7 +1,8 @@
 """From scores to probabilities, and from values to intervals: fitted on validation rows, kept as a few numbers.
 
 Sources: Platt, "Probabilistic outputs for support vector machines" (1999); Zadrozny and Elkan, "Transforming classifier
-scores into accurate multiclass probability estimates" (2002); Lei, G'Sell, Rinaldo, Tibshirani and Wasserman,
+scores into accurate multiclass probability estimates" (2002); Lin, Lin and Weng, "A note on Platt's probabilistic
+outputs for support vector machines" (2007); Lei, G'Sell, Rinaldo, Tibshirani and Wasserman,
 "Distribution-free predictive inference for regression" (2018).
 """
 
@@ -17,8 +18,15 @@ from ml_platform.errors import PlatformError
 Method = Literal["none", "isotonic", "platt"]
 Scores = npt.NDArray[np.float64]
 SMALLEST = 1e-6
-NEWTON_STEPS = 50
-NEWTON_TOLERANCE = 1e-10
+NEWTON_STEPS = 100
+NEWTON_TOLERANCE = 1e-9
+"""Of the gradient of the mean loss."""
+LEAST_FALL = 1e-4
+SMALLEST_SHARE = 1e-10
+NOISE = 1e-14
+"""By how much rounding may raise a mean loss."""
+SMALLEST_SPREAD = 1e-9
+"""Of log-odds: below it, scores are taken to be all equal."""
 
 
 class CalibrationError(PlatformError):
@@ -74,7 +82,8 @@ def fit_calibration(method: Method, score: Scores, label: Scores) -> Calibration
     """Return the map of ``method`` that makes ``score`` agree best with ``label`` (0 or 1).
 
     Both maps never fall: the order of two scores is never turned around. Isotonic pools equal scores first. Raises
-    :class:`CalibrationError` when a score is not a number, or the labels are of one kind only.
+    :class:`CalibrationError` when a score is not a number, the labels are of one kind only, or Platt's fit does not
+    converge.
     """
     if method == "none":
         return Calibration()
@@ -138,19 +147,54 @@ def _platt(score: Scores, truth: Scores) -> Calibration:
     positives = truth.sum()
     negatives = truth.size - positives
     target = np.where(truth > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    design = np.column_stack([_logit(score), np.ones(truth.size)])
-    weights = np.array([1.0, 0.0])
+    odds = _logit(score)
+    center, spread = float(odds.mean()), float(odds.std())
+    base = Calibration(method="platt", slope=0.0, intercept=float(np.log(target.mean() / (1 - target.mean()))))
+    if spread < SMALLEST_SPREAD:
+        return base
+    weights = _logistic((odds - center) / spread, target, base.intercept)
+    slope = float(weights[0]) / spread
+    # A falling map would turn the order of the score around: then the score says nothing beyond the base rate.
+    return Calibration(method="platt", slope=slope, intercept=float(weights[1]) - slope * center) if slope > 0 else base
+
+
+def _logistic(odds: Scores, target: Scores, intercept: float) -> Scores:
+    """Return (slope, intercept) of the least log loss, by Newton steps that are halved until the loss falls enough.
+
+    Without the halving Newton's method runs away from scores that are much too sure or shifted (Lin, Lin, Weng 2007).
+    Raises :class:`CalibrationError` when no such steps lead to the minimum.
+    """
+    design = np.column_stack([odds, np.ones(odds.size)])
+    weights = np.array([0.0, intercept])
+    loss = _mean_loss(design @ weights, target)
     for _ in range(NEWTON_STEPS):
         probability = _sigmoid(design @ weights)
-        gradient = design.T @ (probability - target)
+        gradient = design.T @ (probability - target) / target.size
+        if np.abs(gradient).max() < NEWTON_TOLERANCE:
+            return weights
         curvature = probability * (1 - probability)
-        # A breath of ridge keeps the step finite where all score are equal.
-        hessian = design.T @ (design * curvature[:, None]) + 1e-9 * np.eye(2)
+        # A breath of ridge keeps the step finite where the curvature vanishes.
+        hessian = design.T @ (design * curvature[:, None]) / target.size + 1e-12 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
-        weights = weights - step
-        if np.abs(step).max() < NEWTON_TOLERANCE:
-            break
-    # A falling map would turn the order of the score around: then the score says nothing beyond the base rate.
-    slope = max(float(weights[0]), 0.0)
-    intercept = float(weights[1]) if slope else float(np.log(target.mean() / (1 - target.mean())))
-    return Calibration(method="platt", slope=slope, intercept=intercept)
+        share, fall = 1.0, float(gradient @ step)
+        while (tried := _mean_loss(design @ (weights - share * step), target)) > (
+            loss - LEAST_FALL * share * fall + NOISE
+        ):
+            share /= 2
+            if share < SMALLEST_SHARE:
+                raise _not_converged(gradient)
+        weights, loss = weights - share * step, tried
+    raise _not_converged(gradient)
+
+
+def _mean_loss(odds: Scores, target: Scores) -> float:
+    return float(np.mean(np.logaddexp(0, odds) - target * odds))
+
+
+def _not_converged(gradient: Scores) -> CalibrationError:
+    return CalibrationError(
+        "Calibration by platt",
+        expected=f"a minimum of the log loss within {NEWTON_STEPS} steps",
+        found=f"a slope of {np.abs(gradient).max():.1e} where it ended",
+        mend="Set calibration to isotonic, or look at the scores of the validation month.",
+    )

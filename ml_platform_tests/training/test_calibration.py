@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from ml_platform.training import calibration
 from ml_platform.training.calibration import Calibration, CalibrationError, fit_calibration, fit_interval
 
 
@@ -37,6 +38,48 @@ def test_platt_is_a_logistic_regression_on_the_log_odds():
     # Platt's targets lie a breath inside 0 and 1, hence not exactly.
     assert fitted.slope == pytest.approx(oracle.coef_[0, 0], abs=5e-3)
     assert fitted.intercept == pytest.approx(oracle.intercept_[0], abs=5e-3)
+
+
+def sigmoid(odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-odds))
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.5, 1.0, 2.0, 4.0, 6.0])
+@pytest.mark.parametrize("shift", [-4.0, -2.0, 0.0, 2.0, 4.0])
+def test_platt_mends_scores_that_are_too_sure_too_timid_or_shifted(factor: float, shift: float):
+    rng = np.random.default_rng(0)
+    truth = 1.2 * rng.normal(size=3000) - 1.2
+    label = (rng.random(3000) < sigmoid(truth)).astype(np.float64)
+    score = sigmoid(np.clip(factor * truth + shift, -13, 13))
+    odds = np.log(score / (1 - score)).reshape(-1, 1)
+    high, low = (label.sum() + 1) / (label.sum() + 2), 1 / (3000 - label.sum() + 2)
+    target = np.where(label > 0, high, low)
+    # A target between 0 and 1 is one row of each kind, weighted.
+    oracle = LogisticRegression(C=1e12, tol=1e-10, max_iter=1000).fit(
+        np.vstack([odds, odds]), np.repeat([1, 0], 3000), sample_weight=np.concatenate([target, 1 - target])
+    )
+
+    fitted = fit_calibration("platt", score, label)
+
+    assert fitted.slope == pytest.approx(oracle.coef_[0, 0], rel=2e-3)
+    assert fitted.intercept == pytest.approx(oracle.intercept_[0], abs=5e-3)
+    # The fitted probabilities sum to the targets where the loss is least.
+    assert fitted.apply(score).mean() == pytest.approx(target.mean(), abs=1e-7)
+
+
+def test_platt_of_scores_that_say_nothing_or_the_contrary_is_the_base_rate():
+    label = np.repeat([1.0, 0.0], [30, 70])
+    rate = (30 * 31 / 32 + 70 * 1 / 72) / 100
+
+    for score in (np.full(100, 0.9), np.repeat([0.2, 0.8], [30, 70])):
+        assert fit_calibration("platt", score, label).apply(score) == pytest.approx(np.full(100, rate))
+
+
+def test_platt_that_does_not_converge_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(calibration, "NEWTON_STEPS", 1)
+
+    with pytest.raises(CalibrationError, match=r"expected a minimum of the log loss within 1 steps, found a slope of"):
+        fit_calibration("platt", *scores_and_labels())
 
 
 def test_none_leaves_scores_as_they_are():
