@@ -53,10 +53,16 @@ class TuningSettings(Settings):
     space: dict[str, Range] = Field(min_length=1, description="Settings of the trainer to search, by name.")
     trials: int = Field(default=30, ge=1, description="Trials of the study, those of earlier runs counted.")
     minutes: float | None = Field(default=None, gt=0, description="Minutes after which no trial is begun.")
-    parallel: int = Field(default=1, ge=1, description="Trials at the same time, in threads.")
-    pruning: bool = Field(default=True, description="Stop a trial that is behind the median of the others.")
-    pruning_interval_steps: int = Field(
-        default=10, ge=1, description="Rounds between two looks at whether a trial is behind; 1 for epochs."
+    parallel: int = Field(
+        default=1, ge=1, description="Trials at the same time, in threads; torch fits one after another."
     )
-    pruning_warmup_steps: int = Field(default=30, ge=0, description="Rounds or epochs before a trial may be stopped.")
+    pruning: bool = Field(default=True, description="Stop a trial that is behind the median of the others.")
+    pruning_interval_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rounds between two looks at whether a trial is behind; none: 10, or 1 of epochs.",
+    )
+    pruning_warmup_steps: int | None = Field(
+        default=None, ge=0, description="Rounds before a trial may be stopped; none: 30, or 1 of epochs."
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the sampler; parallel trials still vary in order.")

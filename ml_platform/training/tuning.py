@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from ml_platform.errors import did_you_mean, listed
@@ -16,6 +17,7 @@ from ml_platform.training.search_space import Choices, FloatRange, Range, Tuning
 from ml_platform.training.trainer import (
     Matrix,
     Task,
+    Trainer,
     TrainerSettings,
     TrainingError,
     make_trainer,
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 ROUNDS = "rounds"
 REFUSED = "refused"
 FEWEST_FOR_IMPORTANCE = 4
+PRUNING_OF_ROUNDS = (10, 30)
+"""Rounds between two looks at whether a trial is behind, and rounds before the first look, of boosting."""
+PRUNING_OF_EPOCHS = (1, 1)
+"""The same of a trainer whose rounds are passes over all rows: there are few of them."""
 AWRY = 0.381966
 """Share of a range at which no whole number lies by design."""
 
@@ -82,9 +88,11 @@ def tune(
     """Return the settings in ``declared.tuning`` with the lowest validation loss; the declared ones are tried first.
 
     ``storage`` is the database's URL (None: memory, not resumable). Trials of an earlier, killed call count towards the
-    budget; those it left running are tried again, so one process at a time works on a study. ``on_trial`` is called
-    after each trial of this call, from the thread that ran it. Raises :class:`TrainingError` when the space names a
-    setting that the trainer lacks, or no trial was completed.
+    budget; those it left running are tried again, so one process at a time works on a study. What is drawn depends on
+    the seed and on how many trials had ended before: undisturbed searches are equal, a resumed one draws others.
+    Settings that the trainer refuses count as a failed trial. ``on_trial`` is called after each trial of this call,
+    from the thread that ran it. Raises :class:`TrainingError` when the space cannot be searched (see
+    :func:`demand_searchable`), or no trial was completed.
     """
     import optuna
 
@@ -97,32 +105,32 @@ def tune(
         "space": {name: each.model_dump() for name, each in wanted.space.items()},
         "task": task,
     }
+    interval, warmup = _pruning_steps(declared, wanted)
     study = optuna.create_study(
         storage=storage,
         study_name=f"{declared.trainer}/{fingerprint(told, train, validation)[:16]}",
-        sampler=optuna.samplers.TPESampler(seed=wanted.seed, constant_liar=wanted.parallel > 1),
-        pruner=optuna.pruners.MedianPruner(
-            n_startup_trials=3,
-            n_warmup_steps=wanted.pruning_warmup_steps,
-            interval_steps=wanted.pruning_interval_steps,
-        )
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=warmup, interval_steps=interval)
         if wanted.pruning
         else optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
     _take_up(study, declared, wanted)
+    ended_before = sum(each.state.is_finished() for each in study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(
+        seed=_sampler_seed(wanted.seed, ended_before), constant_liar=wanted.parallel > 1
+    )
 
     def objective(trial: "optuna.Trial") -> float:
         tried = {name: _suggested(trial, name, each) for name, each in wanted.space.items()}
 
         def report(step: int, loss: float) -> None:
-            if wanted.pruning and step % wanted.pruning_interval_steps == 0:
+            if wanted.pruning and step % interval == 0:
                 trial.report(loss, step)
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
         try:
-            fitted = make_trainer(with_settings(declared, tried), task).fit(train, validation, report=report)
+            fitted = _trainer_with(declared, tried, task).fit(train, validation, report=report)
         except TrainingError as error:
             trial.set_user_attr(REFUSED, str(error))
             raise
@@ -205,12 +213,43 @@ def with_settings(declared: TrainerSettings, tried: dict[str, Any]) -> TrainerSe
     return TrainerSettings.model_validate(declared.model_dump() | {"settings": {**declared.settings, **tried}})
 
 
+def _sampler_seed(seed: int, ended: int) -> int:
+    # A stream begun anew would draw the settings of the first trials again.
+    return seed if ended == 0 else int(np.random.SeedSequence([seed, ended]).generate_state(1)[0])
+
+
+def _pruning_steps(declared: TrainerSettings, wanted: TuningSettings) -> tuple[int, int]:
+    """Return the rounds between two looks and the rounds before the first: as declared, else few where epochs are."""
+    interval, warmup = PRUNING_OF_ROUNDS if trainer_class(declared.trainer).rounds_follow_rows else PRUNING_OF_EPOCHS
+    return (
+        interval if wanted.pruning_interval_steps is None else wanted.pruning_interval_steps,
+        warmup if wanted.pruning_warmup_steps is None else wanted.pruning_warmup_steps,
+    )
+
+
+def _trainer_with(declared: TrainerSettings, tried: dict[str, Any], task: Task) -> Trainer:
+    """Return the trainer of one trial. Raises :class:`TrainingError` for settings that it refuses in combination."""
+    try:
+        return make_trainer(with_settings(declared, tried), task)
+    except ValidationError as error:
+        raise TrainingError(
+            f"Trial of '{declared.trainer}'",
+            expected="settings that the trainer takes together",
+            found="; ".join(each["msg"] for each in error.errors()),
+            mend="Narrow 'tuning.space' to settings that agree.",
+        ) from error
+
+
 def _take_up(study: "optuna.Study", declared: TrainerSettings, wanted: TuningSettings) -> None:
     """Queue the declared settings in a new study; in an old one, queue again what a kill cut short."""
     from optuna.trial import TrialState
 
     if not study.trials:
-        given = trainer_class(declared.trainer).Settings.model_validate(declared.settings).model_dump()
+        fields = trainer_class(declared.trainer).Settings.model_fields
+        given = {
+            name: declared.settings.get(name, fields[name].get_default(call_default_factory=True))
+            for name in wanted.space
+        }
         start = {name: given[name] for name, each in wanted.space.items() if _within(given[name], each)}
         if start:
             study.enqueue_trial(start)
@@ -220,7 +259,10 @@ def _take_up(study: "optuna.Study", declared: TrainerSettings, wanted: TuningSet
 
 
 def _within(value: Any, each: Range) -> bool:
-    return value in each.values if isinstance(each, Choices) else each.low <= value <= each.high
+    if isinstance(each, Choices):
+        return value in each.values
+    # A setting may default to none, or to a word.
+    return isinstance(value, int | float) and each.low <= value <= each.high
 
 
 def _suggested(trial: "optuna.Trial", name: str, each: Range) -> Any:

@@ -1,10 +1,14 @@
 """The search: budget, pruning, resuming, and a space that names what there is."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
+from pydantic import Field, model_validator
 
+from ml_platform.data.settings import Settings
 from ml_platform.training.trainer import Matrix, TrainerSettings, TrainingError
 from ml_platform.training.tuning import Trial, Tuning, demand_searchable, tune, with_settings
 
@@ -166,3 +170,79 @@ def test_space_that_leaves_what_the_trainer_takes_is_refused_when_declared(space
 def test_space_within_what_the_trainer_takes_and_no_space_pass():
     demand_searchable(declared())
     demand_searchable(TrainerSettings())
+
+
+class Pair(Settings):
+    """Two settings that must agree, one of which defaults to none."""
+
+    low: int | None = Field(default=None, ge=0, description="Lower one.")
+    high: int = Field(default=5, description="Higher one.")
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Pair":
+        if self.low is not None and self.low > self.high:
+            raise ValueError(f"low {self.low} lies above high {self.high}")
+        return self
+
+
+class PairTrainer:
+    """Fits the mean; its loss is its `low`."""
+
+    Settings = Pair
+    scorer = "bento.scorer:unused"
+    rounds_follow_rows = False
+
+    def __init__(self, settings: Pair, *, task: str, seed: int) -> None:
+        self.settings = settings
+
+    def fit(self, train, validation=None, *, rounds=None, checkpoint=None, report=None):
+        return SimpleNamespace(rounds=1, history=[(1, float(self.settings.low))])
+
+    def load(self, directory): ...
+
+
+def test_settings_refused_in_combination_and_a_default_of_none_end_no_search(matrix: Matrix, tmp_path: Path):
+    settings = TrainerSettings.model_validate(
+        {
+            "trainer": f"{__name__}:PairTrainer",
+            "tuning": {"space": {"low": {"kind": "int", "low": 0, "high": 9}}, "trials": 12},
+        }
+    )
+    storage = f"sqlite:///{tmp_path}/study.db"
+
+    found = search(matrix, settings, storage=storage)
+
+    assert {trial.settings["low"] > 5 for trial in found.trials if trial.state == "FAIL"} == {True}
+    assert {trial.settings["low"] <= 5 for trial in found.trials if trial.state == "COMPLETE"} == {True}
+    assert len(found.trials) == 12
+    study = optuna.load_study(study_name=optuna.get_all_study_names(storage)[0], storage=storage)
+    refused = next(trial for trial in study.trials if trial.state.name == "FAIL")
+    assert "lies above high 5" in refused.user_attrs["refused"]
+
+
+def drawn(found: Tuning) -> list[float]:
+    return [trial.settings["learning_rate"] for trial in found.trials]
+
+
+def test_resumed_search_draws_no_settings_again(matrix: Matrix, tmp_path: Path):
+    storage = f"sqlite:///{tmp_path}/study.db"
+
+    for trials in (3, 6, 9):
+        found = search(matrix, declared(trials=trials, pruning=False), storage=storage)
+
+    assert len(set(drawn(found))) == 9
+    undisturbed = [search(matrix, declared(trials=9, pruning=False)) for _ in range(2)]
+    assert drawn(undisturbed[0]) == drawn(undisturbed[1])
+    assert drawn(undisturbed[0])[:3] == drawn(found)[:3]
+
+
+def test_hopeless_torch_trial_is_cut_short_by_default(matrix: Matrix):
+    told = {
+        "trainer": "torch",
+        "settings": {"batch_rows": 100, "max_epochs": 3, "width": 8, "members": 2, "threads": 1, "device": "cpu"},
+        "tuning": {"trials": 8, "space": {"learning_rate": {"kind": "choice", "values": [1e-2, 1e-6]}}},
+    }
+
+    found = search(matrix, TrainerSettings.model_validate(told))
+
+    assert {trial.settings["learning_rate"] for trial in found.trials if trial.state == "PRUNED"} == {1e-6}
