@@ -29,6 +29,7 @@ class Model(Declaration, ModelSettings):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         from ml_platform.components import model_judgement, model_monitoring, model_serving, model_training
+        from ml_platform.components.model_refusals import refuse_what_cannot_be_kept
 
         for at, name in enumerate(self.examples.identity):
             fields = [field.name for field in self.request]
@@ -38,6 +39,7 @@ class Model(Declaration, ModelSettings):
         self.function_at("examples.function", self.examples.function)
         views = self.views(context.component_tree)
         bound = ModelAssets(self, views)
+        refuse_what_cannot_be_kept(self, bound)
         assets = [
             model_training.training_set(bound),
             *(model_training.candidate(bound, name) for name in self.trainers),

@@ -1,8 +1,10 @@
 """Where a training step may run, in the words of who places it: Dagster's pools, Ray, Kubernetes."""
 
+import sys
 from typing import Any
 
-from ml_platform.training.trainer import TrainerSettings
+from ml_platform.training.accounting import gpu_count
+from ml_platform.training.trainer import TrainerSettings, takes_a_card
 from resources.orchestration import GPU_POOL
 
 RAY_TAG, KUBERNETES_TAG = "dagster-ray/config", "dagster-k8s/config"
@@ -10,8 +12,11 @@ GIB = 1024**3
 
 
 def pool_of(declared: TrainerSettings) -> str | None:
-    """Return the pool in which a fit of ``declared`` waits for its turn, None where it needs no turn."""
-    return GPU_POOL if gpus_of(declared) else None
+    """Return the pool in which a fit of ``declared`` waits for its turn, None where it needs no turn.
+
+    It waits for what it is declared to be given, and for what it would take unasked from the cards of this machine.
+    """
+    return GPU_POOL if gpus_of(declared) or (takes_a_card(declared) and _cards()) else None
 
 
 def placement_tags(declared: TrainerSettings) -> dict[str, Any]:
@@ -39,3 +44,8 @@ def gpus_of(declared: TrainerSettings) -> int:
     """Return how many accelerators a fit of ``declared`` is given."""
     asked = declared.compute.gpus if declared.compute else 0
     return max(asked, 1) if declared.requires == "gpu" else asked
+
+
+def _cards() -> int:
+    # Asking a Mac would import torch whenever definitions load; there a turn in the pool costs nothing.
+    return 1 if sys.platform == "darwin" else gpu_count()

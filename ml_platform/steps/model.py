@@ -16,7 +16,8 @@ from ml_platform.data.references import load_function
 from ml_platform.data.settings import Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.evaluation.bootstrap import BootstrapSettings
-from ml_platform.evaluation.gates import BaselineGate, Gate
+from ml_platform.evaluation.gates import BaselineGate, Gate, SliceGate
+from ml_platform.evaluation.metrics import MetricName
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
@@ -25,6 +26,9 @@ from ml_platform.serving.contract import RequestContract, RequestField
 from ml_platform.steps.monitors import Monitors
 from ml_platform.training.splits import SplitSettings
 from ml_platform.training.trainer import TrainerSettings
+
+SCHEDULE_ONLY = "schedule_only"
+"""The baseline that knows the request alone, among the predictions that gates see."""
 
 
 class Examples(Settings):
@@ -47,8 +51,12 @@ class Examples(Settings):
 class Evaluation(Settings):
     """How candidates are scored on the test month."""
 
-    primary_metric: str = Field(default="auc", description="Metric by which the best of several candidates is chosen.")
+    primary_metric: MetricName | None = Field(
+        default=None,
+        description="Metric by which the best of several candidates is chosen; none: auc, or rmse for a regression.",
+    )
     slices: list[str] = Field(default_factory=list, description="Request fields whose values are looked at apart.")
+    minimum_support: int = Field(default=200, ge=1, description="Rows below which a slice is not shown as a weak one.")
     bootstrap: BootstrapSettings = Field(
         default_factory=lambda: BootstrapSettings.model_validate({}), description="How intervals are resampled."
     )
@@ -168,6 +176,18 @@ class BoundModel:
         if any(gate.type == "baseline" for gate in declared):
             return declared
         return [*declared, BaselineGate(metric="log_loss" if self.declared.task == "classification" else "rmse")]
+
+    @property
+    def primary_metric(self) -> MetricName:
+        """Metric by which the best of several candidates is chosen."""
+        by_default: MetricName = "auc" if self.declared.task == "classification" else "rmse"
+        return self.declared.evaluation.primary_metric or by_default
+
+    @property
+    def sliced(self) -> list[str]:
+        """Request fields by which slices are made: those to be looked at, and those of the gates."""
+        gated = [column for gate in self.gates if isinstance(gate, SliceGate) for column in gate.columns]
+        return list(dict.fromkeys([*self.declared.evaluation.slices, *gated]))
 
     @property
     def schedule_only(self) -> list[str]:

@@ -19,7 +19,7 @@ from ml_platform.errors import PlatformError
 from ml_platform.features.encoder import Encoder
 from ml_platform.training.calibration import Calibration
 from ml_platform.training.candidate import Candidate
-from ml_platform.training.trainer import Fitted, trainer_class
+from ml_platform.training.trainer import Fitted, scorer_of, trainer_class
 
 FORMAT = "ml_platform/1"
 
@@ -63,6 +63,9 @@ def write_model(
         "threshold": threshold,
         "feature_names": list(candidate.encoder.feature_names),
     }
+    scorer = scorer_of(candidate.trainer)
+    if scorer is not None:
+        described["scorer"] = scorer
     write_text(directory / "encoder.json", candidate.encoder.to_json())
     write_json(directory / "calibration.json", candidate.calibration.model_dump())
     write_json(directory / "features.json", features)

@@ -87,9 +87,17 @@ class Fitted(Protocol):
 
 
 class Trainer(Protocol):
-    """Fits models of one kind. ``Settings`` is the pydantic model of its parameters."""
+    """Fits models of one kind."""
 
     Settings: type[BaseModel]
+    """The pydantic model of its parameters. One called ``device`` says by any value but ``cpu`` that a fit takes a card
+    where the machine has one.
+    """
+
+    scorer: str
+    """``package.module:load`` of what scores in serving (:class:`bento.scorer.Scorer`): a bento carries that module and
+    what it imports, none of which may import training code. Those of the house stand in :data:`bento.scorer.SCORERS`.
+    """
 
     rounds_follow_rows: bool
     """Whether a refit on more rows takes more rounds by their share: boosting does, epochs already grow with rows."""
@@ -169,15 +177,30 @@ def trainer_class(name: str) -> type[Trainer]:
             mend=f"Mend the name in the model's defs.yaml.{did_you_mean(name, BUILT_IN)}",
         )
     found: Any = load_function(BUILT_IN.get(name, name))
-    absent = [member for member in ("Settings", "rounds_follow_rows", "fit", "load") if not hasattr(found, member)]
+    wanted = ["Settings", "rounds_follow_rows", "fit", "load", *([] if name in BUILT_IN else ["scorer"])]
+    absent = [member for member in wanted if not hasattr(found, member)]
     if absent:
         raise TrainingError(
             f"Trainer '{name}'",
-            expected="Settings, rounds_follow_rows, fit and load",
+            expected=listed(wanted),
             found=f"no {listed(absent)}",
             mend="Add them; ml_platform.training.trainer.Trainer says what each one does.",
         )
     return found
+
+
+def scorer_of(name: str) -> str | None:
+    """Return the ``package.module:load`` that a trainer of a team's own names for serving; None for one of the house.
+
+    Raises :class:`TrainingError` as :func:`trainer_class` does.
+    """
+    return None if name in BUILT_IN else str(trainer_class(name).scorer)
+
+
+def takes_a_card(declared: TrainerSettings) -> bool:
+    """Return whether a fit of ``declared`` uses an accelerator on a machine that has one (:attr:`Trainer.Settings`)."""
+    settings = trainer_class(declared.trainer).Settings.model_validate(declared.settings)
+    return getattr(settings, "device", "cpu") != "cpu"
 
 
 def make_trainer(declared: TrainerSettings, task: Task) -> Trainer:

@@ -231,6 +231,22 @@ def test_what_a_trainer_asks_for_is_told_to_ray_and_kubernetes() -> None:
     assert [each.op.pool for each in (plain, large, card)] == [None, None, "gpu"]
 
 
+@pytest.mark.parametrize(
+    ("cards", "pools"), [(0, [None, None, None, "gpu"]), (1, ["gpu", None, None, "gpu"])], ids=["no card", "a card"]
+)
+def test_trainer_that_would_take_a_card_unasked_waits_for_it_too(
+    monkeypatch: pytest.MonkeyPatch, cards: int, pools: list[str | None]
+) -> None:
+    monkeypatch.setattr("ml_platform.components.placement.gpu_count", lambda: cards)
+    model = with_trainers(
+        auto={"trainer": "torch", "compute": {"cpus": 2}},
+        kept_off={"trainer": "torch", "settings": {"device": "cpu"}},
+        trees={"settings": FAST},
+        given={"settings": FAST, "compute": {"gpus": 1}},
+    )
+    assert [model_training.candidate(model, name).op.pool for name in model.declared.trainers] == pools
+
+
 def test_compute_changes_no_model(room: Room) -> None:
     made = room.make(with_trainers(lightgbm={"settings": FAST, "seed": 31}))
     again = room.make(with_trainers(lightgbm={"settings": FAST, "seed": 31, "compute": {"cpus": 2}}))

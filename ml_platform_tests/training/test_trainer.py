@@ -5,7 +5,15 @@ import pytest
 from pydantic import ValidationError
 
 from ml_platform.training.explain import permutation_importance, reasons
-from ml_platform.training.trainer import TrainerSettings, TrainingError, availability, make_trainer, trainer_class
+from ml_platform.training.trainer import (
+    TrainerSettings,
+    TrainingError,
+    availability,
+    make_trainer,
+    scorer_of,
+    takes_a_card,
+    trainer_class,
+)
 
 
 class MeanModel:
@@ -23,6 +31,7 @@ class MeanTrainer:
 
     from ml_platform.training.torch_settings import TorchSettings as Settings
 
+    scorer = "own_scorers:load"
     rounds_follow_rows = False
 
     def __init__(self, settings, *, task, seed) -> None:
@@ -62,8 +71,30 @@ def test_trainer_from_outside_is_found_by_dotted_path(matrix, own_module):
 
 
 def test_class_that_is_no_trainer_is_refused(own_module):
-    with pytest.raises(TrainingError, match="found no 'rounds_follow_rows', 'fit', 'load'"):
+    with pytest.raises(TrainingError, match="found no 'rounds_follow_rows', 'fit', 'load', 'scorer'"):
         trainer_class("own_trainers:NoTrainer")
+
+
+def test_own_trainer_names_its_scorer_and_those_of_the_house_need_not(own_module):
+    assert [scorer_of(name) for name in ("own_trainers:MeanTrainer", "lightgbm", "torch")] == [
+        "own_scorers:load",
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("declared", "takes"),
+    [
+        ({"trainer": "torch"}, True),
+        ({"trainer": "torch", "settings": {"device": "cpu"}}, False),
+        ({"trainer": "torch", "settings": {"device": "cuda"}}, True),
+        ({"trainer": "lightgbm"}, False),
+        ({"trainer": "own_trainers:MeanTrainer"}, True),  # its settings are those of torch
+    ],
+)
+def test_trainer_with_a_device_that_is_not_the_cpu_takes_a_card(own_module, declared, takes: bool):
+    assert takes_a_card(TrainerSettings.model_validate(declared)) is takes
 
 
 def test_misspelt_trainer_is_refused_with_the_nearest_name():

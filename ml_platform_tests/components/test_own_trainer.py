@@ -1,0 +1,65 @@
+"""A trainer of a team's own goes the whole way, candidate to bento and back, without a change of the engine."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from ml_platform.components import model_judgement, model_serving, model_training
+from ml_platform.steps.reproducing import reproduce_version
+from ml_platform.training.trainer import Matrix, TrainerSettings, make_trainer
+from ml_platform_tests.components.candidate_room import REPOSITORY, Room, opened
+from ml_platform_tests.components.judged_model import judged_model
+
+LOGISTIC = {"trainer": "assets.logistic:LogisticTrainer", "settings": {"penalty": 0.5}, "calibration": "platt"}
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    with opened(tmp_path_factory.mktemp("repository") / ".ml_platform") as made:
+        made.land()
+        yield made
+
+
+def shown(room: Room, asset: dg.AssetsDefinition) -> dict[str, Any]:
+    done = dg.materialize([asset], partition_key="2013-03", resources=room.resources)
+    (event,) = done.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def test_logistic_regression_finds_the_weights_that_the_labels_were_drawn_by(room: Room) -> None:
+    random = np.random.default_rng(3)
+    features = random.normal(size=(20_000, 2)).astype(np.float32)
+    chance = 1 / (1 + np.exp(-(2.0 * features[:, 0] - 1.0 * features[:, 1] + 0.5)))
+    label = (random.random(20_000) < chance).astype(np.float64)
+    fitted = make_trainer(TrainerSettings.model_validate(LOGISTIC), "classification").fit(
+        Matrix(features, label, ["a", "b"])
+    )
+    assert fitted.weight == pytest.approx([2.0, -1.0, 0.5], abs=0.08)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow  # builds a bento and serves rows from it
+def test_own_trainer_goes_from_candidate_to_verified_bento_and_is_reproduced(room: Room) -> None:
+    gates = [{"type": "paired_test", "metric": "log_loss"}, {"type": "floor", "metric": "auc", "limit": 0.7}]
+    model = judged_model(trainers={"own": LOGISTIC}, gates=[*gates, {"type": "latency", "maximum_p99_ms": 10_000}])
+
+    candidate = shown(room, model_training.candidate(model, "own"))
+    judged = shown(room, model_judgement.evaluation(model))
+    champion = shown(room, model_judgement.champion(model))
+    bento = shown(room, model_serving.bento(model))
+
+    assert judged["decision"] == "PROMOTE"
+    assert [candidate["version"], judged["version"], champion["version"], bento["version"]] == [1, 1, 1, 1]
+    source = Path(bento["path"]) / "src"
+    assert json.loads((source / "model" / "model.json").read_text())["scorer"] == "assets.logistic_scorer:load"
+    # What scores is carried, what fits is not.
+    assert (source / "assets" / "logistic_scorer.py").exists()
+    assert not (source / "assets" / "logistic.py").exists()
+    rebuilt = reproduce_version(
+        model, 1, lake=room.lake, registry=room.mlflow.models, folders=room.home, repository=REPOSITORY
+    )
+    assert rebuilt.equal, rebuilt.lines()
