@@ -76,7 +76,14 @@ def write_card(
         metrics=summarize(evidence),
         slices=[]
         if evidence.slices is None
-        else worst_slices(evidence.label, candidate, evidence.slices, metric=metric, task=evidence.task),
+        else worst_slices(
+            evidence.label,
+            candidate,
+            evidence.slices,
+            metric=metric,
+            minimum_support=model.declared.evaluation.minimum_support,
+            task=evidence.task,
+        ),
         slice_metric=metric,
         verdict=verdict,
         explanations=dict(list(importance.items())[:FEATURES_SHOWN]),
