@@ -181,7 +181,8 @@ def results_of(candidate: Candidate, split: Split) -> dict[str, Any]:
     """Return what a rebuild is compared with: metrics of the test rows, and the digest of their predictions.
 
     Beside them the metrics of the validation rows (``validation_…``), by the fit that had not seen these: what several
-    candidates are compared by, without looking at the test month.
+    candidates are compared by, without looking at the test month. They are of the scores before calibration, which was
+    fitted on these very rows and would look better on them than it is; ranking (auc) hardly changes by it.
     """
     predictions, bounds = candidate.predict(split.test), candidate.calibration.bounds
     tested = score_task(candidate.task, _labels(split.test), predictions, bounds(predictions))

@@ -42,7 +42,7 @@ from ml_platform.registry.models import ModelError, ModelRegistry, ModelVersion
 from ml_platform.registry.verdict_record import PromotionRefused, record_verdict
 from ml_platform.serving.package import Package
 from ml_platform.steps.candidates import VALIDATION_PREFIX, prices_of, read_training_set, split_of
-from ml_platform.steps.model import BoundModel
+from ml_platform.steps.model import SCHEDULE_ONLY, BoundModel
 from ml_platform.steps.packaging import model_directory, package_version, reference_rows
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import StoredModel, read_model
@@ -50,7 +50,6 @@ from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import TrainerSettings
 from resources.home import Home
 
-SCHEDULE_ONLY = "schedule_only"
 SLICE_METRIC: Mapping[Task, str] = {"classification": "log_loss", "regression": "rmse"}
 """The metric by which slices are shown."""
 
@@ -124,7 +123,7 @@ def judge(
             time=model.declared.prediction_time.field,
             time_zone=model.declared.partitions.time_zone,
         ),
-        slices=split.test.select(model.declared.evaluation.slices) if model.declared.evaluation.slices else None,
+        slices=split.test.select(model.sliced) if model.sliced else None,
         newer=champion is not None and version.partition > champion.partition,
         seen_by_champion=champion is not None and champion.partition > month,
         facts=Facts(
@@ -165,6 +164,7 @@ def judge(
             predictions[CANDIDATE],
             evidence.slices,
             metric=SLICE_METRIC[evidence.task],
+            minimum_support=model.declared.evaluation.minimum_support,
             task=evidence.task,
         )
         if evidence.slices is not None
@@ -239,7 +239,7 @@ def _stored(registry: ModelRegistry, version: ModelVersion, models_root: Path) -
 
 
 def _primary(model: BoundModel, manifest: Manifest) -> float:
-    metric = model.declared.evaluation.primary_metric
+    metric = model.primary_metric
     value = manifest.metrics.get(f"{VALIDATION_PREFIX}{metric}")
     # A version registered without its results can only be judged where it is the only one.
     return float("-inf") if value is None else improvement(metric, value, 0.0)
