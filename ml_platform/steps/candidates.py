@@ -3,6 +3,7 @@
 Apart from the assets so that `reproduce` and the tests take exactly the same steps.
 """
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -140,6 +141,7 @@ def make_candidate(
     known = made_from(registry, model.name, planned.inputs_digest())
     if known is not None:
         run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {known.version}"})
+        shutil.rmtree(checkpoint, ignore_errors=True)
         return MadeCandidate(known, known.content_digest, registry.manifest(known), split.counts(), None)
     candidate = fit_candidate(
         split,
@@ -174,6 +176,8 @@ def make_candidate(
         example = split.test.select(model.feature_set.feature_names).head(5)
         version = register_or_queue(registry, run, model.name, directory, input_example=example)
         content = directory_digest(directory, leave_out=[MANIFEST_FILE])
+    # Only now: what fails before this line would otherwise cost the fit again.
+    shutil.rmtree(checkpoint, ignore_errors=True)
     return MadeCandidate(version, content, manifest, split.counts(), candidate)
 
 

@@ -3,7 +3,6 @@
 Apart from the trainers because what happens around a fit is the same for all of them.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,12 +73,16 @@ def fit_candidate(
     """Return the candidate that ``declared`` makes of ``split``.
 
     Rounds and calibration are found on the validation part; with ``refit`` the final model is then fitted on train and
-    validation with as many rounds, more by the share of rows that were added. The test part is not read. Categories not
-    seen in what is fitted count as missing. Infinite values count as missing too, and are noted; so are features
-    without any value. With ``declared.tuning``, settings are first searched on the validation part, in a study kept in
-    ``study_storage``. A ``checkpoint`` folder lets a killed call go on; it is removed at the end. Raises
-    :class:`TrainingError` when no feature has a value.
+    validation with as many rounds, more by the share of rows that were added. Of the test part only the labels are
+    looked at, whether anything could be judged by them. Categories not seen in what is fitted count as missing.
+    Infinite values count as missing too, and are noted; so are features without any value. With ``declared.tuning``,
+    settings are first searched on the validation part, in a study kept in ``study_storage``.
+
+    A ``checkpoint`` folder lets a killed call go on. It stays: the caller removes it once the candidate is kept, and
+    until then the same call gives the same candidate without fitting again. Raises :class:`TrainingError`, before
+    anything is fitted, when no feature has a value or a part has labels that do not suit ``task``.
     """
+    _demand_labels(split, task)
     notes = _notes(split, features)
     with measured(prices) as account:
         encoder = Encoder.fit(split.known if declared.refit else split.train, features)
@@ -103,8 +106,6 @@ def fit_candidate(
             more = known.rows / train.rows if trainer.rounds_follow_rows else 1.0
             rounds = max(1, round(tuned.rounds * more))
             fitted = trainer.fit(known, rounds=rounds, checkpoint=_under(checkpoint, "refit"))
-    if checkpoint is not None:
-        shutil.rmtree(checkpoint, ignore_errors=True)
     return Candidate(
         trainer=declared.trainer,
         task=task,
@@ -129,19 +130,56 @@ def _matrix(rows: pl.DataFrame, encoder: Encoder) -> Matrix:
     )
 
 
+def _demand_labels(split: Split, task: Task) -> None:
+    for part, rows in (("train", split.train), ("late", split.late), ("validation", split.validation)):
+        _demand_kinds(part, rows, task)
+    _demand_kinds("test", split.test, task)
+    if task == "classification" and split.test[LABEL].n_unique() == 1:
+        raise TrainingError(
+            "Training set, test part",
+            expected="labels of both kinds, to judge the candidate by",
+            found=f"{split.test.height} times {split.test[LABEL][0]}",
+            mend="Mend the label rule in the examples function, or choose another month.",
+        )
+
+
+def _demand_kinds(part: str, rows: pl.DataFrame, task: Task) -> None:
+    label = rows[LABEL].cast(pl.Float64)
+    fits = label.is_in([0.0, 1.0]) if task == "classification" else label.is_finite()
+    odd = label.filter(~fits)
+    if odd.len():
+        raise TrainingError(
+            f"Training set, {part} part",
+            expected="labels 0 and 1" if task == "classification" else "labels that are numbers",
+            found=f"{odd.len()} of {rows.height} others, for example {odd[0]:g}",
+            mend="Mend the label rule in the examples function"
+            + (", or declare task: regression." if task == "classification" else "."),
+        )
+
+
 def _notes(split: Split, features: list[str]) -> list[str]:
     known = split.known
-    empty = [name for name in features if known[name].null_count() == known.height]
+    empty = [name for name in features if not _has_value(known[name])]
     if len(empty) == len(features):
         raise TrainingError(
             "Training set",
             expected="a feature with values",
-            found=f"only nulls in all {len(features)}",
+            found=f"only nulls, NaN or infinite values in all {len(features)}",
             mend="Materialize the feature views for these months.",
         )
-    infinite = [name for name in features if known.schema[name].is_float() and known[name].is_infinite().any()]
+    infinite = [
+        name
+        for name in features
+        if name not in empty and known.schema[name].is_float() and known[name].is_infinite().any()
+    ]
     notes = [f"{len(empty)} features without any value: {listed(empty)}."] if empty else []
     return notes + ([f"Infinite values counted as missing in {listed(infinite)}."] if infinite else [])
+
+
+def _has_value(column: pl.Series) -> bool:
+    if column.dtype.is_float():
+        return bool(column.is_finite().any())
+    return column.null_count() < column.len()
 
 
 def _under(folder: Path | None, name: str) -> Path | None:

@@ -1,5 +1,6 @@
 """The asset `candidate_<trainer>`: what it records and shows, and what bad rows, servers and machines do to it."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from ml_platform.components.placement import KUBERNETES_TAG, RAY_TAG
 from ml_platform.data.lake import LakeError
 from ml_platform.registry.models import ModelError
 from ml_platform.registry.outbox import Outbox
+from ml_platform.steps import candidates
 from ml_platform.training.splits import SplitError
 from ml_platform_tests.components import candidate_room
 from ml_platform_tests.components.candidate_room import FAST, MONTHS, Room, opened, with_trainers
@@ -189,6 +191,28 @@ def test_null_infinite_and_unseen_values_are_learned_around_and_said(room: Room)
         "Infinite values counted as missing in 'asked__distance'.",
     ]
     assert room.mlflow.models.version("odd", shown["version"]).partition == "2013-03"
+
+
+def test_fit_is_not_lost_when_what_comes_after_it_fails(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = room.with_rows("full", pl.col("shop"))
+    checkpoints = room.home.models / "checkpoints" / "full"
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+        patch.setattr(candidates, "write_model", full)
+        room.make(model)
+    assert list(checkpoints.rglob("step-*"))
+
+    again = room.make(model)
+
+    assert [note.partition(" after")[0] for note in again["notes"]] == ["Went on from the checkpoint"] * 2
+    assert not list(checkpoints.rglob("step-*"))
+    whole = room.make(room.with_rows("undisturbed", pl.col("shop")))
+    manifests = [room.mlflow.models.manifest(room.mlflow.models.version(name, 1)) for name in ("full", "undisturbed")]
+    assert manifests[0].predictions == manifests[1].predictions
+    assert whole["notes"] == []
 
 
 def test_candidate_made_while_the_tracking_server_is_down_arrives_when_it_is_back(room: Room, tmp_path: Path) -> None:

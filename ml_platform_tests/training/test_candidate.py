@@ -9,6 +9,7 @@ import pytest
 
 from ml_platform.features.encoder import Encoder
 from ml_platform.training.candidate import fit_candidate
+from ml_platform.training.lightgbm_trainer import LightGBMTrainer
 from ml_platform.training.model_directory import ModelDirectoryError, read_model, write_model
 from ml_platform.training.splits import SplitSettings, split_by_time
 from ml_platform.training.trainer import TrainerSettings, TrainingError
@@ -135,10 +136,18 @@ def test_features_that_are_all_null_or_infinite_are_noted_and_do_no_harm():
     assert np.isfinite(candidate.predict(split(frame).test)).all()
 
 
-def test_training_set_whose_features_are_all_null_is_refused():
-    frame = training_set().with_columns(strong=pl.lit(None, pl.Float32), weak=pl.lit(None, pl.Float32))
+@pytest.mark.parametrize("nothing", [None, float("nan"), float("inf")], ids=["null", "NaN", "infinite"])
+def test_feature_without_a_finite_value_is_noted_as_empty(nothing: float | None):
+    candidate = fit(training_set().with_columns(empty=pl.lit(nothing, pl.Float32)), [*FEATURES, "empty"])
 
-    with pytest.raises(TrainingError, match="expected a feature with values, found only nulls in all 2"):
+    assert candidate.notes == ["1 features without any value: 'empty'."]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), float("inf")], ids=["null", "NaN", "infinite"])
+def test_training_set_whose_features_have_no_value_is_refused(nothing: float | None):
+    frame = training_set().with_columns(strong=pl.lit(nothing, pl.Float32), weak=pl.lit(None, pl.Float32))
+
+    with pytest.raises(TrainingError, match="found only nulls, NaN or infinite values in all 2"):
         fit(frame, ["strong", "weak"])
 
 
@@ -149,13 +158,51 @@ def test_constant_label_is_refused():
         fit(training_set().with_columns(label=pl.lit(1, pl.Int8)))
 
 
-def test_finished_candidate_leaves_no_checkpoint(tmp_path: Path):
-    frame = training_set()
+@pytest.mark.parametrize(("start", "part"), [(1, "train"), (2, "validation"), (3, "test")])
+@pytest.mark.parametrize("odd", [2.0, float("nan")])
+def test_label_that_is_no_class_is_refused_with_its_part_before_anything_is_fitted(
+    monkeypatch: pytest.MonkeyPatch, start: int, part: str, odd: float
+):
+    monkeypatch.setattr(LightGBMTrainer, "fit", lambda *args, **kwargs: pytest.fail("fitted"))
+    at = pl.col("predict_at") == pl.col("predict_at").filter(pl.col("predict_at").dt.month() == start).min()
+    label = pl.col("label").cast(pl.Float64)
+    frame = training_set().with_columns(pl.when(at).then(pl.lit(odd)).otherwise(label).alias("label"))
 
-    kept = fit_candidate(split(frame), FEATURES, declared(), task="classification", checkpoint=tmp_path / "checkpoint")
+    with pytest.raises(TrainingError, match=rf"{part} part: expected labels 0 and 1, found 1 of .* {odd:g}"):
+        fit(frame)
 
-    assert not (tmp_path / "checkpoint").exists()
-    assert np.array_equal(kept.predict(frame), fit(frame).predict(frame))
+
+def test_test_month_of_one_kind_of_label_is_refused_before_anything_is_fitted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(LightGBMTrainer, "fit", lambda *args, **kwargs: pytest.fail("fitted"))
+    march = pl.col("predict_at") >= datetime(2013, 3, 1, tzinfo=UTC)
+    frame = training_set().with_columns(pl.when(march).then(0).otherwise("label").cast(pl.Int8).alias("label"))
+
+    with pytest.raises(TrainingError, match=r"test part: expected labels of both kinds.*, found \d+ times 0"):
+        fit(frame)
+
+
+def test_regression_takes_any_number_but_no_infinite_label():
+    frame = training_set().with_columns(label=pl.col("strong").cast(pl.Float64))
+    fast = declared(settings=FAST | {"max_rounds": 2})
+    assert fit_candidate(split(frame), FEATURES, fast, task="regression").calibration.half_width > 0
+
+    endless = frame.with_columns(label=pl.when(pl.int_range(pl.len()) == 5).then(float("inf")).otherwise("label"))
+    with pytest.raises(TrainingError, match=r"train part: expected labels that are numbers, found 1 of .* inf"):
+        fit_candidate(split(endless), FEATURES, fast, task="regression")
+
+
+def test_checkpoint_stays_until_the_caller_has_kept_the_candidate_and_gives_the_same_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    parts, where = split(training_set()), tmp_path / "checkpoint"
+    first = fit_candidate(parts, FEATURES, declared(), task="classification", checkpoint=where)
+    monkeypatch.setattr("lightgbm.train", lambda *args, **kwargs: pytest.fail("fitted again"))
+
+    again = fit_candidate(parts, FEATURES, declared(), task="classification", checkpoint=where)
+
+    assert [note.partition(" after")[0] for note in again.notes] == ["Went on from the checkpoint"] * 2
+    assert np.array_equal(again.predict(parts.test), first.predict(parts.test))
+    assert again.history == first.history
 
 
 def test_model_directory_gives_back_a_model_that_predicts_alike(tmp_path: Path):
