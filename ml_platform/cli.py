@@ -39,6 +39,9 @@ Partitions = Annotated[
 ]
 By = Annotated[str, typer.Option(help="Who decides.")]
 Reason = Annotated[str, typer.Option(help="Why; part of the record.")]
+EvidenceSeen = Annotated[
+    str, typer.Option("--evidence", help="First digits of the evidence on the card that was looked at.")
+]
 
 
 @app.command()
@@ -133,17 +136,21 @@ def report(
 @app.command()
 def history(
     model: str,
-    at: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none shows every change.")] = "",
+    at: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none shows every decision.")] = "",
     request: Annotated[str, typer.Option(help="Id of a request: which version answered it.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show which version of MODEL was champion when, or answered a request, on which data, by whose decision."""
+    import json
+
     from ml_platform.console import history as work
     from ml_platform.console.arguments import instant
 
-    if request:
-        work.show_answers(work.answers(_home(), model, request), _console())
+    found = work.asked(_home(), model, instant(at) if at else None, request)
+    if as_json:
+        typer.echo(json.dumps([work.plain(each) for each in found], indent=2))
     else:
-        work.show(work.changes(_home(), model, instant(at) if at else None), _console())
+        work.show(found, model, _console())
 
 
 @app.command()
@@ -166,15 +173,15 @@ def reproduce(model: str, version: int) -> None:
 
 
 @app.command()
-def approve(model: str, version: int, by: By, reason: Reason) -> None:
+def approve(model: str, version: int, by: By, reason: Reason, evidence: EvidenceSeen = "") -> None:
     """Approve VERSION of MODEL on the evidence of its newest verdict; nothing else missing, it is champion at once."""
-    _say("approve", model, version, by, reason)
+    _say("approve", model, version, by, reason, evidence)
 
 
 @app.command()
-def reject(model: str, version: int, by: By, reason: Reason) -> None:
+def reject(model: str, version: int, by: By, reason: Reason, evidence: EvidenceSeen = "") -> None:
     """Reject VERSION of MODEL on the evidence of its newest verdict; as challenger it steps down."""
-    _say("reject", model, version, by, reason)
+    _say("reject", model, version, by, reason, evidence)
 
 
 @app.command()
@@ -182,15 +189,19 @@ def rollback(model: str, by: By, reason: Reason) -> None:
     """Make the previous champion of MODEL champion again, and the stable version of its endpoint."""
     from datetime import UTC, datetime
 
+    from ml_platform.components.loading import bound_model
     from ml_platform.registry.audit import AuditLog
     from ml_platform.steps.packaging import roll_back_champion
 
-    home = _home()
+    home, name = _home(), bound_model(model).name
     registry, audit = _registry(home), AuditLog(home.audit_log)
     back, state = roll_back_champion(
-        model, registry=registry, audit=audit, folders=home, decided_by=by, reason=reason, at=datetime.now(UTC)
+        name, registry=registry, audit=audit, folders=home, decided_by=by, reason=reason, at=datetime.now(UTC)
     )
     typer.echo(f"Version {back.version} is champion again; wanted state is generation {state.generation}.")
+    typer.echo("Its card and its release folder follow with:")
+    assets = f'key:"{name}/champion" or key:"{name}/model_card"'
+    typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {back.partition} --force")
 
 
 @app.command("leak-check")
@@ -231,7 +242,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _say(word: Literal["approve", "reject"], model: str, version: int, by: str, reason: str) -> None:
+def _say(word: Literal["approve", "reject"], model: str, version: int, by: str, reason: str, evidence: str) -> None:
     from datetime import UTC, datetime
 
     from ml_platform.components.loading import bound_model
@@ -243,7 +254,7 @@ def _say(word: Literal["approve", "reject"], model: str, version: int, by: str, 
     said = say(
         bound_model(model),
         version,
-        Word(word, by, reason),
+        Word(word, by, reason, evidence),
         registry=_registry(home),
         audit=audit,
         verdicts=verdicts,
@@ -257,10 +268,9 @@ def _say(word: Literal["approve", "reject"], model: str, version: int, by: str, 
 
 
 def _registry(home: Home) -> "ModelRegistry":
-    from ml_platform.registry.models import ModelRegistry
-    from ml_platform.registry.tracking import Tracking
+    from resources.mlflow import MlflowResource
 
-    return ModelRegistry(Tracking(home.tracking_uri, home.artifacts))
+    return MlflowResource.at_home(home).models
 
 
 def _console(descriptor: int = 1) -> Console:

@@ -37,6 +37,9 @@ class ChampionConfig(dg.Config):
     approved_by: str = Field(default="", description="Name of the person who approves (manual approval).")
     rejected_by: str = Field(default="", description="Name of the person who rejects.")
     reason: str = Field(default="", description="Why; part of the record.")
+    evidence: str = Field(
+        default="", description="First digits of the evidence on the card that was looked at; empty takes the newest."
+    )
 
     def word(self) -> "Word | None":
         """Return what a person says, or None; raises where two say something, or nobody gives a reason."""
@@ -50,9 +53,9 @@ class ChampionConfig(dg.Config):
                 mend="Say one, and why.",
             )
         if self.approved_by:
-            return Word("approve", self.approved_by, self.reason)
+            return Word("approve", self.approved_by, self.reason, self.evidence)
         if self.rejected_by:
-            return Word("reject", self.rejected_by, self.reason)
+            return Word("reject", self.rejected_by, self.reason, self.evidence)
         if self.reason:
             raise ApprovalError(
                 "Configuration of the champion",
@@ -94,23 +97,27 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.steps.judgement import candidates_of, judge
 
         registry = mlflow.models
-        judged = judge(
-            model,
-            candidates_of(model, context.partition_key, registry),
-            context.partition_key,
-            lake=lake.lake(),
-            registry=registry,
-            online=online_store.store(),
-            folders=home.home(),
-            audit=home.audit(),
-            repository=home.code,
-            broken_contracts=broken_contracts(context.instance, model, context.partition_key, lake.lake()),
-            now=datetime.now(UTC),
-        )
-        others = {f"{line.metric}_{name}": value for line in judged.metrics for name, value in line.others.items()}
+        with mlflow.run(context, model.name) as run:
+            judged = judge(
+                model,
+                candidates_of(model, context.partition_key, registry),
+                context.partition_key,
+                lake=lake.lake(),
+                registry=registry,
+                online=online_store.store(),
+                folders=home.home(),
+                audit=home.audit(),
+                repository=home.code,
+                broken_contracts=broken_contracts(context.instance, model, context.partition_key, lake.lake()),
+                now=datetime.now(UTC),
+            )
+            run.set_tags({"verdict": judged.verdict.decision, "candidate_run": judged.version.run_id})
+            run.log_metrics(judged.numbers)
+        # On the candidate's own run too, where candidates are compared.
         mlflow.tracking.client.set_tag(judged.version.run_id, "verdict", judged.verdict.decision)
         for name, value in judged.numbers.items():
             mlflow.tracking.client.log_metric(judged.version.run_id, name, value)
+        others = {f"{line.metric}_{name}": value for line in judged.metrics for name, value in line.others.items()}
         drawn: dict[str, Any] = {}
         if model.declared.task == "classification":
             bins = reliability(judged.evidence.label, judged.evidence.predictions["candidate"])
@@ -159,7 +166,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
             "until somebody materializes this with approved_by (or rejected_by) and reason."
         ),
         partitions_def=months_definition(model.declared.partitions),
-        deps=[model.key("evaluation")],
+        deps=[model.key("evaluation"), model.key("model_card")],
         output_required=False,
         check_specs=[
             dg.AssetCheckSpec(APPROVED, asset=key, description="Whoever must agree to the new champion has agreed.")
@@ -173,6 +180,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
         mlflow: MlflowResource,
         home: HomeResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.steps.carding import renewed_card
         from ml_platform.steps.crowning import Held, crown
         from ml_platform.steps.releasing import release_champion
 
@@ -201,6 +209,15 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
                 "approved_by": list(crowned.approved_by),
                 "reason": crowned.reason,
                 "release": released.words,
+                "card": renewed_card(
+                    model,
+                    context.partition_key,
+                    registry=mlflow.models,
+                    audit=home.audit(),
+                    folders=home.home(),
+                    repository=home.code,
+                    links=_links(model),
+                ),
             },
             data_version=dg.DataVersion(crowned.content_digest),
         )
@@ -285,20 +302,22 @@ def reproduce_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
 
 
 def model_card(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/model_card`: what the champion is for, made from what, how good where, at what cost."""
+    """`<model>/model_card`: what a judged version is for, made from what, how good where, at what cost."""
 
     @dg.asset(
         key=model.key("model_card"),
-        description="The card of the month's version as a page (HTML) and as text (Markdown); MLflow shows it too.",
+        description=(
+            "The card of the version that the month's verdict is about, as a page (HTML) and as text (Markdown); MLflow "
+            "shows it too. Made before anybody decides, and anew by the champion that it becomes."
+        ),
         partitions_def=months_definition(model.declared.partitions),
-        deps=[model.key("champion")],
+        deps=[model.key("evaluation")],
         **model.common("html"),
     )
     def _model_card(
         context: dg.AssetExecutionContext, mlflow: MlflowResource, home: HomeResource
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.steps.carding import write_card
-        from resources.addresses import address
 
         written = write_card(
             model,
@@ -307,7 +326,7 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
             audit=home.audit(),
             folders=home.home(),
             repository=home.code,
-            links={"Assets, checks and runs in Dagster": f"{address('webserver')}/assets/{model.name}/champion"},
+            links=_links(model),
         )
         return dg.MaterializeResult(
             metadata={
@@ -315,7 +334,14 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
                 "card": home.link(written.page),
                 "mlflow_run": mlflow.link(model.name, written.version.run_id),
                 "markdown": dg.MetadataValue.md(written.text.read_text()),
-            }
+            },
+            data_version=dg.DataVersion(written.verdict_digest),
         )
 
     return _model_card
+
+
+def _links(model: ModelAssets) -> dict[str, str]:
+    from resources.addresses import address
+
+    return {"Assets, checks and runs in Dagster": f"{address('webserver')}/assets/{model.name}/champion"}

@@ -110,6 +110,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         home: HomeResource,
         studies: StudiesResource,
     ) -> dg.MaterializeResult[Any]:
+        from ml_platform.registry.championship import current
         from ml_platform.steps.candidates import make_candidate
         from ml_platform.training.trainer import availability
 
@@ -117,7 +118,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         if not able.available:
             # A result, not a skipped step: what follows goes on with the candidates that there are.
             return dg.MaterializeResult(metadata={"skipped": able.reason})
-        folders = home.home()
+        folders, champion = home.home(), current(home.audit(), model.name)
         with mlflow.run(context, model.name) as run:
             made = make_candidate(
                 model,
@@ -130,6 +131,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
                 checkpoint=folders.models / "checkpoints" / model.name / trainer / context.partition_key,
                 study_storage=studies.storage(f"{model.name}-{trainer}"),
                 dagster_run_id=context.run_id,
+                parent=champion.content_digest if champion else None,
                 now=datetime.now(UTC),
             )
         return dg.MaterializeResult(

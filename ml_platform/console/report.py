@@ -24,16 +24,15 @@ def write_report(home: Home, model: str, month: str, metrics: Path, plots: Path)
     from ml_platform.evaluation.evidence import CANDIDATE
     from ml_platform.evaluation.metrics import score_task
     from ml_platform.registry.audit import AuditLog
-    from ml_platform.registry.models import ModelRegistry
-    from ml_platform.registry.tracking import Tracking
     from ml_platform.steps.crowning import judged_version, newest_verdict
     from ml_platform.steps.judgement import seen_evidence
     from ml_platform.steps.packaging import model_directory
     from ml_platform.training.model_directory import read_model
+    from resources.mlflow import MlflowResource
 
     bound = loading.bound_model(model)
     verdict, _ = newest_verdict(bound, month, AuditLog(home.audit_log), home.verdicts)
-    registry = ModelRegistry(Tracking(home.tracking_uri, home.artifacts))
+    registry = MlflowResource.at_home(home).models
     stored = read_model(model_directory(registry, judged_version(bound, verdict, registry), home.models))
     evidence = seen_evidence(bound, verdict, home)
     label, predicted = evidence.label, evidence.predictions[CANDIDATE]

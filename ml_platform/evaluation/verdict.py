@@ -27,7 +27,7 @@ class Verdict(BaseModel):
     """What was decided on which candidate, by which gates, on which evidence.
 
     ``candidate`` and ``champion`` are content digests of model directories, ``evidence`` is the digest of all that the
-    gates saw, ``digest`` names everything else in the record.
+    gates saw, ``table`` the content hash of the kept rows of it, ``digest`` names everything else in the record.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +41,7 @@ class Verdict(BaseModel):
     reasons: list[str]
     labels_needed: int | None
     evidence: str
+    table: str = ""
     decided_at: str
     digest: str
 
@@ -68,6 +69,7 @@ def give_verdict(
     gates: Sequence[GateResult],
     evidence: str,
     at: datetime,
+    table: str = "",
 ) -> Verdict:
     """Return the verdict on ``candidate`` over ``champion`` (content digests), sealed with its digest."""
     decision, reasons = decide(gates)
@@ -82,6 +84,7 @@ def give_verdict(
         "reasons": reasons,
         "labels_needed": max(needed) if needed and decision == "HOLD" else None,
         "evidence": evidence,
+        "table": table,
         "decided_at": at.isoformat(),
     }
     return Verdict.model_validate({**facts, "digest": value_digest(facts)})

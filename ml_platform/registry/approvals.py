@@ -19,7 +19,7 @@ APPROVAL_KIND = "approval"
 
 
 class ApprovalError(PlatformError):
-    """Raised when an approval is given without a name or a reason."""
+    """Raised when a decision comes without a name or a reason, or on other evidence than it names."""
 
 
 class ApprovalSettings(Settings):
@@ -95,16 +95,21 @@ def standing(
     return ApprovalState(False, names, f"{len(fresh)} of {settings.people} approvals{aside}.")
 
 
-def _say(
-    audit: AuditLog, word: str, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
-) -> AuditRecord:
+def demand_decider(what: str, by: str, reason: str) -> None:
+    """Raise :class:`ApprovalError` unless somebody stands for the decision and says why: both go on record."""
     if not by.strip() or not reason.strip():
         raise ApprovalError(
-            f"Approval of '{model}' version {version}",
+            what,
             expected="a name and a reason",
             found=f"name '{by.strip()}', reason '{reason.strip()}'",
             mend="Say who decides and why.",
         )
+
+
+def _say(
+    audit: AuditLog, word: str, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
+) -> AuditRecord:
+    demand_decider(f"Approval of '{model}' version {version}", by, reason)
     facts = {"model": model, "version": version, "evidence": evidence, "word": word, "reason": reason.strip()}
     return audit.append(APPROVAL_KIND, actor=by.strip(), at=at, facts=facts)
 

@@ -6,6 +6,8 @@ Apart because the manifest travels with the model: it lies in the model director
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +63,11 @@ class Manifest(_Record):
     )
     seeds: dict[str, int] = Field(description="Seeds by what they seed.")
     hardware: HardwareFacts = Field(description="On what it ran.")
-    parent: str | None = Field(default=None, description="Content digest of the model this one continues.")
-    data_clock: str = Field(description="End of the newest landed partition at training, ISO 8601.")
+    libraries: dict[str, str] = Field(
+        default_factory=dict, description="Versions of what the trainer uses and the lock leaves open, such as torch."
+    )
+    parent: str | None = Field(default=None, description="Content digest of the champion when it was trained.")
+    data_clock: str = Field(description="End of the newest month that had landed at training, ISO 8601.")
     dagster_run_id: str = Field(description="Dagster run that made it.")
     created_at: str = Field(description="Wall time of its making, ISO 8601.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Metrics on the test rows, at training.")
@@ -71,9 +76,9 @@ class Manifest(_Record):
     def inputs_digest(self) -> str:
         """Return the digest of all that decides the model: equal inputs make training again pointless.
 
-        The commit does not count (its code's digest does), nor do hardware, times, run id and results. Neither do the
-        versions of the tables: they rise with every other month that lands, and the training set's hash says what of
-        them was read.
+        The commit does not count (its code's digest does), nor do hardware, parent, times, run id and results. Neither
+        do the versions of the tables: they rise with every other month that lands, and the training set's hash says
+        what of them was read.
         """
         facts = self.model_dump(
             include={
@@ -83,8 +88,8 @@ class Manifest(_Record):
                 "training_set",
                 "lock",
                 "parameters",
+                "libraries",
                 "seeds",
-                "parent",
             }
         )
         return value_digest({**facts, "code": self.code.sha256})
@@ -131,6 +136,18 @@ def collect_lock(repository: Path, name: str = "requirements.lock") -> str | Non
     """Return the SHA-256 of the lock file, or None where there is none."""
     path = repository / name
     return file_digest(path) if path.exists() else None
+
+
+def collect_libraries(names: Iterable[str]) -> dict[str, str]:
+    """Return the installed version of each library, "absent" for one that is not installed."""
+    return {name: _installed(name) for name in names}
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def collect_hardware(device: str = "cpu") -> HardwareFacts:

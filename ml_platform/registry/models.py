@@ -8,6 +8,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ DIRECTORY_TAG = "ml_platform.directory_digest"
 INPUTS_TAG = "ml_platform.inputs_digest"
 PARTITION_TAG = "ml_platform.partition"
 TRAINER_TAG = "ml_platform.trainer"
+CHOSEN_TAG = "ml_platform.chosen_at_ms"
 
 ARTIFACT_FOLDER = "model"
 MODEL_FILE = "model.json"
@@ -57,6 +59,11 @@ class ModelVersion:
     aliases: tuple[str, ...]
     created_at_ms: int
     tags: Mapping[str, str]
+
+    @property
+    def chosen_at_ms(self) -> int:
+        """When it was last what training came to: made, or recognised as made from the same inputs already."""
+        return int(self.tags.get(CHOSEN_TAG, self.created_at_ms))
 
     @property
     def uri(self) -> str:
@@ -153,6 +160,11 @@ class ModelRegistry:
         known = self._find(name, {CONTENT_TAG: content_digest})
         return known[0] if known else None
 
+    def choose(self, version: ModelVersion, at: datetime) -> None:
+        """Note that training came to ``version`` again at ``at``: what is declared now gives it, not a newer one."""
+        milliseconds = str(int(at.timestamp() * 1000))
+        self.tracking.client.set_model_version_tag(version.name, str(version.version), CHOSEN_TAG, milliseconds)
+
     def describe(self, version: ModelVersion, markdown: str) -> None:
         """Show ``markdown`` (the model card) on the version's page in MLflow."""
         self.tracking.client.update_model_version(version.name, str(version.version), markdown)
@@ -167,20 +179,19 @@ class ModelRegistry:
             self.tracking.client.delete_registered_model_alias(name, alias)
 
     def manifest(self, version: ModelVersion) -> Manifest:
-        """Return what the version was made from, without fetching the model."""
+        """Return what the version was made from, without fetching the model; raises :class:`ModelError` as there."""
         with tempfile.TemporaryDirectory() as scratch:
-            stored = self.tracking.client.download_artifacts(version.run_id, _stored(MANIFEST_FILE), scratch)
-            return Manifest.read(Path(stored))
+            return Manifest.read(self._fetched(version, _stored(MANIFEST_FILE), scratch))
 
     def download(self, version: ModelVersion, into: Path) -> Path:
         """Place the model directory at ``into``, bit for bit as it was registered, and return the path.
 
-        Raises :class:`ModelError` when the stored files do not have the digest of the version; ``into`` is then left as
-        it was.
+        Raises :class:`ModelError` when the stored files are gone or do not have the digest of the version; ``into`` is
+        then left as it was.
         """
         into.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}.") as scratch:
-            got = Path(self.tracking.client.download_artifacts(version.run_id, ARTIFACT_FOLDER, scratch))
+            got = self._fetched(version, ARTIFACT_FOLDER, scratch)
             for added in ADDED_FILES:
                 (got / added).unlink(missing_ok=True)
             found = directory_digest(got)
@@ -193,6 +204,19 @@ class ModelRegistry:
                 )
             publish_directory(got, into)
         return into
+
+    def _fetched(self, version: ModelVersion, name: str, into: str) -> Path:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self.tracking.client.download_artifacts(version.run_id, name, into))
+        except (MlflowException, OSError) as error:
+            raise ModelError(
+                f"Model '{version.name}' version {version.version}",
+                expected=f"its stored files ({name})",
+                found=str(error).splitlines()[0],
+                mend="Restore the artifact store from its backup, or bring the release back: dvc pull.",
+            ) from error
 
     def _find(self, name: str, tags: Mapping[str, str]) -> list[ModelVersion]:
         clauses = [f"name = '{name}'", *(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())]

@@ -126,12 +126,18 @@ class Entry:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Return whether ``error`` says that the server cannot be reached, as opposed to that it refused."""
+    """Return whether ``error`` says that the server, or its database, cannot be reached; not that it refused."""
     import requests
 
+    unreachable = (
+        requests.exceptions.ConnectionError,
+        requests.exceptions.Timeout,
+        requests.exceptions.RetryError,
+    )
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, (requests.exceptions.ConnectionError, requests.exceptions.Timeout)):
+        # A RetryError is what is left of answers like 503 that MLflow's client asked for again and again.
+        if isinstance(link, unreachable):
             return True
         answer = link.response if isinstance(link, requests.exceptions.HTTPError) else None
         if answer is not None and answer.status_code in {502, 503, 504}:

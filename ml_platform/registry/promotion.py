@@ -4,10 +4,12 @@ Apart from the model registry because the audit log decides and the aliases foll
 `reconcile`.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from ml_platform.registry.approvals import ApprovalSettings, ApprovalState, reject, standing
+from ml_platform.registry.approvals import ApprovalSettings, ApprovalState, demand_decider, reject, standing
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import (
     CHAMPION_KIND,
@@ -81,6 +83,7 @@ def promote(
             version,
             champion,
             action=PROMOTE,
+            manifest=registry.manifest(version).model_dump(),
             verdict=verdict.digest,
             approved_by=state.approved_by,
             decided_by=decided_by,
@@ -108,21 +111,22 @@ def decline(
 
     Raises :class:`PromotionRefused` for the champion of now: a rejection would not unseat it.
     """
-    champion = current(audit, version.name)
-    if champion and champion.version == version.version:
-        raise PromotionRefused(
-            f"Rejection of '{version.name}' version {version.version}",
-            expected="a version that is not champion",
-            found=f"the champion since {champion.since:%Y-%m-%d %H:%M} UTC",
-            mend=f"Make the one before it champion again: ml-platform rollback {version.name}.",
-        )
-    evidence = newest_evidence(audit, version)
-    reject(audit, model=version.name, version=version.version, evidence=evidence, by=by, reason=reason, at=at)
-    carried = registry.by_alias(version.name, CHALLENGER)
-    if carried and carried.version == version.version:
-        facts = {"model": version.name, "version": None, "reason": reason}
-        audit.append(CHALLENGER_KIND, actor=by, at=at, facts=facts)
-        registry.drop_alias(version.name, CHALLENGER)
+    with audit.exclusive():
+        champion = current(audit, version.name)
+        if champion and champion.version == version.version:
+            raise PromotionRefused(
+                f"Rejection of '{version.name}' version {version.version}",
+                expected="a version that is not champion",
+                found=f"the champion since {champion.since:%Y-%m-%d %H:%M} UTC",
+                mend=f"Make the one before it champion again: ml-platform rollback {version.name}.",
+            )
+        evidence = newest_evidence(audit, version)
+        reject(audit, model=version.name, version=version.version, evidence=evidence, by=by, reason=reason, at=at)
+        carried = registry.by_alias(version.name, CHALLENGER)
+        if carried and carried.version == version.version:
+            facts = {"model": version.name, "version": None, "reason": reason}
+            audit.append(CHALLENGER_KIND, actor=by, at=at, facts=facts)
+            registry.drop_alias(version.name, CHALLENGER)
 
 
 def roll_back(
@@ -137,8 +141,11 @@ def roll_back(
 ) -> Championship:
     """Make the previous champion (or an earlier one, ``to_version``) champion again and return its record.
 
-    Needs no new verdict: the version had one. Raises :class:`PromotionRefused` when there is no such champion.
+    Needs no new verdict: the version had one. Raises :class:`PromotionRefused` when there is no such champion,
+    :class:`VersionRejected` when somebody has rejected it since, and
+    :class:`~ml_platform.registry.approvals.ApprovalError` when nobody says who decides and why.
     """
+    demand_decider(f"Rollback of '{model}'", decided_by, reason)
     with audit.exclusive():
         reconcile(registry, audit, model)
         past = history(audit, model)
@@ -154,13 +161,16 @@ def roll_back(
                 found=f"champions {sorted({one.version for one in past})}, now {champion and champion.version}",
                 mend="Promote a version that has a verdict instead.",
             )
-        back = earlier[-1]
+        back, version = earlier[-1], registry.version(model, wanted)
+        _demand_not_rejected(audit, version, at)
         return _crown(
             registry,
             audit,
-            registry.version(model, wanted),
+            version,
             champion,
             action=ROLL_BACK,
+            # As recorded: a rollback must not wait for a store of artifacts.
+            manifest=back.manifest,
             verdict=back.verdict,
             approved_by=back.approved_by,
             decided_by=decided_by,
@@ -183,7 +193,26 @@ def reconcile(registry: ModelRegistry, audit: AuditLog, model: str) -> bool:
         elif wanted is not None and (carried is None or carried.version != wanted):
             registry.set_alias(model, alias, wanted)
             changed = True
+    challenger = registry.by_alias(model, CHALLENGER)
+    if challenger and challenger.version == champion.version:
+        registry.drop_alias(model, CHALLENGER)
+        changed = True
     return changed
+
+
+def _demand_not_rejected(audit: AuditLog, version: ModelVersion, at: datetime) -> None:
+    try:
+        evidence = newest_evidence(audit, version)
+    except PromotionRefused:
+        return  # judged by nobody, so rejected by nobody: a version of before there were verdicts
+    state = standing(audit, ApprovalSettings(), model=version.name, version=version.version, evidence=evidence, at=at)
+    if state.rejected:
+        raise VersionRejected(
+            f"Rollback of '{version.name}' to version {version.version}",
+            expected="a version that nobody says no to",
+            found=state.reason.rstrip("."),
+            mend=f"Whoever rejected it may approve it: ml-platform approve {version.name} {version.version}.",
+        )
 
 
 def _approval(
@@ -205,6 +234,7 @@ def _crown(
     champion: Championship | None,
     *,
     action: str,
+    manifest: Mapping[str, Any],
     verdict: str | None,
     approved_by: tuple[str, ...],
     decided_by: str,
@@ -225,15 +255,12 @@ def _crown(
             "reason": reason,
             "content_digest": version.content_digest,
             "partition": version.partition,
-            "manifest": registry.manifest(version).model_dump(),
+            "manifest": dict(manifest),
             "verdict": verdict,
             "approved_by": list(approved_by),
         },
     )
     reconcile(registry, audit, version.name)
-    challenger = registry.by_alias(version.name, CHALLENGER)
-    if challenger and challenger.version == version.version:
-        registry.drop_alias(version.name, CHALLENGER)
     return championship(record)
 
 

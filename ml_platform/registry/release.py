@@ -60,13 +60,19 @@ def add_release(
             mend="Download the version from the registry and release that.",
         )
     target = repository / folder / version.name
-    _stage(target, version, model_directory, training_set, manifest)
     pointer = target.with_name(f"{target.name}.dvc")
     with _dvc(repository) as repo:
+        _stage(target, version, model_directory, training_set, manifest)
         repo.add([str(target)])
-        if push:
-            repo.push(targets=[str(pointer)])
+    if push:
+        push_release(repository, version.name, folder=folder)
     return Release(target, pointer, push)
+
+
+def push_release(repository: Path, model: str, *, folder: str = "releases") -> None:
+    """Bring the release of ``model`` to the default remote; what is there already is not sent again."""
+    with _dvc(repository) as repo:
+        repo.push(targets=[str(repository / folder / f"{model}.dvc")])
 
 
 def is_released(repository: Path, version: ModelVersion, *, folder: str = "releases") -> bool:
@@ -145,10 +151,11 @@ def _dvc(repository: Path) -> Iterator[Any]:
     try:
         with Repo(str(repository)) as repo:
             yield repo
-    except DvcException as error:
+    except (DvcException, OSError, ImportError) as error:
+        # Not of DVC's own kind: a full disk, a remote whose driver is not installed.
         raise ReleaseError(
             f"DVC in '{repository}'",
             expected="a repository that it can add to and push from",
-            found=str(error).strip(),
-            mend="Is the repository under DVC (dvc init), and has it a default remote (dvc remote add -d)?",
+            found=str(error).strip() or type(error).__name__,
+            mend="Try by hand what it says, then materialize the champion again: .venv/bin/dvc push.",
         ) from error

@@ -20,12 +20,16 @@ class ReproductionError(PlatformError):
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What a rebuild from the pinned inputs gave; ``stored_training_set`` is the hash of the one that was kept."""
+    """What a rebuild from the pinned inputs gave; ``stored_training_set`` is the hash of the one that was kept.
+
+    ``device`` is where the model was fitted this time, named as in a manifest.
+    """
 
     training_set: str
     stored_training_set: str
     metrics: Mapping[str, float]
     predictions: npt.NDArray[np.float64]
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,15 @@ def reproduce(
     code: CodeFacts,
     lock: str | None,
     hardware: HardwareFacts,
+    libraries: Mapping[str, str],
     relative_tolerance: float = 0.0,
 ) -> Reproduction:
     """Rebuild from ``manifest`` and return what is equal: training-set hash, each metric, the predictions.
 
-    ``code``, ``lock`` and ``hardware`` are those of now: where they differ from the pinned ones it is said, not
-    refused. Metrics are equal within ``relative_tolerance``, hashes only exactly. Raises :class:`ReproductionError`
-    when the manifest holds no metrics or predictions, and when other code than that of then cannot rebuild it at all.
+    ``code``, ``lock``, ``hardware`` and ``libraries`` are those of now: where they differ from the pinned ones it is
+    said, not refused. Metrics are equal within ``relative_tolerance``, hashes only exactly. Raises
+    :class:`ReproductionError` when the manifest holds no metrics or predictions, and when other code than that of then
+    cannot rebuild it at all.
     """
     if not manifest.metrics or manifest.predictions is None:
         raise ReproductionError(
@@ -93,7 +99,9 @@ def reproduce(
             *_metrics(manifest.metrics, rebuilt.metrics, relative_tolerance),
             _same("predictions", manifest.predictions, predictions),
         ],
-        surroundings=_surroundings(manifest, code, lock, hardware),
+        surroundings=_surroundings(
+            manifest, code, lock, hardware.model_copy(update={"device": rebuilt.device}), libraries
+        ),
     )
 
 
@@ -130,7 +138,9 @@ def _metrics(recorded: Mapping[str, float], rebuilt: Mapping[str, float], tolera
     return found
 
 
-def _surroundings(manifest: Manifest, code: CodeFacts, lock: str | None, hardware: HardwareFacts) -> list[str]:
+def _surroundings(
+    manifest: Manifest, code: CodeFacts, lock: str | None, hardware: HardwareFacts, libraries: Mapping[str, str]
+) -> list[str]:
     notes = []
     if manifest.code.sha256 != code.sha256:
         notes.append(f"The code differs: made at {_at(manifest.code)}, now at {_at(code)}.")
@@ -138,10 +148,15 @@ def _surroundings(manifest: Manifest, code: CodeFacts, lock: str | None, hardwar
         notes.append("It was made with uncommitted changes, which no commit holds.")
     if manifest.lock != lock:
         notes.append("The locked dependencies differ.")
-    then, now = ((each.machine, each.cpu_count) for each in (manifest.hardware, hardware))
-    if then != now:
+    for name, then in manifest.libraries.items():
+        if libraries.get(name) != then:
+            notes.append(f"{name} differs: made with {then}, now {libraries.get(name, 'absent')}.")
+    if manifest.hardware.device != hardware.device:
+        notes.append(f"The device differs: fitted on {manifest.hardware.device}, now on {hardware.device}.")
+    made, now = ((each.machine, each.cpu_count) for each in (manifest.hardware, hardware))
+    if made != now:
         # Sums over threads depend on their number.
-        notes.append(f"The machine differs: made on {then[0]} with {then[1]} cores, now {now[0]} with {now[1]}.")
+        notes.append(f"The machine differs: made on {made[0]} with {made[1]} cores, now {now[0]} with {now[1]}.")
     return notes
 
 

@@ -25,7 +25,14 @@ from ml_platform.evaluation.metrics import score_task
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.registry.delivery import made_from, register_or_queue
-from ml_platform.registry.manifest import MANIFEST_FILE, Manifest, collect_code, collect_hardware, collect_lock
+from ml_platform.registry.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    collect_code,
+    collect_hardware,
+    collect_libraries,
+    collect_lock,
+)
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduce import predictions_digest
 from ml_platform.steps.model import BoundModel
@@ -34,7 +41,7 @@ from ml_platform.training.accounting import PriceList
 from ml_platform.training.candidate import Candidate, fit_candidate, settings_of
 from ml_platform.training.model_directory import write_model
 from ml_platform.training.splits import LABEL, Split, split_by_time
-from ml_platform.training.trainer import TrainerSettings
+from ml_platform.training.trainer import TrainerSettings, trainer_class
 from ml_platform.training.training_set import assemble
 
 if TYPE_CHECKING:
@@ -126,21 +133,24 @@ def make_candidate(
     checkpoint: Path,
     study_storage: str | None = None,
     dagster_run_id: str,
+    parent: str | None = None,
     now: datetime,
 ) -> MadeCandidate:
     """Fit the candidate ``trainer`` of ``month``, record the run and register the version.
 
     Unchanged inputs (training set, code, lock, settings) are recognised: the version that they made is returned, and
     nothing is fitted. A search for settings is kept in the database ``study_storage`` and goes on there after a kill;
-    each of its trials is a nested run. While the tracking server is down, record and version wait in its outbox.
+    each of its trials is a nested run. ``parent`` is the content digest of the champion of now. While the tracking
+    server is down, record and version wait in its outbox.
     """
     declared = model.declared.trainers[trainer]
     frame = read_training_set(model, month, lake)
     split = split_of(model, month, frame)
-    planned = _manifest(model, trainer, month, frame, lake, repository, dagster_run_id, now)
+    planned = _manifest(model, trainer, month, frame, lake, repository, dagster_run_id, parent, now)
     known = made_from(registry, model.name, planned.inputs_digest())
     if known is not None:
         run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {known.version}"})
+        registry.choose(known, now)
         shutil.rmtree(checkpoint, ignore_errors=True)
         return MadeCandidate(known, known.content_digest, registry.manifest(known), split.counts(), None)
     candidate = fit_candidate(
@@ -232,6 +242,7 @@ def _manifest(
     lake: Lake,
     repository: Path,
     dagster_run_id: str,
+    parent: str | None,
     now: datetime,
 ) -> Manifest:
     declared = model.declared.trainers[trainer]
@@ -252,7 +263,9 @@ def _manifest(
         parameters=_deciding(declared),
         seeds={"trainer": declared.seed},
         hardware=collect_hardware(),
-        data_clock=month_bounds(month, model.declared.partitions.time_zone)[1].isoformat(),
+        libraries=collect_libraries(getattr(trainer_class(declared.trainer), "apart_from_lock", ())),
+        parent=parent,
+        data_clock=month_bounds(lake.partitions(model.table)[-1], model.declared.partitions.time_zone)[1].isoformat(),
         dagster_run_id=dagster_run_id,
         created_at=now.isoformat(),
     )

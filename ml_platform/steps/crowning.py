@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ml_platform.evaluation.verdict import Verdict, verified
-from ml_platform.registry.approvals import approve
+from ml_platform.registry.approvals import ApprovalError, approve
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import Championship
 from ml_platform.registry.models import ModelRegistry, ModelVersion
@@ -30,6 +30,8 @@ class Word:
     word: Literal["approve", "reject"]
     by: str
     reason: str
+    evidence: str = ""
+    """The first digits of the digest of the evidence they looked at; empty takes the newest."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def crown(
     """
     verdict, path = newest_verdict(model, month, audit, verdicts)
     version = judged_version(model, verdict, registry)
-    return _settled(model, version, path, word, decided_by, registry, audit, now)
+    if word is None:
+        return _promoted(model, version, path, decided_by, _all_passed(path, version), registry, audit, now)
+    return _settled(model, version, path, word, registry, audit, now)
 
 
 def say(
@@ -74,31 +78,48 @@ def say(
 ) -> Championship | Held:
     """Enter a person's ``word`` on ``version``; if nothing else is missing it is champion at once.
 
-    Raises :class:`PromotionRefused` when there is no verdict on the version, or it does not allow promotion.
+    Raises :class:`PromotionRefused`, and records nothing, when there is no verdict on the version or an approval meets
+    one that is not PROMOTE, and :class:`~ml_platform.registry.approvals.ApprovalError` when the newest evidence is not
+    what the person looked at.
     """
     chosen = registry.version(model.name, version)
     path = verdicts / f"{newest_verdict_digest(audit, chosen)}.json"
-    return _settled(model, chosen, path, word, word.by, registry, audit, now)
+    return _settled(model, chosen, path, word, registry, audit, now)
 
 
 def _settled(
     model: BoundModel,
     version: ModelVersion,
     verdict_path: Path,
-    word: Word | None,
-    decided_by: str,
+    word: Word,
     registry: ModelRegistry,
     audit: AuditLog,
     now: datetime,
 ) -> Championship | Held:
-    if word is not None and word.word == "reject":
+    evidence = newest_evidence(audit, version)
+    _demand_seen(version, word, evidence)
+    if word.word == "reject":
         decline(registry, audit, version, by=word.by, reason=word.reason, at=now)
         return Held(version.version, True, f"Rejected by {word.by}: {word.reason}")
-    if word is not None:
-        evidence = newest_evidence(audit, version)
-        approve(
-            audit, model=model.name, version=version.version, evidence=evidence, by=word.by, reason=word.reason, at=now
-        )
+    _demand_promotable(version, verified(verdict_path))
+    approve(audit, model=model.name, version=version.version, evidence=evidence, by=word.by, reason=word.reason, at=now)
+    try:
+        return _promoted(model, version, verdict_path, word.by, word.reason, registry, audit, now)
+    except PromotionRefused as refused:
+        # What was said is on record: whoever said it must know that, and what stands in the way.
+        return Held(version.version, False, f"{refused.found}. {refused.mend}")
+
+
+def _promoted(
+    model: BoundModel,
+    version: ModelVersion,
+    verdict_path: Path,
+    decided_by: str,
+    reason: str,
+    registry: ModelRegistry,
+    audit: AuditLog,
+    now: datetime,
+) -> Championship | Held:
     try:
         return promote(
             registry,
@@ -106,14 +127,37 @@ def _settled(
             version,
             verdict_path=verdict_path,
             approval=model.declared.approval,
-            decided_by=word.by if word else decided_by,
-            reason=word.reason
-            if word
-            else f"All {len(verified(verdict_path).gates)} gates passed on {version.partition}.",
+            decided_by=decided_by,
+            reason=reason,
             at=now,
         )
     except (ApprovalAwaited, VersionRejected) as held:
         return Held(version.version, isinstance(held, VersionRejected), f"{held.found}. {held.mend}")
+
+
+def _all_passed(verdict_path: Path, version: ModelVersion) -> str:
+    return f"All {len(verified(verdict_path).gates)} gates passed on {version.partition}."
+
+
+def _demand_seen(version: ModelVersion, word: Word, newest: str) -> None:
+    if word.evidence and not newest.startswith(word.evidence):
+        raise ApprovalError(
+            f"Approval of '{version.name}' version {version.version}",
+            expected=f"the evidence {word.evidence[:12]}, which {word.by} looked at, to be the newest",
+            found=f"{newest[:12]}: it was evaluated again since",
+            mend="Look at the new card, and name the evidence that stands on it.",
+        )
+
+
+def _demand_promotable(version: ModelVersion, verdict: Verdict) -> None:
+    # An approval of what the gates refused would promote by itself once somebody loosens them.
+    if verdict.decision != "PROMOTE":
+        raise PromotionRefused(
+            f"Approval of '{version.name}' version {version.version}",
+            expected="a verdict of PROMOTE",
+            found=f"{verdict.decision}: {'; '.join(verdict.reasons)}".rstrip("."),
+            mend="Nothing was recorded. Improve the candidate, or wait for the labels that would decide.",
+        )
 
 
 def newest_verdict(model: BoundModel, month: str, audit: AuditLog, verdicts: Path) -> tuple[Verdict, Path]:

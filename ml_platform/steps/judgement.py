@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ml_platform.data.atomic import write_bytes, write_json
+from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.partitions import month_bounds
 from ml_platform.errors import listed
@@ -143,6 +144,7 @@ def judge(
         champion=None if champion is None else champion.content_digest,
         gates=judge_all(model.gates, evidence),
         evidence=evidence.digest(),
+        table=content_hash(evidence.table()),
         at=now,
     )
     write_bytes(evidence_file(folders, verdict), _parquet(evidence.table()))
@@ -175,10 +177,16 @@ def judge(
 
 
 def candidates_of(model: BoundModel, month: str, registry: ModelRegistry) -> dict[str, ModelVersion]:
-    """Return the newest version that each declared trainer made for ``month``; one that made none is absent."""
+    """Return the version that each declared trainer last came to for ``month``; one that made none is absent.
+
+    That is not always the newest: where a declaration was taken back, training recognises what it had made before.
+    """
     made = [one for one in registry.versions(model.name) if one.partition == month]
-    # Versions come newest first: the last one written here is the newest.
-    return {one.trainer: one for one in reversed(made) if one.trainer in model.declared.trainers}
+    return {
+        one.trainer: one
+        for one in sorted(made, key=lambda one: (one.chosen_at_ms, one.version))
+        if one.trainer in model.declared.trainers
+    }
 
 
 def evidence_file(folders: Home, verdict: Verdict) -> Path:
@@ -189,19 +197,18 @@ def evidence_file(folders: Home, verdict: Verdict) -> Path:
 def seen_evidence(model: BoundModel, verdict: Verdict, folders: Home) -> Evidence:
     """Return the rows and predictions that the gates of ``verdict`` saw, without the measured facts.
 
-    Raises :class:`~ml_platform.registry.verdict_record.PromotionRefused` when their table is gone.
+    Raises :class:`~ml_platform.registry.verdict_record.PromotionRefused` when their table is gone or was changed.
     """
     path = evidence_file(folders, verdict)
-    if not path.exists():
+    table = pl.read_parquet(path) if path.exists() else None
+    if table is None or (verdict.table and content_hash(table) != verdict.table):
         raise PromotionRefused(
             f"Verdict on '{model.name}', {verdict.partition}",
             expected=f"the table that the gates saw, {path.name}",
-            found="none",
+            found="none" if table is None else "other rows than those",
             mend=f"Materialize {model.name}/evaluation for {verdict.partition} again.",
         )
-    return Evidence.of_table(
-        pl.read_parquet(path), task=model.declared.task, settings=model.declared.evaluation.bootstrap
-    )
+    return Evidence.of_table(table, task=model.declared.task, settings=model.declared.evaluation.bootstrap)
 
 
 def leaks_of(model: BoundModel, month: str, lake: Lake) -> list[str]:

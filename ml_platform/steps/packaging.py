@@ -16,13 +16,13 @@ from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online import OnlineStore
 from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.championship import Championship, current
+from ml_platform.registry.championship import ROLL_BACK, Championship, current
 from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import roll_back
 from ml_platform.registry.verdict_record import PromotionRefused
 from ml_platform.serving.package import Package, Verified, build_bento, verify_bento
 from ml_platform.serving.verified import record_verified, verified_release
-from ml_platform.serving.wanted import Release, WantedState, change_wanted, with_stable
+from ml_platform.serving.wanted import Release, WantedState, change_wanted, read_wanted, with_stable
 from ml_platform.steps.model import BoundModel
 from ml_platform.training.model_directory import read_model
 from resources.home import Home
@@ -109,10 +109,14 @@ def roll_back_champion(
 ) -> tuple[Championship, WantedState]:
     """Make the previous champion champion again, and its verified bento the stable one; in seconds, building nothing.
 
+    A rollback that was killed between the two is finished first: asked again, it does not go back one version more.
     Raises what :func:`~ml_platform.registry.promotion.roll_back` and :func:`roll_out_champion` raise, and in both
     cases before anything has changed.
     """
     champion = current(audit, name)
+    stable = read_wanted(folders.serving / name).stable
+    if champion is not None and champion.action == ROLL_BACK and stable and stable.version != str(champion.version):
+        return champion, roll_out_champion(name, registry=registry, folders=folders)
     if champion is not None and champion.previous_version is not None:
         release_of(registry.version(name, champion.previous_version), folders)
     back = roll_back(registry, audit, name, decided_by=decided_by, reason=reason, at=at)

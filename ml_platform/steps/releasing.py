@@ -9,8 +9,15 @@ from pathlib import Path
 
 from ml_platform.data.lake import Lake
 from ml_platform.registry.championship import Championship
-from ml_platform.registry.models import ModelRegistry
-from ml_platform.registry.release import TRAINING_SET_FILE, ReleaseError, add_release, has_remote, is_released
+from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.registry.release import (
+    TRAINING_SET_FILE,
+    ReleaseError,
+    add_release,
+    has_remote,
+    is_released,
+    push_release,
+)
 from ml_platform.steps.candidates import read_training_set
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
@@ -39,26 +46,41 @@ def release_champion(
         return Released(False, f"Not released: {absent}.")
     version = registry.version(model.name, champion.version)
     commit = f"git add releases && git commit -m 'Release {model.name} {champion.version}'"
-    if is_released(repository, version):
-        return Released(True, f"Version {champion.version} lies there already. To keep it: {commit}")
+    try:
+        pushed = has_remote(repository)
+        if is_released(repository, version):
+            if pushed:
+                # A push that failed the last time is made up for.
+                push_release(repository, version.name)
+            return Released(True, f"Version {champion.version} lies there already. To keep it: {commit}")
+        _add(model, version, lake, registry, folders, repository, pushed)
+    except ReleaseError as error:
+        return Released(False, f"Not released: {error}")
+    return Released(True, f"{'Added and pushed' if pushed else 'Added; no default remote'}. To keep it: {commit}")
+
+
+def _add(
+    model: BoundModel,
+    version: ModelVersion,
+    lake: Lake,
+    registry: ModelRegistry,
+    folders: Home,
+    repository: Path,
+    push: bool,
+) -> None:
     manifest = registry.manifest(version)
     rows = read_training_set(model, manifest.partition, lake, model.table_among(manifest.tables))
-    pushed = has_remote(repository)
     with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
         training_set = Path(scratch) / TRAINING_SET_FILE
         rows.write_parquet(training_set)
-        try:
-            add_release(
-                repository,
-                version,
-                model_directory=model_directory(registry, version, folders.models),
-                training_set=training_set,
-                manifest=manifest,
-                push=pushed,
-            )
-        except ReleaseError as error:
-            return Released(False, f"Not released: {error}")
-    return Released(True, f"{'Added and pushed' if pushed else 'Added; no default remote'}. To keep it: {commit}")
+        add_release(
+            repository,
+            version,
+            model_directory=model_directory(registry, version, folders.models),
+            training_set=training_set,
+            manifest=manifest,
+            push=push,
+        )
 
 
 def _why_not(folders: Home, repository: Path) -> str | None:

@@ -12,7 +12,14 @@ import polars as pl
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.registry.manifest import MANIFEST_FILE, Manifest, collect_code, collect_hardware, collect_lock
+from ml_platform.registry.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    collect_code,
+    collect_hardware,
+    collect_libraries,
+    collect_lock,
+)
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduce import Rebuilt, Reproduction, reproduce
 from ml_platform.steps.candidates import assembled, prices_of, read_training_set, results_of, split_of
@@ -54,6 +61,7 @@ def _reproduced(
         code=collect_code(repository),
         lock=collect_lock(repository),
         hardware=collect_hardware(),
+        libraries=collect_libraries(Manifest.read(directory / MANIFEST_FILE).libraries),
     )
 
 
@@ -78,6 +86,7 @@ def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, lake: L
         stored_training_set=_stored_digest(model, manifest, lake),
         metrics=results_of(candidate, split)["metrics"],
         predictions=candidate.predict(split.test),
+        device=candidate.account.device,
     )
 
 

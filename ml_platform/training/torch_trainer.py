@@ -104,6 +104,8 @@ class TorchTrainer:
 
     Settings = TorchSettings
     rounds_follow_rows = False
+    # Its build follows the machine, so the manifest names it beside the lock.
+    apart_from_lock = ("torch",)
 
     def __init__(self, settings: TorchSettings, *, task: Task, seed: int) -> None:
         self.settings = settings

@@ -19,7 +19,7 @@ from ml_platform.components.contract_record import broken_contracts
 from ml_platform.components.model import ModelAssets
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
-from ml_platform.evaluation.verdict import VerdictError
+from ml_platform.evaluation.verdict import VerdictError, verified
 from ml_platform.features.materialize import materialize
 from ml_platform.registry.approvals import ApprovalError
 from ml_platform.registry.audit import AuditLog
@@ -30,6 +30,7 @@ from ml_platform.registry.release import verify_release
 from ml_platform.registry.verdict_record import PromotionRefused
 from ml_platform.steps.candidates import build_training_sets
 from ml_platform.steps.crowning import Held, Word, say
+from ml_platform.steps.judgement import seen_evidence
 from ml_platform.steps.releasing import release_champion
 from ml_platform.steps.reproducing import reproduce_version
 from ml_platform_tests.components.judged_model import DOMAIN, MONTHS, deliveries, judged_model, minutes_model
@@ -227,11 +228,11 @@ def test_rejected_version_steps_down_and_stays_out(room: Room) -> None:
     assert "Rejected by ada" in str(check.description)
 
 
-def entered(room: Room, model: ModelAssets, by: str, word: str = "approve") -> Any:
+def entered(room: Room, model: ModelAssets, by: str, word: str = "approve", evidence: str = "") -> Any:
     return say(
         model,
         1,
-        Word(word, by, "looked at the card"),  # type: ignore[arg-type]
+        Word(word, by, "looked at the card", evidence),  # type: ignore[arg-type]
         registry=room.registry,
         audit=room.audit,
         verdicts=room.home.verdicts,
@@ -248,7 +249,9 @@ def test_two_people_are_needed_and_changed_evidence_voids_what_they_said(room: R
     more = {**judged_model().declared.evaluation.model_dump(), "bootstrap": {"resamples": 300}}
     verdict, _ = room.judge(judged_model(evaluation=more), "2013-03")
     assert verdict["decision"] == "PROMOTE"
-    held = entered(room, model, "bob")
+    with pytest.raises(ApprovalError, match=r"which bob looked at, to be the newest, found .*evaluated again since"):
+        entered(room, model, "bob", evidence=evidence_of(first)[:8])
+    held = entered(room, model, "bob", evidence=evidence_of(verdict)[:8])
     assert isinstance(held, Held)
     assert "1 of 2 approvals (" in held.reason
     assert "void because the evidence changed" in held.reason
@@ -332,6 +335,11 @@ def test_next_month_is_compared_with_the_champion_and_a_month_that_failed_its_ch
     )
     with pytest.raises(PromotionRefused, match="REJECT"):
         room.crown(model, "2013-04")
+    # Nor does an approval lie in wait for the day when somebody loosens the gates.
+    said = len(list(room.audit.records("approval")))
+    with pytest.raises(PromotionRefused, match=r"of PROMOTE, found REJECT: contract.*Nothing was recorded"):
+        room.crown(model, "2013-04", approved_by="ann", reason="I like it")
+    assert len(list(room.audit.records("approval"))) == said
     room.land("2013-01", deliveries("2013-01"))
     assert broken_contracts(room.instance, model, "2013-04", room.lake) == []
 
@@ -427,3 +435,40 @@ def test_regression_goes_the_same_way_and_its_intervals_are_measured(room: Room)
         model, 1, lake=room.lake, registry=room.registry, folders=room.home, repository=REPOSITORY
     )
     assert rebuilt.equal
+
+
+def test_evaluation_has_a_run_of_its_own_beside_that_of_its_candidate(room: Room) -> None:
+    tracking = room.registry.tracking
+    runs = [
+        tracking.client.get_run(one)
+        for one in tracking.find_runs(
+            "late", {"ml_platform.asset": "late/evaluation", "ml_platform.partition": "2013-04"}
+        )
+    ]
+    (judged,) = runs
+    assert (judged.info.status, judged.data.tags["verdict"]) == ("FINISHED", "REJECT")
+    candidate = tracking.client.get_run(judged.data.tags["candidate_run"])
+    assert candidate.data.tags["ml_platform.asset"] == "late/candidate_lightgbm"
+    assert judged.data.metrics["auc"] == candidate.data.metrics["auc"]
+
+
+def test_kept_evidence_that_was_changed_is_refused(room: Room) -> None:
+    shown, _ = room.judge(judged_model(), "2013-03")
+    verdict = verified(Path(shown["verdict"]))
+    path = room.home.evidence / f"{verdict.evidence}.parquet"
+    kept = path.read_bytes()
+    assert seen_evidence(judged_model(), verdict, room.home).label.sum() > 0
+    forged = pl.read_parquet(path).with_columns(prediction__candidate=pl.col("label"))
+    forged.write_parquet(path)
+    with pytest.raises(PromotionRefused, match=r"the table that the gates saw, .* found other rows than those"):
+        seen_evidence(judged_model(), verdict, room.home)
+    path.write_bytes(kept)
+
+
+def test_declaration_that_was_taken_back_is_judged_by_the_version_that_it_had_made(room: Room) -> None:
+    declared = {"trainer": "lightgbm", "settings": {"max_rounds": 20, "num_threads": 1}}
+    other = room.candidate(judged_model(trainers={"lightgbm": declared}), "2013-03")["version"]
+    back = room.candidate(judged_model(), "2013-03")
+    assert back["version"] == 1 < other
+    assert "skipped" in back
+    assert room.judge(judged_model(), "2013-03")[0]["version"] == 1

@@ -1,6 +1,7 @@
 """What the verbs say of a home in which the demo ran, and what they change there."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -52,8 +53,24 @@ def test_what_is_shown_reads_whole_and_plain_where_nobody_watches(home: DemoHome
     assert max(map(len, shown.splitlines())) <= columns
 
 
-def test_history_at_an_instant_before_the_first_promotion_is_empty(home: DemoHome) -> None:
-    assert home.run("history", MODEL, "--at", "2013-07-01T00:00:00-04:00") == "No champion.\n"
+def test_history_at_an_instant_before_the_first_promotion_says_since_when_there_is_one(home: DemoHome) -> None:
+    refused = home.done("history", MODEL, "--at", "2013-07-01T00:00:00-04:00")
+    assert refused.returncode == 1
+    assert "Champion of 'departure_risk' at 2013-07-01 04:00:00Z: expected a time since its first promotion" in (
+        refused.stderr
+    )
+
+
+def test_history_says_which_version_on_which_data_and_is_json_for_programs(home: DemoHome) -> None:
+    assert "datasets airports 0, flights" in home.run("history", MODEL)
+    (told,) = json.loads(home.run("history", MODEL, "--json"))
+    assert (told["version"], told["action"], told["partition"]) == (1, "promote", "2013-06")
+    assert datetime.fromisoformat(told["since"]).tzinfo is not None
+
+
+def test_model_that_nobody_declares_cannot_be_rolled_back(home: DemoHome) -> None:
+    refused = home.done("rollback", "departure_rsk", *BY)
+    assert (refused.returncode, refused.stderr.count("Did you mean 'departure_risk'")) == (1, 1)
 
 
 def test_each_feature_of_a_row_is_shown_with_its_unit_and_when_it_became_known(home: DemoHome) -> None:

@@ -26,7 +26,7 @@ def repository(tmp_path: Path) -> Path:
         {"parameters": {"num_leaves": 63}},
         {"seeds": {"fit": 2}},
         {"lock": None},
-        {"parent": "9" * 64},
+        {"libraries": {"torch": "2.13"}},
         {"partition": "2013-07"},
         {"code": CodeFacts(commit="c0ffee", dirty=True, sha256="0" * 64)},
     ],

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -34,6 +36,24 @@ def test_changed_artifact_is_refused_and_the_target_stays(
     with pytest.raises(ModelError, match=f"files with the digest {version.directory_digest[:12]}, found"):
         registry.download(version, tmp_path / "got")
     assert [path.name for path in (tmp_path / "got").iterdir()] == ["kept"]
+
+
+def test_stored_files_that_are_gone_are_named_with_the_way_out(
+    registry: ModelRegistry, registered: Register, tmp_path: Path
+) -> None:
+    version = registered("tree")
+    shutil.rmtree(tmp_path / "artifacts")
+    with pytest.raises(ModelError, match=r"version 1: expected its stored files \(model\).*Restore the artifact store"):
+        registry.download(version, tmp_path / "got")
+    with pytest.raises(ModelError, match=r"expected its stored files \(model/manifest.json\)"):
+        registry.manifest(version)
+
+
+def test_version_that_training_came_to_again_is_the_last_chosen(registry: ModelRegistry, registered: Register) -> None:
+    first, second = registered("tree"), registered("forest")
+    assert first.chosen_at_ms <= second.chosen_at_ms
+    registry.choose(first, datetime(2100, 1, 1, tzinfo=UTC))
+    assert registry.version("departure_risk", 1).chosen_at_ms > second.chosen_at_ms
 
 
 def test_same_content_from_same_inputs_is_the_same_version(registered: Register) -> None:

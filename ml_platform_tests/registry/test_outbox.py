@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import polars as pl
@@ -202,6 +204,34 @@ def test_full_disk_is_an_error_and_the_entry_keeps_what_it_held(
     (delivered,) = deliver(outbox, tracking)
     losses = tracking.client.get_metric_history(str(delivered.run_id), "loss")
     assert [point.value for point in losses] == [0.5, 0.4]
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_server_whose_database_is_gone_counts_as_down(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        """Healthy by its own page, and without an answer to anything else: so MLflow's server is without a database."""
+
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Tracking(f"http://127.0.0.1:{server.server_port}", None, outbox).run("departure_risk", "x", TAGS) as run:
+            run.log_metrics({"loss": 0.5})
+        server.shutdown()
+    assert run.queued
+    assert len(outbox.waiting()) == 1
 
 
 class Server:

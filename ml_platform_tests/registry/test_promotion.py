@@ -1,6 +1,7 @@
 """Nothing becomes champion but on a verified verdict and a standing approval, and the log says who, when and why."""
 
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ import pytest
 
 from ml_platform.evaluation.gates import GateResult
 from ml_platform.evaluation.verdict import give_verdict, store
-from ml_platform.registry.approvals import ApprovalSettings, approve
+from ml_platform.registry.approvals import ApprovalError, ApprovalSettings, approve
 from ml_platform.registry.audit import AuditError, AuditLog
 from ml_platform.registry.championship import Championship, champion_at, current, history
 from ml_platform.registry.models import ModelRegistry, ModelVersion
@@ -318,3 +319,49 @@ def test_champion_is_not_rejected_but_rolled_back(
     with pytest.raises(PromotionRefused, match=r"found the champion since 2013-07-01 12:00 UTC.*rollback"):
         decline(registry, audit, version, by="mara", reason="slice JFK is off", at=NOON)
     assert alias(registry, "champion") == 1
+
+
+@pytest.mark.parametrize(("by", "reason"), [("", "errors"), ("mara", " ")])
+def test_rollback_demands_a_name_and_a_reason(
+    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote, by: str, reason: str
+) -> None:
+    first, second = registered("tree"), registered("forest")
+    crown(first, judge(first))
+    crown(second, judge(second, champion=first))
+    with pytest.raises(ApprovalError, match="Rollback of 'departure_risk': expected a name and a reason"):
+        roll_back(registry, audit, "departure_risk", decided_by=by, reason=reason, at=NOON)
+    assert len(history(audit, "departure_risk")) == 2
+
+
+def test_rollback_to_a_version_that_somebody_rejected_is_refused_until_they_approve_it(
+    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+) -> None:
+    first, second = registered("tree"), registered("forest")
+    crown(first, judge(first))
+    crown(second, judge(second, champion=first))
+    decline(registry, audit, first, by="bob", reason="unfair", at=NOON)
+    with pytest.raises(VersionRejected, match=r"to version 1: .* found Rejected by bob: unfair\. Whoever"):
+        roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
+    approve(audit, model="departure_risk", version=1, evidence="e" * 64, by="bob", reason="fair", at=NOON)
+    assert roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON).version == 1
+
+
+def test_rollback_waits_for_no_store_of_artifacts(
+    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote, tmp_path: Path
+) -> None:
+    first, second = registered("tree"), registered("forest")
+    crown(first, judge(first))
+    crown(second, judge(second, champion=first))
+    shutil.rmtree(tmp_path / "artifacts")
+    back = roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
+    assert back.manifest == history(audit, "departure_risk")[0].manifest
+
+
+def test_crash_that_left_the_champion_as_challenger_is_mended(
+    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+) -> None:
+    first = registered("tree")
+    crown(first, judge(first))
+    registry.set_alias("departure_risk", "challenger", 1)
+    assert reconcile(registry, audit, "departure_risk")
+    assert alias(registry, "challenger") is None

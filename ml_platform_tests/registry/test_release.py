@@ -11,7 +11,14 @@ import pytest
 from ml_platform.data.canonical import directory_digest
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelVersion
-from ml_platform.registry.release import ReleaseError, add_release, has_remote, is_released, verify_release
+from ml_platform.registry.release import (
+    ReleaseError,
+    add_release,
+    has_remote,
+    is_released,
+    push_release,
+    verify_release,
+)
 
 Directory = Callable[..., Path]
 
@@ -79,6 +86,36 @@ def test_second_clone_gets_model_and_training_set_by_pull(
     assert Manifest.read(folder / "manifest.json") == manifest
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("remote", "said"),
+    [("s3://nobody/here", "dvc-s3"), ("http://127.0.0.1:9/x", "failed to")],
+    ids=["driver", "server"],
+)
+def test_push_that_fails_says_why_and_is_made_up_for_later(
+    tmp_path: Path, model_directory: Directory, training_set: Path, manifest: Manifest, remote: str, said: str
+) -> None:
+    first, directory = tmp_path / "first", model_directory("tree")
+    first.mkdir()
+    git(first, "init", "-q")
+    dvc(first, "init")
+    dvc(first, "remote", "add", "-d", "local", remote)
+    with pytest.raises(ReleaseError, match=said):
+        add_release(
+            first,
+            version_of(directory),
+            model_directory=directory,
+            training_set=training_set,
+            manifest=manifest,
+            push=True,
+        )
+    assert is_released(first, version_of(directory))
+
+    dvc(first, "remote", "modify", "local", "url", str(tmp_path / "remote"))
+    push_release(first, "departure_risk")
+    assert len([path for path in (tmp_path / "remote").rglob("*") if path.is_file()]) >= 4
+
+
 def test_directory_of_another_version_is_not_released(
     tmp_path: Path, model_directory: Directory, training_set: Path, manifest: Manifest
 ) -> None:
@@ -99,7 +136,7 @@ def test_folder_that_is_not_under_dvc_is_refused_with_the_words_of_dvc(
     tmp_path: Path, model_directory: Directory, training_set: Path, manifest: Manifest
 ) -> None:
     directory = model_directory("tree")
-    with pytest.raises(ReleaseError, match=r"found you are not inside of a DVC repository.*dvc init"):
+    with pytest.raises(ReleaseError, match=r"found you are not inside of a DVC repository"):
         add_release(
             tmp_path, version_of(directory), model_directory=directory, training_set=training_set, manifest=manifest
         )

@@ -29,7 +29,7 @@ def again(recorded: Manifest, **changes: object) -> Reproduction:
 
 
 def compared(recorded: Manifest, rebuilt: Rebuilt, **given: Any) -> Reproduction:
-    now = {"code": recorded.code, "lock": recorded.lock, "hardware": recorded.hardware} | given
+    now = {"code": recorded.code, "lock": recorded.lock, "hardware": recorded.hardware, "libraries": {}} | given
     return reproduce(recorded, lambda _: rebuilt, **now)
 
 
@@ -80,6 +80,18 @@ def test_other_code_lock_and_machine_are_said(recorded: Manifest) -> None:
     ]
 
 
+def test_other_device_and_other_libraries_are_said(recorded: Manifest) -> None:
+    card = recorded.hardware.model_copy(update={"device": "NVIDIA H200"})
+    fitted_on_a_card = recorded.model_copy(update={"hardware": card, "libraries": {"torch": "2.13"}})
+    rebuilt = Rebuilt(recorded.training_set, recorded.training_set, recorded.metrics, PREDICTIONS, device="cpu")
+    assert compared(fitted_on_a_card, rebuilt, libraries={"torch": "2.14"}).surroundings == [
+        "torch differs: made with 2.13, now 2.14.",
+        "The device differs: fitted on NVIDIA H200, now on cpu.",
+    ]
+    same = Rebuilt(recorded.training_set, recorded.training_set, recorded.metrics, PREDICTIONS, device="NVIDIA H200")
+    assert compared(fitted_on_a_card, same, libraries={"torch": "2.13"}).surroundings == []
+
+
 def test_manifest_without_results_cannot_be_compared(manifest: Manifest) -> None:
     with pytest.raises(ReproductionError, match="found 0 metrics, predictions absent"):
         again(manifest)
@@ -95,4 +107,4 @@ def test_code_that_can_no_longer_rebuild_names_the_commit_that_could(
     now = CodeFacts(commit="decade", dirty=False, sha256=sha256)
     told = "code that reads what the code of c0ffee read" if raised is ReproductionError else "delays__mean"
     with pytest.raises(raised, match=told):
-        reproduce(recorded, broken, code=now, lock=recorded.lock, hardware=recorded.hardware)
+        reproduce(recorded, broken, code=now, lock=recorded.lock, hardware=recorded.hardware, libraries={})
