@@ -3,6 +3,7 @@
 Nothing connects before its first use, and MLflow is imported only then.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ from resources.home import Home
 
 if TYPE_CHECKING:
     from dagster import ResourceDefinition
+
+
+WANDB_VARIABLE = "ML_PLATFORM_WANDB"
 
 
 class MlflowResource(dg.ConfigurableResource):
@@ -44,12 +48,16 @@ class MlflowResource(dg.ConfigurableResource):
 
     @classmethod
     def at_home(cls, home: Home) -> "MlflowResource":
-        """Return the resource on the SQLite store of ``home``."""
+        """Return the resource on the SQLite store of ``home``; ``ML_PLATFORM_WANDB=offline`` turns a second log on."""
+        second = os.environ.get(WANDB_VARIABLE, "")
         return cls(
             tracking_uri=home.tracking_uri,
             artifact_root=str(home.artifacts),
             outbox=str(home.records / "outbox"),
             server_address=address("mlflow"),
+            second_log=bool(second),
+            second_log_mode=second or "offline",
+            second_log_folder=str(home.root),
         )
 
     @property

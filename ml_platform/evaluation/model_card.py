@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ml_platform.evaluation.calibration import ReliabilityBin
 from ml_platform.evaluation.slices import SliceScore
 from ml_platform.evaluation.summary import MetricLine
 from ml_platform.evaluation.verdict import Verdict
@@ -16,7 +17,7 @@ from ml_platform.evaluation.verdict import Verdict
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The contents of a card, in the order in which they are shown."""
+    """The contents of a card; ``calibration`` says how scores were made probabilities, or values intervals."""
 
     model: str
     version: str
@@ -30,6 +31,8 @@ class ModelCard:
     metrics: Sequence[MetricLine]
     slices: Sequence[SliceScore]
     slice_metric: str
+    calibration: str = "none"
+    reliability: Sequence[ReliabilityBin] = ()
     verdict: Verdict | None = None
     explanations: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, str] = field(default_factory=dict)

@@ -42,12 +42,20 @@ def card() -> ModelCard:
             "training_rows": 131_000,
             "data_clock": "2013-07-01",
             "code": {"commit": "c0ffee", "dirty": True},
+            "lock": "d" * 64,
+            "libraries": {"torch": "2.13.0"},
+            "seeds": {"trainer": 7},
+            "parameters": {"num_leaves": 31},
+            "fitted": {"num_leaves": 63},
+            "parent": "b" * 64,
         },
         evaluated_rows=800,
         evaluated_partition="2013-06",
         metrics=summarize(EVIDENCE),
         slices=[SliceScore("origin", "J|K", 200, 0.51)],
         slice_metric="log_loss",
+        calibration="Scores are made probabilities by platt.",
+        reliability=BINS,
         verdict=give_verdict(
             model="departure_risk",
             partition="2013-06",
@@ -77,6 +85,13 @@ def test_every_part_is_on_the_card(render: type[str]) -> None:
         "recent_delay",
         "PROMOTE",
         "floor_auc",
+        EVIDENCE.digest()[:12],
+        "Scores are made probabilities by platt.",
+        "d" * 12,
+        "torch 2.13.0",
+        "trainer 7",
+        "num_leaves",
+        "b" * 12,
         "Not for flights outside New York.",
         "12.5",
         "mara, 2013-07-01: looks right",
@@ -96,6 +111,12 @@ def test_part_without_numbers_says_so(render: type[str]) -> None:
     assert page.count("Not measured.") == 3
     assert "No slice has enough rows." in page
     assert "Not judged." in page
+
+
+def test_text_shows_the_bins_that_the_page_draws() -> None:
+    rows = render_markdown(card()).split("## Calibration")[1].split("##")[0].strip().splitlines()[4:]
+    assert len(rows) == len(BINS)
+    assert rows[0].startswith(f"| {BINS[0].predicted:.3f} | {BINS[0].observed:.3f} | {BINS[0].low:.3f} to")
 
 
 def test_markdown_tables_have_no_gaps() -> None:

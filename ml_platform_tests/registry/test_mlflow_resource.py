@@ -117,6 +117,14 @@ def test_records_made_while_the_server_was_down_wait_at_the_home(tmp_path: Path)
     assert down.deliver() == []
 
 
+def test_second_log_is_off_unless_the_environment_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ML_PLATFORM_WANDB", raising=False)
+    assert not MlflowResource.at_home(Home(tmp_path)).second_log
+    monkeypatch.setenv("ML_PLATFORM_WANDB", "offline")
+    asked = MlflowResource.at_home(Home(tmp_path))
+    assert (asked.second_log, asked.second_log_mode, asked.second_log_folder) == (True, "offline", str(tmp_path))
+
+
 def test_second_log_is_written_to_its_folder_where_asked_for(mlflow: MlflowResource, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="the second log is optional")
     twice = mlflow.model_copy(update={"second_log": True, "second_log_folder": str(tmp_path / "second")})
