@@ -14,7 +14,9 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+import assets
 from ml_platform.training.trainer import TrainerSettings
+from ml_platform_tests.components.judged_model import DOMAIN
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
@@ -71,13 +73,20 @@ def test_examples_run_and_say_what_is_printed(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")], ids=lambda page: page.stem)
-def test_python_on_the_page_parses_and_imports_what_exists(page: Path) -> None:
+def test_python_on_the_page_parses_and_imports_what_exists(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a page has its reader write under assets/ stands where the tests run it.
+    monkeypatch.setattr(assets, "__path__", [*assets.__path__, str(DOMAIN)])
     for block in fenced(page, "python"):
         if ">>>" not in block:
             statements = ast.parse(block).body
             imports = [each for each in statements if isinstance(each, ast.Import | ast.ImportFrom)]
             assert len(statements) > len(imports)
             exec(compile(ast.Module(imports, []), str(page), "exec"), {})
+
+
+def test_trainer_on_the_page_is_the_one_that_the_tests_take_from_candidate_to_endpoint() -> None:
+    shown = fenced(ROOT / "docs" / "how-to" / "add-a-trainer.md", "python")
+    assert shown == [(DOMAIN / name).read_text() for name in ("logistic_scorer.py", "logistic.py")]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "yaml")], ids=lambda page: page.stem)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Model(Declaration, ModelSettings):
     """A model: examples, features, trainers, gates, endpoint, monitors. Gives assets, checks, job, sensor, schedules.
 
-    Assets: `<name>/training_set`, `candidate_<trainer>`, `evaluation`, `champion`, `bento`, `rollout`, `model_card`,
+    Assets: `<name>/training_set`, `candidate_<trainer>`, `evaluation`, `model_card`, `champion`, `bento`, `rollout`,
     `predictions`, `outcomes`, `performance`, `drift`.
     """
 
@@ -44,8 +44,8 @@ class Model(Declaration, ModelSettings):
             model_training.training_set(bound),
             *(model_training.candidate(bound, name) for name in self.trainers),
             model_judgement.evaluation(bound),
-            model_judgement.champion(bound),
             model_judgement.model_card(bound),
+            model_judgement.champion(bound),
             model_serving.bento(bound),
             model_serving.rollout(bound),
             model_monitoring.predictions(bound),
@@ -109,7 +109,7 @@ class ModelAssets(BoundModel):
 
         The training set is made before, of many months in one run, and by itself when its inputs are new.
         """
-        names = ["evaluation", "champion", "model_card", "bento", "rollout", "drift"]
+        names = ["evaluation", "model_card", "champion", "bento", "rollout", "drift"]
         return [*map(self.key, names), *self.candidate_keys.values()]
 
     def common(self, *kinds: str) -> dict[str, Any]:

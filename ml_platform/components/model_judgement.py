@@ -307,8 +307,8 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
     @dg.asset(
         key=model.key("model_card"),
         description=(
-            "The card of the version that the month's verdict is about, as a page (HTML) and as text (Markdown); MLflow "
-            "shows it too. Made before anybody decides, and anew by the champion that it becomes."
+            "The card of the version that the month's verdict is about, as a page (HTML) and as text (Markdown); "
+            "MLflow shows it too. Made before anybody decides, and anew by the champion that it becomes."
         ),
         partitions_def=months_definition(model.declared.partitions),
         deps=[model.key("evaluation")],

@@ -19,6 +19,7 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import history
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.registry.verdict_record import PromotionRefused
 from ml_platform.steps.candidates import prices_of
 from ml_platform.steps.crowning import judged_version, newest_verdict
 from ml_platform.steps.judgement import SLICE_METRIC, seen_evidence
@@ -32,9 +33,10 @@ FEATURES_SHOWN = 15
 
 @dataclass(frozen=True)
 class WrittenCard:
-    """The card of ``version`` as a page and as text, which MLflow holds too."""
+    """The card of ``version`` as a page and as text, which MLflow holds too, and the verdict that it shows."""
 
     version: ModelVersion
+    verdict_digest: str
     page: Path
     text: Path
 
@@ -58,11 +60,10 @@ def write_card(
     version = judged_version(model, verdict, registry)
     manifest = registry.manifest(version)
     evidence = seen_evidence(model, verdict, folders)
-    importance = read_model(model_directory(registry, version, folders.models)).fitted.importance()
+    stored = read_model(model_directory(registry, version, folders.models))
+    importance = stored.fitted.importance()
     candidate, metric = evidence.predictions[CANDIDATE], SLICE_METRIC[evidence.task]
-    plots = {}
-    if evidence.task == "classification":
-        plots = {"Predicted beside observed": reliability_plot(reliability(evidence.label, candidate))}
+    bins = reliability(evidence.label, candidate) if evidence.task == "classification" else []
     card = ModelCard(
         model=model.name,
         version=str(version.version),
@@ -89,17 +90,52 @@ def write_card(
         explanations=dict(list(importance.items())[:FEATURES_SHOWN]),
         cost=cost_of(registry, version, manifest, prices_of(repository).currency),
         approvals=decisions_on(audit, version),
-        plots=plots,
+        calibration=_calibration(manifest, stored.calibration.half_width),
+        reliability=bins,
+        plots={"Predicted beside observed": reliability_plot(bins)} if bins else {},
         links=links,
     )
     folder = folders.reports / "model_card" / model.name / month
-    written = WrittenCard(version, folder / "card.html", folder / "card.md")
+    written = WrittenCard(version, verdict.digest, folder / "card.html", folder / "card.md")
     write_text(written.page, render_html(card))
     write_text(written.text, render_markdown(card))
     for path in (written.page, written.text):
         registry.tracking.client.log_artifact(version.run_id, str(path), "model_card")
     registry.describe(version, written.text.read_text())
     return written
+
+
+def renewed_card(
+    model: BoundModel,
+    month: str,
+    *,
+    registry: ModelRegistry,
+    audit: AuditLog,
+    folders: Home,
+    repository: Path,
+    links: Mapping[str, str],
+) -> str:
+    """Write the card anew, with who decided on it, and say where; say why not where what the gates saw is gone.
+
+    A promotion stands without it, so this raises nothing of its own.
+    """
+    try:
+        written = write_card(
+            model, month, registry=registry, audit=audit, folders=folders, repository=repository, links=links
+        )
+    except PromotionRefused as refused:
+        return f"Not made anew: {refused}"
+    return f"Made anew: {written.page}"
+
+
+def _calibration(manifest: Manifest, half_width: float | None) -> str:
+    if half_width is not None:
+        share = manifest.parameters.get("interval")
+        return f"Intervals of ± {half_width:.4g} around each value, made to hold {share:.0%} of the outcomes."
+    method = manifest.parameters.get("calibration", "none")
+    if method == "none":
+        return "Scores are probabilities as the trainer gives them."
+    return f"Scores are made probabilities by {method}, fitted on the validation rows."
 
 
 def cost_of(registry: ModelRegistry, version: ModelVersion, manifest: Manifest, currency: str) -> dict[str, str]:

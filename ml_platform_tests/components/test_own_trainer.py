@@ -13,7 +13,7 @@ from ml_platform.components import model_judgement, model_serving, model_trainin
 from ml_platform.steps.reproducing import reproduce_version
 from ml_platform.training.trainer import Matrix, TrainerSettings, make_trainer
 from ml_platform_tests.components.candidate_room import REPOSITORY, Room, opened
-from ml_platform_tests.components.judged_model import judged_model
+from ml_platform_tests.components.judged_model import deliveries, judged_model
 
 LOGISTIC = {"trainer": "assets.logistic:LogisticTrainer", "settings": {"penalty": 0.5}, "calibration": "platt"}
 
@@ -25,8 +25,13 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
         yield made
 
 
-def shown(room: Room, asset: dg.AssetsDefinition) -> dict[str, Any]:
-    done = dg.materialize([asset], partition_key="2013-03", resources=room.resources)
+def shown(room: Room, asset: dg.AssetsDefinition, **config: str) -> dict[str, Any]:
+    done = dg.materialize(
+        [asset],
+        partition_key="2013-03",
+        resources=room.resources,
+        run_config={"ops": {asset.node_def.name: {"config": config}}} if config else None,
+    )
     (event,) = done.get_asset_materialization_events()
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
@@ -44,15 +49,41 @@ def test_logistic_regression_finds_the_weights_that_the_labels_were_drawn_by(roo
 
 @pytest.mark.slow  # builds a bento and serves rows from it
 def test_own_trainer_goes_from_candidate_to_verified_bento_and_is_reproduced(room: Room) -> None:
-    gates = [{"type": "paired_test", "metric": "log_loss"}, {"type": "floor", "metric": "auc", "limit": 0.7}]
-    model = judged_model(trainers={"own": LOGISTIC}, gates=[*gates, {"type": "latency", "maximum_p99_ms": 10_000}])
-
+    shops = deliveries("2013-03")["shop"].value_counts().sort("count", descending=True)
+    most = shops["count"][0]
+    model = judged_model(
+        trainers={"own": LOGISTIC},
+        approval={"mode": "manual"},
+        gates=[
+            {"type": "paired_test", "metric": "log_loss"},
+            {"type": "slices", "columns": ["shop"]},
+            {"type": "latency", "maximum_p99_ms": 10_000},
+        ],
+        evaluation={"minimum_support": most, "schedule_only": ["when"], "bootstrap": {"resamples": 200}},
+    )
     candidate = shown(room, model_training.candidate(model, "own"))
     judged = shown(room, model_judgement.evaluation(model))
-    champion = shown(room, model_judgement.champion(model))
-    bento = shown(room, model_serving.bento(model))
 
     assert judged["decision"] == "PROMOTE"
+    # Only what has the declared support is shown as a weak slice.
+    assert [(row.data["value"], row.data["rows"]) for row in judged["worst_slices"].records] == [
+        (shops["shop"][0], most)
+    ]
+
+    waiting = dg.materialize(
+        [model_judgement.model_card(model), model_judgement.champion(model), model_serving.bento(model)],
+        partition_key="2013-03",
+        resources=room.resources,
+    )
+    made = [event.asset_key for event in waiting.get_asset_materialization_events()]
+    card = room.home.reports / "model_card" / "late" / "2013-03" / "card.md"
+    assert made == [model.key("model_card")]  # the version waits, with its card
+    assert card.read_text().count("ada") == 0
+
+    champion = shown(room, model_judgement.champion(model), approved_by="ada", reason="read the card")
+    bento = shown(room, model_serving.bento(model))
+
+    assert "ada said approve: read the card" in card.read_text()
     assert [candidate["version"], judged["version"], champion["version"], bento["version"]] == [1, 1, 1, 1]
     source = Path(bento["path"]) / "src"
     assert json.loads((source / "model" / "model.json").read_text())["scorer"] == "assets.logistic_scorer:load"
