@@ -101,7 +101,11 @@ def the_plain_script(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.Da
         train = lgb.Dataset(matrix(split.train).to_numpy(), split.train[LABEL].to_numpy(), params=parameters)
         held_out = lgb.Dataset(matrix(split.validation).to_numpy(), split.validation[LABEL].to_numpy(), reference=train)
         stop = lgb.early_stopping(50, verbose=False)
-        booster = lgb.train(parameters, train, 1000, valid_sets=[held_out], callbacks=[stop])
+        found = lgb.train(parameters, train, 1000, valid_sets=[held_out], callbacks=[stop])
+        # Again on all that is known, as the platform does: the last month tells most.
+        known = lgb.Dataset(matrix(split.known).to_numpy(), split.known[LABEL].to_numpy(), params=parameters)
+        rounds = round(found.best_iteration * split.known.height / split.train.height)
+        booster = lgb.train(parameters, known, rounds)
         return np.asarray(booster.predict(matrix(split.test).to_numpy()), dtype=np.float64)
 
     return predict

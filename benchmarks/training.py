@@ -3,7 +3,8 @@
 All make the same models on the same arrays: one with early stopping on validation, and (with refit, as candidates do
 unless told otherwise) one on all rows before the test; so the ratio with refit compares two fits with two fits.
 `fit_candidate` adds encoding, checks, checkpoints, calibration and accounting. The asset also reads the training set of
-the year from the lake, hashes it, logs the run in MLflow on SQLite and registers the version. Rows come from a seed.
+the year from the lake, hashes it, logs the run in MLflow on SQLite and registers the version. Rows come from a seed, or
+with ``--year FOLDER`` are the year of `departure_risk`, kept there as by `benchmarks/quality.py --home FOLDER`.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from ml_platform.components.loading import bound_model
 from ml_platform.components.model import Model, ModelAssets
 from ml_platform.data.lake import Lake
 from ml_platform.data.partitions import months_between
@@ -29,7 +31,7 @@ from ml_platform.features.encoder import Encoder
 from ml_platform.features.view import FeatureView
 from ml_platform.registry.models import ModelRegistry
 from ml_platform.registry.tracking import Tracking
-from ml_platform.steps.candidates import make_candidate
+from ml_platform.steps.candidates import make_candidate, read_training_set
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMSettings, seeds_of_segment
 from ml_platform.training.splits import LABEL, Split, SplitSettings, split_by_time
@@ -102,12 +104,25 @@ def bare(arrays: Arrays, settings: LightGBMSettings, refit: bool) -> int:
     return int(booster.best_iteration)
 
 
-def compare(rows: int, features: int, rounds: int, repeats: int, seed: int, threads: int = 0) -> dict[str, Any]:
-    """Return the seconds of both, with and without refit, medians of ``repeats`` after one warm-up."""
+def flights(folder: Path) -> pl.DataFrame:
+    """Return the training set of `departure_risk` over 2013, its features under the names of :func:`year`."""
+    from benchmarks.quality import MODEL, prepare
+
+    model = bound_model(MODEL)
+    rows = read_training_set(model, MONTH, prepare(model, folder)).filter(pl.col("predict_at").dt.year() == 2013)
+    kinds = rows.select(model.feature_set.feature_names).schema
+    named = [
+        (pl.col(name) if dtype == pl.String else pl.col(name).cast(pl.Float32)).alias(f"{VIEW}__{name}")
+        for name, dtype in kinds.items()
+    ]
+    return rows.select("example_id", "predict_at", LABEL, "label_known_at", *named)
+
+
+def compare(frame: pl.DataFrame, rounds: int, repeats: int, threads: int = 0) -> dict[str, Any]:
+    """Return the seconds of both on ``frame``, with and without refit, medians of ``repeats`` after one warm-up."""
     # Patience beyond the rounds: both sides then do the same number of rounds, whatever the seeds.
     fixed = {"max_rounds": rounds, "patience": rounds, "num_threads": threads}
     settings = LightGBMSettings.model_validate(fixed)
-    frame = year(rows, features, seed)
     split = split_by_time(frame, MONTH, "UTC", SplitSettings(), model="benchmark")
     names = [name for name in frame.columns if name.startswith(f"{VIEW}__")]
     arrays = _arrays(split, names)
@@ -139,7 +154,7 @@ def compare(rows: int, features: int, rounds: int, repeats: int, seed: int, thre
                 "asset_ratio": whole / one,
             }
         )
-    return {"rows": rows, "features": len(names), "rounds": rounds, "goal_ratio": GOAL, "fits": found}
+    return {"rows": frame.height, "features": len(names), "rounds": rounds, "goal_ratio": GOAL, "fits": found}
 
 
 def the_asset(frame: pl.DataFrame, names: list[str], declared: TrainerSettings, folder: Path) -> float:
@@ -172,12 +187,12 @@ def the_asset(frame: pl.DataFrame, names: list[str], declared: TrainerSettings, 
 
     few = frame.gather_every(max(1, frame.height // WARM_UP_ROWS))
     quick = declared.model_copy(update={"settings": {**declared.settings, "max_rounds": 2}})
-    make(few, Lake(str(folder / "few")), bound(names, quick))
-    return make(frame, Lake(str(folder / "lake")), bound(names, declared))
+    make(few, Lake(str(folder / "few")), bound(frame.select(names).schema, quick))
+    return make(frame, Lake(str(folder / "lake")), bound(frame.select(names).schema, declared))
 
 
-def bound(names: list[str], declared: TrainerSettings) -> ModelAssets:
-    """Return the model whose training set :func:`year` is, with the trainer ``declared``."""
+def bound(features: pl.Schema, declared: TrainerSettings) -> ModelAssets:
+    """Return the model whose training set has these features, with the trainer ``declared``."""
     view = {
         "name": VIEW,
         "kind": "request",
@@ -187,9 +202,9 @@ def bound(names: list[str], declared: TrainerSettings) -> ModelAssets:
             {
                 "name": name.removeprefix(f"{VIEW}__"),
                 "description": "From a seed",
-                "type": "category" if name.endswith("place") else "float32",
+                "type": "category" if dtype == pl.String else "float32",
             }
-            for name in names
+            for name, dtype in features.items()
         ],
     }
     model = {
@@ -226,6 +241,7 @@ def _seconds(work: Any) -> float:
 def main() -> None:
     """Print a table, or one JSON object with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--year", type=Path, help="folder of the year's data; without it rows are made from the seed")
     parser.add_argument("--rows", type=int, default=330_000, help="rows of the year")
     parser.add_argument("--features", type=int, default=236, help="numerical features")
     parser.add_argument("--rounds", type=int, default=200, help="boosting rounds")
@@ -234,7 +250,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one for each core")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
     asked = parser.parse_args()
-    found = compare(asked.rows, asked.features, asked.rounds, asked.repeats, asked.seed, asked.threads)
+    frame = flights(asked.year) if asked.year else year(asked.rows, asked.features, asked.seed)
+    found = compare(frame, asked.rounds, asked.repeats, asked.threads)
     if asked.json:
         print(json.dumps(found))
         return
