@@ -141,15 +141,17 @@ def _grounds(crowned: Championship) -> list[str]:
     approved = f", approved by {', '.join(crowned.approved_by)}" if crowned.approved_by else ""
     return [
         f"trained and judged on {crowned.partition}, training set {manifest['training_set'][:12]}",
-        f"datasets {', '.join(f'{name} {version}' for name, version in _datasets(manifest['tables']))}",
+        f"made from {_tables(manifest['tables'])}",
         f"by {crowned.decided_by}{approved}",
         crowned.reason,
     ]
 
 
-def _datasets(tables: dict[str, int]) -> list[tuple[str, int]]:
-    """Return what came in from outside, with its version; the change logs made of it stand in the manifest."""
-    return [(name.removeprefix("datasets/"), each) for name, each in tables.items() if name.startswith("datasets/")]
+def _tables(tables: dict[str, int]) -> str:
+    """Return what came in from outside, by version, and how many change logs: those stand in the manifest."""
+    datasets = [f"{name} version {version}" for name, version in tables.items() if name.startswith("datasets/")]
+    logs = sum(name.startswith("features/") for name in tables)
+    return f"{', '.join(datasets)}, and {logs} change logs"
 
 
 def _plain(value: Any) -> Any:
