@@ -17,12 +17,13 @@ import pytest
 
 from ml_platform.components import model_judgement, model_training
 from ml_platform.components.model import ModelAssets
-from ml_platform.components.placement import KUBERNETES_TAG, RAY_TAG
+from ml_platform.components.placement import KUBERNETES_TAG, RAY_TAG, pool_of
 from ml_platform.data.lake import LakeError
 from ml_platform.registry.models import ModelError
 from ml_platform.registry.outbox import Outbox
 from ml_platform.steps import candidates
 from ml_platform.training.splits import SplitError
+from ml_platform.training.trainer import TrainerSettings
 from ml_platform_tests.components import candidate_room
 from ml_platform_tests.components.candidate_room import FAST, MONTHS, Room, opened, with_trainers
 from ml_platform_tests.components.judged_model import judged_model
@@ -200,9 +201,10 @@ def test_fit_is_not_lost_when_what_comes_after_it_fails(room: Room, monkeypatch:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+    with monkeypatch.context() as patch:
         patch.setattr(candidates, "write_model", full)
-        room.make(model)
+        with pytest.raises(OSError, match="No space left on device"):
+            room.make(model)
     assert list(checkpoints.rglob("step-*"))
 
     again = room.make(model)
@@ -269,6 +271,13 @@ def test_trainer_that_would_take_a_card_unasked_waits_for_it_too(
         given={"settings": FAST, "compute": {"gpus": 1}},
     )
     assert [model_training.candidate(model, name).op.pool for name in model.declared.trainers] == pools
+
+
+def test_mac_is_not_asked_for_its_card_for_that_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml_platform.components.placement.sys.platform", "darwin")
+    monkeypatch.setattr("ml_platform.components.placement.gpu_count", lambda: pytest.fail("was asked"))
+    assert pool_of(TrainerSettings(trainer="torch")) == "gpu"
+    assert pool_of(TrainerSettings(trainer="lightgbm")) is None
 
 
 def test_compute_changes_no_model(room: Room) -> None:
