@@ -17,6 +17,7 @@ import assets
 from ml_platform.components import model_serving
 from ml_platform.components.model import Model, ModelAssets
 from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.championship import Championship, history
 from ml_platform.registry.manifest import CodeFacts, HardwareFacts, Manifest
 from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import reconcile
@@ -215,18 +216,28 @@ def test_version_that_scores_differently_than_training_is_refused_and_the_one_be
         WantedState(stable=Release(version="2", bento="skewed"), weights={"stable": 100}),
         before.generation,
     )
+    audit, skewed = AuditLog(room.home.audit_log), room.wanted
+
+    def rolled_back() -> tuple[Championship, WantedState]:
+        return roll_back_champion(
+            "toy",
+            registry=room.registry,
+            audit=audit,
+            folders=room.home,
+            decided_by="pager",
+            reason="wrong scores",
+            at=NOW + timedelta(hours=3),
+        )
+
     started = time.perf_counter()
-    back, state = roll_back_champion(
-        "toy",
-        registry=room.registry,
-        audit=AuditLog(room.home.audit_log),
-        folders=room.home,
-        decided_by="pager",
-        reason="wrong scores",
-        at=NOW + timedelta(hours=3),
-    )
+    back, state = rolled_back()
     assert time.perf_counter() - started < 10
     assert (back.version, state.stable) == (1, before.stable)
+
+    # As a process leaves it that was killed between the record and the rollout: asked again, it is finished.
+    swap_wanted(room.home.serving / "toy", skewed, state.generation)
+    assert (rolled_back()[0].version, room.wanted.stable) == (1, before.stable)
+    assert [one.action for one in history(audit, "toy")] == ["promote", "promote", "roll_back"]
 
 
 def _crown(room: Room, version: int, previous: int | None) -> None:
