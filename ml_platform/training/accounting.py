@@ -3,13 +3,17 @@
 Apart because every trainer is measured alike, and cost is only comparable when it is.
 """
 
+import importlib.util
+import os
 import resource
+import runpy
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -18,6 +22,7 @@ from ml_platform.data.settings import Settings
 
 SAMPLE_SECONDS = 0.2
 HOUR_SECONDS = 3600
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class PriceList(Settings):
@@ -92,18 +97,41 @@ def compute_device() -> tuple[str, int]:
 
 
 def gpu_count() -> int:
-    """Return the number of accelerators of this machine: NVIDIA's as NVML counts them, else 1 where torch has MPS.
+    """Return the number of accelerators that this process can use: NVIDIA's cards, else 1 where torch has MPS.
 
     CUDA is not initialised (a process that forks later must not), and torch is imported only on a Mac.
     """
     nvml = _nvml()
     if nvml is not None:
-        return int(nvml.nvmlDeviceGetCount())
+        return usable_cards(int(nvml.nvmlDeviceGetCount()), os.environ.get(VISIBLE), torch_has_cuda())
     if sys.platform == "darwin":
         import torch
 
         return int(torch.backends.mps.is_available())
     return 0
+
+
+def usable_cards(cards: int, visible: str | None = None, built_for_cuda: bool = True) -> int:
+    """Return how many of the machine's ``cards`` a process can use.
+
+    ``visible`` is its ``CUDA_VISIBLE_DEVICES`` (None: not set), read as CUDA does: up to the first entry that names no
+    card. A torch that was not ``built_for_cuda`` uses none.
+    """
+    if not built_for_cuda:
+        return 0
+    if visible is None:
+        return cards
+    named = [each.strip() for each in visible.split(",")]
+    there = [each.startswith(("GPU-", "MIG-")) or (each.isdecimal() and int(each) < cards) for each in named]
+    return len(set(named[: there.index(False)] if False in there else named))
+
+
+def torch_has_cuda() -> bool:
+    """Return whether the installed torch was built for CUDA, without importing it; True where none is installed."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return True
+    return runpy.run_path(str(Path(found.origin).with_name("version.py"))).get("cuda") is not None
 
 
 def gpu_slots() -> int:

@@ -1,8 +1,19 @@
 """What a block of work took, and what that costs."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from ml_platform.training.accounting import PriceList, gpu_slots, measured, peak_memory_bytes
+from ml_platform.training import accounting
+from ml_platform.training.accounting import (
+    PriceList,
+    gpu_count,
+    gpu_slots,
+    measured,
+    peak_memory_bytes,
+    torch_has_cuda,
+    usable_cards,
+)
 
 
 def test_cpu_seconds_and_their_price_are_counted():
@@ -42,3 +53,37 @@ def test_peak_memory_grows_with_what_is_held():
 
 def test_a_machine_has_at_least_one_slot_for_steps_that_want_a_gpu():
     assert gpu_slots() >= 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "usable"),
+    [
+        (None, 4),
+        ("", 0),
+        ("-1", 0),
+        ("0", 1),
+        ("1, 3", 2),
+        ("0,9,1", 1),  # CUDA reads no further than the first that is not there
+        ("GPU-8932f937,MIG-5c1e", 2),
+    ],
+)
+def test_cards_that_are_hidden_from_the_process_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, usable: int
+):
+    monkeypatch.setattr(accounting, "_nvml", lambda: SimpleNamespace(nvmlDeviceGetCount=lambda: 4))
+    monkeypatch.setattr(accounting, "torch_has_cuda", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    assert gpu_count() == usable
+
+
+def test_a_torch_without_cuda_can_use_no_card(monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    assert torch_has_cuda() == (torch.version.cuda is not None)
+    assert usable_cards(4, built_for_cuda=False) == 0
+    monkeypatch.setattr(accounting, "_nvml", lambda: SimpleNamespace(nvmlDeviceGetCount=lambda: 4))
+    monkeypatch.setattr(accounting, "torch_has_cuda", lambda: False)
+    assert gpu_count() == 0
