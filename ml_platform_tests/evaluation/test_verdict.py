@@ -62,6 +62,14 @@ def test_resealed_verdict_under_another_name_is_seen_by_its_decision(tmp_path: P
         verified(path)
 
 
+def test_verdict_of_before_the_table_was_sealed_too_still_stands(tmp_path: Path) -> None:
+    told = verdict(PASSED).model_dump()
+    older = {name: value for name, value in told.items() if name not in ("table", "digest")}
+    path = tmp_path / f"{value_digest(older)}.json"
+    path.write_bytes(canonical_json({**older, "digest": value_digest(older)}))
+    assert verified(path).table == ""
+
+
 def test_absent_verdict_is_named(tmp_path: Path) -> None:
     with pytest.raises(VerdictError, match="a readable verdict, found FileNotFoundError"):
         verified(tmp_path / "none.json")
