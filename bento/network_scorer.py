@@ -81,6 +81,9 @@ class NetworkScorer:
         rows, parts = features.astype(np.float64), []
         if self._numbers:
             values = (rows[:, self._numbers] - self._tensors["mean"]) / self._tensors["scale"]
+            if self._recipe.get("bounded", False):
+                edges = self._recipe["edges"]
+                values = np.clip(values, [each[0] for each in edges], [each[-1] for each in edges])
             absent = np.isnan(values)
             embedded = self._embedded_numbers(np.where(absent, 0.0, values))
             parts.append(np.where(absent[..., np.newaxis], self._tensors["gaps"], embedded).reshape(len(rows), -1))

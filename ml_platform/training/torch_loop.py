@@ -4,9 +4,9 @@ What is random in a step (order of rows, dropout) is drawn from seed, epoch, ste
 nor a step that is tried again changes what is drawn, and a resumed fit equals the one that was never killed.
 """
 
+import inspect
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from ml_platform.training.checkpoint import Checkpoint, Checkpoints
 from ml_platform.training.torch_feed import Feed, order_of_epoch
-from ml_platform.training.torch_network import Recipe, build
+from ml_platform.training.torch_network import Recipe, build, codes_in, fill_unseen
 from ml_platform.training.torch_settings import TorchSettings
+from ml_platform.training.torch_state import reproducible
 from ml_platform.training.trainer import Matrix, Report, Task, TrainingError
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ class Loop:
             steps = math.ceil(train.rows / self.settings.batch_rows)
             self._prepare(steps)
             feed = Feed(train, self.device, self.settings)
+            known = codes_in(train, self.recipe)
             while not self._is_over():
                 self._epoch(feed, steps)
+                fill_unseen(self.network, known)
                 if validation is not None:
                     self._look(validation)
                 elif self.report is not None and self.rank == 0:
@@ -109,7 +112,11 @@ class Loop:
         ):
             self.stepped = torch.compile(self.network)
         if self.ranks > 1:
-            self.stepped = torch.nn.parallel.DistributedDataParallel(self.stepped)
+            together = torch.nn.parallel.DistributedDataParallel
+            # The buffers are the same everywhere; sending them would wait for a rank that ran out of memory.
+            renamed = "forward_sync_buffers" in inspect.signature(together).parameters  # in torch 2.13
+            unsent: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+            self.stepped = together(self.stepped, **unsent)
 
     def _rate(self, at: int, total: int) -> float:
         warm = max(1, round(total * self.settings.warmup_share))
@@ -132,15 +139,28 @@ class Loop:
         course.epoch, course.step = course.epoch + 1, 0
 
     def _step(self, features: "Tensor", label: "Tensor") -> None:
-        """Take one step; where memory runs out, take it again in parts of half the rows, with the same gradient."""
+        """Take one step; where memory runs out, take it again in parts of half the rows, with the same gradient.
+
+        Of several processes, none shares its gradient before each has its own: one that waited for another in the
+        middle of a pass, while that one had run out of memory, would wait for ever.
+        """
         import torch
 
         while True:
+            short: Exception | None = None
             try:
                 self._accumulate(features, label)
-                break
             except torch.OutOfMemoryError as error:
-                self._halve(len(label), error)
+                # Without its frames, which hold what the pass had allocated.
+                short = error.with_traceback(None)
+            if not self._sum_over_ranks(float(short is not None)):
+                break
+            self._halve(len(label), short)
+        if self.ranks > 1:
+            # DistributedDataParallel means the gradients gathered so far with those of this pass, which are 0.
+            with autocast(self.settings, self.device):
+                nothing = self.stepped(features[:2]).float().sum() * 0
+            nothing.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.schedule.step()
@@ -151,13 +171,9 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         drawn = np.random.SeedSequence([self.seed, self.course.epoch, self.course.step, self.rank]).generate_state(1)
         torch.manual_seed(int(drawn[0]))
-        starts = range(0, len(label), self.course.part_rows)
-        for start in starts:
-            part = slice(start, start + self.course.part_rows)
-            last = start == starts[-1]
-            # Gradients are shared once, with the last part.
-            alone = nullcontext() if self.ranks == 1 or last else self.stepped.no_sync()
-            with alone:
+        with nullcontext() if self.ranks == 1 else self.stepped.no_sync():
+            for start in range(0, len(label), self.course.part_rows):
+                part = slice(start, start + self.course.part_rows)
                 with autocast(self.settings, self.device):
                     logits = self.stepped(features[part])
                 loss = self._loss(logits.float(), label[part]) * (len(label[part]) / len(label))
@@ -172,22 +188,24 @@ class Loop:
             return functional.binary_cross_entropy_with_logits(logits, wanted)
         return functional.mse_loss(logits, wanted)
 
-    def _halve(self, rows: int, error: Exception) -> None:
+    def _halve(self, rows: int, short: Exception | None) -> None:
         import torch
 
         parts = min(self.course.part_rows, rows)
-        if self.ranks > 1 or parts == 1:
+        if parts == 1:
             raise TrainingError(
                 "torch",
                 expected=f"memory for a batch of {parts} rows on {self.device}",
                 found="out of memory",
-                mend="Lower batch_rows, width or members"
-                + (" (several processes cannot halve alone)." * (self.ranks > 1) or "."),
-            ) from error
+                mend="Lower batch_rows, width or members.",
+            ) from short
         self.course.part_rows = parts // 2
+        each = "" if self.ranks == 1 else f" in each of {self.ranks} processes"
         self.course.notes.append(
-            f"Out of memory on {self.device}: batches go on in parts of {parts // 2} rows instead of {parts}."
+            f"Out of memory on {self.device.type if each else self.device}: "
+            f"batches go on in parts of {parts // 2} rows instead of {parts}{each}."
         )
+        self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -195,7 +213,7 @@ class Loop:
         """Note the validation loss of the epoch, and keep the weights if it is the lowest so far."""
         own = slice(self.rank, None, self.ranks)
         scores = predict(self.network, self.recipe, validation.features[own], self.device, self.task, self.settings)
-        loss = self._mean_over_ranks(losses(scores, validation.label[own], self.task).sum()) / validation.rows
+        loss = self._sum_over_ranks(losses(scores, validation.label[own], self.task).sum()) / validation.rows
         if not math.isfinite(loss):
             raise TrainingError(
                 f"torch, epoch {self.course.epoch}",
@@ -209,7 +227,7 @@ class Loop:
         if self.report is not None and self.rank == 0:
             self.report(self.course.epoch, loss)
 
-    def _mean_over_ranks(self, value: float) -> float:
+    def _sum_over_ranks(self, value: float) -> float:
         if self.ranks == 1:
             return float(value)
         import torch
@@ -294,22 +312,3 @@ def autocast(settings: TorchSettings, device: "torch.device") -> Any:
     on_cuda = device.type == "cuda" and torch.cuda.is_bf16_supported()
     wanted = settings.precision == "bfloat16" or (settings.precision == "auto" and on_cuda)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
-
-
-@contextmanager
-def reproducible(settings: TorchSettings, device: "torch.device") -> Iterator[None]:
-    """Fit with the declared threads and determinism, and leave torch's global state as it was."""
-    import torch
-
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        try:
-            if settings.threads:
-                torch.set_num_threads(settings.threads)
-            # Warn only: mps lacks some of them, and a fit that works beats one that refuses.
-            torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict)

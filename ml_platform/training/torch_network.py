@@ -6,7 +6,7 @@ is complete: `network.json` says how it is built, `network.npz` holds its tensor
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from pydantic import Field
 from ml_platform.data.atomic import write_bytes, write_text
 from ml_platform.data.settings import Settings
 from ml_platform.training.torch_settings import TorchSettings
+from ml_platform.training.torch_state import unseen_by_fits
 from ml_platform.training.trainer import Matrix, Task
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ SAMPLE_ROWS = 50_000
 SMALLEST_SCALE = 1e-6
 NARROWEST_BIN = 1e-4
 """In standard deviations."""
+CORES = ((0.25, 0.75), (0.05, 0.95), (0.01, 0.99))
+"""Quantiles between which the core of a number lies: the first pair that is apart."""
+FAR_OUT = 10.0
+"""Widths of the core beyond which a value counts as one that lies there."""
 
 
 class Recipe(Settings):
@@ -36,6 +41,10 @@ class Recipe(Settings):
     mean: list[float] = Field(description="Mean of each number.")
     scale: list[float] = Field(description="Standard deviation of each number.")
     edges: list[list[float]] = Field(description="Edges of the bins of each number, standardised.")
+    bounded: bool = Field(
+        default=False,
+        description="Whether a value beyond the outermost edges counts as the edge; older networks: not.",
+    )
     members: int = Field(description="Networks that share their weights.")
     width: int = Field(description="Units of a hidden layer.")
     blocks: int = Field(description="Hidden layers.")
@@ -48,7 +57,9 @@ class Recipe(Settings):
 def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) -> Recipe:
     """Return the recipe for ``train``; a number that is null or nearly the same in all rows is left out.
 
-    Mean, scale and bins (quantiles, ties merged) come from at most 50,000 rows drawn by ``seed``.
+    Mean, scale and bins (quantiles, ties merged) come from at most 50,000 rows drawn by ``seed``. Values more than ten
+    times the distance of the quartiles beyond these count as lying there, so that a few that are wrong or mean "none"
+    do not decide the scale of all.
     """
     rng = np.random.default_rng(seed)
     drawn = train.features
@@ -60,6 +71,7 @@ def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) ->
         values = values[np.isfinite(values)]
         if place in train.categories or values.size == 0 or values.min() == values.max():
             continue
+        values = np.clip(values, *_reach(values))
         center, spread = float(values.mean()), max(float(values.std()), SMALLEST_SCALE)
         bounds = _apart(np.quantile((values - center) / spread, np.linspace(0, 1, settings.bins + 1)))
         if len(bounds) < 2:
@@ -74,6 +86,7 @@ def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) ->
         mean=mean,
         scale=scale,
         edges=edges,
+        bounded=True,
         members=settings.members,
         width=settings.width,
         blocks=settings.blocks,
@@ -82,6 +95,15 @@ def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) ->
         label_mean=float(train.label.mean()) if task == "regression" else 0.0,
         label_scale=max(float(train.label.std()), SMALLEST_SCALE) if task == "regression" else 1.0,
     )
+
+
+def _reach(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the lowest and highest value that is taken as it is; all are where the core is a single value."""
+    for below, above in CORES:
+        low, high = np.quantile(values, [below, above])
+        if high > low:
+            return float(low - FAR_OUT * (high - low)), float(high + FAR_OUT * (high - low))
+    return float(values.min()), float(values.max())
 
 
 def _apart(edges: npt.NDArray[np.float64]) -> list[float]:
@@ -109,6 +131,8 @@ def build(recipe: Recipe) -> "nn.Module":
         codes: torch.Tensor
         mean: torch.Tensor
         scale: torch.Tensor
+        lowest: torch.Tensor
+        highest: torch.Tensor
 
         def __init__(self) -> None:
             super().__init__()
@@ -117,6 +141,9 @@ def build(recipe: Recipe) -> "nn.Module":
             self.register_buffer("codes", torch.tensor(list(recipe.categories), dtype=torch.long))
             self.register_buffer("mean", torch.tensor(recipe.mean))
             self.register_buffer("scale", torch.tensor(recipe.scale))
+            # Beyond the outermost edges nothing was learned: a value there counts as the edge.
+            self.register_buffer("lowest", torch.tensor([each[0] for each in recipe.edges]), persistent=False)
+            self.register_buffer("highest", torch.tensor([each[-1] for each in recipe.edges]), persistent=False)
             if recipe.numbers:
                 edges = [torch.tensor(each) for each in recipe.edges]
                 self.numbers = PiecewiseLinearEmbeddings(edges, size, activation=False, version="B")
@@ -140,6 +167,8 @@ def build(recipe: Recipe) -> "nn.Module":
             parts = []
             if recipe.numbers:
                 values = (features[:, self.places] - self.mean) / self.scale
+                if recipe.bounded:
+                    values = values.clamp(self.lowest, self.highest)
                 absent = values.isnan()
                 embedded = self.numbers(torch.where(absent, torch.zeros_like(values), values))
                 parts.append(torch.where(absent.unsqueeze(-1), self.gaps, embedded).flatten(1))
@@ -151,6 +180,29 @@ def build(recipe: Recipe) -> "nn.Module":
             return logits.squeeze(-1)
 
     return Network()
+
+
+def codes_in(train: Matrix, recipe: Recipe) -> list[npt.NDArray[np.int64]]:
+    """Return how many rows of ``train`` have each code of each category, the missing last."""
+    return [
+        np.bincount(np.nan_to_num(train.features[:, place], nan=count).astype(np.int64), minlength=count + 1)
+        for place, count in recipe.categories.items()
+    ]
+
+
+def fill_unseen(network: "nn.Module", codes: list[npt.NDArray[np.int64]]) -> None:
+    """Set what codes without a row stand for to the mean of those with one, each as often as it occurs.
+
+    Nothing is learned about a code that fitting never meets; left alone, it would stand for a random direction.
+    """
+    import torch
+
+    tables: Any = getattr(network, "categories", [])
+    with torch.no_grad():
+        for table, counts in zip(tables, codes, strict=True):
+            share = torch.from_numpy(counts / counts.sum()).to(table.weight)
+            unseen = torch.from_numpy(counts == 0).to(share.device).unsqueeze(1)
+            table.weight.copy_(torch.where(unseen, share @ table.weight, table.weight))
 
 
 def save(network: "nn.Module", recipe: Recipe, directory: Path) -> None:
@@ -166,7 +218,8 @@ def load(directory: Path) -> "tuple[nn.Module, Recipe]":
     import torch
 
     recipe = Recipe.model_validate_json((directory / DESCRIPTION_FILE).read_text())
-    network = build(recipe)
+    with unseen_by_fits():
+        network = build(recipe)
     with np.load(directory / TENSORS_FILE, allow_pickle=False) as held:
         network.load_state_dict({name: torch.from_numpy(held[name]) for name in held.files})
     return network.eval(), recipe

@@ -17,15 +17,21 @@ from ml_platform.training.explain import contributions_by_ablation, permutation_
 from ml_platform.training.torch_loop import Loop, losses, predict
 from ml_platform.training.torch_network import Recipe, load, recipe_for, save
 from ml_platform.training.torch_settings import TorchSettings
+from ml_platform.training.torch_state import reproducible
 from ml_platform.training.trainer import Matrix, Report, Task, TrainingError, demand_labels
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     import torch
     from torch import nn
 
 FITTED_FILE = "torch.json"
+REFUSAL_PREFIX = "refused-"
 BACKGROUND_FILE = "background.npz"
 BACKGROUND_ROWS = 16
+LISTEN_SECONDS = 0.2
+"""How long several processes run until their reports are read."""
 SHUFFLED_ROWS = 512
 """Rows among which each feature is shuffled to see how much it matters: a pass of the network for each."""
 
@@ -139,7 +145,9 @@ class TorchTrainer:
         drawn = np.random.default_rng(self.seed).permutation(train.rows)
         background, shuffled = np.sort(drawn[:BACKGROUND_ROWS]), np.sort(drawn[:SHUFFLED_ROWS])
         if processes > 1:
-            network, course = self._fit_together(processes, recipe, train, validation, epochs, checkpoints)
+            network, course = self._fit_together(
+                processes, recipe, device, train, validation, epochs=epochs, checkpoints=checkpoints, report=report
+            )
         else:
             loop = Loop(
                 self.settings,
@@ -188,19 +196,40 @@ class TorchTrainer:
         self,
         processes: int,
         recipe: Recipe,
+        device: "torch.device",
         train: Matrix,
         validation: Matrix | None,
+        *,
         epochs: int,
         checkpoints: Checkpoints | None,
+        report: Report | None,
     ) -> "tuple[nn.Module, dict[str, Any]]":
         from torch import multiprocessing
 
-        with tempfile.TemporaryDirectory(prefix="torch-processes-") as folder:
+        with reproducible(self.settings, device), tempfile.TemporaryDirectory(prefix="torch-processes-") as scratch:
+            folder = Path(scratch)
             work = (self.settings, self.task, self.seed, recipe, train, validation, epochs, checkpoints)
+            told, tell = multiprocessing.get_context("spawn").Pipe(duplex=False)
+            arguments = (processes, folder, work, None if report is None else tell)
             # Fresh processes: a fork after CUDA was touched is lost.
-            multiprocessing.spawn(_one_of_several, args=(processes, Path(folder), work), nprocs=processes)
-            network, _ = load(Path(folder))
-            return network, json.loads((Path(folder) / FITTED_FILE).read_text())
+            ranks = multiprocessing.spawn(_one_of_several, args=arguments, nprocs=processes, join=False)
+            try:
+                over = False
+                while not over:
+                    over = ranks.join(timeout=LISTEN_SECONDS)
+                    while report is not None and told.poll():
+                        report(*told.recv())
+            except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
+                raise _refusal_in(folder) or error from error
+            finally:
+                # A report may end the fit, and so may an interrupt.
+                for each in ranks.processes:
+                    each.kill()
+                    each.join()
+                told.close()
+                tell.close()
+            network, _ = load(folder)
+            return network, json.loads((folder / FITTED_FILE).read_text())
 
 
 def chosen_device(settings: TorchSettings) -> "torch.device":
@@ -226,7 +255,7 @@ def _cards(device: "torch.device") -> int:
     return torch.cuda.device_count() if device.type == "cuda" else 1
 
 
-def _one_of_several(rank: int, processes: int, folder: Path, work: tuple[Any, ...]) -> None:
+def _one_of_several(rank: int, processes: int, folder: Path, work: tuple[Any, ...], tell: "Connection | None") -> None:
     import torch
     from torch import distributed
 
@@ -239,12 +268,32 @@ def _one_of_several(rank: int, processes: int, folder: Path, work: tuple[Any, ..
     distributed.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
     try:
         loop = Loop(
-            settings, task, seed, recipe, device, epochs=epochs, checkpoints=checkpoints, rank=rank, ranks=processes
+            settings,
+            task,
+            seed,
+            recipe,
+            device,
+            epochs=epochs,
+            checkpoints=checkpoints,
+            report=None if tell is None else lambda epoch, loss: tell.send((epoch, loss)),
+            rank=rank,
+            ranks=processes,
         )
         network = loop.run(train, validation)
         if rank == 0:
             save(network, recipe, folder)
             write_json(folder / FITTED_FILE, vars(loop.course) | {"best": loop.course.best_epoch})
         distributed.barrier()
+    except TrainingError as error:
+        # Between processes an error is but its text; its parts are read back by the one that asked for the fit.
+        parts = {name: getattr(error, name) for name in ("thing", "expected", "found", "mend")}
+        write_json(folder / f"{REFUSAL_PREFIX}{rank}.json", parts)
+        raise
     finally:
         distributed.destroy_process_group()
+
+
+def _refusal_in(folder: Path) -> TrainingError | None:
+    """Return what a rank refused, None where none did so."""
+    held = sorted(folder.glob(f"{REFUSAL_PREFIX}*.json"))
+    return TrainingError(**json.loads(held[0].read_text())) if held else None

@@ -56,6 +56,7 @@ def test_network_without_torch_scores_and_explains_as_training_does(tmp_path: Pa
     label = (features[:, 0] + (features[:, 2] % 2) > 0.5).astype(np.float64)
     features[rng.random((400, 6)) < 0.1] = np.nan
     features[:, 4] = np.nan
+    features[5, 1], features[320, 0] = 1e9, -1e9  # one that training saw, one that it did not
     rows = Matrix(features, label, [f"f{at}" for at in range(6)], {2: 5})
     settings = TorchSettings(blocks=blocks, width=16, members=3, max_epochs=2, batch_rows=32, bins=5, threads=1)
     trained = TorchTrainer(settings, task=task, seed=1).fit(rows.part(0, 300), rows.part(300, 400))

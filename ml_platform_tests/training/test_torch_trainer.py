@@ -1,5 +1,8 @@
 """TabM on small rows: what it learns, that where and how it runs does not change it, and what short memory does."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -7,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
-from ml_platform.training import torch_loop
+from ml_platform.training import torch_loop, torch_trainer
 from ml_platform.training.torch_feed import is_resident
 from ml_platform.training.torch_network import recipe_for
 from ml_platform.training.torch_settings import TorchSettings
+from ml_platform.training.torch_state import reproducible
 from ml_platform.training.torch_trainer import TorchTrainer, chosen_device
 from ml_platform.training.trainer import Matrix, TrainingError
 
@@ -85,6 +90,54 @@ def test_memory_that_runs_out_halves_the_batch_and_the_model_is_the_same(matrix:
     assert np.abs(halved.predict(matrix.features) - undisturbed.predict(matrix.features)).max() < 1e-3
 
 
+def short_in_one_rank(rank: int, *work) -> None:
+    """Be a process of several, the second of which has no memory for more than 30 rows from its fourth step on."""
+    build = torch_loop.build
+
+    def built_small(recipe):
+        network = build(recipe)
+        passes = []
+
+        def allocate(_, inputs):
+            passes.append(len(inputs[0]))
+            if rank == 1 and network.training and len(passes) > 8 and len(inputs[0]) > 30:
+                raise torch.OutOfMemoryError("no room for more than 30 rows")
+
+        network.register_forward_pre_hook(allocate)
+        return network
+
+    torch_loop.build = built_small
+    torch_trainer._one_of_several(rank, *work)
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_in_one_of_two_processes_halves_the_batch_of_both(matrix: Matrix, monkeypatch):
+    alone = fit(matrix, dropout=0.0, max_epochs=2).predict(matrix.features)
+    seen = []
+    monkeypatch.setattr(torch_trainer, "_one_of_several", short_in_one_rank)
+
+    halved = fit(matrix, dropout=0.0, max_epochs=2, processes=2, report=lambda epoch, loss: seen.append((epoch, loss)))
+
+    assert halved.notes == [
+        "Out of memory on cpu: batches go on in parts of 25 rows instead of 50 in each of 2 processes.",
+    ]
+    assert np.abs(halved.predict(matrix.features) - alone).max() < 1e-3
+    assert seen == halved.history
+
+
+@pytest.mark.slow
+def test_refusal_and_pruning_of_several_processes_reach_the_caller(matrix: Matrix):
+    endless = Matrix(matrix.features, np.where(np.arange(1200) == 1000, np.inf, matrix.label), matrix.names, {2: 6})
+    with pytest.raises(TrainingError, match="torch, epoch 1: expected a validation loss that is a number, found inf"):
+        fit(endless, task="regression", processes=2)
+
+    def prune(epoch: int, loss: float) -> None:
+        raise InterruptedError(f"pruned after epoch {epoch}")
+
+    with pytest.raises(InterruptedError, match="pruned after epoch 1"):
+        fit(matrix, processes=2, max_epochs=200, patience=200, report=prune)
+
+
 def test_memory_too_short_for_one_row_is_an_error(matrix: Matrix, monkeypatch):
     def nothing_left(self, features, label):
         raise torch.OutOfMemoryError("nothing left")
@@ -132,6 +185,47 @@ def test_gap_unseen_category_and_infinite_value_get_a_score(matrix: Matrix):
     scores = fit(matrix).predict(np.where(np.isinf(rows), np.nan, rows))
 
     assert np.isfinite(scores).all()
+
+
+def test_category_never_fitted_scores_as_the_mean_of_those_that_were(matrix: Matrix):
+    fitted = fit(Matrix(matrix.features, matrix.label, matrix.names, {2: 8}))
+
+    table = fitted.network.categories[0].weight.detach().numpy()
+    rows = np.bincount(matrix.features[:900, 2].astype(int), minlength=9)
+    assert list(np.flatnonzero(rows == 0)) == [6, 7, 8]  # two codes that no row has, and the missing
+    assert table[6:] == pytest.approx(np.tile(rows[:6] @ table[:6] / 900, (3, 1)), abs=1e-6)
+    # Places 0, 1, 2 decide the label; one that was never seen lies between them.
+    asked = np.array([[0.0, 0, place, np.nan] for place in (*range(6), np.nan)], dtype=np.float32)
+    scores = fitted.predict(asked)
+    assert scores[:6].min() < scores[6] < scores[:6].max()
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.001, 1e9), (0.01, -9999.0), (0.01, 99999.0)])
+def test_a_few_extreme_values_do_not_cost_the_others_their_bins(share: float, value: float):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(6000, 2)).astype(np.float32)
+    label = (features[:, 0] + rng.normal(size=6000) > 0).astype(np.float64)
+    odd = features.copy()
+    odd[rng.random(6000) < share, 0] = value
+    trainer = TorchTrainer(TorchSettings.model_validate(SMALL), task="classification", seed=0)
+    found = []
+
+    for kind in (features, odd):
+        rows = Matrix(kind, label, ["strong", "weak"])
+        fitted = trainer.fit(rows.part(0, 4000), rows.part(4000, 6000))
+        found.append(roc_auc_score(label[4000:], fitted.predict(features[4000:])))
+
+    assert found[0] > 0.8
+    assert found[1] == pytest.approx(found[0], abs=0.02)
+    assert len(fitted.recipe.edges[0]) == 17
+
+
+def test_values_beyond_the_outermost_edges_count_as_the_edge(matrix: Matrix):
+    fitted = fit(matrix)
+    highest = np.nanmax(matrix.features[:900, 0])
+    asked = np.array([[far, 0, 1, 0] for far in (highest, highest + 1, 1e30)], dtype=np.float32)
+
+    assert fitted.predict(asked) == pytest.approx(np.full(3, fitted.predict(asked)[0]), abs=1e-6)
 
 
 def test_feature_without_values_is_left_out_of_the_network(matrix: Matrix):
@@ -225,13 +319,49 @@ def test_setting_changes_the_model(matrix: Matrix, change: dict):
     assert not np.array_equal(fit(matrix, **change).predict(matrix.features), fit(matrix).predict(matrix.features))
 
 
-def test_global_state_of_torch_is_left_as_it_was(matrix: Matrix):
+@pytest.mark.parametrize("strict", [False, True])
+def test_global_state_of_torch_is_left_as_it_was(matrix: Matrix, strict: bool):
     torch.manual_seed(9)
     before = torch.get_rng_state()
     threads = torch.get_num_threads()
+    torch.use_deterministic_algorithms(strict)
+    try:
+        fit(matrix)
 
-    fit(matrix)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.get_num_threads() == threads
+        assert torch.are_deterministic_algorithms_enabled() == strict
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.get_num_threads() == threads
+
+def test_fits_of_several_threads_do_not_disturb_each_other(matrix: Matrix, tmp_path: Path):
+    alone = fit(matrix, max_epochs=2)
+    alone.save(tmp_path)
+
+    with ThreadPoolExecutor(3) as threads:
+        asked = [threads.submit(fit, matrix, max_epochs=2) for _ in range(5)]
+        while not all(each.done() for each in asked):
+            TorchTrainer.load(tmp_path)
+        together = [each.result().history for each in asked]
+
+    assert together == [alone.history] * 5
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_cuda_is_told_to_be_deterministic_before_it_starts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back afterwards
+    cuda = torch.device("cuda")
+
+    for settings, before, after in (
+        (TorchSettings(), None, ":4096:8"),
+        (TorchSettings(), ":16:8", ":16:8"),
+        (TorchSettings(deterministic=False), None, None),
+    ):
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        if before:
+            monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+        with reproducible(settings, cuda):
+            assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == after

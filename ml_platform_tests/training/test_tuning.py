@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+import torch
 from pydantic import Field, model_validator
 
 from ml_platform.data.settings import Settings
@@ -246,3 +247,17 @@ def test_hopeless_torch_trial_is_cut_short_by_default(matrix: Matrix):
     found = search(matrix, TrainerSettings.model_validate(told))
 
     assert {trial.settings["learning_rate"] for trial in found.trials if trial.state == "PRUNED"} == {1e-6}
+
+
+def test_parallel_trials_of_equal_torch_settings_have_equal_losses(matrix: Matrix):
+    told = {
+        "trainer": "torch",
+        "settings": {"batch_rows": 64, "max_epochs": 2, "width": 8, "members": 2, "threads": 1, "device": "cpu"},
+        "tuning": {"trials": 5, "parallel": 3, "space": {"dropout": {"kind": "choice", "values": [0.3]}}},
+    }
+
+    found = search(matrix, TrainerSettings.model_validate(told))
+
+    assert [trial.loss for trial in found.trials] == [found.best_loss] * 5
+
+    assert not torch.are_deterministic_algorithms_enabled()
