@@ -298,11 +298,11 @@ def predict(
 
 
 def losses(scores: npt.NDArray[np.float64], label: npt.NDArray[np.float64], task: Task) -> npt.NDArray[np.float64]:
-    """Return the log loss (or squared error) of each row."""
+    """Return the log loss (or squared error) of each row; that of a label that is no number is none either."""
     if task == "regression":
         return np.asarray(np.square(scores - label))
     clipped = np.clip(scores, 1e-12, 1 - 1e-12)
-    return -np.log(np.where(label > 0, clipped, 1 - clipped))
+    return np.where(np.isnan(label), np.nan, -np.log(np.where(label > 0, clipped, 1 - clipped)))
 
 
 def autocast(settings: TorchSettings, device: "torch.device") -> Any:

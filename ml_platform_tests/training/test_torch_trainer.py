@@ -262,6 +262,13 @@ def test_constant_label_is_refused(matrix: Matrix):
         fit(Matrix(matrix.features, np.ones(1200), matrix.names, matrix.categories))
 
 
+def test_validation_label_that_is_no_number_is_refused(matrix: Matrix):
+    label = np.where(np.arange(1200) == 1000, np.nan, matrix.label)
+
+    with pytest.raises(TrainingError, match="torch, epoch 1: expected a validation loss that is a number, found nan"):
+        fit(Matrix(matrix.features, label, matrix.names, matrix.categories))
+
+
 def test_rows_without_any_value_are_refused(matrix: Matrix):
     rows = Matrix(np.full_like(matrix.features, np.nan), matrix.label, matrix.names)
 
