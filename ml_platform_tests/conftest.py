@@ -1,7 +1,8 @@
-"""A home in which the demo ran, made at most once in a session: what tests of the whole loop share."""
+"""What tests share: signals as in a terminal, and a home in which the demo ran, made at most once in a session."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ from filelock import FileLock
 
 COMMAND = Path(sys.executable).parent / "ml-platform"
 PROJECT = Path(__file__).resolve().parents[1]
+
+# A script that runs the tests in the background has them ignore SIGINT; what they start would inherit that, and Dagster
+# takes SIGTERM for SIGINT: nothing could be ended any more.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
