@@ -44,6 +44,13 @@ class NetworkScorer:
         self._classifies = classifies
         self._numbers = [int(place) for place in recipe["numbers"]]
         self._categories = {int(place): int(count) for place, count in recipe["categories"].items()}
+        # Networks of before values had bounds take them as they are.
+        self._reach: tuple[Scores, Scores] | None = None
+        if recipe.get("bounded", False):
+            self._reach = (
+                np.array([each[0] for each in recipe["edges"]]),
+                np.array([each[-1] for each in recipe["edges"]]),
+            )
         self._layers = [
             {name: tensors[f"backbone.blocks.{block}.0.{name}"] for name in ("weight", "r", "s", "bias")}
             for block in range(recipe["blocks"])
@@ -81,9 +88,8 @@ class NetworkScorer:
         rows, parts = features.astype(np.float64), []
         if self._numbers:
             values = (rows[:, self._numbers] - self._tensors["mean"]) / self._tensors["scale"]
-            if self._recipe.get("bounded", False):
-                edges = self._recipe["edges"]
-                values = np.clip(values, [each[0] for each in edges], [each[-1] for each in edges])
+            if self._reach is not None:
+                values = np.clip(values, *self._reach)
             absent = np.isnan(values)
             embedded = self._embedded_numbers(np.where(absent, 0.0, values))
             parts.append(np.where(absent[..., np.newaxis], self._tensors["gaps"], embedded).reshape(len(rows), -1))

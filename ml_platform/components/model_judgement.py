@@ -21,6 +21,7 @@ from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
 
 if TYPE_CHECKING:
+    from ml_platform.steps.carding import WrittenCard
     from ml_platform.steps.crowning import Held, Word
 
 
@@ -209,15 +210,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
                 "approved_by": list(crowned.approved_by),
                 "reason": crowned.reason,
                 "release": released.words,
-                "card": renewed_card(
-                    model,
-                    context.partition_key,
-                    registry=mlflow.models,
-                    audit=home.audit(),
-                    folders=home.home(),
-                    repository=home.code,
-                    links=_links(model),
-                ),
+                "card": renewed_card(lambda: _written_card(model, context.partition_key, mlflow, home)),
             },
             data_version=dg.DataVersion(crowned.content_digest),
         )
@@ -317,17 +310,7 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
     def _model_card(
         context: dg.AssetExecutionContext, mlflow: MlflowResource, home: HomeResource
     ) -> dg.MaterializeResult[Any]:
-        from ml_platform.steps.carding import write_card
-
-        written = write_card(
-            model,
-            context.partition_key,
-            registry=mlflow.models,
-            audit=home.audit(),
-            folders=home.home(),
-            repository=home.code,
-            links=_links(model),
-        )
+        written = _written_card(model, context.partition_key, mlflow, home)
         return dg.MaterializeResult(
             metadata={
                 "version": written.version.version,
@@ -341,7 +324,16 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
     return _model_card
 
 
-def _links(model: ModelAssets) -> dict[str, str]:
+def _written_card(model: ModelAssets, month: str, mlflow: MlflowResource, home: HomeResource) -> "WrittenCard":
+    from ml_platform.steps.carding import write_card
     from resources.addresses import address
 
-    return {"Assets, checks and runs in Dagster": f"{address('webserver')}/assets/{model.name}/champion"}
+    return write_card(
+        model,
+        month,
+        registry=mlflow.models,
+        audit=home.audit(),
+        folders=home.home(),
+        repository=home.code,
+        links={"Assets, checks and runs in Dagster": f"{address('webserver')}/assets/{model.name}/champion"},
+    )

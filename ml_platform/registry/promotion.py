@@ -63,12 +63,8 @@ def promote(
         verdict = verified_verdict(audit, version, verdict_path, champion)
         state = _approval(audit, approval, version, verdict.evidence, at)
         if state.rejected:
-            raise VersionRejected(
-                f"Promotion of '{version.name}' version {version.version}",
-                expected="nobody who says no on this evidence",
-                found=state.reason.rstrip("."),
-                mend=f"Whoever rejected it may approve it: ml-platform approve {version.name} {version.version}.",
-            )
+            what = f"Promotion of '{version.name}' version {version.version}"
+            raise _rejected(what, "nobody who says no on this evidence", version, state)
         if not state.stands:
             nominate(registry, audit, version, by=decided_by, reason=state.reason, at=at)
             raise ApprovalAwaited(
@@ -207,12 +203,17 @@ def _demand_not_rejected(audit: AuditLog, version: ModelVersion, at: datetime) -
         return  # judged by nobody, so rejected by nobody: a version of before there were verdicts
     state = standing(audit, ApprovalSettings(), model=version.name, version=version.version, evidence=evidence, at=at)
     if state.rejected:
-        raise VersionRejected(
-            f"Rollback of '{version.name}' to version {version.version}",
-            expected="a version that nobody says no to",
-            found=state.reason.rstrip("."),
-            mend=f"Whoever rejected it may approve it: ml-platform approve {version.name} {version.version}.",
-        )
+        what = f"Rollback of '{version.name}' to version {version.version}"
+        raise _rejected(what, "a version that nobody says no to", version, state)
+
+
+def _rejected(what: str, expected: str, version: ModelVersion, state: ApprovalState) -> VersionRejected:
+    return VersionRejected(
+        what,
+        expected=expected,
+        found=state.reason.rstrip("."),
+        mend=f"Whoever rejected it may approve it: ml-platform approve {version.name} {version.version}.",
+    )
 
 
 def _approval(

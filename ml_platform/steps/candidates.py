@@ -115,6 +115,11 @@ def read_training_set(model: BoundModel, month: str, lake: Lake, pinned: tuple[s
     return lake.scan(table, version, months).drop(PARTITION).sort("predict_at", "example_id").collect()
 
 
+def data_clock(model: BoundModel, lake: Lake) -> datetime:
+    """Return the end of the newest month whose examples have landed: the time that counts as now."""
+    return month_bounds(lake.partitions(model.table)[-1], model.declared.partitions.time_zone)[1]
+
+
 def split_of(model: BoundModel, month: str, frame: pl.DataFrame) -> Split:
     """Return train, validation and test of the candidate of ``month``."""
     declared = model.declared
@@ -265,7 +270,7 @@ def _manifest(
         hardware=collect_hardware(),
         libraries=collect_libraries(getattr(trainer_class(declared.trainer), "apart_from_lock", ())),
         parent=parent,
-        data_clock=month_bounds(lake.partitions(model.table)[-1], model.declared.partitions.time_zone)[1].isoformat(),
+        data_clock=data_clock(model, lake).isoformat(),
         dagster_run_id=dagster_run_id,
         created_at=now.isoformat(),
     )

@@ -3,7 +3,7 @@
 Apart from the judging because whoever has to approve reads it before there is a champion, and again afterwards.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from ml_platform.evaluation.calibration import reliability
 from ml_platform.evaluation.evidence import CANDIDATE
 from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
 from ml_platform.evaluation.plots import reliability_plot
-from ml_platform.evaluation.slices import worst_slices
 from ml_platform.evaluation.summary import summarize
 from ml_platform.registry.approvals import APPROVAL_KIND
 from ml_platform.registry.audit import AuditLog
@@ -22,7 +21,7 @@ from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.verdict_record import PromotionRefused
 from ml_platform.steps.candidates import prices_of
 from ml_platform.steps.crowning import judged_version, newest_verdict
-from ml_platform.steps.judgement import SLICE_METRIC, seen_evidence
+from ml_platform.steps.judgement import SLICE_METRIC, seen_evidence, weakest_slices
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.training.model_directory import read_model
@@ -62,7 +61,7 @@ def write_card(
     evidence = seen_evidence(model, verdict, folders)
     stored = read_model(model_directory(registry, version, folders.models))
     importance = stored.fitted.importance()
-    candidate, metric = evidence.predictions[CANDIDATE], SLICE_METRIC[evidence.task]
+    candidate = evidence.predictions[CANDIDATE]
     bins = reliability(evidence.label, candidate) if evidence.task == "classification" else []
     card = ModelCard(
         model=model.name,
@@ -75,17 +74,8 @@ def write_card(
         evaluated_rows=len(evidence.label),
         evaluated_partition=month,
         metrics=summarize(evidence),
-        slices=[]
-        if evidence.slices is None
-        else worst_slices(
-            evidence.label,
-            candidate,
-            evidence.slices,
-            metric=metric,
-            minimum_support=model.declared.evaluation.minimum_support,
-            task=evidence.task,
-        ),
-        slice_metric=metric,
+        slices=weakest_slices(model, evidence),
+        slice_metric=SLICE_METRIC[evidence.task],
         verdict=verdict,
         explanations=dict(list(importance.items())[:FEATURES_SHOWN]),
         cost=cost_of(registry, version, manifest, prices_of(repository).currency),
@@ -105,24 +95,13 @@ def write_card(
     return written
 
 
-def renewed_card(
-    model: BoundModel,
-    month: str,
-    *,
-    registry: ModelRegistry,
-    audit: AuditLog,
-    folders: Home,
-    repository: Path,
-    links: Mapping[str, str],
-) -> str:
-    """Write the card anew, with who decided on it, and say where; say why not where what the gates saw is gone.
+def renewed_card(write: Callable[[], WrittenCard]) -> str:
+    """Let ``write`` (see :func:`write_card`) make the card anew, and say where, or why not.
 
-    A promotion stands without it, so this raises nothing of its own.
+    For after a promotion, which stands without the card: where what the gates saw is gone, that is said, not raised.
     """
     try:
-        written = write_card(
-            model, month, registry=registry, audit=audit, folders=folders, repository=repository, links=links
-        )
+        written = write()
     except PromotionRefused as refused:
         return f"Not made anew: {refused}"
     return f"Made anew: {written.page}"

@@ -161,18 +161,23 @@ def judge(
         evidence=evidence,
         metrics=metrics,
         numbers=numbers,
-        slices=worst_slices(
-            evidence.label,
-            predictions[CANDIDATE],
-            evidence.slices,
-            metric=SLICE_METRIC[evidence.task],
-            minimum_support=model.declared.evaluation.minimum_support,
-            task=evidence.task,
-        )
-        if evidence.slices is not None
-        else [],
+        slices=weakest_slices(model, evidence),
         importance=fitted.fitted.importance(),
         package=package,
+    )
+
+
+def weakest_slices(model: BoundModel, evidence: Evidence) -> list[SliceScore]:
+    """Return the slices of the declared columns in which the candidate does worst, none where none are declared."""
+    if evidence.slices is None:
+        return []
+    return worst_slices(
+        evidence.label,
+        evidence.predictions[CANDIDATE],
+        evidence.slices,
+        metric=SLICE_METRIC[evidence.task],
+        minimum_support=model.declared.evaluation.minimum_support,
+        task=evidence.task,
     )
 
 

@@ -55,13 +55,14 @@ def _reproduced(
     model: BoundModel, version: ModelVersion, lake: Lake, registry: ModelRegistry, folders: Home, repository: Path
 ) -> Reproduction:
     directory = model_directory(registry, version, folders.models)
+    pinned = Manifest.read(directory / MANIFEST_FILE)
     return reproduce(
-        Manifest.read(directory / MANIFEST_FILE),
+        pinned,
         lambda manifest: rebuild(model, manifest, features_of(directory), lake, repository),
         code=collect_code(repository),
         lock=collect_lock(repository),
         hardware=collect_hardware(),
-        libraries=collect_libraries(Manifest.read(directory / MANIFEST_FILE).libraries),
+        libraries=collect_libraries(pinned.libraries),
     )
 
 

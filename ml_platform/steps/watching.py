@@ -6,7 +6,6 @@ Apart from the assets so that the command line and schedules look by the same st
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from ml_platform.monitoring.prediction_log import Ingested, ingest, predictions_
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.championship import Championship, history
 from ml_platform.registry.models import ModelRegistry
+from ml_platform.steps.candidates import data_clock
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.training.model_directory import StoredModel, read_model
@@ -59,11 +59,6 @@ def ingest_predictions(model: BoundModel, lake: Lake, folders: Home) -> Ingested
     """Bring what the services logged since the last time into the lake."""
     files = sorted((folders.prediction_logs / model.name).glob("*.jsonl"))
     return ingest(lake, predictions_table(model.name), files, folders.serving / model.name / "ingested.json")
-
-
-def data_clock(model: BoundModel, lake: Lake) -> datetime:
-    """Return the end of the newest month whose examples have landed: the time that counts as now."""
-    return month_bounds(lake.partitions(model.table)[-1], model.declared.partitions.time_zone)[1]
 
 
 def settle_outcomes(model: BoundModel, lake: Lake) -> Settled | None:

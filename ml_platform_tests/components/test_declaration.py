@@ -7,8 +7,9 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-import dagster as dg
 import pytest
+
+from ml_platform_tests.components.shop_project import load, make_importable, told
 
 GOOD = """\
 type: ml_platform.Dataset
@@ -27,36 +28,16 @@ attributes:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """A project of its own: `shop/orders/defs.yaml` beside `shop/loaders.py`."""
-    (tmp_path / "pyproject.toml").write_text(
-        '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "shop"\ndefs_module = "shop"\n'
-        'registry_modules = ["ml_platform.components"]\n'
-    )
     (tmp_path / "shop/orders").mkdir(parents=True)
     (tmp_path / "shop/__init__.py").touch()
     (tmp_path / "shop/loaders.py").write_text("def orders(path): ...\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in [name for name in sys.modules if name == "shop" or name.startswith("shop.")]:
-        monkeypatch.delitem(sys.modules, name)
+    make_importable(tmp_path, monkeypatch)
 
     def write(text: str) -> Path:
         (tmp_path / "shop/orders/defs.yaml").write_text(textwrap.dedent(text))
         return tmp_path
 
     return write
-
-
-def load(root: Path) -> dg.Definitions:
-    return dg.load_from_defs_folder(project_root=root)
-
-
-def told(error: BaseException) -> str:
-    """Return the messages of ``error`` and of everything that caused it, as Dagster prints them."""
-    every: list[str] = []
-    current: BaseException | None = error
-    while current is not None:
-        every.append(str(current))
-        current = current.__cause__ or current.__context__
-    return "\n".join(every)
 
 
 def test_several_documents_in_one_file_are_several_components(project: Callable[[str], Path]) -> None:

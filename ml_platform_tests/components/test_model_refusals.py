@@ -1,6 +1,5 @@
 """What a declared model cannot keep is refused when definitions load, with file and line, not after the training."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import dagster as dg
 import pytest
 
 from ml_platform.components.scaffolding import ModelScaffolder
+from ml_platform_tests.components.shop_project import load, make_importable, told
 
 OWN = """\
 from pydantic import BaseModel
@@ -37,13 +37,7 @@ FEATURES = "    - late_case_request\n"
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """A project with the scaffolded model `late_case`, a trainer `shop.own` and its scorer `shop.scoring`."""
-    (tmp_path / "pyproject.toml").write_text(
-        '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "shop"\ndefs_module = "shop"\n'
-        'registry_modules = ["ml_platform.components"]\n'
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in [name for name in sys.modules if name == "shop" or name.startswith("shop.")]:
-        monkeypatch.delitem(sys.modules, name)
+    make_importable(tmp_path, monkeypatch)
 
     def write(*changes: tuple[str, str], scorer: str = "shop.scoring:load", scoring: str = SCORER) -> Path:
         folder = tmp_path / "shop" / "late_case"
@@ -63,20 +57,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
         return tmp_path
 
     return write
-
-
-def load(root: Path) -> dg.Definitions:
-    return dg.load_from_defs_folder(project_root=root)
-
-
-def told(error: BaseException) -> str:
-    """Return the messages of ``error`` and of everything that caused it, as Dagster prints them."""
-    every: list[str] = []
-    current: BaseException | None = error
-    while current is not None:
-        every.append(str(current))
-        current = current.__cause__ or current.__context__
-    return "\n".join(every)
 
 
 def trainer(declared: str) -> tuple[str, str]:
