@@ -8,7 +8,7 @@ TORCH  := torch==2.13.0
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-fast bench lint format picture lock clean
+.PHONY: help install hooks demo up test test-fast bench lint format docs picture lock clean
 
 help:            ## Show what one can do
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ install: .venv/.installed  ## Make .venv from the lock
 	$(UV) install --quiet --python $(BIN)/python $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} --constraint deploy/torch-constraints.txt $(TORCH)
 	$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+hooks: install   ## Install the pre-commit hooks of this checkout
+	$(BIN)/pre-commit install
 
 demo: install    ## The whole loop on real flights: land, train, promote, serve, predict
 	@$(BIN)/ml-platform demo
@@ -55,6 +58,10 @@ lint: install    ## Linter, formatter check, types and import contracts
 format: install  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: install    ## Build the documentation site, generated reference included, into site/
+	$(BIN)/python docs/generate_reference.py
+	$(BIN)/mkdocs build --strict
 
 picture: install ## Draw the asset graph of the README anew from the definitions
 	$(BIN)/python docs/images/make_asset_graph.py

@@ -227,15 +227,16 @@ def _peak_memory_bytes() -> int:
 def _build_year(features: FeatureSet, sources: Sources, tile: int, tiles: int, folder: Path) -> None:
     end = YEAR.end if tile == tiles - 1 else YEAR.start + TILE
     window = Window(YEAR.start + tile * TILE, end + tile * TILE)
-    seen = {name: _tiled(frame, tile) for name, frame in sources.items()}
+    sources_by_name = {name: _tiled(frame, tile) for name, frame in sources.items()}
     for view in features.stored:
         if view.sources[0].dataset == "planes" and tile:
             continue
         (folder / view.name).mkdir(exist_ok=True)
-        build(view, seen, window).frame.write_parquet(folder / view.name / f"{tile:03}.parquet", compression="lz4")
+        log = build(view, sources_by_name, window).frame
+        log.write_parquet(folder / view.name / f"{tile:03}.parquet", compression="lz4")
     (folder / "examples").mkdir(exist_ok=True)
     inside = (pl.col("scheduled_departure") >= window.start) & (pl.col("scheduled_departure") < window.end)
-    labelled(seen).filter(inside).collect().write_parquet(folder / "examples" / f"{tile:03}.parquet")
+    labelled(sources_by_name).filter(inside).collect().write_parquet(folder / "examples" / f"{tile:03}.parquet")
 
 
 def _tiled(frame: pl.LazyFrame, tile: int) -> pl.LazyFrame:

@@ -29,7 +29,7 @@ from resources.environment import SETTINGS
 
 PROJECT = Path(__file__).resolve().parents[1]
 COMMAND = Path(sys.executable).parent / "ml-platform"
-FIRST, MONTH, NEXT = "2013-01", "2013-06", "2013-07"
+FIRST_MONTH, TEST_MONTH, REQUEST_MONTH = "2013-01", "2013-06", "2013-07"
 ZONE = "America/New_York"
 GOALS = {"demo_seconds": 180, "second_demo_seconds": 20, "auc": 0.76}
 
@@ -40,13 +40,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
     parser.add_argument("--home", type=Path, help="fresh home of the demo, kept; none: a temporary one")
     parser.add_argument("--plain", type=Path, metavar="FOLDER", help="only the plain script; its model goes to FOLDER")
-    asked = parser.parse_args()
-    if asked.plain:
-        print(json.dumps(plain(asked.plain)))
+    arguments = parser.parse_args()
+    if arguments.plain:
+        print(json.dumps(plain(arguments.plain)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(asked.home or Path(folder) / "home", Path(folder))
-    if asked.json:
+        found = measure(arguments.home or Path(folder) / "home", Path(folder))
+    if arguments.json:
         print(json.dumps(found))
     else:
         Console().print(_table(found))
@@ -87,7 +87,7 @@ def plain(folder: Path) -> dict[str, Any]:
     sources = _read(folder)
     clock.lap("read")
     views = _views_of_the_model()
-    june, july = _begin(MONTH), _begin(NEXT)
+    june, july = _begin(TEST_MONTH), _begin(REQUEST_MONTH)
     # What came after June is unknown on July 1, except which flights are scheduled: these are asked about.
     known = {name: table.lazy() for name, table in sources.items()}
     known["flights"] = known["flights"].filter(pl.col("scheduled_departure") < july)
@@ -129,8 +129,8 @@ def plain(folder: Path) -> dict[str, Any]:
         return np.asarray(booster.predict(part.select(pl.col(names).cast(pl.Float32)).to_numpy()))
 
     scores, label = score(test), test["label"].to_numpy()
-    asked = encoded.filter(due >= july)
-    if not len(score(asked)):
+    requests = encoded.filter(due >= july)
+    if not len(score(requests)):
         raise RuntimeError("No flight of July was scored.")
     clock.lap("scores")
     return {
@@ -196,7 +196,7 @@ def _run(*command: str | Path, home: Path | None = None) -> tuple[float, dict[st
 
 
 def _table(found: dict[str, Any]) -> Table:
-    table = Table(title=f"First run, to {MONTH} (load average {found['load_average']})", show_header=False)
+    table = Table(title=f"First run, to {TEST_MONTH} (load average {found['load_average']})", show_header=False)
     latency = found["request_latency_ms"]
     for name, value in (
         ("demo, fresh home", f"{found['demo_seconds']} s (goal ≤ {GOALS['demo_seconds']})"),

@@ -22,8 +22,8 @@ from benchmarks.features import FIELDS, LEAD, ZONE, declared_views, landed_sourc
 from ml_platform.data.partitions import month_bounds
 from ml_platform.features.change_log import Window, build
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.online import Snapshot, last_facts
-from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.online_store import Snapshot, latest_facts
+from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import PREDICT_AT
 
 WINDOW = Window(month_bounds("2013-05", ZONE)[0], month_bounds("2013-06", ZONE)[1])
@@ -36,17 +36,17 @@ def measure(folder: Path, rounds: int, swap_seconds: float) -> dict[str, Any]:
     features = FeatureSet(declared_views())
     sources = landed_sources(folder / "landing")
     snapshots = {
-        view.name: last_facts(view, build(view, sources, WINDOW).frame.lazy(), WINDOW.end) for view in features.stored
+        view.name: latest_facts(view, build(view, sources, WINDOW).frame.lazy(), WINDOW.end) for view in features.stored
     }
     store = SnapshotStore(folder / "online")
     sizes = {name: store.publish(snapshot).size_bytes for name, snapshot in snapshots.items()}
-    asked = _requests(sources)
-    keys = asked.select(sorted({key for view in features.stored for key in view.entity}))
+    requests = _requests(sources)
+    keys = requests.select(sorted({key for view in features.stored for key in view.entity}))
     ones = [{name: [value] for name, value in row.items()} for row in keys.head(rounds).to_dicts()]
     many = {name: values.to_list() for name, values in keys.head(MANY).to_dict().items()}
     one = _microseconds(lambda key: store.lookup(features.stored, key, 1), ones)
     batch = _microseconds(lambda key: store.lookup(features.stored, key, MANY), [many] * 50)
-    rows = asked.select(*FIELDS, PREDICT_AT)
+    rows = requests.select(*FIELDS, PREDICT_AT)
     whole = _microseconds(lambda row: features.serve(row, store), [rows[place] for place in range(200)])
     return {
         "views": len(features.stored),
@@ -71,7 +71,7 @@ def _requests(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
 
 
 def _swapped(
-    features: FeatureSet, store: SnapshotStore, snapshot: Snapshot, asked: list[dict[str, Any]], seconds: float
+    features: FeatureSet, store: SnapshotStore, snapshot: Snapshot, requests: list[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
     """Publish snapshots in which all values are one number, under constant reads: a mixture would be a torn read."""
     view = snapshot.view
@@ -82,7 +82,7 @@ def _swapped(
 
     def read() -> None:
         while not stop.is_set():
-            for key in asked[:200]:
+            for key in requests[:200]:
                 try:
                     found = reader.lookup(views, key, 1)
                 except OSError:

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from assets.aviation.landing import land
-from ml_platform.components.dataset import Dataset
+from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.loading import bound_model
-from ml_platform.components.model import ModelAssets
-from ml_platform.console.materialize import components
+from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.console.materialize import declared_components
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.dataset import load_and_publish
 from ml_platform.data.lake import Lake
@@ -31,10 +31,10 @@ from ml_platform.data.partitions import MonthlyPartitions, months_between
 from ml_platform.definitions import PROJECT_ROOT
 from ml_platform.evaluation.metrics import score
 from ml_platform.features.materialize import materialize
-from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import source_hash
 from ml_platform.steps.candidates import build_training_sets, read_training_set, split_of
-from ml_platform.steps.judgement import schedule_only
+from ml_platform.steps.evaluation import request_only
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.splits import LABEL, Split
 from resources.home import Home
@@ -55,10 +55,10 @@ def prepare(model: ModelAssets, folder: Path) -> Lake:
 
     It lies under a digest of the code that makes it, so that a changed view or loader gets a fresh one.
     """
-    datasets = components(Dataset)
+    datasets = declared_components(Dataset)
     made_by = [model.code_version, {each.name: source_hash(each.loader) for each in datasets}]
     home = Home(folder / value_digest(made_by)[:12])
-    resource, store = LakeResource.of_home(home), SnapshotStore(home.online)
+    resource, store = LakeResource.for_home(home), SnapshotStore(home.online)
     lake = resource.lake()
     land(resource.landing(), "2013-12")
     for each in sorted(datasets, key=lambda dataset: len(dataset.lookups)):
@@ -164,8 +164,8 @@ def roll(
             started = time.perf_counter()
             scores = score(label, predict(split))
             found[name][month] = {metric: round(scores[metric], 5) for metric in GOALS}
-            told = ", ".join(f"{metric} {value:.4f}" for metric, value in found[name][month].items())
-            console.print(f"{month} {name}: {told} ({time.perf_counter() - started:.0f} s, {len(label):,} flights)")
+            line = ", ".join(f"{metric} {value:.4f}" for metric, value in found[name][month].items())
+            console.print(f"{month} {name}: {line} ({time.perf_counter() - started:.0f} s, {len(label):,} flights)")
     return found
 
 
@@ -182,21 +182,21 @@ def main() -> None:
     parser.add_argument("--months", nargs="+", default=MONTHS, help="months to predict, all nine by default")
     parser.add_argument("--home", type=Path, help="folder in which lake and training sets are kept for the next run")
     parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one for each core")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     model = bound_model(MODEL)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="quality-") as scratch:
-        lake = prepare(model, asked.home or Path(scratch))
+        lake = prepare(model, arguments.home or Path(scratch))
         flights, weather, planes = (
             lake.scan(f"datasets/{name}").collect() for name in ("flights", "weather", "planes")
         )
         ways = {
-            "platform": the_platform(model, asked.threads),
-            "plain": the_plain_script(flights, weather, planes, asked.threads),
-            "schedule_only": lambda split: schedule_only(model, split, PROJECT_ROOT),
+            "platform": the_platform(model, arguments.threads),
+            "plain": the_plain_script(flights, weather, planes, arguments.threads),
+            "request_only": lambda split: request_only(model, split, PROJECT_ROOT),
         }
-        found = roll(model, lake, asked.months, ways, console)
-    if asked.json:
+        found = roll(model, lake, arguments.months, ways, console)
+    if arguments.json:
         print(json.dumps(summary(found)))
     else:
         Console().print(_table(found))
@@ -206,8 +206,8 @@ def _absent(lake: Lake, table: str, months: MonthlyPartitions | None) -> list[li
     """Return the partitions that ``table`` still lacks, as what to ask for in one call: none, or all of them."""
     if months is None:
         return [] if lake.exists(table) else [[None]]
-    held = lake.partitions(table)
-    absent = [month for month in months_between(months.start, months.end or MONTHS[-1]) if month not in held]
+    stored = lake.partitions(table)
+    absent = [month for month in months_between(months.start, months.end or MONTHS[-1]) if month not in stored]
     return [[*absent]] if absent else []
 
 

@@ -34,7 +34,7 @@ class Scenario:
     name: str
     gain: float
     gate: PairedTestGate
-    newer: bool
+    candidate_is_newer: bool
     day_error: float
     goal: str
 
@@ -49,11 +49,13 @@ def error_rates(scenario: Scenario, pairs: int) -> dict[str, Any]:
     decisions, improvements, errors = [], [], []
     for seed in range(pairs):
         evidence = simulated_month(seed, scenario.gain, scenario.day_error)
-        judged = Evidence(evidence.label, evidence.predictions, evidence.block, newer=scenario.newer)
-        result = scenario.gate.judge(judged)
+        evidence = Evidence(
+            evidence.label, evidence.predictions, evidence.block, candidate_is_newer=scenario.candidate_is_newer
+        )
+        result = scenario.gate.evaluate(evidence)
         decisions.append(decide([result])[0])
         improvements.append(result.numbers["improvement"] or 0.0)
-        errors.append(judged.resampled("auc").difference(CANDIDATE, CHAMPION, "auc").standard_error)
+        errors.append(evidence.resampled("auc").difference(CANDIDATE, CHAMPION, "auc").standard_error)
     return {
         "pairs": pairs,
         **{word.lower(): decisions.count(word) / pairs for word in ("PROMOTE", "HOLD", "REJECT")},
@@ -117,9 +119,9 @@ def _show(timing: dict[str, float], rates: dict[str, dict[str, Any]]) -> None:
     clocked.add_row("one model", f"{timing['one_model']:.2f}", "at most 3")
     clocked.add_row("candidate and champion", f"{timing['pair']:.2f}", "at most 3")
     console.print(clocked)
-    judged = Table("simulated pairs", "promoted", "held", "rejected", "mean gain", "standard error", "goal")
+    table = Table("simulated pairs", "promoted", "held", "rejected", "mean gain", "standard error", "goal")
     for name, rate in rates.items():
-        judged.add_row(
+        table.add_row(
             name,
             f"{rate['promote']:.1%}",
             f"{rate['hold']:.1%}",
@@ -128,7 +130,7 @@ def _show(timing: dict[str, float], rates: dict[str, dict[str, Any]]) -> None:
             f"{rate['mean_standard_error']:.4f}",
             rate["goal"],
         )
-    console.print(judged)
+    console.print(table)
 
 
 def _month(random: np.random.Generator, skill: float, day_error: float, rows: int, days: int) -> Evidence:

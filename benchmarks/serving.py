@@ -29,17 +29,17 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from bento.prediction_log import Answered, lines
+from bento.prediction_log import AnsweredRequest, log_lines
 from bento.predictor import Predictor
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.online import Snapshot
-from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.online_store import Snapshot
+from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
-from ml_platform.serving.contract import RequestContract
-from ml_platform.serving.package import build_bento
-from ml_platform.serving.processes import Plan, free_port, serve_temporarily
-from ml_platform.serving.wanted import Release, WantedState, all_wanted, swap_wanted
+from ml_platform.serving.bento_build import build_bento
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states, swap_desired_state
+from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
+from ml_platform.serving.request_contract import RequestContract
 
 VIEWS, FEATURES_OF_A_VIEW, ENTITIES, TREES = 20, 12, 1000, 400
 LOCK = Path(__file__).parents[1] / "requirements.lock"
@@ -91,12 +91,12 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=1, help="rows in a request")
     options.add_argument("--connections", type=int, default=8, help="connections when throughput is measured")
     options.add_argument("--json", action="store_true", help="print one JSON object")
-    asked = options.parse_args()
+    arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        subject = of_home(asked.home, root, deployed=asked.deployed) if asked.home else made_up(root)
-        result = measure(subject, root, asked.seconds, asked.rows, asked.connections)
-    if asked.json:
+        subject = of_home(arguments.home, root, deployed=arguments.deployed) if arguments.home else made_up(root)
+        result = measure(subject, root, arguments.seconds, arguments.rows, arguments.connections)
+    if arguments.json:
         print(json.dumps(result))
     else:
         show(result)
@@ -110,7 +110,7 @@ def made_up(root: Path) -> Subject:
 
 def of_home(home: Path, root: Path, *, deployed: bool) -> Subject:
     """Return the stable version of the first model that ``home`` serves."""
-    state = next(iter(all_wanted(home / "serving").values()))
+    state = next(iter(all_desired_states(home / "serving").values()))
     if state.stable is None:
         raise SystemExit(f"{home} serves nothing: run the demo on it first.")
     model_dir = Path(state.stable.bento) / "src" / "model"
@@ -130,7 +130,7 @@ def built(model_dir: Path, contract: RequestContract, online: Path, row: dict[st
 
 def measure(subject: Subject, root: Path, seconds: float, rows: int, connections: int) -> dict[str, Any]:
     """Return milliseconds and requests per second of each way to be asked, of each stage, and seconds to start."""
-    plan = Plan(
+    plan = ProcessPlan(
         run=root / "run",
         logs=root / "logs",
         serving=root / "serving",
@@ -139,11 +139,11 @@ def measure(subject: Subject, root: Path, seconds: float, rows: int, connections
         gateway_port=free_port(),
         admin_port=free_port(),
     )
-    wanted = WantedState(stable=Release(version="1", bento=str(subject.bento)), weights={"stable": 100})
-    swap_wanted(plan.serving / subject.contract.model, wanted, 0)
+    desired = DesiredState(stable=ServedVersion(version="1", bento=str(subject.bento)), weights={"stable": 100})
+    swap_desired_state(plan.serving / subject.contract.model, desired, 0)
     body = json.dumps({"rows": [subject.row] * rows}).encode()
     predictor = Predictor(subject.model_dir, SnapshotStore(subject.online))
-    features = predictor.predict(subject.contract.validate(body), datetime.now(UTC)).served.encoded(predictor.encoder)
+    features = predictor.predict(subject.contract.validate(body), datetime.now(UTC)).served.encode(predictor.encoder)
     started = time.perf_counter()
     with serve_temporarily(plan), bare(subject.model_dir, features) as bare_port:
         ready = time.perf_counter() - started
@@ -178,21 +178,21 @@ def stages(predictor: Predictor, body: bytes) -> dict[str, float]:
     request = predictor.contract.validate(body)
     prediction = predictor.predict(request, now)
     served, rows = prediction.served, prediction.rows
-    matrix = served.encoded(predictor.encoder)
+    matrix = served.encode(predictor.encoder)
     answer = [{"score": score, "label": True} for score in prediction.scores]
 
     def logged() -> None:
         # Served keeps what it has worked out: a new one, as the log's thread sees it after the matrix was made.
         fresh = predictor.predict(request, now)
         began = time.perf_counter()
-        lines("made_up", "1", Answered("id", "stable", now, request.rows, fresh))
+        log_lines("made_up", "1", AnsweredRequest("id", "stable", now, request.rows, fresh))
         elapsed["log (another thread)"].append(time.perf_counter() - began)
 
     timed: dict[str, Callable[[], object]] = {
         "validate": lambda: predictor.contract.validate(body),
-        "rows as a table": lambda: predictor.table(request, now),
+        "rows as a table": lambda: predictor.rows_with_prediction_time(request, now),
         "request views and lookup": lambda: predictor.features.serve(rows, predictor.store),
-        "encode": lambda: served.encoded(predictor.encoder),
+        "encode": lambda: served.encode(predictor.encoder),
         "score": lambda: predictor.scorer.predict(matrix),
         "respond": lambda: orjson.dumps({"predictions": answer}),
     }
@@ -234,7 +234,7 @@ def write_model(root: Path) -> RequestContract:
     settings = {"objective": "binary", "num_leaves": 63, "min_data_in_leaf": 5, "verbose": -1, "num_threads": 1}
     booster = lightgbm.train(settings, lightgbm.Dataset(matrix, label), TREES)
     contract = RequestContract.model_validate({"model": "made_up", "fields": [{"name": "entity", "type": "string"}]})
-    held: dict[str, Any] = {
+    results: dict[str, Any] = {
         "model.json": {
             "format": "ml_platform/1",
             "trainer": "lightgbm",
@@ -247,7 +247,7 @@ def write_model(root: Path) -> RequestContract:
     }
     directory = root / "model"
     directory.mkdir()
-    for name, value in held.items():
+    for name, value in results.items():
         (directory / name).write_text(json.dumps(value))
     (directory / "encoder.json").write_text(Encoder(tuple(features.feature_names), {}).to_json())
     booster.save_model(directory / "model.txt")

@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ml_platform.components.loading import bound_model
-from ml_platform.components.model import Model, ModelAssets
+from ml_platform.components.model.component import Model
+from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.lake import Lake
 from ml_platform.data.partitions import months_between
 from ml_platform.features.encoder import Encoder
@@ -249,10 +250,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows")
     parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one for each core")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
-    asked = parser.parse_args()
-    frame = flights(asked.year) if asked.year else year(asked.rows, asked.features, asked.seed)
-    found = compare(frame, asked.rounds, asked.repeats, asked.threads)
-    if asked.json:
+    arguments = parser.parse_args()
+    frame = flights(arguments.year) if arguments.year else year(arguments.rows, arguments.features, arguments.seed)
+    found = compare(frame, arguments.rounds, arguments.repeats, arguments.threads)
+    if arguments.json:
         print(json.dumps(found))
         return
     table = Table(title=f"{found['rows']:,} rows x {found['features']} features, {found['rounds']} rounds")

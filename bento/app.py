@@ -20,13 +20,14 @@ import orjson
 
 from bento.docs_page import docs_page
 from bento.metrics import CONTENT_TYPE, Metrics
-from bento.prediction_log import Answered, PredictionLog
+from bento.prediction_log import AnsweredRequest, PredictionLog
 from bento.predictor import Predictor
-from bento.reasons import reasons_asked
+from bento.reasons import requested_reason_count
 from ml_platform.errors import PlatformError
-from ml_platform.serving.contract import MAX_ROWS_WITH_REASONS, FieldError, RequestInvalid, ValidRequest
+from ml_platform.serving.openapi import openapi_document
+from ml_platform.serving.request_contract import MAX_ROWS_WITH_REASONS, FieldError, InvalidRequestError, ValidRequest
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -55,7 +56,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServiceConfig:
     """Who answers: model, version, and where its predictions are logged (None: nowhere)."""
 
     model: str
@@ -63,7 +64,7 @@ class Served:
     log_folder: Path | None
 
 
-class Refused(Exception):  # noqa: N818
+class HttpError(Exception):
     """Ends a request with a status of its own."""
 
     def __init__(
@@ -76,18 +77,18 @@ class Refused(Exception):  # noqa: N818
 class PredictApp:
     """``POST /v1/<model>/predict`` and the pages beside it, as an ASGI application."""
 
-    def __init__(self, served: Served, load: Callable[[], Predictor], limits: Limits | None = None) -> None:
-        """Make the application of ``served``; ``load`` is called when the server starts, before it is ready."""
-        self.served = served
+    def __init__(self, config: ServiceConfig, load: Callable[[], Predictor], limits: Limits | None = None) -> None:
+        """Make the application of ``config``; ``load`` is called when the server starts, before it is ready."""
+        self.config = config
         self.limits = limits or Limits()
-        self.metrics = Metrics(served.model, served.version)
+        self.metrics = Metrics(config.model, config.version)
         self.in_flight = 0
         self.ready = False
         self._load = load
         self._predictor: Predictor | None = None
         self._log: PredictionLog | None = None
-        self._path = f"/v1/{served.model}/predict"
-        self._model = orjson.dumps({"name": served.model, "version": served.version})
+        self._path = f"/v1/{config.model}/predict"
+        self._model = orjson.dumps({"name": config.model, "version": config.version})
         self._pages: dict[str, Callable[[], tuple[int, bytes, bytes]]] = {
             "/healthz": lambda: (200, b"text/plain", b"ok\n"),
             "/livez": lambda: (200, b"text/plain", b"ok\n"),
@@ -95,15 +96,15 @@ class PredictApp:
             "/metrics": self._metrics_page,
             "/openapi.json": self._openapi_page,
             # The gateway hands on what lies under the model's own path.
-            f"/v1/{served.model}/openapi.json": self._openapi_page,
-            f"/v1/{served.model}/": self._docs_page,
+            f"/v1/{config.model}/openapi.json": self._openapi_page,
+            f"/v1/{config.model}/": self._docs_page,
             "/": self._docs_page,
         }
 
     @property
     def predictor(self) -> Predictor:
         if self._predictor is None:
-            raise Refused(503, "starting", "The service is still starting.")
+            raise HttpError(503, "starting", "The service is still starting.")
         return self._predictor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,9 +132,9 @@ class PredictApp:
         sys.setswitchinterval(0.0005)
         self._predictor = self._load()
         self._warm_up(self._predictor)
-        if self.served.log_folder is not None:
+        if self.config.log_folder is not None:
             self._log = PredictionLog(
-                self.served.log_folder, self.served.model, self.served.version, on_written=self.metrics.tell
+                self.config.log_folder, self.config.model, self.config.version, on_written=self.metrics.observe
             )
         self.ready = True
 
@@ -145,128 +146,133 @@ class PredictApp:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        extra: list[tuple[bytes, bytes]] = []
+        received_id = headers.get(b"x-request-id", b"")
+        request_id = received_id.decode() if _REQUEST_ID.fullmatch(received_id) else uuid.uuid4().hex
+        extra_headers: list[tuple[bytes, bytes]] = []
         try:
-            status, kind, body = await self._answer(scope, headers, receive, request_id)
-        except RequestInvalid as error:
-            self.metrics.refuse(error.reason)
-            status, kind, body = error.status, JSON, _error_body(error.to_dict(), request_id)
-        except Refused as error:
-            self.metrics.refuse(error.reason)
-            status, kind, extra = error.status, JSON, error.headers
-            body = _error_body(_told(error.status, error.reason, str(error)), request_id)
+            status, content_type, body = await self._respond(scope, headers, receive, request_id)
+        except InvalidRequestError as error:
+            self.metrics.count_error(error.reason)
+            status, content_type, body = error.status, JSON, _error_bytes(error.to_dict(), request_id)
+        except HttpError as error:
+            self.metrics.count_error(error.reason)
+            status, content_type, extra_headers = error.status, JSON, error.headers
+            body = _error_bytes(_error(error.status, error.reason, str(error)), request_id)
         except PlatformError as error:
-            # What a person can mend from outside, like a feature view that was never published.
-            self.metrics.refuse("unavailable")
+            # What a person can fix from outside, like a feature view that was never published.
+            self.metrics.count_error("unavailable")
             logger.error("request %s: %s", request_id, error)
-            status, kind, body = 503, JSON, _error_body(_told(503, "unavailable", str(error)), request_id)
+            status, content_type, body = 503, JSON, _error_bytes(_error(503, "unavailable", str(error)), request_id)
         except Exception:
-            self.metrics.refuse("bug")
+            self.metrics.count_error("bug")
             logger.exception("request %s failed", request_id)
-            told = _told(500, "bug", "The service failed; its log tells why under the request id.")
-            status, kind, body = 500, JSON, _error_body(told, request_id)
+            failure = _error(500, "bug", "The service failed; its log tells why under the request id.")
+            status, content_type, body = 500, JSON, _error_bytes(failure, request_id)
         length = str(len(body)).encode()
-        sent = [
-            (b"content-type", kind),
+        response_headers = [
+            (b"content-type", content_type),
             (b"content-length", length),
             (b"x-request-id", request_id.encode()),
-            *extra,
+            *extra_headers,
         ]
-        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.start", "status": status, "headers": response_headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _answer(
+    async def _respond(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str
     ) -> tuple[int, bytes, bytes]:
         path, method = scope["path"], scope["method"]
         if path != self._path:
             page = self._pages.get(path)
             if page is None:
-                raise Refused(404, "path", f"There is no {path}; predictions are at POST {self._path}.")
+                raise HttpError(404, "path", f"There is no {path}; predictions are at POST {self._path}.")
             if method not in ("GET", "HEAD"):
-                raise Refused(405, "method", f"{path} takes GET.", [(b"allow", b"GET, HEAD")])
+                raise HttpError(405, "method", f"{path} takes GET.", [(b"allow", b"GET, HEAD")])
             return page()
         if method != "POST":
-            raise Refused(405, "method", f"{path} takes POST.", [(b"allow", b"POST")])
+            raise HttpError(405, "method", f"{path} takes POST.", [(b"allow", b"POST")])
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise Refused(
+            raise HttpError(
                 415, "encoding", "Send the body as it is, not compressed.", [(b"accept-encoding", b"identity")]
             )
         if self.in_flight >= self.limits.requests_at_once:
-            raise Refused(429, "overload", "Too many requests at once.", [(b"retry-after", b"1")])
+            raise HttpError(429, "overload", "Too many requests at once.", [(b"retry-after", b"1")])
         self.in_flight += 1
         try:
-            most = reasons_asked(scope.get("query_string", b""))
+            max_reasons = requested_reason_count(scope.get("query_string", b""))
             body = await self._body(headers, receive)
-            return 200, JSON, await self._predict(body, headers, request_id, most)
+            return 200, JSON, await self._predict(body, headers, request_id, max_reasons)
         finally:
             self.in_flight -= 1
 
-    async def _predict(self, body: bytes, headers: dict[bytes, bytes], request_id: str, most: int) -> bytes:
+    async def _predict(self, body: bytes, headers: dict[bytes, bytes], request_id: str, max_reasons: int) -> bytes:
         started = time.perf_counter()
         predictor = self.predictor
         now = datetime.now(UTC)
-        request = predictor.contract.validate(body, MAX_ROWS_WITH_REASONS if most else None)
-        if len(request.rows) <= INLINE_ROWS and not most and not predictor.store.remote:
+        request = predictor.contract.validate(body, MAX_ROWS_WITH_REASONS if max_reasons else None)
+        if len(request.rows) <= INLINE_ROWS and not max_reasons and not predictor.store.remote:
             prediction = predictor.predict(request, now)
         else:
-            prediction = await self._within_answer_time(predictor.predict, request, now)
-        told: list[dict[str, Any]] = [
+            prediction = await self._with_timeout(predictor.predict, request, now)
+        predictions: list[dict[str, Any]] = [
             {"score": score, "label": label} for score, label in zip(prediction.scores, prediction.labels, strict=True)
         ]
-        if most:
-            found = await self._within_answer_time(predictor.reasons, prediction, most)
-            told = [{**answer, "reasons": why} for answer, why in zip(told, found, strict=True)]
-        answer = orjson.dumps({"predictions": told, "model": orjson.Fragment(self._model), "request_id": request_id})
+        if max_reasons:
+            reasons = await self._with_timeout(predictor.strongest_reasons, prediction, max_reasons)
+            predictions = [
+                {**prediction, "reasons": row_reasons}
+                for prediction, row_reasons in zip(predictions, reasons, strict=True)
+            ]
+        response = orjson.dumps(
+            {"predictions": predictions, "model": orjson.Fragment(self._model), "request_id": request_id}
+        )
         if self._log is not None:
-            self._log.put(Answered(request_id, _role(headers), now, request.rows, prediction))
-        self.metrics.rows.inc(len(told))
+            self._log.put(AnsweredRequest(request_id, _role(headers), now, request.rows, prediction))
+        self.metrics.rows.inc(len(predictions))
         self.metrics.latency.observe(time.perf_counter() - started)
-        return answer
+        return response
 
-    async def _within_answer_time(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def _with_timeout(self, function: Callable[..., Result], *arguments: Any) -> Result:
         try:
-            return await asyncio.wait_for(asyncio.to_thread(work, *arguments), self.limits.answer_seconds)
+            return await asyncio.wait_for(asyncio.to_thread(function, *arguments), self.limits.answer_seconds)
         except TimeoutError:
-            raise Refused(503, "timeout", f"No answer within {self.limits.answer_seconds:g} s.") from None
+            raise HttpError(503, "timeout", f"No answer within {self.limits.answer_seconds:g} s.") from None
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        most = self.predictor.contract.max_bytes
+        limit = self.predictor.contract.max_bytes
         declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > most:
-            raise _too_large(most)
-        message = await self._within_time(receive)
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        message = await self._receive_with_timeout(receive)
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
             return body
         parts, size = [body], len(body)
         while message.get("more_body"):
-            message = await self._within_time(receive)
+            message = await self._receive_with_timeout(receive)
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > most:
-                raise _too_large(most)
+            if size > limit:
+                raise _too_large(limit)
         return b"".join(parts)
 
-    async def _within_time(self, receive: Receive) -> MutableMapping[str, Any]:
+    async def _receive_with_timeout(self, receive: Receive) -> MutableMapping[str, Any]:
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 message = await receive()
         except TimeoutError:
-            raise Refused(408, "slow", f"The body did not arrive within {self.limits.body_seconds:g} s.") from None
+            raise HttpError(408, "slow", f"The body did not arrive within {self.limits.body_seconds:g} s.") from None
         if message["type"] == "http.disconnect":
-            raise Refused(400, "gone", "The client went away.")
+            raise HttpError(400, "gone", "The client went away.")
         return message
 
     def _warm_up(self, predictor: Predictor) -> None:
         example: dict[str, Any] = {}
         for field in predictor.contract.fields:
-            plain = {"string": "", "int": 0, "float": 0.0, "bool": False, "datetime": "2020-01-01T00:00:00Z"}[
+            example_value = {"string": "", "int": 0, "float": 0.0, "bool": False, "datetime": "2020-01-01T00:00:00Z"}[
                 field.type
             ]
-            example[field.name] = field.examples[0] if field.examples else plain
+            example[field.name] = field.examples[0] if field.examples else example_value
         for rows in (1, 2):  # one row and several take different paths
             request: ValidRequest = predictor.contract.validate(
                 orjson.dumps({"rows": [example] * min(rows, predictor.contract.max_rows)})
@@ -282,23 +288,23 @@ class PredictApp:
         return 200, CONTENT_TYPE, self.metrics.page()
 
     def _openapi_page(self) -> tuple[int, bytes, bytes]:
-        return 200, JSON, orjson.dumps(self.predictor.contract.openapi(self.served.version))
+        return 200, JSON, orjson.dumps(openapi_document(self.predictor.contract, self.config.version))
 
     def _docs_page(self) -> tuple[int, bytes, bytes]:
-        return 200, b"text/html; charset=utf-8", docs_page(self.predictor.contract, self.served.version).encode()
+        return 200, b"text/html; charset=utf-8", docs_page(self.predictor.contract, self.config.version).encode()
 
 
-def _too_large(most: int) -> RequestInvalid:
-    found = FieldError("body", f"at most {most} bytes", "more", "Send several smaller requests.")
-    return RequestInvalid(413, "size", [found])
+def _too_large(limit: int) -> InvalidRequestError:
+    error = FieldError("body", f"at most {limit} bytes", "more", "Send several smaller requests.")
+    return InvalidRequestError(413, "size", [error])
 
 
-def _told(status: int, reason: str, message: str) -> dict[str, Any]:
+def _error(status: int, reason: str, message: str) -> dict[str, Any]:
     return {"error": {"status": status, "reason": reason, "message": message, "details": []}}
 
 
-def _error_body(told: dict[str, Any], request_id: str) -> bytes:
-    return orjson.dumps({**told, "request_id": request_id})
+def _error_bytes(error: dict[str, Any], request_id: str) -> bytes:
+    return orjson.dumps({**error, "request_id": request_id})
 
 
 def _role(headers: dict[bytes, bytes]) -> str:

@@ -1,25 +1,34 @@
-"""A page for people about one endpoint: its fields, an example to paste, its refusals. No script, nothing fetched."""
+"""A page for people about one endpoint: its fields, an example, its error responses. No script, nothing fetched."""
 
 import json
 from html import escape
 from typing import Any
 
-from ml_platform.serving.contract import REFUSALS, RequestContract, RequestField
+from ml_platform.serving.openapi import ERROR_RESPONSES
+from ml_platform.serving.request_contract import RequestContract, RequestField
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}"
     "pre{background:#f5f5f5;padding:1rem;overflow:auto}code{background:#f5f5f5}"
 )
-_PLAIN: dict[str, Any] = {"string": "text", "int": 1, "float": 1.5, "bool": True, "datetime": "2020-01-01T08:30:00Z"}
+_EXAMPLE_VALUES: dict[str, Any] = {
+    "string": "text",
+    "int": 1,
+    "float": 1.5,
+    "bool": True,
+    "datetime": "2020-01-01T08:30:00Z",
+}
 
 
 def docs_page(contract: RequestContract, version: str) -> str:
     """Return the HTML page of the endpoint of ``contract``, served by ``version`` of the model."""
-    row = {field.name: field.examples[0] if field.examples else _PLAIN[field.type] for field in contract.fields}
+    row = {
+        field.name: field.examples[0] if field.examples else _EXAMPLE_VALUES[field.type] for field in contract.fields
+    }
     body = json.dumps({"rows": [row]}, ensure_ascii=False)
-    fields = "".join(_field(field) for field in contract.fields)
-    refusals = "".join(f"<tr><td>{status}<td>{escape(text)}" for status, text in REFUSALS.items())
+    fields = "".join(_field_row(field) for field in contract.fields)
+    error_responses = "".join(f"<tr><td>{status}<td>{escape(text)}" for status, text in ERROR_RESPONSES.items())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(contract.model)}</title>'
         f"<style>{_STYLE}</style><h1>{escape(contract.model)}</h1>"
@@ -28,10 +37,10 @@ def docs_page(contract: RequestContract, version: str) -> str:
         f' score most. <a href="openapi.json">openapi.json</a></p>'
         f"<h2>Fields of a row</h2><table><tr><th>Field<th>Type<th>What it says{fields}</table>"
         f"<h2>Example</h2><pre>{escape(body)}</pre>"
-        f"<h2>Refusals</h2><table><tr><th>Status<th>When{refusals}</table></html>"
+        f"<h2>Error responses</h2><table><tr><th>Status<th>When{error_responses}</table></html>"
     )
 
 
-def _field(field: RequestField) -> str:
-    kind = field.type + (" or null" if field.nullable else "")
-    return f"<tr><td><code>{escape(field.name)}</code><td>{kind}<td>{escape(field.description)}"
+def _field_row(field: RequestField) -> str:
+    field_type = field.type + (" or null" if field.nullable else "")
+    return f"<tr><td><code>{escape(field.name)}</code><td>{field_type}<td>{escape(field.description)}"

@@ -12,7 +12,7 @@ from bento.scorer import Features, Scores
 
 def load(model_dir: Path) -> "LightGbmScorer":
     """Return the booster in `model.txt` of ``model_dir``."""
-    return LightGbmScorer(_lean_lightgbm().Booster(model_file=model_dir / "model.txt"))
+    return LightGbmScorer(_import_lightgbm_alone().Booster(model_file=model_dir / "model.txt"))
 
 
 class LightGbmScorer:
@@ -30,11 +30,11 @@ class LightGbmScorer:
 
         After Lundberg, Erion and Lee (2018), Consistent individualized feature attribution for tree ensembles.
         """
-        found = np.asarray(self._booster.predict(features, pred_contrib=True, num_threads=1), dtype=np.float64)
-        return found[:, :-1]
+        contributions = np.asarray(self._booster.predict(features, pred_contrib=True, num_threads=1), dtype=np.float64)
+        return contributions[:, :-1]
 
 
-def _lean_lightgbm() -> ModuleType:
+def _import_lightgbm_alone() -> ModuleType:
     # LightGBM takes pandas, scikit-learn and others along where they are installed: seconds of every start, unused.
     unused = [name for name in ("pandas", "sklearn", "pyarrow", "dask", "matplotlib") if name not in sys.modules]
     sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]

@@ -1,11 +1,11 @@
-"""What a service counts for Prometheus: latency, answers, refusals, the age of the features that answers stood on."""
+"""What a service counts for Prometheus: latency, answers, errors, the age of the features that answers stood on."""
 
-from collections import Counter as Counts
+from collections import Counter as CountByValue
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from bento.prediction_log import Answered
+from bento.prediction_log import AnsweredRequest
 
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -16,70 +16,72 @@ class Metrics:
 
     def __init__(self, model: str, version: str) -> None:
         self.registry = CollectorRegistry()
-        named, own = ["model", "version"], {"model": model, "version": version}
+        label_names, labels = ["model", "version"], {"model": model, "version": version}
         self.latency = Histogram(
             "ml_platform_request_seconds",
             "Time from the last byte of a request to its answer",
-            named,
+            label_names,
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
-        ).labels(**own)
-        self.rows = Counter("ml_platform_predictions", "Rows predicted", named, registry=self.registry).labels(**own)
+        ).labels(**labels)
+        self.rows = Counter("ml_platform_predictions", "Rows predicted", label_names, registry=self.registry).labels(
+            **labels
+        )
         self.in_flight = Gauge(
-            "ml_platform_requests_in_flight", "Requests being answered", named, registry=self.registry
-        ).labels(**own)
+            "ml_platform_requests_in_flight", "Requests being answered", label_names, registry=self.registry
+        ).labels(**labels)
         self.dropped = Gauge(
             "ml_platform_prediction_log_dropped_rows",
             "Rows answered but not written to the prediction log since the start",
-            named,
+            label_names,
             registry=self.registry,
-        ).labels(**own)
-        self._own = own
-        self._refused = Counter(
-            "ml_platform_requests_refused",
+        ).labels(**labels)
+        self._service_labels = labels
+        self._errors = Counter(
+            "ml_platform_error_responses",
             "Requests not answered with predictions, by reason",
-            [*named, "reason"],
+            [*label_names, "reason"],
             registry=self.registry,
         )
-        self._labels = Counter(
-            "ml_platform_prediction_labels", "Rows predicted, by label", [*named, "label"], registry=self.registry
+        self._predicted_labels = Counter(
+            "ml_platform_prediction_labels", "Rows predicted, by label", [*label_names, "label"], registry=self.registry
         )
         self._ages = Gauge(
             "ml_platform_feature_age_minutes",
             "Greatest age of a view's facts in the last answered request",
-            [*named, "view"],
+            [*label_names, "view"],
             registry=self.registry,
         )
         self._missing = Counter(
             "ml_platform_feature_missing_rows",
             "Rows for which a view had nothing, or nothing young enough",
-            [*named, "view"],
+            [*label_names, "view"],
             registry=self.registry,
         )
         self._views: dict[str, tuple[Gauge, Counter]] = {}
 
-    def refuse(self, reason: str) -> None:
+    def count_error(self, reason: str) -> None:
         """Count a request that was not answered with predictions."""
-        self._refused.labels(**self._own, reason=reason).inc()
+        self._errors.labels(**self._service_labels, reason=reason).inc()
 
-    def tell(self, answered: Answered) -> None:
+    def observe(self, answered: AnsweredRequest) -> None:
         """Count what an answered request stood on; called by the log's thread, so that no request pays for it."""
         prediction = answered.prediction
-        for label, rows in Counts(prediction.labels).items():
-            told = "none" if label is None else str(label).lower()
-            self._labels.labels(**self._own, label=told).inc(rows)
+        for label, rows in CountByValue(prediction.labels).items():
+            label_value = "none" if label is None else str(label).lower()
+            self._predicted_labels.labels(**self._service_labels, label=label_value).inc(rows)
         ages = prediction.served.ages_minutes
         missing = np.isnan(ages).sum(axis=0).tolist()
         oldest = np.fmax.reduce(ages, axis=0, initial=np.nan).tolist()
         for view, rows, age in zip(prediction.served.views, missing, oldest, strict=True):
             if view not in self._views:
                 self._views[view] = (
-                    self._ages.labels(**self._own, view=view),
-                    self._missing.labels(**self._own, view=view),
+                    self._ages.labels(**self._service_labels, view=view),
+                    self._missing.labels(**self._service_labels, view=view),
                 )
-            shown, counted = self._views[view]
-            shown.set(age)
-            counted.inc(rows)
+            age_gauge, missing_counter = self._views[view]
+            age_gauge.set(age)
+            missing_counter.inc(rows)
 
     def page(self) -> bytes:
         """Return the numbers in Prometheus' text format."""

@@ -1,6 +1,6 @@
 """Scores rows with a network of the torch trainer: its forward pass in numpy, so that a bento carries no torch.
 
-In float64, as training's own predictions on a CPU: the two are equal to the last bits whatever the size of a batch.
+In float64, as training's inputs predictions on a CPU: the two are equal to the last bits whatever the size of a batch.
 """
 
 import json
@@ -14,53 +14,56 @@ import numpy.typing as npt
 from bento.scorer import Features, Scores
 
 CHUNK_ROWS = 1024
-SMALLEST = 1e-6
-"""Scores are kept this far from 0 and 1 before their log-odds are taken."""
+MIN_PROBABILITY = 1e-6
+"""Scores are kept this far from 0 and 1 hidden their log-odds are taken."""
 
 
 def load(model_dir: Path) -> "NetworkScorer":
     """Return the network in `network.json` and `network.npz` of ``model_dir``."""
-    with np.load(model_dir / "network.npz", allow_pickle=False) as held:
+    with np.load(model_dir / "network.npz", allow_pickle=False) as archive:
         tensors = {
-            name: held[name] if held[name].dtype == bool else held[name].astype(np.float64) for name in held.files
+            name: archive[name] if archive[name].dtype == bool else archive[name].astype(np.float64)
+            for name in archive.files
         }
-    with np.load(model_dir / "background.npz", allow_pickle=False) as held:
-        background = held["rows"]
-    recipe = json.loads((model_dir / "network.json").read_text())
+    with np.load(model_dir / "background.npz", allow_pickle=False) as archive:
+        background = archive["rows"]
+    architecture = json.loads((model_dir / "network.json").read_text())
     task = json.loads((model_dir / "torch.json").read_text())["task"]
-    return NetworkScorer(tensors, recipe, background, classifies=task == "classification")
+    return NetworkScorer(tensors, architecture, background, classifies=task == "classification")
 
 
 class NetworkScorer:
     """TabM (Gorishniy et al. 2025): members that share weights, each with scales of its own; their mean is the score.
 
-    ``recipe`` says how it is built, ``background`` (rows, features) is what contributions are measured against.
+    ``architecture`` says how it is built, ``background`` (rows, features) is what contributions are measured against.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Scores], recipe: Mapping[str, Any], background: Features, *, classifies: bool
+        self, tensors: Mapping[str, Scores], architecture: Mapping[str, Any], background: Features, *, classifies: bool
     ) -> None:
-        self._tensors, self._recipe, self._background = tensors, recipe, background
+        self._tensors, self._architecture, self._background = tensors, architecture, background
         self._classifies = classifies
-        self._numbers = [int(place) for place in recipe["numbers"]]
-        self._categories = {int(place): int(count) for place, count in recipe["categories"].items()}
-        # Networks of before values had bounds take them as they are.
-        self._reach: tuple[Scores, Scores] | None = None
-        if recipe.get("bounded", False):
-            self._reach = (
-                np.array([each[0] for each in recipe["edges"]]),
-                np.array([each[-1] for each in recipe["edges"]]),
+        self._numbers = [int(column) for column in architecture["numbers"]]
+        self._categories = {int(column): int(count) for column, count in architecture["categories"].items()}
+        # Networks from before values had bounds take them as they are.
+        self._input_bounds: tuple[Scores, Scores] | None = None
+        if architecture.get("bounded", False):
+            self._input_bounds = (
+                np.array([each[0] for each in architecture["edges"]]),
+                np.array([each[-1] for each in architecture["edges"]]),
             )
         self._layers = [
             {name: tensors[f"backbone.blocks.{block}.0.{name}"] for name in ("weight", "r", "s", "bias")}
-            for block in range(recipe["blocks"])
+            for block in range(architecture["blocks"])
         ]
 
     def predict(self, features: Features) -> Scores:
         """Return the mean over the members of their probabilities (or values), shape (rows,)."""
         chunks = range(0, len(features), CHUNK_ROWS)
-        found = [self._scores(self._first(self._embedded(features[at : at + CHUNK_ROWS]))) for at in chunks]
-        return np.concatenate(found) if found else np.empty(0)
+        scores = [
+            self._scores(self._first_layer(self._embed(features[index : index + CHUNK_ROWS]))) for index in chunks
+        ]
+        return np.concatenate(scores) if scores else np.empty(0)
 
     def contributions(self, features: Features) -> Scores:
         """Return by how much each score is above what it is, on average, with a feature taken from background rows.
@@ -68,67 +71,71 @@ class NetworkScorer:
         Shape (rows, features), in log-odds or units of the label; a feature that the network does not read adds 0.
         After Robnik-Sikonja and Kononenko (2008), Explaining classifications for individual instances.
         """
-        layer, places = self._layers[0], [*self._numbers, *self._categories]
-        size, others = self._recipe["embedding_size"], self._embedded(self._background)
-        weight = layer["weight"].reshape(len(layer["weight"]), len(places), size)
-        scale = layer["r"].reshape(len(layer["r"]), len(places), size)
-        found = np.zeros(features.shape)
-        for row, own in enumerate(self._embedded(features)):
-            before = self._first(own[np.newaxis])
-            odds = self._odds(self._scores(before))
+        layer, columns = self._layers[0], [*self._numbers, *self._categories]
+        size, background = self._architecture["embedding_size"], self._embed(self._background)
+        weight = layer["weight"].reshape(len(layer["weight"]), len(columns), size)
+        scale = layer["r"].reshape(len(layer["r"]), len(columns), size)
+        contributions = np.zeros(features.shape)
+        for row, inputs in enumerate(self._embed(features)):
+            pre_activation = self._first_layer(inputs[np.newaxis])
+            odds = self._log_odds(self._scores(pre_activation))
             # Only a feature's own inputs of the first layer change: it is not computed again for the others.
-            change = (others - own).reshape(len(others), len(places), size)
+            change = (background - inputs).reshape(len(background), len(columns), size)
             moved = np.einsum("bfe,kfe,wfe->bfkw", change, scale, weight, optimize=True) * layer["s"]
-            changed = self._scores((before + moved).reshape(-1, *before.shape[1:])).reshape(len(others), -1)
-            found[row, places] = odds - self._odds(changed).mean(axis=0)
-        return found
+            changed = self._scores((pre_activation + moved).reshape(-1, *pre_activation.shape[1:])).reshape(
+                len(background), -1
+            )
+            contributions[row, columns] = odds - self._log_odds(changed).mean(axis=0)
+        return contributions
 
-    def _embedded(self, features: Features) -> Scores:
+    def _embed(self, features: Features) -> Scores:
         """Return the network's inputs (rows, fields x embedding size)."""
         rows, parts = features.astype(np.float64), []
         if self._numbers:
             values = (rows[:, self._numbers] - self._tensors["mean"]) / self._tensors["scale"]
-            if self._reach is not None:
-                values = np.clip(values, *self._reach)
-            absent = np.isnan(values)
-            embedded = self._embedded_numbers(np.where(absent, 0.0, values))
-            parts.append(np.where(absent[..., np.newaxis], self._tensors["gaps"], embedded).reshape(len(rows), -1))
-        for at, (place, count) in enumerate(self._categories.items()):
-            codes = np.nan_to_num(rows[:, place], nan=count).astype(np.int64)
-            parts.append(self._tensors[f"categories.{at}.weight"][codes])
+            if self._input_bounds is not None:
+                values = np.clip(values, *self._input_bounds)
+            missing = np.isnan(values)
+            embedded = self._embed_numbers(np.where(missing, 0.0, values))
+            parts.append(np.where(missing[..., np.newaxis], self._tensors["gaps"], embedded).reshape(len(rows), -1))
+        for index, (column, count) in enumerate(self._categories.items()):
+            codes = np.nan_to_num(rows[:, column], nan=count).astype(np.int64)
+            parts.append(self._tensors[f"categories.{index}.weight"][codes])
         return np.concatenate(parts, axis=1)
 
-    def _embedded_numbers(self, values: Scores) -> Scores:
+    def _embed_numbers(self, values: Scores) -> Scores:
         """Return a line and a bend per bin for each number (Gorishniy et al. 2022), shape (rows, numbers, size)."""
         tensors, value = self._tensors, values[..., np.newaxis]
         bins = tensors["numbers.impl.bias"] + tensors["numbers.impl.weight"] * value
         if bins.shape[-1] > 1:
-            alone: npt.NDArray[Any] = tensors.get("numbers.impl.single_bin_mask", np.zeros(len(self._numbers), bool))
-            last = np.where(alone, bins[..., -1], np.maximum(bins[..., -1], 0))
+            single_bin: npt.NDArray[Any] = tensors.get(
+                "numbers.impl.single_bin_mask", np.zeros(len(self._numbers), bool)
+            )
+            last = np.where(single_bin, bins[..., -1], np.maximum(bins[..., -1], 0))
             bins[..., 0] = np.minimum(bins[..., 0], 1)
             bins[..., 1:-1] = np.clip(bins[..., 1:-1], 0, 1)
             bins[..., -1] = last
-        bends = (bins.transpose(1, 0, 2) @ tensors["numbers.linear.weight"]).transpose(1, 0, 2)
-        return np.asarray(tensors["numbers.linear0.bias"] + tensors["numbers.linear0.weight"] * value + bends)
+        piecewise = (bins.transpose(1, 0, 2) @ tensors["numbers.linear.weight"]).transpose(1, 0, 2)
+        return np.asarray(tensors["numbers.linear0.bias"] + tensors["numbers.linear0.weight"] * value + piecewise)
 
-    def _first(self, inputs: Scores) -> Scores:
+    def _first_layer(self, inputs: Scores) -> Scores:
         """Return what the first layer gives before its activation, shape (rows, members, width)."""
         return _layer(self._layers[0], inputs[:, np.newaxis])
 
-    def _scores(self, first: Scores) -> Scores:
-        hidden = np.maximum(first, 0)
+    def _scores(self, pre_activation: Scores) -> Scores:
+        hidden = np.maximum(pre_activation, 0)
         for layer in self._layers[1:]:
             hidden = np.maximum(_layer(layer, hidden), 0)
         logits = np.einsum("rkw,kw->rk", hidden, self._tensors["output.weight"][..., 0])
         logits += self._tensors["output.bias"][..., 0]
         if self._classifies:
             return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)).mean(axis=1))
-        return np.asarray((logits * self._recipe["label_scale"] + self._recipe["label_mean"]).mean(axis=1))
+        return np.asarray((logits * self._architecture["label_scale"] + self._architecture["label_mean"]).mean(axis=1))
 
-    def _odds(self, scores: Scores) -> Scores:
+    def _log_odds(self, scores: Scores) -> Scores:
         if not self._classifies:
             return scores
-        clipped = np.clip(scores, SMALLEST, 1 - SMALLEST)
+        clipped = np.clip(scores, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
         return np.asarray(np.log(clipped / (1 - clipped)))
 
 

@@ -25,7 +25,7 @@ logger = logging.getLogger("bento.prediction_log")
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredRequest:
     """An answered request, as it is handed to the log."""
 
     request_id: str
@@ -35,7 +35,7 @@ class Answered:
     prediction: Prediction
 
 
-def lines(model: str, version: str, answered: Answered) -> list[bytes]:
+def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes]:
     """Return the lines of the log for ``answered``, one per row."""
     prediction = answered.prediction
     served = prediction.served
@@ -47,7 +47,7 @@ def lines(model: str, version: str, answered: Answered) -> list[bytes]:
         "logged_at": answered.answered_at,
         "watermarks": served.watermarks,
     }
-    told = zip(
+    fields_by_row = zip(
         answered.rows,
         prediction.rows[PREDICT_AT].to_list(),
         served.as_of.to_list(),
@@ -72,14 +72,14 @@ def lines(model: str, version: str, answered: Answered) -> list[bytes]:
             },
             option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
         )
-        for row, (request, predict_at, as_of, ages, features, score, label) in enumerate(told)
+        for row, (request, predict_at, as_of, ages, features, score, label) in enumerate(fields_by_row)
     ]
 
 
 class PredictionLog:
     """Writes answered requests to ``folder``; what it cannot keep up with is dropped and counted, never waited for.
 
-    What was answered within ``gather_seconds`` is written together; a service that is killed loses no more than that.
+    What was answered within ``batch_seconds`` is written together; a service that is killed loses no more than that.
     """
 
     def __init__(
@@ -90,28 +90,28 @@ class PredictionLog:
         *,
         max_pending_rows: int = 100_000,
         max_file_bytes: int = 64 * 2**20,
-        gather_seconds: float = 0.2,
-        on_written: Callable[[Answered], None] | None = None,
+        batch_seconds: float = 0.2,
+        on_written: Callable[[AnsweredRequest], None] | None = None,
     ) -> None:
         self.folder, self.model, self.version = folder, model, version
         self.max_pending_rows, self.max_file_bytes = max_pending_rows, max_file_bytes
-        self.gather_seconds = gather_seconds
+        self.batch_seconds = batch_seconds
         self.dropped_rows = 0
         self.written_rows = 0
         self._on_written = on_written
-        self._pending: deque[Answered] = deque()
+        self._pending: deque[AnsweredRequest] = deque()
         self._pending_rows = 0
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._closing = False
         self._file: IO[bytes] | None = None
-        self._count = 0
+        self._file_count = 0
         self._thread = threading.Thread(target=self._write_all, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def put(self, answered: Answered) -> None:
+    def put(self, answered: AnsweredRequest) -> None:
         """Take ``answered``, or count its rows as dropped when too many wait. Returns at once."""
         rows = len(answered.rows)
-        with self._changed:
+        with self._condition:
             if self._closing or self._pending_rows + rows > self.max_pending_rows:
                 self.dropped_rows += rows
                 return
@@ -119,44 +119,44 @@ class PredictionLog:
             self._pending.append(answered)
             self._pending_rows += rows
             if first or self._pending_rows > self.max_pending_rows / 2:
-                self._changed.notify()
+                self._condition.notify()
 
     def close(self, timeout_seconds: float = 10.0) -> None:
         """Write what waits, then end; rows that are still unwritten after the timeout count as dropped."""
-        with self._changed:
+        with self._condition:
             self._closing = True
-            self._changed.notify()
+            self._condition.notify()
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
             self.dropped_rows += self._pending_rows
 
     def _write_all(self) -> None:
         while True:
-            with self._changed:
+            with self._condition:
                 while not self._pending and not self._closing:
-                    self._changed.wait()
+                    self._condition.wait()
                 if not self._pending:
                     break
                 # Several at a time: a thread that woke for each would take turns with every request.
-                self._changed.wait_for(self._is_pressing, timeout=self.gather_seconds)
+                self._condition.wait_for(self._is_urgent, timeout=self.batch_seconds)
                 batch = list(self._pending)
                 self._pending.clear()
             for answered in batch:
                 self._write(answered)
-                with self._changed:
+                with self._condition:
                     self._pending_rows -= len(answered.rows)
             if self._file is not None:
                 self._file.flush()
         if self._file is not None:
             self._file.close()
 
-    def _is_pressing(self) -> bool:
+    def _is_urgent(self) -> bool:
         return self._closing or self._pending_rows > self.max_pending_rows / 2
 
-    def _write(self, answered: Answered) -> None:
+    def _write(self, answered: AnsweredRequest) -> None:
         try:
-            data = b"".join(lines(self.model, self.version, answered))
-            file = self._opened()
+            data = b"".join(log_lines(self.model, self.version, answered))
+            file = self._open_file()
             file.write(data)
             self.written_rows += len(answered.rows)
             if file.tell() >= self.max_file_bytes:
@@ -169,12 +169,12 @@ class PredictionLog:
             self.dropped_rows += len(answered.rows)
             logger.exception("request %s was answered but not logged", answered.request_id)
 
-    def _opened(self) -> IO[bytes]:
+    def _open_file(self) -> IO[bytes]:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._count += 1
+            self._file_count += 1
             # The process id keeps two services of one version apart; the time keeps a restarted one from itself.
             started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-            path = self.folder / f"{self.version}-{started}-{os.getpid()}-{self._count:05d}.jsonl"
+            path = self.folder / f"{self.version}-{started}-{os.getpid()}-{self._file_count:05d}.jsonl"
             self._file = path.open("ab")
         return self._file

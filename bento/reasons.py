@@ -8,54 +8,54 @@ import numpy as np
 
 from bento.scorer import Scores
 from ml_platform.errors import did_you_mean
-from ml_platform.serving.contract import MAX_REASONS, FieldError, RequestInvalid
+from ml_platform.serving.request_contract import MAX_REASONS, FieldError, InvalidRequestError
 
 PARAMETER = "reasons"
 
 
-def reasons_asked(query: bytes) -> int:
+def requested_reason_count(query: bytes) -> int:
     """Return how many reasons the ``query`` of an address asks for; 0 when it asks for none.
 
-    Raises :class:`RequestInvalid` (422) for another parameter, one given twice, or a number beyond 1 to 20.
+    Raises :class:`InvalidRequestError` (422) for another parameter, one given twice, or a number beyond 1 to 20.
     """
     if not query:
         return 0
-    given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    for name, _ in given:
+    parameters = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    for name, _ in parameters:
         if name != PARAMETER:
             hint = did_you_mean(name, [PARAMETER]).strip()
-            raise _refused(FieldError(f"query.{name[:60]}", f"only '{PARAMETER}'", "another parameter", hint))
-    numbers = [text for _, text in given]
+            raise _invalid_query(FieldError(f"query.{name[:60]}", f"only '{PARAMETER}'", "another parameter", hint))
+    values = [text for _, text in parameters]
     expected = f"one whole number from 1 to {MAX_REASONS}"
-    if len(numbers) != 1:
-        raise _refused(FieldError(f"query.{PARAMETER}", expected, f"{len(numbers)} values"))
-    text = numbers[0]
+    if len(values) != 1:
+        raise _invalid_query(FieldError(f"query.{PARAMETER}", expected, f"{len(values)} values"))
+    text = values[0]
     if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_REASONS):
-        raise _refused(FieldError(f"query.{PARAMETER}", expected, f"'{text[:60]}'"))
+        raise _invalid_query(FieldError(f"query.{PARAMETER}", expected, f"'{text[:60]}'"))
     return int(text)
 
 
-def reasons(
-    names: Sequence[str], values: Sequence[Mapping[str, Any]], contributions: Scores, most: int
+def strongest_reasons(
+    feature_names: Sequence[str], values: Sequence[Mapping[str, Any]], contributions: Scores, count: int
 ) -> list[list[dict[str, Any]]]:
-    """Return for each row the ``most`` features with the largest absolute contributions, largest first.
+    """Return for each row the ``count`` features with the largest absolute contributions, largest first.
 
     ``values`` are the rows' features as served (null: nothing was known), ``contributions`` has shape (rows, features)
-    in the order of ``names``. Features that add nothing are no reason; ties keep the order of the features.
+    in the order of ``feature_names``. Features that add nothing are no reason; ties keep the order of the features.
 
-    >>> reasons(["rain", "hour"], [{"rain": 0.5, "hour": 7}], np.array([[0.25, -0.5]]), 1)
+    >>> strongest_reasons(["rain", "hour"], [{"rain": 0.5, "hour": 7}], np.array([[0.25, -0.5]]), 1)
     [[{'feature': 'hour', 'value': 7, 'contribution': -0.5}]]
     """
-    order = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :most].tolist()
+    order = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :count].tolist()
     return [
         [
-            {"feature": names[at], "value": row[names[at]], "contribution": float(added[at])}
-            for at in places
-            if added[at] != 0
+            {"feature": feature_names[index], "value": row[feature_names[index]], "contribution": float(added[index])}
+            for index in indices
+            if added[index] != 0
         ]
-        for row, added, places in zip(values, contributions, order, strict=True)
+        for row, added, indices in zip(values, contributions, order, strict=True)
     ]
 
 
-def _refused(found: FieldError) -> RequestInvalid:
-    return RequestInvalid(422, "query", [found])
+def _invalid_query(error: FieldError) -> InvalidRequestError:
+    return InvalidRequestError(422, "query", [error])

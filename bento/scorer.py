@@ -15,13 +15,13 @@ from ml_platform.data.references import load_function
 from ml_platform.errors import PlatformError, listed
 
 SCORERS = {"lightgbm": "bento.lightgbm_scorer:load", "torch": "bento.network_scorer:load"}
-"""The `load` of each trainer of the house."""
+"""The `load` of each trainer of the project."""
 
 Features = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 
 
-class ModelUnreadable(PlatformError):  # noqa: N818
+class ModelUnreadableError(PlatformError):
     """Raised when a model directory is not whole, or of a kind that no bento can serve."""
 
 
@@ -35,23 +35,23 @@ class Scorer(Protocol):
         """Return by how much each feature raises each score (rows, features): log-odds, or units of the label."""
 
 
-def scorer_reference(described: Mapping[str, Any]) -> str:
-    """Return ``module:function`` of the `load` for the model that ``described`` (`model.json`) is about.
+def scorer_reference(description: Mapping[str, Any]) -> str:
+    """Return ``module:function`` of the `load` for the model that ``description`` (`model.json`) is about.
 
-    Raises :class:`ModelUnreadable` for a trainer that neither is one of the house nor brings a scorer.
+    Raises :class:`ModelUnreadableError` for a trainer that neither is one of the project nor brings a scorer.
     """
-    reference = described.get("scorer") or SCORERS.get(described["trainer"])
+    reference = description.get("scorer") or SCORERS.get(description["trainer"])
     if reference is None:
-        raise ModelUnreadable(
-            f"Model of trainer '{described['trainer']}'",
+        raise ModelUnreadableError(
+            f"Model of trainer '{description['trainer']}'",
             expected=f"a trainer of {listed(SCORERS)}, or a 'scorer' in model.json",
             found="neither",
-            mend="Promote a candidate of one of these trainers, or give the trainer a scorer.",
+            fix="Promote a candidate of one of these trainers, or give the trainer a scorer.",
         )
     return str(reference)
 
 
-def load_scorer(described: Mapping[str, Any], model_dir: Path) -> Scorer:
-    """Return the model in ``model_dir``, ready to score. Raises :class:`ModelUnreadable` for an unknown trainer."""
-    load: Callable[[Path], Scorer] = load_function(scorer_reference(described))
+def load_scorer(description: Mapping[str, Any], model_dir: Path) -> Scorer:
+    """Return the model in ``model_dir``; raises :class:`ModelUnreadableError` for an unknown trainer."""
+    load: Callable[[Path], Scorer] = load_function(scorer_reference(description))
     return load(model_dir)

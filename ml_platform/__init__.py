@@ -9,6 +9,10 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # on demand: a bento has this module and no installed package
+
+        return version("ml-platform")
     # Components are classes: anything in lower case is a submodule that is yet to be imported.
     if name[:1].isupper():
         components = importlib.import_module("ml_platform.components")

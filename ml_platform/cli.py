@@ -39,7 +39,7 @@ Partitions = Annotated[
 ]
 By = Annotated[str, typer.Option(help="Who decides.")]
 Reason = Annotated[str, typer.Option(help="Why; part of the record.")]
-EvidenceSeen = Annotated[
+EvidenceDigest = Annotated[
     str, typer.Option("--evidence", help="First digits of the evidence on the card that was looked at.")
 ]
 
@@ -47,10 +47,10 @@ EvidenceSeen = Annotated[
 @app.command()
 def land(domain: str, through: Annotated[str, typer.Option(help="Last month that has arrived, like 2013-06.")]) -> None:
     """Land the raw files of DOMAIN, month by month, as if they came in from outside."""
-    from ml_platform.console.arguments import module_of
+    from ml_platform.console.arguments import domain_module
     from ml_platform.data.landing import Landing
 
-    landed = module_of(domain, "landing").land(Landing(_home().landing), through)
+    landed = domain_module(domain, "landing").land(Landing(_home().landing), through)
     _console().print(f"{len(landed)} files have landed through {through}.")
 
 
@@ -62,14 +62,14 @@ def materialize(
 ) -> None:
     """Bring a selection of assets up to date, with live progress."""
     from ml_platform.console import materialize as work
-    from ml_platform.console.arguments import months_of
+    from ml_platform.console.arguments import parse_months
     from ml_platform.console.progress import live_progress
     from resources.orchestration import open_instance
 
-    months = months_of(partitions)
-    home, console, loaded = _home(), _console(), work.definitions()
+    months = parse_months(partitions)
+    home, console, loaded = _home(), _console(), work.load_definitions()
     with open_instance(home) as instance, live_progress(console) as listener:
-        keys = work.select(loaded, select)
+        keys = work.resolve_selection(loaded, select)
         runs = work.bring_up_to_date(loaded, instance, home, keys, months, listener=listener, force=force)
     made = sum(len(run.steps) for run in runs)
     console.print(f"{made} of {len(keys)} assets made; the others were up to date.")
@@ -95,13 +95,14 @@ def demo(
 @app.command()
 def up() -> None:
     """Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops all of them."""
-    from ml_platform.console.services import everything
+    from ml_platform.console.services import platform_processes
     from ml_platform.serving.processes import up as run_until_stopped
     from resources.profiles import REPOSITORY
 
     console = _console()
     run_until_stopped(
-        everything(_home(), REPOSITORY), lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+        platform_processes(_home(), REPOSITORY),
+        lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
     )
 
 
@@ -117,7 +118,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        work.show(found, work.decisions(home), _console())
+        work.show(found, work.last_decisions(home), _console())
 
 
 @app.command()
@@ -128,9 +129,9 @@ def report(
     plots: Annotated[Path, typer.Option(help="Folder for the tables behind the plots.")],
 ) -> None:
     """Write the figures of an evaluation as files, for `dvc metrics` and `dvc plots`."""
-    from ml_platform.console.report import write_report
+    from ml_platform.console.evaluation_report import write_evaluation_report
 
-    write_report(_home(), model, partition, metrics, plots)
+    write_evaluation_report(_home(), model, partition, metrics, plots)
 
 
 @app.command()
@@ -144,11 +145,11 @@ def history(
     import json
 
     from ml_platform.console import history as work
-    from ml_platform.console.arguments import instant
+    from ml_platform.console.arguments import parse_instant
 
-    found = work.asked(_home(), model, instant(at) if at else None, request)
+    found = work.history_entries(_home(), model, parse_instant(at) if at else None, request)
     if as_json:
-        typer.echo(json.dumps([work.plain(each) for each in found], indent=2))
+        typer.echo(json.dumps([work.json_values(each) for each in found], indent=2))
     else:
         work.show(found, model, _console())
 
@@ -158,7 +159,7 @@ def reproduce(model: str, version: int) -> None:
     """Rebuild VERSION of MODEL from what its manifest pins and say whether it comes out equal; exit code 1 if not."""
     from ml_platform.components.loading import bound_model
     from ml_platform.data.lake import Lake
-    from ml_platform.steps.reproducing import reproduce_version
+    from ml_platform.steps.reproduction import reproduce_version
     from resources.profiles import REPOSITORY
 
     home = _home()
@@ -173,15 +174,15 @@ def reproduce(model: str, version: int) -> None:
 
 
 @app.command()
-def approve(model: str, version: int, by: By, reason: Reason, evidence: EvidenceSeen = "") -> None:
+def approve(model: str, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
     """Approve VERSION of MODEL on the evidence of its newest verdict; nothing else missing, it is champion at once."""
-    _say("approve", model, version, by, reason, evidence)
+    _decide("approve", model, version, by, reason, evidence)
 
 
 @app.command()
-def reject(model: str, version: int, by: By, reason: Reason, evidence: EvidenceSeen = "") -> None:
+def reject(model: str, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
     """Reject VERSION of MODEL on the evidence of its newest verdict; as challenger it steps down."""
-    _say("reject", model, version, by, reason, evidence)
+    _decide("reject", model, version, by, reason, evidence)
 
 
 @app.command()
@@ -198,7 +199,7 @@ def rollback(model: str, by: By, reason: Reason) -> None:
     back, state = roll_back_champion(
         name, registry=registry, audit=audit, folders=home, decided_by=by, reason=reason, at=datetime.now(UTC)
     )
-    typer.echo(f"Version {back.version} is champion again; wanted state is generation {state.generation}.")
+    typer.echo(f"Version {back.version} is champion again; the desired state is generation {state.generation}.")
     typer.echo("Its card and its release folder follow with:")
     assets = f'key:"{name}/champion" or key:"{name}/model_card"'
     typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {back.partition} --force")
@@ -209,11 +210,31 @@ def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month wh
     """Scramble all that became known later and demand that no feature of MODEL changes by a bit."""
     from ml_platform.components.loading import bound_model
     from ml_platform.data.lake import Lake
-    from ml_platform.steps.judgement import leaks_of
+    from ml_platform.steps.evaluation import leaking_features
 
-    leaks = leaks_of(bound_model(model), partition, Lake(str(_home().lake)))
+    leaks = leaking_features(bound_model(model), partition, Lake(str(_home().lake)))
     typer.echo(f"{len(leaks)} leaks{': ' + ', '.join(leaks) if leaks else ''} in {partition}.")
     if leaks:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Check this machine, the installation and the home: one line each, with the fix; exit code 1 if a check failed."""
+    import json
+    from datetime import UTC, datetime
+
+    from ml_platform.console.doctor import diagnosis
+    from ml_platform.console.doctor.finding import Subject
+    from resources.profiles import REPOSITORY
+
+    # Not through _home(): a diagnosis creates nothing.
+    findings = diagnosis.diagnose(Subject(Home.from_environment(), REPOSITORY, datetime.now(UTC)))
+    if as_json:
+        typer.echo(json.dumps(diagnosis.as_json(findings), indent=2))
+    else:
+        diagnosis.show(findings, _console())
+    if diagnosis.has_failed(findings):
         raise typer.Exit(1)
 
 
@@ -224,10 +245,12 @@ def features_show(
     as_of: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none: as served now.")] = "",
 ) -> None:
     """Show each feature of one row: value, unit, when it became known."""
-    from ml_platform.console import explain
-    from ml_platform.console.arguments import instant
+    from ml_platform.console import feature_values
+    from ml_platform.console.arguments import parse_instant
 
-    explain.show(explain.explained(_home(), model, row, instant(as_of) if as_of else None), _console())
+    feature_values.show(
+        feature_values.feature_values(_home(), model, row, parse_instant(as_of) if as_of else None), _console()
+    )
 
 
 def main() -> None:
@@ -242,35 +265,37 @@ def main() -> None:
         sys.exit(1)
 
 
-def _say(word: Literal["approve", "reject"], model: str, version: int, by: str, reason: str, evidence: str) -> None:
+def _decide(
+    decision: Literal["approve", "reject"], model: str, version: int, by: str, reason: str, evidence: str
+) -> None:
     from datetime import UTC, datetime
 
     from ml_platform.components.loading import bound_model
     from ml_platform.registry.audit import AuditLog
-    from ml_platform.steps.crowning import Held, Word, say
+    from ml_platform.steps.promotion import ApprovalDecision, NotPromoted, record_decision
 
     home = _home()
     audit, verdicts = AuditLog(home.audit_log), home.verdicts
-    said = say(
+    outcome = record_decision(
         bound_model(model),
         version,
-        Word(word, by, reason, evidence),
+        ApprovalDecision(decision, by, reason, evidence),
         registry=_registry(home),
         audit=audit,
         verdicts=verdicts,
         now=datetime.now(UTC),
     )
-    if isinstance(said, Held):
-        typer.echo(f"Recorded. Version {version} of '{model}' is not champion: {said.reason}")
+    if isinstance(outcome, NotPromoted):
+        typer.echo(f"Recorded. Version {version} of '{model}' is not champion: {outcome.reason}")
         return
     typer.echo(f"Recorded. Version {version} is champion of '{model}'. Roll it out:")
-    typer.echo(f"  ml-platform materialize --select 'key:\"{model}/champion\"+' --partitions {said.partition}")
+    typer.echo(f"  ml-platform materialize --select 'key:\"{model}/champion\"+' --partitions {outcome.partition}")
 
 
 def _registry(home: Home) -> "ModelRegistry":
     from resources.mlflow import MlflowResource
 
-    return MlflowResource.at_home(home).models
+    return MlflowResource.for_home(home).models
 
 
 def _console(descriptor: int = 1) -> Console:
@@ -287,7 +312,7 @@ def _home() -> Home:
             f"Platform home {home.root}",
             expected="a folder that can be written",
             found=str(error.strerror),
-            mend="Set ML_PLATFORM_HOME to another folder.",
+            fix="Set ML_PLATFORM_HOME to another folder.",
         ) from error
     return home
 

@@ -25,7 +25,7 @@ def defs() -> dg.Definitions:
             resources=resources_of_profile(),
             sensors=[
                 dg.AutomationConditionSensorDefinition(
-                    "inputs_followed",
+                    "auto_materialize",
                     target=dg.AssetSelection.all(),
                     default_status=dg.DefaultSensorStatus.RUNNING,
                     description="Materializes what declares an automation condition when its inputs are new.",

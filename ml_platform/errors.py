@@ -1,43 +1,43 @@
-"""The one shape of every error that a user of the platform sees: the thing, expected, found, and the mend."""
+"""The base class of the platform's errors: each message names the subject, what was expected and found, and the fix."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class PlatformError(Exception):
-    """Raised when the platform refuses to go on.
+    """Base of all errors that the platform raises on purpose.
 
-    The message reads ``<thing>: expected <expected>, found <found>. <mend>``; the four parts stay readable as
-    attributes for callers that show them apart.
+    The message reads ``<subject>: expected <expected>, found <found>. <fix>``. The four parts are attributes too, for
+    callers that show them separately.
     """
 
-    def __init__(self, thing: str, *, expected: str, found: str, mend: str) -> None:
-        self.thing = thing
+    def __init__(self, subject: str, *, expected: str, found: str, fix: str) -> None:
+        self.subject = subject
         self.expected = expected
         self.found = found
-        self.mend = mend
-        super().__init__(thing, expected, found, mend)
+        self.fix = fix
+        super().__init__(subject, expected, found, fix)
 
     def __str__(self) -> str:
-        return f"{self.thing}: expected {self.expected}, found {self.found}. {self.mend}"
+        return f"{self.subject}: expected {self.expected}, found {self.found}. {self.fix}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default pickling between worker processes.
-        return _rebuild, (type(self), self.thing, self.expected, self.found, self.mend)
+        # The default pickling between worker processes loses keyword-only arguments.
+        return _rebuild, (type(self), self.subject, self.expected, self.found, self.fix)
 
 
-def _rebuild(kind: type[PlatformError], thing: str, expected: str, found: str, mend: str) -> PlatformError:
-    return kind(thing, expected=expected, found=found, mend=mend)
+def _rebuild(kind: type[PlatformError], subject: str, expected: str, found: str, fix: str) -> PlatformError:
+    return kind(subject, expected=expected, found=found, fix=fix)
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the candidate nearest to ``name``, or ``""`` when none is near."""
+    """Return ``" Did you mean 'x'?"`` for the candidate closest to ``name``, or ``""`` when none is close."""
     near = difflib.get_close_matches(name, list(candidates), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:
-    """Return ``"'a', 'b', … and 3 more"``: long lists capped at ``limit`` names."""
-    every = [f"'{name}'" for name in names]
-    more = f" … and {len(every) - limit} more" if len(every) > limit else ""
-    return ", ".join(every[:limit]) + more if every else "none"
+    """Return the quoted names as ``"'a', 'b' … and 3 more"``, at most ``limit`` of them; ``"none"`` without names."""
+    quoted = [f"'{name}'" for name in names]
+    more = f" … and {len(quoted) - limit} more" if len(quoted) > limit else ""
+    return ", ".join(quoted[:limit]) + more if quoted else "none"

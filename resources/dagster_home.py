@@ -8,6 +8,7 @@ from pydantic import Field
 
 from resources.addresses import page_link
 from resources.home import Home
+from resources.home_version import prepare_home
 
 if TYPE_CHECKING:
     from ml_platform.registry.audit import AuditLog
@@ -19,6 +20,10 @@ class HomeResource(dg.ConfigurableResource):
     root: str = Field(description="Folder of the home.")
     repository: str = Field(description="Folder of the code, for the manifest: commit, lock, prices.")
     reports_address: str = Field(default="http://127.0.0.1:3001", description="Where a browser finds the reports.")
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Bring the home to the version of this code before a step writes to it."""
+        prepare_home(self.home())
 
     def home(self) -> Home:
         """Return the folders of the home."""

@@ -11,6 +11,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
 from resources.home import Home
+from resources.home_version import prepare_home
 
 
 class HomeStorage(DagsterSqliteStorage):
@@ -22,4 +23,6 @@ class HomeStorage(DagsterSqliteStorage):
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> "HomeStorage":
-        return cls.from_local(str(Home.from_environment().dagster), inst_data)
+        home = Home.from_environment()
+        prepare_home(home)
+        return cls.from_local(str(home.dagster), inst_data)

@@ -26,7 +26,7 @@ class LakeResource(dg.ConfigurableResource):
     )
 
     @classmethod
-    def of_home(cls, home: Home) -> "LakeResource":
+    def for_home(cls, home: Home) -> "LakeResource":
         """Return the resource whose landing zone, lake and reports are folders of ``home``."""
         return cls(
             landing_root=str(home.landing),

@@ -1,4 +1,4 @@
-"""Tracking and registry as Dagster resources: ours for the platform's assets, dagster-mlflow's for teams' own ops.
+"""MLflow tracking and the model registry as a Dagster resource.
 
 Nothing connects before its first use, and MLflow is imported only then.
 """
@@ -7,22 +7,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from ml_platform.registry.delivery import Delivered, deliver
+from ml_platform.registry.delivery import DeliveryResult, deliver
 from ml_platform.registry.models import ModelRegistry
-from ml_platform.registry.outbox import Outbox, is_unreachable
+from ml_platform.registry.outbox import Outbox, is_connection_error
 from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
-from ml_platform.registry.wandb_mirror import WandbSettings, wandb_mirrors
+from ml_platform.registry.wandb_mirror import WandbSettings, wandb_mirror_factory
 from resources.addresses import address, run_link
 from resources.home import Home
-
-if TYPE_CHECKING:
-    from dagster import ResourceDefinition
-
 
 WANDB_VARIABLE = "ML_PLATFORM_WANDB"
 
@@ -39,15 +34,15 @@ class MlflowResource(dg.ConfigurableResource):
     )
 
     server_address: str = Field(default="http://127.0.0.1:5000", description="Where a browser finds MLflow's pages.")
-    second_log: bool = Field(default=False, description="Also log runs to Weights & Biases, as files (offline).")
-    second_log_folder: str = Field(default=".", description="Folder for the files of the second log.")
-    second_log_project: str = Field(default="ml-platform", description="Project of the second log.")
-    second_log_mode: str = Field(default="offline", description="offline: files that `wandb sync` uploads; online.")
+    wandb_enabled: bool = Field(default=False, description="Also log runs to Weights & Biases, as files (offline).")
+    wandb_folder: str = Field(default=".", description="Folder for the files of the second log.")
+    wandb_project: str = Field(default="ml-platform", description="Project of the second log.")
+    wandb_mode: str = Field(default="offline", description="offline: files that `wandb sync` uploads; online.")
 
     _tracking: Tracking | None = PrivateAttr(default=None)
 
     @classmethod
-    def at_home(cls, home: Home) -> "MlflowResource":
+    def for_home(cls, home: Home) -> "MlflowResource":
         """Return the resource on the SQLite store of ``home``; ``ML_PLATFORM_WANDB=offline`` turns a second log on."""
         second = os.environ.get(WANDB_VARIABLE, "")
         return cls(
@@ -55,9 +50,9 @@ class MlflowResource(dg.ConfigurableResource):
             artifact_root=str(home.artifacts),
             outbox=str(home.records / "outbox"),
             server_address=address("mlflow"),
-            second_log=bool(second),
-            second_log_mode=second or "offline",
-            second_log_folder=str(home.root),
+            wandb_enabled=bool(second),
+            wandb_mode=second or "offline",
+            wandb_folder=str(home.root),
         )
 
     @property
@@ -66,10 +61,10 @@ class MlflowResource(dg.ConfigurableResource):
         if self._tracking is None:
             outbox = Outbox(Path(self.outbox)) if self.outbox else None
             second = WandbSettings.model_validate(
-                {"enabled": self.second_log, "project": self.second_log_project, "mode": self.second_log_mode}
+                {"enabled": self.wandb_enabled, "project": self.wandb_project, "mode": self.wandb_mode}
             )
-            mirrors = wandb_mirrors(second, Path(self.second_log_folder))
-            self._tracking = Tracking(self.tracking_uri, self.artifact_root, outbox, mirrors)
+            open_mirror = wandb_mirror_factory(second, Path(self.wandb_folder))
+            self._tracking = Tracking(self.tracking_uri, self.artifact_root, outbox, open_mirror)
         return self._tracking
 
     @property
@@ -82,23 +77,23 @@ class MlflowResource(dg.ConfigurableResource):
         """Return the page of a run of ``experiment`` as a link that the UI can open."""
         return dg.MetadataValue.url(run_link(self.server_address, self.tracking.experiment(experiment), run_id))
 
-    def deliver(self) -> list[Delivered]:
+    def deliver(self) -> list[DeliveryResult]:
         """Bring what waits in the outbox to the server, if it is back."""
         return deliver(self.tracking.outbox, self.tracking) if self.tracking.outbox else []
 
-    def close_abandoned(self, experiment: str, instance: dg.DagsterInstance) -> list[str]:
+    def end_abandoned_runs(self, experiment: str, instance: dg.DagsterInstance) -> list[str]:
         """End the MLflow runs that were left open by a killed process, and return their ids; none while it is down."""
 
-        def is_over(run_id: str) -> bool:
+        def has_ended(run_id: str) -> bool:
             # One that is unknown here may run on another instance with the same store.
             run = instance.get_run_by_id(run_id) if run_id else None
             return run is not None and run.is_finished
 
         try:
             self.tracking.require_server()
-            return self.tracking.close_abandoned(experiment, is_over)
+            return self.tracking.end_abandoned_runs(experiment, has_ended)
         except Exception as error:
-            if not is_unreachable(error):
+            if not is_connection_error(error):
                 raise
             return []
 
@@ -113,17 +108,6 @@ class MlflowResource(dg.ConfigurableResource):
         tags = run_tags(
             asset=asset, partition=partition, attempt=context.retry_number + 1, dagster_run_id=context.run.run_id
         )
-        self.close_abandoned(experiment, context.instance)
+        self.end_abandoned_runs(experiment, context.instance)
         with self.tracking.run(experiment, f"{asset} {partition or ''}".strip(), tags) as run:
             yield run
-
-
-def team_tracking(home: Home, experiment: str) -> "ResourceDefinition":
-    """Return dagster-mlflow's own `mlflow_tracking` on the same store, for ops that teams write with its fluent API.
-
-    It keeps one active run per process and must be given the hook `end_mlflow_on_run_finished`; the platform's assets
-    do not use it.
-    """
-    from dagster_mlflow import mlflow_tracking
-
-    return mlflow_tracking.configured({"experiment_name": experiment, "mlflow_tracking_uri": home.tracking_uri})

@@ -13,7 +13,7 @@ from pydantic import Field
 from resources.home import Home
 
 if TYPE_CHECKING:
-    from ml_platform.features.online import OnlineStore
+    from ml_platform.features.online_store import OnlineStore
 
 LOCATION_VARIABLE = "ML_PLATFORM_ONLINE"
 
@@ -28,7 +28,7 @@ class OnlineStoreResource(dg.ConfigurableResource):
     url: str = Field(default="", description="Address of the server, like redis://host:6379/0.")
 
     @classmethod
-    def of_home(cls, home: Home) -> "OnlineStoreResource":
+    def for_home(cls, home: Home) -> "OnlineStoreResource":
         """Return the resource that ``ML_PLATFORM_ONLINE`` names; unset, the folder ``online`` of ``home``."""
         location = os.environ.get(LOCATION_VARIABLE) or str(home.online)
         return cls(kind="valkey", url=location) if "://" in location else cls(root=location)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ml_platform.data.atomic import write_text
 from resources.home import HOME_VARIABLE, Home
+from resources.home_version import prepare_home
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -32,7 +33,11 @@ concurrency:
 
 
 def prepare(home: Home) -> None:
-    """Make ``home`` the one that this process and its children work on; write its instance settings once."""
+    """Make ``home`` the one that this process and its children work on; write its instance settings once.
+
+    Raises :class:`~resources.home_version.HomeVersionError` when it cannot be brought to the version of this code.
+    """
+    prepare_home(home)
     settings = home.dagster / "dagster.yaml"
     if not settings.exists():
         write_text(settings, INSTANCE_SETTINGS)
@@ -47,7 +52,7 @@ def open_instance(home: Home) -> "dg.DagsterInstance":
     """
     import dagster as dg
 
-    from ml_platform.training.accounting import gpu_slots
+    from ml_platform.training.resource_usage import gpu_slots
 
     prepare(home)
     instance = dg.DagsterInstance.get()

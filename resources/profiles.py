@@ -21,8 +21,8 @@ def resources_of_profile(home: Home | None = None) -> Mapping[str, Any]:
     chosen = home or Home.from_environment()
     return {
         "home": HomeResource(root=str(chosen.root), repository=str(REPOSITORY), reports_address=address("reports")),
-        "lake": LakeResource.of_home(chosen),
-        "mlflow": MlflowResource.at_home(chosen),
-        "studies": StudiesResource.of_home(chosen),
-        "online_store": OnlineStoreResource.of_home(chosen),
+        "lake": LakeResource.for_home(chosen),
+        "mlflow": MlflowResource.for_home(chosen),
+        "studies": StudiesResource.for_home(chosen),
+        "online_store": OnlineStoreResource.for_home(chosen),
     }

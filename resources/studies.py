@@ -22,7 +22,7 @@ class StudiesResource(dg.ConfigurableResource):
     url: str = Field(default="", description="Address of one database for all, like postgresql://host/studies.")
 
     @classmethod
-    def of_home(cls, home: Home) -> "StudiesResource":
+    def for_home(cls, home: Home) -> "StudiesResource":
         """Return the resource that ``ML_PLATFORM_STUDIES`` names; unset, the folder of ``home``."""
         return cls(root=str(home.models / "studies"), url=os.environ.get(STUDIES_VARIABLE, ""))
 

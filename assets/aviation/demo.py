@@ -5,28 +5,29 @@ from pathlib import Path
 import polars as pl
 
 from assets.aviation.datasets import loaders
-from assets.aviation.departure_risk.examples import LATE_MINUTES, REQUEST
+from assets.aviation.departure_risk.examples import LATE_MINUTES, REQUEST_FIELDS
 from assets.aviation.landing import land
 from ml_platform.data.landing import Landing
 
-FIRST, THROUGH = "2013-01", "2013-06"
+FIRST_MONTH, LAST_MONTH = "2013-01", "2013-06"
 MODEL = "departure_risk"
-NEXT = "2013-07"
+REQUEST_MONTH = "2013-07"
 
+ROW_NOUN = "flights"
 LABELS = {True: "late", False: "on time"}
 
 
-def requests(scratch: Path) -> pl.DataFrame:
-    """Return the flights of the first day of July: the fields of a request, and ``happened`` and ``outcome``.
+def request_rows(scratch: Path) -> pl.DataFrame:
+    """Return the flights of the first day of July: the fields of a request, and ``outcome_text`` and ``outcome``.
 
-    July is unpacked into the folder ``scratch``: the platform has not landed it. ``happened`` is what became of the
+    July is unpacked into the folder ``scratch``: the platform has not landed it. ``outcome_text`` is what became of the
     flight, for people; ``outcome`` is whether it came late, null where it never arrived.
     """
     landing = Landing(scratch)
-    land(landing, NEXT)
+    land(landing, REQUEST_MONTH)
     airports = loaders.airports(landing.find("airports", None).path)
-    flights = loaders.flights(landing.find("flights", NEXT).path, airports)
-    happened = (
+    flights = loaders.flights(landing.find("flights", REQUEST_MONTH).path, airports)
+    outcome_text = (
         pl.when(pl.col("arr_delay").is_null())
         .then(pl.lit("never arrived"))
         .when(pl.col("arr_delay") > 0)
@@ -36,11 +37,13 @@ def requests(scratch: Path) -> pl.DataFrame:
     return (
         flights.filter(pl.col("flight_date") == pl.col("flight_date").min())
         .sort("scheduled_departure", "carrier", "flight")
-        .select(*REQUEST, happened.alias("happened"), (pl.col("arr_delay") > LATE_MINUTES).alias("outcome"))
+        .select(
+            *REQUEST_FIELDS, outcome_text.alias("outcome_text"), (pl.col("arr_delay") > LATE_MINUTES).alias("outcome")
+        )
     )
 
 
-def shown(rows: pl.DataFrame) -> pl.DataFrame:
+def display_columns(rows: pl.DataFrame) -> pl.DataFrame:
     """Return what people read of each request: ``flight`` with its route, and when it ``departs``, local time."""
     departs = pl.col("scheduled_departure").dt.convert_time_zone("America/New_York")
     return rows.select(

@@ -42,7 +42,7 @@ def land(landing: Landing, through: str) -> list[LandedFile]:
             "Flights",
             expected=f"a month from {FIRST_MONTH} to {LAST_MONTH}",
             found=through,
-            mend="Ask for one of these.",
+            fix="Ask for one of these.",
         )
     source = _source_folder()
     landed = [
@@ -58,7 +58,7 @@ def _source_folder() -> Path:
     folders = list(spec.submodule_search_locations or []) if spec else []
     if not folders:
         raise AviationLandingError(
-            f"Package {PACKAGE}", expected="to be installed", found="no such package", mend="Run `make install`."
+            f"Package {PACKAGE}", expected="to be installed", found="no such package", fix="Run `make install`."
         )
     return Path(folders[0]) / "data"
 

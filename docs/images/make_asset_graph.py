@@ -14,11 +14,11 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
-PICTURE = Path(__file__).with_name("asset-graph.svg")
-COLLAPSED = "features"
-LANDED, ENDPOINT, TURN = "landed files", "endpoint", "champion"
+SVG_PATH = Path(__file__).with_name("asset-graph.svg")
+COLLAPSED_FOLDER = "features"
+LANDED, ENDPOINT, CHAMPION = "landed files", "endpoint", "champion"
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 46, 22, 16, 18
-COLOURS = {"datasets": "#e0f2fe", COLLAPSED: "#dcfce7", "": "#f3f4f6"}
+COLOURS = {"datasets": "#e0f2fe", COLLAPSED_FOLDER: "#dcfce7", "": "#f3f4f6"}
 MODEL_COLOUR = "#ede9fe"
 
 
@@ -42,51 +42,51 @@ class Box:
         return MARGIN + self.row * (HEIGHT + GAP_Y)
 
 
-def boxes(graph: BaseAssetGraph[Any]) -> dict[str, Box]:
+def asset_boxes(graph: BaseAssetGraph[Any]) -> dict[str, Box]:
     """Return the boxes by key: assets with their inputs, and beside them what lands and what answers."""
-    found = {LANDED: Box(LANDED, "", "from outside")}
+    boxes = {LANDED: Box(LANDED, "", "from outside")}
     for node in sorted(graph.asset_nodes, key=lambda node: node.key):
         key, folder = _box_of(node.key), node.key.path[0]
-        box = found.setdefault(key, Box(node.key.path[-1] if "/" in key else folder, folder))
+        box = boxes.setdefault(key, Box(node.key.path[-1] if "/" in key else folder, folder))
         box.inputs |= {_box_of(parent) for parent in node.parent_keys} - {key}
         checks = len(node.check_keys)
-        if key != COLLAPSED:
+        if key != COLLAPSED_FOLDER:
             box.note = " · ".join([*sorted(node.kinds), *([f"{checks} checks"] if checks > 1 else [])])
         if folder == "datasets":
             box.inputs.add(LANDED)
-    count = sum(node.key.path[0] == COLLAPSED for node in graph.asset_nodes)
-    found[COLLAPSED].note = f"{count} feature views"
-    rolled_out = next(key for key in found if key.endswith("/rollout"))
-    found[ENDPOINT] = Box(ENDPOINT, "", f"POST /v1/{found[rolled_out].folder}/…", {rolled_out})
-    found[rolled_out.replace("rollout", "predictions")].inputs.add(ENDPOINT)
-    return found
+    count = sum(node.key.path[0] == COLLAPSED_FOLDER for node in graph.asset_nodes)
+    boxes[COLLAPSED_FOLDER].note = f"{count} feature views"
+    rolled_out = next(key for key in boxes if key.endswith("/rollout"))
+    boxes[ENDPOINT] = Box(ENDPOINT, "", f"POST /v1/{boxes[rolled_out].folder}/…", {rolled_out})
+    boxes[rolled_out.replace("rollout", "predictions")].inputs.add(ENDPOINT)
+    return boxes
 
 
-def place(found: dict[str, Box]) -> None:
+def assign_positions(boxes: dict[str, Box]) -> None:
     """Give each box its column and row: forth to the champion in the upper rows, back from it in the lowest."""
-    champion = next(key for key in found if key.endswith(f"/{TURN}"))
-    after = _after(found, champion)
-    datasets = {key for key, box in found.items() if box.folder == "datasets"}
-    for key in found.keys() - after:
-        found[key].column = _distance(found, key, datasets)
-    turn = found[champion].column
+    champion = next(key for key in boxes if key.endswith(f"/{CHAMPION}"))
+    after = _downstream(boxes, champion)
+    datasets = {key for key, box in boxes.items() if box.folder == "datasets"}
+    for key in boxes.keys() - after:
+        boxes[key].column = _longest_path(boxes, key, datasets)
+    champion_column = boxes[champion].column
     for key in after:
-        found[key].column = turn + 1 - (_distance(found, key, datasets) - turn)
-    taken: defaultdict[int, int] = defaultdict(int)
-    for key in _by_what_follows(found, found.keys() - after):
-        found[key].row = taken[found[key].column]
-        taken[found[key].column] += 1
-    lowest = max(taken.values())
-    taken.clear()
-    for key in _by_what_follows(found, after):
-        found[key].row = lowest - taken[found[key].column]
-        taken[found[key].column] += 1
+        boxes[key].column = champion_column + 1 - (_longest_path(boxes, key, datasets) - champion_column)
+    used_rows: defaultdict[int, int] = defaultdict(int)
+    for key in _by_downstream_count(boxes, boxes.keys() - after):
+        boxes[key].row = used_rows[boxes[key].column]
+        used_rows[boxes[key].column] += 1
+    lowest = max(used_rows.values())
+    used_rows.clear()
+    for key in _by_downstream_count(boxes, after):
+        boxes[key].row = lowest - used_rows[boxes[key].column]
+        used_rows[boxes[key].column] += 1
 
 
-def draw(found: dict[str, Box]) -> str:
+def render_svg(boxes: dict[str, Box]) -> str:
     """Return the picture as SVG."""
-    width = 2 * MARGIN + (max(box.column for box in found.values()) + 1) * (WIDTH + GAP_X) - GAP_X
-    height = 2 * MARGIN + (max(box.row for box in found.values()) + 1) * (HEIGHT + GAP_Y) - GAP_Y
+    width = 2 * MARGIN + (max(box.column for box in boxes.values()) + 1) * (WIDTH + GAP_X) - GAP_X
+    height = 2 * MARGIN + (max(box.row for box in boxes.values()) + 1) * (HEIGHT + GAP_Y) - GAP_Y
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         ' font-family="system-ui, sans-serif" text-anchor="middle">',
@@ -95,38 +95,38 @@ def draw(found: dict[str, Box]) -> str:
         '<path d="M0 0 8 4 0 8Z" fill="#6b7280"/></marker></defs>',
         f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>',
     ]
-    lines += [_edge(found[key], box, found) for box in found.values() for key in sorted(box.inputs)]
-    lines += [_box(box) for box in found.values()]
+    lines += [_edge(boxes[key], box, boxes) for box in boxes.values() for key in sorted(box.inputs)]
+    lines += [_box(box) for box in boxes.values()]
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _by_what_follows(found: dict[str, Box], keys: set[str]) -> list[str]:
+def _by_downstream_count(boxes: dict[str, Box], keys: set[str]) -> list[str]:
     """Return ``keys`` in the order in which they take their places: what most depends on comes first, then by name."""
-    return sorted(keys, key=lambda key: (-len(_after(found, key)), key))
+    return sorted(keys, key=lambda key: (-len(_downstream(boxes, key)), key))
 
 
 def _box_of(key: dg.AssetKey) -> str:
-    return COLLAPSED if key.path[0] == COLLAPSED else "/".join(key.path)
+    return COLLAPSED_FOLDER if key.path[0] == COLLAPSED_FOLDER else "/".join(key.path)
 
 
-def _after(found: dict[str, Box], start: str) -> set[str]:
+def _downstream(boxes: dict[str, Box], start: str) -> set[str]:
     reached, ahead = set(), [start]
     while ahead:
         key = ahead.pop()
-        nexts = {each for each, box in found.items() if key in box.inputs} - reached
+        nexts = {each for each, box in boxes.items() if key in box.inputs} - reached
         reached |= nexts
         ahead += nexts
     return reached
 
 
-def _distance(found: dict[str, Box], key: str, level: set[str]) -> int:
+def _longest_path(boxes: dict[str, Box], key: str, level: set[str]) -> int:
     """Return the length of the longest way to ``key``; the keys of ``level`` stand in one column, whatever joins them."""
     if key in level:
         return 1
-    return max((_distance(found, each, level) + 1 for each in found[key].inputs), default=0)
+    return max((_longest_path(boxes, each, level) + 1 for each in boxes[key].inputs), default=0)
 
 
-def _edge(start: Box, end: Box, found: dict[str, Box]) -> str:
+def _edge(start: Box, end: Box, boxes: dict[str, Box]) -> str:
     dashed = ' stroke-dasharray="4 4"' if ENDPOINT in (start.name, end.name) else ""
     if start.column == end.column:
         side = start.x + WIDTH
@@ -143,7 +143,7 @@ def _edge(start: Box, end: Box, found: dict[str, Box]) -> str:
         y1, y2 = start.y + HEIGHT // 2, end.y + HEIGHT // 2
         bend = x1 + (GAP_X // 2 if forth else -GAP_X // 2)
         points = [(x1, y1), (bend, y1), (bend, y2), (x2, y2)]
-        if any(box.row == end.row and start.column < box.column < end.column for box in found.values()):
+        if any(box.row == end.row and start.column < box.column < end.column for box in boxes.values()):
             # Boxes are in the way: go along the gap above their row.
             lane, before = end.y - GAP_Y // 2, x2 - GAP_X // 2
             points = [(x1, y1), (bend, y1), (bend, lane), (before, lane), (before, y2), (x2, y2)]
@@ -162,15 +162,15 @@ def _box(box: Box) -> str:
     )
 
 
-def picture() -> str:
+def asset_graph_svg() -> str:
     """Return the picture of what is defined now."""
     from ml_platform.definitions import defs
 
-    found = boxes(defs().resolve_asset_graph())
-    place(found)
-    return draw(found)
+    boxes = asset_boxes(defs().resolve_asset_graph())
+    assign_positions(boxes)
+    return render_svg(boxes)
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(picture())
-    print(f"{PICTURE.name} drawn.", file=sys.stderr)
+    SVG_PATH.write_text(asset_graph_svg())
+    print(f"{SVG_PATH.name} drawn.", file=sys.stderr)

@@ -11,7 +11,7 @@ How to write a component on it::
         def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
             loader = self.function_at("loader", self.loader)  # 'package.module:function', refused with file and line
             …
-            raise self.refuse(["contract", "columns", 3, "type"], expected="…", found="…", mend="…")
+            raise self.refuse(["contract", "columns", 3, "type"], expected="…", found="…", fix="…")
 
 A defs.yaml may hold several documents; each is one component with its own lines::
 
@@ -81,18 +81,18 @@ class Declaration(dg.Component, Settings):
             file = file.relative_to(self._project_root)
         return f"{file}:{position.start.line}"
 
-    def refuse(self, path: Sequence[str | int], *, expected: str, found: str, mend: str) -> DeclarationError:
+    def error_at(self, path: Sequence[str | int], *, expected: str, found: str, fix: str) -> DeclarationError:
         """Return the error for the attribute at ``path``: file, line and attribute first. The caller raises it."""
         attribute = ".".join(str(part) for part in path)
-        return DeclarationError(
-            f"{self.line(*path)}, attribute '{attribute}'", expected=expected, found=found, mend=mend
-        )
+        return DeclarationError(f"{self.line(*path)}, attribute '{attribute}'", expected=expected, found=found, fix=fix)
 
-    def refuse_name(self, path: Sequence[str | int], name: str, known: Sequence[str], kind: str) -> DeclarationError:
+    def unknown_name_error(
+        self, path: Sequence[str | int], name: str, known: Sequence[str], kind: str
+    ) -> DeclarationError:
         """Return the error for ``name`` at ``path``, which is no ``kind``: with the nearest of the ``known`` ones."""
         near = did_you_mean(name, known)
-        mend = near.strip() or "Mend the name."
-        return self.refuse(path, expected=f"{kind} ({listed(known)})", found=f"'{name}'", mend=mend)
+        fix = near.strip() or "Mend the name."
+        return self.error_at(path, expected=f"{kind} ({listed(known)})", found=f"'{name}'", fix=fix)
 
     def function_at(self, attribute: str, reference: str) -> Callable[..., Any]:
         """Return the function that ``attribute`` names as ``package.module:function``.
@@ -102,12 +102,12 @@ class Declaration(dg.Component, Settings):
         try:
             return load_function(reference)
         except FunctionNotFoundError as error:
-            raise self.refuse(
-                attribute.split("."), expected=error.expected, found=error.found, mend=error.mend
+            raise self.error_at(
+                attribute.split("."), expected=error.expected, found=error.found, fix=error.fix
             ) from error
 
 
-def months_definition(months: MonthlyPartitions) -> dg.TimeWindowPartitionsDefinition:
+def partitions_definition(months: MonthlyPartitions) -> dg.TimeWindowPartitionsDefinition:
     """Return Dagster's partitions for declared months, named like 2013-06.
 
     Every component makes them here: assets map partition to partition only when both definitions are equal.
@@ -120,7 +120,7 @@ def months_definition(months: MonthlyPartitions) -> dg.TimeWindowPartitionsDefin
     )
 
 
-def up_to_own_month() -> dg.TimeWindowPartitionMapping:
+def this_and_earlier_months() -> dg.TimeWindowPartitionMapping:
     """Return the mapping by which a month is made from its own and all earlier months of its input."""
     return dg.TimeWindowPartitionMapping(start_offset=ALL_EARLIER_MONTHS, allow_nonexistent_upstream_partitions=True)
 

@@ -1,6 +1,7 @@
 """A declared model by its name, bound to its feature views, for the command line."""
 
-from ml_platform.components.model import Model, ModelAssets
+from ml_platform.components.model.component import Model
+from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 
@@ -21,6 +22,6 @@ def bound_model(name: str) -> ModelAssets:
             f"Model '{name}'",
             expected=f"one of {listed(known)}",
             found="no such model",
-            mend=f"Declare it in assets/, or mend the name.{did_you_mean(name, known)}",
+            fix=f"Declare it in assets/, or mend the name.{did_you_mean(name, known)}",
         )
     return ModelAssets(known[name], known[name].views(tree))

@@ -5,22 +5,20 @@ themselves, so that it says what the code does. A dataset and a model come with 
 materialized before anything in them is changed.
 """
 
+import importlib
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import dagster as dg
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from ml_platform.data.settings import Settings
-from ml_platform.errors import PlatformError, did_you_mean, listed
-
-if TYPE_CHECKING:
-    from ml_platform.components.dataset import Dataset
+from ml_platform.errors import PlatformError
 
 TEMPLATES = Path(__file__).parent / "scaffolds"
 COMMENT_WIDTH = 116
@@ -28,53 +26,14 @@ COMMENT_WIDTH = 116
 _ATTRIBUTE = re.compile(r"^  (\w+):", flags=re.MULTILINE)
 
 
-class SourceDataset(BaseModel):
-    """What `dg scaffold defs ml_platform.FeatureView` can be told."""
-
-    dataset: str = Field(default="", description="Dataset that the view reads; none: the first one with an event time.")
-
-
-class DatasetScaffolder(dg.Scaffolder[Any]):
-    """Writes a dataset: declaration, loader, and a few made-up months to land."""
-
-    def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
-        from ml_platform.components.dataset import Dataset
-
-        _write("dataset", request, _names(request), {"ml_platform.Dataset": Dataset})
-
-
-class FeatureViewScaffolder(dg.Scaffolder[SourceDataset]):
-    """Writes a feature view on a dataset that is there: how many rows each of its entities had in the last days."""
-
-    @classmethod
-    def get_scaffold_params(cls) -> type[SourceDataset]:
-        return SourceDataset
-
-    def scaffold(self, request: dg.ScaffoldRequest[SourceDataset]) -> None:
-        from ml_platform.components.feature_view import FeatureView
-
-        source = _source(request)
-        names = {"dataset": source.name, "event_time": str(source.event_time), "entity": _text_keys(source)[0]}
-        _write("feature_view", request, {**_names(request), **names}, {"ml_platform.FeatureView": FeatureView})
-
-
-class ModelScaffolder(dg.Scaffolder[Any]):
-    """Writes a model with all that it stands on: a dataset, two feature views, its examples, and months to land."""
-
-    def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
-        from ml_platform.components.model import Model
-
-        _write("model", request, _names(request), {"ml_platform.Model": Model})
-
-
-def explained(document: str, component: type[BaseModel]) -> str:
+def annotated_yaml(document: str, component: type[BaseModel]) -> str:
     """Return the YAML ``document`` with a comment above each attribute, and those left at their default below.
 
     Comments are the descriptions of the attributes of ``component``.
     """
 
     def with_comment(found: re.Match[str]) -> str:
-        return "".join(f"{line}\n" for line in _comment(component, found[1])) + found[0]
+        return "".join(f"{line}\n" for line in _description_comment(component, found[1])) + found[0]
 
     given = set(_ATTRIBUTE.findall(document))
     left = [name for name, field in component.model_fields.items() if name not in given and not field.is_required()]
@@ -83,7 +42,7 @@ def explained(document: str, component: type[BaseModel]) -> str:
     return _ATTRIBUTE.sub(with_comment, document).rstrip() + "\n" + "".join(f"{line}\n" for line in heading + defaults)
 
 
-def _comment(component: type[BaseModel], attribute: str) -> list[str]:
+def _description_comment(component: type[BaseModel], attribute: str) -> list[str]:
     field = component.model_fields[attribute]
     return _wrapped(f"  # {field.description or attribute}")
 
@@ -91,17 +50,17 @@ def _comment(component: type[BaseModel], attribute: str) -> list[str]:
 def _commented_default(component: type[BaseModel], attribute: str) -> Iterator[str]:
     field = component.model_fields[attribute]
     default = field.get_default(call_default_factory=True)
-    yield from _comment(component, attribute)
+    yield from _description_comment(component, attribute)
     if isinstance(default, Settings):
         yield f"  # {attribute}:"
         for name, nested in type(default).model_fields.items():
             value = default.model_dump(mode="json")[name]
-            yield f"  #   {name}: {_in_line(value)}  # {nested.description or name}"
+            yield f"  #   {name}: {_flow_style(value)}  # {nested.description or name}"
     else:
-        yield f"  # {attribute}: {_in_line(default)}"
+        yield f"  # {attribute}: {_flow_style(default)}"
 
 
-def _in_line(value: Any) -> str:
+def _flow_style(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
@@ -109,65 +68,39 @@ def _wrapped(comment: str) -> list[str]:
     return textwrap.wrap(comment, COMMENT_WIDTH, subsequent_indent="  # ")
 
 
-def _names(request: dg.ScaffoldRequest[Any]) -> dict[str, str]:
+def template_values(request: dg.ScaffoldRequest[Any]) -> dict[str, str]:
     """Return what every template is filled with: the name of the folder, its module, its path below the project."""
     root = request.project_root or Path.cwd()
     path = request.target_path.resolve().relative_to(root.resolve())
     for part in path.parts:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", part):
-            raise _refusal(
+            raise scaffold_error(
                 request,
                 f"Folder {path}",
                 expected="names of lower-case letters, digits and _, because its functions are imported from there",
                 found=f"'{part}'",
-                mend=f"Try '{re.sub(r'[^a-z0-9_]+', '_', part.lower())}'.",
+                fix=f"Try '{re.sub(r'[^a-z0-9_]+', '_', part.lower())}'.",
             )
     return {"name": path.parts[-1], "module": ".".join(path.parts), "path": path.as_posix()}
 
 
-def _source(request: dg.ScaffoldRequest[SourceDataset]) -> "Dataset":
-    from dagster.components.core.component_tree import ComponentTree
-
-    from ml_platform.components.dataset import Dataset
-
-    tree = ComponentTree.for_project(request.project_root or Path.cwd())
-    usable = {each.name: each for each in tree.get_all_components(Dataset) if each.event_time and _text_keys(each)}
-    wanted = request.params.dataset
-    if usable and not wanted:
-        return next(iter(usable.values()))
-    if wanted not in usable:
-        raise _refusal(
-            request,
-            f"Feature view '{request.target_path.name}'",
-            expected="a dataset with an event time and a key of text",
-            found=f"'{wanted}'; there are {listed(usable)}" if usable else "none",
-            mend=f"Name one by --dataset, or scaffold an ml_platform.Dataset first.{did_you_mean(wanted, usable)}",
-        )
-    return usable[wanted]
-
-
-def _text_keys(dataset: "Dataset") -> list[str]:
-    return [rule.name for rule in dataset.contract.columns if rule.name in dataset.keys and rule.type == "string"]
-
-
-def _refusal(request: dg.ScaffoldRequest[Any], thing: str, **parts: str) -> click.ClickException:
+def scaffold_error(request: dg.ScaffoldRequest[Any], subject: str, **parts: str) -> click.ClickException:
     """Return the error to raise: as dg shows one, without a traceback. The folder that dg made is gone again."""
     request.target_path.rmdir()
-    return click.ClickException(str(PlatformError(thing, **parts)))
+    return click.ClickException(str(PlatformError(subject, **parts)))
 
 
-def _write(
-    kind: str, request: dg.ScaffoldRequest[Any], names: Mapping[str, str], fully: Mapping[str, type[BaseModel]]
-) -> None:
-    """Fill the templates of ``kind`` and write them; documents of the types in ``fully`` are explained in full."""
+def write_templates(kind: str, request: dg.ScaffoldRequest[Any], values: Mapping[str, str], type_name: str) -> None:
+    """Fill the templates of ``kind`` and write them; documents of the component ``type_name`` are explained in full."""
     import jinja2
 
+    component = _component(type_name)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     for template in sorted((TEMPLATES / kind).glob("*.j2")):
-        text = environment.from_string(template.read_text()).render(names)
+        text = environment.from_string(template.read_text()).render(values)
         if template.stem == "defs.yaml":
             documents = [
-                explained(document, fully[declared]) if (declared := _type_of(document)) in fully else document
+                annotated_yaml(document, component) if _type_of(document) == type_name else document
                 for document in text.split("---\n")
             ]
             text = "---\n".join(documents)
@@ -177,6 +110,13 @@ def _write(
             break
         if not (folder / "__init__.py").exists():
             (folder / "__init__.py").write_text("")
+
+
+def _component(type_name: str) -> type[BaseModel]:
+    """Return the class of a component by its registered name, as a ``type:`` in defs.yaml gives it."""
+    module, _, name = type_name.rpartition(".")
+    component: type[BaseModel] = getattr(importlib.import_module(module), name)
+    return component
 
 
 def _type_of(document: str) -> str:

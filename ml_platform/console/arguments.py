@@ -13,7 +13,7 @@ class ArgumentError(PlatformError):
     """Raised when an argument cannot be read, or names what does not exist."""
 
 
-def months_of(text: str) -> list[str]:
+def parse_months(text: str) -> list[str]:
     """Return the months that ``2013-06`` or ``2013-01...2013-06`` names, at least one."""
     first, _, last = text.partition("...")
     months = months_between(first, last or first)
@@ -22,12 +22,12 @@ def months_of(text: str) -> list[str]:
             f"Months '{text}'",
             expected="the first month before the last, like 2013-01...2013-06",
             found=f"{last} before {first}",
-            mend="Turn them round.",
+            fix="Turn them round.",
         )
     return months
 
 
-def instant(text: str) -> datetime:
+def parse_instant(text: str) -> datetime:
     """Return the instant that ``text`` (ISO 8601 with an offset) names."""
     try:
         read = datetime.fromisoformat(text)
@@ -38,12 +38,12 @@ def instant(text: str) -> datetime:
             f"Instant '{text}'",
             expected="ISO 8601 with an offset, like 2013-07-01T06:00:00-04:00",
             found="no time that can be read" if read is None else "no offset, so that it could be anywhere",
-            mend="Mend the time." if read is None else f"Add an offset: {read.isoformat()}+00:00 is UTC.",
+            fix="Mend the time." if read is None else f"Add an offset: {read.isoformat()}+00:00 is UTC.",
         )
     return read
 
 
-def module_of(domain: str, name: str) -> ModuleType:
+def domain_module(domain: str, name: str) -> ModuleType:
     """Return the module ``assets.<domain>.<name>``, like the landing or the demo of a domain; domains may be nested."""
     root = Path(importlib.import_module("assets").__path__[0])  # by name: an import never goes up
     having = sorted(".".join(file.relative_to(root).parent.parts) for file in root.rglob(f"{name}.py"))
@@ -53,6 +53,6 @@ def module_of(domain: str, name: str) -> ModuleType:
             f"Domain '{domain}'",
             expected=f"one with a module '{name}': {listed(having)}",
             found=f"no file {folder}/{name}.py" if (root.parent / folder).is_dir() else f"no folder {folder}",
-            mend=f"Add it, or mend the name.{did_you_mean(domain, having)}",
+            fix=f"Add it, or mend the name.{did_you_mean(domain, having)}",
         )
     return importlib.import_module(f"assets.{domain}.{name}")

@@ -17,11 +17,11 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from ml_platform.console.arguments import module_of
-from ml_platform.console.materialize import bring_up_to_date, definitions
+from ml_platform.console.arguments import domain_module
+from ml_platform.console.materialize import bring_up_to_date, load_definitions
 from ml_platform.console.progress import live_progress
 from ml_platform.console.runs import Listener
-from ml_platform.console.services import gateway_and_services
+from ml_platform.console.services import serving_processes
 from ml_platform.console.status import status
 from ml_platform.data.landing import Landing
 from ml_platform.data.partitions import months_between
@@ -29,9 +29,9 @@ from resources.addresses import address
 from resources.home import Home
 from resources.orchestration import open_instance
 
-SHOWN = 10
+ROWS_SHOWN = 10
 TIMED_REQUESTS = 200
-PER_RUN_ASSETS = ("evaluation", "champion", "model_card", "bento", "rollout", "drift")
+SINGLE_MONTH_ASSETS = ("evaluation", "champion", "model_card", "bento", "rollout", "drift")
 
 
 @dataclass
@@ -42,9 +42,9 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        begun = time.monotonic()
+        started = time.monotonic()
         yield
-        self.seconds[name] = time.monotonic() - begun
+        self.seconds[name] = time.monotonic() - started
 
 
 def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
@@ -52,25 +52,25 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
 
     A second call finds everything up to date, and only serves and predicts again.
     """
-    declared, land = module_of(domain, "demo"), module_of(domain, "landing").land
+    declared, land = domain_module(domain, "demo"), domain_module(domain, "landing").land
     stages = Stages()
     with stages.stage("land"):
-        land(Landing(home.landing), declared.THROUGH)
-    console.print(f"Landed {declared.FIRST} to {declared.THROUGH}.")
+        land(Landing(home.landing), declared.LAST_MONTH)
+    console.print(f"Landed {declared.FIRST_MONTH} to {declared.LAST_MONTH}.")
     with open_instance(home) as instance, live_progress(console) as listener:
         _materialize(declared, home, instance, listener, stages)
     with tempfile.TemporaryDirectory() as scratch:
-        rows = declared.requests(Path(scratch))
+        rows = declared.request_rows(Path(scratch))
     with stages.stage("serve and predict"):
-        answered = _ask(declared.MODEL, home, rows)
+        response = _predict(declared.MODEL, home, rows)
     found = status(home)["models"][declared.MODEL]
-    _show_predictions(declared, rows, answered, console)
-    _show_summary(declared, found, answered, stages, home, console)
-    return {"model": found, "stages": stages.seconds, "latency_ms": answered.latency_ms()}
+    _show_predictions(declared, rows, response, console)
+    _show_summary(declared, found, response, stages, home, console)
+    return {"model": found, "stages": stages.seconds, "latency_ms": response.latency_ms()}
 
 
 @dataclass(frozen=True)
-class Answered:
+class PredictionResponse:
     """What the endpoint answered to all rows, and how long single rows took, in seconds."""
 
     scores: list[float]
@@ -87,43 +87,43 @@ class Answered:
 
 
 def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listener: Listener, stages: Stages) -> None:
-    loaded = definitions()
-    months = months_between(declared.FIRST, declared.THROUGH)
+    loaded = load_definitions()
+    months = months_between(declared.FIRST_MONTH, declared.LAST_MONTH)
     keys = loaded.resolve_asset_graph().get_all_asset_keys()
     of_model = {key for key in keys if key.path[0] == declared.MODEL}
     data = sorted(key for key in keys if key.path[0] in ("datasets", "features"))
     data.append(dg.AssetKey([declared.MODEL, "training_set"]))
     candidates = [key for key in of_model if key.path[-1].startswith("candidate_")]
-    rest = [dg.AssetKey([declared.MODEL, name]) for name in PER_RUN_ASSETS]
-    for name, wanted, when in (
+    rest = [dg.AssetKey([declared.MODEL, name]) for name in SINGLE_MONTH_ASSETS]
+    for name, selected, selected_months in (
         ("datasets and features", data, months),
         ("training", candidates, months[-1:]),
         ("evaluation to rollout", rest, months[-1:]),
     ):
         with stages.stage(name):
-            bring_up_to_date(loaded, instance, home, wanted, when, listener=listener)
+            bring_up_to_date(loaded, instance, home, selected, selected_months, listener=listener)
 
 
-def _ask(model: str, home: Home, rows: pl.DataFrame) -> Answered:
+def _predict(model: str, home: Home, rows: pl.DataFrame) -> PredictionResponse:
     import httpx
 
     from ml_platform.serving.processes import serve_temporarily
 
-    fields = [name for name in rows.columns if name not in ("happened", "outcome")]
+    fields = [name for name in rows.columns if name not in ("outcome_text", "outcome")]
     payload = [
         {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
         for row in rows.select(fields).to_dicts()
     ]
-    with serve_temporarily(gateway_and_services(home)) as address, httpx.Client(base_url=address) as client:
+    with serve_temporarily(serving_processes(home)) as address, httpx.Client(base_url=address) as client:
         path = f"/v1/{model}/predict"
         answer = client.post(path, json={"rows": payload}, timeout=30).raise_for_status().json()
         seconds = []
         for at in range(TIMED_REQUESTS):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             client.post(path, json={"rows": [payload[at % len(payload)]]}).raise_for_status()
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - started)
     predictions = answer["predictions"]
-    return Answered(
+    return PredictionResponse(
         scores=[each["score"] for each in predictions],
         labels=[each["label"] for each in predictions],
         version=str(answer["model"]["version"]),
@@ -131,31 +131,31 @@ def _ask(model: str, home: Home, rows: pl.DataFrame) -> Answered:
     )
 
 
-def _show_predictions(declared: Any, rows: pl.DataFrame, answered: Answered, console: Console) -> None:
-    shown = declared.shown(rows)
-    table = Table(title="Predictions of the running endpoint, beside what then happened")
-    for name in (*shown.columns, "score", "label", "happened"):
+def _show_predictions(declared: Any, rows: pl.DataFrame, response: PredictionResponse, console: Console) -> None:
+    displayed = declared.display_columns(rows)
+    table = Table(title="Predictions of the running endpoint, beside the outcomes")
+    for name in (*displayed.columns, "score", "label", "outcome"):
         table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
-    for at in range(0, rows.height, max(1, rows.height // SHOWN)):
-        label = declared.LABELS[answered.labels[at]]
-        table.add_row(*map(str, shown.row(at)), f"{answered.scores[at]:.3f}", label, rows["happened"][at])
+    for at in range(0, rows.height, max(1, rows.height // ROWS_SHOWN)):
+        label = declared.LABELS[response.labels[at]]
+        table.add_row(*map(str, displayed.row(at)), f"{response.scores[at]:.3f}", label, rows["outcome_text"][at])
     console.print(table)
 
 
 def _show_summary(
-    declared: Any, found: dict[str, Any], answered: Answered, stages: Stages, home: Home, console: Console
+    declared: Any, found: dict[str, Any], response: PredictionResponse, stages: Stages, home: Home, console: Console
 ) -> None:
     champion = found["champion"]
-    metrics, latency = champion["metrics"], answered.latency_ms()
-    table = Table(title=f"{declared.MODEL} on {declared.THROUGH}, a month it had never seen", show_header=False)
+    metrics, latency = champion["metrics"], response.latency_ms()
+    table = Table(title=f"{declared.MODEL} on {declared.LAST_MONTH}, a month it had never seen", show_header=False)
     for name, value in (
-        ("champion", f"version {champion['version']} (served: {answered.version})"),
+        ("champion", f"version {champion['version']} (served: {response.version})"),
         ("AUC", f"{metrics['auc']:.4f}  ({metrics['auc_low']:.4f} to {metrics['auc_high']:.4f})"),
         ("log loss", f"{metrics['log_loss']:.4f}"),
         ("calibration error", f"{metrics['ece']:.4f}"),
-        ("base rate", f"{metrics['base_rate']:.4f}  of {metrics['rows']:,.0f} flights"),
+        ("base rate", f"{metrics['base_rate']:.4f}  of {metrics['rows']:,.0f} {declared.ROW_NOUN}"),
         ("request latency", f"{latency['p50']:.1f} ms median, {latency['p99']:.1f} ms p99"),
-        ("", f"{len(answered.seconds)} requests of one row, through the gateway"),
+        ("", f"{len(response.seconds)} requests of one row, through the gateway"),
     ):
         table.add_row(name, value)
     table.add_section()
@@ -164,7 +164,7 @@ def _show_summary(
     table.add_row("time: all", f"{sum(stages.seconds.values()):.1f} s")
     console.print(table)
     # Below the table and unwrapped: a path broken over two lines cannot be opened.
-    reports, of = home.reports, f"{declared.MODEL}/{declared.THROUGH}"
+    reports, of = home.reports, f"{declared.MODEL}/{declared.LAST_MONTH}"
     for name, where in (
         ("Model card", shortened(reports / "model_card" / of / "card.html")),
         ("Drift report", shortened(reports / "drift" / of / "report.html")),

@@ -10,32 +10,34 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ml_platform.console.arguments import ArgumentError
-from ml_platform.registry.championship import Championship
+from ml_platform.registry.champion_history import ChampionRecord
 from resources.home import Home
 
 if TYPE_CHECKING:
-    from ml_platform.steps.answering import Answer
+    from ml_platform.steps.request_lookup import RequestAnswer
 
 
 @dataclass(frozen=True)
-class Said:
+class VersionDecision:
     """What was decided of a version without a change of the champion: nominated, approved, rejected."""
 
     at: datetime
-    what: str
+    decision: str
     version: int | None
     decided_by: str
     reason: str
 
 
-def asked(home: Home, model: str, at: datetime | None, request_id: str) -> "list[Championship | Said | Answer]":
+def history_entries(
+    home: Home, model: str, at: datetime | None, request_id: str
+) -> "list[ChampionRecord | VersionDecision | RequestAnswer]":
     """Return what was answered to ``request_id``, else who stood at ``at``, else every decision."""
     if request_id:
         return [*answers(home, model, request_id)]
-    return [*standing_at(home, model, at)] if at else [*decisions(home, model)]
+    return [standing_champion(home, model, at)] if at else [*decisions(home, model)]
 
 
-def decisions(home: Home, model: str) -> "list[Championship | Said]":
+def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]":
     """Return every change of the champion of ``model``, and every word on its versions, oldest first.
 
     Empty where there was none. Raises :class:`~ml_platform.components.loading.ModelUnknownError` when nothing is
@@ -46,47 +48,52 @@ def decisions(home: Home, model: str) -> "list[Championship | Said]":
     from ml_platform.registry.promotion import CHALLENGER_KIND
 
     audit = AuditLog(home.audit_log)
-    crowned = _championships(home, model)
-    said = [
-        Said(record.at, record.facts["word"], record.facts["version"], record.actor, record.facts["reason"])
+    promotions = _champion_records(home, model)
+    approvals = [
+        VersionDecision(record.at, record.facts["word"], record.facts["version"], record.actor, record.facts["reason"])
         for record in audit.records(APPROVAL_KIND)
         if record.facts["model"] == model
     ]
-    named = [
-        Said(record.at, "challenger", record.facts["version"], record.actor, record.facts["reason"])
+    nominations = [
+        VersionDecision(record.at, "challenger", record.facts["version"], record.actor, record.facts["reason"])
         for record in audit.records(CHALLENGER_KIND)
         if record.facts["model"] == model
     ]
-    return sorted([*named, *said, *crowned], key=lambda one: one.since if isinstance(one, Championship) else one.at)
+    return sorted([*nominations, *approvals, *promotions], key=_decided_at)
 
 
-def standing_at(home: Home, model: str, at: datetime) -> list[Championship]:
-    """Return the championship that stood at ``at``, as a list of one.
+def standing_champion(home: Home, model: str, at: datetime) -> ChampionRecord:
+    """Return the record of the version that was champion at ``at``.
 
     Raises :class:`~ml_platform.console.arguments.ArgumentError` when there was none by then; unknown models as
     :func:`decisions` does.
     """
-    past = _championships(home, model)
-    standing = [one for one in past if one.since <= at]
-    if not standing:
-        first = f"its first champion stands since {_clock(past[0].since)}" if past else "it never had a champion"
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.registry.champion_history import champion_at
+
+    records = _champion_records(home, model)
+    standing = champion_at(AuditLog(home.audit_log), model, at)
+    if standing is None:
+        first = (
+            f"its first champion stands since {_utc_text(records[0].since)}" if records else "it never had a champion"
+        )
         raise ArgumentError(
-            f"Champion of '{model}' at {_clock(at)}",
+            f"Champion of '{model}' at {_utc_text(at)}",
             expected="a time since its first promotion",
             found=first,
-            mend="The audit log keeps the time of the decision, not that of the data: see ml-platform history.",
+            fix="The audit log keeps the time of the decision, not that of the data: see ml-platform history.",
         )
-    return standing[-1:]
+    return standing
 
 
-def answers(home: Home, model: str, request_id: str) -> "list[Answer]":
+def answers(home: Home, model: str, request_id: str) -> "list[RequestAnswer]":
     """Return which versions answered a request; raises where none was logged, as for an unknown model."""
     from ml_platform.data.lake import Lake
     from ml_platform.registry.audit import AuditLog
-    from ml_platform.steps.answering import answers_to
+    from ml_platform.steps.request_lookup import lookup_request
 
-    _championships(home, model)
-    return answers_to(
+    _champion_records(home, model)
+    return lookup_request(
         model,
         request_id,
         lake=Lake(str(home.lake)),
@@ -95,55 +102,59 @@ def answers(home: Home, model: str, request_id: str) -> "list[Answer]":
     )
 
 
-def plain(told: "Championship | Said | Answer") -> dict[str, Any]:
+def json_values(entry: "ChampionRecord | VersionDecision | RequestAnswer") -> dict[str, Any]:
     """Return one decision or answer as JSON values."""
-    return {name: _plain(value) for name, value in asdict(told).items()}
+    return {name: _json_value(value) for name, value in asdict(entry).items()}
 
 
-def show(found: "Sequence[Championship | Said | Answer]", model: str, console: Console) -> None:
+def show(entries: "Sequence[ChampionRecord | VersionDecision | RequestAnswer]", model: str, console: Console) -> None:
     """Print each decision or answer: when, which version, on which data, by whose decision, why."""
-    if not found:
+    if not entries:
         console.print(f"Nothing was decided of '{model}' yet.")
-    for each in found:
-        title, lines = _told(each)
+    for each in entries:
+        title, lines = _title_and_lines(each)
         console.print(Text(title, style="bold"))
         for line in lines:
             console.print(Padding(Text(line), (0, 0, 0, 4), expand=False), highlight=False)
 
 
-def _championships(home: Home, model: str) -> list[Championship]:
+def _champion_records(home: Home, model: str) -> list[ChampionRecord]:
     from ml_platform.components.loading import bound_model
     from ml_platform.registry.audit import AuditLog
-    from ml_platform.registry.championship import history
+    from ml_platform.registry.champion_history import champion_history
 
-    past = history(AuditLog(home.audit_log), model)
-    if not past:
+    records = champion_history(AuditLog(home.audit_log), model)
+    if not records:
         bound_model(model)
-    return past
+    return records
 
 
-def _told(each: "Championship | Said | Answer") -> tuple[str, list[str]]:
-    if isinstance(each, Championship):
-        return f"{_clock(each.since)}  {each.action} version {each.version}", _grounds(each)
-    if isinstance(each, Said):
-        title = f"{each.what} version {each.version}" if each.version else "no challenger any more"
-        return f"{_clock(each.at)}  {title}", [f"by {each.decided_by}", each.reason]
+def _decided_at(entry: ChampionRecord | VersionDecision) -> datetime:
+    return entry.since if isinstance(entry, ChampionRecord) else entry.at
+
+
+def _title_and_lines(each: "ChampionRecord | VersionDecision | RequestAnswer") -> tuple[str, list[str]]:
+    if isinstance(each, ChampionRecord):
+        return f"{_utc_text(each.since)}  {each.action} version {each.version}", _champion_lines(each)
+    if isinstance(each, VersionDecision):
+        title = f"{each.decision} version {each.version}" if each.version else "no challenger any more"
+        return f"{_utc_text(each.at)}  {title}", [f"by {each.decided_by}", each.reason]
     rows = f"{each.rows} rows" if each.rows > 1 else "1 row"
-    title = f"{_clock(each.logged_at)}  version {each.version} ({each.role}), {rows}"
-    if each.championship is None:
+    title = f"{_utc_text(each.logged_at)}  version {each.version} ({each.role}), {rows}"
+    if each.champion_record is None:
         return title, ["It was not champion by then."]
-    crowned = each.championship
-    return title, [f"{crowned.action} at {_clock(crowned.since)}", *_grounds(crowned)]
+    record = each.champion_record
+    return title, [f"{record.action} at {_utc_text(record.since)}", *_champion_lines(record)]
 
 
-def _grounds(crowned: Championship) -> list[str]:
-    manifest = crowned.manifest
-    approved = f", approved by {', '.join(crowned.approved_by)}" if crowned.approved_by else ""
+def _champion_lines(record: ChampionRecord) -> list[str]:
+    manifest = record.manifest
+    approved = f", approved by {', '.join(record.approved_by)}" if record.approved_by else ""
     return [
-        f"trained and judged on {crowned.partition}, training set {manifest['training_set'][:12]}",
+        f"trained and evaluated on {record.partition}, training set {manifest['training_set'][:12]}",
         f"made from {_tables(manifest['tables'])}",
-        f"by {crowned.decided_by}{approved}",
-        crowned.reason,
+        f"by {record.decided_by}{approved}",
+        record.reason,
     ]
 
 
@@ -154,13 +165,13 @@ def _tables(tables: dict[str, int]) -> str:
     return f"{', '.join(datasets)}, and {logs} change logs"
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _json_value(each) for name, each in value.items()}
     return value
 
 
-def _clock(at: datetime) -> str:
+def _utc_text(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"

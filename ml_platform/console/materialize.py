@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import dagster as dg
 
-from ml_platform.console.plan import Stale, stale_assets
+from ml_platform.console.materialization_plan import StaleAsset, stale_assets
 from ml_platform.console.runs import Listener, RunReport, execute
 from ml_platform.data.landing import Landing
 from ml_platform.data.partitions import months_between
@@ -14,21 +14,21 @@ from resources.home import Home
 
 T = TypeVar("T", bound=dg.Component)
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+QUIET_CONFIG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class SelectionError(PlatformError):
     """Raised when a selection names no asset."""
 
 
-def definitions() -> dg.Definitions:
+def load_definitions() -> dg.Definitions:
     """Return all definitions of the project."""
     from ml_platform.definitions import defs
 
     return defs()
 
 
-def components(kind: type[T]) -> list[T]:
+def declared_components(kind: type[T]) -> list[T]:
     """Return all declared components of ``kind``."""
     from dagster.components.core.component_tree import ComponentTree
 
@@ -37,7 +37,7 @@ def components(kind: type[T]) -> list[T]:
     return ComponentTree.for_project(PROJECT_ROOT).get_all_components(kind)
 
 
-def select(loaded: dg.Definitions, selection: str) -> list[dg.AssetKey]:
+def resolve_selection(loaded: dg.Definitions, selection: str) -> list[dg.AssetKey]:
     """Return the keys that ``selection`` (Dagster's selection syntax) names; raises where there is none."""
     from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelectionError
 
@@ -50,18 +50,18 @@ def select(loaded: dg.Definitions, selection: str) -> list[dg.AssetKey]:
             f"Selection '{selection}'",
             expected="at least one asset",
             found=found,
-            mend='See `dg list defs`; a selection reads like: key:"datasets/*" or group:aviation.',
+            fix='See `dg list defs`; a selection reads like: key:"datasets/*" or group:aviation.',
         )
     return sorted(keys)
 
 
-def stale(
+def find_stale(
     loaded: dg.Definitions,
     instance: dg.DagsterInstance,
     home: Home,
     keys: Sequence[dg.AssetKey],
     months: Sequence[str],
-) -> list[Stale]:
+) -> list[StaleAsset]:
     """Return what of ``keys`` in ``months`` is not up to date."""
     graph = loaded.resolve_asset_graph()
     landing = Landing(home.landing)
@@ -89,25 +89,27 @@ def bring_up_to_date(
     run month by month.
     """
     graph = loaded.resolve_asset_graph()
-    found = stale(loaded, instance, home, keys, months)
-    wanted = set(keys) if force else {each.key for each in found}
-    ranged = [key for key in keys if key in wanted and _takes_a_range(graph, key)]
-    single = [key for key in keys if key in wanted and key not in ranged]
+    found = find_stale(loaded, instance, home, keys, months)
+    due_keys = set(keys) if force else {each.key for each in found}
+    ranged = [key for key in keys if key in due_keys and _runs_as_range(graph, key)]
+    single = [key for key in keys if key in due_keys and key not in ranged]
     stale_months = sorted({each.partition for each in found if each.key in ranged and each.partition})
-    demanded = list(months) if force or not stale_months else months_between(stale_months[0], stale_months[-1])
+    range_months = list(months) if force or not stale_months else months_between(stale_months[0], stale_months[-1])
     if all(graph.get(key).partitions_def is None for key in ranged):
-        demanded = []
+        range_months = []
     reports = []
     if ranged:
-        reports.append(execute(loaded, instance, ranged, partitions=demanded, config=QUIET, listener=listener))
+        reports.append(
+            execute(loaded, instance, ranged, partitions=range_months, config=QUIET_CONFIG, listener=listener)
+        )
     for month in months if single else []:
         due = [key for key in single if force or any(e.key == key and e.partition == month for e in found)]
         if due:
-            reports.append(execute(loaded, instance, due, partitions=[month], config=QUIET, listener=listener))
+            reports.append(execute(loaded, instance, due, partitions=[month], config=QUIET_CONFIG, listener=listener))
     return reports
 
 
-def _takes_a_range(graph: object, key: dg.AssetKey) -> bool:
+def _runs_as_range(graph: object, key: dg.AssetKey) -> bool:
     node = graph.get(key)  # type: ignore[attr-defined]
     policy = node.backfill_policy
     return node.partitions_def is None or (policy is not None and policy.max_partitions_per_run is None)

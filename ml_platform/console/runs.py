@@ -72,24 +72,24 @@ def execute(
     failures: dict[str, str] = {}
     started: dict[str, float] = {}
 
-    def hear(event: dg.EventLogEntry) -> None:
-        happened = event.dagster_event
-        if happened is None or happened.step_key is None:
+    def on_event(event: dg.EventLogEntry) -> None:
+        step = event.dagster_event
+        if step is None or step.step_key is None:
             return
-        asset = happened.step_key.replace("__", "/")
-        if happened.event_type == dg.DagsterEventType.STEP_START:
+        asset = step.step_key.replace("__", "/")
+        if step.event_type == dg.DagsterEventType.STEP_START:
             started[asset] = event.timestamp
-            _tell(listener, StepEvent(asset, "start"))
-        elif happened.event_type == dg.DagsterEventType.STEP_SUCCESS:
+            _notify(listener, StepEvent(asset, "start"))
+        elif step.event_type == dg.DagsterEventType.STEP_SUCCESS:
             seconds = event.timestamp - started.get(asset, event.timestamp)
             report.steps.append(StepTiming(asset, seconds))
-            _tell(listener, StepEvent(asset, "success", seconds))
-        elif happened.event_type == dg.DagsterEventType.STEP_FAILURE:
-            failures[asset] = _cause(happened)
-            _tell(listener, StepEvent(asset, "failure", message=failures[asset]))
+            _notify(listener, StepEvent(asset, "success", seconds))
+        elif step.event_type == dg.DagsterEventType.STEP_FAILURE:
+            failures[asset] = _cause(step)
+            _notify(listener, StepEvent(asset, "failure", message=failures[asset]))
 
-    instance.add_event_listener(run_id, hear)
-    begun = time.monotonic()
+    instance.add_event_listener(run_id, on_event)
+    started_at = time.monotonic()
     result = job.execute_in_process(
         instance=instance,
         run_id=run_id,
@@ -99,19 +99,19 @@ def execute(
         run_config=dict(config or {}),
         raise_on_error=False,
     )
-    report.seconds = time.monotonic() - begun
+    report.seconds = time.monotonic() - started_at
     if not result.success:
         reasons = "; ".join(f"{asset}: {reason}" for asset, reason in failures.items()) or "the run could not start"
         raise RunFailedError(
             f"Run {run_id[:8]}",
             expected=f"{len(keys)} asset{'s' * (len(keys) != 1)} materialized",
             found=f"a failure in {listed(failures)}. {reasons.rstrip('.')}",
-            mend="Mend the cause and run the same command again; what is up to date is not repeated.",
+            fix="Fix the cause and run the same command again; what is up to date is not repeated.",
         )
     return report
 
 
-def _tell(listener: Listener | None, event: StepEvent) -> None:
+def _notify(listener: Listener | None, event: StepEvent) -> None:
     if listener is not None:
         listener(event)
 
@@ -126,7 +126,7 @@ def _cause(event: dg.DagsterEvent) -> str:
         return "no error was recorded"
     while error.cause is not None:
         error = error.cause
-    # Dagster writes the class with its module before the message; a refusal of ours says all in its own words.
+    # Dagster writes the class with its module before the message; an error of ours says all in its own words.
     text = str(error.message).strip()
-    kind, _, refusal = text.partition(": ")
-    return refusal if kind.startswith("ml_platform.") else text
+    kind, _, own_message = text.partition(": ")
+    return own_message if kind.startswith("ml_platform.") else text

@@ -4,30 +4,30 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_platform.serving.processes import Plan, Process, free_port
+from ml_platform.serving.processes import ProcessPlan, ProcessSpec, free_port
 from resources.addresses import LOOPBACK, address, port, port_variable
 from resources.home import Home
 from resources.online_store import OnlineStoreResource
 
 
-def everything(home: Home, repository: Path) -> Plan:
+def platform_processes(home: Home, repository: Path) -> ProcessPlan:
     """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, reports, MLflow's pages."""
     programs = Path(sys.executable).parent
     web, mlflow, reports = port("webserver"), port("mlflow"), port("reports")
     workspace = ["-w", str(repository / "workspace.yaml")]
-    return _plan(
+    return _process_plan(
         home,
         port("gateway"),
         [
-            Process(
+            ProcessSpec(
                 name="webserver",
                 command=[str(programs / "dagster-webserver"), *workspace, "-h", LOOPBACK, "-p", str(web)],
                 port=web,
                 port_setting=port_variable("webserver"),
                 address=address("webserver"),
             ),
-            Process(name="daemon", command=[str(programs / "dagster-daemon"), "run", *workspace]),
-            Process(
+            ProcessSpec(name="daemon", command=[str(programs / "dagster-daemon"), "run", *workspace]),
+            ProcessSpec(
                 name="mlflow",
                 command=[
                     *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri),
@@ -39,7 +39,7 @@ def everything(home: Home, repository: Path) -> Plan:
                 port_setting=port_variable("mlflow"),
                 address=address("mlflow"),
             ),
-            Process(
+            ProcessSpec(
                 name="reports",
                 # Links of assets lead here: Data Docs, drift reports and model cards are files of the home.
                 command=[
@@ -54,18 +54,18 @@ def everything(home: Home, repository: Path) -> Plan:
     )
 
 
-def gateway_and_services(home: Home) -> Plan:
+def serving_processes(home: Home) -> ProcessPlan:
     """Return the plan of the demo: gateway and services only, on a free port, in a run folder of their own."""
-    plan = _plan(home, free_port(), [])
+    plan = _process_plan(home, free_port(), [])
     return plan.model_copy(update={"run": home.run / "demo", "logs": home.logs / "demo"})
 
 
-def _plan(home: Home, gateway_port: int, processes: Sequence[Process]) -> Plan:
-    return Plan(
+def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec]) -> ProcessPlan:
+    return ProcessPlan(
         run=home.run,
         logs=home.logs,
         serving=home.serving,
-        online=OnlineStoreResource.of_home(home).location,
+        online=OnlineStoreResource.for_home(home).location,
         predictions=home.prediction_logs,
         gateway_port=gateway_port,
         admin_port=free_port(),

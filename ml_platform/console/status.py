@@ -12,7 +12,7 @@ from rich.text import Text
 from ml_platform.data.landing import Landing
 from resources.home import Home
 
-SHOWN = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error", "base_rate": "base rate"}
+METRIC_LABELS = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error", "base_rate": "base rate"}
 """What people read of a classifier first; of other models, everything."""
 
 
@@ -21,22 +21,22 @@ def status(home: Home) -> dict[str, Any]:
 
     ``champion`` is None before the first promotion, ``endpoint`` while nothing serves.
     """
-    from ml_platform.components.model import Model
-    from ml_platform.console.materialize import components
+    from ml_platform.components.model.component import Model
+    from ml_platform.console.materialize import declared_components
     from ml_platform.registry.audit import AuditLog
-    from ml_platform.registry.championship import CHAMPION_KIND, current
-    from ml_platform.serving.status import read_status
-    from ml_platform.serving.wanted import all_wanted
+    from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
+    from ml_platform.serving.desired_state import all_desired_states
+    from ml_platform.serving.serving_status import read_serving_status
 
     audit = AuditLog(home.audit_log)
-    wanted = all_wanted(home.serving)
-    serving = read_status(home.run / "status.json")
-    declared = {each.name for each in components(Model)}
-    names = sorted(declared | {record.facts["model"] for record in audit.records(CHAMPION_KIND)} | set(wanted))
+    desired = all_desired_states(home.serving)
+    serving = read_serving_status(home.run / "status.json")
+    declared = {each.name for each in declared_components(Model)}
+    names = sorted(declared | {record.facts["model"] for record in audit.records(CHAMPION_KIND)} | set(desired))
     models: dict[str, Any] = {}
     for name in names:
-        champion = current(audit, name)
-        state = wanted.get(name)
+        champion = current_champion(audit, name)
+        state = desired.get(name)
         served = serving.models.get(name) if serving else None
         models[name] = {
             "champion": None
@@ -59,36 +59,36 @@ def status(home: Home) -> dict[str, Any]:
 
 def data_clock(home: Home) -> str | None:
     """Return the end of the newest landed month, in the zone in which its dataset counts months."""
-    from ml_platform.components.dataset import Dataset
-    from ml_platform.console.materialize import components
+    from ml_platform.components.dataset.component import Dataset
+    from ml_platform.console.materialize import declared_components
     from ml_platform.data.partitions import month_bounds
 
     landing = Landing(home.landing)
     ends = [
         month_bounds(landed[-1], dataset.partitions.time_zone)[1]
-        for dataset in components(Dataset)
+        for dataset in declared_components(Dataset)
         if dataset.partitions is not None and (landed := landing.partitions(dataset.name))
     ]
     return max(ends).isoformat() if ends else None
 
 
-def decisions(home: Home, most: int = 5) -> list[dict[str, Any]]:
-    """Return the last ``most`` records of the audit log, newest first."""
+def last_decisions(home: Home, limit: int = 5) -> list[dict[str, Any]]:
+    """Return the last ``limit`` records of the audit log, newest first."""
     from ml_platform.registry.audit import AuditLog
 
-    records = list(AuditLog(home.audit_log).records())[-most:]
+    records = list(AuditLog(home.audit_log).records())[-limit:]
     return [
-        {"at": record.at.isoformat(), "kind": record.kind, "by": record.actor, **_short(record.facts)}
+        {"at": record.at.isoformat(), "kind": record.kind, "by": record.actor, **_summary(record.facts)}
         for record in reversed(records)
     ]
 
 
 def show(found: dict[str, Any], last: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print what :func:`status` and :func:`decisions` returned, for people: a block for each model, then the latter."""
+    """Print the results of :func:`status` and :func:`last_decisions`: a block for each model, then the decisions."""
     console.print(f"Data clock  {found['data_clock'] or 'nothing has landed yet'}", highlight=False)
     for name, model in found["models"].items():
         console.print(Text(f"\n{name}", style="bold"))
-        console.print(Padding(_block(model), (0, 0, 0, 2), expand=False))
+        console.print(Padding(_model_table(model), (0, 0, 0, 2), expand=False))
     if last:
         console.print(Text("\nLast decisions", style="bold"))
     for decision in last:
@@ -101,12 +101,12 @@ def show(found: dict[str, Any], last: Sequence[dict[str, Any]], console: Console
                 console.print(Padding(Text(line, style="dim"), (0, 0, 0, 6), expand=False))
 
 
-def _block(model: dict[str, Any]) -> Table:
+def _model_table(model: dict[str, Any]) -> Table:
     champion, serving = model["champion"], model["serving"]
     lines = {"champion": "none yet"}
     if champion is not None:
         lines["champion"] = f"version {champion['version']}, of {champion['manifest'].get('partition')}"
-        lines["metrics"] = _told(champion["metrics"])
+        lines["metrics"] = _metrics_text(champion["metrics"])
     shares = [
         f"version {serving[role]} ({role}) at {share} %" for role, share in serving["weights"].items() if serving[role]
     ]
@@ -118,11 +118,11 @@ def _block(model: dict[str, Any]) -> Table:
     return table
 
 
-def _told(metrics: dict[str, float]) -> str:
+def _metrics_text(metrics: dict[str, float]) -> str:
     """Return the first metrics of the champion, without the bounds of their intervals."""
-    names = [name for name in SHOWN if name in metrics]
+    names = [name for name in METRIC_LABELS if name in metrics]
     names = names or [name for name in metrics if not name.endswith(("_low", "_high"))]
-    return ", ".join(f"{SHOWN.get(name, name)} {metrics[name]:.4f}" for name in names) or "none recorded"
+    return ", ".join(f"{METRIC_LABELS.get(name, name)} {metrics[name]:.4f}" for name in names) or "none recorded"
 
 
 def _metrics(home: Home, verdict: str | None) -> dict[str, float]:
@@ -131,7 +131,7 @@ def _metrics(home: Home, verdict: str | None) -> dict[str, float]:
     return json.loads(path.read_text()) if verdict and path.exists() else {}
 
 
-def _short(facts: Any) -> dict[str, Any]:
+def _summary(facts: Any) -> dict[str, Any]:
     return {
         name: facts[name] for name in ("model", "version", "partition", "action", "decision", "reason") if name in facts
     }

@@ -1,1 +1,1 @@
-"""Tables in the lake: landing, contracts, versions. Plain Python on tables and paths; knows nothing of Dagster."""
+"""Tables in the lake: landing, contracts, versions. The package works on tables and paths and does not use Dagster."""

@@ -1,6 +1,6 @@
-"""Files that are either the old ones or the new ones: temporary file, fsync, rename.
+"""Atomic writes of files and folders: temporary file, fsync, rename.
 
-Apart because every room writes state, and a half-written file is the one thing that a restart cannot mend.
+All packages write their state through this module, because a restart cannot repair a half-written file.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old content or the new, never a part."""
+    """Replace ``path`` by ``data``; after a crash, and for any reader, the file has the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, staged = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -39,22 +39,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def publish_directory(staged: Path, target: Path) -> None:
-    """Move the finished folder ``staged`` to ``target``, replacing what stood there.
+    """Move the finished folder ``staged`` to ``target``, replacing any folder there.
 
-    A folder cannot be replaced by one rename, so the old one steps aside first; whoever finds ``target`` missing for
-    that instant finds the new one at the next look.
+    One rename cannot replace a folder, so the old folder is renamed first. For an instant ``target`` does not exist; a
+    reader that hits this instant must try again.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for file in staged.rglob("*"):
         if file.is_file():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
-    aside = target.parent / f".{target.name}.replaced-{os.getpid()}"
+    replaced = target.parent / f".{target.name}.replaced-{os.getpid()}"
     if target.exists():
-        target.replace(aside)
+        target.replace(replaced)
     staged.replace(target)
     _sync_directory(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _sync_directory(folder: Path) -> None:

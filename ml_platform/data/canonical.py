@@ -1,6 +1,6 @@
-"""One way to name content by its SHA-256: values by their canonical JSON, files by their bytes, folders by both.
+"""SHA-256 digests of values (by canonical JSON), files (by bytes) and folders (by names and bytes).
 
-Apart because verdicts, manifests, approvals and model versions compare digests made by different rooms.
+Verdicts, manifests, approvals and model versions compare digests that different packages compute, so all use these.
 """
 
 import hashlib
@@ -36,9 +36,9 @@ def file_digest(path: Path) -> str:
 
 
 def directory_digest(root: Path, leave_out: Iterable[str] = ()) -> str:
-    """Return the digest of the relative paths and bytes of all files under ``root`` but those in ``leave_out``.
+    """Return the digest of the relative paths and bytes of all files under ``root``, except those in ``leave_out``.
 
-    Times, permissions and empty folders do not count: a copy through an object store has the same digest.
+    Times, permissions and empty folders do not count, so a copy through an object store has the same digest.
     """
     skipped = set(leave_out)
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}

@@ -1,6 +1,6 @@
-"""What a table promises, as settings, and what was found when the promise was checked, as values.
+"""Data contracts: the settings that declare a table's columns and rules, and the reports of their checks.
 
-The checks themselves are in `schema.py` and `expectations.py`; this module is light enough to be read by a declaration.
+The checks are in `schema.py` and `expectations.py`. This module imports neither, so declarations load quickly.
 """
 
 from collections.abc import Mapping
@@ -15,38 +15,44 @@ from ml_platform.errors import PlatformError
 ColumnType = Literal["string", "integer", "float", "boolean", "date", "timestamp"]
 
 EXAMPLES_SHOWN = 5
-"""How many failing rows a violation carries."""
+"""Largest number of failing rows in a violation."""
 
 
 class ColumnRule(Settings):
-    """One column that a table promises."""
+    """One column of a table, with its type and its rules."""
 
     name: str = Field(description="Name of the column.")
-    type: ColumnType = Field(description="What its values are; a timestamp is in UTC with microseconds.")
-    description: str = Field(description="What one value says, for somebody who sees the table for the first time.")
-    unit: str | None = Field(default=None, description="Unit of its numbers, like minutes or miles.")
+    type: ColumnType = Field(description="Type of the values; a timestamp is in UTC with microseconds.")
+    description: str = Field(description="Meaning of one value, for a person who sees the table for the first time.")
+    unit: str | None = Field(default=None, description="Unit of the numbers, like minutes or miles.")
     nullable: bool = Field(default=False, description="Whether a value may be missing.")
     allowed: list[str | int] | None = Field(default=None, description="The only values that may occur.")
-    minimum: float | None = Field(default=None, description="Smallest value that is possible.")
-    maximum: float | None = Field(default=None, description="Largest value that is possible.")
-    pii: bool = Field(default=False, description="Whether it identifies a person: its values are shown in no report.")
+    minimum: float | None = Field(default=None, description="Smallest valid value.")
+    maximum: float | None = Field(default=None, description="Largest valid value.")
+    pii: bool = Field(
+        default=False, description="Whether the column identifies a person; reports then hide its values."
+    )
 
 
 class Expectation(Settings):
-    """One expectation of Great Expectations, by its own name."""
+    """One expectation of Great Expectations."""
 
-    expectation: str = Field(description="Its name in Great Expectations, like expect_column_values_to_match_regex.")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="Its arguments, like column and regex.")
+    expectation: str = Field(description="Name in Great Expectations, like expect_column_values_to_match_regex.")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of the expectation, like column and regex."
+    )
     severity: Literal["error", "warning"] = Field(
-        default="error", description="Whether a failure keeps the partition out of the lake, or is only reported."
+        default="error", description="error: a failure keeps the partition out of the lake. warning: it is only reported."
     )
 
 
 class Contract(Settings):
-    """What a table promises: its columns, and what Great Expectations has to find true of them."""
+    """The columns of a table, and the expectations that each of its partitions must meet."""
 
-    columns: list[ColumnRule] = Field(min_length=1, description="Every column of the table, in its order.")
-    expectations: list[Expectation] = Field(default_factory=list, description="What must hold besides.")
+    columns: list[ColumnRule] = Field(min_length=1, description="All columns of the table, in order.")
+    expectations: list[Expectation] = Field(
+        default_factory=list, description="Further expectations of Great Expectations."
+    )
     minimum_rows: int = Field(default=1, ge=0, description="Fewest rows that one partition may have.")
 
     @property
@@ -59,8 +65,8 @@ class Contract(Settings):
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is being checked, and where its promise is written: ``lines`` maps a column to `assets/…/defs.yaml:31`."""
+class ContractSubject:
+    """The checked partition, and where its contract is declared: ``lines`` maps a column to `assets/…/defs.yaml:31`."""
 
     dataset: str
     partition: str | None = None
@@ -71,13 +77,16 @@ class Subject:
         return f"Dataset '{self.dataset}'" + (f", partition {self.partition}" if self.partition else "")
 
     def line(self, column: str | None) -> str:
-        """Return where the rule of ``column`` is written, or how to find it where no file is known."""
+        """Return the file and line of the rule of ``column``; without one, those of the dataset or its name."""
         return self.lines.get(column or "") or self.declared_at or f"the contract of '{self.dataset}'"
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One broken rule: how many rows break it, and up to five of them as ``{"row": 17, …}`` (rows count from 1)."""
+    """One broken rule: the number of rows that break it, and up to five of them as ``{"row": 17, …}``.
+
+    Rows count from 1.
+    """
 
     column: str | None
     rule: str
@@ -89,9 +98,12 @@ class Violation:
 
 @dataclass(frozen=True)
 class ContractReport:
-    """What one check of one partition found. ``checked_rules`` guards against passing because nothing was asked."""
+    """Result of one check of one partition.
 
-    subject: Subject
+    ``checked_rules`` is the number of rules evaluated; zero means that a pass proves nothing.
+    """
+
+    subject: ContractSubject
     check: Literal["landed", "schema", "expectations"]
     rows: int
     checked_rules: int
@@ -108,10 +120,10 @@ class ContractReport:
 
 
 class ContractViolatedError(PlatformError):
-    """Raised when data that broke its contract was about to be published."""
+    """Raised instead of publishing data that break their contract; ``reports`` has the result of every check."""
 
     def __init__(
-        self, thing: str, *, expected: str, found: str, mend: str, reports: tuple[ContractReport, ...] = ()
+        self, subject: str, *, expected: str, found: str, fix: str, reports: tuple[ContractReport, ...] = ()
     ) -> None:
-        super().__init__(thing, expected=expected, found=found, mend=mend)
+        super().__init__(subject, expected=expected, found=found, fix=fix)
         self.reports = reports

@@ -1,7 +1,7 @@
-"""Data Docs: the pages in which Great Expectations shows a contract and what was found when it was checked.
+"""Data Docs: the pages in which Great Expectations shows a contract and the results of its checks.
 
-As they come, the pages take their looks from a dozen public servers: without a network they are unreadable, and with
-one they tell of every look. Here they are made to stand by themselves.
+Great Expectations writes pages that load styles and scripts from a dozen public servers. Without a network they are
+unreadable, and with one these servers learn of every view. This module makes the pages self-contained.
 """
 
 import re
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 INDEX = "index.html"
 
-_FOREIGN = re.compile(
+_EXTERNAL_REFERENCES = re.compile(
     r"""<script[^>]*\ssrc=["']https?://[^>]*>\s*</script>|<link[^>]*\shref=["']https?://[^>]*>"""
     r"""|<img[^>]*\ssrc=["']https?://[^>]*>|<a[^>]*\shref=["']https?://[^>]*>.*?</a>|<footer\b.*?</footer>""",
     re.DOTALL,
 )
-"""What a page asks other servers for, or leads to; and a footer that invites to a newsletter."""
+"""References of a page to other servers, and its footer with a newsletter form."""
 
-_LOOKS = """<style>
+_STYLESHEET = """<style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; padding: 1.5rem; color: #212529 }
 table { border-collapse: collapse; margin: .5rem 0 }
 td, th { border: 1px solid #dee2e6; padding: .3rem .6rem; text-align: left }
@@ -34,8 +34,8 @@ a { color: #0b5ed7; text-decoration: none } ol.breadcrumb { display: flex; gap: 
 </style>"""
 
 
-def site_settings(folder: Path) -> "DataDocsSiteConfigTypedDict":
-    """Return the settings of a Data Docs site in ``folder``, which is emptied: its pages are of the next check only."""
+def site_config(folder: Path) -> "DataDocsSiteConfigTypedDict":
+    """Empty ``folder`` and return the settings of a Data Docs site there, so that it shows the next check only."""
     shutil.rmtree(folder, ignore_errors=True)
     return {
         "class_name": "SiteBuilder",
@@ -45,15 +45,15 @@ def site_settings(folder: Path) -> "DataDocsSiteConfigTypedDict":
 
 
 def results_page(folder: Path) -> Path:
-    """Return the page to open first: the newest results, or the index where there are none.
+    """Return the page to open first: the latest results, or the index when there are none.
 
-    The index fills its tables by a script from the network; results are plain HTML and read the same without one.
+    The index needs a script from the network to fill its tables; the results pages are plain HTML.
     """
     return max((folder / "validations").rglob("*.html"), default=folder / INDEX)
 
 
-def stand_alone(folder: Path) -> None:
-    """Rewrite the pages in ``folder`` so that they ask nothing of any server, with a look of their own."""
+def make_self_contained(folder: Path) -> None:
+    """Rewrite the pages in ``folder``: remove references to other servers and add an inline stylesheet."""
     for page in folder.rglob("*.html"):
-        text = _FOREIGN.sub("", page.read_text(encoding="utf-8"))
-        page.write_text(text.replace("</head>", f"{_LOOKS}\n</head>", 1), encoding="utf-8")
+        text = _EXTERNAL_REFERENCES.sub("", page.read_text(encoding="utf-8"))
+        page.write_text(text.replace("</head>", f"{_STYLESHEET}\n</head>", 1), encoding="utf-8")

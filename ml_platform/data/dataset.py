@@ -1,7 +1,7 @@
-"""Write, audit, publish: a landed file becomes a partition of the lake only after its contract was found to hold.
+"""Write, audit, publish: load a landed file, check it against its contract, and only then write it to the lake.
 
-What is checked is read back from the staged file, not the frame in memory; what failed stays out of the lake, so the
-last good partition remains what everybody reads.
+The checks read the staged file, not the frame in memory. A file that fails stays out of the lake, so readers keep the
+last good partition.
 """
 
 import tempfile
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ml_platform.data.contract import Contract, ContractReport, ContractViolatedError, Subject, Violation
+from ml_platform.data.contract import Contract, ContractReport, ContractSubject, ContractViolatedError, Violation
 from ml_platform.data.data_docs import results_page
 from ml_platform.data.expectations import Period, check_expectations
 from ml_platform.data.lake import Lake, TableVersion
@@ -22,16 +22,20 @@ from ml_platform.data.schema import check_schema, conform, missing_columns
 from ml_platform.errors import PlatformError, listed
 
 Loader = Callable[..., pl.DataFrame]
-"""``loader(path, **lookups) -> frame`` reads one landed file; lookups are whole tables, by name of their dataset."""
+"""``loader(path, **lookups) -> frame`` reads one landed file; each lookup is a whole table under its dataset's name."""
 
 
 class LoaderError(PlatformError):
-    """Raised when a loader fails for a reason that is not the landed file's: its code has to be mended."""
+    """Raised when a loader's own code fails; the landed file is not the cause."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """How one dataset is read and what it promises."""
+class DatasetSource:
+    """One dataset: its loader, its contract, and where these are declared.
+
+    ``event_time`` is the column whose values must lie within the partition. ``lookups`` are the tables that the loader
+    takes besides the landed file. ``lines`` maps columns to the place of their rule in the YAML file.
+    """
 
     name: str
     loader: Loader
@@ -48,20 +52,20 @@ class Source:
         return table_of(self.name)
 
     def period(self, partition: str | None) -> Period | None:
-        """Return the time in which all events of ``partition`` lie, None where nothing is declared about it."""
+        """Return the time range of the events of ``partition``; None without partitions or without ``event_time``."""
         if partition is None or self.partitions is None or self.event_time is None:
             return None
         return Period(self.event_time, *month_bounds(partition, self.partitions.time_zone))
 
-    def subject(self, partition: str | None) -> Subject:
-        return Subject(self.name, partition, self.lines, self.declared_at)
+    def subject(self, partition: str | None) -> ContractSubject:
+        return ContractSubject(self.name, partition, self.lines, self.declared_at)
 
 
 @dataclass(frozen=True)
-class Audit:
-    """What was found for one partition; ``staged`` is the checked file where all rules of severity error hold."""
+class PartitionAudit:
+    """Reports on one partition; ``staged`` is the checked file, or None when a rule of severity error is broken."""
 
-    source: Source
+    source: DatasetSource
     partition: str | None
     landed: LandedFile | None
     reports: tuple[ContractReport, ...]
@@ -78,10 +82,10 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Published:
-    """One partition in the lake, and the audit that let it in."""
+class PublishedPartition:
+    """One partition in the lake, and the audit that it passed."""
 
-    audit: Audit
+    audit: PartitionAudit
     version: TableVersion
 
 
@@ -91,42 +95,45 @@ def table_of(dataset: str) -> str:
 
 
 def load_and_publish(
-    source: Source, partitions: Sequence[str | None], landing: Landing, lake: Lake, docs_folder: Path | None = None
-) -> list[Published]:
-    """Load, check and publish ``partitions`` (``[None]`` for a dataset without): all of them, or none.
+    source: DatasetSource,
+    partitions: Sequence[str | None],
+    landing: Landing,
+    lake: Lake,
+    docs_folder: Path | None = None,
+) -> list[PublishedPartition]:
+    """Load, check and publish ``partitions`` (``[None]`` for a dataset without partitions): all of them, or none.
 
-    Raises :class:`ContractViolatedError`, which carries every report, when one of them breaks a rule.
+    Raises :class:`ContractViolatedError`, with all reports, when one of them breaks a rule of severity error.
     """
     with tempfile.TemporaryDirectory(prefix=f"{source.name}-") as staging:
-        audits = [audit(source, partition, landing, Path(staging), docs_folder) for partition in partitions]
-        refuse_broken(audits)
-        return [publish(each, lake) for each in audits]
+        audits = [audit_partition(source, partition, landing, Path(staging), docs_folder) for partition in partitions]
+        require_passed(audits)
+        return [publish(audit, lake) for audit in audits]
 
 
-def audit(
-    source: Source, partition: str | None, landing: Landing, staging: Path, docs_folder: Path | None = None
-) -> Audit:
+def audit_partition(
+    source: DatasetSource, partition: str | None, landing: Landing, staging: Path, docs_folder: Path | None = None
+) -> PartitionAudit:
     """Load one partition into the folder ``staging``, read it back and check it, without touching the lake.
 
-    The schema is asked only of a file that could be read, expectations only of a table whose schema holds: ``reports``
-    ends with the first check that failed. Data Docs go to ``docs_folder/<dataset>/<partition>``. Raises
-    :class:`LoaderError` when the loader's own code fails.
+    The checks run in the order landed, schema, expectations; ``reports`` ends with the first one that fails. Data Docs
+    are written to ``docs_folder/<dataset>/<partition>``. Raises :class:`LoaderError` when the loader's own code fails.
     """
     subject = source.subject(partition)
     try:
         landed = landing.find(source.name, partition)
     except LandingError as error:
-        return Audit(source, partition, None, (_unreadable(subject, "landed", error),), None)
+        return PartitionAudit(source, partition, None, (_unreadable(subject, "landed", error),), None)
     try:
         loaded = _load(source, landed, subject)
     except ColumnsMissingError as error:
-        missing = missing_columns(error.missing, _strangers(error.present, source.contract), subject)
+        missing = missing_columns(error.missing, _undeclared_columns(error.present, source.contract), subject)
         schema = ContractReport(subject, "schema", 0, len(error.missing), tuple(missing))
-        return Audit(source, partition, landed, (_landed(subject, 0), schema), None)
+        return PartitionAudit(source, partition, landed, (_landed(subject, 0), schema), None)
     except LandedFileError as error:
-        return Audit(source, partition, landed, (_unreadable(subject, "readable", error),), None)
+        return PartitionAudit(source, partition, landed, (_unreadable(subject, "readable", error),), None)
     if loaded.height < source.contract.minimum_rows:
-        return Audit(source, partition, landed, (_too_few_rows(subject, loaded, source.contract),), None)
+        return PartitionAudit(source, partition, landed, (_too_few_rows(subject, loaded, source.contract),), None)
 
     staged = staging / f"{partition or 'whole'}.parquet"
     loaded.write_parquet(staged)
@@ -134,7 +141,7 @@ def audit(
     stored = pl.read_parquet(staged)
     reports.append(check_schema(stored, source.contract, subject, source.keys))
     if not reports[-1].passed:
-        return Audit(source, partition, landed, tuple(reports), None)
+        return PartitionAudit(source, partition, landed, tuple(reports), None)
 
     conform(stored, source.contract).write_parquet(staged)
     docs = docs_folder / source.name / (partition or "whole") if docs_folder else None
@@ -143,7 +150,7 @@ def audit(
             pl.read_parquet(staged), source.contract, source.keys, subject, docs, source.period(partition)
         )
     )
-    return Audit(
+    return PartitionAudit(
         source,
         partition,
         landed,
@@ -153,41 +160,43 @@ def audit(
     )
 
 
-def publish(audited: Audit, lake: Lake) -> Published:
+def publish(audited: PartitionAudit, lake: Lake) -> PublishedPartition:
     """Write the staged, checked file of ``audited`` as its partition of the lake."""
-    refuse_broken([audited])
+    require_passed([audited])
     assert audited.staged is not None
-    return Published(audited, lake.write(audited.source.table, pl.read_parquet(audited.staged), audited.partition))
+    return PublishedPartition(
+        audited, lake.write(audited.source.table, pl.read_parquet(audited.staged), audited.partition)
+    )
 
 
-def expire(source: Source, months: int, lake: Lake) -> list[str]:
-    """Drop the partitions that lie more than ``months`` months before the newest one; return their names."""
-    held = lake.partitions(source.table)
-    expired = [name for name in held if name <= shift_month(held[-1], -months)]
+def expire(source: DatasetSource, months: int, lake: Lake) -> list[str]:
+    """Keep the latest ``months`` months of the table; drop the partitions before them and return their names."""
+    stored_partitions = lake.partitions(source.table)
+    expired = [name for name in stored_partitions if name <= shift_month(stored_partitions[-1], -months)]
     lake.drop_partitions(source.table, expired)
     return expired
 
 
-def refuse_broken(audits: Sequence[Audit]) -> None:
+def require_passed(audits: Sequence[PartitionAudit]) -> None:
     """Raise :class:`ContractViolatedError` when one of ``audits`` has a broken rule of severity error."""
-    broken = [each for each in audits if not each.passed]
+    broken = [audit for audit in audits if not audit.passed]
     if not broken:
         return
     source = broken[0].source
-    errors = [violation for each in broken for report in each.reports for violation in report.errors]
-    names = [each.partition for each in broken if each.partition]
-    good = [each.partition for each in audits if each.passed and each.partition]
+    errors = [violation for audit in broken for report in audit.reports for violation in report.errors]
+    names = [audit.partition for audit in broken if audit.partition]
+    good = [audit.partition for audit in audits if audit.passed and audit.partition]
     raise ContractViolatedError(
         f"Dataset '{source.name}'" + (f", partitions {listed(names)}" if names else ""),
         expected="a contract that holds",
         found=f"{len(errors)} broken: " + " ".join(violation.message for violation in errors[:3]).rstrip("."),
-        mend="Nothing was published; the last good version stays readable."
-        + (f" Good are {listed(good)}: materialize them on their own." if good else ""),
-        reports=tuple(report for each in audits for report in each.reports),
+        fix="Nothing was published; the last good version stays readable."
+        + (f" Materialize the good partitions on their own: {listed(good)}." if good else ""),
+        reports=tuple(report for audit in audits for report in audit.reports),
     )
 
 
-def _load(source: Source, landed: LandedFile, subject: Subject) -> pl.DataFrame:
+def _load(source: DatasetSource, landed: LandedFile, subject: ContractSubject) -> pl.DataFrame:
     try:
         loaded = source.loader(landed.path, **source.lookups)
     except LandedFileError:
@@ -197,28 +206,28 @@ def _load(source: Source, landed: LandedFile, subject: Subject) -> pl.DataFrame:
             f"{subject}: loader '{source.loader.__module__}:{source.loader.__qualname__}'",
             expected=f"a table from {landed.path.name}",
             found=f"{type(error).__name__}: {' '.join(str(error).split())}",
-            mend="Mend the loader: what cannot be parsed should stay text, for the contract to name it.",
+            fix="Fix the loader. Keep values that do not parse as text, so that the contract can report them.",
         ) from error
     if not isinstance(loaded, pl.DataFrame):
         raise LoaderError(
             f"{subject}: loader '{source.loader.__module__}:{source.loader.__qualname__}'",
-            expected="a polars DataFrame",
+            expected="a Polars DataFrame",
             found=type(loaded).__name__,
-            mend="Return the table, collected.",
+            fix="Return the collected table from the loader.",
         )
     return loaded
 
 
-def _landed(subject: Subject, rows: int) -> ContractReport:
+def _landed(subject: ContractSubject, rows: int) -> ContractReport:
     return ContractReport(subject, "landed", rows, 3)
 
 
-def _unreadable(subject: Subject, rule: str, error: PlatformError) -> ContractReport:
-    message = f"{subject}: expected {error.expected}, found {error.found}. {error.mend}"
+def _unreadable(subject: ContractSubject, rule: str, error: PlatformError) -> ContractReport:
+    message = f"{subject}: expected {error.expected}, found {error.found}. {error.fix}"
     return ContractReport(subject, "landed", 0, 1, (Violation(None, rule, 1, (), message),))
 
 
-def _too_few_rows(subject: Subject, loaded: pl.DataFrame, contract: Contract) -> ContractReport:
+def _too_few_rows(subject: ContractSubject, loaded: pl.DataFrame, contract: Contract) -> ContractReport:
     message = (
         f"{subject}: expected at least {contract.minimum_rows} rows, found {loaded.height}. "
         f"Land the whole file, or lower minimum_rows in {subject.line(None)}."
@@ -227,5 +236,5 @@ def _too_few_rows(subject: Subject, loaded: pl.DataFrame, contract: Contract) ->
     return ContractReport(subject, "landed", loaded.height, 3, (violation,))
 
 
-def _strangers(present: Sequence[str], contract: Contract) -> list[str]:
+def _undeclared_columns(present: Sequence[str], contract: Contract) -> list[str]:
     return [name for name in present if name not in contract.column_names]

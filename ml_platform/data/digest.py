@@ -1,7 +1,7 @@
-"""The content hash of a table: equal rows, equal hash, however they are laid out in files.
+"""The content hash of a table: tables with equal rows have equal hashes, whatever their files look like.
 
-Apart because Parquet bytes change with row groups, file counts, row order and library versions, and none of these
-changes what the table says.
+A hash of Parquet bytes would change with row groups, file counts, row order and library versions, although the content
+stays the same.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ class DigestError(PlatformError):
 
 
 def content_hash(frame: pl.DataFrame) -> str:
-    """Return the SHA-256 (hex) of the rows of ``frame`` as a bag: order of rows, columns and chunks do not matter.
+    """Return the SHA-256 (hex) of the rows of ``frame`` as a multiset: the order of rows and columns does not matter.
 
-    Names, types, nulls and every value do matter; NaN equals NaN and differs from null, 0.0 equals -0.0. Categories and
-    enums count as their text. Raises :class:`DigestError` for nested columns.
+    Column names, types, nulls and every value matter. NaN equals NaN and differs from null; 0.0 equals -0.0. Categories
+    and enums count as their text. Raises :class:`DigestError` for nested columns.
     """
     flat = frame.select(_canonical(name, frame.schema[name]) for name in sorted(frame.columns))
     ordered = flat.sort(flat.columns, nulls_last=True) if flat.width else flat
@@ -37,10 +37,10 @@ def _canonical(name: str, dtype: pl.DataType) -> pl.Expr:
         return column.cast(pl.String)
     if dtype.is_nested() or dtype == pl.Object:
         raise DigestError(
-            f"Column '{name}'", expected="a scalar type", found=str(dtype), mend="Unnest it before it is stored."
+            f"Column '{name}'", expected="a scalar type", found=str(dtype), fix="Unnest the column before storing it."
         )
     if dtype.is_float():
-        # Adding zero turns -0.0 into 0.0; every NaN becomes the same bits.
+        # Adding zero turns -0.0 into 0.0; the literal gives every NaN the same bits.
         return pl.when(column.is_nan()).then(pl.lit(float("nan"), dtype)).otherwise(column + 0.0).alias(name)
     return column
 

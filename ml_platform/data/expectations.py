@@ -1,6 +1,6 @@
-"""The second half of a contract, run by Great Expectations: values, keys, counts, and what the team expects besides.
+"""The second half of a contract check, run by Great Expectations: values, keys, counts and declared expectations.
 
-The column rules and keys of a contract are translated into expectations, so that its Data Docs show the whole of it.
+The column rules and keys of a contract become expectations too, so that its Data Docs show the whole contract.
 """
 
 import importlib.util
@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from ml_platform.data.contract import Contract, ContractReport, Expectation, Subject, Violation
+from ml_platform.data.contract import Contract, ContractReport, ContractSubject, Expectation, Violation
 from ml_platform.data.schema import example_rows
 from ml_platform.errors import PlatformError, did_you_mean
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
-    from great_expectations.data_context import EphemeralDataContext
+    from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
 
 
 class ExpectationError(PlatformError):
-    """Raised when an expectation cannot be evaluated: its name or its arguments are wrong."""
+    """Raised when an expectation cannot be evaluated because its name or its arguments are wrong."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """The time of one partition: ``column`` lies at or after ``start`` and before ``end``."""
+    """The time range of one partition: values of ``column`` lie at or after ``start`` and before ``end``."""
 
     column: str
     start: datetime
@@ -38,45 +38,45 @@ class Period:
 
 @dataclass(frozen=True)
 class _Rule:
-    """One expectation, and the words in which its failure is told."""
+    """One expectation, and the description that its failure message uses."""
 
     expectation: str
     arguments: dict[str, Any]
     severity: Literal["error", "warning"]
     column: str | None
-    words: str
+    description: str
 
 
 def known_expectations() -> list[str]:
-    """Return the names of all expectations that come with Great Expectations, without importing it."""
+    """Return the names of all expectations of the installed Great Expectations, without importing it (slow)."""
     spec = importlib.util.find_spec("great_expectations")
-    places = (spec.submodule_search_locations if spec else None) or []
-    return sorted(file.stem for place in places for file in Path(place, "expectations", "core").glob("expect_*.py"))
+    folders = (spec.submodule_search_locations if spec else None) or []
+    return sorted(file.stem for folder in folders for file in Path(folder, "expectations", "core").glob("expect_*.py"))
 
 
 def check_expectations(
     frame: pl.DataFrame,
     contract: Contract,
     keys: Sequence[str],
-    subject: Subject,
+    subject: ContractSubject,
     docs_folder: Path | None = None,
     period: Period | None = None,
 ) -> ContractReport:
-    """Return which expectations ``frame``, which has passed its schema, does not meet.
+    """Return a report with a violation for each expectation that ``frame`` breaks; its schema must have passed.
 
-    Asked are: fewest rows, no nulls where none are allowed, allowed values, minimum and maximum, unique ``keys``, event
-    times within ``period``, and the expectations of the contract. Nulls break no rule but the one against nulls. With
-    ``docs_folder`` the Data Docs site of this check is written there. Raises :class:`ExpectationError` when one of them
-    cannot be evaluated.
+    The check evaluates: fewest rows, no nulls in columns that are not nullable, allowed values, minimum and maximum,
+    unique ``keys``, event times within ``period``, and the declared expectations. Nulls break only the rule against
+    nulls. With ``docs_folder``, the Data Docs site of this check is written there. Raises :class:`ExpectationError` when
+    an expectation cannot be evaluated.
     """
     rules = _rules(contract, keys, period)
     context = _context(docs_folder)
     outcomes = _validate(context, frame, rules, subject)
     if docs_folder is not None:
-        from ml_platform.data.data_docs import stand_alone
+        from ml_platform.data.data_docs import make_self_contained
 
         context.build_data_docs()
-        stand_alone(docs_folder)
+        make_self_contained(docs_folder)
     violations = [
         _violation(rule, outcome, frame, contract, keys, subject)
         for rule, outcome in zip(rules, outcomes, strict=True)
@@ -96,35 +96,39 @@ def _rules(contract: Contract, keys: Sequence[str], period: Period | None) -> li
         )
     ]
     for rule in contract.columns:
-        one: dict[str, Any] = {"column": rule.name}
+        column_argument: dict[str, Any] = {"column": rule.name}
         unit = f" {rule.unit}" if rule.unit else ""
         if not rule.nullable:
-            words = f"column '{rule.name}' should have a value in every row"
-            rules.append(_Rule("expect_column_values_to_not_be_null", one, "error", rule.name, words))
+            description = f"column '{rule.name}' should have a value in every row"
+            rules.append(_Rule("expect_column_values_to_not_be_null", column_argument, "error", rule.name, description))
         if rule.allowed is not None:
-            words = f"column '{rule.name}' should be one of {', '.join(map(str, rule.allowed))}"
-            arguments = one | {"value_set": rule.allowed}
-            rules.append(_Rule("expect_column_values_to_be_in_set", arguments, "error", rule.name, words))
+            description = f"column '{rule.name}' should be one of {', '.join(map(str, rule.allowed))}"
+            arguments = column_argument | {"value_set": rule.allowed}
+            rules.append(_Rule("expect_column_values_to_be_in_set", arguments, "error", rule.name, description))
         if rule.minimum is not None or rule.maximum is not None:
-            words = f"column '{rule.name}' should lie between {_bound(rule.minimum)} and {_bound(rule.maximum)}{unit}"
-            arguments = one | {"min_value": rule.minimum, "max_value": rule.maximum}
-            rules.append(_Rule("expect_column_values_to_be_between", arguments, "error", rule.name, words))
+            description = (
+                f"column '{rule.name}' should lie between {_bound(rule.minimum)} and {_bound(rule.maximum)}{unit}"
+            )
+            arguments = column_argument | {"min_value": rule.minimum, "max_value": rule.maximum}
+            rules.append(_Rule("expect_column_values_to_be_between", arguments, "error", rule.name, description))
     if len(keys) == 1:
-        words = f"key '{keys[0]}' should be unique"
-        rules.append(_Rule("expect_column_values_to_be_unique", {"column": keys[0]}, "error", keys[0], words))
+        description = f"key '{keys[0]}' should be unique"
+        rules.append(_Rule("expect_column_values_to_be_unique", {"column": keys[0]}, "error", keys[0], description))
     elif keys:
-        words = f"key ({', '.join(keys)}) should be unique"
+        description = f"key ({', '.join(keys)}) should be unique"
         arguments = {"column_list": list(keys)}
-        rules.append(_Rule("expect_compound_columns_to_be_unique", arguments, "error", keys[0], words))
+        rules.append(_Rule("expect_compound_columns_to_be_unique", arguments, "error", keys[0], description))
     if period is not None:
-        words = f"column '{period.column}' should lie from {_told(period.start)} to before {_told(period.end)}"
+        description = (
+            f"column '{period.column}' should lie from {_formatted(period.start)} to before {_formatted(period.end)}"
+        )
         arguments = {
             "column": period.column,
             "min_value": period.start,
             "max_value": period.end,
             "strict_max": True,
         }
-        rules.append(_Rule("expect_column_values_to_be_between", arguments, "error", period.column, words))
+        rules.append(_Rule("expect_column_values_to_be_between", arguments, "error", period.column, description))
     return rules + [_declared(expectation) for expectation in contract.expectations]
 
 
@@ -135,18 +139,18 @@ def _bound(value: float | None) -> str:
 def _declared(expectation: Expectation) -> _Rule:
     arguments = expectation.arguments
     column = arguments.get("column") or arguments.get("column_A") or next(iter(arguments.get("column_list", [])), None)
-    told = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    arguments_text = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     return _Rule(
         expectation.expectation,
         arguments,
         expectation.severity,
         column,
-        f"{expectation.expectation}({told}) should hold",
+        f"{expectation.expectation}({arguments_text}) should hold",
     )
 
 
 def _context(docs_folder: Path | None) -> "EphemeralDataContext":
-    # Read when Great Expectations is imported: nothing leaves the machine.
+    # Great Expectations reads this variable on import: it must not send usage data.
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -154,23 +158,23 @@ def _context(docs_folder: Path | None) -> "EphemeralDataContext":
     context = great_expectations.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     for name, site in list((context.variables.data_docs_sites or {}).items()):
-        # The site that comes with the context is a temporary folder, which nobody else would remove.
+        # The default site of the context is a temporary folder that Great Expectations never removes.
         shutil.rmtree(site["store_backend"]["base_directory"], ignore_errors=True)
         context.delete_data_docs_site(name)
     if docs_folder is not None:
-        from ml_platform.data.data_docs import site_settings
+        from ml_platform.data.data_docs import site_config
 
-        context.add_data_docs_site(site_name="contract", site_config=site_settings(docs_folder))
+        context.add_data_docs_site(site_name="contract", site_config=site_config(docs_folder))
     return context
 
 
 def _validate(
-    context: "EphemeralDataContext", frame: pl.DataFrame, rules: list[_Rule], subject: Subject
+    context: "EphemeralDataContext", frame: pl.DataFrame, rules: list[_Rule], subject: ContractSubject
 ) -> list[dict[str, Any]]:
     import great_expectations
     from great_expectations.core.run_identifier import RunIdentifier
 
-    configured = [_configured(rule, place, subject) for place, rule in enumerate(rules)]
+    configured = [_configured(rule, index, subject) for index, rule in enumerate(rules)]
     suite = context.suites.add(great_expectations.ExpectationSuite(name=subject.dataset, expectations=configured))
     batch = (
         context.data_sources.add_pandas("staged")
@@ -180,12 +184,12 @@ def _validate(
     definition = great_expectations.ValidationDefinition(name=subject.dataset, data=batch, suite=suite)
     validation = context.validation_definitions.add(definition).run(
         batch_parameters={"dataframe": frame.to_pandas()},
-        # SUMMARY gives the positions of up to twenty failing rows; COMPLETE takes ten times as long.
+        # SUMMARY returns the positions of up to twenty failing rows; COMPLETE takes ten times as long.
         result_format="SUMMARY",
         run_id=RunIdentifier(run_name=subject.partition or "whole"),
     )
-    # Results come back in an order of their own.
-    results = sorted(validation.results, key=_place)
+    # Great Expectations does not keep the order of the expectations.
+    results = sorted(validation.results, key=_rule_index)
     for rule, result in zip(rules, results, strict=True):
         message = _exception_message(result.exception_info or {})
         if message is not None:
@@ -193,44 +197,49 @@ def _validate(
     return [{"success": bool(result.success), **(result.result or {})} for result in results]
 
 
-def _configured(rule: _Rule, place: int, subject: Subject) -> Any:
-    from great_expectations.exceptions import ExpectationNotFoundError
+def _configured(rule: _Rule, index: int, subject: ContractSubject) -> Any:
+    from great_expectations.exceptions.exceptions import ExpectationNotFoundError
     from great_expectations.expectations.registry import get_expectation_impl
 
     try:
-        return get_expectation_impl(rule.expectation)(**rule.arguments, meta={"place": place})
+        return get_expectation_impl(rule.expectation)(**rule.arguments, meta={"rule_index": index})
     except ExpectationNotFoundError as error:
-        near = did_you_mean(rule.expectation, known_expectations())
-        raise _not_evaluated(rule, subject, f"no such expectation.{near}") from error
-    except ValueError as error:  # what the old pydantic inside Great Expectations raises for wrong arguments
+        suggestion = did_you_mean(rule.expectation, known_expectations())
+        raise _not_evaluated(rule, subject, f"no such expectation.{suggestion}") from error
+    except ValueError as error:  # Great Expectations' own pydantic v1 raises this for wrong arguments.
         raise _not_evaluated(rule, subject, " ".join(str(error).split())) from error
 
 
-def _place(result: "ExpectationValidationResult") -> int:
+def _rule_index(result: "ExpectationValidationResult") -> int:
     assert result.expectation_config is not None
     assert result.expectation_config.meta is not None
-    return int(result.expectation_config.meta["place"])
+    return int(result.expectation_config.meta["rule_index"])
 
 
 def _exception_message(information: dict[str, Any]) -> str | None:
-    # One exception, or one per metric, by the name of the metric.
+    # The information is one exception, or a dictionary of exceptions by metric.
     for each in (information, *information.values()):
         if isinstance(each, dict) and each.get("raised_exception"):
             return str(each["exception_message"])
     return None
 
 
-def _not_evaluated(rule: _Rule, subject: Subject, found: str) -> ExpectationError:
+def _not_evaluated(rule: _Rule, subject: ContractSubject, found: str) -> ExpectationError:
     return ExpectationError(
         str(subject),
         expected=f"an expectation that can be evaluated: {rule.expectation}({rule.arguments})",
         found=found.rstrip("."),
-        mend=f"Mend it in {subject.line(None)}.",
+        fix=f"Fix it in {subject.line(None)}.",
     )
 
 
 def _violation(
-    rule: _Rule, outcome: dict[str, Any], frame: pl.DataFrame, contract: Contract, keys: Sequence[str], subject: Subject
+    rule: _Rule,
+    outcome: dict[str, Any],
+    frame: pl.DataFrame,
+    contract: Contract,
+    keys: Sequence[str],
+    subject: ContractSubject,
 ) -> Violation:
     positions = outcome.get("partial_unexpected_index_list") or []
     involved = [value for value in rule.arguments.values() if isinstance(value, str)]
@@ -240,22 +249,24 @@ def _violation(
         count = int(outcome["unexpected_count"])
         found = f"{count} of {frame.height} rows that break it"
     else:
-        # A rule about the table as a whole has no failing rows, only a number.
+        # A rule about the whole table has an observed value and no failing rows.
         count = 1
         found = f"{outcome.get('observed_value')}"
     first = (
-        f" (first: {', '.join(f'{name} {_told(value)}' for name, value in examples[0].items())})" if examples else ""
+        f" (first: {', '.join(f'{name} {_formatted(value)}' for name, value in examples[0].items())})"
+        if examples
+        else ""
     )
     return Violation(
         rule.column,
         rule.expectation,
         count,
         examples,
-        f"{subject}: {rule.words}, found {found}{first}. "
-        f"Mend the landed file or relax the contract in {subject.line(rule.column)}.",
+        f"{subject}: {rule.description}, found {found}{first}. "
+        f"Fix the landed file or relax the contract in {subject.line(rule.column)}.",
         rule.severity,
     )
 
 
-def _told(value: object) -> str:
+def _formatted(value: object) -> str:
     return value.isoformat() if isinstance(value, (date, datetime)) else repr(value)

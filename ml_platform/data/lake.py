@@ -1,6 +1,6 @@
-"""The lake: Delta tables under one root, local or in S3; a partition overwrite is a new version of its table.
+"""The lake: Delta tables under one root, local or in S3; overwriting a partition makes a new version of its table.
 
-Readers never wait for writers: a scan is pinned to one version, and a version never changes.
+Readers never wait for writers, because a scan is pinned to one version and a version never changes.
 """
 
 import json
@@ -23,16 +23,16 @@ PARTITION = "partition"
 """The column by which tables are partitioned."""
 
 COMMIT_ATTEMPTS = 20
-"""How often a write that lost a race is tried again; each attempt starts from the winner's version."""
+"""Number of attempts of a write that loses the race to commit; each attempt starts from the winner's version."""
 
 
 class LakeError(PlatformError):
-    """Raised when a table, version or partition is asked for that does not exist, or a write cannot be committed."""
+    """Raised when a requested table, version or partition does not exist, or a write cannot be committed."""
 
 
 @dataclass(frozen=True)
 class TableVersion:
-    """What one write made: the version of the table, and rows, stored bytes and content hash of what was written."""
+    """Result of one write: the version of the table, and the rows, stored bytes and content hash of the written rows."""
 
     table: str
     version: int
@@ -49,14 +49,14 @@ class Lake:
         self.storage_options = storage_options
 
     def write(self, table: str, frame: pl.DataFrame, partition: str | None) -> TableVersion:
-        """Replace ``partition`` of ``table`` (the whole table where None) by ``frame`` and return the new version.
+        """Replace ``partition`` of ``table`` (the whole table if None) by ``frame`` and return the new version.
 
-        The column ``partition`` is added, or overwritten. Content equal to what stands there is not written again: the
-        standing version is returned, so that whatever pins versions sees that nothing changed.
+        The column ``partition`` is added, or overwritten. When the partition already has equal content, nothing is
+        written and the current version is returned, so that pinned versions do not change.
 
         Writers of different partitions may run at the same time: one that loses the race to commit starts again from
-        the winner's version. Raises :class:`LakeError` when the columns differ from those of the table, or the commit
-        is lost ``COMMIT_ATTEMPTS`` times.
+        the winner's version. Raises :class:`LakeError` when the columns differ from those of the table, or the writer
+        loses the race ``COMMIT_ATTEMPTS`` times.
         """
         from deltalake import CommitProperties, write_deltalake
         from deltalake.exceptions import CommitFailedError, DeltaError
@@ -70,9 +70,9 @@ class Lake:
         for _attempt in range(COMMIT_ATTEMPTS):
             target = self._open(table)
             if target is not None and partition is not None:
-                self._demand_same_columns(table, pl.scan_delta(target).collect_schema(), stored.schema)
-            if target is not None and _standing(target).get(partition, {}).get("sha256") == digest:
-                return TableVersion(table, target.version(), content.height, _stored_bytes(target, partition), digest)
+                self._require_same_columns(table, pl.scan_delta(target).collect_schema(), stored.schema)
+            if target is not None and _current_contents(target).get(partition, {}).get("sha256") == digest:
+                return TableVersion(table, target.version(), content.height, _size_bytes(target, partition), digest)
             try:
                 if target is None:
                     partition_by = None if partition is None else [PARTITION]
@@ -90,85 +90,88 @@ class Lake:
                         stored,
                         mode="overwrite",
                         predicate=None if partition is None else f"{PARTITION} = '{partition}'",
-                        # A table without partitions is replaced as a whole, so its columns may change with it.
+                        # The whole of an unpartitioned table is replaced, so its columns may change.
                         schema_mode="overwrite" if partition is None else None,
                         commit_properties=commit,
                     )
             except CommitFailedError:
                 continue
             except (DeltaError, FileExistsError) as error:
-                # Two writers that create the same table: the loser finds it there at the next attempt.
+                # Two writers created the same table: the loser writes to it at the next attempt.
                 if target is None and self.exists(table):
                     continue
                 raise LakeError(
-                    f"Table '{table}'", expected="a committed write", found=str(error), mend="See the cause above."
+                    f"Table '{table}'",
+                    expected="a committed write",
+                    found=str(error),
+                    fix="Remove the cause named above and write again.",
                 ) from error
             written = self._committed_by(table, write)
-            size = _stored_bytes(written, partition)
+            size = _size_bytes(written, partition)
             return TableVersion(table, written.version(), content.height, size, digest)
         raise LakeError(
             f"Table '{table}', partition {partition}",
             expected="a committed write",
             found=f"{COMMIT_ATTEMPTS} attempts lost to other writers",
-            mend="Run it again when fewer writers are at work.",
+            fix="Write again when fewer writers are running.",
         )
 
     def scan(self, table: str, version: int | None = None, partitions: Sequence[str] | None = None) -> pl.LazyFrame:
-        """Return ``table`` as of ``version`` (the newest where None), only ``partitions`` where these are given.
+        """Return ``table`` as of ``version`` (the latest if None), reduced to ``partitions`` if these are given.
 
-        Raises :class:`LakeError` when the table, the version or one of the partitions does not exist: an absent
+        Raises :class:`LakeError` when the table, the version or one of the partitions does not exist. An absent
         partition would otherwise read as an empty one.
         """
-        opened = self._at(table, version)
+        opened = self._open_version(table, version)
         rows = pl.scan_delta(opened)
         if partitions is None:
             return rows
-        held = _partitions(opened)
-        absent = [name for name in partitions if name not in held]
+        existing = _partitions(opened)
+        absent = [name for name in partitions if name not in existing]
         if absent:
             raise LakeError(
                 f"Table '{table}', version {opened.version()}",
                 expected=f"partitions {listed(absent)}",
-                found=f"{len(held)} partitions: {listed(held)}",
-                mend="Materialize the missing partitions first.",
+                found=f"{len(existing)} partitions: {listed(existing)}",
+                fix="Materialize the missing partitions first.",
             )
         return rows.filter(pl.col(PARTITION).is_in(list(partitions)))
 
     def exists(self, table: str) -> bool:
-        """Return whether anything was ever written to ``table``."""
+        """Return whether ``table`` has at least one version."""
         from deltalake import DeltaTable
 
         return bool(DeltaTable.is_deltatable(self._uri(table), self.storage_options))
 
     def version(self, table: str) -> int | None:
-        """Return the newest version of ``table``, None where it does not exist."""
+        """Return the latest version of ``table``, or None if it does not exist."""
         opened = self._open(table)
         return None if opened is None else opened.version()
 
     def partitions(self, table: str, version: int | None = None) -> list[str]:
-        """Return the partitions that ``table`` holds as of ``version``, in order; empty where it does not exist."""
+        """Return the partitions of ``table`` as of ``version``, sorted; empty if the table does not exist."""
         if version is None and not self.exists(table):
             return []
-        return _partitions(self._at(table, version))
+        return _partitions(self._open_version(table, version))
 
     def digests(self, table: str) -> dict[str | None, str]:
         """Return the content hash of each partition as last written (key None for a table without partitions).
 
-        Read from the commits, without touching the data; empty where the table does not exist.
+        The hashes come from the commits, without reading data; empty if the table does not exist.
         """
         opened = self._open(table)
-        return {} if opened is None else {name: note["sha256"] for name, note in _standing(opened).items()}
+        return {} if opened is None else {name: note["sha256"] for name, note in _current_contents(opened).items()}
 
     def drop_partitions(self, table: str, partitions: Sequence[str]) -> int | None:
-        """Remove ``partitions`` from the newest version of ``table``; return that version, None where nothing changed.
+        """Remove ``partitions`` from ``table``; return the new version, or None if none of them existed.
 
-        Older versions still hold them, until the table is vacuumed.
+        Older versions keep the rows until the table is vacuumed.
         """
-        held = [name for name in partitions if name in self.partitions(table)]
+        existing = [name for name in partitions if name in self.partitions(table)]
         opened = self._open(table)
-        if opened is None or not held:
+        if opened is None or not existing:
             return None
-        opened.delete(f"{PARTITION} IN ({', '.join(repr(name) for name in held)})")
+        opened.delete(f"{PARTITION} IN ({', '.join(repr(name) for name in existing)})")
         return opened.version()
 
     def _uri(self, table: str) -> str:
@@ -184,35 +187,38 @@ class Lake:
             return None
 
     def _committed_by(self, table: str, write: str) -> "DeltaTable":
-        """Return ``table`` at the version that ``write`` made, which others may have followed with versions of theirs.
+        """Return ``table`` at the version that ``write`` made; other writers may have added later versions.
 
-        The table object of a write does not tell: after a lost race it can still show the version it started from.
+        The table object of the write is not enough: after a lost race it can still show the version it started from.
         """
         from deltalake import DeltaTable
 
         while True:
-            newest = self._at(table, None)
-            history = newest.history()
-            # History reads the log as it is now; only while that stands still does its first entry tell `newest`.
-            if self.version(table) == newest.version():
-                place = next(place for place, commit in enumerate(history) if commit.get("write") == write)
-                return DeltaTable(self._uri(table), newest.version() - place, self.storage_options)
+            latest = self._open_version(table, None)
+            history = latest.history()
+            # History reads the log as it is now. Its first entry is `latest` only if no version was added meanwhile.
+            if self.version(table) == latest.version():
+                position = next(position for position, commit in enumerate(history) if commit.get("write") == write)
+                return DeltaTable(self._uri(table), latest.version() - position, self.storage_options)
 
-    def _at(self, table: str, version: int | None) -> "DeltaTable":
+    def _open_version(self, table: str, version: int | None) -> "DeltaTable":
         opened = self._open(table)
         if opened is None:
             raise LakeError(
                 f"Table '{table}'",
                 expected=f"a table under {self.root}",
                 found=f"none of this name.{did_you_mean(table, self._tables())}".rstrip("."),
-                mend=f"Materialize '{table}' first.",
+                fix=f"Materialize '{table}' first.",
             )
         if version is None:
             return opened
-        newest = opened.version()
-        if not 0 <= version <= newest:
+        latest = opened.version()
+        if not 0 <= version <= latest:
             raise LakeError(
-                f"Table '{table}'", expected=f"version {version}", found=f"versions 0 to {newest}", mend="Ask for one."
+                f"Table '{table}'",
+                expected=f"version {version}",
+                found=f"versions 0 to {latest}",
+                fix="Request one of these versions.",
             )
         opened.load_as_version(version)
         return opened
@@ -221,8 +227,8 @@ class Lake:
         logs = Path(self.root).glob("**/_delta_log") if "://" not in self.root else iter(())
         return sorted(log.parent.relative_to(self.root).as_posix() for log in logs)
 
-    def _demand_same_columns(self, table: str, before: pl.Schema, after: pl.Schema) -> None:
-        # Delta would cast, or fill what is missing with nulls, without a word.
+    def _require_same_columns(self, table: str, before: pl.Schema, after: pl.Schema) -> None:
+        # Delta would silently cast values, or fill absent columns with nulls.
         changed = [
             f"{name}: {before.get(name, 'absent')} → {after.get(name, 'absent')}"
             for name in sorted({*before, *after})
@@ -233,19 +239,19 @@ class Lake:
                 f"Table '{table}'",
                 expected="the columns that it already has",
                 found=f"{len(changed)} that differ: {listed(changed)}",
-                mend="Write the same columns, or drop the table and write all partitions again.",
+                fix="Write the same columns, or drop the table and write all partitions again.",
             )
 
 
 def _storable(table: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """Return ``frame`` in the types that Delta has, so that what is read back equals what was written."""
+    """Return ``frame`` in the types that Delta supports, so that a read returns the rows that were written."""
     untyped = [name for name, dtype in frame.schema.items() if dtype == pl.Null]
     if untyped:
         raise LakeError(
             f"Table '{table}'",
             expected="a type for every column",
             found=f"only nulls, without a type, in {listed(untyped)}",
-            mend="Cast these columns before they are stored.",
+            fix="Cast these columns before storing them.",
         )
     return frame.with_columns(
         cs.unsigned_integer().cast(pl.Int64),
@@ -255,20 +261,20 @@ def _storable(table: str, frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _stored_bytes(opened: "DeltaTable", partition: str | None) -> int:
+def _size_bytes(opened: "DeltaTable", partition: str | None) -> int:
     files = pl.DataFrame(opened.get_add_actions(flatten=True))
     if partition is not None:
         files = files.filter(pl.col(f"partition.{PARTITION}") == partition)
     return int(files["size_bytes"].sum())
 
 
-def _standing(opened: "DeltaTable") -> dict[str | None, dict[str, Any]]:
-    """Return what was noted at the last write of each partition that stands, of those without rows too."""
-    held = {*_partitions(opened), None}
-    # History comes newest first: of each partition, the last one seen here wins.
+def _current_contents(opened: "DeltaTable") -> dict[str | None, dict[str, Any]]:
+    """Return the note of the last write of each current partition, including partitions without rows."""
+    existing = {*_partitions(opened), None}
+    # History comes latest first; reversed, the last note of a partition wins.
     notes = [json.loads(commit["content"]) for commit in reversed(opened.history()) if "content" in commit]
-    newest = {note["partition"]: note for note in notes}
-    return {name: note for name, note in newest.items() if name in held or not note["rows"]}
+    latest = {note["partition"]: note for note in notes}
+    return {name: note for name, note in latest.items() if name in existing or not note["rows"]}
 
 
 def _partitions(opened: "DeltaTable") -> list[str]:

@@ -1,6 +1,6 @@
-"""The landing zone: files as they came in from outside, one per partition, never changed in place.
+"""The landing zone: files as they arrived from outside, one per partition, never changed in place.
 
-Loaders read what has landed and nothing else; how it got here (an export, a transfer, a copy) is not their business.
+Loaders read landed files and nothing else. How a file arrives (an export, a transfer, a copy) does not matter to them.
 """
 
 import hashlib
@@ -11,11 +11,11 @@ from ml_platform.data import atomic
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 WHOLE = "whole"
-"""Stands where the partition stands in the name of a file that has none."""
+"""File name of a dataset without partitions, in place of the partition."""
 
 
 class LandingError(PlatformError):
-    """Raised when a file that was asked for has not landed, or has landed twice."""
+    """Raised when a requested file has not landed, or has landed twice."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class LandedFile:
 
 
 class Landing:
-    """Files under ``root/<dataset>/<partition>.<suffix>``. Making a Landing touches nothing on disk."""
+    """Files under ``root/<dataset>/<partition>.<suffix>``. The constructor does not touch the disk."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def land(self, dataset: str, partition: str | None, source: Path, suffix: str) -> LandedFile:
-        """Copy ``source`` in as the file of ``partition`` and return it; the same bytes again change nothing.
+        """Copy ``source`` to the landing zone as the file of ``partition`` and return it; equal bytes change nothing.
 
-        ``suffix`` reads like ``csv.gz``. A file of the same partition with another suffix is replaced.
+        ``suffix`` is for example ``csv.gz``. A file of the same partition with another suffix is replaced.
         """
         return self.land_bytes(dataset, partition, source.read_bytes(), suffix)
 
     def land_bytes(self, dataset: str, partition: str | None, data: bytes, suffix: str) -> LandedFile:
-        """Write ``data`` as the file of ``partition`` and return it; the same bytes again change nothing."""
+        """Write ``data`` as the file of ``partition`` and return it; equal bytes change nothing."""
         path = self.root / dataset / f"{partition or WHOLE}.{suffix.lstrip('.')}"
         digest = hashlib.sha256(data).hexdigest()
         if not path.exists() or _sha256(path) != digest:
@@ -65,29 +65,29 @@ class Landing:
                 found=f"{len(landed)} other partitions: {listed(landed)}"
                 if landed
                 else f"nothing landed for this dataset.{did_you_mean(dataset, self.datasets())}".rstrip("."),
-                mend="Land it first: `ml-platform land <domain> --through <month>`.",
+                fix="Land the file first: `ml-platform land <domain> --through <month>`.",
             )
         if len(files) > 1:
             raise LandingError(
                 subject,
                 expected="one file",
                 found=listed(file.name for file in files),
-                mend="Delete those that are out of date.",
+                fix="Delete the outdated files.",
             )
         path = files[0]
         return LandedFile(path, dataset, partition, _sha256(path), path.stat().st_size)
 
     def landed(self, dataset: str) -> list[LandedFile]:
-        """Return every landed file of ``dataset``, in order; empty where nothing has landed."""
+        """Return all landed files of ``dataset``, sorted by partition; empty if nothing has landed."""
         names = sorted({_stem(file) for file in self._all(dataset)})
         return [self.find(dataset, None if name == WHOLE else name) for name in names]
 
     def partitions(self, dataset: str) -> list[str]:
-        """Return the partitions that have landed, in order; empty for a dataset without partitions."""
+        """Return the partitions that have landed, sorted; empty for a dataset without partitions."""
         return sorted({name for file in self._all(dataset) if (name := _stem(file)) != WHOLE})
 
     def datasets(self) -> list[str]:
-        """Return the datasets for which anything has landed, in order."""
+        """Return the datasets that have at least one landed file, sorted."""
         if not self.root.exists():
             return []
         return sorted(folder.name for folder in self.root.iterdir() if folder.name[0] != "." and self._all(folder.name))
@@ -97,7 +97,7 @@ class Landing:
 
     def _all(self, dataset: str) -> list[Path]:
         folder = self.root / dataset
-        # Files that start with a dot are still being written.
+        # A name that starts with a dot belongs to a file that is still being written.
         return sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
 
 

@@ -1,6 +1,6 @@
-"""Functions named in declarations: from `package.module:function` to the function, with errors that say what there is.
+"""Load the functions that declarations name as `package.module:function`.
 
-Apart because every component takes functions by name, and a typo must not surface hours later as an ImportError.
+All components load functions here, so that a typo fails when a declaration is read and the error offers the close match.
 """
 
 import importlib
@@ -13,15 +13,15 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 
 
 class FunctionNotFoundError(PlatformError):
-    """Raised when a declared `package.module:function` does not lead to a function."""
+    """Raised when a declared `package.module:function` does not name a function."""
 
 
 def load_function(reference: str) -> Callable[..., Any]:
     """Return the function that ``reference`` names, importing its module.
 
-    ``reference`` reads ``package.module:function``. Raises :class:`FunctionNotFoundError` when it has another form,
-    the module or the function does not exist (the nearest name is offered), or what it names cannot be called. An
-    error raised *by* the module while it is imported is passed on as it is, chained to nothing of ours.
+    ``reference`` has the form ``package.module:function``. Raises :class:`FunctionNotFoundError` when it has another
+    form, the module or the function does not exist (the closest name is offered), or the object is not callable. An
+    error that the module itself raises on import passes through unchanged.
 
     >>> load_function("math:sqrt")(9.0)
     3.0
@@ -32,7 +32,7 @@ def load_function(reference: str) -> Callable[..., Any]:
             f"Function '{reference}'",
             expected="the form 'package.module:function'",
             found="no module" if not module_name else "no ':' followed by a function name",
-            mend="Write for example 'assets.aviation.datasets.loaders:flights'.",
+            fix="Write for example 'assets.shop.datasets.loaders:orders'.",
         )
     missing = _first_missing_part(module_name)
     if missing is not None:
@@ -40,18 +40,19 @@ def load_function(reference: str) -> Callable[..., Any]:
             f"Function '{reference}'",
             expected=f"a module '{module_name}'",
             found=f"no module '{missing}'",
-            mend="Create the module, or mend the name.",
+            fix="Create the module, or correct the name.",
         )
     module = importlib.import_module(module_name)
-    function = getattr(module, name, None)
-    if not callable(function):
+    attribute = getattr(module, name, None)
+    if not callable(attribute):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value) and key[0] != "_"]
         raise FunctionNotFoundError(
             f"Function '{reference}'",
             expected=f"a function '{name}' in {module_name}",
-            found=f"{listed(functions)}" if function is None else f"a {type(function).__name__}",
-            mend=f"Add it, or mend the name.{did_you_mean(name, functions)}",
+            found=f"{listed(functions)}" if attribute is None else f"a {type(attribute).__name__}",
+            fix=f"Add the function, or correct the name.{did_you_mean(name, functions)}",
         )
+    function: Callable[..., Any] = attribute
     return function
 
 
@@ -61,7 +62,7 @@ def _first_missing_part(module_name: str) -> str | None:
         package = ".".join(parts[:count])
         try:
             spec = importlib.util.find_spec(package)
-        except ModuleNotFoundError:  # the parent is a module, not a package
+        except ModuleNotFoundError:  # The parent is a module, not a package.
             return package
         if spec is None:
             return package

@@ -1,13 +1,13 @@
-"""The first half of a contract: the columns are there, no others are, and each has its type.
+"""The first half of a contract check: all declared columns exist, no others do, and each has its type.
 
-Apart from the expectations because these can only be asked of a table whose columns are there and typed.
+The expectations run afterwards, because they need a table with the declared columns and types.
 """
 
 from collections.abc import Sequence
 
 import polars as pl
 
-from ml_platform.data.contract import EXAMPLES_SHOWN, ColumnRule, Contract, ContractReport, Subject, Violation
+from ml_platform.data.contract import EXAMPLES_SHOWN, ColumnRule, Contract, ContractReport, ContractSubject, Violation
 from ml_platform.data.reading import parsed_or_null
 from ml_platform.errors import did_you_mean
 
@@ -19,14 +19,16 @@ STORED_TYPES: dict[str, pl.DataType] = {
     "date": pl.Date(),
     "timestamp": pl.Datetime("us", "UTC"),
 }
-"""The one Polars type in which each declared type is stored."""
+"""The Polars type in which each declared type is stored."""
 
 
-def check_schema(frame: pl.DataFrame, contract: Contract, subject: Subject, keys: Sequence[str] = ()) -> ContractReport:
-    """Return which columns are absent, undeclared or of another type; ``keys`` are shown with the example rows.
+def check_schema(
+    frame: pl.DataFrame, contract: Contract, subject: ContractSubject, keys: Sequence[str] = ()
+) -> ContractReport:
+    """Return a report of absent, undeclared and mistyped columns; example rows show the columns ``keys`` too.
 
     A column of the declared kind but another width (Int32 for integer, an integer for float) is accepted; ``conform``
-    stores it in the declared one. Null rows never break a type.
+    stores it in the declared type. Nulls have every type.
     """
     rules = {rule.name: rule for rule in contract.columns}
     undeclared = [name for name in frame.columns if name not in rules]
@@ -40,8 +42,8 @@ def check_schema(frame: pl.DataFrame, contract: Contract, subject: Subject, keys
     return ContractReport(subject, "schema", frame.height, len(rules) * 2, tuple(violations))
 
 
-def missing_columns(missing: Sequence[str], candidates: Sequence[str], subject: Subject) -> list[Violation]:
-    """Return one violation per column of ``missing``, with the nearest of ``candidates``, which nobody asked for."""
+def missing_columns(missing: Sequence[str], candidates: Sequence[str], subject: ContractSubject) -> list[Violation]:
+    """Return one violation per column of ``missing``; each offers the closest of ``candidates`` (undeclared columns)."""
     return [
         Violation(
             name,
@@ -49,14 +51,14 @@ def missing_columns(missing: Sequence[str], candidates: Sequence[str], subject: 
             1,
             (),
             f"{subject}: column '{name}' should be there, found no such column.{did_you_mean(name, candidates)} "
-            f"Mend the landed file or the contract in {subject.line(name)}.",
+            f"Fix the landed file or the contract in {subject.line(name)}.",
         )
         for name in missing
     ]
 
 
 def conform(frame: pl.DataFrame, contract: Contract) -> pl.DataFrame:
-    """Return the declared columns of a frame that passed ``check_schema``, in declared order and stored types."""
+    """Return the declared columns of a frame that passed ``check_schema``, in declared order, as ``STORED_TYPES``."""
     return frame.select(pl.col(rule.name).cast(STORED_TYPES[rule.type]) for rule in contract.columns)
 
 
@@ -65,14 +67,14 @@ def example_rows(
 ) -> tuple[dict[str, object], ...]:
     """Return the first five rows of ``frame`` at ``positions`` (from 0) as ``{"row": position + 1, column: value}``.
 
-    Values of ``hidden`` columns are replaced by ``•••``.
+    Values of ``hidden`` columns read ``•••``.
     """
-    shown = list(dict.fromkeys(name for name in columns if name in frame.columns))
-    few = list(positions[:EXAMPLES_SHOWN])
-    rows = frame.select(shown)[few].to_dicts()
+    shown_columns = list(dict.fromkeys(name for name in columns if name in frame.columns))
+    shown_positions = list(positions[:EXAMPLES_SHOWN])
+    rows = frame.select(shown_columns)[shown_positions].to_dicts()
     return tuple(
-        {"row": at + 1} | {name: "•••" if name in hidden else value for name, value in row.items()}
-        for at, row in zip(few, rows, strict=True)
+        {"row": position + 1} | {name: "•••" if name in hidden else value for name, value in row.items()}
+        for position, row in zip(shown_positions, rows, strict=True)
     )
 
 
@@ -90,20 +92,20 @@ def _acceptable(found: pl.DataType, rule: ColumnRule) -> bool:
     return False
 
 
-def _undeclared(name: str, frame: pl.DataFrame, contract: Contract, subject: Subject) -> Violation:
+def _undeclared(name: str, frame: pl.DataFrame, contract: Contract, subject: ContractSubject) -> Violation:
     return Violation(
         name,
         "declared",
         frame.height,
         (),
-        f"{subject}: column '{name}' should be declared or left out, found {_words(frame.schema[name])} that the "
-        f"contract does not know.{did_you_mean(name, contract.column_names)} "
+        f"{subject}: column '{name}' should be declared or left out, found an undeclared column of type "
+        f"{_type_name(frame.schema[name])}.{did_you_mean(name, contract.column_names)} "
         f"Declare it in {subject.line(None)} or drop it in the loader.",
     )
 
 
 def _wrong_type(
-    frame: pl.DataFrame, rule: ColumnRule, contract: Contract, subject: Subject, keys: Sequence[str]
+    frame: pl.DataFrame, rule: ColumnRule, contract: Contract, subject: ContractSubject, keys: Sequence[str]
 ) -> Violation:
     values = frame[rule.name]
     wrong = values.is_not_null()
@@ -119,11 +121,11 @@ def _wrong_type(
         f"type {rule.type}",
         len(positions),
         examples,
-        f"{subject}: column '{rule.name}' should be {rule.type}{unit}, found {_words(values.dtype)} in "
-        f"{len(positions)} rows{first}. Mend the landed file or relax the contract in {subject.line(rule.name)}.",
+        f"{subject}: column '{rule.name}' should be {rule.type}{unit}, found {_type_name(values.dtype)} in "
+        f"{len(positions)} rows{first}. Fix the landed file or relax the contract in {subject.line(rule.name)}.",
     )
 
 
-def _words(dtype: pl.DataType) -> str:
-    known = [name for name, stored in STORED_TYPES.items() if stored == dtype]
-    return known[0] if known else str(dtype)
+def _type_name(dtype: pl.DataType) -> str:
+    declared = [name for name, stored in STORED_TYPES.items() if stored == dtype]
+    return declared[0] if declared else str(dtype)

@@ -1,6 +1,7 @@
-"""The hash of the code behind a declared function: what makes an asset stale when somebody changes what it computes.
+"""The hash of the code behind a declared function, used as code version of assets.
 
-Apart because datasets, feature views and models all take functions by name, and a version raised by hand is forgotten.
+Dagster marks an asset stale when its code version changes. A computed hash cannot be forgotten, unlike a version that
+is raised by hand.
 """
 
 import ast
@@ -12,31 +13,31 @@ from pathlib import Path
 def source_hash(function: str) -> str:
     """Return 12 hexadecimal digits that change when the code behind ``package.module:function`` does.
 
-    Covers the function's module and every module of the same top-level package that it imports, at any depth.
-    Comments, docstrings and layout do not count: the syntax trees are hashed, not the text.
+    The hash covers the function's module and all modules of the same top-level package that it imports, at any depth.
+    Comments, docstrings and layout do not count, because the hash covers syntax trees and not text.
     """
-    start = function.partition(":")[0]
+    root_module = function.partition(":")[0]
     digest = hashlib.sha256(function.encode())
-    for name, tree in sorted(_trees(start, start.partition(".")[0]).items()):
+    for name, tree in sorted(_syntax_trees(root_module, root_module.partition(".")[0]).items()):
         digest.update(name.encode())
         digest.update(ast.dump(_without_docstrings(tree)).encode())
     return digest.hexdigest()[:12]
 
 
-def _trees(start: str, package: str) -> dict[str, ast.Module]:
+def _syntax_trees(root_module: str, package: str) -> dict[str, ast.Module]:
     found: dict[str, ast.Module] = {}
-    waiting = [start]
-    while waiting:
-        name = waiting.pop()
+    pending = [root_module]
+    while pending:
+        name = pending.pop()
         spec = importlib.util.find_spec(name) if name not in found else None
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
             continue
         found[name] = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        waiting += [module for module in _imported(found[name]) if module.partition(".")[0] == package]
+        pending += [module for module in _imported_modules(found[name]) if module.partition(".")[0] == package]
     return found
 
 
-def _imported(tree: ast.Module) -> list[str]:
+def _imported_modules(tree: ast.Module) -> list[str]:
     modules: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

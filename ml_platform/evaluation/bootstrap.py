@@ -63,7 +63,7 @@ class Difference:
     blocks: int
     rows: int
 
-    def chance_if_not_above(self, bound: float) -> float:
+    def one_sided_p_value(self, bound: float) -> float:
         """Return the one-sided p-value of "the true improvement is at most ``bound``"."""
         from scipy.special import stdtr
 
@@ -81,8 +81,8 @@ class Difference:
 
         if self.value <= bound:
             return None
-        reach = float(ndtri(0.5 + confidence / 2) + ndtri(power)) * self.standard_error / (self.value - bound)
-        return max(self.rows, int(np.ceil(self.rows * reach**2)))
+        ratio = float(ndtri(0.5 + confidence / 2) + ndtri(power)) * self.standard_error / (self.value - bound)
+        return max(self.rows, int(np.ceil(self.rows * ratio**2)))
 
 
 @dataclass(frozen=True)
@@ -105,18 +105,18 @@ class Bootstrap:
         With few blocks the t quantile covers better than percentiles of the draws (Cameron, Gelbach and Miller 2008).
         """
         value = self._point(model, metric)
-        reach = self._reach(self.draws[model][metric])
-        top = np.inf if metric in {"log_loss", "mae", "rmse", "pinball"} else 1.0
-        return Interval(value, max(0.0, value - reach), float(min(top, value + reach)))
+        half_width = self._half_width(self.draws[model][metric])
+        upper_limit = np.inf if metric in {"log_loss", "mae", "rmse", "pinball"} else 1.0
+        return Interval(value, max(0.0, value - half_width), float(min(upper_limit, value + half_width)))
 
     def difference(self, candidate: str, champion: str, metric: str) -> Difference:
         """Return by how much ``candidate`` is better than ``champion``, resample by resample."""
         value = improvement(metric, self._point(candidate, metric), self._point(champion, metric))
         sign = improvement(metric, 1.0, 0.0)
         paired = sign * (self.draws[candidate][metric] - self.draws[champion][metric])
-        reach = self._reach(paired)
+        half_width = self._half_width(paired)
         return Difference(
-            value, value - reach, value + reach, _standard_error(paired, self.blocks), self.blocks, self.rows
+            value, value - half_width, value + half_width, _standard_error(paired, self.blocks), self.blocks, self.rows
         )
 
     def _point(self, model: str, metric: str) -> float:
@@ -125,11 +125,11 @@ class Bootstrap:
                 f"Metric '{metric}' of '{model}'",
                 expected="a value",
                 found="none (coverage needs the bounds that the model predicts)",
-                mend="Pass the bounds with the evidence, or take the metric out of the gates.",
+                fix="Pass the bounds with the evidence, or take the metric out of the gates.",
             )
         return self.points[model][metric]
 
-    def _reach(self, draws: Array) -> float:
+    def _half_width(self, draws: Array) -> float:
         from scipy.special import stdtrit
 
         return float(stdtrit(self.blocks - 1, 0.5 + self.confidence / 2)) * _standard_error(draws, self.blocks)
@@ -152,10 +152,10 @@ def bootstrap(
     predicts, by model; those that have them get their coverage too. Raises :class:`EvaluationError` as
     :func:`~ml_platform.evaluation.metrics.score` does, and for fewer than two blocks.
     """
-    known = CLASSIFICATION_METRICS if task == "classification" else REGRESSION_METRICS
-    wanted = tuple(metrics or known)
-    for metric in wanted:
-        require_metric(metric, known)
+    known_metrics = CLASSIFICATION_METRICS if task == "classification" else REGRESSION_METRICS
+    selected = tuple(metrics or known_metrics)
+    for metric in selected:
+        require_metric(metric, known_metrics)
     codes, blocks = block_codes(block)
     counts = draw_counts(blocks, settings.resamples, settings.seed)
     # The first row takes every block once: the value on the rows themselves, by the same arithmetic.
@@ -164,13 +164,13 @@ def bootstrap(
     for name, prediction in predictions.items():
         if task == "classification":
             truth, scores = classification_arrays(label, prediction)
-            values[name] = _classification(truth, scores, codes, counts, wanted)
+            values[name] = _classification(truth, scores, codes, counts, selected)
         else:
             truth, scores = regression_arrays(label, prediction)
-            values[name] = _regression(truth, scores, codes, counts, wanted, settings.quantile)
-            if bounds and name in bounds and "coverage" in wanted:
-                inside = _inside(label, *bounds[name])
-                values[name]["coverage"] = _resampled_mean(inside, codes, counts)
+            values[name] = _regression(truth, scores, codes, counts, selected, settings.quantile)
+            if bounds and name in bounds and "coverage" in selected:
+                covered = _is_covered(label, *bounds[name])
+                values[name]["coverage"] = _resampled_mean(covered, codes, counts)
     return Bootstrap(
         points={name: {metric: float(drawn[0]) for metric, drawn in of.items()} for name, of in values.items()},
         draws={name: {metric: drawn[1:] for metric, drawn in of.items()} for name, of in values.items()},
@@ -182,15 +182,15 @@ def bootstrap(
 
 def block_codes(block: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], int]:
     """Return each row's block as a number from 0, and how many blocks there are; fewer than two raise."""
-    named, codes = np.unique(np.asarray(block), return_inverse=True)
-    if len(named) < 2:
+    block_values, codes = np.unique(np.asarray(block), return_inverse=True)
+    if len(block_values) < 2:
         raise EvaluationError(
             "Bootstrap",
             expected="at least two blocks to draw from",
-            found=f"{len(named)} among {len(codes)} rows",
-            mend="Evaluate a longer period, or declare a smaller unit under evaluation.bootstrap.unit.",
+            found=f"{len(block_values)} among {len(codes)} rows",
+            fix="Evaluate a longer period, or declare a smaller unit under evaluation.bootstrap.unit.",
         )
-    return codes.astype(np.int64).reshape(-1), len(named)
+    return codes.astype(np.int64).reshape(-1), len(block_values)
 
 
 def draw_counts(blocks: int, resamples: int, seed: int) -> Array:
@@ -204,7 +204,9 @@ def _classification(
 ) -> dict[str, Array]:
     values: dict[str, Array] = {}
     if {"auc", "average_precision"} & set(metrics):
-        values.update(ranking.resampled(truth, scores, codes, counts, precision="average_precision" in metrics))
+        values.update(
+            ranking.resampled_ranking_metrics(truth, scores, codes, counts, precision="average_precision" in metrics)
+        )
     if "log_loss" in metrics:
         values["log_loss"] = _resampled_mean(log_losses(truth, scores), codes, counts)
     if "brier" in metrics:
@@ -233,7 +235,7 @@ def _regression(
     return {metric: values[metric] for metric in metrics if metric in values}
 
 
-def _inside(label: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Array:
+def _is_covered(label: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Array:
     truth, low = regression_arrays(label, lower)
     _, high = regression_arrays(label, upper)
     return ((low <= truth) & (truth <= high)).astype(np.float64)
@@ -249,13 +251,13 @@ def _block_sizes(codes: npt.NDArray[np.int64], counts: Array) -> Array:
 
 
 def _standard_error(draws: Array, blocks: int) -> float:
-    valued = draws[np.isfinite(draws)]
-    if len(valued) < max(2, len(draws) // 2):
+    finite = draws[np.isfinite(draws)]
+    if len(finite) < max(2, len(draws) // 2):
         raise EvaluationError(
             "Bootstrap",
             expected="a value in at least half of the resamples",
-            found=f"{len(valued)} of {len(draws)}",
-            mend="Too few blocks hold both classes: evaluate a longer period or a larger slice.",
+            found=f"{len(finite)} of {len(draws)}",
+            fix="Too few blocks hold both classes: evaluate a longer period or a larger slice.",
         )
     # Drawing blocks with replacement spreads by (blocks - 1) / blocks of the true variance.
-    return float(valued.std(ddof=1) * np.sqrt(blocks / (blocks - 1)))
+    return float(finite.std(ddof=1) * np.sqrt(blocks / (blocks - 1)))

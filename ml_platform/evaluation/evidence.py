@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ml_platform.data.canonical import value_digest
+from ml_platform.data.stored_names import BASELINES, with_current_names
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.evaluation.bootstrap import Bootstrap, BootstrapSettings, bootstrap
 from ml_platform.evaluation.metrics import Bounds, EvaluationError, Task
@@ -24,7 +25,7 @@ PREDICTION, LOWER, UPPER = "prediction__", "lower__", "upper__"
 
 
 @dataclass(frozen=True)
-class Facts:
+class SystemChecks:
     """What was measured apart from predictions; None means "not measured", which no gate lets pass."""
 
     leaks: list[str] | None = None
@@ -39,18 +40,19 @@ class Evidence:
 
     ``predictions`` maps ``candidate``, ``champion`` (absent for the first version) and the baselines by name to arrays
     of the labels' length. ``block`` is the bootstrap unit of each row, ``slices`` a table of the same height with the
-    columns by which slices are made, ``bounds`` the interval ends that a regression predicts, by model. ``newer`` says
-    whether the candidate saw newer data than the champion, ``seen_by_champion`` whether the champion, being of a later
-    month, was fitted on these very rows: the one exception from the first sentence.
+    columns by which slices are made, ``bounds`` the interval ends that a regression predicts, by model.
+    ``candidate_is_newer`` says whether the candidate saw newer data than the champion. ``champion_fitted_on_rows`` says
+    whether the champion, being of a later month, was fitted on these very rows: the one exception from the first
+    sentence.
     """
 
     label: npt.NDArray[np.float64]
     predictions: Mapping[str, npt.NDArray[np.float64]]
     block: npt.NDArray
     slices: pl.DataFrame | None = None
-    newer: bool = False
-    seen_by_champion: bool = False
-    facts: Facts = field(default_factory=Facts)
+    candidate_is_newer: bool = False
+    champion_fitted_on_rows: bool = False
+    system_checks: SystemChecks = field(default_factory=SystemChecks)
     task: Task = "classification"
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     settings: BootstrapSettings = field(default_factory=BootstrapSettings)
@@ -59,20 +61,20 @@ class Evidence:
         lengths = {name: len(values) for name, values in {**self.predictions, "block": self.block}.items()}
         if self.slices is not None:
             lengths["slices"] = self.slices.height
-        unequal = {name: length for name, length in lengths.items() if length != len(self.label)}
-        if unequal:
+        wrong_lengths = {name: length for name, length in lengths.items() if length != len(self.label)}
+        if wrong_lengths:
             raise EvaluationError(
                 "Evidence",
                 expected=f"{len(self.label)} rows everywhere, as there are labels",
-                found=", ".join(f"{length} in '{name}'" for name, length in unequal.items()),
-                mend="Score candidate, champion and baselines on the same rows.",
+                found=", ".join(f"{length} in '{name}'" for name, length in wrong_lengths.items()),
+                fix="Score candidate, champion and baselines on the same rows.",
             )
         if CANDIDATE not in self.predictions:
             raise EvaluationError(
                 "Evidence",
                 expected=f"predictions of '{CANDIDATE}'",
                 found=f"only {sorted(self.predictions)}",
-                mend="Predict the evaluation rows with the candidate first.",
+                fix="Predict the evaluation rows with the candidate first.",
             )
         object.__setattr__(self, "_resampled", {})
 
@@ -97,9 +99,9 @@ class Evidence:
         return cache[metric]
 
     @classmethod
-    def of_table(cls, table: pl.DataFrame, *, task: Task, settings: BootstrapSettings) -> "Evidence":
-        """Return the rows and predictions that :meth:`table` gave, without facts: what a report needs of them."""
-        predictions, lower, upper = (_named(table, prefix) for prefix in (PREDICTION, LOWER, UPPER))
+    def from_table(cls, table: pl.DataFrame, *, task: Task, settings: BootstrapSettings) -> "Evidence":
+        """Return the rows and predictions that :meth:`to_table` gave, without facts: what a report needs of them."""
+        predictions, lower, upper = (_columns_by_model(table, prefix) for prefix in (PREDICTION, LOWER, UPPER))
         slices = table.select(pl.exclude("label", "block", f"^({PREDICTION}|{LOWER}|{UPPER}).*$"))
         return cls(
             label=table["label"].to_numpy(),
@@ -111,7 +113,7 @@ class Evidence:
             settings=settings,
         )
 
-    def table(self) -> pl.DataFrame:
+    def to_table(self) -> pl.DataFrame:
         """Return one row per evaluated row: label, block (numbered), predictions, bounds, slices: what to keep."""
         columns = {f"{PREDICTION}{name}": values for name, values in self.predictions.items()}
         columns |= {f"{LOWER}{name}": lower for name, (lower, _) in self.bounds.items()}
@@ -134,16 +136,16 @@ class Evidence:
                 "bounds": {name: [_array_digest(end) for end in ends] for name, ends in self.bounds.items()},
                 "block": _array_digest(blocks),
                 "slices": None if self.slices is None else _table_digest(self.slices),
-                "newer": self.newer,
-                "seen_by_champion": self.seen_by_champion,
-                "facts": {name: fact for name, fact in vars(self.facts).items() if name != "latency_p99_ms"},
+                "newer": self.candidate_is_newer,
+                "seen_by_champion": self.champion_fitted_on_rows,
+                "facts": {name: fact for name, fact in vars(self.system_checks).items() if name != "latency_p99_ms"},
                 "task": self.task,
                 "settings": self.settings.model_dump(),
             }
         )
 
 
-def blocks_of(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> npt.NDArray:
+def bootstrap_blocks(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> npt.NDArray:
     """Return the bootstrap unit of each row: a column of ``rows``, or the hour, day or week of ``time``.
 
     ``time`` holds UTC instants; days begin at midnight in ``time_zone``. Raises :class:`EvaluationError` for an unknown
@@ -155,7 +157,7 @@ def blocks_of(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> np
             f"Bootstrap unit '{unit}'",
             expected=f"'hour', 'day', 'week', or a column of the evaluated rows ({listed(rows.columns)})",
             found="neither",
-            mend=f"Correct evaluation.bootstrap.unit.{did_you_mean(unit, [*periods, *rows.columns])}",
+            fix=f"Correct evaluation.bootstrap.unit.{did_you_mean(unit, [*periods, *rows.columns])}",
         )
     if unit in rows.columns:
         unit_of_row = rows[unit]
@@ -166,7 +168,7 @@ def blocks_of(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> np
             f"Bootstrap unit '{unit}'",
             expected="a value in every row",
             found=f"{unit_of_row.null_count()} nulls among {rows.height} rows",
-            mend="Choose a unit that every row has.",
+            fix="Choose a unit that every row has.",
         )
     return unit_of_row.to_numpy()
 
@@ -176,9 +178,9 @@ def base_rate_prediction(label: npt.NDArray[np.float64], known_rate: float) -> n
     return np.full(len(label), known_rate)
 
 
-def _named(table: pl.DataFrame, prefix: str) -> dict[str, npt.NDArray[np.float64]]:
+def _columns_by_model(table: pl.DataFrame, prefix: str) -> dict[str, npt.NDArray[np.float64]]:
     found = [name for name in table.columns if name.startswith(prefix)]
-    return {name.removeprefix(prefix): table[name].to_numpy() for name in found}
+    return with_current_names({name.removeprefix(prefix): table[name].to_numpy() for name in found}, BASELINES)
 
 
 def _array_digest(values: npt.ArrayLike) -> str:

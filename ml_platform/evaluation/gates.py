@@ -1,6 +1,6 @@
 """The gates that a team declares: each looks at one side of the evidence and says passed, failed, or not decided yet.
 
-Settings and rule stand together: what a field of the YAML does is read in the `judge` right below it.
+Settings and rule stand together: what a field of the YAML does is read in the `evaluate` right below it.
 """
 
 import math
@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml_platform.data.settings import Settings
 from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence
 from ml_platform.evaluation.metrics import HIGHER_IS_BETTER, EvaluationError, MetricName
-from ml_platform.evaluation.slices import SliceRegression, SliceSettings, regressions
+from ml_platform.evaluation.slices import SliceComparison, SliceSettings, compare_slices
 
 Numbers = dict[str, float | None]
 
-SEEN = " The champion is of a later month and was fitted on these rows, which favours it."
+CHAMPION_FITTED_NOTE = " The champion is of a later month and was fitted on these rows, which favours it."
 
 
 class GateResult(BaseModel):
@@ -46,7 +46,7 @@ class PairedTestGate(Settings):
     def name(self) -> str:
         return f"paired_test_{self.metric}"
 
-    def judge(self, evidence: Evidence) -> GateResult:
+    def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the lower end of the interval of the improvement lies above 0, or above -margin when newer.
 
         A champion that was fitted on the rows has the advantage: the rule stays, and the reason says so.
@@ -56,9 +56,13 @@ class PairedTestGate(Settings):
             return GateResult(
                 name=self.name, passed=True, numbers={self.metric: value}, reason="No champion yet: nothing to beat."
             )
-        bound = -self.margin if evidence.newer else 0.0
-        found = _beats(self.name, evidence, CHAMPION, self.metric, bound)
-        return found.model_copy(update={"reason": found.reason + SEEN}) if evidence.seen_by_champion else found
+        bound = -self.margin if evidence.candidate_is_newer else 0.0
+        result = _compare_with(self.name, evidence, CHAMPION, self.metric, bound)
+        return (
+            result.model_copy(update={"reason": result.reason + CHAMPION_FITTED_NOTE})
+            if evidence.champion_fitted_on_rows
+            else result
+        )
 
 
 class BaselineGate(Settings):
@@ -74,17 +78,17 @@ class BaselineGate(Settings):
     def name(self) -> str:
         return f"baseline_{self.metric}"
 
-    def judge(self, evidence: Evidence) -> GateResult:
+    def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the interval of the improvement lies above 0 for every baseline."""
-        absent = [name for name in self.required if name not in evidence.predictions]
-        if absent or not evidence.baselines:
+        missing = [name for name in self.required if name not in evidence.predictions]
+        if missing or not evidence.baselines:
             return GateResult(
                 name=self.name,
                 passed=False,
                 numbers={},
-                reason=f"Baselines not evaluated: {', '.join(absent) or 'none were given'}.",
+                reason=f"Baselines not evaluated: {', '.join(missing) or 'none were given'}.",
             )
-        results = [_beats(self.name, evidence, baseline, self.metric, 0.0) for baseline in evidence.baselines]
+        results = [_compare_with(self.name, evidence, baseline, self.metric, 0.0) for baseline in evidence.baselines]
         numbers: Numbers = {}
         for baseline, result in zip(evidence.baselines, results, strict=True):
             numbers |= {f"{key}_over_{baseline}": value for key, value in result.numbers.items()}
@@ -99,39 +103,39 @@ class BaselineGate(Settings):
         )
 
 
-class FloorGate(Settings):
+class MetricLimitGate(Settings):
     """A limit that holds whatever the champion does."""
 
-    type: Literal["floor"] = "floor"
+    type: Literal["metric_limit"] = "metric_limit"
     metric: MetricName = Field(description="Metric that is limited.")
     limit: float = Field(description="Least allowed value; greatest, for a metric where lower is better.")
     confident: bool = Field(default=False, description="Hold the interval's worse end to the limit, not the value.")
 
     @property
     def name(self) -> str:
-        return f"floor_{self.metric}"
+        return f"metric_limit_{self.metric}"
 
-    def judge(self, evidence: Evidence) -> GateResult:
+    def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the value (or the worse end of its interval) keeps the limit."""
         interval = evidence.resampled(self.metric).interval(CANDIDATE, self.metric)
         higher = self.metric in HIGHER_IS_BETTER
         worse, better = (interval.low, interval.high) if higher else (interval.high, interval.low)
-        judged = worse if self.confident else interval.value
-        passed = judged >= self.limit if higher else judged <= self.limit
+        limited_value = worse if self.confident else interval.value
+        passed = limited_value >= self.limit if higher else limited_value <= self.limit
         within = better >= self.limit if higher else better <= self.limit
         undecided = not passed and self.confident and within
         needed = None
         if undecided and (interval.value > self.limit if higher else interval.value < self.limit):
             # An interval narrows with the root of the rows.
-            times = ((interval.value - worse) / (interval.value - self.limit)) ** 2
-            needed = math.ceil((times - 1) * len(evidence.label))
+            factor = ((interval.value - worse) / (interval.value - self.limit)) ** 2
+            needed = math.ceil((factor - 1) * len(evidence.label))
         return GateResult(
             name=self.name,
             passed=passed,
             numbers={"value": interval.value, "low": interval.low, "high": interval.high, "limit": self.limit},
             reason=f"{self.metric} {interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}), "
             f"{'at least' if higher else 'at most'} {self.limit:g} {'kept' if passed else 'missed'}"
-            f"{' by the worse end of the interval' if self.confident else ''}.{_more(needed)}",
+            f"{' by the worse end of the interval' if self.confident else ''}.{_labels_needed_note(needed)}",
             undecided=undecided,
             labels_needed=needed,
         )
@@ -148,7 +152,7 @@ class CalibrationGate(Settings):
     def name(self) -> str:
         return "calibration"
 
-    def judge(self, evidence: Evidence) -> GateResult:
+    def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when both the calibration error and the overall bias keep their limits."""
         ece = evidence.resampled("ece").interval(CANDIDATE, "ece")
         bias = float(evidence.predictions[CANDIDATE].mean() - evidence.label.mean())
@@ -171,44 +175,49 @@ class SliceGate(SliceSettings):
     def name(self) -> str:
         return f"slices_{self.metric}"
 
-    def judge(self, evidence: Evidence) -> GateResult:
+    def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass by the declared demand on every slice with enough rows, at a family-wise error held by Holm's method."""
         if CHAMPION not in evidence.predictions:
             return GateResult(name=self.name, passed=True, numbers={}, reason="No champion yet: no slice can regress.")
-        found = regressions(evidence, self)
-        worse = [one for one in found if one.proven_worse]
-        unproven = [one for one in found if not one.proven_not_worse]
-        failed = unproven if self.demand == "proven_not_worse" else worse
-        numbers: Numbers = {"slices": len(found), "proven_worse": len(worse), "not_proven_safe": len(unproven)}
-        if found:
-            numbers["worst_improvement"] = min(one.difference.value for one in found)
+        comparisons = compare_slices(evidence, self)
+        worse = [each for each in comparisons if each.proven_worse]
+        unproven = [each for each in comparisons if not each.proven_not_worse]
+        failed = unproven if self.criterion == "proven_not_worse" else worse
+        numbers: Numbers = {"slices": len(comparisons), "proven_worse": len(worse), "not_proven_safe": len(unproven)}
+        if comparisons:
+            numbers["worst_improvement"] = min(each.difference.value for each in comparisons)
         undecided = bool(failed) and not worse
         needed = self._labels_needed(evidence, failed) if undecided else None
         return GateResult(
             name=self.name,
-            passed=bool(found) and not failed,
+            passed=bool(comparisons) and not failed,
             numbers=numbers,
-            reason=f"{self._reason(found, failed)}{_more(needed)}",
+            reason=f"{self._reason(comparisons, failed)}{_labels_needed_note(needed)}",
             undecided=undecided,
             labels_needed=needed,
         )
 
-    def _labels_needed(self, evidence: Evidence, failed: list[SliceRegression]) -> int | None:
+    def _labels_needed(self, evidence: Evidence, failed: list[SliceComparison]) -> int | None:
         """Return how many labels the slice that needs most would take, were they spread over slices as now."""
-        needed = [one.difference.rows_to_decide(-self.margin, 1 - self.error_rate) for one in failed]
+        needed = [each.difference.rows_to_decide(-self.margin, 1 - self.error_rate) for each in failed]
         total = len(evidence.label)
-        more = [total * rows / one.rows - total for rows, one in zip(needed, failed, strict=True) if rows is not None]
-        return math.ceil(max(more)) if more and max(more) > 0 else None
+        more_labels = [
+            total * rows / each.rows - total for rows, each in zip(needed, failed, strict=True) if rows is not None
+        ]
+        return math.ceil(max(more_labels)) if more_labels and max(more_labels) > 0 else None
 
-    def _reason(self, found: list[SliceRegression], failed: list[SliceRegression]) -> str:
-        if not found:
-            return f"No slice has {self.minimum_support} rows with both classes: nothing could be compared."
+    def _reason(self, comparisons: list[SliceComparison], failed: list[SliceComparison]) -> str:
+        if not comparisons:
+            return f"No slice has {self.minimum_support} rows with both classes: nothing could be limited_value."
         if not failed:
-            return f"None of {len(found)} slices is worse by more than {self.margin:g} {self.metric}."
-        worst = sorted(failed, key=lambda one: one.difference.value)[:5]
-        named = ", ".join(f"{one.column}={one.value} ({one.difference.value:+.4f}, {one.rows} rows)" for one in worst)
-        what = "shown worse" if any(one.proven_worse for one in failed) else "not shown safe"
-        return f"{len(failed)} of {len(found)} slices {what} at margin {self.margin:g} {self.metric}: {named}."
+            return f"None of {len(comparisons)} slices is worse by more than {self.margin:g} {self.metric}."
+        worst = sorted(failed, key=lambda each: each.difference.value)[:5]
+        listed_slices = ", ".join(
+            f"{each.column}={each.value} ({each.difference.value:+.4f}, {each.rows} rows)" for each in worst
+        )
+        description = "shown worse" if any(each.proven_worse for each in failed) else "not shown safe"
+        count = f"{len(failed)} of {len(comparisons)} slices"
+        return f"{count} {description} at margin {self.margin:g} {self.metric}: {listed_slices}."
 
 
 class LeakGate(Settings):
@@ -220,9 +229,9 @@ class LeakGate(Settings):
     def name(self) -> str:
         return "leak"
 
-    def judge(self, evidence: Evidence) -> GateResult:
+    def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the list of leaks is there and empty."""
-        return _nothing_found(self.name, evidence.facts.leaks, "leak check", "features that know the future")
+        return _findings_result(self.name, evidence.system_checks.leaks, "leak check", "features that know the future")
 
 
 class ContractGate(Settings):
@@ -234,9 +243,9 @@ class ContractGate(Settings):
     def name(self) -> str:
         return "contract"
 
-    def judge(self, evidence: Evidence) -> GateResult:
+    def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the list of violations is there and empty."""
-        return _nothing_found(self.name, evidence.facts.contract_violations, "contract check", "broken rules")
+        return _findings_result(self.name, evidence.system_checks.contract_violations, "contract check", "broken rules")
 
 
 class LatencyGate(Settings):
@@ -249,9 +258,9 @@ class LatencyGate(Settings):
     def name(self) -> str:
         return "latency"
 
-    def judge(self, evidence: Evidence) -> GateResult:
+    def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the measured latency keeps the limit."""
-        return _at_most(self.name, evidence.facts.latency_p99_ms, self.maximum_p99_ms, "p99 latency", "ms")
+        return _limit_result(self.name, evidence.system_checks.latency_p99_ms, self.maximum_p99_ms, "p99 latency", "ms")
 
 
 class SizeGate(Settings):
@@ -264,16 +273,16 @@ class SizeGate(Settings):
     def name(self) -> str:
         return "size"
 
-    def judge(self, evidence: Evidence) -> GateResult:
+    def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the measured size keeps the limit."""
-        size = evidence.facts.size_bytes
-        return _at_most(self.name, None if size is None else size / 1e6, self.maximum_mb, "bento", "MB")
+        size = evidence.system_checks.size_bytes
+        return _limit_result(self.name, None if size is None else size / 1e6, self.maximum_mb, "bento", "MB")
 
 
 Gate = Annotated[
     PairedTestGate
     | BaselineGate
-    | FloorGate
+    | MetricLimitGate
     | CalibrationGate
     | SliceGate
     | LeakGate
@@ -284,29 +293,29 @@ Gate = Annotated[
 ]
 
 
-def judge_all(gates: list[Gate], evidence: Evidence) -> list[GateResult]:
+def evaluate_gates(gates: list[Gate], evidence: Evidence) -> list[GateResult]:
     """Return the result of every gate, in their order; gates of equal name raise :class:`EvaluationError`."""
     names = [gate.name for gate in gates]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
         raise EvaluationError(
             "Gates",
             expected="each declared once per metric",
-            found=f"twice: {', '.join(twice)}",
-            mend="Merge the two in the model's defs.yaml.",
+            found=f"twice: {', '.join(duplicates)}",
+            fix="Merge the two in the model's defs.yaml.",
         )
-    return [gate.judge(evidence) for gate in gates]
+    return [gate.evaluate(evidence) for gate in gates]
 
 
-def _beats(name: str, evidence: Evidence, opponent: str, metric: str, bound: float) -> GateResult:
+def _compare_with(name: str, evidence: Evidence, opponent: str, metric: str, bound: float) -> GateResult:
     difference = evidence.resampled(metric).difference(CANDIDATE, opponent, metric)
     passed = difference.low > bound
     undecided = not passed and difference.value > bound
     needed = difference.rows_to_decide(bound, evidence.settings.confidence) if undecided else None
-    measured = (
+    measured_difference = (
         f"{metric} better than {opponent} by {difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
     )
-    more = _more(needed - difference.rows if needed else None)
+    note = _labels_needed_note(needed - difference.rows if needed else None)
     return GateResult(
         name=name,
         passed=passed,
@@ -315,31 +324,37 @@ def _beats(name: str, evidence: Evidence, opponent: str, metric: str, bound: flo
             "low": difference.low,
             "high": difference.high,
             "bound": bound,
-            "p_value": difference.chance_if_not_above(bound),
+            "p_value": difference.one_sided_p_value(bound),
         },
-        reason=f"{measured}, {'above' if passed else 'not above'} {bound:g} with confidence.{more}",
+        reason=f"{measured_difference}, {'above' if passed else 'not above'} {bound:g} with confidence.{note}",
         undecided=undecided,
         labels_needed=needed - difference.rows if needed else None,
     )
 
 
-def _more(labels: int | None) -> str:
+def _labels_needed_note(labels: int | None) -> str:
     return f" About {labels:,} more labels would decide." if labels else ""
 
 
-def _nothing_found(name: str, found: list[str] | None, check: str, what: str) -> GateResult:
-    if found is None:
+def _findings_result(name: str, findings: list[str] | None, check: str, description: str) -> GateResult:
+    if findings is None:
         return GateResult(name=name, passed=False, numbers={}, reason=f"The {check} has not run.")
-    reason = f"{len(found)} {what}: {', '.join(found[:5])}." if found else f"The {check} found no {what}."
-    return GateResult(name=name, passed=not found, numbers={"found": len(found)}, reason=reason)
+    reason = (
+        f"{len(findings)} {description}: {', '.join(findings[:5])}."
+        if findings
+        else f"The {check} found no {description}."
+    )
+    return GateResult(name=name, passed=not findings, numbers={"found": len(findings)}, reason=reason)
 
 
-def _at_most(name: str, value: float | None, limit: float, what: str, unit: str) -> GateResult:
+def _limit_result(name: str, value: float | None, limit: float, description: str, unit: str) -> GateResult:
     if value is None:
-        return GateResult(name=name, passed=False, numbers={"limit": limit}, reason=f"The {what} was not measured.")
+        return GateResult(
+            name=name, passed=False, numbers={"limit": limit}, reason=f"The {description} was not measured."
+        )
     return GateResult(
         name=name,
         passed=value <= limit,
         numbers={"value": value, "limit": limit},
-        reason=f"{what} {value:.2f} {unit}, at most {limit:g} {unit}.",
+        reason=f"{description} {value:.2f} {unit}, at most {limit:g} {unit}.",
     )

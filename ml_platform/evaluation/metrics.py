@@ -98,7 +98,7 @@ def require_metric(metric: str, known: Mapping[str, object] | tuple[str, ...]) -
             f"Metric '{metric}'",
             expected=f"one of {listed(known, limit=10)}",
             found="an unknown name",
-            mend=f"Correct the metric in the model's defs.yaml.{did_you_mean(metric, known)}",
+            fix=f"Correct the metric in the model's defs.yaml.{did_you_mean(metric, known)}",
         )
 
 
@@ -123,8 +123,8 @@ def average_precision(label: Array, probability: Array) -> float:
 
 def log_losses(label: Array, probability: Array) -> Array:
     """Return the negative log likelihood of each row (nats), probabilities clipped at machine precision."""
-    tiny = np.finfo(np.float64).eps
-    clipped = np.clip(probability, tiny, 1 - tiny)
+    epsilon = np.finfo(np.float64).eps
+    clipped = np.clip(probability, epsilon, 1 - epsilon)
     return -np.log(np.where(label == 1, clipped, 1 - clipped))
 
 
@@ -154,14 +154,14 @@ def classification_arrays(label: npt.ArrayLike, probability: npt.ArrayLike) -> t
             "Label",
             expected="0 or 1",
             found=f"the values {listed([f'{value:g}' for value in classes])}",
-            mend="Mend the label rule, or declare the task as regression.",
+            fix="Mend the label rule, or declare the task as regression.",
         )
     if len(classes) < 2:
         raise EvaluationError(
             "Label",
             expected="both classes among the rows",
             found=f"the constant {classes[0]:g} in all {len(truth)} rows",
-            mend="A constant label can neither rank nor gate a model: check the label rule and the partition.",
+            fix="A constant label can neither rank nor gate a model: check the label rule and the partition.",
         )
     outside = int(((scores < 0) | (scores > 1)).sum())
     if outside:
@@ -169,7 +169,7 @@ def classification_arrays(label: npt.ArrayLike, probability: npt.ArrayLike) -> t
             "Probability",
             expected="values from 0 to 1",
             found=f"{outside} of {len(scores)} rows outside",
-            mend="Have the trainer return probabilities, not raw margins.",
+            fix="Have the trainer return probabilities, not raw margins.",
         )
     return truth, scores
 
@@ -182,22 +182,22 @@ def regression_arrays(label: npt.ArrayLike, prediction: npt.ArrayLike) -> tuple[
             "Evaluation rows",
             expected="at least one row with a label",
             found="none",
-            mend="The partition is empty or its labels are not known yet: wait for the data or choose another month.",
+            fix="The partition is empty or its labels are not known yet: wait for the data or choose another month.",
         )
     if truth.shape != predicted.shape:
         raise EvaluationError(
             "Predictions",
             expected=f"one per label ({len(truth)})",
             found=f"shape {predicted.shape}",
-            mend="Predict for exactly the rows that are evaluated.",
+            fix="Predict for exactly the rows that are evaluated.",
         )
     for name, values in (("Label", truth), ("Predictions", predicted)):
-        broken = int((~np.isfinite(values)).sum())
-        if broken:
+        not_finite = int((~np.isfinite(values)).sum())
+        if not_finite:
             raise EvaluationError(
                 name,
                 expected="finite numbers",
-                found=f"{broken} of {len(values)} rows null, NaN or infinite",
-                mend="Drop rows without a label before the evaluation; a model must answer every row.",
+                found=f"{not_finite} of {len(values)} rows null, NaN or infinite",
+                fix="Drop rows without a label before the evaluation; a model must answer every row.",
             )
     return truth, predicted

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ml_platform.evaluation.calibration import ReliabilityBin
+from ml_platform.evaluation.reliability import ReliabilityBin
 from ml_platform.evaluation.slices import SliceScore
-from ml_platform.evaluation.summary import MetricLine
+from ml_platform.evaluation.summary import MetricSummary
 from ml_platform.evaluation.verdict import Verdict
 
 
@@ -28,13 +28,13 @@ class ModelCard:
     manifest: Mapping[str, Any]
     evaluated_rows: int
     evaluated_partition: str
-    metrics: Sequence[MetricLine]
+    metrics: Sequence[MetricSummary]
     slices: Sequence[SliceScore]
     slice_metric: str
     calibration: str = "none"
     reliability: Sequence[ReliabilityBin] = ()
     verdict: Verdict | None = None
-    explanations: Mapping[str, float] = field(default_factory=dict)
+    feature_importance: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, str] = field(default_factory=dict)
     approvals: Sequence[str] = ()
     plots: Mapping[str, bytes] = field(default_factory=dict)

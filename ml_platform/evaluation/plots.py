@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ml_platform.evaluation.calibration import ReliabilityBin
-from ml_platform.evaluation.summary import MetricLine
+from ml_platform.evaluation.reliability import ReliabilityBin
+from ml_platform.evaluation.summary import MetricSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INCHES = (4.0, 3.0)
 DOTS_PER_INCH = 90
-COLORS = 24
+PALETTE_COLORS = 24
 BLUE, GREY, RED = "#2563a6", "#8a8f98", "#b3362b"
 
 
@@ -29,8 +29,8 @@ def reliability_plot(bins: Sequence[ReliabilityBin]) -> bytes:
     axes.plot([0, top], [0, top], color=GREY, linewidth=1)
     predicted = [one.predicted for one in bins]
     observed = np.array([one.observed for one in bins])
-    reach = np.abs(np.array([[one.low for one in bins], [one.high for one in bins]]) - observed)
-    axes.errorbar(predicted, observed, yerr=reach, color=BLUE, marker="o", markersize=4, linewidth=1.2, capsize=2)
+    half_widths = np.abs(np.array([[one.low for one in bins], [one.high for one in bins]]) - observed)
+    axes.errorbar(predicted, observed, yerr=half_widths, color=BLUE, marker="o", markersize=4, linewidth=1.2, capsize=2)
     axes.set(xlabel="predicted probability", ylabel="observed share", xlim=(0, top), ylim=(0, top))
     return _png(figure)
 
@@ -45,16 +45,17 @@ def importance_plot(importance: Mapping[str, float], limit: int = 12) -> bytes:
     return _png(figure)
 
 
-def improvement_plot(lines: Sequence[MetricLine], opponent: str) -> bytes:
+def improvement_plot(summaries: Sequence[MetricSummary], opponent: str) -> bytes:
     """Return how much better the candidate is than ``opponent`` by each metric, in units of the interval's half width.
 
     Bars right of 1 are shown better, bars left of -1 shown worse; between them the rows do not tell.
     """
     figure, axes = _figure()
-    differences = [line.improvements[opponent] for line in lines][::-1]
+    compared = [summary for summary in summaries if opponent in summary.improvements][::-1]
+    differences = [summary.improvements[opponent] for summary in compared]
     widths = [(one.high - one.low) / 2 or 1.0 for one in differences]
     scaled = [one.value / width for one, width in zip(differences, widths, strict=True)]
-    axes.barh([line.metric for line in lines][::-1], scaled, color=[RED if value < -1 else BLUE for value in scaled])
+    axes.barh([summary.metric for summary in compared], scaled, color=[RED if value < -1 else BLUE for value in scaled])
     for edge in (-1, 1):
         axes.axvline(edge, color=GREY, linewidth=1, linestyle=":")
     axes.set(xlabel=f"better than {opponent} (1 = shown)")
@@ -62,21 +63,20 @@ def improvement_plot(lines: Sequence[MetricLine], opponent: str) -> bytes:
     return _png(figure)
 
 
-def history_plot(values: Mapping[str, float], name: str) -> bytes:
-    """Return a metric over partitions, in their order."""
+def loss_curve_plot(history: Sequence[tuple[int, float]]) -> bytes:
+    """Return the validation loss over the rounds of a fit, (round, loss) each; a dotted line marks the best round."""
     figure, axes = _figure()
-    partitions = sorted(values)
-    axes.plot(partitions, [values[partition] for partition in partitions], color=BLUE, marker="o", markersize=4)
-    axes.set(ylabel=name)
-    axes.tick_params(axis="x", labelrotation=45, labelsize=7)
+    axes.plot([at for at, _ in history], [loss for _, loss in history], color=BLUE, marker="o", markersize=2)
+    axes.axvline(min(history, key=lambda each: each[1])[0], color=GREY, linewidth=1, linestyle=":")
+    axes.set(xlabel="round", ylabel="validation loss")
     return _png(figure)
 
 
-def search_plot(course: Sequence[tuple[int, float]]) -> bytes:
+def search_plot(history: Sequence[tuple[int, float]]) -> bytes:
     """Return the lowest loss found so far over the trials of a search, (trial, loss) each."""
     figure, axes = _figure()
     axes.step(
-        [at for at, _ in course], [loss for _, loss in course], where="post", color=BLUE, marker="o", markersize=4
+        [at for at, _ in history], [loss for _, loss in history], where="post", color=BLUE, marker="o", markersize=4
     )
     axes.set(xlabel="trial", ylabel="lowest validation loss")
     return _png(figure)
@@ -99,5 +99,5 @@ def _png(figure: "Figure") -> bytes:
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     # A line drawing needs few colours: a palette makes it a third of the size.
-    Image.open(drawn).convert("RGB").quantize(COLORS).save(packed, format="png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(PALETTE_COLORS).save(packed, format="png", optimize=True)
     return packed.getvalue()

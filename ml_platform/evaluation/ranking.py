@@ -11,22 +11,24 @@ import numpy.typing as npt
 from ml_platform.evaluation.metrics import Array
 
 # Above this many blocks the tables per block outgrow the cache, and cumulative sums over the rows are faster.
-MOST_BLOCKS_FOR_TABLES = 512
+MAX_BLOCKS_FOR_TABLES = 512
 # Cells of a buffer (64 MB of float32): a product prepares its right side anew, so few large ones beat many small ones.
-MOST_CELLS = 1 << 24
-RESAMPLES_AT_ONCE = 64
+MAX_BUFFER_CELLS = 1 << 24
+RESAMPLES_PER_PASS = 64
 
 Codes = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float32]
 
 
-def resampled(truth: Array, scores: Array, codes: Codes, counts: Array, *, precision: bool = True) -> dict[str, Array]:
+def resampled_ranking_metrics(
+    truth: Array, scores: Array, codes: Codes, counts: Array, *, precision: bool = True
+) -> dict[str, Array]:
     """Return ``auc`` and, where ``precision``, ``average_precision``: one value per row of ``counts``.
 
     ``counts`` has shape (resamples, blocks). Ties count half in the AUC and are one threshold in the average precision.
     NaN where a resample holds one class only.
     """
-    if counts.shape[1] <= MOST_BLOCKS_FOR_TABLES:
+    if counts.shape[1] <= MAX_BLOCKS_FOR_TABLES:
         return _by_tables(truth, scores, codes, counts, precision)
     return _by_rows(truth, scores, codes, counts)
 
@@ -34,43 +36,52 @@ def resampled(truth: Array, scores: Array, codes: Codes, counts: Array, *, preci
 def _by_tables(truth: Array, scores: Array, codes: Codes, counts: Array, precision: bool) -> dict[str, Array]:
     blocks, positive = counts.shape[1], truth == 1
     order = np.argsort(scores[positive], kind="stable")
-    hit_scores, hit_codes = scores[positive][order], codes[positive][order]
+    positive_scores, positive_codes = scores[positive][order], codes[positive][order]
     negatives = _sorted_by_block(scores[~positive], codes[~positive], blocks)
-    wins, alarms = np.empty((blocks, blocks)), np.empty((blocks, len(hit_scores)), dtype=np.float32)
-    for number, of_block in enumerate(negatives):
-        below = np.searchsorted(of_block, hit_scores, side="left")
-        not_above = np.searchsorted(of_block, hit_scores, side="right")
-        wins[:, number] = np.bincount(hit_codes, weights=(below + not_above) / 2, minlength=blocks)
-        alarms[number] = len(of_block) - below
-    drawn_hits = counts @ np.bincount(hit_codes, minlength=blocks)
-    drawn_misses = counts @ np.array([len(of_block) for of_block in negatives], dtype=np.float64)
+    wins, false_positives = np.empty((blocks, blocks)), np.empty((blocks, len(positive_scores)), dtype=np.float32)
+    for number, block_scores in enumerate(negatives):
+        below = np.searchsorted(block_scores, positive_scores, side="left")
+        not_above = np.searchsorted(block_scores, positive_scores, side="right")
+        wins[:, number] = np.bincount(positive_codes, weights=(below + not_above) / 2, minlength=blocks)
+        false_positives[number] = len(block_scores) - below
+    drawn_positives = counts @ np.bincount(positive_codes, minlength=blocks)
+    drawn_negatives = counts @ np.array([len(block_scores) for block_scores in negatives], dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        values = {"auc": np.einsum("rb,rb->r", counts @ wins, counts) / (drawn_hits * drawn_misses)}
+        values = {"auc": np.einsum("rb,rb->r", counts @ wins, counts) / (drawn_positives * drawn_negatives)}
         if precision:
-            values["average_precision"] = _precision_by_tables(hit_scores, hit_codes, alarms, counts) / drawn_hits
+            values["average_precision"] = (
+                _precision_by_tables(positive_scores, positive_codes, false_positives, counts) / drawn_positives
+            )
     return values
 
 
-def _precision_by_tables(hit_scores: Array, hit_codes: Codes, alarms: Counts, counts: Array) -> Array:
+def _precision_by_tables(
+    positive_scores: Array, positive_codes: Codes, false_positives: Counts, counts: Array
+) -> Array:
     """Return the sum of precisions over the positives of each resample, shape (resamples,)."""
     blocks = counts.shape[1]
     # Counts of rows stay below 2**24, so float32 is exact for them and half the memory traffic.
-    hits, member = np.empty_like(alarms), np.zeros((len(hit_codes), blocks), dtype=np.float32)
-    member[np.arange(len(hit_codes)), hit_codes] = 1
-    for number, of_block in enumerate(_sorted_by_block(hit_scores, hit_codes, blocks)):
-        hits[number] = len(of_block) - np.searchsorted(of_block, hit_scores, side="left")
-    hits_and_alarms, summed = hits + alarms, np.empty(len(counts))
-    at_once = min(len(counts), max(1, MOST_CELLS // len(hit_codes)))
+    true_positives, block_membership = (
+        np.empty_like(false_positives),
+        np.zeros((len(positive_codes), blocks), dtype=np.float32),
+    )
+    block_membership[np.arange(len(positive_codes)), positive_codes] = 1
+    for number, block_scores in enumerate(_sorted_by_block(positive_scores, positive_codes, blocks)):
+        true_positives[number] = len(block_scores) - np.searchsorted(block_scores, positive_scores, side="left")
+    predicted_positive_counts, summed = true_positives + false_positives, np.empty(len(counts))
+    resamples_per_pass = min(len(counts), max(1, MAX_BUFFER_CELLS // len(positive_codes)))
     # Two buffers for all rounds: fresh memory in each would cost more than the arithmetic.
-    share, seen = (np.empty((at_once, len(hit_codes)), dtype=np.float32) for _ in range(2))
-    for start in range(0, len(counts), at_once):
-        part = counts[start : start + at_once].astype(np.float32)
+    share, predicted_positives = (
+        np.empty((resamples_per_pass, len(positive_codes)), dtype=np.float32) for _ in range(2)
+    )
+    for start in range(0, len(counts), resamples_per_pass):
+        part = counts[start : start + resamples_per_pass].astype(np.float32)
         rows = len(part)
-        np.matmul(part, hits, out=share[:rows])
-        np.matmul(part, hits_and_alarms, out=seen[:rows])
-        np.maximum(seen, 1.0, out=seen)
-        np.divide(share, seen, out=share)
-        summed[start : start + rows] = np.einsum("rb,rb->r", share[:rows] @ member, part, dtype=np.float64)
+        np.matmul(part, true_positives, out=share[:rows])
+        np.matmul(part, predicted_positive_counts, out=predicted_positives[:rows])
+        np.maximum(predicted_positives, 1.0, out=predicted_positives)
+        np.divide(share, predicted_positives, out=share)
+        summed[start : start + rows] = np.einsum("rb,rb->r", share[:rows] @ block_membership, part, dtype=np.float64)
     return summed
 
 
@@ -79,17 +90,22 @@ def _by_rows(truth: Array, scores: Array, codes: Codes, counts: Array) -> dict[s
     ordered, sorted_codes, sorted_truth = scores[order], codes[order], truth[order].astype(np.float32)
     last_of_tie = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
     auc, precision = np.empty(len(counts)), np.empty(len(counts))
-    for start in range(0, len(counts), RESAMPLES_AT_ONCE):
-        weight = counts[start : start + RESAMPLES_AT_ONCE].astype(np.float32)[:, sorted_codes]
-        seen = np.cumsum(weight, axis=1)[:, last_of_tie].astype(np.float64)
-        hits = np.cumsum(weight * sorted_truth, axis=1)[:, last_of_tie].astype(np.float64)
-        alarms = seen - hits
-        new_hits, new_alarms = np.diff(hits, prepend=0.0), np.diff(alarms, prepend=0.0)
-        won = new_hits * (alarms[:, -1:] - alarms + new_alarms / 2)
+    for start in range(0, len(counts), RESAMPLES_PER_PASS):
+        weight = counts[start : start + RESAMPLES_PER_PASS].astype(np.float32)[:, sorted_codes]
+        predicted_positives = np.cumsum(weight, axis=1)[:, last_of_tie].astype(np.float64)
+        true_positives = np.cumsum(weight * sorted_truth, axis=1)[:, last_of_tie].astype(np.float64)
+        false_positives = predicted_positives - true_positives
+        new_true_positives, new_false_positives = (
+            np.diff(true_positives, prepend=0.0),
+            np.diff(false_positives, prepend=0.0),
+        )
+        won = new_true_positives * (false_positives[:, -1:] - false_positives + new_false_positives / 2)
         part = slice(start, start + len(weight))
         with np.errstate(invalid="ignore", divide="ignore"):
-            auc[part] = won.sum(axis=1) / (hits[:, -1] * alarms[:, -1])
-            precision[part] = (new_hits * hits / np.maximum(seen, 1.0)).sum(axis=1) / hits[:, -1]
+            auc[part] = won.sum(axis=1) / (true_positives[:, -1] * false_positives[:, -1])
+            precision[part] = (new_true_positives * true_positives / np.maximum(predicted_positives, 1.0)).sum(
+                axis=1
+            ) / true_positives[:, -1]
     return {"auc": auc, "average_precision": precision}
 
 

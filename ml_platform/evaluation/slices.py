@@ -36,7 +36,7 @@ class SliceSettings(Settings):
     margin: float = Field(default=0.01, ge=0, description="How much worse a slice may be, in units of the metric.")
     minimum_support: int = Field(default=200, ge=1, description="Rows below which a slice is not judged.")
     error_rate: float = Field(default=0.05, gt=0, lt=1, description="Chance of any false alarm over all slices.")
-    demand: Literal["not_proven_worse", "proven_not_worse"] = Field(
+    criterion: Literal["not_proven_worse", "proven_not_worse"] = Field(
         default="not_proven_worse",
         description="Block slices shown to be worse, or block all that are not shown to be safe.",
     )
@@ -53,7 +53,7 @@ class SliceScore:
 
 
 @dataclass(frozen=True)
-class SliceRegression:
+class SliceComparison:
     """A slice in which candidate and champion were compared; both flags hold over all slices together (Holm 1979)."""
 
     column: str
@@ -83,28 +83,28 @@ def worst_slices(
 
     truth, predicted = np.asarray(label, np.float64), np.asarray(prediction, np.float64)
     functions = {"rows": _rows, metric: _metric_or_nan(metric, task)}
-    found: list[SliceScore] = []
+    scores: list[SliceScore] = []
     for column in slices.columns:
         features = slices[column].cast(pl.String).fill_null("null").to_numpy()
         frame = MetricFrame(metrics=functions, y_true=truth, y_pred=predicted, sensitive_features=features)
         for value, row in frame.by_group.iterrows():
             if row["rows"] >= minimum_support and np.isfinite(row[metric]):
-                found.append(SliceScore(column, str(value), int(row["rows"]), float(row[metric])))
-    return sorted(found, key=lambda one: one.score, reverse=metric not in HIGHER_IS_BETTER)[:limit]
+                scores.append(SliceScore(column, str(value), int(row["rows"]), float(row[metric])))
+    return sorted(scores, key=lambda each: each.score, reverse=metric not in HIGHER_IS_BETTER)[:limit]
 
 
-def regressions(evidence: "Evidence", settings: SliceSettings) -> list[SliceRegression]:
+def compare_slices(evidence: "Evidence", settings: SliceSettings) -> list[SliceComparison]:
     """Return every slice with enough rows, candidate compared with champion by paired bootstrap within the slice.
 
     ``proven_worse``: worse by more than the margin; ``proven_not_worse``: not worse by more than it. Each at a
     family-wise error of ``error_rate`` by Holm's step-down method. Slices with one class or one block are left out.
     """
-    compared = list(_compared(evidence, settings))
-    worse = holm([1.0 - one.chance_if_not_above(-settings.margin) for _, _, one in compared])
-    safe = holm([one.chance_if_not_above(-settings.margin) for _, _, one in compared])
+    compared = list(_slice_differences(evidence, settings))
+    worse = holm([1.0 - each.one_sided_p_value(-settings.margin) for _, _, each in compared])
+    safe = holm([each.one_sided_p_value(-settings.margin) for _, _, each in compared])
     return [
-        SliceRegression(column, value, one.rows, one, worse[i] < settings.error_rate, safe[i] < settings.error_rate)
-        for i, (column, value, one) in enumerate(compared)
+        SliceComparison(column, value, each.rows, each, worse[i] < settings.error_rate, safe[i] < settings.error_rate)
+        for i, (column, value, each) in enumerate(compared)
     ]
 
 
@@ -122,7 +122,7 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-def _compared(evidence: "Evidence", settings: SliceSettings) -> Iterator[tuple[str, str, Difference]]:
+def _slice_differences(evidence: "Evidence", settings: SliceSettings) -> Iterator[tuple[str, str, Difference]]:
     table = pl.DataFrame() if evidence.slices is None else evidence.slices
     for column in settings.columns:
         if column not in table.columns:
@@ -130,11 +130,11 @@ def _compared(evidence: "Evidence", settings: SliceSettings) -> Iterator[tuple[s
                 f"Slice column '{column}'",
                 expected=f"one of {listed(table.columns)}",
                 found="no such column among the evaluated rows",
-                mend=f"Correct the gate's columns in the model's defs.yaml.{did_you_mean(column, table.columns)}",
+                fix=f"Correct the gate's columns in the model's defs.yaml.{did_you_mean(column, table.columns)}",
             )
-        named = table[column].cast(pl.String).fill_null("null").to_numpy()
-        for value in np.unique(named):
-            rows = np.flatnonzero(named == value)
+        slice_values = table[column].cast(pl.String).fill_null("null").to_numpy()
+        for value in np.unique(slice_values):
+            rows = np.flatnonzero(slice_values == value)
             if len(rows) >= settings.minimum_support and _comparable(evidence, rows):
                 yield column, str(value), _difference(evidence, settings.metric, rows)
 
@@ -147,8 +147,10 @@ def _comparable(evidence: "Evidence", rows: npt.NDArray[np.int64]) -> bool:
 def _difference(evidence: "Evidence", metric: str, rows: npt.NDArray[np.int64]) -> Difference:
     pair = {name: evidence.predictions[name][rows] for name in ("candidate", "champion")}
     settings = evidence.settings
-    drawn = bootstrap(evidence.label[rows], pair, evidence.block[rows], settings, task=evidence.task, metrics=[metric])
-    return drawn.difference("candidate", "champion", metric)
+    resamples = bootstrap(
+        evidence.label[rows], pair, evidence.block[rows], settings, task=evidence.task, metrics=[metric]
+    )
+    return resamples.difference("candidate", "champion", metric)
 
 
 def _rows(truth: Array, _: Array) -> int:

@@ -7,7 +7,7 @@ from ml_platform.evaluation.evidence import CANDIDATE, Evidence
 
 
 @dataclass(frozen=True)
-class MetricLine:
+class MetricSummary:
     """One metric of the candidate, and by how much it is better than each other model (positive is better)."""
 
     metric: str
@@ -16,9 +16,9 @@ class MetricLine:
     improvements: dict[str, Difference]
 
 
-def summarize(evidence: Evidence) -> list[MetricLine]:
+def summarize_metrics(evidence: Evidence) -> list[MetricSummary]:
     """Return one line per metric of the task, over champion and baselines alike."""
-    drawn = bootstrap(
+    resamples = bootstrap(
         evidence.label,
         evidence.predictions,
         evidence.block,
@@ -27,25 +27,25 @@ def summarize(evidence: Evidence) -> list[MetricLine]:
         bounds=evidence.bounds,
     )
     others = [name for name in evidence.predictions if name != CANDIDATE]
-    return [_line(drawn, metric, others) for metric in drawn.points[CANDIDATE]]
+    return [_metric_summary(resamples, metric, others) for metric in resamples.points[CANDIDATE]]
 
 
-def plain_numbers(lines: list[MetricLine]) -> dict[str, float]:
+def flat_metrics(summaries: list[MetricSummary]) -> dict[str, float]:
     """Return the candidate's metrics as ``{metric, metric_low, metric_high}``: names that stay, so that they plot."""
     numbers: dict[str, float] = {}
-    for line in lines:
-        numbers[line.metric] = line.candidate.value
-        numbers[f"{line.metric}_low"] = line.candidate.low
-        numbers[f"{line.metric}_high"] = line.candidate.high
+    for summary in summaries:
+        numbers[summary.metric] = summary.candidate.value
+        numbers[f"{summary.metric}_low"] = summary.candidate.low
+        numbers[f"{summary.metric}_high"] = summary.candidate.high
     return numbers
 
 
-def _line(drawn: Bootstrap, metric: str, others: list[str]) -> MetricLine:
+def _metric_summary(resamples: Bootstrap, metric: str, others: list[str]) -> MetricSummary:
     # Not every model predicts an interval, so not every one has a coverage.
-    others = [name for name in others if metric in drawn.points[name]]
-    return MetricLine(
+    others = [name for name in others if metric in resamples.points[name]]
+    return MetricSummary(
         metric=metric,
-        candidate=drawn.interval(CANDIDATE, metric),
-        others={name: drawn.points[name][metric] for name in others},
-        improvements={name: drawn.difference(CANDIDATE, name, metric) for name in others},
+        candidate=resamples.interval(CANDIDATE, metric),
+        others={name: resamples.points[name][metric] for name in others},
+        improvements={name: resamples.difference(CANDIDATE, name, metric) for name in others},
     )

@@ -60,7 +60,7 @@ def decide(gates: Sequence[GateResult]) -> tuple[Decision, list[str]]:
     return decision, [f"{gate.name}: {gate.reason}" for gate in failed]
 
 
-def give_verdict(
+def build_verdict(
     *,
     model: str,
     partition: str,
@@ -74,7 +74,7 @@ def give_verdict(
     """Return the verdict on ``candidate`` over ``champion`` (content digests), sealed with its digest."""
     decision, reasons = decide(gates)
     needed = [gate.labels_needed for gate in gates if not gate.passed and gate.labels_needed]
-    facts = {
+    content = {
         "model": model,
         "partition": partition,
         "candidate": candidate,
@@ -87,17 +87,17 @@ def give_verdict(
         "table": table,
         "decided_at": at.isoformat(),
     }
-    return Verdict.model_validate({**facts, "digest": value_digest(facts)})
+    return Verdict.model_validate({**content, "digest": value_digest(content)})
 
 
-def store(verdict: Verdict, folder: Path) -> Path:
+def store_verdict(verdict: Verdict, folder: Path) -> Path:
     """Write the verdict to ``folder/<digest>.json`` and return the path; the same verdict again changes nothing."""
     path = folder / f"{verdict.digest}.json"
     write_bytes(path, canonical_json(verdict.model_dump()) + b"\n")
     return path
 
 
-def verified(path: Path) -> Verdict:
+def read_verdict(path: Path) -> Verdict:
     """Return the verdict stored at ``path``.
 
     Raises :class:`VerdictError` when the file is absent or unreadable, when its content does not have the digest that
@@ -107,21 +107,21 @@ def verified(path: Path) -> Verdict:
         stored = json.loads(path.read_bytes())
         verdict = Verdict.model_validate(stored)
     except (OSError, ValueError) as error:
-        raise _broken(path, "a readable verdict", f"{type(error).__name__}") from error
+        raise _invalid_verdict(path, "a readable verdict", f"{type(error).__name__}") from error
     # As it was stored: what a later version of the record adds, an older one was not sealed with.
     actual = value_digest({name: value for name, value in stored.items() if name != "digest"})
     if not actual == verdict.digest == path.stem:
-        raise _broken(path, f"content with the digest {path.stem[:12]}", f"digest {actual[:12]}")
+        raise _invalid_verdict(path, f"content with the digest {path.stem[:12]}", f"digest {actual[:12]}")
     decision, _ = decide(verdict.gates)
     if decision != verdict.decision:
-        raise _broken(path, f"the decision {decision} that follows from its gates", verdict.decision)
+        raise _invalid_verdict(path, f"the decision {decision} that follows from its gates", verdict.decision)
     return verdict
 
 
-def _broken(path: Path, expected: str, found: str) -> VerdictError:
+def _invalid_verdict(path: Path, expected: str, found: str) -> VerdictError:
     return VerdictError(
         f"Verdict '{path.name}'",
         expected=expected,
         found=found,
-        mend="Nothing is promoted on it: materialize the evaluation again.",
+        fix="Nothing is promoted on it: materialize the evaluation again.",
     )

@@ -67,9 +67,9 @@ def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -
 
     Raises :class:`ViewError` naming the view, what was expected, what was found, and where.
     """
-    frame = _typed(view, _returned(view, _visible(view, sources), window))
+    frame = _typed_facts(view, _call_function(view, _visible_sources(view, sources), window))
     if frame.height:
-        _demand_instants(view, window)
+        _require_time_zone(view, window)
     before = frame[KNOWN_AT] < window.start if frame.height else pl.Series([], dtype=pl.Boolean)
     after = frame[KNOWN_AT] >= window.end if frame.height else pl.Series([], dtype=pl.Boolean)
     late = frame.filter(after)
@@ -77,20 +77,20 @@ def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -
         raise ViewError(
             f"Feature view '{view.name}'",
             expected=f"no fact known at or after the data clock {window.end:%Y-%m-%dT%H:%M%z}",
-            found=f"{late.height}, the first {_place(view, late)}",
-            mend="Declare lookback_days, so that the next partition finds them, or mend known_at.",
+            found=f"{late.height}, the first {_describe_first(view, late)}",
+            fix="Declare lookback_days, so that the next partition finds them, or mend known_at.",
         )
     inside = frame.filter(~(before | after))
-    distinct, standing = duplicates(inside, view.entity)
+    distinct, current = duplicates(inside, view.entity)
     return ChangeLog(
-        standing,
+        current,
         BuildReport(
-            rows=standing.height,
+            rows=current.height,
             duplicates=inside.height - distinct,
-            superseded=distinct - standing.height,
+            superseded=distinct - current.height,
             before_window=int(before.sum()),
             after_clock=late.height,
-            first_after_clock=_place(view, late) if late.height else None,
+            first_after_clock=_describe_first(view, late) if late.height else None,
         ),
     )
 
@@ -101,17 +101,17 @@ def duplicates(facts: pl.DataFrame, entity: list[str]) -> tuple[int, pl.DataFram
     The rows come back sorted by known_at and then entity.
     """
     keys = [KNOWN_AT, *entity]
-    after, equal = _steps(facts, keys)
+    after, equal = _compare_neighbours(facts, keys)
     if not (after | equal).all():
         facts = facts.sort(keys, maintain_order=True)
-        after, equal = _steps(facts, keys)
+        after, equal = _compare_neighbours(facts, keys)
     if not equal.any():
         return facts.height, facts
-    contested = facts.filter(_either_side(equal))
+    contested = facts.filter(_tied_rows(equal))
     return facts.height - contested.height + contested.n_unique(), facts.filter(~equal.extend_constant(False, 1))
 
 
-def _steps(facts: pl.DataFrame, keys: list[str]) -> tuple[pl.Series, pl.Series]:
+def _compare_neighbours(facts: pl.DataFrame, keys: list[str]) -> tuple[pl.Series, pl.Series]:
     """Return, for each pair of neighbours, whether the second comes after the first by ``keys``, or ties with it."""
     first, second = facts.select(keys).head(max(facts.height - 1, 0)), facts.select(keys).slice(1)
     after = pl.repeat(False, first.height, eager=True, dtype=pl.Boolean)
@@ -123,10 +123,10 @@ def _steps(facts: pl.DataFrame, keys: list[str]) -> tuple[pl.Series, pl.Series]:
     return after, equal
 
 
-def _either_side(equal: pl.Series) -> pl.Series:
+def _tied_rows(equal: pl.Series) -> pl.Series:
     """Return which rows tie with the row before or after them, from which neighbours tie."""
-    before, behind = pl.Series([False], dtype=pl.Boolean), equal.clone()
-    return before.append(equal) | behind.extend_constant(False, 1)
+    before, following = pl.Series([False], dtype=pl.Boolean), equal.clone()
+    return before.append(equal) | following.extend_constant(False, 1)
 
 
 def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) -> tuple[TableVersion, BuildReport]:
@@ -135,10 +135,12 @@ def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) 
     A fact that the partition did not hold before, and that is older than the newest one it did hold, is late: it is
     published (an earlier version of the table still shows the history without it) and counted, the first one named.
     """
-    late = _late(view, log.frame, lake, partition)
+    late = _late_facts(view, log.frame, lake, partition)
     report = log.report
     if late.height:
-        report = BuildReport(**asdict(report) | {"late_facts": late.height, "first_late_fact": _place(view, late)})
+        report = BuildReport(
+            **asdict(report) | {"late_facts": late.height, "first_late_fact": _describe_first(view, late)}
+        )
     return lake.write(view.table, log.frame, partition), report
 
 
@@ -152,7 +154,7 @@ def read(
     return lake.scan(view.table, version, partitions).select(*view.entity, KNOWN_AT, *view.dtypes)
 
 
-def _visible(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
+def _visible_sources(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
     visible: dict[str, pl.LazyFrame] = {}
     for source in view.sources:
         if source.dataset not in sources:
@@ -160,22 +162,22 @@ def _visible(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dict[str, p
                 f"Feature view '{view.name}'",
                 expected=f"a source '{source.dataset}'",
                 found=listed(sources),
-                mend=f"Pass it, or mend the declaration.{did_you_mean(source.dataset, sources)}",
+                fix=f"Pass it, or mend the declaration.{did_you_mean(source.dataset, sources)}",
             )
-        held = sources[source.dataset].collect_schema().names()
-        absent = [column for column in source.seen if column not in held]
+        existing = sources[source.dataset].collect_schema().names()
+        absent = [column for column in source.visible_columns if column not in existing]
         if absent:
             raise ViewError(
                 f"Feature view '{view.name}'",
                 expected=f"columns {listed(absent)} in '{source.dataset}'",
-                found=listed(held, limit=30),
-                mend=f"Mend the declared columns.{did_you_mean(absent[0], held)}",
+                found=listed(existing, limit=30),
+                fix=f"Mend the declared columns.{did_you_mean(absent[0], existing)}",
             )
-        visible[source.dataset] = sources[source.dataset].select(source.seen or pl.all())
+        visible[source.dataset] = sources[source.dataset].select(source.visible_columns or pl.all())
     return visible
 
 
-def _returned(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
+def _call_function(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
     function = load_function(view.function)
     takes_window = len(inspect.signature(function).parameters) > 1
     result = function(sources, window) if takes_window else function(sources)
@@ -184,7 +186,7 @@ def _returned(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Windo
             f"Feature view '{view.name}', function {view.function}",
             expected="a Polars frame of facts",
             found=type(result).__name__,
-            mend="Return the LazyFrame (entity…, known_at, values…).",
+            fix="Return the LazyFrame (entity…, known_at, values…).",
         )
     frame: pl.DataFrame = result.lazy().collect()
     expected = [*view.entity, KNOWN_AT, *view.dtypes]
@@ -196,19 +198,20 @@ def _returned(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Windo
             f"Feature view '{view.name}', function {view.function}",
             expected=f"the columns {listed(expected, limit=50)}",
             found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
-            mend=f"Mend the function or the declared features.{hint}",
+            fix=f"Mend the function or the declared features.{hint}",
         )
     return frame.select(expected)
 
 
-def _typed(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
+def _typed_facts(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
     known = frame.schema[KNOWN_AT]
     if not isinstance(known, pl.Datetime) or known.time_zone is None:
         raise ViewError(
             f"Feature view '{view.name}', column '{KNOWN_AT}'",
             expected="instants with a time zone",
-            found=f"{known}" + (f", the first {_place(view, frame)}" if frame.height and known.is_temporal() else ""),
-            mend="Use .dt.replace_time_zone(zone) where the zone is known; a naive time can be any of 24 instants.",
+            found=f"{known}"
+            + (f", the first {_describe_first(view, frame)}" if frame.height and known.is_temporal() else ""),
+            fix="Use .dt.replace_time_zone(zone) where the zone is known; a naive time can be any of 24 instants.",
         )
     frame = frame.with_columns(pl.col(KNOWN_AT).dt.convert_time_zone("UTC").dt.cast_time_unit("us").cast(INSTANT))
     for column in [*view.entity, KNOWN_AT]:
@@ -217,8 +220,8 @@ def _typed(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
             raise ViewError(
                 f"Feature view '{view.name}', column '{column}'",
                 expected="no nulls",
-                found=f"{rows.height} of {frame.height} rows without it, the first {_place(view, rows)}",
-                mend="A fact needs an entity and a time at which it became known: leave such rows out.",
+                found=f"{rows.height} of {frame.height} rows without it, the first {_describe_first(view, rows)}",
+                fix="A fact needs an entity and a time at which it became known: leave such rows out.",
             )
     return frame.with_columns(_cast(view, frame[name], dtype, frame) for name, dtype in view.dtypes.items())
 
@@ -226,54 +229,56 @@ def _typed(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
 def _cast(view: FeatureView, column: pl.Series, dtype: pl.DataType, frame: pl.DataFrame) -> pl.Series:
     if column.dtype == dtype and not (dtype.is_float() and not math.isfinite(column.sum() or 0.0)):
         return column
-    wrong = f"Feature view '{view.name}', column '{column.name}'"
+    subject = f"Feature view '{view.name}', column '{column.name}'"
     if dtype == INSTANT and isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
-        raise ViewError(wrong, expected="instants with a time zone", found="naive ones", mend="Say which zone it is.")
+        raise ViewError(subject, expected="instants with a time zone", found="naive ones", fix="Say which zone it is.")
     if (
         column.dtype.is_numeric() != dtype.is_numeric()
         and column.dtype not in (pl.Null, pl.Boolean)
         and not isinstance(column.dtype, pl.Categorical | pl.Enum)
     ):
-        raise ViewError(wrong, expected=str(dtype), found=str(column.dtype), mend="Mend the function or the type.")
+        raise ViewError(subject, expected=str(dtype), found=str(column.dtype), fix="Mend the function or the type.")
     try:
         cast = column.fill_nan(None).cast(dtype) if column.dtype.is_float() else column.cast(dtype)
     except pl.exceptions.InvalidOperationError as error:
         reason = str(error).split("\n")[0]
-        raise ViewError(wrong, expected=f"values of {dtype}", found=reason, mend="Declare a wider type.") from error
+        raise ViewError(subject, expected=f"values of {dtype}", found=reason, fix="Declare a wider type.") from error
     # A finite sum rules out what is infinite, in one pass.
     if cast.dtype.is_float() and not math.isfinite(cast.sum() or 0.0) and cast.is_infinite().any():
         rows = frame.filter(cast.is_infinite().fill_null(False))
         raise ViewError(
-            wrong,
+            subject,
             expected="finite values",
-            found=f"{rows.height} infinite, the first {_place(view, rows)}",
-            mend="Guard the division; null says that there is no value.",
+            found=f"{rows.height} infinite, the first {_describe_first(view, rows)}",
+            fix="Guard the division; null says that there is no value.",
         )
     return cast
 
 
-def _demand_instants(view: FeatureView, window: Window) -> None:
+def _require_time_zone(view: FeatureView, window: Window) -> None:
     if window.start.tzinfo is None or window.end.tzinfo is None:
         raise ViewError(
             f"Window of feature view '{view.name}'",
             expected="bounds with a time zone",
             found=f"{window.start} to {window.end}",
-            mend="Use ml_platform.data.partitions.month_bounds.",
+            fix="Use ml_platform.data.partitions.month_bounds.",
         )
 
 
-def _late(view: FeatureView, facts: pl.DataFrame, lake: Lake, partition: str | None) -> pl.DataFrame:
+def _late_facts(view: FeatureView, facts: pl.DataFrame, lake: Lake, partition: str | None) -> pl.DataFrame:
     if not lake.exists(view.table) or (partition is not None and partition not in lake.partitions(view.table)):
         return facts.clear()
     keys = [*view.entity, KNOWN_AT]
     published = lake.scan(view.table, partitions=None if partition is None else [partition])
-    held = published.drop(PARTITION, strict=False).select(keys).collect()
-    if not held.height:
+    existing = published.drop(PARTITION, strict=False).select(keys).collect()
+    if not existing.height:
         return facts.clear()
-    return facts.filter(pl.col(KNOWN_AT) < held[KNOWN_AT].max()).join(held, on=keys, how="anti", maintain_order="left")
+    return facts.filter(pl.col(KNOWN_AT) < existing[KNOWN_AT].max()).join(
+        existing, on=keys, how="anti", maintain_order="left"
+    )
 
 
-def _place(view: FeatureView, rows: pl.DataFrame) -> str:
+def _describe_first(view: FeatureView, rows: pl.DataFrame) -> str:
     """Return ``origin=JFK at 2013-03-01T10:00+0000`` for the first of ``rows``."""
     row = rows.row(0, named=True)
     entity = ", ".join(f"{name}={row[name]}" for name in view.entity) or "the system"

@@ -35,23 +35,23 @@ class Encoder:
 
         Raises :class:`EncoderError` when a feature is absent or neither number, flag, text nor null.
         """
-        _demand(frame, feature_names)
-        text = [name for name in feature_names if _is_text(frame.schema[name])]
-        odd = [name for name in feature_names if name not in text and not _is_number(frame.schema[name])]
-        if odd:
+        _require_columns(frame, feature_names)
+        texts = [name for name in feature_names if _is_text(frame.schema[name])]
+        unsupported = [name for name in feature_names if name not in texts and not _is_number(frame.schema[name])]
+        if unsupported:
             raise EncoderError(
                 "Encoder",
                 expected="numbers, flags or categories",
-                found=", ".join(f"'{name}' ({frame.schema[name]})" for name in odd[:5]),
-                mend="Declare these features hidden, or turn them into numbers.",
+                found=", ".join(f"'{name}' ({frame.schema[name]})" for name in unsupported[:5]),
+                fix="Declare these features hidden, or turn them into numbers.",
             )
-        found = {name: tuple(frame[name].cast(pl.String).drop_nulls().unique().sort()) for name in text}
+        found = {name: tuple(frame[name].cast(pl.String).drop_nulls().unique().sort()) for name in texts}
         return cls(tuple(feature_names), found)
 
     @property
     def category_indices(self) -> list[int]:
         """Places of the features that are categories, for trainers that treat these apart."""
-        return [place for place, name in enumerate(self.feature_names) if name in self.categories]
+        return [position for position, name in enumerate(self.feature_names) if name in self.categories]
 
     def transform(self, frame: pl.DataFrame) -> np.ndarray:
         """Return a float32 matrix of shape (rows, features), row-major, in the order of ``feature_names``.
@@ -59,16 +59,16 @@ class Encoder:
         Null, NaN, infinite values and categories not seen when fitted become NaN; flags become 0 and 1.
         Raises :class:`EncoderError` when a feature is absent, or is text where numbers were fitted (or the reverse).
         """
-        _demand(frame, self.feature_names)
+        _require_columns(frame, self.feature_names)
         matrix = np.empty((frame.height, len(self.feature_names)), dtype=np.float32)
-        for place, name in enumerate(self.feature_names):
-            matrix[:, place] = self.encoded(name, frame[name])
+        for position, name in enumerate(self.feature_names):
+            matrix[:, position] = self.encode_column(name, frame[name])
         matrix[np.isinf(matrix)] = np.nan
         return matrix
 
-    def encoded(self, name: str, column: pl.Series) -> np.ndarray:
+    def encode_column(self, name: str, column: pl.Series) -> np.ndarray:
         """Return feature ``name`` as float32 (n): the column of :meth:`transform`, infinite values still in it."""
-        self.demand_kind(name, column.dtype)
+        self.require_kind(name, column.dtype)
         if name not in self.categories:
             # To numpy, a null of a float is NaN.
             return column.cast(pl.Float32).to_numpy()
@@ -77,14 +77,14 @@ class Encoder:
             return np.array([codes.get(text, np.nan) for text in column.to_list()], dtype=np.float32)
         return _codes(column, self.categories[name]).to_numpy()
 
-    def demand_kind(self, name: str, dtype: pl.DataType) -> None:
+    def require_kind(self, name: str, dtype: pl.DataType) -> None:
         """Raise :class:`EncoderError` where feature ``name`` is a category and ``dtype`` is not, or the reverse."""
         if dtype != pl.Null and _is_text(dtype) != (name in self.categories):
             raise EncoderError(
                 f"Feature '{name}'",
                 expected="a category" if name in self.categories else "a number",
                 found=str(dtype),
-                mend="Pass the features of the views that the model was trained with.",
+                fix="Pass the features of the views that the model was trained with.",
             )
 
     def codes(self, name: str) -> dict[str, int]:
@@ -102,12 +102,14 @@ class Encoder:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the encoder that ``text`` describes. Raises :class:`EncoderError` for another format."""
-        held = json.loads(text)
-        if held.get("format") != FORMAT:
+        fields = json.loads(text)
+        if fields.get("format") != FORMAT:
             raise EncoderError(
-                "encoder.json", expected=FORMAT, found=str(held.get("format")), mend="Use the release that wrote it."
+                "encoder.json", expected=FORMAT, found=str(fields.get("format")), fix="Use the release that wrote it."
             )
-        return cls(tuple(held["feature_names"]), {name: tuple(values) for name, values in held["categories"].items()})
+        return cls(
+            tuple(fields["feature_names"]), {name: tuple(values) for name, values in fields["categories"].items()}
+        )
 
 
 def _codes(column: pl.Series, categories: tuple[str, ...]) -> pl.Series:
@@ -116,14 +118,14 @@ def _codes(column: pl.Series, categories: tuple[str, ...]) -> pl.Series:
     return column.cast(pl.String).replace_strict(known, codes, default=None, return_dtype=pl.Float32)
 
 
-def _demand(frame: pl.DataFrame, names: Sequence[str]) -> None:
+def _require_columns(frame: pl.DataFrame, names: Sequence[str]) -> None:
     absent = [name for name in names if name not in frame.columns]
     if absent:
         raise EncoderError(
             "Encoder",
             expected=f"all {len(names)} features",
             found=f"{len(absent)} absent: {listed(absent)}",
-            mend=f"Read them with the model's FeatureSet.{did_you_mean(absent[0], frame.columns)}",
+            fix=f"Read them with the model's FeatureSet.{did_you_mean(absent[0], frame.columns)}",
         )
 
 

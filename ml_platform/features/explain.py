@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.online import OnlineStore
+from ml_platform.features.online_store import OnlineStore
 from ml_platform.features.view import PREDICT_AT
 
 
 @dataclass(frozen=True)
-class Explained:
+class FeatureExplanation:
     """One feature of one row. ``known_at`` and ``age_minutes`` are None where nothing was read, or nothing stored."""
 
     feature: str
@@ -24,31 +24,35 @@ class Explained:
     age_minutes: float | None
 
 
-def explain_online(feature_set: FeatureSet, row: pl.DataFrame, store: OnlineStore) -> list[Explained]:
+def explain_online(feature_set: FeatureSet, row: pl.DataFrame, store: OnlineStore) -> list[FeatureExplanation]:
     """Return the features of ``row`` (one row: request fields, predict_at) as the store serves them now."""
     served = feature_set.serve(row, store)
-    return _explained(feature_set, served.frame, served.ages, served.as_of[0])
+    return _explain(feature_set, served.frame, served.ages, served.as_of[0])
 
 
-def explain_as_of(feature_set: FeatureSet, row: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]) -> list[Explained]:
+def explain_as_of(
+    feature_set: FeatureSet, row: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]
+) -> list[FeatureExplanation]:
     """Return the features of ``row`` (one row: request fields, predict_at) as the logs knew them at its predict_at."""
     aged = FeatureSet([view.model_copy(update={"age": view.kind == "stored"}) for view in feature_set.views])
     read = aged.as_of(row.lazy(), logs).collect()
     ages = read.select(pl.col(view.age_column).alias(view.name) for view in aged.stored)
-    return _explained(feature_set, read, ages, read[PREDICT_AT][0])
+    return _explain(feature_set, read, ages, read[PREDICT_AT][0])
 
 
-def _explained(feature_set: FeatureSet, frame: pl.DataFrame, ages: pl.DataFrame, as_of: datetime) -> list[Explained]:
+def _explain(
+    feature_set: FeatureSet, frame: pl.DataFrame, ages: pl.DataFrame, as_of: datetime
+) -> list[FeatureExplanation]:
     values = frame.row(0, named=True)
     aged = ages.row(0, named=True) if ages.width else {}
     explained = []
     for view in feature_set.views:
         age = aged.get(view.name)
         known_at = None if age is None else as_of - timedelta(minutes=age)
-        units = {view.column(each.name): (each.unit, each.description) for each in view.features}
+        units = {view.column(feature.name): (feature.unit, feature.description) for feature in view.features}
         units[view.age_column] = ("minutes", f"Age of what '{view.name}' says")
         explained += [
-            Explained(name, values[name], *units[name], view.name, known_at, age)
+            FeatureExplanation(name, values[name], *units[name], view.name, known_at, age)
             for name in view.feature_names
             if name in feature_set.feature_names
         ]

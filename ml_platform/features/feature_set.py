@@ -10,27 +10,29 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
-import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from ml_platform.data.lake import Lake
 from ml_platform.data.references import load_function
+from ml_platform.data.settings import RENAMED_ATTRIBUTES
+from ml_platform.data.stored_names import with_current_names
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features import change_log
-from ml_platform.features.encoder import Encoder
-from ml_platform.features.online import Columns, OnlineStore
+from ml_platform.features.feature_layout import FeatureLayout
+from ml_platform.features.online_store import LookupColumns, OnlineStore
 from ml_platform.features.point_in_time import (
     CHUNK_ROWS,
     AsOfReader,
-    check_examples,
+    apply_pushdown,
+    change_log_of,
     chunk_bounds,
-    in_chunks,
-    log_of,
-    narrowed,
+    iterate_chunks,
+    validate_examples,
 )
-from ml_platform.features.served import Plan, Served
+from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT, FeatureView, ViewError
 
 
@@ -50,10 +52,9 @@ class FeatureSet:
         self.views = [view.pinned() for view in views]
         self.leave_out = list(leave_out)
         self.stored = [view for view in self.views if view.kind == "stored"]
-        self._before = [view for view in self.views if view.kind == "request" and not view.inputs]
-        self._after = [view for view in self.views if view.kind == "request" and view.inputs]
-        self._derived = {name: view.column(name) for view in self._before for name in view.dtypes}
-        self._plans: dict[int, tuple[Encoder, Plan]] = {}
+        self._views_before_lookup = [view for view in self.views if view.kind == "request" and not view.inputs]
+        self._views_after_lookup = [view for view in self.views if view.kind == "request" and view.inputs]
+        self._derived = {name: view.column(name) for view in self._views_before_lookup for name in view.dtypes}
         self._check()
 
     @cached_property
@@ -62,21 +63,11 @@ class FeatureSet:
         return [name for view in self.views for name in view.feature_names if name not in self.leave_out]
 
     @cached_property
-    def stored_columns(self) -> Columns:
-        """Where the features of stored views lie in a lookup of :attr:`stored`."""
-        requested = set(self.requested_columns)
-        return Columns.of(self.stored, [name for name in self.feature_names if name not in requested])
-
-    @cached_property
-    def requested_columns(self) -> list[str]:
-        """The columns of all request views, in the order in which they are computed."""
-        return list(self._dtypes_requested)
-
-    @cached_property
-    def places_of_features(self) -> list[int]:
-        """Where each feature lies in a row of :attr:`requested_columns` followed by :attr:`stored_columns`."""
-        known = {name: place for place, name in enumerate([*self.requested_columns, *self.stored_columns.dtypes])}
-        return [known[name] for name in self.feature_names]
+    def layout(self) -> FeatureLayout:
+        """Where the features lie in what :meth:`serve` reads."""
+        request_views = (*self._views_before_lookup, *self._views_after_lookup)
+        request_dtypes = {name: dtype for view in request_views for name, dtype in view.columns.items()}
+        return FeatureLayout(self.stored, request_dtypes, self.feature_names)
 
     @cached_property
     def fields(self) -> list[str]:
@@ -102,8 +93,8 @@ class FeatureSet:
         Raises :class:`ViewError` when a field, a log or a column is missing, or a request view breaks its promise.
         """
         given = dict(examples.collect_schema())
-        self._demand_fields(given)
-        check_examples(given, [])
+        self._require_fields(given)
+        validate_examples(given, [])
         clock = AS_OF if AS_OF in given else PREDICT_AT
         dtypes = {name: dtype for view in self.views for name, dtype in view.columns.items()}
         schema = given | {PREDICT_AT: INSTANT, clock: INSTANT} | {name: dtypes[name] for name in self.feature_names}
@@ -112,14 +103,16 @@ class FeatureSet:
             with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
         ) -> Iterator[pl.DataFrame]:
             bounds = chunk_bounds(examples, chunk_rows, clock)
-            whole = not bounds
-            readers = [AsOfReader(view, log_of(view, logs), known_before, whole=whole) for view in self.stored]
-            for chunk in in_chunks(examples, bounds, clock):
-                before = self._requested(chunk)
-                keys = self._keyed(chunk, before, chunk[clock])
+            readers = [
+                AsOfReader(view, change_log_of(view, logs), known_before, single_chunk=not bounds)
+                for view in self.stored
+            ]
+            for chunk in iterate_chunks(examples, bounds, clock):
+                before = self._run_views_before_lookup(chunk)
+                keys = self._entity_keys(chunk, before, chunk[clock])
                 read = pl.concat([before, *(reader.read(keys) for reader in readers)], how="horizontal")
-                values = self._derive(chunk, read, chunk[clock])
-                yield narrowed(chunk.hstack(values.select(self.feature_names)), with_columns, predicate)
+                values = self._run_views_after_lookup(chunk, read, chunk[clock])
+                yield apply_pushdown(chunk.hstack(values.select(self.feature_names)), with_columns, predicate)
 
         return register_io_source(batches, schema=schema)
 
@@ -127,70 +120,37 @@ class FeatureSet:
         """Return the features of ``rows`` (request fields and ``predict_at``) as published now, in their order."""
         return self.serve(rows, store).frame
 
-    def serve(self, rows: pl.DataFrame, store: OnlineStore) -> Served:
+    def serve(self, rows: pl.DataFrame, store: OnlineStore) -> ServedFeatures:
         """Return the features of ``rows`` with what is needed to recompute them; one lookup for all views.
 
         The facts are the last ones published; their age is measured at ``as_of``: predict_at, or the store's newest
         watermark where that is later. Beyond a view's tolerance they count as missing, as they do offline.
         """
-        self._demand_fields(rows.schema)
-        check_examples(rows.schema, [])
-        known = self._requested(rows)
-        keys = self._keyed(rows, known, rows[PREDICT_AT])
-        wanted = {name: keys[name].to_list() for name in keys.columns if name != PREDICT_AT}
-        found = store.lookup(self.stored, wanted, rows.height)
+        self._require_fields(rows.schema)
+        validate_examples(rows.schema, [])
+        request_values = self._run_views_before_lookup(rows)
+        keys = self._entity_keys(rows, request_values, rows[PREDICT_AT])
+        entity_keys = {name: keys[name].to_list() for name in keys.columns if name != PREDICT_AT}
+        found = store.lookup(self.stored, entity_keys, rows.height)
         as_of = found.as_of(rows[PREDICT_AT])
         ages = found.ages(as_of)
         for view, stored, inputs in self._inputs:
             read = found.table(ages, stored)
             if len(inputs) > read.width:
-                read = read.hstack(known).select(inputs)
+                read = read.hstack(request_values).select(inputs)
             seen = pl.DataFrame([*(rows[name] for name in (*view.fields, PREDICT_AT)), as_of])
-            known = known.hstack(_computed(view, seen.hstack(read)))
-        return Served(self, known, found, as_of)
+            request_values = request_values.hstack(_run_request_view(view, seen.hstack(read)))
+        return ServedFeatures(self.layout, request_values, found, as_of)
 
     @cached_property
-    def _inputs(self) -> list[tuple[FeatureView, Columns, list[str]]]:
+    def _inputs(self) -> list[tuple[FeatureView, LookupColumns, list[str]]]:
         """For each request view with inputs: those in a lookup, and the names of all, in declared order."""
-        named = {view.name: view for view in self.views}
+        views = {view.name: view for view in self.views}
         found = []
-        for view in self._after:
-            wanted = [column for name in view.inputs for column in named[name].columns]
-            stored = [name for name in wanted if name not in self._dtypes_requested]
-            found.append((view, Columns.of(self.stored, stored), wanted))
+        for view in self._views_after_lookup:
+            inputs = [column for name in view.inputs for column in views[name].columns]
+            found.append((view, self.layout.lookup_columns(inputs), inputs))
         return found
-
-    def plan(self, encoder: Encoder) -> Plan:
-        """Return where the features of ``encoder`` come from; made once for each encoder."""
-        held = self._plans.get(id(encoder))
-        if held is None or held[0] is not encoder:
-            held = encoder, self._planned(encoder)
-            self._plans[id(encoder)] = held
-        return held[1]
-
-    def _planned(self, encoder: Encoder) -> Plan:
-        stored: dict[str, tuple[int, int, pl.DataType]] = {}
-        for place, view in enumerate(self.stored):
-            for name, dtype in view.dtypes.items():
-                stored[view.column(name)] = (len(stored), place, dtype)
-        aged = {view.age_column: place for place, view in enumerate(self.stored)}
-        numbers, texts, ages, requested = [], [], [], []
-        for place, name in enumerate(encoder.feature_names):
-            if name in aged:
-                ages.append((place, aged[name]))
-            elif name not in stored:
-                encoder.demand_kind(name, self._dtypes_requested[name])
-                requested.append((place, self.requested_columns.index(name), name))
-            elif stored[name][2] == pl.String:
-                texts.append((place, *stored[name][:2], name))
-            else:
-                numbers.append((place, *stored[name][:2]))
-        table = np.array(numbers, dtype=np.int64).reshape(-1, 3)
-        return Plan(table[:, 0], table[:, 1], table[:, 2], texts, ages, requested)
-
-    @cached_property
-    def _dtypes_requested(self) -> dict[str, pl.DataType]:
-        return {name: dtype for view in (*self._before, *self._after) for name, dtype in view.columns.items()}
 
     def logs(self, lake: Lake, versions: Mapping[str, int] | None = None) -> dict[str, pl.LazyFrame]:
         """Return the change log of each stored view, as of ``versions`` (view → version of its table) where given."""
@@ -206,67 +166,83 @@ class FeatureSet:
         return {"views": [view.model_dump() for view in self.views], "leave_out": self.leave_out}
 
     @classmethod
-    def from_dict(cls, held: Mapping[str, object]) -> "FeatureSet":
-        """Return the set that :meth:`to_dict` described, with the code versions that it had then."""
-        views = [FeatureView.model_validate(view) for view in held["views"]]  # type: ignore[attr-defined]
-        return cls(views, held["leave_out"])  # type: ignore[arg-type]
+    def from_dict(cls, stored_set: Mapping[str, object]) -> "FeatureSet":
+        """Return the set that :meth:`to_dict` described, with the code versions that it had then.
 
-    def _requested(self, rows: pl.DataFrame) -> pl.DataFrame:
-        parts = [_computed(view, _picked(rows, [*view.fields, PREDICT_AT])) for view in self._before]
+        Sets written before version 0.2.0 name some attributes of their sources differently; they are read as well.
+        """
+        views = [
+            FeatureView.model_validate(_with_current_attributes(view))
+            for view in stored_set["views"]  # type: ignore[attr-defined]
+        ]
+        return cls(views, stored_set["leave_out"])  # type: ignore[arg-type]
+
+    def _run_views_before_lookup(self, rows: pl.DataFrame) -> pl.DataFrame:
+        parts = [
+            _run_request_view(view, _select_columns(rows, [*view.fields, PREDICT_AT]))
+            for view in self._views_before_lookup
+        ]
         # A frame without columns would lose the height.
         return pl.concat(parts, how="horizontal") if parts else pl.DataFrame(height=rows.height)
 
-    def _keyed(self, rows: pl.DataFrame, before: pl.DataFrame, read_at: pl.Series) -> pl.DataFrame:
+    def _entity_keys(self, rows: pl.DataFrame, before: pl.DataFrame, read_at: pl.Series) -> pl.DataFrame:
         keys = sorted({key for view in self.stored for key in view.entity})
         columns = [before[self._derived[key]].alias(key) if key in self._derived else rows[key] for key in keys]
         return pl.DataFrame([*columns, read_at.cast(INSTANT).alias(PREDICT_AT)])
 
-    def _derive(self, rows: pl.DataFrame, read: pl.DataFrame, as_of: pl.Series) -> pl.DataFrame:
+    def _run_views_after_lookup(self, rows: pl.DataFrame, read: pl.DataFrame, as_of: pl.Series) -> pl.DataFrame:
         named = {view.name: view for view in self.views}
-        for view in self._after:
+        for view in self._views_after_lookup:
             inputs = [column for name in view.inputs for column in named[name].columns]
-            seen = [*_picked(rows, [*view.fields, PREDICT_AT]).get_columns(), as_of.alias(AS_OF)]
-            read = read.hstack(_computed(view, pl.DataFrame([*seen, *_picked(read, inputs).get_columns()])))
+            seen = [*_select_columns(rows, [*view.fields, PREDICT_AT]).get_columns(), as_of.alias(AS_OF)]
+            read = read.hstack(
+                _run_request_view(view, pl.DataFrame([*seen, *_select_columns(read, inputs).get_columns()]))
+            )
         return read
 
-    def _demand_fields(self, schema: Mapping[str, pl.DataType]) -> None:
+    def _require_fields(self, schema: Mapping[str, pl.DataType]) -> None:
         absent = [field for field in self.fields if field not in schema]
         if absent:
             raise ViewError(
                 "Rows of a feature set",
                 expected=f"the fields {listed(self.fields, limit=30)}",
                 found=f"no {listed(absent)} among {listed(schema, limit=30)}",
-                mend=f"Add them.{did_you_mean(absent[0], schema)}",
+                fix=f"Add them.{did_you_mean(absent[0], schema)}",
             )
 
     def _check(self) -> None:
         names = [view.name for view in self.views]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ViewError("Feature set", expected="each view once", found=f"{listed(twice)} twice", mend="Drop one.")
-        ready = {view.name for view in (*self._before, *self.stored)}
-        for view in self._after:
+            raise ViewError("Feature set", expected="each view once", found=f"{listed(twice)} twice", fix="Drop one.")
+        ready = {view.name for view in (*self._views_before_lookup, *self.stored)}
+        for view in self._views_after_lookup:
             unready = [name for name in view.inputs if name not in ready]
             if unready:
                 raise ViewError(
                     f"Feature view '{view.name}'",
                     expected="inputs among the views of the set that run before it",
                     found=f"{listed(unready)}; before it run {listed(sorted(ready), limit=30)}",
-                    mend=f"Add the view to the set, or order them.{did_you_mean(unready[0], names)}",
+                    fix=f"Add the view to the set, or order them.{did_you_mean(unready[0], names)}",
                 )
             ready.add(view.name)
-        known = [name for view in self.views for name in view.feature_names]
-        unknown = [name for name in self.leave_out if name not in known]
+        feature_names = [name for view in self.views for name in view.feature_names]
+        unknown = [name for name in self.leave_out if name not in feature_names]
         if unknown:
             raise ViewError(
                 "Feature set, leave_out",
                 expected="names of features",
                 found=listed(unknown),
-                mend=f"Write them as <view>__<column>.{did_you_mean(unknown[0], known)}",
+                fix=f"Write them as <view>__<column>.{did_you_mean(unknown[0], feature_names)}",
             )
 
 
-def _computed(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
+def _with_current_attributes(view: Mapping[str, Any]) -> dict[str, Any]:
+    sources = [with_current_names(source, RENAMED_ATTRIBUTES) for source in view.get("sources", [])]
+    return {**view, "sources": sources}
+
+
+def _run_request_view(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
     """Run a request view's function and hold it to its declaration: columns, types, height."""
     frame = load_function(view.function)(seen)
     if not isinstance(frame, pl.DataFrame) or frame.height != seen.height:
@@ -274,7 +250,7 @@ def _computed(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
             f"Feature view '{view.name}', function {view.function}",
             expected=f"a DataFrame of {seen.height} rows, one for each row asked",
             found=f"{frame.height} rows" if isinstance(frame, pl.DataFrame) else type(frame).__name__,
-            mend="Return one row for each row, in the same order.",
+            fix="Return one row for each row, in the same order.",
         )
     if set(frame.columns) != set(view.dtypes):
         absent = [name for name in view.dtypes if name not in frame.columns]
@@ -283,7 +259,7 @@ def _computed(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
             f"Feature view '{view.name}', function {view.function}",
             expected=f"the columns {listed(view.dtypes, limit=50)}",
             found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
-            mend="Mend the function or the declared features.",
+            fix="Mend the function or the declared features.",
         )
     found = pl.DataFrame([_typed(frame[name], dtype) for name, dtype in view.dtypes.items()])
     found.columns = list(view.columns)
@@ -294,6 +270,6 @@ def _typed(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     return column if column.dtype == dtype else column.cast(dtype)
 
 
-def _picked(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+def _select_columns(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     # Without the query engine, which costs a request of one row more than everything else.
     return pl.DataFrame([frame[name] for name in names]) if names else pl.DataFrame(height=frame.height)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.leak import EXAMPLES_SHOWN, Knowledge, scramble
+from ml_platform.features.leak import EXAMPLES_SHOWN, ColumnAvailability, scramble
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import PREDICT_AT
 
@@ -20,7 +20,7 @@ EXAMPLE_ID = "example_id"
 
 _AFTER = "_after"
 
-Revealed = Mapping[str, Mapping[str, Sequence[str]]]
+AvailabilityDeclaration = Mapping[str, Mapping[str, Sequence[str]]]
 """By dataset, by its time column: the columns that are known only from that time on."""
 
 
@@ -36,7 +36,7 @@ class LateField:
 def late_fields(
     build: Callable[[dict[str, pl.LazyFrame]], pl.LazyFrame],
     sources: Mapping[str, pl.DataFrame],
-    known: Mapping[str, Knowledge],
+    known: Mapping[str, ColumnAvailability],
     fields: Sequence[str],
     prediction_time: PredictionTime,
     cuts: Sequence[datetime],
@@ -49,17 +49,17 @@ def late_fields(
     known then. Columns of which ``known`` says nothing stay as they are. Examples that are no longer there, because
     their label vanished, are not compared.
     """
-    truth = _built(build, dict(sources), prediction_time)
+    truth = _build_examples(build, dict(sources), prediction_time)
     found: dict[str, list[pl.DataFrame]] = {name: [] for name in fields}
-    for place, cut in enumerate(cuts):
-        random = np.random.default_rng([seed, place])
+    for index, cut in enumerate(cuts):
+        random = np.random.default_rng([seed, index])
         scrambled = {
-            name: scramble(frame, _held(known[name], frame), cut, random) if name in known else frame
+            name: scramble(frame, _limited_to_columns(known[name], frame), cut, random) if name in known else frame
             for name, frame in sources.items()
         }
-        after = _built(build, scrambled, prediction_time).select(EXAMPLE_ID, *fields)
+        rebuilt = _build_examples(build, scrambled, prediction_time).select(EXAMPLE_ID, *fields)
         past = truth.filter(pl.col(PREDICT_AT) <= cut)
-        both = past.join(after, on=EXAMPLE_ID, suffix=_AFTER, maintain_order="left")
+        both = past.join(rebuilt, on=EXAMPLE_ID, suffix=_AFTER, maintain_order="left")
         for name in fields:
             changed = both.filter(pl.col(name).ne_missing(pl.col(name + _AFTER)))
             found[name].append(changed.select(EXAMPLE_ID, PREDICT_AT, pl.col(name).alias("value")))
@@ -70,7 +70,9 @@ def late_fields(
     return sorted(counted, key=lambda each: (-each.rows, each.field))
 
 
-def knowledge_of_examples(feature_set: FeatureSet, declared: Revealed) -> dict[str, Knowledge]:
+def availability_for_examples(
+    feature_set: FeatureSet, declared: AvailabilityDeclaration
+) -> dict[str, ColumnAvailability]:
     """Return, by dataset, when columns become known: as the views say of those that they read, and as ``declared``.
 
     Unlike the leak test, which must know of every column that a view reads, this takes what is said and no more.
@@ -78,22 +80,24 @@ def knowledge_of_examples(feature_set: FeatureSet, declared: Revealed) -> dict[s
     known: dict[str, dict[str, tuple[str, int]]] = {}
     for view in feature_set.stored:
         for source in view.sources:
-            for at, columns in source.revealed.items():
-                said = known.setdefault(source.dataset, {})
-                said |= dict.fromkeys([at, *columns], (at, source.revealed_after_minutes))
+            for at, columns in source.available_from.items():
+                columns_of_dataset = known.setdefault(source.dataset, {})
+                columns_of_dataset |= dict.fromkeys([at, *columns], (at, source.available_after_minutes))
     for dataset, times in declared.items():
         for time, names in times.items():
             known.setdefault(dataset, {}).update(dict.fromkeys([time, *names], (time, 0)))
-    # A word said beforehand keeps the scramble from dropping rows: the examples must stay to be compared.
-    return {dataset: Knowledge(frozenset([EXAMPLE_ID]), columns) for dataset, columns in known.items()}
+    # A column known upfront keeps the scramble from dropping rows: the examples must stay to be compared.
+    return {dataset: ColumnAvailability(frozenset([EXAMPLE_ID]), columns) for dataset, columns in known.items()}
 
 
-def _held(known: Knowledge, frame: pl.DataFrame) -> Knowledge:
-    columns = {name: (at, delay) for name, (at, delay) in known.revealed.items() if {name, at} <= set(frame.columns)}
-    return Knowledge(known.beforehand, columns)
+def _limited_to_columns(known: ColumnAvailability, frame: pl.DataFrame) -> ColumnAvailability:
+    columns = {
+        name: (at, delay) for name, (at, delay) in known.available_from.items() if {name, at} <= set(frame.columns)
+    }
+    return ColumnAvailability(known.known_upfront, columns)
 
 
-def _built(
+def _build_examples(
     build: Callable[[dict[str, pl.LazyFrame]], pl.LazyFrame],
     sources: Mapping[str, pl.DataFrame],
     prediction_time: PredictionTime,

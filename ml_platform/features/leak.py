@@ -26,15 +26,15 @@ _ROW = "_row"
 
 
 class LeakFoundError(PlatformError):
-    """Raised by :meth:`LeakReport.refuse` when a feature changes with what was not known yet."""
+    """Raised by :meth:`LeakReport.raise_if_failed` when a feature changes with what was not known yet."""
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class ColumnAvailability:
     """When the columns of a dataset become known: at once, or some minutes after a time that a column holds."""
 
-    beforehand: frozenset[str]
-    revealed: dict[str, tuple[str, int]]
+    known_upfront: frozenset[str]
+    available_from: dict[str, tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class LeakReport:
     def passed(self) -> bool:
         return not self.leaks
 
-    def refuse(self) -> None:
+    def raise_if_failed(self) -> None:
         """Raise :class:`LeakFoundError` when there is a leak."""
         if self.leaks:
             names = list(dict.fromkeys(leak.feature for leak in self.leaks))
@@ -69,11 +69,11 @@ class LeakReport:
                 "Leak test",
                 expected="features that do not change when what became known later is scrambled",
                 found=f"{len(names)} that do: {listed(names)}",
-                mend="Look at known_at in the functions of these views: is each fact known by then?",
+                fix="Look at known_at in the functions of these views: is each fact known by then?",
             )
 
 
-def check(
+def run_leak_test(
     feature_set: FeatureSet,
     sources: Mapping[str, pl.LazyFrame],
     examples: pl.LazyFrame,
@@ -88,19 +88,19 @@ def check(
     :class:`ViewError` when a view reads a column of which it is not said when it is known, or two views disagree about
     one, or no example lies before a cut: a test on nothing would pass.
     """
-    known = knowledge(feature_set)
-    held = {name: sources[name].select(_columns(known[name])).collect() for name in known}
+    known = column_availability(feature_set)
+    frames = {name: sources[name].select(_columns(known[name])).collect() for name in known}
     rows = examples.with_row_index(_ROW).collect()
-    truth = _read(feature_set, held, rows, window)
+    truth = _read(feature_set, frames, rows, window)
     leaks: list[Leak] = []
-    for place, cut in enumerate(cuts):
+    for index, cut in enumerate(cuts):
         past = rows.filter(pl.col(PREDICT_AT) <= cut)
         if not past.height:
             raise ViewError(
-                "Leak test", expected=f"examples predicted by {cut:%Y-%m-%dT%H:%M%z}", found="none", mend="Cut later."
+                "Leak test", expected=f"examples predicted by {cut:%Y-%m-%dT%H:%M%z}", found="none", fix="Cut later."
             )
-        random = np.random.default_rng([seed, place])
-        scrambled = {name: scramble(frame, known[name], cut, random) for name, frame in held.items()}
+        random = np.random.default_rng([seed, index])
+        scrambled = {name: scramble(frame, known[name], cut, random) for name, frame in frames.items()}
         after = _read(feature_set, scrambled, past, window)
         leaks += _differences(feature_set, truth, after, cut)
     return LeakReport(leaks, list(cuts), len(feature_set.feature_names), rows.height)
@@ -109,98 +109,100 @@ def check(
 def choose_cuts(examples: pl.LazyFrame, count: int = 3) -> list[datetime]:
     """Return ``count`` prediction times that divide the examples evenly: as good as any, and the same every time."""
     times = examples.select(pl.col(PREDICT_AT).sort()).collect()[PREDICT_AT]
-    return [times[int(len(times) * (place + 1) / (count + 1))] for place in range(count)]
+    return [times[int(len(times) * (index + 1) / (count + 1))] for index in range(count)]
 
 
-def knowledge(feature_set: FeatureSet) -> dict[str, Knowledge]:
+def column_availability(feature_set: FeatureSet) -> dict[str, ColumnAvailability]:
     """Return, by dataset, what the views of the set say about when its columns become known.
 
     Raises :class:`ViewError` for a column without a word about it, or with two.
     """
-    said: dict[str, dict[str, tuple[str, int] | None]] = {}
+    declared: dict[str, dict[str, tuple[str, int] | None]] = {}
     for view in feature_set.stored:
         for source in view.sources:
-            columns = said.setdefault(source.dataset, {})
-            named: dict[str, tuple[str, int] | None] = dict.fromkeys(source.beforehand)
-            for at, revealed in source.revealed.items():
-                named |= dict.fromkeys(revealed, (at, source.revealed_after_minutes))
-            silent = [column for column in source.columns if column not in named]
-            if silent or not source.seen:
+            columns = declared.setdefault(source.dataset, {})
+            named: dict[str, tuple[str, int] | None] = dict.fromkeys(source.known_upfront)
+            for time_column, names in source.available_from.items():
+                named |= dict.fromkeys(names, (time_column, source.available_after_minutes))
+            undeclared = [column for column in source.columns if column not in named]
+            if undeclared or not source.visible_columns:
                 raise ViewError(
                     f"Feature view '{view.name}', source '{source.dataset}'",
                     expected="for every column, when it becomes known",
-                    found=f"nothing about {listed(silent) if silent else 'any column'}",
-                    mend="Move them from 'columns' to 'beforehand', or to 'revealed' under their time column.",
+                    found=f"nothing about {listed(undeclared) if undeclared else 'any column'}",
+                    fix="Move them from 'columns' to 'known_upfront', or to 'available_from' under their time column.",
                 )
-            disputed = [column for column, when in named.items() if columns.get(column, when) != when]
-            if disputed:
+            conflicting = [column for column, when in named.items() if columns.get(column, when) != when]
+            if conflicting:
                 raise ViewError(
                     f"Feature view '{view.name}', source '{source.dataset}'",
                     expected="views that agree when a column becomes known",
-                    found=f"another view that says otherwise of {listed(disputed)}",
-                    mend="Mend one of the two.",
+                    found=f"another view that says otherwise of {listed(conflicting)}",
+                    fix="Mend one of the two.",
                 )
             columns |= named
     return {
-        dataset: Knowledge(
+        dataset: ColumnAvailability(
             frozenset(column for column, when in columns.items() if when is None),
             {column: when for column, when in columns.items() if when is not None},
         )
-        for dataset, columns in said.items()
+        for dataset, columns in declared.items()
     }
 
 
-def scramble(frame: pl.DataFrame, known: Knowledge, cut: datetime, random: np.random.Generator) -> pl.DataFrame:
+def scramble(
+    frame: pl.DataFrame, known: ColumnAvailability, cut: datetime, random: np.random.Generator
+) -> pl.DataFrame:
     """Return ``frame`` with every value that becomes known after ``cut``, or never did, replaced by another one.
 
     Values are taken from other such rows, a time becomes some other time after the cut; where a column may be null, one
-    in five becomes null. Of rows of which nothing is known beforehand, three in ten vanish: that they would exist was
+    in five becomes null. Of rows of which nothing is known upfront, three in ten vanish: that they would exist was
     not known either.
     """
-    times = sorted(set(known.revealed.values()))
-    late = {(at, delay): _late(frame[at], cut - timedelta(minutes=delay)) for at, delay in times}
+    times = sorted(set(known.available_from.values()))
+    late = {(at, delay): _is_late(frame[at], cut - timedelta(minutes=delay)) for at, delay in times}
     columns = {
-        column: _scrambled(frame[column], late[when], cut, random, is_key=column == when[0])
-        for column, when in known.revealed.items()
+        column: _scramble_column(frame[column], late[when], cut, random, is_key=column == when[0])
+        for column, when in known.available_from.items()
     }
     scrambled = frame.with_columns(**columns)
-    if known.beforehand or not late:
+    if known.known_upfront or not late:
         return scrambled
     unknown = np.logical_and.reduce(list(late.values()))
     return scrambled.filter(pl.Series(~(unknown & (random.random(frame.height) < DROPPED_SHARE))))
 
 
-def _late(times: pl.Series, cut: datetime) -> np.ndarray:
+def _is_late(times: pl.Series, cut: datetime) -> np.ndarray:
     # What has not happened in these data may happen yet: null is scrambled too.
     return (times > cut).fill_null(True).to_numpy()
 
 
-def _scrambled(
+def _scramble_column(
     column: pl.Series, late: np.ndarray, cut: datetime, random: np.random.Generator, *, is_key: bool
 ) -> pl.Series:
-    places = np.flatnonzero(late)
-    if not len(places):
+    positions = np.flatnonzero(late)
+    if not len(positions):
         return column
     if isinstance(column.dtype, pl.Datetime) and is_key:
         base = column.fill_null(cut).dt.convert_time_zone("UTC").cast(INSTANT)
-        minutes = random.integers(1, int(SCRAMBLED_SPAN.total_seconds() // 60), len(places))
+        minutes = random.integers(1, int(SCRAMBLED_SPAN.total_seconds() // 60), len(positions))
         values = base.to_physical().to_numpy().copy()
-        values[places] = int(cut.timestamp() * 1_000_000) + minutes * 60_000_000
-        moved = pl.Series(column.name, values).cast(INSTANT)
+        values[positions] = int(cut.timestamp() * 1_000_000) + minutes * 60_000_000
+        scrambled_values = pl.Series(column.name, values).cast(INSTANT)
     else:
         order = np.arange(len(column))
-        order[places] = random.permutation(places)
-        moved = column.gather(order)
+        order[positions] = random.permutation(positions)
+        scrambled_values = column.gather(order)
     if not column.null_count():
-        return moved
+        return scrambled_values
     vanished = np.zeros(len(column), dtype=bool)
-    vanished[places] = random.random(len(places)) < VANISHED_SHARE
-    return pl.select(pl.when(pl.Series(~vanished)).then(moved)).to_series().alias(column.name)
+    vanished[positions] = random.random(len(positions)) < VANISHED_SHARE
+    return pl.select(pl.when(pl.Series(~vanished)).then(scrambled_values)).to_series().alias(column.name)
 
 
-def _columns(known: Knowledge) -> list[str]:
-    times = [at for at, _ in known.revealed.values()]
-    return sorted({*known.beforehand, *known.revealed, *times})
+def _columns(known: ColumnAvailability) -> list[str]:
+    times = [at for at, _ in known.available_from.values()]
+    return sorted({*known.known_upfront, *known.available_from, *times})
 
 
 def _read(

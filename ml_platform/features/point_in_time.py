@@ -27,7 +27,7 @@ _FACT = "_fact"
 _MICROSECONDS = 60_000_000
 
 
-def join(
+def point_in_time_join(
     examples: pl.LazyFrame,
     logs: Mapping[str, pl.LazyFrame],
     views: Sequence[FeatureView],
@@ -44,7 +44,7 @@ def join(
 
     Raises :class:`ViewError` for a naive predict_at, a null one, a missing log or a missing entity column.
     """
-    check_examples(examples.collect_schema(), views)
+    validate_examples(examples.collect_schema(), views)
     schema = dict(examples.collect_schema()) | {PREDICT_AT: INSTANT}
     for view in views:
         schema |= view.columns
@@ -53,10 +53,10 @@ def join(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         bounds = chunk_bounds(examples, chunk_rows)
-        readers = [AsOfReader(view, log_of(view, logs), known_before, whole=not bounds) for view in views]
-        for chunk in in_chunks(examples, bounds):
+        readers = [AsOfReader(view, change_log_of(view, logs), known_before, single_chunk=not bounds) for view in views]
+        for chunk in iterate_chunks(examples, bounds):
             joined = pl.concat([chunk, *(reader.read(chunk) for reader in readers)], how="horizontal")
-            yield narrowed(joined, with_columns, predicate)
+            yield apply_pushdown(joined, with_columns, predicate)
 
     return register_io_source(batches, schema=schema)
 
@@ -74,16 +74,18 @@ def chunk_bounds(examples: pl.LazyFrame, chunk_rows: int = CHUNK_ROWS, clock: st
         .collect(engine="streaming")
     )
     bounds: list[datetime] = []
-    held = 0
+    chunk_height = 0
     for day, rows in days.iter_rows():
-        if held and held + rows > chunk_rows:
+        if chunk_height and chunk_height + rows > chunk_rows:
             bounds.append(day)
-            held = 0
-        held += rows
+            chunk_height = 0
+        chunk_height += rows
     return bounds
 
 
-def in_chunks(examples: pl.LazyFrame, bounds: Sequence[datetime], clock: str = PREDICT_AT) -> Iterator[pl.DataFrame]:
+def iterate_chunks(
+    examples: pl.LazyFrame, bounds: Sequence[datetime], clock: str = PREDICT_AT
+) -> Iterator[pl.DataFrame]:
     """Yield ``examples`` in order of ``clock`` (UTC, ties in the order given), divided at ``bounds``.
 
     At least one chunk is yielded, so that no examples give an empty table of the right columns.
@@ -104,7 +106,7 @@ def in_chunks(examples: pl.LazyFrame, bounds: Sequence[datetime], clock: str = P
                 "Examples",
                 expected=f"a {clock} in every row",
                 found=f"{rows[clock].null_count()} without",
-                mend="Leave out rows for which no prediction is made.",
+                fix="Leave out rows for which no prediction is made.",
             )
         yield rows if rows[clock].is_sorted() else rows.sort(clock, maintain_order=True)
 
@@ -122,15 +124,15 @@ class AsOfReader:
         log: pl.LazyFrame,
         known_before: Mapping[str, datetime] | None = None,
         *,
-        whole: bool = False,
+        single_chunk: bool = False,
     ) -> None:
         limit = (known_before or {}).get(view.name)
         log = log.select(*view.entity, pl.col(KNOWN_AT).cast(INSTANT), *view.dtypes)
         self._log = log if limit is None else log.filter(pl.col(KNOWN_AT) < limit)
         self._view = view
-        self._whole = whole
+        self._single_chunk = single_chunk
         self._until: datetime | None = None
-        self._held: pl.DataFrame | None = None
+        self._carried_facts: pl.DataFrame | None = None
 
     def read(self, chunk: pl.DataFrame) -> pl.DataFrame:
         """Return the view's columns for ``chunk`` (sorted by predict_at), in its order and of its height."""
@@ -139,22 +141,22 @@ class AsOfReader:
     def _facts(self, chunk: pl.DataFrame) -> pl.DataFrame:
         """Return what is needed of the log: the facts from the last call to the chunk's end, and the last before."""
         if not chunk.height:
-            return self._log.head(0).collect() if self._held is None else self._held
-        if self._whole:
-            return _in_time(self._log.collect())
+            return self._log.head(0).collect() if self._carried_facts is None else self._carried_facts
+        if self._single_chunk:
+            return _sorted_by_known_at(self._log.collect())
         start, end = chunk[PREDICT_AT][0], chunk[PREDICT_AT][-1]
         rows = self._log.filter(pl.col(KNOWN_AT) <= end)
         if self._until is not None:
             rows = rows.filter(pl.col(KNOWN_AT) > self._until)
         elif self._view.tolerance_minutes is not None:
             rows = rows.filter(pl.col(KNOWN_AT) >= start - timedelta(minutes=self._view.tolerance_minutes))
-        facts = _in_time(rows.collect())
-        if self._held is not None:
-            facts = pl.concat([self._carried(self._held, start), facts])
-        self._until, self._held = end, facts
+        facts = _sorted_by_known_at(rows.collect())
+        if self._carried_facts is not None:
+            facts = pl.concat([self._still_usable(self._carried_facts, start), facts])
+        self._until, self._carried_facts = end, facts
         return facts
 
-    def _carried(self, facts: pl.DataFrame, start: datetime) -> pl.DataFrame:
+    def _still_usable(self, facts: pl.DataFrame, start: datetime) -> pl.DataFrame:
         """Return what earlier facts can still say: the last of each entity that is not stale at ``start``."""
         if self._view.tolerance_minutes is not None:
             facts = facts.filter(pl.col(KNOWN_AT) >= start - timedelta(minutes=self._view.tolerance_minutes))
@@ -166,8 +168,8 @@ class AsOfReader:
         view = self._view
         # Only keys and times are joined; the values are gathered once, by the number of the fact.
         numbered = facts.select(*view.entity, KNOWN_AT).with_row_index(_FACT)
-        asked = chunk.select(*(pl.col(key).cast(facts.schema[key]) for key in view.entity), PREDICT_AT)
-        found = asked.join_asof(
+        requests = chunk.select(*(pl.col(key).cast(facts.schema[key]) for key in view.entity), PREDICT_AT)
+        found = requests.join_asof(
             numbered,
             left_on=PREDICT_AT,
             right_on=KNOWN_AT,
@@ -186,15 +188,15 @@ class AsOfReader:
         return values.with_columns(read[view.age_column])
 
 
-def check_examples(schema: Mapping[str, pl.DataType], views: Sequence[FeatureView]) -> None:
+def validate_examples(schema: Mapping[str, pl.DataType], views: Sequence[FeatureView]) -> None:
     """Raise :class:`ViewError` when ``schema`` has no predict_at with a time zone, or lacks an entity column."""
-    given = schema.get(PREDICT_AT)
-    if not isinstance(given, pl.Datetime) or given.time_zone is None:
+    dtype = schema.get(PREDICT_AT)
+    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
         raise ViewError(
             f"Examples, column '{PREDICT_AT}'",
             expected="instants with a time zone",
-            found=str(given) if given is not None else "no such column",
-            mend="Use .dt.replace_time_zone(zone) where the zone is known.",
+            found=str(dtype) if dtype is not None else "no such column",
+            fix="Use .dt.replace_time_zone(zone) where the zone is known.",
         )
     for view in views:
         absent = [key for key in view.entity if key not in schema]
@@ -203,28 +205,28 @@ def check_examples(schema: Mapping[str, pl.DataType], views: Sequence[FeatureVie
                 f"Examples for feature view '{view.name}'",
                 expected=f"the entity columns {listed(view.entity)}",
                 found=f"no {listed(absent)} among {listed(schema, limit=30)}",
-                mend=f"Add them to the examples, or a request view that derives them.{did_you_mean(absent[0], schema)}",
+                fix=f"Add them to the examples, or a request view that derives them.{did_you_mean(absent[0], schema)}",
             )
 
 
-def log_of(view: FeatureView, logs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
+def change_log_of(view: FeatureView, logs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     """Return the log of ``view``; raise :class:`ViewError` when there is none."""
     if view.name not in logs:
         raise ViewError(
             f"Feature view '{view.name}'",
             expected="its change log",
             found=f"logs of {listed(logs, limit=30)}",
-            mend=f"Materialize features/{view.name} first.",
+            fix=f"Materialize features/{view.name} first.",
         )
     return logs[view.name]
 
 
-def narrowed(frame: pl.DataFrame, with_columns: list[str] | None, predicate: pl.Expr | None) -> pl.DataFrame:
+def apply_pushdown(frame: pl.DataFrame, with_columns: list[str] | None, predicate: pl.Expr | None) -> pl.DataFrame:
     """Return what a query asked of a lazy source: the rows that ``predicate`` keeps and the columns named."""
     if predicate is not None:
         frame = frame.filter(predicate)
     return frame if with_columns is None else frame.select(with_columns)
 
 
-def _in_time(facts: pl.DataFrame) -> pl.DataFrame:
+def _sorted_by_known_at(facts: pl.DataFrame) -> pl.DataFrame:
     return facts if facts[KNOWN_AT].is_sorted() else facts.sort(KNOWN_AT, maintain_order=True)

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, listed
-from ml_platform.features.feature_set import FeatureSet, Served
+from ml_platform.features.feature_set import FeatureSet, ServedFeatures
 from ml_platform.features.view import AS_OF, PREDICT_AT, ViewError
 
 WATERMARKS = "watermarks"
@@ -28,13 +28,13 @@ _NOT_SHOWN = ("logged", "recomputed", WATERMARKS)
 class SkewSettings(Settings):
     """Which logged predictions are recomputed."""
 
-    rows: int = Field(default=200, ge=1, description="Predictions recomputed, drawn from the newest.")
-    newest: int = Field(default=5_000, ge=1, description="How many of the predictions logged last are drawn from.")
+    rows: int = Field(default=200, ge=1, description="Predictions recomputed, drawn from the latest.")
+    latest: int = Field(default=5_000, ge=1, description="How many of the predictions logged last are drawn from.")
     seed: int = Field(default=0, description="Seed of the draw.")
 
 
 class SkewFoundError(PlatformError):
-    """Raised by :meth:`SkewReport.refuse` when a logged feature cannot be recomputed."""
+    """Raised by :meth:`SkewReport.raise_if_failed` when a logged feature cannot be recomputed."""
 
 
 @dataclass(frozen=True)
@@ -63,46 +63,46 @@ class SkewReport:
         """Return one line per example of a differing feature, as text: for printing and for metadata."""
         return [
             {
-                "feature": each.feature,
-                "view": each.view,
-                "rows": str(each.rows),
+                "feature": mismatch.feature,
+                "view": mismatch.view,
+                "rows": str(mismatch.rows),
                 **{name: str(example[name]) for name in ("logged", "recomputed")},
                 "prediction": ", ".join(
                     f"{name}={value}" for name, value in example.items() if name not in (*_NOT_SHOWN, _ROW)
                 ),
             }
-            for each in self.mismatches
-            for example in each.examples
+            for mismatch in self.mismatches
+            for example in mismatch.examples
         ]
 
-    def refuse(self) -> None:
+    def raise_if_failed(self) -> None:
         """Raise :class:`SkewFoundError` when a feature differs."""
         if self.mismatches:
             raise SkewFoundError(
                 "Training-serving skew",
                 expected=f"{self.features} features of {self.rows} predictions, as recomputed from the change logs",
-                found=f"{len(self.mismatches)} that differ: {listed(each.feature for each in self.mismatches)}",
-                mend="Was a change log rewritten since, or does a request reach the service in another form?",
+                found=f"{len(self.mismatches)} that differ: {listed(mismatch.feature for mismatch in self.mismatches)}",
+                fix="Was a change log rewritten since, or does a request reach the service in another form?",
             )
 
 
-def logged(rows: pl.DataFrame, served: Served) -> pl.DataFrame:
+def features_to_log(rows: pl.DataFrame, served: ServedFeatures) -> pl.DataFrame:
     """Return what to keep of a served request: ``rows``, its features, ``as_of`` and ``watermarks`` (JSON)."""
     marks = json.dumps({name: mark.isoformat() for name, mark in sorted(served.watermarks.items())})
     return rows.hstack(served.frame).with_columns(served.as_of.alias(AS_OF), pl.lit(marks).alias(WATERMARKS))
 
 
-def drawn(predictions: pl.LazyFrame, settings: SkewSettings) -> pl.DataFrame:
+def sample_predictions(predictions: pl.LazyFrame, settings: SkewSettings) -> pl.DataFrame:
     """Return a seeded sample of those of ``predictions`` that were logged last (``logged_at``).
 
     Ties fall as the table has them. Predictions without watermarks cannot be recomputed and are left out.
     """
-    newest = predictions.filter(pl.col(WATERMARKS).is_not_null(), pl.col(WATERMARKS) != "{}")
-    rows = newest.sort("logged_at", descending=True, maintain_order=True).head(settings.newest).collect()
+    latest = predictions.filter(pl.col(WATERMARKS).is_not_null(), pl.col(WATERMARKS) != "{}")
+    rows = latest.sort("logged_at", descending=True, maintain_order=True).head(settings.latest).collect()
     return rows.sample(settings.rows, seed=settings.seed) if rows.height > settings.rows else rows
 
 
-def merged(reports: Sequence[SkewReport]) -> SkewReport:
+def merge_reports(reports: Sequence[SkewReport]) -> SkewReport:
     """Return what several versions' reports say together; a feature that differs in two is named twice."""
     return SkewReport(
         rows=sum(report.rows for report in reports),
@@ -111,12 +111,14 @@ def merged(reports: Sequence[SkewReport]) -> SkewReport:
     )
 
 
-def compare(feature_set: FeatureSet, predictions: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]) -> SkewReport:
+def compare_features(
+    feature_set: FeatureSet, predictions: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]
+) -> SkewReport:
     """Recompute the features of logged ``predictions`` from ``logs`` and compare: equal as float32, null equals null.
 
-    ``predictions``: the request fields, ``predict_at``, ``as_of``, ``watermarks`` and the features, as :func:`logged`
-    returns them; any other columns are carried into the examples shown. Raises :class:`ViewError` when a column is
-    missing or there is no prediction: a check on nothing would pass.
+    ``predictions``: the request fields, ``predict_at``, ``as_of``, ``watermarks`` and the features, as
+    :func:`features_to_log` returns them; any other columns are carried into the examples shown.
+    Raises :class:`ViewError` when a column is missing or there is no prediction: a check on nothing would pass.
     """
     needed = [*feature_set.fields, PREDICT_AT, AS_OF, WATERMARKS, *feature_set.feature_names]
     absent = [name for name in needed if name not in predictions.columns]
@@ -125,36 +127,40 @@ def compare(feature_set: FeatureSet, predictions: pl.DataFrame, logs: Mapping[st
             "Skew check",
             expected="logged predictions with their features, as_of and watermarks",
             found=f"no {listed(absent)}" if absent else "no prediction",
-            mend="Log what skew.logged returns.",
+            fix="Log what skew.features_to_log returns.",
         )
     rows = predictions.with_row_index(_ROW)
     parts = [
         _recomputed(feature_set, group, logs, json.loads(str(marks[0])))
         for marks, group in rows.group_by([WATERMARKS], maintain_order=True)
     ]
-    again = pl.concat(parts).sort(_ROW)
+    recomputed_rows = pl.concat(parts).sort(_ROW)
     owner = {name: view.name for view in feature_set.views for name in view.feature_names}
-    found = [_mismatch(name, owner[name], rows, again) for name in feature_set.feature_names]
-    return SkewReport(rows.height, len(feature_set.feature_names), [each for each in found if each is not None])
+    mismatches = [_mismatch(name, owner[name], rows, recomputed_rows) for name in feature_set.feature_names]
+    return SkewReport(
+        rows.height, len(feature_set.feature_names), [mismatch for mismatch in mismatches if mismatch is not None]
+    )
 
 
 def _recomputed(
     feature_set: FeatureSet, rows: pl.DataFrame, logs: Mapping[str, pl.LazyFrame], marks: Mapping[str, str]
 ) -> pl.DataFrame:
-    asked = rows.select(_ROW, *feature_set.fields, PREDICT_AT, AS_OF).lazy()
+    requests = rows.select(_ROW, *feature_set.fields, PREDICT_AT, AS_OF).lazy()
     known_before = {name: datetime.fromisoformat(mark) for name, mark in marks.items()}
-    return feature_set.as_of(asked, logs, known_before=known_before).select(_ROW, *feature_set.feature_names).collect()
+    return (
+        feature_set.as_of(requests, logs, known_before=known_before).select(_ROW, *feature_set.feature_names).collect()
+    )
 
 
-def _mismatch(feature: str, view: str, rows: pl.DataFrame, again: pl.DataFrame) -> Mismatch | None:
-    served, recomputed = _comparable(rows[feature]), _comparable(again[feature])
+def _mismatch(feature: str, view: str, rows: pl.DataFrame, recomputed_rows: pl.DataFrame) -> Mismatch | None:
+    served, recomputed = _comparable(rows[feature]), _comparable(recomputed_rows[feature])
     if served.dtype != recomputed.dtype:
         served, recomputed = served.cast(pl.String), recomputed.cast(pl.String)
     differs = served.ne_missing(recomputed)
     if not differs.any():
         return None
     shown = rows.drop(name for name in rows.columns if "__" in name).with_columns(
-        logged=rows[feature], recomputed=again[feature]
+        logged=rows[feature], recomputed=recomputed_rows[feature]
     )
     return Mismatch(feature, view, int(differs.sum()), shown.filter(differs).head(EXAMPLES_SHOWN).to_dicts())
 

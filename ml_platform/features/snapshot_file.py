@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 
 from ml_platform.errors import PlatformError
-from ml_platform.features.online import Snapshot
+from ml_platform.features.online_store import Snapshot
 from ml_platform.features.view import FeatureView
 
 MAGIC = b"MLPSNAP1"
@@ -49,24 +49,24 @@ class SnapshotFile:
     codes: list["Codes"]
     digests: list[str]
     keys: np.ndarray
-    keys_listed: memoryview
+    keys_view: memoryview
     known_at: np.ndarray
     values: np.ndarray
     watermark: datetime
     categories: dict[str, list[str]]
 
     @classmethod
-    def opened(cls, path: Path, view: FeatureView) -> "SnapshotFile":
+    def open(cls, path: Path, view: FeatureView) -> "SnapshotFile":
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        header, body = _parsed(mapped, path)
+        header, body = _parse_file(mapped, path)
         if header["columns"] != list(view.dtypes) or header["entity"] != view.entity:
             raise SnapshotError(
                 f"Online snapshot {path}",
                 expected=f"entity {view.entity} and columns {list(view.dtypes)}",
                 found=f"entity {header['entity']} and columns {header['columns']}",
-                mend="Change the view's code_version when its columns change.",
+                fix="Change the view's code_version when its columns change.",
             )
         *dictionaries, keys, known_at, values = (
             np.frombuffer(mapped, dtype=part["dtype"], count=part["count"], offset=body + part["offset"])
@@ -79,7 +79,7 @@ class SnapshotFile:
             codes=[Codes(entries) for entries in dictionaries],
             digests=header["digests"],
             keys=keys,
-            keys_listed=memoryview(keys.data),
+            keys_view=memoryview(keys.data),
             known_at=known_at,
             values=values.reshape(header["rows"], len(header["columns"])),
             watermark=datetime.fromisoformat(header["watermark"]),
@@ -110,12 +110,12 @@ class Codes(dict[Any, int]):
     def _search(self, value: Any) -> int:
         if self.size <= EAGER_ENTRIES or isinstance(value, str) != self._text:
             return -1
-        sought = value.encode() if self._text else value
-        place = int(np.searchsorted(self._entries, np.array(sought)))
-        return place if place < self.size and self._entries[place] == sought else -1
+        encoded_value = value.encode() if self._text else value
+        position = int(np.searchsorted(self._entries, np.array(encoded_value)))
+        return position if position < self.size and self._entries[position] == encoded_value else -1
 
 
-def packed(snapshot: Snapshot) -> bytes:
+def pack_snapshot(snapshot: Snapshot) -> bytes:
     view, frame = snapshot.view, snapshot.frame
     dictionaries = [_dictionary(view, column, frame[column]) for column in view.entity]
     sizes = [len(entries) for entries in dictionaries]
@@ -124,11 +124,11 @@ def packed(snapshot: Snapshot) -> bytes:
             f"Feature view '{view.name}'",
             expected="fewer than 2⁶³ combinations of key values",
             found=" × ".join(f"{size} of '{name}'" for size, name in zip(sizes, view.entity, strict=True)),
-            mend="Join some of the entity's columns into one.",
+            fix="Join some of the entity's columns into one.",
         )
     key = np.zeros(frame.height, dtype=np.int64)
     for column, entries in zip(view.entity, dictionaries, strict=True):
-        key = key * len(entries) + np.searchsorted(entries, _keys(frame[column]))
+        key = key * len(entries) + np.searchsorted(entries, _key_values(frame[column]))
     order = np.argsort(key)
     values, categories = snapshot.matrix()
     known_at = snapshot.known_at()
@@ -155,18 +155,18 @@ def packed(snapshot: Snapshot) -> bytes:
 
 
 def _dictionary(view: FeatureView, column: str, values: pl.Series) -> np.ndarray:
-    stored = _keys(values)
+    stored = _key_values(values)
     if stored.dtype.kind not in "Si":
         raise SnapshotError(
             f"Feature view '{view.name}', entity column '{column}'",
             expected="text, whole numbers or flags",
             found=str(values.dtype),
-            mend="Derive such a key, for example the hour as a number.",
+            fix="Derive such a key, for example the hour as a number.",
         )
     return np.unique(stored)
 
 
-def _keys(values: pl.Series) -> np.ndarray:
+def _key_values(values: pl.Series) -> np.ndarray:
     """Return key values as fixed-width UTF-8 bytes or int64."""
     if values.dtype == pl.String or isinstance(values.dtype, pl.Categorical | pl.Enum):
         encoded = [value.encode() for value in values.cast(pl.String).to_list()]
@@ -180,15 +180,15 @@ def _keys(values: pl.Series) -> np.ndarray:
 
 def read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return _parsed(file.read(), path)[0]
+        return _parse_file(file.read(), path)[0]
 
 
-def _parsed(data: bytes | mmap.mmap, path: Path) -> tuple[dict[str, Any], int]:
+def _parse_file(data: bytes | mmap.mmap, path: Path) -> tuple[dict[str, Any], int]:
     """Return the header, and where the arrays begin."""
     prefix = len(MAGIC) + struct.calcsize("<Q")
     if data[: len(MAGIC)] != MAGIC:
         raise SnapshotError(
-            f"File {path}", expected="an online snapshot", found=repr(bytes(data[:8])), mend="Publish the view again."
+            f"File {path}", expected="an online snapshot", found=repr(bytes(data[:8])), fix="Publish the view again."
         )
     (length,) = struct.unpack("<Q", data[len(MAGIC) : prefix])
     return json.loads(bytes(data[prefix : prefix + length])), _aligned(prefix + length)

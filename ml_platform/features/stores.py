@@ -6,9 +6,9 @@ Apart because three processes must mean the same one: what publishes, what verif
 from pathlib import Path
 
 from ml_platform.errors import PlatformError, listed
-from ml_platform.features.online import OnlineStore
-from ml_platform.features.snapshot import SnapshotStore
-from ml_platform.features.valkey import ValkeyStore
+from ml_platform.features.online_store import OnlineStore
+from ml_platform.features.snapshot_store import SnapshotStore
+from ml_platform.features.valkey_store import ValkeyStore
 
 SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 
@@ -33,6 +33,6 @@ def open_store(location: str) -> OnlineStore:
             "Online store",
             expected=f"a folder, or an address that begins with {listed([f'{each}://' for each in SCHEMES])}",
             found=f"'{location}'",
-            mend="Mend ML_PLATFORM_ONLINE, or the resource online_store.",
+            fix="Mend ML_PLATFORM_ONLINE, or the resource online_store.",
         )
     return SnapshotStore(Path(location))

@@ -63,18 +63,18 @@ class Feature(Settings):
         return DTYPES[self.type]
 
 
-class Source(Settings):
+class FeatureSource(Settings):
     """A dataset that a view reads: its columns, by when their values become known."""
 
     dataset: str = Field(description="Name of the dataset; its table in the lake is datasets/<name>")
-    beforehand: list[str] = Field(
+    known_upfront: list[str] = Field(
         default_factory=list, description="Columns known before anything happens, like a published schedule"
     )
-    revealed: dict[str, list[str]] = Field(
+    available_from: dict[str, list[str]] = Field(
         default_factory=dict,
         description="Time column: the columns that are known from that time on (itself among them, where it is read)",
     )
-    revealed_after_minutes: int = Field(
+    available_after_minutes: int = Field(
         default=0, ge=0, description="How long after those times the values are known (minutes)"
     )
     columns: list[str] = Field(
@@ -82,10 +82,10 @@ class Source(Settings):
     )
 
     @property
-    def seen(self) -> list[str]:
+    def visible_columns(self) -> list[str]:
         """The columns that the view's function gets to see; empty means all."""
-        revealed = [column for columns in self.revealed.values() for column in columns]
-        return list(dict.fromkeys([*self.beforehand, *revealed, *self.columns]))
+        available_from = [column for columns in self.available_from.values() for column in columns]
+        return list(dict.fromkeys([*self.known_upfront, *available_from, *self.columns]))
 
 
 class FeatureView(Settings):
@@ -102,7 +102,7 @@ class FeatureView(Settings):
         default_factory=list, description="Key columns of a stored view; empty means one entity, the whole system"
     )
     features: list[Feature] = Field(description="The columns of values", min_length=1)
-    sources: list[Source] = Field(default_factory=list, description="Datasets that a stored view reads")
+    sources: list[FeatureSource] = Field(default_factory=list, description="Datasets that a stored view reads")
     function: str = Field(description="package.module:function that returns the rows")
     fields: list[str] = Field(
         default_factory=list, description="Fields of the request that a request view's function gets to see"
@@ -144,8 +144,8 @@ class FeatureView(Settings):
     @property
     def feature_names(self) -> list[str]:
         """Names of the columns that a model gets to see."""
-        shown = [self.column(feature.name) for feature in self.features if not feature.hidden]
-        return shown + ([self.age_column] if self.age and self.kind == "stored" else [])
+        visible = [self.column(feature.name) for feature in self.features if not feature.hidden]
+        return visible + ([self.age_column] if self.age and self.kind == "stored" else [])
 
     @property
     def table(self) -> str:
@@ -170,7 +170,9 @@ class FeatureView(Settings):
             )
         datasets = {source.dataset for source in self.sources}
         for feature in self.features:
-            strangers = [column for column in feature.derived_from if column.partition(".")[0] not in datasets]
-            if strangers:
-                raise ValueError(f"view '{self.name}', feature '{feature.name}': {strangers} is in none of its sources")
+            unknown_columns = [column for column in feature.derived_from if column.partition(".")[0] not in datasets]
+            if unknown_columns:
+                raise ValueError(
+                    f"view '{self.name}', feature '{feature.name}': {unknown_columns} is in none of its sources"
+                )
         return self

@@ -1,1 +1,1 @@
-"""What is seen once a model serves: predictions, outcomes, drift, performance. Knows nothing of Dagster."""
+"""Monitoring of served models: predictions, outcomes, drift, performance. This package does not import Dagster."""

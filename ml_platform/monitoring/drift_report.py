@@ -1,6 +1,6 @@
-"""What a comparison of two tables found, column by column, and what it amounts to.
+"""The result of a drift check: the findings of each column, and the decision.
 
-Apart from `drift` because it is read by those who never measure: the report page, alerts, the retraining policy.
+The report page, alerts and the retraining policy read it without the code that measures drift.
 """
 
 from typing import Literal
@@ -10,39 +10,43 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml_platform.errors import listed
 
-Decision = Literal["steady", "notice", "alert", "not judged"]
+Decision = Literal["steady", "notice", "alert", "not evaluated"]
 
 
 class ColumnDrift(BaseModel):
-    """What was found about one column."""
+    """Drift findings of one column."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     role: Literal["score", "feature"]
     kind: Literal["number", "category"]
-    effect: float | None = Field(description="KS distance or total variation; the windows' median; null: not judged.")
-    limit: float = Field(description="Effect from which a change is large, and larger than is usual for the column.")
-    p_value: float | None = Field(description="Median over the windows; null: not judged.")
+    effect: float | None = Field(
+        description="KS distance or total variation, median over the windows; null: not evaluated."
+    )
+    limit: float = Field(
+        description="Effect above which a change is large, and larger than the past changes of the column."
+    )
+    p_value: float | None = Field(description="Median over the windows; null: not evaluated.")
     stability_index: float | None = Field(description="Population stability index over the reference's bins.")
     windows_flagged: int
-    windows_judged: int
-    shifted: bool = Field(description="Flagged in as many windows as the settings need.")
+    windows_evaluated: int
+    shifted: bool = Field(description="Whether at least ``windows_needed`` windows flag the column.")
     null_rate_reference: float
     null_rate_current: float
     nulls_changed: bool
     unseen_share: float
-    unseen_examples: list[str] = Field(description="At most five categories that the reference lacks.")
+    unseen_examples: list[str] = Field(description="Up to five categories that the reference lacks.")
     unseen_appeared: bool
 
     @property
     def drifted(self) -> bool:
-        """Whether any of the three findings holds: the values shifted, nulls changed, or unseen categories appeared."""
+        """Whether the values shifted, the share of nulls changed, or unseen categories appeared."""
         return self.shifted or self.nulls_changed or self.unseen_appeared
 
 
 class DriftReport(BaseModel):
-    """What was found about all columns: scores first, then features; drifted ones first, by effect over limit."""
+    """Drift findings of all columns: scores before features, drifted columns first, then by effect over limit."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,7 +55,7 @@ class DriftReport(BaseModel):
     rows_current: int
     expected_rows: float | None
     volume_changed: bool
-    windows_judged: int
+    windows_evaluated: int
 
     @property
     def drifted(self) -> list[str]:
@@ -64,38 +68,41 @@ class DriftReport(BaseModel):
 
     @property
     def decision(self) -> Decision:
-        """``alert``: the scores drifted, or data are broken (nulls, unseen categories, volume); ``notice``: only
-        features shifted, which the model may well follow; ``not judged``: too few rows to say that nothing shifted.
+        """The most serious finding.
+
+        ``alert``: the scores drifted, or the data are broken (nulls, unseen categories, volume). ``notice``: only
+        features shifted, which is often harmless. ``steady``: no finding. ``not evaluated``: too few rows to rule out
+        a shift.
         """
-        broken = any(column.nulls_changed or column.unseen_appeared for column in self.columns)
-        if self.score_drifted or broken or self.volume_changed:
+        data_changed = any(column.nulls_changed or column.unseen_appeared for column in self.columns)
+        if self.score_drifted or data_changed or self.volume_changed:
             return "alert"
         if self.drifted:
             return "notice"
-        return "steady" if self.windows_judged else "not judged"
+        return "steady" if self.windows_evaluated else "not evaluated"
 
     @property
     def reason(self) -> str:
-        """Why the decision is what it is, in a sentence."""
+        """The decision and its findings in one sentence."""
         if not self.rows_reference:
-            return "Not judged: there are no earlier rows to compare with."
+            return "Not evaluated: there are no earlier rows to compare with."
         if not self.columns:
             return f"{self.decision.capitalize()}: {self.rows_reference} earlier rows are too few to compare with."
-        found = [
-            f"{what} ({len(columns)} of {len(self.columns)}): {listed(column.name for column in columns)}"
-            for what, columns in (
+        findings = [
+            f"{description} ({len(columns)} of {len(self.columns)}): {listed(column.name for column in columns)}"
+            for description, columns in (
                 ("scores shifted", [each for each in self.columns if each.role == "score" and each.shifted]),
                 ("share of nulls changed", [each for each in self.columns if each.nulls_changed]),
-                ("categories never seen", [each for each in self.columns if each.unseen_appeared]),
+                ("unseen categories", [each for each in self.columns if each.unseen_appeared]),
                 ("features shifted", [each for each in self.columns if each.role == "feature" and each.shifted]),
             )
             if columns
         ]
         if self.volume_changed:
-            found.insert(0, f"{self.rows_current} rows where about {self.expected_rows:.0f} are usual")
-        if not self.windows_judged:
-            found.append(f"{self.rows_current} rows are too few to judge distributions")
-        return f"{self.decision.capitalize()}: {'; '.join(found) or f'none of {len(self.columns)} columns drifted'}."
+            findings.insert(0, f"{self.rows_current} rows where about {self.expected_rows:.0f} are usual")
+        if not self.windows_evaluated:
+            findings.append(f"{self.rows_current} rows are too few to compare distributions")
+        return f"{self.decision.capitalize()}: {'; '.join(findings) or f'none of {len(self.columns)} columns drifted'}."
 
     def table(self) -> pl.DataFrame:
         """Return one row per column with every number of :class:`ColumnDrift`, for printing and for metadata."""

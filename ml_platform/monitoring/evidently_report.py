@@ -1,8 +1,8 @@
-"""The drift page that people look at: Evidently's HTML over a sample, with the same distances as the rule in `drift`.
+"""The drift page for people: Evidently's HTML over a sample, with the distances of the drift check.
 
-Apart from `drift` because a page is for eyes: what it samples, draws or leaves out decides nothing. Evidently's own
-choice of tests is replaced, so that page and rule speak of the same number, and so is its verdict where the rule gave
-one: a page that calls drift what the rule let pass would be believed.
+The page shows results and decides nothing. Evidently's choice of tests is replaced, so that the page and the drift
+check show the same distance. If the drift check has decided, its decision also replaces Evidently's: a page that
+contradicts the check would mislead its readers.
 """
 
 import os
@@ -26,28 +26,30 @@ _KS = "kolmogorov_smirnov_distance"
 _TOTAL_VARIATION = "total_variation_distance"
 _OTHER = "(other)"
 
-_NEVER = 2.0
-"""A limit that no distance reaches."""
+_UNREACHABLE_LIMIT = 2.0
+"""A limit above the largest possible distance, 1."""
 
 
 class ReportInputError(PlatformError):
-    """Raised when there is nothing to draw: a column missing, or no column with values on both sides."""
+    """Raised when the page cannot be drawn: a column is missing, or no column has values on both sides."""
 
 
 class ReportSettings(Settings):
-    """What the page draws."""
+    """Settings of the drift page."""
 
-    sample_rows: int = Field(default=3_000, ge=2, description="Rows drawn from either side; bounds time and size.")
+    sample_rows: int = Field(
+        default=3_000, ge=2, description="Rows sampled from each side; limits the time and the size of the page."
+    )
     seed: int = Field(default=0, description="Seed of the sampling.")
     maximum_features: int = Field(
-        default=30, ge=1, description="Features drawn, those with the largest distance; each costs a tenth of a second."
+        default=30, ge=1, description="Number of features drawn, largest distance first; each takes about 0.1 s."
     )
-    minimum_ks: float = Field(default=0.1, ge=0, le=1, description="Numbers: distance from which drift is shown.")
+    minimum_ks: float = Field(default=0.1, ge=0, le=1, description="Numbers: distance above which drift is shown.")
     minimum_total_variation: float = Field(
-        default=0.1, ge=0, le=1, description="Categories: distance from which drift is shown."
+        default=0.1, ge=0, le=1, description="Categories: distance above which drift is shown."
     )
     minimum_category_share: float = Field(
-        default=0.01, ge=0, lt=1, description="Categories rarer than this in the reference are drawn as one."
+        default=0.01, ge=0, lt=1, description="Categories with a smaller share of the reference are drawn as one group."
     )
 
 
@@ -61,28 +63,33 @@ def write_evidently_report(
     score: str | None = None,
     drifted: Collection[str] | None = None,
 ) -> dict[str, float]:
-    """Write the HTML page that compares ``current`` with ``reference`` to ``path`` and return the distances it shows.
+    """Write the HTML page that compares ``current`` with ``reference`` to ``path``; return the distance of each column.
 
-    The page is one file without references to the network, written atomically. ``score`` stands first, with a plot of
-    its own; then one line per column, of the features those ``settings.maximum_features`` that moved most, those
-    ``drifted`` before others. Columns without a value on one side cannot be drawn and are left out (their null rate is
-    `drift`'s to judge). ``drifted`` names the columns to be shown as such; without it distances above the settings'
-    minima are. Each column is sampled by itself, so that one with few values, such as a score of the newest months
-    alone, is drawn from as many rows as the others. The result maps each drawn column to its distance, over the
-    sample.
-    Raises :class:`ReportInputError` when a column is missing or none can be drawn.
+    The page is one file without references to the network, written atomically. It shows ``score`` first, with a plot
+    of its own, then one line per column. It draws ``settings.maximum_features`` features: those in ``drifted`` before
+    the others, then by distance. It omits columns without a value on one side; the drift check reports their null rate.
+
+    ``drifted`` names the columns that the page shows as drifted. If it is None, the page shows the columns as drifted
+    whose distance exceeds the minima of the settings. The score is sampled from its non-null values, so that a score
+    with values in few rows is drawn from as many rows as the features, where there are enough. The distances in the
+    result are those of the samples.
+    Raises :class:`ReportInputError` when a column is missing or no column can be drawn.
     """
     columns = [*([score] if score else []), *features]
-    drawn = _drawable(reference, current, columns)
-    folded = [_folded(column, reference, settings) for column in drawn]
-    before, now = (_sampled(side.select(folded), score, settings) for side in (reference, current))
-    moved_most = sorted(
-        (name for name in drawn if name != score),
-        key=lambda name: (name not in (drifted or ()), -_distance(before[name], now[name])),
+    drawable = _drawable(reference, current, columns)
+    expressions = [_group_rare_categories(column, reference, settings) for column in drawable]
+    reference_sample, current_sample = (
+        _sampled(side.select(expressions), score, settings) for side in (reference, current)
     )
-    shown = [name for name in drawn if name == score or name in moved_most[: settings.maximum_features]]
-    limits = None if drifted is None else {name: 0.0 if name in drifted else _NEVER for name in shown}
-    snapshot = _snapshot(before[shown], now[shown], score if score in shown else None, limits, settings)
+    by_distance = sorted(
+        (name for name in drawable if name != score),
+        key=lambda name: (name not in (drifted or ()), -_distance(reference_sample[name], current_sample[name])),
+    )
+    shown = [name for name in drawable if name == score or name in by_distance[: settings.maximum_features]]
+    limits = None if drifted is None else {name: 0.0 if name in drifted else _UNREACHABLE_LIMIT for name in shown}
+    snapshot = _run_report(
+        reference_sample[shown], current_sample[shown], score if score in shown else None, limits, settings
+    )
     write_text(path, snapshot.get_html_str(as_iframe=False))
     distances = [
         (metric["config"]["column"], metric["value"])
@@ -100,17 +107,17 @@ def _drawable(reference: pl.DataFrame, current: pl.DataFrame, columns: list[str]
                 f"Drift page, {name} table",
                 expected=f"{len(columns)} columns",
                 found=f"{len(missing)} missing: {listed(missing)}",
-                mend=f"Pass a table that has them.{did_you_mean(missing[0], side.columns)}",
+                fix=f"Pass a table with these columns.{did_you_mean(missing[0], side.columns)}",
             )
-    drawn = [column for column in columns if all(_has_values(side[column]) for side in (reference, current))]
-    if not drawn:
+    drawable = [column for column in columns if all(_has_values(side[column]) for side in (reference, current))]
+    if not drawable:
         raise ReportInputError(
             "Drift page",
             expected="a column with values on both sides",
             found=f"{reference.height} reference and {current.height} current rows, values in no common column",
-            mend="Look at the null rates of the drift check first.",
+            fix="Inspect the null rates in the drift report.",
         )
-    return drawn
+    return drawable
 
 
 def _has_values(column: pl.Series) -> bool:
@@ -118,8 +125,8 @@ def _has_values(column: pl.Series) -> bool:
     return bool(values.is_finite().any()) if column.dtype.is_float() else len(values) > 0
 
 
-def _folded(name: str, reference: pl.DataFrame, settings: ReportSettings) -> pl.Expr:
-    """Draw rare categories as one: of a thousand tail numbers no two samples have the same."""
+def _group_rare_categories(name: str, reference: pl.DataFrame, settings: ReportSettings) -> pl.Expr:
+    """Replace rare categories by one group: two samples of a thousand identifiers have few in common."""
     if reference[name].dtype.is_numeric():
         return pl.col(name)
     values = reference[name].cast(pl.String).drop_nulls()
@@ -131,12 +138,12 @@ def _folded(name: str, reference: pl.DataFrame, settings: ReportSettings) -> pl.
 
 def _sampled(frame: pl.DataFrame, score: str | None, settings: ReportSettings) -> "pd.DataFrame":
     rows = min(settings.sample_rows, frame.height)
-    drawn = frame.sample(rows, seed=settings.seed)
+    sample = frame.sample(rows, seed=settings.seed)
     if score is not None:
         scores = frame[score].drop_nulls()
         scores = scores.sample(min(rows, len(scores)), seed=settings.seed)
-        drawn = drawn.with_columns(scores.extend_constant(None, rows - len(scores)).alias(score))
-    return drawn.to_pandas()
+        sample = sample.with_columns(scores.extend_constant(None, rows - len(scores)).alias(score))
+    return sample.to_pandas()
 
 
 def _distance(reference: "pd.Series", current: "pd.Series") -> float:
@@ -154,14 +161,14 @@ def _variation(reference: "pd.Series", current: "pd.Series") -> float:
     return total_variation(*counts).effect
 
 
-def _snapshot(
+def _run_report(
     reference: "pd.DataFrame",
     current: "pd.DataFrame",
     score: str | None,
     limits: dict[str, float] | None,
     settings: ReportSettings,
 ) -> Any:
-    # Read by Evidently when it is imported; a page must never depend on a network, nor tell anyone of its making.
+    # Evidently reads this variable when it is imported: without it, it reports its use over the network.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
@@ -176,7 +183,7 @@ def _snapshot(
     first = [ValueDrift(column=score, method=_KS, threshold=score_limit)] if score else []
     table = DataDriftPreset(
         columns=list(reference.columns),
-        # One drifted column is worth the headline; Evidently's own would ask for half of them.
+        # One drifted column is enough for the headline. Evidently's default is half of the columns.
         drift_share=1 / len(reference.columns),
         num_method=_KS,
         num_threshold=settings.minimum_ks,
@@ -184,7 +191,7 @@ def _snapshot(
         cat_threshold=settings.minimum_total_variation,
         per_column_threshold=limits,
     )
-    # No counts of rows or of missing values: on the page they would be those of the sample.
+    # The page shows no counts of rows or missing values, because they would be those of the sample.
     report = Report([*first, table])
     return report.run(
         Dataset.from_pandas(current, data_definition=definition),
@@ -194,19 +201,21 @@ def _snapshot(
 
 @cache
 def _register_distances() -> None:
-    """Make the rule's distances known to Evidently by name, once per process (its registry is a global)."""
+    """Register the distances of the drift check with Evidently, once per process because its registry is global."""
     from evidently.legacy.calculations.stattests import register_stattest
     from evidently.legacy.calculations.stattests.registry import StatTest
     from evidently.legacy.core import ColumnType
 
-    def judged(distance: Callable[["pd.Series", "pd.Series"], float]) -> Callable[..., tuple[float, bool]]:
-        def judge(
+    def with_threshold(distance: Callable[["pd.Series", "pd.Series"], float]) -> Callable[..., tuple[float, bool]]:
+        def measure(
             reference: "pd.Series", current: "pd.Series", _kind: ColumnType, threshold: float
         ) -> tuple[float, bool]:
-            measured = distance(reference, current)
-            return measured, measured > threshold
+            value = distance(reference, current)
+            return value, value > threshold
 
-        return judge
+        return measure
 
-    register_stattest(StatTest(_KS, "Kolmogorov-Smirnov distance", [ColumnType.Numerical], 0.1), judged(_ks))
-    register_stattest(StatTest(_TOTAL_VARIATION, "total variation", [ColumnType.Categorical], 0.1), judged(_variation))
+    register_stattest(StatTest(_KS, "Kolmogorov-Smirnov distance", [ColumnType.Numerical], 0.1), with_threshold(_ks))
+    register_stattest(
+        StatTest(_TOTAL_VARIATION, "total variation", [ColumnType.Categorical], 0.1), with_threshold(_variation)
+    )

@@ -1,6 +1,6 @@
-"""What then happened: logged predictions beside the labels that have become known.
+"""The join of logged predictions with the labels that are known by now.
 
-Apart from `prediction_log` because outcomes come late and more than once, while a prediction never changes.
+Labels arrive late and may change, while a logged prediction never changes.
 """
 
 from collections.abc import Sequence
@@ -19,33 +19,36 @@ class OutcomeError(PlatformError):
 
 
 def outcomes_table(model: str) -> str:
-    """Return the lake table of what ``model`` answered, beside what then happened."""
+    """Return the lake table of the predictions of ``model`` and their outcomes."""
     return f"models/{model}/outcomes"
 
 
-def join_outcomes(
+def with_outcomes(
     predictions: pl.DataFrame, labels: pl.DataFrame, *, keys: Sequence[str], known_by: datetime
 ) -> pl.DataFrame:
     """Return one row per predicted example, model, version and role, with ``outcome`` and ``outcome_known_at``.
 
-    ``labels`` has ``keys`` (unique), ``label`` (null where there never will be one) and ``label_known_at``;
-    ``predictions`` has ``keys`` too, for example unpacked from the request. A label counts only if it was known by
-    ``known_by``; otherwise, and where no label row matches, both new columns are null. Of several predictions of the
-    same example by the same model, version and role the one logged last counts, so that an app that asks often does
-    not weigh more. A null key matches a null key: an example without a tail number is still one example. Raises
-    :class:`OutcomeError` when a key column is missing, of another type on either side, or repeated in the labels.
+    ``labels`` has the columns ``keys`` (unique together), ``label`` (null for an example that never gets one) and
+    ``label_known_at``. ``predictions`` has ``keys`` too, for example unpacked from the request. Both new columns are
+    null if the label was not known by ``known_by``, and if no label row matches.
+
+    Of several predictions of one example by the same model, version and role, only the one logged last counts: a client
+    that repeats requests has no more weight than others. A null key matches a null key, because an example with a null
+    in one of its keys is still one example.
+    Raises :class:`OutcomeError` when a key column is missing, its type differs between the two tables, or a key occurs
+    twice in the labels.
     """
-    _refuse_ambiguous(predictions, labels, keys)
-    last = predictions.sort("logged_at", "request_id", "row").unique(
+    _require_unambiguous_keys(predictions, labels, keys)
+    latest = predictions.sort("logged_at", "request_id", "row").unique(
         [*keys, "model", "version", "role"], keep="last", maintain_order=True
     )
     known = labels.filter(pl.col("label").is_not_null(), pl.col("label_known_at") <= known_by).select(
         *keys, pl.col("label").cast(pl.Float64).alias(OUTCOME), pl.col("label_known_at").alias(OUTCOME_KNOWN_AT)
     )
-    return last.join(known, on=list(keys), how="left", nulls_equal=True, maintain_order="left")
+    return latest.join(known, on=list(keys), how="left", nulls_equal=True, maintain_order="left")
 
 
-def _refuse_ambiguous(predictions: pl.DataFrame, labels: pl.DataFrame, keys: Sequence[str]) -> None:
+def _require_unambiguous_keys(predictions: pl.DataFrame, labels: pl.DataFrame, keys: Sequence[str]) -> None:
     for name, side in (("predictions", predictions), ("labels", labels)):
         missing = [key for key in keys if key not in side.columns]
         if missing:
@@ -53,7 +56,7 @@ def _refuse_ambiguous(predictions: pl.DataFrame, labels: pl.DataFrame, keys: Seq
                 f"Outcomes, {name}",
                 expected=f"key columns {listed(keys)}",
                 found=f"{len(missing)} missing: {listed(missing)}",
-                mend="Unpack them from the request, or name other keys.",
+                fix="Unpack the keys from the request, or name other keys.",
             )
     for key in keys:
         if predictions.schema[key] != labels.schema[key]:
@@ -61,7 +64,7 @@ def _refuse_ambiguous(predictions: pl.DataFrame, labels: pl.DataFrame, keys: Seq
                 f"Outcomes, key '{key}'",
                 expected="the same type on both sides",
                 found=f"{predictions.schema[key]} in the predictions, {labels.schema[key]} in the labels",
-                mend="Cast the predictions' keys to the types of the labels.",
+                fix="Cast the predictions' keys to the types of the labels.",
             )
     repeated = labels.group_by(list(keys)).len().filter(pl.col("len") > 1)
     if repeated.height:
@@ -70,5 +73,5 @@ def _refuse_ambiguous(predictions: pl.DataFrame, labels: pl.DataFrame, keys: Seq
             "Outcomes, labels",
             expected=f"one row per {listed(keys)}",
             found=f"{repeated.height} keys with several rows (first: {first})",
-            mend="Add a key that tells them apart, or drop the duplicates.",
+            fix="Add a key that distinguishes these rows, or remove the duplicates.",
         )

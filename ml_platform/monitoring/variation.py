@@ -1,8 +1,8 @@
-"""How far the reference strays from itself: what a change must exceed before it is news.
+"""Variation within the reference: how far its own past windows differ from the whole.
 
-Apart from `drift` because this is a fact about the reference alone. Rows of real weeks are not drawn alike: a stormy
-week differs from the weeks around it by far more than chance, and a rule that knows only chance calls every week a
-drift. The measure is the reference's own past, cut into windows as long as those that are judged.
+Rows of real weeks are not independent: one unusual week differs from its neighbours by far more than chance. A
+significance test alone would therefore flag every week. The drift check compares a change with the past changes
+between windows of the same length.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,43 +10,44 @@ from dataclasses import dataclass
 
 import polars as pl
 
-_ROWS_PER_WINDOW = 2_000
-"""Rows sampled from each window: the largest of a dozen distances needs less precision than a verdict."""
+_MAX_ROWS_PER_WINDOW = 2_000
+"""Rows sampled from each window. The largest of a dozen distances needs less precision than the drift test."""
 
 
 @dataclass(frozen=True)
 class Variation:
-    """Of one column of the reference: the largest distance of a window from the rest, and the range of null rates."""
+    """Largest distance of a past window of one column from the rest of the reference, and the range of null rates."""
 
     effect: float
     lowest_null_rate: float
     highest_null_rate: float
 
 
-def windows_of(reference: pl.DataFrame, rows: int, count: int, seed: int) -> list[pl.DataFrame]:
-    """Return samples of up to ``count`` stretches of ``rows`` consecutive rows each, evenly spaced over ``reference``.
+def reference_windows(reference: pl.DataFrame, rows: int, max_windows: int, seed: int) -> list[pl.DataFrame]:
+    """Return samples of up to ``max_windows`` windows of ``rows`` consecutive rows, evenly spaced over ``reference``.
 
-    ``reference`` is in the order of time. Where it does not hold two such stretches there are none: a single one has
-    no rest to stray from.
+    ``reference`` is in order of time. The list is empty if ``reference`` has fewer than two such windows, because a
+    single window leaves no rest to compare with.
     """
-    held = min(count, reference.height // rows) if rows else 0
-    if held < 2:
+    window_count = min(max_windows, reference.height // rows) if rows else 0
+    if window_count < 2:
         return []
-    starts = [(reference.height - rows) * at // (held - 1) for at in range(held)]
-    stretches = (reference[start : start + rows] for start in starts)
-    return [each.sample(_ROWS_PER_WINDOW, seed=seed) if rows > _ROWS_PER_WINDOW else each for each in stretches]
+    starts = [(reference.height - rows) * index // (window_count - 1) for index in range(window_count)]
+    windows = (reference[start : start + rows] for start in starts)
+    return [each.sample(_MAX_ROWS_PER_WINDOW, seed=seed) if rows > _MAX_ROWS_PER_WINDOW else each for each in windows]
 
 
-def variation(
+def measure_variation(
     column: pl.Series,
     windows: Sequence[pl.Series],
     share: float,
     distance: Callable[[pl.Series, pl.Series], float],
 ) -> Variation | None:
-    """Return how ``windows`` of a column stray from ``column``, all of the reference; None without windows.
+    """Return the variation of ``windows`` around ``column``, the whole reference; None without windows.
 
-    ``share`` is the part of the reference that one window is. Each window is part of what it is compared with, which
-    shortens its distance by just this share (both distances in use are linear in the mixture): it is given back.
+    ``share`` is the share of the reference rows in one window. Each window is part of the reference, which reduces its
+    distance by this share, because both distances in use are linear in the mixture. The division by ``1 - share``
+    corrects this.
     """
     if not windows:
         return None

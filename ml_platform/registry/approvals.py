@@ -16,6 +16,8 @@ from ml_platform.errors import PlatformError
 from ml_platform.registry.audit import AuditLog, AuditRecord
 
 APPROVAL_KIND = "approval"
+DECISION_KEY = "word"
+"""Key of the decision (approve or reject) in an approval record; stored records are never renamed."""
 
 
 class ApprovalError(PlatformError):
@@ -34,7 +36,7 @@ class ApprovalSettings(Settings):
 class ApprovalState:
     """Whether a version may be promoted now, by whom, and why not."""
 
-    stands: bool
+    approved: bool
     approved_by: tuple[str, ...]
     reason: str
     rejected: bool = False
@@ -44,17 +46,21 @@ def approve(
     audit: AuditLog, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
 ) -> AuditRecord:
     """Record that ``by`` approves the version on the evidence with this digest."""
-    return _say(audit, "approve", model=model, version=version, evidence=evidence, by=by, reason=reason, at=at)
+    return _append_decision(
+        audit, "approve", model=model, version=version, evidence=evidence, by=by, reason=reason, at=at
+    )
 
 
 def reject(
     audit: AuditLog, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
 ) -> AuditRecord:
     """Record that ``by`` rejects the version; it stays rejected on this evidence until the same person approves it."""
-    return _say(audit, "reject", model=model, version=version, evidence=evidence, by=by, reason=reason, at=at)
+    return _append_decision(
+        audit, "reject", model=model, version=version, evidence=evidence, by=by, reason=reason, at=at
+    )
 
 
-def standing(
+def approval_state(
     audit: AuditLog,
     settings: ApprovalSettings,
     *,
@@ -70,49 +76,50 @@ def standing(
     than ``expires_hours`` has lapsed, and one rejection outweighs any number of approvals, automatic ones too. Nothing
     said at or before ``since`` counts.
     """
-    said = [
+    decisions = [
         record
         for record in audit.records(APPROVAL_KIND)
         if record.facts["model"] == model and record.facts["version"] == version and record.at <= at
         if since is None or record.at > since
     ]
-    words = _last_words(record for record in said if record.facts["evidence"] == evidence)
-    rejected = [record for record in words if record.facts["word"] == "reject"]
+    latest = _latest_decisions(record for record in decisions if record.facts["evidence"] == evidence)
+    rejected = [record for record in latest if record.facts[DECISION_KEY] == "reject"]
     if rejected:
-        by = rejected[0]
-        return ApprovalState(False, (), f"Rejected by {by.actor}: {by.facts['reason']}", rejected=True)
+        rejection = rejected[0]
+        reason = f"Rejected by {rejection.actor}: {rejection.facts['reason']}"
+        return ApprovalState(False, (), reason, rejected=True)
     if settings.mode == "auto":
         return ApprovalState(True, (), "Approval is automatic.")
-    fresh = [record for record in words if at - record.at <= timedelta(hours=settings.expires_hours)]
-    names = tuple(sorted(record.actor for record in fresh))
-    if len(fresh) >= settings.people:
+    unexpired = [record for record in latest if at - record.at <= timedelta(hours=settings.expires_hours)]
+    names = tuple(sorted(record.actor for record in unexpired))
+    if len(unexpired) >= settings.people:
         return ApprovalState(True, names, f"Approved by {', '.join(names)}.")
-    lapsed = len(words) - len(fresh)
-    void = sum(record.facts["evidence"] != evidence for record in said)
-    notes = [f"{lapsed} lapsed after {settings.expires_hours:g} h"] if lapsed else []
+    expired = len(latest) - len(unexpired)
+    void = sum(record.facts["evidence"] != evidence for record in decisions)
+    notes = [f"{expired} lapsed after {settings.expires_hours:g} h"] if expired else []
     notes += [f"{void} void because the evidence changed"] if void else []
-    aside = f" ({', '.join(notes)})" if notes else ""
-    return ApprovalState(False, names, f"{len(fresh)} of {settings.people} approvals{aside}.")
+    suffix = f" ({', '.join(notes)})" if notes else ""
+    return ApprovalState(False, names, f"{len(unexpired)} of {settings.people} approvals{suffix}.")
 
 
-def demand_decider(what: str, by: str, reason: str) -> None:
+def require_decider(subject: str, by: str, reason: str) -> None:
     """Raise :class:`ApprovalError` unless somebody stands for the decision and says why: both go on record."""
     if not by.strip() or not reason.strip():
         raise ApprovalError(
-            what,
+            subject,
             expected="a name and a reason",
             found=f"name '{by.strip()}', reason '{reason.strip()}'",
-            mend="Say who decides and why.",
+            fix="Say who decides and why.",
         )
 
 
-def _say(
-    audit: AuditLog, word: str, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
+def _append_decision(
+    audit: AuditLog, decision: str, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
 ) -> AuditRecord:
-    demand_decider(f"Approval of '{model}' version {version}", by, reason)
-    facts = {"model": model, "version": version, "evidence": evidence, "word": word, "reason": reason.strip()}
+    require_decider(f"Approval of '{model}' version {version}", by, reason)
+    facts = {"model": model, "version": version, "evidence": evidence, DECISION_KEY: decision, "reason": reason.strip()}
     return audit.append(APPROVAL_KIND, actor=by.strip(), at=at, facts=facts)
 
 
-def _last_words(records: Iterable[AuditRecord]) -> list[AuditRecord]:
+def _latest_decisions(records: Iterable[AuditRecord]) -> list[AuditRecord]:
     return list({record.actor.casefold(): record for record in records}.values())

@@ -16,21 +16,21 @@ import polars as pl
 
 from ml_platform.data.atomic import write_json
 from ml_platform.registry.models import ModelRegistry, ModelVersion
-from ml_platform.registry.outbox import LOCAL_PREFIX, Entry, Outbox, is_unreachable
-from ml_platform.registry.tracking import PARENT_TAG, TrackedRun, Tracking, create_run, perform
+from ml_platform.registry.outbox import LOCAL_PREFIX, Outbox, OutboxEntry, is_connection_error
+from ml_platform.registry.tracking import PARENT_TAG, TrackedRun, Tracking, apply_operation, create_run
 
 OUTBOX_TAG = "ml_platform.outbox_id"
 DELIVERED_FILE = "delivered.json"
 
 
 @dataclass(frozen=True)
-class Delivered:
+class DeliveryResult:
     """What became of one entry: its run in MLflow, or why the server refused it."""
 
     entry: str
     run_id: str | None
     operations: int
-    refused: str | None = None
+    error: str | None = None
 
 
 def register_or_queue(
@@ -54,14 +54,14 @@ def register_or_queue(
                 name, directory, run_id=run.run_id, input_example=input_example, output=output, tags=tags
             )
         except Exception as error:
-            if registry.tracking.outbox is None or not is_unreachable(error):
+            if registry.tracking.outbox is None or not is_connection_error(error):
                 raise
     run.queue(
         {
             "kind": "register",
             "name": name,
             "path": str(directory),
-            "example": _packed(input_example),
+            "example": _encode_table(input_example),
             "output": output,
             "tags": dict(tags or {}),
         }
@@ -69,7 +69,7 @@ def register_or_queue(
     return None
 
 
-def made_from(registry: ModelRegistry, name: str, inputs_digest: str) -> ModelVersion | None:
+def find_version(registry: ModelRegistry, name: str, inputs_digest: str) -> ModelVersion | None:
     """Return the version of ``name`` made from these inputs, None where there is none or the server cannot tell now.
 
     Without an outbox a server that is down is an error, as everywhere.
@@ -78,72 +78,76 @@ def made_from(registry: ModelRegistry, name: str, inputs_digest: str) -> ModelVe
         registry.tracking.require_server()
         return registry.by_inputs(name, inputs_digest)
     except Exception as error:
-        if registry.tracking.outbox is None or not is_unreachable(error):
+        if registry.tracking.outbox is None or not is_connection_error(error):
             raise
         return None
 
 
-def deliver(outbox: Outbox, tracking: Tracking) -> list[Delivered]:
+def deliver(outbox: Outbox, tracking: Tracking) -> list[DeliveryResult]:
     """Deliver every entry that nobody writes to, oldest first, and return what became of each.
 
     Stops without an error when the server cannot be reached. An entry that the server refuses is set aside with the
-    reason (``outbox.refused()``); those behind it go on. A run whose writer died is ended KILLED.
+    reason (``outbox.dead_letters()``); those behind it go on. A run whose writer died is ended KILLED.
     """
-    done: list[Delivered] = []
+    results: list[DeliveryResult] = []
     for entry in outbox.ready():
         try:
             tracking.require_server()
-            done.append(_deliver(entry, tracking, outbox.folder / DELIVERED_FILE))
+            results.append(_deliver_entry(entry, tracking, outbox.folder / DELIVERED_FILE))
         except Exception as error:
-            if is_unreachable(error):
+            if is_connection_error(error):
                 break
-            entry.refuse(f"{type(error).__name__}: {error}")
-            done.append(Delivered(entry.path.name, None, 0, refused=str(error)))
+            entry.move_to_dead_letters(f"{type(error).__name__}: {error}")
+            results.append(DeliveryResult(entry.path.name, None, 0, error=str(error)))
         else:
-            entry.drop()
-    return done
+            entry.delete()
+    return results
 
 
-def _deliver(entry: Entry, tracking: Tracking, ledger: Path) -> Delivered:
+def _deliver_entry(entry: OutboxEntry, tracking: Tracking, run_ids_path: Path) -> DeliveryResult:
     first, *rest = entry.operations()
     if not rest or rest[-1]["kind"] != "end":
         rest = [*rest, {"kind": "end", "status": "KILLED", "at": tracking.now()}]
-    known: dict[str, str] = json.loads(ledger.read_bytes()) if ledger.exists() else {}
+    run_ids: dict[str, str] = json.loads(run_ids_path.read_bytes()) if run_ids_path.exists() else {}
     run_id = (
-        _real_id(first["run_id"], known) if first["kind"] == "continue" else _created(entry, tracking, first, known)
+        _mlflow_run_id(first["run_id"], run_ids)
+        if first["kind"] == "continue"
+        else _find_or_create_run(entry, tracking, first, run_ids)
     )
     for operation in rest:
         if operation["kind"] == "register":
-            _register(tracking, run_id, operation)
+            _register_model(tracking, run_id, operation)
         else:
-            perform(tracking.client, run_id, operation)
-    write_json(ledger, {**known, entry.local_id: run_id})
-    return Delivered(entry.path.name, run_id, len(rest) + 1)
+            apply_operation(tracking.client, run_id, operation)
+    write_json(run_ids_path, {**run_ids, entry.local_id: run_id})
+    return DeliveryResult(entry.path.name, run_id, len(rest) + 1)
 
 
-def _created(entry: Entry, tracking: Tracking, operation: Mapping[str, Any], known: Mapping[str, str]) -> str:
+def _find_or_create_run(
+    entry: OutboxEntry, tracking: Tracking, operation: Mapping[str, Any], run_ids: Mapping[str, str]
+) -> str:
     # A delivery killed halfway has already created the run: it is found by the entry's name.
-    found = tracking.find_runs(operation["experiment"], {OUTBOX_TAG: entry.path.name})
-    if found:
-        return found[0]
+    existing = tracking.find_runs(operation["experiment"], {OUTBOX_TAG: entry.path.name})
+    if existing:
+        return existing[0]
     tags = {**operation["tags"], OUTBOX_TAG: entry.path.name}
     if PARENT_TAG in tags:
-        tags[PARENT_TAG] = _real_id(tags[PARENT_TAG], known)
+        tags[PARENT_TAG] = _mlflow_run_id(tags[PARENT_TAG], run_ids)
     return create_run(tracking, {**operation, "tags": tags})
 
 
-def _real_id(run_id: str, known: Mapping[str, str]) -> str:
-    return known.get(run_id, run_id) if run_id.startswith(LOCAL_PREFIX) else run_id
+def _mlflow_run_id(run_id: str, run_ids: Mapping[str, str]) -> str:
+    return run_ids.get(run_id, run_id) if run_id.startswith(LOCAL_PREFIX) else run_id
 
 
-def _packed(table: pl.DataFrame) -> str:
+def _encode_table(table: pl.DataFrame) -> str:
     # Arrow keeps the column types, from which the signature is made.
-    packed = io.BytesIO()
-    table.write_ipc(packed)
-    return base64.b64encode(packed.getvalue()).decode()
+    buffer = io.BytesIO()
+    table.write_ipc(buffer)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _register(tracking: Tracking, run_id: str, operation: Mapping[str, Any]) -> None:
+def _register_model(tracking: Tracking, run_id: str, operation: Mapping[str, Any]) -> None:
     example = pl.read_ipc(io.BytesIO(base64.b64decode(operation["example"])))
     ModelRegistry(tracking).register(
         operation["name"],

@@ -25,11 +25,11 @@ class ManifestError(PlatformError):
     """Raised when a manifest is absent or cannot be read."""
 
 
-class _Record(BaseModel):
+class _ManifestPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class CodeFacts(_Record):
+class CodeInfo(_ManifestPart):
     """Which code ran."""
 
     commit: str | None = Field(description="Commit of the repository, None where the code is not in one.")
@@ -37,7 +37,7 @@ class CodeFacts(_Record):
     sha256: str = Field(description="Digest of the code and declarations as they ran, whatever the commit says.")
 
 
-class HardwareFacts(_Record):
+class HardwareInfo(_ManifestPart):
     """On what it ran."""
 
     machine: str = Field(description="Architecture and operating system.")
@@ -45,7 +45,7 @@ class HardwareFacts(_Record):
     device: str = Field(description="Where the model was fitted: 'cpu', or the name of the accelerator.")
 
 
-class Manifest(_Record):
+class Manifest(_ManifestPart):
     """Everything that a training run used, and what it measured."""
 
     model: str = Field(description="Name of the model.")
@@ -54,7 +54,7 @@ class Manifest(_Record):
     tables: dict[str, int] = Field(description="Version of each lake table that was read.")
     training_set: str = Field(description="Content hash of the training set.")
     training_rows: int = Field(description="Rows of the training set.")
-    code: CodeFacts = Field(description="Which code ran.")
+    code: CodeInfo = Field(description="Which code ran.")
     lock: str | None = Field(description="SHA-256 of requirements.lock, None where there is none.")
     parameters: dict[str, Any] = Field(description="Settings of the trainer as declared.")
     fitted: dict[str, Any] | None = Field(
@@ -62,7 +62,7 @@ class Manifest(_Record):
         description="The same as fitted: what tuning found in its place, so that nothing is searched again.",
     )
     seeds: dict[str, int] = Field(description="Seeds by what they seed.")
-    hardware: HardwareFacts = Field(description="On what it ran.")
+    hardware: HardwareInfo = Field(description="On what it ran.")
     libraries: dict[str, str] = Field(
         default_factory=dict, description="Versions of what the trainer uses and the lock leaves open, such as torch."
     )
@@ -80,7 +80,7 @@ class Manifest(_Record):
         do the versions of the tables: they rise with every other month that lands, and the training set's hash says
         what of them was read.
         """
-        facts = self.model_dump(
+        inputs = self.model_dump(
             include={
                 "model",
                 "partition",
@@ -92,7 +92,7 @@ class Manifest(_Record):
                 "seeds",
             }
         )
-        return value_digest({**facts, "code": self.code.sha256})
+        return value_digest({**inputs, "code": self.code.sha256})
 
     def digest(self) -> str:
         """Return the digest of the whole manifest."""
@@ -108,11 +108,11 @@ class Manifest(_Record):
                 f"Manifest '{path}'",
                 expected="a complete manifest",
                 found=str(error).splitlines()[0],
-                mend="A model without its manifest cannot be reproduced: train it again.",
+                fix="A model without its manifest cannot be reproduced: train it again.",
             ) from error
 
 
-def collect_code(repository: Path, folders: tuple[str, ...] = CODE_FOLDERS) -> CodeFacts:
+def collect_code(repository: Path, folders: tuple[str, ...] = CODE_FOLDERS) -> CodeInfo:
     """Return commit, dirty flag and digest of the code in ``folders`` of ``repository``.
 
     The digest covers Python and declarations, including files not yet committed. Outside a git repository, or without
@@ -129,7 +129,7 @@ def collect_code(repository: Path, folders: tuple[str, ...] = CODE_FOLDERS) -> C
     changes = _git(
         repository, "status", "--porcelain", "--", *(name for name in folders if (repository / name).exists())
     )
-    return CodeFacts(commit=commit, dirty=commit is None or bool(changes), sha256=digest)
+    return CodeInfo(commit=commit, dirty=commit is None or bool(changes), sha256=digest)
 
 
 def collect_lock(repository: Path, name: str = "requirements.lock") -> str | None:
@@ -140,19 +140,19 @@ def collect_lock(repository: Path, name: str = "requirements.lock") -> str | Non
 
 def collect_libraries(names: Iterable[str]) -> dict[str, str]:
     """Return the installed version of each library, "absent" for one that is not installed."""
-    return {name: _installed(name) for name in names}
+    return {name: _installed_version(name) for name in names}
 
 
-def _installed(name: str) -> str:
+def _installed_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
         return "absent"
 
 
-def collect_hardware(device: str = "cpu") -> HardwareFacts:
+def collect_hardware(device: str = "cpu") -> HardwareInfo:
     """Return what this machine is; ``device`` is named by whoever fitted."""
-    return HardwareFacts(
+    return HardwareInfo(
         machine=f"{platform.machine()} {platform.system()}", cpu_count=os.cpu_count() or 1, device=device
     )
 
@@ -160,7 +160,7 @@ def collect_hardware(device: str = "cpu") -> HardwareFacts:
 def _git(repository: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(repository), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None

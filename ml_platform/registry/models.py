@@ -35,9 +35,9 @@ ARTIFACT_FOLDER = "model"
 MODEL_FILE = "model.json"
 MLMODEL_FILE = "MLmodel"
 EXAMPLE_FILE = "input_example.json"
-ADDED_FILES = frozenset({MLMODEL_FILE, EXAMPLE_FILE})
+MLFLOW_FILES = frozenset({MLMODEL_FILE, EXAMPLE_FILE})
 PICKLE_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".cloudpickle", ".dill"})
-PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+PICKLE_PREFIXES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 class ModelError(PlatformError):
@@ -93,18 +93,20 @@ class ModelRegistry:
         ``input_example`` (a few rows as the model takes them) gives the signature. Raises :class:`ModelError` for a
         directory without ``model.json`` or with pickled files, :class:`~.manifest.ManifestError` without a manifest.
         """
-        described = _described(directory)
+        model_json = _read_model_json(directory)
         manifest = Manifest.read(directory / MANIFEST_FILE)
-        _refuse_pickles(directory)
+        _reject_pickles(directory)
         content = directory_digest(directory, leave_out=[MANIFEST_FILE])
-        known = self._find(name, {CONTENT_TAG: content, INPUTS_TAG: manifest.inputs_digest()})
-        if known:
-            return known[0]
+        existing = self._search(name, {CONTENT_TAG: content, INPUTS_TAG: manifest.inputs_digest()})
+        if existing:
+            return existing[0]
         client = self.tracking.client
         client.log_artifacts(run_id, str(directory), ARTIFACT_FOLDER)
-        client.log_text(run_id, _mlmodel(described, directory, run_id, input_example, output), _stored(MLMODEL_FILE))
-        client.log_text(run_id, _example(input_example), _stored(EXAMPLE_FILE))
-        self._ensure_name(name)
+        client.log_text(
+            run_id, _mlmodel_yaml(model_json, directory, run_id, input_example, output), _artifact_path(MLMODEL_FILE)
+        )
+        client.log_text(run_id, _example_json(input_example), _artifact_path(EXAMPLE_FILE))
+        self._ensure_registered_model(name)
         created = client.create_model_version(
             name,
             source=f"runs:/{run_id}/{ARTIFACT_FOLDER}",
@@ -125,26 +127,26 @@ class ModelRegistry:
         from mlflow.exceptions import MlflowException
 
         try:
-            return _version(self.tracking.client.get_model_version(name, str(version)))
+            return _model_version(self.tracking.client.get_model_version(name, str(version)))
         except MlflowException as error:
-            known = [str(one.version) for one in self.versions(name)]
+            existing = [str(one.version) for one in self.versions(name)]
             raise ModelError(
                 f"Model '{name}'",
                 expected=f"a version {version}",
-                found=f"versions {listed(known)}",
-                mend="See them with ml-platform status.",
+                found=f"versions {listed(existing)}",
+                fix="See them with ml-platform status.",
             ) from error
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Return all versions, newest first; none for an unknown name."""
-        return self._find(name, {})
+        return self._search(name, {})
 
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
         """Return the version that carries ``alias``, or None."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return _version(self.tracking.client.get_model_version_by_alias(name, alias))
+            return _model_version(self.tracking.client.get_model_version_by_alias(name, alias))
         except MlflowException as error:
             if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None
@@ -152,20 +154,20 @@ class ModelRegistry:
 
     def by_inputs(self, name: str, inputs_digest: str) -> ModelVersion | None:
         """Return the newest version made from these inputs (see :meth:`Manifest.inputs_digest`), or None."""
-        known = self._find(name, {INPUTS_TAG: inputs_digest})
-        return known[0] if known else None
+        existing = self._search(name, {INPUTS_TAG: inputs_digest})
+        return existing[0] if existing else None
 
     def by_content(self, name: str, content_digest: str) -> ModelVersion | None:
         """Return the newest version with this content, or None."""
-        known = self._find(name, {CONTENT_TAG: content_digest})
-        return known[0] if known else None
+        existing = self._search(name, {CONTENT_TAG: content_digest})
+        return existing[0] if existing else None
 
-    def choose(self, version: ModelVersion, at: datetime) -> None:
+    def mark_chosen(self, version: ModelVersion, at: datetime) -> None:
         """Note that training came to ``version`` again at ``at``: what is declared now gives it, not a newer one."""
         milliseconds = str(int(at.timestamp() * 1000))
         self.tracking.client.set_model_version_tag(version.name, str(version.version), CHOSEN_TAG, milliseconds)
 
-    def describe(self, version: ModelVersion, markdown: str) -> None:
+    def set_description(self, version: ModelVersion, markdown: str) -> None:
         """Show ``markdown`` (the model card) on the version's page in MLflow."""
         self.tracking.client.update_model_version(version.name, str(version.version), markdown)
 
@@ -173,7 +175,7 @@ class ModelRegistry:
         """Move ``alias`` to ``version``; promotion does this together with its record."""
         self.tracking.client.set_registered_model_alias(name, alias, str(version))
 
-    def drop_alias(self, name: str, alias: str) -> None:
+    def delete_alias(self, name: str, alias: str) -> None:
         """Remove ``alias``; one that is not there is no error."""
         if self.by_alias(name, alias):
             self.tracking.client.delete_registered_model_alias(name, alias)
@@ -181,7 +183,7 @@ class ModelRegistry:
     def manifest(self, version: ModelVersion) -> Manifest:
         """Return what the version was made from, without fetching the model; raises :class:`ModelError` as there."""
         with tempfile.TemporaryDirectory() as scratch:
-            return Manifest.read(self._fetched(version, _stored(MANIFEST_FILE), scratch))
+            return Manifest.read(self._download_artifact(version, _artifact_path(MANIFEST_FILE), scratch))
 
     def download(self, version: ModelVersion, into: Path) -> Path:
         """Place the model directory at ``into``, bit for bit as it was registered, and return the path.
@@ -191,21 +193,21 @@ class ModelRegistry:
         """
         into.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}.") as scratch:
-            got = self._fetched(version, ARTIFACT_FOLDER, scratch)
-            for added in ADDED_FILES:
-                (got / added).unlink(missing_ok=True)
-            found = directory_digest(got)
-            if found != version.directory_digest:
+            downloaded = self._download_artifact(version, ARTIFACT_FOLDER, scratch)
+            for added in MLFLOW_FILES:
+                (downloaded / added).unlink(missing_ok=True)
+            digest = directory_digest(downloaded)
+            if digest != version.directory_digest:
                 raise ModelError(
                     f"Model '{version.name}' version {version.version}",
                     expected=f"files with the digest {version.directory_digest[:12]}",
-                    found=found[:12],
-                    mend="The stored artifact was changed or is incomplete: restore it, or register the model again.",
+                    found=digest[:12],
+                    fix="The stored artifact was changed or is incomplete: restore it, or register the model again.",
                 )
-            publish_directory(got, into)
+            publish_directory(downloaded, into)
         return into
 
-    def _fetched(self, version: ModelVersion, name: str, into: str) -> Path:
+    def _download_artifact(self, version: ModelVersion, name: str, into: str) -> Path:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -215,17 +217,17 @@ class ModelRegistry:
                 f"Model '{version.name}' version {version.version}",
                 expected=f"its stored files ({name})",
                 found=str(error).splitlines()[0],
-                mend="Restore the artifact store from its backup, or bring the release back: dvc pull.",
+                fix="Restore the artifact store from its backup, or bring the release back: dvc pull.",
             ) from error
 
-    def _find(self, name: str, tags: Mapping[str, str]) -> list[ModelVersion]:
+    def _search(self, name: str, tags: Mapping[str, str]) -> list[ModelVersion]:
         clauses = [f"name = '{name}'", *(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())]
         found = self.tracking.client.search_model_versions(
             " and ".join(clauses), max_results=1000, order_by=["version_number DESC"]
         )
-        return [_version(one) for one in found]
+        return [_model_version(one) for one in found]
 
-    def _ensure_name(self, name: str) -> None:
+    def _ensure_registered_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -235,40 +237,42 @@ class ModelRegistry:
                 raise
 
 
-def _described(directory: Path) -> dict[str, Any]:
+def _read_model_json(directory: Path) -> dict[str, Any]:
     try:
-        described: dict[str, Any] = json.loads((directory / MODEL_FILE).read_bytes())
+        model_json: dict[str, Any] = json.loads((directory / MODEL_FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise ModelError(
             f"Model directory '{directory}'",
             expected=f"a readable {MODEL_FILE}",
             found=type(error).__name__,
-            mend="Register what a trainer's save() wrote.",
+            fix="Register what a trainer's save() wrote.",
         ) from error
-    return described
+    return model_json
 
 
-def _refuse_pickles(directory: Path) -> None:
+def _reject_pickles(directory: Path) -> None:
     for path in sorted(directory.rglob("*")):
         if not path.is_file():
             continue
         with path.open("rb") as file:
             start = file.read(2)
-        if path.suffix in PICKLE_SUFFIXES or start in PICKLE_STARTS:
+        if path.suffix in PICKLE_SUFFIXES or start in PICKLE_PREFIXES:
             raise ModelError(
                 f"Model directory '{directory}'",
                 expected="native files only (a pickle runs code when it is opened)",
                 found=f"the pickle '{path.relative_to(directory)}'",
-                mend="Save the model in its library's own format.",
+                fix="Save the model in its library's own format.",
             )
 
 
-def _mlmodel(described: Mapping[str, Any], directory: Path, run_id: str, example: pl.DataFrame, output: str) -> str:
+def _mlmodel_yaml(
+    model_json: Mapping[str, Any], directory: Path, run_id: str, example: pl.DataFrame, output: str
+) -> str:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     inputs: list[ColSpec | TensorSpec] = [
-        ColSpec(_column_type(dtype), name=name, required=example[name].null_count() == 0)
+        ColSpec(_mlflow_type(dtype), name=name, required=example[name].null_count() == 0)
         for name, dtype in example.schema.items()
     ]
     model = Model(
@@ -277,14 +281,14 @@ def _mlmodel(described: Mapping[str, Any], directory: Path, run_id: str, example
         signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", name=output)])),
         saved_input_example_info={"artifact_path": EXAMPLE_FILE, "type": "dataframe", "pandas_orient": "split"},
     )
-    model.add_flavor("ml_platform", format=described.get("format"), trainer=described.get("trainer"))
+    model.add_flavor("ml_platform", format=model_json.get("format"), trainer=model_json.get("trainer"))
     if (directory / "model.txt").exists():
         # mlflow.lightgbm.load_model reads the booster where it lies.
         model.add_flavor("lightgbm", data="model.txt", model_class="lightgbm.basic.Booster", code=None)
     return str(model.to_yaml())
 
 
-def _column_type(dtype: pl.DataType) -> str:
+def _mlflow_type(dtype: pl.DataType) -> str:
     if dtype.is_integer():
         return "long" if dtype in (pl.Int64, pl.UInt32, pl.UInt64) else "integer"
     if dtype.is_float():
@@ -294,27 +298,27 @@ def _column_type(dtype: pl.DataType) -> str:
     return "boolean" if dtype == pl.Boolean else "string"
 
 
-def _example(example: pl.DataFrame) -> str:
+def _example_json(example: pl.DataFrame) -> str:
     rows = [list(row) for row in example.head(5).rows()]
     return json.dumps({"columns": example.columns, "data": rows}, default=str)
 
 
-def _stored(name: str) -> str:
+def _artifact_path(name: str) -> str:
     return f"{ARTIFACT_FOLDER}/{name}"
 
 
-def _version(found: Any) -> ModelVersion:
-    tags = dict(found.tags)
+def _model_version(stored: Any) -> ModelVersion:
+    tags = dict(stored.tags)
     return ModelVersion(
-        name=found.name,
-        version=int(found.version),
-        run_id=found.run_id,
+        name=stored.name,
+        version=int(stored.version),
+        run_id=stored.run_id,
         content_digest=tags.get(CONTENT_TAG, ""),
         directory_digest=tags.get(DIRECTORY_TAG, ""),
         inputs_digest=tags.get(INPUTS_TAG, ""),
         partition=tags.get(PARTITION_TAG, ""),
         trainer=tags.get(TRAINER_TAG, ""),
-        aliases=tuple(found.aliases),
-        created_at_ms=int(found.creation_timestamp),
+        aliases=tuple(stored.aliases),
+        created_at_ms=int(stored.creation_timestamp),
         tags=tags,
     )

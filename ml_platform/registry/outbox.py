@@ -14,11 +14,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ml_platform.registry.journal import append_line, whole_lines
+from ml_platform.registry.append_log import append_line, complete_lines
 
 OPERATIONS_FILE = "operations.jsonl"
 FILES_FOLDER = "files"
-REFUSED_FOLDER = "refused"
+DEAD_LETTER_FOLDER = "dead_letters"
 LOCAL_PREFIX = "queued-"
 
 Operation = dict[str, Any]
@@ -30,28 +30,28 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def open(self, first: Operation, at: float) -> "Entry":
+    def open(self, first: Operation, at: float) -> "OutboxEntry":
         """Return a new entry that begins with ``first`` and is held by this process until it is closed or dies."""
         name = f"{int(at * 1e6):020d}-{uuid.uuid4().hex[:12]}"
-        staged = self.folder / f".{name}"
-        (staged / FILES_FOLDER).mkdir(parents=True)
+        staging = self.folder / f".{name}"
+        (staging / FILES_FOLDER).mkdir(parents=True)
         lock = FileLock(self.folder / f"{name}.lock")
         lock.acquire()
-        staged.replace(self.folder / name)
-        entry = Entry(self.folder / name, lock)
+        staging.replace(self.folder / name)
+        entry = OutboxEntry(self.folder / name, lock)
         entry.add(first)
         return entry
 
-    def waiting(self) -> list[str]:
+    def pending(self) -> list[str]:
         """Return the names of all entries, oldest first, those that are still written to included."""
         return [path.name for path in self._entries()]
 
-    def refused(self) -> list[str]:
+    def dead_letters(self) -> list[str]:
         """Return the names of the entries that the server would not take; they stay for someone to look at."""
-        folder = self.folder / REFUSED_FOLDER
+        folder = self.folder / DEAD_LETTER_FOLDER
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
-    def ready(self) -> Iterator["Entry"]:
+    def ready(self) -> Iterator["OutboxEntry"]:
         """Yield, and hold while they are used, the entries whose writer has closed them or is dead, oldest first."""
         for path in self._entries():
             lock = FileLock(self.folder / f"{path.name}.lock")
@@ -59,7 +59,7 @@ class Outbox:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
-            entry = Entry(path, lock)
+            entry = OutboxEntry(path, lock)
             try:
                 # Another process may have delivered it between the listing and the lock.
                 if path.exists():
@@ -74,7 +74,7 @@ class Outbox:
 
 
 @dataclass
-class Entry:
+class OutboxEntry:
     """The queued operations of one run."""
 
     path: Path
@@ -90,42 +90,42 @@ class Entry:
 
         Raises ``OSError`` when the disk takes no more; the entry then holds what it held before.
         """
-        kept = {**operation, "path": self._keep(Path(operation["path"]))} if "path" in operation else operation
-        append_line(self.path / OPERATIONS_FILE, json.dumps(kept).encode() + b"\n")
+        stored = {**operation, "path": self._copy_file(Path(operation["path"]))} if "path" in operation else operation
+        append_line(self.path / OPERATIONS_FILE, json.dumps(stored).encode() + b"\n")
 
     def operations(self) -> list[Operation]:
         """Return all operations with the paths of the copied files; a line torn by a crash is left out."""
-        whole: list[Operation] = [json.loads(line) for line in whole_lines(self.path / OPERATIONS_FILE)]
-        return [{**one, "path": str(self.path / one["path"])} if "path" in one else one for one in whole]
+        operations: list[Operation] = [json.loads(line) for line in complete_lines(self.path / OPERATIONS_FILE)]
+        return [{**one, "path": str(self.path / one["path"])} if "path" in one else one for one in operations]
 
     def close(self) -> None:
         """Let go of the entry: from now on it may be delivered."""
         self.lock.release()
 
-    def drop(self) -> None:
+    def delete(self) -> None:
         """Remove the delivered entry."""
         shutil.rmtree(self.path)
         Path(self.lock.lock_file).unlink(missing_ok=True)
 
-    def refuse(self, reason: str) -> None:
+    def move_to_dead_letters(self, reason: str) -> None:
         """Set the entry aside with the reason, so that those behind it go on."""
-        aside = self.path.parent / REFUSED_FOLDER / self.path.name
-        aside.parent.mkdir(exist_ok=True)
+        target = self.path.parent / DEAD_LETTER_FOLDER / self.path.name
+        target.parent.mkdir(exist_ok=True)
         (self.path / "reason.txt").write_text(reason)
-        self.path.replace(aside)
+        self.path.replace(target)
         Path(self.lock.lock_file).unlink(missing_ok=True)
 
-    def _keep(self, source: Path) -> str:
-        slot = self.path / FILES_FOLDER / uuid.uuid4().hex
-        slot.mkdir()
+    def _copy_file(self, source: Path) -> str:
+        copy_folder = self.path / FILES_FOLDER / uuid.uuid4().hex
+        copy_folder.mkdir()
         if source.is_dir():
-            shutil.copytree(source, slot / source.name)
+            shutil.copytree(source, copy_folder / source.name)
         else:
-            shutil.copy2(source, slot / source.name)
-        return (slot / source.name).relative_to(self.path).as_posix()
+            shutil.copy2(source, copy_folder / source.name)
+        return (copy_folder / source.name).relative_to(self.path).as_posix()
 
 
-def is_unreachable(error: BaseException) -> bool:
+def is_connection_error(error: BaseException) -> bool:
     """Return whether ``error`` says that the server, or its database, cannot be reached; not that it refused."""
     import requests
 
@@ -134,14 +134,14 @@ def is_unreachable(error: BaseException) -> bool:
         requests.exceptions.Timeout,
         requests.exceptions.RetryError,
     )
-    link: BaseException | None = error
-    while link is not None:
+    cause: BaseException | None = error
+    while cause is not None:
         # A RetryError is what is left of answers like 503 that MLflow's client asked for again and again.
-        if isinstance(link, unreachable):
+        if isinstance(cause, unreachable):
             return True
-        answer = link.response if isinstance(link, requests.exceptions.HTTPError) else None
-        if answer is not None and answer.status_code in {502, 503, 504}:
+        response = cause.response if isinstance(cause, requests.exceptions.HTTPError) else None
+        if response is not None and response.status_code in {502, 503, 504}:
             return True
         # MLflow turns an exhausted retry into an exception of its own, with the cause only as its context.
-        link = link.__cause__ or link.__context__
+        cause = cause.__cause__ or cause.__context__
     return False

@@ -9,29 +9,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ml_platform.registry.approvals import ApprovalSettings, ApprovalState, demand_decider, reject, standing
+from ml_platform.registry.approvals import ApprovalSettings, ApprovalState, approval_state, reject, require_decider
 from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.championship import (
+from ml_platform.registry.champion_history import (
     CHAMPION_KIND,
     PROMOTE,
     ROLL_BACK,
-    Championship,
-    championship,
-    current,
-    history,
+    ChampionRecord,
+    champion_history,
+    current_champion,
+    read_champion_record,
     rolled_back_at,
 )
 from ml_platform.registry.models import CHALLENGER, CHAMPION, PREVIOUS, ModelRegistry, ModelVersion
-from ml_platform.registry.verdict_record import PromotionRefused, newest_evidence, verified_verdict
+from ml_platform.registry.verdict_record import PromotionError, latest_evidence_digest, load_verified_verdict
 
 CHALLENGER_KIND = "challenger"
 
 
-class ApprovalAwaited(PromotionRefused):
+class ApprovalPendingError(PromotionError):
     """Raised when everything but a person's approval is there."""
 
 
-class VersionRejected(PromotionRefused):
+class VersionRejectedError(PromotionError):
     """Raised when the gates let a version pass and a person does not."""
 
 
@@ -45,35 +45,35 @@ def promote(
     decided_by: str,
     reason: str,
     at: datetime,
-) -> Championship:
+) -> ChampionRecord:
     """Make ``version`` champion and return its record; the same promotion again changes nothing.
 
     The verdict is read back from ``verdict_path`` and verified: its digest, its place in the audit log, that it is
     about this version and says PROMOTE by gates that all passed, and that it compared with the champion of now. Then
-    the approval must stand for its evidence. Raises :class:`PromotionRefused` for whichever fails first; where only
-    the approval is missing it is an :class:`ApprovalAwaited`, and the version waits as challenger; where somebody said
-    no it is a :class:`VersionRejected`. A version that was rolled back comes back only by a person's approval given
-    since, whatever the settings say.
+    the approval must stand for its evidence. Raises :class:`PromotionError` for whichever fails first; where only
+    the approval is missing it is an :class:`ApprovalPendingError`, and the version waits as challenger; where somebody
+    rejected the version it is a :class:`VersionRejectedError`. A version that was rolled back comes back only by a
+    person's later approval, whatever the settings say.
     """
     with audit.exclusive():
         reconcile(registry, audit, version.name)
-        champion = current(audit, version.name)
+        champion = current_champion(audit, version.name)
         if champion and champion.version == version.version:
             return champion
-        verdict = verified_verdict(audit, version, verdict_path, champion)
-        state = _approval(audit, approval, version, verdict.evidence, at)
+        verdict = load_verified_verdict(audit, version, verdict_path, champion)
+        state = _approval_state(audit, approval, version, verdict.evidence, at)
         if state.rejected:
-            what = f"Promotion of '{version.name}' version {version.version}"
-            raise _rejected(what, "nobody who says no on this evidence", version, state)
-        if not state.stands:
-            nominate(registry, audit, version, by=decided_by, reason=state.reason, at=at)
-            raise ApprovalAwaited(
+            subject = f"Promotion of '{version.name}' version {version.version}"
+            raise _rejection_error(subject, "nobody who says no on this evidence", version, state)
+        if not state.approved:
+            set_challenger(registry, audit, version, by=decided_by, reason=state.reason, at=at)
+            raise ApprovalPendingError(
                 f"Promotion of '{version.name}' version {version.version}",
                 expected="a standing approval",
                 found=state.reason.rstrip("."),
-                mend=f"Approve or reject it: ml-platform approve {version.name} {version.version}.",
+                fix=f"Approve or reject it: ml-platform approve {version.name} {version.version}.",
             )
-        return _crown(
+        return _set_champion(
             registry,
             audit,
             version,
@@ -88,41 +88,41 @@ def promote(
         )
 
 
-def nominate(
+def set_challenger(
     registry: ModelRegistry, audit: AuditLog, version: ModelVersion, *, by: str, reason: str, at: datetime
 ) -> None:
     """Give ``version`` the alias challenger and record it; one that already carries it changes nothing."""
-    carried = registry.by_alias(version.name, CHALLENGER)
-    if carried and carried.version == version.version:
+    challenger = registry.by_alias(version.name, CHALLENGER)
+    if challenger and challenger.version == version.version:
         return
     facts = {"model": version.name, "version": version.version, "reason": reason}
     audit.append(CHALLENGER_KIND, actor=by, at=at, facts=facts)
     registry.set_alias(version.name, CHALLENGER, version.version)
 
 
-def decline(
+def reject_version(
     registry: ModelRegistry, audit: AuditLog, version: ModelVersion, *, by: str, reason: str, at: datetime
 ) -> None:
     """Reject a version on the evidence of its newest verdict; as challenger it steps down.
 
-    Raises :class:`PromotionRefused` for the champion of now: a rejection would not unseat it.
+    Raises :class:`PromotionError` for the champion of now: a rejection would not unseat it.
     """
     with audit.exclusive():
-        champion = current(audit, version.name)
+        champion = current_champion(audit, version.name)
         if champion and champion.version == version.version:
-            raise PromotionRefused(
+            raise PromotionError(
                 f"Rejection of '{version.name}' version {version.version}",
                 expected="a version that is not champion",
                 found=f"the champion since {champion.since:%Y-%m-%d %H:%M} UTC",
-                mend=f"Make the one before it champion again: ml-platform rollback {version.name}.",
+                fix=f"Make the one before it champion again: ml-platform rollback {version.name}.",
             )
-        evidence = newest_evidence(audit, version)
+        evidence = latest_evidence_digest(audit, version)
         reject(audit, model=version.name, version=version.version, evidence=evidence, by=by, reason=reason, at=at)
-        carried = registry.by_alias(version.name, CHALLENGER)
-        if carried and carried.version == version.version:
+        challenger = registry.by_alias(version.name, CHALLENGER)
+        if challenger and challenger.version == version.version:
             facts = {"model": version.name, "version": None, "reason": reason}
             audit.append(CHALLENGER_KIND, actor=by, at=at, facts=facts)
-            registry.drop_alias(version.name, CHALLENGER)
+            registry.delete_alias(version.name, CHALLENGER)
 
 
 def roll_back(
@@ -134,41 +134,41 @@ def roll_back(
     reason: str,
     at: datetime,
     to_version: int | None = None,
-) -> Championship:
+) -> ChampionRecord:
     """Make the previous champion (or an earlier one, ``to_version``) champion again and return its record.
 
-    Needs no new verdict: the version had one. Raises :class:`PromotionRefused` when there is no such champion,
-    :class:`VersionRejected` when somebody has rejected it since, and
+    Needs no new verdict: the version had one. Raises :class:`PromotionError` when there is no such champion,
+    :class:`VersionRejectedError` when somebody has rejected it since, and
     :class:`~ml_platform.registry.approvals.ApprovalError` when nobody says who decides and why.
     """
-    demand_decider(f"Rollback of '{model}'", decided_by, reason)
+    require_decider(f"Rollback of '{model}'", decided_by, reason)
     with audit.exclusive():
         reconcile(registry, audit, model)
-        past = history(audit, model)
-        champion = past[-1] if past else None
-        wanted = to_version or (champion.previous_version if champion else None)
-        earlier = [one for one in past if one.version == wanted]
-        if champion is None or wanted is None or not earlier or wanted == champion.version:
-            raise PromotionRefused(
+        records = champion_history(audit, model)
+        champion = records[-1] if records else None
+        target = to_version or (champion.previous_version if champion else None)
+        earlier = [one for one in records if one.version == target]
+        if champion is None or target is None or not earlier or target == champion.version:
+            raise PromotionError(
                 f"Rollback of '{model}'",
                 expected="an earlier champion"
                 if to_version is None
                 else f"version {to_version} among earlier champions",
-                found=f"champions {sorted({one.version for one in past})}, now {champion and champion.version}",
-                mend="Promote a version that has a verdict instead.",
+                found=f"champions {sorted({one.version for one in records})}, now {champion and champion.version}",
+                fix="Promote a version that has a verdict instead.",
             )
-        back, version = earlier[-1], registry.version(model, wanted)
-        _demand_not_rejected(audit, version, at)
-        return _crown(
+        record, version = earlier[-1], registry.version(model, target)
+        _require_not_rejected(audit, version, at)
+        return _set_champion(
             registry,
             audit,
             version,
             champion,
             action=ROLL_BACK,
             # As recorded: a rollback must not wait for a store of artifacts.
-            manifest=back.manifest,
-            verdict=back.verdict,
-            approved_by=back.approved_by,
+            manifest=record.manifest,
+            verdict=record.verdict,
+            approved_by=record.approved_by,
             decided_by=decided_by,
             reason=reason,
             at=at,
@@ -177,62 +177,64 @@ def roll_back(
 
 def reconcile(registry: ModelRegistry, audit: AuditLog, model: str) -> bool:
     """Make MLflow's aliases say what the log says and return whether they had to change."""
-    champion = current(audit, model)
+    champion = current_champion(audit, model)
     if champion is None:
         return False
     changed = False
-    for alias, wanted in ((CHAMPION, champion.version), (PREVIOUS, champion.previous_version)):
-        carried = registry.by_alias(model, alias)
-        if wanted is None and carried:
-            registry.drop_alias(model, alias)
+    for alias, desired in ((CHAMPION, champion.version), (PREVIOUS, champion.previous_version)):
+        current = registry.by_alias(model, alias)
+        if desired is None and current:
+            registry.delete_alias(model, alias)
             changed = True
-        elif wanted is not None and (carried is None or carried.version != wanted):
-            registry.set_alias(model, alias, wanted)
+        elif desired is not None and (current is None or current.version != desired):
+            registry.set_alias(model, alias, desired)
             changed = True
     challenger = registry.by_alias(model, CHALLENGER)
     if challenger and challenger.version == champion.version:
-        registry.drop_alias(model, CHALLENGER)
+        registry.delete_alias(model, CHALLENGER)
         changed = True
     return changed
 
 
-def _demand_not_rejected(audit: AuditLog, version: ModelVersion, at: datetime) -> None:
+def _require_not_rejected(audit: AuditLog, version: ModelVersion, at: datetime) -> None:
     try:
-        evidence = newest_evidence(audit, version)
-    except PromotionRefused:
+        evidence = latest_evidence_digest(audit, version)
+    except PromotionError:
         return  # judged by nobody, so rejected by nobody: a version of before there were verdicts
-    state = standing(audit, ApprovalSettings(), model=version.name, version=version.version, evidence=evidence, at=at)
+    state = approval_state(
+        audit, ApprovalSettings(), model=version.name, version=version.version, evidence=evidence, at=at
+    )
     if state.rejected:
-        what = f"Rollback of '{version.name}' to version {version.version}"
-        raise _rejected(what, "a version that nobody says no to", version, state)
+        subject = f"Rollback of '{version.name}' to version {version.version}"
+        raise _rejection_error(subject, "a version that nobody says no to", version, state)
 
 
-def _rejected(what: str, expected: str, version: ModelVersion, state: ApprovalState) -> VersionRejected:
-    return VersionRejected(
-        what,
+def _rejection_error(subject: str, expected: str, version: ModelVersion, state: ApprovalState) -> VersionRejectedError:
+    return VersionRejectedError(
+        subject,
         expected=expected,
         found=state.reason.rstrip("."),
-        mend=f"Whoever rejected it may approve it: ml-platform approve {version.name} {version.version}.",
+        fix=f"Whoever rejected it may approve it: ml-platform approve {version.name} {version.version}.",
     )
 
 
-def _approval(
+def _approval_state(
     audit: AuditLog, settings: ApprovalSettings, version: ModelVersion, evidence: str, at: datetime
 ) -> ApprovalState:
-    undone = rolled_back_at(audit, version.name, version.version)
-    if undone:
+    rolled_back = rolled_back_at(audit, version.name, version.version)
+    if rolled_back:
         # Its old verdict still says PROMOTE: without this, the next run would undo the rollback.
         settings = settings.model_copy(update={"mode": "manual"})
-    return standing(
-        audit, settings, model=version.name, version=version.version, evidence=evidence, at=at, since=undone
+    return approval_state(
+        audit, settings, model=version.name, version=version.version, evidence=evidence, at=at, since=rolled_back
     )
 
 
-def _crown(
+def _set_champion(
     registry: ModelRegistry,
     audit: AuditLog,
     version: ModelVersion,
-    champion: Championship | None,
+    champion: ChampionRecord | None,
     *,
     action: str,
     manifest: Mapping[str, Any],
@@ -241,9 +243,9 @@ def _crown(
     decided_by: str,
     reason: str,
     at: datetime,
-) -> Championship:
+) -> ChampionRecord:
     # After a rollback the version that was rolled back is no way back: the one before the restored champion is.
-    previous = champion.version if champion and action == PROMOTE else _before(audit, version)
+    previous = champion.version if champion and action == PROMOTE else _previous_champion(audit, version)
     record = audit.append(
         CHAMPION_KIND,
         actor=decided_by,
@@ -262,9 +264,9 @@ def _crown(
         },
     )
     reconcile(registry, audit, version.name)
-    return championship(record)
+    return read_champion_record(record)
 
 
-def _before(audit: AuditLog, version: ModelVersion) -> int | None:
-    crowned = [one for one in history(audit, version.name) if one.version == version.version]
-    return crowned[-1].previous_version if crowned else None
+def _previous_champion(audit: AuditLog, version: ModelVersion) -> int | None:
+    records = [one for one in champion_history(audit, version.name) if one.version == version.version]
+    return records[-1].previous_version if records else None

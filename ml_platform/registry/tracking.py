@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.errors import PlatformError
-from ml_platform.registry.outbox import Entry, Operation, Outbox, is_unreachable
+from ml_platform.registry.outbox import Operation, Outbox, OutboxEntry, is_connection_error
+from ml_platform.registry.process_identity import current_process, has_exited
 from ml_platform.registry.wandb_mirror import Mirror
-from ml_platform.registry.writer import is_gone, this_process
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,11 +29,11 @@ WRITER_TAG = "ml_platform.writer"
 PARENT_TAG = "mlflow.parentRunId"
 
 SQLITE_PREFIX = "sqlite:///"
-MOST_PARAMETERS_AT_ONCE = 100
-MOST_METRICS_AT_ONCE = 1000
+MAX_PARAMS_PER_BATCH = 100
+MAX_METRICS_PER_BATCH = 1000
 HEALTH_TIMEOUT_SECONDS = 3
-LONGEST_PARAMETER = 6000
-CUT_MARK = "… (cut off)"
+MAX_PARAM_LENGTH = 6000
+TRUNCATION_MARK = "… (cut off)"
 
 
 class TrackingError(PlatformError):
@@ -66,7 +66,7 @@ class Tracking:
     tracking_uri: str
     artifact_root: str | Path | None
     outbox: Outbox | None = None
-    mirrors: Callable[[Operation], Mirror] | None = None
+    open_mirror: Callable[[Operation], Mirror] | None = None
     now: Callable[[], float] = time.time
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _client: "MlflowClient | None" = field(default=None, repr=False)
@@ -76,7 +76,7 @@ class Tracking:
         """Return the client, connecting (and creating the tables of a new SQLite file) at the first use."""
         with self._lock:
             if self._client is None:
-                self._client = self._connected()
+                self._client = self._connect()
             return self._client
 
     @contextlib.contextmanager
@@ -88,25 +88,25 @@ class Tracking:
         Earlier attempts of the same asset and partition in the same Dagster run that were left open by a killed process
         are ended KILLED first.
         """
-        opened = self.open(experiment, name, tags, parent_run_id=parent_run_id)
+        run = self.open(experiment, name, tags, parent_run_id=parent_run_id)
         try:
-            yield opened
+            yield run
         except BaseException as error:
-            opened.fail(error)
+            run.fail(error)
             raise
-        opened.end("FINISHED")
+        run.end("FINISHED")
 
     def open(
         self, experiment: str, name: str, tags: Mapping[str, str], *, parent_run_id: str | None = None
     ) -> "TrackedRun":
         """Return a new run that the caller ends; prefer :meth:`run`."""
-        operation = creation(experiment, name, tags, self.now(), parent_run_id)
-        mirror = self.mirrors(operation) if self.mirrors else None
+        operation = creation_operation(experiment, name, tags, self.now(), parent_run_id)
+        mirror = self.open_mirror(operation) if self.open_mirror else None
         try:
             self.require_server()
             return TrackedRun(self, create_run(self, operation), experiment, mirror=mirror)
         except Exception as error:
-            if self.outbox is None or not is_unreachable(error):
+            if self.outbox is None or not is_connection_error(error):
                 raise
             entry = self.outbox.open(operation, self.now())
             return TrackedRun(self, entry.local_id, experiment, entry, mirror)
@@ -122,42 +122,42 @@ class Tracking:
         """Return the id of the experiment, created if need be; two processes creating it at once get the same one."""
         from mlflow.exceptions import MlflowException
 
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
             location = f"{str(self.artifact_root).rstrip('/')}/{name}" if self.artifact_root else None
             with contextlib.suppress(MlflowException):
                 return str(self.client.create_experiment(name, artifact_location=location))
             # Another process may have created it between the two calls; anything else shows again here.
-            found = self.client.get_experiment_by_name(name)
-        if found is None or found.lifecycle_stage != "active":
+            experiment = self.client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage != "active":
             raise TrackingError(
                 f"Experiment '{name}'",
                 expected="an active experiment, or none of that name",
-                found="a deleted one" if found else "none, and it could not be created",
-                mend=f"Restore it (mlflow experiments restore) or free the name (mlflow gc) at {self.tracking_uri}.",
+                found="a deleted one" if experiment else "none, and it could not be created",
+                fix=f"Restore it (mlflow experiments restore) or free the name (mlflow gc) at {self.tracking_uri}.",
             )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def find_runs(self, experiment: str, tags: Mapping[str, str]) -> list[str]:
         """Return the ids of the runs that carry all ``tags``, newest first."""
         return [run.info.run_id for run in self._search([self.experiment(experiment)], tags)]
 
-    def close_abandoned(self, experiment: str, is_over: Callable[[str], bool]) -> list[str]:
+    def end_abandoned_runs(self, experiment: str, has_ended: Callable[[str], bool]) -> list[str]:
         """End as KILLED every open run, trials included, whose writer is gone or whose Dagster run ``is_over``.
 
         Returns their ids. A killed process cannot end its own run. Of writers on other machines only Dagster knows.
         """
-        opened = self._search([self.experiment(experiment)], {}, "attributes.status = 'RUNNING'")
+        open_runs = self._search([self.experiment(experiment)], {}, "attributes.status = 'RUNNING'")
         abandoned = [
             run.info.run_id
-            for run in opened
-            if is_gone(run.data.tags.get(WRITER_TAG, "")) or is_over(run.data.tags.get(DAGSTER_RUN_TAG, ""))
+            for run in open_runs
+            if has_exited(run.data.tags.get(WRITER_TAG, "")) or has_ended(run.data.tags.get(DAGSTER_RUN_TAG, ""))
         ]
         for run_id in abandoned:
             self.client.set_terminated(run_id, "KILLED")
         return abandoned
 
-    def _connected(self) -> "MlflowClient":
+    def _connect(self) -> "MlflowClient":
         from mlflow import MlflowClient
 
         if self.tracking_uri.startswith(SQLITE_PREFIX):
@@ -168,8 +168,8 @@ class Tracking:
         """End as KILLED what a killed process left open: lower attempts of the same asset and partition."""
         if DAGSTER_RUN_TAG not in tags or PARENT_TAG in tags:
             return
-        same = {name: value for name, value in tags.items() if name in (ASSET_TAG, PARTITION_TAG, DAGSTER_RUN_TAG)}
-        for run in self._search([experiment_id], same, "attributes.status = 'RUNNING'"):
+        identity = {name: value for name, value in tags.items() if name in (ASSET_TAG, PARTITION_TAG, DAGSTER_RUN_TAG)}
+        for run in self._search([experiment_id], identity, "attributes.status = 'RUNNING'"):
             if int(run.data.tags.get(ATTEMPT_TAG, "0")) < int(tags.get(ATTEMPT_TAG, "1")):
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
@@ -188,7 +188,7 @@ class TrackedRun:
     tracking: Tracking
     run_id: str
     experiment: str
-    entry: Entry | None = None
+    entry: OutboxEntry | None = None
     mirror: Mirror | None = None
 
     @property
@@ -198,29 +198,29 @@ class TrackedRun:
 
     def log_params(self, parameters: Mapping[str, Any]) -> None:
         """Record parameters as text; one longer than MLflow holds is cut with a mark at its end."""
-        self._perform({"kind": "params", "values": {name: _cut(str(value)) for name, value in parameters.items()}})
+        self._apply({"kind": "params", "values": {name: _truncate(str(value)) for name, value in parameters.items()}})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Record metrics at ``step``."""
         values = {name: float(value) for name, value in metrics.items()}
-        self._perform({"kind": "metrics", "values": values, "step": step, "at": self.tracking.now()})
+        self._apply({"kind": "metrics", "values": values, "step": step, "at": self.tracking.now()})
 
     def log_curves(self, curves: Mapping[str, Sequence[float]]) -> None:
         """Record metrics that have a value per step (from 0), for example a loss per iteration, in few requests."""
         values = {name: [float(value) for value in curve] for name, curve in curves.items()}
-        self._perform({"kind": "curves", "values": values, "at": self.tracking.now()})
+        self._apply({"kind": "curves", "values": values, "at": self.tracking.now()})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
-        self._perform({"kind": "tags", "values": {name: str(value) for name, value in tags.items()}})
+        self._apply({"kind": "tags", "values": {name: str(value) for name, value in tags.items()}})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file, or all files of a folder, under ``folder`` of the run's artifacts."""
-        self._perform({"kind": "artifact", "path": str(path), "folder": folder})
+        self._apply({"kind": "artifact", "path": str(path), "folder": folder})
 
     def log_text(self, text: str, name: str) -> None:
         """Store ``text`` as the artifact ``name``, which may hold folders."""
-        self._perform({"kind": "text", "text": text, "name": name})
+        self._apply({"kind": "text", "text": text, "name": name})
 
     def log_bytes(self, data: bytes, name: str) -> None:
         """Store ``data`` (a plot, say) as the artifact ``name``, which may hold folders."""
@@ -233,17 +233,17 @@ class TrackedRun:
     @contextlib.contextmanager
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Iterator["TrackedRun"]:
         """Open a nested run for the body, for example one trial of a search; it ends as :meth:`Tracking.run` does."""
-        with self.tracking.run(self.experiment, name, tags or {}, parent_run_id=self.run_id) as opened:
-            yield opened
+        with self.tracking.run(self.experiment, name, tags or {}, parent_run_id=self.run_id) as run:
+            yield run
 
     def fail(self, error: BaseException) -> None:
         """End the run FAILED, with the error's type and message as a tag."""
-        self.set_tags({"ml_platform.error": _cut(f"{type(error).__name__}: {error}")[:5000]})
+        self.set_tags({"ml_platform.error": _truncate(f"{type(error).__name__}: {error}")[:5000]})
         self.end("FAILED")
 
     def end(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        self._perform({"kind": "end", "status": status, "at": self.tracking.now()})
+        self._apply({"kind": "end", "status": status, "at": self.tracking.now()})
 
     def queue(self, operation: Operation) -> None:
         """Put an operation behind those that already wait in the outbox."""
@@ -252,40 +252,40 @@ class TrackedRun:
                 f"Run '{self.run_id}'",
                 expected="an outbox to queue in",
                 found="none",
-                mend="Give the tracking store an outbox folder, or bring the server back.",
+                fix="Give the tracking store an outbox folder, or bring the server back.",
             )
         if self.entry is None:
-            known = {"kind": "continue", "run_id": self.run_id}
-            self.entry = self.tracking.outbox.open(known, self.tracking.now())
+            continued = {"kind": "continue", "run_id": self.run_id}
+            self.entry = self.tracking.outbox.open(continued, self.tracking.now())
         self.entry.add(operation)
         if operation["kind"] == "end":
             self.entry.close()
 
-    def _perform(self, operation: Operation) -> None:
+    def _apply(self, operation: Operation) -> None:
         if self.mirror:
             self.mirror(operation)
         if self.entry is None:
             try:
                 self.tracking.require_server()
-                perform(self.tracking.client, self.run_id, operation)
+                apply_operation(self.tracking.client, self.run_id, operation)
                 return
             except Exception as error:
-                if self.tracking.outbox is None or not is_unreachable(error):
+                if self.tracking.outbox is None or not is_connection_error(error):
                     raise
         self.queue(operation)
 
 
-def creation(
+def creation_operation(
     experiment: str, name: str, tags: Mapping[str, str], at: float, parent_run_id: str | None = None
 ) -> Operation:
     """Return the operation that creates a run."""
-    nested = {PARENT_TAG: parent_run_id} if parent_run_id else {}
-    written_by = {WRITER_TAG: this_process()}
+    parent_tag = {PARENT_TAG: parent_run_id} if parent_run_id else {}
+    writer_tag = {WRITER_TAG: current_process()}
     return {
         "kind": "create",
         "experiment": experiment,
         "name": name,
-        "tags": {**tags, **nested, **written_by},
+        "tags": {**tags, **parent_tag, **writer_tag},
         "at": at,
     }
 
@@ -300,15 +300,15 @@ def create_run(tracking: Tracking, operation: Operation) -> str:
     return str(run.info.run_id)
 
 
-def perform(client: "MlflowClient", run_id: str, operation: Operation) -> None:
+def apply_operation(client: "MlflowClient", run_id: str, operation: Operation) -> None:
     """Do one operation on a run. Doing it twice leaves what doing it once does, so that a queue may repeat itself."""
     from mlflow.entities import Metric, Param, RunTag
 
     match operation["kind"]:
         case "params":
             parameters = [Param(name, value) for name, value in operation["values"].items()]
-            for start in range(0, len(parameters), MOST_PARAMETERS_AT_ONCE):
-                client.log_batch(run_id, params=parameters[start : start + MOST_PARAMETERS_AT_ONCE])
+            for start in range(0, len(parameters), MAX_PARAMS_PER_BATCH):
+                client.log_batch(run_id, params=parameters[start : start + MAX_PARAMS_PER_BATCH])
         case "metrics":
             at, step = int(operation["at"] * 1000), operation["step"]
             _log_metrics(client, run_id, [Metric(name, value, at, step) for name, value in operation["values"].items()])
@@ -330,9 +330,9 @@ def perform(client: "MlflowClient", run_id: str, operation: Operation) -> None:
 
 
 def _log_metrics(client: "MlflowClient", run_id: str, metrics: "list[Metric]") -> None:
-    for start in range(0, len(metrics), MOST_METRICS_AT_ONCE):
-        client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS_AT_ONCE])
+    for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_PARAMETER else text[: LONGEST_PARAMETER - len(CUT_MARK)] + CUT_MARK
+def _truncate(text: str) -> str:
+    return text if len(text) <= MAX_PARAM_LENGTH else text[: MAX_PARAM_LENGTH - len(TRUNCATION_MARK)] + TRUNCATION_MARK

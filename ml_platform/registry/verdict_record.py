@@ -14,17 +14,17 @@ from pydantic import BaseModel, ConfigDict
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import PlatformError
 from ml_platform.registry.audit import AuditLog, AuditRecord
-from ml_platform.registry.championship import Championship
+from ml_platform.registry.champion_history import ChampionRecord
 from ml_platform.registry.models import ModelVersion
 
 VERDICT_KIND = "verdict"
 
 
-class PromotionRefused(PlatformError):  # noqa: N818 - the name callers catch says what happened
+class PromotionError(PlatformError):
     """Raised when a version may not become champion."""
 
 
-class _Gate(BaseModel):
+class _GateRecord(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: str
@@ -40,7 +40,7 @@ class VerdictRecord(BaseModel):
     candidate: str
     champion: str | None
     decision: str
-    gates: list[_Gate]
+    gates: list[_GateRecord]
     evidence: str
     digest: str
 
@@ -51,63 +51,67 @@ def record_verdict(audit: AuditLog, verdict: Mapping[str, Any], *, actor: str, a
     return audit.append(VERDICT_KIND, actor=actor, at=at, facts=facts)
 
 
-def newest_evidence(audit: AuditLog, version: ModelVersion) -> str:
+def latest_evidence_digest(audit: AuditLog, version: ModelVersion) -> str:
     """Return the digest of the evidence of the newest verdict on ``version``: what an approval must be bound to.
 
-    Raises :class:`PromotionRefused` when there is no verdict on it.
+    Raises :class:`PromotionError` when there is no verdict on it.
     """
-    return str(_newest(audit, version).facts["evidence"])
+    return str(_latest_record(audit, version).facts["evidence"])
 
 
-def newest_verdict_digest(audit: AuditLog, version: ModelVersion) -> str:
+def latest_verdict_digest(audit: AuditLog, version: ModelVersion) -> str:
     """Return the digest of the newest verdict on ``version``, by which it is stored; raises as the evidence does."""
-    return str(_newest(audit, version).facts["digest"])
+    return str(_latest_record(audit, version).facts["digest"])
 
 
-def verified_verdict(
-    audit: AuditLog, version: ModelVersion, path: Path, champion: Championship | None
+def load_verified_verdict(
+    audit: AuditLog, version: ModelVersion, path: Path, champion: ChampionRecord | None
 ) -> VerdictRecord:
     """Return the verdict at ``path`` if a promotion of ``version`` over ``champion`` may rely on it.
 
-    Raises :class:`PromotionRefused` naming the first thing that does not hold.
+    Raises :class:`PromotionError` naming the first thing that does not hold.
     """
-    again = "Materialize the evaluation again."
+    fix = "Materialize the evaluation again."
     try:
         stored = json.loads(path.read_bytes())
         verdict = VerdictRecord.model_validate(stored)
     except (OSError, ValueError) as error:
-        raise _refused(version, f"a readable verdict at '{path}'", type(error).__name__, again) from error
+        raise _promotion_error(version, f"a readable verdict at '{path}'", type(error).__name__, fix) from error
     digest = value_digest({name: value for name, value in stored.items() if name != "digest"})
     if not digest == verdict.digest == path.stem:
-        raise _refused(version, f"a verdict with the digest {path.stem[:12]}", f"content {digest[:12]}", again)
+        raise _promotion_error(version, f"a verdict with the digest {path.stem[:12]}", f"content {digest[:12]}", fix)
     if all(record.facts["digest"] != digest for record in audit.records(VERDICT_KIND)):
-        raise _refused(version, "a verdict that the audit log knows", f"none with the digest {digest[:12]}", again)
+        raise _promotion_error(
+            version, "a verdict that the audit log knows", f"none with the digest {digest[:12]}", fix
+        )
     if (verdict.model, verdict.candidate) != (version.name, version.content_digest):
         found = f"one about '{verdict.model}' {verdict.candidate[:12]}"
-        raise _refused(version, f"a verdict about content {version.content_digest[:12]}", found, again)
+        raise _promotion_error(version, f"a verdict about content {version.content_digest[:12]}", found, fix)
     failed = [gate.name for gate in verdict.gates if not gate.passed]
     if verdict.decision != "PROMOTE" or failed or not verdict.gates:
         found = f"{verdict.decision} (gates not passed: {', '.join(failed) or 'none'})"
-        raise _refused(version, "the verdict PROMOTE by gates that all passed", found, "Improve the candidate.")
-    compared, now = verdict.champion, champion.content_digest if champion else None
-    if compared != now:
+        raise _promotion_error(version, "the verdict PROMOTE by gates that all passed", found, "Improve the candidate.")
+    compared, current = verdict.champion, champion.content_digest if champion else None
+    if compared != current:
         found = f"a comparison with {compared[:12] if compared else 'no champion'}"
-        raise _refused(version, f"a comparison with the champion of now ({now and now[:12]})", found, again)
+        raise _promotion_error(
+            version, f"a comparison with the champion of now ({current and current[:12]})", found, fix
+        )
     return verdict
 
 
-def _newest(audit: AuditLog, version: ModelVersion) -> AuditRecord:
-    known = [
+def _latest_record(audit: AuditLog, version: ModelVersion) -> AuditRecord:
+    records = [
         record
         for record in audit.records(VERDICT_KIND)
         if (record.facts["model"], record.facts["candidate"]) == (version.name, version.content_digest)
     ]
-    if not known:
-        raise _refused(version, "a verdict to approve or reject", "none", "Materialize its evaluation first.")
-    return known[-1]
+    if not records:
+        raise _promotion_error(version, "a verdict to approve or reject", "none", "Materialize its evaluation first.")
+    return records[-1]
 
 
-def _refused(version: ModelVersion, expected: str, found: str, mend: str) -> PromotionRefused:
-    return PromotionRefused(
-        f"Promotion of '{version.name}' version {version.version}", expected=expected, found=found, mend=mend
+def _promotion_error(version: ModelVersion, expected: str, found: str, fix: str) -> PromotionError:
+    return PromotionError(
+        f"Promotion of '{version.name}' version {version.version}", expected=expected, found=found, fix=fix
     )

@@ -36,7 +36,7 @@ class WandbSettings(Settings):
     )
 
 
-def wandb_mirrors(settings: WandbSettings, folder: Path) -> Callable[[Operation], Mirror] | None:
+def wandb_mirror_factory(settings: WandbSettings, folder: Path) -> Callable[[Operation], Mirror] | None:
     """Return what opens a mirror for a run (given the operation that creates it), or None where it is not enabled.
 
     Raises :class:`MirrorError` when it is enabled and `wandb` is not installed.
@@ -47,7 +47,7 @@ def wandb_mirrors(settings: WandbSettings, folder: Path) -> Callable[[Operation]
         import wandb  # noqa: F401
     except ImportError as error:
         raise MirrorError(
-            "Second log", expected="the package wandb", found="none", mend="Install it with: uv pip install wandb."
+            "Second log", expected="the package wandb", found="none", fix="Install it with: uv pip install wandb."
         ) from error
     return lambda creation: _Mirror(settings, folder, creation)
 
@@ -56,27 +56,27 @@ class _Mirror:
     """Repeats the operations of one run; from its first failure on it does nothing."""
 
     def __init__(self, settings: WandbSettings, folder: Path, creation: Operation) -> None:
-        self._broken = False
+        self._stopped = False
         self._run: Run | None = None
-        self._guarded(lambda: self._begin(settings, folder, creation))
+        self._run_safely(lambda: self._start_run(settings, folder, creation))
 
     def __call__(self, operation: Operation) -> None:
-        self._guarded(lambda: self._repeat(operation))
+        self._run_safely(lambda: self._apply(operation))
 
-    def _guarded(self, act: Callable[[], None]) -> None:
-        if self._broken:
+    def _run_safely(self, action: Callable[[], None]) -> None:
+        if self._stopped:
             return
         try:
-            act()
+            action()
         except Exception as error:
-            self._broken = True
+            self._stopped = True
             _log.warning("The second log in Weights & Biases stopped (%s); MLflow has everything.", error)
 
-    def _begin(self, settings: WandbSettings, folder: Path, creation: Operation) -> None:
+    def _start_run(self, settings: WandbSettings, folder: Path, creation: Operation) -> None:
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
-        quiet = wandb.Settings(
+        quiet_settings = wandb.Settings(
             silent=True,
             console="off",
             disable_git=True,
@@ -94,10 +94,10 @@ class _Mirror:
             mode=settings.mode,
             dir=folder,
             reinit="create_new",
-            settings=quiet,
+            settings=quiet_settings,
         )
 
-    def _repeat(self, operation: Operation) -> None:
+    def _apply(self, operation: Operation) -> None:
         run: Any = self._run
         match operation["kind"]:
             case "params" | "tags":

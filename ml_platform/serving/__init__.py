@@ -1,1 +1,1 @@
-"""Bentos, the gateway, the wanted state and what makes the world match it."""
+"""Bentos, the gateway, the desired state and what makes the world match it."""

@@ -1,4 +1,4 @@
-"""Envoy as the gateway: its configuration rendered from the wanted state, its files replaced whole.
+"""Envoy as the gateway: its configuration rendered from the desired state, its files replaced whole.
 
 Envoy reads clusters and routes from two files and takes new ones when they are renamed into place; no request is lost.
 The order matters and is the caller's: first the clusters that new routes need, then the routes, then clusters without.
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_platform.data.atomic import write_json
-from ml_platform.serving.wanted import Release, WantedState
+from ml_platform.serving.desired_state import DesiredState, ServedVersion
 
 BOOTSTRAP_FILE, CLUSTERS_FILE, ROUTES_FILE = "envoy.json", "clusters.json", "routes.json"
 ROUTES_NAME = "models"
@@ -23,7 +23,7 @@ CONNECT_SECONDS = 1
 
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 _ROUTES_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
-_HTTP = "type.googleapis.com/envoy.extensions.filters.http"
+_HTTP_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Gateway:
         write_routes(self.folder, {}, version="0")
 
 
-def cluster_name(model: str, release: Release) -> str:
-    """Return the name of the running service of ``release``: version and bento, so that a rebuilt one is another."""
-    return f"{model}-{Path(release.bento).name}"
+def cluster_name(model: str, served: ServedVersion) -> str:
+    """Return the name of the running service of ``served``: version and bento, so that a rebuilt one is another."""
+    return f"{model}-{Path(served.bento).name}"
 
 
 def write_clusters(folder: Path, ports: Mapping[str, int], *, version: str) -> None:
@@ -71,20 +71,20 @@ def write_clusters(folder: Path, ports: Mapping[str, int], *, version: str) -> N
     write_json(folder / CLUSTERS_FILE, {"version_info": version, "resources": resources})
 
 
-def write_routes(folder: Path, wanted: Mapping[str, WantedState], *, version: str) -> None:
-    """Replace the routes by those that ``wanted`` (model → state) asks for."""
-    write_json(folder / ROUTES_FILE, {"version_info": version, "resources": [_routes(wanted, version)]})
+def write_routes(folder: Path, desired: Mapping[str, DesiredState], *, version: str) -> None:
+    """Replace the routes by those that ``desired`` (model → state) asks for."""
+    write_json(folder / ROUTES_FILE, {"version_info": version, "resources": [_routes(desired, version)]})
 
 
-def _routes(wanted: Mapping[str, WantedState], version: str) -> dict[str, Any]:
-    routes = [_route(model, state) for model, state in sorted(wanted.items()) if state.releases]
+def _routes(desired: Mapping[str, DesiredState], version: str) -> dict[str, Any]:
+    routes = [_route(model, state) for model, state in sorted(desired.items()) if state.served_versions]
     ready = {
         "match": {"path": "/ready"},
         "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}},
         # Envoy passes over routes equal to those it has; then nobody would see the new version arrive.
         "metadata": {"filter_metadata": {"ml_platform": {"version": version}}},
     }
-    known = ", ".join(f"/v1/{model}/" for model, state in sorted(wanted.items()) if state.releases) or "none"
+    known = ", ".join(f"/v1/{model}/" for model, state in sorted(desired.items()) if state.served_versions) or "none"
     unknown = {
         "match": {"prefix": "/"},
         "direct_response": {"status": 404, "body": {"inline_string": f"Unknown path; models are at: {known}."}},
@@ -96,16 +96,16 @@ def _routes(wanted: Mapping[str, WantedState], version: str) -> dict[str, Any]:
     }
 
 
-def _route(model: str, state: WantedState) -> dict[str, Any]:
+def _route(model: str, state: DesiredState) -> dict[str, Any]:
     roles = {"stable": state.stable, "candidate": state.candidate}
     clusters = [
         {
-            "name": cluster_name(model, release),
+            "name": cluster_name(model, served),
             "weight": state.weights.get(role, 0),
             "request_headers_to_add": [_header(ROLE_HEADER, role)],
         }
-        for role, release in roles.items()
-        if release is not None
+        for role, served in roles.items()
+        if served is not None
     ]
     action: dict[str, Any] = {
         "weighted_clusters": {"clusters": clusters},
@@ -165,10 +165,10 @@ def _bootstrap(gateway: Gateway) -> dict[str, Any]:
 
 
 def _connection_manager(folder: Path) -> dict[str, Any]:
-    router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_HTTP}.router.v3.Router"}}
+    router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_HTTP_FILTERS}.router.v3.Router"}}
     body_limit = {
         "name": "envoy.filters.http.buffer",
-        "typed_config": {"@type": f"{_HTTP}.buffer.v3.Buffer", "max_request_bytes": MAX_BODY_BYTES},
+        "typed_config": {"@type": f"{_HTTP_FILTERS}.buffer.v3.Buffer", "max_request_bytes": MAX_BODY_BYTES},
     }
     manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
     return {
@@ -183,7 +183,7 @@ def _connection_manager(folder: Path) -> dict[str, Any]:
             "normalize_path": True,
             # Clients that still speak the older protocol, like ab, are answered too.
             "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "unknown"},
-            "local_reply_config": {"mappers": _refusals()},
+            "local_reply_config": {"mappers": _error_responses()},
             "request_headers_timeout": "10s",
             "request_timeout": f"{RECEIVE_SECONDS}s",
             "stream_idle_timeout": f"{REQUEST_SECONDS}s",
@@ -192,21 +192,21 @@ def _connection_manager(folder: Path) -> dict[str, Any]:
     }
 
 
-def _refusals() -> list[dict[str, Any]]:
-    """Return how the gateway's own refusals read: in the form of the services', each with the place to mend."""
-    most = f"at most {MAX_BODY_BYTES} bytes"
-    found = {"path": "body", "expected": most, "found": "more", "hint": "Send several smaller requests."}
+def _error_responses() -> list[dict[str, Any]]:
+    """Return how the gateway's own error responses read: in the form of the services', each with the place to fix."""
+    limit = f"at most {MAX_BODY_BYTES} bytes"
+    body_size = {"path": "body", "expected": limit, "found": "more", "hint": "Send several smaller requests."}
     return [
-        _refusal(413, "EQ", "size", details=[found]),
-        _refusal(408, "EQ", "slow"),
-        _refusal(404, "EQ", "path"),
+        _error_response(413, "EQ", "size", details=[body_size]),
+        _error_response(408, "EQ", "slow"),
+        _error_response(404, "EQ", "path"),
         # Nothing that answers, or too much under way: the same request is welcome in a second.
-        _refusal(503, "EQ", "unavailable", headers=[_header("retry-after", "1")]),
-        _refusal(400, "GE", "gateway"),
+        _error_response(503, "EQ", "unavailable", headers=[_header("retry-after", "1")]),
+        _error_response(400, "GE", "gateway"),
     ]
 
 
-def _refusal(
+def _error_response(
     status: int,
     comparison: str,
     reason: str,
@@ -214,7 +214,7 @@ def _refusal(
     details: list[dict[str, str]] | None = None,
     headers: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    told = {
+    error = {
         "status": "%RESPONSE_CODE%",
         "reason": reason,
         "message": "%LOCAL_REPLY_BODY%",
@@ -223,19 +223,22 @@ def _refusal(
     return {
         "filter": {
             "status_code_filter": {
-                "comparison": {"op": comparison, "value": {"default_value": status, "runtime_key": f"refusal.{status}"}}
+                "comparison": {
+                    "op": comparison,
+                    "value": {"default_value": status, "runtime_key": f"error_response.{status}"},
+                }
             }
         },
         "headers_to_add": headers or [],
         "body_format_override": {
-            "json_format": {"error": told, "request_id": "%REQ(X-REQUEST-ID)%"},
+            "json_format": {"error": error, "request_id": "%REQ(X-REQUEST-ID)%"},
             "content_type": "application/json",
         },
     }
 
 
 def _access_log(path: Path) -> dict[str, Any]:
-    told = {
+    fields = {
         "time": "%START_TIME%",
         "request_id": "%REQ(X-REQUEST-ID)%",
         "method": "%REQ(:METHOD)%",
@@ -252,7 +255,7 @@ def _access_log(path: Path) -> dict[str, Any]:
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
             "path": str(path),
-            "log_format": {"json_format": told},
+            "log_format": {"json_format": fields},
         },
     }
 

@@ -1,11 +1,15 @@
 """The OpenAPI document of a model's endpoint, made from its declaration and from nothing else."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ml_platform.serving.contract import RequestContract, RequestField
+from ml_platform.serving.request_contract import (
+    MAX_REASONS,
+    MAX_ROWS_WITH_REASONS,
+    RequestContract,
+    RequestField,
+)
 
-TYPES: dict[str, dict[str, str]] = {
+JSON_SCHEMA_TYPES: dict[str, dict[str, str]] = {
     "string": {"type": "string"},
     "int": {"type": "integer", "format": "int64"},
     "float": {"type": "number", "format": "double"},
@@ -13,13 +17,7 @@ TYPES: dict[str, dict[str, str]] = {
     "datetime": {"type": "string", "format": "date-time"},
 }
 
-MAX_REASONS = 20
-"""Reasons that one prediction comes with at most."""
-
-MAX_ROWS_WITH_REASONS = 50
-"""Rows of a request that asks for reasons: each costs as much as a hundred predictions."""
-
-REFUSALS = {
+ERROR_RESPONSES = {
     "400": "The body is not JSON.",
     "408": "The body did not arrive in time.",
     "413": "Too many rows or bytes.",
@@ -29,14 +27,14 @@ REFUSALS = {
     "500": "The service failed; its log tells why under the request id.",
     "503": "The service cannot answer now, for example because a feature view was never published.",
 }
-"""Answers other than predictions, by status."""
+"""Responses other than predictions, by status."""
 
 
-def document(contract: "RequestContract", version: str) -> dict[str, Any]:
+def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of the endpoint of ``contract``, served by ``version`` of the model."""
-    answers = {
-        status: {"description": text, "content": _json({"$ref": "#/components/schemas/Refusal"})}
-        for status, text in REFUSALS.items()
+    error_responses = {
+        status: {"description": text, "content": _json_content({"$ref": "#/components/schemas/ErrorResponse"})}
+        for status, text in ERROR_RESPONSES.items()
     }
     return {
         "openapi": "3.1.0",
@@ -65,21 +63,24 @@ def document(contract: "RequestContract", version: str) -> dict[str, Any]:
                             "schema": {"type": "integer", "minimum": 1, "maximum": MAX_REASONS},
                         },
                     ],
-                    "requestBody": {"required": True, "content": _json({"$ref": "#/components/schemas/Request"})},
+                    "requestBody": {
+                        "required": True,
+                        "content": _json_content({"$ref": "#/components/schemas/Request"}),
+                    },
                     "responses": {
                         "200": {
                             "description": "One prediction per row, in the order of the rows.",
-                            "content": _json({"$ref": "#/components/schemas/Answer"}),
+                            "content": _json_content({"$ref": "#/components/schemas/PredictionResponse"}),
                         },
-                        **answers,
+                        **error_responses,
                     },
                 }
             }
         },
         "components": {
             "schemas": {
-                "Row": _closed({field.name: _field(field) for field in contract.fields}),
-                "Request": _closed(
+                "Row": _object_schema({field.name: _field_schema(field) for field in contract.fields}),
+                "Request": _object_schema(
                     {
                         "rows": {
                             "type": "array",
@@ -89,7 +90,7 @@ def document(contract: "RequestContract", version: str) -> dict[str, Any]:
                         }
                     }
                 ),
-                "Prediction": _closed(
+                "Prediction": _object_schema(
                     {
                         "score": {"type": "number", "description": "Probability, or value of a regression."},
                         "label": {
@@ -106,7 +107,7 @@ def document(contract: "RequestContract", version: str) -> dict[str, Any]:
                         }
                     },
                 ),
-                "Reason": _closed(
+                "Reason": _object_schema(
                     {
                         "feature": {"type": "string", "description": "Name of the feature: <view>__<column>."},
                         "value": {
@@ -122,23 +123,23 @@ def document(contract: "RequestContract", version: str) -> dict[str, Any]:
                         },
                     }
                 ),
-                "Answer": _closed(
+                "PredictionResponse": _object_schema(
                     {
                         "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}},
-                        "model": _closed({"name": {"const": contract.model}, "version": {"type": "string"}}),
+                        "model": _object_schema({"name": {"const": contract.model}, "version": {"type": "string"}}),
                         "request_id": {"type": "string"},
                     }
                 ),
-                "Refusal": _closed(
+                "ErrorResponse": _object_schema(
                     {
-                        "error": _closed(
+                        "error": _object_schema(
                             {
                                 "status": {"type": "integer"},
                                 "reason": {"type": "string"},
                                 "message": {"type": "string"},
                                 "details": {
                                     "type": "array",
-                                    "items": _closed(
+                                    "items": _object_schema(
                                         {name: {"type": "string"} for name in ("path", "expected", "found", "hint")}
                                     ),
                                 },
@@ -152,8 +153,8 @@ def document(contract: "RequestContract", version: str) -> dict[str, Any]:
     }
 
 
-def _field(field: "RequestField") -> dict[str, Any]:
-    schema: dict[str, Any] = dict(TYPES[field.type])
+def _field_schema(field: RequestField) -> dict[str, Any]:
+    schema: dict[str, Any] = dict(JSON_SCHEMA_TYPES[field.type])
     if field.nullable:
         schema["type"] = [schema["type"], "null"]
     if field.description:
@@ -163,7 +164,7 @@ def _field(field: "RequestField") -> dict[str, Any]:
     return schema
 
 
-def _closed(properties: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+def _object_schema(properties: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "type": "object",
         "required": list(properties),
@@ -172,5 +173,5 @@ def _closed(properties: dict[str, Any], optional: dict[str, Any] | None = None) 
     }
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+def _json_content(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}

@@ -1,6 +1,6 @@
 """Everything that a team leaves running, under one process manager (circus): started together, stopped together.
 
-One home has one of these at a time. What a killed one left behind is found by a mark in its environment and ended.
+One home has one of these at a time. What a killed one left behind is found by a variable in its environment and ended.
 """
 
 import json
@@ -25,33 +25,34 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml_platform.data.atomic import write_json
 from ml_platform.errors import PlatformError, listed
-from ml_platform.serving.announce import Announcer, Awaited
+from ml_platform.serving.desired_state import all_desired_states
 from ml_platform.serving.gateway import Gateway
-from ml_platform.serving.wanted import all_wanted
+from ml_platform.serving.serving_status import read_serving_status
+from ml_platform.serving.startup_status import ManagedProcess, StartupReporter
 
-MARK = "ML_PLATFORM_RUN"
+RUN_VARIABLE = "ML_PLATFORM_RUN"
 """Environment variable of every process started here: the run folder of its home."""
 
 STATUS_FILE, UP_FILE, LOCK_FILE, APPLIED_FILE = "status.json", "up.json", "up.lock", "applied.json"
 CONTROL_FOLDER = "control"
 STOP_SECONDS = 35
 START_SECONDS = 60.0
-LOOK_MILLISECONDS = 500
+POLL_MILLISECONDS = 500
 
 
-class AlreadyUp(PlatformError):  # noqa: N818
+class AlreadyRunningError(PlatformError):
     """Raised when the platform of this home is running already."""
 
 
-class PortTaken(PlatformError):  # noqa: N818
+class PortInUseError(PlatformError):
     """Raised when a port that a process needs is held by another."""
 
 
-class StartFailed(PlatformError):  # noqa: N818
+class StartFailedError(PlatformError):
     """Raised when what was started is not ready in time."""
 
 
-class Process(BaseModel):
+class ProcessSpec(BaseModel):
     """A process that is kept running, started again when it ends."""
 
     model_config = ConfigDict(extra="forbid")
@@ -64,21 +65,21 @@ class Process(BaseModel):
     address: str = Field(default="", description="Where people find it.")
 
 
-class Plan(BaseModel):
+class ProcessPlan(BaseModel):
     """What to run for one home, and where."""
 
     model_config = ConfigDict(extra="forbid")
 
     run: Path = Field(description="Folder of lock, ports and status.")
     logs: Path = Field(description="Folder of log files, one per process.")
-    serving: Path = Field(description="Folder of the wanted states.")
+    serving: Path = Field(description="Folder of the desired states.")
     online: str = Field(description="Folder of the online snapshots, or address of the server that holds them.")
     predictions: Path = Field(description="Folder of the prediction logs, one folder per model in it.")
     gateway_port: int = Field(description="Port of the gateway.")
     admin_port: int = Field(description="Port of the gateway's admin page, on this machine only.")
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     gateway_setting: str = Field(default="ML_PLATFORM_GATEWAY_PORT", description="How to choose the gateway's port.")
-    processes: list[Process] = Field(default_factory=list, description="What runs beside gateway and services.")
+    processes: list[ProcessSpec] = Field(default_factory=list, description="What runs beside gateway and services.")
 
     @property
     def gateway(self) -> Gateway:
@@ -89,46 +90,48 @@ class Plan(BaseModel):
         return self.run / STATUS_FILE
 
 
-def up(plan: Plan, tell: Callable[[str], None] = print) -> None:
-    """Run everything of ``plan`` until SIGINT or SIGTERM; ``tell`` gets a line per process and endpoint: its address.
+def up(plan: ProcessPlan, echo: Callable[[str], None] = print) -> None:
+    """Run everything of ``plan`` until SIGINT or SIGTERM; ``echo`` gets a line per process and endpoint: its address.
 
-    Raises :class:`AlreadyUp` when this home is up, :class:`PortTaken` when a port is held by someone else. What a
-    killed run left behind is ended first, and told.
+    Raises :class:`AlreadyRunningError` when this home is up, :class:`PortInUseError` when another
+    process holds a port. Processes that a killed run left behind are stopped first, and reported.
     """
     plan.run.mkdir(parents=True, exist_ok=True)
     plan.logs.mkdir(parents=True, exist_ok=True)
-    with _only_one(plan.run):
-        if left := end_leftovers(plan.run):
-            tell(f"An earlier run was killed; ended the {len(left)} processes that it left behind: {listed(left)}.")
-        _forget(plan)
-        _demand_free_ports(plan)
+    with _run_lock(plan.run):
+        if orphans := stop_orphaned_processes(plan.run):
+            echo(
+                f"An earlier run was killed; ended the {len(orphans)} processes that it left behind: {listed(orphans)}."
+            )
+        _remove_run_files(plan)
+        _require_free_ports(plan)
         try:
-            with _control(plan.run) as folder:
-                _run_arbiter(plan, folder, tell)
+            with _control_sockets(plan.run) as folder:
+                _run_arbiter(plan, folder, echo)
         finally:
-            _forget(plan)
+            _remove_run_files(plan)
 
 
 @contextmanager
-def serve_temporarily(plan: Plan, within_seconds: float = START_SECONDS) -> Iterator[str]:
-    """Run ``plan`` in a process of its own and yield the gateway's address once all wanted models answer.
+def serve_temporarily(plan: ProcessPlan, timeout_seconds: float = START_SECONDS) -> Iterator[str]:
+    """Run ``plan`` in a process of its own and yield the gateway's address once all desired models answer.
 
-    Everything is stopped when the block ends. Raises :class:`StartFailed` with the last lines of the log.
+    Everything is stopped when the block ends. Raises :class:`StartFailedError` with the last lines of the log.
     """
     plan.run.mkdir(parents=True, exist_ok=True)
     plan.logs.mkdir(parents=True, exist_ok=True)
-    spec = plan.run / "plan.json"
-    spec.write_text(plan.model_dump_json())
+    plan_file = plan.run / "plan.json"
+    plan_file.write_text(plan.model_dump_json())
     log = plan.logs / "up.log"
     with log.open("wb") as output:
         running = subprocess.Popen(
-            [sys.executable, "-m", "ml_platform.serving.processes", str(spec)],
+            [sys.executable, "-m", "ml_platform.serving.processes", str(plan_file)],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
-        _wait_until_serving(plan, running, log, within_seconds)
+        _wait_until_serving(plan, running, log, timeout_seconds)
         yield plan.gateway.url
     finally:
         running.send_signal(signal.SIGTERM)
@@ -137,27 +140,27 @@ def serve_temporarily(plan: Plan, within_seconds: float = START_SECONDS) -> Iter
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait()
-            list(end_leftovers(plan.run))
+            list(stop_orphaned_processes(plan.run))
 
 
-def end_leftovers(run: Path) -> list[str]:
-    """End the processes that carry the mark of ``run`` though nobody supervises them; return what they were."""
-    mark = str(run.resolve())
-    found = []
+def stop_orphaned_processes(run: Path) -> list[str]:
+    """Stop the processes of ``run`` (by :data:`RUN_VARIABLE`) that nobody supervises; return their descriptions."""
+    run_folder = str(run.resolve())
+    orphans = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
+            if process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == run_folder:
+                orphans.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue  # ended meanwhile, or someone else's: not ours
-    told = [_described(process) for process in found]
-    for process in found:
+    descriptions = [_describe_process(process) for process in orphans]
+    for process in orphans:
         _signal(process, signal.SIGTERM)
-    _, stubborn = psutil.wait_procs(found, timeout=5)
+    _, stubborn = psutil.wait_procs(orphans, timeout=5)
     for process in stubborn:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(stubborn, timeout=5)
-    return told
+    return descriptions
 
 
 def free_port() -> int:
@@ -169,19 +172,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def _only_one(run: Path) -> Iterator[None]:
+def _run_lock(run: Path) -> Iterator[None]:
     lock = FileLock(run / LOCK_FILE, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         file = run / UP_FILE
-        held = json.loads(file.read_text()) if file.exists() else {}
-        told = ", ".join(f"{name} {value}" for name, value in held.items()) or "starting"
-        raise AlreadyUp(
+        owner = json.loads(file.read_text()) if file.exists() else {}
+        description = ", ".join(f"{name} {value}" for name, value in owner.items()) or "starting"
+        raise AlreadyRunningError(
             f"Platform home {run.parent}",
             expected="nothing running",
-            found=f"it is up already ({told})",
-            mend="Use that one, or stop it with Ctrl-C; another home: set ML_PLATFORM_HOME.",
+            found=f"it is up already ({description})",
+            fix="Use that one, or stop it with Ctrl-C; another home: set ML_PLATFORM_HOME.",
         ) from None
     try:
         yield
@@ -190,7 +193,7 @@ def _only_one(run: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _control(run: Path) -> Iterator[str]:
+def _control_sockets(run: Path) -> Iterator[str]:
     """Yield the folder for the sockets of the process manager; nobody else may command it.
 
     It lies in the home, so that a killed run leaves nothing elsewhere. The address of a unix socket is at most 107
@@ -207,14 +210,14 @@ def _control(run: Path) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _forget(plan: Plan) -> None:
+def _remove_run_files(plan: ProcessPlan) -> None:
     """Remove what is true only while something runs: status, ports, the routes that the gateway was given."""
     stale = [plan.status_file, plan.run / UP_FILE, plan.run / APPLIED_FILE, *plan.run.glob("*.port")]
     for file in stale:
         file.unlink(missing_ok=True)
 
 
-def _demand_free_ports(plan: Plan) -> None:
+def _require_free_ports(plan: ProcessPlan) -> None:
     needed = [
         ("gateway", plan.host, plan.gateway_port, plan.gateway_setting),
         ("gateway's admin page", "127.0.0.1", plan.admin_port, f"{plan.gateway_setting} (the admin port is the next)"),
@@ -226,24 +229,24 @@ def _demand_free_ports(plan: Plan) -> None:
             try:
                 probe.bind((host, port))
             except OSError:
-                raise PortTaken(
+                raise PortInUseError(
                     f"Port {port} of the {name}",
                     expected="a free port",
-                    found=f"it is held by {_holder(port)}",
-                    mend=f"Stop that, or choose another port: {setting}.",
+                    found=f"it is held by {_process_on_port(port)}",
+                    fix=f"Stop that, or choose another port: {setting}.",
                 ) from None
 
 
-def _holder(port: int) -> str:
+def _process_on_port(port: int) -> str:
     for connection in psutil.net_connections("tcp"):
         if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
             if connection.pid is None:
                 break
-            return _described(psutil.Process(connection.pid))
+            return _describe_process(psutil.Process(connection.pid))
     return "another process (whose, /proc does not tell)"
 
 
-def _described(process: psutil.Process) -> str:
+def _describe_process(process: psutil.Process) -> str:
     try:
         return f"process {process.pid} ({' '.join(process.cmdline())[:80]})"
     except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -257,23 +260,25 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         return
 
 
-def _run_arbiter(plan: Plan, control: str, tell: Callable[[str], None]) -> None:
+def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -> None:
     from circus import get_arbiter
     from tornado.ioloop import PeriodicCallback
 
-    os.environ[MARK] = str(plan.run.resolve())
+    os.environ[RUN_VARIABLE] = str(plan.run.resolve())
     plan.gateway.write_bootstrap()
     endpoint = f"ipc://{control}/control"
-    spec = plan.run / "plan.json"
-    spec.write_text(plan.model_dump_json())
-    reconcile = Process(
+    plan_file = plan.run / "plan.json"
+    plan_file.write_text(plan.model_dump_json())
+    reconciler = ProcessSpec(
         name="reconciler",
-        command=[sys.executable, "-m", "ml_platform.serving.reconcile", str(spec), endpoint],
+        command=[sys.executable, "-m", "ml_platform.serving.reconcile", str(plan_file), endpoint],
     )
-    gateway = Process(name="gateway", command=plan.gateway.command, port=plan.gateway_port, address=plan.gateway.url)
-    watched = [gateway, reconcile, *plan.processes]
+    gateway = ProcessSpec(
+        name="gateway", command=plan.gateway.command, port=plan.gateway_port, address=plan.gateway.url
+    )
+    specs = [gateway, reconciler, *plan.processes]
     arbiter = get_arbiter(
-        [_watcher(plan, each) for each in watched],
+        [_watcher(plan, each) for each in specs],
         controller=endpoint,
         pubsub_endpoint=f"ipc://{control}/events",
         check_delay=0.5,
@@ -284,64 +289,64 @@ def _run_arbiter(plan: Plan, control: str, tell: Callable[[str], None]) -> None:
         {"pid": os.getpid(), "gateway": plan.gateway.url, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%MZ}"},
     )
 
-    logging.getLogger("tornado.application").addFilter(is_worth_telling)
-    awaited = [Awaited(each.name, each.address, each.port, plan.logs / f"{each.name}*.log") for each in watched]
-    announcer = Announcer(awaited, plan.status_file, tell, patience_seconds=START_SECONDS)
-    begun = time.monotonic()
-    looking = PeriodicCallback(lambda: announcer.look(time.monotonic() - begun), LOOK_MILLISECONDS)
+    logging.getLogger("tornado.application").addFilter(is_relevant_log_record)
+    managed = [ManagedProcess(each.name, each.address, each.port, plan.logs / f"{each.name}*.log") for each in specs]
+    reporter = StartupReporter(managed, plan.status_file, echo, warn_after_seconds=START_SECONDS)
+    started_at = time.monotonic()
+    polling = PeriodicCallback(lambda: reporter.poll(time.monotonic() - started_at), POLL_MILLISECONDS)
     try:
-        arbiter.start(cb=lambda _: looking.start())
+        arbiter.start(cb=lambda _: polling.start())
     finally:
-        looking.stop()
+        polling.stop()
         arbiter.stop()
-        del os.environ[MARK]
+        del os.environ[RUN_VARIABLE]
 
 
-def is_worth_telling(record: logging.LogRecord) -> bool:
+def is_relevant_log_record(record: logging.LogRecord) -> bool:
     """Return whether a record of the event loop is one for people: a look that met a command is made again at once."""
     from circus.exc import ConflictError
 
     return not (record.exc_info and isinstance(record.exc_info[1], ConflictError))
 
 
-def _watcher(plan: Plan, process: Process) -> dict[str, Any]:
-    log = {"class": "FileStream", "filename": str(plan.logs / f"{process.name}.log"), "max_bytes": 2**24}
+def _watcher(plan: ProcessPlan, spec: ProcessSpec) -> dict[str, Any]:
+    log = {"class": "FileStream", "filename": str(plan.logs / f"{spec.name}.log"), "max_bytes": 2**24}
     return {
-        "name": process.name,
-        "cmd": process.command[0],
-        "args": process.command[1:],
-        "env": {**os.environ, **process.environment},
+        "name": spec.name,
+        "cmd": spec.command[0],
+        "args": spec.command[1:],
+        "env": {**os.environ, **spec.environment},
         "copy_env": True,
         "stdout_stream": dict(log),
-        "stderr_stream": {**log, "filename": str(plan.logs / f"{process.name}.err.log")},
+        "stderr_stream": {**log, "filename": str(plan.logs / f"{spec.name}.err.log")},
         "graceful_timeout": STOP_SECONDS - 5,
         "stop_children": True,
     }
 
 
-def _wait_until_serving(plan: Plan, running: "subprocess.Popen[bytes]", log: Path, within_seconds: float) -> None:
-    from ml_platform.serving.status import read_status
-
-    deadline = time.monotonic() + within_seconds
+def _wait_until_serving(
+    plan: ProcessPlan, running: "subprocess.Popen[bytes]", log: Path, timeout_seconds: float
+) -> None:
+    deadline = time.monotonic() + timeout_seconds
     pause = threading.Event()
     while True:
-        status = read_status(plan.status_file) if _is_up(plan, running.pid) else None
-        wanted = {model: state.generation for model, state in all_wanted(plan.serving).items()}
-        if status is not None and {model: each.generation for model, each in status.models.items()} == wanted:
+        status = read_serving_status(plan.status_file) if _is_running(plan, running.pid) else None
+        desired = {model: state.generation for model, state in all_desired_states(plan.serving).items()}
+        if status is not None and {model: each.generation for model, each in status.models.items()} == desired:
             return
         ended = running.poll() is not None
         if ended or time.monotonic() > deadline:
-            told = [line for path in (log, plan.logs / "reconciler.err.log") for line in _tail(path)]
-            raise StartFailed(
+            log_lines = [line for path in (log, plan.logs / "reconciler.err.log") for line in _tail(path)]
+            raise StartFailedError(
                 "Gateway and services",
-                expected=f"answers for {', '.join(wanted) or 'no model'} within {within_seconds:g} s",
+                expected=f"answers for {', '.join(desired) or 'no model'} within {timeout_seconds:g} s",
                 found="the process ended" if ended else f"{status.waiting if status else 'no status'}",
-                mend=f"The logs in {plan.logs} say: {' | '.join(told)}",
+                fix=f"The logs in {plan.logs} say: {' | '.join(log_lines)}",
             )
         pause.wait(0.05)
 
 
-def _is_up(plan: Plan, pid: int) -> bool:
+def _is_running(plan: ProcessPlan, pid: int) -> bool:
     """Whether the process ``pid`` has taken the home over; until then a status is an earlier run's."""
     file = plan.run / UP_FILE
     return file.exists() and json.loads(file.read_text())["pid"] == pid
@@ -353,6 +358,6 @@ def _tail(path: Path, lines: int = 5) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        up(Plan.model_validate_json(Path(sys.argv[1]).read_text()))
+        up(ProcessPlan.model_validate_json(Path(sys.argv[1]).read_text()))
     except PlatformError as error:
         sys.exit(str(error))

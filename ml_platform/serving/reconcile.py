@@ -1,4 +1,4 @@
-"""Makes what serves match what is wanted: `python -m ml_platform.serving.reconcile PLAN CONTROL`.
+"""Makes what serves match what is desired: `python -m ml_platform.serving.reconcile PLAN CONTROL`.
 
 Every pass looks at the world and takes the next step, so it can be killed at any line and the next one goes on:
 start the services that are missing; when all of a model's are ready, give the gateway their clusters, then its routes;
@@ -21,24 +21,24 @@ from pydantic import ValidationError
 
 from ml_platform.data.atomic import write_json
 from ml_platform.features.stores import open_store
+from ml_platform.serving.desired_state import DESIRED_STATE_FILE, DesiredState, ServedVersion, read_desired_state
 from ml_platform.serving.gateway import cluster_name, write_clusters, write_routes
-from ml_platform.serving.processes import APPLIED_FILE, STOP_SECONDS, Plan
-from ml_platform.serving.rehearsal import ONE_THREAD
-from ml_platform.serving.status import ServedModel, Status, write_status
-from ml_platform.serving.wanted import WANTED_FILE, Release, WantedState, read_wanted
+from ml_platform.serving.processes import APPLIED_FILE, STOP_SECONDS, ProcessPlan
+from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
+from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
 
 logger = logging.getLogger("reconcile")
 
-PREFIX = "service."
-PAUSE_SECONDS = 0.2
-ASK_SECONDS = 2.0
+SERVICE_PREFIX = "service."
+PASS_INTERVAL_SECONDS = 0.2
+HTTP_TIMEOUT_SECONDS = 2.0
 GATEWAY_SECONDS = 15.0
 
 
 class Reconciler:
     """Takes the steps; ``control`` is the address of the process manager."""
 
-    def __init__(self, plan: Plan, control: str, stopping: threading.Event | None = None) -> None:
+    def __init__(self, plan: ProcessPlan, control: str, stopping: threading.Event | None = None) -> None:
         from circus.client import CircusClient
 
         self.plan = plan
@@ -48,155 +48,161 @@ class Reconciler:
         self._idle: set[str] = set()
 
     def run(self) -> None:
-        """Take steps until told to stop."""
+        """Take steps until it is stopped."""
         while not self.stopping.is_set():
             try:
                 self.step()
             except OSError as error:
                 # The gateway or a service is restarting: the next pass sees it again.
                 logger.warning("next try in a moment: %s", error)
-            self.stopping.wait(PAUSE_SECONDS)
+            self.stopping.wait(PASS_INTERVAL_SECONDS)
 
-    def step(self) -> Status:
-        """Look at the world, bring it nearer to what is wanted, and say what serves now."""
-        wanted, waiting = self._wanted()
-        needed = _services(wanted)
-        running = self._running()
+    def step(self) -> ServingStatus:
+        """Look at the world, bring it nearer to what is desired, and say what serves now."""
+        desired, waiting = self._read_desired_states()
+        needed = _services_of(desired)
+        running = self._running_services()
         for name in needed.keys() - running:
             self._start(name, *needed[name])
-        ready = {name: port for name in needed if (port := self._ready(name)) is not None}
-        applied = self._applied()
+        ready = {name: port for name in needed if (port := self._ready_port(name)) is not None}
+        applied = self._applied_states()
         served = {
-            model: state if all(cluster_name(model, each) in ready for each in state.releases) else applied.get(model)
-            for model, state in wanted.items()
+            model: state
+            if all(cluster_name(model, each) in ready for each in state.served_versions)
+            else applied.get(model)
+            for model, state in desired.items()
         }
         target = {model: state for model, state in served.items() if state is not None}
         self._apply(target, applied, ready)
-        self._retire(running - needed.keys() - _services(target).keys(), needed.keys() | _services(target).keys())
+        self._stop_unused(
+            running - needed.keys() - _services_of(target).keys(), needed.keys() | _services_of(target).keys()
+        )
         status = self._status(target, [*waiting, *sorted(needed.keys() - ready.keys())])
-        write_status(self.plan.status_file, status)
+        write_serving_status(self.plan.status_file, status)
         return status
 
-    def _wanted(self) -> tuple[dict[str, WantedState], list[str]]:
-        found, waiting = {}, []
-        applied = self._applied()
-        for path in sorted(self.plan.serving.glob(f"*/{WANTED_FILE}")):
+    def _read_desired_states(self) -> tuple[dict[str, DesiredState], list[str]]:
+        states, waiting = {}, []
+        applied = self._applied_states()
+        for path in sorted(self.plan.serving.glob(f"*/{DESIRED_STATE_FILE}")):
             model = path.parent.name
             try:
-                found[model] = read_wanted(path.parent)
+                states[model] = read_desired_state(path.parent)
             except (ValidationError, json.JSONDecodeError) as error:
-                # What serves goes on serving; the file is named until someone mends it.
+                # What serves goes on serving; the file is named until someone fixes it.
                 waiting.append(f"{path}: {str(error).splitlines()[0]}")
                 if model in applied:
-                    found[model] = applied[model]
-        return found, waiting
+                    states[model] = applied[model]
+        return states, waiting
 
-    def _applied(self) -> dict[str, WantedState]:
+    def _applied_states(self) -> dict[str, DesiredState]:
         """Return the states whose routes the gateway was given last."""
         path = self.plan.run / APPLIED_FILE
-        held = json.loads(path.read_text()) if path.exists() else {}
-        return {model: WantedState.model_validate(state) for model, state in held.items()}
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        return {model: DesiredState.model_validate(state) for model, state in stored.items()}
 
-    def _running(self) -> set[str]:
+    def _running_services(self) -> set[str]:
         names = self._manager.send_message("list")["watchers"]
-        return {name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)}
+        return {name.removeprefix(SERVICE_PREFIX) for name in names if name.startswith(SERVICE_PREFIX)}
 
-    def _start(self, name: str, model: str, release: Release) -> None:
-        log = self.plan.logs / f"{PREFIX}{name}.log"
-        arguments = [release.bento, str(self._port_file(name)), str(log)]
+    def _start(self, name: str, model: str, served: ServedVersion) -> None:
+        log = self.plan.logs / f"{SERVICE_PREFIX}{name}.log"
+        arguments = [served.bento, str(self._port_file(name)), str(log)]
         environment = {
             **os.environ,
             "ML_PLATFORM_ONLINE": open_store(self.plan.online).location,
             "ML_PLATFORM_PREDICTION_LOG": str((self.plan.predictions / model).resolve()),
-            **ONE_THREAD,
+            **ONE_THREAD_ENVIRONMENT,
         }
         options = {"env": environment, "graceful_timeout": STOP_SECONDS - 5, "stop_children": True}
         self._manager.send_message(
             "add",
-            name=f"{PREFIX}{name}",
+            name=f"{SERVICE_PREFIX}{name}",
             cmd=sys.executable,
-            args=["-m", "ml_platform.serving.launch", *arguments],
+            args=["-m", "ml_platform.serving.bento_server", *arguments],
             options=options,
             start=True,
         )
         logger.info("started %s", name)
 
-    def _ready(self, name: str) -> int | None:
+    def _ready_port(self, name: str) -> int | None:
         """Return the port of a service that says it is ready."""
         file = self._port_file(name)
         if not file.exists():
             return None
         port = int(file.read_text())
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=ASK_SECONDS) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=HTTP_TIMEOUT_SECONDS) as answer:
                 return port if answer.status == 200 else None
         except (OSError, urllib.error.URLError):
             return None
 
-    def _apply(self, target: dict[str, WantedState], applied: dict[str, WantedState], ready: Mapping[str, int]) -> None:
+    def _apply(
+        self, target: dict[str, DesiredState], applied: dict[str, DesiredState], ready: Mapping[str, int]
+    ) -> None:
         clusters = {**(self._clusters or {}), **ready}
-        for name in _services(target).keys() | _services(applied).keys():
+        for name in _services_of(target).keys() | _services_of(applied).keys():
             # A service that restarts keeps its port: its cluster stays.
             if name not in clusters and self._port_file(name).exists():
                 clusters[name] = int(self._port_file(name).read_text())
-        self._give_clusters(clusters)
-        routes = self.plan.run / APPLIED_FILE
-        version = _version(target)
-        if target != applied or self._routes_version() != version:
+        self._set_clusters(clusters)
+        applied_file = self.plan.run / APPLIED_FILE
+        version = _routes_version(target)
+        if target != applied or self._gateway_routes_version() != version:
             write_routes(self.plan.gateway.folder, target, version=version)
-            self._await(lambda: self._routes_version() == version, f"routes {version}")
-            write_json(routes, {model: state.model_dump() for model, state in target.items()})
+            self._wait_for_gateway(lambda: self._gateway_routes_version() == version, f"routes {version}")
+            write_json(applied_file, {model: state.model_dump() for model, state in target.items()})
             logger.info("routes %s", version)
 
-    def _give_clusters(self, clusters: dict[str, int]) -> None:
+    def _set_clusters(self, clusters: dict[str, int]) -> None:
         if clusters == self._clusters:
             return
         version = ",".join(f"{name}:{port}" for name, port in sorted(clusters.items()))
         write_clusters(self.plan.gateway.folder, clusters, version=version or "none")
-        self._await(lambda: self._known_clusters() == set(clusters), f"clusters {version}")
+        self._wait_for_gateway(lambda: self._gateway_clusters() == set(clusters), f"clusters {version}")
         self._clusters = clusters
 
-    def _retire(self, surplus: set[str], kept: set[str]) -> None:
+    def _stop_unused(self, unused: set[str], kept: set[str]) -> None:
         """Stop services that no route names, each when nothing has been under way there for two passes."""
-        idle = {name for name in surplus if self._requests_at(name) == 0}
+        idle = {name for name in unused if self._active_requests(name) == 0}
         for name in sorted(idle & self._idle):
-            self._give_clusters({each: port for each, port in (self._clusters or {}).items() if each in kept})
-            self._manager.send_message("rm", name=f"{PREFIX}{name}", waiting=True)
+            self._set_clusters({each: port for each, port in (self._clusters or {}).items() if each in kept})
+            self._manager.send_message("rm", name=f"{SERVICE_PREFIX}{name}", waiting=True)
             self._port_file(name).unlink(missing_ok=True)
             logger.info("stopped %s", name)
         self._idle = idle
 
-    def _requests_at(self, name: str) -> int:
-        told = self._ask(f"/stats?filter=^cluster.{name}.upstream_rq_active$")
-        return int(told.rpartition(":")[2]) if ":" in told else 0
+    def _active_requests(self, name: str) -> int:
+        text = self._query_gateway(f"/stats?filter=^cluster.{name}.upstream_rq_active$")
+        return int(text.rpartition(":")[2]) if ":" in text else 0
 
-    def _routes_version(self) -> str | None:
-        told = json.loads(self._ask("/config_dump?resource=dynamic_route_configs"))
-        configs = told.get("configs", [])
+    def _gateway_routes_version(self) -> str | None:
+        dump = json.loads(self._query_gateway("/config_dump?resource=dynamic_route_configs"))
+        configs = dump.get("configs", [])
         return configs[0].get("version_info") if configs else None
 
-    def _known_clusters(self) -> set[str]:
-        told = json.loads(self._ask("/clusters?format=json"))
-        return {each["name"] for each in told.get("cluster_statuses", [])}
+    def _gateway_clusters(self) -> set[str]:
+        dump = json.loads(self._query_gateway("/clusters?format=json"))
+        return {each["name"] for each in dump.get("cluster_statuses", [])}
 
-    def _ask(self, path: str) -> str:
-        with urllib.request.urlopen(f"{self.plan.gateway.admin_url}{path}", timeout=ASK_SECONDS) as answer:
+    def _query_gateway(self, path: str) -> str:
+        with urllib.request.urlopen(f"{self.plan.gateway.admin_url}{path}", timeout=HTTP_TIMEOUT_SECONDS) as answer:
             text: str = answer.read().decode()
         return text
 
-    def _await(self, reached: Callable[[], bool], what: str) -> None:
+    def _wait_for_gateway(self, is_reached: Callable[[], bool], subject: str) -> None:
         tries = int(GATEWAY_SECONDS / 0.02)
         for _ in range(tries):
-            if reached():
+            if is_reached():
                 return
             if self.stopping.wait(0.02):
                 break
-        raise OSError(f"the gateway did not take {what} within {GATEWAY_SECONDS:g} s")
+        raise OSError(f"the gateway did not take {subject} within {GATEWAY_SECONDS:g} s")
 
     def _port_file(self, name: str) -> Path:
         return self.plan.run / f"{name}.port"
 
-    def _status(self, target: Mapping[str, WantedState], waiting: list[str]) -> Status:
+    def _status(self, target: Mapping[str, DesiredState], waiting: list[str]) -> ServingStatus:
         models = {
             model: ServedModel(
                 endpoint=f"{self.plan.gateway.url}/v1/{model}/predict",
@@ -208,16 +214,18 @@ class Reconciler:
             )
             for model, state in target.items()
         }
-        return Status(gateway=self.plan.gateway.url, models=models, waiting=waiting)
+        return ServingStatus(gateway=self.plan.gateway.url, models=models, waiting=waiting)
 
 
-def _services(wanted: Mapping[str, WantedState]) -> dict[str, tuple[str, Release]]:
+def _services_of(desired: Mapping[str, DesiredState]) -> dict[str, tuple[str, ServedVersion]]:
     """Return what must run, by name of the service."""
-    return {cluster_name(model, each): (model, each) for model, state in wanted.items() for each in state.releases}
+    return {
+        cluster_name(model, each): (model, each) for model, state in desired.items() for each in state.served_versions
+    }
 
 
-def _version(wanted: Mapping[str, WantedState]) -> str:
-    return ",".join(f"{model}:{state.generation}" for model, state in sorted(wanted.items())) or "none"
+def _routes_version(desired: Mapping[str, DesiredState]) -> str:
+    return ",".join(f"{model}:{state.generation}" for model, state in sorted(desired.items())) or "none"
 
 
 def _main(arguments: list[str]) -> Any:
@@ -225,7 +233,7 @@ def _main(arguments: list[str]) -> Any:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    plan = Plan.model_validate_json(Path(arguments[0]).read_text())
+    plan = ProcessPlan.model_validate_json(Path(arguments[0]).read_text())
     Reconciler(plan, arguments[1], stopping).run()
 
 

@@ -24,7 +24,7 @@ from ml_platform.errors import listed
 from ml_platform.evaluation.metrics import score_task
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.registry.delivery import made_from, register_or_queue
+from ml_platform.registry.delivery import find_version, register_or_queue
 from ml_platform.registry.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -34,15 +34,15 @@ from ml_platform.registry.manifest import (
     collect_lock,
 )
 from ml_platform.registry.models import ModelRegistry, ModelVersion
-from ml_platform.registry.reproduce import predictions_digest
+from ml_platform.registry.reproduction import predictions_digest
 from ml_platform.steps.model import BoundModel
-from ml_platform.steps.trials import log_search, trials_into
-from ml_platform.training.accounting import PriceList
-from ml_platform.training.candidate import Candidate, fit_candidate, settings_of
+from ml_platform.steps.trials import log_search, trial_logger
+from ml_platform.training.candidate import Candidate, fit_candidate, fitted_settings
 from ml_platform.training.model_directory import write_model
+from ml_platform.training.resource_usage import PriceList
 from ml_platform.training.splits import LABEL, Split, split_by_time
 from ml_platform.training.trainer import TrainerSettings, trainer_class
-from ml_platform.training.training_set import assemble
+from ml_platform.training.training_set import assemble_training_set
 
 if TYPE_CHECKING:
     from ml_platform.data.lake import TableVersion
@@ -54,7 +54,7 @@ VALIDATION_PREFIX = "validation_"
 
 
 @dataclass(frozen=True)
-class MadeCandidate:
+class CandidateResult:
     """What a step made; ``candidate`` is None where the same inputs had already made the version.
 
     ``version`` is None while the tracking server is down: it is registered at delivery, under ``content_digest``.
@@ -73,12 +73,12 @@ def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake
     Raises :class:`~ml_platform.data.lake.LakeError` when a view lacks a month whose facts an example may read: after a
     change of its code, the months that are not made again yet.
     """
-    _demand_facts(model, min(partitions), max(partitions), lake)
+    _require_facts(model, min(partitions), max(partitions), lake)
     logs = model.feature_set.logs(lake)
-    return {month: lake.write(model.table, assembled(model, month, lake, logs), month) for month in partitions}
+    return {month: lake.write(model.table, assemble_partition(model, month, lake, logs), month) for month in partitions}
 
 
-def assembled(
+def assemble_partition(
     model: BoundModel,
     month: str,
     lake: Lake,
@@ -93,7 +93,7 @@ def assembled(
     """
     tables = {name: f"datasets/{name}" for name in model.declared.examples.sources}
     sources = {name: lake.scan(table, (versions or {}).get(table), [month]) for name, table in tables.items()}
-    return assemble(
+    return assemble_training_set(
         model.examples_function(sources),
         features or model.feature_set,
         logs,
@@ -140,7 +140,7 @@ def make_candidate(
     dagster_run_id: str,
     parent: str | None = None,
     now: datetime,
-) -> MadeCandidate:
+) -> CandidateResult:
     """Fit the candidate ``trainer`` of ``month``, record the run and register the version.
 
     Unchanged inputs (training set, code, lock, settings) are recognised: the version that they made is returned, and
@@ -151,28 +151,28 @@ def make_candidate(
     declared = model.declared.trainers[trainer]
     frame = read_training_set(model, month, lake)
     split = split_of(model, month, frame)
-    planned = _manifest(model, trainer, month, frame, lake, repository, dagster_run_id, parent, now)
-    known = made_from(registry, model.name, planned.inputs_digest())
-    if known is not None:
-        run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {known.version}"})
-        registry.choose(known, now)
+    planned_manifest = _planned_manifest(model, trainer, month, frame, lake, repository, dagster_run_id, parent, now)
+    existing = find_version(registry, model.name, planned_manifest.inputs_digest())
+    if existing is not None:
+        run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {existing.version}"})
+        registry.mark_chosen(existing, now)
         shutil.rmtree(checkpoint, ignore_errors=True)
-        return MadeCandidate(known, known.content_digest, registry.manifest(known), split.counts(), None)
+        return CandidateResult(existing, existing.content_digest, registry.manifest(existing), split.counts(), None)
     candidate = fit_candidate(
         split,
         model.feature_set.feature_names,
         declared,
         task=model.declared.task,
-        prices=prices_of(repository),
+        prices=read_prices(repository),
         checkpoint=checkpoint,
         study_storage=study_storage,
-        on_trial=trials_into(run),
+        on_trial=trial_logger(run),
     )
-    manifest = planned.model_copy(
+    manifest = planned_manifest.model_copy(
         update={
-            "hardware": collect_hardware(candidate.account.device),
-            "fitted": _deciding(candidate.declared.model_copy(update={"tuning": None})),
-            **results_of(candidate, split),
+            "hardware": collect_hardware(candidate.resource_usage.device),
+            "fitted": _model_settings(candidate.declared.model_copy(update={"tuning": None})),
+            **candidate_results(candidate, split),
         }
     )
     with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
@@ -187,16 +187,16 @@ def make_candidate(
             contract=model.contract.model_dump(mode="json"),
         )
         (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
-        _log(run, candidate, manifest, split)
+        _log_run(run, candidate, manifest, split)
         example = split.test.select(model.feature_set.feature_names).head(5)
         version = register_or_queue(registry, run, model.name, directory, input_example=example)
         content = directory_digest(directory, leave_out=[MANIFEST_FILE])
     # Only now: what fails before this line would otherwise cost the fit again.
     shutil.rmtree(checkpoint, ignore_errors=True)
-    return MadeCandidate(version, content, manifest, split.counts(), candidate)
+    return CandidateResult(version, content, manifest, split.counts(), candidate)
 
 
-def results_of(candidate: Candidate, split: Split) -> dict[str, Any]:
+def candidate_results(candidate: Candidate, split: Split) -> dict[str, Any]:
     """Return what a rebuild is compared with: metrics of the test rows, and the digest of their predictions.
 
     Beside them the metrics of the validation rows (``validation_…``), by the fit that had not seen these: what several
@@ -204,42 +204,47 @@ def results_of(candidate: Candidate, split: Split) -> dict[str, Any]:
     fitted on these very rows and would look better on them than it is; ranking (auc) hardly changes by it.
     """
     predictions, bounds = candidate.predict(split.test), candidate.calibration.bounds
-    tested = score_task(candidate.task, _labels(split.test), predictions, bounds(predictions))
-    held_out = score_task(candidate.task, _labels(split.validation), candidate.held_out, bounds(candidate.held_out))
+    test = score_task(candidate.task, _label_array(split.test), predictions, bounds(predictions))
+    validated = score_task(
+        candidate.task,
+        _label_array(split.validation),
+        candidate.validation_predictions,
+        bounds(candidate.validation_predictions),
+    )
     return {
-        "metrics": tested | {f"{VALIDATION_PREFIX}{name}": value for name, value in held_out.items()},
+        "metrics": test | {f"{VALIDATION_PREFIX}{name}": value for name, value in validated.items()},
         "predictions": predictions_digest(predictions),
     }
 
 
-def prices_of(repository: Path) -> PriceList:
+def read_prices(repository: Path) -> PriceList:
     """Return the price list of `params.yaml`, the default one where it has none."""
     path = repository / "params.yaml"
-    held: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
-    return PriceList.model_validate(held.get("prices", {}))
+    parameters: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return PriceList.model_validate(parameters.get("prices", {}))
 
 
-def _demand_facts(model: BoundModel, first: str, last: str, lake: Lake) -> None:
+def _require_facts(model: BoundModel, first: str, last: str, lake: Lake) -> None:
     start, time_zone = model.declared.partitions.start, model.declared.partitions.time_zone
     for view in model.stored_views:
         written = [month for month in lake.digests(view.table) if month is not None]
         # A view without months, or without a table, is told of where it is read.
         if not written:
             continue
-        reach = timedelta(minutes=view.tolerance_minutes) if view.tolerance_minutes else None
-        oldest = month_bounds(first, time_zone)[0] - reach if reach else month_bounds(start, time_zone)[0]
+        tolerance = timedelta(minutes=view.tolerance_minutes) if view.tolerance_minutes else None
+        oldest = month_bounds(first, time_zone)[0] - tolerance if tolerance else month_bounds(start, time_zone)[0]
         needed = [month for month in months_between(start, last) if month_bounds(month, time_zone)[1] > oldest]
-        absent = [month for month in needed if month not in written]
-        if absent:
+        missing = [month for month in needed if month not in written]
+        if missing:
             raise LakeError(
                 f"Training set of '{model.name}', {first} to {last}",
                 expected=f"the facts of features/{view.name}, code version {view.code_version}, since {needed[0]}",
-                found=f"none of {listed(absent)}",
-                mend="Materialize the view for these months: its code is newer than what was made of them.",
+                found=f"none of {listed(missing)}",
+                fix="Materialize the view for these months: its code is newer than what was made of them.",
             )
 
 
-def _manifest(
+def _planned_manifest(
     model: BoundModel,
     trainer: str,
     month: str,
@@ -265,10 +270,10 @@ def _manifest(
         training_rows=frame.height,
         code=collect_code(repository),
         lock=collect_lock(repository),
-        parameters=_deciding(declared),
+        parameters=_model_settings(declared),
         seeds={"trainer": declared.seed},
         hardware=collect_hardware(),
-        libraries=collect_libraries(getattr(trainer_class(declared.trainer), "apart_from_lock", ())),
+        libraries=collect_libraries(getattr(trainer_class(declared.trainer), "unlocked_packages", ())),
         parent=parent,
         data_clock=data_clock(model, lake).isoformat(),
         dagster_run_id=dagster_run_id,
@@ -276,21 +281,23 @@ def _manifest(
     )
 
 
-def _deciding(declared: TrainerSettings) -> dict[str, Any]:
+def _model_settings(declared: TrainerSettings) -> dict[str, Any]:
     """Return the settings that decide a model; where it is fitted does not."""
     return declared.model_dump(mode="json", exclude={"compute", "requires"})
 
 
-def _labels(rows: pl.DataFrame) -> npt.NDArray[np.float64]:
+def _label_array(rows: pl.DataFrame) -> npt.NDArray[np.float64]:
     return rows[LABEL].cast(pl.Float64).to_numpy()
 
 
-def _log(run: "TrackedRun", candidate: Candidate, manifest: Manifest, split: Split) -> None:
-    run.log_params(settings_of(candidate.declared, candidate.fitted))
+def _log_run(run: "TrackedRun", candidate: Candidate, manifest: Manifest, split: Split) -> None:
+    run.log_params(fitted_settings(candidate.declared, candidate.fitted))
     run.set_tags({"manifest": manifest.digest(), "training_set": manifest.training_set})
-    account = asdict(candidate.account)
-    numbers = {name: value for name, value in account.items() if isinstance(value, int | float)}
-    run.log_metrics({**{name: float(count) for name, count in split.counts().items()}, **numbers})
+    resource_usage = asdict(candidate.resource_usage)
+    usage = {name: value for name, value in resource_usage.items() if isinstance(value, int | float)}
+    run.log_metrics({**{name: float(count) for name, count in split.counts().items()}, **usage})
+    if candidate.history:
+        run.log_curves({"validation_loss": [loss for _, loss in candidate.history]})
     run.log_bytes(importance_plot(candidate.fitted.importance()), "plots/importance.png")
     if candidate.tuning is not None:
         log_search(run, candidate.tuning)

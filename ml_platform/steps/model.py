@@ -22,16 +22,16 @@ from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.registry.approvals import ApprovalSettings
-from ml_platform.serving.contract import RequestContract, RequestField
-from ml_platform.steps.monitors import Monitors
+from ml_platform.serving.request_contract import RequestContract, RequestField
+from ml_platform.steps.monitor_settings import MonitorSettings
 from ml_platform.training.splits import SplitSettings
 from ml_platform.training.trainer import TrainerSettings
 
-SCHEDULE_ONLY = "schedule_only"
+REQUEST_ONLY = "request_only"
 """The baseline that knows the request alone, among the predictions that gates see."""
 
 
-class Examples(Settings):
+class ExampleSettings(Settings):
     """Where examples come from."""
 
     function: str = Field(
@@ -42,13 +42,13 @@ class Examples(Settings):
         default_factory=list,
         description="Request fields that tell one example from another: outcomes are found by them; empty means all.",
     )
-    revealed: dict[str, dict[str, list[str]]] = Field(
+    available_from: dict[str, dict[str, list[str]]] = Field(
         default_factory=dict,
         description="By source, by its time column: columns that are known only from then on, besides what views say.",
     )
 
 
-class Evaluation(Settings):
+class EvaluationSettings(Settings):
     """How candidates are scored on the test month."""
 
     primary_metric: MetricName | None = Field(
@@ -60,22 +60,22 @@ class Evaluation(Settings):
     bootstrap: BootstrapSettings = Field(
         default_factory=lambda: BootstrapSettings.model_validate({}), description="How intervals are resampled."
     )
-    schedule_only: list[str] = Field(
+    request_only: list[str] = Field(
         default_factory=list,
         description="Feature views of the baseline that knows the request alone; empty: request views without inputs.",
     )
 
 
-class Retraining(Settings):
+class RetrainingSettings(Settings):
     """When a model is trained again without being asked."""
 
-    on_new_month: bool = Field(
+    on_new_partition: bool = Field(
         default=True, description="Train as soon as the training set of the newest month is made, or made anew."
     )
     cron: str | None = Field(
         default=None, description="Also train on the newest month at these times (cron, UTC); none: on new data alone."
     )
-    watch_cron: str = Field(
+    monitoring_cron: str = Field(
         default="*/30 * * * *", description="When logged predictions are read in and joined with outcomes (cron, UTC)."
     )
     reproduce_cron: str = Field(
@@ -98,7 +98,7 @@ class ModelSettings(Settings):
     first_candidate: str | None = Field(
         default=None, description="First month with a candidate; needs months before it to train and validate on."
     )
-    examples: Examples = Field(description="The rows that are learned from.")
+    examples: ExampleSettings = Field(description="The rows that are learned from.")
     request: list[RequestField] = Field(min_length=1, description="Fields of one row of the endpoint.")
     prediction_time: PredictionTime = Field(description="When a prediction is made.")
     features: list[str] = Field(min_length=1, description="Feature views that it reads, by name.")
@@ -109,8 +109,8 @@ class ModelSettings(Settings):
         min_length=1, description="Candidates by name; each gives candidate_<name>."
     )
     threshold: float = Field(default=0.5, gt=0, lt=1, description="Score from which the answered label is true.")
-    evaluation: Evaluation = Field(
-        default_factory=lambda: Evaluation.model_validate({}), description="How candidates are scored."
+    evaluation: EvaluationSettings = Field(
+        default_factory=lambda: EvaluationSettings.model_validate({}), description="How candidates are scored."
     )
     gates: list[Annotated[Gate, Field()]] = Field(
         min_length=1, description="What a candidate must pass; each is a blocking check of the evaluation."
@@ -118,12 +118,13 @@ class ModelSettings(Settings):
     approval: ApprovalSettings = Field(
         default_factory=lambda: ApprovalSettings.model_validate({}), description="Who says yes besides the gates."
     )
-    retraining: Retraining = Field(
-        default_factory=lambda: Retraining.model_validate({}), description="When it is trained without being asked."
+    retraining: RetrainingSettings = Field(
+        default_factory=lambda: RetrainingSettings.model_validate({}),
+        description="When it is trained without being asked.",
     )
     maximum_rows: int = Field(default=1000, ge=1, description="Rows that one request may hold.")
-    monitors: Monitors = Field(
-        default_factory=lambda: Monitors.model_validate({}), description="How the model is watched."
+    monitors: MonitorSettings = Field(
+        default_factory=lambda: MonitorSettings.model_validate({}), description="How the model is watched."
     )
 
 
@@ -184,24 +185,24 @@ class BoundModel:
         return self.declared.evaluation.primary_metric or by_default
 
     @property
-    def sliced(self) -> list[str]:
+    def slice_fields(self) -> list[str]:
         """Request fields by which slices are made: those to be looked at, and those of the gates."""
         gated = [column for gate in self.gates if isinstance(gate, SliceGate) for column in gate.columns]
         return list(dict.fromkeys([*self.declared.evaluation.slices, *gated]))
 
     @property
-    def schedule_only(self) -> list[str]:
+    def request_only(self) -> list[str]:
         """Views of the baseline that knows the request alone; none where the model has no such views."""
         views = self.feature_set.views
         plain = [view.name for view in views if view.kind == "request" and not view.inputs]
-        return self.declared.evaluation.schedule_only or plain
+        return self.declared.evaluation.request_only or plain
 
     @property
     def table(self) -> str:
         """Lake table of the training set: one for each version of what makes it, since its columns follow the views."""
         return f"{self._training_sets}/{self.code_version}"
 
-    def table_among(self, tables: Mapping[str, int]) -> tuple[str, int]:
+    def pinned_training_set(self, tables: Mapping[str, int]) -> tuple[str, int]:
         """Return the training set's table, and its version, among the ``tables`` that a manifest pins."""
         return next((name, version) for name, version in tables.items() if name.startswith(self._training_sets))
 

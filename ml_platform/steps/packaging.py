@@ -14,15 +14,21 @@ import polars as pl
 
 from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.online import OnlineStore
+from ml_platform.features.online_store import OnlineStore
 from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.championship import ROLL_BACK, Championship, current
+from ml_platform.registry.champion_history import ROLL_BACK, ChampionRecord, current_champion
 from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import roll_back
-from ml_platform.registry.verdict_record import PromotionRefused
-from ml_platform.serving.package import Package, Verified, build_bento, verify_bento
-from ml_platform.serving.verified import record_verified, verified_release
-from ml_platform.serving.wanted import Release, WantedState, change_wanted, read_wanted, with_stable
+from ml_platform.registry.verdict_record import PromotionError
+from ml_platform.serving.bento_build import BentoVerification, BuiltBento, build_bento, verify_bento
+from ml_platform.serving.desired_state import (
+    DesiredState,
+    ServedVersion,
+    change_desired_state,
+    read_desired_state,
+    with_stable,
+)
+from ml_platform.serving.verified_bentos import record_verified_bento, verified_served_version
 from ml_platform.steps.model import BoundModel
 from ml_platform.training.model_directory import read_model
 from resources.home import Home
@@ -32,12 +38,12 @@ REFERENCE_ROWS = 50
 
 
 @dataclass(frozen=True)
-class Packaged:
+class PackageResult:
     """A bento, the version in it, and what its verification found."""
 
     version: int
-    package: Package
-    verified: Verified
+    package: BuiltBento
+    verified: BentoVerification
 
 
 def package_champion(
@@ -49,12 +55,12 @@ def package_champion(
     online: OnlineStore,
     folders: Home,
     repository: Path,
-) -> Packaged:
+) -> PackageResult:
     """Build the bento of the champion and let it score rows of ``month`` as training does; the same again is found."""
     version = champion_of(model.name, registry)
     rows = reference_rows(model, month, lake)
     package, verified = package_version(model, version, rows, registry, online, folders, repository)
-    return Packaged(version.version, package, verified)
+    return PackageResult(version.version, package, verified)
 
 
 def package_version(
@@ -65,10 +71,10 @@ def package_version(
     online: OnlineStore,
     folders: Home,
     repository: Path,
-) -> tuple[Package, Verified]:
+) -> tuple[BuiltBento, BentoVerification]:
     """Build the bento of ``version``, verify it and record that: from now on it is the one to roll out.
 
-    Raises PackageRefused when it does not score ``rows`` (request fields, predict_at) as training does; then nothing is
+    Raises BentoError when it does not score ``rows`` (request fields, predict_at) as training does; then nothing is
     recorded, and a bento of the version that was verified earlier stays the one.
     """
     directory = model_directory(registry, version, folders.models)
@@ -81,7 +87,7 @@ def package_version(
     )
     expected: Sequence[float] = read_model(directory).predict(features_of(directory).online(rows, online)).tolist()
     verified = verify_bento(package, request_rows(model, rows), expected, online=online.location)
-    record_verified(
+    record_verified_bento(
         folders.verified_bentos,
         folders.bentos,
         package,
@@ -92,40 +98,40 @@ def package_version(
     return package, verified
 
 
-def roll_out_champion(name: str, *, registry: ModelRegistry, folders: Home) -> WantedState:
-    """Make the champion's verified bento the stable one and return the wanted state; already so, nothing changes.
+def roll_out_champion(name: str, *, registry: ModelRegistry, folders: Home) -> DesiredState:
+    """Make the champion's verified bento the stable one and return the desired state; already so, nothing changes.
 
     Nothing is built: exactly the bento that scored as training does is rolled out, whatever became of the code since.
-    What happens to a standing candidate or shadow: see :func:`~ml_platform.serving.wanted.with_stable`. Raises
-    :class:`~ml_platform.serving.sources.PackageRefused` when no bento of the champion was verified or it was changed
-    since; the wanted state then stays as it is.
+    What happens to a standing candidate or shadow: see :func:`~ml_platform.serving.desired_state.with_stable`. Raises
+    :class:`~ml_platform.serving.bento_sources.BentoError` when no bento of the champion was verified or it was changed
+    since; the desired state then stays as it is.
     """
-    release = release_of(champion_of(name, registry), folders)
-    return change_wanted(folders.serving / name, lambda standing: with_stable(standing, release))
+    release = verified_version_of(champion_of(name, registry), folders)
+    return change_desired_state(folders.serving / name, lambda standing: with_stable(standing, release))
 
 
 def roll_back_champion(
     name: str, *, registry: ModelRegistry, audit: AuditLog, folders: Home, decided_by: str, reason: str, at: datetime
-) -> tuple[Championship, WantedState]:
+) -> tuple[ChampionRecord, DesiredState]:
     """Make the previous champion champion again, and its verified bento the stable one; in seconds, building nothing.
 
     A rollback that was killed between the two is finished first: asked again, it does not go back one version more.
     Raises what :func:`~ml_platform.registry.promotion.roll_back` and :func:`roll_out_champion` raise, and in both
     cases before anything has changed.
     """
-    champion = current(audit, name)
-    stable = read_wanted(folders.serving / name).stable
+    champion = current_champion(audit, name)
+    stable = read_desired_state(folders.serving / name).stable
     if champion is not None and champion.action == ROLL_BACK and stable and stable.version != str(champion.version):
         return champion, roll_out_champion(name, registry=registry, folders=folders)
     if champion is not None and champion.previous_version is not None:
-        release_of(registry.version(name, champion.previous_version), folders)
+        verified_version_of(registry.version(name, champion.previous_version), folders)
     back = roll_back(registry, audit, name, decided_by=decided_by, reason=reason, at=at)
     return back, roll_out_champion(name, registry=registry, folders=folders)
 
 
-def release_of(version: ModelVersion, folders: Home) -> Release:
-    """Return the verified bento of ``version``; raises PackageRefused where there is none."""
-    return verified_release(
+def verified_version_of(version: ModelVersion, folders: Home) -> ServedVersion:
+    """Return the verified bento of ``version``; raises BentoError where there is none."""
+    return verified_served_version(
         folders.verified_bentos,
         folders.bentos,
         model=version.name,
@@ -135,14 +141,14 @@ def release_of(version: ModelVersion, folders: Home) -> Release:
 
 
 def champion_of(name: str, registry: ModelRegistry) -> ModelVersion:
-    """Return the champion; raises :class:`PromotionRefused` when there is none."""
+    """Return the champion; raises :class:`PromotionError` when there is none."""
     champion = registry.by_alias(name, CHAMPION)
     if champion is None:
-        raise PromotionRefused(
+        raise PromotionError(
             f"Model '{name}'",
             expected="a champion",
             found="none",
-            mend=f"Materialize {name}/evaluation and {name}/champion first.",
+            fix=f"Materialize {name}/evaluation and {name}/champion first.",
         )
     return champion
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ml_platform.evaluation.plots import importance_plot, search_plot
-from ml_platform.training.tuning import OnTrial, Trial, Tuning
+from ml_platform.training.tuning import OnTrial, Trial, TuningResult
 
 if TYPE_CHECKING:
     from ml_platform.registry.tracking import TrackedRun
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 TRIAL_TAG, STATE_TAG = "ml_platform.trial", "ml_platform.trial_state"
 
 
-def trials_into(run: "TrackedRun") -> OnTrial:
+def trial_logger(run: "TrackedRun") -> OnTrial:
     """Return what records each trial as a nested run of ``run``: its settings, loss, rounds and seconds."""
 
     def record(trial: Trial) -> None:
@@ -24,7 +24,7 @@ def trials_into(run: "TrackedRun") -> OnTrial:
     return record
 
 
-def log_search(run: "TrackedRun", tuning: Tuning) -> None:
+def log_search(run: "TrackedRun", tuning: TuningResult) -> None:
     """Attach the course of the search to ``run``, and which settings mattered where enough trials tell."""
     run.log_metrics({"trials": float(len(tuning.trials)), "best_validation_loss": tuning.best_loss})
     run.log_bytes(search_plot(tuning.history()), "plots/tuning_history.png")

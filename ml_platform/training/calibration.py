@@ -15,17 +15,17 @@ from pydantic import Field
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
 
-Method = Literal["none", "isotonic", "platt"]
+CalibrationMethod = Literal["none", "isotonic", "platt"]
 Scores = npt.NDArray[np.float64]
-SMALLEST = 1e-6
+PROBABILITY_EPSILON = 1e-6
 NEWTON_STEPS = 100
 NEWTON_TOLERANCE = 1e-9
 """Of the gradient of the mean loss."""
-LEAST_FALL = 1e-4
-SMALLEST_SHARE = 1e-10
-NOISE = 1e-14
+SUFFICIENT_DECREASE = 1e-4
+SMALLEST_STEP_SHARE = 1e-10
+ROUNDING_TOLERANCE = 1e-14
 """By how much rounding may raise a mean loss."""
-SMALLEST_SPREAD = 1e-9
+MINIMUM_STANDARD_DEVIATION = 1e-9
 """Of log-odds: below it, scores are taken to be all equal."""
 
 
@@ -36,7 +36,7 @@ class CalibrationError(PlatformError):
 class Calibration(Settings):
     """What validation taught about a model's output; `calibration.json` of a model directory."""
 
-    method: Method = Field(default="none", description="Which map.")
+    method: CalibrationMethod = Field(default="none", description="Which map.")
     x: list[float] = Field(default_factory=list, description="Isotonic: scores at the knots, ascending.")
     y: list[float] = Field(default_factory=list, description="Isotonic: probabilities at the knots.")
     slope: float = Field(default=1.0, description="Platt: factor of the log-odds.")
@@ -64,21 +64,21 @@ def fit_interval(share: float, value: Scores, label: Scores) -> Calibration:
     later rows of the same kind are then inside at least as often. Raises :class:`CalibrationError` when no finite width
     does so: residuals that are not numbers, or too few of them for the share.
     """
-    residual = np.sort(np.abs(label - value))
-    rank = int(np.ceil(round((residual.size + 1) * share, 9)))
-    fewest = int(np.ceil(round(share / (1 - share), 9)))
-    broken = int((~np.isfinite(residual)).sum())
-    if broken or rank > residual.size:
+    residuals = np.sort(np.abs(label - value))
+    rank = int(np.ceil(round((residuals.size + 1) * share, 9)))
+    minimum_rows = int(np.ceil(round(share / (1 - share), 9)))
+    not_finite = int((~np.isfinite(residuals)).sum())
+    if not_finite or rank > residuals.size:
         raise CalibrationError(
             "Prediction interval",
-            expected=f"residuals enough for {share:.0%} of the outcomes: at least {fewest}",
-            found=f"{broken} of {residual.size} that are not numbers" if broken else f"{residual.size}",
-            mend="Look for extreme values." if broken else "Validate on more months, or declare a smaller interval.",
+            expected=f"residuals enough for {share:.0%} of the outcomes: at least {minimum_rows}",
+            found=f"{not_finite} of {residuals.size} that are not numbers" if not_finite else f"{residuals.size}",
+            fix="Look for extreme values." if not_finite else "Validate on more months, or declare a smaller interval.",
         )
-    return Calibration(half_width=float(residual[rank - 1]))
+    return Calibration(half_width=float(residuals[rank - 1]))
 
 
-def fit_calibration(method: Method, score: Scores, label: Scores) -> Calibration:
+def fit_calibration(method: CalibrationMethod, score: Scores, label: Scores) -> Calibration:
     """Return the map of ``method`` that makes ``score`` agree best with ``label`` (0 or 1).
 
     Both maps never fall: the order of two scores is never turned around. Isotonic pools equal scores first. Raises
@@ -92,20 +92,20 @@ def fit_calibration(method: Method, score: Scores, label: Scores) -> Calibration
             "Calibration",
             expected="scores that are numbers",
             found=f"{int((~np.isfinite(score)).sum())} of {score.size} that are not",
-            mend="The fit diverged: lower the learning rate, or look for extreme values.",
+            fix="The fit diverged: lower the learning rate, or look for extreme values.",
         )
     if score.size == 0 or label.min() == label.max():
         raise CalibrationError(
             "Calibration",
             expected="labels of both kinds in validation",
             found="no rows" if score.size == 0 else f"{label.size} times {label[0]:g}",
-            mend="Validate on more months, or set calibration to none.",
+            fix="Validate on more months, or set calibration to none.",
         )
-    return _isotonic(score, label) if method == "isotonic" else _platt(score, label)
+    return _fit_isotonic(score, label) if method == "isotonic" else _fit_platt(score, label)
 
 
 def _logit(score: Scores) -> Scores:
-    clipped = np.clip(score, SMALLEST, 1 - SMALLEST)
+    clipped = np.clip(score, PROBABILITY_EPSILON, 1 - PROBABILITY_EPSILON)
     return np.asarray(np.log(clipped / (1 - clipped)))
 
 
@@ -114,10 +114,10 @@ def _sigmoid(odds: Scores) -> Scores:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * odds)))
 
 
-def _isotonic(score: Scores, truth: Scores) -> Calibration:
+def _fit_isotonic(score: Scores, truth: Scores) -> Calibration:
     x, place = np.unique(score, return_inverse=True)
     weights = np.bincount(place).astype(np.float64)
-    blocks = _pool(np.bincount(place, weights=truth) / weights, weights)
+    blocks = _pool_adjacent_violators(np.bincount(place, weights=truth) / weights, weights)
     knots_x: list[float] = []
     knots_y: list[float] = []
     for first, last, mean in blocks:
@@ -125,11 +125,11 @@ def _isotonic(score: Scores, truth: Scores) -> Calibration:
         for at in dict.fromkeys((first, last)):
             knots_x.append(float(x[at]))
             # A probability of exactly 0 or 1 would make one surprise infinitely expensive.
-            knots_y.append(min(max(mean, SMALLEST), 1 - SMALLEST))
+            knots_y.append(min(max(mean, PROBABILITY_EPSILON), 1 - PROBABILITY_EPSILON))
     return Calibration(method="isotonic", x=knots_x, y=knots_y)
 
 
-def _pool(means: Scores, weights: Scores) -> list[tuple[int, int, float]]:
+def _pool_adjacent_violators(means: Scores, weights: Scores) -> list[tuple[int, int, float]]:
     """Return (first, last, mean) of the blocks that pooling adjacent violators leaves, in order."""
     blocks: list[tuple[int, float, float]] = []
     for at, (mean, weight) in enumerate(zip(means.tolist(), weights.tolist(), strict=True)):
@@ -143,22 +143,22 @@ def _pool(means: Scores, weights: Scores) -> list[tuple[int, int, float]]:
     return [(first, last, mean) for (first, mean, _), last in zip(blocks, ends, strict=True)]
 
 
-def _platt(score: Scores, truth: Scores) -> Calibration:
+def _fit_platt(score: Scores, truth: Scores) -> Calibration:
     positives = truth.sum()
     negatives = truth.size - positives
     target = np.where(truth > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     odds = _logit(score)
     center, spread = float(odds.mean()), float(odds.std())
     base = Calibration(method="platt", slope=0.0, intercept=float(np.log(target.mean() / (1 - target.mean()))))
-    if spread < SMALLEST_SPREAD:
+    if spread < MINIMUM_STANDARD_DEVIATION:
         return base
-    weights = _logistic((odds - center) / spread, target, base.intercept)
+    weights = _fit_logistic((odds - center) / spread, target, base.intercept)
     slope = float(weights[0]) / spread
     # A falling map would turn the order of the score around: then the score says nothing beyond the base rate.
     return Calibration(method="platt", slope=slope, intercept=float(weights[1]) - slope * center) if slope > 0 else base
 
 
-def _logistic(odds: Scores, target: Scores, intercept: float) -> Scores:
+def _fit_logistic(odds: Scores, target: Scores, intercept: float) -> Scores:
     """Return (slope, intercept) of the least log loss, by Newton steps that are halved until the loss falls enough.
 
     Without the halving Newton's method runs away from scores that are much too sure or shifted (Lin, Lin, Weng 2007).
@@ -176,14 +176,14 @@ def _logistic(odds: Scores, target: Scores, intercept: float) -> Scores:
         # A breath of ridge keeps the step finite where the curvature vanishes.
         hessian = design.T @ (design * curvature[:, None]) / target.size + 1e-12 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
-        share, fall = 1.0, float(gradient @ step)
-        while (tried := _mean_loss(design @ (weights - share * step), target)) > (
-            loss - LEAST_FALL * share * fall + NOISE
+        share, expected_decrease = 1.0, float(gradient @ step)
+        while (new_loss := _mean_loss(design @ (weights - share * step), target)) > (
+            loss - SUFFICIENT_DECREASE * share * expected_decrease + ROUNDING_TOLERANCE
         ):
             share /= 2
-            if share < SMALLEST_SHARE:
+            if share < SMALLEST_STEP_SHARE:
                 raise _not_converged(gradient)
-        weights, loss = weights - share * step, tried
+        weights, loss = weights - share * step, new_loss
     raise _not_converged(gradient)
 
 
@@ -196,5 +196,5 @@ def _not_converged(gradient: Scores) -> CalibrationError:
         "Calibration by platt",
         expected=f"a minimum of the log loss within {NEWTON_STEPS} steps",
         found=f"a slope of {np.abs(gradient).max():.1e} where it ended",
-        mend="Set calibration to isotonic, or look at the scores of the validation month.",
+        fix="Set calibration to isotonic, or look at the scores of the validation month.",
     )

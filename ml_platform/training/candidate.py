@@ -13,20 +13,20 @@ import polars as pl
 
 from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
-from ml_platform.training.accounting import Account, PriceList, measured
 from ml_platform.training.calibration import Calibration, fit_calibration, fit_interval
 from ml_platform.training.explain import Reason, reasons
+from ml_platform.training.resource_usage import PriceList, ResourceUsage, measure_resources
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import (
-    Fitted,
+    FittedModel,
     Matrix,
-    Report,
+    ReportProgress,
     Task,
     TrainerSettings,
     TrainingError,
     make_trainer,
 )
-from ml_platform.training.tuning import OnTrial, Tuning, tune, with_settings
+from ml_platform.training.tuning import OnTrial, TuningResult, tune, with_settings
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class Candidate:
     """A fitted model with everything that is needed to serve it.
 
     ``declared`` are its settings, those that tuning found among them; ``history`` is (round, validation loss).
-    ``held_out`` are uncalibrated predictions of the validation rows by the fit that had not seen them.
+    ``validation_predictions`` are uncalibrated predictions of the validation rows by the fit that had not seen them.
     """
 
     trainer: str
     task: Task
-    fitted: Fitted
+    fitted: FittedModel
     encoder: Encoder
     calibration: Calibration
-    account: Account
+    resource_usage: ResourceUsage
     history: list[tuple[int, float]]
-    held_out: npt.NDArray[np.float64]
+    validation_predictions: npt.NDArray[np.float64]
     notes: list[str]
     declared: TrainerSettings
-    tuning: Tuning | None = None
+    tuning: TuningResult | None = None
 
     def explain(self, frame: pl.DataFrame, most: int = 3) -> list[list[Reason]]:
         """Return for each row of ``frame`` the ``most`` features that moved its score most."""
@@ -66,7 +66,7 @@ def fit_candidate(
     task: Task,
     prices: PriceList | None = None,
     checkpoint: Path | None = None,
-    report: Report | None = None,
+    report: ReportProgress | None = None,
     study_storage: str | None = None,
     on_trial: OnTrial | None = None,
 ) -> Candidate:
@@ -82,9 +82,9 @@ def fit_candidate(
     until then the same call gives the same candidate without fitting again. Raises :class:`TrainingError`, before
     anything is fitted, when no feature has a value or a part has labels that do not suit ``task``.
     """
-    _demand_labels(split, task)
-    notes = _notes(split, features)
-    with measured(prices) as account:
+    _require_labels(split, task)
+    notes = _feature_notes(split, features)
+    with measure_resources(prices) as resource_usage:
         encoder = Encoder.fit(split.known if declared.refit else split.train, features)
         known = _matrix(split.known, encoder)
         train = known.part(0, split.train.height)
@@ -94,27 +94,27 @@ def fit_candidate(
             tuning = tune(train, validation, declared, task, storage=study_storage, on_trial=on_trial)
             declared = with_settings(declared, tuning.best)
         trainer = make_trainer(declared, task)
-        tuned = trainer.fit(train, validation, checkpoint=_under(checkpoint, "tuned"), report=report)
-        held_out = tuned.predict(validation.features)
+        tuned = trainer.fit(train, validation, checkpoint=_subfolder(checkpoint, "tuned"), report=report)
+        validation_predictions = tuned.predict(validation.features)
         calibration = (
-            fit_calibration(declared.calibration, held_out, validation.label)
+            fit_calibration(declared.calibration, validation_predictions, validation.label)
             if task == "classification"
-            else fit_interval(declared.interval, held_out, validation.label)
+            else fit_interval(declared.interval, validation_predictions, validation.label)
         )
-        fitted: Fitted = tuned
+        fitted: FittedModel = tuned
         if declared.refit:
-            more = known.rows / train.rows if trainer.rounds_follow_rows else 1.0
-            rounds = max(1, round(tuned.rounds * more))
-            fitted = trainer.fit(known, rounds=rounds, checkpoint=_under(checkpoint, "refit"))
+            growth = known.rows / train.rows if trainer.rounds_follow_rows else 1.0
+            rounds = max(1, round(tuned.rounds * growth))
+            fitted = trainer.fit(known, rounds=rounds, checkpoint=_subfolder(checkpoint, "refit"))
     return Candidate(
         trainer=declared.trainer,
         task=task,
         fitted=fitted,
         encoder=encoder,
         calibration=calibration,
-        account=account.total(),
+        resource_usage=resource_usage.total(),
         history=tuned.history,
-        held_out=held_out,
+        validation_predictions=validation_predictions,
         declared=declared,
         tuning=tuning,
         notes=[*notes, *tuned.notes, *(fitted.notes if fitted is not tuned else [])],
@@ -130,34 +130,34 @@ def _matrix(rows: pl.DataFrame, encoder: Encoder) -> Matrix:
     )
 
 
-def _demand_labels(split: Split, task: Task) -> None:
+def _require_labels(split: Split, task: Task) -> None:
     for part, rows in (("train", split.train), ("late", split.late), ("validation", split.validation)):
-        _demand_kinds(part, rows, task)
-    _demand_kinds("test", split.test, task)
+        _require_label_values(part, rows, task)
+    _require_label_values("test", split.test, task)
     if task == "classification" and split.test[LABEL].n_unique() == 1:
         raise TrainingError(
             "Training set, test part",
             expected="labels of both kinds, to judge the candidate by",
             found=f"{split.test.height} times {split.test[LABEL][0]}",
-            mend="Mend the label rule in the examples function, or choose another month.",
+            fix="Mend the label rule in the examples function, or choose another month.",
         )
 
 
-def _demand_kinds(part: str, rows: pl.DataFrame, task: Task) -> None:
+def _require_label_values(part: str, rows: pl.DataFrame, task: Task) -> None:
     label = rows[LABEL].cast(pl.Float64)
-    fits = label.is_in([0.0, 1.0]) if task == "classification" else label.is_finite()
-    odd = label.filter(~fits)
-    if odd.len():
+    valid = label.is_in([0.0, 1.0]) if task == "classification" else label.is_finite()
+    invalid = label.filter(~valid)
+    if invalid.len():
         raise TrainingError(
             f"Training set, {part} part",
             expected="labels 0 and 1" if task == "classification" else "labels that are numbers",
-            found=f"{odd.len()} of {rows.height} others, for example {odd[0]:g}",
-            mend="Mend the label rule in the examples function"
+            found=f"{invalid.len()} of {rows.height} others, for example {invalid[0]:g}",
+            fix="Mend the label rule in the examples function"
             + (", or declare task: regression." if task == "classification" else "."),
         )
 
 
-def _notes(split: Split, features: list[str]) -> list[str]:
+def _feature_notes(split: Split, features: list[str]) -> list[str]:
     known = split.known
     empty = [name for name in features if not _has_value(known[name])]
     if len(empty) == len(features):
@@ -165,7 +165,7 @@ def _notes(split: Split, features: list[str]) -> list[str]:
             "Training set",
             expected="a feature with values",
             found=f"only nulls, NaN or infinite values in all {len(features)}",
-            mend="Materialize the feature views for these months.",
+            fix="Materialize the feature views for these months.",
         )
     infinite = [
         name
@@ -182,11 +182,11 @@ def _has_value(column: pl.Series) -> bool:
     return column.null_count() < column.len()
 
 
-def _under(folder: Path | None, name: str) -> Path | None:
+def _subfolder(folder: Path | None, name: str) -> Path | None:
     return None if folder is None else folder / name
 
 
-def settings_of(declared: TrainerSettings, fitted: Any) -> dict[str, Any]:
+def fitted_settings(declared: TrainerSettings, fitted: Any) -> dict[str, Any]:
     """Return every parameter of the candidate as it was fitted, defaults included, for the manifest."""
     trainer = make_trainer(declared, "classification")
     return {

@@ -40,8 +40,8 @@ class Checkpoints:
 
     def latest(self) -> Checkpoint | None:
         """Return the newest checkpoint of this fit, None where there is none."""
-        found = [each for each in map(self._read, self._folders()) if each is not None]
-        return max(found, key=lambda each: each.step, default=None)
+        checkpoints = [each for each in map(self._read, self._folders()) if each is not None]
+        return max(checkpoints, key=lambda each: each.step, default=None)
 
     def write(self, step: int, state: Mapping[str, Any], save: Callable[[Path], None]) -> None:
         """Keep ``state`` and the files that ``save`` writes into the folder it is given; then drop older ones."""
@@ -66,10 +66,10 @@ class Checkpoints:
         state = folder / STATE_FILE
         if not state.is_file():
             return None
-        held = json.loads(state.read_text())
-        if held["format"] != FORMAT or held["fingerprint"] != self.fingerprint:
+        stored = json.loads(state.read_text())
+        if stored["format"] != FORMAT or stored["fingerprint"] != self.fingerprint:
             return None
-        return Checkpoint(held["step"], held["state"], folder)
+        return Checkpoint(stored["step"], stored["state"], folder)
 
 
 def fingerprint(parameters: Mapping[str, Any], *parts: Matrix | None) -> str:

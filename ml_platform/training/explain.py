@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 Scores = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
-SMALLEST = 1e-6
+PROBABILITY_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def reasons(names: Sequence[str], contributions: Scores, most: int = 3) -> list[
     """
     order = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :most]
     return [
-        [Reason(names[place], float(row[place])) for place in places if row[place] != 0]
+        [Reason(names[column], float(row[column])) for column in places if row[column] != 0]
         for row, places in zip(contributions, order, strict=True)
     ]
 
@@ -43,16 +43,16 @@ def contributions_by_ablation(
     rows x features x background predictions. After Robnik-Sikonja and Kononenko (2008), Explaining classifications for
     individual instances.
     """
-    own = _scale(predict(features), log_odds)
-    found = np.zeros(features.shape, dtype=np.float64)
+    baseline = _to_log_odds(predict(features), log_odds)
+    result = np.zeros(features.shape, dtype=np.float64)
     copies = np.repeat(features, len(background), axis=0)
-    for place in range(features.shape[1]):
-        kept = copies[:, place].copy()
-        copies[:, place] = np.tile(background[:, place], len(features))
-        changed = _scale(predict(copies), log_odds).reshape(len(features), len(background))
-        found[:, place] = own - changed.mean(axis=1)
-        copies[:, place] = kept
-    return found
+    for column in range(features.shape[1]):
+        original = copies[:, column].copy()
+        copies[:, column] = np.tile(background[:, column], len(features))
+        changed = _to_log_odds(predict(copies), log_odds).reshape(len(features), len(background))
+        result[:, column] = baseline - changed.mean(axis=1)
+        copies[:, column] = original
+    return result
 
 
 def permutation_importance(
@@ -69,27 +69,27 @@ def permutation_importance(
     Mean of ``repeats`` shuffles by ``seed``; negative where the feature misled. Breiman (2001), Random forests.
     """
     rng = np.random.default_rng(seed)
-    own = loss(label, predict(features))
+    baseline = loss(label, predict(features))
     shuffled = features.copy()
-    found = np.zeros(features.shape[1], dtype=np.float64)
-    for place in range(features.shape[1]):
-        rises = []
+    result = np.zeros(features.shape[1], dtype=np.float64)
+    for column in range(features.shape[1]):
+        increases = []
         for _ in range(repeats):
-            shuffled[:, place] = rng.permutation(features[:, place])
-            rises.append(loss(label, predict(shuffled)) - own)
-        shuffled[:, place] = features[:, place]
-        found[place] = float(np.mean(rises))
-    return found
+            shuffled[:, column] = rng.permutation(features[:, column])
+            increases.append(loss(label, predict(shuffled)) - baseline)
+        shuffled[:, column] = features[:, column]
+        result[column] = float(np.mean(increases))
+    return result
 
 
 def shares(names: Sequence[str], weights: npt.NDArray[np.floating]) -> dict[str, float]:
     """Return each name's share of the sum of ``weights``, most first; all zero where the sum is."""
     parts = np.asarray(weights, dtype=np.float64) / max(float(np.sum(weights)), 1e-12)
-    return {names[place]: float(parts[place]) for place in np.argsort(-parts, kind="stable")}
+    return {names[column]: float(parts[column]) for column in np.argsort(-parts, kind="stable")}
 
 
-def _scale(scores: Scores, log_odds: bool) -> Scores:
+def _to_log_odds(scores: Scores, log_odds: bool) -> Scores:
     if not log_odds:
         return scores
-    clipped = np.clip(scores, SMALLEST, 1 - SMALLEST)
+    clipped = np.clip(scores, PROBABILITY_EPSILON, 1 - PROBABILITY_EPSILON)
     return np.asarray(np.log(clipped / (1 - clipped)))

@@ -16,14 +16,14 @@ from pydantic import Field
 from ml_platform.data.atomic import write_text
 from ml_platform.data.settings import Settings
 from ml_platform.training.checkpoint import Checkpoint, Checkpoints, fingerprint
-from ml_platform.training.trainer import Matrix, Report, Task, TrainingError, demand_labels
+from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError, require_labels
 
 if TYPE_CHECKING:
     from lightgbm import Booster, Dataset
 
 MODEL_FILE = "model.txt"
 SEEDS = ("bagging_seed", "feature_fraction_seed", "extra_seed", "objective_seed")
-ANOTHER_SHARE = 0.99
+CHANGED_SHARE_FACTOR = 0.99
 
 
 class LightGBMSettings(Settings):
@@ -91,7 +91,7 @@ class LightGBMModel:
         gain = self.booster.feature_importance("gain", iteration=self.rounds)
         shares = gain / max(float(gain.sum()), 1e-12)
         names = self.booster.feature_name()
-        return {names[place]: float(shares[place]) for place in np.argsort(-shares, kind="stable")}
+        return {names[index]: float(shares[index]) for index in np.argsort(-shares, kind="stable")}
 
 
 class LightGBMTrainer:
@@ -112,39 +112,39 @@ class LightGBMTrainer:
         *,
         rounds: int | None = None,
         checkpoint: Path | None = None,
-        report: Report | None = None,
+        report: ReportProgress | None = None,
     ) -> LightGBMModel:
         """Return the booster; see :class:`ml_platform.training.trainer.Trainer`. Raises :class:`TrainingError`."""
         import lightgbm as lgb
 
         if validation is None and rounds is None:
             raise TrainingError(
-                "LightGBM", expected="validation rows or a number of rounds", found="neither", mend="Pass one."
+                "LightGBM", expected="validation rows or a number of rounds", found="neither", fix="Pass one."
             )
-        demand_labels(train, self.task)
-        most = rounds or self.settings.max_rounds
+        require_labels(train, self.task)
+        max_rounds = rounds or self.settings.max_rounds
         # Bins are drawn once, before the first segment.
         parameters = self.settings.parameters(self.task) | {"data_random_seed": self.seed}
-        kept, before = None, None
+        checkpoints, resumed_from = None, None
         if checkpoint is not None:
-            told = {**self.settings.model_dump(), "task": self.task, "seed": self.seed, "most": most}
-            kept = Checkpoints(checkpoint, fingerprint(told, train, validation))
-            before = kept.latest()
-        course = _Course(self.settings, most, before, kept, report)
-        if before is not None and course.is_over():
-            booster = lgb.Booster(model_file=before.folder / MODEL_FILE)
+            identity = {**self.settings.model_dump(), "task": self.task, "seed": self.seed, "most": max_rounds}
+            checkpoints = Checkpoints(checkpoint, fingerprint(identity, train, validation))
+            resumed_from = checkpoints.latest()
+        progress = _BoostingProgress(self.settings, max_rounds, resumed_from, checkpoints, report)
+        if resumed_from is not None and progress.is_finished():
+            booster = lgb.Booster(model_file=resumed_from.folder / MODEL_FILE)
         else:
             data = _dataset(train, parameters)
             booster = lgb.train(
-                parameters | seeds_of_segment(self.seed, course.done // self.settings.segment_rounds),
+                parameters | seeds_of_segment(self.seed, progress.round // self.settings.segment_rounds),
                 data,
-                num_boost_round=most - course.done,
+                num_boost_round=max_rounds - progress.round,
                 valid_sets=[] if validation is None else [_dataset(validation, parameters, data)],
-                init_model=None if before is None else before.folder / MODEL_FILE,
-                callbacks=[_SegmentSeeds(self.settings.segment_rounds, self.seed, course.done), course],
+                init_model=None if resumed_from is None else resumed_from.folder / MODEL_FILE,
+                callbacks=[_SegmentSeeds(self.settings.segment_rounds, self.seed, progress.round), progress],
             )
-            course.keep(booster)
-        return LightGBMModel(booster, course.best_trees, course.history, course.notes)
+            progress.write_checkpoint(booster)
+        return LightGBMModel(booster, progress.best_trees, progress.history, progress.notes)
 
     @classmethod
     def load(cls, directory: Path) -> LightGBMModel:
@@ -157,8 +157,8 @@ class LightGBMTrainer:
 
 def seeds_of_segment(seed: int, segment: int) -> dict[str, int]:
     """Return LightGBM's seeds for the rounds of ``segment``: unlike each other, and from segment to segment."""
-    drawn = hashlib.sha256(f"{seed}/{segment}".encode()).digest()
-    return {name: int.from_bytes(drawn[4 * at : 4 * at + 4]) >> 1 for at, name in enumerate(SEEDS)}
+    digest = hashlib.sha256(f"{seed}/{segment}".encode()).digest()
+    return {name: int.from_bytes(digest[4 * at : 4 * at + 4]) >> 1 for at, name in enumerate(SEEDS)}
 
 
 class _SegmentSeeds:
@@ -166,85 +166,89 @@ class _SegmentSeeds:
 
     before_iteration = True
 
-    def __init__(self, segment_rounds: int, seed: int, done: int) -> None:
+    def __init__(self, segment_rounds: int, seed: int, first_round: int) -> None:
         self.segment_rounds = segment_rounds
         self.seed = seed
-        self.done = done
+        self.first_round = first_round
 
     def __call__(self, env: Any) -> None:
-        segment, place = divmod(self.done + env.iteration - env.begin_iteration, self.segment_rounds)
-        if place == 0 and env.iteration > env.begin_iteration:
+        segment, index = divmod(self.first_round + env.iteration - env.begin_iteration, self.segment_rounds)
+        if index == 0 and env.iteration > env.begin_iteration:
             seeds, share = seeds_of_segment(self.seed, segment), env.params["bagging_fraction"]
             if share < 1:
                 # LightGBM takes a new bagging seed only when the share changes too, and not for a share of 1.
-                env.model.reset_parameter({"bagging_fraction": share * ANOTHER_SHARE})
+                env.model.reset_parameter({"bagging_fraction": share * CHANGED_SHARE_FACTOR})
             env.model.reset_parameter({"bagging_fraction": share, **seeds})
 
 
-class _Course:
+class _BoostingProgress:
     """After each round: note the loss, report it, keep a checkpoint between segments, stop when nothing is gained."""
 
     def __init__(
         self,
         settings: LightGBMSettings,
-        most: int,
-        before: Checkpoint | None,
-        kept: Checkpoints | None,
-        report: Report | None,
+        max_rounds: int,
+        resumed_from: Checkpoint | None,
+        checkpoints: Checkpoints | None,
+        report: ReportProgress | None,
     ) -> None:
         self.settings = settings
-        self.most = most
-        self.kept = kept
+        self.max_rounds = max_rounds
+        self.checkpoints = checkpoints
         self.report = report
-        self.begun = self.done = before.step if before else 0
+        self.first_round = self.round = resumed_from.step if resumed_from else 0
         # A round in which nothing could be split adds no tree: rounds and trees are counted apart.
-        self.trees: list[int] = list(before.state["trees"]) if before else []
-        self.history: list[tuple[int, float]] = [(at, loss) for at, loss in before.state["history"]] if before else []
-        self.notes = [f"Went on from the checkpoint after round {self.done}."] if before else []
+        self.trees: list[int] = list(resumed_from.state["trees"]) if resumed_from else []
+        self.history: list[tuple[int, float]] = (
+            [(at, loss) for at, loss in resumed_from.state["history"]] if resumed_from else []
+        )
+        self.notes = [f"Went on from the checkpoint after round {self.round}."] if resumed_from else []
 
     @property
     def best_round(self) -> int:
         """The first round with the lowest validation loss; the last one where there is no validation."""
-        return min(self.history, key=lambda each: (each[1], each[0]))[0] if self.history else self.done
+        return min(self.history, key=lambda each: (each[1], each[0]))[0] if self.history else self.round
 
     @property
     def best_trees(self) -> int:
         """Trees that there were after the best round."""
         return self.trees[self.best_round - 1]
 
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Return whether no further round is wanted."""
-        return self.done >= self.most or (bool(self.history) and self.done - self.best_round >= self.settings.patience)
+        return self.round >= self.max_rounds or (
+            bool(self.history) and self.round - self.best_round >= self.settings.patience
+        )
 
-    def keep(self, booster: "Booster") -> None:
+    def write_checkpoint(self, booster: "Booster") -> None:
         """Write a checkpoint, where any are kept."""
-        if self.kept is not None:
+        if self.checkpoints is not None:
             # All rounds, not only those up to the best: a better one may come in a later segment.
             text = booster.model_to_string(num_iteration=-1)
             state = {"history": self.history, "trees": self.trees}
-            self.kept.write(self.done, state, lambda folder: write_text(folder / MODEL_FILE, text))
+            self.checkpoints.write(self.round, state, lambda folder: write_text(folder / MODEL_FILE, text))
 
     def __call__(self, env: Any) -> None:
         from lightgbm.callback import EarlyStopException
 
-        self.done = self.begun + env.iteration - env.begin_iteration + 1
+        self.round = self.first_round + env.iteration - env.begin_iteration + 1
         self.trees.append(env.model.current_iteration())
         found = env.evaluation_result_list or []
         if found:
             loss = float(found[0][2])
             if not np.isfinite(loss):
                 raise TrainingError(
-                    f"LightGBM, round {self.done}",
+                    f"LightGBM, round {self.round}",
                     expected="a validation loss that is a number",
                     found=str(loss),
-                    mend="Lower the learning rate, or look for labels that are infinite.",
+                    fix="Lower the learning rate, or look for labels that are infinite.",
                 )
-            self.history.append((self.done, loss))
+            self.history.append((self.round, loss))
             if self.report is not None:
-                self.report(self.done, loss)
-        if self.done % self.settings.segment_rounds == 0 and self.done < self.most:
-            self.keep(env.model)
-        if self.is_over() and self.done < self.most:
+                self.report(self.round, loss)
+        if self.round % self.settings.segment_rounds == 0 and self.round < self.max_rounds:
+            self.write_checkpoint(env.model)
+        if self.is_finished() and self.round < self.max_rounds:
             raise EarlyStopException(env.iteration, found)
 
 
@@ -254,13 +258,13 @@ def _dataset(rows: Matrix, parameters: dict[str, Any], reference: "Dataset | Non
     return lgb.Dataset(
         rows.features,
         rows.label,
-        feature_name=[_plain(name) for name in rows.names],
+        feature_name=[_feature_name(name) for name in rows.names],
         categorical_feature=list(rows.categories),
         params=parameters,
         reference=reference,
     )
 
 
-def _plain(name: str) -> str:
+def _feature_name(name: str) -> str:
     # LightGBM refuses what JSON gives a meaning to.
-    return "".join("_" if sign in '[]{}":,' else sign for sign in name)
+    return "".join("_" if character in '[]{}":,' else character for character in name)

@@ -19,7 +19,7 @@ from ml_platform.errors import PlatformError
 from ml_platform.features.encoder import Encoder
 from ml_platform.training.calibration import Calibration
 from ml_platform.training.candidate import Candidate
-from ml_platform.training.trainer import Fitted, scorer_of, trainer_class
+from ml_platform.training.trainer import FittedModel, scorer_of, trainer_class
 
 FORMAT = "ml_platform/1"
 
@@ -32,8 +32,8 @@ class ModelDirectoryError(PlatformError):
 class StoredModel:
     """A model read back from its directory."""
 
-    described: Mapping[str, Any]
-    fitted: Fitted
+    description: Mapping[str, Any]
+    fitted: FittedModel
     encoder: Encoder
     calibration: Calibration
 
@@ -54,7 +54,7 @@ def write_model(
 ) -> None:
     """Write ``candidate`` with the features it reads and the contract of its endpoint into the empty ``directory``."""
     directory.mkdir(parents=True, exist_ok=True)
-    described = {
+    description = {
         "format": FORMAT,
         "name": name,
         "trainer": candidate.trainer,
@@ -65,35 +65,35 @@ def write_model(
     }
     scorer = scorer_of(candidate.trainer)
     if scorer is not None:
-        described["scorer"] = scorer
+        description["scorer"] = scorer
     write_text(directory / "encoder.json", candidate.encoder.to_json())
     write_json(directory / "calibration.json", candidate.calibration.model_dump())
     write_json(directory / "features.json", features)
     write_json(directory / "contract.json", contract)
     candidate.fitted.save(directory)
     # Last, so that a folder that has it is whole.
-    write_json(directory / "model.json", described)
+    write_json(directory / "model.json", description)
 
 
 def read_model(directory: Path) -> StoredModel:
     """Return the model in ``directory``, ready to predict. Raises :class:`ModelDirectoryError` where there is none."""
-    described = _described(directory)
+    description = _read_description(directory)
     return StoredModel(
-        described=described,
-        fitted=trainer_class(described["trainer"]).load(directory),
+        description=description,
+        fitted=trainer_class(description["trainer"]).load(directory),
         encoder=Encoder.from_json((directory / "encoder.json").read_text()),
         calibration=Calibration.model_validate_json((directory / "calibration.json").read_text()),
     )
 
 
-def _described(directory: Path) -> dict[str, Any]:
+def _read_description(directory: Path) -> dict[str, Any]:
     path = directory / "model.json"
-    held: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if held.get("format") != FORMAT:
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if stored.get("format") != FORMAT:
         raise ModelDirectoryError(
             f"Model directory {directory}",
             expected=f"a model.json of format {FORMAT}",
-            found=f"format {held.get('format')}" if held else "none",
-            mend="Materialize the candidate again; a folder without model.json was never finished.",
+            found=f"format {stored.get('format')}" if stored else "none",
+            fix="Materialize the candidate again; a folder without model.json was never finished.",
         )
-    return held
+    return stored

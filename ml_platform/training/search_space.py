@@ -16,7 +16,7 @@ class FloatRange(Settings):
     log: bool = Field(default=False, description="Search the logarithm: for rates and penalties.")
 
     @model_validator(mode="after")
-    def _rises(self) -> "FloatRange":
+    def _require_ascending_bounds(self) -> "FloatRange":
         if self.high < self.low:
             raise ValueError(f"high {self.high} lies below low {self.low}")
         return self
@@ -31,7 +31,7 @@ class IntRange(Settings):
     log: bool = Field(default=False, description="Search the logarithm: for sizes.")
 
     @model_validator(mode="after")
-    def _rises(self) -> "IntRange":
+    def _require_ascending_bounds(self) -> "IntRange":
         if self.high < self.low:
             raise ValueError(f"high {self.high} lies below low {self.low}")
         return self
@@ -44,13 +44,13 @@ class Choices(Settings):
     values: list[str | int | float | bool] = Field(min_length=1, description="The values.")
 
 
-Range = Annotated[FloatRange | IntRange | Choices, Field(discriminator="kind")]
+SearchRange = Annotated[FloatRange | IntRange | Choices, Field(discriminator="kind")]
 
 
 class TuningSettings(Settings):
     """A search on validation: space, budgets, and how hopeless trials are cut short."""
 
-    space: dict[str, Range] = Field(min_length=1, description="Settings of the trainer to search, by name.")
+    space: dict[str, SearchRange] = Field(min_length=1, description="Settings of the trainer to search, by name.")
     trials: int = Field(default=30, ge=1, description="Trials of the study, those of earlier runs counted.")
     minutes: float | None = Field(default=None, gt=0, description="Minutes after which no trial is begun.")
     parallel: int = Field(

@@ -82,12 +82,14 @@ def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: Spl
         train_start, _ = month_bounds(
             shift_month(month, -settings.validation_months - settings.train_months), time_zone
         )
-    _demand_columns(f"Model '{model}', {month}", frame)
-    at, known = pl.col(PREDICT_AT), pl.col(LABEL_KNOWN_AT)
+    _require_columns(f"Model '{model}', {month}", frame)
+    predicted_at, known = pl.col(PREDICT_AT), pl.col(LABEL_KNOWN_AT)
     parts = {
-        "train": frame.filter((at < validation_start) & (pl.lit(True) if train_start is None else at >= train_start)),
-        "validation": frame.filter((at >= validation_start) & (at < test_start)),
-        "test": frame.filter((at >= test_start) & (at < test_end)),
+        "train": frame.filter(
+            (predicted_at < validation_start) & (pl.lit(True) if train_start is None else predicted_at >= train_start)
+        ),
+        "validation": frame.filter((predicted_at >= validation_start) & (predicted_at < test_start)),
+        "test": frame.filter((predicted_at >= test_start) & (predicted_at < test_end)),
     }
     labelled = {name: part.filter(pl.col(LABEL).is_not_null()) for name, part in parts.items()}
     split = Split(
@@ -99,46 +101,46 @@ def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: Spl
         unlabelled={name: part.height - labelled[name].height for name, part in parts.items()},
     )
     for name, rows in (("train", split.train), ("validation", split.validation), ("test", split.test)):
-        _demand_rows(f"Model '{model}', {month}, {name} part", rows, settings.minimum_rows)
+        _require_rows(f"Model '{model}', {month}, {name} part", rows, settings.minimum_rows)
     for name, rows in (("train", split.train), ("validation", split.validation)):
-        _demand_two_labels(f"Model '{model}', {month}, {name} part", rows)
+        _require_two_labels(f"Model '{model}', {month}, {name} part", rows)
     return split
 
 
-def _demand_columns(thing: str, frame: pl.DataFrame) -> None:
+def _require_columns(subject: str, frame: pl.DataFrame) -> None:
     absent = [name for name in (LABEL, LABEL_KNOWN_AT, PREDICT_AT) if name not in frame.columns]
     if absent:
         raise SplitError(
-            thing,
+            subject,
             expected=f"the columns {listed([LABEL, LABEL_KNOWN_AT, PREDICT_AT])}",
             found=f"no {listed(absent)}",
-            mend=f"Pass the training set.{did_you_mean(absent[0], frame.columns)}",
+            fix=f"Pass the training set.{did_you_mean(absent[0], frame.columns)}",
         )
     naive = [name for name in (LABEL_KNOWN_AT, PREDICT_AT) if getattr(frame.schema[name], "time_zone", None) != "UTC"]
     if naive:
         raise SplitError(
-            thing,
+            subject,
             expected="times in UTC",
             found=", ".join(f"{frame.schema[name]} in '{name}'" for name in naive),
-            mend="Give them as Datetime('us', 'UTC').",
+            fix="Give them as Datetime('us', 'UTC').",
         )
 
 
-def _demand_rows(thing: str, part: pl.DataFrame, minimum: int) -> None:
+def _require_rows(subject: str, part: pl.DataFrame, minimum: int) -> None:
     if part.height < minimum:
         raise SplitError(
-            thing,
+            subject,
             expected=f"at least {minimum} rows with a known label",
             found=f"{part.height}",
-            mend="Materialize the training sets of the months before, or choose a later month.",
+            fix="Materialize the training sets of the months before, or choose a later month.",
         )
 
 
-def _demand_two_labels(thing: str, part: pl.DataFrame) -> None:
+def _require_two_labels(subject: str, part: pl.DataFrame) -> None:
     if part[LABEL].n_unique() < 2:
         raise SplitError(
-            thing,
+            subject,
             expected="labels of more than one kind",
             found=f"{part.height} times {part[LABEL][0]}",
-            mend="Mend the label rule in the examples function: nothing can be learned from a constant.",
+            fix="Mend the label rule in the examples function: nothing can be learned from a constant.",
         )

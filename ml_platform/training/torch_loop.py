@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_platform.training.checkpoint import Checkpoint, Checkpoints
-from ml_platform.training.torch_feed import Feed, order_of_epoch
-from ml_platform.training.torch_network import Recipe, build, codes_in, fill_unseen
+from ml_platform.training.torch_batches import BatchLoader, epoch_order
+from ml_platform.training.torch_network import NetworkSpec, build_network, category_counts, fill_unseen_categories
 from ml_platform.training.torch_settings import TorchSettings
-from ml_platform.training.torch_state import reproducible
-from ml_platform.training.trainer import Matrix, Report, Task, TrainingError
+from ml_platform.training.torch_state import reproducible_fit
+from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 TENSORS_FILE = "tensors.pt"
 PREDICT_ROWS = 8192
-COMPILE_FROM_STEPS = 2000
+MINIMUM_STEPS_TO_COMPILE = 2000
 
 
 @dataclass
-class Course:
+class TrainingProgress:
     """Where a fit stands: what a checkpoint holds besides tensors."""
 
     epoch: int = 0
@@ -45,7 +45,7 @@ class Course:
         return min(self.history, key=lambda each: (each[1], each[0]))[0] if self.history else self.epoch
 
 
-class Loop:
+class TrainingLoop:
     """One fit on one device, as one of ``ranks`` processes that share each batch."""
 
     def __init__(
@@ -53,39 +53,39 @@ class Loop:
         settings: TorchSettings,
         task: Task,
         seed: int,
-        recipe: Recipe,
+        spec: NetworkSpec,
         device: "torch.device",
         *,
         epochs: int,
         checkpoints: Checkpoints | None = None,
-        report: Report | None = None,
+        report: ReportProgress | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.settings, self.task, self.seed, self.recipe = settings, task, seed, recipe
+        self.settings, self.task, self.seed, self.spec = settings, task, seed, spec
         self.device, self.epochs, self.checkpoints, self.report = device, epochs, checkpoints, report
         self.rank, self.ranks = rank, ranks
-        self.course = Course(part_rows=settings.batch_rows)
+        self.progress = TrainingProgress(part_rows=settings.batch_rows)
 
     def run(self, train: Matrix, validation: Matrix | None) -> "nn.Module":
-        """Return the network of the best epoch, in evaluation mode; ``course`` then says how it went."""
+        """Return the network of the best epoch, in evaluation mode; ``progress`` then says how it went."""
         import torch
 
-        with reproducible(self.settings, self.device):
+        with reproducible_fit(self.settings, self.device):
             torch.manual_seed(self.seed)
-            self.network = build(self.recipe).to(self.device)
+            self.network = build_network(self.spec).to(self.device)
             steps = math.ceil(train.rows / self.settings.batch_rows)
             self._prepare(steps)
-            feed = Feed(train, self.device, self.settings)
-            known = codes_in(train, self.recipe)
-            while not self._is_over():
-                self._epoch(feed, steps)
-                fill_unseen(self.network, known)
+            loader = BatchLoader(train, self.device, self.settings)
+            known = category_counts(train, self.spec)
+            while not self._is_finished():
+                self._run_epoch(loader, steps)
+                fill_unseen_categories(self.network, known)
                 if validation is not None:
-                    self._look(validation)
+                    self._evaluate_epoch(validation)
                 elif self.report is not None and self.rank == 0:
-                    self.report(self.course.epoch, math.nan)
-                self._keep()
+                    self.report(self.progress.epoch, math.nan)
+                self._write_checkpoint()
             if self.best is not None:
                 self.network.load_state_dict(self.best)
             return self.network.eval()
@@ -101,44 +101,50 @@ class Loop:
             fused=self.device.type == "cuda",
         )
         total = steps * max(self.settings.max_epochs, self.epochs)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda at: self._rate(at, total))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda at: self._learning_rate_factor(at, total)
+        )
         self.best: dict[str, Tensor] | None = None
-        before = self.checkpoints.latest() if self.checkpoints else None
-        if before is not None:
-            self._take_up(before)
-        self.stepped: Any = self.network
+        checkpoint = self.checkpoints.latest() if self.checkpoints else None
+        if checkpoint is not None:
+            self._restore_checkpoint(checkpoint)
+        self.training_network: Any = self.network
         if self.settings.compile == "always" or (
-            self.settings.compile == "auto" and self.device.type == "cuda" and total >= COMPILE_FROM_STEPS
+            self.settings.compile == "auto" and self.device.type == "cuda" and total >= MINIMUM_STEPS_TO_COMPILE
         ):
-            self.stepped = torch.compile(self.network)
+            self.training_network = torch.compile(self.network)
         if self.ranks > 1:
-            together = torch.nn.parallel.DistributedDataParallel
+            data_parallel = torch.nn.parallel.DistributedDataParallel
             # The buffers are the same everywhere; sending them would wait for a rank that ran out of memory.
-            renamed = "forward_sync_buffers" in inspect.signature(together).parameters  # in torch 2.13
-            unsent: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-            self.stepped = together(self.stepped, **unsent)
+            has_new_name = "forward_sync_buffers" in inspect.signature(data_parallel).parameters  # in torch 2.13
+            buffer_option: dict[str, Any] = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": False}
+            self.training_network = data_parallel(self.training_network, **buffer_option)
 
-    def _rate(self, at: int, total: int) -> float:
-        warm = max(1, round(total * self.settings.warmup_share))
-        return (at + 1) / warm if at < warm else 0.5 * (1 + math.cos(math.pi * (at - warm) / max(1, total - warm)))
+    def _learning_rate_factor(self, at: int, total: int) -> float:
+        warmup_steps = max(1, round(total * self.settings.warmup_share))
+        return (
+            (at + 1) / warmup_steps
+            if at < warmup_steps
+            else 0.5 * (1 + math.cos(math.pi * (at - warmup_steps) / max(1, total - warmup_steps)))
+        )
 
-    def _is_over(self) -> bool:
-        course = self.course
-        hopeless = bool(course.history) and course.epoch - course.best_epoch >= self.settings.patience
-        return course.epoch >= self.epochs or hopeless
+    def _is_finished(self) -> bool:
+        progress = self.progress
+        out_of_patience = bool(progress.history) and progress.epoch - progress.best_epoch >= self.settings.patience
+        return progress.epoch >= self.epochs or out_of_patience
 
-    def _epoch(self, feed: Feed, steps: int) -> None:
-        course = self.course
+    def _run_epoch(self, loader: BatchLoader, steps: int) -> None:
+        progress = self.progress
         self.network.train()
-        order = order_of_epoch(len(feed.label), self.seed, course.epoch)
-        for features, label in feed.batches(order, course.step, (self.rank, self.ranks)):
-            self._step(features, label)
-            course.step += 1
-            if course.step % self.settings.checkpoint_steps == 0 and course.step < steps:
-                self._keep()
-        course.epoch, course.step = course.epoch + 1, 0
+        order = epoch_order(len(loader.label), self.seed, progress.epoch)
+        for features, label in loader.batches(order, progress.step, (self.rank, self.ranks)):
+            self._optimizer_step(features, label)
+            progress.step += 1
+            if progress.step % self.settings.checkpoint_steps == 0 and progress.step < steps:
+                self._write_checkpoint()
+        progress.epoch, progress.step = progress.epoch + 1, 0
 
-    def _step(self, features: "Tensor", label: "Tensor") -> None:
+    def _optimizer_step(self, features: "Tensor", label: "Tensor") -> None:
         """Take one step; where memory runs out, take it again in parts of half the rows, with the same gradient.
 
         Of several processes, none shares its gradient before each has its own: one that waited for another in the
@@ -147,35 +153,37 @@ class Loop:
         import torch
 
         while True:
-            short: Exception | None = None
+            out_of_memory: Exception | None = None
             try:
                 self._accumulate(features, label)
             except torch.OutOfMemoryError as error:
                 # Without its frames, which hold what the pass had allocated.
-                short = error.with_traceback(None)
-            if not self._sum_over_ranks(float(short is not None)):
+                out_of_memory = error.with_traceback(None)
+            if not self._sum_over_ranks(float(out_of_memory is not None)):
                 break
-            self._halve(len(label), short)
+            self._halve_part_rows(len(label), out_of_memory)
         if self.ranks > 1:
             # DistributedDataParallel means the gradients gathered so far with those of this pass, which are 0.
             with autocast(self.settings, self.device):
-                nothing = self.stepped(features[:2]).float().sum() * 0
-            nothing.backward()
+                zero_loss = self.training_network(features[:2]).float().sum() * 0
+            zero_loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         self.optimizer.step()
-        self.schedule.step()
+        self.scheduler.step()
 
     def _accumulate(self, features: "Tensor", label: "Tensor") -> None:
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)
-        drawn = np.random.SeedSequence([self.seed, self.course.epoch, self.course.step, self.rank]).generate_state(1)
-        torch.manual_seed(int(drawn[0]))
-        with nullcontext() if self.ranks == 1 else self.stepped.no_sync():
-            for start in range(0, len(label), self.course.part_rows):
-                part = slice(start, start + self.course.part_rows)
+        step_seed = np.random.SeedSequence(
+            [self.seed, self.progress.epoch, self.progress.step, self.rank]
+        ).generate_state(1)
+        torch.manual_seed(int(step_seed[0]))
+        with nullcontext() if self.ranks == 1 else self.training_network.no_sync():
+            for start in range(0, len(label), self.progress.part_rows):
+                part = slice(start, start + self.progress.part_rows)
                 with autocast(self.settings, self.device):
-                    logits = self.stepped(features[part])
+                    logits = self.training_network(features[part])
                 loss = self._loss(logits.float(), label[part]) * (len(label[part]) / len(label))
                 loss.backward()
 
@@ -183,49 +191,49 @@ class Loop:
         """Return the mean loss of the members, each for itself: they learn apart and are averaged when asked."""
         from torch.nn import functional
 
-        wanted = ((label - self.recipe.label_mean) / self.recipe.label_scale).unsqueeze(1).expand_as(logits)
+        target = ((label - self.spec.label_mean) / self.spec.label_scale).unsqueeze(1).expand_as(logits)
         if self.task == "classification":
-            return functional.binary_cross_entropy_with_logits(logits, wanted)
-        return functional.mse_loss(logits, wanted)
+            return functional.binary_cross_entropy_with_logits(logits, target)
+        return functional.mse_loss(logits, target)
 
-    def _halve(self, rows: int, short: Exception | None) -> None:
+    def _halve_part_rows(self, rows: int, out_of_memory: Exception | None) -> None:
         import torch
 
-        parts = min(self.course.part_rows, rows)
+        parts = min(self.progress.part_rows, rows)
         if parts == 1:
             raise TrainingError(
                 "torch",
                 expected=f"memory for a batch of {parts} rows on {self.device}",
                 found="out of memory",
-                mend="Lower batch_rows, width or members.",
-            ) from short
-        self.course.part_rows = parts // 2
-        each = "" if self.ranks == 1 else f" in each of {self.ranks} processes"
-        self.course.notes.append(
-            f"Out of memory on {self.device.type if each else self.device}: "
-            f"batches go on in parts of {parts // 2} rows instead of {parts}{each}."
+                fix="Lower batch_rows, width or members.",
+            ) from out_of_memory
+        self.progress.part_rows = parts // 2
+        location = "" if self.ranks == 1 else f" in each of {self.ranks} processes"
+        self.progress.notes.append(
+            f"Out of memory on {self.device.type if location else self.device}: "
+            f"batches go on in parts of {parts // 2} rows instead of {parts}{location}."
         )
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _look(self, validation: Matrix) -> None:
+    def _evaluate_epoch(self, validation: Matrix) -> None:
         """Note the validation loss of the epoch, and keep the weights if it is the lowest so far."""
-        own = slice(self.rank, None, self.ranks)
-        scores = predict(self.network, self.recipe, validation.features[own], self.device, self.task, self.settings)
-        loss = self._sum_over_ranks(losses(scores, validation.label[own], self.task).sum()) / validation.rows
+        own_rows = slice(self.rank, None, self.ranks)
+        scores = predict(self.network, self.spec, validation.features[own_rows], self.device, self.task, self.settings)
+        loss = self._sum_over_ranks(losses(scores, validation.label[own_rows], self.task).sum()) / validation.rows
         if not math.isfinite(loss):
             raise TrainingError(
-                f"torch, epoch {self.course.epoch}",
+                f"torch, epoch {self.progress.epoch}",
                 expected="a validation loss that is a number",
                 found=str(loss),
-                mend="Lower the learning rate, or look for extreme values.",
+                fix="Lower the learning rate, or look for extreme values.",
             )
-        self.course.history.append((self.course.epoch, loss))
-        if self.course.best_epoch == self.course.epoch:
+        self.progress.history.append((self.progress.epoch, loss))
+        if self.progress.best_epoch == self.progress.epoch:
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         if self.report is not None and self.rank == 0:
-            self.report(self.course.epoch, loss)
+            self.report(self.progress.epoch, loss)
 
     def _sum_over_ranks(self, value: float) -> float:
         if self.ranks == 1:
@@ -237,37 +245,39 @@ class Loop:
         torch.distributed.all_reduce(total)
         return float(total)
 
-    def _keep(self) -> None:
+    def _write_checkpoint(self) -> None:
         if self.checkpoints is None or self.rank:
             return
         import torch
 
-        course = self.course
+        progress = self.progress
         tensors = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "schedule": self.scheduler.state_dict(),
             "best": self.best or {},
         }
-        at = course.epoch * 1_000_000 + course.step
-        self.checkpoints.write(at, vars(course), lambda folder: torch.save(tensors, folder / TENSORS_FILE))
+        at = progress.epoch * 1_000_000 + progress.step
+        self.checkpoints.write(at, vars(progress), lambda folder: torch.save(tensors, folder / TENSORS_FILE))
 
-    def _take_up(self, before: Checkpoint) -> None:
+    def _restore_checkpoint(self, checkpoint: Checkpoint) -> None:
         import torch
 
-        held = torch.load(before.folder / TENSORS_FILE, map_location=self.device, weights_only=True)
-        self.network.load_state_dict(held["network"])
-        self.optimizer.load_state_dict(held["optimizer"])
-        self.schedule.load_state_dict(held["schedule"])
-        self.best = held["best"] or None
-        self.course = Course(**before.state)
-        self.course.history = [(epoch, loss) for epoch, loss in self.course.history]
-        self.course.notes.append(f"Went on from the checkpoint of epoch {self.course.epoch}, step {self.course.step}.")
+        stored = torch.load(checkpoint.folder / TENSORS_FILE, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(stored["network"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.scheduler.load_state_dict(stored["schedule"])
+        self.best = stored["best"] or None
+        self.progress = TrainingProgress(**checkpoint.state)
+        self.progress.history = [(epoch, loss) for epoch, loss in self.progress.history]
+        self.progress.notes.append(
+            f"Went on from the checkpoint of epoch {self.progress.epoch}, step {self.progress.step}."
+        )
 
 
 def predict(
     network: "nn.Module",
-    recipe: Recipe,
+    spec: NetworkSpec,
     features: npt.NDArray[np.float32],
     device: "torch.device",
     task: Task,
@@ -278,22 +288,22 @@ def predict(
 
     network.eval()
     precision = next(network.parameters()).dtype
-    rows, done, found = PREDICT_ROWS, 0, []
+    rows, scored, logit_parts = PREDICT_ROWS, 0, []
     with torch.inference_mode():
-        while done < len(features):
+        while scored < len(features):
             try:
-                part = torch.from_numpy(np.ascontiguousarray(features[done : done + rows])).to(device, precision)
+                part = torch.from_numpy(np.ascontiguousarray(features[scored : scored + rows])).to(device, precision)
                 with autocast(settings, device):
                     logits = network(part)
-                found.append(logits.cpu().double())
+                logit_parts.append(logits.cpu().double())
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise
                 rows //= 2
                 continue
-            done += rows
-    logits = torch.cat(found) if found else torch.empty((0, 1), dtype=torch.float64)
-    scores = torch.sigmoid(logits) if task == "classification" else logits * recipe.label_scale + recipe.label_mean
+            scored += rows
+    logits = torch.cat(logit_parts) if logit_parts else torch.empty((0, 1), dtype=torch.float64)
+    scores = torch.sigmoid(logits) if task == "classification" else logits * spec.label_scale + spec.label_mean
     return scores.mean(dim=1).numpy()
 
 
@@ -310,5 +320,5 @@ def autocast(settings: TorchSettings, device: "torch.device") -> Any:
     import torch
 
     on_cuda = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    wanted = settings.precision == "bfloat16" or (settings.precision == "auto" and on_cuda)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+    enabled = settings.precision == "bfloat16" or (settings.precision == "auto" and on_cuda)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -15,7 +15,7 @@ from pydantic import Field
 from ml_platform.data.atomic import write_bytes, write_text
 from ml_platform.data.settings import Settings
 from ml_platform.training.torch_settings import TorchSettings
-from ml_platform.training.torch_state import unseen_by_fits
+from ml_platform.training.torch_state import preserved_generator
 from ml_platform.training.trainer import Matrix, Task
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 DESCRIPTION_FILE = "network.json"
 TENSORS_FILE = "network.npz"
 SAMPLE_ROWS = 50_000
-SMALLEST_SCALE = 1e-6
-NARROWEST_BIN = 1e-4
+MINIMUM_SCALE = 1e-6
+MINIMUM_BIN_WIDTH = 1e-4
 """In standard deviations."""
-CORES = ((0.25, 0.75), (0.05, 0.95), (0.01, 0.99))
+CORE_QUANTILES = ((0.25, 0.75), (0.05, 0.95), (0.01, 0.99))
 """Quantiles between which the core of a number lies: the first pair that is apart."""
-FAR_OUT = 10.0
+OUTLIER_CORE_WIDTHS = 10.0
 """Widths of the core beyond which a value counts as one that lies there."""
 
 
-class Recipe(Settings):
+class NetworkSpec(Settings):
     """How a network is built; with its tensors, the network itself."""
 
     numbers: list[int] = Field(description="Places of the features that are numbers and have values.")
@@ -54,7 +54,7 @@ class Recipe(Settings):
     label_scale: float = Field(default=1.0, description="Regression: standard deviation of the label.")
 
 
-def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) -> Recipe:
+def network_spec_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) -> NetworkSpec:
     """Return the recipe for ``train``; a number that is null or nearly the same in all rows is left out.
 
     Mean, scale and bins (quantiles, ties merged) come from at most 50,000 rows drawn by ``seed``. Values more than ten
@@ -62,27 +62,27 @@ def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) ->
     do not decide the scale of all.
     """
     rng = np.random.default_rng(seed)
-    drawn = train.features
+    sample = train.features
     if train.rows > SAMPLE_ROWS:
-        drawn = drawn[np.sort(rng.choice(train.rows, SAMPLE_ROWS, replace=False))]
+        sample = sample[np.sort(rng.choice(train.rows, SAMPLE_ROWS, replace=False))]
     numbers, mean, scale, edges = [], [], [], []
-    for place in range(drawn.shape[1]):
-        values = drawn[:, place].astype(np.float64)
+    for column in range(sample.shape[1]):
+        values = sample[:, column].astype(np.float64)
         values = values[np.isfinite(values)]
-        if place in train.categories or values.size == 0 or values.min() == values.max():
+        if column in train.categories or values.size == 0 or values.min() == values.max():
             continue
-        values = np.clip(values, *_reach(values))
-        center, spread = float(values.mean()), max(float(values.std()), SMALLEST_SCALE)
-        bounds = _apart(np.quantile((values - center) / spread, np.linspace(0, 1, settings.bins + 1)))
+        values = np.clip(values, *_clipping_bounds(values))
+        center, spread = float(values.mean()), max(float(values.std()), MINIMUM_SCALE)
+        bounds = _distinct_edges(np.quantile((values - center) / spread, np.linspace(0, 1, settings.bins + 1)))
         if len(bounds) < 2:
             continue
-        numbers.append(place)
+        numbers.append(column)
         mean.append(center)
         scale.append(spread)
         edges.append(bounds)
-    return Recipe(
+    return NetworkSpec(
         numbers=numbers,
-        categories={place: count for place, count in train.categories.items() if count > 0},
+        categories={column: count for column, count in train.categories.items() if count > 0},
         mean=mean,
         scale=scale,
         edges=edges,
@@ -93,38 +93,38 @@ def recipe_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) ->
         dropout=settings.dropout,
         embedding_size=settings.embedding_size,
         label_mean=float(train.label.mean()) if task == "regression" else 0.0,
-        label_scale=max(float(train.label.std()), SMALLEST_SCALE) if task == "regression" else 1.0,
+        label_scale=max(float(train.label.std()), MINIMUM_SCALE) if task == "regression" else 1.0,
     )
 
 
-def _reach(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _clipping_bounds(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Return the lowest and highest value that is taken as it is; all are where the core is a single value."""
-    for below, above in CORES:
+    for below, above in CORE_QUANTILES:
         low, high = np.quantile(values, [below, above])
         if high > low:
-            return float(low - FAR_OUT * (high - low)), float(high + FAR_OUT * (high - low))
+            return float(low - OUTLIER_CORE_WIDTHS * (high - low)), float(high + OUTLIER_CORE_WIDTHS * (high - low))
     return float(values.min()), float(values.max())
 
 
-def _apart(edges: npt.NDArray[np.float64]) -> list[float]:
+def _distinct_edges(edges: npt.NDArray[np.float64]) -> list[float]:
     """Return the rising ``edges`` that lie apart: a bin of no width, or of next to none, would divide by nothing."""
     kept: list[float] = []
     for edge in edges.astype(np.float32).astype(np.float64).tolist():
-        if not kept or edge - kept[-1] > NARROWEST_BIN:
+        if not kept or edge - kept[-1] > MINIMUM_BIN_WIDTH:
             kept.append(edge)
     return kept
 
 
-def build(recipe: Recipe) -> "nn.Module":
+def build_network(spec: NetworkSpec) -> "nn.Module":
     """Return a fresh network: (rows, features) float32 in, logits (rows, members) out. A gap has its own embedding."""
     import torch
     from rtdl_num_embeddings import PiecewiseLinearEmbeddings
     from tabm import EnsembleView, LinearEnsemble, make_tabm_backbone
     from torch import nn
 
-    size = recipe.embedding_size
-    counts = list(recipe.categories.values())
-    fields = len(recipe.numbers) + len(recipe.categories)
+    size = spec.embedding_size
+    counts = list(spec.categories.values())
+    fields = len(spec.numbers) + len(spec.categories)
 
     class Network(nn.Module):
         places: torch.Tensor
@@ -137,42 +137,42 @@ def build(recipe: Recipe) -> "nn.Module":
         def __init__(self) -> None:
             super().__init__()
             # Buffers travel with the weights, to the device and into the file.
-            self.register_buffer("places", torch.tensor(recipe.numbers, dtype=torch.long))
-            self.register_buffer("codes", torch.tensor(list(recipe.categories), dtype=torch.long))
-            self.register_buffer("mean", torch.tensor(recipe.mean))
-            self.register_buffer("scale", torch.tensor(recipe.scale))
+            self.register_buffer("places", torch.tensor(spec.numbers, dtype=torch.long))
+            self.register_buffer("codes", torch.tensor(list(spec.categories), dtype=torch.long))
+            self.register_buffer("mean", torch.tensor(spec.mean))
+            self.register_buffer("scale", torch.tensor(spec.scale))
             # Beyond the outermost edges nothing was learned: a value there counts as the edge.
-            self.register_buffer("lowest", torch.tensor([each[0] for each in recipe.edges]), persistent=False)
-            self.register_buffer("highest", torch.tensor([each[-1] for each in recipe.edges]), persistent=False)
-            if recipe.numbers:
-                edges = [torch.tensor(each) for each in recipe.edges]
+            self.register_buffer("lowest", torch.tensor([each[0] for each in spec.edges]), persistent=False)
+            self.register_buffer("highest", torch.tensor([each[-1] for each in spec.edges]), persistent=False)
+            if spec.numbers:
+                edges = [torch.tensor(each) for each in spec.edges]
                 self.numbers = PiecewiseLinearEmbeddings(edges, size, activation=False, version="B")
-                self.gaps = nn.Parameter(torch.zeros(len(recipe.numbers), size))
+                self.gaps = nn.Parameter(torch.zeros(len(spec.numbers), size))
             # One row more than there are categories, for the missing and the never seen.
             self.categories = nn.ModuleList(nn.Embedding(count + 1, size) for count in counts)
-            self.spread = EnsembleView(k=recipe.members)
+            self.spread = EnsembleView(k=spec.members)
             self.backbone = make_tabm_backbone(
                 d_in=fields * size,
-                n_blocks=recipe.blocks,
-                d_block=recipe.width,
-                dropout=recipe.dropout,
-                k=recipe.members,
+                n_blocks=spec.blocks,
+                d_block=spec.width,
+                dropout=spec.dropout,
+                k=spec.members,
                 arch_type="tabm",
                 start_scaling_init="normal",
                 start_scaling_init_chunks=[size] * fields,
             )
-            self.output = LinearEnsemble(recipe.width, 1, k=recipe.members)
+            self.output = LinearEnsemble(spec.width, 1, k=spec.members)
 
         def forward(self, features: "Tensor") -> "Tensor":
             parts = []
-            if recipe.numbers:
+            if spec.numbers:
                 values = (features[:, self.places] - self.mean) / self.scale
-                if recipe.bounded:
+                if spec.bounded:
                     values = values.clamp(self.lowest, self.highest)
                 absent = values.isnan()
                 embedded = self.numbers(torch.where(absent, torch.zeros_like(values), values))
                 parts.append(torch.where(absent.unsqueeze(-1), self.gaps, embedded).flatten(1))
-            if recipe.categories:
+            if spec.categories:
                 codes = features[:, self.codes]
                 for at, (table, count) in enumerate(zip(self.categories, counts, strict=True)):
                     parts.append(table(codes[:, at].nan_to_num(nan=count).long()))
@@ -182,15 +182,15 @@ def build(recipe: Recipe) -> "nn.Module":
     return Network()
 
 
-def codes_in(train: Matrix, recipe: Recipe) -> list[npt.NDArray[np.int64]]:
+def category_counts(train: Matrix, spec: NetworkSpec) -> list[npt.NDArray[np.int64]]:
     """Return how many rows of ``train`` have each code of each category, the missing last."""
     return [
-        np.bincount(np.nan_to_num(train.features[:, place], nan=count).astype(np.int64), minlength=count + 1)
-        for place, count in recipe.categories.items()
+        np.bincount(np.nan_to_num(train.features[:, column], nan=count).astype(np.int64), minlength=count + 1)
+        for column, count in spec.categories.items()
     ]
 
 
-def fill_unseen(network: "nn.Module", codes: list[npt.NDArray[np.int64]]) -> None:
+def fill_unseen_categories(network: "nn.Module", codes: list[npt.NDArray[np.int64]]) -> None:
     """Set what codes without a row stand for to the mean of those with one, each as often as it occurs.
 
     Nothing is learned about a code that fitting never meets; left alone, it would stand for a random direction.
@@ -205,21 +205,21 @@ def fill_unseen(network: "nn.Module", codes: list[npt.NDArray[np.int64]]) -> Non
             table.weight.copy_(torch.where(unseen, share @ table.weight, table.weight))
 
 
-def save(network: "nn.Module", recipe: Recipe, directory: Path) -> None:
+def save_network(network: "nn.Module", spec: NetworkSpec, directory: Path) -> None:
     """Write ``network`` into ``directory``."""
-    held = io.BytesIO()
-    np.savez(held, **{name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()})
-    write_bytes(directory / TENSORS_FILE, held.getvalue())
-    write_text(directory / DESCRIPTION_FILE, recipe.model_dump_json())
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()})
+    write_bytes(directory / TENSORS_FILE, buffer.getvalue())
+    write_text(directory / DESCRIPTION_FILE, spec.model_dump_json())
 
 
-def load(directory: Path) -> "tuple[nn.Module, Recipe]":
+def load_network(directory: Path) -> "tuple[nn.Module, NetworkSpec]":
     """Return the network that :func:`save` wrote, in evaluation mode on the CPU, and its recipe."""
     import torch
 
-    recipe = Recipe.model_validate_json((directory / DESCRIPTION_FILE).read_text())
-    with unseen_by_fits():
-        network = build(recipe)
-    with np.load(directory / TENSORS_FILE, allow_pickle=False) as held:
-        network.load_state_dict({name: torch.from_numpy(held[name]) for name in held.files})
-    return network.eval(), recipe
+    spec = NetworkSpec.model_validate_json((directory / DESCRIPTION_FILE).read_text())
+    with preserved_generator():
+        network = build_network(spec)
+    with np.load(directory / TENSORS_FILE, allow_pickle=False) as stored:
+        network.load_state_dict({name: torch.from_numpy(stored[name]) for name in stored.files})
+    return network.eval(), spec

@@ -14,13 +14,13 @@ from ml_platform.training.torch_settings import TorchSettings
 if TYPE_CHECKING:
     import torch
 
-CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 CUBLAS_DETERMINISTIC = ":4096:8"
-_held = threading.RLock()
+_torch_lock = threading.RLock()
 
 
 @contextmanager
-def reproducible(settings: TorchSettings, device: "torch.device") -> Iterator[None]:
+def reproducible_fit(settings: TorchSettings, device: "torch.device") -> Iterator[None]:
     """Fit with the declared threads and determinism, and leave torch's state as it was; other threads wait meanwhile.
 
     Only ``CUBLAS_WORKSPACE_CONFIG`` stays in the environment, where it was not set: CUDA reads it once, as it starts.
@@ -28,10 +28,10 @@ def reproducible(settings: TorchSettings, device: "torch.device") -> Iterator[No
     import torch
 
     if settings.deterministic and device.type == "cuda":
-        os.environ.setdefault(CUBLAS, CUBLAS_DETERMINISTIC)
-    with _held, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_DETERMINISTIC)
+    with _torch_lock, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        was_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         try:
             if settings.threads:
                 torch.set_num_threads(settings.threads)
@@ -40,13 +40,13 @@ def reproducible(settings: TorchSettings, device: "torch.device") -> Iterator[No
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict, warn_only=warns)
+            torch.use_deterministic_algorithms(was_deterministic, warn_only=was_warn_only)
 
 
 @contextmanager
-def unseen_by_fits() -> Iterator[None]:
+def preserved_generator() -> Iterator[None]:
     """Leave torch's generator as it was: for building a network whose weights are then read from a file."""
     import torch
 
-    with _held, torch.random.fork_rng(devices=[]):
+    with _torch_lock, torch.random.fork_rng(devices=[]):
         yield

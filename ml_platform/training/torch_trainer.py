@@ -14,11 +14,11 @@ import numpy.typing as npt
 from ml_platform.data.atomic import write_json
 from ml_platform.training.checkpoint import Checkpoints, fingerprint
 from ml_platform.training.explain import contributions_by_ablation, permutation_importance, shares
-from ml_platform.training.torch_loop import Loop, losses, predict
-from ml_platform.training.torch_network import Recipe, load, recipe_for, save
+from ml_platform.training.torch_loop import TrainingLoop, losses, predict
+from ml_platform.training.torch_network import NetworkSpec, load_network, network_spec_for, save_network
 from ml_platform.training.torch_settings import TorchSettings
-from ml_platform.training.torch_state import reproducible
-from ml_platform.training.trainer import Matrix, Report, Task, TrainingError, demand_labels
+from ml_platform.training.torch_state import reproducible_fit
+from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError, require_labels
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 FITTED_FILE = "torch.json"
-REFUSAL_PREFIX = "refused-"
+ERROR_FILE_PREFIX = "error-"
 BACKGROUND_FILE = "background.npz"
 BACKGROUND_ROWS = 16
-LISTEN_SECONDS = 0.2
+REPORT_POLL_SECONDS = 0.2
 """How long several processes run until their reports are read."""
-SHUFFLED_ROWS = 512
+IMPORTANCE_ROWS = 512
 """Rows among which each feature is shuffled to see how much it matters: a pass of the network for each."""
 
 
@@ -45,7 +45,7 @@ class TorchModel:
     def __init__(
         self,
         network: "nn.Module",
-        recipe: Recipe,
+        spec: NetworkSpec,
         task: Task,
         names: list[str],
         background: npt.NDArray[np.float32],
@@ -58,7 +58,7 @@ class TorchModel:
         known_importance: dict[str, float] | None = None,
     ) -> None:
         self._sample, self._known_importance = sample, known_importance or {}
-        self.network, self.recipe, self.task, self.names, self.background = network, recipe, task, names, background
+        self.network, self.spec, self.task, self.names, self.background = network, spec, task, names, background
         self.rounds, self.history, self.notes = rounds, history, notes
         self.device = device
 
@@ -66,16 +66,18 @@ class TorchModel:
         """Return probabilities (or values), shape (rows,): in float64 on a CPU, as serving does, else in float32."""
         import torch
 
-        exact = TorchSettings(precision="float32")
-        return predict(self._exact, self.recipe, features, torch.device(self.device), self.task, exact)
+        float32_settings = TorchSettings(precision="float32")
+        return predict(
+            self._scoring_network, self.spec, features, torch.device(self.device), self.task, float32_settings
+        )
 
     @cached_property
-    def _exact(self) -> "nn.Module":
+    def _scoring_network(self) -> "nn.Module":
         return deepcopy(self.network).double() if self.device == "cpu" else self.network
 
     def save(self, directory: Path) -> None:
         """Write network and background into ``directory``; none of the files is a pickle."""
-        save(self.network, self.recipe, directory)
+        save_network(self.network, self.spec, directory)
         np.savez(directory / BACKGROUND_FILE, rows=self.background)
         fitted = {"task": self.task, "names": self.names, "rounds": self.rounds, "importance": self.importance()}
         write_json(directory / FITTED_FILE, fitted)
@@ -94,7 +96,7 @@ class TorchModel:
     def _importance(self) -> dict[str, float]:
         if self._sample is None:
             return self._known_importance
-        rises = permutation_importance(
+        loss_increases = permutation_importance(
             self.predict,
             self._sample.features,
             self._sample.label,
@@ -102,7 +104,7 @@ class TorchModel:
             repeats=1,
         )
         # Where shuffling helped, the sample is too small to tell: such a feature counts for nothing.
-        return shares(self.names, np.maximum(rises, 0.0))
+        return shares(self.names, np.maximum(loss_increases, 0.0))
 
 
 class TorchTrainer:
@@ -111,7 +113,7 @@ class TorchTrainer:
     Settings = TorchSettings
     rounds_follow_rows = False
     # Its build follows the machine, so the manifest names it beside the lock.
-    apart_from_lock = ("torch",)
+    unlocked_packages = ("torch",)
 
     def __init__(self, settings: TorchSettings, *, task: Task, seed: int) -> None:
         self.settings = settings
@@ -125,110 +127,111 @@ class TorchTrainer:
         *,
         rounds: int | None = None,
         checkpoint: Path | None = None,
-        report: Report | None = None,
+        report: ReportProgress | None = None,
     ) -> TorchModel:
         """Return the network; see :class:`ml_platform.training.trainer.Trainer`. Raises :class:`TrainingError`."""
-        demand_labels(train, self.task)
-        recipe = recipe_for(train, self.settings, self.task, self.seed)
-        if not recipe.numbers and not recipe.categories:
+        require_labels(train, self.task)
+        spec = network_spec_for(train, self.settings, self.task, self.seed)
+        if not spec.numbers and not spec.categories:
             raise TrainingError(
                 "torch",
                 expected="a feature with more than one value",
                 found=f"none among {len(train.names)}",
-                mend="Materialize the feature views for these months.",
+                fix="Materialize the feature views for these months.",
             )
         epochs = self.settings.max_epochs if rounds is None else rounds
-        told = {**self.settings.model_dump(), "task": self.task, "seed": self.seed, "epochs": epochs}
-        checkpoints = None if checkpoint is None else Checkpoints(checkpoint, fingerprint(told, train, validation))
+        identity = {**self.settings.model_dump(), "task": self.task, "seed": self.seed, "epochs": epochs}
+        checkpoints = None if checkpoint is None else Checkpoints(checkpoint, fingerprint(identity, train, validation))
         device = chosen_device(self.settings)
-        processes = self.settings.processes or _cards(device)
-        drawn = np.random.default_rng(self.seed).permutation(train.rows)
-        background, shuffled = np.sort(drawn[:BACKGROUND_ROWS]), np.sort(drawn[:SHUFFLED_ROWS])
+        processes = self.settings.processes or _device_count(device)
+        permutation = np.random.default_rng(self.seed).permutation(train.rows)
+        background, importance_rows = np.sort(permutation[:BACKGROUND_ROWS]), np.sort(permutation[:IMPORTANCE_ROWS])
         if processes > 1:
-            network, course = self._fit_together(
-                processes, recipe, device, train, validation, epochs=epochs, checkpoints=checkpoints, report=report
+            network, progress = self._fit_distributed(
+                processes, spec, device, train, validation, epochs=epochs, checkpoints=checkpoints, report=report
             )
         else:
-            loop = Loop(
+            loop = TrainingLoop(
                 self.settings,
                 self.task,
                 self.seed,
-                recipe,
+                spec,
                 device,
                 epochs=epochs,
                 checkpoints=checkpoints,
                 report=report,
             )
-            network, course = loop.run(train, validation), vars(loop.course) | {"best": loop.course.best_epoch}
+            network, progress = loop.run(train, validation), vars(loop.progress) | {"best": loop.progress.best_epoch}
         return TorchModel(
             network.to(device),
-            recipe,
+            spec,
             self.task,
             list(train.names),
             train.features[background].copy(),
-            rounds=course["best"],
-            history=[(epoch, loss) for epoch, loss in course["history"]],
-            notes=list(course["notes"]),
+            rounds=progress["best"],
+            history=[(epoch, loss) for epoch, loss in progress["history"]],
+            notes=list(progress["notes"]),
             device=str(device),
-            sample=replace(train, features=train.features[shuffled], label=train.label[shuffled]),
+            sample=replace(train, features=train.features[importance_rows], label=train.label[importance_rows]),
         )
 
     @classmethod
     def load(cls, directory: Path) -> TorchModel:
         """Return the network of ``directory`` on the CPU."""
-        network, recipe = load(directory)
-        held = json.loads((directory / FITTED_FILE).read_text())
+        network, spec = load_network(directory)
+        stored = json.loads((directory / FITTED_FILE).read_text())
         with np.load(directory / BACKGROUND_FILE, allow_pickle=False) as kept:
             background = kept["rows"]
         return TorchModel(
             network,
-            recipe,
-            held["task"],
-            held["names"],
+            spec,
+            stored["task"],
+            stored["names"],
             background,
-            rounds=held["rounds"],
+            rounds=stored["rounds"],
             history=[],
             notes=[],
-            known_importance=dict(sorted(held["importance"].items(), key=lambda named: -named[1])),
+            known_importance=dict(sorted(stored["importance"].items(), key=lambda named: -named[1])),
         )
 
-    def _fit_together(
+    def _fit_distributed(
         self,
         processes: int,
-        recipe: Recipe,
+        spec: NetworkSpec,
         device: "torch.device",
         train: Matrix,
         validation: Matrix | None,
         *,
         epochs: int,
         checkpoints: Checkpoints | None,
-        report: Report | None,
+        report: ReportProgress | None,
     ) -> "tuple[nn.Module, dict[str, Any]]":
         from torch import multiprocessing
+        from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-        with reproducible(self.settings, device), tempfile.TemporaryDirectory(prefix="torch-processes-") as scratch:
+        with reproducible_fit(self.settings, device), tempfile.TemporaryDirectory(prefix="torch-processes-") as scratch:
             folder = Path(scratch)
-            work = (self.settings, self.task, self.seed, recipe, train, validation, epochs, checkpoints)
-            told, tell = multiprocessing.get_context("spawn").Pipe(duplex=False)
-            arguments = (processes, folder, work, None if report is None else tell)
+            work = (self.settings, self.task, self.seed, spec, train, validation, epochs, checkpoints)
+            receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
+            arguments = (processes, folder, work, None if report is None else sender)
             # Fresh processes: a fork after CUDA was touched is lost.
-            ranks = multiprocessing.spawn(_one_of_several, args=arguments, nprocs=processes, join=False)
+            ranks = spawn(_run_rank, args=arguments, nprocs=processes, join=False)
             try:
-                over = False
-                while not over:
-                    over = ranks.join(timeout=LISTEN_SECONDS)
-                    while report is not None and told.poll():
-                        report(*told.recv())
-            except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
-                raise _refusal_in(folder) or error from error
+                finished = False
+                while not finished:
+                    finished = ranks.join(timeout=REPORT_POLL_SECONDS)
+                    while report is not None and receiver.poll():
+                        report(*receiver.recv())
+            except (ProcessRaisedException, ProcessExitedException) as error:
+                raise _read_rank_error(folder) or error from error
             finally:
                 # A report may end the fit, and so may an interrupt.
                 for each in ranks.processes:
                     each.kill()
                     each.join()
-                told.close()
-                tell.close()
-            network, _ = load(folder)
+                receiver.close()
+                sender.close()
+            network, _ = load_network(folder)
             return network, json.loads((folder / FITTED_FILE).read_text())
 
 
@@ -236,64 +239,68 @@ def chosen_device(settings: TorchSettings) -> "torch.device":
     """Return the device that ``settings`` ask for. Raises :class:`TrainingError` where this machine lacks it."""
     import torch
 
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if settings.device == "auto":
-        return torch.device(next(name for name, available in there.items() if available))
-    if not there[settings.device]:
+        return torch.device(next(name for name, usable in available.items() if usable))
+    if not available[settings.device]:
         raise TrainingError(
             "torch",
             expected=f"a machine with {settings.device}",
             found="none",
-            mend="Set device: auto, or 'requires: gpu' to have it skipped where there is none.",
+            fix="Set device: auto, or 'requires: gpu' to have it skipped where there is none.",
         )
     return torch.device(settings.device)
 
 
-def _cards(device: "torch.device") -> int:
+def _device_count(device: "torch.device") -> int:
     import torch
 
     return torch.cuda.device_count() if device.type == "cuda" else 1
 
 
-def _one_of_several(rank: int, processes: int, folder: Path, work: tuple[Any, ...], tell: "Connection | None") -> None:
+def _run_rank(rank: int, processes: int, folder: Path, work: tuple[Any, ...], sender: "Connection | None") -> None:
     import torch
     from torch import distributed
 
-    settings, task, seed, recipe, train, validation, epochs, checkpoints = work
-    kind = chosen_device(settings).type
-    device = torch.device(kind, rank % torch.cuda.device_count()) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
+    settings, task, seed, spec, train, validation, epochs, checkpoints = work
+    device_type = chosen_device(settings).type
+    device = (
+        torch.device(device_type, rank % torch.cuda.device_count())
+        if device_type == "cuda"
+        else torch.device(device_type)
+    )
+    if device_type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if kind == "cuda" else "gloo"
-    distributed.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    distributed.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     try:
-        loop = Loop(
+        loop = TrainingLoop(
             settings,
             task,
             seed,
-            recipe,
+            spec,
             device,
             epochs=epochs,
             checkpoints=checkpoints,
-            report=None if tell is None else lambda epoch, loss: tell.send((epoch, loss)),
+            report=None if sender is None else lambda epoch, loss: sender.send((epoch, loss)),
             rank=rank,
             ranks=processes,
         )
         network = loop.run(train, validation)
         if rank == 0:
-            save(network, recipe, folder)
-            write_json(folder / FITTED_FILE, vars(loop.course) | {"best": loop.course.best_epoch})
+            save_network(network, spec, folder)
+            write_json(folder / FITTED_FILE, vars(loop.progress) | {"best": loop.progress.best_epoch})
         distributed.barrier()
     except TrainingError as error:
         # Between processes an error is but its text; its parts are read back by the one that asked for the fit.
-        parts = {name: getattr(error, name) for name in ("thing", "expected", "found", "mend")}
-        write_json(folder / f"{REFUSAL_PREFIX}{rank}.json", parts)
+        fields = {name: getattr(error, name) for name in ("subject", "expected", "found", "fix")}
+        write_json(folder / f"{ERROR_FILE_PREFIX}{rank}.json", fields)
         raise
     finally:
         distributed.destroy_process_group()
 
 
-def _refusal_in(folder: Path) -> TrainingError | None:
+def _read_rank_error(folder: Path) -> TrainingError | None:
     """Return what a rank refused, None where none did so."""
-    held = sorted(folder.glob(f"{REFUSAL_PREFIX}*.json"))
-    return TrainingError(**json.loads(held[0].read_text())) if held else None
+    files = sorted(folder.glob(f"{ERROR_FILE_PREFIX}*.json"))
+    return TrainingError(**json.loads(files[0].read_text())) if files else None

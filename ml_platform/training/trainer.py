@@ -16,13 +16,13 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
-from ml_platform.training.accounting import gpu_count
 from ml_platform.training.compute import Compute
+from ml_platform.training.resource_usage import gpu_count
 from ml_platform.training.search_space import TuningSettings
 
 Array = npt.NDArray[np.floating[Any]]
 Task = Literal["classification", "regression"]
-Report = Callable[[int, float], None]
+ReportProgress = Callable[[int, float], None]
 """``report(round, validation_loss)`` is called as fitting goes on; it may raise to stop it (pruning)."""
 
 BUILT_IN = {
@@ -57,7 +57,7 @@ class Matrix:
         return replace(self, features=self.features[start:end], label=self.label[start:end])
 
 
-class Fitted(Protocol):
+class FittedModel(Protocol):
     """A fitted model."""
 
     rounds: int
@@ -90,7 +90,7 @@ class Trainer(Protocol):
     """Fits models of one kind."""
 
     Settings: type[BaseModel]
-    """The pydantic model of its parameters. One called ``device`` says by any value but ``cpu`` that a fit takes a card
+    """The pydantic model of its parameters. One called ``device`` says by any value but ``cpu`` that a fit uses a GPU
     where the machine has one.
     """
 
@@ -111,8 +111,8 @@ class Trainer(Protocol):
         *,
         rounds: int | None = None,
         checkpoint: Path | None = None,
-        report: Report | None = None,
-    ) -> Fitted:
+        report: ReportProgress | None = None,
+    ) -> FittedModel:
         """Return the model fitted to ``train``.
 
         With ``validation`` the number of rounds is found by early stopping on it; without, exactly ``rounds`` are run.
@@ -122,7 +122,7 @@ class Trainer(Protocol):
         ...
 
     @classmethod
-    def load(cls, directory: Path) -> Fitted:
+    def load(cls, directory: Path) -> FittedModel:
         """Return the model that ``save`` wrote."""
         ...
 
@@ -152,7 +152,7 @@ class TrainerSettings(Settings):
 
     @field_validator("settings")
     @classmethod
-    def _suits_the_trainer(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _valid_for_trainer(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         # Checked when declared, not hours later when the step runs.
         if info.data.get("trainer") in BUILT_IN:
             trainer_class(info.data["trainer"]).Settings.model_validate(given)
@@ -174,17 +174,17 @@ def trainer_class(name: str) -> type[Trainer]:
             f"Trainer '{name}'",
             expected=f"one of {listed(BUILT_IN)}, or package.module:Class",
             found=f"'{name}'",
-            mend=f"Mend the name in the model's defs.yaml.{did_you_mean(name, BUILT_IN)}",
+            fix=f"Mend the name in the model's defs.yaml.{did_you_mean(name, BUILT_IN)}",
         )
     found: Any = load_function(BUILT_IN.get(name, name))
-    wanted = ["Settings", "rounds_follow_rows", "fit", "load", *([] if name in BUILT_IN else ["scorer"])]
-    absent = [member for member in wanted if not hasattr(found, member)]
-    if absent:
+    required = ["Settings", "rounds_follow_rows", "fit", "load", *([] if name in BUILT_IN else ["scorer"])]
+    missing = [member for member in required if not hasattr(found, member)]
+    if missing:
         raise TrainingError(
             f"Trainer '{name}'",
-            expected=listed(wanted),
-            found=f"no {listed(absent)}",
-            mend="Add them; ml_platform.training.trainer.Trainer says what each one does.",
+            expected=listed(required),
+            found=f"no {listed(missing)}",
+            fix="Add them; ml_platform.training.trainer.Trainer says what each one does.",
         )
     return found
 
@@ -197,7 +197,7 @@ def scorer_of(name: str) -> str | None:
     return None if name in BUILT_IN else str(trainer_class(name).scorer)
 
 
-def takes_a_card(declared: TrainerSettings) -> bool:
+def uses_gpu(declared: TrainerSettings) -> bool:
     """Return whether a fit of ``declared`` uses an accelerator on a machine that has one (:attr:`Trainer.Settings`)."""
     settings = trainer_class(declared.trainer).Settings.model_validate(declared.settings)
     return getattr(settings, "device", "cpu") != "cpu"
@@ -205,8 +205,8 @@ def takes_a_card(declared: TrainerSettings) -> bool:
 
 def make_trainer(declared: TrainerSettings, task: Task) -> Trainer:
     """Return the declared trainer with its validated settings."""
-    kind = trainer_class(declared.trainer)
-    return kind(kind.Settings.model_validate(declared.settings), task=task, seed=declared.seed)
+    trainer = trainer_class(declared.trainer)
+    return trainer(trainer.Settings.model_validate(declared.settings), task=task, seed=declared.seed)
 
 
 def availability(declared: TrainerSettings, gpus: int | None = None) -> Availability:
@@ -219,20 +219,20 @@ def availability(declared: TrainerSettings, gpus: int | None = None) -> Availabi
     return Availability(False, "It requires a GPU (requires: gpu in defs.yaml), and this machine has none.")
 
 
-def demand_labels(rows: Matrix, task: Task) -> None:
+def require_labels(rows: Matrix, task: Task) -> None:
     """Raise :class:`TrainingError` when there is nothing to learn: no rows, or a label constant or not a number."""
-    odd = int((~np.isfinite(rows.label)).sum())
-    if rows.rows == 0 or odd:
+    invalid = int((~np.isfinite(rows.label)).sum())
+    if rows.rows == 0 or invalid:
         raise TrainingError(
             "Training rows",
             expected="rows whose labels are numbers",
-            found=f"{odd} of {rows.rows} labels that are none" if odd else "no rows",
-            mend="Leave rows without a label out before fitting.",
+            found=f"{invalid} of {rows.rows} labels that are none" if invalid else "no rows",
+            fix="Leave rows without a label out before fitting.",
         )
     if rows.label.min() == rows.label.max():
         raise TrainingError(
             "Training rows",
             expected=f"labels of more than one kind ({task})",
             found=f"{rows.rows} times {rows.label[0]:g}",
-            mend="Mend the label rule: nothing can be learned from a constant.",
+            fix="Mend the label rule: nothing can be learned from a constant.",
         )

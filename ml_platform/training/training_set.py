@@ -23,7 +23,7 @@ class ExamplesError(PlatformError):
     """Raised when the examples function returns a table that no model could be trained or judged on."""
 
 
-def assemble(
+def assemble_training_set(
     examples: pl.LazyFrame,
     feature_set: FeatureSet,
     logs: Mapping[str, pl.LazyFrame],
@@ -40,11 +40,11 @@ def assemble(
     features are stored as Float32. Raises :class:`ExamplesError` when a column is missing, an id is repeated, a time is
     naive or missing, a label has no time at which it was known or was known when it was predicted, or there is no row.
     """
-    thing = f"Examples of '{model}', partition {partition}"
+    subject = f"Examples of '{model}', partition {partition}"
     rows = examples.collect()
-    _check_columns(thing, rows, request_fields)
+    _check_columns(subject, rows, request_fields)
     rows = rows.with_columns(prediction_time.expression())
-    _check_rows(thing, rows)
+    _check_rows(subject, rows)
     own = [*RESERVED, *request_fields]
     features = feature_set.feature_names
     joined = feature_set.as_of(rows.lazy().select(own), logs).select(
@@ -54,14 +54,14 @@ def assemble(
     return narrow.sort(PREDICT_AT, EXAMPLE_ID).collect()
 
 
-def _check_columns(thing: str, rows: pl.DataFrame, request_fields: Sequence[str]) -> None:
+def _check_columns(subject: str, rows: pl.DataFrame, request_fields: Sequence[str]) -> None:
     missing = [name for name in (EXAMPLE_ID, LABEL, LABEL_KNOWN_AT, *request_fields) if name not in rows.columns]
     if missing:
         raise ExamplesError(
-            thing,
+            subject,
             expected=f"the columns {listed(missing)}",
             found=f"only {listed(rows.columns, 20)}",
-            mend="Return them from the examples function, or mend 'request' in the model's defs.yaml.",
+            fix="Return them from the examples function, or mend 'request' in the model's defs.yaml.",
         )
     naive = [
         name
@@ -70,17 +70,17 @@ def _check_columns(thing: str, rows: pl.DataFrame, request_fields: Sequence[str]
     ]
     if naive:
         raise ExamplesError(
-            thing,
+            subject,
             expected="times in UTC",
             found=", ".join(f"{rows.schema[name]} in '{name}'" for name in naive),
-            mend="Convert them in the examples function: .dt.convert_time_zone('UTC').",
+            fix="Convert them in the examples function: .dt.convert_time_zone('UTC').",
         )
 
 
-def _check_rows(thing: str, rows: pl.DataFrame) -> None:
+def _check_rows(subject: str, rows: pl.DataFrame) -> None:
     if rows.is_empty():
         raise ExamplesError(
-            thing, expected="at least one example", found="none", mend="Land and materialize the month's data first."
+            subject, expected="at least one example", found="none", fix="Land and materialize the month's data first."
         )
     faults = {
         "a unique example_id": rows.height - rows[EXAMPLE_ID].n_unique(),
@@ -93,8 +93,8 @@ def _check_rows(thing: str, rows: pl.DataFrame) -> None:
     for expected, count in faults.items():
         if count:
             raise ExamplesError(
-                thing,
+                subject,
                 expected=expected,
                 found=f"{count} of {rows.height} rows without",
-                mend="Mend the examples function that the model's defs.yaml names.",
+                fix="Mend the examples function that the model's defs.yaml names.",
             )

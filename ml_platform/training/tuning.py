@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.training.checkpoint import fingerprint
-from ml_platform.training.search_space import Choices, FloatRange, Range, TuningSettings
+from ml_platform.training.search_space import Choices, FloatRange, SearchRange, TuningSettings
 from ml_platform.training.trainer import (
     Matrix,
     Task,
@@ -27,14 +27,14 @@ from ml_platform.training.trainer import (
 if TYPE_CHECKING:
     import optuna
 
-ROUNDS = "rounds"
-REFUSED = "refused"
-FEWEST_FOR_IMPORTANCE = 4
-PRUNING_OF_ROUNDS = (10, 30)
+ROUNDS_ATTRIBUTE = "rounds"
+REJECTED_ATTRIBUTE = "refused"
+MINIMUM_TRIALS_FOR_IMPORTANCE = 4
+BOOSTING_PRUNING_STEPS = (10, 30)
 """Rounds between two looks at whether a trial is behind, and rounds before the first look, of boosting."""
-PRUNING_OF_EPOCHS = (1, 1)
+EPOCH_PRUNING_STEPS = (1, 1)
 """The same of a trainer whose rounds are passes over all rows: there are few of them."""
-AWRY = 0.381966
+FRACTIONAL_SHARE = 0.381966
 """Share of a range at which no whole number lies by design."""
 
 
@@ -51,7 +51,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class TuningResult:
     """What a search found: the best trial's settings, all trials in their order, and which settings mattered.
 
     ``importance`` is each searched setting's share of the variance of the loss (fANOVA: Hutter, Hoos, Leyton-Brown
@@ -84,7 +84,7 @@ def tune(
     *,
     storage: str | None = None,
     on_trial: OnTrial | None = None,
-) -> Tuning:
+) -> TuningResult:
     """Return the settings in ``declared.tuning`` with the lowest validation loss; the declared ones are tried first.
 
     ``storage`` is the database's URL (None: memory, not resumable). Trials of an earlier, killed call count towards the
@@ -92,69 +92,69 @@ def tune(
     the seed and on how many trials had ended before: undisturbed searches are equal, a resumed one draws others.
     Settings that the trainer refuses count as a failed trial. ``on_trial`` is called after each trial of this call,
     from the thread that ran it. Raises :class:`TrainingError` when the space cannot be searched (see
-    :func:`demand_searchable`), or no trial was completed.
+    :func:`validate_search_space`), or no trial was completed.
     """
     import optuna
 
-    wanted = declared.tuning
-    if wanted is None:
-        raise TrainingError("Tuning", expected="a search space", found="none", mend="Declare 'tuning' of the trainer.")
-    demand_searchable(declared)
+    search = declared.tuning
+    if search is None:
+        raise TrainingError("Tuning", expected="a search space", found="none", fix="Declare 'tuning' of the trainer.")
+    validate_search_space(declared)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    told = declared.model_dump(include={"trainer", "seed", "settings"}) | {
-        "space": {name: each.model_dump() for name, each in wanted.space.items()},
+    identity = declared.model_dump(include={"trainer", "seed", "settings"}) | {
+        "space": {name: each.model_dump() for name, each in search.space.items()},
         "task": task,
     }
-    interval, warmup = _pruning_steps(declared, wanted)
+    interval, warmup = _pruning_steps(declared, search)
     study = optuna.create_study(
         storage=storage,
-        study_name=f"{declared.trainer}/{fingerprint(told, train, validation)[:16]}",
+        study_name=f"{declared.trainer}/{fingerprint(identity, train, validation)[:16]}",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=warmup, interval_steps=interval)
-        if wanted.pruning
+        if search.pruning
         else optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
-    _take_up(study, declared, wanted)
+    _queue_trials(study, declared, search)
     ended_before = sum(each.state.is_finished() for each in study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(
-        seed=_sampler_seed(wanted.seed, ended_before), constant_liar=wanted.parallel > 1
+        seed=_sampler_seed(search.seed, ended_before), constant_liar=search.parallel > 1
     )
 
     def objective(trial: "optuna.Trial") -> float:
-        tried = {name: _suggested(trial, name, each) for name, each in wanted.space.items()}
+        trial_settings = {name: _suggest(trial, name, each) for name, each in search.space.items()}
 
         def report(step: int, loss: float) -> None:
-            if wanted.pruning and step % interval == 0:
+            if search.pruning and step % interval == 0:
                 trial.report(loss, step)
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
         try:
-            fitted = _trainer_with(declared, tried, task).fit(train, validation, report=report)
+            fitted = _trainer_with(declared, trial_settings, task).fit(train, validation, report=report)
         except TrainingError as error:
-            trial.set_user_attr(REFUSED, str(error))
+            trial.set_user_attr(REJECTED_ATTRIBUTE, str(error))
             raise
-        trial.set_user_attr(ROUNDS, fitted.rounds)
+        trial.set_user_attr(ROUNDS_ATTRIBUTE, fitted.rounds)
         return min(loss for _, loss in fitted.history)
 
-    def ended(_: "optuna.Study", frozen: "optuna.trial.FrozenTrial") -> None:
+    def report_ended(_: "optuna.Study", frozen: "optuna.trial.FrozenTrial") -> None:
         if on_trial is not None:
-            on_trial(_told(frozen))
+            on_trial(_trial_record(frozen))
 
-    left = wanted.trials - len([each for each in study.trials if _counts(each)])
-    if left > 0:
+    remaining = search.trials - len([each for each in study.trials if _counts_towards_budget(each)])
+    if remaining > 0:
         study.optimize(
             objective,
-            n_trials=left,
-            timeout=None if wanted.minutes is None else wanted.minutes * 60,
-            n_jobs=wanted.parallel,
+            n_trials=remaining,
+            timeout=None if search.minutes is None else search.minutes * 60,
+            n_jobs=search.parallel,
             catch=(TrainingError,),
-            callbacks=[ended],
+            callbacks=[report_ended],
         )
-    return _found(study)
+    return _tuning_result(study)
 
 
-def demand_searchable(declared: TrainerSettings) -> None:
+def validate_search_space(declared: TrainerSettings) -> None:
     """Raise :class:`TrainingError` when ``declared.tuning`` has a space that cannot be searched; pass without one.
 
     Each name is a setting of the trainer, each value that may be tried is one that this setting takes, and a logarithm
@@ -162,110 +162,116 @@ def demand_searchable(declared: TrainerSettings) -> None:
     """
     if declared.tuning is None:
         return
-    kind, space = trainer_class(declared.trainer).Settings, declared.tuning.space
-    thing = f"Tuning of '{declared.trainer}'"
-    unknown = [name for name in space if name not in kind.model_fields]
+    settings_class, space = trainer_class(declared.trainer).Settings, declared.tuning.space
+    subject = f"Tuning of '{declared.trainer}'"
+    unknown = [name for name in space if name not in settings_class.model_fields]
     if unknown:
         raise TrainingError(
-            thing,
-            expected=f"settings of the trainer: {listed(kind.model_fields, 40)}",
+            subject,
+            expected=f"settings of the trainer: {listed(settings_class.model_fields, 40)}",
             found=listed(unknown),
-            mend=f"Mend 'tuning.space'.{did_you_mean(unknown[0], kind.model_fields)}",
+            fix=f"Mend 'tuning.space'.{did_you_mean(unknown[0], settings_class.model_fields)}",
         )
     for name, each in space.items():
         if not isinstance(each, Choices) and each.log and each.low <= 0:
             raise TrainingError(
-                thing,
+                subject,
                 expected=f"'{name}' with a low above 0, as it is searched by its logarithm",
                 found=f"low {each.low}",
-                mend="Raise 'low', or set log: false.",
+                fix="Raise 'low', or set log: false.",
             )
-        for value in _probes(each):
-            refused = _refusal(kind, {**declared.settings, name: value}, name)
-            if refused:
+        for value in _probe_values(each):
+            message = _rejection_message(settings_class, {**declared.settings, name: value}, name)
+            if message:
                 raise TrainingError(
-                    thing,
+                    subject,
                     expected=f"values of '{name}' that the trainer takes",
-                    found=f"{value!r}: {refused}",
-                    mend=f"Mend 'tuning.space.{name}'.",
+                    found=f"{value!r}: {message}",
+                    fix=f"Mend 'tuning.space.{name}'.",
                 )
 
 
-def _probes(each: Range) -> list[Any]:
+def _probe_values(each: SearchRange) -> list[Any]:
     if isinstance(each, Choices):
         return list(each.values)
     # A fraction between them tells a setting that takes whole numbers only.
-    between = [each.low + (each.high - each.low) * AWRY] if isinstance(each, FloatRange) else []
+    between = [each.low + (each.high - each.low) * FRACTIONAL_SHARE] if isinstance(each, FloatRange) else []
     return [each.low, each.high, *between]
 
 
-def _refusal(kind: type[BaseModel], settings: dict[str, Any], name: str) -> str | None:
-    """Return what ``kind`` says against the setting ``name``, None where it takes it."""
+def _rejection_message(settings_class: type[BaseModel], settings: dict[str, Any], name: str) -> str | None:
+    """Return what ``settings_class`` says against the setting ``name``, None where it takes it."""
     try:
-        kind.model_validate(settings)
+        settings_class.model_validate(settings)
     except ValidationError as error:
         return next((each["msg"] for each in error.errors() if each["loc"][:1] == (name,)), None)
     return None
 
 
-def with_settings(declared: TrainerSettings, tried: dict[str, Any]) -> TrainerSettings:
-    """Return ``declared`` with the settings of ``tried`` in place of its own, validated."""
-    return TrainerSettings.model_validate(declared.model_dump() | {"settings": {**declared.settings, **tried}})
+def with_settings(declared: TrainerSettings, trial_settings: dict[str, Any]) -> TrainerSettings:
+    """Return ``declared`` with the settings of ``trial_settings`` in place of its own, validated."""
+    return TrainerSettings.model_validate(declared.model_dump() | {"settings": {**declared.settings, **trial_settings}})
 
 
-def _sampler_seed(seed: int, ended: int) -> int:
+def _sampler_seed(seed: int, ended_before: int) -> int:
     # A stream begun anew would draw the settings of the first trials again.
-    return seed if ended == 0 else int(np.random.SeedSequence([seed, ended]).generate_state(1)[0])
+    return seed if ended_before == 0 else int(np.random.SeedSequence([seed, ended_before]).generate_state(1)[0])
 
 
-def _pruning_steps(declared: TrainerSettings, wanted: TuningSettings) -> tuple[int, int]:
+def _pruning_steps(declared: TrainerSettings, search: TuningSettings) -> tuple[int, int]:
     """Return the rounds between two looks and the rounds before the first: as declared, else few where epochs are."""
-    interval, warmup = PRUNING_OF_ROUNDS if trainer_class(declared.trainer).rounds_follow_rows else PRUNING_OF_EPOCHS
+    interval, warmup = (
+        BOOSTING_PRUNING_STEPS if trainer_class(declared.trainer).rounds_follow_rows else EPOCH_PRUNING_STEPS
+    )
     return (
-        interval if wanted.pruning_interval_steps is None else wanted.pruning_interval_steps,
-        warmup if wanted.pruning_warmup_steps is None else wanted.pruning_warmup_steps,
+        interval if search.pruning_interval_steps is None else search.pruning_interval_steps,
+        warmup if search.pruning_warmup_steps is None else search.pruning_warmup_steps,
     )
 
 
-def _trainer_with(declared: TrainerSettings, tried: dict[str, Any], task: Task) -> Trainer:
+def _trainer_with(declared: TrainerSettings, trial_settings: dict[str, Any], task: Task) -> Trainer:
     """Return the trainer of one trial. Raises :class:`TrainingError` for settings that it refuses in combination."""
     try:
-        return make_trainer(with_settings(declared, tried), task)
+        return make_trainer(with_settings(declared, trial_settings), task)
     except ValidationError as error:
         raise TrainingError(
             f"Trial of '{declared.trainer}'",
             expected="settings that the trainer takes together",
             found="; ".join(each["msg"] for each in error.errors()),
-            mend="Narrow 'tuning.space' to settings that agree.",
+            fix="Narrow 'tuning.space' to settings that agree.",
         ) from error
 
 
-def _take_up(study: "optuna.Study", declared: TrainerSettings, wanted: TuningSettings) -> None:
+def _queue_trials(study: "optuna.Study", declared: TrainerSettings, search: TuningSettings) -> None:
     """Queue the declared settings in a new study; in an old one, queue again what a kill cut short."""
     from optuna.trial import TrialState
 
     if not study.trials:
         fields = trainer_class(declared.trainer).Settings.model_fields
-        given = {
+        declared_values = {
             name: declared.settings.get(name, fields[name].get_default(call_default_factory=True))
-            for name in wanted.space
+            for name in search.space
         }
-        start = {name: given[name] for name, each in wanted.space.items() if _within(given[name], each)}
-        if start:
-            study.enqueue_trial(start)
+        first_trial = {
+            name: declared_values[name]
+            for name, each in search.space.items()
+            if _is_in_range(declared_values[name], each)
+        }
+        if first_trial:
+            study.enqueue_trial(first_trial)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
 
 
-def _within(value: Any, each: Range) -> bool:
+def _is_in_range(value: Any, each: SearchRange) -> bool:
     if isinstance(each, Choices):
         return value in each.values
     # A setting may default to none, or to a word.
     return isinstance(value, int | float) and each.low <= value <= each.high
 
 
-def _suggested(trial: "optuna.Trial", name: str, each: Range) -> Any:
+def _suggest(trial: "optuna.Trial", name: str, each: SearchRange) -> Any:
     if isinstance(each, Choices):
         return trial.suggest_categorical(name, each.values)
     if isinstance(each, FloatRange):
@@ -273,34 +279,34 @@ def _suggested(trial: "optuna.Trial", name: str, each: Range) -> Any:
     return trial.suggest_int(name, each.low, each.high, log=each.log)
 
 
-def _counts(trial: "optuna.trial.FrozenTrial") -> bool:
+def _counts_towards_budget(trial: "optuna.trial.FrozenTrial") -> bool:
     # Failed without having been refused: cut short by a kill, and tried again.
-    return trial.state.is_finished() and (trial.state.name != "FAIL" or REFUSED in trial.user_attrs)
+    return trial.state.is_finished() and (trial.state.name != "FAIL" or REJECTED_ATTRIBUTE in trial.user_attrs)
 
 
-def _told(trial: "optuna.trial.FrozenTrial") -> Trial:
-    seen = trial.value if trial.value is not None else next(iter(reversed(trial.intermediate_values.values())), None)
-    took = trial.duration.total_seconds() if trial.duration else 0.0
-    rounds = trial.user_attrs.get(ROUNDS)
-    return Trial(trial.number, trial.state.name, dict(trial.params), seen, rounds, took)
+def _trial_record(trial: "optuna.trial.FrozenTrial") -> Trial:
+    loss = trial.value if trial.value is not None else next(iter(reversed(trial.intermediate_values.values())), None)
+    seconds = trial.duration.total_seconds() if trial.duration else 0.0
+    rounds = trial.user_attrs.get(ROUNDS_ATTRIBUTE)
+    return Trial(trial.number, trial.state.name, dict(trial.params), loss, rounds, seconds)
 
 
-def _found(study: "optuna.Study") -> Tuning:
+def _tuning_result(study: "optuna.Study") -> TuningResult:
     import optuna
 
-    trials = [_told(each) for each in study.trials if _counts(each)]
+    trials = [_trial_record(each) for each in study.trials if _counts_towards_budget(each)]
     complete = [each for each in trials if each.state == "COMPLETE" and each.loss is not None]
     if not complete:
         raise TrainingError(
             f"Tuning '{study.study_name}'",
             expected="a completed trial",
             found=f"none of {len(trials)}",
-            mend="Widen the budget, or narrow the space to settings that can be fitted.",
+            fix="Widen the budget, or narrow the space to settings that can be fitted.",
         )
     best = min(complete, key=lambda each: (each.loss, each.number))
     importance: dict[str, float] = {}
-    if len(complete) >= FEWEST_FOR_IMPORTANCE and len({each.loss for each in complete}) > 1:
+    if len(complete) >= MINIMUM_TRIALS_FOR_IMPORTANCE and len({each.loss for each in complete}) > 1:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
     assert best.loss is not None
-    return Tuning(best.settings, best.loss, trials, importance)
+    return TuningResult(best.settings, best.loss, trials, importance)

@@ -14,7 +14,7 @@ from ml_platform.data.landing import Landing
 from ml_platform.data.partitions import month_bounds
 from ml_platform.features.change_log import Window, build
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.leak import check, choose_cuts
+from ml_platform.features.leak import choose_cuts, run_leak_test
 from ml_platform.features.view import FeatureView
 
 NOON = datetime(2013, 3, 5, 12, tzinfo=UTC)
@@ -84,7 +84,7 @@ def test_means_of_the_last_flights_hold_the_landing_itself() -> None:
     assert facts["known_at"].to_list() == [at(110), at(320), at(560)]
 
 
-def test_departures_of_a_route_are_told_when_they_leave_and_counted_over_a_day_and_a_week() -> None:
+def test_departures_of_a_route_are_reported_when_they_leave_and_counted_over_a_day_and_a_week() -> None:
     facts = history.route_departures(flights((0, 10, 90), (200, 30, 0), (3 * 1440, 0, 0), (3 * 1440 + 60, None, None)))
     assert facts["known_at"].to_list() == [at(10), at(230), at(3 * 1440)]
     assert facts["departure_delay_last_2"].to_list() == [10, 20, 15]
@@ -117,9 +117,9 @@ def test_beyond_the_last_known_holiday_there_is_no_next_one() -> None:
 
 
 def test_legs_of_yesterday_are_not_legs_of_today() -> None:
-    asked = {"as_of": at(600), "aircraft_history__last_left_at": None, "aircraft_history__legs_that_day": None}
+    row = {"as_of": at(600), "aircraft_history__last_left_at": None, "aircraft_history__legs_that_day": None}
     seen = [None, at(-300), at(-240), at(0)]
-    rows = pl.DataFrame([asked | {"aircraft_history__last_left_at": left} for left in seen]).with_columns(
+    rows = pl.DataFrame([row | {"aircraft_history__last_left_at": left} for left in seen]).with_columns(
         aircraft_history__legs_that_day=pl.when(pl.col("aircraft_history__last_left_at").is_not_null()).then(3)
     )
     times = {"scheduled_departure": at(720), "scheduled_arrival": at(900)}
@@ -135,14 +135,14 @@ def test_flights_of_more_than_thirty_days_ago_are_forgotten() -> None:
     assert facts["arrival_delay_last_20"].to_list() == [10, 20]
 
 
-def test_leg_of_an_aircraft_is_told_as_it_becomes_known() -> None:
+def test_leg_of_an_aircraft_is_reported_as_it_becomes_known() -> None:
     facts = aircraft.aircraft_leg(flights((0, 20, 25)))
     assert facts.select("known_at", "status", "delay").rows() == [
         (at(0), 0, 0), (at(15), 0, 15), (at(20), 1, 20), (at(125), 2, 25)
     ]  # fmt: skip
 
 
-def test_news_of_an_older_leg_does_not_hide_the_newest() -> None:
+def test_news_of_an_older_leg_does_not_hide_the_latest() -> None:
     facts = aircraft.aircraft_leg(flights((0, 90, 90), (60, None, None)))
     assert facts.filter(pl.col("known_at") == at(60)).tail(1)["scheduled_departure"].to_list() == [at(60)]
     assert facts.filter(pl.col("known_at") > at(60))["scheduled_departure"].unique().to_list() == [at(60)]
@@ -159,7 +159,7 @@ def test_weather_is_known_an_hour_after_its_stamp_with_its_trend() -> None:
     assert fact(facts, 240)["rain_3h"] == 3
 
 
-def test_schedule_is_told_on_the_clock_and_calendar_of_new_york() -> None:
+def test_schedule_is_reported_on_the_clock_and_calendar_of_new_york() -> None:
     due = pl.Series([datetime(2013, 7, 4, 3, 30, tzinfo=UTC), datetime(2013, 7, 4, 13, 5, tzinfo=UTC)])
     rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
     found = request.schedule(rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6)))
@@ -205,7 +205,7 @@ def test_every_view_says_of_each_column_what_it_is_and_when_its_sources_are_know
         assert view.description
         assert view.owner
         assert all(feature.description for feature in view.features)
-        assert all(source.seen and not source.columns for source in view.sources)
+        assert all(source.visible_columns and not source.columns for source in view.sources)
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +244,6 @@ def test_no_feature_sees_what_became_known_later(sources) -> None:
     fields = ["carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival"]
     examples = sources["flights"].select(*fields, predict_at=due - timedelta(hours=2))
     examples = examples.filter(pl.col("predict_at") >= window.start)
-    report = check(FeatureSet(declared()), sources, examples, window, choose_cuts(examples, 2))
+    report = run_leak_test(FeatureSet(declared()), sources, examples, window, choose_cuts(examples, 2))
     assert report.leaks == []
     assert report.features > 200

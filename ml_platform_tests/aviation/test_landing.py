@@ -55,6 +55,6 @@ def test_a_damaged_file_is_landed_again(landed: Landing) -> None:
 
 
 @pytest.mark.parametrize("month", ["2014-01", "2012-12"])
-def test_a_month_without_data_is_refused(tmp_path: Path, month: str) -> None:
+def test_a_month_without_data_is_rejected(tmp_path: Path, month: str) -> None:
     with pytest.raises(AviationLandingError, match=f"expected a month from 2013-01 to 2013-12, found {month}"):
         land(Landing(tmp_path), month)

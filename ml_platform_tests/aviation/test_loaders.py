@@ -10,9 +10,9 @@ import yaml
 
 from assets.aviation.datasets import loaders
 from assets.aviation.landing import land
-from ml_platform.components.dataset import Dataset
-from ml_platform.data.contract import ContractReport, Subject
-from ml_platform.data.dataset import Source, audit
+from ml_platform.components.dataset.component import Dataset
+from ml_platform.data.contract import ContractReport, ContractSubject
+from ml_platform.data.dataset import DatasetSource, audit_partition
 from ml_platform.data.landing import Landing
 from ml_platform.data.schema import check_schema
 
@@ -122,10 +122,10 @@ def test_every_instant_of_the_year_agrees_with_the_clock_time_of_the_file(year: 
 def checked(landing: Landing, name: str, month: str | None, folder: Path) -> tuple[ContractReport, ...]:
     dataset = declared()[name]
     lookups = {"airports": loaders.airports(landing.find("airports", None).path)} if dataset.lookups else {}
-    source = Source(
+    source = DatasetSource(
         name, getattr(loaders, name), dataset.contract, dataset.keys, dataset.partitions, dataset.event_time, lookups
     )
-    return audit(source, month, landing, folder).reports
+    return audit_partition(source, month, landing, folder).reports
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_delay_that_is_no_number_stays_text_for_the_schema_to_name(tmp_path: P
     path = tmp_path / "2013-01.csv"
     path.write_text(HEADER + "2013,1,1,602,600,  12m,915,920,-5,UA,1,N1,EWR,LAX,340,2454,6,0,2013-01-01T11:00:00Z\n")
     report = check_schema(
-        loaders.flights(path, AIRPORTS), declared()["flights"].contract, Subject("flights", "2013-01")
+        loaders.flights(path, AIRPORTS), declared()["flights"].contract, ContractSubject("flights", "2013-01")
     )
 
     assert [violation.column for violation in report.violations] == ["dep_delay"]

@@ -14,7 +14,7 @@ def test_months_and_means_of_the_platform_stand_beside_those_of_the_others() -> 
     found = {
         "platform": {"2013-04": april, "2013-05": may},
         "plain": {"2013-04": may},
-        "schedule_only": {"2013-04": may},
+        "request_only": {"2013-04": may},
     }
     lesser = {"months": {"2013-04": may}, "mean_auc": 0.7, "mean_log_loss": 0.3}
     assert summary(found) == {
@@ -22,7 +22,7 @@ def test_months_and_means_of_the_platform_stand_beside_those_of_the_others() -> 
         "mean_auc": 0.75,
         "mean_log_loss": 0.4,
         "plain": lesser,
-        "schedule_only": lesser,
+        "request_only": lesser,
     }
 
 
@@ -41,8 +41,8 @@ def test_plain_script_knows_two_hours_before_departure_only_what_had_happened_by
     observed = {name: [1.0, 2.0] for name in ("temp", "wind_speed", "precip", "visib", "pressure")}
     weather = pl.DataFrame({"origin": "JFK", "observed_at": [NOON, NOON + timedelta(hours=1, minutes=1)]} | observed)
     planes = pl.DataFrame({"tailnum": ["N4"], "built_in": [1999], "seats": [100]})
-    asked = plain_features(flights, weather, planes).filter(pl.col("example_id").str.contains("-4-")).row(0, named=True)
-    assert asked["dest_arr_delay_1d"] == 10
-    assert asked["origin_dep_delay_2h"] == (10 + 1) / 2
-    assert asked["temp"] == 1
-    assert asked["seats"] == 100
+    row = plain_features(flights, weather, planes).filter(pl.col("example_id").str.contains("-4-")).row(0, named=True)
+    assert row["dest_arr_delay_1d"] == 10
+    assert row["origin_dep_delay_2h"] == (10 + 1) / 2
+    assert row["temp"] == 1
+    assert row["seats"] == 100

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.online import Lookup
-from ml_platform.features.served import Served
+from ml_platform.features.online_store import LookupResult
+from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.view import INSTANT, FeatureView
 
 VIEW = FeatureView.model_validate(
@@ -27,18 +27,20 @@ FEATURES = FeatureSet([VIEW])
 
 
 @pytest.fixture
-def read() -> Callable[[datetime, int, float], Served]:
+def read() -> Callable[[datetime, int, float], ServedFeatures]:
     """Return what was read for so many rows at an instant, of facts so many minutes old."""
 
-    def reading(at: datetime, rows: int, minutes: float) -> Served:
+    def reading(at: datetime, rows: int, minutes: float) -> ServedFeatures:
         known_at = (at - timedelta(minutes=minutes) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-        found = Lookup(
+        found = LookupResult(
             views=FEATURES.stored,
             values=np.array([[1.5, 0.0]] * rows),
             known_at=np.full((rows, 1), known_at),
             watermarks={"view": at},
             categories={"view__kind": ["a"]},
         )
-        return Served(FEATURES, pl.DataFrame(height=rows), found, pl.Series("as_of", [at] * rows, dtype=INSTANT))
+        return ServedFeatures(
+            FEATURES.layout, pl.DataFrame(height=rows), found, pl.Series("as_of", [at] * rows, dtype=INSTANT)
+        )
 
     return reading

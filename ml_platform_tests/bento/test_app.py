@@ -1,4 +1,4 @@
-"""The service's application by itself: limits, failures and counts, asked through ASGI without a server."""
+"""The service's application by itself: limits, failures and counts, request through ASGI without a server."""
 
 import asyncio
 import json
@@ -15,17 +15,17 @@ import polars as pl
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bento.app import Limits, PredictApp, Served
-from bento.predictor import Prediction, Predictor, calibration_of
+from bento.app import Limits, PredictApp, ServiceConfig
+from bento.predictor import Prediction, Predictor, calibration_function
 from ml_platform.errors import PlatformError
-from ml_platform.features.served import Served as ServedFeatures
-from ml_platform.features.snapshot import SnapshotStore
-from ml_platform.serving.contract import RequestContract, ValidRequest
+from ml_platform.features.served_features import ServedFeatures
+from ml_platform.features.snapshot_store import SnapshotStore
+from ml_platform.serving.request_contract import RequestContract, ValidRequest
 
 CONTRACT = RequestContract.model_validate({"model": "toy", "fields": [{"name": "x", "type": "float"}]})
 
 
-class Doubling:
+class HalvingModel:
     """Stands in for a loaded model: the score is half of x, and x = 13 is a bug."""
 
     contract = CONTRACT
@@ -39,7 +39,7 @@ class Doubling:
         if 13 in request.columns["x"]:
             raise ZeroDivisionError
         if 14 in request.columns["x"]:
-            raise PlatformError("View 'delays'", expected="a snapshot", found="none", mend="Publish it.")
+            raise PlatformError("View 'delays'", expected="a snapshot", found="none", fix="Publish it.")
         times = pl.Series("predict_at", [arrived_at] * rows.height, dtype=pl.Datetime("us", "UTC"))
         served = self._read(arrived_at, rows.height, 5.0) if self._read else cast(ServedFeatures, None)
         scores = (rows["x"] / 2).to_list()
@@ -47,18 +47,18 @@ class Doubling:
 
 
 def app_of(log: Path | None = None, limits: Limits | None = None, read: Any = None) -> PredictApp:
-    app = PredictApp(Served("toy", "3", log), lambda: cast(Predictor, Doubling(read)), limits)
+    app = PredictApp(ServiceConfig("toy", "3", log), lambda: cast(Predictor, HalvingModel(read)), limits)
     app.start()
     return app
 
 
 def ask(app: PredictApp, body: Any, method: str = "POST", path: str = "/v1/toy/predict", **keywords: Any) -> Any:
-    async def asked() -> httpx.Response:
+    async def request() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://toy") as client:
             content = body if isinstance(body, bytes) or hasattr(body, "__aiter__") else json.dumps(body).encode()
             return await client.request(method, path, content=content, **keywords)
 
-    return asyncio.run(asked())
+    return asyncio.run(request())
 
 
 def samples_of(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -94,7 +94,7 @@ def test_bug_is_a_500_with_the_request_id_and_the_service_goes_on(caplog: pytest
     assert ask(app, {"rows": [{"x": 1}]}).status_code == 200
 
 
-def test_what_can_be_mended_from_outside_is_a_503_that_says_how() -> None:
+def test_what_can_be_fixed_from_outside_is_a_503_that_says_how() -> None:
     answer = ask(app_of(), {"rows": [{"x": 14}]})
     assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "unavailable")
     assert "Publish it." in answer.json()["error"]["message"]
@@ -106,7 +106,7 @@ async def _dripping(parts: list[bytes], pause: float) -> AsyncIterator[bytes]:
         await asyncio.sleep(pause)
 
 
-def test_body_in_parts_is_put_together_and_a_huge_one_refused() -> None:
+def test_body_in_parts_is_put_together_and_a_huge_one_rejected() -> None:
     app = app_of()
     assert ask(app, _dripping([b'{"rows":', b'[{"x":2}]}'], 0)).json()["predictions"][0]["score"] == 1.0
     assert ask(app, _dripping([b" " * 2**20] * 5, 0)).status_code == 413
@@ -140,7 +140,7 @@ def test_model_that_takes_too_long_is_given_up() -> None:
     assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "timeout")
 
 
-def test_metrics_count_rows_refusals_and_feature_ages(tmp_path: Path, read: Any) -> None:
+def test_metrics_count_rows_errors_and_feature_ages(tmp_path: Path, read: Any) -> None:
     app = app_of(tmp_path, read=read)
     ask(app, {"rows": [{"x": 1}, {"x": 3}]})
     ask(app, b"{")
@@ -150,7 +150,7 @@ def test_metrics_count_rows_refusals_and_feature_ages(tmp_path: Path, read: Any)
     assert samples["ml_platform_predictions_total", frozenset(own.items())] == 2
     assert samples["ml_platform_request_seconds_count", frozenset(own.items())] == 1
     for name, labels, value in [
-        ("ml_platform_requests_refused_total", {"reason": "json"}, 1),
+        ("ml_platform_error_responses_total", {"reason": "json"}, 1),
         ("ml_platform_prediction_labels_total", {"label": "true"}, 1),
         ("ml_platform_feature_age_minutes", {"view": "view"}, 5),
         ("ml_platform_feature_missing_rows_total", {"view": "view"}, 0),
@@ -174,7 +174,7 @@ def test_view_that_had_nothing_counts_its_rows_as_missing_and_has_no_age(tmp_pat
 
 
 def test_readiness_follows_start_and_stop() -> None:
-    app = PredictApp(Served("toy", "3", None), lambda: cast(Predictor, Doubling()))
+    app = PredictApp(ServiceConfig("toy", "3", None), lambda: cast(Predictor, HalvingModel()))
     assert ask(app, b"", "GET", "/readyz").status_code == 503
     assert ask(app, {"rows": [{"x": 1}]}).status_code == 503
     app.start()
@@ -192,8 +192,8 @@ def test_page_for_people_names_fields_and_fetches_nothing() -> None:
 
 def test_calibration_is_that_of_the_knots_and_of_platt() -> None:
     score = np.array([0.1, 0.5, 0.75])
-    knots = calibration_of({"method": "isotonic", "x": [0.5, 1.0], "y": [0.2, 0.4]})
+    knots = calibration_function({"method": "isotonic", "x": [0.5, 1.0], "y": [0.2, 0.4]})
     assert knots(score).tolist() == pytest.approx([0.2, 0.2, 0.3])
-    platt = calibration_of({"method": "platt", "slope": 2.0, "intercept": 0.0})
+    platt = calibration_function({"method": "platt", "slope": 2.0, "intercept": 0.0})
     assert platt(score).tolist() == pytest.approx([1 / 82, 0.5, 0.9])
-    assert calibration_of({"method": "none"})(score) is score
+    assert calibration_function({"method": "none"})(score) is score

@@ -9,25 +9,25 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from bento.prediction_log import Answered, PredictionLog
+from bento.prediction_log import AnsweredRequest, PredictionLog
 from bento.predictor import Prediction
-from ml_platform.features.served import Served
+from ml_platform.features.served_features import ServedFeatures
 from ml_platform.monitoring.prediction_log import LoggedPrediction
 
 NOW = datetime(2013, 7, 1, 10, 0, tzinfo=UTC)
 
 
-Answers = Callable[..., Answered]
+Answers = Callable[..., AnsweredRequest]
 
 
 @pytest.fixture
-def answered(read: Callable[[datetime, int, float], Served]) -> Answers:
+def answered(read: Callable[[datetime, int, float], ServedFeatures]) -> Answers:
     """Return a request of so many rows, answered on features that were three minutes old."""
 
-    def answering(request_id: str, rows: int = 1) -> Answered:
+    def answering(request_id: str, rows: int = 1) -> AnsweredRequest:
         times = pl.Series("predict_at", [NOW] * rows, dtype=pl.Datetime("us", "UTC"))
         prediction = Prediction([0.25] * rows, [False] * rows, pl.DataFrame([times]), read(NOW, rows, 3.0))
-        return Answered(request_id, "stable", NOW, [{"carrier": "UA"}] * rows, prediction)
+        return AnsweredRequest(request_id, "stable", NOW, [{"carrier": "UA"}] * rows, prediction)
 
     return answering
 
@@ -60,7 +60,7 @@ def test_full_file_is_left_and_the_next_begun(tmp_path: Path, answered: Answers)
 def test_rows_beyond_what_may_wait_are_dropped_and_counted(tmp_path: Path, answered: Answers) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
-    def hold(_: Answered) -> None:
+    def hold(_: AnsweredRequest) -> None:
         reached.set()
         go_on.wait(10)
 
@@ -89,11 +89,11 @@ def test_unwritable_folder_costs_lines_and_not_the_service(
 def test_answers_are_gathered_and_written_together_at_the_latest_when_the_service_ends(
     tmp_path: Path, answered: Answers
 ) -> None:
-    patient = PredictionLog(tmp_path / "patient", "toy", "3", gather_seconds=600)
+    patient = PredictionLog(tmp_path / "patient", "toy", "3", batch_seconds=600)
     patient.put(answered("a"))
     patient.put(answered("b"))
     written = threading.Event()
-    prompt = PredictionLog(tmp_path / "prompt", "toy", "3", gather_seconds=0, on_written=lambda _: written.set())
+    prompt = PredictionLog(tmp_path / "prompt", "toy", "3", batch_seconds=0, on_written=lambda _: written.set())
     prompt.put(answered("c"))
     assert written.wait(10)
     assert not (tmp_path / "patient").exists()
@@ -105,7 +105,7 @@ def test_answers_are_gathered_and_written_together_at_the_latest_when_the_servic
 def test_many_waiting_rows_are_written_before_they_would_be_dropped(tmp_path: Path, answered: Answers) -> None:
     written = threading.Event()
     log = PredictionLog(
-        tmp_path, "toy", "3", max_pending_rows=10, gather_seconds=600, on_written=lambda _: written.set()
+        tmp_path, "toy", "3", max_pending_rows=10, batch_seconds=600, on_written=lambda _: written.set()
     )
     log.put(answered("few", rows=2))
     assert not written.wait(0.05)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bento.lightgbm_scorer import load
-from bento.scorer import ModelUnreadable, load_scorer, scorer_reference
+from bento.scorer import ModelUnreadableError, load_scorer, scorer_reference
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.torch_trainer import TorchTrainer
 from ml_platform.training.trainer import Matrix, Task
@@ -26,8 +26,8 @@ def test_model_may_bring_its_own_scorer(tmp_path: Path, monkeypatch: pytest.Monk
     del sys.modules["brought_scorer"]
 
 
-def test_trainer_without_a_scorer_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ModelUnreadable, match=r"trainer 'mine'.*a 'scorer' in model.json, found neither"):
+def test_trainer_without_a_scorer_is_rejected_with_the_way_out() -> None:
+    with pytest.raises(ModelUnreadableError, match=r"trainer 'mine'.*a 'scorer' in model.json, found neither"):
         scorer_reference({"trainer": "mine"})
 
 

@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from assets.aviation.landing import land
-from ml_platform.console.services import everything
+from ml_platform.console.services import platform_processes
 from ml_platform.data.landing import Landing
-from ml_platform.serving.processes import Process, free_port
+from ml_platform.serving.processes import ProcessSpec, free_port
 from resources.addresses import port_variable
 from resources.home import Home
 from resources.orchestration import prepare
@@ -49,15 +49,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for name, value in variables.items():
             patched.setenv(name, value)
         prepare(home)
-        wanted = {each.name: each for each in everything(home, ROOT).processes}
+        processes = {each.name: each for each in platform_processes(home, ROOT).processes}
     started = []
     try:
         for name in ("webserver", "reports"):
-            started.append(_start(wanted[name], home, variables))
-            _wait_for(wanted[name].address, started[-1])
-        _stop_sensors(wanted["webserver"].address)
-        started.append(_start(wanted["daemon"], home, variables))
-        yield Site(home, wanted["webserver"].address, wanted["reports"].address)
+            started.append(_start(processes[name], home, variables))
+            _wait_for(processes[name].address, started[-1])
+        _stop_sensors(processes["webserver"].address)
+        started.append(_start(processes["daemon"], home, variables))
+        yield Site(home, processes["webserver"].address, processes["reports"].address)
     finally:
         for process in reversed(started):
             process.terminate()
@@ -83,7 +83,7 @@ def browser() -> Iterator[Any]:
         driver.quit()
 
 
-def _start(process: Process, home: Home, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(process: ProcessSpec, home: Home, variables: dict[str, str]) -> subprocess.Popen[bytes]:
     home.logs.mkdir(parents=True, exist_ok=True)
     with (home.logs / f"{process.name}.log").open("wb") as log:
         environment = {

@@ -58,7 +58,7 @@ def test_every_declared_gate_is_a_blocking_check(loaded: dg.Definitions) -> None
     assert set(gates) == {
         "paired_test_log_loss",
         "baseline_log_loss",
-        "floor_auc",
+        "metric_limit_auc",
         "calibration",
         "slices_log_loss",
         "leak",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform_tests.components.shop_project import load, make_importable, told
+from ml_platform_tests.components.project_loading import error_chain, load, make_importable
 
 GOOD = """\
 type: ml_platform.Dataset
@@ -63,7 +63,7 @@ def test_several_documents_in_one_file_are_several_components(project: Callable[
         ("keys: [id]", "keys: [id]\n  event_time: att", "orders/defs.yaml:19, attribute 'event_time'", "'att'"),
     ],
 )
-def test_a_wrong_attribute_of_the_second_document_is_told_with_its_line(
+def test_a_wrong_attribute_of_the_second_document_is_reported_with_its_line(
     project: Callable[[str], Path], line: str, wrong: str, place: str, message: str
 ) -> None:
     root = project(
@@ -77,17 +77,17 @@ def test_a_wrong_attribute_of_the_second_document_is_told_with_its_line(
     with pytest.raises(Exception) as error:  # Dagster wraps it in one of its own
         load(root)
     # The second document starts at line 13, so its attributes begin at line 15.
-    assert place.format(file=file) in told(error.value)
-    assert message in told(error.value)
+    assert place.format(file=file) in error_chain(error.value)
+    assert message in error_chain(error.value)
 
 
-def test_an_expectation_that_does_not_exist_is_told_with_its_line(project: Callable[[str], Path]) -> None:
+def test_an_expectation_that_does_not_exist_is_reported_with_its_line(project: Callable[[str], Path]) -> None:
     root = project(GOOD + "    expectations:\n      - expectation: expect_column_mean_to_be_betwen\n")
 
     with pytest.raises(Exception) as error:  # Dagster wraps it in one of its own
         load(root)
-    assert "orders/defs.yaml:12, attribute 'contract.expectations.0.expectation'" in told(error.value)
-    assert "Did you mean 'expect_column_mean_to_be_between'?" in told(error.value)
+    assert "orders/defs.yaml:12, attribute 'contract.expectations.0.expectation'" in error_chain(error.value)
+    assert "Did you mean 'expect_column_mean_to_be_between'?" in error_chain(error.value)
 
 
 @pytest.mark.slow  # starts the `dg` command

@@ -12,7 +12,7 @@ from resources.profiles import resources_of_profile
 
 
 def test_page_of_the_home_is_linked_where_reports_are_served(tmp_path: Path) -> None:
-    lake = LakeResource.of_home(Home(tmp_path))
+    lake = LakeResource.for_home(Home(tmp_path))
     page = lake.data_docs() / "flights" / "2013-06" / "index.html"
 
     assert lake.link(page).url == "http://127.0.0.1:3001/data_docs/flights/2013-06/index.html"
@@ -34,7 +34,7 @@ def test_page_outside_the_reports_is_not_linked(tmp_path: Path) -> None:
 
 
 def test_run_is_linked_to_its_page_at_the_server(tmp_path: Path) -> None:
-    mlflow = MlflowResource.at_home(Home(tmp_path))
+    mlflow = MlflowResource.for_home(Home(tmp_path))
     with mlflow.tracking.run("departure_risk", "a run", {}) as run:
         pass
 

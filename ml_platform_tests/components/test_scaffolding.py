@@ -9,13 +9,10 @@ import pytest
 import yaml
 
 from ml_platform.components import Dataset, FeatureView, Model
-from ml_platform.components.scaffolding import (
-    DatasetScaffolder,
-    FeatureViewScaffolder,
-    ModelScaffolder,
-    SourceDataset,
-    explained,
-)
+from ml_platform.components.dataset.scaffolder import DatasetScaffolder
+from ml_platform.components.feature_view.scaffolder import FeatureViewScaffolder, FeatureViewScaffoldParams
+from ml_platform.components.model.scaffolder import ModelScaffolder
+from ml_platform.components.scaffolding import annotated_yaml
 
 COMPONENTS = {"ml_platform.Dataset": Dataset, "ml_platform.FeatureView": FeatureView, "ml_platform.Model": Model}
 PROJECT = Path(__file__).resolve().parents[2]
@@ -70,7 +67,7 @@ def _all_names(component: type[Any]) -> set[str]:
 
 
 def test_comment_above_an_attribute_is_its_description() -> None:
-    text = explained("type: ml_platform.Dataset\nattributes:\n  keys: [id]\n", Dataset)
+    text = annotated_yaml("type: ml_platform.Dataset\nattributes:\n  keys: [id]\n", Dataset)
     assert text.splitlines()[2:4] == [
         "  # Columns that together identify one row of a partition.",
         "  keys: [id]",
@@ -83,19 +80,19 @@ def test_functions_are_named_by_the_folder_that_they_lie_in(tmp_path: Path) -> N
     assert (tmp_path / "assets" / "claims" / "__init__.py").exists()
 
 
-def test_name_that_cannot_be_imported_is_refused_with_one_that_can(tmp_path: Path) -> None:
-    asked = request(tmp_path, "assets/Late-Case")
+def test_name_that_cannot_be_imported_is_rejected_with_one_that_can(tmp_path: Path) -> None:
+    scaffold_request = request(tmp_path, "assets/Late-Case")
     with pytest.raises(click.ClickException, match=r"found 'Late-Case'\. Try 'late_case'"):
-        ModelScaffolder().scaffold(asked)
-    assert not asked.target_path.exists()  # else the next attempt would find the path taken
+        ModelScaffolder().scaffold(scaffold_request)
+    assert not scaffold_request.target_path.exists()  # else the next attempt would find the path taken
 
 
-def test_view_on_a_dataset_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    asked = request(tmp_path, "assets/busy", SourceDataset(dataset="fligths"))
-    asked.project_root = PROJECT
+def test_view_on_a_dataset_that_is_not_there_is_rejected(tmp_path: Path) -> None:
+    scaffold_request = request(tmp_path, "assets/busy", FeatureViewScaffoldParams(dataset="fligths"))
+    scaffold_request.project_root = PROJECT
     with pytest.raises(click.ClickException, match="Did you mean 'flights'"):
-        FeatureViewScaffolder().scaffold(asked)
-    assert not asked.target_path.exists()
+        FeatureViewScaffolder().scaffold(scaffold_request)
+    assert not scaffold_request.target_path.exists()
 
 
 def test_landed_months_are_the_same_whenever_they_are_landed(tmp_path: Path) -> None:

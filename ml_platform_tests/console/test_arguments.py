@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ml_platform.cli import main
-from ml_platform.console.arguments import ArgumentError, instant, module_of, months_of
+from ml_platform.console.arguments import ArgumentError, domain_module, parse_instant, parse_months
 from ml_platform.data.partitions import PartitionError
 
 ROW = (
@@ -19,31 +19,31 @@ BY = ("--by", "ada", "--reason", "seen")
 
 
 def test_months_are_read_as_one_or_as_a_range() -> None:
-    assert months_of("2013-06") == ["2013-06"]
-    assert months_of("2012-12...2013-02") == ["2012-12", "2013-01", "2013-02"]
+    assert parse_months("2013-06") == ["2013-06"]
+    assert parse_months("2012-12...2013-02") == ["2012-12", "2013-01", "2013-02"]
 
 
-def test_months_that_run_backwards_or_are_none_are_refused() -> None:
+def test_months_that_run_backwards_or_are_none_are_rejected() -> None:
     with pytest.raises(ArgumentError, match=r"'2013-02\.\.\.2013-01'.*found 2013-01 before 2013-02"):
-        months_of("2013-02...2013-01")
+        parse_months("2013-02...2013-01")
     with pytest.raises(PartitionError, match="expected the form YYYY-MM"):
-        months_of("June")
+        parse_months("June")
 
 
 def test_instant_has_an_offset() -> None:
-    assert instant("2013-07-01T06:00:00-04:00") == datetime(2013, 7, 1, 10, tzinfo=UTC)
+    assert parse_instant("2013-07-01T06:00:00-04:00") == datetime(2013, 7, 1, 10, tzinfo=UTC)
     with pytest.raises(ArgumentError, match=r"no offset.*2013-07-01T00:00:00\+00:00 is UTC"):
-        instant("2013-07-01")
+        parse_instant("2013-07-01")
     with pytest.raises(ArgumentError, match="no time that can be read"):
-        instant("yesterday")
+        parse_instant("yesterday")
 
 
-def test_unknown_domain_is_refused_with_those_that_have_the_module() -> None:
-    assert module_of("aviation", "demo").MODEL == "departure_risk"
+def test_unknown_domain_is_rejected_with_those_that_have_the_module() -> None:
+    assert domain_module("aviation", "demo").MODEL == "departure_risk"
     with pytest.raises(ArgumentError, match=r"found no folder assets/avation\. .*Did you mean 'aviation'"):
-        module_of("avation", "demo")
+        domain_module("avation", "demo")
     with pytest.raises(ArgumentError, match=r"found no file assets/aviation/nothing\.py"):
-        module_of("aviation", "nothing")
+        domain_module("aviation", "nothing")
 
 
 @pytest.mark.parametrize(

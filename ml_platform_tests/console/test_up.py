@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from ml_platform.serving.processes import MARK, free_port
+from ml_platform.serving.processes import RUN_VARIABLE, free_port
 from ml_platform_tests.conftest import COMMAND, PROJECT, DemoHome
-from ml_platform_tests.waiting import until
+from ml_platform_tests.polling import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -36,20 +36,20 @@ class Place:
         return {**os.environ, **chosen, "ML_PLATFORM_HOME": str(self.home), "TMPDIR": str(self.temporary)}
 
     @property
-    def told(self) -> str:
-        return (self.temporary.parent / "told.txt").read_text()
+    def output(self) -> str:
+        return (self.temporary.parent / "output.txt").read_text()
 
     def start(self) -> "subprocess.Popen[bytes]":
-        with (self.temporary.parent / "told.txt").open("wb") as told:
+        with (self.temporary.parent / "output.txt").open("wb") as output:
             running = subprocess.Popen(
-                [COMMAND, "up"], env=self.environment, cwd=PROJECT, stdout=told, stderr=told, start_new_session=True
+                [COMMAND, "up"], env=self.environment, cwd=PROJECT, stdout=output, stderr=output, start_new_session=True
             )
         complete = ("/predict", "webserver", "mlf")
         until(
-            lambda: running.poll() is not None or all(name in self.told for name in complete),
+            lambda: running.poll() is not None or all(name in self.output for name in complete),
             seconds=180,
         )
-        assert running.poll() is None, self.told
+        assert running.poll() is None, self.output
         return running
 
     def marked(self) -> list[int]:
@@ -57,7 +57,7 @@ class Place:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARK) == str((self.home / "run").resolve()):
+                if process.environ().get(RUN_VARIABLE) == str((self.home / "run").resolve()):
                     found.append(process.pid)
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
@@ -81,12 +81,12 @@ def running(place: Place) -> "Iterator[subprocess.Popen[bytes]]":
         started.wait(60)
 
 
-def test_each_thing_is_told_with_an_address_that_answers(place: Place, running: "subprocess.Popen[bytes]") -> None:
-    told = [line.split() for line in place.told.splitlines()]
-    addresses = {words[0]: words[1] for words in told if len(words) > 1 and words[1].startswith("http")}
+def test_each_thing_is_reported_with_an_address_that_answers(place: Place, running: "subprocess.Popen[bytes]") -> None:
+    output = [line.split() for line in place.output.splitlines()]
+    addresses = {words[0]: words[1] for words in output if len(words) > 1 and words[1].startswith("http")}
 
     assert set(addresses) == {"gateway", "webserver", "mlflow", "reports", "departure_risk"}
-    assert {words[0] for words in told} >= {"daemon", "reconciler"}
+    assert {words[0] for words in output} >= {"daemon", "reconciler"}
     for name in ("webserver", "mlflow", "reports"):
         assert httpx.get(addresses[name], timeout=60, follow_redirects=True).status_code == 200
     assert httpx.get(addresses["departure_risk"].removesuffix("predict"), timeout=60).status_code == 200
@@ -132,7 +132,7 @@ def test_killed_up_leaves_no_folder_and_the_next_one_recovers_and_stops_cleanly(
     assert not [path for path in place.temporary.iterdir() if path.name.startswith("mlp")]
     again = place.start()
     try:
-        assert "An earlier run was killed; ended the " in place.told
+        assert "An earlier run was killed; ended the " in place.output
         assert not set(left) & set(place.marked())
     finally:
         again.send_signal(signal.SIGINT)

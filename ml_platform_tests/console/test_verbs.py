@@ -30,7 +30,7 @@ def home(demo_home: DemoHome, tmp_path_factory: pytest.TempPathFactory) -> DemoH
     return demo_home.copy(tmp_path_factory.mktemp("verbs") / "home")
 
 
-def test_status_as_json_has_exactly_the_promised_shape(home: DemoHome) -> None:
+def test_status_as_json_has_exactly_the_documented_shape(home: DemoHome) -> None:
     found = json.loads(home.run("status", "--json"))
 
     assert set(found) == {"data_clock", "models"}
@@ -64,9 +64,9 @@ def test_history_at_an_instant_before_the_first_promotion_says_since_when_there_
 
 def test_history_says_which_version_on_which_data_and_is_json_for_programs(home: DemoHome) -> None:
     assert re.search(r"made from datasets/flights version \d+, and 21 change logs", home.run("history", MODEL))
-    (told,) = json.loads(home.run("history", MODEL, "--json"))
-    assert (told["version"], told["action"], told["partition"]) == (1, "promote", "2013-06")
-    assert datetime.fromisoformat(told["since"]).tzinfo is not None
+    (entry,) = json.loads(home.run("history", MODEL, "--json"))
+    assert (entry["version"], entry["action"], entry["partition"]) == (1, "promote", "2013-06")
+    assert datetime.fromisoformat(entry["since"]).tzinfo is not None
 
 
 def test_model_that_nobody_declares_cannot_be_rolled_back(home: DemoHome) -> None:
@@ -104,10 +104,10 @@ def test_report_has_the_metrics_that_the_champion_was_promoted_on(home: DemoHome
 
 
 def test_what_is_up_to_date_is_not_made_again_unless_forced(home: DemoHome) -> None:
-    asked = ("materialize", "--select", 'key:"datasets/airports"', "--partitions", MONTH)
+    command = ("materialize", "--select", 'key:"datasets/airports"', "--partitions", MONTH)
 
-    assert home.run(*asked).endswith("0 of 1 assets made; the others were up to date.\n")
-    assert home.run(*asked, "--force").endswith("1 of 1 assets made; the others were up to date.\n")
+    assert home.run(*command).endswith("0 of 1 assets made; the others were up to date.\n")
+    assert home.run(*command, "--force").endswith("1 of 1 assets made; the others were up to date.\n")
 
 
 def test_champion_is_not_rejected_and_nothing_is_recorded(home: DemoHome) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ml_platform.data.data_docs import results_page, stand_alone
+from ml_platform.data.data_docs import make_self_contained, results_page
 
 
 def page(folder: Path, name: str) -> Path:
@@ -40,7 +40,7 @@ PAGE = """<html><head>
 def test_page_asks_nothing_of_any_server_and_keeps_its_own(tmp_path: Path) -> None:
     written = page(tmp_path, "validations/flights.html")
     written.write_text(PAGE)
-    stand_alone(tmp_path)
+    make_self_contained(tmp_path)
     text = written.read_text()
     assert "https://" not in text
     assert "newsletter" not in text

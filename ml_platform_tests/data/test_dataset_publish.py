@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from ml_platform.data.contract import ColumnRule, Contract, ContractViolatedError
-from ml_platform.data.dataset import LoaderError, Source, expire, load_and_publish
+from ml_platform.data.dataset import DatasetSource, LoaderError, expire, load_and_publish
 from ml_platform.data.lake import Lake
 from ml_platform.data.landing import Landing
 from ml_platform.data.reading import read_csv
@@ -32,7 +32,7 @@ CONTRACT = Contract(
     ],
     minimum_rows=2,
 )
-SOURCE = Source("orders", loader, CONTRACT, keys=["id"], declared_at="assets/x/defs.yaml:4")
+SOURCE = DatasetSource("orders", loader, CONTRACT, keys=["id"], declared_at="assets/x/defs.yaml:4")
 
 
 class Place:
@@ -49,7 +49,7 @@ class Place:
         data = gzip.compress(text.encode(), mtime=0)
         self.landing.land_bytes("orders", month, data[: int(len(data) * keep)], "csv.gz")
 
-    def publish(self, *months: str, source: Source = SOURCE) -> list[int]:
+    def publish(self, *months: str, source: DatasetSource = SOURCE) -> list[int]:
         return [each.version.rows for each in load_and_publish(source, list(months), self.landing, self.lake)]
 
     def rows(self) -> list[tuple[object, ...]]:
@@ -131,7 +131,7 @@ def test_the_message_says_where_to_mend(place: Place) -> None:
 
 def test_a_loader_that_fails_by_itself_is_told_apart_from_bad_data(place: Place) -> None:
     with pytest.raises(LoaderError, match=r"broken_loader.*ColumnNotFoundError.*Mend the loader"):
-        place.publish("2013-01", source=Source("orders", broken_loader, CONTRACT))
+        place.publish("2013-01", source=DatasetSource("orders", broken_loader, CONTRACT))
 
 
 def test_the_same_file_again_leaves_the_version_that_stands(place: Place) -> None:

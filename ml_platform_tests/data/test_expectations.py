@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ml_platform.data.contract import ColumnRule, Contract, ContractReport, Expectation, Subject
+from ml_platform.data.contract import ColumnRule, Contract, ContractReport, ContractSubject, Expectation
 from ml_platform.data.expectations import ExpectationError, Period, check_expectations, known_expectations
 
 GOOD = pl.DataFrame(
@@ -24,7 +24,7 @@ COLUMNS: list[dict[str, Any]] = [
     {"name": "hour", "type": "integer", "nullable": True, "minimum": 0, "maximum": 23, "unit": "h"},
     {"name": "at", "type": "timestamp"},
 ]
-SUBJECT = Subject("orders", "2013-03", {"hour": "assets/x/defs.yaml:9"}, "assets/x/defs.yaml:2")
+SUBJECT = ContractSubject("orders", "2013-03", {"hour": "assets/x/defs.yaml:9"}, "assets/x/defs.yaml:2")
 MARCH = Period("at", datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 4, 1, tzinfo=UTC))
 
 

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from ml_platform.data.contract import ColumnRule, Contract, Subject
+from ml_platform.data.contract import ColumnRule, Contract, ContractSubject
 from ml_platform.data.schema import check_schema, conform
 
 CONTRACT = Contract(
@@ -12,7 +12,7 @@ CONTRACT = Contract(
         ColumnRule(name="email", type="string", pii=True, nullable=True, description="Who"),
     ]
 )
-SUBJECT = Subject("orders", "2013-03", {"delay": "assets/x/defs.yaml:31"}, "assets/x/defs.yaml:20")
+SUBJECT = ContractSubject("orders", "2013-03", {"delay": "assets/x/defs.yaml:31"}, "assets/x/defs.yaml:20")
 
 
 def test_a_table_as_declared_passes_and_something_was_asked() -> None:

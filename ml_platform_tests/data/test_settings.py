@@ -4,7 +4,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import Field, ValidationError
 
-from ml_platform.data.settings import Settings
+from ml_platform.data.settings import RENAMED_ATTRIBUTES, Settings
 
 
 class Column(Settings):
@@ -47,3 +47,28 @@ def test_the_schema_accepts_what_the_model_accepts() -> None:
 
     assert schema_errors(given) == {}
     assert Table.model_validate(given).columns[0].unit == "m"
+
+
+class Source(Settings):
+    known_upfront: list[str] = Field(default_factory=list)
+
+
+def test_old_name_of_an_attribute_leads_to_its_new_name() -> None:
+    with pytest.raises(ValidationError, match=r"beforehand\n.*'beforehand' was renamed to known_upfront in 0\.2\.0"):
+        Source.model_validate({"beforehand": ["a"]})
+
+
+def test_schema_leads_from_the_old_name_to_the_new_name() -> None:
+    errors = Draft202012Validator(Source.model_json_schema()).iter_errors({"beforehand": ["a"]})
+
+    assert [error.message for error in errors] == ["'renamed to known_upfront in 0.2.0' was expected"]
+
+
+def test_old_name_is_unknown_to_a_model_that_never_had_it() -> None:
+    with pytest.raises(ValidationError, match="no attribute 'beforehand'"):
+        Table.model_validate({"keys": [], "beforehand": ["a"]})
+
+
+@pytest.mark.parametrize("old", sorted(RENAMED_ATTRIBUTES))
+def test_no_attribute_is_renamed_to_an_old_name(old: str) -> None:
+    assert RENAMED_ATTRIBUTES[old] not in RENAMED_ATTRIBUTES

@@ -10,7 +10,7 @@ from ml_platform_tests.conftest import DemoHome
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_champion_is_better_than_promised_and_serves(demo_home: DemoHome) -> None:
+def test_champion_is_better_than_contractd_and_serves(demo_home: DemoHome) -> None:
     model = json.loads(demo_home.run("status", "--json"))["models"]["departure_risk"]
 
     assert model["champion"]["metrics"]["auc"] >= 0.76
@@ -40,11 +40,11 @@ def test_what_it_prints_reads_whole_at_80_columns(demo_home: DemoHome) -> None:
 
 
 def test_reports_stand_where_it_says(demo_home: DemoHome) -> None:
-    told = dict(
+    printed = dict(
         line.split(maxsplit=2)[1:] for line in demo_home.printed.splitlines() if line[:6] in ("Model ", "Drift ")
     )
 
-    assert [Path(told[name]).is_file() for name in ("card", "report")] == [True, True]
+    assert [Path(printed[name]).is_file() for name in ("card", "report")] == [True, True]
 
 
 def test_second_run_makes_nothing_and_serves_the_same_version(demo_home: DemoHome, tmp_path: Path) -> None:
@@ -64,5 +64,5 @@ def test_what_was_answered_is_ingested_with_its_outcome(demo_home: DemoHome, tmp
     assert [f"departure_risk/{name}" in said for name, said in zip(names, made, strict=True)] == [True] * 3
 
 
-def test_data_clock_is_the_end_of_the_newest_landed_month(demo_home: DemoHome) -> None:
+def test_data_clock_is_the_end_of_the_latest_landed_month(demo_home: DemoHome) -> None:
     assert json.loads(demo_home.run("status", "--json"))["data_clock"] == "2013-07-01T04:00:00+00:00"

@@ -1,4 +1,4 @@
-"""While the daemon runs, a landed month becomes datasets, features and a training set without being asked for."""
+"""While the daemon runs, a landed month becomes datasets, features and a training set without a request."""
 
 import os
 import subprocess
@@ -9,8 +9,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ml_platform.components.materialized import Made, newest
-from ml_platform_tests.waiting import until
+from ml_platform.components.materializations import MaterializationRecord, latest_materializations
+from ml_platform_tests.polling import until
 from resources.home import Home
 from resources.orchestration import open_instance
 
@@ -51,14 +51,15 @@ def test_a_landed_month_becomes_a_training_set(
     land = [str(PROGRAMS / "ml-platform"), "land", "aviation", "--through", "2013-01"]
     subprocess.run(land, cwd=PROJECT, check=True, capture_output=True)
 
-    def training_sets() -> dict[str | None, Made]:
+    def training_sets() -> dict[str | None, MaterializationRecord]:
         assert daemon.poll() is None, (home.root / "daemon.log").read_text()[-3000:]
         assert instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])) == []
-        return newest(instance, TRAINING_SET)
+        return latest_materializations(instance, TRAINING_SET)
 
     made = until(training_sets, PATIENCE_SECONDS, interval=1)
     (january,) = made.values()
     assert list(made) == ["2013-01"]
     assert int(january.shown("dagster/row_count") or 0) == 27_004
-    asked = {run.tags.get("dagster/sensor_name") for run in instance.get_runs()}
-    assert {"flights_landed", "weather_landed", "planes_landed", "airports_landed", "inputs_followed"} <= asked
+    requesting_sensors = {run.tags.get("dagster/sensor_name") for run in instance.get_runs()}
+    expected = {"flights_landed", "weather_landed", "planes_landed", "airports_landed", "auto_materialize"}
+    assert expected <= requesting_sensors

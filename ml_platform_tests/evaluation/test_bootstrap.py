@@ -18,13 +18,13 @@ def flights(rows: int = 600, days: int = 12, seed: int = 1) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize(
-    ("most_blocks", "most_cells"), [(512, 1 << 24), (512, 3000), (1, 1 << 24)], ids=["tables", "in rounds", "rows"]
+    ("max_blocks", "max_cells"), [(512, 1 << 24), (512, 3000), (1, 1 << 24)], ids=["tables", "in rounds", "rows"]
 )
 def test_every_resample_is_scored_as_scikit_learn_scores_its_rows(
-    most_blocks: int, most_cells: int, monkeypatch: pytest.MonkeyPatch
+    max_blocks: int, max_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranking, "MOST_BLOCKS_FOR_TABLES", most_blocks)
-    monkeypatch.setattr(ranking, "MOST_CELLS", most_cells)
+    monkeypatch.setattr(ranking, "MAX_BLOCKS_FOR_TABLES", max_blocks)
+    monkeypatch.setattr(ranking, "MAX_BUFFER_CELLS", max_cells)
     label, probability, day = flights()
     settings = BootstrapSettings(resamples=100)
     drawn = bootstrap(label, {"model": probability}, day, settings).draws["model"]
@@ -126,16 +126,16 @@ def test_interval_stays_in_the_range_of_the_metric() -> None:
 
 def test_interval_of_a_mean_covers_the_truth_as_often_as_it_says() -> None:
     random = np.random.default_rng(5)
-    held = 0
+    covered = 0
     for _ in range(400):
         # 20 days, each with its own luck: rows of a day are far from independent.
         day = np.repeat(np.arange(20), 30)
         loss = 1.0 + 0.5 * random.normal(size=20)[day] + random.normal(size=600)
         drawn = bootstrap(np.zeros(600), {"a": np.abs(loss)}, day, BootstrapSettings(resamples=200), task="regression")
         interval = drawn.interval("a", "mae")
-        held += interval.low <= 1.1811 <= interval.high
+        covered += interval.low <= 1.1811 <= interval.high
     # E|N(1, 1.25)| = 1.1811; 400 trials at 95 % hold 370 to 390 times.
-    assert 0.92 <= held / 400 <= 0.98
+    assert 0.92 <= covered / 400 <= 0.98
 
 
 def test_single_block_cannot_be_resampled() -> None:

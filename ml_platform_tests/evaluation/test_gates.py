@@ -8,19 +8,19 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from ml_platform.evaluation.bootstrap import BootstrapSettings
-from ml_platform.evaluation.evidence import Evidence, Facts, base_rate_prediction, blocks_of
+from ml_platform.evaluation.evidence import Evidence, SystemChecks, base_rate_prediction, bootstrap_blocks
 from ml_platform.evaluation.gates import (
     BaselineGate,
     CalibrationGate,
     ContractGate,
-    FloorGate,
     Gate,
     LatencyGate,
     LeakGate,
+    MetricLimitGate,
     PairedTestGate,
     SizeGate,
     SliceGate,
-    judge_all,
+    evaluate_gates,
 )
 from ml_platform.evaluation.metrics import EvaluationError
 
@@ -44,19 +44,19 @@ def evidence(candidate: np.ndarray = CHANCE, champion: np.ndarray | None = None,
 
 
 def test_better_candidate_passes_the_paired_test() -> None:
-    result = PairedTestGate().judge(evidence(champion=blurred(1.0)))
+    result = PairedTestGate().evaluate(evidence(champion=blurred(1.0)))
     assert result.passed
     assert result.numbers["low"] is not None
     assert result.numbers["low"] > 0
 
 
 def test_worse_candidate_fails_for_good() -> None:
-    result = PairedTestGate().judge(evidence(blurred(1.0), CHANCE))
+    result = PairedTestGate().evaluate(evidence(blurred(1.0), CHANCE))
     assert (result.passed, result.undecided, result.labels_needed) == (False, False, None)
 
 
-def test_slightly_better_candidate_is_held_with_the_labels_that_would_decide() -> None:
-    result = PairedTestGate().judge(evidence(blurred(0.5, seed=6), blurred(0.5, seed=16)))
+def test_slightly_better_candidate_is_undecided_with_the_labels_that_would_decide() -> None:
+    result = PairedTestGate().evaluate(evidence(blurred(0.5, seed=6), blurred(0.5, seed=16)))
     assert (result.passed, result.undecided) == (False, True)
     assert result.labels_needed is not None
     assert result.labels_needed > 0
@@ -65,7 +65,8 @@ def test_slightly_better_candidate_is_held_with_the_labels_that_would_decide() -
 
 def test_comparison_with_a_champion_that_was_fitted_on_the_rows_says_so() -> None:
     fair, favoured = (
-        PairedTestGate().judge(evidence(champion=blurred(0.5, seed=6), seen_by_champion=seen)) for seen in (False, True)
+        PairedTestGate().evaluate(evidence(champion=blurred(0.5, seed=6), champion_fitted_on_rows=seen))
+        for seen in (False, True)
     )
     assert favoured.reason.removeprefix(fair.reason) == (
         " The champion is of a later month and was fitted on these rows, which favours it."
@@ -75,40 +76,40 @@ def test_comparison_with_a_champion_that_was_fitted_on_the_rows_says_so() -> Non
 
 def test_margin_lets_a_newer_candidate_pass_that_is_as_good() -> None:
     nearly_equal = {"candidate": blurred(0.1, seed=5), "champion": blurred(0.1, seed=6)}
-    assert not PairedTestGate(margin=0.02).judge(evidence(**nearly_equal)).passed
-    assert not PairedTestGate(margin=0.0).judge(evidence(**nearly_equal, newer=True)).passed
-    assert PairedTestGate(margin=0.02).judge(evidence(**nearly_equal, newer=True)).passed
+    assert not PairedTestGate(margin=0.02).evaluate(evidence(**nearly_equal)).passed
+    assert not PairedTestGate(margin=0.0).evaluate(evidence(**nearly_equal, candidate_is_newer=True)).passed
+    assert PairedTestGate(margin=0.02).evaluate(evidence(**nearly_equal, candidate_is_newer=True)).passed
 
 
 def test_metric_of_the_paired_test_decides_what_is_compared() -> None:
     # Squared probabilities rank alike, but no longer mean what they say.
     distorted = evidence(CHANCE, CHANCE**2)
-    assert PairedTestGate(metric="log_loss").judge(distorted).passed
-    assert not PairedTestGate(metric="auc").judge(distorted).passed
+    assert PairedTestGate(metric="log_loss").evaluate(distorted).passed
+    assert not PairedTestGate(metric="auc").evaluate(distorted).passed
 
 
 def test_first_version_has_nothing_to_beat() -> None:
-    result = PairedTestGate().judge(evidence())
+    result = PairedTestGate().evaluate(evidence())
     assert (result.passed, result.reason) == (True, "No champion yet: nothing to beat.")
 
 
-def test_candidate_that_does_not_beat_the_schedule_is_refused() -> None:
-    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "schedule_only": CHANCE}
-    result = BaselineGate().judge(evidence(blurred(0.8), baselines=baselines))
+def test_candidate_that_does_not_beat_the_request_only_baseline_is_refused() -> None:
+    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "request_only": CHANCE}
+    result = BaselineGate().evaluate(evidence(blurred(0.8), baselines=baselines))
     assert (result.passed, result.undecided) == (False, False)
-    assert "better than schedule_only by -" in result.reason
+    assert "better than request_only by -" in result.reason
 
 
 def test_candidate_that_beats_every_baseline_passes_with_the_numbers_of_each() -> None:
-    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "schedule_only": blurred(1.5)}
-    result = BaselineGate().judge(evidence(baselines=baselines))
+    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "request_only": blurred(1.5)}
+    result = BaselineGate().evaluate(evidence(baselines=baselines))
     assert result.passed
-    assert {"improvement_over_base_rate", "low_over_schedule_only"} <= set(result.numbers)
+    assert {"improvement_over_base_rate", "low_over_request_only"} <= set(result.numbers)
 
 
 def test_constant_baseline_is_beaten_by_ranking_too() -> None:
     baselines = {"base_rate": base_rate_prediction(LABEL, 0.3)}
-    result = BaselineGate(metric="auc").judge(evidence(baselines=baselines))
+    result = BaselineGate(metric="auc").evaluate(evidence(baselines=baselines))
     assert result.passed
     assert result.numbers["improvement_over_base_rate"] == pytest.approx(
         evidence().resampled("auc").points["candidate"]["auc"] - 0.5
@@ -117,48 +118,48 @@ def test_constant_baseline_is_beaten_by_ranking_too() -> None:
 
 @pytest.mark.parametrize("baselines", [{}, {"base_rate": base_rate_prediction(LABEL, 0.3)}])
 def test_required_baseline_that_was_not_evaluated_fails_the_gate(baselines: dict[str, np.ndarray]) -> None:
-    result = BaselineGate(required=["schedule_only"]).judge(evidence(baselines=baselines))
-    assert (result.passed, result.reason) == (False, "Baselines not evaluated: schedule_only.")
+    result = BaselineGate(required=["request_only"]).evaluate(evidence(baselines=baselines))
+    assert (result.passed, result.reason) == (False, "Baselines not evaluated: request_only.")
 
 
 @pytest.mark.parametrize(
     ("metric", "limit", "passed"),
     [("auc", 0.6, True), ("auc", 0.9, False), ("log_loss", 0.7, True), ("log_loss", 0.2, False)],
 )
-def test_floor_is_least_or_greatest_by_the_metric(metric: str, limit: float, passed: bool) -> None:
-    assert FloorGate(metric=metric, limit=limit).judge(evidence()).passed is passed
+def test_limit_is_minimum_or_maximum_by_the_metric(metric: str, limit: float, passed: bool) -> None:
+    assert MetricLimitGate(metric=metric, limit=limit).evaluate(evidence()).passed is passed
 
 
-def test_confident_floor_holds_the_worse_end_of_the_interval_to_the_limit() -> None:
+def test_confident_limit_applies_to_the_worse_end_of_the_interval() -> None:
     interval = evidence().resampled("auc").interval("candidate", "auc")
     limit = (interval.low + interval.value) / 2
-    assert FloorGate(metric="auc", limit=limit).judge(evidence()).passed
-    result = FloorGate(metric="auc", limit=limit, confident=True).judge(evidence())
+    assert MetricLimitGate(metric="auc", limit=limit).evaluate(evidence()).passed
+    result = MetricLimitGate(metric="auc", limit=limit, confident=True).evaluate(evidence())
     assert (result.passed, result.undecided) == (False, True)
     # Half way between value and worse end: the interval must be half as wide, which takes four times the rows.
     assert result.labels_needed == pytest.approx(3 * ROWS, abs=1)
 
 
-def test_confident_floor_above_the_value_does_not_say_that_labels_would_help() -> None:
+def test_confident_limit_above_the_value_does_not_say_that_labels_would_help() -> None:
     interval = evidence().resampled("auc").interval("candidate", "auc")
     limit = (interval.high + interval.value) / 2
-    result = FloorGate(metric="auc", limit=limit, confident=True).judge(evidence())
+    result = MetricLimitGate(metric="auc", limit=limit, confident=True).evaluate(evidence())
     assert (result.passed, result.undecided, result.labels_needed) == (False, True, None)
 
 
 def test_calibration_error_above_its_limit_fails() -> None:
     stretched = np.where(np.median(CHANCE) < CHANCE, CHANCE + 0.1, CHANCE - np.minimum(CHANCE, 0.1)).clip(0, 1)
-    assert CalibrationGate().judge(evidence()).passed
-    assert not CalibrationGate(maximum_bias=1).judge(evidence(stretched)).passed
-    assert CalibrationGate(maximum_ece=0.2, maximum_bias=1).judge(evidence(stretched)).passed
+    assert CalibrationGate().evaluate(evidence()).passed
+    assert not CalibrationGate(maximum_bias=1).evaluate(evidence(stretched)).passed
+    assert CalibrationGate(maximum_ece=0.2, maximum_bias=1).evaluate(evidence(stretched)).passed
 
 
 def test_bias_above_its_limit_fails() -> None:
     shifted = (CHANCE + 0.08).clip(0, 1)
-    result = CalibrationGate(maximum_ece=0.5).judge(evidence(shifted))
+    result = CalibrationGate(maximum_ece=0.5).evaluate(evidence(shifted))
     assert not result.passed
     assert result.numbers["bias"] == pytest.approx(shifted.mean() - LABEL.mean())
-    assert CalibrationGate(maximum_ece=0.5, maximum_bias=0.2).judge(evidence(shifted)).passed
+    assert CalibrationGate(maximum_ece=0.5, maximum_bias=0.2).evaluate(evidence(shifted)).passed
 
 
 ORIGIN = pl.DataFrame({"origin": np.array(["JFK", "LGA", "EWR", "EWR"])[np.arange(ROWS) % 4]})
@@ -170,13 +171,13 @@ def with_a_bad_slice() -> Evidence:
 
 
 def test_slice_that_is_shown_worse_is_named() -> None:
-    result = SliceGate(columns=["origin"]).judge(with_a_bad_slice())
+    result = SliceGate(columns=["origin"]).evaluate(with_a_bad_slice())
     assert (result.passed, result.numbers["slices"], result.numbers["proven_worse"]) == (False, 3, 1)
     assert "1 of 3 slices shown worse at margin 0.01 log_loss: origin=JFK" in result.reason
 
 
 def test_slices_that_are_alike_pass() -> None:
-    result = SliceGate(columns=["origin"]).judge(evidence(CHANCE, CHANCE, slices=ORIGIN))
+    result = SliceGate(columns=["origin"]).evaluate(evidence(CHANCE, CHANCE, slices=ORIGIN))
     assert (result.passed, result.numbers["not_proven_safe"]) == (True, 0)
 
 
@@ -184,23 +185,24 @@ def test_slices_that_are_alike_pass() -> None:
     "settings", [{"margin": 5.0}, {"metric": "auc"}], ids=["greater margin", "metric that does not see it"]
 )
 def test_settings_of_the_slice_gate_act(settings: dict[str, Any]) -> None:
-    assert SliceGate(columns=["origin"], **settings).judge(with_a_bad_slice()).passed
+    assert SliceGate(columns=["origin"], **settings).evaluate(with_a_bad_slice()).passed
 
 
-def test_slices_below_the_minimum_support_are_not_judged_and_nothing_judged_is_no_pass() -> None:
-    result = SliceGate(columns=["origin"], minimum_support=1500).judge(with_a_bad_slice())
+def test_slices_below_the_minimum_support_are_not_compared_and_nothing_compared_is_no_pass() -> None:
+    result = SliceGate(columns=["origin"], minimum_support=1500).evaluate(with_a_bad_slice())
     assert (result.passed, result.numbers["slices"]) == (True, 1)
-    result = SliceGate(columns=["origin"], minimum_support=3000).judge(with_a_bad_slice())
+    result = SliceGate(columns=["origin"], minimum_support=3000).evaluate(with_a_bad_slice())
     assert (result.passed, result.reason[:26]) == (False, "No slice has 3000 rows wit")
 
 
-def test_strict_demand_holds_slices_that_are_not_shown_safe() -> None:
+def test_strict_criterion_fails_slices_that_are_not_shown_safe() -> None:
     noisy = evidence(blurred(0.4, seed=7), blurred(0.4, seed=8), slices=ORIGIN)
-    assert SliceGate(columns=["origin"], margin=0.001).judge(noisy).passed
-    result = SliceGate(columns=["origin"], margin=0.001, demand="proven_not_worse").judge(noisy)
+    assert SliceGate(columns=["origin"], margin=0.001).evaluate(noisy).passed
+    result = SliceGate(columns=["origin"], margin=0.001, criterion="proven_not_worse").evaluate(noisy)
     assert (result.passed, result.undecided) == (False, True)
     nearer, near = (
-        SliceGate(columns=["origin"], margin=margin, demand="proven_not_worse").judge(noisy) for margin in (0.005, 0.01)
+        SliceGate(columns=["origin"], margin=margin, criterion="proven_not_worse").evaluate(noisy)
+        for margin in (0.005, 0.01)
     )
     assert nearer.labels_needed is not None
     assert near.labels_needed is not None
@@ -210,41 +212,47 @@ def test_strict_demand_holds_slices_that_are_not_shown_safe() -> None:
 
 def test_smaller_error_rate_needs_more_proof() -> None:
     slightly = np.where(ORIGIN["origin"].to_numpy() == "JFK", blurred(0.8), CHANCE)
-    judged = evidence(slightly, CHANCE, slices=ORIGIN)
+    compared = evidence(slightly, CHANCE, slices=ORIGIN)
     loose, strict = SliceGate(columns=["origin"], error_rate=0.5), SliceGate(columns=["origin"], error_rate=1e-9)
-    assert not loose.judge(judged).passed
-    assert strict.judge(judged).passed
+    assert not loose.evaluate(compared).passed
+    assert strict.evaluate(compared).passed
 
 
 def test_unknown_slice_column_names_the_nearest() -> None:
     with pytest.raises(EvaluationError, match=r"Slice column 'orign'.*Did you mean 'origin'"):
-        SliceGate(columns=["orign"]).judge(with_a_bad_slice())
+        SliceGate(columns=["orign"]).evaluate(with_a_bad_slice())
 
 
 @pytest.mark.parametrize(
     ("gate", "good", "bad"),
     [
-        (LeakGate(), Facts(leaks=[]), Facts(leaks=["weather__visibility"])),
-        (ContractGate(), Facts(contract_violations=[]), Facts(contract_violations=["flights.origin: 3 rows"])),
-        (LatencyGate(maximum_p99_ms=5), Facts(latency_p99_ms=4.9), Facts(latency_p99_ms=5.1)),
-        (SizeGate(maximum_mb=10), Facts(size_bytes=9_900_000), Facts(size_bytes=10_100_000)),
+        (LeakGate(), SystemChecks(leaks=[]), SystemChecks(leaks=["weather__visibility"])),
+        (
+            ContractGate(),
+            SystemChecks(contract_violations=[]),
+            SystemChecks(contract_violations=["flights.origin: 3 rows"]),
+        ),
+        (LatencyGate(maximum_p99_ms=5), SystemChecks(latency_p99_ms=4.9), SystemChecks(latency_p99_ms=5.1)),
+        (SizeGate(maximum_mb=10), SystemChecks(size_bytes=9_900_000), SystemChecks(size_bytes=10_100_000)),
     ],
     ids=["leak", "contract", "latency", "size"],
 )
-def test_measured_fact_passes_or_fails_and_an_unmeasured_one_fails(gate: Gate, good: Facts, bad: Facts) -> None:
-    assert gate.judge(evidence(facts=good)).passed
-    assert not gate.judge(evidence(facts=bad)).passed
-    assert not gate.judge(evidence()).passed
+def test_measured_fact_passes_or_fails_and_an_unmeasured_one_fails(
+    gate: Gate, good: SystemChecks, bad: SystemChecks
+) -> None:
+    assert gate.evaluate(evidence(system_checks=good)).passed
+    assert not gate.evaluate(evidence(system_checks=bad)).passed
+    assert not gate.evaluate(evidence()).passed
 
 
-def test_gates_are_told_apart_by_type() -> None:
-    gate = TypeAdapter(Gate).validate_python({"type": "floor", "metric": "auc", "limit": 0.7})
-    assert gate == FloorGate(metric="auc", limit=0.7)
+def test_type_selects_the_gate() -> None:
+    gate = TypeAdapter(Gate).validate_python({"type": "metric_limit", "metric": "auc", "limit": 0.7})
+    assert gate == MetricLimitGate(metric="auc", limit=0.7)
 
 
 def test_misspelt_gate_setting_names_the_nearest() -> None:
     with pytest.raises(ValidationError, match="Did you mean 'limit'"):
-        TypeAdapter(Gate).validate_python({"type": "floor", "metric": "auc", "limt": 0.7})
+        TypeAdapter(Gate).validate_python({"type": "metric_limit", "metric": "auc", "limt": 0.7})
 
 
 def test_unknown_metric_is_refused_when_the_gate_is_declared() -> None:
@@ -253,8 +261,8 @@ def test_unknown_metric_is_refused_when_the_gate_is_declared() -> None:
 
 
 def test_gate_declared_twice_is_refused() -> None:
-    with pytest.raises(EvaluationError, match="twice: floor_auc"):
-        judge_all([FloorGate(metric="auc", limit=0.6), FloorGate(metric="auc", limit=0.7)], evidence())
+    with pytest.raises(EvaluationError, match="twice: metric_limit_auc"):
+        evaluate_gates([MetricLimitGate(metric="auc", limit=0.6), MetricLimitGate(metric="auc", limit=0.7)], evidence())
 
 
 def test_changed_prediction_changes_the_digest_of_the_evidence() -> None:
@@ -262,13 +270,19 @@ def test_changed_prediction_changes_the_digest_of_the_evidence() -> None:
     changed[17] += 1e-9
     assert evidence().digest() == evidence().digest()
     assert evidence(changed).digest() != evidence().digest()
-    assert evidence(facts=Facts(leaks=[])).digest() != evidence().digest()
-    assert evidence(seen_by_champion=True).digest() != evidence().digest()
+    assert evidence(system_checks=SystemChecks(leaks=[])).digest() != evidence().digest()
+    assert evidence(champion_fitted_on_rows=True).digest() != evidence().digest()
 
 
 def test_a_latency_measured_again_leaves_the_digest_and_so_the_approvals() -> None:
-    assert evidence(facts=Facts(latency_p99_ms=4)).digest() == evidence(facts=Facts(latency_p99_ms=5)).digest()
-    assert evidence(facts=Facts(size_bytes=4)).digest() != evidence(facts=Facts(size_bytes=5)).digest()
+    assert (
+        evidence(system_checks=SystemChecks(latency_p99_ms=4)).digest()
+        == evidence(system_checks=SystemChecks(latency_p99_ms=5)).digest()
+    )
+    assert (
+        evidence(system_checks=SystemChecks(size_bytes=4)).digest()
+        != evidence(system_checks=SystemChecks(size_bytes=5)).digest()
+    )
 
 
 def test_models_scored_on_different_rows_are_refused() -> None:
@@ -280,18 +294,18 @@ def test_day_is_the_local_day() -> None:
     # 03:30 UTC in June is still yesterday in New York.
     times = pl.DataFrame({"predict_at": ["2013-06-02T03:30", "2013-06-02T04:30", "2013-06-01T12:00"]})
     rows = times.select(pl.col("predict_at").str.to_datetime("%Y-%m-%dT%H:%M", time_unit="us", time_zone="UTC"))
-    day = blocks_of(rows, "day", time="predict_at", time_zone="America/New_York")
+    day = bootstrap_blocks(rows, "day", time="predict_at", time_zone="America/New_York")
     assert [day[0] == day[2], day[0] == day[1]] == [True, False]
 
 
 def test_unit_may_be_a_column_and_an_unknown_one_is_named() -> None:
     rows = pl.DataFrame({"tailnum": ["N1", "N2"]})
-    assert blocks_of(rows, "tailnum", time="predict_at", time_zone="UTC").tolist() == ["N1", "N2"]
+    assert bootstrap_blocks(rows, "tailnum", time="predict_at", time_zone="UTC").tolist() == ["N1", "N2"]
     with pytest.raises(EvaluationError, match=r"Bootstrap unit 'dy'.*Did you mean 'day'"):
-        blocks_of(rows, "dy", time="predict_at", time_zone="UTC")
+        bootstrap_blocks(rows, "dy", time="predict_at", time_zone="UTC")
 
 
-def test_table_keeps_what_the_gates_saw() -> None:
-    table = evidence(champion=blurred(1.0), slices=ORIGIN).table()
+def test_table_has_labels_blocks_predictions_and_slices() -> None:
+    table = evidence(champion=blurred(1.0), slices=ORIGIN).to_table()
     assert table.columns == ["label", "block", "prediction__candidate", "prediction__champion", "origin"]
     assert table["prediction__candidate"].to_list() == CHANCE.tolist()

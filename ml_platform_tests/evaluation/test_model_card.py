@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from ml_platform.evaluation.bootstrap import BootstrapSettings
-from ml_platform.evaluation.calibration import reliability
 from ml_platform.evaluation.evidence import Evidence
-from ml_platform.evaluation.gates import FloorGate
+from ml_platform.evaluation.gates import MetricLimitGate
 from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
-from ml_platform.evaluation.plots import history_plot, importance_plot, improvement_plot, reliability_plot
+from ml_platform.evaluation.plots import importance_plot, improvement_plot, loss_curve_plot, reliability_plot
+from ml_platform.evaluation.reliability import reliability_bins
 from ml_platform.evaluation.slices import SliceScore
-from ml_platform.evaluation.summary import plain_numbers, summarize
-from ml_platform.evaluation.verdict import give_verdict
+from ml_platform.evaluation.summary import flat_metrics, summarize_metrics
+from ml_platform.evaluation.verdict import build_verdict
 
 random = np.random.default_rng(4)
 LABEL = (random.random(800) < 0.3).astype(float)
@@ -24,11 +24,11 @@ BETTER, WORSE = (np.clip(0.3 + pull * (LABEL - 0.3) + 0.1 * random.normal(size=8
 EVIDENCE = Evidence(
     LABEL, {"candidate": BETTER, "champion": WORSE}, np.arange(800) % 10, settings=BootstrapSettings(resamples=100)
 )
-BINS = reliability(LABEL, BETTER)
+BINS = reliability_bins(LABEL, BETTER)
 
 
 def card() -> ModelCard:
-    gates = [FloorGate(metric="auc", limit=0.6).judge(EVIDENCE)]
+    gates = [MetricLimitGate(metric="auc", limit=0.6).evaluate(EVIDENCE)]
     return ModelCard(
         model="departure_risk",
         version="7",
@@ -51,12 +51,12 @@ def card() -> ModelCard:
         },
         evaluated_rows=800,
         evaluated_partition="2013-06",
-        metrics=summarize(EVIDENCE),
+        metrics=summarize_metrics(EVIDENCE),
         slices=[SliceScore("origin", "J|K", 200, 0.51)],
         slice_metric="log_loss",
         calibration="Scores are made probabilities by platt.",
         reliability=BINS,
-        verdict=give_verdict(
+        verdict=build_verdict(
             model="departure_risk",
             partition="2013-06",
             candidate="c" * 64,
@@ -65,7 +65,7 @@ def card() -> ModelCard:
             evidence=EVIDENCE.digest(),
             at=datetime(2013, 7, 1, tzinfo=UTC),
         ),
-        explanations={"recent_delay": 0.41},
+        feature_importance={"recent_delay": 0.41},
         cost={"CPU seconds": "12.5"},
         approvals=["mara, 2013-07-01: looks right"],
         plots={"reliability": reliability_plot(BINS)},
@@ -84,7 +84,7 @@ def test_every_part_is_on_the_card(render: type[str]) -> None:
         "with uncommitted changes",
         "recent_delay",
         "PROMOTE",
-        "floor_auc",
+        "metric_limit_auc",
         EVIDENCE.digest()[:12],
         "Scores are made probabilities by platt.",
         "d" * 12,
@@ -107,7 +107,7 @@ def test_text_from_outside_cannot_break_the_page_or_the_table() -> None:
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
 def test_part_without_numbers_says_so(render: type[str]) -> None:
-    page = render(dataclasses.replace(card(), metrics=[], slices=[], verdict=None, cost={}, explanations={}))
+    page = render(dataclasses.replace(card(), metrics=[], slices=[], verdict=None, cost={}, feature_importance={}))
     assert page.count("Not measured.") == 3
     assert "No slice has enough rows." in page
     assert "Not judged." in page
@@ -129,10 +129,10 @@ def test_markdown_tables_have_no_gaps() -> None:
     [
         reliability_plot(BINS),
         importance_plot({"a": 0.5, "b": -0.2}),
-        improvement_plot(summarize(EVIDENCE), "champion"),
-        history_plot({"2013-05": 0.76, "2013-06": 0.77}, "auc"),
+        improvement_plot(summarize_metrics(EVIDENCE), "champion"),
+        loss_curve_plot([(1, 0.7), (2, 0.6), (3, 0.65)]),
     ],
-    ids=["reliability", "importance", "improvement", "history"],
+    ids=["reliability", "importance", "improvement", "loss_curve"],
 )
 def test_plot_is_a_small_picture_with_something_on_it(png: bytes) -> None:
     picture = Image.open(io.BytesIO(png)).convert("L")
@@ -142,7 +142,7 @@ def test_plot_is_a_small_picture_with_something_on_it(png: bytes) -> None:
 
 
 def test_reliability_bins_hold_all_rows_and_their_shares() -> None:
-    bins = reliability([0, 1, 0, 1], [0.1, 0.1, 0.9, 0.9], bins=2)
+    bins = reliability_bins([0, 1, 0, 1], [0.1, 0.1, 0.9, 0.9], bins=2)
     assert [(one.rows, one.predicted, one.observed) for one in bins] == [(2, 0.1, 0.5), (2, 0.9, 0.5)]
     assert sum(one.rows for one in BINS) == 800
 
@@ -156,6 +156,6 @@ def test_reliability_interval_is_wilsons() -> None:
 
 
 def test_plain_numbers_have_stable_names() -> None:
-    numbers = plain_numbers(summarize(EVIDENCE))
+    numbers = flat_metrics(summarize_metrics(EVIDENCE))
     assert {"auc", "auc_low", "auc_high", "brier", "ece", "log_loss", "average_precision"} <= set(numbers)
     assert numbers["auc_low"] < numbers["auc"] < numbers["auc_high"]

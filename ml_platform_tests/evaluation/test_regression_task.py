@@ -8,9 +8,9 @@ import pytest
 
 from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.evidence import Evidence
-from ml_platform.evaluation.gates import BaselineGate, FloorGate, PairedTestGate, SliceGate, judge_all
+from ml_platform.evaluation.gates import BaselineGate, MetricLimitGate, PairedTestGate, SliceGate, evaluate_gates
 from ml_platform.evaluation.metrics import EvaluationError
-from ml_platform.evaluation.summary import summarize
+from ml_platform.evaluation.summary import summarize_metrics
 from ml_platform.evaluation.verdict import decide
 
 random = np.random.default_rng(8)
@@ -31,18 +31,18 @@ def test_better_regressor_is_promoted_by_its_gates() -> None:
     gates = [
         PairedTestGate(metric="mae"),
         BaselineGate(metric="rmse"),
-        FloorGate(metric="coverage", limit=0.9),
+        MetricLimitGate(metric="coverage", limit=0.9),
         SliceGate(columns=["origin"], metric="mae", margin=0.1),
     ]
-    assert decide(judge_all(gates, EVIDENCE))[0] == "PROMOTE"
+    assert decide(evaluate_gates(gates, EVIDENCE))[0] == "PROMOTE"
 
 
 def test_interval_that_is_too_narrow_is_refused() -> None:
-    assert not FloorGate(metric="coverage", limit=0.99).judge(EVIDENCE).passed
+    assert not MetricLimitGate(metric="coverage", limit=0.99).evaluate(EVIDENCE).passed
 
 
 def test_table_has_a_line_per_metric_and_coverage_only_where_an_interval_was_predicted() -> None:
-    lines = {line.metric: line for line in summarize(EVIDENCE)}
+    lines = {line.metric: line for line in summarize_metrics(EVIDENCE)}
     assert list(lines) == ["mae", "rmse", "pinball", "coverage"]
     assert lines["mae"].candidate.value == pytest.approx(np.abs(BETTER - DELAY).mean())
     assert set(lines["mae"].others) == {"champion", "median"}
@@ -51,4 +51,4 @@ def test_table_has_a_line_per_metric_and_coverage_only_where_an_interval_was_pre
 
 def test_coverage_without_predicted_bounds_is_refused() -> None:
     with pytest.raises(EvaluationError, match=r"Metric 'coverage' of 'candidate'.*needs the bounds"):
-        FloorGate(metric="coverage", limit=0.9).judge(dataclasses.replace(EVIDENCE, bounds={}))
+        MetricLimitGate(metric="coverage", limit=0.9).evaluate(dataclasses.replace(EVIDENCE, bounds={}))

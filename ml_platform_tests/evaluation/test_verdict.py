@@ -8,16 +8,16 @@ import pytest
 
 from ml_platform.data.canonical import canonical_json, value_digest
 from ml_platform.evaluation.gates import GateResult
-from ml_platform.evaluation.verdict import Verdict, VerdictError, decide, give_verdict, store, verified
+from ml_platform.evaluation.verdict import Verdict, VerdictError, build_verdict, decide, read_verdict, store_verdict
 
-PASSED = GateResult(name="floor_auc", passed=True, numbers={"value": 0.77}, reason="kept")
+PASSED = GateResult(name="metric_limit_auc", passed=True, numbers={"value": 0.77}, reason="kept")
 FAILED = GateResult(name="calibration", passed=False, numbers={"ece": 0.2}, reason="missed")
 WAITING = GateResult(name="paired", passed=False, numbers={}, reason="near", undecided=True, labels_needed=12_000)
 
 
 def verdict(*gates: GateResult) -> Verdict:
     at = datetime(2013, 7, 1, tzinfo=UTC)
-    return give_verdict(
+    return build_verdict(
         model="risk", partition="2013-06", candidate="c" * 64, champion=None, gates=gates, evidence="e" * 64, at=at
     )
 
@@ -25,7 +25,7 @@ def verdict(*gates: GateResult) -> Verdict:
 @pytest.mark.parametrize(
     ("gates", "decision", "reasons"),
     [
-        ([PASSED], "PROMOTE", ["floor_auc: kept"]),
+        ([PASSED], "PROMOTE", ["metric_limit_auc: kept"]),
         ([PASSED, WAITING], "HOLD", ["paired: near"]),
         ([WAITING, FAILED], "REJECT", ["paired: near", "calibration: missed"]),
         ([], "REJECT", ["No gate is declared: nothing vouches for the candidate."]),
@@ -42,37 +42,37 @@ def test_hold_says_how_many_labels_would_decide() -> None:
 
 def test_stored_verdict_comes_back(tmp_path: Path) -> None:
     given = verdict(PASSED, WAITING)
-    assert verified(store(given, tmp_path)) == given
+    assert read_verdict(store_verdict(given, tmp_path)) == given
 
 
 def test_changed_number_is_seen(tmp_path: Path) -> None:
-    path = store(verdict(PASSED), tmp_path)
+    path = store_verdict(verdict(PASSED), tmp_path)
     path.write_text(path.read_text().replace("0.77", "0.78"))
     with pytest.raises(VerdictError, match=f"content with the digest {path.stem[:12]}, found digest"):
-        verified(path)
+        read_verdict(path)
 
 
 def test_resealed_verdict_under_another_name_is_seen_by_its_decision(tmp_path: Path) -> None:
-    forged = json.loads(store(verdict(FAILED), tmp_path).read_text())
+    forged = json.loads(store_verdict(verdict(FAILED), tmp_path).read_text())
     del forged["digest"]
     forged["decision"] = "PROMOTE"
     path = tmp_path / f"{value_digest(forged)}.json"
     path.write_bytes(canonical_json({**forged, "digest": value_digest(forged)}))
     with pytest.raises(VerdictError, match="the decision REJECT that follows from its gates, found PROMOTE"):
-        verified(path)
+        read_verdict(path)
 
 
 def test_verdict_of_before_the_table_was_sealed_too_still_stands(tmp_path: Path) -> None:
-    told = verdict(PASSED).model_dump()
-    older = {name: value for name, value in told.items() if name not in ("table", "digest")}
+    content = verdict(PASSED).model_dump()
+    older = {name: value for name, value in content.items() if name not in ("table", "digest")}
     path = tmp_path / f"{value_digest(older)}.json"
     path.write_bytes(canonical_json({**older, "digest": value_digest(older)}))
-    assert verified(path).table == ""
+    assert read_verdict(path).table == ""
 
 
 def test_absent_verdict_is_named(tmp_path: Path) -> None:
     with pytest.raises(VerdictError, match="a readable verdict, found FileNotFoundError"):
-        verified(tmp_path / "none.json")
+        read_verdict(tmp_path / "none.json")
 
 
 def test_number_that_is_none_is_refused() -> None:

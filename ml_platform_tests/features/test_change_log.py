@@ -147,14 +147,14 @@ def test_no_facts_give_an_empty_log_of_the_declared_types() -> None:
 
 def test_function_sees_declared_columns_only_and_its_window() -> None:
     flights = pl.LazyFrame({"a": [1], "b": [2], "c": [3], "d": [4]})
-    source = {"dataset": "flights", "beforehand": ["a"], "revealed": {"b": ["b", "c"]}}
+    source = {"dataset": "flights", "known_upfront": ["a"], "available_from": {"b": ["b", "c"]}}
     log = build(view(function=f"{__name__}:seen_columns", sources=[source]), {"flights": flights}, WINDOW)
     assert log.frame["k"].to_list() == ["a+b+c"]
     assert log.frame["known_at"].to_list() == [START]
 
 
 def test_declared_column_that_the_source_lacks_is_named() -> None:
-    source = {"dataset": "flights", "beforehand": ["departed"]}
+    source = {"dataset": "flights", "known_upfront": ["departed"]}
     with pytest.raises(ViewError, match=r"expected columns 'departed' in 'flights'.* Did you mean 'departed_at'"):
         build(view(sources=[source]), {"flights": pl.LazyFrame({"departed_at": [1]})}, WINDOW)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.online import last_facts
-from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.online_store import latest_facts
+from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import INSTANT, FeatureView, ViewError
 
 NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
@@ -96,7 +96,7 @@ def rows(*asked: tuple[str | None, int], late: int = 0) -> pl.DataFrame:
 def store(folder: Path, watermark: datetime = NOON + timedelta(microseconds=1)) -> SnapshotStore:
     published = SnapshotStore(folder)
     for view in (HOURLY, LEG):
-        published.publish(last_facts(view, LOGS[view.name], watermark))
+        published.publish(latest_facts(view, LOGS[view.name], watermark))
     return published
 
 
@@ -152,7 +152,7 @@ def test_encoded_without_a_frame_is_what_the_frame_encodes_to(tmp_path_factory, 
     chosen, request = FeatureSet(VIEWS), rows(*asked, late=late)
     encoder = Encoder.fit(chosen.as_of(rows(("N1", 3)).lazy(), LOGS).collect(), chosen.feature_names)
     served = chosen.serve(request, store(tmp_path_factory.mktemp("online")))
-    np.testing.assert_array_equal(served.encoded(encoder), encoder.transform(served.frame))
+    np.testing.assert_array_equal(served.encode(encoder), encoder.transform(served.frame))
 
 
 @settings(max_examples=20, deadline=None)
@@ -193,6 +193,14 @@ def test_set_read_from_its_plain_form_is_the_same_and_keeps_code_versions() -> N
     again = FeatureSet.from_dict(chosen.to_dict())
     assert again.feature_names == chosen.feature_names
     assert [view.code_version for view in again.views] == [view.code_version for view in chosen.views]
+
+
+def test_set_written_before_attributes_were_renamed_is_read() -> None:
+    source = {"dataset": "legs", "beforehand": ["due"], "revealed": {"left": ["left"]}, "revealed_after_minutes": 5}
+    stored = FeatureSet([HOURLY]).to_dict()
+    stored["views"][0]["sources"] = [source]  # type: ignore[index]
+    read = FeatureSet.from_dict(stored).views[0].sources[0]
+    assert (read.known_upfront, read.available_from, read.available_after_minutes) == (["due"], {"left": ["left"]}, 5)
 
 
 def test_fields_are_what_a_request_must_hold() -> None:

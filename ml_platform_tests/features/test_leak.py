@@ -8,17 +8,28 @@ import pytest
 
 from ml_platform.features.change_log import Window
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.leak import Knowledge, LeakFoundError, check, choose_cuts, knowledge, scramble
+from ml_platform.features.leak import (
+    ColumnAvailability,
+    LeakFoundError,
+    choose_cuts,
+    column_availability,
+    run_leak_test,
+    scramble,
+)
 from ml_platform.features.view import FeatureView, ViewError
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
 WINDOW = Window(START, START + timedelta(days=12))
 FLIGHTS = {
     "dataset": "flights",
-    "beforehand": ["origin", "due"],
-    "revealed": {"left": ["left", "dep_delay"], "landed": ["landed", "arr_delay"]},
+    "known_upfront": ["origin", "due"],
+    "available_from": {"left": ["left", "dep_delay"], "landed": ["landed", "arr_delay"]},
 }
-WEATHER = {"dataset": "weather", "revealed": {"observed": ["origin", "observed", "temp"]}, "revealed_after_minutes": 60}
+WEATHER = {
+    "dataset": "weather",
+    "available_from": {"observed": ["origin", "observed", "temp"]},
+    "available_after_minutes": 60,
+}
 
 
 def recent_delay(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
@@ -104,7 +115,7 @@ def examples(sources) -> pl.LazyFrame:
 
 
 def report_on(chosen: FeatureView, sources, examples):
-    return check(FeatureSet([chosen]), sources, examples, WINDOW, choose_cuts(examples))
+    return run_leak_test(FeatureSet([chosen]), sources, examples, WINDOW, choose_cuts(examples))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +138,7 @@ def test_planted_leak_is_caught_and_named(function: str, source: dict, sources, 
     assert shown["before"] != shown["after"]
     assert shown["predict_at"] <= leak.cut
     with pytest.raises(LeakFoundError, match=f"found 1 that do: '{function}__value'"):
-        report.refuse()
+        report.raise_if_failed()
 
 
 @pytest.mark.parametrize(("function", "source"), [("recent_delay", FLIGHTS), ("observed_weather", WEATHER)])
@@ -136,36 +147,36 @@ def test_honest_view_passes_with_values_to_compare(function: str, source: dict, 
     assert report.leaks == []
     assert (report.features, len(report.cuts)) == (1, 3)
     assert report.examples > 700
-    report.refuse()
+    report.raise_if_failed()
 
 
 def test_one_leak_among_honest_views_is_told_apart(sources, examples) -> None:
     chosen = FeatureSet([view("recent_delay"), view("own_delay"), view("observed_weather", WEATHER)])
-    report = check(chosen, sources, examples, WINDOW, choose_cuts(examples, 1))
+    report = run_leak_test(chosen, sources, examples, WINDOW, choose_cuts(examples, 1))
     assert {leak.view for leak in report.leaks} == {"own_delay"}
 
 
 def test_column_of_which_nothing_is_said_is_refused(sources, examples) -> None:
-    silent = {"dataset": "flights", "columns": ["dep_delay"], "beforehand": ["origin", "due"]}
+    silent = {"dataset": "flights", "columns": ["dep_delay"], "known_upfront": ["origin", "due"]}
     with pytest.raises(ViewError, match="for every column, when it becomes known, found nothing about 'dep_delay'"):
         report_on(view("own_delay", silent), sources, examples)
 
 
 def test_views_that_disagree_when_a_column_is_known_are_refused() -> None:
-    liar = {"dataset": "flights", "beforehand": ["origin", "due", "dep_delay"]}
+    liar = {"dataset": "flights", "known_upfront": ["origin", "due", "dep_delay"]}
     with pytest.raises(ViewError, match="another view that says otherwise of 'dep_delay'"):
-        knowledge(FeatureSet([view("recent_delay"), view("own_delay", liar)]))
+        column_availability(FeatureSet([view("recent_delay"), view("own_delay", liar)]))
 
 
 def test_cut_before_all_examples_is_refused(sources, examples) -> None:
     with pytest.raises(ViewError, match="expected examples predicted by 2013-02-01"):
-        check(FeatureSet([view("recent_delay")]), sources, examples, WINDOW, [datetime(2013, 2, 1, tzinfo=UTC)])
+        run_leak_test(FeatureSet([view("recent_delay")]), sources, examples, WINDOW, [datetime(2013, 2, 1, tzinfo=UTC)])
 
 
 def test_scrambling_changes_only_what_is_known_after_the_cut(sources) -> None:
     cut = START + timedelta(days=6)
     before = sources["flights"].collect()
-    known = Knowledge(frozenset(["origin", "due"]), {"left": ("left", 0), "dep_delay": ("left", 0)})
+    known = ColumnAvailability(frozenset(["origin", "due"]), {"left": ("left", 0), "dep_delay": ("left", 0)})
     after = scramble(before, known, cut, np.random.default_rng(0))
     assert after.select("origin", "due", "arr_delay").equals(before.select("origin", "due", "arr_delay"))
     early = (before["left"] <= cut).to_list()

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.online import ABSENT, OnlineStore, Snapshot, last_facts
-from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.online_store import ABSENT, OnlineStore, Snapshot, latest_facts
 from ml_platform.features.snapshot_file import SnapshotError
-from ml_platform.features.valkey import OnlineServerError, ValkeyStore
+from ml_platform.features.snapshot_store import SnapshotStore
+from ml_platform.features.valkey_store import OnlineServerError, ValkeyStore
 from ml_platform.features.view import INSTANT, FeatureView
 
 NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
@@ -76,7 +76,7 @@ def store(request, tmp_path) -> OnlineStore:
 
 
 def publish(store: OnlineStore, facts: pl.LazyFrame = LEGS, watermark: datetime = NOON):
-    return store.publish(last_facts(VIEW, facts, watermark))
+    return store.publish(latest_facts(VIEW, facts, watermark))
 
 
 def read(store: OnlineStore, *keys: tuple[str | None, int | None], now: datetime = NOON) -> pl.DataFrame:
@@ -135,7 +135,7 @@ def test_new_snapshot_replaces_all_of_the_old_one(store) -> None:
 
 def test_all_views_are_answered_by_one_lookup(store) -> None:
     publish(store)
-    store.publish(last_facts(WHOLE, SYSTEM, NOON))
+    store.publish(latest_facts(WHOLE, SYSTEM, NOON))
     found = store.lookup([WHOLE, VIEW], {"carrier": ["UA"], "flight": [1]}, 1)
     frame = found.frame(pl.Series([NOON], dtype=INSTANT))
     assert frame.select("system__n", "system__age_minutes", "leg__delay").rows() == [(2**40, 3.0, 3.0)]
@@ -156,7 +156,7 @@ def test_view_that_was_never_published_is_refused(store) -> None:
 def test_another_code_version_is_another_snapshot(store) -> None:
     publish(store)
     changed = VIEW.model_copy(update={"code_version": "2"})
-    store.publish(last_facts(changed, legs(("UA", 1, at(-1), 77.0, None)), NOON))
+    store.publish(latest_facts(changed, legs(("UA", 1, at(-1), 77.0, None)), NOON))
     assert read(store, ("UA", 1)).row(0)[0] == 3.0
 
 
@@ -209,7 +209,7 @@ def test_readers_never_see_a_torn_snapshot_while_it_is_swapped(tmp_path) -> None
 
     def snapshot(value: int) -> Snapshot:
         rows = (("UA", number, at(value - 1), float(value), None) for number in numbers)
-        return last_facts(VIEW, legs(*rows), at(value))
+        return latest_facts(VIEW, legs(*rows), at(value))
 
     writer.publish(snapshot(0))
     stop, torn, seen = threading.Event(), [], set()
@@ -255,7 +255,7 @@ def test_key_that_is_no_text_or_whole_number_is_refused(tmp_path) -> None:
     with pytest.raises(
         SnapshotError, match="entity column 'share': expected text, whole numbers or flags, found Float64"
     ):
-        SnapshotStore(tmp_path).publish(last_facts(view, facts, NOON))
+        SnapshotStore(tmp_path).publish(latest_facts(view, facts, NOON))
 
 
 def test_server_that_does_not_answer_is_named() -> None:
@@ -278,7 +278,7 @@ def test_lookup_values_are_float64_with_nan_for_null(tmp_path: Path) -> None:
 def test_request_makes_one_lookup_and_one_round_trip_whatever_the_number_of_views(store, monkeypatch) -> None:
     views = [VIEW.model_copy(update={"name": f"leg_{number}"}) for number in range(12)]
     for view in views:
-        store.publish(last_facts(view, LEGS, NOON))
+        store.publish(latest_facts(view, LEGS, NOON))
     asked: list[int] = []
     lookup = store.lookup
     monkeypatch.setattr(store, "lookup", lambda *arguments: asked.append(len(arguments[0])) or lookup(*arguments))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ml_platform.features.point_in_time import join
+from ml_platform.features.point_in_time import point_in_time_join
 from ml_platform.features.view import INSTANT, FeatureView, ViewError
 
 T0 = datetime(2013, 3, 10, 6, 0, tzinfo=UTC)  # an hour before clocks change in New York
@@ -36,7 +36,7 @@ def view(**changes: object) -> FeatureView:
 
 
 def read(examples: pl.LazyFrame, facts: pl.LazyFrame, chosen: FeatureView, **options: object) -> list[tuple]:
-    joined = join(examples, {"v": facts}, [chosen], **options).collect().sort("id")  # type: ignore[arg-type]
+    joined = point_in_time_join(examples, {"v": facts}, [chosen], **options).collect().sort("id")  # type: ignore[arg-type]
     return joined.select("v__x", "v__age_minutes").rows()
 
 
@@ -179,17 +179,19 @@ def test_facts_known_at_a_watermark_or_later_are_left_out() -> None:
 def test_several_views_are_joined_side_by_side() -> None:
     other = view(name="w", tolerance_minutes=1)
     logs = {"v": log([("a", at(0), 1)]), "w": log([("a", at(0), 2)])}
-    joined = join(asked([("a", at(0)), ("a", at(2))]), logs, [VIEW, other]).collect()
+    joined = point_in_time_join(asked([("a", at(0)), ("a", at(2))]), logs, [VIEW, other]).collect()
     assert joined.select("v__x", "w__x").rows() == [(1, 2), (1, None)]
 
 
 def test_result_is_sorted_by_prediction_time_with_ties_as_given() -> None:
     rows = asked([("a", at(2)), ("b", at(1)), ("a", at(1))])
-    assert join(rows, {"v": log([])}, [VIEW]).collect()["id"].to_list() == [1, 2, 0]
+    assert point_in_time_join(rows, {"v": log([])}, [VIEW]).collect()["id"].to_list() == [1, 2, 0]
 
 
 def test_lazy_result_can_be_filtered_projected_and_streamed(tmp_path) -> None:
-    joined = join(asked([("a", at(2)), ("a", at(1))]), {"v": log([("a", at(0), 1)])}, [VIEW], chunk_rows=1)
+    joined = point_in_time_join(
+        asked([("a", at(2)), ("a", at(1))]), {"v": log([("a", at(0), 1)])}, [VIEW], chunk_rows=1
+    )
     assert joined.filter(pl.col("v__age_minutes") > 1).select("v__x").collect().rows() == [(1,)]
     joined.sink_parquet(tmp_path / "joined.parquet")
     assert pl.read_parquet(tmp_path / "joined.parquet")["v__age_minutes"].to_list() == [1.0, 2.0]
@@ -198,21 +200,21 @@ def test_lazy_result_can_be_filtered_projected_and_streamed(tmp_path) -> None:
 def test_naive_prediction_time_is_refused() -> None:
     rows = pl.LazyFrame({"k": ["a"], "predict_at": [datetime(2013, 1, 1)]})
     with pytest.raises(ViewError, match="column 'predict_at': expected instants with a time zone"):
-        join(rows, {"v": log([])}, [VIEW])
+        point_in_time_join(rows, {"v": log([])}, [VIEW])
 
 
 def test_missing_prediction_time_is_refused() -> None:
     rows = asked([("a", at(0)), ("a", at(3000))]).with_columns(pl.lit(None, INSTANT).alias("predict_at"))
     with pytest.raises(ViewError, match="predict_at in every row, found 2 without"):
-        join(rows, {"v": log([])}, [VIEW]).collect()
+        point_in_time_join(rows, {"v": log([])}, [VIEW]).collect()
 
 
 def test_missing_entity_column_names_the_nearest() -> None:
     rows = asked([("a", at(0))]).rename({"k": "kk"})
     with pytest.raises(ViewError, match=r"no 'k' among .*Did you mean"):
-        join(rows, {"v": log([])}, [view(entity=["k"])])
+        point_in_time_join(rows, {"v": log([])}, [view(entity=["k"])])
 
 
 def test_missing_log_says_what_to_materialize() -> None:
     with pytest.raises(ViewError, match="Materialize features/v first"):
-        join(asked([("a", at(0))]), {}, [VIEW]).collect()
+        point_in_time_join(asked([("a", at(0))]), {}, [VIEW]).collect()

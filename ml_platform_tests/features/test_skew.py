@@ -4,7 +4,14 @@ import polars as pl
 import pytest
 
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.skew import SkewFoundError, SkewSettings, compare, drawn, logged, merged
+from ml_platform.features.skew import (
+    SkewFoundError,
+    SkewSettings,
+    compare_features,
+    features_to_log,
+    merge_reports,
+    sample_predictions,
+)
 from ml_platform.features.view import INSTANT, ViewError
 from ml_platform_tests.features.test_feature_set import LOGS, NOON, VIEWS, rows, store
 
@@ -14,14 +21,14 @@ FEATURES = FeatureSet(VIEWS)
 @pytest.fixture
 def predictions(tmp_path) -> pl.DataFrame:
     request = rows(("N1", 3), ("N2", 3), ("N3", 1), late=5).with_columns(request_id=pl.lit("r1"))
-    return logged(request, FEATURES.serve(request, store(tmp_path)))
+    return features_to_log(request, FEATURES.serve(request, store(tmp_path)))
 
 
 def test_features_recomputed_from_the_logs_are_equal(predictions) -> None:
-    report = compare(FEATURES, predictions, LOGS)
+    report = compare_features(FEATURES, predictions, LOGS)
     assert report.passed
     assert (report.rows, report.features) == (3, 6)
-    report.refuse()
+    report.raise_if_failed()
 
 
 def test_facts_that_came_to_the_logs_since_do_not_count(predictions) -> None:
@@ -29,30 +36,30 @@ def test_facts_that_came_to_the_logs_since_do_not_count(predictions) -> None:
         [("JFK", 15, NOON.replace(minute=3), 0.1)], schema=LOGS["hourly"].collect_schema(), orient="row"
     )
     logs = LOGS | {"hourly": pl.concat([LOGS["hourly"], newer])}
-    assert compare(FEATURES, predictions, logs).passed
+    assert compare_features(FEATURES, predictions, logs).passed
 
 
 def test_value_that_was_served_differently_is_named_with_its_row(predictions) -> None:
     skewed = predictions.with_columns(hourly__busy=pl.col("hourly__busy") + 0.125)
-    report = compare(FEATURES, skewed, LOGS)
+    report = compare_features(FEATURES, skewed, LOGS)
     (mismatch,) = report.mismatches
     assert (mismatch.feature, mismatch.view, mismatch.rows) == ("hourly__busy", "hourly", 2)
     assert mismatch.examples[0]["request_id"] == "r1"
     assert (mismatch.examples[0]["logged"], mismatch.examples[0]["recomputed"]) == (0.875, 0.75)
     with pytest.raises(SkewFoundError, match="found 1 that differ: 'hourly__busy'"):
-        report.refuse()
+        report.raise_if_failed()
 
 
 def test_rewritten_history_is_skew(predictions) -> None:
     rewritten = LOGS | {"leg": LOGS["leg"].with_columns(model=pl.lit("B787"))}
-    report = compare(FEATURES, predictions, rewritten)
+    report = compare_features(FEATURES, predictions, rewritten)
     assert [each.feature for each in report.mismatches] == ["leg__model"]
     assert report.mismatches[0].rows == 1  # the legs of the others were stale, or unknown
 
 
 def test_null_where_a_value_was_served_is_skew(predictions) -> None:
     emptied = LOGS | {"hourly": LOGS["hourly"].filter(pl.lit(False))}
-    assert {each.feature for each in compare(FEATURES, predictions, emptied).mismatches} == {
+    assert {each.feature for each in compare_features(FEATURES, predictions, emptied).mismatches} == {
         "hourly__busy",
         "hourly__age_minutes",
     }
@@ -60,17 +67,17 @@ def test_null_where_a_value_was_served_is_skew(predictions) -> None:
 
 def test_numbers_are_compared_as_float32(predictions) -> None:
     wide = predictions.with_columns(pl.col("hourly__busy").cast(pl.Float64) + 1e-12)
-    assert compare(FEATURES, wide, LOGS).passed
+    assert compare_features(FEATURES, wide, LOGS).passed
 
 
 def test_no_predictions_are_refused(predictions) -> None:
     with pytest.raises(ViewError, match="found no prediction"):
-        compare(FEATURES, predictions.clear(), LOGS)
+        compare_features(FEATURES, predictions.clear(), LOGS)
 
 
 def test_log_without_watermarks_is_refused(predictions) -> None:
     with pytest.raises(ViewError, match="no 'watermarks'"):
-        compare(FEATURES, predictions.drop("watermarks"), LOGS)
+        compare_features(FEATURES, predictions.drop("watermarks"), LOGS)
 
 
 def test_predictions_of_different_watermarks_are_each_recomputed_as_of_their_own(tmp_path, predictions) -> None:
@@ -83,15 +90,15 @@ def test_predictions_of_different_watermarks_are_each_recomputed_as_of_their_own
             ),
         ]
     )
-    from ml_platform.features.online import last_facts
+    from ml_platform.features.online_store import latest_facts
     from ml_platform_tests.features.test_feature_set import HOURLY
 
     newer = store(tmp_path)
-    newer.publish(last_facts(HOURLY, fresh, NOON.replace(minute=20)))
-    second = logged(later.with_columns(request_id=pl.lit("r2")), FEATURES.serve(later, newer))
+    newer.publish(latest_facts(HOURLY, fresh, NOON.replace(minute=20)))
+    second = features_to_log(later.with_columns(request_id=pl.lit("r2")), FEATURES.serve(later, newer))
     both = pl.concat([predictions, second])
     assert both["watermarks"].n_unique() == 2
-    assert compare(FEATURES, both, LOGS | {"hourly": fresh}).passed
+    assert compare_features(FEATURES, both, LOGS | {"hourly": fresh}).passed
     assert both.schema["as_of"] == INSTANT
 
 
@@ -103,20 +110,20 @@ def logs_of(count: int) -> pl.LazyFrame:
 
 
 def test_sample_is_drawn_from_the_newest_that_can_be_recomputed() -> None:
-    few = drawn(logs_of(10), SkewSettings(rows=3, newest=4))["id"].to_list()
+    few = sample_predictions(logs_of(10), SkewSettings(rows=3, latest=4))["id"].to_list()
     assert len(few) == 3
     assert set(few) <= {5, 6, 7, 8}
-    assert sorted(drawn(logs_of(10), SkewSettings(rows=50, newest=4))["id"]) == [5, 6, 7, 8]
+    assert sorted(sample_predictions(logs_of(10), SkewSettings(rows=50, latest=4))["id"]) == [5, 6, 7, 8]
 
 
 def test_seed_decides_which_are_drawn() -> None:
-    draws = [drawn(logs_of(60), SkewSettings(rows=5, seed=seed))["id"].to_list() for seed in (1, 1, 2)]
+    draws = [sample_predictions(logs_of(60), SkewSettings(rows=5, seed=seed))["id"].to_list() for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_reports_of_several_versions_are_told_together(predictions) -> None:
     skewed = predictions.with_columns(hourly__busy=pl.col("hourly__busy") + 0.125)
-    both = merged([compare(FEATURES, predictions, LOGS), compare(FEATURES, skewed, LOGS)])
+    both = merge_reports([compare_features(FEATURES, predictions, LOGS), compare_features(FEATURES, skewed, LOGS)])
     assert (both.rows, both.passed) == (2 * predictions.height, False)
     assert {line["feature"] for line in both.records()} == {"hourly__busy"}
     assert "request_id=r1" in both.records()[0]["prediction"]

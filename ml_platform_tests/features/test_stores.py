@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.stores import OnlineAddressError, open_store
-from ml_platform.features.valkey import ValkeyStore
+from ml_platform.features.valkey_store import ValkeyStore
 from resources.home import Home
 from resources.online_store import OnlineStoreResource
 
@@ -36,11 +36,11 @@ def test_profile_takes_the_homes_folder_unless_the_setting_names_another_store(
 ) -> None:
     home = Home(tmp_path)
     monkeypatch.delenv("ML_PLATFORM_ONLINE", raising=False)
-    assert OnlineStoreResource.of_home(home).location == str(tmp_path / "online")
+    assert OnlineStoreResource.for_home(home).location == str(tmp_path / "online")
     monkeypatch.setenv("ML_PLATFORM_ONLINE", str(tmp_path / "shared"))
-    assert OnlineStoreResource.of_home(home).location == str(tmp_path / "shared")
+    assert OnlineStoreResource.for_home(home).location == str(tmp_path / "shared")
     monkeypatch.setenv("ML_PLATFORM_ONLINE", "redis://host:6379/0")
-    assert OnlineStoreResource.of_home(home).location == "redis://host:6379/0"
+    assert OnlineStoreResource.for_home(home).location == "redis://host:6379/0"
 
 
 def test_kind_decides_which_of_the_resources_addresses_counts(tmp_path: Path) -> None:

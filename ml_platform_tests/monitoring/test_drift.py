@@ -108,7 +108,7 @@ def test_nan_counts_as_null() -> None:
     assert column.null_rate_current == 0.5
 
 
-def test_column_that_is_all_null_is_told_by_its_null_rate() -> None:
+def test_column_that_is_all_null_is_reported_by_its_null_rate() -> None:
     column = measure_drift(
         numbers(), pl.DataFrame({"x": [None] * ROWS}), features=["x"], settings=DriftSettings()
     ).columns[0]
@@ -165,16 +165,16 @@ def test_null_rate_within_what_the_reference_went_through_is_not_drift() -> None
     assert drifted(numbers(12_000), now) == ["x"]
 
 
-def test_first_period_has_nothing_to_be_compared_with_and_is_not_judged() -> None:
+def test_first_period_has_nothing_to_be_compared_with_and_is_not_evaluated() -> None:
     report = measure_drift(numbers(0), numbers(), features=["x"], settings=DriftSettings())
-    assert (report.decision, report.columns, report.windows_judged) == ("not judged", [], 0)
-    assert report.reason == "Not judged: there are no earlier rows to compare with."
+    assert (report.decision, report.columns, report.windows_evaluated) == ("not evaluated", [], 0)
+    assert report.reason == "Not evaluated: there are no earlier rows to compare with."
 
 
-def test_reference_of_too_few_rows_is_not_judged() -> None:
+def test_reference_of_too_few_rows_is_not_evaluated() -> None:
     report = measure_drift(numbers(499), numbers(shift=3), features=["x"], settings=DriftSettings())
     assert (report.decision, report.reason) == (
-        "not judged", "Not judged: 499 earlier rows are too few to compare with.",
+        "not evaluated", "Not evaluated: 499 earlier rows are too few to compare with.",
     )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def test_scores_stand_before_features_whatever_their_effect() -> None:
 
 def test_too_few_rows_are_not_called_steady() -> None:
     report = measure_drift(numbers(), numbers(100, shift=5), features=["x"], settings=DriftSettings())
-    assert (report.decision, report.windows_judged, report.columns[0].effect) == ("not judged", 0, None)
+    assert (report.decision, report.windows_evaluated, report.columns[0].effect) == ("not evaluated", 0, None)
 
 
 def test_no_rows_at_all_are_not_called_steady() -> None:
@@ -285,7 +285,7 @@ def test_windows_and_windows_needed_decide_how_lasting_a_shift_must_be() -> None
     assert drifted(numbers(), current, windows=6, windows_needed=2) == ["x"]
 
 
-def test_minimum_rows_decides_whether_a_window_is_judged() -> None:
+def test_minimum_rows_decides_whether_a_window_is_evaluated() -> None:
     assert drifted(numbers(), numbers(300, shift=1, seed=2)) == []
     assert drifted(numbers(), numbers(300, shift=1, seed=2), minimum_rows=100) == ["x"]
 
@@ -367,12 +367,12 @@ def test_nulls_in_a_feature_expected_to_change_are_still_drift() -> None:
     assert measure_drift(numbers(), current, features=["x"], settings=settings).drifted == ["x"]
 
 
-def test_misspelt_feature_expected_to_change_is_refused() -> None:
+def test_misspelt_feature_expected_to_change_is_rejected() -> None:
     with pytest.raises(DriftInputError, match=r"'expected_to_change': .* 1 that are none: 'day_of_yaer'"):
         measure_drift(numbers(), numbers(), features=["x"], settings=DriftSettings(expected_to_change=["day_of_yaer"]))
 
 
-def test_more_windows_needed_than_there_are_is_refused() -> None:
+def test_more_windows_needed_than_there_are_is_rejected() -> None:
     with pytest.raises(ValidationError, match=r"windows_needed \(4\) must not exceed windows \(3\)"):
         DriftSettings(windows_needed=4)
 
@@ -391,12 +391,12 @@ def test_column_of_another_kind_is_named_with_both_types() -> None:
         measure_drift(numbers(), carriers({"AA": 1.0}), features=["x"], settings=DriftSettings())
 
 
-def test_column_that_is_neither_number_nor_category_is_refused() -> None:
+def test_column_that_is_neither_number_nor_category_is_rejected() -> None:
     times = numbers().select(pl.lit("2013-01-01").str.to_date().alias("x"))
     with pytest.raises(DriftInputError, match="found Date in the reference"):
         measure_drift(times, times, features=["x"], settings=DriftSettings())
 
 
-def test_nothing_to_compare_is_refused() -> None:
+def test_nothing_to_compare_is_rejected() -> None:
     with pytest.raises(DriftInputError, match="at least one column"):
         measure_drift(numbers(), numbers(), features=[], settings=DriftSettings())

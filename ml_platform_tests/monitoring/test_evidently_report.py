@@ -59,7 +59,7 @@ def test_nothing_but_the_page_is_left_in_its_folder(page: tuple[Path, dict[str, 
     assert [file.name for file in page[0].parent.iterdir()] == ["drift.html"]
 
 
-def test_evidently_is_told_not_to_track(page: tuple[Path, dict[str, float]]) -> None:
+def test_evidently_is_configured_not_to_track(page: tuple[Path, dict[str, float]]) -> None:
     assert os.environ["DO_NOT_TRACK"] == "1"
 
 
@@ -169,7 +169,7 @@ def test_missing_column_is_named(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_tables_without_a_common_value_are_refused(tmp_path: Path) -> None:
+def test_tables_without_a_common_value_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ReportInputError, match="values on both sides, found 2000 reference and 0 current rows"):
         write_evidently_report(
             rows(0, 1), rows(0, 2, count=0), tmp_path / "page.html", features=FEATURES, settings=ReportSettings()

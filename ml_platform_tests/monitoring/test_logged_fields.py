@@ -6,12 +6,17 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from ml_platform.monitoring.logged_fields import PredictionLogError, unpacked, with_features, with_request_fields
+from ml_platform.monitoring.logged_fields import (
+    PredictionLogError,
+    unpack_json_column,
+    with_features,
+    with_request_fields,
+)
 
 
-def test_unpacking_an_absent_column_is_refused() -> None:
+def test_unpacking_an_absent_column_is_rejected() -> None:
     with pytest.raises(PredictionLogError, match="a column 'request' of JSON text, found columns score"):
-        unpacked(pl.DataFrame({"score": [0.5]}), "request")
+        unpack_json_column(pl.DataFrame({"score": [0.5]}), "request")
 
 
 REQUEST = {"flight": 15, "scheduled_departure": "2013-07-01T08:00:00-04:00"}
@@ -35,7 +40,7 @@ def test_field_that_no_request_has_is_named() -> None:
         with_request_fields(logged, {"fligt": pl.Int32()})
 
 
-def test_field_that_does_not_fit_its_type_is_refused() -> None:
+def test_field_that_does_not_fit_its_type_is_rejected() -> None:
     logged = pl.DataFrame({"request": [json.dumps({"flight": "UA15"})]})
     with pytest.raises(PredictionLogError, match="expected flight: Int32, found"):
         with_request_fields(logged, {"flight": pl.Int32()})

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ml_platform.monitoring.outcomes import OutcomeError, join_outcomes
+from ml_platform.monitoring.outcomes import OutcomeError, with_outcomes
 
 DAY = datetime(2013, 7, 1, tzinfo=UTC)
 UTC_TIME = pl.Datetime("us", "UTC")
@@ -32,7 +32,7 @@ def labels(*rows: tuple[Any, int | None, int]) -> pl.DataFrame:
 
 
 def outcomes_of(predicted: pl.DataFrame, known: pl.DataFrame, hours: int = 24) -> list[tuple[str, float | None]]:
-    joined = join_outcomes(predicted, known, keys=["flight"], known_by=DAY + timedelta(hours=hours))
+    joined = with_outcomes(predicted, known, keys=["flight"], known_by=DAY + timedelta(hours=hours))
     return joined.select("flight", "outcome").rows()
 
 
@@ -60,31 +60,31 @@ def test_null_key_matches_a_null_key_and_nothing_else() -> None:
     assert outcomes_of(predicted, labels((None, 1, 1), ("UA1", 0, 1))) == [(None, 1.0), ("UA1", 0.0)]
 
 
-def test_repeated_null_key_in_the_labels_is_refused() -> None:
+def test_repeated_null_key_in_the_labels_is_rejected() -> None:
     with pytest.raises(OutcomeError, match=r"found 1 keys with several rows \(first: {'flight': None"):
         outcomes_of(predictions((None, "7", "stable", 0.5, 0)), labels((None, 1, 1), (None, 0, 1)))
 
 
-def test_of_several_askings_the_last_counts_per_version_and_role() -> None:
+def test_of_several_requests_the_last_counts_per_version_and_role() -> None:
     predicted = predictions(
         ("UA1", "7", "stable", 0.2, 2), ("UA1", "7", "stable", 0.1, 1),
         ("UA1", "8", "stable", 0.3, 0), ("UA1", "8", "shadow", 0.4, 0),
     )  # fmt: skip
-    joined = join_outcomes(predicted, labels(("UA1", 1, 1)), keys=["flight"], known_by=DAY + timedelta(hours=2))
+    joined = with_outcomes(predicted, labels(("UA1", 1, 1)), keys=["flight"], known_by=DAY + timedelta(hours=2))
     assert sorted(joined["score"]) == [0.2, 0.3, 0.4]
 
 
-def test_repeated_label_is_refused_with_its_key() -> None:
+def test_repeated_label_is_rejected_with_its_key() -> None:
     with pytest.raises(OutcomeError, match=r"one row per 'flight', found 1 keys .*first: {'flight': 'UA1', 'len': 2}"):
         outcomes_of(predictions(("UA1", "7", "stable", 0.5, 0)), labels(("UA1", 1, 1), ("UA1", 0, 1)))
 
 
-def test_key_of_another_type_is_refused() -> None:
+def test_key_of_another_type_is_rejected() -> None:
     known = labels(("1", 1, 1)).with_columns(pl.col("flight").cast(pl.Int64))
     with pytest.raises(OutcomeError, match=r"key 'flight': expected the same type .* found String in the predictions"):
         outcomes_of(predictions(("1", "7", "stable", 0.5, 0)), known)
 
 
-def test_missing_key_column_is_refused() -> None:
+def test_missing_key_column_is_rejected() -> None:
     with pytest.raises(OutcomeError, match="Outcomes, predictions: expected key columns 'flight', found 1 missing"):
         outcomes_of(predictions(("1", "7", "stable", 0.5, 0)).drop("flight"), labels(("1", 1, 1)))

@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 
 from ml_platform.monitoring.performance import (
+    ExpectedInterval,
     PerformanceError,
     PerformanceReport,
     PerformanceSettings,
-    Promised,
-    promise_of,
-    realised_performance,
+    expected_metrics,
+    measure_performance,
 )
 
 JULY = datetime(2013, 7, 1, tzinfo=UTC)
@@ -45,72 +45,86 @@ def month(right: int, wrong: int, unknown: int = 0, start: datetime = JULY, vers
     )
 
 
-def judge(
-    outcomes: pl.DataFrame, promise: dict[str, float] | None = None, known_by: datetime = LATER, **changes: Any
+def performance_of(
+    outcomes: pl.DataFrame, expected: dict[str, float] | None = None, known_by: datetime = LATER, **changes: Any
 ) -> PerformanceReport:
-    plain = {
+    defaults = {
         "minimum_labels": 10,
         "minimum_days": 1,
         "tolerances": {"share_right": 0.05},
         "higher_is_better": ["share_right"],
     }
-    settings = PerformanceSettings.model_validate({**plain, **changes})
-    exact = {name: Promised(value=value, low=value, high=value) for name, value in (promise or {}).items()}
-    promises = {"7": exact} if promise else {}
-    return realised_performance(outcomes, score=share_right, settings=settings, known_by=known_by, promises=promises)
+    settings = PerformanceSettings.model_validate({**defaults, **changes})
+    intervals = {name: ExpectedInterval(value=value, low=value, high=value) for name, value in (expected or {}).items()}
+    expected_by_version = {"7": intervals} if expected else {}
+    return measure_performance(
+        outcomes,
+        compute_metrics=share_right,
+        settings=settings,
+        known_by=known_by,
+        expected_by_version=expected_by_version,
+    )
 
 
 def test_metrics_are_those_of_the_labelled_rows() -> None:
-    period = judge(month(right=80, wrong=20, unknown=50)).periods[0]
+    period = performance_of(month(right=80, wrong=20, unknown=50)).periods[0]
     assert (period.metrics["share_right"], period.base_rate) == (0.8, 0.5)
 
 
 def test_coverage_counts_missing_labels_but_not_pending_ones() -> None:
     rows = pl.concat([month(60, 0, unknown=40), month(0, 0, unknown=30, start=JULY + timedelta(days=20))])
-    period = judge(rows, known_by=JULY + timedelta(days=21)).periods[0]
+    period = performance_of(rows, known_by=JULY + timedelta(days=21)).periods[0]
     assert (period.predictions, period.labelled, period.missing, period.pending) == (130, 60, 40, 30)
     assert period.coverage == 0.6
 
 
-def test_promise_is_broken_by_more_than_the_tolerance_only() -> None:
-    assert judge(month(80, 20), promise={"share_right": 0.84}).periods[0].broken == []
-    assert judge(month(80, 20), promise={"share_right": 0.86}).periods[0].broken == ["share_right"]
+def test_metric_regressed_by_more_than_the_tolerance_only() -> None:
+    assert performance_of(month(80, 20), expected={"share_right": 0.84}).periods[0].regressed_metrics == []
+    assert performance_of(month(80, 20), expected={"share_right": 0.86}).periods[0].regressed_metrics == ["share_right"]
 
 
-def test_doing_better_than_promised_breaks_nothing() -> None:
-    period = judge(month(80, 20), promise={"share_right": 0.5}).periods[0]
-    assert period.broken == []
+def test_doing_better_than_expected_is_no_regression() -> None:
+    period = performance_of(month(80, 20), expected={"share_right": 0.5}).periods[0]
+    assert period.regressed_metrics == []
     assert period.shortfalls["share_right"] == pytest.approx(-0.3)
 
 
-@pytest.mark.parametrize(("low", "broken"), [(0.79, []), (0.81, ["share_right"])])
-def test_promise_is_not_broken_within_its_own_interval(low: float, broken: list[str]) -> None:
-    promise = {"share_right": Promised(value=0.9, low=low, high=0.95)}
+@pytest.mark.parametrize(("low", "regressed_metrics"), [(0.79, []), (0.81, ["share_right"])])
+def test_metric_within_the_expected_interval_has_not_regressed(low: float, regressed_metrics: list[str]) -> None:
+    expected = {"share_right": ExpectedInterval(value=0.9, low=low, high=0.95)}
     settings = PerformanceSettings(
         minimum_labels=10, minimum_days=1, tolerances={"share_right": 0.05}, higher_is_better=["share_right"]
     )
-    report = realised_performance(
-        month(80, 20), score=share_right, settings=settings, known_by=LATER, promises={"7": promise}
+    report = measure_performance(
+        month(80, 20),
+        compute_metrics=share_right,
+        settings=settings,
+        known_by=LATER,
+        expected_by_version={"7": expected},
     )
-    assert report.periods[0].broken == broken
+    assert report.periods[0].regressed_metrics == regressed_metrics
 
 
-def test_promise_is_read_from_the_numbers_of_an_evaluation() -> None:
+def test_expected_metrics_are_read_from_the_numbers_of_an_evaluation() -> None:
     numbers = {"auc": 0.79, "auc_low": 0.77, "auc_high": 0.81, "base_rate": 0.3, "rows": 900.0}
-    assert promise_of(numbers) == {"auc": Promised(value=0.79, low=0.77, high=0.81)}
+    assert expected_metrics(numbers) == {"auc": ExpectedInterval(value=0.79, low=0.77, high=0.81)}
 
 
-def test_versions_that_shared_a_month_are_judged_apart_each_by_its_own_promise() -> None:
+def test_versions_that_shared_a_month_are_evaluated_apart_each_by_its_own_expectation() -> None:
     rows = pl.concat([month(60, 40, version="10"), month(80, 20, version="9"), month(50, 50, version="11")])
-    promises = {
-        version: {"share_right": Promised(value=value, low=value, high=value)}
+    expected_by_version = {
+        version: {"share_right": ExpectedInterval(value=value, low=value, high=value)}
         for version, value in {"9": 0.9, "10": 0.6}.items()
     }
     settings = PerformanceSettings(
         minimum_labels=10, minimum_days=1, tolerances={"share_right": 0.05}, higher_is_better=["share_right"]
     )
-    report = realised_performance(rows, score=share_right, settings=settings, known_by=LATER, promises=promises)
-    assert [(one.version, one.metrics["share_right"], one.broken, one.promised) for one in report.periods] == [
+    report = measure_performance(
+        rows, compute_metrics=share_right, settings=settings, known_by=LATER, expected_by_version=expected_by_version
+    )
+    assert [
+        (one.version, one.metrics["share_right"], one.regressed_metrics, one.has_expectation) for one in report.periods
+    ] == [
         ("9", 0.8, ["share_right"], True),
         ("10", 0.6, [], True),
         ("11", 0.5, [], False),
@@ -118,43 +132,47 @@ def test_versions_that_shared_a_month_are_judged_apart_each_by_its_own_promise()
 
 
 def test_default_tolerances_that_a_task_does_not_have_are_no_error() -> None:
-    promise = {"share_right": Promised(value=0.9, low=0.9, high=0.9)}
+    expected = {"share_right": ExpectedInterval(value=0.9, low=0.9, high=0.9)}
     settings = PerformanceSettings(minimum_labels=10, minimum_days=1)
-    report = realised_performance(
-        month(80, 20), score=share_right, settings=settings, known_by=LATER, promises={"7": promise}
+    report = measure_performance(
+        month(80, 20),
+        compute_metrics=share_right,
+        settings=settings,
+        known_by=LATER,
+        expected_by_version={"7": expected},
     )
-    assert report.periods[0].broken == []
+    assert report.periods[0].regressed_metrics == []
 
 
-def test_without_a_promise_nothing_is_broken() -> None:
-    assert judge(month(0, 100)).periods[0].broken == []
+def test_without_an_expectation_nothing_has_regressed() -> None:
+    assert performance_of(month(0, 100)).periods[0].regressed_metrics == []
 
 
-def test_one_class_is_counted_but_not_judged() -> None:
+def test_one_class_is_counted_but_not_evaluated() -> None:
     rows = month(100, 0).with_columns(outcome=pl.lit(1.0))
-    period = judge(rows, promise={"share_right": 1.0}).periods[0]
-    assert (period.judged, period.metrics, period.base_rate, period.labelled) == (False, {}, 1.0, 100)
+    period = performance_of(rows, expected={"share_right": 1.0}).periods[0]
+    assert (period.evaluated, period.metrics, period.base_rate, period.labelled) == (False, {}, 1.0, 100)
 
 
-def test_latest_is_the_newest_period_that_could_be_judged() -> None:
+def test_latest_is_the_last_period_that_could_be_evaluated() -> None:
     rows = pl.concat([month(80, 20), month(1, 1, start=datetime(2013, 8, 1, tzinfo=UTC))])
-    report = judge(rows)
+    report = performance_of(rows)
     assert report.latest is not None
-    assert (report.latest.start, [period.judged for period in report.periods]) == (JULY, [True, False])
+    assert (report.latest.start, [period.evaluated for period in report.periods]) == (JULY, [True, False])
 
 
 def test_no_predictions_give_no_period() -> None:
-    report = judge(month(0, 0))
+    report = performance_of(month(0, 0))
     assert (report.periods, report.latest, report.table().height) == ([], None, 0)
 
 
 def test_table_has_one_row_per_period_with_its_metrics() -> None:
     rows = pl.concat([month(80, 20), month(60, 40, start=datetime(2013, 8, 1, tzinfo=UTC))])
-    assert judge(rows).table().select("labelled", "share_right").rows() == [(100, 0.8), (100, 0.6)]
+    assert performance_of(rows).table().select("labelled", "share_right").rows() == [(100, 0.8), (100, 0.6)]
 
 
 def test_report_survives_json() -> None:
-    report = judge(month(80, 20), promise={"share_right": 0.9})
+    report = performance_of(month(80, 20), expected={"share_right": 0.9})
     assert PerformanceReport.model_validate_json(report.model_dump_json()) == report
 
 
@@ -163,44 +181,52 @@ def test_report_survives_json() -> None:
 
 def test_period_decides_how_predictions_are_grouped() -> None:
     rows = pl.concat([month(20, 0), month(20, 0, start=JULY + timedelta(days=1))])
-    assert [len(judge(rows, period=length).periods) for length in ("1mo", "1d")] == [1, 2]
+    assert [len(performance_of(rows, period=length).periods) for length in ("1mo", "1d")] == [1, 2]
 
 
-def test_minimum_labels_decides_what_is_judged() -> None:
-    assert [judge(month(80, 20), minimum_labels=least).periods[0].judged for least in (100, 101)] == [True, False]
+def test_minimum_labels_decides_what_is_evaluated() -> None:
+    assert [performance_of(month(80, 20), minimum_labels=least).periods[0].evaluated for least in (100, 101)] == [
+        True,
+        False,
+    ]
 
 
 def test_minimum_days_decides_how_many_fates_a_verdict_needs() -> None:
     rows = pl.concat([month(20, 0), month(20, 0, start=JULY + timedelta(days=1))])
-    judged = [judge(rows, minimum_days=least).periods[0] for least in (2, 3)]
-    assert [(period.days, period.judged) for period in judged] == [(2, True), (2, False)]
-    assert judge(rows, minimum_days=7, period="1d").periods[0].judged  # no day has seven
+    evaluated = [performance_of(rows, minimum_days=least).periods[0] for least in (2, 3)]
+    assert [(period.days, period.evaluated) for period in evaluated] == [(2, True), (2, False)]
+    assert performance_of(rows, minimum_days=7, period="1d").periods[0].evaluated  # no day has seven
 
 
-def test_minimum_coverage_decides_what_is_judged() -> None:
+def test_minimum_coverage_decides_what_is_evaluated() -> None:
     rows = month(60, 0, unknown=40)
-    assert [judge(rows, minimum_coverage=least).periods[0].judged for least in (0.6, 0.61)] == [True, False]
+    assert [performance_of(rows, minimum_coverage=least).periods[0].evaluated for least in (0.6, 0.61)] == [True, False]
 
 
 def test_label_delay_decides_what_is_missing() -> None:
     rows, known_by = month(60, 0, unknown=40), JULY + timedelta(hours=24)
-    assert [judge(rows, known_by=known_by, label_delay_hours=h).periods[0].missing for h in (24, 25)] == [40, 0]
+    assert [performance_of(rows, known_by=known_by, label_delay_hours=h).periods[0].missing for h in (24, 25)] == [
+        40,
+        0,
+    ]
 
 
 def test_higher_is_better_decides_which_side_is_worse() -> None:
     tolerances = {"share_wrong": 0.05}
-    right = judge(month(80, 20), promise={"share_wrong": 0.1}, tolerances=tolerances)
-    reverse = judge(
-        month(80, 20), promise={"share_wrong": 0.1}, tolerances=tolerances, higher_is_better=["share_wrong"]
+    right = performance_of(month(80, 20), expected={"share_wrong": 0.1}, tolerances=tolerances)
+    reverse = performance_of(
+        month(80, 20), expected={"share_wrong": 0.1}, tolerances=tolerances, higher_is_better=["share_wrong"]
     )
-    assert [report.periods[0].broken for report in (right, reverse)] == [["share_wrong"], []]
+    assert [report.periods[0].regressed_metrics for report in (right, reverse)] == [["share_wrong"], []]
 
 
-def test_tolerance_decides_what_is_broken() -> None:
-    reports = [judge(month(80, 20), {"share_right": 0.9}, tolerances={"share_right": most}) for most in (0.05, 0.15)]
-    assert [report.periods[0].broken for report in reports] == [["share_right"], []]
+def test_tolerance_decides_what_has_regressed() -> None:
+    reports = [
+        performance_of(month(80, 20), {"share_right": 0.9}, tolerances={"share_right": most}) for most in (0.05, 0.15)
+    ]
+    assert [report.periods[0].regressed_metrics for report in reports] == [["share_right"], []]
 
 
-def test_tolerance_for_an_unknown_metric_is_refused() -> None:
+def test_tolerance_for_an_unknown_metric_is_rejected() -> None:
     with pytest.raises(PerformanceError, match=r"Tolerance for 'share_rigth'.* Did you mean 'share_right'\?"):
-        judge(month(80, 20), promise={"share_right": 0.8}, tolerances={"share_rigth": 0.1})
+        performance_of(month(80, 20), expected={"share_right": 0.8}, tolerances={"share_rigth": 0.1})

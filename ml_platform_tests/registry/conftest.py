@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ml_platform.registry.manifest import CodeFacts, HardwareFacts, Manifest
+from ml_platform.registry.manifest import CodeInfo, HardwareInfo, Manifest
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.tracking import Tracking
 
@@ -41,11 +41,11 @@ def manifest() -> Manifest:
         tables={"datasets/flights": 6},
         training_set="a" * 64,
         training_rows=3,
-        code=CodeFacts(commit="c0ffee", dirty=False, sha256="b" * 64),
+        code=CodeInfo(commit="c0ffee", dirty=False, sha256="b" * 64),
         lock="d" * 64,
         parameters={"num_leaves": 31},
         seeds={"fit": 1},
-        hardware=HardwareFacts(machine="x86_64 Linux", cpu_count=2, device="cpu"),
+        hardware=HardwareInfo(machine="x86_64 Linux", cpu_count=2, device="cpu"),
         data_clock="2013-07-01T04:00:00+00:00",
         dagster_run_id="run-1",
         created_at="2026-11-21T08:00:00+00:00",
@@ -57,8 +57,8 @@ def model_directory(tmp_path: Path, manifest: Manifest) -> Callable[..., Path]:
     def make(content: str = "tree", manifest: Manifest = manifest) -> Path:
         directory = tmp_path / "directories" / f"{content}-{manifest.digest()[:8]}"
         directory.mkdir(parents=True, exist_ok=True)
-        described = {"format": "ml_platform/1", "trainer": "lightgbm", "feature_names": ["distance", "carrier"]}
-        (directory / "model.json").write_text(json.dumps(described))
+        model_json = {"format": "ml_platform/1", "trainer": "lightgbm", "feature_names": ["distance", "carrier"]}
+        (directory / "model.json").write_text(json.dumps(model_json))
         (directory / "weights.txt").write_text(content)
         (directory / "manifest.json").write_text(manifest.model_dump_json())
         return directory

@@ -59,7 +59,7 @@ def test_dropped_record_is_named(log: AuditLog) -> None:
         log.verify()
 
 
-def test_end_that_was_cut_off_is_seen(log: AuditLog) -> None:
+def test_truncated_end_is_detected(log: AuditLog) -> None:
     lines = log.path.read_bytes().splitlines(keepends=True)
     log.path.write_bytes(b"".join(lines[:2]))
     with pytest.raises(AuditError, match="record 3: expected 3 records, as its head says, found the log ends after 2"):
@@ -97,7 +97,7 @@ def test_writers_in_several_processes_take_turns(tmp_path: Path) -> None:
     assert [record.sequence for record in AuditLog(path).records()] == list(range(1, 21))
 
 
-def test_full_disk_refuses_the_record_and_keeps_the_log(log: AuditLog) -> None:
+def test_full_disk_rejects_the_record_and_keeps_the_log(log: AuditLog) -> None:
     size = log.path.stat().st_size
     # A limit on the size of files stands for a full disk: the write stops in the middle of the line.
     program = f"""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ml_platform.registry.manifest import CodeFacts, Manifest, collect_code, collect_lock
+from ml_platform.registry.manifest import CodeInfo, Manifest, collect_code, collect_lock
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def repository(tmp_path: Path) -> Path:
         {"lock": None},
         {"libraries": {"torch": "2.13"}},
         {"partition": "2013-07"},
-        {"code": CodeFacts(commit="c0ffee", dirty=True, sha256="0" * 64)},
+        {"code": CodeInfo(commit="c0ffee", dirty=True, sha256="0" * 64)},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -43,7 +43,7 @@ def test_changed_input_changes_the_inputs_digest(manifest: Manifest, change: dic
         {"created_at": "2026-11-22T08:00:00+00:00"},
         {"metrics": {"auc": 0.77}},
         {"tables": {"datasets/flights": 7}},
-        {"code": CodeFacts(commit="another", dirty=True, sha256="b" * 64)},
+        {"code": CodeInfo(commit="another", dirty=True, sha256="b" * 64)},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -69,7 +69,7 @@ def test_new_code_not_yet_committed_is_dirty_and_changes_the_digest(repository: 
     assert after.sha256 != before.sha256
 
 
-def test_changed_words_outside_the_code_do_not_count(repository: Path) -> None:
+def test_changed_text_outside_the_code_does_not_count(repository: Path) -> None:
     before = collect_code(repository)
     (repository / "README.md").write_text("other words\n")
     assert collect_code(repository) == before

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster_mlflow import end_mlflow_on_run_finished
 
 from ml_platform.registry.outbox import Outbox
-from ml_platform.registry.writer import this_process
+from ml_platform.registry.process_identity import current_process
 from resources.home import Home
-from resources.mlflow import MlflowResource, team_tracking
+from resources.mlflow import MlflowResource
 
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["2013-05", "2013-06"]))
@@ -27,7 +26,7 @@ def mlflow(new_database: Path, tmp_path: Path) -> MlflowResource:
     home = Home(tmp_path)
     home.mlflow.mkdir()
     (home.mlflow / "mlflow.db").write_bytes(new_database.read_bytes())
-    return MlflowResource.at_home(home)
+    return MlflowResource.for_home(home)
 
 
 def test_materialization_leaves_a_run_with_its_tags(mlflow: MlflowResource) -> None:
@@ -37,7 +36,7 @@ def test_materialization_leaves_a_run_with_its_tags(mlflow: MlflowResource) -> N
     assert stored.data.metrics == {"month": 6.0}
     assert stored.info.status == "FINISHED"
     assert {name: value for name, value in stored.data.tags.items() if name.startswith("ml_platform.")} == {
-        "ml_platform.writer": this_process(),
+        "ml_platform.writer": current_process(),
         "ml_platform.asset": "candidate",
         "ml_platform.partition": "2013-06",
         "ml_platform.attempt": "1",
@@ -58,8 +57,8 @@ def test_run_is_closed_once_its_dagster_run_is_over(mlflow: MlflowResource) -> N
         for run_id in (runs.run_id, "of another instance"):
             mlflow.tracking.open("departure_risk", "x", {"dagster_run_id": run_id})
 
-        assert mlflow.close_abandoned("departure_risk", instance) == [left.run_id]
-        assert mlflow.close_abandoned("departure_risk", instance) == []
+        assert mlflow.end_abandoned_runs("departure_risk", instance) == [left.run_id]
+        assert mlflow.end_abandoned_runs("departure_risk", instance) == []
 
 
 def test_step_ends_what_a_killed_process_left_open_for_another_dagster_run(tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_step_ends_what_a_killed_process_left_open_for_another_dagster_run(tmp_p
     left = killed.stdout.readline().split()
     killed.kill()
     killed.wait()
-    mlflow = MlflowResource.at_home(Home(tmp_path))
+    mlflow = MlflowResource.for_home(Home(tmp_path))
     assert [mlflow.tracking.client.get_run(one).info.status for one in left] == ["RUNNING", "RUNNING"]
 
     @dg.asset
@@ -89,7 +88,7 @@ from pathlib import Path
 from resources.home import Home
 from resources.mlflow import MlflowResource
 
-tracking = MlflowResource.at_home(Home(Path(sys.argv[1]))).tracking
+tracking = MlflowResource.for_home(Home(Path(sys.argv[1]))).tracking
 run = tracking.open("departure_risk", "candidate", {"dagster_run_id": "killed"})
 trial = tracking.open("departure_risk", "trial 0", {}, parent_run_id=run.run_id)
 print(run.run_id, trial.run_id, flush=True)
@@ -106,46 +105,28 @@ def _job() -> dg.JobDefinition:
 
 def test_closing_waits_for_nobody_while_the_server_is_down() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        assert MlflowResource(tracking_uri="http://127.0.0.1:9").close_abandoned("departure_risk", instance) == []
+        assert MlflowResource(tracking_uri="http://127.0.0.1:9").end_abandoned_runs("departure_risk", instance) == []
 
 
 def test_records_made_while_the_server_was_down_wait_at_the_home(tmp_path: Path) -> None:
     down = MlflowResource(tracking_uri="http://127.0.0.1:9", outbox=str(tmp_path / "outbox"))
     with down.tracking.run("departure_risk", "x", {}):
         pass
-    assert len(Outbox(tmp_path / "outbox").waiting()) == 1
+    assert len(Outbox(tmp_path / "outbox").pending()) == 1
     assert down.deliver() == []
 
 
 def test_second_log_is_off_unless_the_environment_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ML_PLATFORM_WANDB", raising=False)
-    assert not MlflowResource.at_home(Home(tmp_path)).second_log
+    assert not MlflowResource.for_home(Home(tmp_path)).wandb_enabled
     monkeypatch.setenv("ML_PLATFORM_WANDB", "offline")
-    asked = MlflowResource.at_home(Home(tmp_path))
-    assert (asked.second_log, asked.second_log_mode, asked.second_log_folder) == (True, "offline", str(tmp_path))
+    enabled = MlflowResource.for_home(Home(tmp_path))
+    assert (enabled.wandb_enabled, enabled.wandb_mode, enabled.wandb_folder) == (True, "offline", str(tmp_path))
 
 
-def test_second_log_is_written_to_its_folder_where_asked_for(mlflow: MlflowResource, tmp_path: Path) -> None:
+def test_wandb_log_is_written_to_its_folder_when_enabled(mlflow: MlflowResource, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="the second log is optional")
-    twice = mlflow.model_copy(update={"second_log": True, "second_log_folder": str(tmp_path / "second")})
+    twice = mlflow.model_copy(update={"wandb_enabled": True, "wandb_folder": str(tmp_path / "second")})
     with twice.tracking.run("departure_risk", "x", {}):
         pass
     assert len(list((tmp_path / "second").glob("wandb/offline-run-*"))) == 1
-
-
-def test_teams_get_the_resource_of_dagster_mlflow_on_the_same_store(mlflow: MlflowResource, tmp_path: Path) -> None:
-    ops = team_tracking(Home(tmp_path), "team_experiment")
-
-    @dg.op(required_resource_keys={"mlflow"})
-    def log_something(context: dg.OpExecutionContext) -> None:
-        context.resources.mlflow.log_metric("rows", 3.0)
-
-    @end_mlflow_on_run_finished
-    @dg.job(resource_defs={"mlflow": ops})
-    def team_job() -> None:
-        log_something()
-
-    done = team_job.execute_in_process()
-    (run_id,) = mlflow.tracking.find_runs("team_experiment", {"dagster_run_id": done.run_id})
-    stored = mlflow.tracking.client.get_run(run_id)
-    assert (stored.data.metrics, stored.info.status) == ({"rows": 3.0}, "FINISHED")

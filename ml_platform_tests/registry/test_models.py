@@ -25,7 +25,7 @@ def test_download_gives_the_registered_files_bit_for_bit(
     assert directory_digest(got) == directory_digest(model_directory("tree"))
 
 
-def test_changed_artifact_is_refused_and_the_target_stays(
+def test_changed_artifact_is_rejected_and_the_target_stays(
     registry: ModelRegistry, registered: Register, tmp_path: Path
 ) -> None:
     version = registered("tree")
@@ -52,7 +52,7 @@ def test_stored_files_that_are_gone_are_named_with_the_way_out(
 def test_version_that_training_came_to_again_is_the_last_chosen(registry: ModelRegistry, registered: Register) -> None:
     first, second = registered("tree"), registered("forest")
     assert first.chosen_at_ms <= second.chosen_at_ms
-    registry.choose(first, datetime(2100, 1, 1, tzinfo=UTC))
+    registry.mark_chosen(first, datetime(2100, 1, 1, tzinfo=UTC))
     assert registry.version("departure_risk", 1).chosen_at_ms > second.chosen_at_ms
 
 
@@ -109,7 +109,7 @@ def test_mlflow_loads_a_lightgbm_booster_as_it_lies(
     assert mlflow.lightgbm.load_model(stored).predict(features).tolist() == booster.predict(features).tolist()
 
 
-def test_pickle_is_refused_by_its_first_bytes_whatever_its_name(
+def test_pickle_is_rejected_by_its_first_bytes_whatever_its_name(
     registry: ModelRegistry, model_directory: Directory, example: pl.DataFrame
 ) -> None:
     directory = model_directory("tree")
@@ -118,7 +118,7 @@ def test_pickle_is_refused_by_its_first_bytes_whatever_its_name(
         registry.register("departure_risk", directory, run_id="unused", input_example=example)
 
 
-def test_directory_without_manifest_is_refused(
+def test_directory_without_manifest_is_rejected(
     registry: ModelRegistry, model_directory: Directory, example: pl.DataFrame
 ) -> None:
     directory = model_directory("tree")
@@ -127,7 +127,7 @@ def test_directory_without_manifest_is_refused(
         registry.register("departure_risk", directory, run_id="unused", input_example=example)
 
 
-def test_directory_that_no_trainer_wrote_is_refused(
+def test_directory_that_no_trainer_wrote_is_rejected(
     registry: ModelRegistry, tmp_path: Path, example: pl.DataFrame
 ) -> None:
     with pytest.raises(ModelError, match=r"a readable model.json, found FileNotFoundError"):
@@ -139,7 +139,7 @@ def test_aliases_move_and_go(registry: ModelRegistry, registered: Register) -> N
     registry.set_alias("departure_risk", "champion", first.version)
     registry.set_alias("departure_risk", "champion", second.version)
     assert registry.by_alias("departure_risk", "champion") == registry.version("departure_risk", 2)
-    registry.drop_alias("departure_risk", "champion")
+    registry.delete_alias("departure_risk", "champion")
     assert registry.by_alias("departure_risk", "champion") is None
 
 
@@ -174,6 +174,6 @@ def test_example_is_plain_json(registry: ModelRegistry, registered: Register) ->
     }
 
 
-def test_model_card_is_shown_on_the_page_of_the_version(registry: ModelRegistry, registered: Register) -> None:
-    registry.describe(registered("tree"), "# departure_risk")
+def test_model_card_is_the_description_of_the_version(registry: ModelRegistry, registered: Register) -> None:
+    registry.set_description(registered("tree"), "# departure_risk")
     assert registry.tracking.client.get_model_version("departure_risk", "1").description == "# departure_risk"

@@ -62,7 +62,7 @@ def test_run_against_a_server_that_is_down_goes_on_and_arrives_later(
         {"auc": 0.77},
     )
     assert Path(tracking.client.download_artifacts(delivered.run_id, "plots/plot.png")).read_bytes() == b"png"
-    assert outbox.waiting() == []
+    assert outbox.pending() == []
 
 
 def test_delivered_run_keeps_the_time_of_its_making(outbox: Outbox, down: Tracking, tracking: Tracking) -> None:
@@ -105,7 +105,7 @@ def test_delivery_to_a_server_that_is_still_down_keeps_everything(outbox: Outbox
     with down.run("departure_risk", "x", TAGS):
         pass
     assert deliver(outbox, down) == []
-    assert len(outbox.waiting()) == 1
+    assert len(outbox.pending()) == 1
 
 
 def test_delivery_killed_halfway_begins_again_and_makes_no_second_run(
@@ -119,9 +119,9 @@ def test_delivery_killed_halfway_begins_again_and_makes_no_second_run(
     hidden = copied.rename(first.path / "hidden")
     # The delivery breaks off after the run has been created and its metric written.
     with contextlib.suppress(OSError):
-        from ml_platform.registry.delivery import _deliver
+        from ml_platform.registry.delivery import _deliver_entry
 
-        _deliver(first, tracking, outbox.folder / "delivered.json")
+        _deliver_entry(first, tracking, outbox.folder / "delivered.json")
     hidden.rename(copied)
     first.close()
     (delivered,) = deliver(outbox, tracking)
@@ -152,7 +152,7 @@ def test_entry_of_a_killed_writer_is_delivered_as_killed(outbox: Outbox, down: T
     assert (stored.info.status, stored.data.metrics) == ("KILLED", {"loss": 0.5})
 
 
-def test_entry_that_is_refused_is_set_aside_and_the_next_goes_on(
+def test_rejected_entry_becomes_a_dead_letter_and_the_next_is_delivered(
     outbox: Outbox, down: Tracking, tracking: Tracking
 ) -> None:
     with down.run("departure_risk", "bad", TAGS) as run:
@@ -161,9 +161,9 @@ def test_entry_that_is_refused_is_set_aside_and_the_next_goes_on(
         run.log_params({"num_leaves": 63})
     with down.run("departure_risk", "good", TAGS):
         pass
-    refused, delivered = deliver(outbox, tracking)
-    assert refused.refused is not None
-    assert outbox.refused() == [refused.entry]
+    rejected, delivered = deliver(outbox, tracking)
+    assert rejected.error is not None
+    assert outbox.dead_letters() == [rejected.entry]
     assert tracking.client.get_run(str(delivered.run_id)).info.status == "FINISHED"
 
 
@@ -181,7 +181,7 @@ def test_queueing_without_an_outbox_names_the_mend(tracking: Tracking) -> None:
         run.queue({"kind": "tags", "values": {}})
 
 
-def test_full_disk_is_an_error_and_the_entry_keeps_what_it_held(
+def test_full_disk_is_an_error_and_the_entry_keeps_its_content(
     outbox: Outbox, down: Tracking, tracking: Tracking
 ) -> None:
     # A limit on the size of files stands for a full disk: the write stops in the middle of a line.
@@ -231,7 +231,7 @@ def test_server_whose_database_is_gone_counts_as_down(
             run.log_metrics({"loss": 0.5})
         server.shutdown()
     assert run.queued
-    assert len(outbox.waiting()) == 1
+    assert len(outbox.pending()) == 1
 
 
 class Server:

@@ -10,21 +10,28 @@ from pathlib import Path
 import pytest
 
 from ml_platform.evaluation.gates import GateResult
-from ml_platform.evaluation.verdict import give_verdict, store
+from ml_platform.evaluation.verdict import build_verdict, store_verdict
 from ml_platform.registry.approvals import ApprovalError, ApprovalSettings, approve
 from ml_platform.registry.audit import AuditError, AuditLog
-from ml_platform.registry.championship import Championship, champion_at, current, history
+from ml_platform.registry.champion_history import ChampionRecord, champion_at, champion_history, current_champion
 from ml_platform.registry.models import ModelRegistry, ModelVersion
-from ml_platform.registry.promotion import ApprovalAwaited, VersionRejected, decline, promote, reconcile, roll_back
-from ml_platform.registry.verdict_record import PromotionRefused, newest_evidence, record_verdict
+from ml_platform.registry.promotion import (
+    ApprovalPendingError,
+    VersionRejectedError,
+    promote,
+    reconcile,
+    reject_version,
+    roll_back,
+)
+from ml_platform.registry.verdict_record import PromotionError, latest_evidence_digest, record_verdict
 
 NOON = datetime(2013, 7, 1, 12, tzinfo=UTC)
-PASSED = GateResult(name="floor_auc", passed=True, numbers={"value": 0.77}, reason="auc 0.77")
+PASSED = GateResult(name="metric_limit_auc", passed=True, numbers={"value": 0.77}, reason="auc 0.77")
 FAILED = GateResult(name="calibration", passed=False, numbers={"ece": 0.2}, reason="ECE 0.2")
 
 Register = Callable[[str], ModelVersion]
-Judge = Callable[..., Path]
-Promote = Callable[..., Championship]
+RecordedVerdict = Callable[..., Path]
+PromoteVersion = Callable[..., ChampionRecord]
 
 
 @pytest.fixture
@@ -33,11 +40,11 @@ def audit(tmp_path: Path) -> AuditLog:
 
 
 @pytest.fixture
-def judge(audit: AuditLog, tmp_path: Path) -> Judge:
+def recorded_verdict(audit: AuditLog, tmp_path: Path) -> RecordedVerdict:
     """Stores a verdict on the version and enters it into the log."""
 
-    def judge(version: ModelVersion, gate: GateResult = PASSED, champion: ModelVersion | None = None) -> Path:
-        verdict = give_verdict(
+    def record(version: ModelVersion, gate: GateResult = PASSED, champion: ModelVersion | None = None) -> Path:
+        verdict = build_verdict(
             model=version.name,
             partition=version.partition,
             candidate=version.content_digest,
@@ -47,19 +54,19 @@ def judge(audit: AuditLog, tmp_path: Path) -> Judge:
             at=NOON,
         )
         record_verdict(audit, verdict.model_dump(), actor="evaluation", at=NOON)
-        return store(verdict, tmp_path / "verdicts")
+        return store_verdict(verdict, tmp_path / "verdicts")
 
-    return judge
+    return record
 
 
 @pytest.fixture
-def crown(registry: ModelRegistry, audit: AuditLog) -> Promote:
-    def crown(
+def promote_version(registry: ModelRegistry, audit: AuditLog) -> PromoteVersion:
+    def promote_version(
         version: ModelVersion,
         verdict: Path,
         at: datetime = NOON,
         approval: ApprovalSettings = ApprovalSettings(),  # noqa: B008 - frozen in these tests
-    ) -> Championship:
+    ) -> ChampionRecord:
         return promote(
             registry,
             audit,
@@ -71,7 +78,7 @@ def crown(registry: ModelRegistry, audit: AuditLog) -> Promote:
             at=at,
         )
 
-    return crown
+    return promote_version
 
 
 def alias(registry: ModelRegistry, name: str) -> int | None:
@@ -80,49 +87,51 @@ def alias(registry: ModelRegistry, name: str) -> int | None:
 
 
 def test_promotion_moves_champion_and_previous(
-    registry: ModelRegistry, registered: Register, judge: Judge, crown: Promote
+    registry: ModelRegistry, registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
 ) -> None:
     first, second = registered("tree"), registered("forest")
-    crown(first, judge(first))
+    promote_version(first, recorded_verdict(first))
     assert (alias(registry, "champion"), alias(registry, "previous")) == (1, None)
-    crown(second, judge(second, champion=first))
+    promote_version(second, recorded_verdict(second, champion=first))
     assert (alias(registry, "champion"), alias(registry, "previous")) == (2, 1)
 
 
 def test_same_promotion_again_changes_nothing(
-    audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+    audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
 ) -> None:
     version = registered("tree")
-    verdict = judge(version)
-    assert crown(version, verdict) == crown(version, verdict, at=NOON + timedelta(days=1))
-    assert len(history(audit, "departure_risk")) == 1
+    verdict = recorded_verdict(version)
+    assert promote_version(version, verdict) == promote_version(version, verdict, at=NOON + timedelta(days=1))
+    assert len(champion_history(audit, "departure_risk")) == 1
 
 
-def test_verdict_with_a_failed_gate_is_refused(
-    registry: ModelRegistry, registered: Register, judge: Judge, crown: Promote
+def test_verdict_with_a_failed_gate_is_rejected(
+    registry: ModelRegistry, registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
 ) -> None:
     version = registered("tree")
-    with pytest.raises(PromotionRefused, match=r"found REJECT \(gates not passed: calibration\)"):
-        crown(version, judge(version, FAILED))
+    with pytest.raises(PromotionError, match=r"found REJECT \(gates not passed: calibration\)"):
+        promote_version(version, recorded_verdict(version, FAILED))
     assert alias(registry, "champion") is None
 
 
-def test_tampered_verdict_is_refused(registered: Register, judge: Judge, crown: Promote) -> None:
+def test_tampered_verdict_is_rejected(
+    registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
+) -> None:
     version = registered("tree")
-    path = judge(version, FAILED)
+    path = recorded_verdict(version, FAILED)
     verdict = json.loads(path.read_text())
     verdict["decision"] = "PROMOTE"
     verdict["gates"][0]["passed"] = True
     path.write_text(json.dumps(verdict))
-    with pytest.raises(PromotionRefused, match=f"a verdict with the digest {path.stem[:12]}, found content"):
-        crown(version, path)
+    with pytest.raises(PromotionError, match=f"a verdict with the digest {path.stem[:12]}, found content"):
+        promote_version(version, path)
 
 
-def test_forged_verdict_that_the_log_does_not_know_is_refused(
-    registered: Register, crown: Promote, tmp_path: Path
+def test_forged_verdict_that_the_log_does_not_know_is_rejected(
+    registered: Register, promote_version: PromoteVersion, tmp_path: Path
 ) -> None:
     version = registered("tree")
-    forged = give_verdict(
+    forged = build_verdict(
         model="departure_risk",
         partition="2013-06",
         candidate=version.content_digest,
@@ -131,111 +140,133 @@ def test_forged_verdict_that_the_log_does_not_know_is_refused(
         evidence="e" * 64,
         at=NOON,
     )
-    with pytest.raises(PromotionRefused, match="a verdict that the audit log knows"):
-        crown(version, store(forged, tmp_path))
+    with pytest.raises(PromotionError, match="a verdict that the audit log knows"):
+        promote_version(version, store_verdict(forged, tmp_path))
 
 
-def test_verdict_about_another_version_is_refused(registered: Register, judge: Judge, crown: Promote) -> None:
+def test_verdict_about_another_version_is_rejected(
+    registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
+) -> None:
     first, second = registered("tree"), registered("forest")
-    with pytest.raises(PromotionRefused, match=f"a verdict about content {second.content_digest[:12]}"):
-        crown(second, judge(first))
+    with pytest.raises(PromotionError, match=f"a verdict about content {second.content_digest[:12]}"):
+        promote_version(second, recorded_verdict(first))
 
 
-def test_verdict_against_a_champion_of_the_past_is_refused(registered: Register, judge: Judge, crown: Promote) -> None:
+def test_verdict_against_a_champion_of_the_past_is_rejected(
+    registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
+) -> None:
     first, second, third = registered("tree"), registered("forest"), registered("net")
-    crown(first, judge(first))
-    outdated = judge(third, champion=first)
-    crown(second, judge(second, champion=first))
-    with pytest.raises(PromotionRefused, match=f"found a comparison with {first.content_digest[:12]}"):
-        crown(third, outdated)
+    promote_version(first, recorded_verdict(first))
+    outdated = recorded_verdict(third, champion=first)
+    promote_version(second, recorded_verdict(second, champion=first))
+    with pytest.raises(PromotionError, match=f"found a comparison with {first.content_digest[:12]}"):
+        promote_version(third, outdated)
 
 
-def test_absent_verdict_is_refused(registered: Register, crown: Promote, tmp_path: Path) -> None:
-    with pytest.raises(PromotionRefused, match=r"a readable verdict at '.*none.json', found FileNotFoundError"):
-        crown(registered("tree"), tmp_path / "none.json")
+def test_absent_verdict_is_rejected(registered: Register, promote_version: PromoteVersion, tmp_path: Path) -> None:
+    with pytest.raises(PromotionError, match=r"a readable verdict at '.*none.json', found FileNotFoundError"):
+        promote_version(registered("tree"), tmp_path / "none.json")
 
 
 def test_broken_audit_log_stops_every_promotion(
-    audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+    audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
 ) -> None:
     version = registered("tree")
-    verdict = judge(version)
+    verdict = recorded_verdict(version)
     audit.path.write_text(audit.path.read_text().replace("evaluation", "somebody"))
     with pytest.raises(AuditError, match="record 1"):
-        crown(version, verdict)
+        promote_version(version, verdict)
 
 
 def test_manual_approval_waits_as_challenger_until_someone_approves(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
 ) -> None:
     version, manual = registered("tree"), ApprovalSettings(mode="manual")
-    verdict = judge(version)
-    with pytest.raises(ApprovalAwaited, match=r"found 0 of 1 approvals\. Approve or reject it: ml-platform approve"):
-        crown(version, verdict, approval=manual)
+    verdict = recorded_verdict(version)
+    with pytest.raises(
+        ApprovalPendingError, match=r"found 0 of 1 approvals\. Approve or reject it: ml-platform approve"
+    ):
+        promote_version(version, verdict, approval=manual)
     assert (alias(registry, "challenger"), alias(registry, "champion")) == (1, None)
     approve(audit, model="departure_risk", version=1, evidence="e" * 64, by="mara", reason="ok", at=NOON)
-    assert crown(version, verdict, approval=manual).approved_by == ("mara",)
+    assert promote_version(version, verdict, approval=manual).approved_by == ("mara",)
     assert (alias(registry, "challenger"), alias(registry, "champion")) == (None, 1)
 
 
 def test_rollback_restores_the_previous_champion_and_forgets_the_way_back_to_the_bad_one(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
 ) -> None:
     first, second = registered("tree"), registered("forest")
-    crown(first, judge(first))
-    crown(second, judge(second, champion=first))
+    promote_version(first, recorded_verdict(first))
+    promote_version(second, recorded_verdict(second, champion=first))
     back = roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
     assert (back.version, back.action, back.decided_by) == (1, "roll_back", "mara")
     assert (alias(registry, "champion"), alias(registry, "previous")) == (1, None)
 
 
-def test_rollback_to_a_version_that_never_was_champion_is_refused(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+def test_rollback_to_a_version_that_never_was_champion_is_rejected(
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
 ) -> None:
     first = registered("tree")
     registered("forest")
-    crown(first, judge(first))
-    with pytest.raises(PromotionRefused, match=r"version 2 among earlier champions, found champions \[1\], now 1"):
+    promote_version(first, recorded_verdict(first))
+    with pytest.raises(PromotionError, match=r"version 2 among earlier champions, found champions \[1\], now 1"):
         roll_back(registry, audit, "departure_risk", decided_by="mara", reason="x", at=NOON, to_version=2)
 
 
 def test_history_answers_which_version_was_champion_then_on_which_data_by_whom(
-    audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+    audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
 ) -> None:
     first, second = registered("tree"), registered("forest")
-    crown(first, judge(first), at=NOON)
-    crown(second, judge(second, champion=first), at=NOON + timedelta(days=30))
-    then = champion_at(audit, "departure_risk", NOON + timedelta(days=29))
-    assert then is not None
-    assert (then.version, then.decided_by, then.manifest["tables"]) == (1, "champion", {"datasets/flights": 6})
+    promote_version(first, recorded_verdict(first), at=NOON)
+    promote_version(second, recorded_verdict(second, champion=first), at=NOON + timedelta(days=30))
+    past = champion_at(audit, "departure_risk", NOON + timedelta(days=29))
+    assert past is not None
+    assert (past.version, past.decided_by, past.manifest["tables"]) == (1, "champion", {"datasets/flights": 6})
     assert champion_at(audit, "departure_risk", NOON - timedelta(seconds=1)) is None
 
 
-def test_crash_between_record_and_aliases_is_mended(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+def test_crash_between_record_and_aliases_is_repaired(
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
 ) -> None:
     first, second = registered("tree"), registered("forest")
-    crown(first, judge(first))
-    crown(second, judge(second, champion=first))
+    promote_version(first, recorded_verdict(first))
+    promote_version(second, recorded_verdict(second, champion=first))
     # As a process killed right after the record leaves it.
     registry.set_alias("departure_risk", "champion", 1)
-    registry.drop_alias("departure_risk", "previous")
+    registry.delete_alias("departure_risk", "previous")
     assert reconcile(registry, audit, "departure_risk")
     assert (alias(registry, "champion"), alias(registry, "previous")) == (2, 1)
     assert not reconcile(registry, audit, "departure_risk")
 
 
 def test_no_champion_before_the_first_promotion(audit: AuditLog) -> None:
-    assert current(audit, "departure_risk") is None
+    assert current_champion(audit, "departure_risk") is None
 
 
-def test_two_promotions_at_once_leave_one_champion_and_one_refusal(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge
+def test_two_promotions_at_once_leave_one_champion_and_one_error(
+    registry: ModelRegistry, audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict
 ) -> None:
     versions = [registered("tree"), registered("forest")]
-    verdicts = [judge(version) for version in versions]
+    verdicts = [recorded_verdict(version) for version in versions]
 
-    def crown(number: int) -> bool:
+    def promote_version(number: int) -> bool:
         # Each its own log object, as two processes have.
         own = AuditLog(audit.path)
         try:
@@ -249,43 +280,51 @@ def test_two_promotions_at_once_leave_one_champion_and_one_refusal(
                 reason="gates",
                 at=NOON,
             )
-        except PromotionRefused:
+        except PromotionError:
             return False
         return True
 
     with ThreadPoolExecutor(2) as pool:
-        assert sorted(pool.map(crown, [0, 1])) == [False, True]
-    assert len(history(audit, "departure_risk")) == 1
+        assert sorted(pool.map(promote_version, [0, 1])) == [False, True]
+    assert len(champion_history(audit, "departure_risk")) == 1
 
 
 def test_declined_challenger_steps_down_and_stays_rejected(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
 ) -> None:
     version, manual = registered("tree"), ApprovalSettings(mode="manual")
-    verdict = judge(version)
-    with pytest.raises(ApprovalAwaited):
-        crown(version, verdict, approval=manual)
-    decline(registry, audit, version, by="mara", reason="slice JFK is off", at=NOON)
+    verdict = recorded_verdict(version)
+    with pytest.raises(ApprovalPendingError):
+        promote_version(version, verdict, approval=manual)
+    reject_version(registry, audit, version, by="mara", reason="slice JFK is off", at=NOON)
     assert alias(registry, "challenger") is None
     approve(audit, model="departure_risk", version=1, evidence="e" * 64, by="ed", reason="ok", at=NOON)
-    with pytest.raises(VersionRejected, match="Rejected by mara: slice JFK is off"):
-        crown(version, verdict, approval=manual)
+    with pytest.raises(VersionRejectedError, match="Rejected by mara: slice JFK is off"):
+        promote_version(version, verdict, approval=manual)
     assert alias(registry, "challenger") is None
 
 
 def test_version_without_a_verdict_can_be_neither_approved_nor_declined(audit: AuditLog, registered: Register) -> None:
-    with pytest.raises(PromotionRefused, match="a verdict to approve or reject, found none"):
-        newest_evidence(audit, registered("tree"))
+    with pytest.raises(PromotionError, match="a verdict to approve or reject, found none"):
+        latest_evidence_digest(audit, registered("tree"))
 
 
 def test_every_change_of_an_alias_is_in_the_log(
-    audit: AuditLog, registered: Register, judge: Judge, crown: Promote, registry: ModelRegistry
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
+    registry: ModelRegistry,
 ) -> None:
     first, second = registered("tree"), registered("forest")
-    crown(first, judge(first))
-    with pytest.raises(ApprovalAwaited):
-        crown(second, judge(second, champion=first), approval=ApprovalSettings(mode="manual"))
-    decline(registry, audit, second, by="mara", reason="no", at=NOON)
+    promote_version(first, recorded_verdict(first))
+    with pytest.raises(ApprovalPendingError):
+        promote_version(second, recorded_verdict(second, champion=first), approval=ApprovalSettings(mode="manual"))
+    reject_version(registry, audit, second, by="mara", reason="no", at=NOON)
     changes = [
         (record.kind, record.facts["version"])
         for record in audit.records()
@@ -295,73 +334,100 @@ def test_every_change_of_an_alias_is_in_the_log(
 
 
 def test_version_that_was_rolled_back_comes_back_only_by_a_person(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
 ) -> None:
     first, second = registered("tree"), registered("forest")
-    crown(first, judge(first))
-    verdict = judge(second, champion=first)
+    promote_version(first, recorded_verdict(first))
+    verdict = recorded_verdict(second, champion=first)
     approve(audit, model="departure_risk", version=2, evidence="e" * 64, by="mara", reason="ok", at=NOON)
-    crown(second, verdict)
+    promote_version(second, verdict)
     later = NOON + timedelta(hours=1)
     roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=later)
-    with pytest.raises(ApprovalAwaited, match="found 0 of 1 approvals"):
-        crown(second, verdict, at=later)
+    with pytest.raises(ApprovalPendingError, match="found 0 of 1 approvals"):
+        promote_version(second, verdict, at=later)
     again = later + timedelta(hours=1)
     approve(audit, model="departure_risk", version=2, evidence="e" * 64, by="mara", reason="mended", at=again)
-    assert crown(second, verdict, at=again).version == 2
+    assert promote_version(second, verdict, at=again).version == 2
 
 
 def test_champion_is_not_rejected_but_rolled_back(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
 ) -> None:
     version = registered("tree")
-    crown(version, judge(version))
-    with pytest.raises(PromotionRefused, match=r"found the champion since 2013-07-01 12:00 UTC.*rollback"):
-        decline(registry, audit, version, by="mara", reason="slice JFK is off", at=NOON)
+    promote_version(version, recorded_verdict(version))
+    with pytest.raises(PromotionError, match=r"found the champion since 2013-07-01 12:00 UTC.*rollback"):
+        reject_version(registry, audit, version, by="mara", reason="slice JFK is off", at=NOON)
     assert alias(registry, "champion") == 1
 
 
 @pytest.mark.parametrize(("by", "reason"), [("", "errors"), ("mara", " ")])
 def test_rollback_demands_a_name_and_a_reason(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote, by: str, reason: str
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
+    by: str,
+    reason: str,
 ) -> None:
     first, second = registered("tree"), registered("forest")
-    crown(first, judge(first))
-    crown(second, judge(second, champion=first))
+    promote_version(first, recorded_verdict(first))
+    promote_version(second, recorded_verdict(second, champion=first))
     with pytest.raises(ApprovalError, match="Rollback of 'departure_risk': expected a name and a reason"):
         roll_back(registry, audit, "departure_risk", decided_by=by, reason=reason, at=NOON)
-    assert len(history(audit, "departure_risk")) == 2
+    assert len(champion_history(audit, "departure_risk")) == 2
 
 
-def test_rollback_to_a_version_that_somebody_rejected_is_refused_until_they_approve_it(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+def test_rollback_to_a_version_that_somebody_rejected_is_rejected_until_they_approve_it(
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
 ) -> None:
     first, second = registered("tree"), registered("forest")
-    crown(first, judge(first))
-    crown(second, judge(second, champion=first))
-    decline(registry, audit, first, by="bob", reason="unfair", at=NOON)
-    with pytest.raises(VersionRejected, match=r"to version 1: .* found Rejected by bob: unfair\. Whoever"):
+    promote_version(first, recorded_verdict(first))
+    promote_version(second, recorded_verdict(second, champion=first))
+    reject_version(registry, audit, first, by="bob", reason="unfair", at=NOON)
+    with pytest.raises(VersionRejectedError, match=r"to version 1: .* found Rejected by bob: unfair\. Whoever"):
         roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
     approve(audit, model="departure_risk", version=1, evidence="e" * 64, by="bob", reason="fair", at=NOON)
     assert roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON).version == 1
 
 
 def test_rollback_waits_for_no_store_of_artifacts(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote, tmp_path: Path
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
+    tmp_path: Path,
 ) -> None:
     first, second = registered("tree"), registered("forest")
-    crown(first, judge(first))
-    crown(second, judge(second, champion=first))
+    promote_version(first, recorded_verdict(first))
+    promote_version(second, recorded_verdict(second, champion=first))
     shutil.rmtree(tmp_path / "artifacts")
     back = roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
-    assert back.manifest == history(audit, "departure_risk")[0].manifest
+    assert back.manifest == champion_history(audit, "departure_risk")[0].manifest
 
 
-def test_crash_that_left_the_champion_as_challenger_is_mended(
-    registry: ModelRegistry, audit: AuditLog, registered: Register, judge: Judge, crown: Promote
+def test_crash_that_left_the_champion_as_challenger_is_repaired(
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
 ) -> None:
     first = registered("tree")
-    crown(first, judge(first))
+    promote_version(first, recorded_verdict(first))
     registry.set_alias("departure_risk", "challenger", 1)
     assert reconcile(registry, audit, "departure_risk")
     assert alias(registry, "challenger") is None

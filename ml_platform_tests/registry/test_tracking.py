@@ -86,7 +86,7 @@ def test_open_run_of_another_partition_is_left_alone(tracking: Tracking) -> None
 def test_runs_whose_dagster_run_is_over_are_closed(tracking: Tracking) -> None:
     over = tracking.open("departure_risk", "x", TAGS)
     alive = tracking.open("departure_risk", "x", {**TAGS, "dagster_run_id": "run-2"})
-    assert tracking.close_abandoned("departure_risk", lambda run_id: run_id == "run-1") == [over.run_id]
+    assert tracking.end_abandoned_runs("departure_risk", lambda run_id: run_id == "run-1") == [over.run_id]
     assert tracking.client.get_run(alive.run_id).info.status == "RUNNING"
 
 
@@ -125,7 +125,7 @@ def test_plot_is_stored_under_its_name(tracking: Tracking) -> None:
     assert Path(tracking.client.download_artifacts(run.run_id, "plots/reliability.png")).read_bytes() == b"png"
 
 
-def test_parameter_too_long_for_mlflow_is_cut_with_a_mark(tracking: Tracking) -> None:
+def test_parameter_too_long_for_mlflow_is_truncated_with_a_mark(tracking: Tracking) -> None:
     with tracking.run("departure_risk", "x", TAGS) as run:
         run.log_params({"features": "f" * 7000})
     stored = tracking.client.get_run(run.run_id).data.params["features"]

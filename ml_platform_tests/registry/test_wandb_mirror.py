@@ -9,7 +9,7 @@ import pytest
 
 from ml_platform.registry.outbox import Operation
 from ml_platform.registry.tracking import Tracking
-from ml_platform.registry.wandb_mirror import Mirror, WandbSettings, wandb_mirrors
+from ml_platform.registry.wandb_mirror import Mirror, WandbSettings, wandb_mirror_factory
 
 wandb = pytest.importorskip("wandb", reason="the second log is optional")
 
@@ -32,12 +32,12 @@ def records(folder: Path) -> list[Any]:
 
 
 def test_second_log_is_off_by_default(tmp_path: Path) -> None:
-    assert wandb_mirrors(WandbSettings(), tmp_path) is None
+    assert wandb_mirror_factory(WandbSettings(), tmp_path) is None
 
 
 def test_run_is_logged_a_second_time_offline(tracking: Tracking, tmp_path: Path) -> None:
     settings = WandbSettings(enabled=True, project="flights")
-    tracking.mirrors = wandb_mirrors(settings, tmp_path / "second")
+    tracking.open_mirror = wandb_mirror_factory(settings, tmp_path / "second")
     with tracking.run("departure_risk", "lightgbm 2013-06", {"ml_platform.partition": "2013-06"}) as run:
         run.log_params({"num_leaves": 31})
         run.log_metrics({"auc": 0.77}, step=2)
@@ -55,12 +55,12 @@ def test_run_is_logged_a_second_time_offline(tracking: Tracking, tmp_path: Path)
     assert tracking.client.get_run(run.run_id).data.metrics == {"auc": 0.77, "loss": 0.5, "kappa": 0.1}
 
 
-def test_online_without_an_account_is_said_and_stops_nothing(
+def test_online_without_an_account_is_reported_and_stops_nothing(
     tracking: Tracking, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    tracking.mirrors = wandb_mirrors(WandbSettings(enabled=True, mode="online"), tmp_path / "second")
+    tracking.open_mirror = wandb_mirror_factory(WandbSettings(enabled=True, mode="online"), tmp_path / "second")
     with tracking.run("departure_risk", "x", {}) as run:
         run.log_metrics({"auc": 0.77})
     assert "second log in Weights & Biases stopped" in caplog.text
@@ -71,7 +71,7 @@ def test_second_log_that_fails_stops_nothing(
     tracking: Tracking, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "second").write_text("a file where the folder should be")
-    tracking.mirrors = wandb_mirrors(WandbSettings(enabled=True), tmp_path / "second")
+    tracking.open_mirror = wandb_mirror_factory(WandbSettings(enabled=True), tmp_path / "second")
     with tracking.run("departure_risk", "x", {}) as run:
         run.log_metrics({"auc": 0.77})
     assert tracking.client.get_run(run.run_id).data.metrics == {"auc": 0.77}

@@ -20,11 +20,11 @@ import pytest
 
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.online import Snapshot
-from ml_platform.features.snapshot import SnapshotStore
+from ml_platform.features.online_store import Snapshot
+from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
-from ml_platform.serving.contract import RequestContract
-from ml_platform.serving.package import Package, build_bento
+from ml_platform.serving.bento_build import BuiltBento, build_bento
+from ml_platform.serving.request_contract import RequestContract
 
 LOCK = Path(__file__).parents[2] / "requirements.lock"
 
@@ -54,7 +54,7 @@ VIEW = FeatureView.model_validate(
 
 
 @dataclass(frozen=True)
-class Toy:
+class ToyModel:
     """The model, where its features are, and what training says of three rows."""
 
     model_dir: Path
@@ -68,11 +68,11 @@ def row(carrier: str = "UA", distance: float = 500.0, tail: str | None = "N1") -
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    return made_toy(tmp_path_factory.mktemp("toy"))
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyModel:
+    return train_toy_model(tmp_path_factory.mktemp("toy"))
 
 
-def made_toy(root: Path, trees: int = 5) -> Toy:
+def train_toy_model(root: Path, trees: int = 5) -> ToyModel:
     """Train the model and write it to ``root``/model, its features to ``root``/online."""
     online = root / "online"
     known = datetime(2013, 7, 1, 9, 0, tzinfo=UTC)
@@ -91,8 +91,8 @@ def made_toy(root: Path, trees: int = 5) -> Toy:
     directory = root / "model"
     directory.mkdir()
     booster.save_model(directory / "model.txt")
-    knots = {"method": "isotonic", "x": [0.0, 0.5, 1.0], "y": [0.1, 0.4, 0.9]}
-    held = {
+    calibration = {"method": "isotonic", "x": [0.0, 0.5, 1.0], "y": [0.1, 0.4, 0.9]}
+    files = {
         "model.json": {
             "format": "ml_platform/1",
             "name": "toy",
@@ -101,22 +101,22 @@ def made_toy(root: Path, trees: int = 5) -> Toy:
             "threshold": 0.4,
             "feature_names": features.feature_names,
         },
-        "calibration.json": knots,
+        "calibration.json": calibration,
         "features.json": features.to_dict(),
         "contract.json": CONTRACT.model_dump(),
     }
-    for name, value in held.items():
+    for name, value in files.items():
         (directory / name).write_text(json.dumps(value))
     (directory / "encoder.json").write_text(encoder.to_json())
     # The prediction is made at 10:00, so the facts of 09:00 are an hour old; of ZZ nothing is known.
-    seen = np.array([[40.0, 60.0], [4.0, 60.0], [np.nan, np.nan]], dtype=np.float32)
-    raw = lightgbm.Booster(model_file=directory / "model.txt").predict(seen)
-    scores = np.interp(np.asarray(raw), knots["x"], knots["y"])
-    return Toy(directory, online, [row("UA"), row("AA"), row("ZZ", tail=None)], scores.tolist())
+    feature_rows = np.array([[40.0, 60.0], [4.0, 60.0], [np.nan, np.nan]], dtype=np.float32)
+    raw = lightgbm.Booster(model_file=directory / "model.txt").predict(feature_rows)
+    scores = np.interp(np.asarray(raw), calibration["x"], calibration["y"])
+    return ToyModel(directory, online, [row("UA"), row("AA"), row("ZZ", tail=None)], scores.tolist())
 
 
 @contextmanager
-def launched(package: Package, folder: Path, online: str) -> Iterator[str]:
+def running_service(built_bento: BuiltBento, folder: Path, online: str) -> Iterator[str]:
     """Run the service of ``package`` by itself, its files in ``folder``, and yield its address once it is ready."""
     folder.mkdir(exist_ok=True)
     port_file = folder / "port"
@@ -125,7 +125,7 @@ def launched(package: Package, folder: Path, online: str) -> Iterator[str]:
         "ML_PLATFORM_ONLINE": online,
         "ML_PLATFORM_PREDICTION_LOG": str(folder / "predictions"),
     }
-    command = ["-m", "ml_platform.serving.launch", str(package.path), str(port_file), str(folder / "log")]
+    command = ["-m", "ml_platform.serving.bento_server", str(built_bento.path), str(port_file), str(folder / "log")]
     server = subprocess.Popen([sys.executable, *command], env=environment)
     try:
         while not port_file.exists():
@@ -146,10 +146,10 @@ def bentos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def package(toy: Toy, bentos: Path) -> Package:
+def built_bento(toy: ToyModel, bentos: Path) -> BuiltBento:
     return build_bento(toy.model_dir, CONTRACT, version="1", bentos_root=bentos, lock=LOCK)
 
 
 @pytest.fixture(scope="session")
-def second_package(toy: Toy, bentos: Path) -> Package:
+def second_bento(toy: ToyModel, bentos: Path) -> BuiltBento:
     return build_bento(toy.model_dir, CONTRACT, version="2", bentos_root=bentos, lock=LOCK)

@@ -1,4 +1,4 @@
-"""Envoy's files: routes and weights as wanted, and a configuration that Envoy itself accepts."""
+"""Envoy's files: routes and weights as desired, and a configuration that Envoy itself accepts."""
 
 import json
 import subprocess
@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
+from ml_platform.serving.desired_state import DesiredState, ServedVersion
 from ml_platform.serving.gateway import Gateway, cluster_name, write_clusters, write_routes
-from ml_platform.serving.wanted import Release, WantedState
 
-ONE, TWO = Release(version="1", bento="bentos/toy/1-aa"), Release(version="2", bento="bentos/toy/2-bb")
+ONE, TWO = ServedVersion(version="1", bento="bentos/toy/1-aa"), ServedVersion(version="2", bento="bentos/toy/2-bb")
 
 
 def routes(folder: Path, **state: Any) -> list[dict[str, Any]]:
-    write_routes(folder, {"toy": WantedState(**state)}, version="toy:1")
-    held = json.loads((folder / "routes.json").read_text())
-    found: list[dict[str, Any]] = held["resources"][0]["virtual_hosts"][0]["routes"]
+    write_routes(folder, {"toy": DesiredState(**state)}, version="toy:1")
+    stored = json.loads((folder / "routes.json").read_text())
+    found: list[dict[str, Any]] = stored["resources"][0]["virtual_hosts"][0]["routes"]
     return found
 
 
-def test_weights_are_those_wanted_and_roles_are_told(tmp_path: Path) -> None:
+def test_weights_are_those_desired_and_roles_are_sent(tmp_path: Path) -> None:
     _, toy, _ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
     clusters = toy["route"]["weighted_clusters"]["clusters"]
     assert toy["match"] == {"prefix": "/v1/toy/"}
@@ -42,8 +42,8 @@ def test_model_that_serves_nothing_has_no_route(tmp_path: Path) -> None:
 
 def test_gateway_sends_those_it_cannot_serve_away_for_a_second(tmp_path: Path) -> None:
     Gateway(tmp_path, 18080, 18081).write_bootstrap()
-    held = json.loads((tmp_path / "envoy.json").read_text())
-    (listener,) = held["static_resources"]["listeners"]
+    stored = json.loads((tmp_path / "envoy.json").read_text())
+    (listener,) = stored["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     headers = {
         each["filter"]["status_code_filter"]["comparison"]["value"]["default_value"]: each["headers_to_add"]
@@ -54,7 +54,7 @@ def test_gateway_sends_those_it_cannot_serve_away_for_a_second(tmp_path: Path) -
 
 
 def test_name_of_a_service_tells_a_rebuilt_bento_apart() -> None:
-    assert cluster_name("toy", ONE) != cluster_name("toy", Release(version="1", bento="bentos/toy/1-cc"))
+    assert cluster_name("toy", ONE) != cluster_name("toy", ServedVersion(version="1", bento="bentos/toy/1-cc"))
 
 
 @pytest.mark.slow

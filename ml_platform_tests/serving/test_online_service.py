@@ -13,12 +13,12 @@ import polars as pl
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ml_platform.features.online import OnlineStore, Snapshot
-from ml_platform.features.snapshot import SnapshotStore
-from ml_platform.features.valkey import ValkeyStore
-from ml_platform.serving.package import Package
-from ml_platform_tests.serving.conftest import VIEW, Toy, launched, row
-from ml_platform_tests.waiting import until
+from ml_platform.features.online_store import OnlineStore, Snapshot
+from ml_platform.features.snapshot_store import SnapshotStore
+from ml_platform.features.valkey_store import ValkeyStore
+from ml_platform.serving.bento_build import BuiltBento
+from ml_platform_tests.polling import until
+from ml_platform_tests.serving.conftest import VIEW, ToyModel, row, running_service
 
 pytestmark = pytest.mark.slow
 
@@ -32,20 +32,20 @@ def publish(store: OnlineStore, mean: float, watermark: datetime) -> None:
     assert store.publish(Snapshot(VIEW, facts, watermark)).published
 
 
-def ask(url: str, **fields: Any) -> float:
+def predicted_score(url: str, **fields: Any) -> float:
     answer = httpx.post(f"{url}/v1/toy/predict", json={"rows": [row() | fields]}, timeout=20)
     score: float = answer.raise_for_status().json()["predictions"][0]["score"]
     return score
 
 
-def expected(toy: Toy, mean: float, age_minutes: float) -> float:
+def expected(toy: ToyModel, mean: float, age_minutes: float) -> float:
     """Return what the model says of a mean and its age, by its own file and knots."""
     booster = lightgbm.Booster(model_file=toy.model_dir / "model.txt")
     raw = booster.predict(np.array([[mean, age_minutes]], dtype=np.float32))
     return float(np.interp(np.asarray(raw), [0.0, 0.5, 1.0], [0.1, 0.4, 0.9])[0])
 
 
-def measured(url: str, name: str) -> float:
+def metric_value(url: str, name: str) -> float:
     """Return the metric ``name`` of the view, NaN where none is there yet: it follows the answer by a moment."""
     page = httpx.get(f"{url}/metrics").text
     found = [
@@ -58,33 +58,35 @@ def measured(url: str, name: str) -> float:
 
 
 def test_running_service_reads_new_snapshots_within_two_seconds_and_fails_no_request(
-    tmp_path: Path, toy: Toy, package: Package
+    tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
 ) -> None:
     online = tmp_path / "online"
     shutil.copytree(toy.online, online)
-    with launched(package, tmp_path / "service", str(online)) as url:
-        assert ask(url) == toy.scores[0]
+    with running_service(built_bento, tmp_path / "service", str(online)) as url:
+        assert predicted_score(url) == toy.scores[0]
         before, after = expected(toy, 40.0, 60.0), expected(toy, -20.0, 25.0)
         assert before != after
         publish(SnapshotStore(online), -20.0, FIRST + timedelta(minutes=40))
         seen: list[float] = []
 
-        def answered() -> bool:
-            seen.append(ask(url))
+        def is_served() -> bool:
+            seen.append(predicted_score(url))
             return seen[-1] == after
 
-        until(answered, seconds=2, interval=0.02)
+        until(is_served, seconds=2, interval=0.02)
         assert set(seen) <= {before, after}
-        until(lambda: measured(url, "ml_platform_feature_age_minutes") == pytest.approx(25), seconds=5)
+        until(lambda: metric_value(url, "ml_platform_feature_age_minutes") == pytest.approx(25), seconds=5)
 
 
-def test_fact_beyond_its_tolerance_is_served_as_missing_and_counted(tmp_path: Path, toy: Toy, package: Package) -> None:
-    with launched(package, tmp_path / "service", str(toy.online)) as url:
+def test_fact_beyond_its_tolerance_is_served_as_missing_and_counted(
+    tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
+) -> None:
+    with running_service(built_bento, tmp_path / "service", str(toy.online)) as url:
         # Known at 09:00 and good for ten hours; predictions are made two hours before departure.
-        assert ask(url, departs="2013-07-01T21:00:00Z") == expected(toy, 40.0, 600.0)
-        assert ask(url, departs="2013-07-01T21:01:00Z") == expected(toy, np.nan, np.nan)
-        until(lambda: measured(url, "ml_platform_feature_missing_rows_total") == 1, seconds=5)
-        assert np.isnan(measured(url, "ml_platform_feature_age_minutes"))
+        assert predicted_score(url, departs="2013-07-01T21:00:00Z") == expected(toy, 40.0, 600.0)
+        assert predicted_score(url, departs="2013-07-01T21:01:00Z") == expected(toy, np.nan, np.nan)
+        until(lambda: metric_value(url, "ml_platform_feature_missing_rows_total") == 1, seconds=5)
+        assert np.isnan(metric_value(url, "ml_platform_feature_age_minutes"))
 
 
 @pytest.fixture
@@ -98,18 +100,18 @@ def valkey() -> Iterator[Any]:
 
 
 def test_service_whose_setting_names_a_server_reads_from_it_and_outlives_it(
-    tmp_path: Path, toy: Toy, package: Package, valkey: Any
+    tmp_path: Path, toy: ToyModel, built_bento: BuiltBento, valkey: Any
 ) -> None:
     address = valkey.connection_url
     store = ValkeyStore(address)
     publish(store, 40.0, FIRST + timedelta(minutes=5))
-    with launched(package, tmp_path / "service", address) as url:
-        assert ask(url) == toy.scores[0] == expected(toy, 40.0, 60.0)
+    with running_service(built_bento, tmp_path / "service", address) as url:
+        assert predicted_score(url) == toy.scores[0] == expected(toy, 40.0, 60.0)
         publish(store, -20.0, FIRST + timedelta(minutes=40))
-        assert ask(url) == expected(toy, -20.0, 25.0)
-        until(lambda: measured(url, "ml_platform_feature_age_minutes") == pytest.approx(25), seconds=5)
+        assert predicted_score(url) == expected(toy, -20.0, 25.0)
+        until(lambda: metric_value(url, "ml_platform_feature_age_minutes") == pytest.approx(25), seconds=5)
         valkey.stop()
-        refused = httpx.post(f"{url}/v1/toy/predict", json={"rows": [row()]}, timeout=20)
-        assert (refused.status_code, refused.json()["error"]["reason"]) == (503, "unavailable")
-        assert address in refused.json()["error"]["message"]
+        response = httpx.post(f"{url}/v1/toy/predict", json={"rows": [row()]}, timeout=20)
+        assert (response.status_code, response.json()["error"]["reason"]) == (503, "unavailable")
+        assert address in response.json()["error"]["message"]
         assert httpx.get(f"{url}/healthz").status_code == 200

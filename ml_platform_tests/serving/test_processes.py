@@ -6,20 +6,20 @@ import pytest
 from circus.exc import ConflictError
 from tornado.ioloop import IOLoop
 
-from ml_platform.serving.processes import is_worth_telling
+from ml_platform.serving.processes import is_relevant_log_record
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(ConflictError("arbiter is already running watcher_start command"), 0), (OSError("gone"), 1)]
+    ("error", "records"), [(ConflictError("arbiter is already running watcher_start command"), 0), (OSError("gone"), 1)]
 )
-def test_look_that_met_a_command_is_not_told_and_a_real_error_is(
-    caplog: pytest.LogCaptureFixture, error: Exception, told: int
+def test_poll_during_a_command_is_not_logged_and_a_real_error_is(
+    caplog: pytest.LogCaptureFixture, error: Exception, records: int
 ) -> None:
     def fails() -> None:
         raise error
 
     log = logging.getLogger("tornado.application")
-    log.addFilter(is_worth_telling)
+    log.addFilter(is_relevant_log_record)
     loop = IOLoop(make_current=False)
     try:
         loop.add_callback(fails)
@@ -27,5 +27,5 @@ def test_look_that_met_a_command_is_not_told_and_a_real_error_is(
         loop.start()
     finally:
         loop.close()
-        log.removeFilter(is_worth_telling)
-    assert len(caplog.records) == told
+        log.removeFilter(is_relevant_log_record)
+    assert len(caplog.records) == records

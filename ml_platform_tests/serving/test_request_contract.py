@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from ml_platform.serving.contract import RequestContract, RequestInvalid
+from ml_platform.serving.openapi import openapi_document
+from ml_platform.serving.request_contract import InvalidRequestError, RequestContract
 
 FIELDS: list[dict[str, Any]] = [
     {"name": "carrier", "type": "string"},
@@ -36,8 +37,8 @@ def body(*rows: Any) -> bytes:
     return json.dumps({"rows": list(rows)}).encode()
 
 
-def refusal(data: bytes, **settings: Any) -> RequestInvalid:
-    with pytest.raises(RequestInvalid) as caught:
+def rejected(data: bytes, **settings: Any) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
         contract(**settings).validate(data)
     return caught.value
 
@@ -87,26 +88,26 @@ def test_few_and_many_rows_become_the_same_table() -> None:
         ("departs", "9999-12-31T23:59:59-14:00", "not in the years 1678 to 2261"),
     ],
 )
-def test_wrong_value_is_refused_with_its_path(field: str, value: Any, found: str) -> None:
-    error = refusal(body(ROW, {**ROW, field: value}))
+def test_wrong_value_is_rejected_with_its_path(field: str, value: Any, found: str) -> None:
+    error = rejected(body(ROW, {**ROW, field: value}))
     assert (error.status, error.path) == (422, f"rows[1].{field}")
     assert found in error.found
 
 
 def test_missing_field_names_the_one_that_was_perhaps_meant() -> None:
     row = {("carier" if name == "carrier" else name): value for name, value in ROW.items()}
-    error = refusal(body(row))
+    error = rejected(body(row))
     assert [each.path for each in error.details] == ["rows[0].carrier", "rows[0].carier"]
     assert error.details[0].hint == "Did you mean 'carier'?"
     assert error.details[1].hint == "Did you mean 'carrier'?"
 
 
-def test_extra_field_is_refused() -> None:
-    assert refusal(body({**ROW, "color": "red"})).path == "rows[0].color"
+def test_extra_field_is_rejected() -> None:
+    assert rejected(body({**ROW, "color": "red"})).path == "rows[0].color"
 
 
-def test_ten_wrong_places_are_told_and_the_rest_counted() -> None:
-    error = refusal(body(*[{**ROW, "flight": "x"}] * 30))
+def test_ten_wrong_places_are_listed_and_the_rest_counted() -> None:
+    error = rejected(body(*[{**ROW, "flight": "x"}] * 30))
     assert len(error.details) == 10
     assert "29 more wrong places" in str(error)
 
@@ -124,8 +125,8 @@ def test_ten_wrong_places_are_told_and_the_rest_counted() -> None:
         '{"rows": []}'.encode("utf-16"),
     ],
 )
-def test_what_is_no_json_is_refused_as_such(data: bytes) -> None:
-    assert (refusal(data).status, refusal(data).path) == (400, "body")
+def test_what_is_no_json_is_rejected_as_such(data: bytes) -> None:
+    assert (rejected(data).status, rejected(data).path) == (400, "body")
 
 
 @pytest.mark.parametrize(
@@ -139,24 +140,24 @@ def test_what_is_no_json_is_refused_as_such(data: bytes) -> None:
         (b'{"rows": [{}], "top": 1}', "top"),
     ],
 )
-def test_wrong_shape_is_refused_with_its_path(data: bytes, path: str) -> None:
-    assert (refusal(data).status, refusal(data).path) == (422, path)
+def test_wrong_shape_is_rejected_with_its_path(data: bytes, path: str) -> None:
+    assert (rejected(data).status, rejected(data).path) == (422, path)
 
 
 def test_row_limit_is_the_declared_one() -> None:
-    assert refusal(body(*[ROW] * 1001)).status == 413
-    assert refusal(body(ROW, ROW), max_rows=1).status == 413
+    assert rejected(body(*[ROW] * 1001)).status == 413
+    assert rejected(body(ROW, ROW), max_rows=1).status == 413
     assert len(contract(max_rows=2).validate(body(ROW, ROW)).rows) == 2
 
 
 def test_byte_limit_is_the_declared_one() -> None:
     data = body(*[ROW] * 20)
     assert len(contract().validate(data).rows) == 20
-    assert refusal(data, max_bytes=1024).status == 413
+    assert rejected(data, max_bytes=1024).status == 413
 
 
 def test_openapi_says_exactly_what_is_validated() -> None:
-    document = contract(max_rows=7).openapi("3")
+    document = openapi_document(contract(max_rows=7), "3")
     schemas = document["components"]["schemas"]
     assert list(document["paths"]) == ["/v1/toy/predict"]
     assert document["info"] == {"title": "toy", "version": "3"}
@@ -176,11 +177,11 @@ def test_openapi_says_exactly_what_is_validated() -> None:
     }
 
 
-def test_example_and_description_stand_on_the_page_and_a_wrong_example_is_refused() -> None:
+def test_example_and_description_stand_on_the_page_and_a_wrong_example_is_rejected() -> None:
     field = {"name": "carrier", "type": "string", "description": "Airline", "examples": ["UA"]}
-    document = RequestContract.model_validate({"model": "toy", "fields": [field]}).openapi("1")
-    told = document["components"]["schemas"]["Row"]["properties"]["carrier"]
-    assert told == {"type": "string", "description": "Airline", "examples": ["UA"]}
+    document = openapi_document(RequestContract.model_validate({"model": "toy", "fields": [field]}), "1")
+    schema = document["components"]["schemas"]["Row"]["properties"]["carrier"]
+    assert schema == {"type": "string", "description": "Airline", "examples": ["UA"]}
     with pytest.raises(ValidationError, match="example 5 is not a string"):
         RequestContract.model_validate({"model": "toy", "fields": [{**field, "examples": [5]}]})
 
@@ -192,6 +193,6 @@ def test_prediction_time_must_name_a_time_that_is_never_null() -> None:
         contract(prediction_time={"field": "depart"})
 
 
-def test_field_declared_twice_is_refused() -> None:
+def test_field_declared_twice_is_rejected() -> None:
     with pytest.raises(ValidationError, match="'carrier' declared twice"):
         RequestContract.model_validate({"model": "toy", "fields": [FIELDS[0], FIELDS[0]]})

@@ -21,22 +21,31 @@ import numpy as np
 import psutil
 import pytest
 
-from ml_platform.serving.package import Package
-from ml_platform.serving.processes import MARK, AlreadyUp, Plan, PortTaken, free_port, serve_temporarily, up
-from ml_platform.serving.status import read_status
-from ml_platform.serving.wanted import Release, WantedState, read_wanted, swap_wanted
-from ml_platform_tests.serving.conftest import CONTRACT, Toy, row
-from ml_platform_tests.waiting import until
+from ml_platform.serving.bento_build import BuiltBento
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
+from ml_platform.serving.openapi import openapi_document
+from ml_platform.serving.processes import (
+    RUN_VARIABLE,
+    AlreadyRunningError,
+    PortInUseError,
+    ProcessPlan,
+    free_port,
+    serve_temporarily,
+    up,
+)
+from ml_platform.serving.serving_status import read_serving_status
+from ml_platform_tests.polling import until
+from ml_platform_tests.serving.conftest import CONTRACT, ToyModel, row
 
 pytestmark = pytest.mark.slow
 
 
-def release(package: Package) -> Release:
-    return Release(version=package.tag.partition(":")[2].partition("-")[0], bento=str(package.path))
+def served_version(built_bento: BuiltBento) -> ServedVersion:
+    return ServedVersion(version=built_bento.tag.partition(":")[2].partition("-")[0], bento=str(built_bento.path))
 
 
-def plan_of(root: Path, toy: Toy) -> Plan:
-    return Plan(
+def process_plan(root: Path, toy: ToyModel) -> ProcessPlan:
+    return ProcessPlan(
         run=root / "run",
         logs=root / "logs",
         serving=root / "serving",
@@ -47,12 +56,12 @@ def plan_of(root: Path, toy: Toy) -> Plan:
     )
 
 
-def marked(run: Path) -> list[int]:
+def processes_of(run: Path) -> list[int]:
     """Return the processes that carry the mark of ``run``."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == str(run.resolve()):
+            if process.environ().get(RUN_VARIABLE) == str(run.resolve()):
                 found.append(process.pid)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
@@ -60,18 +69,18 @@ def marked(run: Path) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Live:
+class RunningPlatform:
     url: str
-    plan: Plan
+    plan: ProcessPlan
 
     @property
     def folder(self) -> Path:
         return self.plan.serving / "toy"
 
-    def want(self, **state: Any) -> WantedState:
-        """Change the wanted state and wait until it serves."""
-        stored = swap_wanted(self.folder, WantedState(**state), read_wanted(self.folder).generation)
-        until(lambda: read_status(self.plan.status_file).models["toy"].generation == stored.generation)
+    def set_desired_state(self, **state: Any) -> DesiredState:
+        """Change the desired state and wait until it serves."""
+        stored = swap_desired_state(self.folder, DesiredState(**state), read_desired_state(self.folder).generation)
+        until(lambda: read_serving_status(self.plan.status_file).models["toy"].generation == stored.generation)
         return stored
 
     def post(self, body: Any, **keywords: Any) -> httpx.Response:
@@ -80,14 +89,16 @@ class Live:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory, toy: Toy, package: Package) -> Iterator[Live]:
-    plan = plan_of(tmp_path_factory.mktemp("home"), toy)
-    swap_wanted(plan.serving / "toy", WantedState(stable=release(package), weights={"stable": 100}), 0)
+def live(tmp_path_factory: pytest.TempPathFactory, toy: ToyModel, built_bento: BuiltBento) -> Iterator[RunningPlatform]:
+    plan = process_plan(tmp_path_factory.mktemp("home"), toy)
+    swap_desired_state(
+        plan.serving / "toy", DesiredState(stable=served_version(built_bento), weights={"stable": 100}), 0
+    )
     with serve_temporarily(plan) as url:
-        yield Live(url, plan)
+        yield RunningPlatform(url, plan)
 
 
-def test_endpoint_scores_as_training_does(live: Live, toy: Toy) -> None:
+def test_endpoint_scores_as_training_does(live: RunningPlatform, toy: ToyModel) -> None:
     answer = live.post({"rows": toy.rows}, headers={"x-request-id": "r-1"})
     assert answer.json() == {
         "predictions": [{"score": score, "label": score >= 0.4} for score in toy.scores],
@@ -96,18 +107,18 @@ def test_endpoint_scores_as_training_does(live: Live, toy: Toy) -> None:
     }
 
 
-def test_reasons_are_lightgbms_own_contributions_on_the_same_rows(live: Live, toy: Toy) -> None:
+def test_reasons_are_lightgbms_own_contributions_on_the_same_rows(live: RunningPlatform, toy: ToyModel) -> None:
     answer = httpx.post(f"{live.url}/v1/toy/predict", params={"reasons": 2}, json={"rows": toy.rows}, timeout=20)
-    told = answer.raise_for_status().json()["predictions"]
-    assert [each["score"] for each in told] == toy.scores
+    predictions = answer.raise_for_status().json()["predictions"]
+    assert [each["score"] for each in predictions] == toy.scores
     seen = [(40.0, 60.0), (4.0, 60.0), (None, None)]
     booster = lightgbm.Booster(model_file=toy.model_dir / "model.txt")
     contributions = np.asarray(booster.predict(np.array(seen, dtype=float), pred_contrib=True))
-    for row_told, values, (mean, age, _) in zip(told, seen, contributions.tolist(), strict=True):
+    for row_predictions, values, (mean, age, _) in zip(predictions, seen, contributions.tolist(), strict=True):
         named = [("delays__mean", values[0], mean), ("delays__age_minutes", values[1], age)]
         expected = sorted((each for each in named if each[2]), key=lambda each: -abs(each[2]))
         assert expected  # no contribution at all would prove nothing
-        assert [(r["feature"], r["value"], r["contribution"]) for r in row_told["reasons"]] == expected
+        assert [(r["feature"], r["value"], r["contribution"]) for r in row_predictions["reasons"]] == expected
     assert "reasons" not in live.post({"rows": toy.rows}).json()["predictions"][0]
 
 
@@ -127,13 +138,15 @@ def test_reasons_are_lightgbms_own_contributions_on_the_same_rows(live: Live, to
     ],
     ids=["broken", "empty", "rows", "bytes", "gateways-bytes", "missing", "type", "extra", "nan", "naive"],
 )
-def test_bad_request_is_refused_by_path_and_the_service_goes_on(live: Live, body: Any, status: int, path: str) -> None:
+def test_bad_request_is_rejected_by_path_and_the_service_goes_on(
+    live: RunningPlatform, body: Any, status: int, path: str
+) -> None:
     answer = live.post(body)
     assert (answer.status_code, answer.json()["error"]["details"][0]["path"]) == (status, path)
     assert live.post({"rows": [row()]}).status_code == 200
 
 
-def test_unknown_path_and_method_are_refused_in_one_form_by_gateway_and_service(live: Live) -> None:
+def test_unknown_path_and_method_are_rejected_in_one_form_by_gateway_and_service(live: RunningPlatform) -> None:
     for method, path, status, reason in [
         ("GET", "/v1/other/predict", 404, "path"),
         ("POST", "/v1/toy/predictions", 404, "path"),
@@ -145,12 +158,12 @@ def test_unknown_path_and_method_are_refused_in_one_form_by_gateway_and_service(
         assert set(answer.json()["error"]) == {"status", "reason", "message", "details"}
 
 
-def test_compressed_body_is_refused_as_such(live: Live) -> None:
+def test_compressed_body_is_rejected_as_such(live: RunningPlatform) -> None:
     answer = live.post(gzip.compress(b"{}"), headers={"content-encoding": "gzip"})
     assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
 
 
-def test_client_of_the_older_protocol_is_answered(live: Live) -> None:
+def test_client_of_the_older_protocol_is_answered(live: RunningPlatform) -> None:
     body = json.dumps({"rows": [row()]}).encode()
     with socket.create_connection(("127.0.0.1", live.plan.gateway_port)) as client:
         client.sendall(b"POST /v1/toy/predict HTTP/1.0\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
@@ -158,12 +171,12 @@ def test_client_of_the_older_protocol_is_answered(live: Live) -> None:
     assert answer.startswith(b"HTTP/1.0 200")
 
 
-def test_fifty_clients_at_once_are_all_answered(live: Live, toy: Toy) -> None:
-    def ask(_: int) -> httpx.Response:
+def test_fifty_clients_at_once_are_all_answered(live: RunningPlatform, toy: ToyModel) -> None:
+    def send(_: int) -> httpx.Response:
         return live.post({"rows": [row()] * 200})
 
     with ThreadPoolExecutor(50) as clients:
-        answers = list(clients.map(ask, range(100)))
+        answers = list(clients.map(send, range(100)))
     for answer in answers:
         if answer.status_code == 200:
             assert answer.json()["predictions"][-1]["score"] == toy.scores[0]
@@ -173,20 +186,20 @@ def test_fifty_clients_at_once_are_all_answered(live: Live, toy: Toy) -> None:
     assert sum(answer.status_code == 200 for answer in answers) > 50
 
 
-def test_openapi_of_the_service_is_that_of_the_declaration(live: Live) -> None:
+def test_openapi_of_the_service_is_that_of_the_declaration(live: RunningPlatform) -> None:
     port = next(live.plan.run.glob("toy-1-*.port")).read_text()
-    assert httpx.get(f"http://127.0.0.1:{port}/openapi.json").json() == CONTRACT.openapi("1")
-    assert httpx.get(f"{live.url}/v1/toy/openapi.json").json() == CONTRACT.openapi("1")
+    assert httpx.get(f"http://127.0.0.1:{port}/openapi.json").json() == openapi_document(CONTRACT, "1")
+    assert httpx.get(f"{live.url}/v1/toy/openapi.json").json() == openapi_document(CONTRACT, "1")
     assert "openapi.json" in httpx.get(f"{live.url}/v1/toy/").text
 
 
-def test_prediction_is_logged_with_what_it_stood_on(live: Live) -> None:
+def test_prediction_is_logged_with_what_it_stood_on(live: RunningPlatform) -> None:
     live.post({"rows": [row("UA")]}, headers={"x-request-id": "logged-1"})
 
     def lines() -> list[dict[str, Any]]:
         files = (live.plan.predictions / "toy").glob("*.jsonl")
-        told = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        return [line for line in told if line["request_id"] == "logged-1"]
+        records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [line for line in records if line["request_id"] == "logged-1"]
 
     (line,) = until(lines)
     assert (line["role"], line["version"], line["row"]) == ("stable", "1", 0)
@@ -195,106 +208,116 @@ def test_prediction_is_logged_with_what_it_stood_on(live: Live) -> None:
 
 
 def test_weights_move_under_load_without_a_failed_request(
-    live: Live, package: Package, second_package: Package
+    live: RunningPlatform, built_bento: BuiltBento, second_bento: BuiltBento
 ) -> None:
     stop = threading.Event()
     seen: Counter[tuple[int, str]] = Counter()
 
-    def ask() -> None:
+    def send() -> None:
         with httpx.Client(base_url=live.url, timeout=20) as client:
             while not stop.is_set():
                 answer = client.post("/v1/toy/predict", json={"rows": [row()]})
                 version = answer.json()["model"]["version"] if answer.status_code == 200 else answer.text
                 seen[answer.status_code, version] += 1
 
-    one, two = release(package), release(second_package)
+    one, two = served_version(built_bento), served_version(second_bento)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(ask) for _ in range(4)]
+        requests = [pool.submit(send) for _ in range(4)]
         try:
-            live.want(stable=one, candidate=two, weights={"stable": 50, "candidate": 50})
+            live.set_desired_state(stable=one, candidate=two, weights={"stable": 50, "candidate": 50})
             until(lambda: seen[200, "1"] > 50 and seen[200, "2"] > 50)
-            live.want(stable=two, weights={"stable": 100})
+            live.set_desired_state(stable=two, weights={"stable": 100})
             until(lambda: not list(live.plan.run.glob("toy-1-*.port")))
-            live.want(stable=one, weights={"stable": 100})
+            live.set_desired_state(stable=one, weights={"stable": 100})
         finally:
             stop.set()
-        for each in asked:
+        for each in requests:
             each.result()
     assert {status for status, _ in seen} == {200}, seen
 
 
-def test_shadow_sees_requests_and_logs_them_as_shadow(live: Live, package: Package, second_package: Package) -> None:
-    live.want(stable=release(package), shadow=release(second_package), weights={"stable": 100})
+def test_shadow_sees_requests_and_logs_them_as_shadow(
+    live: RunningPlatform, built_bento: BuiltBento, second_bento: BuiltBento
+) -> None:
+    live.set_desired_state(
+        stable=served_version(built_bento), shadow=served_version(second_bento), weights={"stable": 100}
+    )
     answer = live.post({"rows": [row()]}, headers={"x-request-id": "shadowed"})
     assert answer.json()["model"]["version"] == "1"
 
     def roles() -> set[tuple[str, str]]:
         files = (live.plan.predictions / "toy").glob("*.jsonl")
-        told = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        return {(line["role"], line["version"]) for line in told if line["request_id"] == "shadowed"}
+        records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return {(line["role"], line["version"]) for line in records if line["request_id"] == "shadowed"}
 
     assert until(lambda: len(roles()) == 2 and roles()) == {("stable", "1"), ("shadow", "2")}
 
 
-def test_reconciler_and_service_that_are_killed_come_back(live: Live, package: Package) -> None:
-    live.want(stable=release(package), weights={"stable": 100})
+def test_reconciler_and_service_that_are_killed_come_back(live: RunningPlatform, built_bento: BuiltBento) -> None:
+    live.set_desired_state(stable=served_version(built_bento), weights={"stable": 100})
     killed = [
         pid
-        for pid in marked(live.plan.run)
+        for pid in processes_of(live.plan.run)
         if any(name in " ".join(psutil.Process(pid).cmdline()) for name in ("serving.reconcile", "_bentoml_impl"))
     ]
     assert killed
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     until(lambda: live.post({"rows": [row()]}).status_code == 200)
-    live.want(stable=release(package), weights={"stable": 100})
+    live.set_desired_state(stable=served_version(built_bento), weights={"stable": 100})
     assert live.post({"rows": [row()]}).status_code == 200
 
 
-def test_second_up_is_refused_while_the_first_runs(live: Live) -> None:
-    with pytest.raises(AlreadyUp, match="up already"):
+def test_second_up_is_rejected_while_the_first_runs(live: RunningPlatform) -> None:
+    with pytest.raises(AlreadyRunningError, match="up already"):
         up(live.plan)
 
 
-def test_taken_port_is_named_with_its_holder(tmp_path: Path, toy: Toy) -> None:
+def test_taken_port_is_named_with_its_holder(tmp_path: Path, toy: ToyModel) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
-        plan = plan_of(tmp_path, toy).model_copy(update={"gateway_port": holder.getsockname()[1]})
-        with pytest.raises(PortTaken, match=rf"{plan.gateway_port}.*process {os.getpid()}.*ML_PLATFORM_GATEWAY_PORT"):
+        plan = process_plan(tmp_path, toy).model_copy(update={"gateway_port": holder.getsockname()[1]})
+        with pytest.raises(
+            PortInUseError, match=rf"{plan.gateway_port}.*process {os.getpid()}.*ML_PLATFORM_GATEWAY_PORT"
+        ):
             up(plan)
 
 
-def _start(plan: Plan) -> "subprocess.Popen[bytes]":
+def _start(plan: ProcessPlan) -> "subprocess.Popen[bytes]":
     plan.run.mkdir(parents=True)
     spec = plan.run / "given.json"
     spec.write_text(plan.model_dump_json())
     running = subprocess.Popen(
         [sys.executable, "-m", "ml_platform.serving.processes", str(spec)], start_new_session=True
     )
-    until(lambda: (status := read_status(plan.status_file)) and status.models)
+    until(lambda: (status := read_serving_status(plan.status_file)) and status.models)
     return running
 
 
-def test_interrupt_leaves_no_process_behind(tmp_path: Path, toy: Toy, package: Package) -> None:
-    plan = plan_of(tmp_path, toy)
-    swap_wanted(plan.serving / "toy", WantedState(stable=release(package), weights={"stable": 100}), 0)
+def test_interrupt_leaves_no_process_behind(tmp_path: Path, toy: ToyModel, built_bento: BuiltBento) -> None:
+    plan = process_plan(tmp_path, toy)
+    swap_desired_state(
+        plan.serving / "toy", DesiredState(stable=served_version(built_bento), weights={"stable": 100}), 0
+    )
     running = _start(plan)
-    assert len(marked(plan.run)) >= 3
+    assert len(processes_of(plan.run)) >= 3
     running.send_signal(signal.SIGINT)
     assert running.wait(30) == 0
-    assert marked(plan.run) == []
+    assert processes_of(plan.run) == []
 
 
-def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path, toy: Toy, package: Package) -> None:
-    plan = plan_of(tmp_path, toy)
-    swap_wanted(plan.serving / "toy", WantedState(stable=release(package), weights={"stable": 100}), 0)
+def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path, toy: ToyModel, built_bento: BuiltBento) -> None:
+    plan = process_plan(tmp_path, toy)
+    swap_desired_state(
+        plan.serving / "toy", DesiredState(stable=served_version(built_bento), weights={"stable": 100}), 0
+    )
     running = _start(plan)
     running.kill()
     running.wait()
-    left = set(marked(plan.run))
+    left = set(processes_of(plan.run))
     assert left
     with serve_temporarily(plan) as url:
         assert httpx.post(f"{url}/v1/toy/predict", json={"rows": [row()]}).status_code == 200
-        assert not left & set(marked(plan.run))
-    assert marked(plan.run) == []
+        assert not left & set(processes_of(plan.run))
+    assert processes_of(plan.run) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ml_platform_tests.components.judged_model import judged_model, minutes_model
+from ml_platform_tests.components.delivery_model import delivery_minutes_model, delivery_model
 
 
 @pytest.mark.parametrize(
@@ -14,15 +14,15 @@ from ml_platform_tests.components.judged_model import judged_model, minutes_mode
     ],
 )
 def test_primary_metric_follows_the_task_unless_it_is_declared(changes: dict[str, object], metric: str) -> None:
-    assert judged_model(**changes).primary_metric == metric
+    assert delivery_model(**changes).primary_metric == metric
 
 
 def test_slices_are_made_by_the_declared_fields_and_by_those_of_the_gates() -> None:
     gates = [{"type": "slices", "columns": ["shop", "distance"]}, {"type": "leak"}]
-    assert judged_model(gates=gates).sliced == ["shop", "distance"]
-    assert judged_model(gates=gates, evaluation={"slices": ["ordered_at", "shop"]}).sliced == [
+    assert delivery_model(gates=gates).slice_fields == ["shop", "distance"]
+    assert delivery_model(gates=gates, evaluation={"slices": ["ordered_at", "shop"]}).slice_fields == [
         "ordered_at",
         "shop",
         "distance",
     ]
-    assert minutes_model().sliced == []
+    assert delivery_minutes_model().slice_fields == []

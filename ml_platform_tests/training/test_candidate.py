@@ -213,8 +213,8 @@ def test_model_directory_gives_back_a_model_that_predicts_alike(tmp_path: Path):
     read = read_model(tmp_path)
 
     assert np.array_equal(read.predict(frame), candidate.predict(frame))
-    assert read.described["threshold"] == 0.4
-    assert read.described["feature_names"] == FEATURES
+    assert read.description["threshold"] == 0.4
+    assert read.description["feature_names"] == FEATURES
     assert Encoder.from_json((tmp_path / "encoder.json").read_text()) == candidate.encoder
 
 
@@ -233,9 +233,9 @@ def test_folder_that_was_never_finished_is_no_model(tmp_path: Path):
 
 
 def test_account_says_what_the_fit_took_and_cost():
-    account = fit(training_set()).account
+    resource_usage = fit(training_set()).resource_usage
 
-    assert account.device == "cpu"
-    assert account.cpu_seconds > 0
-    assert account.cost == pytest.approx(account.cpu_seconds * 0.048 / 3600)
-    assert account.gpu_seconds == 0
+    assert resource_usage.device == "cpu"
+    assert resource_usage.cpu_seconds > 0
+    assert resource_usage.cost == pytest.approx(resource_usage.cpu_seconds * 0.048 / 3600)
+    assert resource_usage.gpu_seconds == 0

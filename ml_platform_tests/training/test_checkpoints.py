@@ -65,12 +65,12 @@ def test_fit_killed_at_random_moments_predicts_as_one_never_killed(tmp_path: Pat
         )
     assert not (tmp_path / "killed.npz").exists(), "killed too late to show anything"
 
-    told, _ = start(trainer, settings, tmp_path / "killed", tmp_path / "killed.npz").communicate()
+    output, _ = start(trainer, settings, tmp_path / "killed", tmp_path / "killed.npz").communicate()
 
     with np.load(tmp_path / "whole.npz") as undisturbed, np.load(tmp_path / "killed.npz") as resumed:
         assert np.array_equal(undisturbed["scores"], resumed["scores"])
         assert np.array_equal(undisturbed["losses"], resumed["losses"])
-    assert "Went on from the checkpoint" in told
+    assert "Went on from the checkpoint" in output
 
 
 @pytest.mark.slow

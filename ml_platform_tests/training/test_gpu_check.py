@@ -6,19 +6,21 @@ import numpy as np
 import torch
 
 from ml_platform.training import gpu_check
-from ml_platform.training.gpu_check import Course, synthetic
+from ml_platform.training.gpu_check import DeviceMeasurement, synthetic_rows
 
 
-def test_json_has_the_course_on_the_cpu_and_says_when_there_is_no_accelerator(capsys):
+def test_json_has_the_measurement_of_the_cpu_and_says_when_there_is_no_accelerator(capsys):
     gpu_check.main(["--json", "--rows", "1500", "--features", "5", "--epochs", "2", "--batch-rows", "256"])
 
-    found = json.loads(capsys.readouterr().out)
+    comparison = json.loads(capsys.readouterr().out)
 
-    assert found["cpu"]["rows_per_second"] > 0
-    assert len(found["cpu"]["looks"]) == 2
-    assert found["cpu"]["utilisation"] is None
-    assert found["cpu_seconds_to_loss"] <= found["cpu"]["looks"][-1][0]
-    assert (found["accelerator"] is None) == (not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    assert comparison["cpu"]["rows_per_second"] > 0
+    assert len(comparison["cpu"]["validation_losses"]) == 2
+    assert comparison["cpu"]["utilisation"] is None
+    assert comparison["cpu_seconds_to_loss"] <= comparison["cpu"]["validation_losses"][-1][0]
+    assert (comparison["accelerator"] is None) == (
+        not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    )
 
 
 def test_table_names_the_device(capsys):
@@ -27,14 +29,14 @@ def test_table_names_the_device(capsys):
     assert "cpu" in capsys.readouterr().out
 
 
-def test_time_to_a_loss_is_that_of_the_first_look_at_or_below_it():
-    course = Course("cpu", 1.0, None, 3.0, 0, [(1.0, 0.6), (2.0, 0.5), (3.0, 0.4)])
+def test_time_to_a_loss_is_that_of_the_first_epoch_at_or_below_it():
+    measurement = DeviceMeasurement("cpu", 1.0, None, 3.0, 0, [(1.0, 0.6), (2.0, 0.5), (3.0, 0.4)])
 
-    assert [course.seconds_to(loss) for loss in (0.5, 0.45, 0.1)] == [2.0, 3.0, None]
+    assert [measurement.seconds_to(loss) for loss in (0.5, 0.45, 0.1)] == [2.0, 3.0, None]
 
 
 def test_rows_are_the_same_for_the_same_seed():
-    first, again, other = (synthetic(50, 5, seed) for seed in (1, 1, 2))
+    first, again, other = (synthetic_rows(50, 5, seed) for seed in (1, 1, 2))
 
     assert np.array_equal(first.features, again.features, equal_nan=True)
     assert not np.array_equal(first.features, other.features, equal_nan=True)

@@ -12,9 +12,9 @@ def test_each_search_is_a_file_in_the_home_unless_a_database_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ML_PLATFORM_STUDIES", raising=False)
-    kept = StudiesResource.of_home(Home(tmp_path)).storage("late-lightgbm")
+    kept = StudiesResource.for_home(Home(tmp_path)).storage("late-lightgbm")
     assert kept == f"sqlite:///{tmp_path}/models/studies/late-lightgbm.db"
     assert (tmp_path / "models" / "studies").is_dir()
 
     monkeypatch.setenv("ML_PLATFORM_STUDIES", "postgresql://host/studies")
-    assert StudiesResource.of_home(Home(tmp_path)).storage("late-lightgbm") == "postgresql://host/studies"
+    assert StudiesResource.for_home(Home(tmp_path)).storage("late-lightgbm") == "postgresql://host/studies"

@@ -13,10 +13,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ml_platform.training import torch_loop, torch_trainer
-from ml_platform.training.torch_feed import is_resident
-from ml_platform.training.torch_network import recipe_for
+from ml_platform.training.torch_batches import is_resident
+from ml_platform.training.torch_network import network_spec_for
 from ml_platform.training.torch_settings import TorchSettings
-from ml_platform.training.torch_state import reproducible
+from ml_platform.training.torch_state import reproducible_fit
 from ml_platform.training.torch_trainer import TorchTrainer, chosen_device
 from ml_platform.training.trainer import Matrix, TrainingError
 
@@ -68,10 +68,10 @@ def test_two_processes_give_the_model_of_one(matrix: Matrix):
 
 def test_memory_that_runs_out_halves_the_batch_and_the_model_is_the_same(matrix: Matrix, monkeypatch):
     undisturbed = fit(matrix, dropout=0.0)
-    build = torch_loop.build
+    build_network = torch_loop.build_network
 
-    def built_small(recipe):
-        network = build(recipe)
+    def build_with_little_memory(spec):
+        network = build_network(spec)
 
         def allocate(_, inputs):
             if network.training and len(inputs[0]) > 30:
@@ -80,7 +80,7 @@ def test_memory_that_runs_out_halves_the_batch_and_the_model_is_the_same(matrix:
         network.register_forward_pre_hook(allocate)
         return network
 
-    monkeypatch.setattr(torch_loop, "build", built_small)
+    monkeypatch.setattr(torch_loop, "build_network", build_with_little_memory)
     halved = fit(matrix, dropout=0.0)
 
     assert halved.notes == [
@@ -90,12 +90,12 @@ def test_memory_that_runs_out_halves_the_batch_and_the_model_is_the_same(matrix:
     assert np.abs(halved.predict(matrix.features) - undisturbed.predict(matrix.features)).max() < 1e-3
 
 
-def short_in_one_rank(rank: int, *work) -> None:
+def run_rank_with_little_memory(rank: int, *work) -> None:
     """Be a process of several, the second of which has no memory for more than 30 rows from its fourth step on."""
-    build = torch_loop.build
+    build_network = torch_loop.build_network
 
-    def built_small(recipe):
-        network = build(recipe)
+    def build_with_little_memory(spec):
+        network = build_network(spec)
         passes = []
 
         def allocate(_, inputs):
@@ -106,15 +106,15 @@ def short_in_one_rank(rank: int, *work) -> None:
         network.register_forward_pre_hook(allocate)
         return network
 
-    torch_loop.build = built_small
-    torch_trainer._one_of_several(rank, *work)
+    torch_loop.build_network = build_with_little_memory
+    torch_trainer._run_rank(rank, *work)
 
 
 @pytest.mark.slow
 def test_memory_that_runs_out_in_one_of_two_processes_halves_the_batch_of_both(matrix: Matrix, monkeypatch):
     alone = fit(matrix, dropout=0.0, max_epochs=2).predict(matrix.features)
     seen = []
-    monkeypatch.setattr(torch_trainer, "_one_of_several", short_in_one_rank)
+    monkeypatch.setattr(torch_trainer, "_run_rank", run_rank_with_little_memory)
 
     halved = fit(matrix, dropout=0.0, max_epochs=2, processes=2, report=lambda epoch, loss: seen.append((epoch, loss)))
 
@@ -142,13 +142,13 @@ def test_memory_too_short_for_one_row_is_an_error(matrix: Matrix, monkeypatch):
     def nothing_left(self, features, label):
         raise torch.OutOfMemoryError("nothing left")
 
-    monkeypatch.setattr(torch_loop.Loop, "_accumulate", nothing_left)
+    monkeypatch.setattr(torch_loop.TrainingLoop, "_accumulate", nothing_left)
 
     with pytest.raises(TrainingError, match="expected memory for a batch of 1 rows on cpu, found out of memory"):
         fit(matrix)
 
 
-def test_refit_runs_the_epochs_it_is_told(matrix: Matrix):
+def test_refit_runs_the_given_epochs(matrix: Matrix):
     seen = []
 
     fitted = fit(matrix, rounds=3, report=lambda epoch, loss: seen.append(epoch))
@@ -217,7 +217,7 @@ def test_a_few_extreme_values_do_not_cost_the_others_their_bins(share: float, va
 
     assert found[0] > 0.8
     assert found[1] == pytest.approx(found[0], abs=0.02)
-    assert len(fitted.recipe.edges[0]) == 17
+    assert len(fitted.spec.edges[0]) == 17
 
 
 def test_values_beyond_the_outermost_edges_count_as_the_edge(matrix: Matrix):
@@ -229,10 +229,10 @@ def test_values_beyond_the_outermost_edges_count_as_the_edge(matrix: Matrix):
 
 
 def test_feature_without_values_is_left_out_of_the_network(matrix: Matrix):
-    recipe = recipe_for(matrix, TorchSettings(), "classification", 0)
+    spec = network_spec_for(matrix, TorchSettings(), "classification", 0)
 
-    assert recipe.numbers == [0, 1]
-    assert recipe.categories == {2: 6}
+    assert spec.numbers == [0, 1]
+    assert spec.categories == {2: 6}
 
 
 def test_values_that_float32_cannot_tell_apart_are_one_bin_edge(matrix: Matrix):
@@ -241,10 +241,10 @@ def test_values_that_float32_cannot_tell_apart_are_one_bin_edge(matrix: Matrix):
     features = np.column_stack([matrix.features, near])
     wider = replace(matrix, features=features, names=[*matrix.names, "near"])
 
-    recipe = recipe_for(wider, TorchSettings(), "classification", seed=0)
+    spec = network_spec_for(wider, TorchSettings(), "classification", seed=0)
 
-    assert all(right - left > 1e-4 for edges in recipe.edges for left, right in pairwise(edges))
-    assert all(len(edges) >= 2 for edges in recipe.edges)
+    assert all(right - left > 1e-4 for edges in spec.edges for left, right in pairwise(edges))
+    assert all(len(edges) >= 2 for edges in spec.edges)
     assert np.isfinite(fit(wider).predict(features)).all()
 
 
@@ -286,7 +286,7 @@ def test_explanation_names_what_decides(matrix: Matrix):
     assert sum(importance.values()) == pytest.approx(1)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what a machine without a card does")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what a machine without a GPU does")
 def test_device_that_is_not_there_is_refused_and_auto_finds_one():
     assert chosen_device(TorchSettings()).type in ("cpu", "mps")
     with pytest.raises(TrainingError, match="expected a machine with cuda, found none"):
@@ -357,7 +357,7 @@ def test_fits_of_several_threads_do_not_disturb_each_other(matrix: Matrix, tmp_p
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_cuda_is_told_to_be_deterministic_before_it_starts(monkeypatch: pytest.MonkeyPatch):
+def test_cuda_is_set_to_be_deterministic_before_it_starts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back afterwards
     cuda = torch.device("cuda")
@@ -370,5 +370,5 @@ def test_cuda_is_told_to_be_deterministic_before_it_starts(monkeypatch: pytest.M
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
         if before:
             monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
-        with reproducible(settings, cuda):
+        with reproducible_fit(settings, cuda):
             assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == after

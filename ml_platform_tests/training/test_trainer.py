@@ -11,8 +11,8 @@ from ml_platform.training.trainer import (
     availability,
     make_trainer,
     scorer_of,
-    takes_a_card,
     trainer_class,
+    uses_gpu,
 )
 
 
@@ -84,7 +84,7 @@ def test_own_trainer_names_its_scorer_and_those_of_the_house_need_not(own_module
 
 
 @pytest.mark.parametrize(
-    ("declared", "takes"),
+    ("declared", "uses"),
     [
         ({"trainer": "torch"}, True),
         ({"trainer": "torch", "settings": {"device": "cpu"}}, False),
@@ -93,8 +93,8 @@ def test_own_trainer_names_its_scorer_and_those_of_the_house_need_not(own_module
         ({"trainer": "own_trainers:MeanTrainer"}, True),  # its settings are those of torch
     ],
 )
-def test_trainer_with_a_device_that_is_not_the_cpu_takes_a_card(own_module, declared, takes: bool):
-    assert takes_a_card(TrainerSettings.model_validate(declared)) is takes
+def test_trainer_with_a_device_that_is_not_the_cpu_uses_a_gpu(own_module, declared, uses: bool):
+    assert uses_gpu(TrainerSettings.model_validate(declared)) is uses
 
 
 def test_misspelt_trainer_is_refused_with_the_nearest_name():
@@ -128,7 +128,7 @@ def test_reasons_are_the_largest_contributions_of_either_sign():
     ]
 
 
-def test_permutation_hurts_only_where_the_model_looks(matrix):
+def test_permutation_hurts_only_features_that_the_model_uses(matrix):
     importance = permutation_importance(
         lambda features: np.nan_to_num(features[:, 0]).astype(np.float64),
         matrix.features,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from ml_platform.data.settings import Settings
 from ml_platform.training.trainer import Matrix, TrainerSettings, TrainingError
-from ml_platform.training.tuning import Trial, Tuning, demand_searchable, tune, with_settings
+from ml_platform.training.tuning import Trial, TuningResult, tune, validate_search_space, with_settings
 
 FAST = {"max_rounds": 30, "patience": 10, "num_leaves": 7, "min_data_in_leaf": 20, "num_threads": 1}
 SPACE = {
@@ -26,19 +26,19 @@ def declared(space=None, **tuning) -> TrainerSettings:
     return TrainerSettings.model_validate({"settings": FAST, "tuning": given})
 
 
-def search(matrix: Matrix, settings: TrainerSettings, **where) -> Tuning:
+def search(matrix: Matrix, settings: TrainerSettings, **where) -> TuningResult:
     return tune(matrix.part(0, 900), matrix.part(900, 1200), settings, "classification", **where)
 
 
 def test_best_trial_has_the_lowest_loss_and_declared_settings_are_tried_first(matrix: Matrix):
-    found = search(matrix, declared(pruning=False))
+    result = search(matrix, declared(pruning=False))
 
-    assert len(found.trials) == 5
-    assert found.trials[0].settings == {"learning_rate": 0.04, "num_leaves": 7, "extra_trees": False}
-    assert found.best_loss == min(trial.loss for trial in found.trials)
-    assert found.best == next(trial.settings for trial in found.trials if trial.loss == found.best_loss)
-    assert [loss for _, loss in found.history()] == sorted((loss for _, loss in found.history()), reverse=True)
-    assert set(found.importance) == set(SPACE)
+    assert len(result.trials) == 5
+    assert result.trials[0].settings == {"learning_rate": 0.04, "num_leaves": 7, "extra_trees": False}
+    assert result.best_loss == min(trial.loss for trial in result.trials)
+    assert result.best == next(trial.settings for trial in result.trials if trial.loss == result.best_loss)
+    assert [loss for _, loss in result.history()] == sorted((loss for _, loss in result.history()), reverse=True)
+    assert set(result.importance) == set(SPACE)
 
 
 def test_same_seed_gives_the_same_trials_and_another_seed_others(matrix: Matrix):
@@ -52,9 +52,9 @@ def test_study_goes_on_where_it_was_left(matrix: Matrix, storage: str):
     search(matrix, declared(trials=2), storage=storage)
     seen: list[Trial] = []
 
-    found = search(matrix, declared(trials=5), storage=storage, on_trial=seen.append)
+    result = search(matrix, declared(trials=5), storage=storage, on_trial=seen.append)
 
-    assert [trial.number for trial in found.trials] == [0, 1, 2, 3, 4]
+    assert [trial.number for trial in result.trials] == [0, 1, 2, 3, 4]
     assert [trial.number for trial in seen] == [2, 3, 4]
 
 
@@ -64,10 +64,10 @@ def test_trial_that_a_kill_left_running_is_tried_again(matrix: Matrix, storage: 
     left = optuna.load_study(study_name=name, storage=storage).ask()
     left.suggest_float("learning_rate", 0.001, 0.3, log=True)
 
-    found = search(matrix, declared(trials=2), storage=storage)
+    result = search(matrix, declared(trials=2), storage=storage)
 
-    assert [trial.state for trial in found.trials] == ["COMPLETE", "COMPLETE"]
-    assert found.trials[1].settings["learning_rate"] == left.params["learning_rate"]
+    assert [trial.state for trial in result.trials] == ["COMPLETE", "COMPLETE"]
+    assert result.trials[1].settings["learning_rate"] == left.params["learning_rate"]
 
 
 def test_trials_on_other_rows_do_not_count(matrix: Matrix, storage: str):
@@ -98,15 +98,15 @@ def test_hopeless_trial_is_cut_short_when_pruning_is_declared(matrix: Matrix):
 
 
 def test_no_trial_begins_after_the_time_is_over(matrix: Matrix):
-    found = search(matrix, declared(trials=500, minutes=0.01))
+    result = search(matrix, declared(trials=500, minutes=0.01))
 
-    assert 1 <= len(found.trials) < 500
+    assert 1 <= len(result.trials) < 500
 
 
 def test_parallel_trials_keep_the_budget(matrix: Matrix):
-    found = search(matrix, declared(trials=6, parallel=2))
+    result = search(matrix, declared(trials=6, parallel=2))
 
-    assert len(found.trials) == 6
+    assert len(result.trials) == 6
 
 
 def test_trial_that_the_trainer_refuses_fails_alone(matrix: Matrix, monkeypatch):
@@ -116,14 +116,14 @@ def test_trial_that_the_trainer_refuses_fails_alone(matrix: Matrix, monkeypatch)
 
     def picky(self, *args, **kwargs):
         if self.settings.num_leaves > 7:
-            raise TrainingError("toy", expected="few leaves", found="many", mend="Fewer.")
+            raise TrainingError("toy", expected="few leaves", found="many", fix="Fewer.")
         return fit(self, *args, **kwargs)
 
     monkeypatch.setattr(LightGBMTrainer, "fit", picky)
-    found = search(matrix, declared(trials=8))
+    result = search(matrix, declared(trials=8))
 
-    assert {"COMPLETE", "FAIL"} <= {trial.state for trial in found.trials}
-    assert math.isfinite(found.best_loss)
+    assert {"COMPLETE", "FAIL"} <= {trial.state for trial in result.trials}
+    assert math.isfinite(result.best_loss)
 
 
 def test_space_that_names_no_setting_of_the_trainer_is_refused(matrix: Matrix):
@@ -165,12 +165,12 @@ def test_range_that_falls_is_refused(kind: str):
 )
 def test_space_that_leaves_what_the_trainer_takes_is_refused_when_declared(space: dict, message: str):
     with pytest.raises(TrainingError, match=message):
-        demand_searchable(declared(space))
+        validate_search_space(declared(space))
 
 
 def test_space_within_what_the_trainer_takes_and_no_space_pass():
-    demand_searchable(declared())
-    demand_searchable(TrainerSettings())
+    validate_search_space(declared())
+    validate_search_space(TrainerSettings())
 
 
 class Pair(Settings):
@@ -211,53 +211,53 @@ def test_settings_refused_in_combination_and_a_default_of_none_end_no_search(mat
     )
     storage = f"sqlite:///{tmp_path}/study.db"
 
-    found = search(matrix, settings, storage=storage)
+    result = search(matrix, settings, storage=storage)
 
-    assert {trial.settings["low"] > 5 for trial in found.trials if trial.state == "FAIL"} == {True}
-    assert {trial.settings["low"] <= 5 for trial in found.trials if trial.state == "COMPLETE"} == {True}
-    assert len(found.trials) == 12
+    assert {trial.settings["low"] > 5 for trial in result.trials if trial.state == "FAIL"} == {True}
+    assert {trial.settings["low"] <= 5 for trial in result.trials if trial.state == "COMPLETE"} == {True}
+    assert len(result.trials) == 12
     study = optuna.load_study(study_name=optuna.get_all_study_names(storage)[0], storage=storage)
     refused = next(trial for trial in study.trials if trial.state.name == "FAIL")
     assert "lies above high 5" in refused.user_attrs["refused"]
 
 
-def drawn(found: Tuning) -> list[float]:
-    return [trial.settings["learning_rate"] for trial in found.trials]
+def drawn(result: TuningResult) -> list[float]:
+    return [trial.settings["learning_rate"] for trial in result.trials]
 
 
 def test_resumed_search_draws_no_settings_again(matrix: Matrix, tmp_path: Path):
     storage = f"sqlite:///{tmp_path}/study.db"
 
     for trials in (3, 6, 9):
-        found = search(matrix, declared(trials=trials, pruning=False), storage=storage)
+        result = search(matrix, declared(trials=trials, pruning=False), storage=storage)
 
-    assert len(set(drawn(found))) == 9
+    assert len(set(drawn(result))) == 9
     undisturbed = [search(matrix, declared(trials=9, pruning=False)) for _ in range(2)]
     assert drawn(undisturbed[0]) == drawn(undisturbed[1])
-    assert drawn(undisturbed[0])[:3] == drawn(found)[:3]
+    assert drawn(undisturbed[0])[:3] == drawn(result)[:3]
 
 
 def test_hopeless_torch_trial_is_cut_short_by_default(matrix: Matrix):
-    told = {
+    declared_settings = {
         "trainer": "torch",
         "settings": {"batch_rows": 100, "max_epochs": 3, "width": 8, "members": 2, "threads": 1, "device": "cpu"},
         "tuning": {"trials": 8, "space": {"learning_rate": {"kind": "choice", "values": [1e-2, 1e-6]}}},
     }
 
-    found = search(matrix, TrainerSettings.model_validate(told))
+    result = search(matrix, TrainerSettings.model_validate(declared_settings))
 
-    assert {trial.settings["learning_rate"] for trial in found.trials if trial.state == "PRUNED"} == {1e-6}
+    assert {trial.settings["learning_rate"] for trial in result.trials if trial.state == "PRUNED"} == {1e-6}
 
 
 def test_parallel_trials_of_equal_torch_settings_have_equal_losses(matrix: Matrix):
-    told = {
+    declared_settings = {
         "trainer": "torch",
         "settings": {"batch_rows": 64, "max_epochs": 2, "width": 8, "members": 2, "threads": 1, "device": "cpu"},
         "tuning": {"trials": 5, "parallel": 3, "space": {"dropout": {"kind": "choice", "values": [0.3]}}},
     }
 
-    found = search(matrix, TrainerSettings.model_validate(told))
+    result = search(matrix, TrainerSettings.model_validate(declared_settings))
 
-    assert [trial.loss for trial in found.trials] == [found.best_loss] * 5
+    assert [trial.loss for trial in result.trials] == [result.best_loss] * 5
 
     assert not torch.are_deterministic_algorithms_enabled()

@@ -3,7 +3,7 @@
 import polars as pl
 
 LATE_MINUTES = 15
-REQUEST = ("carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival")
+REQUEST_FIELDS = ("carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival")
 """What an app knows of a flight when it asks."""
 
 
@@ -21,7 +21,7 @@ def flights(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
             "dest",
             separator="-",
         ).alias("example_id"),
-        *REQUEST,
+        *REQUEST_FIELDS,
         (pl.col("arr_delay") > LATE_MINUTES).cast(pl.Int8).alias("label"),
         pl.when(pl.col("arr_delay").is_not_null()).then("arrived_at").alias("label_known_at"),
     )

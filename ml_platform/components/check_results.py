@@ -1,0 +1,222 @@
+"""What the UI shows of monitors' findings: plain numbers under stable names, tables, and check results with a reason.
+
+Apart from the assets, which would otherwise be lists of names; and from the engine, which knows no Dagster.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dagster as dg
+
+from ml_platform.errors import listed
+from ml_platform.features.late_fields import LateField
+from ml_platform.features.leakage_screen import LeakageScreenReport
+from ml_platform.features.skew import SkewReport
+from ml_platform.monitoring.drift_report import ColumnDrift, DriftReport
+from ml_platform.monitoring.performance import PerformanceReport
+from ml_platform.steps.feature_checks import NotEvaluated
+from ml_platform.steps.monitoring import DriftResult
+
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+
+
+def late_fields_result(found: list[LateField] | NotEvaluated) -> dg.AssetCheckResult:
+    """Return the result of `known_in_time`: fails with each late field, in how many rows, and some of them."""
+    if isinstance(found, NotEvaluated):
+        return _not_evaluated("known_in_time", found)
+    lines = [
+        {"field": each.field, "rows": str(each.rows), **{name: str(value) for name, value in example.items()}}
+        for each in found
+        for example in each.examples
+    ]
+    description = "Every request field is known when the prediction is made."
+    if found:
+        description = (
+            f"Known only after the prediction: {listed(each.field for each in found)}. No app could send them in time; "
+            "leave them out of the request, or predict later."
+        )
+    return dg.AssetCheckResult(
+        check_name="known_in_time",
+        passed=not found,
+        severity=ERROR,
+        description=description,
+        metadata={"late_fields": len(found), **({"examples": _table(lines)} if lines else {})},
+    )
+
+
+def leakage_screen_result(found: LeakageScreenReport | NotEvaluated) -> dg.AssetCheckResult:
+    """Return the result of `leakage_screen`: warns beyond the declared limits; every feature's AUC is in its table."""
+    if isinstance(found, NotEvaluated):
+        return _not_evaluated("leakage_screen", found)
+    alone = sorted(found.auc_alone.items(), key=lambda each: -each[1])
+    best, value = alone[0]
+    description = (
+        f"Best feature alone: {best}, AUC {value:.3f}; small model {found.auc_random:.3f} on a random split, "
+        f"{found.auc_by_time:.3f} by time."
+    )
+    return dg.AssetCheckResult(
+        check_name="leakage_screen",
+        passed=not found.warnings,
+        severity=WARN,
+        description="; ".join(found.warnings) or description,
+        metadata={
+            "auc_random_split": found.auc_random,
+            "auc_time_split": found.auc_by_time,
+            "auc_gap": found.gap,
+            "best_feature_alone": best,
+            "best_auc_alone": value,
+            "rows": found.rows,
+            "auc_alone": _table({"feature": name, "auc": round(auc, 4)} for name, auc in alone),
+        },
+    )
+
+
+def skew_result(found: SkewReport | NotEvaluated) -> dg.AssetCheckResult:
+    """Return the result of `skew`: fails with the features that differ, in which rows, and both values of each."""
+    if isinstance(found, NotEvaluated):
+        return _not_evaluated("skew", found)
+    differing = list(dict.fromkeys(each.feature for each in found.mismatches))
+    description = (
+        f"{found.features} features of {found.rows} predictions are equal when recomputed from the change logs."
+    )
+    if differing:
+        description = (
+            f"{len(differing)} of {found.features} features differ from what the change logs give: "
+            f"{listed(differing)}. Was a log rewritten since, a snapshot wrong, or a request read differently?"
+        )
+    return dg.AssetCheckResult(
+        check_name="skew",
+        passed=found.passed,
+        severity=ERROR,
+        description=description,
+        metadata={
+            "predictions_compared": found.rows,
+            "features_compared": found.features,
+            "features_differing": len(differing),
+            **({"mismatches": _table(found.records())} if differing else {}),
+        },
+    )
+
+
+def performance_metadata(report: PerformanceReport) -> dict[str, Any]:
+    """Return the newest judged period's metrics as plain numbers, and all periods as a table."""
+    latest = report.latest
+    counts = {
+        "periods": len(report.periods),
+        "predictions": sum(period.predictions for period in report.periods),
+        "labelled": sum(period.labelled for period in report.periods),
+    }
+    if not report.periods:
+        return {**counts, "reason": "Nothing was predicted yet."}
+    metadata = {**counts, "by_period": _table(_table_cells(row) for row in report.table().to_dicts())}
+    if latest is None:
+        return {**metadata, "reason": "No period has enough known labels to be judged yet."}
+    return {**metadata, "version": latest.version, "period": f"{latest.start:%Y-%m-%d}", **latest.metrics}
+
+
+def performance_regression_result(report: PerformanceReport) -> dg.AssetCheckResult:
+    """Return the result of `performance_regression`: warns where the latest evaluated period is worse than expected."""
+    latest = report.latest
+    if latest is None:
+        description = "Nothing was predicted yet." if not report.periods else "No period has enough known labels yet."
+        return dg.AssetCheckResult(
+            check_name="performance_regression", passed=True, description=f"Not evaluated: {description}"
+        )
+    where = f"version {latest.version} in the period from {latest.start:%Y-%m-%d}"
+    description = f"As good as the evaluation: {where}."
+    if not latest.has_expectation:
+        description = f"Not evaluated: no evaluation of {where} is on record."
+    elif latest.regressed_metrics:
+        description = f"Worse than the evaluation: {where}: " + ", ".join(
+            f"{name} {latest.metrics[name]:.3f}, worse than the evaluation by {latest.shortfalls[name]:.3f}"
+            for name in latest.regressed_metrics
+        )
+    return dg.AssetCheckResult(
+        check_name="performance_regression",
+        passed=not latest.regressed_metrics,
+        severity=WARN,
+        description=description,
+        metadata={f"shortfall_{name}": gap for name, gap in latest.shortfalls.items()},
+    )
+
+
+def drift_metadata(result: DriftResult) -> dict[str, Any]:
+    """Return the numbers of a drift report under stable names, and a table with a line per column."""
+    report = result.report
+    scores = [column for column in report.columns if column.role == "score"]
+    optional = {
+        "expected_rows": report.expected_rows,
+        "largest_effect": max((column.effect or 0.0 for column in report.columns), default=None),
+        "score_effect": scores[0].effect if scores else None,
+        "score_limit": scores[0].limit if scores else None,
+        "scored_by_version": result.scored_by,
+    }
+    return {
+        "decision": report.decision,
+        "reason": report.reason,
+        "features": len(report.columns) - len(scores),
+        "drifted_features": len([name for name in report.drifted if name not in {each.name for each in scores}]),
+        "drifted": report.drifted,
+        "nulls_changed": sum(column.nulls_changed for column in report.columns),
+        "unseen_appeared": sum(column.unseen_appeared for column in report.columns),
+        "volume_changed": report.volume_changed,
+        "rows_reference": report.rows_reference,
+        "rows_current": report.rows_current,
+        **{name: value for name, value in optional.items() if value is not None},
+        **({"columns": _table(_column(each) for each in report.columns)} if report.columns else {}),
+    }
+
+
+def drift_result(report: DriftReport) -> dg.AssetCheckResult:
+    """Return the result of `no_drift`: an alert fails; a notice is told and passes, or it would fail every month."""
+    return dg.AssetCheckResult(
+        check_name="no_drift",
+        passed=report.decision != "alert",
+        severity=WARN,
+        description=report.reason,
+        metadata={"decision": report.decision, "drifted": len(report.drifted)},
+    )
+
+
+def _column(column: ColumnDrift) -> dict[str, Any]:
+    return _table_cells(
+        {
+            "column": column.name,
+            "statistic": "Kolmogorov-Smirnov" if column.kind == "number" else "total variation",
+            "distance": column.effect,
+            "threshold": column.limit,
+            "windows": f"{column.windows_flagged} of {column.windows_evaluated}",
+            "drifted": column.drifted,
+            "null_share_before": column.null_rate_reference,
+            "null_share_now": column.null_rate_current,
+            "unseen_share": column.unseen_share,
+        }
+    )
+
+
+def _not_evaluated(check: str, found: NotEvaluated) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(check_name=check, passed=True, description=f"Not evaluated: {found.reason}")
+
+
+def _table_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``row`` as a table of the UI takes it: numbers rounded, anything else as text, None as nothing."""
+    return {
+        name: round(value, 4) if isinstance(value, float) else value if isinstance(value, bool | int) else str(value)
+        for name, value in row.items()
+        if value is not None
+    }
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    records = [dg.TableRecord(dict(row)) for row in rows]
+    names = list(dict.fromkeys(name for record in records for name in record.data))
+    kinds = {name: next(record.data[name] for record in records if name in record.data) for name in names}
+    return dg.MetadataValue.table(
+        records,
+        schema=dg.TableSchema(
+            [dg.TableColumn(name, type=_KINDS.get(type(value), "string")) for name, value in kinds.items()]
+        ),
+    )
+
+
+_KINDS: Mapping[type, str] = {float: "float", int: "int", bool: "bool"}

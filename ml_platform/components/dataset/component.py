@@ -1,0 +1,36 @@
+"""The component `Dataset`: a landed file becomes `datasets/<name>`, with three blocking checks and a landing sensor."""
+
+import dagster as dg
+
+from ml_platform.components.dataset.declaration import DatasetDeclaration
+from ml_platform.components.dataset.landing_sensor import landing_sensor
+from ml_platform.components.dataset.scaffolder import DatasetScaffolder
+from ml_platform.components.dataset.table import table
+
+
+@dg.scaffold_with(DatasetScaffolder)
+class Dataset(DatasetDeclaration):
+    """A table of the lake, read from landed files and published only while its contract holds."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        self._require_known_columns()
+        self._require_known_expectations()
+        self.function_at("loader", self.loader)
+        return dg.Definitions(assets=[table(self)], sensors=[landing_sensor(self)])
+
+    def _require_known_columns(self) -> None:
+        known = self.contract.column_names
+        named: list[tuple[list[str | int], str]] = [(["keys", place], key) for place, key in enumerate(self.keys)]
+        named += [(["event_time"], self.event_time)] if self.event_time else []
+        for path, column in named:
+            if column not in known:
+                raise self.unknown_name_error(path, column, known, "a column of the contract")
+
+    def _require_known_expectations(self) -> None:
+        from ml_platform.data.expectations import known_expectations
+
+        known = known_expectations() if self.contract.expectations else []
+        for place, each in enumerate(self.contract.expectations):
+            if each.expectation not in known:
+                path: list[str | int] = ["contract", "expectations", place, "expectation"]
+                raise self.unknown_name_error(path, each.expectation, known, "an expectation of Great Expectations")

@@ -1,0 +1,76 @@
+"""What a team declares about a dataset, and the description that the engine receives of it."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import dagster as dg
+from pydantic import Field
+
+from ml_platform.components.declaration import Declaration
+from ml_platform.data.canonical import value_digest
+from ml_platform.data.contract import Contract
+from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.source_hash import source_hash
+from resources.lake import LakeResource
+
+if TYPE_CHECKING:
+    from ml_platform.data.dataset import DatasetSource
+
+Owner = Annotated[str, Field(pattern=r"^(team:[\w.-]+|[^@\s]+@[^@\s]+)$")]
+
+
+class DatasetDeclaration(Declaration):
+    """The attributes of a dataset."""
+
+    name: str = Field(description="Name of the dataset: its asset is datasets/<name>.", pattern=r"^[a-z][a-z0-9_]*$")
+    description: str = Field(description="What one row is, and where it comes from.")
+    loader: str = Field(
+        description="Function package.module:function(path, **lookups) that returns a Polars DataFrame."
+    )
+    lookups: list[str] = Field(
+        default_factory=list,
+        description="Datasets without partitions that the loader also receives, by name, as tables.",
+    )
+    keys: list[str] = Field(min_length=1, description="Columns that together identify one row of a partition.")
+    partitions: MonthlyPartitions | None = Field(
+        default=None, description="Months in which it lands; none for a table that is replaced as a whole."
+    )
+    event_time: str | None = Field(
+        default=None, description="Timestamp column that must lie in the partition's month, in its time zone."
+    )
+    contract: Contract = Field(description="What the table promises.")
+    retention_months: int | None = Field(
+        default=None, ge=1, description="How many months stay in the newest version of the table; none keeps all."
+    )
+    owners: list[Owner] = Field(min_length=1, description="Who answers for it: an address, or team:<name>.")
+    group: str = Field(default="datasets", description="Group in which the asset is shown.")
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the asset.")
+    code_version: str | None = Field(
+        default=None, description="Version of the loader and the contract; none: a hash of both, so none is forgotten."
+    )
+
+    @property
+    def key(self) -> dg.AssetKey:
+        return dg.AssetKey(["datasets", self.name])
+
+    def source(self, lake: LakeResource) -> "DatasetSource":
+        """Return what the engine needs to know of this dataset, with its lookups read from ``lake``."""
+        from ml_platform.data.dataset import DatasetSource, table_of
+
+        return DatasetSource(
+            name=self.name,
+            loader=self.function_at("loader", self.loader),
+            contract=self.contract,
+            keys=self.keys,
+            partitions=self.partitions,
+            event_time=self.event_time,
+            lookups={name: lake.lake().scan(table_of(name)).collect() for name in self.lookups},
+            lines={
+                rule.name: self.line("contract", "columns", place) for place, rule in enumerate(self.contract.columns)
+            },
+            declared_at=self.line("contract"),
+        )
+
+    def code_hash(self) -> str:
+        """Return the hash of the loader and the contract."""
+        rules = [source_hash(self.loader), self.contract.model_dump(mode="json"), self.keys, self.event_time]
+        return value_digest(rules)[:12]

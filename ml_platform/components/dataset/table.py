@@ -1,0 +1,177 @@
+"""The asset `datasets/<name>`: a table of the lake and its blocking checks.
+
+The checks run inside the step of the asset, between staging and publishing, so that what breaks its contract is never
+seen by a reader. Their results are recorded first; then the step fails, and nothing downstream runs.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ml_platform.components.dataset.declaration import DatasetDeclaration
+from ml_platform.components.declaration import partitions_definition
+from ml_platform.components.materializations import LANDED_DIGEST, table_metadata
+from ml_platform.components.metadata import description_with_unit
+from ml_platform.data.contract import Contract, ContractReport
+from resources.lake import LakeResource
+
+if TYPE_CHECKING:
+    from ml_platform.data.dataset import PartitionAudit, PublishedPartition
+
+
+CHECKS: Mapping[str, str] = {
+    "landed": "The file has landed, can be read, and has enough rows.",
+    "schema": "Every declared column is there with its type, and no other.",
+    "expectations": "Values, keys and counts are as the contract says, according to Great Expectations.",
+}
+
+
+def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
+    """`datasets/<name>`: the rows of the landed files, published only while the contract holds."""
+
+    @dg.asset(
+        key=declared.key,
+        description=declared.description,
+        partitions_def=partitions_definition(declared.partitions) if declared.partitions else None,
+        # A range of months is one step: its fixed costs are paid once.
+        backfill_policy=dg.BackfillPolicy.single_run() if declared.partitions else None,
+        deps=[dg.AssetKey(["datasets", name]) for name in declared.lookups],
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=declared.key, description=description, blocking=True)
+            for name, description in CHECKS.items()
+        ],
+        kinds={"polars", "deltalake"},
+        owners=declared.owners,
+        group_name=declared.group,
+        tags=declared.tags,
+        code_version=declared.code_version or declared.code_hash(),
+        metadata={
+            "dagster/column_schema": _column_schema(declared.contract, declared.keys),
+            "dagster/table_name": f"datasets/{declared.name}",
+            "keys": declared.keys,
+            "loader": declared.loader,
+            **({"event_time": declared.event_time} if declared.event_time else {}),
+        },
+    )
+    def dataset(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+        import tempfile
+        from pathlib import Path
+
+        from ml_platform.data.dataset import audit_partition, expire, publish
+
+        source = declared.source(lake)
+        partitions = list(context.partition_keys) if declared.partitions else [None]
+        with tempfile.TemporaryDirectory(prefix=f"{declared.name}-") as staging:
+            audits = [
+                audit_partition(source, partition, lake.landing(), Path(staging), lake.data_docs())
+                for partition in partitions
+            ]
+            yield from _check_results(audits, lake)
+            _fail_when_broken(audits)
+            published = [publish(each, lake.lake()) for each in audits]
+        if declared.retention_months:
+            context.log.info(f"Past retention: {expire(source, declared.retention_months, lake.lake())}")
+        for each in published:
+            if each.audit.partition:
+                context.add_asset_metadata(_metadata(each, lake), partition_key=each.audit.partition)
+        yield dg.MaterializeResult(
+            metadata=_metadata(published[0], lake) if declared.partitions is None else None,
+            data_version=dg.DataVersion(_combined_digest(published)),
+        )
+
+    return dataset
+
+
+def _check_results(audits: "Sequence[PartitionAudit]", lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+    """Yield one result per check that was evaluated: it passes when it was evaluated and passed for every partition."""
+    for name in CHECKS:
+        reports = [report for each in audits for report in each.reports if report.check == name]
+        if reports:
+            errors = [violation for report in reports for violation in report.errors]
+            warned = any(report.violations for report in reports) and not errors
+            docs = {
+                each.partition or "whole": lake.link(each.docs)
+                for each in audits
+                if each.docs and name == "expectations"
+            }
+            yield dg.AssetCheckResult(
+                check_name=name,
+                passed=not errors and not warned and len(reports) == len(audits),
+                severity=dg.AssetCheckSeverity.WARN if warned else dg.AssetCheckSeverity.ERROR,
+                description=errors[0].message if errors else CHECKS[name],
+                metadata=_check_metadata(reports, docs),
+            )
+
+
+def _fail_when_broken(audits: "Sequence[PartitionAudit]") -> None:
+    from ml_platform.data.contract import ContractViolatedError
+    from ml_platform.data.dataset import require_passed
+
+    try:
+        require_passed(audits)
+    except ContractViolatedError as error:
+        # The same file breaks the same rule again: only a new file or contract helps, not a retry.
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _check_metadata(reports: Sequence[ContractReport], docs: Mapping[str, dg.UrlMetadataValue]) -> dict[str, Any]:
+    violations = [(report, violation) for report in reports for violation in report.violations]
+    metadata: dict[str, Any] = {
+        "rows": sum(report.rows for report in reports),
+        "checked_rules": sum(report.checked_rules for report in reports),
+        "broken_rules": len(violations),
+    }
+    metadata |= {f"data_docs {partition}": link for partition, link in docs.items()}
+    if violations:
+        metadata["violations"] = dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {
+                        "partition": report.subject.partition or "whole",
+                        "column": violation.column or "",
+                        "rule": violation.rule,
+                        "count": violation.count,
+                        "examples": json.dumps(violation.examples, default=str),
+                        "message": violation.message,
+                    }
+                )
+                for report, violation in violations
+            ]
+        )
+    return metadata
+
+
+def _metadata(published: "PublishedPartition", lake: LakeResource) -> dict[str, Any]:
+    version, landed = published.version, published.audit.landed
+    return {
+        **table_metadata(version),
+        **({LANDED_DIGEST: landed.sha256, "landed_size_bytes": landed.size_bytes} if landed else {}),
+        **({"data_docs": lake.link(published.audit.docs)} if published.audit.docs else {}),
+    }
+
+
+def _combined_digest(published: "Sequence[PublishedPartition]") -> str:
+    """Return the content hash of one partition, or one over those of several: equal content, equal data version."""
+    from hashlib import sha256
+
+    digests = [each.version.sha256 for each in published]
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
+
+
+def _column_schema(contract: Contract, keys: Sequence[str]) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=rule.name,
+                type=rule.type,
+                description=description_with_unit(rule.description, rule.unit),
+                constraints=dg.TableColumnConstraints(nullable=rule.nullable, unique=[rule.name] == list(keys)),
+                tags={"pii": "true"} if rule.pii else {},
+            )
+            for rule in contract.columns
+        ]
+    )

@@ -1,0 +1,72 @@
+"""The asset of a stored view: the change log `features/<name>`, month by month, and its online snapshot."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ml_platform.components.declaration import on_new_inputs, partitions_definition
+from ml_platform.components.materializations import table_metadata
+from ml_platform.data.canonical import value_digest
+from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.features.view import FeatureView as FeatureViewSettings
+from resources.lake import LakeResource
+from resources.online_store import OnlineStoreResource
+
+if TYPE_CHECKING:
+    from ml_platform.features.materialize import PartitionBuild
+    from ml_platform.features.online_store import Publication
+
+SHORTEST_MONTH_DAYS = 28
+
+
+def change_log(
+    settings: FeatureViewSettings, months: MonthlyPartitions | None, shared_arguments: Mapping[str, Any]
+) -> dg.AssetsDefinition:
+    """`features/<name>` of a stored view: what became known when, and the last facts published for serving."""
+
+    @dg.asset(
+        partitions_def=partitions_definition(months) if months else None,
+        # All months in one run: a changed function is applied to history by one backfill.
+        backfill_policy=dg.BackfillPolicy.single_run() if months else None,
+        deps=[_dep(source.dataset, settings.lookback_days, months) for source in settings.sources],
+        kinds={"polars", "deltalake"},
+        automation_condition=on_new_inputs(),
+        **shared_arguments,
+    )
+    def _change_log(
+        context: dg.AssetExecutionContext, lake: LakeResource, online_store: OnlineStoreResource
+    ) -> dg.MaterializeResult[Any]:
+        from ml_platform.features.materialize import materialize
+
+        partitions = list(context.partition_keys) if months else [None]
+        builds, publication = materialize(settings, lake.lake(), online_store.store(), partitions, months)
+        for each in builds:
+            if each.partition:
+                context.add_asset_metadata(_metadata(each, publication), partition_key=each.partition)
+        return dg.MaterializeResult(
+            metadata=None if months else _metadata(builds[0], publication),
+            data_version=dg.DataVersion(value_digest([each.version.sha256 for each in builds])),
+        )
+
+    return _change_log
+
+
+def _dep(dataset: str, lookback_days: int, months: MonthlyPartitions | None) -> dg.AssetDep:
+    key = dg.AssetKey(["datasets", dataset])
+    reach = math.ceil(lookback_days / SHORTEST_MONTH_DAYS)
+    if months is None or not reach:
+        return dg.AssetDep(key)
+    mapping = dg.TimeWindowPartitionMapping(start_offset=-reach, allow_nonexistent_upstream_partitions=True)
+    return dg.AssetDep(key, partition_mapping=mapping)
+
+
+def _metadata(builds: "PartitionBuild", publication: "Publication") -> dict[str, Any]:
+    return {
+        **table_metadata(builds.version),
+        **{name: value for name, value in builds.report.as_metadata().items() if name != "rows"},
+        "online_entities": publication.entities,
+        "online_watermark": publication.watermark.isoformat(),
+        "online_published": publication.published,
+    }

@@ -1,0 +1,90 @@
+"""The component `FeatureView`: a change log `features/<name>`, month by month, and its online snapshot.
+
+A request view has nothing to store and no months: its asset is there to be seen, with its columns, its code version,
+and what it depends on. It is an asset rather than a mere mark because a changed code version is something to act on.
+"""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from ml_platform.components.dataset.component import Dataset
+from ml_platform.components.declaration import Declaration
+from ml_platform.components.feature_view.change_log import change_log
+from ml_platform.components.feature_view.columns import column_lineage, column_schema
+from ml_platform.components.feature_view.request_view import request_view
+from ml_platform.components.feature_view.scaffolder import FeatureViewScaffolder
+from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.features.view import FeatureSource
+from ml_platform.features.view import FeatureView as FeatureViewSettings
+
+
+@dg.scaffold_with(FeatureViewScaffolder)
+class FeatureView(Declaration, FeatureViewSettings):
+    """What is known when about an entity: one change log, read as of a time for training and at its end for serving."""
+
+    group: str = Field(default="features", description="Group in which the asset is shown.")
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the asset.")
+
+    @property
+    def key(self) -> dg.AssetKey:
+        return dg.AssetKey(["features", self.name])
+
+    def settings(self) -> FeatureViewSettings:
+        """Return what the engine needs to know of the view, its code version filled in."""
+        return FeatureViewSettings.model_validate(
+            self.model_dump(include=set(FeatureViewSettings.model_fields))
+        ).pinned()
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        self.function_at("function", self.function)
+        if self.kind == "request":
+            return dg.Definitions(assets=[request_view(self.settings(), self.shared_arguments())])
+        return dg.Definitions(assets=[change_log(self.settings(), self._months(context), self.shared_arguments())])
+
+    def shared_arguments(self) -> dict[str, Any]:
+        """Return the arguments that the assets of both kinds share."""
+        settings = self.settings()
+        return {
+            "key": self.key,
+            "description": self.description,
+            "owners": [self.owner] if self.owner else None,
+            "group_name": self.group,
+            "tags": self.tags,
+            "code_version": settings.code_version,
+            "metadata": {
+                "dagster/column_schema": column_schema(settings),
+                "dagster/column_lineage": column_lineage(settings),
+                **({"dagster/table_name": settings.table} if self.kind == "stored" else {}),
+                "entity": self.entity,
+                "lookback_days": self.lookback_days,
+                "function": self.function,
+                **({} if self.tolerance_minutes is None else {"tolerance_minutes": self.tolerance_minutes}),
+            },
+        }
+
+    def _months(self, context: dg.ComponentLoadContext) -> MonthlyPartitions | None:
+        """Return the months of the sources, None where none has any; sources of different months are refused."""
+        declared = {each.name: each for each in context.component_tree.get_all_components(Dataset)}
+        for place, source in enumerate(self.sources):
+            if source.dataset not in declared:
+                raise self.unknown_name_error(
+                    ["sources", place, "dataset"], source.dataset, sorted(declared), "a dataset"
+                )
+            self._require_columns(place, source, declared[source.dataset])
+        partitions = [months for source in self.sources if (months := declared[source.dataset].partitions)]
+        if any(months != partitions[0] for months in partitions):
+            raise self.error_at(
+                ["sources"],
+                expected="sources with the same months",
+                found=", ".join(sorted({f"{months.start} to {months.end or 'now'}" for months in partitions})),
+                fix="Give the datasets the same partitions, or split the view.",
+            )
+        return partitions[0] if partitions else None
+
+    def _require_columns(self, place: int, source: FeatureSource, dataset: Dataset) -> None:
+        known = dataset.contract.column_names
+        for column in [*source.available_from, *source.visible_columns]:
+            if column not in known:
+                raise self.unknown_name_error(["sources", place], column, known, f"a column of '{source.dataset}'")

@@ -1,0 +1,52 @@
+"""What `dg scaffold defs ml_platform.FeatureView NAME` writes."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import BaseModel, Field
+
+from ml_platform.components.dataset.component import Dataset
+from ml_platform.components.scaffolding import scaffold_error, template_values, write_templates
+from ml_platform.errors import did_you_mean, listed
+
+
+class FeatureViewScaffoldParams(BaseModel):
+    """What `dg scaffold defs ml_platform.FeatureView` can be told."""
+
+    dataset: str = Field(default="", description="Dataset that the view reads; none: the first one with an event time.")
+
+
+class FeatureViewScaffolder(dg.Scaffolder[FeatureViewScaffoldParams]):
+    """Writes a feature view on a dataset that is there: how many rows each of its entities had in the last days."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[FeatureViewScaffoldParams]:
+        return FeatureViewScaffoldParams
+
+    def scaffold(self, request: dg.ScaffoldRequest[FeatureViewScaffoldParams]) -> None:
+        source = _source(request)
+        names = {"dataset": source.name, "event_time": str(source.event_time), "entity": _text_keys(source)[0]}
+        write_templates("feature_view", request, {**template_values(request), **names}, "ml_platform.FeatureView")
+
+
+def _source(request: dg.ScaffoldRequest[FeatureViewScaffoldParams]) -> Dataset:
+    from dagster.components.core.component_tree import ComponentTree
+
+    tree = ComponentTree.for_project(request.project_root or Path.cwd())
+    usable = {each.name: each for each in tree.get_all_components(Dataset) if each.event_time and _text_keys(each)}
+    dataset = request.params.dataset
+    if usable and not dataset:
+        return next(iter(usable.values()))
+    if dataset not in usable:
+        raise scaffold_error(
+            request,
+            f"Feature view '{request.target_path.name}'",
+            expected="a dataset with an event time and a key of text",
+            found=f"'{dataset}'; there are {listed(usable)}" if usable else "none",
+            fix=f"Name one by --dataset, or scaffold an ml_platform.Dataset first.{did_you_mean(dataset, usable)}",
+        )
+    return usable[dataset]
+
+
+def _text_keys(dataset: Dataset) -> list[str]:
+    return [rule.name for rule in dataset.contract.columns if rule.name in dataset.keys and rule.type == "string"]

@@ -1,0 +1,267 @@
+"""The keys under which assets and checks record metadata, with meaning and unit; the reference is made from it.
+
+A key in angle brackets stands for several, such as one per metric. ``ml_platform_tests/test_docs_site.py`` compares the
+table with the code: every recorded key is listed, and every listed key is recorded.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class MetadataKey(NamedTuple):
+    """One key, its meaning in a sentence, and its unit where it is a number with one."""
+
+    key: str
+    meaning: str
+    unit: str = ""
+
+
+_TABLE = (
+    MetadataKey("dagster/row_count", "Rows written to the partition.", "rows"),
+    MetadataKey("table_version", "Version of the Delta table after the write."),
+    MetadataKey("content_sha256", "Digest of the written rows: equal rows have an equal digest."),
+    MetadataKey("size_bytes", "Size of the partition's files.", "bytes"),
+)
+
+_RESOURCES = (
+    MetadataKey("device", "Device of the step: cpu, or the name of the GPU."),
+    MetadataKey("wall_seconds", "Elapsed time of the step.", "seconds"),
+    MetadataKey("cpu_seconds", "Processor time, summed over cores.", "seconds"),
+    MetadataKey("gpu_seconds", "Time in which kernels ran, summed over GPUs; 0 without NVML.", "seconds"),
+    MetadataKey("peak_memory_bytes", "Highest resident memory of the process so far.", "bytes"),
+    MetadataKey("cost", "Cost by the prices in params.yaml.", "see currency"),
+    MetadataKey("currency", "Currency of the cost."),
+)
+
+_METRICS = (
+    MetadataKey("<metric>", "Value of a metric, for example auc, log_loss, brier, ece, rmse.", "of the metric"),
+)
+
+_VERSION = MetadataKey("version", "Number of the version in the model registry.")
+_RUN = MetadataKey("mlflow_run", "Link to the MLflow run of the version.")
+
+METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
+    "datasets/<name>": (
+        MetadataKey("dagster/column_schema", "Columns with type, description, unit and nullability."),
+        MetadataKey("dagster/table_name", "Table in the lake."),
+        MetadataKey("keys", "Columns that together identify a row of a partition."),
+        MetadataKey("loader", "Function that reads a landed file."),
+        MetadataKey("event_time", "Column with the time of the event, where one is declared."),
+        *_TABLE,
+        MetadataKey("landed_sha256", "Digest of the landed file that was read; the landing sensor compares it."),
+        MetadataKey("landed_size_bytes", "Size of the landed file.", "bytes"),
+        MetadataKey("data_docs", "Link to the Data Docs of the partition's expectations."),
+    ),
+    "datasets/<name>, checks landed, schema, expectations": (
+        MetadataKey("rows", "Rows that were checked.", "rows"),
+        MetadataKey("checked_rules", "Rules that were checked."),
+        MetadataKey("broken_rules", "Rules that were broken."),
+        MetadataKey("data_docs <partition>", "Link to the Data Docs of a partition; 'whole' without partitions."),
+        MetadataKey("violations", "Table of broken rules: partition, column, rule, count, examples, message."),
+    ),
+    "features/<view>, stored": (
+        MetadataKey("dagster/column_schema", "Entity columns, known_at and features with type, description and unit."),
+        MetadataKey("dagster/column_lineage", "Source columns from which each feature is derived."),
+        MetadataKey("dagster/table_name", "Table of the change log, with the code version in its name."),
+        MetadataKey("entity", "Key columns of the view."),
+        MetadataKey("lookback_days", "How far before its partition the function reads.", "days"),
+        MetadataKey("function", "Function that returns the facts."),
+        MetadataKey("tolerance_minutes", "Greatest age of a value that is still used, where declared.", "minutes"),
+        *_TABLE,
+        MetadataKey("duplicates", "Rows left out because an equal one is kept.", "rows"),
+        MetadataKey("superseded", "Facts left out because a later row has the same entity and known_at.", "rows"),
+        MetadataKey("before_window", "Facts left out because they belong to an earlier month.", "rows"),
+        MetadataKey("after_clock", "Facts left out because they become known after the month.", "rows"),
+        MetadataKey("first_after_clock", "First fact that becomes known after the month: view, entity, time."),
+        MetadataKey("late_facts", "Facts older than the latest one of the month's previous write.", "rows"),
+        MetadataKey("first_late_fact", "First late fact: view, entity, time."),
+        MetadataKey("online_entities", "Entities in the published online snapshot."),
+        MetadataKey("online_watermark", "Instant up to which the snapshot's facts were known (ISO 8601, UTC)."),
+        MetadataKey("online_published", "Whether this run published; an earlier watermark replaces no later one."),
+    ),
+    "features/<view>, request": (
+        MetadataKey("features", "Number of features.", "features"),
+        MetadataKey("inputs", "Views whose values the function takes."),
+    ),
+    "<model>/training_set": (
+        MetadataKey("dagster/table_name", "Table of the training set, with the code version in its name."),
+        MetadataKey("dagster/column_schema", "Example, label, request fields and features with type and description."),
+        MetadataKey("features", "Number of features.", "features"),
+        *_TABLE,
+        *_RESOURCES,
+    ),
+    "<model>/training_set, check known_in_time": (
+        MetadataKey("late_fields", "Request fields that are known only after the prediction."),
+        MetadataKey("examples", "Table of rows with a late field."),
+    ),
+    "<model>/training_set, check leakage_screen": (
+        MetadataKey("auc_random_split", "AUC of the small model on a random split.", "AUC"),
+        MetadataKey("auc_time_split", "AUC of the small model on a split by time.", "AUC"),
+        MetadataKey("auc_gap", "auc_random_split minus auc_time_split.", "AUC"),
+        MetadataKey("best_feature_alone", "Feature with the highest AUC alone."),
+        MetadataKey("best_auc_alone", "AUC of that feature alone.", "AUC"),
+        MetadataKey("rows", "Rows that were screened.", "rows"),
+        MetadataKey("auc_alone", "Table with the AUC of every feature alone."),
+    ),
+    "<model>/candidate_<trainer>": (
+        MetadataKey("content_digest", "Digest of the model directory without its manifest."),
+        MetadataKey("manifest", "What the version was made from: tables, code, lock, parameters, seeds, hardware."),
+        MetadataKey("train_rows", "Rows that the model was fitted on.", "rows"),
+        MetadataKey(
+            "late_rows", "Rows whose label became known during the validation month; only the refit uses them.", "rows"
+        ),
+        MetadataKey("validation_rows", "Rows for early stopping, tuning and calibration.", "rows"),
+        MetadataKey("test_rows", "Rows of the candidate's own month.", "rows"),
+        MetadataKey("embargoed_rows", "Rows left out because their label was not known in time.", "rows"),
+        MetadataKey("unlabelled_<part>_rows", "Rows of a part without a label.", "rows"),
+        MetadataKey("queued", "Why record and version wait in the outbox: the tracking server is down."),
+        _VERSION,
+        _RUN,
+        MetadataKey("skipped", "Why nothing was fitted: no GPU, or unchanged inputs."),
+        *_RESOURCES,
+        MetadataKey("rounds", "Boosting rounds or epochs of the final fit."),
+        MetadataKey("notes", "What the owner should know about the fit, for example a feature without values."),
+        MetadataKey("importance", "Plot of each feature's share of what was learned."),
+        MetadataKey("loss_curve", "Plot of the validation loss by round or epoch."),
+        MetadataKey("trials", "Table of the search: number, state, loss, rounds, seconds, settings."),
+    ),
+    "<model>/evaluation": (
+        _VERSION,
+        _RUN,
+        MetadataKey("decision", "The verdict: PROMOTE, HOLD or REJECT."),
+        MetadataKey("reasons", "Reasons of the gates that did not pass."),
+        MetadataKey("labels_needed", "About how many more labels would decide a HOLD; 0 otherwise.", "labels"),
+        *_METRICS,
+        MetadataKey("<metric>_low", "Lower end of the metric's confidence interval.", "of the metric"),
+        MetadataKey("<metric>_high", "Upper end of the metric's confidence interval.", "of the metric"),
+        MetadataKey("base_rate", "Mean of the labels.", "share, 0 to 1"),
+        MetadataKey("<metric>_<model>", "Metric of the champion or a baseline on the same rows.", "of the metric"),
+        MetadataKey("rows", "Rows that were scored.", "rows"),
+        MetadataKey("bento_latency_p99_ms", "99th percentile of one-row latency of the bento.", "milliseconds"),
+        MetadataKey("bento_size_bytes", "Size of the bento.", "bytes"),
+        MetadataKey("verdict", "Path of the recorded verdict."),
+        MetadataKey("reliability", "Plot of predicted and observed shares."),
+        MetadataKey("improvement", "Plot of the improvement over the champion, with intervals."),
+        MetadataKey("weakest_slices", "Table of the slices with the worst score: column, value, rows, score."),
+    ),
+    "<model>/evaluation, checks of the gates": (
+        MetadataKey("<metric>", "The candidate's metric where there is no champion to compare with.", "of the metric"),
+        MetadataKey("improvement", "By how much the candidate is better than the champion.", "of the metric"),
+        MetadataKey("low", "Lower end of the interval.", "of the metric"),
+        MetadataKey("high", "Upper end of the interval.", "of the metric"),
+        MetadataKey("bound", "Bound that the interval must exceed.", "of the metric"),
+        MetadataKey("p_value", "One-sided p-value against the bound."),
+        MetadataKey("<number>_over_<baseline>", "The same numbers against a baseline.", "of the metric"),
+        MetadataKey("value", "Measured value of a gate with a limit.", "of the metric, milliseconds or megabytes"),
+        MetadataKey("limit", "Limit of that gate.", "as value"),
+        MetadataKey("ece", "Expected calibration error.", "share, 0 to 1"),
+        MetadataKey("ece_low", "Lower end of its interval.", "share, 0 to 1"),
+        MetadataKey("ece_high", "Upper end of its interval.", "share, 0 to 1"),
+        MetadataKey("bias", "Mean probability minus base rate.", "share, -1 to 1"),
+        MetadataKey("slices", "Slices that were compared."),
+        MetadataKey("proven_worse", "Slices that are shown to be worse by more than the margin."),
+        MetadataKey("not_proven_safe", "Slices that are not shown to be safe."),
+        MetadataKey("worst_improvement", "Smallest improvement of a slice; negative is worse.", "of the metric"),
+        MetadataKey("found", "Leaks, or broken contracts, that were found."),
+    ),
+    "<model>/model_card": (
+        _VERSION,
+        MetadataKey("model_card", "Link to the page of the card."),
+        _RUN,
+        MetadataKey("markdown", "The card as Markdown."),
+    ),
+    "<model>/champion": (
+        _VERSION,
+        MetadataKey("previous_version", "Version that was champion before; 0 for none."),
+        MetadataKey("champion_since", "When the version became champion (ISO 8601)."),
+        MetadataKey("decided_by", "Run or person that decided."),
+        MetadataKey("approved_by", "People whose approvals counted."),
+        MetadataKey("reason", "Reason of the decision."),
+        MetadataKey("release", "What was put under DVC, or why nothing was."),
+        MetadataKey("model_card", "Whether the card was written again, or why not."),
+    ),
+    "<model>/champion, check approved": (
+        _VERSION,
+        MetadataKey("state", "'waits as challenger' or 'rejected' for a version that is not champion."),
+    ),
+    "<model>/champion, check reproducible": (
+        _VERSION,
+        MetadataKey("environment_differences", "What differs in code, lock or machine since the training."),
+        MetadataKey("comparisons", "Table: item, recorded value, rebuilt value, equal."),
+    ),
+    "<model>/bento": (
+        _VERSION,
+        MetadataKey("tag", "BentoML's tag of the bento."),
+        MetadataKey("path", "Folder of the bento."),
+        MetadataKey("size_bytes", "Size of the bento.", "bytes"),
+        MetadataKey("verified_rows", "Reference rows that the bento scored equal to training.", "rows"),
+        MetadataKey("latency_p50_ms", "Median of one-row latency in the smoke test.", "milliseconds"),
+        MetadataKey("latency_p99_ms", "99th percentile of one-row latency in the smoke test.", "milliseconds"),
+    ),
+    "<model>/rollout": (
+        MetadataKey("generation", "Generation of the desired state; every change raises it by one."),
+        MetadataKey("stable", "Version that answers by default; 'none' where there is none."),
+        MetadataKey("candidate", "Version that answers a share of the requests; 'none' where there is none."),
+        MetadataKey("shadow", "Version that gets a copy of the requests; 'none' where there is none."),
+        MetadataKey("weights", "Share of the requests by role.", "percent"),
+    ),
+    "<model>/predictions": (
+        MetadataKey("dagster/table_name", "Table of the logged predictions."),
+        MetadataKey("dagster/row_count", "Predictions in the table now.", "rows"),
+        MetadataKey("lines", "Complete lines of the log that were read.", "lines"),
+        MetadataKey("added", "Predictions new to the table.", "rows"),
+        MetadataKey("duplicates", "Predictions that the table had already, or that were logged twice.", "rows"),
+        MetadataKey("corrupt", "Lines set aside in the quarantine table.", "lines"),
+        MetadataKey("pending_bytes", "Bytes after the last complete line.", "bytes"),
+        MetadataKey("partitions", "Months of the table that changed."),
+    ),
+    "<model>/predictions, check skew": (
+        MetadataKey("predictions_compared", "Logged predictions that were recomputed.", "rows"),
+        MetadataKey("features_compared", "Features that were recomputed.", "features"),
+        MetadataKey("features_differing", "Features with another value than logged.", "features"),
+        MetadataKey("mismatches", "Table of differing values: prediction, feature, logged value, recomputed value."),
+    ),
+    "<model>/outcomes": (
+        MetadataKey("dagster/table_name", "Table of the outcomes."),
+        *_TABLE,
+        MetadataKey("labelled", "Predictions whose outcome is known.", "rows"),
+        MetadataKey("reason", "Why there are no outcomes."),
+    ),
+    "<model>/performance": (
+        MetadataKey("periods", "Periods with predictions."),
+        MetadataKey("predictions", "Predictions of the stable version in all periods.", "rows"),
+        MetadataKey("labelled", "Predictions whose outcome is known.", "rows"),
+        MetadataKey("reason", "Why no period was evaluated."),
+        MetadataKey("by_period", "Table with a row per period and version: coverage, metrics, expectation."),
+        MetadataKey("version", "Version of the latest evaluated period."),
+        MetadataKey("period", "First day of the latest evaluated period."),
+        *_METRICS,
+    ),
+    "<model>/performance, check performance_regression": (
+        MetadataKey("shortfall_<metric>", "By how much the metric is worse than its evaluation.", "of the metric"),
+    ),
+    "<model>/drift": (
+        MetadataKey("decision", "steady, notice, alert or not evaluated."),
+        MetadataKey("reason", "Reason of the decision."),
+        MetadataKey("features", "Features that were compared.", "features"),
+        MetadataKey("drifted_features", "Features that drifted.", "features"),
+        MetadataKey("drifted", "Names of the columns that drifted, scores included."),
+        MetadataKey("nulls_changed", "Columns whose share of nulls changed.", "columns"),
+        MetadataKey("unseen_appeared", "Columns with unseen categories beyond the limit.", "columns"),
+        MetadataKey("volume_changed", "Whether the number of rows is out of the expected range."),
+        MetadataKey("rows_reference", "Rows of the earlier months.", "rows"),
+        MetadataKey("rows_current", "Rows of the month.", "rows"),
+        MetadataKey("expected_rows", "Mean number of rows of the earlier months.", "rows"),
+        MetadataKey("largest_effect", "Largest distance of any column.", "distance, 0 to 1"),
+        MetadataKey("score_effect", "Distance of the scores.", "distance, 0 to 1"),
+        MetadataKey("score_limit", "Limit of that distance.", "distance, 0 to 1"),
+        MetadataKey("scored_by_version", "Version whose scores were compared."),
+        MetadataKey("columns", "Table of the columns: statistic, distance, threshold, windows, nulls, unseen share."),
+        MetadataKey("report", "Link to the page that draws the columns."),
+    ),
+    "<model>/drift, check no_drift": (
+        MetadataKey("decision", "steady, notice, alert or not evaluated."),
+        MetadataKey("drifted", "Number of columns that drifted.", "columns"),
+    ),
+}
+"""The keys of each asset and check, in the order in which they are recorded."""

@@ -1,0 +1,32 @@
+"""What a team declares about a model, with file and line, and the feature views that it names."""
+
+from typing import TYPE_CHECKING
+
+from ml_platform.components.declaration import Declaration
+from ml_platform.components.feature_view.component import FeatureView
+from ml_platform.errors import did_you_mean, listed
+from ml_platform.features.view import FeatureView as FeatureViewSettings
+from ml_platform.steps.model import ModelSettings
+
+if TYPE_CHECKING:
+    from dagster.components.core.component_tree import ComponentTree
+
+
+class ModelDeclaration(Declaration, ModelSettings):
+    """The attributes of a model."""
+
+    def views(self, tree: "ComponentTree") -> list[FeatureViewSettings]:
+        """Return the settings of the declared views, and of those that they take as inputs, in declared order."""
+        known = {each.name: each.settings() for each in tree.get_all_components(FeatureView)}
+        for at, name in enumerate(self.features):
+            if name not in known:
+                raise self.error_at(
+                    ["features", at],
+                    expected="the name of a feature view",
+                    found=f"'{name}'; there are {listed(known, 30)}",
+                    fix=f"Mend the name, or declare the view.{did_you_mean(name, known)}",
+                )
+        names = list(self.features)
+        for name in names:
+            names += [needed for needed in known[name].inputs if needed not in names]
+        return [known[name] for name in names]

@@ -1,0 +1,108 @@
+"""The asset that evaluates the month's candidates: the verdict, each gate a blocking check."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from ml_platform.components.declaration import partitions_definition
+from ml_platform.components.metadata import inline_image
+from ml_platform.components.model.model_assets import ModelAssets
+from resources.dagster_home import HomeResource
+from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
+
+
+def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
+    """`<model>/evaluation`: the verdict on the month's candidate, each gate a blocking check."""
+    key = model.key("evaluation")
+
+    @dg.asset(
+        key=key,
+        description=(
+            "Candidate, champion and baselines scored on the same rows of the month, which none of them was fitted, "
+            "tuned or calibrated on; PROMOTE, HOLD or REJECT, with the numbers of every gate."
+        ),
+        partitions_def=partitions_definition(model.declared.partitions),
+        deps=[*model.candidate_keys.values(), model.key("training_set")],
+        check_specs=[
+            dg.AssetCheckSpec(gate.name, asset=key, description=(gate.__doc__ or "").split("\n")[0], blocking=True)
+            for gate in model.gates
+        ],
+        **model.shared_arguments("python"),
+    )
+    def _evaluation(
+        context: dg.AssetExecutionContext,
+        lake: LakeResource,
+        mlflow: MlflowResource,
+        home: HomeResource,
+        online_store: OnlineStoreResource,
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.components.dataset.contract_history import broken_contracts
+        from ml_platform.evaluation.plots import improvement_plot, reliability_plot
+        from ml_platform.evaluation.reliability import reliability_bins
+        from ml_platform.steps.evaluation import candidates_of, evaluate_candidate
+
+        registry = mlflow.models
+        with mlflow.run(context, model.name) as run:
+            result = evaluate_candidate(
+                model,
+                candidates_of(model, context.partition_key, registry),
+                context.partition_key,
+                lake=lake.lake(),
+                registry=registry,
+                online=online_store.store(),
+                folders=home.home(),
+                audit=home.audit(),
+                repository=home.code,
+                broken_contracts=broken_contracts(context.instance, model, context.partition_key, lake.lake()),
+                now=datetime.now(UTC),
+            )
+            run.set_tags({"verdict": result.verdict.decision, "candidate_run": result.version.run_id})
+            run.log_metrics(result.metric_values)
+        # On the candidate's own run too, where candidates are compared.
+        mlflow.tracking.client.set_tag(result.version.run_id, "verdict", result.verdict.decision)
+        for name, value in result.metric_values.items():
+            mlflow.tracking.client.log_metric(result.version.run_id, name, value)
+        other_metrics = {
+            f"{line.metric}_{name}": value for line in result.metrics for name, value in line.others.items()
+        }
+        plots: dict[str, Any] = {}
+        if model.declared.task == "classification":
+            bins = reliability_bins(result.evidence.label, result.evidence.predictions["candidate"])
+            plots = {"reliability": inline_image(reliability_plot(bins))}
+        if "champion" in result.evidence.predictions:
+            plots["improvement"] = inline_image(improvement_plot(result.metrics, "champion"))
+        yield dg.MaterializeResult(
+            metadata={
+                "version": result.version.version,
+                "mlflow_run": mlflow.link(model.name, result.version.run_id),
+                "decision": result.verdict.decision,
+                "reasons": result.verdict.reasons,
+                "labels_needed": result.verdict.labels_needed or 0,
+                **result.metric_values,
+                **other_metrics,
+                "rows": len(result.evidence.label),
+                "bento_latency_p99_ms": result.evidence.system_checks.latency_p99_ms or 0.0,
+                "bento_size_bytes": result.package.size_bytes,
+                "verdict": dg.MetadataValue.path(str(result.verdict_path)),
+                **plots,
+                "weakest_slices": dg.MetadataValue.table(
+                    [dg.TableRecord(asdict(each)) for each in result.slices],
+                    schema=dg.TableSchema([dg.TableColumn(name) for name in ("column", "value", "rows", "score")]),
+                ),
+            },
+            data_version=dg.DataVersion(result.verdict.digest),
+        )
+        for gate in result.verdict.gates:
+            yield dg.AssetCheckResult(
+                check_name=gate.name,
+                passed=gate.passed,
+                description=gate.reason,
+                metadata={name: value for name, value in gate.numbers.items() if value is not None},
+            )
+
+    return _evaluation

@@ -1,0 +1,170 @@
+"""The assets of a model that learn: its training set and its candidates.
+
+Each body reads its inputs, calls the engine, and returns what the UI shows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ml_platform.components.declaration import on_new_inputs, partitions_definition, this_and_earlier_months
+from ml_platform.components.materializations import table_metadata
+from ml_platform.components.metadata import inline_image, training_set_schema, trials_table
+from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.model.placement import placement_tags, pool_of
+from resources.dagster_home import HomeResource
+from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
+from resources.studies import StudiesResource
+
+if TYPE_CHECKING:
+    from ml_platform.steps.candidates import CandidateResult
+
+
+def training_set(model: ModelAssets) -> dg.AssetsDefinition:
+    """`<model>/training_set`: the month's examples, each with the features known when it was predicted."""
+    declared = model.declared
+    key = model.key("training_set")
+
+    @dg.asset(
+        key=key,
+        description=(
+            "One row per example of the month: its request, the features as known at its prediction time, and whether "
+            f"it came true ({declared.target}). An example whose outcome is never known has no label."
+        ),
+        partitions_def=partitions_definition(declared.partitions),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[
+            *(dg.AssetKey(["datasets", name]) for name in declared.examples.sources),
+            *(dg.AssetKey(["features", view.name]) for view in model.feature_set.views),
+        ],
+        code_version=model.code_version,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "known_in_time",
+                asset=key,
+                blocking=True,
+                description="No request field changes when what became known after the prediction is scrambled.",
+            ),
+            dg.AssetCheckSpec(
+                "leakage_screen",
+                asset=key,
+                description="No feature alone, and no split by chance, looks too good to be true.",
+            ),
+        ],
+        automation_condition=on_new_inputs(),
+        metadata={
+            "dagster/table_name": model.table,
+            "dagster/column_schema": training_set_schema(model),
+            "features": len(model.feature_set.feature_names),
+        },
+        **model.shared_arguments("polars", "deltalake"),
+    )
+    def _training_set(
+        context: dg.AssetExecutionContext, lake: LakeResource, home: HomeResource
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.components.check_results import late_fields_result, leakage_screen_result
+        from ml_platform.data.canonical import value_digest
+        from ml_platform.steps.candidates import build_training_sets, read_prices
+        from ml_platform.steps.feature_checks import check_late_fields, screen_training_set
+        from ml_platform.training.resource_usage import measure_resources
+
+        with measure_resources(read_prices(home.code)) as used:
+            written = build_training_sets(model, list(context.partition_keys), lake.lake())
+        for month, table in written.items():
+            context.add_asset_metadata(table_metadata(table), partition_key=month)
+        yield dg.MaterializeResult(
+            data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])),
+            metadata=asdict(used.total()),
+        )
+        yield late_fields_result(check_late_fields(model, lake.lake()))
+        yield leakage_screen_result(screen_training_set(model, lake.lake()))
+
+    return _training_set
+
+
+def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
+    """`<model>/candidate_<trainer>`: a version of the model, fitted on what was known before the month began."""
+    declared = model.declared.trainers[trainer]
+
+    @dg.asset(
+        key=model.candidate_keys[trainer],
+        description=(
+            f"A version made by {declared.trainer}: fitted on the months before, tuned on the last of them, never "
+            "shown the month itself. Unchanged inputs are recognised and not fitted again"
+            + ("; without a GPU it is skipped." if declared.requires == "gpu" else ".")
+        ),
+        partitions_def=partitions_definition(model.declared.partitions),
+        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier_months())],
+        pool=pool_of(declared),
+        op_tags=placement_tags(declared),
+        **model.shared_arguments(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),
+    )
+    def _candidate(
+        context: dg.AssetExecutionContext,
+        lake: LakeResource,
+        mlflow: MlflowResource,
+        home: HomeResource,
+        studies: StudiesResource,
+    ) -> dg.MaterializeResult[Any]:
+        from ml_platform.registry.champion_history import current_champion
+        from ml_platform.steps.candidates import make_candidate
+        from ml_platform.training.trainer import availability
+
+        accelerator = availability(declared)
+        if not accelerator.available:
+            # A result, not a skipped step: what follows goes on with the candidates that there are.
+            return dg.MaterializeResult(metadata={"skipped": accelerator.reason})
+        folders, champion = home.home(), current_champion(home.audit(), model.name)
+        with mlflow.run(context, model.name) as run:
+            result = make_candidate(
+                model,
+                trainer,
+                context.partition_key,
+                lake=lake.lake(),
+                registry=mlflow.models,
+                run=run,
+                repository=home.code,
+                checkpoint=folders.models / "checkpoints" / model.name / trainer / context.partition_key,
+                study_storage=studies.storage(f"{model.name}-{trainer}"),
+                dagster_run_id=context.run_id,
+                parent=champion.content_digest if champion else None,
+                now=datetime.now(UTC),
+            )
+        return dg.MaterializeResult(
+            metadata=_candidate_metadata(result, model, mlflow), data_version=dg.DataVersion(result.content_digest)
+        )
+
+    return _candidate
+
+
+def _candidate_metadata(result: "CandidateResult", model: ModelAssets, mlflow: MlflowResource) -> dict[str, Any]:
+    """Return what the UI shows of a candidate: its version, what it was made from, how it went and what it took."""
+    from ml_platform.evaluation.plots import importance_plot, loss_curve_plot
+
+    metadata: dict[str, Any] = {
+        "content_digest": result.content_digest,
+        "manifest": dg.MetadataValue.json(result.manifest.model_dump(mode="json")),
+        **result.counts,
+    }
+    if result.version is None:
+        metadata["queued"] = "The tracking server is down: record and version wait in the outbox until it is back."
+    else:
+        metadata |= {
+            "version": result.version.version,
+            "mlflow_run": mlflow.link(model.name, result.version.run_id),
+        }
+    if result.candidate is None:
+        number = result.version.version if result.version else 0
+        return metadata | {"skipped": f"Inputs unchanged: they had made version {number}."}
+    metadata |= asdict(result.candidate.resource_usage)
+    metadata |= {"rounds": result.candidate.fitted.rounds, "notes": result.candidate.notes}
+    metadata["importance"] = inline_image(importance_plot(result.candidate.fitted.importance()))
+    if result.candidate.history:
+        metadata["loss_curve"] = inline_image(loss_curve_plot(result.candidate.history))
+    if result.candidate.tuning is not None:
+        metadata["trials"] = trials_table(result.candidate.tuning)
+    return metadata

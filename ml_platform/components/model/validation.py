@@ -1,0 +1,155 @@
+"""What a model's declaration promises and cannot keep: refused when definitions load, with file and line.
+
+Apart from the settings themselves because it takes the whole of a declaration, its feature views, and the teams' own
+code to see it; without this it would be seen hours later, after the training.
+"""
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from ml_platform.components.declaration import DeclarationError
+from ml_platform.components.model.declaration import ModelDeclaration
+from ml_platform.data.references import FunctionNotFoundError, load_function
+from ml_platform.errors import PlatformError, listed
+from ml_platform.evaluation.evidence import BASE_RATE
+from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, MetricLimitGate, PairedTestGate, SliceGate
+from ml_platform.evaluation.metrics import CLASSIFICATION_METRICS, REGRESSION_METRICS
+from ml_platform.serving.bento_sources import BentoError, find_sources
+from ml_platform.steps.model import REQUEST_ONLY, BoundModel
+from ml_platform.training.trainer import BUILT_IN, TrainerSettings, TrainingError, scorer_of, trainer_class
+from ml_platform.training.tuning import validate_search_space
+
+Path = Sequence[str | int]
+
+TIME_UNITS = ("hour", "day", "week")
+"""Units of time that a bootstrap can draw whole."""
+
+INTERVAL_METRIC = "coverage"
+"""The metric of predicted intervals: baselines and slices have none, and those of validation were fitted there."""
+
+
+def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` for the first thing in ``model`` that a later step would fail on.
+
+    Imports the modules of the team's own trainers and of their scorers, and no library of those of the platform.
+    """
+    for name, declared in model.trainers.items():
+        _validate_trainer(model, name, declared)
+    _validate_evaluation(model, bound)
+    _validate_gates(model)
+    _validate_baselines(model, bound)
+
+
+def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSettings) -> None:
+    path = ["trainers", name]
+    try:
+        kind = trainer_class(declared.trainer)
+        if declared.trainer not in BUILT_IN:
+            scorer = str(scorer_of(declared.trainer))
+            load_function(scorer)
+            find_sources([scorer.partition(":")[0]])
+    except (TrainingError, FunctionNotFoundError, BentoError) as error:
+        raise _located_error(model, [*path, "trainer"], error) from error
+    try:
+        kind.Settings.model_validate(declared.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise model.error_at(
+            [*path, "settings", *first["loc"]],
+            expected=f"settings of {declared.trainer} ({listed(kind.Settings.model_fields, 10)})",
+            found=f"{first['input']!r}",
+            fix=f"{first['msg'].removeprefix('Value error, ')}",
+        ) from error
+    if model.task == "regression" and declared.calibration != "none":
+        raise model.error_at(
+            [*path, "calibration"],
+            expected="none: the model predicts values, not probabilities",
+            found=f"'{declared.calibration}'",
+            fix="Take it away; how sure a value is, 'interval' says.",
+        )
+    if declared.tuning is not None:
+        try:
+            validate_search_space(declared)
+        except TrainingError as error:
+            raise _located_error(model, [*path, "tuning", "space"], error) from error
+
+
+def _located_error(model: ModelDeclaration, path: Path, error: PlatformError) -> DeclarationError:
+    return model.error_at(path, expected=error.expected, found=f"{error.subject}: {error.found}", fix=error.fix)
+
+
+def _validate_evaluation(model: ModelDeclaration, bound: BoundModel) -> None:
+    fields = bound.request_fields
+    declared = model.evaluation
+    if declared.primary_metric is not None:
+        _validate_metric(model, ["evaluation", "primary_metric"], declared.primary_metric, intervals=False)
+    for at, column in enumerate(declared.slices):
+        if column not in fields:
+            raise model.unknown_name_error(["evaluation", "slices", at], column, fields, "a field of the request")
+    unit = declared.bootstrap.unit
+    if unit not in (*TIME_UNITS, *fields):
+        path, units = ["evaluation", "bootstrap", "unit"], [*TIME_UNITS, *fields]
+        raise model.unknown_name_error(path, unit, units, "hour, day, week or a field of the request")
+    views = [view.name for view in bound.views if view.kind == "request"]
+    for at, name in enumerate(declared.request_only):
+        if name not in views:
+            raise model.unknown_name_error(
+                ["evaluation", "request_only", at], name, views, "a request view among the model's features"
+            )
+
+
+def _validate_gates(model: ModelDeclaration) -> None:
+    fields = [field.name for field in model.request]
+    names: list[str] = []
+    for at, gate in enumerate(model.gates):
+        path: list[str | int] = ["gates", at]
+        if gate.name in names:
+            raise model.error_at(
+                path,
+                expected="each gate once per metric",
+                found=f"'{gate.name}' a second time",
+                fix="Merge the two.",
+            )
+        names.append(gate.name)
+        if isinstance(gate, CalibrationGate) and model.task == "regression":
+            raise model.error_at(
+                [*path, "type"],
+                expected="a gate of a regression",
+                found="'calibration', which is about probabilities",
+                fix="Declare {type: metric_limit, metric: coverage, limit: …} for its intervals.",
+            )
+        if isinstance(gate, PairedTestGate | MetricLimitGate):
+            _validate_metric(model, [*path, "metric"], gate.metric, intervals=True)
+        if isinstance(gate, BaselineGate | SliceGate):
+            _validate_metric(model, [*path, "metric"], gate.metric, intervals=False)
+        for place, column in enumerate(gate.columns if isinstance(gate, SliceGate) else []):
+            if column not in fields:
+                raise model.unknown_name_error([*path, "columns", place], column, fields, "a field of the request")
+
+
+def _validate_metric(model: ModelDeclaration, path: Path, metric: str, *, intervals: bool) -> None:
+    of_task = CLASSIFICATION_METRICS if model.task == "classification" else REGRESSION_METRICS
+    known = [each for each in of_task if intervals or each != INTERVAL_METRIC]
+    if metric not in known:
+        raise model.unknown_name_error(path, metric, known, f"a metric of a {model.task} here")
+
+
+def _validate_baselines(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Refuse a model of which only the base rate would be beaten without anybody having said so."""
+    required: list[str] | None = None
+    for at, gate in enumerate(model.gates):
+        if isinstance(gate, BaselineGate) and gate.required:
+            required = [*(required or []), *gate.required]
+            for place, name in enumerate(gate.required):
+                if name not in (BASE_RATE, REQUEST_ONLY):
+                    path: Path = ["gates", at, "required", place]
+                    raise model.unknown_name_error(path, name, [BASE_RATE, REQUEST_ONLY], "a baseline")
+    if not bound.request_only and (required is None or REQUEST_ONLY in required):
+        raise model.error_at(
+            ["evaluation", "request_only"],
+            expected="a baseline that knows the request alone: request views that read no other view",
+            found="none among the model's features",
+            fix="Name request views under evaluation.request_only, add one to 'features', or say that beating the "
+            "base rate is enough: {type: baseline, required: [base_rate]} among the gates.",
+        )

@@ -1,0 +1,1 @@
+"""`ml-platform doctor`: checks of the machine, the installation and the home, each with the fix."""

@@ -1,0 +1,99 @@
+"""Checks of the installation: Python, the packages against the lock, and the accelerator with the torch build."""
+
+import importlib.metadata
+import platform
+import re
+from pathlib import Path
+
+from ml_platform.console.doctor.finding import Finding, Subject, capped, failed, ok, warning
+
+DISTRIBUTION = "ml-platform"
+LOCK = "requirements.lock"
+
+
+def python_version(subject: Subject) -> Finding:
+    """Check the interpreter against the versions that the package supports."""
+    from packaging.specifiers import SpecifierSet
+
+    supported = importlib.metadata.metadata(DISTRIBUTION)["Requires-Python"]
+    running = platform.python_version()
+    if not SpecifierSet(supported).contains(running, prereleases=True):
+        return failed(
+            f"Python {running}, supported is {supported}", "Install with `make PYTHON=/path/to/python3.11 install`."
+        )
+    return ok(f"Python {running}")
+
+
+def locked_versions(subject: Subject) -> Finding:
+    """Check that every package of the lock is installed in the version that it pins."""
+    lock = subject.repository / LOCK
+    fix = "Run `make install`."
+    if not lock.is_file():
+        return warning(f"no {LOCK} in {subject.repository}", "Install from a checkout of the repository.")
+    pinned, installed = _pinned(lock), _installed()
+    differing = [
+        f"{name} {installed.get(name, 'is absent')} (lock: {version})"
+        for name, version in pinned.items()
+        if installed.get(name) != version
+    ]
+    if differing:
+        return warning(f"{len(differing)} of {len(pinned)} packages differ from the lock: {capped(differing)}", fix)
+    return ok(f"{len(pinned)} packages as locked")
+
+
+def _pinned(lock: Path) -> dict[str, str]:
+    """Return the version of each package that the lock pins for this machine, by normalized name."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = re.findall(r"^([A-Za-z0-9][^\n\\]*?)\s*\\?$", lock.read_text(), flags=re.MULTILINE)
+    required = [Requirement(line) for line in lines]
+    return {
+        canonicalize_name(each.name): next(iter(each.specifier)).version
+        for each in required
+        if each.marker is None or each.marker.evaluate()
+    }
+
+
+def _installed() -> dict[str, str]:
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, str] = {}
+    for each in importlib.metadata.distributions():
+        # Of a package that is installed twice, the first on the path is the one that is imported.
+        found.setdefault(canonicalize_name(each.name), each.version)
+    return found
+
+
+def accelerator(subject: Subject) -> Finding:
+    """Check that the installed torch build can use the accelerators of this machine; torch is not imported."""
+    from ml_platform.training.resource_usage import gpu_count, torch_has_cuda
+
+    try:
+        build = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return warning("torch is not installed: trainers of type torch do not run", "Run `make install`.")
+    present, usable = nvidia_devices(), gpu_count()
+    if present and not torch_has_cuda():
+        return warning(
+            f"{present} NVIDIA devices, and torch {build} is built for the CPU",
+            "Install the CUDA build of the same torch version: docs/gpu.md.",
+        )
+    if present and not usable:
+        return warning(
+            f"{present} NVIDIA devices, none of them visible to this process", "Unset or correct CUDA_VISIBLE_DEVICES."
+        )
+    return ok(f"{usable} accelerators, torch {build}" if usable else f"none; training uses the CPU, torch {build}")
+
+
+def nvidia_devices() -> int:
+    """Return how many devices the NVIDIA driver reports, 0 where there is no driver."""
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        return 0
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0

@@ -1,0 +1,69 @@
+"""The evaluation as files for DVC: metrics as flat JSON, curves and importance as CSV."""
+
+from pathlib import Path
+
+import polars as pl
+
+from ml_platform.console.arguments import ArgumentError
+from ml_platform.data.atomic import write_bytes, write_json
+from resources.home import Home
+
+ROC_POINTS = 200
+"""Points of the ROC curve: enough for the eye."""
+
+MAX_FEATURES = 30
+
+
+def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, plots: Path) -> None:
+    """Write the figures of the newest verdict on ``month``: ``metrics`` (JSON), and tables (CSV) in ``plots``.
+
+    They come from what the gates saw: importance, and for classification the ROC and reliability curves.
+    """
+    from ml_platform.components import loading
+    from ml_platform.evaluation.evidence import CANDIDATE
+    from ml_platform.evaluation.metrics import score_task
+    from ml_platform.evaluation.reliability import reliability_bins
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.steps.evaluation import load_evidence
+    from ml_platform.steps.packaging import model_directory
+    from ml_platform.steps.promotion import evaluated_version, latest_verdict
+    from ml_platform.training.model_directory import read_model
+    from resources.mlflow import MlflowResource
+
+    bound = loading.bound_model(model)
+    verdict, _ = latest_verdict(bound, month, AuditLog(home.audit_log), home.verdicts)
+    registry = MlflowResource.for_home(home).models
+    stored = read_model(model_directory(registry, evaluated_version(bound, verdict, registry), home.models))
+    evidence = load_evidence(bound, verdict, home)
+    label, predicted = evidence.label, evidence.predictions[CANDIDATE]
+    tables = {
+        "importance": pl.DataFrame(
+            list(stored.fitted.importance().items())[:MAX_FEATURES], schema=["feature", "importance"], orient="row"
+        )
+    }
+    if evidence.task == "classification":
+        bins = reliability_bins(label, predicted)
+        tables["roc"] = _roc(label, predicted)
+        tables["reliability"] = pl.DataFrame(
+            {"mean_score": [b.predicted for b in bins], "observed_share": [b.observed for b in bins]}
+        )
+    try:
+        write_json(metrics, score_task(evidence.task, label, predicted, evidence.bounds.get(CANDIDATE)))
+        for name, table in tables.items():
+            write_bytes(plots / f"{name}.csv", table.write_csv().encode())
+    except OSError as error:
+        raise ArgumentError(
+            f"Report on '{model}', {month}",
+            expected=f"places that can be written: {metrics} and {plots}",
+            found=str(error),
+            fix="Choose others with --metrics and --plots.",
+        ) from error
+
+
+def _roc(label: object, scores: object) -> pl.DataFrame:
+    ordered = pl.DataFrame({"label": label, "score": scores}).sort("score", descending=True)
+    curve = ordered.select(
+        ((1 - pl.col("label")).cum_sum() / (1 - pl.col("label")).sum()).alias("false_positive_rate"),
+        (pl.col("label").cum_sum() / pl.col("label").sum()).alias("true_positive_rate"),
+    )
+    return curve.gather_every(max(1, curve.height // ROC_POINTS))

@@ -1,0 +1,59 @@
+"""Why this score: the features of one row, each with its view and the time at which it became known."""
+
+import json
+from datetime import datetime
+from itertools import groupby
+
+import polars as pl
+from rich.console import Console
+from rich.text import Text
+
+from ml_platform.features.explain import FeatureExplanation
+from ml_platform.features.view import PREDICT_AT
+from resources.home import Home
+
+MEANING_WIDTH = 50
+"""Columns below which what features mean stands under them, not beside them."""
+
+
+def feature_values(home: Home, model: str, row: str, as_of: datetime | None) -> list[FeatureExplanation]:
+    """Return the features of ``row`` (JSON of the request fields) as served now, or as the logs knew them ``as_of``.
+
+    Raises what the endpoint raises for a row that breaks the contract.
+    """
+    from ml_platform.components.loading import bound_model
+    from ml_platform.data.lake import Lake
+    from ml_platform.features.explain import explain_as_of, explain_online
+    from ml_platform.features.snapshot_store import SnapshotStore
+
+    bound = bound_model(model)
+    request = bound.contract.validate(b'{"rows": [' + row.encode() + b"]}").frame()
+    timed = request.with_columns(bound.declared.prediction_time.expression())
+    if as_of is None:
+        return explain_online(bound.feature_set, timed, SnapshotStore(home.online))
+    at = pl.lit(as_of).dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+    return explain_as_of(
+        bound.feature_set, timed.with_columns(at.alias(PREDICT_AT)), bound.feature_set.logs(Lake(str(home.lake)))
+    )
+
+
+def show(found: list[FeatureExplanation], console: Console) -> None:
+    """Print the features under their views: name and value, and what it means where the line has room for it."""
+    names = {each.feature: each.feature.removeprefix(f"{each.view}__") for each in found}
+    values = {each.feature: _value(each) for each in found}
+    name_width = max((len(name) for name in names.values()), default=0)
+    value_width = max((len(value) for value in values.values()), default=0)
+    for view, features in groupby(found, key=lambda each: each.view):
+        together = list(features)
+        known = next((each.known_at for each in together if each.known_at), None)
+        console.print(Text.assemble((view, "bold"), f"  known {known:%Y-%m-%d %H:%MZ}" if known else ""))
+        for each in together:
+            line = f"  {names[each.feature]:<{name_width}}  {values[each.feature]:<{value_width}}"
+            room = console.width - len(line) - 2 >= max(MEANING_WIDTH, len(each.description))
+            meaning = Text("  " if room else "\n      ").append(each.description, style="dim")
+            console.print(Text(line if room else line.rstrip()) + meaning, soft_wrap=True)
+
+
+def _value(each: FeatureExplanation) -> str:
+    value = f"{each.value:.4g}" if isinstance(each.value, float) else json.dumps(each.value, default=str)
+    return value if each.value is None else f"{value} {each.unit}".rstrip()

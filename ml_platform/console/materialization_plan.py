@@ -1,0 +1,87 @@
+"""Which assets a demand still has to materialize: what is missing, older than its inputs, or made by older code.
+
+Apart because a second `demo` or `dvc repro` must find in a moment that nothing is to be done, and say why where
+something is. Reads only what the instance recorded; no asset is loaded or run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from ml_platform.components.materializations import LANDED_DIGEST, MaterializationRecord, latest_materializations
+
+CODE_VERSION_TAG = "dagster/code_version"
+
+
+@dataclass(frozen=True)
+class StaleAsset:
+    """One asset (and partition, when it has them) that is to be materialized, with the reason."""
+
+    key: dg.AssetKey
+    partition: str | None
+    reason: str
+
+
+def stale_assets(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    keys: Sequence[dg.AssetKey],
+    partitions: Mapping[dg.AssetKey, Sequence[str]],
+    landed_digest: Callable[[dg.AssetKey, str | None], str | None],
+) -> list[StaleAsset]:
+    """Return what of ``keys`` is not up to date, upstream first.
+
+    ``partitions`` lists, for each partitioned key, the ones demanded. ``landed_digest`` answers the digest of the
+    landed file that an asset reads now, or None for an asset that reads none. An asset is stale when it was never
+    materialized, when its code version changed, when its landed file changed, or when an input was materialized later,
+    whether or not that input is among ``keys``.
+    """
+    graph = definitions.resolve_asset_graph()
+    selected = set(keys)
+    ordered = [key for key in graph.toposorted_asset_keys if key in selected]
+    materialized = {key: latest_materializations(instance, key, partitions.get(key, ())) for key in ordered}
+    outside = {parent for key in ordered for parent in graph.get(key).parent_keys} - selected
+    materialized |= {parent: latest_materializations(instance, parent) for parent in outside}
+    found: list[StaleAsset] = []
+    for key in ordered:
+        node = graph.get(key)
+        parents = sorted(node.parent_keys, key=str)
+        for partition in partitions.get(key) or (None,):
+            own = materialized[key].get(partition)
+            reason = _own_reason(own, node.code_version, landed_digest(key, partition))
+            if reason is None and own is not None:
+                reason = _input_reason(own, partition, parents, materialized, found)
+            if reason is not None:
+                found.append(StaleAsset(key, partition, reason))
+    return found
+
+
+def _own_reason(own: MaterializationRecord | None, code_version: str | None, landed: str | None) -> str | None:
+    if own is None:
+        return "never materialized"
+    made_by = (own.event.tags or {}).get(CODE_VERSION_TAG)
+    if code_version is not None and made_by != code_version:
+        return f"its code changed ({made_by} → {code_version})"
+    if landed is not None and landed != own.metadata(LANDED_DIGEST):
+        return "its landed file changed"
+    return None
+
+
+def _input_reason(
+    own: MaterializationRecord,
+    partition: str | None,
+    parents: Sequence[dg.AssetKey],
+    materialized: Mapping[dg.AssetKey, dict[str | None, MaterializationRecord]],
+    found: Sequence[StaleAsset],
+) -> str | None:
+    def is_used(parent_partition: str | None) -> bool:
+        # A month is made from its own and from earlier months of its inputs, never from later ones.
+        return parent_partition is None or partition is None or parent_partition <= partition
+
+    for parent in parents:
+        if any(stale.key == parent and is_used(stale.partition) for stale in found):
+            return f"its input {parent.to_user_string()} is to be made again"
+        if any(is_used(p) and materialized[parent][p].storage_id > own.storage_id for p in materialized[parent]):
+            return f"its input {parent.to_user_string()} is newer"
+    return None

@@ -1,0 +1,85 @@
+"""Where the features of a set come from: columns of a lookup in the online store, and columns of request views."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from ml_platform.features.encoder import Encoder
+from ml_platform.features.online_store import LookupColumns
+from ml_platform.features.view import FeatureView
+
+
+@dataclass(frozen=True)
+class LookupPlan:
+    """Where an encoder's features come from: columns of a lookup, ages, columns of request views."""
+
+    positions: np.ndarray
+    columns: np.ndarray
+    views: np.ndarray
+    texts: list[tuple[int, int, int, str]]
+    ages: list[tuple[int, int]]
+    request_columns: list[tuple[int, int, str]]
+
+
+class FeatureLayout:
+    """The positions of features in what a feature set reads online; worked out once, used by every request."""
+
+    def __init__(
+        self,
+        stored_views: Sequence[FeatureView],
+        request_dtypes: Mapping[str, pl.DataType],
+        feature_names: Sequence[str],
+    ) -> None:
+        """Lay out ``feature_names``; ``request_dtypes`` are the columns of all request views, as computed, by name."""
+        self.stored_views = stored_views
+        self.request_dtypes = request_dtypes
+        self.request_columns = list(request_dtypes)
+        self.feature_names = list(feature_names)
+        self._plans: dict[int, tuple[Encoder, LookupPlan]] = {}
+
+    @cached_property
+    def stored_columns(self) -> LookupColumns:
+        """Where the features of stored views lie in a lookup of :attr:`stored_views`."""
+        return self.lookup_columns(self.feature_names)
+
+    def lookup_columns(self, names: Sequence[str]) -> LookupColumns:
+        """Return where those of ``names`` that are columns of stored views lie in a lookup of :attr:`stored_views`."""
+        return LookupColumns.of(self.stored_views, [name for name in names if name not in self.request_dtypes])
+
+    @cached_property
+    def feature_positions(self) -> list[int]:
+        """Where each feature lies in a row of :attr:`request_columns` followed by :attr:`stored_columns`."""
+        columns = [*self.request_columns, *self.stored_columns.dtypes]
+        positions = {name: position for position, name in enumerate(columns)}
+        return [positions[name] for name in self.feature_names]
+
+    def lookup_plan(self, encoder: Encoder) -> LookupPlan:
+        """Return where the features of ``encoder`` come from; made once for each encoder."""
+        cached = self._plans.get(id(encoder))
+        if cached is None or cached[0] is not encoder:
+            cached = encoder, self._planned(encoder)
+            self._plans[id(encoder)] = cached
+        return cached[1]
+
+    def _planned(self, encoder: Encoder) -> LookupPlan:
+        stored: dict[str, tuple[int, int, pl.DataType]] = {}
+        for view_position, view in enumerate(self.stored_views):
+            for name, dtype in view.dtypes.items():
+                stored[view.column(name)] = (len(stored), view_position, dtype)
+        view_of_age = {view.age_column: position for position, view in enumerate(self.stored_views)}
+        numbers, texts, ages, requested = [], [], [], []
+        for position, name in enumerate(encoder.feature_names):
+            if name in view_of_age:
+                ages.append((position, view_of_age[name]))
+            elif name not in stored:
+                encoder.require_kind(name, self.request_dtypes[name])
+                requested.append((position, self.request_columns.index(name), name))
+            elif stored[name][2] == pl.String:
+                texts.append((position, *stored[name][:2], name))
+            else:
+                numbers.append((position, *stored[name][:2]))
+        table = np.array(numbers, dtype=np.int64).reshape(-1, 3)
+        return LookupPlan(table[:, 0], table[:, 1], table[:, 2], texts, ages, requested)

@@ -1,0 +1,236 @@
+"""The online store's protocol: the last fact of each entity, for all views of a request in one call.
+
+Two implementations: `snapshot_store.py` (memory-mapped files, the default) and `valkey_store.py` (a server, where many
+machines serve). Both return what was published, however old; whether it may still be used is decided by the reader,
+who knows the time of the prediction: see :meth:`LookupResult.frame`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, Self
+
+import numpy as np
+import polars as pl
+
+from ml_platform.features.view import AS_OF, INSTANT, KNOWN_AT, FeatureView
+
+ABSENT = np.iinfo(np.int64).min
+"""The known_at (microseconds) of an entity of which nothing is known."""
+
+FEW_ROWS = 16
+_MICROSECONDS = 60_000_000
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is published of one view: the last fact of each entity, all known before ``watermark``."""
+
+    view: FeatureView
+    frame: pl.DataFrame
+    watermark: datetime
+
+    def known_at(self) -> np.ndarray:
+        """Return when each fact became known (n, int64): microseconds since 1970 in UTC."""
+        return self.frame[KNOWN_AT].cast(INSTANT).to_physical().to_numpy()
+
+    def matrix(self) -> tuple[np.ndarray, dict[str, list[str]]]:
+        """Return the values (n × columns, float64) and the categories of each column of text.
+
+        NaN for null, a category as its place among the categories, an instant in microseconds: all exact in float64.
+        """
+        values = np.full((self.frame.height, len(self.view.dtypes)), np.nan)
+        categories: dict[str, list[str]] = {}
+        for position, (name, dtype) in enumerate(self.view.dtypes.items()):
+            column = self.frame[name].cast(dtype)
+            if dtype == pl.String:
+                found = column.drop_nulls().unique().sort()
+                categories[name] = found.to_list()
+                codes = pl.Series(range(len(found)), dtype=pl.Float64)
+                column = column.replace_strict(found, codes, default=None, return_dtype=pl.Float64)
+            elif dtype == INSTANT:
+                column = column.to_physical()
+            values[:, position] = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return values, categories
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What became of a snapshot: published, or refused because what stands is of a later watermark."""
+
+    view: str
+    published: bool
+    entities: int
+    watermark: datetime
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class LookupColumns:
+    """Where some columns of the views of a lookup lie in it: worked out once, used by every request.
+
+    ``positions`` are those in :attr:`LookupResult.values` (0 for an age), ``views`` those of the view of each column.
+    """
+
+    dtypes: dict[str, pl.DataType]
+    positions: np.ndarray
+    views: np.ndarray
+    ages: list[int]
+    float32_positions: list[int]
+    other_positions: list[tuple[int, str, pl.DataType]]
+
+    @classmethod
+    def of(cls, views: Sequence[FeatureView], names: Sequence[str] | None = None) -> Self:
+        """Return the columns ``names`` of ``views``, in that order; without names all, in the order of the views."""
+        entries: list[tuple[str, pl.DataType, int, int, bool]] = []
+        start = 0
+        for view, settings in enumerate(views):
+            values = list(settings.dtypes.items())
+            entries += [
+                (settings.column(name), dtype, start + position, view, False)
+                for position, (name, dtype) in enumerate(values)
+            ]
+            entries.append((settings.age_column, pl.Float32(), 0, view, True))
+            start += len(values)
+        known = {entry[0]: entry for entry in entries}
+        selected = entries if names is None else [known[name] for name in names]
+        return cls(
+            dtypes={name: dtype for name, dtype, *_ in selected},
+            positions=np.array([position for _, _, position, _, _ in selected], dtype=np.int64),
+            views=np.array([view for _, _, _, view, _ in selected], dtype=np.int64),
+            ages=[position for position, entry in enumerate(selected) if entry[4]],
+            float32_positions=[position for position, entry in enumerate(selected) if entry[1] == pl.Float32],
+            other_positions=[
+                (position, entry[0], entry[1]) for position, entry in enumerate(selected) if not entry[1].is_float()
+            ],
+        )
+
+    def __len__(self) -> int:
+        return len(self.dtypes)
+
+
+@dataclass(frozen=True)
+class LookupResult:
+    """The answer for n rows and v views.
+
+    ``values`` (n × all columns of all views in order, float64): NaN for null, a category as its place in
+    ``categories[column]``, an instant in microseconds. ``known_at`` (n × v, int64): microseconds since 1970 in UTC,
+    :data:`ABSENT` where nothing is known of the entity. ``watermarks``: the data clock of each view's snapshot.
+    """
+
+    views: Sequence[FeatureView]
+    values: np.ndarray
+    known_at: np.ndarray
+    watermarks: dict[str, datetime]
+    categories: dict[str, list[str]]
+
+    def as_of(self, predict_at: pl.Series) -> pl.Series:
+        """Return the instant as of which the answer stands: predict_at, or the newest watermark where that is later.
+
+        The second happens when a flight of last week is asked for: the answer is made with what is known today.
+        """
+        latest_watermark = max(self.watermarks.values(), default=datetime.fromtimestamp(0, UTC))
+        latest_microseconds = (latest_watermark - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+        requested_at = predict_at.cast(INSTANT).cast(pl.Int64).to_numpy()
+        return pl.Series(AS_OF, np.maximum(requested_at, latest_microseconds)).cast(INSTANT)
+
+    def frame(self, as_of: pl.Series) -> pl.DataFrame:
+        """Return the columns ``<view>__…`` and ``<view>__age_minutes`` for an ``as_of`` per row (n, instants).
+
+        A fact older than its view's tolerance counts as missing: values and age are null.
+        """
+        return self.table(self.ages(as_of), LookupColumns.of(self.views))
+
+    def ages(self, as_of: pl.Series) -> np.ndarray:
+        """Return the age of each fact used, in minutes (n × v, float64); NaN where there is none or it is stale."""
+        now = as_of.cast(INSTANT).cast(pl.Int64).to_numpy()[:, None]
+        tolerance = np.array(
+            [np.inf if view.tolerance_minutes is None else view.tolerance_minutes for view in self.views]
+        )
+        absent = self.known_at == ABSENT
+        minutes = (now - np.where(absent, now, self.known_at)) / _MICROSECONDS
+        return np.where(absent | (minutes > tolerance), np.nan, minutes)
+
+    def table(self, ages: np.ndarray, columns: LookupColumns) -> pl.DataFrame:
+        """Return ``columns`` in their types for the facts that :meth:`ages` says may be used."""
+        rows = len(ages)
+        if not len(columns):
+            return pl.DataFrame(height=rows)
+        if 0 < rows <= FEW_ROWS:
+            # For a few rows, one table out of plain values is several times faster than a column after the other.
+            plain_dtypes: dict[str, Any] = {n: pl.Int64() if t == INSTANT else t for n, t in columns.dtypes.items()}
+            records = [dict(zip(plain_dtypes, row, strict=True)) for row in self.plain_rows(ages, columns)]
+            found = pl.from_dicts(records, schema=plain_dtypes)
+            instants = [name for name, dtype in columns.dtypes.items() if dtype == INSTANT]
+            for name in instants:
+                found.replace_column(found.get_column_index(name), found[name].cast(INSTANT))
+            return found
+        block = self._block(ages, columns).T
+        named = zip(columns.dtypes.items(), block, strict=True)
+        return pl.DataFrame([self._series(name, raw, dtype) for (name, dtype), raw in named])
+
+    def plain_rows(self, ages: np.ndarray, columns: LookupColumns) -> list[list[Any]]:
+        """Return what :meth:`table` does as plain values, a list per row: None for null, an instant in microseconds."""
+        block = self._block(ages, columns)
+        block[:, columns.float32_positions] = block[:, columns.float32_positions].astype(np.float32)
+        rows: list[list[Any]] = block.tolist()
+        read: list[tuple[int, Callable[[Any], Any]]] = [
+            (position, self._reader(name, dtype)) for position, name, dtype in columns.other_positions
+        ]
+        for row in rows:
+            for position, reader in read:
+                value = row[position]
+                if value == value:
+                    row[position] = reader(value)
+        return [[None if value != value else value for value in row] for row in rows]
+
+    def _block(self, ages: np.ndarray, columns: LookupColumns) -> np.ndarray:
+        block = np.where(np.isnan(ages)[:, columns.views], np.nan, self.values[:, columns.positions])
+        block[:, columns.ages] = ages[:, columns.views[columns.ages]]
+        return block
+
+    def _reader(self, name: str, dtype: pl.DataType) -> Callable[[Any], Any]:
+        if dtype == pl.String:
+            known = self.categories.get(name, [])
+            return lambda code: known[int(code)]
+        return bool if dtype == pl.Boolean else int
+
+    def _series(self, name: str, raw: np.ndarray, dtype: pl.DataType) -> pl.Series:
+        if dtype == pl.String:
+            known = self.categories.get(name, [])
+            return pl.Series(name, [None if code != code else known[int(code)] for code in raw.tolist()], dtype)
+        column = pl.Series(name, raw, nan_to_null=True)
+        return column.cast(pl.Int64).cast(dtype) if dtype == INSTANT else column.cast(dtype)
+
+
+class OnlineStore(Protocol):
+    """Where serving reads the last facts from. Safe to share between threads."""
+
+    remote: bool
+    """Whether a lookup waits for another process, so that whoever has others to answer does it in a thread."""
+
+    @property
+    def location(self) -> str:
+        """What :func:`~ml_platform.features.stores.open_store` opens the same store by, from any folder."""
+
+    def publish(self, snapshot: Snapshot) -> Publication:
+        """Replace the snapshot of a view, unless what stands is of a later watermark. Readers see old or new."""
+
+    def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
+        """Return the last facts for ``rows`` rows of ``keys`` (entity column → a value per row, None where unknown)."""
+
+
+def latest_facts(view: FeatureView, log: pl.LazyFrame, watermark: datetime) -> Snapshot:
+    """Return the snapshot of ``view``: the last fact of each entity that is known before ``watermark``.
+
+    Facts older than the view's tolerance at the watermark are left out: no later prediction could use them. Of facts
+    with the same known_at the last row of the log is taken, as in the point-in-time join.
+    """
+    facts = log.select(*view.entity, pl.col(KNOWN_AT).cast(INSTANT), *view.dtypes).filter(pl.col(KNOWN_AT) < watermark)
+    if view.tolerance_minutes is not None:
+        facts = facts.filter(pl.col(KNOWN_AT) >= watermark - timedelta(minutes=view.tolerance_minutes))
+    ordered = facts.sort(KNOWN_AT, maintain_order=True)
+    if not view.entity:
+        return Snapshot(view, ordered.tail(1).collect(), watermark)
+    last = ordered.unique(subset=view.entity, keep="last", maintain_order=True)
+    return Snapshot(view, last.sort(view.entity).collect(), watermark)

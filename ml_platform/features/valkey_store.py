@@ -1,0 +1,168 @@
+"""The online store on a Valkey or Redis server, for profiles in which many machines serve: one round trip per request.
+
+One hash per view and code version holds a field per entity (its key columns as JSON): known_at and the values as
+little-endian numbers. A publication fills a hash of its own and then renames it over the one that stands, so that a
+reader sees one whole snapshot of each view, the old or the new.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ml_platform.errors import PlatformError
+from ml_platform.features.online_store import ABSENT, LookupResult, Publication, Snapshot
+from ml_platform.features.view import FeatureView
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+PREFIX = "ml_platform:online"
+WATERMARK, HEADER = b"watermark", b"header"
+"""Fields beside those of entities; an entity's is a JSON list, so that they cannot meet."""
+
+BATCH_ENTITIES = 5_000
+ABANDONED_AFTER_SECONDS = 3_600
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_SWAP = """
+local standing = redis.call('HGET', KEYS[2], 'watermark')
+if standing and tonumber(standing) > tonumber(ARGV[1]) then
+  redis.call('DEL', KEYS[1])
+  return standing
+end
+redis.call('PERSIST', KEYS[1])
+redis.call('RENAME', KEYS[1], KEYS[2])
+return false
+"""
+
+
+class OnlineServerError(PlatformError):
+    """Raised when the server cannot be reached, or holds no snapshot of a view."""
+
+
+class ValkeyStore:
+    """Snapshots on the server at ``url``; connected to on first use, safe to share between threads."""
+
+    remote = True
+
+    def __init__(self, url: str, prefix: str = PREFIX, timeout_seconds: float = 2.0) -> None:
+        self.url = url
+        self.prefix = prefix
+        self.timeout_seconds = timeout_seconds
+        self._client: Redis | None = None
+        self._categories: dict[str, tuple[bytes, dict[str, list[str]]]] = {}
+
+    @property
+    def location(self) -> str:
+        """The address of the server."""
+        return self.url
+
+    def publish(self, snapshot: Snapshot) -> Publication:
+        """Replace the snapshot of a view, unless what stands has a later watermark; return what became of it."""
+        from redis.exceptions import RedisError
+
+        live = self._key(snapshot.view)
+        staged = f"{live}:{uuid.uuid4().hex}"
+        watermark = (snapshot.watermark - _EPOCH) // timedelta(microseconds=1)
+        try:
+            client = self._connected()
+            size = 0
+            fields = _fields(snapshot, watermark)
+            while batch := dict(islice(fields, BATCH_ENTITIES)):
+                client.hset(staged, mapping=batch)
+                size += sum(len(name) + len(value) for name, value in batch.items())
+            # Should this process die before the swap, the server forgets what it staged.
+            client.expire(staged, ABANDONED_AFTER_SECONDS)
+            current_watermark = client.eval(_SWAP, 2, staged, live, watermark)
+        except RedisError as error:
+            raise self._unreachable(error) from error
+        if current_watermark is not None:
+            current = _EPOCH + timedelta(microseconds=int(current_watermark))
+            return Publication(snapshot.view.name, False, client.hlen(live) - 2, current, 0)
+        return Publication(snapshot.view.name, True, snapshot.frame.height, snapshot.watermark, size)
+
+    def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
+        """Return the last facts for ``rows`` rows of ``keys``; see :class:`.online_store.LookupResult`.
+
+        One pipelined round trip. Raises :class:`OnlineServerError` when the server does not answer in time, or a view
+        was never published.
+        """
+        from redis.exceptions import RedisError
+
+        try:
+            pipeline = self._connected().pipeline(transaction=False)
+            for view in views:
+                entity_keys = (json.dumps([keys[name][row] for name in view.entity]) for row in range(rows))
+                pipeline.hmget(self._key(view), [WATERMARK, HEADER, *entity_keys])
+            answers = pipeline.execute()
+        except RedisError as error:
+            raise self._unreachable(error) from error
+        ends = np.cumsum([0, *(len(view.dtypes) for view in views)]).tolist()
+        values = np.full((rows, ends[-1]), np.nan)
+        known_at = np.full((rows, len(views)), ABSENT, dtype=np.int64)
+        watermarks: dict[str, datetime] = {}
+        categories: dict[str, list[str]] = {}
+        for view_position, (view, (start, end), (watermark, header, *facts)) in enumerate(
+            zip(views, pairwise(ends), answers, strict=True)
+        ):
+            if watermark is None:
+                raise OnlineServerError(
+                    f"Online snapshot of feature view '{view.name}', code version {view.pinned().code_version}",
+                    expected=f"a hash {self._key(view)}",
+                    found="none",
+                    fix=f"Materialize features/{view.name}: its newest partition publishes the snapshot.",
+                )
+            watermarks[view.name] = _EPOCH + timedelta(microseconds=int(watermark))
+            categories |= self._parse_categories(view, header)
+            rows_found = [row for row, fact in enumerate(facts) if fact is not None]
+            if rows_found:
+                read = np.frombuffer(b"".join(facts[row] for row in rows_found), dtype="<i8").reshape(
+                    len(rows_found), -1
+                )
+                known_at[rows_found, view_position] = read[:, 0]
+                values[rows_found, start:end] = read[:, 1:].view("<f8")
+        return LookupResult(views, values, known_at, watermarks, categories)
+
+    def _parse_categories(self, view: FeatureView, header: bytes) -> dict[str, list[str]]:
+        cached = self._categories.get(view.name)
+        if cached is None or cached[0] != header:
+            cached = header, {view.column(name): found for name, found in json.loads(header).items()}
+            self._categories[view.name] = cached
+        return cached[1]
+
+    def _connected(self) -> "Redis":
+        if self._client is None:
+            from redis import Redis
+
+            timeout = self.timeout_seconds
+            # The client knows Redis's name of the protocol only.
+            url = self.url.replace("valkey", "redis", 1) if self.url.startswith("valkey") else self.url
+            self._client = Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+        return self._client
+
+    def _key(self, view: FeatureView) -> str:
+        return f"{self.prefix}:{view.name}:{view.pinned().code_version}"
+
+    def _unreachable(self, error: Exception) -> OnlineServerError:
+        return OnlineServerError(
+            f"Online store at {self.url}",
+            expected=f"an answer within {self.timeout_seconds} s",
+            found=str(error),
+            fix="Start the server, or mend the address in the profile.",
+        )
+
+
+def _fields(snapshot: Snapshot, watermark: int) -> Iterator[tuple[Any, Any]]:
+    values, categories = snapshot.matrix()
+    yield WATERMARK, str(watermark).encode()
+    yield HEADER, json.dumps(categories).encode()
+    entities = snapshot.frame.select(snapshot.view.entity).rows() if snapshot.view.entity else [()]
+    known_at = snapshot.known_at()
+    for row in range(snapshot.frame.height):
+        key = json.dumps(list(entities[row])).encode()
+        yield key, known_at[row : row + 1].astype("<i8").tobytes() + values[row].astype("<f8").tobytes()

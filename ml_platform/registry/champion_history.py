@@ -1,0 +1,78 @@
+"""Which version was champion when, on which data, by whose decision: answered from the audit log alone.
+
+Apart from promotion, which writes these records: whoever asks needs neither MLflow nor a model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from ml_platform.registry.audit import AuditLog, AuditRecord
+
+CHAMPION_KIND = "champion"
+PROMOTE, ROLL_BACK = "promote", "roll_back"
+
+
+@dataclass(frozen=True)
+class ChampionRecord:
+    """One version's time as champion, from ``since`` on."""
+
+    model: str
+    version: int
+    since: datetime
+    decided_by: str
+    reason: str
+    action: str
+    content_digest: str
+    partition: str
+    manifest: Mapping[str, Any]
+    verdict: str | None
+    approved_by: tuple[str, ...]
+    previous_version: int | None
+
+
+def champion_history(audit: AuditLog, model: str) -> list[ChampionRecord]:
+    """Return every change of the champion, oldest first; the log is verified on the way."""
+    return [read_champion_record(record) for record in audit.records(CHAMPION_KIND) if record.facts["model"] == model]
+
+
+def current_champion(audit: AuditLog, model: str) -> ChampionRecord | None:
+    """Return the present champion's record, or None."""
+    records = champion_history(audit, model)
+    return records[-1] if records else None
+
+
+def champion_at(audit: AuditLog, model: str, at: datetime) -> ChampionRecord | None:
+    """Return which version was champion at ``at``, on which data, by whose decision; None before the first."""
+    records = [record for record in champion_history(audit, model) if record.since <= at]
+    return records[-1] if records else None
+
+
+def rolled_back_at(audit: AuditLog, model: str, version: int) -> datetime | None:
+    """Return when ``version`` was last rolled back, or None."""
+    records = champion_history(audit, model)
+    rollbacks = [
+        later.since for earlier, later in pairwise(records) if later.action == ROLL_BACK and earlier.version == version
+    ]
+    return rollbacks[-1] if rollbacks else None
+
+
+def read_champion_record(record: AuditRecord) -> ChampionRecord:
+    """Return the champion_record that a record of the log tells."""
+    facts = record.facts
+    return ChampionRecord(
+        model=facts["model"],
+        version=facts["version"],
+        since=record.at,
+        decided_by=record.actor,
+        reason=facts["reason"],
+        action=facts["action"],
+        content_digest=facts["content_digest"],
+        partition=facts["partition"],
+        manifest=facts["manifest"],
+        verdict=facts["verdict"],
+        approved_by=tuple(facts["approved_by"]),
+        previous_version=facts["previous_version"],
+    )

@@ -1,0 +1,203 @@
+"""A model directory becomes a bento: code, model and pins in one immutable folder, checked before anything serves it.
+
+A bento's version is the model's version and a digest of all that is in it, so the same content is the same bento and
+other content is another one. Building needs no network.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bento.scorer import scorer_reference
+from ml_platform.data.canonical import directory_digest
+from ml_platform.errors import listed
+from ml_platform.serving.bento_sources import (
+    BentoError,
+    BentoSources,
+    find_sources,
+    pinned_requirements,
+    request_view_modules,
+)
+from ml_platform.serving.request_contract import RequestContract
+from ml_platform.serving.smoke_test import run_smoke_test
+
+ENTRY_POINTS = ("bento.service", "bento.smoke_test_server")
+REQUIRED_LIBRARIES = ("uvicorn", "redis")
+"""Beside those that its modules import: the server, and the client for online features that a server holds."""
+
+FILES_NOT_SERVED = ("manifest.json",)
+"""Files of a model directory that say how it was made; they name times and machines, and serving reads none."""
+
+BENTOFILE = "bentofile.yaml"
+BUILD_SECONDS = 300
+_BUILD_SCRIPT = (
+    "import json, sys; import bentoml; "
+    "bentoml.build('bento.service:Model', build_ctx='.', platform='linux', **json.load(sys.stdin))"
+)
+
+
+@dataclass(frozen=True)
+class BuiltBento:
+    """A built bento: ``tag`` is ``<model>:<version>-<digest>``, ``sha256`` the digest of its content."""
+
+    tag: str
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class BentoVerification:
+    """What a verification found: rows that scored equal, and milliseconds of a request of one row over HTTP."""
+
+    rows: int
+    latency_p50_ms: float
+    latency_p99_ms: float
+
+
+def build_bento(
+    model_dir: Path, contract: RequestContract, *, version: str, bentos_root: Path, lock: Path
+) -> BuiltBento:
+    """Build the bento of ``model_dir``, which becomes ``version`` of its model, under ``bentos_root``.
+
+    ``lock`` is the requirements.lock that its libraries are pinned by. Returns the bento that is there when the same
+    was built before; one that was changed since is built anew. Raises :class:`BentoError` when the code reaches for
+    what must stay out, a library is not pinned, or BentoML refuses; :class:`~bento.scorer.ModelUnreadableError` for a
+    trainer that has no scorer.
+    """
+    description = json.loads((model_dir / "model.json").read_text())
+    features = json.loads((model_dir / "features.json").read_text())
+    scorer = scorer_reference(description).partition(":")[0]
+    sources = find_sources([*ENTRY_POINTS, scorer, *request_view_modules(features)])
+    requirements = pinned_requirements([*sources.libraries, *REQUIRED_LIBRARIES], lock)
+    bentos_root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bentos_root, prefix=".building-") as folder:
+        staging = Path(folder)
+        _stage_sources(staging, sources, model_dir, contract, version, requirements)
+        digest = directory_digest(staging)
+        name = f"{version}-{digest[:12]}"
+        bento_folder = bentos_root / "bentos" / contract.model / name
+        if not (bento_folder / "bento.yaml").exists() or content_digest(bento_folder) != digest:
+            shutil.rmtree(bento_folder, ignore_errors=True)
+            _build(staging, contract.model, name, requirements, bentos_root)
+    # Bytecode appears when a bento is first run; the size is that of what was built.
+    size = sum(file.stat().st_size for file in bento_folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
+    return BuiltBento(f"{contract.model}:{name}", bento_folder, digest, size)
+
+
+def verify_bento(
+    bento: BuiltBento, rows: Sequence[Mapping[str, Any]], expected: Sequence[float], *, online: str
+) -> BentoVerification:
+    """Serve ``rows`` from a fresh process that sees only the bento, and require the scores that training gave.
+
+    ``rows`` are as an app would send them; ``expected`` (n,) are equal to the last bit but one (1e-12). ``online`` is
+    the location of the online store, good from any folder. Raises :class:`BentoError` when a score differs, code
+    was taken from outside the bento, or the process fails.
+    """
+    source = bento.path / "src"
+    path = json.loads((source / "package.json").read_text())["path"]
+    result = run_smoke_test(source, path, rows, online=online, subject=f"Bento {bento.tag}")
+    foreign_modules = [name for name, path in result.modules.items() if not Path(path).is_relative_to(source.resolve())]
+    scores, trained = np.asarray(result.scores), np.asarray(expected, dtype=np.float64)
+    differing = (
+        np.flatnonzero(~np.isclose(scores, trained, rtol=0, atol=1e-12)) if scores.shape == trained.shape else None
+    )
+    if foreign_modules or differing is None or differing.size:
+        if foreign_modules:
+            found = f"{listed(foreign_modules)} from elsewhere"
+        elif differing is None:
+            found = f"{scores.size} scores for {trained.size} rows"
+        else:
+            row = int(differing[0])
+            found = f"{differing.size} of {trained.size} that differ (row {row}: {scores[row]!r}, not {trained[row]!r})"
+        raise BentoError(
+            f"Bento {bento.tag}",
+            expected="the scores that training gave, by code of the bento alone",
+            found=found,
+            fix="Was a feature view or the encoder changed since the model was trained? Materialize it again.",
+        )
+    return BentoVerification(len(rows), result.latency_p50_ms, result.latency_p99_ms)
+
+
+def content_digest(bento: Path) -> str:
+    """Return the digest of the files in ``bento`` as they are now (compare with :attr:`BuiltBento.sha256`).
+
+    Bytecode does not count: it appears when the bento is first run.
+    """
+    source = bento / "src"
+    bytecode = [file.relative_to(source).as_posix() for file in source.rglob("*.pyc")]
+    return directory_digest(source, leave_out=[BENTOFILE, *bytecode])
+
+
+def _stage_sources(
+    staging: Path,
+    sources: BentoSources,
+    model_dir: Path,
+    contract: RequestContract,
+    version: str,
+    requirements: list[str],
+) -> None:
+    for relative_path, file in sources.files.items():
+        target = staging / relative_path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    shutil.copytree(model_dir, staging / "model", ignore=shutil.ignore_patterns(*FILES_NOT_SERVED))
+    (staging / "model" / "contract.json").write_text(contract.model_dump_json(indent=2))
+    metadata = {
+        "model": contract.model,
+        "version": version,
+        "path": contract.path,
+        "requirements": requirements,
+    }
+    (staging / "package.json").write_text(json.dumps(metadata, indent=2, sort_keys=True))
+
+
+def _build(staging: Path, model: str, name: str, requirements: list[str], bentos_root: Path) -> None:
+    options = {
+        "name": model,
+        "version": name,
+        "include": ["**/*.py", "*.py", "model/*", "package.json"],
+        "python": {"packages": requirements, "lock_packages": False},
+    }
+    subject = f"Building the bento {model}:{name}"
+    _run_python(["-c", _BUILD_SCRIPT], json.dumps(options), folder=staging, subject=subject, bentoml_home=bentos_root)
+
+
+def _run_python(
+    arguments: list[str], standard_input: str, *, folder: Path, subject: str, bentoml_home: Path | None = None
+) -> str:
+    """Run Python on the code in ``folder`` and return what it prints."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder.resolve()),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "BENTOML_DO_NOT_TRACK": "True",
+        **({"BENTOML_HOME": str(bentoml_home.resolve())} if bentoml_home is not None else {}),
+    }
+    completed = subprocess.run(
+        [sys.executable, *arguments],
+        input=standard_input,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    if completed.returncode:
+        raise BentoError(
+            subject,
+            expected="success",
+            found=f"exit code {completed.returncode}: {completed.stderr.strip()[-2000:]}",
+            fix="Fix what the last line names and materialize the bento again.",
+        )
+    return completed.stdout

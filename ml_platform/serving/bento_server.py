@@ -1,0 +1,54 @@
+"""Starts BentoML's server on one bento: `python -m ml_platform.serving.bento_server BENTO PORT_FILE LOG_FILE`.
+
+The socket is bound here and handed on, so that the port is free for certain; its number is written to PORT_FILE.
+`bentoml serve` would put a second process manager above the same server, and twice the time to start.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+SERVER = "_bentoml_impl.worker.service"
+BACKLOG = 2048
+GRACE_SECONDS = 30
+
+
+def main(bento: Path, port_file: Path, log_file: Path) -> None:
+    """Replace this process by the server of ``bento`` on a free port of this machine, its output in ``log_file``."""
+    listener = _bind_socket(port_file)
+    listener.set_inheritable(True)
+    # Listening already: an early request waits for the answer instead of being turned away.
+    listener.listen(BACKLOG)
+    staged = port_file.with_suffix(".new")
+    staged.write_text(str(listener.getsockname()[1]))
+    staged.replace(port_file)
+    with log_file.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    source = (bento / "src").resolve()
+    # Inside the bento only its own code is seen, though this process was started by another.
+    os.chdir(source)
+    environment = {**os.environ, "PYTHONPATH": str(source), "BENTOML_DO_NOT_TRACK": "True"}
+    arguments = [str(bento.resolve()), "--fd", str(listener.fileno()), "--backlog", str(BACKLOG)]
+    shutdown = ["--timeout-graceful-shutdown", str(GRACE_SECONDS)]
+    os.execve(sys.executable, [sys.executable, "-m", SERVER, *arguments, *shutdown], environment)
+
+
+def _bind_socket(port_file: Path) -> socket.socket:
+    """Return a socket on the port that this service had before, where the gateway looks for it, or on a free one."""
+    previous_port = int(port_file.read_text()) if port_file.exists() else 0
+    for port in dict.fromkeys((previous_port, 0)):
+        server_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server_socket.bind(("127.0.0.1", port))
+        except OSError:
+            server_socket.close()
+            continue
+        return server_socket
+    raise OSError("no free port on 127.0.0.1")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))

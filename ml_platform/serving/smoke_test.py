@@ -1,0 +1,117 @@
+"""A bento served for a moment in a process of its own, as it will serve, and asked over HTTP as an app asks.
+
+Apart because it is the one place that knows how long a request takes: server, log and all, and not the model alone.
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ml_platform.serving.bento_sources import BentoError
+
+TIMEOUT_SECONDS = 120
+LATENCY_ROUNDS, REQUESTS_PER_ROUND = 5, 150
+ONE_THREAD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+"""One model, one core: more threads only take them from the neighbours."""
+
+
+@dataclass(frozen=True)
+class SmokeTestResult:
+    """The scores of the rows asked for, milliseconds of requests of one row, and which files were loaded by module.
+
+    The milliseconds are those of the best of several rounds: what else the machine does can only add to them.
+    """
+
+    scores: list[float]
+    latency_p50_ms: float
+    latency_p99_ms: float
+    modules: dict[str, str]
+
+
+def run_smoke_test(
+    source: Path, path: str, rows: Sequence[Mapping[str, Any]], *, online: str, subject: str
+) -> SmokeTestResult:
+    """Serve the bento whose code and model lie in ``source``, post ``rows`` to ``path``, and time rows one by one.
+
+    ``online`` is the location of the online store; ``subject`` names the bento in messages. Raises
+    :class:`BentoError` when it does not start or answers anything but predictions, with what it said.
+    """
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
+        environment = {
+            **os.environ,
+            **ONE_THREAD_ENVIRONMENT,
+            "PYTHONPATH": str(source.resolve()),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "ML_PLATFORM_ONLINE": online,
+            "ML_PLATFORM_PREDICTION_LOG": folder,
+        }
+        server = subprocess.Popen(
+            [sys.executable, "-m", "bento.smoke_test_server"],
+            cwd=source,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            return _measure(server, path, rows)
+        except (OSError, ValueError, http.client.HTTPException, subprocess.TimeoutExpired) as error:
+            server.kill()
+            server.wait()
+            raise BentoError(
+                subject,
+                expected="a service that answers with predictions",
+                found=f"{error}; it said: {_last_output(errors)}",
+                fix="Fix what the last line names and materialize the bento again.",
+            ) from error
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _measure(server: "subprocess.Popen[str]", path: str, rows: Sequence[Mapping[str, Any]]) -> SmokeTestResult:
+    assert server.stdin is not None
+    assert server.stdout is not None
+    port = json.loads(server.stdout.readline())["port"]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
+    predictions = _post(connection, path, json.dumps({"rows": list(rows)}).encode())
+    single_row_bodies = cycle([json.dumps({"rows": [row]}).encode() for row in rows])
+    percentiles_by_round = []
+    for _ in range(LATENCY_ROUNDS):
+        latencies_ms = []
+        for body in islice(single_row_bodies, REQUESTS_PER_ROUND):
+            started = time.perf_counter()
+            _post(connection, path, body)
+            latencies_ms.append((time.perf_counter() - started) * 1000)
+        percentiles_by_round.append(np.percentile(latencies_ms, [50, 99]))
+    connection.close()
+    output, _ = server.communicate(timeout=TIMEOUT_SECONDS)
+    p50, p99 = np.min(percentiles_by_round, axis=0).tolist()
+    return SmokeTestResult([each["score"] for each in predictions], p50, p99, json.loads(output)["modules"])
+
+
+def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> list[dict[str, Any]]:
+    connection.request("POST", path, body, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    data = answer.read()
+    if answer.status != http.HTTPStatus.OK:
+        raise ValueError(f"status {answer.status}: {data.decode(errors='replace')[:1000]}")
+    predictions: list[dict[str, Any]] = json.loads(data)["predictions"]
+    return predictions
+
+
+def _last_output(errors: IO[str]) -> str:
+    errors.seek(0)
+    return errors.read().strip()[-2000:] or "nothing"

@@ -1,0 +1,63 @@
+"""What `ml-platform up` tells while it runs: each thing once it answers, each endpoint once it serves, and where.
+
+An address printed before anything listens there is a page that does not open.
+"""
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ml_platform.serving.serving_status import ServedModel, read_serving_status
+
+NAME_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class ManagedProcess:
+    """A process that was started: where people find it (empty: nowhere), its port (None: none), its log."""
+
+    name: str
+    address: str
+    port: int | None
+    log: Path
+
+
+@dataclass
+class StartupReporter:
+    """Reports each process and endpoint once, when it answers; after ``warn_after_seconds``, what does not answer."""
+
+    processes: Sequence[ManagedProcess]
+    status_file: Path
+    echo: Callable[[str], None]
+    warn_after_seconds: float
+    _announced: set[str] = field(default_factory=set)
+    _warned: set[str] = field(default_factory=set)
+    _announced_endpoints: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+
+    def poll(self, elapsed_seconds: float) -> None:
+        """Look at processes and endpoints, ``elapsed_seconds`` after the start."""
+        for process in self.processes:
+            if process.name in self._announced:
+                continue
+            if process.port is None or _is_listening(process.port):
+                self._announced.add(process.name)
+                self.echo(f"{process.name:<{NAME_WIDTH}}{process.address or f'no page; its log: {process.log}'}")
+            elif elapsed_seconds > self.warn_after_seconds and process.name not in self._warned:
+                self._warned.add(process.name)
+                self.echo(f"{process.name:<{NAME_WIDTH}}does not answer yet; its log: {process.log}")
+        status = read_serving_status(self.status_file)
+        for model, served in sorted(status.models.items()) if status else []:
+            self._announce_endpoint(model, served)
+
+    def _announce_endpoint(self, model: str, served: ServedModel) -> None:
+        if self._announced_endpoints.get(model) != (served.endpoint, served.stable):
+            self._announced_endpoints[model] = (served.endpoint, served.stable)
+            self.echo(f"{model:<{NAME_WIDTH}}{served.endpoint} (version {served.stable})")
+            self.echo(f"{'':<{NAME_WIDTH}}{served.endpoint.removesuffix('predict')}")
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,151 @@
+"""The card of the version that a month's verdict is about, from what the gates saw and the registry keeps.
+
+Apart from the judging because whoever has to approve reads it before there is a champion, and again afterwards.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_platform.data.atomic import write_text
+from ml_platform.evaluation.evidence import CANDIDATE
+from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
+from ml_platform.evaluation.plots import reliability_plot
+from ml_platform.evaluation.reliability import reliability_bins
+from ml_platform.evaluation.summary import summarize_metrics
+from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
+from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.champion_history import champion_history
+from ml_platform.registry.manifest import Manifest
+from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.registry.verdict_record import PromotionError
+from ml_platform.steps.candidates import read_prices
+from ml_platform.steps.evaluation import SLICE_METRIC, load_evidence, weakest_slices
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.packaging import model_directory
+from ml_platform.steps.promotion import evaluated_version, latest_verdict
+from ml_platform.training.model_directory import read_model
+from resources.home import Home
+
+MAX_FEATURES_SHOWN = 15
+
+
+@dataclass(frozen=True)
+class ModelCardFiles:
+    """The card of ``version`` as a page and as text, which MLflow holds too, and the verdict that it shows."""
+
+    version: ModelVersion
+    verdict_digest: str
+    html_path: Path
+    markdown_path: Path
+
+
+def write_model_card(
+    model: BoundModel,
+    month: str,
+    *,
+    registry: ModelRegistry,
+    audit: AuditLog,
+    folders: Home,
+    repository: Path,
+    links: Mapping[str, str],
+) -> ModelCardFiles:
+    """Write the card of the version that ``month``'s verdict is about, here and on its pages in MLflow.
+
+    Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when there is no verdict, or the table that
+    its gates saw is gone.
+    """
+    verdict, _ = latest_verdict(model, month, audit, folders.verdicts)
+    version = evaluated_version(model, verdict, registry)
+    manifest = registry.manifest(version)
+    evidence = load_evidence(model, verdict, folders)
+    stored_model = read_model(model_directory(registry, version, folders.models))
+    importance = stored_model.fitted.importance()
+    candidate = evidence.predictions[CANDIDATE]
+    bins = reliability_bins(evidence.label, candidate) if evidence.task == "classification" else []
+    card = ModelCard(
+        model=model.name,
+        version=str(version.version),
+        owner=", ".join(model.declared.owners),
+        intended_use=model.declared.intended_use or model.declared.description,
+        limits=model.declared.limits,
+        trainer=version.trainer,
+        manifest=manifest.model_dump(mode="json"),
+        evaluated_rows=len(evidence.label),
+        evaluated_partition=month,
+        metrics=summarize_metrics(evidence),
+        slices=weakest_slices(model, evidence),
+        slice_metric=SLICE_METRIC[evidence.task],
+        verdict=verdict,
+        feature_importance=dict(list(importance.items())[:MAX_FEATURES_SHOWN]),
+        cost=training_cost(registry, version, manifest, read_prices(repository).currency),
+        approvals=decision_history(audit, version),
+        calibration=_calibration_text(manifest, stored_model.calibration.half_width),
+        reliability=bins,
+        plots={"Predicted beside observed": reliability_plot(bins)} if bins else {},
+        links=links,
+    )
+    folder = folders.reports / "model_card" / model.name / month
+    card_files = ModelCardFiles(version, verdict.digest, folder / "card.html", folder / "card.md")
+    write_text(card_files.html_path, render_html(card))
+    write_text(card_files.markdown_path, render_markdown(card))
+    for path in (card_files.html_path, card_files.markdown_path):
+        registry.tracking.client.log_artifact(version.run_id, str(path), "model_card")
+    registry.set_description(version, card_files.markdown_path.read_text())
+    return card_files
+
+
+def refresh_model_card(write: Callable[[], ModelCardFiles]) -> str:
+    """Let ``write`` (see :func:`write_model_card`) make the card anew, and say where, or why not.
+
+    For after a promotion, which stands without the card: where what the gates saw is gone, that is said, not raised.
+    """
+    try:
+        card_files = write()
+    except PromotionError as error:
+        return f"Not made anew: {error}"
+    return f"Made anew: {card_files.html_path}"
+
+
+def _calibration_text(manifest: Manifest, half_width: float | None) -> str:
+    if half_width is not None:
+        share = manifest.parameters.get("interval")
+        return f"Intervals of ± {half_width:.4g} around each value, made to hold {share:.0%} of the outcomes."
+    method = manifest.parameters.get("calibration", "none")
+    if method == "none":
+        return "Scores are probabilities as the trainer gives them."
+    return f"Scores are made probabilities by {method}, fitted on the validation rows."
+
+
+def training_cost(registry: ModelRegistry, version: ModelVersion, manifest: Manifest, currency: str) -> dict[str, str]:
+    """Return what training ``version`` used and cost, in words, as its run recorded it; what it did not is left out."""
+    metrics = dict(registry.tracking.client.get_run(version.run_id).data.metrics)
+    formats = {
+        "wall_seconds": ("Wall time", "{:,.1f} s"),
+        "cpu_seconds": ("CPU time", "{:,.1f} s"),
+        "gpu_seconds": ("GPU time", "{:,.1f} s"),
+        "peak_memory_bytes": ("Peak memory", "{:,.2f} GB"),
+        "cost": ("Cost", f"{{:,.4f}} {currency}"),
+    }
+    if "peak_memory_bytes" in metrics:
+        metrics["peak_memory_bytes"] /= 1e9
+    texts = {
+        name: template.format(metrics[metric]) for metric, (name, template) in formats.items() if metric in metrics
+    }
+    hardware = manifest.hardware
+    return {"Device": f"{hardware.device} ({hardware.machine}, {hardware.cpu_count} cores)", **texts}
+
+
+def decision_history(audit: AuditLog, version: ModelVersion) -> list[str]:
+    """Return who said what to ``version``, and when it became champion, oldest first."""
+    decisions = [
+        (record.at, f"{record.actor} said {record.facts[DECISION_KEY]}: {record.facts['reason']}")
+        for record in audit.records(APPROVAL_KIND)
+        if (record.facts["model"], record.facts["version"]) == (version.name, version.version)
+    ]
+    promotions = [
+        (one.since, f"champion ({one.action.replace('_', ' ')}) by {one.decided_by}: {one.reason}")
+        for one in champion_history(audit, version.name)
+        if one.version == version.version
+    ]
+    return [f"{at:%Y-%m-%d %H:%M} UTC, {text}" for at, text in sorted([*decisions, *promotions])]

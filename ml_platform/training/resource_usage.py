@@ -1,0 +1,190 @@
+"""What a training step used: wall, CPU and GPU seconds, memory, and what that costs by a price list.
+
+Apart because every trainer is measured alike, and cost is only comparable when it is.
+"""
+
+import importlib.util
+import os
+import resource
+import runpy
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ml_platform.data.settings import Settings
+
+SAMPLE_INTERVAL_SECONDS = 0.2
+HOUR_SECONDS = 3600
+VISIBLE_DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+class PriceList(Settings):
+    """What computing costs; one currency throughout."""
+
+    currency: str = Field(default="USD", description="Currency of all prices.")
+    cpu_hour: float = Field(default=0.048, ge=0, description="Price of one core for an hour.")
+    gpu_hour: float = Field(default=2.5, ge=0, description="Price of one accelerator for an hour.")
+
+
+@dataclass(frozen=True)
+class ResourceUsage:
+    """What was used between two instants by this process and its finished children.
+
+    ``gpu_seconds`` is the time in which kernels ran, summed over the accelerators, as NVML samples it; 0 without NVML.
+    ``peak_memory_bytes`` is the highest resident memory that the process has had so far.
+    """
+
+    device: str
+    wall_seconds: float
+    cpu_seconds: float
+    gpu_seconds: float
+    peak_memory_bytes: int
+    cost: float
+    currency: str
+
+
+class ResourceMeter:
+    """A running measurement; :meth:`total` may be asked at any time, and counts until the block is left."""
+
+    def __init__(self, prices: PriceList) -> None:
+        self._prices = prices
+        self._gpu_sampler = _GpuSampler()
+        self._started = _read_clocks()
+        self._stopped_at: tuple[float, float] | None = None
+
+    def stop(self) -> None:
+        """Fix the end of what is counted."""
+        self._stopped_at = _read_clocks()
+        self._gpu_sampler.stop()
+
+    def total(self) -> ResourceUsage:
+        """Return what was used so far."""
+        ended = self._stopped_at or _read_clocks()
+        wall, cpu = ended[0] - self._started[0], ended[1] - self._started[1]
+        device, count = compute_device()
+        # An accelerator is paid for as long as it is held, busy or not.
+        cost = (cpu * self._prices.cpu_hour + wall * count * self._prices.gpu_hour) / HOUR_SECONDS
+        busy = self._gpu_sampler.busy_seconds if count else 0.0
+        return ResourceUsage(device, wall, cpu, busy, peak_memory_bytes(), cost, self._prices.currency)
+
+
+@contextmanager
+def measure_resources(prices: PriceList | None = None) -> Iterator[ResourceMeter]:
+    """Measure the block; read the result from what it yields, also after an exception."""
+    meter = ResourceMeter(prices or PriceList())
+    try:
+        yield meter
+    finally:
+        meter.stop()
+
+
+def compute_device() -> tuple[str, int]:
+    """Return the name of the accelerator that this process uses and how many: ``("cpu", 0)`` where it uses none.
+
+    Only a process that already imported torch can have one in use; asking must not import it.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return "cpu", 0
+    return str(torch.cuda.get_device_name(0)), int(torch.cuda.device_count())
+
+
+def gpu_count() -> int:
+    """Return the number of accelerators that this process can use: NVIDIA's GPUs, else 1 where torch has MPS.
+
+    CUDA is not initialised (a process that forks later must not), and torch is imported only on a Mac.
+    """
+    nvml = _load_nvml()
+    if nvml is not None:
+        return usable_gpus(int(nvml.nvmlDeviceGetCount()), os.environ.get(VISIBLE_DEVICES_VARIABLE), torch_has_cuda())
+    if sys.platform == "darwin":
+        import torch
+
+        return int(torch.backends.mps.is_available())
+    return 0
+
+
+def usable_gpus(gpus: int, visible: str | None = None, built_for_cuda: bool = True) -> int:
+    """Return how many of the machine's ``gpus`` a process can use.
+
+    ``visible`` is its ``CUDA_VISIBLE_DEVICES`` (None: not set), read as CUDA does: up to the first entry that names no
+    GPU. A torch that was not ``built_for_cuda`` uses none.
+    """
+    if not built_for_cuda:
+        return 0
+    if visible is None:
+        return gpus
+    entries = [each.strip() for each in visible.split(",")]
+    valid = [each.startswith(("GPU-", "MIG-")) or (each.isdecimal() and int(each) < gpus) for each in entries]
+    return len(set(entries[: valid.index(False)] if False in valid else entries))
+
+
+def torch_has_cuda() -> bool:
+    """Return whether the installed torch was built for CUDA, without importing it; True where none is installed."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return True
+    return runpy.run_path(str(Path(found.origin).with_name("version.py"))).get("cuda") is not None
+
+
+def gpu_slots() -> int:
+    """Return how many steps may hold a GPU at once on this machine: its GPUs, or 1 where there is none."""
+    return max(1, gpu_count())
+
+
+def peak_memory_bytes() -> int:
+    """Return the highest resident memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # KiB on Linux, bytes on a Mac.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _GpuSampler:
+    """Samples NVML in a thread of its own: the share of time in which a kernel ran, integrated over time."""
+
+    def __init__(self) -> None:
+        self.busy_seconds = 0.0
+        self._stopped = threading.Event()
+        self._nvml = _load_nvml()
+        self._thread = threading.Thread(target=self._sample, daemon=True) if self._nvml else None
+        if self._thread:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread:
+            self._thread.join()
+
+    def _sample(self) -> None:
+        nvml: Any = self._nvml
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        before = time.monotonic()
+        while not self._stopped.wait(SAMPLE_INTERVAL_SECONDS):
+            busy = sum(nvml.nvmlDeviceGetUtilizationRates(handle).gpu for handle in handles) / 100
+            now = time.monotonic()
+            self.busy_seconds += busy * (now - before)
+            before = now
+
+
+def _load_nvml() -> Any | None:
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver: a machine without a GPU
+        return None
+    return pynvml
+
+
+def _read_clocks() -> tuple[float, float]:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic(), own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

@@ -1,0 +1,99 @@
+"""Rows brought to the device in the order of an epoch: kept there whole, or sent in chunks while the last one is used.
+
+Both ways give the same batches in the same order, so that where the rows lie never changes a model.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_platform.training.torch_settings import TorchSettings
+from ml_platform.training.trainer import Matrix
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+RESIDENT_MEMORY_SHARE = 0.5
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return the order in which ``epoch`` sees the rows; it depends on nothing else, so that a resumed epoch has it."""
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+class BatchLoader:
+    """Batches of ``matrix`` on ``device``."""
+
+    def __init__(self, matrix: Matrix, device: "torch.device", settings: TorchSettings) -> None:
+        import torch
+
+        self.device = device
+        self.batch_rows = settings.batch_rows
+        # Whole batches, so that a chunk ends where a batch ends.
+        self.chunk_rows = max(1, settings.chunk_rows // settings.batch_rows) * settings.batch_rows
+        self.features = torch.from_numpy(np.ascontiguousarray(matrix.features))
+        self.label = torch.from_numpy(matrix.label.astype(np.float32))
+        self.resident = is_resident(matrix, device, settings)
+        if self.resident:
+            self.features, self.label = self.features.to(device), self.label.to(device)
+
+    def batches(
+        self, order: npt.NDArray[np.int64], first: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> "Iterator[tuple[Tensor, Tensor]]":
+        """Yield (features, label) of the batches of ``order`` from number ``first`` on.
+
+        ``share`` is (rank, ranks): each rank gets every so-manieth row of a batch, all ranks equally many.
+        """
+        import torch
+
+        rank, ranks = share
+        parts = [
+            batch[: batch.size // ranks * ranks][rank::ranks]
+            for batch in np.split(order, range(self.batch_rows, order.size, self.batch_rows))
+        ][first:]
+        selected = [part for part in parts if part.size]
+        if self.resident:
+            for part in selected:
+                row_indices = torch.from_numpy(np.ascontiguousarray(part)).to(self.device)
+                yield self.features.index_select(0, row_indices), self.label.index_select(0, row_indices)
+            return
+        yield from self._stream(selected)
+
+    def _stream(self, selected: list[npt.NDArray[np.int64]]) -> "Iterator[tuple[Tensor, Tensor]]":
+        batches_per_chunk = self.chunk_rows // self.batch_rows
+        chunks = [selected[index : index + batches_per_chunk] for index in range(0, len(selected), batches_per_chunk)]
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            upcoming: Future[tuple[Tensor, Tensor]] | None = None
+            for index, chunk in enumerate(chunks):
+                features, label = upcoming.result() if upcoming else self._send_chunk(chunk)
+                upcoming = executor.submit(self._send_chunk, chunks[index + 1]) if index + 1 < len(chunks) else None
+                first_row = 0
+                for part in chunk:
+                    yield features[first_row : first_row + part.size], label[first_row : first_row + part.size]
+                    first_row += part.size
+
+    def _send_chunk(self, chunk: list[npt.NDArray[np.int64]]) -> "tuple[Tensor, Tensor]":
+        import torch
+
+        row_indices = torch.from_numpy(np.concatenate(chunk))
+        features, label = self.features.index_select(0, row_indices), self.label.index_select(0, row_indices)
+        if self.device.type == "cuda":
+            # Only pinned memory is copied while the device computes.
+            features, label = features.pin_memory(), label.pin_memory()
+        return features.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
+
+
+def is_resident(matrix: Matrix, device: "torch.device", settings: TorchSettings) -> bool:
+    """Return whether the rows are kept on ``device``: as declared, else where they leave half of its memory free."""
+    if settings.resident != "auto":
+        return settings.resident == "always"
+    if device.type != "cuda":
+        return True
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return matrix.features.nbytes + matrix.label.nbytes // 2 <= free * RESIDENT_MEMORY_SHARE

@@ -1,0 +1,351 @@
+"""The component `Dataset` in a real instance: what is recorded, what is stored, and what happens to bad files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from ml_platform.components.dataset.component import Dataset
+from ml_platform.components.declaration import partitions_definition
+from ml_platform.data.lake import Lake
+from ml_platform.data.landing import Landing
+from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.reading import read_csv
+from resources.home import Home
+from resources.lake import LakeResource
+
+MONTHS = MonthlyPartitions(start="2013-01", end="2013-12", time_zone="America/New_York")
+KEY = dg.AssetKey(["datasets", "orders"])
+
+
+def load_orders(path: Path) -> pl.DataFrame:
+    return read_csv(path, {"id": pl.Int64, "hour": pl.Int64})
+
+
+def load_priced(path: Path, prices: pl.DataFrame) -> pl.DataFrame:
+    return read_csv(path, {"id": pl.Int64}).join(prices, on="id", how="left")
+
+
+def load_prices(path: Path) -> pl.DataFrame:
+    return read_csv(path, {"id": pl.Int64, "price": pl.Float64})
+
+
+def declared(**changed: Any) -> Dataset:
+    return Dataset.model_validate(
+        {
+            "name": "orders",
+            "description": "One row per order",
+            "loader": f"{__name__}:load_orders",
+            "keys": ["id"],
+            "partitions": MONTHS.model_dump(),
+            "owners": ["team:shop"],
+            "group": "shop",
+            "tags": {"domain": "shop"},
+            "contract": {
+                "columns": [
+                    {"name": "id", "type": "integer", "description": "Number"},
+                    {
+                        "name": "hour",
+                        "type": "integer",
+                        "minimum": 0,
+                        "maximum": 23,
+                        "unit": "h",
+                        "description": "Hour",
+                    },
+                ]
+            },
+            **changed,
+        }
+    )
+
+
+class Shop:
+    """A home, an instance, and the definitions of some datasets."""
+
+    def __init__(self, root: Path, instance: dg.DagsterInstance, *datasets: Dataset) -> None:
+        self.resource = LakeResource.for_home(Home(root))
+        self.instance = instance
+        self.definitions = dg.Definitions.merge(
+            *[each.build_defs(None) for each in datasets],  # type: ignore[arg-type]
+            dg.Definitions(resources={"lake": self.resource}),
+        )
+
+    @property
+    def landing(self) -> Landing:
+        return self.resource.landing()
+
+    @property
+    def lake(self) -> Lake:
+        return self.resource.lake()
+
+    def land(self, month: str | None, text: str, dataset: str = "orders") -> str:
+        return self.landing.land_bytes(dataset, month, text.encode(), "csv").sha256
+
+    def materialize(
+        self, first: str | None, last: str | None = None, *extra: dg.AssetsDefinition
+    ) -> dg.ExecuteInProcessResult:
+        span = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        return dg.materialize(
+            [*self.definitions.assets, *extra],  # type: ignore[misc]
+            instance=self.instance,
+            resources={"lake": self.resource},
+            partition_key=None if last else first,
+            tags=span if last else None,
+            raise_on_error=False,
+        )
+
+    def checks(self, result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+        return {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+
+    def sensor(self, cursor: str | None = None) -> Any:
+        (sensor,) = self.definitions.sensors  # type: ignore[misc]
+        with dg.build_sensor_context(
+            cursor=cursor, instance=self.instance, resources={"lake": self.resource}, definitions=self.definitions
+        ) as context:
+            return sensor(context)  # type: ignore[operator]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Any:
+    with dg.DagsterInstance.ephemeral(str(tmp_path)) as instance:
+        yield lambda *datasets: Shop(tmp_path / "home", instance, *(datasets or [declared()]))
+
+
+def test_a_month_is_stored_and_recorded_with_its_numbers(shop: Any) -> None:
+    place = shop()
+    landed = place.land("2013-01", "id,hour\n1,5\n2,6\n")
+    result = place.materialize("2013-01")
+
+    (event,) = result.asset_materializations_for_node("datasets__orders")
+    shown = {name: value.value for name, value in event.metadata.items()}
+    digest = place.lake.digests("datasets/orders")["2013-01"]
+    assert place.lake.scan("datasets/orders").collect().rows() == [(1, 5, "2013-01"), (2, 6, "2013-01")]
+    assert place.checks(result) == {"landed": True, "schema": True, "expectations": True}
+    assert (event.partition, shown["dagster/row_count"], shown["table_version"]) == ("2013-01", 2, 0)
+    assert (shown["content_sha256"], shown["landed_sha256"]) == (digest, landed)
+    assert (shown["landed_size_bytes"], event.tags["dagster/data_version"]) == (16, digest)
+    page = str(shown["data_docs"]).removeprefix("http://127.0.0.1:3001/")
+    assert (Path(place.resource.reports_root) / page).exists()
+
+
+def test_a_range_of_months_is_one_step_with_the_numbers_of_each_month(shop: Any) -> None:
+    place = shop()
+    for month in (1, 2, 3):
+        place.land(f"2013-{month:02d}", "id,hour\n" + "".join(f"{row},5\n" for row in range(month)))
+    result = place.materialize("2013-01", "2013-03")
+
+    events = result.asset_materializations_for_node("datasets__orders")
+    assert len(result.get_step_success_events()) == 1
+    assert [(event.partition, event.metadata["dagster/row_count"].value) for event in events] == [
+        ("2013-01", 1),
+        ("2013-02", 2),
+        ("2013-03", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "checks", "column", "rule", "count"),
+    [
+        ("id,hours\n1,5\n", {"landed": True, "schema": False}, "hour", "present", 1),
+        ("id,hour\n1,5h\n2,5\n", {"landed": True, "schema": False}, "hour", "type integer", 1),
+        (
+            "id,hour\n1,31\n2,5\n",
+            {"landed": True, "schema": True, "expectations": False},
+            "hour",
+            "expect_column_values_to_be_between",
+            1,
+        ),
+        (
+            "id,hour\n1,5\n1,5\n",
+            {"landed": True, "schema": True, "expectations": False},
+            "id",
+            "expect_column_values_to_be_unique",
+            2,
+        ),
+        ("id,hour\n", {"landed": False}, "", "minimum_rows", 1),
+    ],
+)
+def test_a_bad_month_is_recorded_and_neither_published_nor_passed_on(
+    shop: Any, text: str, checks: dict[str, bool], column: str, rule: str, count: int
+) -> None:
+    place = shop()
+    ran_downstream = []
+
+    @dg.asset(deps=[KEY], partitions_def=partitions_definition(MONTHS))
+    def report() -> None:
+        ran_downstream.append(1)
+
+    place.land("2013-01", "id,hour\n1,5\n")
+    place.materialize("2013-01")
+    place.land("2013-01", text)
+    result = place.materialize("2013-01", None, report)
+
+    recorded = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    (row,) = recorded[list(checks)[-1]].metadata["violations"].records
+    assert not result.success
+    assert {name: each.passed for name, each in recorded.items()} == checks
+    assert (row.data["column"], row.data["rule"], row.data["count"]) == (column, rule, count)
+    assert len(json.loads(row.data["examples"])) == (count if column and rule != "present" else 0)
+    assert ran_downstream == []
+    assert place.lake.scan("datasets/orders").collect().rows() == [(1, 5, "2013-01")]
+    assert (
+        place.instance.get_latest_materialization_event(KEY).asset_materialization.metadata["table_version"].value == 0
+    )
+    stored = place.instance.event_log_storage.get_latest_asset_check_execution_by_key(
+        [dg.AssetCheckKey(KEY, name) for name in checks]
+    )
+    assert {key.name: record.status.value for key, record in stored.items()} == {
+        name: "SUCCEEDED" if passed else "FAILED" for name, passed in checks.items()
+    }
+
+
+def test_a_broken_warning_is_shown_and_publishes(shop: Any) -> None:
+    lenient = {
+        "expectation": "expect_column_max_to_be_between",
+        "arguments": {"column": "hour", "max_value": 4},
+        "severity": "warning",
+    }
+    contract = declared().contract.model_dump() | {"expectations": [lenient]}
+    place = shop(declared(contract=contract))
+    place.land("2013-01", "id,hour\n1,5\n")
+    result = place.materialize("2013-01")
+
+    (warned,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "expectations"]
+    assert result.success
+    assert (warned.passed, warned.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert place.lake.partitions("datasets/orders") == ["2013-01"]
+
+
+def test_the_asset_says_what_it_is(shop: Any) -> None:
+    place = shop(declared(code_version="7"))
+    spec = next(iter(place.definitions.resolve_asset_graph().asset_nodes))
+    (asset,) = place.definitions.assets
+    columns = asset.metadata_by_key[KEY]["dagster/column_schema"].columns
+
+    assert (spec.description, spec.group_name, list(spec.owners)) == ("One row per order", "shop", ["team:shop"])
+    assert spec.tags["domain"] == "shop"
+    assert spec.kinds == {"polars", "deltalake"}
+    assert spec.code_version == "7"
+
+    assert [(column.name, column.type, column.description) for column in columns] == [
+        ("id", "integer", "Number"),
+        ("hour", "integer", "Hour [h]"),
+    ]
+    assert columns[0].constraints.unique
+    assert all(check.blocking for check in asset.check_specs)
+
+
+def test_the_code_version_changes_with_the_contract(shop: Any) -> None:
+    def version(**changed: Any) -> str:
+        (node,) = shop(declared(**changed)).definitions.resolve_asset_graph().asset_nodes
+        return str(node.code_version)
+
+    hour = {"name": "hour", "type": "integer", "description": "Hour"}
+    promised = {"columns": [{"name": "id", "type": "integer", "description": "Number"}, hour]}
+    assert len({version(), version(keys=["hour"]), version(contract=promised)}) == 3
+    assert version(contract=promised) == version(contract=promised)
+
+
+def test_a_loader_receives_the_tables_that_it_looks_things_up_in(shop: Any) -> None:
+    number = {"name": "id", "type": "integer", "description": "Number"}
+    price = {"name": "price", "type": "float", "description": "Price"}
+    prices = declared(
+        name="prices", loader=f"{__name__}:load_prices", partitions=None, contract={"columns": [number, price]}
+    )
+    orders = declared(
+        loader=f"{__name__}:load_priced", lookups=["prices"], partitions=None, contract={"columns": [number, price]}
+    )
+    place = shop(orders, prices)
+    place.land(None, "id,price\n1,2.5\n2,3\n", "prices")
+    place.land(None, "id\n2\n")
+    assert place.materialize(None).success
+
+    assert place.lake.scan("datasets/orders").collect().rows() == [(2, 3.0)]
+    assert place.definitions.resolve_asset_graph().get(KEY).parent_keys == {dg.AssetKey(["datasets", "prices"])}
+
+
+def test_months_past_retention_leave_the_table(shop: Any) -> None:
+    place = shop(declared(retention_months=2))
+    for month in ("2013-01", "2013-02", "2013-03"):
+        place.land(month, "id,hour\n1,5\n")
+        place.materialize(month)
+
+    assert place.lake.partitions("datasets/orders") == ["2013-02", "2013-03"]
+
+
+def test_an_event_outside_its_month_is_rejected(shop: Any) -> None:
+    contract = {
+        "columns": [
+            {"name": "id", "type": "integer", "description": "Number"},
+            {"name": "at", "type": "timestamp", "description": "When"},
+        ]
+    }
+    place = shop(declared(loader=f"{__name__}:load_timed", event_time="at", contract=contract))
+    # Local midnight in New York is five o'clock in UTC.
+    place.land("2013-01", "id,at\n1,2013-01-01T05:00:00Z\n2,2013-02-01T05:00:00Z\n")
+    result = place.materialize("2013-01")
+
+    (broken,) = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    (row,) = broken.metadata["violations"].records
+    assert [example["row"] for example in json.loads(row.data["examples"])] == [2]
+
+
+def load_timed(path: Path) -> pl.DataFrame:
+    return read_csv(path, {"id": pl.Int64, "at": pl.Datetime("us", "UTC")})
+
+
+def test_the_sensor_asks_for_new_months_in_stretches_then_rests_then_asks_for_the_changed_one(shop: Any) -> None:
+    place = shop()
+    for month in ("2013-01", "2013-02", "2013-04"):
+        place.land(month, "id,hour\n1,5\n")
+    first = place.sensor()
+    second = place.sensor(first.cursor)
+    place.land("2013-02", "id,hour\n1,6\n")
+    third = place.sensor(first.cursor)
+
+    spans = [
+        (request.tags["dagster/asset_partition_range_start"], request.tags["dagster/asset_partition_range_end"])
+        for request in first.run_requests
+    ]
+    assert spans == [("2013-01", "2013-02"), ("2013-04", "2013-04")]
+    assert "Nothing new: 3 landed files of 'orders'" in second.skip_message
+    assert [request.tags["dagster/asset_partition_range_start"] for request in third.run_requests] == ["2013-02"]
+    assert third.run_requests[0].run_key not in {request.run_key for request in first.run_requests}
+
+
+def test_the_sensor_says_when_nothing_has_landed(shop: Any) -> None:
+    for dataset in (declared(), declared(partitions=None)):
+        assert "othing" in shop(dataset).sensor().skip_message
+
+
+def test_the_sensor_waits_for_the_datasets_that_its_loader_reads(shop: Any) -> None:
+    place = shop(declared(lookups=["shops"]))
+    place.land("2013-01", "id,hour\n1,5\n")
+    pending = place.sensor()
+    place.instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["datasets", "shops"])))
+
+    assert "with the help of shops, not yet materialized" in pending.skip_message
+    assert len(place.sensor().run_requests) == 1
+
+
+def test_the_sensor_leaves_alone_what_was_materialized_by_hand(shop: Any) -> None:
+    place = shop()
+    place.land("2013-01", "id,hour\n1,5\n")
+    place.land("2013-02", "id,hour\n1,5\n")
+    place.materialize("2013-01")
+
+    (request,) = place.sensor().run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == "2013-02"
+
+
+def test_a_run_that_the_sensor_asks_for_materializes_its_months(shop: Any) -> None:
+    place = shop()
+    place.land("2013-01", "id,hour\n1,5\n")
+    (request,) = place.sensor().run_requests
+    span = [request.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")]
+
+    assert place.materialize(*span).success
+    assert place.lake.partitions("datasets/orders") == ["2013-01"]

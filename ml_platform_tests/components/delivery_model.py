@@ -1,0 +1,119 @@
+"""A small real model of a made-up domain: deliveries of three shops, late by distance and by how late the shop was."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ml_platform.components.model.component import Model
+from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.features.view import FeatureView
+
+MONTHS = ("2013-01", "2013-02", "2013-03", "2013-04")
+PER_DAY = 30
+FUNCTIONS = "assets.late_deliveries"
+"""Importable while `DOMAIN` is on the path of `assets`."""
+
+DOMAIN = Path(__file__).parent / "delivery_domain"
+
+
+def deliveries(month: str, weight: float = 2.0) -> pl.DataFrame:
+    """Return the deliveries of ``month``: 28 days of 30, each due 60 minutes after it was ordered."""
+    random = np.random.default_rng(int(month.replace("-", "")))
+    start = datetime.fromisoformat(f"{month}-01").replace(tzinfo=UTC)
+    rows = 28 * PER_DAY
+    shop, distance = random.integers(0, 3, rows), random.normal(size=rows)
+    chance = 1 / (1 + np.exp(-(-1.0 + weight * distance + 0.8 * (shop - 1))))
+    ordered = [start + timedelta(days=n // PER_DAY, hours=8, minutes=20 * (n % PER_DAY)) for n in range(rows)]
+    return pl.DataFrame(
+        {
+            "delivery": [f"{month}-{number:04}" for number in range(rows)],
+            "shop": [f"s{one}" for one in shop],
+            "distance": distance,
+            "ordered_at": pl.Series(ordered, dtype=pl.Datetime("us", "UTC")),
+            "came_at": pl.Series([at + timedelta(hours=2) for at in ordered], dtype=pl.Datetime("us", "UTC")),
+            "late": (random.random(rows) < chance).astype(np.int8),
+            "minutes": 10 * distance + 3 * shop + 2 * random.normal(size=rows),
+        }
+    )
+
+
+def delivery_model(**changes: object) -> ModelAssets:
+    """Return the model as it would be declared, with ``changes`` of its attributes."""
+    declared = {
+        "name": "late",
+        "description": "Whether a delivery comes late",
+        "owners": ["team:shops"],
+        "target": "comes late",
+        "partitions": {"start": "2013-01", "end": "2013-12", "time_zone": "UTC"},
+        "examples": {"function": f"{FUNCTIONS}:examples", "sources": ["deliveries"]},
+        "request": [
+            {"name": "shop", "type": "string"},
+            {"name": "distance", "type": "float"},
+            {"name": "ordered_at", "type": "datetime"},
+        ],
+        "prediction_time": {"field": "ordered_at"},
+        "features": ["shops", "asked", "when"],
+        "trainers": {"lightgbm": {"trainer": "lightgbm", "settings": {"max_rounds": 30, "num_threads": 1}}},
+        "evaluation": {"slices": ["shop"], "request_only": ["when"], "bootstrap": {"resamples": 200}},
+        "gates": [
+            {"type": "paired_test", "metric": "log_loss", "margin": 0.05},
+            {"type": "metric_limit", "metric": "auc", "limit": 0.6},
+            {"type": "leak"},
+            {"type": "contract"},
+            {"type": "latency", "maximum_p99_ms": 10_000},
+        ],
+    }
+    return ModelAssets(Model.model_validate(declared | changes), VIEWS)
+
+
+def delivery_minutes_model() -> ModelAssets:
+    """Return the same by how many minutes a delivery is late: a regression, whose intervals are gated too."""
+    return delivery_model(
+        name="minutes",
+        target="minutes late",
+        task="regression",
+        examples={"function": f"{FUNCTIONS}:minutes_late", "sources": ["deliveries"]},
+        trainers={"lightgbm": {"interval": 0.8, "refit": False, "settings": {"max_rounds": 300, "num_threads": 1}}},
+        evaluation={"request_only": ["when"], "primary_metric": "rmse", "bootstrap": {"resamples": 200}},
+        gates=[
+            {"type": "paired_test", "metric": "rmse", "margin": 0.05},
+            {"type": "baseline", "metric": "mae"},
+            {"type": "metric_limit", "metric": "coverage", "limit": 0.7},
+            {"type": "leak"},
+            {"type": "contract"},
+            {"type": "latency", "maximum_p99_ms": 10_000},
+        ],
+    )
+
+
+VIEWS = [
+    FeatureView.model_validate(
+        {
+            "name": "shops",
+            "entity": ["shop"],
+            "function": f"{FUNCTIONS}:lateness",
+            "sources": [{"dataset": "deliveries", "available_from": {"came_at": ["came_at", "shop", "late"]}}],
+            "features": [{"name": "last_late", "description": "Whether the last one came late"}],
+        }
+    ),
+    FeatureView.model_validate(
+        {
+            "name": "asked",
+            "kind": "request",
+            "function": f"{FUNCTIONS}:asked",
+            "fields": ["distance"],
+            "features": [{"name": "distance", "description": "How far", "unit": "km"}],
+        }
+    ),
+    FeatureView.model_validate(
+        {
+            "name": "when",
+            "kind": "request",
+            "function": f"{FUNCTIONS}:nearness",
+            "fields": ["ordered_at"],
+            "features": [{"name": "hour", "description": "Hour of the day"}],
+        }
+    ),
+]

@@ -1,0 +1,160 @@
+"""A model is trained again on a new month, once per content, and what follows its inputs does so month by month."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ml_platform.components.loading import bound_model
+from ml_platform.components.model.automation import due_month, new_month_sensor, training_schedule
+from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.definitions import defs
+from ml_platform.steps.model import RetrainingSettings
+
+TRAINING_SET = dg.AssetKey(["departure_risk", "training_set"])
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelAssets:
+    return bound_model("departure_risk")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def make(instance: dg.DagsterInstance, key: dg.AssetKey, month: str, digest: str = "") -> None:
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(key, partition=month, metadata={"content_sha256": digest})
+    )
+
+
+def make_candidates(instance: dg.DagsterInstance, model: ModelAssets, month: str) -> None:
+    for key in model.candidate_keys.values():
+        make(instance, key, month)
+
+
+def asked(model: ModelAssets, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+    with dg.build_sensor_context(instance=instance) as context:
+        answer = new_month_sensor(model)(context)
+    assert isinstance(answer, dg.RunRequest | dg.SkipReason)
+    return answer
+
+
+def test_nothing_is_asked_for_before_there_is_a_training_set(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+    answer = asked(model, instance)
+
+    assert isinstance(answer, dg.SkipReason)
+    assert "No training set" in str(answer.skip_message)
+
+
+def test_the_latest_month_is_asked_for_with_all_that_follows(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+    for month in ("2013-05", "2013-06"):
+        make(instance, TRAINING_SET, month, "a")
+    answer = asked(model, instance)
+
+    assert isinstance(answer, dg.RunRequest)
+    assert answer.partition_key == "2013-06"
+    assert {key.path[1] for key in answer.asset_selection or ()} >= {"candidate_lightgbm", "evaluation", "rollout"}
+    assert TRAINING_SET not in (answer.asset_selection or ())
+
+
+def test_the_same_rows_are_asked_for_under_the_same_key_and_others_under_another(
+    model: ModelAssets, instance: dg.DagsterInstance
+) -> None:
+    make(instance, TRAINING_SET, "2013-06", "a")
+    first = asked(model, instance)
+    make(instance, TRAINING_SET, "2013-06", "a")
+    again = asked(model, instance)
+    make(instance, TRAINING_SET, "2013-05", "b")
+    corrected = asked(model, instance)
+
+    assert isinstance(first, dg.RunRequest)
+    assert isinstance(again, dg.RunRequest)
+    assert isinstance(corrected, dg.RunRequest)
+    assert first.run_key == again.run_key
+    assert corrected.run_key != first.run_key
+    assert corrected.partition_key == "2013-06"
+
+
+def test_candidates_made_by_hand_are_not_made_again(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+    make(instance, TRAINING_SET, "2013-06", "a")
+    make_candidates(instance, model, "2013-06")
+
+    answer = asked(model, instance)
+    assert isinstance(answer, dg.SkipReason)
+    assert "made after the newest training set" in str(answer.skip_message)
+
+
+def test_months_before_the_first_candidate_are_left_alone(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+    later = ModelAssets(model.declared.model_copy(update={"first_candidate": "2013-04"}), model.views)
+    make(instance, TRAINING_SET, "2013-02", "a")
+
+    answer = due_month(instance, later)
+    assert isinstance(answer, dg.SkipReason)
+    assert "trained from 2013-04 on" in str(answer.skip_message)
+
+
+def test_the_schedule_asks_for_the_latest_month(model: ModelAssets, tmp_path: Path) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        make(instance, TRAINING_SET, "2013-05", "a")
+        make(instance, TRAINING_SET, "2013-06", "a")
+        with dg.build_schedule_context(instance=instance) as context:
+            answer = training_schedule(model, "0 3 * * *")(context)
+
+    assert isinstance(answer, dg.RunRequest)
+    assert answer.partition_key == "2013-06"
+
+
+@pytest.mark.parametrize(
+    ("declared", "sensors", "schedules"),
+    [
+        ({}, {"departure_risk_new_month"}, set()),
+        ({"on_new_partition": False}, set(), set()),
+        ({"cron": "0 3 * * *"}, {"departure_risk_new_month"}, {"departure_risk_retrain"}),
+    ],
+)
+def test_what_is_declared_is_what_runs_by_itself(
+    model: ModelAssets, declared: dict[str, object], sensors: set[str], schedules: set[str]
+) -> None:
+    settings = RetrainingSettings.model_validate(declared)
+    made = model.declared.model_copy(update={"retraining": settings}).automation_definitions(model)
+
+    assert {each.name for each in made.sensors or ()} == sensors
+    assert {each.name for each in made.schedules or ()} == schedules | {
+        "departure_risk_monitor",
+        "departure_risk_reproduce",
+    }
+
+
+def test_months_follow_their_inputs_wherever_the_data_clock_stands(instance: dg.DagsterInstance) -> None:
+    """May and June have landed; nothing else has, and the calendar says it is years later."""
+    loaded = defs()
+    for name in ("airports", "planes"):
+        instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["datasets", name])))
+    for name in ("flights", "weather"):
+        for month in ("2013-05", "2013-06"):
+            make(instance, dg.AssetKey(["datasets", name]), month)
+    for key in (
+        check for check in loaded.resolve_asset_graph().asset_check_keys if check.asset_key.path[0] == "datasets"
+    ):
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(asset_key=key.asset_key, check_name=key.name, passed=True, metadata={})
+        )
+
+    requested = dg.evaluate_automation_conditions(loaded, instance)
+    weather = requested.get_requested_partitions(dg.AssetKey(["features", "weather"]))
+    assert "2013-06" in weather
+    assert "2013-07" not in weather
+
+
+def test_views_of_the_request_are_made_while_later_months_of_their_inputs_are_still_to_come(
+    instance: dg.DagsterInstance,
+) -> None:
+    requested = dg.evaluate_automation_conditions(defs(), instance)
+
+    assert requested.get_num_requested(dg.AssetKey(["features", "outlook"])) == 1
+    assert requested.get_num_requested(dg.AssetKey(["features", "weather"])) == 0

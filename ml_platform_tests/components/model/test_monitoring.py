@@ -1,0 +1,441 @@
+"""A small product watched for real: trained, asked through the predictor, logged, ingested, and held against itself."""
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+
+from bento.prediction_log import AnsweredRequest, PredictionLog
+from bento.predictor import Predictor
+from ml_platform.components.model import monitoring, training
+from ml_platform.components.model.component import Model
+from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.data.atomic import write_json
+from ml_platform.data.lake import Lake, LakeError
+from ml_platform.data.partitions import MonthlyPartitions, month_bounds
+from ml_platform.features.materialize import materialize
+from ml_platform.features.online_store import Snapshot
+from ml_platform.features.snapshot_store import SnapshotStore
+from ml_platform.features.view import FeatureView
+from ml_platform.registry.champion_history import CHAMPION_KIND
+from ml_platform.steps.candidates import build_training_sets, make_candidate
+from ml_platform.steps.packaging import model_directory
+from resources.dagster_home import HomeResource
+from resources.home import Home
+from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
+
+REPOSITORY = Path(__file__).parents[3]
+MONTHS = MonthlyPartitions(start="2013-01", end="2013-12", time_zone="UTC")
+LANDED_MONTHS = ["2013-01", "2013-02", "2013-03"]
+ROWS = 600
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def clock(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(hour=pl.col("due").dt.hour().cast(pl.Int8))
+
+
+def recent(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """The delay of each place's last leg, known when it has left."""
+    legs = sources["legs"].with_columns(delay=(pl.col("left") - pl.col("due")).dt.total_minutes().cast(pl.Float32))
+    return legs.select("place", known_at="left", delay="delay")
+
+
+def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    late = (pl.col("left") - pl.col("due")).dt.total_minutes() > 15
+    known = {"label": late.cast(pl.Int8), "label_known_at": pl.col("left")}
+    return sources["legs"].select("example_id", "place", "tail", "due", **known)
+
+
+def examples_that_know_the_future(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    left = sources["legs"].select("example_id", minutes=pl.col("left").dt.minute().cast(pl.Int64))
+    return examples(sources).join(left, on="example_id", maintain_order="left")
+
+
+RECENT = FeatureView.model_validate(
+    {
+        "name": "recent",
+        "entity": ["place"],
+        "features": [{"name": "delay", "description": "Delay of the last leg", "unit": "minutes"}],
+        "sources": [{"dataset": "legs", "known_upfront": ["place", "due"], "available_from": {"left": ["left"]}}],
+        "function": f"{__name__}:recent",
+        "lookback_days": 2,
+        "tolerance_minutes": 2880,
+        "age": True,
+    }
+)
+CLOCK = FeatureView.model_validate(
+    {
+        "name": "clock",
+        "kind": "request",
+        "fields": ["due"],
+        "features": [{"name": "hour", "type": "int8", "description": "Hour in which it is due"}],
+        "function": f"{__name__}:clock",
+    }
+)
+LATE_FIELD = {"name": "minutes", "type": "int", "description": "Minute in which it left"}
+
+
+def bound(monitors: dict[str, Any] | None = None, **changes: Any) -> ModelAssets:
+    """Return the declared model; ``monitors`` are laid over settings that suit a few hundred rows."""
+    drift = {"minimum_rows": 100}
+    leakage_screen = {"rows": 1_000, "rounds": 10, "auc_alone": 0.9}
+    declared = {
+        "name": "legs",
+        "description": "Whether a leg leaves late",
+        "owners": ["team:platform"],
+        "target": "leaves more than 15 minutes late",
+        "partitions": MONTHS.model_dump(),
+        "examples": {"function": f"{__name__}:examples", "sources": ["legs"], "identity": ["place", "due"]},
+        "prediction_time": {"field": "due", "minutes_before": 60},
+        "request": [
+            {"name": "place", "type": "string", "description": "Place"},
+            {"name": "tail", "type": "string", "nullable": True, "description": "Aircraft"},
+            {"name": "due", "type": "datetime", "description": "When it is due"},
+        ],
+        "features": ["clock", "recent"],
+        "trainers": {"lightgbm": {"trainer": "lightgbm", "settings": {"max_rounds": 8, "num_leaves": 7}}},
+        "gates": [{"type": "leak"}],
+        "monitors": {
+            "drift": drift,
+            "leakage_screen": leakage_screen,
+            "performance": {"minimum_labels": 20, "minimum_days": 1},
+        },
+    }
+    declared["monitors"] |= monitors or {}  # type: ignore[operator]
+    return ModelAssets(Model.model_validate(declared | changes), [CLOCK, RECENT])
+
+
+def legs(month: str, rows: int = ROWS) -> pl.DataFrame:
+    """Legs every few minutes; in the evening they leave late. Every fifth has no tail number."""
+    start, end = month_bounds(month, "UTC")
+    random = np.random.default_rng(int(month[-2:]))
+    due = [start + (end - start) * at / rows for at in range(rows)]
+    late = [float(random.normal(5 if at.hour < 15 else 25, 12)) for at in due]
+    return pl.DataFrame(
+        {
+            "example_id": [f"{month}-{at}" for at in range(rows)],
+            "place": [("EWR", "JFK", "LGA")[at % 3] for at in range(rows)],
+            "tail": [None if at % 5 == 0 else f"N{at % 50}" for at in range(rows)],
+            "due": due,
+            "left": [at + timedelta(minutes=minutes) for at, minutes in zip(due, late, strict=True)],
+        },
+        schema_overrides={"due": pl.Datetime("us", "UTC"), "left": pl.Datetime("us", "UTC")},
+    )
+
+
+class PlatformFixture:
+    """A home in which the model has been trained on March, and the monitors' assets."""
+
+    def __init__(self, home: Home, mlflow: MlflowResource) -> None:
+        self.home = home
+        self.lake = Lake(str(home.lake))
+        self.store = SnapshotStore(home.online)
+        self.mlflow = mlflow
+        self.resources = {
+            "lake": LakeResource.for_home(home),
+            "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
+            "mlflow": mlflow,
+        }
+
+    @property
+    def log(self) -> Path:
+        (file,) = (self.home.prediction_logs / "legs").glob("*.jsonl")
+        return file
+
+    def land(self, month: str, frame: pl.DataFrame | None = None) -> None:
+        self.lake.write("datasets/legs", legs(month) if frame is None else frame, month)
+        materialize(RECENT, self.lake, self.store, [month], MONTHS)
+        build_training_sets(bound(), [month], self.lake)
+
+    def ask(self, count: int = 40, *, first: datetime = datetime(2013, 4, 1, 6, tzinfo=UTC)) -> None:
+        """Answer requests of the next morning as a service does, and write its log."""
+        version = self.mlflow.models.version("legs", 1)
+        predictor = Predictor(model_directory(self.mlflow.models, version, self.home.models), self.store)
+        log = PredictionLog(self.home.prediction_logs / "legs", "legs", "1")
+        for at in range(count):
+            due = first + timedelta(minutes=30 * at)
+            tail = None if at % 5 == 0 else f"N{at % 50}"
+            rows = [{"place": ("EWR", "JFK")[at % 2], "tail": tail, "due": due.isoformat()}]
+            request = predictor.contract.validate(json.dumps({"rows": rows}).encode())
+            log.put(AnsweredRequest(f"r{at}", "stable", NOW, rows, predictor.predict(request, NOW)))
+        log.close()
+        assert log.written_rows == count
+
+    def made(
+        self, asset: dg.AssetsDefinition, month: str | None = None
+    ) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
+        """Materialize ``asset`` and return its metadata and its checks by name."""
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = dg.materialize(
+                [asset], instance=instance, resources=self.resources, partition_key=month, raise_on_error=False
+            )
+            events = result.get_asset_materialization_events()
+            shown = [{name: value.value for name, value in event.materialization.metadata.items()} for event in events]
+            return (shown or [{}])[0], {each.check_name: each for each in result.get_asset_check_evaluations()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> PlatformFixture:
+    home = Home(tmp_path_factory.mktemp("platform"))
+    platform = PlatformFixture(home, MlflowResource.for_home(home))
+    for month in LANDED_MONTHS:
+        platform.land(month)
+    model = bound()
+    with platform.mlflow.models.tracking.run("legs", "candidate", {}) as run:
+        make_candidate(
+            model,
+            "lightgbm",
+            "2013-03",
+            lake=platform.lake,
+            registry=platform.mlflow.models,
+            run=run,
+            repository=REPOSITORY,
+            checkpoint=home.models / "checkpoint",
+            dagster_run_id="run",
+            now=NOW,
+        )
+    return platform
+
+
+@pytest.fixture
+def platform(trained: PlatformFixture, tmp_path: Path) -> PlatformFixture:
+    """A copy of the trained home; runs and artifacts stay where they are, and are only read."""
+    root = tmp_path / "home"
+    shutil.copytree(trained.home.root, root, ignore=shutil.ignore_patterns("mlflow"))
+    return PlatformFixture(Home(root), trained.mlflow)
+
+
+def rows_of(check: dg.AssetCheckEvaluation, table: str) -> list[dict[str, Any]]:
+    shown = check.metadata[table]
+    assert isinstance(shown, dg.TableMetadataValue)
+    return [dict(record.data) for record in shown.records]
+
+
+# Predictions, and the skew check.
+
+
+def test_what_was_served_is_equal_to_what_the_change_logs_give(platform: PlatformFixture) -> None:
+    platform.ask()
+    shown, checks = platform.made(monitoring.predictions(bound()))
+    assert (shown["dagster/row_count"], shown["added"], checks["skew"].passed) == (40, 40, True)
+    assert checks["skew"].description == "3 features of 40 predictions are equal when recomputed from the change logs."
+    row = platform.lake.scan("models/legs/predictions").collect().row(0, named=True)
+    assert json.loads(row["watermarks"]) == {"recent": "2013-04-01T00:00:00Z"}
+    assert 0 < json.loads(row["ages"])["recent"] < 2880
+
+
+def test_months_that_land_after_a_prediction_are_no_skew(platform: PlatformFixture) -> None:
+    platform.ask()
+    platform.land("2013-04")
+    assert platform.made(monitoring.predictions(bound()))[1]["skew"].passed
+
+
+def test_total_is_shown_beside_what_was_added(platform: PlatformFixture) -> None:
+    platform.ask(3)
+    platform.made(monitoring.predictions(bound()))
+    platform.ask(4, first=datetime(2013, 4, 2, tzinfo=UTC))
+    shown, _ = platform.made(monitoring.predictions(bound()))
+    # r0 to r2 are known already: a request is one prediction, whenever it is logged again.
+    assert (shown["dagster/row_count"], shown["added"], shown["duplicates"]) == (4, 1, 3)
+
+
+def test_nothing_logged_passes_with_its_reason(platform: PlatformFixture) -> None:
+    shown, checks = platform.made(monitoring.predictions(bound()))
+    assert shown["dagster/row_count"] == 0
+    assert (checks["skew"].passed, checks["skew"].description) == (True, "Not evaluated: Nothing was predicted yet.")
+
+
+def test_value_that_was_served_differently_fails_the_check_and_names_feature_and_row(platform: PlatformFixture) -> None:
+    platform.ask()
+    lines = [json.loads(line) for line in platform.log.read_text().splitlines()]
+    lines[7]["features"]["recent__delay"] = 99.5
+    platform.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    check = platform.made(monitoring.predictions(bound()))[1]["skew"]
+    assert (check.passed, check.severity, check.metadata["features_differing"].value) == (
+        False, dg.AssetCheckSeverity.ERROR, 1,
+    )  # fmt: skip
+    (found,) = rows_of(check, "mismatches")
+    assert (found["feature"], found["view"], found["rows"], found["logged"]) == ("recent__delay", "recent", "1", "99.5")
+    assert "request_id=r7" in found["prediction"]
+    assert "place=JFK" in found["prediction"]
+
+
+def test_snapshot_that_holds_another_value_than_the_log_fails_the_check(platform: PlatformFixture) -> None:
+    end = month_bounds("2013-03", "UTC")[1]
+    log = platform.lake.scan(RECENT.table).sort("known_at").group_by("place", maintain_order=True).last().collect()
+    facts = log.select("place", "known_at", delay=pl.when(pl.col("place") == "EWR").then(0.5).otherwise("delay"))
+    platform.store.publish(Snapshot(RECENT.pinned(), facts.sort("place"), end + timedelta(seconds=1)))
+    platform.ask()
+    check = platform.made(monitoring.predictions(bound()))[1]["skew"]
+    assert not check.passed
+    found = rows_of(check, "mismatches")
+    assert {line["feature"] for line in found} == {"recent__delay"}
+    assert {line["rows"] for line in found} == {"20"}  # every second prediction asks about EWR
+    assert all("place=EWR" in line["prediction"] for line in found)
+
+
+def test_skew_settings_decide_how_many_are_recomputed(platform: PlatformFixture) -> None:
+    platform.ask()
+    model = bound({"skew": {"rows": 5, "latest": 10}})
+    check = platform.made(monitoring.predictions(model))[1]["skew"]
+    assert check.metadata["predictions_compared"].value == 5
+
+
+# Outcomes and performance.
+
+
+def asked_and_landed(platform: PlatformFixture, model: ModelAssets, **landed: pl.Expr) -> None:
+    """Ask about 40 legs of April, then land the month: a leg from either place every half hour."""
+    april = legs("2013-04", 30 * 48).with_columns(place=pl.lit("EWR"), **landed)
+    both = pl.concat([april, april.with_columns(place=pl.lit("JFK"), example_id=pl.col("example_id") + "-JFK")])
+    platform.ask()
+    platform.made(monitoring.predictions(model))
+    platform.land("2013-04", both)
+
+
+def test_outcome_is_found_by_the_declared_identity_whatever_the_tail_number_says(platform: PlatformFixture) -> None:
+    asked_and_landed(platform, bound())
+    shown, _ = platform.made(monitoring.outcomes(bound()))
+    assert (shown["dagster/row_count"], shown["labelled"]) == (40, 40)
+
+
+def test_null_of_the_identity_is_a_value_like_others(platform: PlatformFixture) -> None:
+    all_outcomes = bound(examples={"function": f"{__name__}:examples", "sources": ["legs"]})
+    asked_and_landed(platform, all_outcomes, tail=pl.lit(None, pl.String))
+    shown, _ = platform.made(monitoring.outcomes(all_outcomes))
+    rows = platform.lake.scan("models/legs/outcomes").collect()
+    assert shown["labelled"] == 8  # every fifth of 40 was asked about without a tail number, and none landed with one
+    assert rows.filter(pl.col("outcome").is_not_null())["tail"].null_count() == 8
+
+
+def champion(platform: PlatformFixture, version: int, month: str, auc: float) -> None:
+    """Enter a champion_record and the numbers that its evaluation found."""
+    platform.resources["home"].audit().append(  # type: ignore[attr-defined]
+        CHAMPION_KIND,
+        actor="test",
+        at=NOW,
+        facts={
+            "model": "legs",
+            "version": version,
+            "reason": "",
+            "action": "promote",
+            "content_digest": "",
+            "partition": month,
+            "manifest": {},
+            "verdict": f"verdict-{version}",
+            "approved_by": [],
+            "previous_version": None,
+        },
+    )
+    numbers = {"auc": auc, "auc_low": auc - 0.01, "auc_high": auc + 0.01, "rows": 600.0}
+    write_json(platform.home.verdict_metrics / f"verdict-{version}.json", numbers)
+
+
+@pytest.mark.parametrize(("promised", "kept"), [(0.3, True), (0.999, False)])
+def test_realised_metrics_are_held_against_the_record_of_the_evaluation(
+    platform: PlatformFixture, promised: float, kept: bool
+) -> None:
+    model = bound()
+    champion(platform, 1, "2013-03", promised)
+    asked_and_landed(platform, model)
+    platform.made(monitoring.outcomes(model))
+    shown, checks = platform.made(monitoring.performance(model))
+    assert (shown["version"], shown["predictions"], shown["labelled"]) == ("1", 40, 40)
+    assert checks["performance_regression"].passed is kept
+    assert checks["performance_regression"].metadata["shortfall_auc"].value == pytest.approx(promised - shown["auc"])
+
+
+def test_performance_before_any_prediction_says_so(platform: PlatformFixture) -> None:
+    shown, checks = platform.made(monitoring.performance(bound()))
+    assert shown == {"periods": 0, "predictions": 0, "labelled": 0, "reason": "Nothing was predicted yet."}
+    assert (checks["performance_regression"].passed, checks["performance_regression"].description) == (
+        True,
+        "Not evaluated: Nothing was predicted yet.",
+    )
+
+
+# Drift.
+
+
+def test_drift_of_the_first_month_is_not_evaluated(platform: PlatformFixture) -> None:
+    shown, checks = platform.made(monitoring.drift(bound()), "2013-01")
+    assert (shown["decision"], shown["rows_reference"], checks["no_drift"].passed) == ("not evaluated", 0, True)
+    assert checks["no_drift"].description == "Not evaluated: there are no earlier rows to compare with."
+    assert "report" not in shown
+
+
+def test_drift_reads_all_earlier_months_and_shows_each_column_with_its_limit(platform: PlatformFixture) -> None:
+    shown, checks = platform.made(monitoring.drift(bound()), "2013-03")
+    assert (shown["rows_reference"], shown["rows_current"], shown["expected_rows"]) == (1200, 600, 600.0)
+    assert (shown["decision"], checks["no_drift"].passed) == ("steady", True)
+    mapping = monitoring.drift(bound()).get_partition_mapping(dg.AssetKey(["legs", "training_set"]))
+    assert isinstance(mapping, dg.TimeWindowPartitionMapping)
+    assert mapping.start_offset < -11
+
+
+def test_month_of_half_the_rows_with_a_silent_feature_is_an_alert(platform: PlatformFixture) -> None:
+    quiet = legs("2013-04", 250).with_columns(left=pl.col("left") + timedelta(days=40))
+    platform.land("2013-04", quiet)
+    shown, checks = platform.made(monitoring.drift(bound()), "2013-04")
+    assert (shown["decision"], shown["volume_changed"], checks["no_drift"].passed) == ("alert", True, False)
+    assert checks["no_drift"].severity == dg.AssetCheckSeverity.WARN
+    assert "250 rows where about 600 are usual" in str(checks["no_drift"].description)
+    assert "recent__delay" in shown["drifted"]  # nothing left in time: every value is null, or stale
+
+
+def test_scores_are_compared_where_a_champion_stood_before_the_month(platform: PlatformFixture) -> None:
+    champion(platform, 1, "2013-03", 0.7)
+    evenings = legs("2013-04").with_columns(pl.col("due").dt.replace(hour=20))
+    platform.land("2013-04", evenings.with_columns(left=pl.col("due") + timedelta(minutes=25)))
+    shown, checks = platform.made(monitoring.drift(bound()), "2013-04")
+    assert (shown["scored_by_version"], shown["drifted"][0], checks["no_drift"].passed) == (1, "score", False)
+    assert shown["score_effect"] > shown["score_limit"]
+
+
+# The training set.
+
+
+def test_training_set_of_one_month_is_not_evaluated_and_of_three_is(tmp_path: Path, platform: PlatformFixture) -> None:
+    model = bound()
+    platform.lake.drop_partitions(model.table, LANDED_MONTHS[1:])
+    _, checks = platform.made(training.training_set(model), "2013-01")
+    assert checks["leakage_screen"].description == "Not evaluated: of 2 months that a split by time needs there is 1."
+    for month in LANDED_MONTHS[1:]:
+        _, checks = platform.made(training.training_set(model), month)
+    assert checks["leakage_screen"].passed
+    assert checks["known_in_time"].passed
+    assert rows_of(checks["leakage_screen"], "auc_alone")[0]["feature"] == "clock__hour"
+
+
+def test_limits_of_the_leakage_screen_warn_and_do_not_block(platform: PlatformFixture) -> None:
+    strict = bound({"leakage_screen": {"rows": 1_000, "rounds": 10, "auc_alone": 0.6}})
+    check = platform.made(training.training_set(strict), "2013-03")[1]["leakage_screen"]
+    assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
+    assert "'clock__hour' alone has AUC" in str(check.description)
+
+
+def test_request_field_known_after_the_prediction_blocks_and_is_named(platform: PlatformFixture) -> None:
+    request = [field.model_dump() for field in bound().declared.request]
+    planted = bound(
+        name="planted",
+        examples={"function": f"{__name__}:examples_that_know_the_future", "sources": ["legs"]},
+        request=[*request, LATE_FIELD],
+    )
+    check = platform.made(training.training_set(planted), "2013-03")[1]["known_in_time"]
+    assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
+    assert "Known only after the prediction: 'minutes'." in str(check.description)
+    assert rows_of(check, "examples")[0]["field"] == "minutes"
+
+
+def test_month_whose_views_were_not_made_again_is_rejected(platform: PlatformFixture) -> None:
+    platform.lake.drop_partitions(RECENT.table, ["2013-02"])
+    with pytest.raises(LakeError, match=r"none of '2013-02'\. Materialize the view for these months"):
+        build_training_sets(bound(), ["2013-03"], platform.lake)

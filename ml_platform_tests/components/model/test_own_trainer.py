@@ -1,0 +1,96 @@
+"""A trainer of a team's own goes the whole way, candidate to bento and back, without a change of the engine."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from ml_platform.components.model import evaluation, model_card, promotion, serving, training
+from ml_platform.steps.reproduction import reproduce_version
+from ml_platform.training.trainer import Matrix, TrainerSettings, make_trainer
+from ml_platform_tests.components.delivery_home import REPOSITORY, PlatformFixture, open_platform
+from ml_platform_tests.components.delivery_model import deliveries, delivery_model
+
+LOGISTIC = {"trainer": "assets.logistic:LogisticTrainer", "settings": {"penalty": 0.5}, "calibration": "platt"}
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformFixture]:
+    with open_platform(tmp_path_factory.mktemp("repository") / ".ml_platform") as made:
+        made.land()
+        yield made
+
+
+def shown(platform: PlatformFixture, asset: dg.AssetsDefinition, **config: str) -> dict[str, Any]:
+    done = dg.materialize(
+        [asset],
+        partition_key="2013-03",
+        resources=platform.resources,
+        run_config={"ops": {asset.node_def.name: {"config": config}}} if config else None,
+    )
+    (event,) = done.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def test_logistic_regression_finds_the_weights_that_the_labels_were_drawn_by(platform: PlatformFixture) -> None:
+    random = np.random.default_rng(3)
+    features = random.normal(size=(20_000, 2)).astype(np.float32)
+    chance = 1 / (1 + np.exp(-(2.0 * features[:, 0] - 1.0 * features[:, 1] + 0.5)))
+    label = (random.random(20_000) < chance).astype(np.float64)
+    fitted = make_trainer(TrainerSettings.model_validate(LOGISTIC), "classification").fit(
+        Matrix(features, label, ["a", "b"])
+    )
+    assert fitted.weight == pytest.approx([2.0, -1.0, 0.5], abs=0.08)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow  # builds a bento and serves rows from it
+def test_own_trainer_goes_from_candidate_to_verified_bento_and_is_reproduced(platform: PlatformFixture) -> None:
+    shops = deliveries("2013-03")["shop"].value_counts().sort("count", descending=True)
+    most = shops["count"][0]
+    model = delivery_model(
+        trainers={"own": LOGISTIC},
+        approval={"mode": "manual"},
+        gates=[
+            {"type": "paired_test", "metric": "log_loss"},
+            {"type": "slices", "columns": ["shop"]},
+            {"type": "latency", "maximum_p99_ms": 10_000},
+        ],
+        evaluation={"minimum_support": most, "request_only": ["when"], "bootstrap": {"resamples": 200}},
+    )
+    candidate = shown(platform, training.candidate(model, "own"))
+    verdict = shown(platform, evaluation.evaluation(model))
+
+    assert verdict["decision"] == "PROMOTE"
+    # Only what has the declared support is shown as a weak slice.
+    assert [(row.data["value"], row.data["rows"]) for row in verdict["weakest_slices"].records] == [
+        (shops["shop"][0], most)
+    ]
+
+    pending = dg.materialize(
+        [model_card.model_card(model), promotion.champion(model), serving.bento(model)],
+        partition_key="2013-03",
+        resources=platform.resources,
+    )
+    made = [event.asset_key for event in pending.get_asset_materialization_events()]
+    card = platform.home.reports / "model_card" / "late" / "2013-03" / "card.md"
+    assert made == [model.key("model_card")]  # the version waits, with its card
+    assert card.read_text().count("ada") == 0
+
+    champion = shown(platform, promotion.champion(model), approved_by="ada", reason="read the card")
+    bento = shown(platform, serving.bento(model))
+
+    assert "ada said approve: read the card" in card.read_text()
+    assert [candidate["version"], verdict["version"], champion["version"], bento["version"]] == [1, 1, 1, 1]
+    source = Path(bento["path"]) / "src"
+    assert json.loads((source / "model" / "model.json").read_text())["scorer"] == "assets.logistic_scorer:load"
+    # What scores is carried, what fits is not.
+    assert (source / "assets" / "logistic_scorer.py").exists()
+    assert not (source / "assets" / "logistic.py").exists()
+    rebuilt = reproduce_version(
+        model, 1, lake=platform.lake, registry=platform.mlflow.models, folders=platform.home, repository=REPOSITORY
+    )
+    assert rebuilt.equal, rebuilt.lines()

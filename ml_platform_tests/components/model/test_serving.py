@@ -1,0 +1,261 @@
+"""The assets `bento` and `rollout`: what they store and show, and that nothing unverified is ever rolled out."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+import assets
+from ml_platform.components.model import serving
+from ml_platform.components.model.component import Model
+from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.champion_history import ChampionRecord, champion_history
+from ml_platform.registry.manifest import CodeInfo, HardwareInfo, Manifest
+from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
+from ml_platform.registry.promotion import reconcile
+from ml_platform.serving.bento_sources import BentoError
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
+from ml_platform.steps.packaging import roll_back_champion
+from ml_platform_tests.serving.conftest import CONTRACT, VIEW, train_toy_model
+from resources.dagster_home import HomeResource
+from resources.home import Home
+from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
+
+pytestmark = pytest.mark.slow
+
+MONTH = "2013-07"
+NOW = datetime(2013, 8, 1, tzinfo=UTC)
+REPOSITORY = Path(__file__).parents[3]
+SKEWED_SCORER = """
+import lightgbm
+from bento import lightgbm_scorer
+
+class Skewed(lightgbm_scorer.LightGbmScorer):
+    def predict(self, features):
+        return super().predict(features) + 1e-3
+
+def load(model_dir):
+    return Skewed(lightgbm_scorer.load(model_dir)._booster)
+"""
+
+
+@dataclass(frozen=True)
+class PlatformFixture:
+    """A home with versions of the toy model, and its two assets."""
+
+    home: Home
+    model: ModelAssets
+    registry: ModelRegistry
+    resources: Mapping[str, Any]
+
+    @property
+    def desired_state(self) -> DesiredState:
+        return read_desired_state(self.home.serving / "toy")
+
+    def register(self, model_dir: Path, **described: str) -> ModelVersion:
+        """Register the model in ``model_dir``, with ``described`` added to its model.json, and make it champion."""
+        copied = self.home.root / "made" / f"{len(self.registry.versions('toy'))}"
+        shutil.copytree(model_dir, copied)
+        record = json.loads((copied / "model.json").read_text())
+        (copied / "model.json").write_text(json.dumps(record | described))
+        (copied / "manifest.json").write_text(_manifest(str(copied)).model_dump_json())
+        example = pl.DataFrame({"delays__mean": [1.0], "delays__age_minutes": [5.0]})
+        with self.registry.tracking.run("toy", "candidate", {}) as run:
+            version = self.registry.register("toy", copied, run_id=run.run_id, input_example=example)
+        self.registry.set_alias("toy", CHAMPION, version.version)
+        return version
+
+    def materialize(self, asset: str) -> dg.AssetMaterialization:
+        """Materialize one of the two assets and return what was recorded; raises what its body raises."""
+        definition = {"bento": serving.bento, "rollout": serving.rollout}[asset](self.model)
+        done = dg.materialize([definition], partition_key=MONTH, resources=self.resources)
+        (found,) = done.asset_materializations_for_node(definition.node_def.name)
+        return found
+
+
+def shown(materialization: dg.AssetMaterialization) -> dict[str, Any]:
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def _manifest(seed: str) -> Manifest:
+    return Manifest(
+        model="toy",
+        partition=MONTH,
+        trainer="lightgbm",
+        tables={},
+        training_set=seed,
+        training_rows=500,
+        code=CodeInfo(commit="c0ffee", dirty=False, sha256="b" * 64),
+        lock="d" * 64,
+        parameters={},
+        seeds={"fit": 1},
+        hardware=HardwareInfo(machine="x86_64 Linux", cpu_count=2, device="cpu"),
+        data_clock=NOW.isoformat(),
+        dagster_run_id="run",
+        created_at=NOW.isoformat(),
+    )
+
+
+def _declared() -> Model:
+    return Model.model_validate(
+        {
+            "name": "toy",
+            "description": "A toy",
+            "owners": ["team:toys"],
+            "target": "late",
+            "partitions": {"start": "2013-01", "end": "2013-12", "time_zone": "UTC"},
+            "examples": {"function": "assets.none:none", "sources": ["none"]},
+            "request": [field.model_dump() for field in CONTRACT.fields],
+            "prediction_time": CONTRACT.prediction_time.model_dump(),  # type: ignore[union-attr]
+            "features": ["delays"],
+            "trainers": {"lightgbm": {"trainer": "lightgbm"}},
+            "gates": [{"type": "leak"}],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> PlatformFixture:
+    home = Home(tmp_path_factory.mktemp("home"))
+    home.mlflow.mkdir()
+    toy = train_toy_model(home.root)  # its features lie in the home's folder `online`
+    lake, mlflow = LakeResource.for_home(home), MlflowResource.for_home(home)
+    departs = [datetime(2013, 7, 1, 12, tzinfo=UTC) + timedelta(minutes=number) for number in range(60)]
+    examples = pl.DataFrame(
+        {
+            "carrier": ["UA", "AA", "ZZ"] * 20,
+            "distance": [500.0] * 60,
+            "tail": ["N1", None] * 30,
+            "departs": departs,
+            "predict_at": [each - timedelta(minutes=120) for each in departs],
+            "example_id": [f"e{number:02}" for number in range(60)],
+        }
+    )
+    model = ModelAssets(_declared(), [VIEW])
+    lake.lake().write(model.table, examples, MONTH)
+    resources = {
+        "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
+        "lake": lake,
+        "mlflow": mlflow,
+        "online_store": OnlineStoreResource.for_home(home),
+    }
+    made = PlatformFixture(home, model, mlflow.models, resources)
+    made.register(toy.model_dir)
+    return made
+
+
+@pytest.fixture(scope="module")
+def bento(platform: PlatformFixture) -> dict[str, Any]:
+    """What the champion's bento shows: version 1, built and verified once."""
+    return shown(platform.materialize("bento"))
+
+
+def test_bento_is_recorded_with_what_its_verification_found(platform: PlatformFixture, bento: dict[str, Any]) -> None:
+    metadata = bento
+    record = json.loads((platform.home.verified_bentos / "toy" / "1.json").read_text())
+    assert (metadata["version"], metadata["verified_rows"]) == (1, 50)
+    assert (metadata["tag"], metadata["size_bytes"]) == (record["tag"], record["size_bytes"])
+    assert Path(metadata["path"]) == platform.home.bentos / record["folder"]
+    assert 0 < metadata["latency_p50_ms"] <= metadata["latency_p99_ms"] == record["latency_p99_ms"]
+
+
+def test_rollout_deploys_what_was_verified_and_keeps_a_shadow(platform: PlatformFixture, bento: dict[str, Any]) -> None:
+    other = ServedVersion(version="7", bento="elsewhere")
+    before = DesiredState(stable=other, shadow=other, weights={"stable": 100})
+    swap_desired_state(platform.home.serving / "toy", before, platform.desired_state.generation)
+    metadata = shown(platform.materialize("rollout"))
+    assert platform.desired_state.stable == ServedVersion(version="1", bento=bento["path"])
+    assert platform.desired_state.shadow == other
+    assert (metadata["stable"], metadata["shadow"], metadata["weights"]) == ("1", "7", {"stable": 100})
+    assert metadata["generation"] == platform.desired_state.generation
+    assert shown(platform.materialize("rollout"))["generation"] == metadata["generation"]
+
+
+def test_bento_that_was_tampered_with_is_not_rolled_out_until_it_is_verified_again(
+    platform: PlatformFixture, bento: dict[str, Any]
+) -> None:
+    platform.materialize("rollout")
+    before = platform.desired_state
+    trees = Path(bento["path"]) / "src" / "model" / "model.txt"
+    trees.write_text(trees.read_text().replace("leaf_value=", "leaf_value=9"))
+    with pytest.raises(BentoError, match=r"expected the content that was verified.*other content"):
+        platform.materialize("rollout")
+    assert platform.desired_state == before
+    platform.materialize("bento")
+    assert platform.materialize("rollout")
+
+
+def test_version_that_scores_differently_than_training_is_rejected_and_the_one_before_comes_back_in_seconds(
+    platform: PlatformFixture, bento: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert bento["version"] == 1
+    platform.materialize("rollout")
+    before = platform.desired_state
+    (tmp_path / "skewed.py").write_text(SKEWED_SCORER)
+    monkeypatch.setattr(assets, "__path__", [*assets.__path__, str(tmp_path)])
+    platform.register(platform.home.root / "model", scorer="assets.skewed:load")
+    with pytest.raises(BentoError, match=r"expected the scores that training gave.*50 of 50 that differ"):
+        platform.materialize("bento")
+    with pytest.raises(BentoError, match=r"Version 2 of 'toy': expected a verified bento"):
+        platform.materialize("rollout")
+    assert platform.desired_state == before
+    _set_champion(platform, 1, None)
+    _set_champion(platform, 2, 1)
+    swap_desired_state(
+        platform.home.serving / "toy",
+        DesiredState(stable=ServedVersion(version="2", bento="skewed"), weights={"stable": 100}),
+        before.generation,
+    )
+    audit, skewed = AuditLog(platform.home.audit_log), platform.desired_state
+
+    def rolled_back() -> tuple[ChampionRecord, DesiredState]:
+        return roll_back_champion(
+            "toy",
+            registry=platform.registry,
+            audit=audit,
+            folders=platform.home,
+            decided_by="pager",
+            reason="wrong scores",
+            at=NOW + timedelta(hours=3),
+        )
+
+    started = time.perf_counter()
+    back, state = rolled_back()
+    assert time.perf_counter() - started < 10
+    assert (back.version, state.stable) == (1, before.stable)
+
+    # As a process leaves it that was killed between the record and the rollout: asked again, it is finished.
+    swap_desired_state(platform.home.serving / "toy", skewed, state.generation)
+    assert (rolled_back()[0].version, platform.desired_state.stable) == (1, before.stable)
+    assert [one.action for one in champion_history(audit, "toy")] == ["promote", "promote", "roll_back"]
+
+
+def _set_champion(platform: PlatformFixture, version: int, previous: int | None) -> None:
+    """Write into the log that ``version`` became champion: the toy has no verdict that could do it."""
+    record = platform.registry.version("toy", version)
+    facts = {
+        "model": "toy",
+        "version": version,
+        "previous_version": previous,
+        "action": "promote",
+        "reason": "test",
+        "content_digest": record.content_digest,
+        "partition": MONTH,
+        "manifest": {},
+        "verdict": None,
+        "approved_by": [],
+    }
+    audit = AuditLog(platform.home.audit_log)
+    audit.append("champion", actor="test", at=NOW + timedelta(hours=version), facts=facts)
+    reconcile(platform.registry, audit, "toy")

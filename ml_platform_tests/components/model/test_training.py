@@ -1,0 +1,388 @@
+"""The asset `candidate_<trainer>`: what it records and shows, and what bad rows, servers and machines do to it."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from ml_platform.components.model import evaluation, training
+from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.model.placement import KUBERNETES_TAG, RAY_TAG, pool_of
+from ml_platform.data.lake import LakeError
+from ml_platform.registry.models import ModelError
+from ml_platform.registry.outbox import Outbox
+from ml_platform.steps import candidates
+from ml_platform.training.splits import SplitError
+from ml_platform.training.trainer import TrainerSettings
+from ml_platform_tests.components import delivery_home
+from ml_platform_tests.components.delivery_home import FAST, MONTHS, PlatformFixture, open_platform, with_trainers
+from ml_platform_tests.components.delivery_model import delivery_model
+from resources.home import Home
+from resources.mlflow import MlflowResource
+from resources.orchestration import open_instance
+
+NOT_IN_FEBRUARY = (
+    pl.when(pl.col("predict_at").dt.month() == 2).then(None).otherwise(pl.col("label")).cast(pl.Int8).alias("label")
+)
+TUNED = {
+    "settings": FAST,
+    "tuning": {
+        "trials": 5,
+        "space": {
+            "num_leaves": {"kind": "int", "low": 3, "high": 40},
+            "learning_rate": {"kind": "float", "low": 0.01, "high": 0.3, "log": True},
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformFixture]:
+    with open_platform(tmp_path_factory.mktemp("repository") / ".ml_platform") as made:
+        made.land()
+        yield made
+
+
+@pytest.fixture
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml_platform.training.trainer.gpu_count", lambda: 0)
+
+
+def runs_of(platform: PlatformFixture, model: ModelAssets, month: str = "2013-03") -> list[Any]:
+    """Return the MLflow runs of the model's candidates of ``month``, newest first."""
+    found = platform.mlflow.tracking.find_runs(model.name, {"ml_platform.partition": month})
+    return [platform.mlflow.tracking.client.get_run(run_id) for run_id in found]
+
+
+def test_version_has_a_signature_an_example_and_one_tagged_run(platform: PlatformFixture) -> None:
+    import mlflow
+
+    model = delivery_model(name="signed", trainers={"lightgbm": {"settings": FAST}})
+    platform.with_rows("signed", pl.col("shop"))
+    shown = platform.make(model)
+
+    (run,) = runs_of(platform, model)
+    version = platform.mlflow.models.version("signed", shown["version"])
+    assert (version.run_id, version.content_digest) == (run.info.run_id, shown["content_digest"])
+    assert (run.info.status, run.data.tags["ml_platform.asset"]) == ("FINISHED", "signed/candidate_lightgbm")
+    assert run.data.metrics["train_rows"] == shown["train_rows"]
+    losses = platform.mlflow.tracking.client.get_metric_history(run.info.run_id, "validation_loss")
+    assert sorted(point.step for point in losses) == list(range(FAST["max_rounds"]))
+    assert "data:image/png" in shown["loss_curve"]
+    mlflow.set_tracking_uri(platform.mlflow.tracking_uri)
+    described = mlflow.models.get_model_info(f"runs:/{run.info.run_id}/model")
+    assert described.signature.inputs.input_names() == model.feature_set.feature_names
+    assert described.saved_input_example_info is not None
+
+
+def test_what_a_candidate_and_a_training_set_took_and_cost_is_shown(platform: PlatformFixture) -> None:
+    taken = platform.make(with_trainers(lightgbm={"settings": FAST, "seed": 11}))
+    assembled = dg.materialize(
+        [training.training_set(delivery_model())],
+        partition_key="2013-03",
+        resources=platform.resources,
+        raise_on_error=False,  # its checks of leaks are not looked at here
+    ).get_asset_materialization_events()[0]
+    for shown in (taken, {name: value.value for name, value in assembled.materialization.metadata.items()}):
+        assert (shown["device"], shown["gpu_seconds"], shown["currency"]) == ("cpu", 0.0, "USD")
+        assert shown["wall_seconds"] > 0
+        assert shown["peak_memory_bytes"] > 50_000_000
+        # The price list of params.yaml: a core for an hour.
+        assert shown["cost"] == pytest.approx(shown["cpu_seconds"] * 0.048 / 3600)
+
+
+def test_two_months_at_once_do_not_mix(platform: PlatformFixture) -> None:
+    model = delivery_model(name="side_by_side", trainers={"lightgbm": {"settings": FAST}})
+    platform.with_rows("side_by_side", pl.col("shop"))
+    shown: dict[str, Any] = {}
+    at_once = [
+        threading.Thread(target=lambda month=month: shown.update({month: platform.make(model, month)}))
+        for month in ("2013-03", "2013-04")
+    ]
+    for one in at_once:
+        one.start()
+    for one in at_once:
+        one.join()
+    for month in ("2013-03", "2013-04"):
+        (run,) = runs_of(platform, model, month)
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["train_rows"] == shown[month]["train_rows"]
+        assert platform.mlflow.models.version(model.name, shown[month]["version"]).partition == month
+    assert shown["2013-03"]["train_rows"] < shown["2013-04"]["train_rows"]
+
+
+def test_every_trial_is_a_nested_run_and_the_search_is_drawn(platform: PlatformFixture) -> None:
+    model = with_trainers(lightgbm=TUNED)
+    shown = platform.make(model)
+
+    tracking = platform.mlflow.tracking
+    parent = platform.mlflow.models.version(model.name, shown["version"]).run_id
+    trials = [tracking.client.get_run(each) for each in tracking.find_runs(model.name, {"mlflow.parentRunId": parent})]
+    assert sorted(each.data.tags["ml_platform.trial"] for each in trials) == list("01234")
+    losses = {
+        int(each.data.tags["ml_platform.trial"]): each.data.metrics["validation_loss"]
+        for each in trials
+        if each.data.tags["ml_platform.trial_state"] == "COMPLETE"
+    }
+    assert losses
+    assert all(set(each.data.params) == {"num_leaves", "learning_rate"} for each in trials)
+    assert tracking.client.get_run(parent).data.metrics["best_validation_loss"] == min(losses.values())
+    plots = {file.path for file in tracking.client.list_artifacts(parent, "plots")}
+    assert {"plots/importance.png", "plots/tuning_history.png"} <= plots
+    table = {record.data["number"]: record.data for record in shown["trials"].records}
+    assert table.keys() == set(range(5))
+    assert {number: table[number]["loss"] for number in losses} == losses
+    assert (platform.home.models / "studies" / "late-lightgbm.db").is_file()
+
+
+def test_trials_of_a_step_that_was_killed_are_not_made_again(platform: PlatformFixture) -> None:
+    model = delivery_model(name="searched", trainers={"lightgbm": TUNED})
+    platform.with_rows("searched", pl.col("shop"))
+    few = delivery_model(name="searched", trainers={"lightgbm": TUNED | {"tuning": TUNED["tuning"] | {"trials": 2}}})  # type: ignore[operator]
+    platform.make(few)
+    shown = platform.make(model)
+
+    parent = platform.mlflow.models.version(model.name, shown["version"]).run_id
+    fresh = platform.mlflow.tracking.find_runs(model.name, {"mlflow.parentRunId": parent})
+    assert len(shown["trials"].records) == 5
+    assert len(fresh) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "months", "said"),
+    [
+        ("constant", pl.lit(1, pl.Int8).alias("label"), MONTHS, "expected labels of more than one kind"),
+        ("unlabelled", NOT_IN_FEBRUARY, MONTHS, "validation part: expected at least 100 rows"),
+        ("gap", pl.col("shop"), ("2013-01", "2013-03"), r"expected partitions '2013-02'"),
+    ],
+)
+def test_rows_that_teach_nothing_fail_the_step_and_its_run(
+    platform: PlatformFixture, name: str, change: pl.Expr, months: tuple[str, ...], said: str
+) -> None:
+    model = platform.with_rows(name, change, months)
+    with pytest.raises((SplitError, LakeError), match=said):
+        platform.make(model)
+    (run,) = runs_of(platform, model)
+    assert run.info.status == "FAILED"
+    assert said in run.data.tags["ml_platform.error"]
+    assert platform.mlflow.models.versions(model.name) == []
+
+
+def test_null_infinite_and_unseen_values_are_learned_around_and_said(platform: PlatformFixture) -> None:
+    every_ninth = pl.int_range(pl.len()) % 9 == 0
+    endless = pl.when(every_ninth).then(float("inf")).otherwise("asked__distance").alias("asked__distance")
+    model = platform.with_rows("odd", endless)
+    march = platform.lake.scan(model.table, partitions=["2013-03"]).drop("partition").collect()
+    platform.lake.write(model.table, march.with_columns(shop=pl.lit("never seen")), "2013-03")
+    for month in ("2013-01", "2013-02", "2013-03"):
+        rows = platform.lake.scan(model.table, partitions=[month]).drop("partition").collect()
+        platform.lake.write(model.table, rows.with_columns(when__hour=pl.lit(None, rows.schema["when__hour"])), month)
+
+    shown = platform.make(model)
+
+    assert shown["notes"] == [
+        "1 features without any value: 'when__hour'.",
+        "Infinite values counted as missing in 'asked__distance'.",
+    ]
+    assert platform.mlflow.models.version("odd", shown["version"]).partition == "2013-03"
+
+
+def test_fit_is_not_lost_when_what_comes_after_it_fails(
+    platform: PlatformFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = platform.with_rows("full", pl.col("shop"))
+    checkpoints = platform.home.models / "checkpoints" / "full"
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(candidates, "write_model", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            platform.make(model)
+    assert list(checkpoints.rglob("step-*"))
+
+    again = platform.make(model)
+
+    assert [note.partition(" after")[0] for note in again["notes"]] == ["Went on from the checkpoint"] * 2
+    assert not list(checkpoints.rglob("step-*"))
+    whole = platform.make(platform.with_rows("undisturbed", pl.col("shop")))
+    manifests = [
+        platform.mlflow.models.manifest(platform.mlflow.models.version(name, 1)) for name in ("full", "undisturbed")
+    ]
+    assert manifests[0].predictions == manifests[1].predictions
+    assert whole["notes"] == []
+
+
+def test_candidate_made_while_the_tracking_server_is_down_arrives_when_it_is_back(
+    platform: PlatformFixture, tmp_path: Path
+) -> None:
+    model = with_trainers(lightgbm=TUNED | {"seed": 23})
+    outbox = str(tmp_path / "outbox")
+    down = MlflowResource(tracking_uri="http://127.0.0.1:9", outbox=outbox)
+    shown = platform.make(model, mlflow=down)
+    assert "version" not in shown
+    assert "wait in the outbox" in shown["queued"]
+    assert len(Outbox(Path(outbox)).pending()) == 6  # the run and its five trials
+
+    back = platform.tracked(outbox=outbox)
+    found = back.models.by_content(model.name, shown["content_digest"])
+    assert found is not None
+    assert Outbox(Path(outbox)).pending() == []
+    run = back.tracking.client.get_run(found.run_id)
+    assert (run.info.status, run.data.metrics["train_rows"]) == ("FINISHED", shown["train_rows"])
+    assert len(back.tracking.find_runs(model.name, {"mlflow.parentRunId": found.run_id})) == 5
+    assert platform.make(model)["skipped"] == f"Inputs unchanged: they had made version {found.version}."
+
+
+def test_what_a_trainer_asks_for_is_reported_to_ray_and_kubernetes() -> None:
+    model = with_trainers(
+        plain={},
+        large={"compute": {"cpus": 4, "memory_gb": 8}},
+        card={"trainer": "torch", "requires": "gpu", "compute": {"cpus": 2}},
+    )
+    plain, large, card = (training.candidate(model, name) for name in ("plain", "large", "card"))
+    assert not {RAY_TAG, KUBERNETES_TAG} & plain.op.tags.keys()
+    assert json.loads(large.op.tags[RAY_TAG]) == {"num_gpus": 0, "num_cpus": 4.0, "memory": 8 * 1024**3}
+    assert json.loads(large.op.tags[KUBERNETES_TAG]) == {
+        "container_config": {
+            "resources": {"requests": {"cpu": "4", "memory": "8192Mi"}, "limits": {"memory": "8192Mi"}}
+        }
+    }
+    assert json.loads(card.op.tags[RAY_TAG])["num_gpus"] == 1
+    assert json.loads(card.op.tags[KUBERNETES_TAG])["container_config"]["resources"]["limits"] == {
+        "nvidia.com/gpu": "1"
+    }
+    assert [each.op.pool for each in (plain, large, card)] == [None, None, "gpu"]
+
+
+@pytest.mark.parametrize(
+    ("cards", "pools"), [(0, [None, None, None, "gpu"]), (1, ["gpu", None, None, "gpu"])], ids=["no card", "a card"]
+)
+def test_trainer_that_would_take_a_card_unasked_waits_for_it_too(
+    monkeypatch: pytest.MonkeyPatch, cards: int, pools: list[str | None]
+) -> None:
+    monkeypatch.setattr("ml_platform.components.model.placement.gpu_count", lambda: cards)
+    model = with_trainers(
+        auto={"trainer": "torch", "compute": {"cpus": 2}},
+        kept_off={"trainer": "torch", "settings": {"device": "cpu"}},
+        trees={"settings": FAST},
+        given={"settings": FAST, "compute": {"gpus": 1}},
+    )
+    assert [training.candidate(model, name).op.pool for name in model.declared.trainers] == pools
+
+
+def test_mac_is_not_asked_for_its_card_for_that_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml_platform.components.model.placement.sys.platform", "darwin")
+    monkeypatch.setattr("ml_platform.components.model.placement.gpu_count", lambda: pytest.fail("was asked"))
+    assert pool_of(TrainerSettings(trainer="torch")) == "gpu"
+    assert pool_of(TrainerSettings(trainer="lightgbm")) is None
+
+
+def test_compute_changes_no_model(platform: PlatformFixture) -> None:
+    made = platform.make(with_trainers(lightgbm={"settings": FAST, "seed": 31}))
+    again = platform.make(with_trainers(lightgbm={"settings": FAST, "seed": 31, "compute": {"cpus": 2}}))
+    assert again["skipped"] == f"Inputs unchanged: they had made version {made['version']}."
+
+
+def test_pool_has_as_many_slots_as_the_machine_has_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.setenv("ML_PLATFORM_HOME", "")
+    slots = []
+    for gpus in (0, 4):
+        monkeypatch.setattr("ml_platform.training.resource_usage.gpu_count", lambda gpus=gpus: gpus)
+        with open_instance(Home(tmp_path)) as instance:
+            slots.append(instance.event_log_storage.get_concurrency_info("gpu").slot_count)
+    assert slots == [1, 4]
+
+
+def test_month_whose_candidates_were_all_skipped_is_not_evaluated(platform: PlatformFixture, without_gpu: None) -> None:
+    model = delivery_model(name="skipped", trainers={"torch": {"trainer": "torch", "requires": "gpu"}})
+    shown = platform.make(model, trainer="torch")
+    assert shown == {"skipped": "It requires a GPU (requires: gpu in defs.yaml), and this machine has none."}
+    assert runs_of(platform, model) == []
+    with pytest.raises(ModelError, match="expected a candidate of the month, found none: each was skipped"):
+        dg.materialize(
+            [evaluation.evaluation(model)],
+            partition_key="2013-03",
+            resources=platform.resources,
+            instance=dg.DagsterInstance.ephemeral(),
+        )
+
+
+@pytest.mark.slow
+def test_evaluation_goes_on_with_the_candidates_that_there_are(platform: PlatformFixture, without_gpu: None) -> None:
+    model = with_trainers(lightgbm={"settings": FAST}, torch={"trainer": "torch", "requires": "gpu"})
+    made = [training.candidate(model, name) for name in ("torch", "lightgbm")]
+    done = _whatever_the_verdict(platform, [*made, evaluation.evaluation(model)])
+    shown = {event.materialization.asset_key.path[1]: event.materialization.metadata for event in _events(done)}
+    assert shown.keys() == {"candidate_torch", "candidate_lightgbm", "evaluation"}
+    assert shown["evaluation"]["version"] == shown["candidate_lightgbm"]["version"]
+
+
+@pytest.mark.slow
+def test_network_is_packed_without_torch_and_scores_as_training_does(platform: PlatformFixture) -> None:
+    small = {"width": 16, "members": 2, "max_epochs": 2, "batch_rows": 128, "threads": 1, "device": "cpu"}
+    model = delivery_model(name="nets", trainers={"torch": {"trainer": "torch", "settings": small}})
+    platform.with_rows("nets", pl.col("shop"))
+    candidate, verdict = training.candidate(model, "torch"), evaluation.evaluation(model)
+    # The evaluation builds the bento and is refused where a row scores otherwise than in training.
+    done = _whatever_the_verdict(platform, [candidate, verdict])
+    shown = _events(done)[-1].materialization.metadata
+    assert float(str(shown["auc"].value)) > 0.6
+    (packed,) = (platform.home.bentos / "bentos" / "nets").glob("*/src/package.json")
+    requirements = json.loads(packed.read_text())["requirements"]
+    assert any(each.startswith("numpy==") for each in requirements)
+    assert not [each for each in requirements if each.startswith(("torch", "tabm", "lightgbm"))]
+
+
+@pytest.mark.slow
+def test_second_log_has_the_run_and_its_trials(platform: PlatformFixture, tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="the second log is optional")
+    twice = platform.tracked(wandb_enabled=True, wandb_folder=str(tmp_path))
+    tuning = TUNED["tuning"] | {"trials": 2}  # type: ignore[operator]
+    platform.make(with_trainers(lightgbm={"settings": FAST, "seed": 41, "tuning": tuning}), mlflow=twice)
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 3
+
+
+@pytest.mark.slow
+def test_step_killed_in_the_middle_goes_on_and_makes_the_same_model(platform: PlatformFixture, tmp_path: Path) -> None:
+    slow = {"max_rounds": 800, "patience": 800, "segment_rounds": 10, "num_threads": 1, "min_data_in_leaf": 5}
+    whole = platform.make(with_trainers(lightgbm={"settings": slow}))
+    shutil.copytree(platform.home.lake, tmp_path / "home" / "lake")
+    command = [sys.executable, delivery_home.__file__, str(tmp_path / "home"), "2013-03", json.dumps(slow)]
+    checkpoints = Home(tmp_path / "home").models / "checkpoints" / "late" / "lightgbm" / "2013-03"
+
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not list(checkpoints.glob("*/step-*")):
+        assert time.monotonic() < until
+        assert killed.poll() is None, "it ended before it could be killed"
+        threading.Event().wait(0.02)
+    killed.kill()
+    killed.wait()
+    assert list(checkpoints.glob("*/step-*")), "killed too late to show anything"
+
+    resumed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
+    assert resumed.startswith(whole["content_digest"])
+    assert "Went on from the checkpoint" in resumed
+    assert not checkpoints.exists()
+
+
+def _whatever_the_verdict(platform: PlatformFixture, made: list[dg.AssetsDefinition]) -> dg.ExecuteInProcessResult:
+    """Materialize ``made``; a gate that is not passed fails the step only after its result was recorded."""
+    return dg.materialize(made, partition_key="2013-03", resources=platform.resources, raise_on_error=False)
+
+
+def _events(done: dg.ExecuteInProcessResult) -> list[Any]:
+    return [event.event_specific_data for event in done.get_asset_materialization_events()]

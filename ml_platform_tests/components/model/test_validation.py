@@ -1,0 +1,221 @@
+"""What a declared model cannot keep is refused when definitions load, with file and line, not after the training."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ml_platform.components.model.scaffolder import ModelScaffolder
+from ml_platform_tests.components.project_loading import error_chain, load, make_importable
+
+OWN = """\
+from pydantic import BaseModel
+
+class Own:
+    class Settings(BaseModel):
+        depth: int = 3
+
+    rounds_follow_rows = False
+    scorer = "{scorer}"
+    def fit(self): ...
+    def load(self): ...
+
+class Scorerless:
+    Settings, rounds_follow_rows, fit, load = Own.Settings, False, None, None
+"""
+SCORER = "def load(model_dir): ...\n"
+
+TRAINERS = "lightgbm: {trainer: lightgbm, settings: {num_leaves: 15}}"
+EVALUATION = "evaluation: {primary_metric: log_loss, slices: [desk], request_only: [late_case_request]}"
+FLOOR = "- {type: metric_limit, metric: auc, limit: 0.6}"
+BASELINE = "- {type: baseline, metric: log_loss, required: [base_rate, request_only]}"
+CALIBRATION = "- {type: calibration, maximum_ece: 0.1, maximum_bias: 0.1}"
+FEATURES = "    - late_case_request\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A project with the scaffolded model `late_case`, a trainer `shop.own` and its scorer `shop.scoring`."""
+    make_importable(tmp_path, monkeypatch)
+
+    def write(*changes: tuple[str, str], scorer: str = "shop.scoring:load", scoring: str = SCORER) -> Path:
+        folder = tmp_path / "shop" / "late_case"
+        folder.mkdir(parents=True)
+        ModelScaffolder().scaffold(
+            dg.ScaffoldRequest(
+                type_name="", target_path=folder, scaffold_format="yaml", project_root=tmp_path, params=None
+            )
+        )
+        (tmp_path / "shop" / "own.py").write_text(OWN.replace("{scorer}", scorer))
+        (tmp_path / "shop" / "scoring.py").write_text(scoring)
+        text = (folder / "defs.yaml").read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (folder / "defs.yaml").write_text(text)
+        return tmp_path
+
+    return write
+
+
+def trainer(declared: str) -> tuple[str, str]:
+    return TRAINERS, f"mine: {{{declared}}}"
+
+
+def evaluation(declared: str) -> tuple[str, str]:
+    return EVALUATION, f"evaluation: {{{declared}}}"
+
+
+def gate(declared: str) -> tuple[str, str]:
+    return CALIBRATION, f"- {{{declared}}}"
+
+
+REGRESSION = (
+    ("  target:", "  task: regression\n  target:"),
+    ("- {type: paired_test, metric: log_loss, margin: 0.005}", "- {type: paired_test, metric: rmse}"),
+    (BASELINE, "- {type: baseline, metric: rmse}"),
+    (FLOOR, "- {type: metric_limit, metric: coverage, limit: 0.7}"),
+    (EVALUATION, "evaluation: {primary_metric: rmse, slices: [desk]}"),
+)
+OF_VALUES = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
+
+
+@pytest.mark.parametrize(
+    ("changes", "attribute", "message"),
+    [
+        pytest.param([trainer("trainer: lightgmb")], "trainers.mine.trainer", "Did you mean 'lightgbm'?", id="name"),
+        pytest.param(
+            [trainer("trainer: 'shop.nowhere:Own'")], "trainers.mine.trainer", "no module 'shop.nowhere'", id="module"
+        ),
+        pytest.param(
+            [trainer("trainer: 'shop.own:Ownn'")], "trainers.mine.trainer", "a function 'Ownn' in shop.own", id="class"
+        ),
+        pytest.param(
+            [trainer("trainer: 'shop.own:Scorerless'")], "trainers.mine.trainer", "no 'scorer'", id="no scorer"
+        ),
+        pytest.param(
+            [trainer("trainer: 'shop.own:Own', settings: {depth: deep}")],
+            "trainers.mine.settings.depth",
+            "found 'deep'. Input should be a valid integer",
+            id="setting",
+        ),
+        pytest.param(
+            [trainer("trainer: lightgbm, tuning: {space: {num_leafs: {kind: int, low: 2, high: 4}}}")],
+            "trainers.mine.tuning.space",
+            "Did you mean 'num_leaves'?",
+            id="searched setting",
+        ),
+        pytest.param(
+            [trainer("trainer: 'shop.own:Own', tuning: {space: {dept: {kind: int, low: 2, high: 4}}}")],
+            "trainers.mine.tuning.space",
+            "Did you mean 'depth'?",
+            id="searched setting of an own trainer",
+        ),
+        pytest.param(
+            [*OF_VALUES, trainer("trainer: lightgbm, calibration: isotonic")],
+            "trainers.mine.calibration",
+            "values, not probabilities, found 'isotonic'",
+            id="calibration of a regression",
+        ),
+        pytest.param(
+            [evaluation("primary_metric: rmse")],
+            "evaluation.primary_metric",
+            "a metric of a classification here ('auc', 'average_precision', 'log_loss', 'brier', 'ece'), found 'rmse'",
+            id="primary metric",
+        ),
+        pytest.param(
+            [evaluation("slices: [desc]")], "evaluation.slices.0", "found 'desc'. Did you mean 'desk'?", id="slice"
+        ),
+        pytest.param(
+            [evaluation("bootstrap: {unit: days}")],
+            "evaluation.bootstrap.unit",
+            "found 'days'. Did you mean 'day'?",
+            id="unit",
+        ),
+        pytest.param(
+            [evaluation("request_only: [late_case_desk]")],
+            "evaluation.request_only.0",
+            "a request view among the model's features ('late_case_request'), found 'late_case_desk'",
+            id="request_only",
+        ),
+        pytest.param([gate("type: metric_limit, metric: mae, limit: 5")], "gates.3.metric", "found 'mae'", id="floor"),
+        pytest.param([gate("type: paired_test, metric: rmse")], "gates.3.metric", "found 'rmse'", id="paired test"),
+        pytest.param(REGRESSION, "gates.3.type", "'calibration', which is about probabilities", id="calibration gate"),
+        pytest.param(
+            [*REGRESSION, gate("type: slices, columns: [desk]")],
+            "gates.3.metric",
+            "a metric of a regression here ('mae', 'rmse', 'pinball'), found 'log_loss'",
+            id="slices of a regression by default",
+        ),
+        pytest.param(
+            [gate("type: slices, columns: [desk, dsk]")], "gates.3.columns.1", "Did you mean 'desk'?", id="gated slice"
+        ),
+        pytest.param(
+            [gate("type: metric_limit, metric: auc, limit: 0.7")],
+            "gates.3",
+            "'metric_limit_auc' a second time",
+            id="gate twice",
+        ),
+        pytest.param(
+            [(BASELINE, "- {type: baseline, required: [base_rat]}")],
+            "gates.1.required.0",
+            "Did you mean 'base_rate'?",
+            id="baseline",
+        ),
+        pytest.param(
+            [(FEATURES, ""), evaluation("slices: [desk]")],
+            "evaluation.request_only",
+            "say that beating the base rate is enough: {type: baseline, required: [base_rate]} among the gates.",
+            id="no request view",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_rejected_with_its_line(
+    project: Callable[..., Path], changes: list[tuple[str, str]], attribute: str, message: str
+) -> None:
+    root = project(*changes)
+    lines = (root / "shop/late_case/defs.yaml").read_text().splitlines()
+    wrong = next(number for number, line in enumerate(lines, 1) if changes[-1][1].splitlines()[0] in line)
+    with pytest.raises(Exception) as error:  # Dagster wraps it in one of its own
+        load(root)
+    place = f"shop/late_case/defs.yaml:{wrong}, attribute '{attribute}': expected "
+    if attribute != "gates.3.type":  # the line of what stood there before
+        assert place in error_chain(error.value)
+    assert f"attribute '{attribute}'" in error_chain(error.value)
+    assert message in error_chain(error.value)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "scoring", "message"),
+    [
+        ("shop.scoring:laod", SCORER, "Did you mean 'load'?"),
+        ("shop.scorings:load", SCORER, "no module 'shop.scorings'"),
+        ("ml_platform.training.explain:reasons", SCORER, "the entry points imports ml_platform.training.explain"),
+    ],
+)
+def test_scorer_that_is_not_there_is_rejected_with_the_line_of_its_trainer(
+    project: Callable[..., Path], scorer: str, scoring: str, message: str
+) -> None:
+    root = project(trainer("trainer: 'shop.own:Own'"), scorer=scorer, scoring=scoring)
+    with pytest.raises(Exception) as error:  # Dagster wraps it in one of its own
+        load(root)
+    assert "attribute 'trainers.mine.trainer'" in error_chain(error.value)
+    assert message in error_chain(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        [trainer("trainer: 'shop.own:Own', settings: {depth: 4}")],
+        OF_VALUES,
+        # Said in so many words: the base rate is enough.
+        [(FEATURES, ""), evaluation("slices: [desk]"), (BASELINE, "- {type: baseline, required: [base_rate]}")],
+        [gate("type: slices, columns: [desk]"), evaluation("primary_metric: auc, bootstrap: {unit: desk}")],
+    ],
+    ids=["as scaffolded", "own trainer", "regression", "base rate alone", "slices"],
+)
+def test_what_can_be_kept_loads(project: Callable[..., Path], changes: list[tuple[str, str]]) -> None:
+    definitions = load(project(*changes))
+    assert dg.AssetKey(["late_case", "evaluation"]) in {asset.key for asset in definitions.assets or []}  # type: ignore[union-attr]

@@ -1,0 +1,546 @@
+"""`ml-platform doctor`: every check has a case in which it fails, and a diagnosis changes nothing."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ml_platform.cli import app
+from ml_platform.console.doctor import home_state, installation, machine
+from ml_platform.console.doctor.diagnosis import CHECKS, as_json, diagnose, has_failed, show
+from ml_platform.console.doctor.finding import Finding, Subject, failed, ok, warning
+from ml_platform.data.lake import Lake
+from ml_platform.registry.audit import AuditLog
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
+from ml_platform.serving.processes import RUN_VARIABLE
+from ml_platform.training import resource_usage
+from resources.addresses import DEFAULT_PORTS, port_variable
+from resources.home import HOME_VARIABLE, Home
+from resources.home_version import prepare_home
+
+ROOT = Path(__file__).resolve().parents[2]
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    """Return an empty home, beside a repository without declarations."""
+    (tmp_path / "repository" / "assets").mkdir(parents=True)
+    return Subject(Home(tmp_path / "home"), tmp_path / "repository", datetime.now(UTC))
+
+
+@pytest.fixture
+def free_ports(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Return the ports of the platform by name, each chosen in the environment and free."""
+    with ExitStack() as opened:
+        # All at once, so that no two are the same.
+        probes = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in DEFAULT_PORTS]
+        chosen = {name: probe.getsockname()[1] for name, probe in zip(DEFAULT_PORTS, probes, strict=True)}
+    for name, number in chosen.items():
+        monkeypatch.setenv(port_variable(name), str(number))
+    return chosen
+
+
+def database(file: Path, *, journal: str = "delete", tables: tuple[str, ...] = ("rows",)) -> Path:
+    """Make an SQLite file of some 100 pages."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {journal}")
+        for table in tables:
+            connection.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, text TEXT)")
+        connection.executemany(f"INSERT INTO {tables[0]} (text) VALUES (?)", [("x" * 100,)] * 3_000)
+        connection.commit()
+    return file
+
+
+def overwrite(file: Path, at: int, data: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        opened.write(data)
+
+
+def tree(root: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of everything below ``root``."""
+    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in sorted(root.rglob("*"))}
+
+
+# The machine.
+
+
+@pytest.mark.parametrize(("free", "state"), [(0.5, "failed"), (5, "warning"), (50, "ok")])
+def test_disk_that_is_nearly_full_is_reported(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, free: float, state: str
+) -> None:
+    looked_at = []
+
+    def usage(folder: Path) -> Usage:
+        looked_at.append(folder)
+        return Usage(0, 0, int(free * 2**30))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    found = machine.free_disk(subject)
+    assert (found.state, found.found.split(" at ")[0]) == (state, f"{free:.1f} GiB free")
+    assert looked_at == [subject.home.root.parent]  # of a home that is not there yet, the folder above it
+
+
+@pytest.mark.parametrize(("available", "state"), [(0.5, "failed"), (2, "warning"), (8, "ok")])
+def test_machine_short_of_memory_is_reported(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, available: float, state: str
+) -> None:
+    monkeypatch.setattr(machine, "available_memory_bytes", lambda: int(available * 2**30))
+    assert machine.memory(subject).state == state
+
+
+def test_limit_of_a_container_counts_where_it_is_lower_than_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    monkeypatch.setattr(machine, "MEMORY_LIMIT_FILES", (limit, used))
+    unlimited = machine.available_memory_bytes()
+    limit.write_text("3000000\n")
+    used.write_text("1000000\n")
+    assert machine.available_memory_bytes() == 2_000_000
+    limit.write_text("max\n")
+    assert machine.available_memory_bytes() == pytest.approx(unlimited, rel=0.5)
+
+
+def test_port_that_another_process_uses_fails_with_the_variable_that_chooses_another(
+    subject: Subject, free_ports: dict[str, int]
+) -> None:
+    assert machine.ports(subject).state == "ok"
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", free_ports["mlflow"]))
+        other.listen()
+        found = machine.ports(subject)
+    assert found.state == "failed"
+    assert found.found.startswith(f"{free_ports['mlflow']} (mlflow) is used by process {os.getpid()} (")
+    assert found.fix == "Stop that process, or choose another port: ML_PLATFORM_MLFLOW_PORT."
+
+
+def test_port_that_the_platform_of_this_home_uses_is_fine(subject: Subject, free_ports: dict[str, int]) -> None:
+    listen = "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", listen, str(free_ports["gateway"])],
+        env={**os.environ, RUN_VARIABLE: str(subject.home.run.resolve())},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = machine.ports(subject)
+        process.kill()
+    assert found.state == "ok"
+    assert f"{free_ports['gateway']} (gateway) is used by this home's platform" in found.found
+
+
+def test_port_that_is_no_number_fails(
+    subject: Subject, free_ports: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_PLATFORM_REPORTS_PORT", "http")
+    found = machine.ports(subject)
+    assert (found.state, found.found) == ("failed", "ML_PLATFORM_REPORTS_PORT is 'http', which is not a port")
+
+
+def future_file(subject: Subject) -> None:
+    file = subject.home.landing / "trips" / "2013-01.csv"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    later = subject.now.timestamp() + 3600
+    os.utime(file, (later, later))
+
+
+def future_record(subject: Subject) -> None:
+    log = AuditLog(subject.home.audit_log)
+    log.append("approval", actor="ada", at=subject.now + timedelta(hours=1), facts={})
+
+
+def future_code(subject: Subject) -> None:
+    file = subject.repository / "ml_platform" / "cli.py"
+    file.parent.mkdir()
+    file.touch()
+    later = subject.now.timestamp() + 3600
+    os.utime(file, (later, later))
+
+
+@pytest.mark.parametrize(
+    ("write", "named"),
+    [
+        (future_file, "the newest file of the home"),
+        (future_record, "the last record of the audit log"),
+        (future_code, "the installed code"),
+    ],
+)
+def test_clock_before_what_was_recorded_fails(subject: Subject, write: Callable[[Subject], None], named: str) -> None:
+    assert machine.clock(subject).state == "ok"
+    write(subject)
+    found = machine.clock(subject)
+    assert (found.state, named in found.found) == ("failed", True)
+
+
+def test_declared_time_zone_that_does_not_exist_fails_with_the_file_that_names_it(subject: Subject) -> None:
+    declared = subject.repository / "assets" / "trips" / "defs.yaml"
+    declared.parent.mkdir()
+    declared.write_text(
+        "type: x\nattributes: {partitions: {time_zone: Europe/Berlin}}\n---\na: [{time_zone: Mars/One}]"
+    )
+    found = machine.time_zones(subject)
+    assert (found.state, found.found) == ("failed", "no time zone 'Mars/One' of assets/trips/defs.yaml")
+
+
+def test_time_zone_of_the_process_that_does_not_exist_warns(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    assert machine.time_zones(subject) == ok("UTC; this process uses Europe/Berlin")
+    monkeypatch.setenv("TZ", "Europe/Bärlin")
+    assert machine.time_zones(subject).state == "warning"
+
+
+# The installation.
+
+
+@pytest.mark.parametrize(("running", "state"), [("3.10.14", "failed"), ("3.12.1", "failed"), ("3.11.9", "ok")])
+def test_python_that_is_not_supported_fails(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, running: str, state: str
+) -> None:
+    monkeypatch.setattr(platform, "python_version", lambda: running)
+    assert installation.python_version(subject).state == state
+
+
+def test_packages_that_differ_from_the_lock_are_listed(subject: Subject) -> None:
+    polars = importlib.metadata.version("polars")
+    lock = subject.repository / "requirements.lock"
+    lines = [
+        "# made by hand",
+        f"Polars[gpu]=={polars} \\\n    --hash=sha256:0\n    # via tests",
+        "pydantic==0.1 ; python_full_version >= '3.11' \\\n    --hash=sha256:1",
+        "tornado==0.1 ; sys_platform == 'win32' \\\n    --hash=sha256:2",
+        "no-such-package==2 \\\n    --hash=sha256:3",
+    ]
+    lock.write_text("\n".join(lines))
+    found = installation.locked_versions(subject)
+    pydantic = importlib.metadata.version("pydantic")
+    assert found.state == "warning"
+    assert found.found == (
+        f"2 of 3 packages differ from the lock: pydantic {pydantic} (lock: 0.1); no-such-package is absent (lock: 2)"
+    )
+
+
+def test_long_list_of_packages_is_capped(subject: Subject) -> None:
+    lock = subject.repository / "requirements.lock"
+    lock.write_text("\n".join(f"no-such-package-{number}==1" for number in range(9)))
+    assert installation.locked_versions(subject).found.endswith("; … and 4 more")
+
+
+def test_installation_without_a_lock_warns(subject: Subject) -> None:
+    assert installation.locked_versions(subject).state == "warning"
+
+
+@pytest.mark.parametrize(
+    ("present", "usable", "cuda", "state", "found"),
+    [
+        (0, 0, False, "ok", "none; training uses the CPU, torch 9.9"),
+        (2, 2, True, "ok", "2 accelerators, torch 9.9"),
+        (2, 0, False, "warning", "2 NVIDIA devices, and torch 9.9 is built for the CPU"),
+        (2, 0, True, "warning", "2 NVIDIA devices, none of them visible to this process"),
+    ],
+)
+def test_accelerator_that_torch_cannot_use_warns(
+    subject: Subject,
+    monkeypatch: pytest.MonkeyPatch,
+    present: int,
+    usable: int,
+    cuda: bool,
+    state: str,
+    found: str,
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
+    monkeypatch.setattr(installation, "nvidia_devices", lambda: present)
+    monkeypatch.setattr(resource_usage, "gpu_count", lambda: usable)
+    monkeypatch.setattr(resource_usage, "torch_has_cuda", lambda: cuda)
+    result = installation.accelerator(subject)
+    assert (result.state, result.found) == (state, found)
+
+
+def test_missing_torch_warns(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert installation.accelerator(subject).state == "warning"
+
+
+# The home.
+
+
+def test_home_of_a_later_version_fails_and_an_older_one_warns(subject: Subject) -> None:
+    assert home_state.home_version(subject).found.startswith("no home yet")
+    subject.home.lake.mkdir(parents=True)
+    assert home_state.home_version(subject).state == "warning"
+    prepare_home(subject.home)
+    assert home_state.home_version(subject) == ok(f"version 2 at {subject.home.root}")
+    (subject.home.root / "home.json").write_text('{"version": 9}')
+    found = home_state.home_version(subject)
+    assert (found.state, found.found) == (
+        "failed",
+        f"version 9, written by a later release at {subject.home.root}",
+    )
+
+
+def test_home_that_cannot_be_written_fails(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject.home.lake.mkdir(parents=True)
+    assert home_state.access(subject).state == "ok"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != subject.home.lake)  # tests may run as root
+    found = home_state.access(subject)
+    assert (found.state, found.found) == ("failed", f"cannot be written: {subject.home.lake}")
+
+
+def test_home_that_is_a_file_fails(subject: Subject) -> None:
+    subject.home.root.touch()
+    assert home_state.access(subject).state == "failed"
+
+
+@pytest.mark.parametrize(("rights", "state"), [(0o777, "failed"), (0o755, "warning"), (0o700, "ok")])
+def test_home_that_others_can_read_or_change_is_reported(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, rights: int, state: str
+) -> None:
+    subject.home.root.mkdir()
+    subject.home.root.chmod(rights)
+    monkeypatch.setattr(home_state, "is_reachable_by_others", lambda folder: True)
+    assert home_state.access(subject).state == state
+
+
+def test_home_in_a_closed_folder_is_private_whatever_its_own_rights(subject: Subject, tmp_path: Path) -> None:
+    subject.home.root.mkdir(mode=0o755)
+    tmp_path.chmod(0o700)
+    assert not home_state.is_reachable_by_others(subject.home.root)
+    assert home_state.access(subject).state == "ok"
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_damaged_database_fails(subject: Subject, journal: str) -> None:
+    database(subject.home.dagster / "history" / "runs.db", journal=journal)
+    study = database(subject.home.models / "studies" / "trips.db", journal=journal)
+    assert home_state.databases(subject) == ok("2 SQLite databases are sound")
+    overwrite(study, 4096, b"\xff" * 8192)
+    found = home_state.databases(subject)
+    assert found.state == "failed"
+    assert found.found.startswith("1 of 2 SQLite databases are damaged: models/studies/trips.db: ")
+
+
+def test_file_that_is_no_database_fails(subject: Subject) -> None:
+    file = database(subject.home.mlflow / "mlflow.db")
+    file.write_bytes(b"not a database at all" * 100)
+    assert "file is not a database" in home_state.databases(subject).found
+
+
+def test_database_with_a_running_writer_is_read_or_left_alone(subject: Subject) -> None:
+    file = database(subject.home.dagster / "runs.db", journal="wal")
+    exclusive = database(subject.home.dagster / "schedules.db")
+    with closing(sqlite3.connect(file)) as writer, closing(sqlite3.connect(exclusive)) as other:
+        writer.execute("INSERT INTO rows (text) VALUES ('y')")
+        other.execute("BEGIN EXCLUSIVE")
+        found = home_state.databases(subject)
+    assert found.state == "ok"
+    assert found.found.startswith("1 SQLite databases are sound; 1 in use")
+
+
+def test_databases_that_are_not_checked_in_time_are_counted(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    database(subject.home.dagster / "runs.db")
+    monkeypatch.setattr(home_state, "DATABASE_SECONDS", -1.0)
+    assert home_state.databases(subject).found.startswith("0 SQLite databases are sound; 1 in use or not checked")
+
+
+def test_tracking_store_without_its_tables_or_unreadable_fails(subject: Subject) -> None:
+    assert home_state.tracking_store(subject) == ok("no MLflow database yet")
+    file = subject.home.mlflow / "mlflow.db"
+    database(file, tables=("experiments", "runs"))
+    found = home_state.tracking_store(subject)
+    assert (found.state, found.found) == (
+        "failed",
+        f"{file} lacks the tables alembic_version, model_versions, registered_models",
+    )
+    file.unlink()
+    database(file, tables=tuple(sorted(home_state.MLFLOW_TABLES)))
+    assert home_state.tracking_store(subject) == ok("MLflow's database has 0 runs and 0 model versions")
+    overwrite(file, 0, b"garbage")
+    assert home_state.tracking_store(subject).state == "failed"
+
+
+def test_changed_audit_log_fails(subject: Subject) -> None:
+    log = AuditLog(subject.home.audit_log)
+    for actor in ("ada", "bob"):
+        log.append("approval", actor=actor, at=subject.now, facts={"model": "trips"})
+    assert home_state.audit_log(subject) == ok("the chain of 2 records is unbroken")
+    log.path.write_text(log.path.read_text().replace('"ada"', '"eve"'))
+    found = home_state.audit_log(subject)
+    assert (found.state, "record 1" in found.found) == ("failed", True)
+
+
+def test_desired_state_that_cannot_be_read_or_whose_bento_is_gone_fails(subject: Subject) -> None:
+    assert home_state.desired_states(subject) == ok("no model is rolled out yet")
+    bento = subject.home.bentos / "trips"
+    bento.mkdir(parents=True)
+    (bento / "bento.yaml").touch()
+    served = ServedVersion(version="4", bento=str(bento))
+    swap_desired_state(subject.home.serving / "trips", DesiredState(stable=served, weights={"stable": 100}), 0)
+    assert home_state.desired_states(subject) == ok("desired states can be read, bentos are there: 1")
+
+    (bento / "bento.yaml").unlink()
+    state_file = subject.home.serving / "trips" / "desired_state.json"
+    state_file.rename(state_file.with_name("wanted.json"))  # as in a home that is not migrated yet
+    (subject.home.serving / "arrivals").mkdir()
+    (subject.home.serving / "arrivals" / "desired_state.json").write_text('{"weights": {"stable": 100}}')
+    found = home_state.desired_states(subject)
+    assert found.state == "failed"
+    assert "arrivals: desired_state.json cannot be read" in found.found
+    assert f"trips: the bento of version 4 is not at {bento}" in found.found
+
+
+@pytest.fixture
+def table(subject: Subject) -> Path:
+    """Return the folder of a Delta table with one partition, whose check passes."""
+    Lake(str(subject.home.lake)).write("datasets/trips", pl.DataFrame({"value": [1, 2]}), "2013-01")
+    assert home_state.lake_tables(subject) == ok("1 tables of the lake can be read")
+    return subject.home.lake / "datasets" / "trips"
+
+
+def cut_off(table: Path) -> None:
+    (file,) = table.rglob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def remove_data(table: Path) -> None:
+    (file,) = table.rglob("*.parquet")
+    file.unlink()
+
+
+def empty_data(table: Path) -> None:
+    (file,) = table.rglob("*.parquet")
+    file.write_bytes(b"")
+
+
+def garble_log(table: Path) -> None:
+    (commit,) = (table / "_delta_log").glob("*.json")
+    commit.write_text("{")
+
+
+def remove_log(table: Path) -> None:
+    (commit,) = (table / "_delta_log").glob("*.json")
+    commit.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut_off, remove_data, empty_data, garble_log, remove_log])
+def test_table_whose_latest_version_cannot_be_read_fails(
+    subject: Subject, table: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(table)
+    found = home_state.lake_tables(subject)
+    assert found.state == "failed"
+    assert found.found.startswith("1 of 1 tables cannot be read: datasets/trips: ")
+
+
+# The whole.
+
+
+@pytest.fixture
+def damaged(subject: Subject) -> Subject:
+    """Return a home in which everything that can be damaged is."""
+    home = subject.home
+    database(home.dagster / "runs.db", journal="wal")
+    overwrite(database(home.mlflow / "mlflow.db"), 0, b"garbage")
+    home.records.mkdir()
+    home.audit_log.write_text("{\n")
+    (home.serving / "trips").mkdir(parents=True)
+    (home.serving / "trips" / "desired_state.json").write_text("{")
+    (home.lake / "datasets" / "trips" / "_delta_log").mkdir(parents=True)
+    (home.root / "home.json").write_text("[]")
+    return subject
+
+
+def test_diagnosis_of_a_damaged_home_goes_on_and_changes_nothing(damaged: Subject) -> None:
+    before = tree(damaged.home.root)
+    findings = diagnose(damaged)
+    assert list(findings) == list(CHECKS)
+    broken = {"home", "databases", "tracking", "audit log", "desired states", "tables"}
+    assert {name for name in broken if findings[name].state == "failed"} == broken
+    assert all(finding.fix for finding in findings.values() if finding.state != "ok")
+    assert tree(damaged.home.root) == before
+
+
+def test_check_that_breaks_fails_and_the_others_run(subject: Subject) -> None:
+    def breaks(subject: Subject) -> Finding:
+        raise OSError("Input/output error")
+
+    findings = diagnose(subject, {"first": breaks, "second": lambda _: ok("fine")})
+    assert findings["first"].found == "the check could not run: OSError: Input/output error"
+    assert findings["second"] == ok("fine")
+
+
+def test_only_a_failed_check_makes_the_diagnosis_fail() -> None:
+    assert not has_failed({"a": ok("x"), "b": warning("y", "do")})
+    assert has_failed({"a": ok("x"), "b": failed("y", "do")})
+    assert as_json({"a": warning("y", "do")}) == {
+        "ok": True,
+        "checks": [{"check": "a", "state": "warning", "found": "y", "fix": "do"}],
+    }
+
+
+def test_people_see_one_line_per_check_and_the_fix_below_it() -> None:
+    output = StringIO()
+    show({"disk": ok("9 GiB free"), "ports": failed("80 is used", "Stop it.")}, Console(file=output, width=80))
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    assert lines == [
+        "✓ ok      disk   9 GiB free",
+        "✗ failed  ports  80 is used",
+        "                 Stop it.",
+        "2 checks: 1 failed, 0 with a warning.",
+    ]
+
+
+def test_command_works_without_a_home_and_makes_none(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, free_ports: dict[str, int]
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(subject.home.root))
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    found = json.loads(result.stdout)
+    assert [each["check"] for each in found["checks"]] == list(CHECKS)
+    assert result.exit_code == (0 if found["ok"] else 1)
+    assert not subject.home.root.exists()
+
+
+def test_command_ends_with_exit_code_1_when_a_check_failed(
+    damaged: Subject, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(damaged.home.root))
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert "✗ failed  audit log" in capfd.readouterr().out
+
+
+def test_diagnosis_imports_no_heavy_library(subject: Subject) -> None:
+    code = (
+        "import json, sys; from datetime import UTC, datetime; from pathlib import Path\n"
+        "from ml_platform.console.doctor.diagnosis import diagnose\n"
+        "from ml_platform.console.doctor.finding import Subject\n"
+        "from resources.home import Home\n"
+        "findings = diagnose(Subject(Home(Path(sys.argv[1])), Path(sys.argv[2]), datetime.now(UTC)))\n"
+        "print(json.dumps([len(findings), sorted({'torch', 'mlflow', 'dagster', 'polars'} & set(sys.modules))]))"
+    )
+    command = [sys.executable, "-c", code, str(subject.home.root), str(ROOT)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [len(CHECKS), []]

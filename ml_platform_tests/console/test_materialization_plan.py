@@ -1,0 +1,75 @@
+"""What is stale: missing, made by older code, or older than its inputs."""
+
+import dagster as dg
+
+from ml_platform.console.materialization_plan import stale_assets
+
+SOURCE, RESULT = dg.AssetKey("source"), dg.AssetKey("result")
+MONTHS = dg.MonthlyPartitionsDefinition(start_date="2013-01", end_date="2013-04", fmt="%Y-%m")
+
+
+def _definitions(code_version: str = "1") -> dg.Definitions:
+    @dg.asset(partitions_def=MONTHS)
+    def source() -> None: ...
+
+    @dg.asset(deps=[source], partitions_def=MONTHS, code_version=code_version)
+    def result() -> None: ...
+
+    return dg.Definitions(assets=[source, result])
+
+
+def _run(instance: dg.DagsterInstance, keys: list[dg.AssetKey], month: str) -> None:
+    job = _definitions().resolve_implicit_global_asset_job_def()
+    assert job.execute_in_process(instance=instance, asset_selection=keys, partition_key=month).success
+
+
+def _stale(instance: dg.DagsterInstance, months: list[str], code_version: str = "1") -> dict[tuple[str, str], str]:
+    demanded = {SOURCE: months, RESULT: months}
+    found = stale_assets(_definitions(code_version), instance, [SOURCE, RESULT], demanded, lambda key, month: None)
+    return {(each.key.path[0], each.partition or ""): each.reason for each in found}
+
+
+def test_what_was_never_made_is_stale_and_what_was_made_is_not() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _run(instance, [SOURCE, RESULT], "2013-01")
+
+        assert _stale(instance, ["2013-01"]) == {}
+        assert _stale(instance, ["2013-01", "2013-02"]) == {
+            ("source", "2013-02"): "never materialized",
+            ("result", "2013-02"): "never materialized",
+        }
+
+
+def test_newer_input_of_an_earlier_month_makes_later_months_stale_but_not_the_other_way_round() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _run(instance, [SOURCE, RESULT], "2013-01")
+        _run(instance, [SOURCE, RESULT], "2013-02")
+        _run(instance, [SOURCE], "2013-02")
+
+        assert _stale(instance, ["2013-01", "2013-02"]) == {("result", "2013-02"): "its input source is newer"}
+
+
+def test_newer_input_counts_when_only_its_consumer_is_asked_for() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _run(instance, [SOURCE, RESULT], "2013-01")
+        _run(instance, [SOURCE], "2013-01")
+        found = stale_assets(_definitions(), instance, [RESULT], {RESULT: ["2013-01"]}, lambda key, month: None)
+
+        assert [each.reason for each in found] == ["its input source is newer"]
+
+
+def test_changed_code_is_stale_and_says_from_what_to_what() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _run(instance, [SOURCE, RESULT], "2013-01")
+
+        assert _stale(instance, ["2013-01"], "2") == {("result", "2013-01"): "its code changed (1 → 2)"}
+
+
+def test_changed_landed_file_is_stale() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _run(instance, [SOURCE, RESULT], "2013-01")
+        found = stale_assets(
+            _definitions(), instance, [SOURCE], {SOURCE: ["2013-01"]}, lambda key, month: "another digest"
+        )
+
+        assert [each.reason for each in found] == ["its landed file changed"]

@@ -1,0 +1,214 @@
+"""The version of a home: a stamp for new ones, a migration for those of release 0.1.0, and no work on later ones."""
+
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from filelock import FileLock
+
+from ml_platform.registry.outbox import DEAD_LETTER_FOLDER
+from ml_platform.serving.desired_state import all_desired_states
+from resources import home_version
+from resources.dagster_home import HomeResource
+from resources.dagster_storage import HomeStorage
+from resources.home import HOME_VARIABLE, Home
+from resources.home_version import HOME_VERSION, HomeVersionError, prepare_home, stored_version
+from resources.orchestration import prepare
+
+STATE = {
+    "stable": {"version": "3", "bento": "bentos/trips/3"},
+    "candidate": None,
+    "weights": {"stable": 100},
+    "shadow": None,
+    "generation": 7,
+}
+MODELS = ("arrivals", "trips")
+DEAD_LETTER = "00000000001700000000-abc"
+
+
+def home_of_version_1(root: Path) -> Home:
+    """Return a home as release 0.1.0 left it: no stamp, and the file names of then."""
+    home = Home(root)
+    for model in MODELS:
+        folder = home.serving / model
+        folder.mkdir(parents=True)
+        (folder / "wanted.json").write_text(json.dumps(STATE))
+        (folder / ".wanted.json.lock").touch()
+    (home.serving / "predictions" / "trips").mkdir(parents=True)
+    dead = home.records / "outbox" / "refused" / DEAD_LETTER
+    dead.mkdir(parents=True)
+    (dead / "reason.txt").write_text("the server refused it")
+    home.run.mkdir()
+    (home.run / "up.lock").touch()
+    return home
+
+
+def files(home: Home) -> dict[str, str]:
+    """Return the text of each file of ``home`` by its path, locks left out."""
+    found = [path for path in home.root.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    return {path.relative_to(home.root).as_posix(): path.read_text() for path in found}
+
+
+MIGRATED = {
+    "home.json": json.dumps({"version": HOME_VERSION}, indent=2) + "\n",
+    **{f"serving/{model}/desired_state.json": json.dumps(STATE) for model in MODELS},
+    f"records/outbox/{DEAD_LETTER_FOLDER}/{DEAD_LETTER}/reason.txt": "the server refused it",
+}
+
+
+def test_new_home_is_created_with_the_stamp_of_this_version(tmp_path: Path) -> None:
+    home = Home(tmp_path / "deep" / "home")
+    assert stored_version(home) is None
+
+    prepare_home(home)
+
+    assert json.loads((home.root / "home.json").read_text()) == {"version": 2}
+    assert stored_version(home) == HOME_VERSION == 2
+
+
+def test_home_of_version_1_has_the_names_of_now_and_unchanged_content(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = home_of_version_1(tmp_path)
+    assert stored_version(home) == 1
+
+    with caplog.at_level(logging.WARNING):
+        prepare_home(home)
+
+    assert files(home) == MIGRATED
+    assert {model: state.generation for model, state in all_desired_states(home.serving).items()} == {
+        "arrivals": 7,
+        "trips": 7,
+    }
+    (line,) = caplog.messages
+    assert "from version 1 to 2: renamed wanted.json to desired_state.json for arrivals, trips" in line
+
+
+def test_migration_that_is_killed_at_any_rename_is_completed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, kills = Path.replace, 0
+    while True:
+        home = home_of_version_1(tmp_path / str(kills))
+        left = kills
+
+        def replace(source: Path, target: Path) -> Path:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            return whole(source, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", replace)
+            try:
+                prepare_home(home)
+            except KeyboardInterrupt:
+                assert not (home.root / "home.json").exists()
+            else:
+                break
+        prepare_home(home)
+        assert files(home) == MIGRATED
+        kills += 1
+    assert kills >= len(MODELS) + 1  # each model's file, and the stamp
+
+
+def test_home_that_is_up_to_date_is_not_touched(tmp_path: Path) -> None:
+    home = home_of_version_1(tmp_path)
+    (home.root / "home.json").write_text(json.dumps({"version": HOME_VERSION}))
+    before = files(home)
+
+    prepare_home(home)
+
+    assert files(home) == before
+
+
+def test_state_that_a_later_release_wrote_beside_the_old_file_counts_and_the_old_one_is_kept(tmp_path: Path) -> None:
+    home = home_of_version_1(tmp_path)
+    later = json.dumps({**STATE, "generation": 8})
+    (home.serving / "trips" / "desired_state.json").write_text(later)
+
+    prepare_home(home)
+
+    assert (home.serving / "trips" / "desired_state.json").read_text() == later
+    assert (home.serving / "trips" / "wanted.json.superseded").read_text() == json.dumps(STATE)
+
+
+def test_home_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    home = home_of_version_1(tmp_path)
+    (home.root / "home.json").write_text('{"version": 3}')
+    before = files(home)
+
+    with pytest.raises(
+        HomeVersionError, match=r"expected version 2 or earlier, found version 3, .* Upgrade ml-platform"
+    ):
+        prepare_home(home)
+
+    assert files(home) == before
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[2]", '{"version": null}', '{"version": "two"}', '{"version": 0}'])
+def test_stamp_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "home.json").write_text(text)
+    with pytest.raises(HomeVersionError, match=r"expected a stamp like .* Restore home.json from a backup"):
+        prepare_home(Home(tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["run", "run/demo"])
+def test_home_in_which_an_earlier_release_is_up_is_not_migrated(tmp_path: Path, folder: str) -> None:
+    home = home_of_version_1(tmp_path)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    before = files(home)
+
+    with (
+        FileLock(tmp_path / folder / "up.lock"),
+        pytest.raises(HomeVersionError, match=r"found an earlier release that is up in it\. Stop it with Ctrl-C"),
+    ):
+        prepare_home(home)
+
+    assert files(home) == before
+    prepare_home(home)
+    assert files(home) == MIGRATED
+
+
+def test_migration_that_another_process_does_not_end_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = home_of_version_1(tmp_path)
+    monkeypatch.setattr(home_version, "LOCK_SECONDS", 0.05)
+    with FileLock(tmp_path / ".home.lock"), pytest.raises(HomeVersionError, match="still holds its lock"):
+        prepare_home(home)
+
+
+def test_processes_that_open_a_home_at_once_migrate_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = home_of_version_1(tmp_path)
+    with ThreadPoolExecutor(4) as pool, caplog.at_level(logging.WARNING):
+        list(pool.map(prepare_home, [home] * 4))
+    assert files(home) == MIGRATED
+    assert len(caplog.messages) == 1
+
+
+def open_for_dagster(home: Home) -> None:
+    HomeResource(root=str(home.root), repository=".").setup_for_execution(dg.build_init_resource_context())
+
+
+def open_storage(home: Home) -> None:
+    HomeStorage.from_config_value(None, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("open_home", [prepare, open_for_dagster, open_storage])
+def test_whatever_opens_a_home_for_writing_migrates_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_home: Callable[[Home], None]
+) -> None:
+    home = home_of_version_1(tmp_path)
+    monkeypatch.setenv(HOME_VARIABLE, str(home.root))
+    monkeypatch.setenv("DAGSTER_HOME", str(home.dagster))
+
+    open_home(home)
+
+    assert stored_version(home) == HOME_VERSION
+    assert set(all_desired_states(home.serving)) == set(MODELS)

@@ -1,0 +1,71 @@
+"""Bentos: what is in them, that they are the same when built again, and that wrong ones are refused."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ml_platform.serving.bento_build import BuiltBento, build_bento, verify_bento
+from ml_platform.serving.bento_sources import BentoError
+from ml_platform_tests.serving.conftest import CONTRACT, LOCK, ToyModel
+
+pytestmark = pytest.mark.slow
+
+
+def test_bento_scores_as_training_does_with_its_own_code(toy: ToyModel, built_bento: BuiltBento) -> None:
+    verified = verify_bento(built_bento, toy.rows, toy.scores, online=str(toy.online))
+    assert verified.rows == 3
+    assert 0 < verified.latency_p50_ms <= verified.latency_p99_ms
+
+
+def test_score_that_differs_from_training_is_rejected(toy: ToyModel, built_bento: BuiltBento) -> None:
+    wrong = [toy.scores[0], toy.scores[1] + 1e-6, toy.scores[2]]
+    with pytest.raises(BentoError, match=r"1 of 3 that differ \(row 1"):
+        verify_bento(built_bento, toy.rows, wrong, online=str(toy.online))
+
+
+def test_bento_that_does_not_start_is_rejected_with_what_it_said(
+    toy: ToyModel, built_bento: BuiltBento, tmp_path: Path
+) -> None:
+    broken = tmp_path / "bento"
+    shutil.copytree(built_bento.path, broken)
+    (broken / "src" / "model" / "encoder.json").unlink()
+    with pytest.raises(BentoError, match=r"(?s)toy:1.*service that answers.*expected a file encoder\.json"):
+        verify_bento(replace(built_bento, path=broken), toy.rows, toy.scores, online=str(toy.online))
+
+
+def test_bento_that_cannot_read_its_features_is_rejected_with_its_answer(
+    built_bento: BuiltBento, toy: ToyModel
+) -> None:
+    with pytest.raises(BentoError, match=r"(?s)expected a service that answers.*Materialize features/delays"):
+        verify_bento(built_bento, toy.rows, toy.scores, online="/nowhere")
+
+
+def test_building_the_same_again_returns_the_bento_that_is_there(
+    toy: ToyModel, built_bento: BuiltBento, bentos: Path
+) -> None:
+    before = (built_bento.path / "bento.yaml").stat().st_mtime_ns
+    again = build_bento(toy.model_dir, CONTRACT, version="1", bentos_root=bentos, lock=LOCK)
+    assert again == built_bento
+    assert (built_bento.path / "bento.yaml").stat().st_mtime_ns == before
+
+
+def test_other_content_is_another_bento(toy: ToyModel, built_bento: BuiltBento, bentos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "model"
+    shutil.copytree(toy.model_dir, other)
+    described = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps(described | {"threshold": 0.6}))
+    assert build_bento(other, CONTRACT, version="1", bentos_root=bentos, lock=LOCK).tag != built_bento.tag
+
+
+def test_bento_carries_no_training_code_and_pins_its_libraries(built_bento: BuiltBento) -> None:
+    carried = {
+        file.relative_to(built_bento.path / "src").parts[:2] for file in (built_bento.path / "src").rglob("*.py")
+    }
+    assert ("ml_platform", "features") in carried
+    assert not carried & {("ml_platform", part) for part in ("training", "registry", "components", "monitoring")}
+    requirements = (built_bento.path / "env/python/requirements.txt").read_text()
+    assert "lightgbm==" in requirements
+    assert "dagster" not in requirements

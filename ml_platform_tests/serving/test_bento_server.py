@@ -1,0 +1,53 @@
+"""One bento under BentoML's server: what is under way when it is told to end is answered and logged."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ml_platform.serving.bento_build import BuiltBento
+from ml_platform_tests.serving.conftest import ToyModel, row
+
+pytestmark = pytest.mark.slow
+
+
+def test_request_under_way_at_sigterm_is_answered_and_logged(
+    tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
+) -> None:
+    port_file, log = tmp_path / "port", tmp_path / "predictions"
+    environment = {
+        **os.environ,
+        "ML_PLATFORM_ONLINE": str(toy.online),
+        "ML_PLATFORM_PREDICTION_LOG": str(log),
+    }
+    command = ["-m", "ml_platform.serving.bento_server", str(built_bento.path), str(port_file), str(tmp_path / "log")]
+    server = subprocess.Popen([sys.executable, *command], env=environment)
+    try:
+        while not port_file.exists():
+            assert server.poll() is None
+            threading.Event().wait(0.02)
+        body = json.dumps({"rows": [row()]}).encode()
+        client = http.client.HTTPConnection("127.0.0.1", int(port_file.read_text()), timeout=30)
+        client.request("GET", "/readyz")
+        assert client.getresponse().read() == b"ready\n"
+        client.putrequest("POST", "/v1/toy/predict")
+        client.putheader("content-length", str(len(body)))
+        client.endheaders(body[:5])
+        threading.Event().wait(0.2)  # the server has the head, and waits for the rest
+        server.send_signal(signal.SIGTERM)
+        threading.Event().wait(0.2)
+        client.send(body[5:])
+        answer = client.getresponse()
+        assert (answer.status, json.loads(answer.read())["predictions"][0]["score"]) == (200, toy.scores[0])
+        assert server.wait(20) in (0, -signal.SIGTERM)
+        (file,) = log.glob("*.jsonl")
+        assert json.loads(file.read_text())["score"] == toy.scores[0]
+    finally:
+        server.kill()
+        server.wait()

@@ -1,0 +1,47 @@
+"""Sources of a bento: the modules that it may carry, and the pins of its libraries."""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import pytest
+
+from ml_platform.serving.bento_build import ENTRY_POINTS, REQUIRED_LIBRARIES
+from ml_platform.serving.bento_sources import BentoError, find_sources, pinned_requirements
+from ml_platform_tests.serving.conftest import LOCK
+
+
+def test_code_that_imports_dagster_is_rejected_and_named() -> None:
+    with pytest.raises(BentoError, match=r"ml_platform.components\.\w+ imports|imports ml_platform.components"):
+        find_sources(["ml_platform.components.dataset.component"])
+
+
+def test_library_without_a_pin_is_rejected(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("# made by uv\npolars==2.1.0 \\\n    --hash=sha256:00\n    # via ml-platform\n")
+    assert pinned_requirements(["polars"], lock) == ["polars==2.1.0"]
+    with pytest.raises(BentoError, match="none for 'lightgbm'"):
+        pinned_requirements(["polars", "lightgbm"], lock)
+
+
+def test_pin_for_another_interpreter_is_ignored_wherever_it_is_listed(tmp_path: Path) -> None:
+    running, later = f"{sys.version_info.major}.{sys.version_info.minor}", f"{sys.version_info.major}.99"
+    pins = [
+        f"numpy==2.4.6 ; python_full_version < '{later}' \\",
+        f"numpy==2.5.5 ; python_full_version >= '{later}' \\",
+        f"redis[hiredis]==6.0.0 ; python_version >= '{running}' and sys_platform == '{sys.platform}' \\",
+        "waitress==3.0.2 ; sys_platform == 'never'",
+    ]
+    lock = tmp_path / "requirements.lock"
+    for lines in (pins, pins[::-1]):
+        lock.write_text("".join(f"{line}\n    --hash=sha256:00\n" for line in lines))
+        assert pinned_requirements(["numpy", "redis"], lock) == ["numpy==2.4.6", "redis==6.0.0"]
+        with pytest.raises(BentoError, match="none for 'waitress'"):
+            pinned_requirements(["waitress"], lock)
+
+
+def test_pins_of_a_bento_equal_the_installed_versions() -> None:
+    libraries = find_sources([*ENTRY_POINTS, "bento.lightgbm_scorer"]).libraries
+    pins = dict(each.split("==") for each in pinned_requirements([*libraries, *REQUIRED_LIBRARIES], LOCK))
+    assert {"numpy", "polars", "bentoml", "lightgbm"} <= set(pins)
+    assert pins == {name: importlib.metadata.version(name) for name in pins}
