@@ -1,1 +1,1 @@
-"""What goes into every bento: from a request to a prediction, and nothing of training."""
+"""Serving code of every bento: turns a request into predictions, and contains no training code."""

@@ -1,7 +1,7 @@
-"""The endpoint itself: a small ASGI application that BentoML's server runs instead of its own, five times as fast.
+"""The ASGI application of the prediction endpoint; BentoML's server runs it in place of its own, five times as fast.
 
-BentoML's limits do not reach here, so they are kept here: size of a body and time for it to arrive, requests at once,
-counts and latencies, one answer for whatever goes wrong. Nothing that happens in a request ends the service.
+BentoML's limits do not apply to it, so it enforces its own: body size, time to receive a body, concurrent requests. It
+also counts requests and latencies, and answers every error in one form. No error in a request ends the service.
 """
 
 import asyncio
@@ -37,10 +37,13 @@ logger = logging.getLogger("bento.app")
 ROLE_HEADER = b"x-ml-platform-role"
 ROLES = {b"stable": "stable", b"candidate": "candidate", b"shadow": "shadow"}
 SHADOW_HOST = b"-shadow"
-"""What the gateway appends to the host of a mirrored request."""
+"""Suffix that the gateway appends to the host of a mirrored request."""
 
 INLINE_ROWS = 20
-"""Up to so many rows are predicted on the event loop; more, with reasons, or with features on a server: in a thread."""
+"""Maximum number of rows that are predicted on the event loop.
+
+A thread predicts larger requests, requests for reasons, and requests whose features are on a server.
+"""
 
 JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -48,7 +51,7 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one service takes upon itself at most."""
+    """Limits of one service: concurrent requests, and seconds to receive a body and to predict."""
 
     requests_at_once: int = 64
     body_seconds: float = 10.0
@@ -57,7 +60,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """Who answers: model, version, and where its predictions are logged (None: nowhere)."""
+    """Model and version of the service, and the folder of its prediction log (None: no log)."""
 
     model: str
     version: str
@@ -65,7 +68,7 @@ class ServiceConfig:
 
 
 class HttpError(Exception):
-    """Ends a request with a status of its own."""
+    """Ends a request with an HTTP status; ``reason`` is the label under which the error is counted."""
 
     def __init__(
         self, status: int, reason: str, message: str, headers: list[tuple[bytes, bytes]] | None = None
@@ -75,10 +78,10 @@ class HttpError(Exception):
 
 
 class PredictApp:
-    """``POST /v1/<model>/predict`` and the pages beside it, as an ASGI application."""
+    """ASGI application with ``POST /v1/<model>/predict`` and the pages about it."""
 
     def __init__(self, config: ServiceConfig, load: Callable[[], Predictor], limits: Limits | None = None) -> None:
-        """Make the application of ``config``; ``load`` is called when the server starts, before it is ready."""
+        """Create the application of ``config``; ``load`` is called when the server starts, before it is ready."""
         self.config = config
         self.limits = limits or Limits()
         self.metrics = Metrics(config.model, config.version)
@@ -95,7 +98,7 @@ class PredictApp:
             "/readyz": self._readiness,
             "/metrics": self._metrics_page,
             "/openapi.json": self._openapi_page,
-            # The gateway hands on what lies under the model's own path.
+            # The gateway forwards only paths below the model's own path.
             f"/v1/{config.model}/openapi.json": self._openapi_page,
             f"/v1/{config.model}/": self._docs_page,
             "/": self._docs_page,
@@ -127,8 +130,8 @@ class PredictApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     def start(self) -> None:
-        """Load the model and answer one made-up request, so that the first real one is as fast as the next."""
-        # The log's thread hands the interpreter back ten times sooner than by default: requests come first.
+        """Load the model and predict example rows, so that the first real request is as fast as later ones."""
+        # Switch threads ten times as often as by default, so that the log's thread does not delay requests.
         sys.setswitchinterval(0.0005)
         self._predictor = self._load()
         self._warm_up(self._predictor)
@@ -139,7 +142,7 @@ class PredictApp:
         self.ready = True
 
     def stop(self) -> None:
-        """Write out the prediction log. The server calls it when the requests under way are answered."""
+        """Write out the prediction log. The server calls it after all requests in flight are answered."""
         self.ready = False
         if self._log is not None:
             self._log.close()
@@ -159,14 +162,14 @@ class PredictApp:
             status, content_type, extra_headers = error.status, JSON, error.headers
             body = _error_bytes(_error(error.status, error.reason, str(error)), request_id)
         except PlatformError as error:
-            # What a person can fix from outside, like a feature view that was never published.
+            # A person can fix this from outside, for example by publishing a feature view.
             self.metrics.count_error("unavailable")
             logger.error("request %s: %s", request_id, error)
             status, content_type, body = 503, JSON, _error_bytes(_error(503, "unavailable", str(error)), request_id)
         except Exception:
             self.metrics.count_error("bug")
             logger.exception("request %s failed", request_id)
-            failure = _error(500, "bug", "The service failed; its log tells why under the request id.")
+            failure = _error(500, "bug", "The service failed; its log has the cause under the request id.")
             status, content_type, body = 500, JSON, _error_bytes(failure, request_id)
         length = str(len(body)).encode()
         response_headers = [
@@ -263,7 +266,7 @@ class PredictApp:
         except TimeoutError:
             raise HttpError(408, "slow", f"The body did not arrive within {self.limits.body_seconds:g} s.") from None
         if message["type"] == "http.disconnect":
-            raise HttpError(400, "gone", "The client went away.")
+            raise HttpError(400, "gone", "The client closed the connection.")
         return message
 
     def _warm_up(self, predictor: Predictor) -> None:
@@ -273,7 +276,7 @@ class PredictApp:
                 field.type
             ]
             example[field.name] = field.examples[0] if field.examples else example_value
-        for rows in (1, 2):  # one row and several take different paths
+        for rows in (1, 2):  # one row and several rows take different code paths
             request: ValidRequest = predictor.contract.validate(
                 orjson.dumps({"rows": [example] * min(rows, predictor.contract.max_rows)})
             )

@@ -1,8 +1,10 @@
-"""The application for the model that lies beside this code, in a bento: who runs it decides under which server.
+"""Creates the application for the model that is packed beside this code in a bento; the caller chooses the server.
 
-Where it reads features and logs predictions is said by the environment, because a bento runs wherever it is put:
-``ML_PLATFORM_ONLINE`` (folder of the online snapshots, or the address of a Valkey or Redis server that holds them, like
-``redis://host:6379/0``) and ``ML_PLATFORM_PREDICTION_LOG`` (folder; unset: no log).
+Two environment variables locate its features and its log, because a bento can run anywhere:
+
+- ``ML_PLATFORM_ONLINE``: folder of the online snapshots, or address of a Valkey or Redis server with them, such as
+  ``redis://host:6379/0``
+- ``ML_PLATFORM_PREDICTION_LOG``: folder of the prediction log; unset: no log
 """
 
 import json
@@ -21,7 +23,7 @@ LOG_VARIABLE = "ML_PLATFORM_PREDICTION_LOG"
 
 
 def create_app() -> PredictApp:
-    """Return the application; the model is loaded when the server starts it."""
+    """Return the application; it loads the model when the server starts it."""
     metadata = json.loads(PACKAGE_FILE.read_text())
     log_folder = os.environ.get(LOG_VARIABLE)
     config = ServiceConfig(metadata["model"], metadata["version"], Path(log_folder) if log_folder else None)

@@ -1,4 +1,7 @@
-"""A page for people about one endpoint: its fields, an example, its error responses. No script, nothing fetched."""
+"""Renders a page for people about one endpoint: its fields, an example and its error responses.
+
+The page has no script and loads nothing from elsewhere.
+"""
 
 import json
 from html import escape
@@ -35,7 +38,7 @@ def docs_page(contract: RequestContract, version: str) -> str:
         f"<p>Version {escape(version)}. <code>POST {contract.path}</code> takes 1 to {contract.max_rows} rows and"
         f" answers with a score and a label for each; <code>?reasons=5</code> adds the five features that moved each"
         f' score most. <a href="openapi.json">openapi.json</a></p>'
-        f"<h2>Fields of a row</h2><table><tr><th>Field<th>Type<th>What it says{fields}</table>"
+        f"<h2>Fields of a row</h2><table><tr><th>Field<th>Type<th>Meaning{fields}</table>"
         f"<h2>Example</h2><pre>{escape(body)}</pre>"
         f"<h2>Error responses</h2><table><tr><th>Status<th>When{error_responses}</table></html>"
     )

@@ -16,7 +16,7 @@ def load(model_dir: Path) -> "LightGbmScorer":
 
 
 class LightGbmScorer:
-    """A booster on one thread: with more, one request in a hundred waits for their start."""
+    """A booster on one thread: with several threads, one request in a hundred waits until they start."""
 
     def __init__(self, booster: Any) -> None:
         self._booster = booster
@@ -35,7 +35,7 @@ class LightGbmScorer:
 
 
 def _import_lightgbm_alone() -> ModuleType:
-    # LightGBM takes pandas, scikit-learn and others along where they are installed: seconds of every start, unused.
+    # LightGBM imports pandas, scikit-learn and others where they are installed: seconds at every start, for no use.
     unused = [name for name in ("pandas", "sklearn", "pyarrow", "dask", "matplotlib") if name not in sys.modules]
     sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
     try:

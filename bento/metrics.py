@@ -1,4 +1,4 @@
-"""What a service counts for Prometheus: latency, answers, errors, the age of the features that answers stood on."""
+"""Prometheus metrics of a service: latency, predictions, errors, and the age of the features that it used."""
 
 from collections import Counter as CountByValue
 
@@ -12,14 +12,14 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The numbers of one service, all labelled by model and version."""
+    """Metrics of one service, all labelled by model and version."""
 
     def __init__(self, model: str, version: str) -> None:
         self.registry = CollectorRegistry()
         label_names, labels = ["model", "version"], {"model": model, "version": version}
         self.latency = Histogram(
             "ml_platform_request_seconds",
-            "Time from the last byte of a request to its answer",
+            "Time from the last byte of a request to its response",
             label_names,
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
@@ -28,7 +28,7 @@ class Metrics:
             **labels
         )
         self.in_flight = Gauge(
-            "ml_platform_requests_in_flight", "Requests being answered", label_names, registry=self.registry
+            "ml_platform_requests_in_flight", "Requests in flight", label_names, registry=self.registry
         ).labels(**labels)
         self.dropped = Gauge(
             "ml_platform_prediction_log_dropped_rows",
@@ -48,13 +48,13 @@ class Metrics:
         )
         self._ages = Gauge(
             "ml_platform_feature_age_minutes",
-            "Greatest age of a view's facts in the last answered request",
+            "Greatest age of a view's facts in the last answered request (minutes)",
             [*label_names, "view"],
             registry=self.registry,
         )
         self._missing = Counter(
             "ml_platform_feature_missing_rows",
-            "Rows for which a view had nothing, or nothing young enough",
+            "Rows for which a view had no fact, or none recent enough",
             [*label_names, "view"],
             registry=self.registry,
         )
@@ -65,7 +65,7 @@ class Metrics:
         self._errors.labels(**self._service_labels, reason=reason).inc()
 
     def observe(self, answered: AnsweredRequest) -> None:
-        """Count what an answered request stood on; called by the log's thread, so that no request pays for it."""
+        """Count labels and feature ages of an answered request. The log's thread calls this, so no request waits."""
         prediction = answered.prediction
         for label, rows in CountByValue(prediction.labels).items():
             label_value = "none" if label is None else str(label).lower()
@@ -84,5 +84,5 @@ class Metrics:
             missing_counter.inc(rows)
 
     def page(self) -> bytes:
-        """Return the numbers in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)

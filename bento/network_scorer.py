@@ -1,6 +1,6 @@
-"""Scores rows with a network of the torch trainer: its forward pass in numpy, so that a bento carries no torch.
+"""Scores rows with a network of the torch trainer; the forward pass is in numpy, so a bento carries no torch.
 
-In float64, as training's inputs predictions on a CPU: the two are equal to the last bits whatever the size of a batch.
+It computes in float64, as training's own predictions on a CPU do. Both agree to the last bits for every batch size.
 """
 
 import json
@@ -15,7 +15,7 @@ from bento.scorer import Features, Scores
 
 CHUNK_ROWS = 1024
 MIN_PROBABILITY = 1e-6
-"""Scores are kept this far from 0 and 1 hidden their log-odds are taken."""
+"""Scores are clipped to this distance from 0 and 1 before taking their log-odds."""
 
 
 def load(model_dir: Path) -> "NetworkScorer":
@@ -33,9 +33,11 @@ def load(model_dir: Path) -> "NetworkScorer":
 
 
 class NetworkScorer:
-    """TabM (Gorishniy et al. 2025): members that share weights, each with scales of its own; their mean is the score.
+    """A TabM network: its members share weights, each member has its own scales, and the score is their mean.
 
-    ``architecture`` says how it is built, ``background`` (rows, features) is what contributions are measured against.
+    ``architecture`` describes the layers. ``background`` (rows, features) are the rows that contributions are measured
+    against. After Gorishniy, Kotelnikov and Babenko (2025), TabM: Advancing tabular deep learning with
+    parameter-efficient ensembling.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class NetworkScorer:
         self._classifies = classifies
         self._numbers = [int(column) for column in architecture["numbers"]]
         self._categories = {int(column): int(count) for column, count in architecture["categories"].items()}
-        # Networks from before values had bounds take them as they are.
+        # A network that was saved without bounds takes its inputs unclipped.
         self._input_bounds: tuple[Scores, Scores] | None = None
         if architecture.get("bounded", False):
             self._input_bounds = (
@@ -58,7 +60,7 @@ class NetworkScorer:
         ]
 
     def predict(self, features: Features) -> Scores:
-        """Return the mean over the members of their probabilities (or values), shape (rows,)."""
+        """Return the mean of the members' probabilities (or values), shape (rows,)."""
         chunks = range(0, len(features), CHUNK_ROWS)
         scores = [
             self._scores(self._first_layer(self._embed(features[index : index + CHUNK_ROWS]))) for index in chunks
@@ -66,9 +68,10 @@ class NetworkScorer:
         return np.concatenate(scores) if scores else np.empty(0)
 
     def contributions(self, features: Features) -> Scores:
-        """Return by how much each score is above what it is, on average, with a feature taken from background rows.
+        """Return each score minus its mean when one feature takes its values from the background rows.
 
-        Shape (rows, features), in log-odds or units of the label; a feature that the network does not read adds 0.
+        Shape (rows, features), in log-odds or units of the label. A feature that the network does not read contributes
+        0.
         After Robnik-Sikonja and Kononenko (2008), Explaining classifications for individual instances.
         """
         layer, columns = self._layers[0], [*self._numbers, *self._categories]
@@ -79,7 +82,7 @@ class NetworkScorer:
         for row, inputs in enumerate(self._embed(features)):
             pre_activation = self._first_layer(inputs[np.newaxis])
             odds = self._log_odds(self._scores(pre_activation))
-            # Only a feature's own inputs of the first layer change: it is not computed again for the others.
+            # A replaced feature changes only its own terms of the first layer; the rest is not computed again.
             change = (background - inputs).reshape(len(background), len(columns), size)
             moved = np.einsum("bfe,kfe,wfe->bfkw", change, scale, weight, optimize=True) * layer["s"]
             changed = self._scores((pre_activation + moved).reshape(-1, *pre_activation.shape[1:])).reshape(
@@ -104,7 +107,10 @@ class NetworkScorer:
         return np.concatenate(parts, axis=1)
 
     def _embed_numbers(self, values: Scores) -> Scores:
-        """Return a line and a bend per bin for each number (Gorishniy et al. 2022), shape (rows, numbers, size)."""
+        """Return a piecewise-linear embedding of each number, shape (rows, numbers, embedding size).
+
+        After Gorishniy, Rubachev and Babenko (2022), On embeddings for numerical features in tabular deep learning.
+        """
         tensors, value = self._tensors, values[..., np.newaxis]
         bins = tensors["numbers.impl.bias"] + tensors["numbers.impl.weight"] * value
         if bins.shape[-1] > 1:
@@ -119,7 +125,7 @@ class NetworkScorer:
         return np.asarray(tensors["numbers.linear0.bias"] + tensors["numbers.linear0.weight"] * value + piecewise)
 
     def _first_layer(self, inputs: Scores) -> Scores:
-        """Return what the first layer gives before its activation, shape (rows, members, width)."""
+        """Return the output of the first layer before its activation, shape (rows, members, width)."""
         return _layer(self._layers[0], inputs[:, np.newaxis])
 
     def _scores(self, pre_activation: Scores) -> Scores:
@@ -140,7 +146,7 @@ class NetworkScorer:
 
 
 def _layer(layer: Mapping[str, Scores], inputs: Scores) -> Scores:
-    # One product for rows and members together: many small ones would not fill the processor.
+    # One product for all rows and members: many small products would not use the whole processor.
     scaled = inputs * layer["r"]
     product = scaled.reshape(-1, scaled.shape[-1]) @ layer["weight"].T
     return np.asarray(product.reshape(*scaled.shape[:-1], -1) * layer["s"] + layer["bias"])

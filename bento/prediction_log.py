@@ -1,9 +1,17 @@
-"""The prediction log: one JSON line per predicted row, written by a thread of its own that no request ever waits for.
+"""Writes the prediction log: one JSON line per predicted row. Its own thread writes, so no request waits for the disk.
 
-Schema of a line: ``request_id, row, model, version, role (stable | candidate | shadow), predict_at, as_of, logged_at``
-(ISO 8601, UTC), ``watermarks`` (view → up to when its facts were known), ``ages`` (view → minutes, null where nothing
-was used), ``request`` (the fields as received), ``features`` (the values used), ``score, label``. Files are only
-appended to; a full one is left and the next begun.
+Fields of a line:
+
+- ``request_id``, ``row``, ``model``, ``version``
+- ``role``: ``stable``, ``candidate`` or ``shadow``
+- ``predict_at``, ``as_of``, ``logged_at``: ISO 8601 in UTC
+- ``watermarks``: view → time up to which its facts were known
+- ``ages``: view → age of its facts in minutes, null where no fact was used
+- ``request``: the fields as received
+- ``features``: the values that the model used
+- ``score``, ``label``
+
+Files are only appended to; after the last line that fits, the next file begins.
 """
 
 import logging
@@ -26,7 +34,7 @@ logger = logging.getLogger("bento.prediction_log")
 
 @dataclass(frozen=True)
 class AnsweredRequest:
-    """An answered request, as it is handed to the log."""
+    """An answered request with everything that the log writes about it."""
 
     request_id: str
     role: str
@@ -36,7 +44,7 @@ class AnsweredRequest:
 
 
 def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes]:
-    """Return the lines of the log for ``answered``, one per row."""
+    """Return the lines of the log for ``answered``, one per row, each with its newline."""
     prediction = answered.prediction
     served = prediction.served
     shared = {
@@ -77,9 +85,10 @@ def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes
 
 
 class PredictionLog:
-    """Writes answered requests to ``folder``; what it cannot keep up with is dropped and counted, never waited for.
+    """Writes answered requests to ``folder``; no request waits, and rows beyond ``max_pending_rows`` are dropped.
 
-    What was answered within ``batch_seconds`` is written together; a service that is killed loses no more than that.
+    Requests that were answered within ``batch_seconds`` are written together; a killed service loses only these.
+    ``on_written`` is called after each written request. ``dropped_rows`` counts the lost rows.
     """
 
     def __init__(
@@ -109,7 +118,7 @@ class PredictionLog:
         self._thread.start()
 
     def put(self, answered: AnsweredRequest) -> None:
-        """Take ``answered``, or count its rows as dropped when too many wait. Returns at once."""
+        """Queue ``answered``, or count its rows as dropped when too many rows wait. Returns at once."""
         rows = len(answered.rows)
         with self._condition:
             if self._closing or self._pending_rows + rows > self.max_pending_rows:
@@ -122,7 +131,7 @@ class PredictionLog:
                 self._condition.notify()
 
     def close(self, timeout_seconds: float = 10.0) -> None:
-        """Write what waits, then end; rows that are still unwritten after the timeout count as dropped."""
+        """Write the queued rows and end the thread; rows unwritten after the timeout count as dropped."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -137,7 +146,7 @@ class PredictionLog:
                     self._condition.wait()
                 if not self._pending:
                     break
-                # Several at a time: a thread that woke for each would take turns with every request.
+                # Write in batches: a thread that wakes for each request would compete with the next ones.
                 self._condition.wait_for(self._is_urgent, timeout=self.batch_seconds)
                 batch = list(self._pending)
                 self._pending.clear()
@@ -165,7 +174,7 @@ class PredictionLog:
             if self._on_written is not None:
                 self._on_written(answered)
         except Exception:
-            # A full disk must not end the thread: the service answers on, and the loss shows as a number.
+            # A full disk must not end the thread: the service continues, and a metric counts the lost rows.
             self.dropped_rows += len(answered.rows)
             logger.exception("request %s was answered but not logged", answered.request_id)
 
@@ -173,7 +182,7 @@ class PredictionLog:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file_count += 1
-            # The process id keeps two services of one version apart; the time keeps a restarted one from itself.
+            # The process id separates two services of one version; the time separates the runs of one service.
             started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
             path = self.folder / f"{self.version}-{started}-{os.getpid()}-{self._file_count:05d}.jsonl"
             self._file = path.open("ab")

@@ -1,7 +1,7 @@
-"""From the rows of a request to scores: features read online, encoded, scored, calibrated. One model, one thread.
+"""Predicts the rows of a request: reads their features online, encodes them, scores them, and calibrates the scores.
 
-It reads the native files of a model directory and needs no training code. What training does with the same files is
-held equal by `bento/smoke_test_server.py`, which runs on every bento before it may serve.
+It reads the native files of a model directory and needs no training code. Every bento is verified before it serves:
+`bento/smoke_test_server.py` must give the same scores as training.
 """
 
 import json
@@ -26,15 +26,15 @@ from ml_platform.serving.request_contract import RequestContract, ValidRequest, 
 
 MODEL_FORMAT = "ml_platform/1"
 MIN_PROBABILITY = 1e-6
-"""Scores are kept this far from 0 and 1 before their log-odds are taken."""
+"""Scores are clipped to this distance from 0 and 1 before taking their log-odds."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answers for n rows, and everything that they were made with.
+    """Predictions for n rows, and the inputs that they were made from.
 
-    ``scores`` (n,) are probabilities or values; ``labels`` (n) None for a regression. ``rows`` are the request's fields
-    and predict_at; ``served`` the features as read.
+    ``scores`` (n,) are probabilities or values; ``labels`` (n,) are None for a regression. ``rows`` has the request's
+    fields and predict_at; ``served`` has the features as read.
     """
 
     scores: list[float]
@@ -44,12 +44,13 @@ class Prediction:
 
 
 class Predictor:
-    """A model directory, ready to answer. Safe to share between threads."""
+    """A loaded model directory that predicts on one thread. Safe to share between threads."""
 
     def __init__(self, model_dir: Path, store: OnlineStore) -> None:
-        """Load the model in ``model_dir``; its features are read from ``store``.
+        """Load the model in ``model_dir``, which reads its features from ``store``.
 
-        Raises :class:`ModelUnreadableError` when a file is missing or of another format, or the parts do not fit.
+        Raises :class:`ModelUnreadableError` when a file is missing or of another format, or when the files do not
+        match.
         """
         description = _read_json(model_dir, "model.json")
         if description.get("format") != MODEL_FORMAT:
@@ -60,8 +61,8 @@ class Predictor:
                 fix="Build the bento with the release that wrote the model.",
             )
         self.store = store
-        self.threshold = float(description["threshold"])
-        self.classifies = description["task"] == "classification"
+        is_classifier = description["task"] == "classification"
+        self.threshold = float(description["threshold"]) if is_classifier else None
         self.contract = RequestContract.model_validate(_read_json(model_dir, "contract.json"))
         self.features = FeatureSet.from_dict(_read_json(model_dir, "features.json"))
         self.encoder = Encoder.from_json(_read_text(model_dir, "encoder.json"))
@@ -72,27 +73,27 @@ class Predictor:
     def predict(self, request: ValidRequest, arrived_at: datetime) -> Prediction:
         """Return the predictions of ``request``, in the order of its rows.
 
-        ``arrived_at`` (aware) is the prediction time where the contract names none. Raises what the online store
-        raises, for example when a feature view was never published.
+        ``arrived_at`` (aware) is the prediction time if the contract declares none. Errors of the online store pass
+        through, for example when a feature view was never published.
         """
         rows = self.rows_with_prediction_time(request, arrived_at)
         served = self.features.serve(rows, self.store)
         scores = self._calibrate(self.scorer.predict(served.encode(self.encoder)))
-        labels: list[Any] = (scores >= self.threshold).tolist() if self.classifies else [None] * rows.height
+        labels: list[Any] = [None] * rows.height if self.threshold is None else (scores >= self.threshold).tolist()
         return Prediction(scores.tolist(), labels, rows, served)
 
     def strongest_reasons(self, prediction: Prediction, max_reasons: int) -> list[list[dict[str, Any]]]:
-        """Return for each row up to ``max_reasons`` features that moved its score, the strongest first."""
+        """Return, for each row, up to ``max_reasons`` features that moved its score most, strongest first."""
         served = prediction.served
         contributions = self.scorer.contributions(served.encode(self.encoder))
         return strongest_reasons(self.encoder.feature_names, served.records(), contributions, max_reasons)
 
     def rows_with_prediction_time(self, request: ValidRequest, arrived_at: datetime) -> pl.DataFrame:
-        """Return the rows of ``request`` with the time of their prediction."""
+        """Return the rows of ``request`` with a column of their prediction times."""
         return request.frame().hstack([self._predict_at(request, arrived_at)])
 
     def _predict_at(self, request: ValidRequest, arrived_at: datetime) -> pl.Series:
-        # As PredictionTime.expression() has it; a table's expression would take longer than all the rest of a request.
+        # The rule of PredictionTime.expression(): a polars expression would take longer than the rest of a request.
         prediction_time = self.contract.prediction_time
         if prediction_time is None:
             return instant_series(PREDICT_AT, [arrived_at] * len(request.rows))
@@ -105,16 +106,19 @@ class Predictor:
         if missing_fields or missing_features:
             raise ModelUnreadableError(
                 f"Model '{self.contract.model}'",
-                expected="request fields and features for all that the model reads",
+                expected="every request field and feature that the model reads",
                 found=f"no field {listed(missing_fields)}"
                 if missing_fields
                 else f"no feature {listed(missing_features)}",
-                fix="Declare them in the model's defs.yaml and materialize the candidate again.",
+                fix="Declare it in the model's defs.yaml and materialize the candidate again.",
             )
 
 
 def calibration_function(parameters: Mapping[str, Any]) -> Callable[[Scores], Scores]:
-    """Return the map from score to probability that `calibration.json` holds: none, isotonic knots, or Platt's."""
+    """Return the function from score to probability of `calibration.json`: identity, isotonic or Platt.
+
+    An isotonic calibration interpolates linearly between its knots ``x``, ``y`` and is constant outside them.
+    """
     method = parameters["method"]
     if method == "isotonic":
         x, y = np.asarray(parameters["x"]), np.asarray(parameters["y"])

@@ -1,4 +1,4 @@
-"""Why a prediction is what it is: the features that moved it most, for whoever asks with ``?reasons=5``."""
+"""Selects the features that moved each prediction most, for requests with ``?reasons=5``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ PARAMETER = "reasons"
 
 
 def requested_reason_count(query: bytes) -> int:
-    """Return how many reasons the ``query`` of an address asks for; 0 when it asks for none.
+    """Return the number of reasons that the query string ``query`` requests; 0 when it is empty.
 
-    Raises :class:`InvalidRequestError` (422) for another parameter, one given twice, or a number beyond 1 to 20.
+    Raises :class:`InvalidRequestError` (422) for another parameter, a repeated one, or a number outside 1 to 20.
     """
     if not query:
         return 0
@@ -38,10 +38,10 @@ def requested_reason_count(query: bytes) -> int:
 def strongest_reasons(
     feature_names: Sequence[str], values: Sequence[Mapping[str, Any]], contributions: Scores, count: int
 ) -> list[list[dict[str, Any]]]:
-    """Return for each row the ``count`` features with the largest absolute contributions, largest first.
+    """Return, for each row, the ``count`` features with the largest absolute contributions, largest first.
 
-    ``values`` are the rows' features as served (null: nothing was known), ``contributions`` has shape (rows, features)
-    in the order of ``feature_names``. Features that add nothing are no reason; ties keep the order of the features.
+    ``values`` are the rows' features as served (null: no fact was known). ``contributions`` has shape (rows, features)
+    in the order of ``feature_names``. Features that contribute 0 are left out; ties keep the order of the features.
 
     >>> strongest_reasons(["rain", "hour"], [{"rain": 0.5, "hour": 7}], np.array([[0.25, -0.5]]), 1)
     [[{'feature': 'hour', 'value': 7, 'contribution': -0.5}]]

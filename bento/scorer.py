@@ -1,7 +1,7 @@
-"""The model of a bento as a function: one module per kind of model, chosen by what `model.json` says of the trainer.
+"""Loads the model of a bento as a scorer; the trainer named in `model.json` decides which module scores it.
 
-A scorer's module has `load(model_dir) -> Scorer` and imports what it needs; a bento carries the module of its own model
-and no other. A trainer from `assets/` names its own as ``"scorer": "package.module:load"`` in `model.json`.
+The module of a scorer has `load(model_dir) -> Scorer` and imports its own library. A bento carries only the module of
+its own model. A trainer from `assets/` names its scorer as ``"scorer": "package.module:load"`` in `model.json`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,30 +15,30 @@ from ml_platform.data.references import load_function
 from ml_platform.errors import PlatformError, listed
 
 SCORERS = {"lightgbm": "bento.lightgbm_scorer:load", "torch": "bento.network_scorer:load"}
-"""The `load` of each trainer of the project."""
+"""The `load` function for each built-in trainer."""
 
 Features = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
 
 
 class ModelUnreadableError(PlatformError):
-    """Raised when a model directory is not whole, or of a kind that no bento can serve."""
+    """Raised when a model directory is incomplete, or of a kind that no bento can serve."""
 
 
 class Scorer(Protocol):
-    """A model that is loaded and ready. Safe to share between threads."""
+    """A loaded model. Safe to share between threads."""
 
     def predict(self, features: Features) -> Scores:
         """Return the raw scores (rows,) of ``features`` (rows, features), before calibration."""
 
     def contributions(self, features: Features) -> Scores:
-        """Return by how much each feature raises each score (rows, features): log-odds, or units of the label."""
+        """Return the amount by which each feature raises each score (rows, features), in log-odds or label units."""
 
 
 def scorer_reference(description: Mapping[str, Any]) -> str:
-    """Return ``module:function`` of the `load` for the model that ``description`` (`model.json`) is about.
+    """Return ``module:function`` of the `load` function for the model of ``description`` (`model.json`).
 
-    Raises :class:`ModelUnreadableError` for a trainer that neither is one of the project nor brings a scorer.
+    Raises :class:`ModelUnreadableError` for a trainer that is not built in and names no scorer.
     """
     reference = description.get("scorer") or SCORERS.get(description["trainer"])
     if reference is None:
@@ -46,12 +46,12 @@ def scorer_reference(description: Mapping[str, Any]) -> str:
             f"Model of trainer '{description['trainer']}'",
             expected=f"a trainer of {listed(SCORERS)}, or a 'scorer' in model.json",
             found="neither",
-            fix="Promote a candidate of one of these trainers, or give the trainer a scorer.",
+            fix="Promote a candidate of one of these trainers, or let the trainer name a scorer.",
         )
     return str(reference)
 
 
 def load_scorer(description: Mapping[str, Any], model_dir: Path) -> Scorer:
-    """Return the model in ``model_dir``; raises :class:`ModelUnreadableError` for an unknown trainer."""
+    """Return the loaded model of ``model_dir``. Raises :class:`ModelUnreadableError` for an unknown trainer."""
     load: Callable[[Path], Scorer] = load_function(scorer_reference(description))
     return load(model_dir)

@@ -1,8 +1,8 @@
 """Serves the packed application on a free port until stdin ends: `python -m bento.smoke_test_server`.
 
-It runs with the code of the bento alone. It prints a line of JSON with the port, and one at the end that names the
-file of each module of the project. It is the same application under the same server as in production, without the
-seconds that BentoML's launcher takes.
+It runs with the code of the bento alone. At the start it prints a JSON line with the port, and at the end one with the
+file of each loaded module of the project. Application and server are the same as in production; only BentoML's
+launcher, which takes seconds, is left out.
 """
 
 import json
@@ -18,7 +18,7 @@ PROJECT_PACKAGES = ("ml_platform", "assets", "resources", "bento")
 
 
 def main() -> None:
-    """Serve, then print which files were loaded."""
+    """Serve until stdin ends, then print the files of the loaded modules."""
     server = uvicorn.Server(uvicorn.Config(create_app(), log_level="error", access_log=False))
     listener = socket.create_server(("127.0.0.1", 0))
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)

@@ -19,7 +19,8 @@ class PlatformError(Exception):
         super().__init__(subject, expected, found, fix)
 
     def __str__(self) -> str:
-        return f"{self.subject}: expected {self.expected}, found {self.found}. {self.fix}"
+        end = "" if self.found.endswith((".", "?", "!")) else "."
+        return f"{self.subject}: expected {self.expected}, found {self.found}{end} {self.fix}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default pickling between worker processes loses keyword-only arguments.

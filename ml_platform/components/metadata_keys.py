@@ -121,6 +121,8 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         *_RESOURCES,
         MetadataKey("rounds", "Boosting rounds or epochs of the final fit."),
         MetadataKey("notes", "What the owner should know about the fit, for example a feature without values."),
+        MetadataKey("threshold", "Score from which the endpoint answers true; a classifier only.", "score, 0 to 1"),
+        MetadataKey("threshold_rule", "Declared rule by which the threshold was chosen on the validation rows."),
         MetadataKey("importance", "Plot of each feature's share of what was learned."),
         MetadataKey("loss_curve", "Plot of the validation loss by round or epoch."),
         MetadataKey("trials", "Table of the search: number, state, loss, rounds, seconds, settings."),

@@ -42,7 +42,8 @@ class Expectation(Settings):
         default_factory=dict, description="Arguments of the expectation, like column and regex."
     )
     severity: Literal["error", "warning"] = Field(
-        default="error", description="error: a failure keeps the partition out of the lake. warning: it is only reported."
+        default="error",
+        description="error: a failure keeps the partition out of the lake. warning: it is only reported.",
     )
 
 

@@ -1,7 +1,7 @@
-"""Intervals for every metric by a paired bootstrap in blocks: whole days are drawn, for flights of a day share fate.
+"""Confidence intervals of metrics by a paired block bootstrap.
 
-Apart because of its speed: a resample is a vector of block counts, so a metric of all resamples is a matrix product of
-these counts with sums made once per block. Nothing is sorted, gathered or predicted twice.
+It draws whole blocks, for example days, because the rows of a day have common errors. A resample is a vector of block
+counts. A metric of all resamples is then a matrix product of these counts with sums that are computed once per block.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,13 +32,13 @@ from ml_platform.evaluation.metrics import (
 
 
 class BootstrapSettings(Settings):
-    """How intervals are made."""
+    """Settings of the confidence intervals."""
 
-    resamples: int = Field(default=1000, ge=100, le=100_000, description="How many times the blocks are drawn anew.")
+    resamples: int = Field(default=1000, ge=100, le=100_000, description="Number of times that the blocks are drawn.")
     confidence: float = Field(
-        default=0.95, gt=0.5, lt=1.0, description="How often an interval should hold the true value."
+        default=0.95, gt=0.5, lt=1.0, description="Share of intervals that should contain the true value."
     )
-    unit: str = Field(default="day", description="What is drawn whole: a column, or 'hour', 'day', 'week'.")
+    unit: str = Field(default="day", description="Block that is drawn whole: a column, or 'hour', 'day' or 'week'.")
     seed: int = Field(default=20130101, ge=0, description="Seed of the draws: the same rows give the same interval.")
     quantile: float = Field(default=0.5, gt=0, lt=1, description="Quantile that a regression predicts (pinball loss).")
 
@@ -54,7 +54,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one model is better than another on the same rows; positive is better, whatever the metric."""
+    """Improvement of one model over another on the same rows; for every metric, positive means better."""
 
     value: float
     low: float
@@ -72,10 +72,10 @@ class Difference:
         return float(1.0 - stdtr(self.blocks - 1, (self.value - bound) / self.standard_error))
 
     def rows_to_decide(self, bound: float, confidence: float, power: float = 0.8) -> int | None:
-        """Return about how many rows would show an improvement above ``bound``, should it be as large as measured.
+        """Return about how many rows would show an improvement above ``bound``, if it is as large as measured.
 
-        The standard error is taken to fall with the root of the rows. None when the measured improvement does not
-        exceed the bound: then no number of rows like these would.
+        The estimate assumes that the standard error falls with the square root of the number of rows. Returns None when
+        the measured improvement does not exceed the bound, because more rows of this kind would not show one.
         """
         from scipy.special import ndtri
 
@@ -87,9 +87,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Metrics of several models on the same rows, and on the same resamples of them.
+    """Metrics of several models on the same rows and on the same resamples of these rows.
 
-    ``points[model][metric]`` is the value on the rows, ``draws[model][metric]`` has shape (resamples,) and is NaN for a
+    ``points[model][metric]`` is the value on the rows. ``draws[model][metric]`` has shape (resamples,), with NaN for a
     resample in which the metric has no value.
     """
 
@@ -100,9 +100,10 @@ class Bootstrap:
     confidence: float
 
     def interval(self, model: str, metric: str) -> Interval:
-        """Return the metric with its interval: Student's t on the standard error over blocks, in the metric's range.
+        """Return the metric with its interval: Student's t times the standard error, clipped to the metric's range.
 
-        With few blocks the t quantile covers better than percentiles of the draws (Cameron, Gelbach and Miller 2008).
+        With few blocks the t quantile covers better than percentiles of the draws (Cameron, Gelbach and Miller 2008,
+        Bootstrap-based improvements for inference with clustered errors).
         """
         value = self._point(model, metric)
         half_width = self._half_width(self.draws[model][metric])
@@ -110,7 +111,7 @@ class Bootstrap:
         return Interval(value, max(0.0, value - half_width), float(min(upper_limit, value + half_width)))
 
     def difference(self, candidate: str, champion: str, metric: str) -> Difference:
-        """Return by how much ``candidate`` is better than ``champion``, resample by resample."""
+        """Return the improvement of ``candidate`` over ``champion``, paired by resample."""
         value = improvement(metric, self._point(candidate, metric), self._point(champion, metric))
         sign = improvement(metric, 1.0, 0.0)
         paired = sign * (self.draws[candidate][metric] - self.draws[champion][metric])
@@ -125,7 +126,7 @@ class Bootstrap:
                 f"Metric '{metric}' of '{model}'",
                 expected="a value",
                 found="none (coverage needs the bounds that the model predicts)",
-                fix="Pass the bounds with the evidence, or take the metric out of the gates.",
+                fix="Pass the bounds with the evidence, or remove the metric from the gates.",
             )
         return self.points[model][metric]
 
@@ -147,10 +148,10 @@ def bootstrap(
 ) -> Bootstrap:
     """Return ``metrics`` (default: all of the task) of each model in ``predictions`` on the rows and on resamples.
 
-    ``block`` names the unit of each row (any sortable values without nulls). All models are scored on the same
-    resamples, so that their differences are paired. ``bounds`` holds the lower and upper ends that a regression
-    predicts, by model; those that have them get their coverage too. Raises :class:`EvaluationError` as
-    :func:`~ml_platform.evaluation.metrics.score` does, and for fewer than two blocks.
+    ``block`` is the block of each row, as sortable values without nulls. All models are scored on the same resamples,
+    so their differences are paired. ``bounds`` maps models to the lower and upper ends that a regression predicts, and
+    adds their coverage. Raises :class:`EvaluationError` as :func:`~ml_platform.evaluation.metrics.score` does, for an
+    unknown metric and for fewer than two blocks.
     """
     known_metrics = CLASSIFICATION_METRICS if task == "classification" else REGRESSION_METRICS
     selected = tuple(metrics or known_metrics)
@@ -158,7 +159,7 @@ def bootstrap(
         require_metric(metric, known_metrics)
     codes, blocks = block_codes(block)
     counts = draw_counts(blocks, settings.resamples, settings.seed)
-    # The first row takes every block once: the value on the rows themselves, by the same arithmetic.
+    # The first row takes every block once, so the same arithmetic gives the value on the rows themselves.
     counts = np.vstack([np.ones(blocks), counts])
     values: dict[str, dict[str, Array]] = {}
     for name, prediction in predictions.items():
@@ -181,20 +182,23 @@ def bootstrap(
 
 
 def block_codes(block: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], int]:
-    """Return each row's block as a number from 0, and how many blocks there are; fewer than two raise."""
+    """Return the block number of each row, from 0, and the number of blocks.
+
+    Raises :class:`EvaluationError` for fewer than two blocks.
+    """
     block_values, codes = np.unique(np.asarray(block), return_inverse=True)
     if len(block_values) < 2:
         raise EvaluationError(
             "Bootstrap",
             expected="at least two blocks to draw from",
             found=f"{len(block_values)} among {len(codes)} rows",
-            fix="Evaluate a longer period, or declare a smaller unit under evaluation.bootstrap.unit.",
+            fix="Evaluate a longer period, or declare a smaller unit in evaluation.bootstrap.unit.",
         )
     return codes.astype(np.int64).reshape(-1), len(block_values)
 
 
 def draw_counts(blocks: int, resamples: int, seed: int) -> Array:
-    """Return how often each block is in each resample: shape (resamples, blocks), each row sums to ``blocks``."""
+    """Return how often each resample has each block, shape (resamples, blocks); each row sums to ``blocks``."""
     generator = np.random.Generator(np.random.PCG64(seed))
     return generator.multinomial(blocks, np.full(blocks, 1.0 / blocks), size=resamples).astype(np.float64)
 
@@ -257,7 +261,7 @@ def _standard_error(draws: Array, blocks: int) -> float:
             "Bootstrap",
             expected="a value in at least half of the resamples",
             found=f"{len(finite)} of {len(draws)}",
-            fix="Too few blocks hold both classes: evaluate a longer period or a larger slice.",
+            fix="Evaluate a longer period or a larger slice: too few blocks have both classes.",
         )
-    # Drawing blocks with replacement spreads by (blocks - 1) / blocks of the true variance.
+    # The draws with replacement have (blocks - 1) / blocks of the true variance.
     return float(finite.std(ddof=1) * np.sqrt(blocks / (blocks - 1)))

@@ -1,6 +1,6 @@
-"""What the gates judge: predictions of candidate, champion and baselines on the same rows, and measured facts.
+"""The evidence that gates evaluate: predictions of candidate, champion and baselines on the same rows, and system checks.
 
-Apart so that every gate is a function of one value, and a verdict can name by one digest all that it saw.
+Every gate is a function of one evidence, and a verdict names the evidence by one digest.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ CANDIDATE = "candidate"
 CHAMPION = "champion"
 BASE_RATE = "base_rate"
 PREDICTION, LOWER, UPPER = "prediction__", "lower__", "upper__"
-"""Before the names of models in the columns of a kept table: their predictions, and the ends of their intervals."""
+"""Column prefixes in a stored table, before the model's name: its prediction, and the ends of its interval."""
 
 
 @dataclass(frozen=True)
 class SystemChecks:
-    """What was measured apart from predictions; None means "not measured", which no gate lets pass."""
+    """Measurements besides predictions. None means "not measured", and no gate passes on it."""
 
     leaks: list[str] | None = None
     contract_violations: list[str] | None = None
@@ -36,13 +36,14 @@ class SystemChecks:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Rows with a label that no model here was fitted, tuned or calibrated on.
+    """Labelled rows that no model here was fitted, tuned or calibrated on, with the predictions of all models.
 
-    ``predictions`` maps ``candidate``, ``champion`` (absent for the first version) and the baselines by name to arrays
-    of the labels' length. ``block`` is the bootstrap unit of each row, ``slices`` a table of the same height with the
-    columns by which slices are made, ``bounds`` the interval ends that a regression predicts, by model.
-    ``candidate_is_newer`` says whether the candidate saw newer data than the champion. ``champion_fitted_on_rows`` says
-    whether the champion, being of a later month, was fitted on these very rows: the one exception from the first
+    ``predictions`` maps ``candidate``, ``champion`` (absent for the first version) and the names of baselines to arrays
+    of the same length as ``label``. ``block`` is the bootstrap unit of each row. ``slices`` is a table of the same
+    height whose columns define slices. ``bounds`` maps models to the interval ends that a regression predicts.
+
+    ``candidate_is_newer`` is true when the candidate saw newer data than the champion. ``champion_fitted_on_rows`` is
+    true when the champion belongs to a later month and was fitted on these rows, the one exception to the first
     sentence.
     """
 
@@ -65,7 +66,7 @@ class Evidence:
         if wrong_lengths:
             raise EvaluationError(
                 "Evidence",
-                expected=f"{len(self.label)} rows everywhere, as there are labels",
+                expected=f"{len(self.label)} rows everywhere, one per label",
                 found=", ".join(f"{length} in '{name}'" for name, length in wrong_lengths.items()),
                 fix="Score candidate, champion and baselines on the same rows.",
             )
@@ -80,11 +81,11 @@ class Evidence:
 
     @property
     def baselines(self) -> list[str]:
-        """Return the names of all predictions that are neither candidate nor champion."""
+        """Return the names of all models other than candidate and champion."""
         return [name for name in self.predictions if name not in (CANDIDATE, CHAMPION)]
 
     def resampled(self, metric: str) -> Bootstrap:
-        """Return the bootstrap of ``metric`` for all models, made once and kept: every gate reads the same draws."""
+        """Return the bootstrap of ``metric`` for all models. It is cached, so every gate reads the same draws."""
         cache: dict[str, Bootstrap] = object.__getattribute__(self, "_resampled")
         if metric not in cache:
             cache[metric] = bootstrap(
@@ -100,7 +101,7 @@ class Evidence:
 
     @classmethod
     def from_table(cls, table: pl.DataFrame, *, task: Task, settings: BootstrapSettings) -> "Evidence":
-        """Return the rows and predictions that :meth:`to_table` gave, without facts: what a report needs of them."""
+        """Return the evidence of a table from :meth:`to_table`, without system checks. Reports read it."""
         predictions, lower, upper = (_columns_by_model(table, prefix) for prefix in (PREDICTION, LOWER, UPPER))
         slices = table.select(pl.exclude("label", "block", f"^({PREDICTION}|{LOWER}|{UPPER}).*$"))
         return cls(
@@ -114,7 +115,7 @@ class Evidence:
         )
 
     def to_table(self) -> pl.DataFrame:
-        """Return one row per evaluated row: label, block (numbered), predictions, bounds, slices: what to keep."""
+        """Return the table to store: per evaluated row the label, block number, predictions, bounds and slices."""
         columns = {f"{PREDICTION}{name}": values for name, values in self.predictions.items()}
         columns |= {f"{LOWER}{name}": lower for name, (lower, _) in self.bounds.items()}
         columns |= {f"{UPPER}{name}": upper for name, (_, upper) in self.bounds.items()}
@@ -123,10 +124,10 @@ class Evidence:
         return table if self.slices is None else table.hstack(self.slices)
 
     def digest(self) -> str:
-        """Return the digest of labels, predictions, blocks, slices, facts and settings: what an approval is bound to.
+        """Return the digest of labels, predictions, blocks, slices, system checks and settings; approvals belong to it.
 
-        Of all that a gate sees only the latency is left out: no two measurements agree, and nobody who agreed to the
-        same predictions need do so again. Its gate judges it anew each time.
+        The digest leaves out the latency, because no two measurements are equal and people need not approve the same
+        predictions again. The latency gate evaluates each new measurement.
         """
         blocks = np.unique(self.block, return_inverse=True)[1]
         return value_digest(
@@ -168,13 +169,13 @@ def bootstrap_blocks(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str
             f"Bootstrap unit '{unit}'",
             expected="a value in every row",
             found=f"{unit_of_row.null_count()} nulls among {rows.height} rows",
-            fix="Choose a unit that every row has.",
+            fix="Choose a unit that has a value in every row.",
         )
     return unit_of_row.to_numpy()
 
 
 def base_rate_prediction(label: npt.NDArray[np.float64], known_rate: float) -> npt.NDArray[np.float64]:
-    """Return the baseline that answers ``known_rate`` (of the training rows, not of these) for every row."""
+    """Return the baseline that predicts ``known_rate``, the rate of the training rows, for every row."""
     return np.full(len(label), known_rate)
 
 
@@ -188,5 +189,5 @@ def _array_digest(values: npt.ArrayLike) -> str:
 
 
 def _table_digest(table: pl.DataFrame) -> str:
-    # The text form does not depend on how Polars lays strings out in memory.
+    # CSV text does not depend on the memory layout of strings in Polars.
     return hashlib.sha256(table.write_csv().encode()).hexdigest()

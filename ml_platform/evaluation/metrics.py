@@ -1,6 +1,7 @@
-"""The numbers by which a model is judged, each exact on ties and verified against scikit-learn in the tests.
+"""Metrics of classification and regression models, exact on ties and verified against scikit-learn in the tests.
 
-Written on numpy alone: scikit-learn takes a second to import and ten times as long to compute them.
+They are written on numpy because the bootstrap needs the loss of each row, and each slice and resample computes them
+again. `benchmarks/statistics_libraries.py` compares time and results with scikit-learn.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ml_platform.data.roc_auc import auc
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 Array = npt.NDArray[np.float64]
@@ -25,7 +27,7 @@ CALIBRATION_BINS = 15
 
 
 class EvaluationError(PlatformError):
-    """Raised when a metric has no value on these rows: no rows, one class only, a score that is not a number."""
+    """Raised when a metric has no value on the rows: no rows, one class only, or a score that is not a number."""
 
 
 def score(label: npt.ArrayLike, probability: npt.ArrayLike) -> dict[str, float]:
@@ -57,10 +59,10 @@ def score_regression(
     lower: npt.ArrayLike | None = None,
     upper: npt.ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Return mae, rmse, pinball (of ``prediction`` as the ``quantile``), and coverage of ``[lower, upper]`` if given.
+    """Return mae, rmse, pinball (``prediction`` taken as the ``quantile``), and coverage of ``[lower, upper]`` if given.
 
-    All are in the unit of the label, coverage is a share of rows. Raises :class:`EvaluationError` for no rows, unequal
-    lengths, nulls or infinities.
+    Coverage is a share of rows, and all others are in the unit of the label. Raises :class:`EvaluationError` for no
+    rows, unequal lengths, nulls or infinities.
     """
     truth, predicted = regression_arrays(label, prediction)
     error = predicted - truth
@@ -79,7 +81,7 @@ def score_regression(
 def score_task(
     task: Task, label: npt.ArrayLike, prediction: npt.ArrayLike, bounds: Bounds | None = None
 ) -> dict[str, float]:
-    """Return :func:`score` or :func:`score_regression`, whichever ``task`` asks for; the latter with its ``bounds``."""
+    """Return the metrics of ``task``: :func:`score`, or :func:`score_regression` with ``bounds``."""
     if task == "classification":
         return score(label, prediction)
     lower, upper = bounds or (None, None)
@@ -87,12 +89,12 @@ def score_task(
 
 
 def improvement(metric: str, candidate: float, champion: float) -> float:
-    """Return by how much ``candidate`` is better than ``champion``: positive is better, whatever the metric."""
+    """Return the improvement of ``candidate`` over ``champion``: for every metric, positive means better."""
     return candidate - champion if metric in HIGHER_IS_BETTER else champion - candidate
 
 
 def require_metric(metric: str, known: Mapping[str, object] | tuple[str, ...]) -> None:
-    """Raise :class:`EvaluationError` with the nearest name when ``metric`` is none of ``known``."""
+    """Raise :class:`EvaluationError` with the nearest name when ``metric`` is not in ``known``."""
     if metric not in known:
         raise EvaluationError(
             f"Metric '{metric}'",
@@ -100,15 +102,6 @@ def require_metric(metric: str, known: Mapping[str, object] | tuple[str, ...]) -
             found="an unknown name",
             fix=f"Correct the metric in the model's defs.yaml.{did_you_mean(metric, known)}",
         )
-
-
-def auc(label: Array, probability: Array) -> float:
-    """Return the area under the ROC curve: a positive scores above a negative (Mann, Whitney 1947)."""
-    positive = np.sort(probability[label == 1])
-    negative = np.sort(probability[label == 0])
-    below = np.searchsorted(negative, positive, side="left")
-    not_above = np.searchsorted(negative, positive, side="right")
-    return float((below.sum() + not_above.sum()) / (2.0 * len(positive) * len(negative)))
 
 
 def average_precision(label: Array, probability: Array) -> float:
@@ -122,7 +115,7 @@ def average_precision(label: Array, probability: Array) -> float:
 
 
 def log_losses(label: Array, probability: Array) -> Array:
-    """Return the negative log likelihood of each row (nats), probabilities clipped at machine precision."""
+    """Return the negative log likelihood of each row in nats, with probabilities clipped at machine precision."""
     epsilon = np.finfo(np.float64).eps
     clipped = np.clip(probability, epsilon, 1 - epsilon)
     return -np.log(np.where(label == 1, clipped, 1 - clipped))
@@ -135,7 +128,7 @@ def ece(label: Array, probability: Array, bins: int = CALIBRATION_BINS) -> float
 
 
 def calibration_bin(probability: Array, bins: int = CALIBRATION_BINS) -> npt.NDArray[np.int64]:
-    """Return the bin, 0 to ``bins`` - 1, in which each probability lies; 1.0 lies in the last."""
+    """Return the bin of each probability, 0 to ``bins`` - 1; a probability of 1.0 is in the last bin."""
     return np.minimum((probability * bins).astype(np.int64), bins - 1)
 
 
@@ -146,7 +139,7 @@ def pinball_losses(label: Array, prediction: Array, quantile: float) -> Array:
 
 
 def classification_arrays(label: npt.ArrayLike, probability: npt.ArrayLike) -> tuple[Array, Array]:
-    """Return both as float64 of equal length, or raise :class:`EvaluationError` as :func:`score` says."""
+    """Return both as float64 of equal length; raise :class:`EvaluationError` in the cases that :func:`score` lists."""
     truth, scores = regression_arrays(label, probability)
     classes = np.unique(truth)
     if not np.isin(classes, (0.0, 1.0)).all():
@@ -154,14 +147,14 @@ def classification_arrays(label: npt.ArrayLike, probability: npt.ArrayLike) -> t
             "Label",
             expected="0 or 1",
             found=f"the values {listed([f'{value:g}' for value in classes])}",
-            fix="Mend the label rule, or declare the task as regression.",
+            fix="Correct the label rule, or declare the task as regression.",
         )
     if len(classes) < 2:
         raise EvaluationError(
             "Label",
             expected="both classes among the rows",
             found=f"the constant {classes[0]:g} in all {len(truth)} rows",
-            fix="A constant label can neither rank nor gate a model: check the label rule and the partition.",
+            fix="Check the label rule and the partition: no metric can rank models on a constant label.",
         )
     outside = int(((scores < 0) | (scores > 1)).sum())
     if outside:
@@ -169,7 +162,7 @@ def classification_arrays(label: npt.ArrayLike, probability: npt.ArrayLike) -> t
             "Probability",
             expected="values from 0 to 1",
             found=f"{outside} of {len(scores)} rows outside",
-            fix="Have the trainer return probabilities, not raw margins.",
+            fix="Return probabilities from the trainer, not raw margins.",
         )
     return truth, scores
 
@@ -182,7 +175,7 @@ def regression_arrays(label: npt.ArrayLike, prediction: npt.ArrayLike) -> tuple[
             "Evaluation rows",
             expected="at least one row with a label",
             found="none",
-            fix="The partition is empty or its labels are not known yet: wait for the data or choose another month.",
+            fix="Wait until the labels of the partition are known, or choose another partition.",
         )
     if truth.shape != predicted.shape:
         raise EvaluationError(
@@ -198,6 +191,6 @@ def regression_arrays(label: npt.ArrayLike, prediction: npt.ArrayLike) -> tuple[
                 name,
                 expected="finite numbers",
                 found=f"{not_finite} of {len(values)} rows null, NaN or infinite",
-                fix="Drop rows without a label before the evaluation; a model must answer every row.",
+                fix="Drop rows without a label before the evaluation, and return a number for every row.",
             )
     return truth, predicted

@@ -7,7 +7,7 @@ a part without numbers says so instead of disappearing.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ml_platform.evaluation.reliability import ReliabilityBin
 from ml_platform.evaluation.slices import SliceScore
@@ -15,9 +15,17 @@ from ml_platform.evaluation.summary import MetricSummary
 from ml_platform.evaluation.verdict import Verdict
 
 
+class Answers(Protocol):
+    """The quality of the answers at the threshold, as shares of rows; None where a share has no value."""
+
+    alert_rate: float
+    precision: float | None
+    recall: float | None
+
+
 @dataclass(frozen=True)
 class ModelCard:
-    """The contents of a card; ``calibration`` says how scores were made probabilities, or values intervals."""
+    """The contents of a card."""
 
     model: str
     version: str
@@ -32,6 +40,8 @@ class ModelCard:
     slices: Sequence[SliceScore]
     slice_metric: str
     calibration: str = "none"
+    threshold: str = "Not applicable: a regression answers a value."
+    answers: Mapping[str, Answers] = field(default_factory=dict)
     reliability: Sequence[ReliabilityBin] = ()
     verdict: Verdict | None = None
     feature_importance: Mapping[str, float] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""Feature views: one change log, read as of a time for training and at its end for serving."""
+"""Feature views: one change log each; training reads it as of a time, serving reads the last fact of each entity."""

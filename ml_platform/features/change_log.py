@@ -1,4 +1,4 @@
-"""Building a view's change log: run the function, check every promise, keep the facts of one window, write them."""
+"""Build a view's change log: run the view's function, validate its result, keep the facts of one window, write them."""
 
 import inspect
 import math
@@ -17,7 +17,7 @@ from ml_platform.features.view import INSTANT, KNOWN_AT, FeatureView, ViewError
 
 @dataclass(frozen=True)
 class Window:
-    """The instants whose facts a build keeps: from ``start``, included, to ``end``, excluded; both with a zone.
+    """The time range whose facts a build keeps: ``start`` is included, ``end`` excluded; both have a time zone.
 
     ``end`` is the data clock of the build: nothing is known at or after it.
     """
@@ -28,7 +28,7 @@ class Window:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build kept and what it left out, as plain numbers; ``first_*`` name view, entity and time."""
+    """Number of facts that a build kept and left out; ``first_*`` name view, entity and time of the first such fact."""
 
     rows: int
     duplicates: int
@@ -40,32 +40,32 @@ class BuildReport:
     first_late_fact: str | None = None
 
     def as_metadata(self) -> dict[str, Any]:
-        """Return the numbers under stable names, those that are None left out."""
+        """Return the numbers under stable names, without those that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class ChangeLog:
-    """Facts (entity…, known_at, values…) sorted by known_at and then entity, no two with the same of both."""
+    """Facts (entity…, known_at, values…) sorted by known_at and then entity; each pair of these occurs once."""
 
     frame: pl.DataFrame
     report: BuildReport
 
 
 def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -> ChangeLog:
-    """Return the facts of ``window`` that the view's function finds in ``sources`` (by dataset name).
+    """Return the facts of ``window`` that the view's function computes from ``sources`` (by dataset name).
 
-    The function sees the declared columns only; one with a second parameter is also given the window. What it returns
-    must have exactly the columns entity…, known_at and the declared features, in any order; known_at must carry a time
-    zone and is stored in UTC microseconds; numbers are cast to the declared types, and one that does not fit is an
-    error; NaN becomes null; an infinite value, a null key or a null known_at is an error.
+    The function sees only the declared columns; a second parameter receives the window. Its result must have exactly
+    the columns entity…, known_at and the declared features, in any order. known_at must have a time zone and is stored
+    in UTC microseconds. Numbers are cast to the declared types, and NaN becomes null. These are errors: a number that
+    does not fit its type, an infinite value, a null key, a null known_at.
 
-    Facts known before the window are left out (the lookback belongs to earlier partitions). Facts known at or after
-    its end are left out and counted, the first one named: the next partition finds them through its lookback; a view
-    without lookback would lose them, so there they are an error. Rows equal in all columns are one fact; of rows with
-    the same entity and known_at the last one returned stands, and the others are counted as superseded.
+    Facts known before the window are left out, because the lookback belongs to earlier partitions. Facts known at or
+    after its end are left out and counted, because the next partition finds them through its lookback. In a view without
+    lookback they are an error, because no partition would find them. Rows equal in all columns are one fact. Of rows with
+    the same entity and known_at, the last one counts; the others are counted as superseded.
 
-    Raises :class:`ViewError` naming the view, what was expected, what was found, and where.
+    Raises :class:`ViewError` that names the view, the expected and found values, and the first place.
     """
     frame = _typed_facts(view, _call_function(view, _visible_sources(view, sources), window))
     if frame.height:
@@ -78,7 +78,7 @@ def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -
             f"Feature view '{view.name}'",
             expected=f"no fact known at or after the data clock {window.end:%Y-%m-%dT%H:%M%z}",
             found=f"{late.height}, the first {_describe_first(view, late)}",
-            fix="Declare lookback_days, so that the next partition finds them, or mend known_at.",
+            fix="Declare lookback_days, so that the next partition finds these facts, or correct known_at.",
         )
     inside = frame.filter(~(before | after))
     distinct, current = duplicates(inside, view.entity)
@@ -96,9 +96,9 @@ def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -
 
 
 def duplicates(facts: pl.DataFrame, entity: list[str]) -> tuple[int, pl.DataFrame]:
-    """Return how many distinct rows ``facts`` has, and the rows that stand: of each (entity, known_at) the last one.
+    """Return the number of distinct rows of ``facts``, and the last row of each (entity, known_at).
 
-    The rows come back sorted by known_at and then entity.
+    These rows are sorted by known_at and then entity.
     """
     keys = [KNOWN_AT, *entity]
     after, equal = _compare_neighbours(facts, keys)
@@ -112,7 +112,7 @@ def duplicates(facts: pl.DataFrame, entity: list[str]) -> tuple[int, pl.DataFram
 
 
 def _compare_neighbours(facts: pl.DataFrame, keys: list[str]) -> tuple[pl.Series, pl.Series]:
-    """Return, for each pair of neighbours, whether the second comes after the first by ``keys``, or ties with it."""
+    """Return, for each pair of neighbouring rows, whether the second is after the first by ``keys``, or ties with it."""
     first, second = facts.select(keys).head(max(facts.height - 1, 0)), facts.select(keys).slice(1)
     after = pl.repeat(False, first.height, eager=True, dtype=pl.Boolean)
     equal = ~after
@@ -124,7 +124,7 @@ def _compare_neighbours(facts: pl.DataFrame, keys: list[str]) -> tuple[pl.Series
 
 
 def _tied_rows(equal: pl.Series) -> pl.Series:
-    """Return which rows tie with the row before or after them, from which neighbours tie."""
+    """Return whether each row ties with the row before or after it; ``equal`` has one value per pair of neighbours."""
     before, following = pl.Series([False], dtype=pl.Boolean), equal.clone()
     return before.append(equal) | following.extend_constant(False, 1)
 
@@ -132,8 +132,8 @@ def _tied_rows(equal: pl.Series) -> pl.Series:
 def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) -> tuple[TableVersion, BuildReport]:
     """Publish ``log`` as ``partition`` of the view's table; return the new version and the report.
 
-    A fact that the partition did not hold before, and that is older than the newest one it did hold, is late: it is
-    published (an earlier version of the table still shows the history without it) and counted, the first one named.
+    A fact is late if the published partition lacks it and has a later fact. Late facts are published too and counted,
+    and the report names the first one. Earlier versions of the table keep the history without them.
     """
     late = _late_facts(view, log.frame, lake, partition)
     report = log.report
@@ -147,9 +147,10 @@ def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) 
 def read(
     view: FeatureView, lake: Lake, version: int | None = None, partitions: Sequence[str] | None = None
 ) -> pl.LazyFrame:
-    """Return the view's change log (entity…, known_at, values…) as of ``version`` of its table, the newest if None.
+    """Return the view's change log (entity…, known_at, values…) as of ``version`` of its table (the latest if None).
 
-    Only ``partitions`` where these are given. Raises :class:`ml_platform.data.lake.LakeError` for what does not exist.
+    ``partitions`` limits the result to these partitions. Raises :class:`ml_platform.data.lake.LakeError` when the table,
+    the version or a partition does not exist.
     """
     return lake.scan(view.table, version, partitions).select(*view.entity, KNOWN_AT, *view.dtypes)
 
@@ -162,7 +163,7 @@ def _visible_sources(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dic
                 f"Feature view '{view.name}'",
                 expected=f"a source '{source.dataset}'",
                 found=listed(sources),
-                fix=f"Pass it, or mend the declaration.{did_you_mean(source.dataset, sources)}",
+                fix=f"Pass the source, or correct the declaration.{did_you_mean(source.dataset, sources)}",
             )
         existing = sources[source.dataset].collect_schema().names()
         absent = [column for column in source.visible_columns if column not in existing]
@@ -171,7 +172,7 @@ def _visible_sources(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dic
                 f"Feature view '{view.name}'",
                 expected=f"columns {listed(absent)} in '{source.dataset}'",
                 found=listed(existing, limit=30),
-                fix=f"Mend the declared columns.{did_you_mean(absent[0], existing)}",
+                fix=f"Correct the declared columns.{did_you_mean(absent[0], existing)}",
             )
         visible[source.dataset] = sources[source.dataset].select(source.visible_columns or pl.all())
     return visible
@@ -186,7 +187,7 @@ def _call_function(view: FeatureView, sources: dict[str, pl.LazyFrame], window: 
             f"Feature view '{view.name}', function {view.function}",
             expected="a Polars frame of facts",
             found=type(result).__name__,
-            fix="Return the LazyFrame (entity…, known_at, values…).",
+            fix="Return a LazyFrame (entity…, known_at, values…).",
         )
     frame: pl.DataFrame = result.lazy().collect()
     expected = [*view.entity, KNOWN_AT, *view.dtypes]
@@ -198,7 +199,7 @@ def _call_function(view: FeatureView, sources: dict[str, pl.LazyFrame], window: 
             f"Feature view '{view.name}', function {view.function}",
             expected=f"the columns {listed(expected, limit=50)}",
             found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
-            fix=f"Mend the function or the declared features.{hint}",
+            fix=f"Fix the function or the declared features.{hint}",
         )
     return frame.select(expected)
 
@@ -211,7 +212,7 @@ def _typed_facts(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
             expected="instants with a time zone",
             found=f"{known}"
             + (f", the first {_describe_first(view, frame)}" if frame.height and known.is_temporal() else ""),
-            fix="Use .dt.replace_time_zone(zone) where the zone is known; a naive time can be any of 24 instants.",
+            fix="Add the zone with .dt.replace_time_zone(zone); a time without a zone is ambiguous.",
         )
     frame = frame.with_columns(pl.col(KNOWN_AT).dt.convert_time_zone("UTC").dt.cast_time_unit("us").cast(INSTANT))
     for column in [*view.entity, KNOWN_AT]:
@@ -221,7 +222,7 @@ def _typed_facts(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
                 f"Feature view '{view.name}', column '{column}'",
                 expected="no nulls",
                 found=f"{rows.height} of {frame.height} rows without it, the first {_describe_first(view, rows)}",
-                fix="A fact needs an entity and a time at which it became known: leave such rows out.",
+                fix="Leave out rows without an entity or without a known_at.",
             )
     return frame.with_columns(_cast(view, frame[name], dtype, frame) for name, dtype in view.dtypes.items())
 
@@ -231,26 +232,33 @@ def _cast(view: FeatureView, column: pl.Series, dtype: pl.DataType, frame: pl.Da
         return column
     subject = f"Feature view '{view.name}', column '{column.name}'"
     if dtype == INSTANT and isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
-        raise ViewError(subject, expected="instants with a time zone", found="naive ones", fix="Say which zone it is.")
+        raise ViewError(
+            subject,
+            expected="instants with a time zone",
+            found="times without one",
+            fix="Add the zone with .dt.replace_time_zone(zone).",
+        )
     if (
         column.dtype.is_numeric() != dtype.is_numeric()
         and column.dtype not in (pl.Null, pl.Boolean)
         and not isinstance(column.dtype, pl.Categorical | pl.Enum)
     ):
-        raise ViewError(subject, expected=str(dtype), found=str(column.dtype), fix="Mend the function or the type.")
+        raise ViewError(
+            subject, expected=str(dtype), found=str(column.dtype), fix="Fix the function or the declared type."
+        )
     try:
         cast = column.fill_nan(None).cast(dtype) if column.dtype.is_float() else column.cast(dtype)
     except pl.exceptions.InvalidOperationError as error:
         reason = str(error).split("\n")[0]
         raise ViewError(subject, expected=f"values of {dtype}", found=reason, fix="Declare a wider type.") from error
-    # A finite sum rules out what is infinite, in one pass.
+    # A finite sum rules out infinite values in one pass.
     if cast.dtype.is_float() and not math.isfinite(cast.sum() or 0.0) and cast.is_infinite().any():
         rows = frame.filter(cast.is_infinite().fill_null(False))
         raise ViewError(
             subject,
             expected="finite values",
             found=f"{rows.height} infinite, the first {_describe_first(view, rows)}",
-            fix="Guard the division; null says that there is no value.",
+            fix="Return null where there is no value, for example for a division by zero.",
         )
     return cast
 
@@ -261,7 +269,7 @@ def _require_time_zone(view: FeatureView, window: Window) -> None:
             f"Window of feature view '{view.name}'",
             expected="bounds with a time zone",
             found=f"{window.start} to {window.end}",
-            fix="Use ml_platform.data.partitions.month_bounds.",
+            fix="Compute the window with ml_platform.data.partitions.month_bounds.",
         )
 
 

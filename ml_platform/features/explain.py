@@ -1,4 +1,4 @@
-"""Why this score: each value that a row was given, when it became known, how old it was, from which view it came."""
+"""Explain the features of one row: each value, when it became known, its age, and the view that it comes from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ from ml_platform.features.view import PREDICT_AT
 
 @dataclass(frozen=True)
 class FeatureExplanation:
-    """One feature of one row. ``known_at`` and ``age_minutes`` are None where nothing was read, or nothing stored."""
+    """One feature of one row.
+
+    ``known_at`` and ``age_minutes`` are None for a request view, and for a stored view without a usable fact.
+    """
 
     feature: str
     value: object
@@ -33,7 +36,7 @@ def explain_online(feature_set: FeatureSet, row: pl.DataFrame, store: OnlineStor
 def explain_as_of(
     feature_set: FeatureSet, row: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]
 ) -> list[FeatureExplanation]:
-    """Return the features of ``row`` (one row: request fields, predict_at) as the logs knew them at its predict_at."""
+    """Return the features of ``row`` (one row: request fields, predict_at) as known in ``logs`` at its predict_at."""
     aged = FeatureSet([view.model_copy(update={"age": view.kind == "stored"}) for view in feature_set.views])
     read = aged.as_of(row.lazy(), logs).collect()
     ages = read.select(pl.col(view.age_column).alias(view.name) for view in aged.stored)
@@ -50,7 +53,7 @@ def _explain(
         age = aged.get(view.name)
         known_at = None if age is None else as_of - timedelta(minutes=age)
         units = {view.column(feature.name): (feature.unit, feature.description) for feature in view.features}
-        units[view.age_column] = ("minutes", f"Age of what '{view.name}' says")
+        units[view.age_column] = ("minutes", f"Age of the fact read from '{view.name}'")
         explained += [
             FeatureExplanation(name, values[name], *units[name], view.name, known_at, age)
             for name in view.feature_names

@@ -1,4 +1,4 @@
-"""Where the features of a set come from: columns of a lookup in the online store, and columns of request views."""
+"""Positions of a set's features in its two inputs: lookups in the online store, and columns of request views."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,12 @@ from ml_platform.features.view import FeatureView
 
 @dataclass(frozen=True)
 class LookupPlan:
-    """Where an encoder's features come from: columns of a lookup, ages, columns of request views."""
+    """Source of each feature of an encoder: a column of a lookup, an age, or a column of a request view.
+
+    The three arrays describe numbers: feature ``positions[i]`` is column ``columns[i]`` of the lookup, from stored view
+    ``views[i]``. ``texts``: (feature position, lookup column, view position, name). ``ages``: (feature position, view
+    position). ``request_columns``: (feature position, request column, name).
+    """
 
     positions: np.ndarray
     columns: np.ndarray
@@ -25,7 +30,7 @@ class LookupPlan:
 
 
 class FeatureLayout:
-    """The positions of features in what a feature set reads online; worked out once, used by every request."""
+    """Positions of features in the online reads of a feature set, computed once and used by all requests."""
 
     def __init__(
         self,
@@ -33,7 +38,7 @@ class FeatureLayout:
         request_dtypes: Mapping[str, pl.DataType],
         feature_names: Sequence[str],
     ) -> None:
-        """Lay out ``feature_names``; ``request_dtypes`` are the columns of all request views, as computed, by name."""
+        """Lay out ``feature_names``; ``request_dtypes`` maps the columns of all request views to types, in run order."""
         self.stored_views = stored_views
         self.request_dtypes = request_dtypes
         self.request_columns = list(request_dtypes)
@@ -42,29 +47,29 @@ class FeatureLayout:
 
     @cached_property
     def stored_columns(self) -> LookupColumns:
-        """Where the features of stored views lie in a lookup of :attr:`stored_views`."""
+        """Positions of the features of stored views in a lookup of :attr:`stored_views`."""
         return self.lookup_columns(self.feature_names)
 
     def lookup_columns(self, names: Sequence[str]) -> LookupColumns:
-        """Return where those of ``names`` that are columns of stored views lie in a lookup of :attr:`stored_views`."""
+        """Return the positions in a lookup of :attr:`stored_views` for ``names``, without columns of request views."""
         return LookupColumns.of(self.stored_views, [name for name in names if name not in self.request_dtypes])
 
     @cached_property
     def feature_positions(self) -> list[int]:
-        """Where each feature lies in a row of :attr:`request_columns` followed by :attr:`stored_columns`."""
+        """Position of each feature in a row of :attr:`request_columns` followed by :attr:`stored_columns`."""
         columns = [*self.request_columns, *self.stored_columns.dtypes]
         positions = {name: position for position, name in enumerate(columns)}
         return [positions[name] for name in self.feature_names]
 
     def lookup_plan(self, encoder: Encoder) -> LookupPlan:
-        """Return where the features of ``encoder`` come from; made once for each encoder."""
+        """Return the source of each feature of ``encoder``, computed once for each encoder."""
         cached = self._plans.get(id(encoder))
         if cached is None or cached[0] is not encoder:
-            cached = encoder, self._planned(encoder)
+            cached = encoder, self._make_plan(encoder)
             self._plans[id(encoder)] = cached
         return cached[1]
 
-    def _planned(self, encoder: Encoder) -> LookupPlan:
+    def _make_plan(self, encoder: Encoder) -> LookupPlan:
         stored: dict[str, tuple[int, int, pl.DataType]] = {}
         for view_position, view in enumerate(self.stored_views):
             for name, dtype in view.dtypes.items():

@@ -1,10 +1,10 @@
-"""The features of a model: which views, in which order, read in two ways that give the same values.
+"""The features of a model: an ordered set of views with two reads that return the same values.
 
 `as_of` reads change logs for training, `online` reads a store for serving. Both take the same steps:
 
-1. request views without inputs run on the fields of the row (they may derive keys, such as the hour of day);
-2. stored views are read by their entity columns: fields of the row, or values of step 1 by their bare name;
-3. request views with inputs run on the fields, the values of the views they name, and `as_of`.
+1. Request views without inputs run on the fields of the row. They may derive keys, such as the hour of day.
+2. Stored views are read by their entity columns: fields of the row, or values of step 1 without the view's prefix.
+3. Request views with inputs run on the fields, the values of the views that they name, and `as_of`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,17 +37,17 @@ from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT, FeatureView, V
 
 
 class FeatureSet:
-    """Feature views in a declared order; reading them needs nothing else.
+    """Feature views in declared order.
 
-    The versions of the views' code are pinned when the set is made: a set written to `features.json` beside a model
-    keeps reading the logs and snapshots that the model was trained on.
+    The constructor pins the code versions of the views. A set stored as `features.json` beside a model therefore keeps
+    reading the logs and snapshots of the code that the model was trained on.
     """
 
     def __init__(self, views: Sequence[FeatureView], leave_out: Sequence[str] = ()) -> None:
-        """Make a set of ``views``; features named in ``leave_out`` (as ``<view>__<column>``) are not given to models.
+        """Make a set of ``views``; models do not get the features in ``leave_out`` (as ``<view>__<column>``).
 
-        Raises :class:`ViewError` when a name occurs twice, an input or an entity column comes from nowhere, or
-        ``leave_out`` names no feature.
+        Raises :class:`ViewError` when a view occurs twice, an input is no view of the set that runs before, or
+        ``leave_out`` contains a name that is not a feature.
         """
         self.views = [view.pinned() for view in views]
         self.leave_out = list(leave_out)
@@ -55,23 +55,23 @@ class FeatureSet:
         self._views_before_lookup = [view for view in self.views if view.kind == "request" and not view.inputs]
         self._views_after_lookup = [view for view in self.views if view.kind == "request" and view.inputs]
         self._derived = {name: view.column(name) for view in self._views_before_lookup for name in view.dtypes}
-        self._check()
+        self._validate()
 
     @cached_property
     def feature_names(self) -> list[str]:
-        """The columns that a model sees, in the order of the views and of their features."""
+        """Columns that a model gets, in the order of the views and of their features."""
         return [name for view in self.views for name in view.feature_names if name not in self.leave_out]
 
     @cached_property
     def layout(self) -> FeatureLayout:
-        """Where the features lie in what :meth:`serve` reads."""
+        """Positions of the features in the reads of :meth:`serve`."""
         request_views = (*self._views_before_lookup, *self._views_after_lookup)
         request_dtypes = {name: dtype for view in request_views for name, dtype in view.columns.items()}
         return FeatureLayout(self.stored, request_dtypes, self.feature_names)
 
     @cached_property
     def fields(self) -> list[str]:
-        """The fields of a request that the features need, sorted; entity columns derived by a request view left out."""
+        """Request fields that the features need, sorted, without entity columns that a request view derives."""
         keys = {key for view in self.stored for key in view.entity if key not in self._derived}
         return sorted(keys | {field for view in self.views for field in view.fields})
 
@@ -83,14 +83,16 @@ class FeatureSet:
         known_before: Mapping[str, datetime] | None = None,
         chunk_rows: int = CHUNK_ROWS,
     ) -> pl.LazyFrame:
-        """Return ``examples`` with all features as known at each one's ``predict_at``, lazily and in chunks.
+        """Return ``examples`` with all features as known at the ``predict_at`` of each row, lazily and in chunks.
 
-        ``examples``: the request fields, ``predict_at`` (with a time zone) and any other columns, which the views do
-        not get to see and which come back untouched. ``logs``: a change log for each stored view, by name; see
-        :meth:`logs`. Sorted by predict_at, ties as given; use ``.sink_parquet`` where the result is larger than memory.
-        Rules of the join, ``known_before`` and ``chunk_rows``: see :mod:`ml_platform.features.point_in_time`.
+        ``examples``: the request fields, ``predict_at`` (with a time zone) and any other columns. The views do not see
+        the other columns, which come back unchanged. A column ``as_of``, where present, replaces predict_at as the time
+        of the read. ``logs``: a change log for each stored view, by name; see :meth:`logs`. The result is sorted by
+        the time of the read, ties in the given order; use ``.sink_parquet`` for a result larger than memory. For the
+        rules of the join, ``known_before`` and ``chunk_rows`` see :mod:`ml_platform.features.point_in_time`.
 
-        Raises :class:`ViewError` when a field, a log or a column is missing, or a request view breaks its promise.
+        Raises :class:`ViewError` when a field, a log or a column is missing, or the result of a request view does not
+        match its declaration.
         """
         given = dict(examples.collect_schema())
         self._require_fields(given)
@@ -117,14 +119,14 @@ class FeatureSet:
         return register_io_source(batches, schema=schema)
 
     def online(self, rows: pl.DataFrame, store: OnlineStore) -> pl.DataFrame:
-        """Return the features of ``rows`` (request fields and ``predict_at``) as published now, in their order."""
+        """Return the features of ``rows`` (request fields and ``predict_at``) from the current snapshots, row by row."""
         return self.serve(rows, store).frame
 
     def serve(self, rows: pl.DataFrame, store: OnlineStore) -> ServedFeatures:
-        """Return the features of ``rows`` with what is needed to recompute them; one lookup for all views.
+        """Return the features of ``rows`` with the data needed to recompute them; one lookup reads all views.
 
-        The facts are the last ones published; their age is measured at ``as_of``: predict_at, or the store's newest
-        watermark where that is later. Beyond a view's tolerance they count as missing, as they do offline.
+        The facts are the last published ones. Their age is measured at ``as_of``: the later of predict_at and the
+        store's latest watermark. A fact older than its view's tolerance counts as missing, as in :meth:`as_of`.
         """
         self._require_fields(rows.schema)
         validate_examples(rows.schema, [])
@@ -144,7 +146,7 @@ class FeatureSet:
 
     @cached_property
     def _inputs(self) -> list[tuple[FeatureView, LookupColumns, list[str]]]:
-        """For each request view with inputs: those in a lookup, and the names of all, in declared order."""
+        """Each request view with inputs, its input columns in a lookup, and all its input columns in declared order."""
         views = {view.name: view for view in self.views}
         found = []
         for view in self._views_after_lookup:
@@ -153,23 +155,23 @@ class FeatureSet:
         return found
 
     def logs(self, lake: Lake, versions: Mapping[str, int] | None = None) -> dict[str, pl.LazyFrame]:
-        """Return the change log of each stored view, as of ``versions`` (view → version of its table) where given."""
+        """Return the change log of each stored view, at the version that ``versions`` has for it, or the latest."""
         return {view.name: change_log.read(view, lake, (versions or {}).get(view.name)) for view in self.stored}
 
     def versions(self, lake: Lake) -> dict[str, int]:
-        """Return the newest version of each stored view's table: what a manifest pins. Absent tables are left out."""
+        """Return the latest table version of each stored view, for a manifest to pin; absent tables are left out."""
         found = {view.name: lake.version(view.table) for view in self.stored}
         return {name: version for name, version in found.items() if version is not None}
 
     def to_dict(self) -> dict[str, object]:
-        """Return the set as plain data for `features.json`; :meth:`from_dict` gives back an equal one."""
+        """Return the set as plain data for `features.json`; :meth:`from_dict` returns an equal set."""
         return {"views": [view.model_dump() for view in self.views], "leave_out": self.leave_out}
 
     @classmethod
     def from_dict(cls, stored_set: Mapping[str, object]) -> "FeatureSet":
-        """Return the set that :meth:`to_dict` described, with the code versions that it had then.
+        """Return the set that :meth:`to_dict` wrote, with its pinned code versions.
 
-        Sets written before version 0.2.0 name some attributes of their sources differently; they are read as well.
+        Sets written before version 0.2.0 use older names for some attributes of their sources; these are translated.
         """
         views = [
             FeatureView.model_validate(_with_current_attributes(view))
@@ -182,7 +184,7 @@ class FeatureSet:
             _run_request_view(view, _select_columns(rows, [*view.fields, PREDICT_AT]))
             for view in self._views_before_lookup
         ]
-        # A frame without columns would lose the height.
+        # Concatenating no frames would lose the height.
         return pl.concat(parts, how="horizontal") if parts else pl.DataFrame(height=rows.height)
 
     def _entity_keys(self, rows: pl.DataFrame, before: pl.DataFrame, read_at: pl.Series) -> pl.DataFrame:
@@ -207,14 +209,16 @@ class FeatureSet:
                 "Rows of a feature set",
                 expected=f"the fields {listed(self.fields, limit=30)}",
                 found=f"no {listed(absent)} among {listed(schema, limit=30)}",
-                fix=f"Add them.{did_you_mean(absent[0], schema)}",
+                fix=f"Add these fields.{did_you_mean(absent[0], schema)}",
             )
 
-    def _check(self) -> None:
+    def _validate(self) -> None:
         names = [view.name for view in self.views]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ViewError("Feature set", expected="each view once", found=f"{listed(twice)} twice", fix="Drop one.")
+            raise ViewError(
+                "Feature set", expected="each view once", found=f"{listed(twice)} twice", fix="Remove the repetition."
+            )
         ready = {view.name for view in (*self._views_before_lookup, *self.stored)}
         for view in self._views_after_lookup:
             unready = [name for name in view.inputs if name not in ready]
@@ -223,7 +227,7 @@ class FeatureSet:
                     f"Feature view '{view.name}'",
                     expected="inputs among the views of the set that run before it",
                     found=f"{listed(unready)}; before it run {listed(sorted(ready), limit=30)}",
-                    fix=f"Add the view to the set, or order them.{did_you_mean(unready[0], names)}",
+                    fix=f"Add the view to the set, or move it before this view.{did_you_mean(unready[0], names)}",
                 )
             ready.add(view.name)
         feature_names = [name for view in self.views for name in view.feature_names]
@@ -243,14 +247,14 @@ def _with_current_attributes(view: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_request_view(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
-    """Run a request view's function and hold it to its declaration: columns, types, height."""
+    """Run a request view's function on ``seen`` and check its result against the declaration: columns and height."""
     frame = load_function(view.function)(seen)
     if not isinstance(frame, pl.DataFrame) or frame.height != seen.height:
         raise ViewError(
             f"Feature view '{view.name}', function {view.function}",
-            expected=f"a DataFrame of {seen.height} rows, one for each row asked",
+            expected=f"a DataFrame of {seen.height} rows, one for each input row",
             found=f"{frame.height} rows" if isinstance(frame, pl.DataFrame) else type(frame).__name__,
-            fix="Return one row for each row, in the same order.",
+            fix="Return one row for each input row, in the same order.",
         )
     if set(frame.columns) != set(view.dtypes):
         absent = [name for name in view.dtypes if name not in frame.columns]
@@ -259,7 +263,7 @@ def _run_request_view(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
             f"Feature view '{view.name}', function {view.function}",
             expected=f"the columns {listed(view.dtypes, limit=50)}",
             found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
-            fix="Mend the function or the declared features.",
+            fix="Fix the function or the declared features.",
         )
     found = pl.DataFrame([_typed(frame[name], dtype) for name, dtype in view.dtypes.items()])
     found.columns = list(view.columns)
@@ -271,5 +275,5 @@ def _typed(column: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 
 def _select_columns(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    # Without the query engine, which costs a request of one row more than everything else.
+    # The query engine is avoided: for one row it costs more than all other steps together.
     return pl.DataFrame([frame[name] for name in names]) if names else pl.DataFrame(height=frame.height)

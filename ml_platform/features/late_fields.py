@@ -1,7 +1,7 @@
-"""Fields of a request that are known only after the prediction: found by the leak test's own scramble.
+"""Find request fields of the training examples that are known only after the prediction.
 
-Apart from `leak` because it asks something else: not whether a view lets the future in, but whether the examples claim
-to know at the prediction what no app could send yet, such as the actual departure of a flight that has not left.
+The leak test in `leak.py` finds views that use the future. This module finds request fields that no client could send
+at the prediction time, such as the actual end of an event that has not started. Both scramble the sources.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +21,12 @@ EXAMPLE_ID = "example_id"
 _AFTER = "_after"
 
 AvailabilityDeclaration = Mapping[str, Mapping[str, Sequence[str]]]
-"""By dataset, by its time column: the columns that are known only from that time on."""
+"""Dataset → time column → the columns that are known only from that time on."""
 
 
 @dataclass(frozen=True)
 class LateField:
-    """A field that changes with what became known later: in how many examples, and up to five of them."""
+    """A field that changes with later data: the number of examples in which it does, and up to five of them."""
 
     field: str
     rows: int
@@ -42,12 +42,12 @@ def late_fields(
     cuts: Sequence[datetime],
     seed: int = 0,
 ) -> list[LateField]:
-    """Return those of ``fields`` that are not known when the prediction is made, the most frequent first.
+    """Return the ``fields`` that are not known when the prediction is made, the most frequent first.
 
-    ``build`` makes examples (example_id, fields…) from ``sources``. For each cut T, all that became known after T is
-    scrambled and the examples are built again: a field of an example predicted at or before T that differs was not
-    known then. Columns of which ``known`` says nothing stay as they are. Examples that are no longer there, because
-    their label vanished, are not compared.
+    ``build`` makes examples (example_id, fields…) from ``sources``. For each cut T, all values known only after T are
+    scrambled and the examples are built again. A field that differs in an example predicted at or before T was not
+    known then. Columns without an entry in ``known`` are not scrambled. Examples that disappear, because their label
+    vanished, are not compared.
     """
     truth = _build_examples(build, dict(sources), prediction_time)
     found: dict[str, list[pl.DataFrame]] = {name: [] for name in fields}
@@ -73,9 +73,9 @@ def late_fields(
 def availability_for_examples(
     feature_set: FeatureSet, declared: AvailabilityDeclaration
 ) -> dict[str, ColumnAvailability]:
-    """Return, by dataset, when columns become known: as the views say of those that they read, and as ``declared``.
+    """Return, by dataset, when columns become known, according to the views that read them and to ``declared``.
 
-    Unlike the leak test, which must know of every column that a view reads, this takes what is said and no more.
+    Unlike the leak test, which requires a declaration for every column that a view reads, this accepts gaps.
     """
     known: dict[str, dict[str, tuple[str, int]]] = {}
     for view in feature_set.stored:
@@ -86,7 +86,7 @@ def availability_for_examples(
     for dataset, times in declared.items():
         for time, names in times.items():
             known.setdefault(dataset, {}).update(dict.fromkeys([time, *names], (time, 0)))
-    # A column known upfront keeps the scramble from dropping rows: the examples must stay to be compared.
+    # With a column known upfront the scramble drops no rows, so the examples can be compared.
     return {dataset: ColumnAvailability(frozenset([EXAMPLE_ID]), columns) for dataset, columns in known.items()}
 
 

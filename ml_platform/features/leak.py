@@ -1,8 +1,8 @@
-"""The leak test: scramble all that became known after T; no feature predicted at or before T may change by a bit.
+"""The leak test: after all values known later than T are scrambled, no feature predicted by T may change by a bit.
 
-A metamorphic test (Chen, Cheung and Yiu, 1998): it needs no oracle and no reading of code, only to know when each
-column of a source becomes known, which the views' declarations say. It finds whatever lets the future through: a wrong
-known_at, an aggregate with the row itself in it, an encoding over the whole table, a join by date.
+This is a metamorphic test (Chen, Cheung and Yiu, 1998, Metamorphic testing: a new approach for generating next test
+cases). It needs no oracle; it needs to know when each source column becomes known, and the views declare this. It finds
+a wrong known_at, an aggregate that includes the row itself, an encoding over the whole table, and a join by date.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,27 @@ from ml_platform.features.view import INSTANT, PREDICT_AT, ViewError
 
 EXAMPLES_SHOWN = 5
 SCRAMBLED_SPAN = timedelta(days=3)
+"""Scrambled times lie up to this long after the cut."""
+
 DROPPED_SHARE = 0.3
+"""Share of dropped rows, among the rows that exist only after the cut."""
+
 VANISHED_SHARE = 0.2
+"""Share of nulls among scrambled values of a column that has nulls."""
+
 _ROW = "_row"
 
 
 class LeakFoundError(PlatformError):
-    """Raised by :meth:`LeakReport.raise_if_failed` when a feature changes with what was not known yet."""
+    """Raised by :meth:`LeakReport.raise_if_failed` when a feature changes with values that were not known yet."""
 
 
 @dataclass(frozen=True)
 class ColumnAvailability:
-    """When the columns of a dataset become known: at once, or some minutes after a time that a column holds."""
+    """When the columns of a dataset become known: upfront, or some minutes after the time in another column.
+
+    ``available_from`` maps a column to its time column and the delay in minutes.
+    """
 
     known_upfront: frozenset[str]
     available_from: dict[str, tuple[str, int]]
@@ -39,7 +48,7 @@ class ColumnAvailability:
 
 @dataclass(frozen=True)
 class Leak:
-    """A feature that saw the future: in how many of the examples, and up to five of them, before and after."""
+    """A feature that uses the future: the number of changed examples, and up to five of them, before and after."""
 
     view: str
     feature: str
@@ -50,7 +59,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What the test looked at, and what it found."""
+    """The leaks that the test found, its cuts, and the number of features and examples that it compared."""
 
     leaks: list[Leak]
     cuts: list[datetime]
@@ -67,9 +76,9 @@ class LeakReport:
             names = list(dict.fromkeys(leak.feature for leak in self.leaks))
             raise LeakFoundError(
                 "Leak test",
-                expected="features that do not change when what became known later is scrambled",
+                expected="features that do not change when later values are scrambled",
                 found=f"{len(names)} that do: {listed(names)}",
-                fix="Look at known_at in the functions of these views: is each fact known by then?",
+                fix="Correct known_at in the functions of these views: it is the time at which each fact became known.",
             )
 
 
@@ -81,12 +90,12 @@ def run_leak_test(
     cuts: Sequence[datetime],
     seed: int = 0,
 ) -> LeakReport:
-    """Rebuild the views for each cut T on scrambled ``sources`` and compare what is read at or before T.
+    """Rebuild the views for each cut T on scrambled ``sources`` and compare the features predicted at or before T.
 
-    ``sources``: datasets by name, the window and its lookback. ``examples``: the request fields and predict_at; those
-    predicted at or before a cut are compared with what the untouched sources give, bit by bit. Raises
-    :class:`ViewError` when a view reads a column of which it is not said when it is known, or two views disagree about
-    one, or no example lies before a cut: a test on nothing would pass.
+    ``sources`` are the datasets by name, for the window and its lookback. ``examples`` have the request fields and
+    predict_at. Features of examples predicted at or before a cut must equal those of the original sources, bit by bit.
+    Raises :class:`ViewError` in three cases: no declaration says when a column becomes known, two views disagree about
+    a column, or no example lies before a cut (a test without examples would pass).
     """
     known = column_availability(feature_set)
     frames = {name: sources[name].select(_columns(known[name])).collect() for name in known}
@@ -97,7 +106,10 @@ def run_leak_test(
         past = rows.filter(pl.col(PREDICT_AT) <= cut)
         if not past.height:
             raise ViewError(
-                "Leak test", expected=f"examples predicted by {cut:%Y-%m-%dT%H:%M%z}", found="none", fix="Cut later."
+                "Leak test",
+                expected=f"examples predicted by {cut:%Y-%m-%dT%H:%M%z}",
+                found="none",
+                fix="Choose a later cut.",
             )
         random = np.random.default_rng([seed, index])
         scrambled = {name: scramble(frame, known[name], cut, random) for name, frame in frames.items()}
@@ -107,15 +119,15 @@ def run_leak_test(
 
 
 def choose_cuts(examples: pl.LazyFrame, count: int = 3) -> list[datetime]:
-    """Return ``count`` prediction times that divide the examples evenly: as good as any, and the same every time."""
+    """Return ``count`` prediction times that divide the examples evenly; the choice is deterministic."""
     times = examples.select(pl.col(PREDICT_AT).sort()).collect()[PREDICT_AT]
     return [times[int(len(times) * (index + 1) / (count + 1))] for index in range(count)]
 
 
 def column_availability(feature_set: FeatureSet) -> dict[str, ColumnAvailability]:
-    """Return, by dataset, what the views of the set say about when its columns become known.
+    """Return, by dataset, when its columns become known, as the views of the set declare it.
 
-    Raises :class:`ViewError` for a column without a word about it, or with two.
+    Raises :class:`ViewError` when a column has no declaration, or two that differ.
     """
     declared: dict[str, dict[str, tuple[str, int] | None]] = {}
     for view in feature_set.stored:
@@ -130,15 +142,15 @@ def column_availability(feature_set: FeatureSet) -> dict[str, ColumnAvailability
                     f"Feature view '{view.name}', source '{source.dataset}'",
                     expected="for every column, when it becomes known",
                     found=f"nothing about {listed(undeclared) if undeclared else 'any column'}",
-                    fix="Move them from 'columns' to 'known_upfront', or to 'available_from' under their time column.",
+                    fix="Move columns from 'columns' to 'known_upfront', or to 'available_from' under a time column.",
                 )
             conflicting = [column for column, when in named.items() if columns.get(column, when) != when]
             if conflicting:
                 raise ViewError(
                     f"Feature view '{view.name}', source '{source.dataset}'",
                     expected="views that agree when a column becomes known",
-                    found=f"another view that says otherwise of {listed(conflicting)}",
-                    fix="Mend one of the two.",
+                    found=f"another view with another declaration for {listed(conflicting)}",
+                    fix="Correct one of the two declarations.",
                 )
             columns |= named
     return {
@@ -153,11 +165,11 @@ def column_availability(feature_set: FeatureSet) -> dict[str, ColumnAvailability
 def scramble(
     frame: pl.DataFrame, known: ColumnAvailability, cut: datetime, random: np.random.Generator
 ) -> pl.DataFrame:
-    """Return ``frame`` with every value that becomes known after ``cut``, or never did, replaced by another one.
+    """Return ``frame`` with every value replaced that becomes known after ``cut``, or never did.
 
-    Values are taken from other such rows, a time becomes some other time after the cut; where a column may be null, one
-    in five becomes null. Of rows of which nothing is known upfront, three in ten vanish: that they would exist was
-    not known either.
+    A replacement is a value of another such row; a time becomes a random time after the cut. In a column with nulls,
+    one replaced value in five becomes null. If no column is known upfront, three in ten rows of the future vanish,
+    because their existence was not known either.
     """
     times = sorted(set(known.available_from.values()))
     late = {(at, delay): _is_late(frame[at], cut - timedelta(minutes=delay)) for at, delay in times}
@@ -173,7 +185,7 @@ def scramble(
 
 
 def _is_late(times: pl.Series, cut: datetime) -> np.ndarray:
-    # What has not happened in these data may happen yet: null is scrambled too.
+    # An event without a time may still happen, so null counts as late.
     return (times > cut).fill_null(True).to_numpy()
 
 

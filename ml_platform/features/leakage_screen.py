@@ -1,8 +1,8 @@
-"""The leakage screen: numbers that are too good, and features that are known too late, before a model is believed.
+"""The leakage screen: find results that are too good, and features that are known too late, in a training set.
 
-Three looks at a training set, cheap enough for every candidate: how well each feature alone ranks the label; how much
-better a small model looks on a random split than on a split by time (what it then knows of its own days it will not
-know of tomorrow); and whether any value became known after its prediction was made, which blocks.
+Three measurements are cheap enough for every candidate. The first is the AUC of each feature alone. The second is the
+gap of a small model between a random split and a split by time: a random split rewards knowledge of the test days. The
+third counts values that became known after their prediction; such values block the candidate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,18 +18,28 @@ from ml_platform.features.encoder import Encoder
 from ml_platform.features.view import PREDICT_AT, ViewError
 
 TRAINED_SHARE = 0.7
+"""Share of the rows that the small model trains on; it is measured on the others."""
 
 
 class LeakageScreenSettings(Settings):
-    """From where on a number is warned of."""
+    """Limits above which the screen warns, and the size of its measurements."""
 
-    auc_alone: float = Field(default=0.75, gt=0.5, le=1, description="AUC of one feature alone, either way round")
-    auc_by_time: float = Field(default=0.82, gt=0.5, le=1, description="AUC of the small model on the split by time")
-    gap: float = Field(default=0.05, gt=0, le=0.5, description="AUC on the random split less that on the split by time")
-    rows: int = Field(
-        default=15_000, ge=1_000, description="Rows looked at: an even sample in time where there are more"
+    auc_alone: float = Field(
+        default=0.75, gt=0.5, le=1, description="Limit for the AUC of one feature alone, in either direction"
     )
-    rounds: int = Field(default=40, ge=1, description="Trees of the small model")
+    auc_by_time: float = Field(
+        default=0.82, gt=0.5, le=1, description="Limit for the AUC of the small model on the split by time"
+    )
+    gap: float = Field(
+        default=0.05,
+        gt=0,
+        le=0.5,
+        description="Limit for the AUC on the random split minus the AUC on the split by time",
+    )
+    rows: int = Field(
+        default=15_000, ge=1_000, description="Most rows to measure on; more rows are sampled evenly in time"
+    )
+    rounds: int = Field(default=40, ge=1, description="Number of trees of the small model")
     seed: int = Field(default=0, description="Seed of the random split and of the small model")
 
 
@@ -39,7 +49,7 @@ class KnownTooLateError(PlatformError):
 
 @dataclass(frozen=True)
 class LeakageScreenReport:
-    """What was measured, the warnings in words, and the features that block (feature → rows known too late)."""
+    """Measurements, warnings as text, and the features that block (feature → number of rows known too late)."""
 
     auc_alone: dict[str, float]
     auc_random: float
@@ -50,7 +60,7 @@ class LeakageScreenReport:
 
     @property
     def gap(self) -> float:
-        """How much better the random split looks: what the model knows of its own days."""
+        """AUC on the random split minus the AUC on the split by time."""
         return self.auc_random - self.auc_by_time
 
     @property
@@ -64,7 +74,7 @@ class LeakageScreenReport:
                 "Features of the training set",
                 expected="values known at the prediction time",
                 found=f"later ones in {listed(self.known_too_late)}",
-                fix="Read them through a feature view, as of the prediction time.",
+                fix="Read these features through a feature view, as of the prediction time.",
             )
 
 
@@ -77,10 +87,10 @@ def screen_for_leakage(
 ) -> LeakageScreenReport:
     """Return the report on ``frame`` (features, a label of 0 and 1, predict_at); rows without a label are left out.
 
-    ``known_at`` names, for features that do not come from a view, the column that says when each value became known.
-    An AUC alone counts ties half, takes nulls as a value of their own below all others, and ranks categories by their
-    label mean in the earlier rows, measured on the later ones. Raises :class:`ViewError` when a column is missing or
-    the label has one value.
+    ``known_at`` maps features that do not come from a view to the column with the time at which each value became
+    known. The AUC of a feature alone counts ties half and ranks nulls below all values. It ranks categories by their
+    label mean in the earlier half of the rows and is measured on the later half. Raises :class:`ViewError` when a
+    column is missing or the label does not have two values.
     """
     limits = limits or LeakageScreenSettings()
     needed = [*feature_names, label, PREDICT_AT, *(known_at or {}).values()]
@@ -91,7 +101,7 @@ def screen_for_leakage(
             "Leakage screen",
             expected=f"features, a label of two values and '{PREDICT_AT}'",
             found=f"no {listed(absent)}" if absent else f"{rows[label].n_unique()} values of '{label}'",
-            fix="Pass the training set with months of both outcomes.",
+            fix="Pass a training set that has rows with both outcomes.",
         )
     target = rows[label].cast(pl.Int8).to_numpy()
     alone = {name: _auc_alone(rows[name], target) for name in feature_names}
@@ -107,7 +117,10 @@ def screen_for_leakage(
 
 
 def auc(score: np.ndarray, target: np.ndarray) -> float:
-    """Return the area under the ROC curve of ``score`` for ``target`` (0 and 1), ties counting half."""
+    """Return the area under the ROC curve of ``score`` for ``target`` (0 and 1); ties count half.
+
+    Returns 0.5 when the target has one value only.
+    """
     ranks = pl.Series(score).rank("average").to_numpy()
     positive = target == 1
     count, others = int(positive.sum()), int((~positive).sum())
@@ -140,7 +153,7 @@ def _auc_alone(column: pl.Series, target: np.ndarray) -> float:
 def _small_models(
     matrix: np.ndarray, target: np.ndarray, splits: Sequence[np.ndarray], limits: LeakageScreenSettings
 ) -> list[float]:
-    """Return, for each split (the rows to train on), the AUC of the small model on the other rows."""
+    """Return, for each split (a mask of the training rows), the AUC of the small model on the other rows."""
     import lightgbm
 
     settings = {
@@ -154,7 +167,7 @@ def _small_models(
         "force_row_wise": True,
         "verbosity": -1,
     }
-    # Bins are found once: for few rows and many features that takes longer than the trees.
+    # Compute the bins once: for few rows and many features they take longer than the trees.
     data = lightgbm.Dataset(matrix, target, params=settings, free_raw_data=False).construct()
     found = []
     for trained in splits:

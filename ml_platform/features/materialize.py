@@ -1,6 +1,6 @@
-"""From the lake to the lake and the online store: months of a view are built, written, and the newest facts published.
+"""Materialize a feature view: build its months from the lake, write its change log, publish its last facts online.
 
-Apart because it is the only place that knows where sources and change logs lie; the functions of a view see frames.
+Only this module knows the tables of sources and change logs; a view's function gets frames.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from ml_platform.features.view import KNOWN_AT, FeatureView
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 END_OF_TIME = datetime(2200, 1, 1, tzinfo=UTC)
-"""Window of a view without months: its facts are known for as long as anybody asks."""
+"""Bounds of the window of a view without months, wide enough for every fact."""
 
 
 @dataclass(frozen=True)
 class PartitionBuild:
-    """One partition of a change log, as written (None: a view without months)."""
+    """One written partition of a change log; ``partition`` is None for a view without months."""
 
     partition: str | None
     version: TableVersion
@@ -38,19 +38,20 @@ def materialize(
     partitions: Sequence[str | None],
     partitioning: MonthlyPartitions | None,
 ) -> tuple[list[PartitionBuild], Publication]:
-    """Build and write ``partitions`` of ``view`` (``[None]`` where it has no months), then publish its last facts.
+    """Build and write ``partitions`` of ``view`` (``[None]`` for a view without months), then publish its last facts.
 
-    Each month is built from its own partition of the sources and those that its lookback reaches, so that one run over
-    all months writes what twelve runs would. The snapshot always holds the newest facts of the whole log: building
-    an old month again does not take it back. Raises :class:`ml_platform.features.view.ViewError` when the function
-    breaks its promise, :class:`ml_platform.data.lake.LakeError` when a source is absent.
+    Each month is built from its own partition of the sources and from the partitions within its lookback. One run over
+    all months therefore writes the same rows as one run per month. The snapshot always has the last facts of the whole
+    log, so building an old month again does not set it back. Raises :class:`ml_platform.features.view.ViewError` when
+    the result of the function does not match the declaration, and :class:`ml_platform.data.lake.LakeError` when a
+    source is absent.
     """
     builds = [_build(view, lake, partition, partitioning) for partition in partitions]
     return builds, publish(view, lake, store, partitioning)
 
 
 def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: MonthlyPartitions | None) -> Publication:
-    """Publish the last facts of the view's log, known before the end of its newest month."""
+    """Publish the last facts of the view's log that are known before the end of its latest month."""
     if partitioning is None:
         log = change_log.read(view, lake)
         latest: datetime | None = log.select(pl.col(KNOWN_AT).max()).collect().item()
@@ -66,7 +67,7 @@ def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: Mon
 
 
 def source_partitions(view: FeatureView, partition: str, partitioning: MonthlyPartitions) -> list[str]:
-    """Return the months of sources that the view's function gets to see for ``partition``: its own, and its lookback.
+    """Return the source months that the view's function gets for ``partition``: its own, and those of its lookback.
 
     >>> view = FeatureView(name="v", features=[{"name": "x", "description": "…"}], function="m:f", lookback_days=30)
     >>> source_partitions(view, "2013-03", MonthlyPartitions(start="2013-01"))

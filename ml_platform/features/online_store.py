@@ -1,8 +1,8 @@
-"""The online store's protocol: the last fact of each entity, for all views of a request in one call.
+"""The online store's protocol: one call returns the last fact of each entity, for all views of a request.
 
-Two implementations: `snapshot_store.py` (memory-mapped files, the default) and `valkey_store.py` (a server, where many
-machines serve). Both return what was published, however old; whether it may still be used is decided by the reader,
-who knows the time of the prediction: see :meth:`LookupResult.frame`.
+Two implementations exist: `snapshot_store.py` (memory-mapped files, the default) and `valkey_store.py` (a server, for
+serving on several machines). Both return the published facts, whatever their age. The reader knows the prediction time
+and decides whether a fact is too old: see :meth:`LookupResult.frame`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +16,17 @@ import polars as pl
 from ml_platform.features.view import AS_OF, INSTANT, KNOWN_AT, FeatureView
 
 ABSENT = np.iinfo(np.int64).min
-"""The known_at (microseconds) of an entity of which nothing is known."""
+"""The known_at (microseconds) of an entity without a fact."""
 
 FEW_ROWS = 16
-_MICROSECONDS = 60_000_000
+"""Up to this many rows, plain Python values are faster than a column at a time."""
+
+_MICROSECONDS_PER_MINUTE = 60_000_000
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is published of one view: the last fact of each entity, all known before ``watermark``."""
+    """The facts of one view to publish: the last fact of each entity that is known before ``watermark``."""
 
     view: FeatureView
     frame: pl.DataFrame
@@ -35,9 +37,10 @@ class Snapshot:
         return self.frame[KNOWN_AT].cast(INSTANT).to_physical().to_numpy()
 
     def matrix(self) -> tuple[np.ndarray, dict[str, list[str]]]:
-        """Return the values (n × columns, float64) and the categories of each column of text.
+        """Return the values (n × columns, float64) and the categories of each text column.
 
-        NaN for null, a category as its place among the categories, an instant in microseconds: all exact in float64.
+        Null is NaN, a category is its position among the sorted categories, an instant is in microseconds. Float64
+        represents all of them exactly.
         """
         values = np.full((self.frame.height, len(self.view.dtypes)), np.nan)
         categories: dict[str, list[str]] = {}
@@ -56,7 +59,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Publication:
-    """What became of a snapshot: published, or refused because what stands is of a later watermark."""
+    """Result of publishing a snapshot; ``published`` is False when the current snapshot has a later watermark.
+
+    ``entities`` and ``watermark`` are those of the current snapshot after the call.
+    """
 
     view: str
     published: bool
@@ -67,9 +73,10 @@ class Publication:
 
 @dataclass(frozen=True)
 class LookupColumns:
-    """Where some columns of the views of a lookup lie in it: worked out once, used by every request.
+    """Positions of selected columns in a lookup, computed once and used by all requests.
 
-    ``positions`` are those in :attr:`LookupResult.values` (0 for an age), ``views`` those of the view of each column.
+    ``positions`` are columns of :attr:`LookupResult.values` (0 for an age); ``views`` are the views of the columns.
+    ``ages``, ``float32_positions`` and ``other_positions`` index the selected columns.
     """
 
     dtypes: dict[str, pl.DataType]
@@ -81,23 +88,23 @@ class LookupColumns:
 
     @classmethod
     def of(cls, views: Sequence[FeatureView], names: Sequence[str] | None = None) -> Self:
-        """Return the columns ``names`` of ``views``, in that order; without names all, in the order of the views."""
+        """Return the columns ``names`` of ``views``, in that order; without names all columns, view by view."""
         entries: list[tuple[str, pl.DataType, int, int, bool]] = []
         start = 0
-        for view, settings in enumerate(views):
-            values = list(settings.dtypes.items())
+        for view_position, view in enumerate(views):
+            values = list(view.dtypes.items())
             entries += [
-                (settings.column(name), dtype, start + position, view, False)
+                (view.column(name), dtype, start + position, view_position, False)
                 for position, (name, dtype) in enumerate(values)
             ]
-            entries.append((settings.age_column, pl.Float32(), 0, view, True))
+            entries.append((view.age_column, pl.Float32(), 0, view_position, True))
             start += len(values)
         known = {entry[0]: entry for entry in entries}
         selected = entries if names is None else [known[name] for name in names]
         return cls(
             dtypes={name: dtype for name, dtype, *_ in selected},
             positions=np.array([position for _, _, position, _, _ in selected], dtype=np.int64),
-            views=np.array([view for _, _, _, view, _ in selected], dtype=np.int64),
+            views=np.array([view_position for _, _, _, view_position, _ in selected], dtype=np.int64),
             ages=[position for position, entry in enumerate(selected) if entry[4]],
             float32_positions=[position for position, entry in enumerate(selected) if entry[1] == pl.Float32],
             other_positions=[
@@ -111,11 +118,11 @@ class LookupColumns:
 
 @dataclass(frozen=True)
 class LookupResult:
-    """The answer for n rows and v views.
+    """Facts found for n rows and v views.
 
-    ``values`` (n × all columns of all views in order, float64): NaN for null, a category as its place in
-    ``categories[column]``, an instant in microseconds. ``known_at`` (n × v, int64): microseconds since 1970 in UTC,
-    :data:`ABSENT` where nothing is known of the entity. ``watermarks``: the data clock of each view's snapshot.
+    ``values`` (n × all columns of all views in order, float64): null is NaN, a category is its position in
+    ``categories[column]``, an instant is in microseconds. ``known_at`` (n × v, int64): microseconds since 1970 in UTC,
+    or :data:`ABSENT` for an entity without a fact. ``watermarks``: the data clock of each view's snapshot.
     """
 
     views: Sequence[FeatureView]
@@ -125,9 +132,9 @@ class LookupResult:
     categories: dict[str, list[str]]
 
     def as_of(self, predict_at: pl.Series) -> pl.Series:
-        """Return the instant as of which the answer stands: predict_at, or the newest watermark where that is later.
+        """Return the instant to which the facts belong: the later of ``predict_at`` and the latest watermark, per row.
 
-        The second happens when a flight of last week is asked for: the answer is made with what is known today.
+        The watermark is later for a prediction time in the past: the store has only the facts known today.
         """
         latest_watermark = max(self.watermarks.values(), default=datetime.fromtimestamp(0, UTC))
         latest_microseconds = (latest_watermark - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
@@ -135,29 +142,29 @@ class LookupResult:
         return pl.Series(AS_OF, np.maximum(requested_at, latest_microseconds)).cast(INSTANT)
 
     def frame(self, as_of: pl.Series) -> pl.DataFrame:
-        """Return the columns ``<view>__…`` and ``<view>__age_minutes`` for an ``as_of`` per row (n, instants).
+        """Return the columns ``<view>__…`` and ``<view>__age_minutes``, with ages measured at ``as_of`` (n instants).
 
         A fact older than its view's tolerance counts as missing: values and age are null.
         """
         return self.table(self.ages(as_of), LookupColumns.of(self.views))
 
     def ages(self, as_of: pl.Series) -> np.ndarray:
-        """Return the age of each fact used, in minutes (n × v, float64); NaN where there is none or it is stale."""
+        """Return the age of each usable fact, in minutes (n × v, float64); NaN without a fact or for a stale one."""
         now = as_of.cast(INSTANT).cast(pl.Int64).to_numpy()[:, None]
         tolerance = np.array(
             [np.inf if view.tolerance_minutes is None else view.tolerance_minutes for view in self.views]
         )
         absent = self.known_at == ABSENT
-        minutes = (now - np.where(absent, now, self.known_at)) / _MICROSECONDS
+        minutes = (now - np.where(absent, now, self.known_at)) / _MICROSECONDS_PER_MINUTE
         return np.where(absent | (minutes > tolerance), np.nan, minutes)
 
     def table(self, ages: np.ndarray, columns: LookupColumns) -> pl.DataFrame:
-        """Return ``columns`` in their types for the facts that :meth:`ages` says may be used."""
+        """Return ``columns`` in their types; a fact whose age in ``ages`` is NaN reads null."""
         rows = len(ages)
         if not len(columns):
             return pl.DataFrame(height=rows)
         if 0 < rows <= FEW_ROWS:
-            # For a few rows, one table out of plain values is several times faster than a column after the other.
+            # For a few rows, building the table from plain values is several times faster than column by column.
             plain_dtypes: dict[str, Any] = {n: pl.Int64() if t == INSTANT else t for n, t in columns.dtypes.items()}
             records = [dict(zip(plain_dtypes, row, strict=True)) for row in self.plain_rows(ages, columns)]
             found = pl.from_dicts(records, schema=plain_dtypes)
@@ -170,7 +177,7 @@ class LookupResult:
         return pl.DataFrame([self._series(name, raw, dtype) for (name, dtype), raw in named])
 
     def plain_rows(self, ages: np.ndarray, columns: LookupColumns) -> list[list[Any]]:
-        """Return what :meth:`table` does as plain values, a list per row: None for null, an instant in microseconds."""
+        """Return the values of :meth:`table` as a list per row: null is None, an instant is in microseconds."""
         block = self._block(ages, columns)
         block[:, columns.float32_positions] = block[:, columns.float32_positions].astype(np.float32)
         rows: list[list[Any]] = block.tolist()
@@ -204,27 +211,30 @@ class LookupResult:
 
 
 class OnlineStore(Protocol):
-    """Where serving reads the last facts from. Safe to share between threads."""
+    """The store from which serving reads the last facts. Implementations are safe to share between threads."""
 
     remote: bool
-    """Whether a lookup waits for another process, so that whoever has others to answer does it in a thread."""
+    """Whether a lookup waits for another process; an asynchronous server then runs it in a thread."""
 
     @property
     def location(self) -> str:
-        """What :func:`~ml_platform.features.stores.open_store` opens the same store by, from any folder."""
+        """Address with which :func:`~ml_platform.features.stores.open_store` opens the same store, from any folder."""
 
     def publish(self, snapshot: Snapshot) -> Publication:
-        """Replace the snapshot of a view, unless what stands is of a later watermark. Readers see old or new."""
+        """Replace the snapshot of a view, unless the current one has a later watermark.
+
+        Readers see the old snapshot or the new one, never a mixture.
+        """
 
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
-        """Return the last facts for ``rows`` rows of ``keys`` (entity column → a value per row, None where unknown)."""
+        """Return the last facts for ``rows`` rows of ``keys`` (entity column → one value per row, None if unknown)."""
 
 
 def latest_facts(view: FeatureView, log: pl.LazyFrame, watermark: datetime) -> Snapshot:
     """Return the snapshot of ``view``: the last fact of each entity that is known before ``watermark``.
 
-    Facts older than the view's tolerance at the watermark are left out: no later prediction could use them. Of facts
-    with the same known_at the last row of the log is taken, as in the point-in-time join.
+    Facts older than the view's tolerance at the watermark are left out, because no later prediction could use them. Of
+    facts with the same known_at, the last row of the log counts, as in the point-in-time join.
     """
     facts = log.select(*view.entity, pl.col(KNOWN_AT).cast(INSTANT), *view.dtypes).filter(pl.col(KNOWN_AT) < watermark)
     if view.tolerance_minutes is not None:

@@ -1,14 +1,14 @@
-"""The point-in-time join: what was known about each example at its prediction time, and nothing later.
+"""The point-in-time join: each example gets the facts that were known at its prediction time, and no later ones.
 
-The rule, for each view and each example (entity…, predict_at):
+The rules, for each view and each example (entity…, predict_at):
 
-- the fact read is the last one of the entity with ``known_at <= predict_at``;
-- of facts of one entity with the same ``known_at``, the last row of the log is the one read;
-- a fact older than the view's tolerance is not used (exactly as old as the tolerance is still used);
-- without a fact (entity absent or null, nothing known yet, stale) all values and the age are null.
+- The join reads the last fact of the entity with ``known_at <= predict_at``.
+- Of several facts of one entity with the same ``known_at``, it reads the last row of the log.
+- It ignores a fact that is older than the view's tolerance; a fact exactly as old as the tolerance counts.
+- Without a fact (entity absent or null, nothing known yet, stale), all values and the age are null.
 
-Examples are walked in order of predict_at, in chunks, and each row of a log is read once: between chunks only the last
-fact of each entity is carried along. So memory is bounded by a chunk and by the number of entities.
+The join processes the examples in chunks, in order of predict_at, and reads each row of a log once. Between chunks it
+keeps only the last fact of each entity, so memory is bounded by a chunk and by the number of entities.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from ml_platform.errors import did_you_mean, listed
 from ml_platform.features.view import INSTANT, KNOWN_AT, PREDICT_AT, FeatureView, ViewError
 
 CHUNK_ROWS = 500_000
-"""Examples that are joined at a time; one day's are never divided."""
+"""Target size of a chunk of examples; the examples of one day are never divided."""
 
 _FACT = "_fact"
-_MICROSECONDS = 60_000_000
+_MICROSECONDS_PER_MINUTE = 60_000_000
 
 
 def point_in_time_join(
@@ -37,12 +37,13 @@ def point_in_time_join(
 ) -> pl.LazyFrame:
     """Return ``examples`` with ``<view>__<column>`` and ``<view>__age_minutes`` (Float32) of every view, lazily.
 
-    ``examples`` have the entity columns of all views and ``predict_at`` (a Datetime with a time zone; it comes back in
-    UTC). ``logs`` holds the change log of each stored view under its name, in any order of rows. The result has the
-    height of ``examples``, sorted by predict_at, ties in the order given. ``known_before`` leaves out facts of a view
-    known at or after an instant: what an online store of that watermark could not have held.
+    ``examples`` have the entity columns of all views and ``predict_at`` (a Datetime with a time zone; the result has it
+    in UTC). ``logs`` maps each stored view to its change log, with rows in any order. The result has one row per
+    example, sorted by predict_at, ties in the given order. ``known_before`` maps views to an instant: facts known at or
+    after it are left out, as in an online store with that watermark.
 
-    Raises :class:`ViewError` for a naive predict_at, a null one, a missing log or a missing entity column.
+    Raises :class:`ViewError` for a predict_at without a time zone, a null predict_at, a missing log or a missing entity
+    column.
     """
     validate_examples(examples.collect_schema(), views)
     schema = dict(examples.collect_schema()) | {PREDICT_AT: INSTANT}
@@ -62,9 +63,9 @@ def point_in_time_join(
 
 
 def chunk_bounds(examples: pl.LazyFrame, chunk_rows: int = CHUNK_ROWS, clock: str = PREDICT_AT) -> list[datetime]:
-    """Return the days at which a new chunk starts, so that none but a single day's exceeds ``chunk_rows``.
+    """Return the days at which a new chunk starts; only a chunk of one day may exceed ``chunk_rows``.
 
-    Empty where all examples are one chunk.
+    The list is empty when all examples fit in one chunk.
     """
     days = (
         examples.group_by(pl.col(clock).dt.convert_time_zone("UTC").dt.truncate("1d").alias("day"))
@@ -86,9 +87,9 @@ def chunk_bounds(examples: pl.LazyFrame, chunk_rows: int = CHUNK_ROWS, clock: st
 def iterate_chunks(
     examples: pl.LazyFrame, bounds: Sequence[datetime], clock: str = PREDICT_AT
 ) -> Iterator[pl.DataFrame]:
-    """Yield ``examples`` in order of ``clock`` (UTC, ties in the order given), divided at ``bounds``.
+    """Yield ``examples`` in order of ``clock`` (UTC, ties in the given order), divided at ``bounds``.
 
-    At least one chunk is yielded, so that no examples give an empty table of the right columns.
+    Without examples, one empty chunk is yielded, so that the result has the right columns.
     """
     examples = examples.with_columns(
         pl.col(name).dt.convert_time_zone("UTC").dt.cast_time_unit("us") for name in dict.fromkeys([PREDICT_AT, clock])
@@ -96,7 +97,7 @@ def iterate_chunks(
     for start, end in zip([None, *bounds], [*bounds, None], strict=True):
         chunk = examples
         if start is not None:
-            # Nulls stay in the last chunk, where they are refused.
+            # Nulls stay in the last chunk, which raises the error below.
             chunk = chunk.filter((pl.col(clock) >= start).fill_null(end is None))
         if end is not None:
             chunk = chunk.filter(pl.col(clock) < end)
@@ -105,17 +106,16 @@ def iterate_chunks(
             raise ViewError(
                 "Examples",
                 expected=f"a {clock} in every row",
-                found=f"{rows[clock].null_count()} without",
+                found=f"{rows[clock].null_count()} rows without it",
                 fix="Leave out rows for which no prediction is made.",
             )
         yield rows if rows[clock].is_sorted() else rows.sort(clock, maintain_order=True)
 
 
 class AsOfReader:
-    """Reads one log forwards: each call answers a chunk of examples that is no earlier than the one before.
+    """Reads one log forwards: each call to :meth:`read` takes a chunk of examples later than the chunk before.
 
-    ``whole`` says that there will be one chunk only: the log is then read at once, without copying one that is in
-    memory already.
+    With ``single_chunk`` there is one call only: the whole log is read at once, and a log in memory is not copied.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class AsOfReader:
         self._carried_facts: pl.DataFrame | None = None
 
     def read(self, chunk: pl.DataFrame) -> pl.DataFrame:
-        """Return the view's columns for ``chunk`` (sorted by predict_at), in its order and of its height."""
+        """Return the view's columns for ``chunk`` (sorted by predict_at), one row per row of the chunk, in its order."""
         return self._as_of(chunk, self._facts(chunk))
 
     def _facts(self, chunk: pl.DataFrame) -> pl.DataFrame:
-        """Return what is needed of the log: the facts from the last call to the chunk's end, and the last before."""
+        """Return the facts that ``chunk`` needs: those since the last call, and the last earlier one of each entity."""
         if not chunk.height:
             return self._log.head(0).collect() if self._carried_facts is None else self._carried_facts
         if self._single_chunk:
@@ -157,7 +157,7 @@ class AsOfReader:
         return facts
 
     def _still_usable(self, facts: pl.DataFrame, start: datetime) -> pl.DataFrame:
-        """Return what earlier facts can still say: the last of each entity that is not stale at ``start``."""
+        """Return the earlier facts that may still be read: the last of each entity, unless it is stale at ``start``."""
         if self._view.tolerance_minutes is not None:
             facts = facts.filter(pl.col(KNOWN_AT) >= start - timedelta(minutes=self._view.tolerance_minutes))
         if not self._view.entity:
@@ -166,7 +166,7 @@ class AsOfReader:
 
     def _as_of(self, chunk: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
         view = self._view
-        # Only keys and times are joined; the values are gathered once, by the number of the fact.
+        # Join only keys and times; then gather the values once, by the row number of the fact.
         numbered = facts.select(*view.entity, KNOWN_AT).with_row_index(_FACT)
         requests = chunk.select(*(pl.col(key).cast(facts.schema[key]) for key in view.entity), PREDICT_AT)
         found = requests.join_asof(
@@ -179,24 +179,25 @@ class AsOfReader:
             check_sortedness=False,
         )
         age = (pl.col(PREDICT_AT) - pl.col(KNOWN_AT)).dt.total_microseconds()
-        usable = age <= (view.tolerance_minutes or 0) * _MICROSECONDS if view.tolerance_minutes is not None else True
+        tolerance_minutes = view.tolerance_minutes
+        usable = True if tolerance_minutes is None else age <= tolerance_minutes * _MICROSECONDS_PER_MINUTE
         read = found.select(
             pl.when(usable).then(_FACT).alias(_FACT),
-            pl.when(usable).then(age / _MICROSECONDS).cast(pl.Float32).alias(view.age_column),
+            pl.when(usable).then(age / _MICROSECONDS_PER_MINUTE).cast(pl.Float32).alias(view.age_column),
         )
         values = facts.select(*view.dtypes).select(pl.all().gather(read[_FACT]).name.prefix(f"{view.name}__"))
         return values.with_columns(read[view.age_column])
 
 
 def validate_examples(schema: Mapping[str, pl.DataType], views: Sequence[FeatureView]) -> None:
-    """Raise :class:`ViewError` when ``schema`` has no predict_at with a time zone, or lacks an entity column."""
+    """Raise :class:`ViewError` when ``schema`` lacks a predict_at with a time zone, or an entity column of ``views``."""
     dtype = schema.get(PREDICT_AT)
     if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
         raise ViewError(
             f"Examples, column '{PREDICT_AT}'",
             expected="instants with a time zone",
             found=str(dtype) if dtype is not None else "no such column",
-            fix="Use .dt.replace_time_zone(zone) where the zone is known.",
+            fix="Add the zone with .dt.replace_time_zone(zone).",
         )
     for view in views:
         absent = [key for key in view.entity if key not in schema]
@@ -205,12 +206,12 @@ def validate_examples(schema: Mapping[str, pl.DataType], views: Sequence[Feature
                 f"Examples for feature view '{view.name}'",
                 expected=f"the entity columns {listed(view.entity)}",
                 found=f"no {listed(absent)} among {listed(schema, limit=30)}",
-                fix=f"Add them to the examples, or a request view that derives them.{did_you_mean(absent[0], schema)}",
+                fix=f"Add the columns, or a request view that derives them.{did_you_mean(absent[0], schema)}",
             )
 
 
 def change_log_of(view: FeatureView, logs: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Return the log of ``view``; raise :class:`ViewError` when there is none."""
+    """Return the log of ``view``. Raises :class:`ViewError` when ``logs`` has none."""
     if view.name not in logs:
         raise ViewError(
             f"Feature view '{view.name}'",
@@ -222,7 +223,7 @@ def change_log_of(view: FeatureView, logs: Mapping[str, pl.LazyFrame]) -> pl.Laz
 
 
 def apply_pushdown(frame: pl.DataFrame, with_columns: list[str] | None, predicate: pl.Expr | None) -> pl.DataFrame:
-    """Return what a query asked of a lazy source: the rows that ``predicate`` keeps and the columns named."""
+    """Return ``frame`` with the filter and the projection that Polars pushes down to a lazy source."""
     if predicate is not None:
         frame = frame.filter(predicate)
     return frame if with_columns is None else frame.select(with_columns)

@@ -1,4 +1,4 @@
-"""When a prediction is made, as a rule on the request: the same for training rows and for rows that are served."""
+"""The rule that computes the prediction time of a request, the same in training and in serving."""
 
 from datetime import timedelta
 
@@ -10,13 +10,13 @@ from ml_platform.features.view import PREDICT_AT
 
 
 class PredictionTime(Settings):
-    """So many minutes before a time that the request names."""
+    """A prediction time that lies a number of minutes before a time in the request."""
 
-    field: str = Field(description="Request field that holds the time, for example the scheduled departure.")
+    field: str = Field(description="Request field with the time, for example the scheduled departure.")
     minutes_before: int = Field(
-        default=0, ge=0, description="Minutes before that time at which the prediction is made."
+        default=0, ge=0, description="How long before that time the prediction is made (minutes)."
     )
 
     def expression(self) -> pl.Expr:
-        """Return the column ``predict_at`` (UTC, like the field)."""
+        """Return the expression of the column ``predict_at``, in the time zone of the field."""
         return (pl.col(self.field) - timedelta(minutes=self.minutes_before)).alias(PREDICT_AT)

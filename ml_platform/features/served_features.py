@@ -1,6 +1,6 @@
-"""Features read online: as a matrix for a model, as records for a log, or as a table, each made when it is asked for.
+"""Features read online, as a matrix for a model, as records for a log, or as a table.
 
-Apart from the set that reads them because a service answers first and does the rest when there is time.
+Each form is computed on first use: a service encodes the matrix first, and makes the records after its response.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -19,19 +19,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ServedFeatures:
-    """Features read online, and what is needed to read the very same ones offline later.
+    """Features read online, with the data needed to read the same features offline later.
 
-    ``as_of`` (n instants) is the time that ages are measured from; ``watermarks`` says up to when each view's facts
-    were known to the store. Keep both beside the features of a prediction: `skew.py` recomputes from them.
+    ``as_of`` (n instants) is the time at which ages are measured. ``watermarks`` has, for each view, the instant before
+    which the store knew all facts. Log both beside the features of a prediction: `skew.py` recomputes from them.
 
-    What is made of the facts is made when it is asked for. A service takes :meth:`encode` for its model at once, and
-    :meth:`records` for its log when there is time; ``frame`` is the same for whoever works with tables.
+    :meth:`encode` returns the matrix for a model, :meth:`records` the rows for a log, ``frame`` the table.
     """
 
     def __init__(
         self, layout: FeatureLayout, request_columns: pl.DataFrame, lookup: LookupResult, as_of: pl.Series
     ) -> None:
-        """Keep what was read: ``request_columns`` of the request views, ``lookup`` of the stored views."""
+        """Keep the reads: ``request_columns`` from the request views, ``lookup`` from the stored views."""
         self.as_of = as_of
         self.watermarks = lookup.watermarks
         self._layout = layout
@@ -40,24 +39,24 @@ class ServedFeatures:
 
     @cached_property
     def ages_minutes(self) -> np.ndarray:
-        """The age of what each stored view gave (n × views, float64); NaN: nothing, or something stale."""
+        """Age of the fact of each stored view (n × views, float64); NaN without a fact or for a stale one."""
         return self._lookup.ages(self.as_of)
 
     @cached_property
     def views(self) -> list[str]:
-        """The stored views, in the order of the ages."""
+        """Names of the stored views, in the order of the ages."""
         return [view.name for view in self._lookup.views]
 
     @cached_property
     def frame(self) -> pl.DataFrame:
-        """The features: n rows in the order of the request, columns in the order of the set."""
+        """Features as a table: n rows in the order of the request, columns in the order of the set."""
         stored = self._lookup.table(self.ages_minutes, self._layout.stored_columns)
         columns = {column.name: column for column in (*self._request_columns.get_columns(), *stored.get_columns())}
         return pl.DataFrame([columns[name] for name in self._layout.feature_names])
 
     @cached_property
     def ages(self) -> pl.DataFrame:
-        """The same ages as a table (a column per view, float32), null for NaN."""
+        """Ages in minutes as a table (one float32 column per view), with null for NaN."""
         return pl.DataFrame(
             [
                 pl.Series(name, self.ages_minutes[:, position], nan_to_null=True).cast(pl.Float32)
@@ -66,7 +65,7 @@ class ServedFeatures:
         )
 
     def records(self) -> list[dict[str, Any]]:
-        """Return ``frame.to_dicts()``; for a few rows without the frame, which would cost more than the answer."""
+        """Return ``frame.to_dicts()``; for a few rows without building the frame, which would dominate the cost."""
         if len(self.as_of) > FEW_ROWS:
             return self.frame.to_dicts()
         layout = self._layout
@@ -82,14 +81,14 @@ class ServedFeatures:
         ]
 
     def age_records(self) -> list[dict[str, float | None]]:
-        """Return ``ages.to_dicts()`` in the same way."""
+        """Return ``ages.to_dicts()`` without building the table."""
         rounded = self.ages_minutes.astype(np.float32).tolist()
         return [
             {name: None if age != age else age for name, age in zip(self.views, row, strict=True)} for row in rounded
         ]
 
     def encode(self, encoder: Encoder) -> np.ndarray:
-        """Return what ``encoder.transform(self.frame)`` returns, without making the frame: float32, (n, features)."""
+        """Return ``encoder.transform(self.frame)`` without building the frame: float32, (n, features)."""
         matrix = np.full((len(self.as_of), len(encoder.feature_names)), np.nan, dtype=np.float32)
         ages = self.ages_minutes
         usable = ~np.isnan(ages)

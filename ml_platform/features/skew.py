@@ -1,7 +1,7 @@
-"""The skew check: features recomputed from the change logs must equal those that a prediction was made with.
+"""The skew check: recompute features of logged predictions from the change logs and compare them with the log.
 
-Training and serving run the same code, so a difference means that something else changed: a fact was rewritten, a
-snapshot was wrong, a request was read differently, a function depends on more than its rows.
+Training and serving run the same code, so a difference has another cause: a rewritten fact, a wrong snapshot, a request
+that was read differently, or a function that depends on more than its rows.
 """
 
 import json
@@ -14,11 +14,12 @@ from pydantic import Field
 
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, listed
-from ml_platform.features.feature_set import FeatureSet, ServedFeatures
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.view import AS_OF, PREDICT_AT, ViewError
 
 WATERMARKS = "watermarks"
-"""The column of logged predictions that says, as JSON, up to when each view's facts were known to the store."""
+"""Column of logged predictions: for each view, the instant before which the store knew all facts (JSON)."""
 
 EXAMPLES_SHOWN = 5
 _ROW = "_row"
@@ -26,20 +27,20 @@ _NOT_SHOWN = ("logged", "recomputed", WATERMARKS)
 
 
 class SkewSettings(Settings):
-    """Which logged predictions are recomputed."""
+    """The sample of logged predictions that the check recomputes."""
 
-    rows: int = Field(default=200, ge=1, description="Predictions recomputed, drawn from the latest.")
-    latest: int = Field(default=5_000, ge=1, description="How many of the predictions logged last are drawn from.")
-    seed: int = Field(default=0, description="Seed of the draw.")
+    rows: int = Field(default=200, ge=1, description="Number of predictions to recompute, sampled from the latest.")
+    latest: int = Field(default=5_000, ge=1, description="Number of latest predictions to sample from.")
+    seed: int = Field(default=0, description="Seed of the sample.")
 
 
 class SkewFoundError(PlatformError):
-    """Raised by :meth:`SkewReport.raise_if_failed` when a logged feature cannot be recomputed."""
+    """Raised by :meth:`SkewReport.raise_if_failed` when a logged feature differs from its recomputed value."""
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A feature that differs: in how many of the predictions, and up to five of them with both values."""
+    """A feature that differs: the number of predictions in which it does, and up to five of them with both values."""
 
     feature: str
     view: str
@@ -49,7 +50,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class SkewReport:
-    """How many predictions and features were compared, and which differ."""
+    """Number of compared predictions and features, and the features that differ."""
 
     rows: int
     features: int
@@ -60,7 +61,7 @@ class SkewReport:
         return not self.mismatches
 
     def records(self) -> list[dict[str, str]]:
-        """Return one line per example of a differing feature, as text: for printing and for metadata."""
+        """Return one record per example of a differing feature, all values as text, for printing and for metadata."""
         return [
             {
                 "feature": mismatch.feature,
@@ -82,20 +83,20 @@ class SkewReport:
                 "Training-serving skew",
                 expected=f"{self.features} features of {self.rows} predictions, as recomputed from the change logs",
                 found=f"{len(self.mismatches)} that differ: {listed(mismatch.feature for mismatch in self.mismatches)}",
-                fix="Was a change log rewritten since, or does a request reach the service in another form?",
+                fix="Check whether a change log was rewritten since, or whether requests reach the service in another form.",
             )
 
 
 def features_to_log(rows: pl.DataFrame, served: ServedFeatures) -> pl.DataFrame:
-    """Return what to keep of a served request: ``rows``, its features, ``as_of`` and ``watermarks`` (JSON)."""
+    """Return the columns to log for a served request: ``rows``, its features, ``as_of`` and ``watermarks`` (JSON)."""
     marks = json.dumps({name: mark.isoformat() for name, mark in sorted(served.watermarks.items())})
     return rows.hstack(served.frame).with_columns(served.as_of.alias(AS_OF), pl.lit(marks).alias(WATERMARKS))
 
 
 def sample_predictions(predictions: pl.LazyFrame, settings: SkewSettings) -> pl.DataFrame:
-    """Return a seeded sample of those of ``predictions`` that were logged last (``logged_at``).
+    """Return a seeded sample of the latest ``predictions`` by ``logged_at``, ties in the order of the table.
 
-    Ties fall as the table has them. Predictions without watermarks cannot be recomputed and are left out.
+    Predictions without watermarks cannot be recomputed and are left out.
     """
     latest = predictions.filter(pl.col(WATERMARKS).is_not_null(), pl.col(WATERMARKS) != "{}")
     rows = latest.sort("logged_at", descending=True, maintain_order=True).head(settings.latest).collect()
@@ -103,7 +104,7 @@ def sample_predictions(predictions: pl.LazyFrame, settings: SkewSettings) -> pl.
 
 
 def merge_reports(reports: Sequence[SkewReport]) -> SkewReport:
-    """Return what several versions' reports say together; a feature that differs in two is named twice."""
+    """Return one report for the reports of several versions; a feature that differs in two of them occurs twice."""
     return SkewReport(
         rows=sum(report.rows for report in reports),
         features=max((report.features for report in reports), default=0),
@@ -114,11 +115,11 @@ def merge_reports(reports: Sequence[SkewReport]) -> SkewReport:
 def compare_features(
     feature_set: FeatureSet, predictions: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]
 ) -> SkewReport:
-    """Recompute the features of logged ``predictions`` from ``logs`` and compare: equal as float32, null equals null.
+    """Recompute the features of logged ``predictions`` from ``logs`` and compare them as float32; null equals null.
 
-    ``predictions``: the request fields, ``predict_at``, ``as_of``, ``watermarks`` and the features, as
-    :func:`features_to_log` returns them; any other columns are carried into the examples shown.
-    Raises :class:`ViewError` when a column is missing or there is no prediction: a check on nothing would pass.
+    ``predictions`` have the request fields, ``predict_at``, ``as_of``, ``watermarks`` and the features, as
+    :func:`features_to_log` returns them. The examples of the report show all other columns too. Raises
+    :class:`ViewError` when a column is missing, or without predictions (a check of nothing would pass).
     """
     needed = [*feature_set.fields, PREDICT_AT, AS_OF, WATERMARKS, *feature_set.feature_names]
     absent = [name for name in needed if name not in predictions.columns]
@@ -127,7 +128,7 @@ def compare_features(
             "Skew check",
             expected="logged predictions with their features, as_of and watermarks",
             found=f"no {listed(absent)}" if absent else "no prediction",
-            fix="Log what skew.features_to_log returns.",
+            fix="Log the columns that skew.features_to_log returns.",
         )
     rows = predictions.with_row_index(_ROW)
     parts = [
@@ -166,7 +167,7 @@ def _mismatch(feature: str, view: str, rows: pl.DataFrame, recomputed_rows: pl.D
 
 
 def _comparable(column: pl.Series) -> pl.Series:
-    """Return numbers as float32 with NaN as null: the precision that models see."""
+    """Return numbers as float32, the precision that models get, with NaN as null."""
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         return column.cast(pl.Float32).fill_nan(None)
     return column

@@ -1,12 +1,12 @@
-"""The file of an online snapshot: how the last facts of one view are laid out so that they can be mapped and searched.
+"""The file format of an online snapshot: the last facts of one view, in a layout for memory mapping and binary search.
 
-A file holds, for one version of a view's code::
+A file contains, for one version of a view's code::
 
     magic, length of the header, header (JSON)
     a dictionary per entity column: its distinct values, sorted
-    keys       n × int64, sorted: the places of the entity's columns in their dictionaries, as one exact number
+    keys       n × int64, sorted: the positions of the key values in their dictionaries, combined to one number
     known_at   n × int64, microseconds since 1970 in UTC
-    values     n × columns, float64, row-major: NaN for null, a category as its place in the header's list
+    values     n × columns, float64, row-major: NaN for null, a category as its position in the header's list
 """
 
 import hashlib
@@ -30,18 +30,22 @@ from ml_platform.features.view import FeatureView
 MAGIC = b"MLPSNAP1"
 ALIGNMENT = 64
 EAGER_ENTRIES = 65_536
-"""Dictionaries up to this size become Python dicts when a file is opened; of larger ones, values are kept as met."""
+"""Dictionaries up to this size become Python dicts when a file is opened; larger ones are searched and cached."""
 
 REMEMBERED_ENTRIES = 1_000_000
+"""Size at which the cache of a larger dictionary is emptied."""
 
 
 class SnapshotError(PlatformError):
-    """Raised when a view was never published, or a file is not a snapshot of it."""
+    """Raised when a view has no snapshot, or a file is not a snapshot of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class SnapshotFile:
-    """One snapshot, mapped into memory."""
+    """One snapshot, mapped into memory.
+
+    ``identity`` tells one file from its replacement. ``keys_view`` is ``keys`` as a memoryview, for bisection.
+    """
 
     identity: tuple[int, int, int]
     rows: int
@@ -57,6 +61,7 @@ class SnapshotFile:
 
     @classmethod
     def open(cls, path: Path, view: FeatureView) -> "SnapshotFile":
+        """Map the file at ``path``. Raises :class:`SnapshotError` when it is not a snapshot of ``view``."""
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -88,7 +93,10 @@ class SnapshotFile:
 
 
 class Codes(dict[Any, int]):
-    """Value → place in a sorted dictionary, −1 where it is not in it; what is not held yet is searched and kept."""
+    """Value → position in a sorted dictionary, or −1 for an unknown value.
+
+    A small dictionary is loaded at once. A large one is searched on the first use of a value, and the result is cached.
+    """
 
     def __init__(self, entries: np.ndarray) -> None:
         super().__init__({None: -1})
@@ -116,6 +124,11 @@ class Codes(dict[Any, int]):
 
 
 def pack_snapshot(snapshot: Snapshot) -> bytes:
+    """Return the bytes of the snapshot's file.
+
+    Raises :class:`SnapshotError` when a key column is not text, integer or boolean, or when the combinations of key
+    values do not fit into an int64.
+    """
     view, frame = snapshot.view, snapshot.frame
     dictionaries = [_dictionary(view, column, frame[column]) for column in view.entity]
     sizes = [len(entries) for entries in dictionaries]
@@ -124,7 +137,7 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
             f"Feature view '{view.name}'",
             expected="fewer than 2⁶³ combinations of key values",
             found=" × ".join(f"{size} of '{name}'" for size, name in zip(sizes, view.entity, strict=True)),
-            fix="Join some of the entity's columns into one.",
+            fix="Combine some of the entity's columns into one.",
         )
     key = np.zeros(frame.height, dtype=np.int64)
     for column, entries in zip(view.entity, dictionaries, strict=True):
@@ -161,7 +174,7 @@ def _dictionary(view: FeatureView, column: str, values: pl.Series) -> np.ndarray
             f"Feature view '{view.name}', entity column '{column}'",
             expected="text, whole numbers or flags",
             found=str(values.dtype),
-            fix="Derive such a key, for example the hour as a number.",
+            fix="Derive a key of such a type, for example the hour as a number.",
         )
     return np.unique(stored)
 
@@ -179,12 +192,13 @@ def _key_values(values: pl.Series) -> np.ndarray:
 
 
 def read_header(path: Path) -> dict[str, Any]:
+    """Return the header of the snapshot file at ``path``."""
     with path.open("rb") as file:
         return _parse_file(file.read(), path)[0]
 
 
 def _parse_file(data: bytes | mmap.mmap, path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header, and where the arrays begin."""
+    """Return the header, and the position at which the arrays begin."""
     prefix = len(MAGIC) + struct.calcsize("<Q")
     if data[: len(MAGIC)] != MAGIC:
         raise SnapshotError(
@@ -199,4 +213,5 @@ def _aligned(size: int) -> int:
 
 
 def identity_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Return inode, modification time and size: they change when another file replaces this one."""
     return status.st_ino, status.st_mtime_ns, status.st_size

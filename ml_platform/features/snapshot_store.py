@@ -1,7 +1,7 @@
-"""The online store that needs no server: one memory-mapped file per view, replaced by rename, read without locks.
+"""The online store without a server: one memory-mapped file per view, replaced by rename, read without locks.
 
-A reader keeps the file that it has open until it notices a new one (at most ``refresh_seconds`` later), so a lookup
-sees one whole snapshot of each view, the old or the new. The layout of a file is in `snapshot_file.py`.
+A reader keeps its open file until it notices a new one, at most ``refresh_seconds`` later. A lookup therefore sees one
+whole snapshot of each view, the old one or the new one. `snapshot_file.py` describes the layout of a file.
 """
 
 import time
@@ -40,11 +40,11 @@ class SnapshotStore:
 
     @property
     def location(self) -> str:
-        """The folder, absolute."""
+        """Absolute path of the folder."""
         return str(self.root.resolve())
 
     def publish(self, snapshot: Snapshot) -> Publication:
-        """Replace the snapshot of a view, unless what stands has a later watermark; return what became of it."""
+        """Replace the snapshot of a view, unless the current one has a later watermark; return the result."""
         path = self._path(snapshot.view)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -59,7 +59,7 @@ class SnapshotStore:
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
         """Return the last facts for ``rows`` rows of ``keys``; see :class:`.online_store.LookupResult`.
 
-        Raises :class:`SnapshotError` for a view that was never published.
+        Raises :class:`SnapshotError` for a view without a snapshot.
         """
         plan = self._plan(views)
         values = np.full((rows, plan.width), np.nan)
@@ -91,7 +91,7 @@ class SnapshotStore:
                 f"Online snapshot of feature view '{view.name}', code version {view.pinned().code_version}",
                 expected=f"a file {path}",
                 found="none",
-                fix=f"Materialize features/{view.name}: its newest partition publishes the snapshot.",
+                fix=f"Materialize features/{view.name}: its latest partition publishes the snapshot.",
             ) from None
         cached = self._open_files.get(path)
         if cached is None or cached.identity != identity_of(status):
@@ -105,7 +105,7 @@ class SnapshotStore:
 
 @dataclass(eq=False)
 class _FileLookupPlan:
-    """The files that answer one list of views, and where each one's columns lie in the answer."""
+    """The snapshot files of a list of views, and the span of each file's columns in the result of a lookup."""
 
     views: Sequence[FeatureView]
     files: list[SnapshotFile]
@@ -131,7 +131,7 @@ class _FileLookupPlan:
 def _find_one(
     plan: _FileLookupPlan, keys: Mapping[str, Sequence[Any]], values: np.ndarray, known_at: np.ndarray
 ) -> None:
-    # For one row, Python numbers and a bisection over the mapped keys are several times faster than array calls.
+    # For one row, Python numbers and bisection over the mapped keys are several times faster than array calls.
     for view_position, (file, (start, end)) in enumerate(zip(plan.files, plan.spans, strict=True)):
         key = 0
         for column, codes in zip(file.entity, file.codes, strict=True):
@@ -156,7 +156,7 @@ def _find_many(
         key = np.zeros(rows, dtype=np.int64)
         found = np.ones(rows, dtype=bool)
         for column, codes, digest in zip(file.entity, file.codes, file.digests, strict=True):
-            # Views with the same dictionary for a column (the three origins, say) share the work.
+            # Views with equal dictionaries for a column share the codes.
             if (column, digest) not in coded:
                 coded[column, digest] = np.fromiter(map(codes.__getitem__, keys[column]), dtype=np.int64, count=rows)
             code = coded[column, digest]

@@ -1,6 +1,6 @@
-"""Which online store an address means: a folder of snapshot files, or a Valkey or Redis server.
+"""Open the online store at an address: a folder of snapshot files, or a Valkey or Redis server.
 
-Apart because three processes must mean the same one: what publishes, what verifies a bento, and what serves it.
+Three processes must open the same store: the run that publishes, the smoke test of a bento, and the service.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 
 
 class OnlineAddressError(PlatformError):
-    """Raised for an address that no online store answers to."""
+    """Raised for an address that belongs to no kind of online store."""
 
 
 def open_store(location: str) -> OnlineStore:
-    """Return the store at ``location``: a folder, or the address of a server, which is connected to on first use.
+    """Return the store at ``location``: a folder, or the address of a server (the store connects on first use).
 
-    Raises :class:`OnlineAddressError` for an address of another kind, or none.
+    Raises :class:`OnlineAddressError` for an address with another scheme, or an empty one.
 
     >>> open_store("redis://127.0.0.1:6379/0").location
     'redis://127.0.0.1:6379/0'
@@ -33,6 +33,6 @@ def open_store(location: str) -> OnlineStore:
             "Online store",
             expected=f"a folder, or an address that begins with {listed([f'{each}://' for each in SCHEMES])}",
             found=f"'{location}'",
-            fix="Mend ML_PLATFORM_ONLINE, or the resource online_store.",
+            fix="Correct ML_PLATFORM_ONLINE, or the resource online_store.",
         )
     return SnapshotStore(Path(location))

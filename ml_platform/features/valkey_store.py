@@ -1,8 +1,8 @@
-"""The online store on a Valkey or Redis server, for profiles in which many machines serve: one round trip per request.
+"""The online store on a Valkey or Redis server, for serving on several machines: one round trip per request.
 
-One hash per view and code version holds a field per entity (its key columns as JSON): known_at and the values as
-little-endian numbers. A publication fills a hash of its own and then renames it over the one that stands, so that a
-reader sees one whole snapshot of each view, the old or the new.
+Each view and code version has one hash. The hash has one field per entity, named by its key columns as JSON, with
+known_at and the values as little-endian numbers. A publication fills a new hash and then renames it over the current
+one, so a reader sees one whole snapshot of each view, the old one or the new one.
 """
 
 import json
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 
 PREFIX = "ml_platform:online"
 WATERMARK, HEADER = b"watermark", b"header"
-"""Fields beside those of entities; an entity's is a JSON list, so that they cannot meet."""
+"""Fields of the hash besides those of entities; a field of an entity is a JSON list, so the names cannot collide."""
 
 BATCH_ENTITIES = 5_000
+"""Number of entities in one write command."""
+
 ABANDONED_AFTER_SECONDS = 3_600
+"""Lifetime of an unfinished publication whose process died."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _SWAP = """
-local standing = redis.call('HGET', KEYS[2], 'watermark')
-if standing and tonumber(standing) > tonumber(ARGV[1]) then
+local current = redis.call('HGET', KEYS[2], 'watermark')
+if current and tonumber(current) > tonumber(ARGV[1]) then
   redis.call('DEL', KEYS[1])
-  return standing
+  return current
 end
 redis.call('PERSIST', KEYS[1])
 redis.call('RENAME', KEYS[1], KEYS[2])
@@ -42,11 +45,11 @@ return false
 
 
 class OnlineServerError(PlatformError):
-    """Raised when the server cannot be reached, or holds no snapshot of a view."""
+    """Raised when the server cannot be reached, or has no snapshot of a view."""
 
 
 class ValkeyStore:
-    """Snapshots on the server at ``url``; connected to on first use, safe to share between threads."""
+    """Snapshots on the server at ``url``. The store connects on first use and is safe to share between threads."""
 
     remote = True
 
@@ -59,11 +62,11 @@ class ValkeyStore:
 
     @property
     def location(self) -> str:
-        """The address of the server."""
+        """Address of the server."""
         return self.url
 
     def publish(self, snapshot: Snapshot) -> Publication:
-        """Replace the snapshot of a view, unless what stands has a later watermark; return what became of it."""
+        """Replace the snapshot of a view, unless the current one has a later watermark; return the result."""
         from redis.exceptions import RedisError
 
         live = self._key(snapshot.view)
@@ -76,7 +79,7 @@ class ValkeyStore:
             while batch := dict(islice(fields, BATCH_ENTITIES)):
                 client.hset(staged, mapping=batch)
                 size += sum(len(name) + len(value) for name, value in batch.items())
-            # Should this process die before the swap, the server forgets what it staged.
+            # If this process dies before the swap, the server deletes the staged hash.
             client.expire(staged, ABANDONED_AFTER_SECONDS)
             current_watermark = client.eval(_SWAP, 2, staged, live, watermark)
         except RedisError as error:
@@ -89,8 +92,8 @@ class ValkeyStore:
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
         """Return the last facts for ``rows`` rows of ``keys``; see :class:`.online_store.LookupResult`.
 
-        One pipelined round trip. Raises :class:`OnlineServerError` when the server does not answer in time, or a view
-        was never published.
+        The lookup takes one pipelined round trip. Raises :class:`OnlineServerError` when the server does not answer in
+        time, or a view has no snapshot.
         """
         from redis.exceptions import RedisError
 
@@ -115,7 +118,7 @@ class ValkeyStore:
                     f"Online snapshot of feature view '{view.name}', code version {view.pinned().code_version}",
                     expected=f"a hash {self._key(view)}",
                     found="none",
-                    fix=f"Materialize features/{view.name}: its newest partition publishes the snapshot.",
+                    fix=f"Materialize features/{view.name}: its latest partition publishes the snapshot.",
                 )
             watermarks[view.name] = _EPOCH + timedelta(microseconds=int(watermark))
             categories |= self._parse_categories(view, header)
@@ -140,7 +143,7 @@ class ValkeyStore:
             from redis import Redis
 
             timeout = self.timeout_seconds
-            # The client knows Redis's name of the protocol only.
+            # The client accepts only the redis:// schemes.
             url = self.url.replace("valkey", "redis", 1) if self.url.startswith("valkey") else self.url
             self._client = Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
         return self._client
@@ -153,7 +156,7 @@ class ValkeyStore:
             f"Online store at {self.url}",
             expected=f"an answer within {self.timeout_seconds} s",
             found=str(error),
-            fix="Start the server, or mend the address in the profile.",
+            fix="Start the server, or correct the address in the profile.",
         )
 
 

@@ -61,6 +61,9 @@ class Manifest(_ManifestPart):
         default=None,
         description="The same as fitted: what tuning found in its place, so that nothing is searched again.",
     )
+    threshold_rule: dict[str, Any] | None = Field(
+        default=None, description="Declared rule for the decision threshold, None before 0.2.0 and for a regression."
+    )
     seeds: dict[str, int] = Field(description="Seeds by what they seed.")
     hardware: HardwareInfo = Field(description="On what it ran.")
     libraries: dict[str, str] = Field(
@@ -71,6 +74,10 @@ class Manifest(_ManifestPart):
     dagster_run_id: str = Field(description="Dagster run that made it.")
     created_at: str = Field(description="Wall time of its making, ISO 8601.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Metrics on the test rows, at training.")
+    threshold: dict[str, Any] | None = Field(
+        default=None,
+        description="The chosen threshold with the quality of its answers on the validation rows, as shares of rows.",
+    )
     predictions: str | None = Field(default=None, description="Digest of the predictions of the test rows.")
 
     def inputs_digest(self) -> str:
@@ -88,6 +95,7 @@ class Manifest(_ManifestPart):
                 "training_set",
                 "lock",
                 "parameters",
+                "threshold_rule",
                 "libraries",
                 "seeds",
             }

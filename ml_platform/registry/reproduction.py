@@ -29,6 +29,7 @@ class RebuildResult:
     stored_training_set: str
     metrics: Mapping[str, float]
     predictions: npt.NDArray[np.float64]
+    threshold: float | None = None
     device: str = "cpu"
 
 
@@ -97,6 +98,7 @@ def reproduce(
             _compare_digests("training set", manifest.training_set, rebuilt.training_set),
             _compare_digests("training set as stored", manifest.training_set, rebuilt.stored_training_set),
             *_compare_metrics(manifest.metrics, rebuilt.metrics, relative_tolerance),
+            *_compare_threshold(manifest, rebuilt, relative_tolerance),
             _compare_digests("predictions", manifest.predictions, predictions),
         ],
         environment_differences=_environment_differences(
@@ -138,6 +140,14 @@ def _compare_metrics(recorded: Mapping[str, float], rebuilt: Mapping[str, float]
             Comparison(name, repr(value), "absent" if rebuilt_value is None else repr(rebuilt_value), equal)
         )
     return comparisons
+
+
+def _compare_threshold(manifest: Manifest, rebuilt: RebuildResult, tolerance: float) -> list[Comparison]:
+    # Manifests from before 0.2.0 and those of regressions hold no threshold.
+    if manifest.threshold is None:
+        return []
+    recorded = {"threshold": float(manifest.threshold["value"])}
+    return _compare_metrics(recorded, {} if rebuilt.threshold is None else {"threshold": rebuilt.threshold}, tolerance)
 
 
 def _environment_differences(

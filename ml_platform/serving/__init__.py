@@ -1,1 +1,1 @@
-"""Bentos, the gateway, the desired state and what makes the world match it."""
+"""Serving: bentos, the gateway, the desired state, and the reconciler that makes the services match it."""

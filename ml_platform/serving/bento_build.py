@@ -1,7 +1,7 @@
-"""A model directory becomes a bento: code, model and pins in one immutable folder, checked before anything serves it.
+"""Builds a bento from a model directory, and verifies that it scores as training does.
 
-A bento's version is the model's version and a digest of all that is in it, so the same content is the same bento and
-other content is another one. Building needs no network.
+A bento is one immutable folder with code, model and pinned requirements. Its version is the model's version followed by
+a digest of the content: equal content gives the same bento, other content another one. Building needs no network.
 """
 
 import json
@@ -32,10 +32,10 @@ from ml_platform.serving.smoke_test import run_smoke_test
 
 ENTRY_POINTS = ("bento.service", "bento.smoke_test_server")
 REQUIRED_LIBRARIES = ("uvicorn", "redis")
-"""Beside those that its modules import: the server, and the client for online features that a server holds."""
+"""Libraries in addition to the imported ones: the HTTP server, and the client of an online store on a server."""
 
 FILES_NOT_SERVED = ("manifest.json",)
-"""Files of a model directory that say how it was made; they name times and machines, and serving reads none."""
+"""Files of a model directory that record how it was made. They name times and machines; serving reads none of them."""
 
 BENTOFILE = "bentofile.yaml"
 BUILD_SECONDS = 300
@@ -57,7 +57,7 @@ class BuiltBento:
 
 @dataclass(frozen=True)
 class BentoVerification:
-    """What a verification found: rows that scored equal, and milliseconds of a request of one row over HTTP."""
+    """Result of a verification: number of rows with equal scores, and latency (ms) of one-row requests over HTTP."""
 
     rows: int
     latency_p50_ms: float
@@ -67,12 +67,12 @@ class BentoVerification:
 def build_bento(
     model_dir: Path, contract: RequestContract, *, version: str, bentos_root: Path, lock: Path
 ) -> BuiltBento:
-    """Build the bento of ``model_dir``, which becomes ``version`` of its model, under ``bentos_root``.
+    """Build the bento of ``model_dir`` as ``version`` of its model, under ``bentos_root``.
 
-    ``lock`` is the requirements.lock that its libraries are pinned by. Returns the bento that is there when the same
-    was built before; one that was changed since is built anew. Raises :class:`BentoError` when the code reaches for
-    what must stay out, a library is not pinned, or BentoML refuses; :class:`~bento.scorer.ModelUnreadableError` for a
-    trainer that has no scorer.
+    ``lock`` is the requirements.lock that pins its libraries. An existing bento with the same content is returned as it
+    is; one that was changed after its build is built again. Raises :class:`BentoError` when the code imports a
+    forbidden module, when a library has no pin, or when BentoML fails. Raises
+    :class:`~bento.scorer.ModelUnreadableError` for a trainer without a scorer.
     """
     description = json.loads((model_dir / "model.json").read_text())
     features = json.loads((model_dir / "features.json").read_text())
@@ -89,7 +89,7 @@ def build_bento(
         if not (bento_folder / "bento.yaml").exists() or content_digest(bento_folder) != digest:
             shutil.rmtree(bento_folder, ignore_errors=True)
             _build(staging, contract.model, name, requirements, bentos_root)
-    # Bytecode appears when a bento is first run; the size is that of what was built.
+    # Running a bento adds bytecode; the size counts only the built files.
     size = sum(file.stat().st_size for file in bento_folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return BuiltBento(f"{contract.model}:{name}", bento_folder, digest, size)
 
@@ -97,11 +97,11 @@ def build_bento(
 def verify_bento(
     bento: BuiltBento, rows: Sequence[Mapping[str, Any]], expected: Sequence[float], *, online: str
 ) -> BentoVerification:
-    """Serve ``rows`` from a fresh process that sees only the bento, and require the scores that training gave.
+    """Score ``rows`` in a fresh process that sees only the bento, and require the scores of training.
 
-    ``rows`` are as an app would send them; ``expected`` (n,) are equal to the last bit but one (1e-12). ``online`` is
-    the location of the online store, good from any folder. Raises :class:`BentoError` when a score differs, code
-    was taken from outside the bento, or the process fails.
+    ``rows`` have the form that a client sends. ``expected`` (n,) are the scores of training; each must agree within
+    1e-12. ``online`` is the location of the online store; a folder must be absolute. Raises :class:`BentoError` when a
+    score differs, when a module was loaded from outside the bento, or when the process fails.
     """
     source = bento.path / "src"
     path = json.loads((source / "package.json").read_text())["path"]
@@ -113,7 +113,7 @@ def verify_bento(
     )
     if foreign_modules or differing is None or differing.size:
         if foreign_modules:
-            found = f"{listed(foreign_modules)} from elsewhere"
+            found = f"modules loaded from elsewhere: {listed(foreign_modules)}"
         elif differing is None:
             found = f"{scores.size} scores for {trained.size} rows"
         else:
@@ -121,17 +121,17 @@ def verify_bento(
             found = f"{differing.size} of {trained.size} that differ (row {row}: {scores[row]!r}, not {trained[row]!r})"
         raise BentoError(
             f"Bento {bento.tag}",
-            expected="the scores that training gave, by code of the bento alone",
+            expected="the scores that training gave, computed by code of the bento alone",
             found=found,
-            fix="Was a feature view or the encoder changed since the model was trained? Materialize it again.",
+            fix="If a feature view or the encoder changed after training, materialize the candidate again.",
         )
     return BentoVerification(len(rows), result.latency_p50_ms, result.latency_p99_ms)
 
 
 def content_digest(bento: Path) -> str:
-    """Return the digest of the files in ``bento`` as they are now (compare with :attr:`BuiltBento.sha256`).
+    """Return the digest of the current files in ``bento``, to compare with :attr:`BuiltBento.sha256`.
 
-    Bytecode does not count: it appears when the bento is first run.
+    Bytecode does not count, because running a bento adds it.
     """
     source = bento / "src"
     bytecode = [file.relative_to(source).as_posix() for file in source.rglob("*.pyc")]
@@ -175,7 +175,7 @@ def _build(staging: Path, model: str, name: str, requirements: list[str], bentos
 def _run_python(
     arguments: list[str], standard_input: str, *, folder: Path, subject: str, bentoml_home: Path | None = None
 ) -> str:
-    """Run Python on the code in ``folder`` and return what it prints."""
+    """Run Python with the code in ``folder`` on its path, and return its standard output."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(folder.resolve()),
@@ -196,8 +196,8 @@ def _run_python(
     if completed.returncode:
         raise BentoError(
             subject,
-            expected="success",
+            expected="exit code 0",
             found=f"exit code {completed.returncode}: {completed.stderr.strip()[-2000:]}",
-            fix="Fix what the last line names and materialize the bento again.",
+            fix="Fix the error in the last line, then materialize the bento again.",
         )
     return completed.stdout

@@ -1,7 +1,8 @@
 """Starts BentoML's server on one bento: `python -m ml_platform.serving.bento_server BENTO PORT_FILE LOG_FILE`.
 
-The socket is bound here and handed on, so that the port is free for certain; its number is written to PORT_FILE.
-`bentoml serve` would put a second process manager above the same server, and twice the time to start.
+This process binds the socket, writes its port number to PORT_FILE, and passes the socket to the server, so no other
+process can take the port in between. `bentoml serve` would add a second process manager above the same server and
+double the start time.
 """
 
 import os
@@ -15,10 +16,10 @@ GRACE_SECONDS = 30
 
 
 def main(bento: Path, port_file: Path, log_file: Path) -> None:
-    """Replace this process by the server of ``bento`` on a free port of this machine, its output in ``log_file``."""
+    """Replace this process by the server of ``bento`` on a free local port, and send its output to ``log_file``."""
     listener = _bind_socket(port_file)
     listener.set_inheritable(True)
-    # Listening already: an early request waits for the answer instead of being turned away.
+    # Listen before the server runs: an early request then waits instead of being rejected.
     listener.listen(BACKLOG)
     staged = port_file.with_suffix(".new")
     staged.write_text(str(listener.getsockname()[1]))
@@ -27,7 +28,7 @@ def main(bento: Path, port_file: Path, log_file: Path) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     source = (bento / "src").resolve()
-    # Inside the bento only its own code is seen, though this process was started by another.
+    # Put only the bento's own code on the path: this process was started with the project's code.
     os.chdir(source)
     environment = {**os.environ, "PYTHONPATH": str(source), "BENTOML_DO_NOT_TRACK": "True"}
     arguments = [str(bento.resolve()), "--fd", str(listener.fileno()), "--backlog", str(BACKLOG)]
@@ -36,7 +37,7 @@ def main(bento: Path, port_file: Path, log_file: Path) -> None:
 
 
 def _bind_socket(port_file: Path) -> socket.socket:
-    """Return a socket on the port that this service had before, where the gateway looks for it, or on a free one."""
+    """Return a socket on this service's previous port, where the gateway expects it, or else on a free port."""
     previous_port = int(port_file.read_text()) if port_file.exists() else 0
     for port in dict.fromkeys((previous_port, 0)):
         server_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

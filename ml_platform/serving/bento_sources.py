@@ -40,7 +40,7 @@ class BentoError(PlatformError):
 
 @dataclass(frozen=True)
 class BentoSources:
-    """``files`` maps paths inside the bento to files here; ``libraries`` are the top-level modules of other projects."""
+    """``files`` maps paths inside the bento to files here; ``libraries`` are top-level modules of other projects."""
 
     files: dict[str, Path]
     libraries: tuple[str, ...]

@@ -1,4 +1,7 @@
-"""What should serve: one small file per model, changed by compare-and-swap; others make the world match it."""
+"""Stores the desired state of each model: which versions should serve it, in one small file.
+
+A change is a compare-and-swap. The reconciler reads the files and makes the running services match them.
+"""
 
 import json
 from collections.abc import Callable
@@ -17,11 +20,11 @@ LOCK_SECONDS = 10.0
 
 
 class GenerationConflictError(PlatformError):
-    """Raised when someone else changed the desired state since it was read."""
+    """Raised when another change replaced the desired state after the caller read it."""
 
 
 class ServedVersion(Settings):
-    """A version that serves: its bento."""
+    """A model version and the bento that serves it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,42 +33,44 @@ class ServedVersion(Settings):
 
 
 class DesiredState(Settings):
-    """What should serve one model. Weights are percent of the requests and add up to 100 when anything serves."""
+    """Versions that should serve one model. Weights are percent of requests; without a version they are empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stable: ServedVersion | None = Field(default=None, description="Version that most requests go to.")
+    stable: ServedVersion | None = Field(default=None, description="Version that receives most requests.")
     candidate: ServedVersion | None = Field(default=None, description="Version that is being rolled out.")
     weights: dict[str, int] = Field(default_factory=dict, description="Percent of requests: stable, candidate.")
     shadow: ServedVersion | None = Field(
-        default=None, description="Version that sees a copy of each request, unanswered."
+        default=None, description="Version that receives a copy of each request; its responses are dropped."
     )
-    generation: int = Field(default=0, ge=0, description="Counts changes; a change names the one it was made on.")
+    generation: int = Field(
+        default=0, ge=0, description="Number of changes so far; a change names the generation it replaces."
+    )
 
     @model_validator(mode="after")
     def _weights_add_up(self) -> Self:
         versions = {"stable": self.stable, "candidate": self.candidate}
         for role, weight in self.weights.items():
             if role not in versions or weight < 0:
-                raise ValueError(f"weights: {role} {weight}; they are percent of stable and candidate")
+                raise ValueError(f"weights: expected a percentage of stable or candidate, found {role} {weight}")
             if weight and versions[role] is None:
-                raise ValueError(f"weights: {weight} % for {role}, and there is no {role}")
+                raise ValueError(f"weights: {weight} % for {role}, but there is no {role} version")
         serving = self.stable or self.candidate
         if sum(self.weights.values()) != (100 if serving else 0):
             raise ValueError(f"weights add up to {sum(self.weights.values())}, not {100 if serving else 0}")
         if self.shadow is not None and self.stable is None:
-            raise ValueError("shadow: there is no stable version whose requests could be copied")
+            raise ValueError("shadow: there is no stable version whose requests it can receive")
         return self
 
     @property
     def served_versions(self) -> list[ServedVersion]:
-        """The versions that must run, each once."""
+        """Versions that must run, each once."""
         versions = [each for each in (self.stable, self.candidate, self.shadow) if each is not None]
         return list(dict.fromkeys(versions))
 
 
 def read_desired_state(folder: Path) -> DesiredState:
-    """Return the desired state of the model with serving folder ``folder``; an empty one (generation 0) by default."""
+    """Return the desired state in the serving folder ``folder`` of a model, or an empty one (generation 0)."""
     path = folder / DESIRED_STATE_FILE
     if not path.exists():
         return DesiredState()
@@ -73,10 +78,10 @@ def read_desired_state(folder: Path) -> DesiredState:
 
 
 def swap_desired_state(folder: Path, state: DesiredState, expected_generation: int) -> DesiredState:
-    """Replace the desired state by ``state`` if its generation is still ``expected_generation``; return the new one.
+    """Replace the desired state by ``state`` if its generation is still ``expected_generation``.
 
-    The generation of the new state is one more, whatever ``state`` says. Raises
-    :class:`GenerationConflictError` when another change came first: read again, decide again.
+    Returns the stored state, whose generation is ``expected_generation`` + 1 whatever ``state`` says. Raises
+    :class:`GenerationConflictError` when another change came first; the caller then reads the state and decides again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{DESIRED_STATE_FILE}.lock", timeout=LOCK_SECONDS):
@@ -86,7 +91,7 @@ def swap_desired_state(folder: Path, state: DesiredState, expected_generation: i
                 f"Desired state of '{folder.name}'",
                 expected=f"generation {expected_generation}",
                 found=f"generation {current.generation}",
-                fix="Someone changed it meanwhile: read it again and decide again.",
+                fix="Read the state and decide again: another change replaced it.",
             )
         stored = state.model_copy(update={"generation": expected_generation + 1})
         write_json(folder / DESIRED_STATE_FILE, stored.model_dump())
@@ -94,9 +99,10 @@ def swap_desired_state(folder: Path, state: DesiredState, expected_generation: i
 
 
 def change_desired_state(folder: Path, change: Callable[[DesiredState], DesiredState]) -> DesiredState:
-    """Replace the desired state by what ``change`` makes of it and return what stands now; no change, no generation.
+    """Replace the desired state by the result of ``change`` and return the stored state.
 
-    ``change`` is called again when another change came between, so it decides on what really stands.
+    An unchanged state keeps its generation. When another change comes between, ``change`` is called again with the
+    state that is stored then.
     """
     while True:
         current = read_desired_state(folder)
@@ -112,9 +118,9 @@ def change_desired_state(folder: Path, change: Callable[[DesiredState], DesiredS
 def with_stable(current: DesiredState, new_stable: ServedVersion) -> DesiredState:
     """Return ``current`` with ``new_stable`` as the stable version.
 
-    A candidate or shadow of the same version has reached its goal and ends; its weight goes to stable. Those of other
-    versions go on as they are: who serves the rest of the requests is no reason to end a rollout under way. Where
-    nothing was stable before, all requests go to ``new_stable``.
+    A candidate or shadow of the same version ends, and its weight goes to stable. A candidate or shadow of another
+    version continues, because a new stable version is no reason to end a rollout. Without a previous stable version,
+    all requests go to ``new_stable``.
     """
     keeps_candidate = current.candidate is not None and current.candidate.version != new_stable.version
     keeps_shadow = current.shadow is not None and current.shadow.version != new_stable.version
@@ -128,7 +134,7 @@ def with_stable(current: DesiredState, new_stable: ServedVersion) -> DesiredStat
 
 
 def all_desired_states(serving_root: Path) -> dict[str, DesiredState]:
-    """Return the desired state of each model that has one, by name."""
+    """Return the desired state of each model that has one, by the name of the model."""
     return {
         path.parent.name: read_desired_state(path.parent)
         for path in sorted(serving_root.glob(f"*/{DESIRED_STATE_FILE}"))

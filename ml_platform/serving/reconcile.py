@@ -1,8 +1,11 @@
-"""Makes what serves match what is desired: `python -m ml_platform.serving.reconcile PLAN CONTROL`.
+"""Makes services and gateway match the desired state: `python -m ml_platform.serving.reconcile PLAN CONTROL`.
 
-Every pass looks at the world and takes the next step, so it can be killed at any line and the next one goes on:
-start the services that are missing; when all of a model's are ready, give the gateway their clusters, then its routes;
-when nothing is under way at a service that no route names, take it out of the clusters and stop it.
+Every pass observes the current state and takes the next steps. It can be killed at any line, and the next pass
+continues:
+
+1. Start the missing services.
+2. When all services of a model are ready, write their clusters for the gateway, then the routes of the model.
+3. When no route names a service and no request is in flight there, remove its cluster and stop it.
 """
 
 import json
@@ -36,7 +39,7 @@ GATEWAY_SECONDS = 15.0
 
 
 class Reconciler:
-    """Takes the steps; ``control`` is the address of the process manager."""
+    """Makes services and gateway match the desired state; ``control`` is the address of the process manager."""
 
     def __init__(self, plan: ProcessPlan, control: str, stopping: threading.Event | None = None) -> None:
         from circus.client import CircusClient
@@ -48,17 +51,17 @@ class Reconciler:
         self._idle: set[str] = set()
 
     def run(self) -> None:
-        """Take steps until it is stopped."""
+        """Run passes until ``stopping`` is set."""
         while not self.stopping.is_set():
             try:
                 self.step()
             except OSError as error:
-                # The gateway or a service is restarting: the next pass sees it again.
-                logger.warning("next try in a moment: %s", error)
+                # The gateway or a service restarts; the next pass tries again.
+                logger.warning("this pass failed, the next one retries: %s", error)
             self.stopping.wait(PASS_INTERVAL_SECONDS)
 
     def step(self) -> ServingStatus:
-        """Look at the world, bring it nearer to what is desired, and say what serves now."""
+        """Run one pass and return the status of serving after it."""
         desired, waiting = self._read_desired_states()
         needed = _services_of(desired)
         running = self._running_services()
@@ -89,14 +92,14 @@ class Reconciler:
             try:
                 states[model] = read_desired_state(path.parent)
             except (ValidationError, json.JSONDecodeError) as error:
-                # What serves goes on serving; the file is named until someone fixes it.
+                # The applied state continues to serve; the status names the file until it is fixed.
                 waiting.append(f"{path}: {str(error).splitlines()[0]}")
                 if model in applied:
                     states[model] = applied[model]
         return states, waiting
 
     def _applied_states(self) -> dict[str, DesiredState]:
-        """Return the states whose routes the gateway was given last."""
+        """Return the states whose routes the gateway loaded last."""
         path = self.plan.run / APPLIED_FILE
         stored = json.loads(path.read_text()) if path.exists() else {}
         return {model: DesiredState.model_validate(state) for model, state in stored.items()}
@@ -123,10 +126,10 @@ class Reconciler:
             options=options,
             start=True,
         )
-        logger.info("started %s", name)
+        logger.info("started service %s", name)
 
     def _ready_port(self, name: str) -> int | None:
-        """Return the port of a service that says it is ready."""
+        """Return the port of the service ``name``; None while it is not ready."""
         file = self._port_file(name)
         if not file.exists():
             return None
@@ -142,7 +145,7 @@ class Reconciler:
     ) -> None:
         clusters = {**(self._clusters or {}), **ready}
         for name in _services_of(target).keys() | _services_of(applied).keys():
-            # A service that restarts keeps its port: its cluster stays.
+            # A restarting service keeps its port, so its cluster stays.
             if name not in clusters and self._port_file(name).exists():
                 clusters[name] = int(self._port_file(name).read_text())
         self._set_clusters(clusters)
@@ -152,7 +155,7 @@ class Reconciler:
             write_routes(self.plan.gateway.folder, target, version=version)
             self._wait_for_gateway(lambda: self._gateway_routes_version() == version, f"routes {version}")
             write_json(applied_file, {model: state.model_dump() for model, state in target.items()})
-            logger.info("routes %s", version)
+            logger.info("the gateway loaded routes %s", version)
 
     def _set_clusters(self, clusters: dict[str, int]) -> None:
         if clusters == self._clusters:
@@ -163,13 +166,13 @@ class Reconciler:
         self._clusters = clusters
 
     def _stop_unused(self, unused: set[str], kept: set[str]) -> None:
-        """Stop services that no route names, each when nothing has been under way there for two passes."""
+        """Stop each service of ``unused`` after two passes in a row without a request in flight there."""
         idle = {name for name in unused if self._active_requests(name) == 0}
         for name in sorted(idle & self._idle):
             self._set_clusters({each: port for each, port in (self._clusters or {}).items() if each in kept})
             self._manager.send_message("rm", name=f"{SERVICE_PREFIX}{name}", waiting=True)
             self._port_file(name).unlink(missing_ok=True)
-            logger.info("stopped %s", name)
+            logger.info("stopped service %s", name)
         self._idle = idle
 
     def _active_requests(self, name: str) -> int:
@@ -197,7 +200,7 @@ class Reconciler:
                 return
             if self.stopping.wait(0.02):
                 break
-        raise OSError(f"the gateway did not take {subject} within {GATEWAY_SECONDS:g} s")
+        raise OSError(f"the gateway did not load {subject} within {GATEWAY_SECONDS:g} s")
 
     def _port_file(self, name: str) -> Path:
         return self.plan.run / f"{name}.port"
@@ -218,7 +221,7 @@ class Reconciler:
 
 
 def _services_of(desired: Mapping[str, DesiredState]) -> dict[str, tuple[str, ServedVersion]]:
-    """Return what must run, by name of the service."""
+    """Return the model and version of each service that must run, by the name of the service."""
     return {
         cluster_name(model, each): (model, each) for model, state in desired.items() for each in state.served_versions
     }

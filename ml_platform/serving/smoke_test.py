@@ -1,6 +1,6 @@
-"""A bento served for a moment in a process of its own, as it will serve, and asked over HTTP as an app asks.
+"""Serves a bento in its own process for a short time, posts requests over HTTP, and measures their latency.
 
-Apart because it is the one place that knows how long a request takes: server, log and all, and not the model alone.
+The latency is that of a real request: it includes the server and the prediction log, not only the model.
 """
 
 import http.client
@@ -23,14 +23,14 @@ from ml_platform.serving.bento_sources import BentoError
 TIMEOUT_SECONDS = 120
 LATENCY_ROUNDS, REQUESTS_PER_ROUND = 5, 150
 ONE_THREAD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-"""One model, one core: more threads only take them from the neighbours."""
+"""Each model uses one core: more threads would take cores from the other services."""
 
 
 @dataclass(frozen=True)
 class SmokeTestResult:
-    """The scores of the rows asked for, milliseconds of requests of one row, and which files were loaded by module.
+    """Scores of the rows, latency (ms) of one-row requests, and the file of each loaded module of the project.
 
-    The milliseconds are those of the best of several rounds: what else the machine does can only add to them.
+    Each latency is the minimum over several rounds, because other work on the machine can only increase it.
     """
 
     scores: list[float]
@@ -42,10 +42,10 @@ class SmokeTestResult:
 def run_smoke_test(
     source: Path, path: str, rows: Sequence[Mapping[str, Any]], *, online: str, subject: str
 ) -> SmokeTestResult:
-    """Serve the bento whose code and model lie in ``source``, post ``rows`` to ``path``, and time rows one by one.
+    """Serve the bento with code and model in ``source``, post ``rows`` to ``path``, then time one-row requests.
 
     ``online`` is the location of the online store; ``subject`` names the bento in messages. Raises
-    :class:`BentoError` when it does not start or answers anything but predictions, with what it said.
+    :class:`BentoError`, with the server's error output, when it does not start or does not answer with predictions.
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         environment = {
@@ -73,8 +73,8 @@ def run_smoke_test(
             raise BentoError(
                 subject,
                 expected="a service that answers with predictions",
-                found=f"{error}; it said: {_last_output(errors)}",
-                fix="Fix what the last line names and materialize the bento again.",
+                found=f"{error}; error output: {_last_output(errors)}",
+                fix="Fix the error in the last line, then materialize the bento again.",
             ) from error
         finally:
             server.kill()

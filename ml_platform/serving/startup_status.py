@@ -1,6 +1,6 @@
-"""What `ml-platform up` tells while it runs: each thing once it answers, each endpoint once it serves, and where.
+"""Prints the address of each process and endpoint of `ml-platform up` once it answers.
 
-An address printed before anything listens there is a page that does not open.
+An address is printed only when a process listens there, so a printed link always opens.
 """
 
 import socket
@@ -15,7 +15,7 @@ NAME_WIDTH = 16
 
 @dataclass(frozen=True)
 class ManagedProcess:
-    """A process that was started: where people find it (empty: nowhere), its port (None: none), its log."""
+    """A started process: its address (empty: no page), its port (None: it listens on none), and its log."""
 
     name: str
     address: str
@@ -25,7 +25,10 @@ class ManagedProcess:
 
 @dataclass
 class StartupReporter:
-    """Reports each process and endpoint once, when it answers; after ``warn_after_seconds``, what does not answer."""
+    """Reports each process and endpoint once, when it answers.
+
+    A process that does not answer after ``warn_after_seconds`` is reported once with its log.
+    """
 
     processes: Sequence[ManagedProcess]
     status_file: Path
@@ -36,7 +39,7 @@ class StartupReporter:
     _announced_endpoints: dict[str, tuple[str, str | None]] = field(default_factory=dict)
 
     def poll(self, elapsed_seconds: float) -> None:
-        """Look at processes and endpoints, ``elapsed_seconds`` after the start."""
+        """Check the processes and endpoints, ``elapsed_seconds`` after the start."""
         for process in self.processes:
             if process.name in self._announced:
                 continue

@@ -1,6 +1,6 @@
-"""Which bento of each version was verified: the only one that may be rolled out, or rolled back to, and no other.
+"""Records the verified bento of each version; only this bento can be rolled out or rolled back to.
 
-Apart so that a rollback takes seconds: it finds the bento that served before by its record, and builds nothing.
+A rollback takes seconds: the record names the bento that served before, so nothing is built.
 """
 
 import json
@@ -16,7 +16,7 @@ from ml_platform.serving.desired_state import ServedVersion
 
 
 class VerifiedBento(Settings):
-    """The record of one version's bento: what was verified, and what that found."""
+    """Record of the verified bento of one version, with the results of its verification."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,12 +24,12 @@ class VerifiedBento(Settings):
     version: str = Field(description="Version of the model.")
     model_digest: str = Field(description="Digest of the model's content in the registry.")
     tag: str = Field(description="Name of the bento.")
-    folder: str = Field(description="Folder of the bento, below the root of all bentos.")
+    folder: str = Field(description="Folder of the bento, relative to the root of all bentos.")
     sha256: str = Field(description="Digest of the bento's content.")
     size_bytes: int = Field(description="Size of the bento (bytes).")
-    rows: int = Field(description="Rows that it scored as training does.")
+    rows: int = Field(description="Number of rows that it scored as training does.")
     latency_p50_ms: float = Field(description="Median time of a request of one row (milliseconds).")
-    latency_p99_ms: float = Field(description="Time within which 99 of 100 such requests were answered (milliseconds).")
+    latency_p99_ms: float = Field(description="99th percentile of the time of a request of one row (milliseconds).")
 
 
 def record_verified_bento(
@@ -41,16 +41,16 @@ def record_verified_bento(
     version: str,
     model_digest: str,
 ) -> VerifiedBento:
-    """Write down that ``bento`` is the verified bento of ``version``, in place of an earlier one; return the record.
+    """Record ``bento`` as the verified bento of ``version``, in place of an earlier one, and return the record.
 
-    ``records`` is the folder of these records, ``bentos_root`` the one under which the bento was built.
+    ``records`` is the folder of these records; ``bentos_root`` is the folder under which the bento was built.
     """
     record = VerifiedBento(
         model=bento.tag.partition(":")[0],
         version=version,
         model_digest=model_digest,
         tag=bento.tag,
-        # Relative, so that a home that is moved or copied still finds its own.
+        # Relative, so that a moved or copied home still finds its bento.
         folder=bento.path.relative_to(bentos_root).as_posix(),
         sha256=bento.sha256,
         size_bytes=bento.size_bytes,
@@ -65,10 +65,11 @@ def record_verified_bento(
 def verified_served_version(
     records: Path, bentos_root: Path, *, model: str, version: str, model_digest: str
 ) -> ServedVersion:
-    """Return the verified bento of ``version`` as what can be rolled out.
+    """Return ``version`` with its verified bento, for a rollout.
 
-    Its content is read again and must be, byte for byte, what was verified. Raises :class:`BentoError` when no
-    bento of the version was verified, when that was of another model (``model_digest``), or when it is gone or changed.
+    The content of the bento is read again and must equal the verified content. Raises :class:`BentoError` when the
+    version has no verified bento, when that was built from another model (``model_digest``), or when it is missing or
+    changed.
     """
     path = _record_path(records, model, version)
     fix = f"Materialize {model}/bento: it packages the champion and verifies it."

@@ -41,6 +41,7 @@ from ml_platform.training.candidate import Candidate, fit_candidate, fitted_sett
 from ml_platform.training.model_directory import write_model
 from ml_platform.training.resource_usage import PriceList
 from ml_platform.training.splits import LABEL, Split, split_by_time
+from ml_platform.training.threshold import ThresholdSettings, choose_threshold
 from ml_platform.training.trainer import TrainerSettings, trainer_class
 from ml_platform.training.training_set import assemble_training_set
 
@@ -172,7 +173,7 @@ def make_candidate(
         update={
             "hardware": collect_hardware(candidate.resource_usage.device),
             "fitted": _model_settings(candidate.declared.model_copy(update={"tuning": None})),
-            **candidate_results(candidate, split),
+            **candidate_results(candidate, split, model.declared.threshold),
         }
     )
     with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
@@ -182,7 +183,7 @@ def make_candidate(
             candidate,
             name=model.name,
             target=model.declared.target,
-            threshold=model.declared.threshold,
+            threshold=None if manifest.threshold is None else manifest.threshold["value"],
             features=model.feature_set.to_dict(),
             contract=model.contract.model_dump(mode="json"),
         )
@@ -196,23 +197,29 @@ def make_candidate(
     return CandidateResult(version, content, manifest, split.counts(), candidate)
 
 
-def candidate_results(candidate: Candidate, split: Split) -> dict[str, Any]:
-    """Return what a rebuild is compared with: metrics of the test rows, and the digest of their predictions.
+def candidate_results(candidate: Candidate, split: Split, threshold: ThresholdSettings) -> dict[str, Any]:
+    """Return the results that a rebuild must reproduce: test metrics, decision threshold and predictions digest.
 
     Beside them the metrics of the validation rows (``validation_…``), by the fit that had not seen these: what several
     candidates are compared by, without looking at the test month. They are of the scores before calibration, which was
     fitted on these very rows and would look better on them than it is; ranking (auc) hardly changes by it.
     """
     predictions, bounds = candidate.predict(split.test), candidate.calibration.bounds
+    labels = _label_array(split.validation)
+    choice = None
+    if candidate.task == "classification":
+        calibrated = candidate.calibration.apply(candidate.validation_predictions)
+        choice = choose_threshold(threshold, labels, calibrated)
     test = score_task(candidate.task, _label_array(split.test), predictions, bounds(predictions))
     validated = score_task(
         candidate.task,
-        _label_array(split.validation),
+        labels,
         candidate.validation_predictions,
         bounds(candidate.validation_predictions),
     )
     return {
         "metrics": test | {f"{VALIDATION_PREFIX}{name}": value for name, value in validated.items()},
+        "threshold": None if choice is None else choice.model_dump(),
         "predictions": predictions_digest(predictions),
     }
 
@@ -271,6 +278,9 @@ def _planned_manifest(
         code=collect_code(repository),
         lock=collect_lock(repository),
         parameters=_model_settings(declared),
+        threshold_rule=(
+            model.declared.threshold.model_dump(exclude_none=True) if model.declared.task == "classification" else None
+        ),
         seeds={"trainer": declared.seed},
         hardware=collect_hardware(),
         libraries=collect_libraries(getattr(trainer_class(declared.trainer), "unlocked_packages", ())),

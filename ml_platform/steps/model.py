@@ -25,6 +25,7 @@ from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.request_contract import RequestContract, RequestField
 from ml_platform.steps.monitor_settings import MonitorSettings
 from ml_platform.training.splits import SplitSettings
+from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import TrainerSettings
 
 REQUEST_ONLY = "request_only"
@@ -108,7 +109,13 @@ class ModelSettings(Settings):
     trainers: dict[str, TrainerSettings] = Field(
         min_length=1, description="Candidates by name; each gives candidate_<name>."
     )
-    threshold: float = Field(default=0.5, gt=0, lt=1, description="Score from which the answered label is true.")
+    threshold: ThresholdSettings = Field(
+        default_factory=lambda: ThresholdSettings(fixed=0.5),
+        description=(
+            "How the score from which the answered label is true is chosen on the validation rows: fixed (also as a "
+            "bare number), f_beta, cost, precision_at or rate."
+        ),
+    )
     evaluation: EvaluationSettings = Field(
         default_factory=lambda: EvaluationSettings.model_validate({}), description="How candidates are scored."
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml_platform.data.atomic import write_text
-from ml_platform.evaluation.evidence import CANDIDATE
+from ml_platform.evaluation.evidence import CANDIDATE, Evidence
+from ml_platform.evaluation.metrics import Task
 from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
 from ml_platform.evaluation.plots import reliability_plot
 from ml_platform.evaluation.reliability import reliability_bins
@@ -25,6 +26,7 @@ from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.promotion import evaluated_version, latest_verdict
 from ml_platform.training.model_directory import read_model
+from ml_platform.training.threshold import AnswerQuality, ThresholdChoice, answer_quality
 from resources.home import Home
 
 MAX_FEATURES_SHOWN = 15
@@ -81,6 +83,8 @@ def write_model_card(
         cost=training_cost(registry, version, manifest, read_prices(repository).currency),
         approvals=decision_history(audit, version),
         calibration=_calibration_text(manifest, stored_model.calibration.half_width),
+        threshold=_threshold_text(manifest, evidence.task),
+        answers=_answers(manifest, evidence),
         reliability=bins,
         plots={"Predicted beside observed": reliability_plot(bins)} if bins else {},
         links=links,
@@ -115,6 +119,25 @@ def _calibration_text(manifest: Manifest, half_width: float | None) -> str:
     if method == "none":
         return "Scores are probabilities as the trainer gives them."
     return f"Scores are made probabilities by {method}, fitted on the validation rows."
+
+
+def _threshold_text(manifest: Manifest, task: Task) -> str:
+    if task != "classification":
+        return "Not applicable: a regression answers a value."
+    if manifest.threshold is None:
+        return "Not recorded: the version was made before thresholds were chosen on validation rows."
+    choice = ThresholdChoice.model_validate(manifest.threshold)
+    chosen = f"chosen on {choice.rows:,} validation rows by {choice.rule}"
+    return f"The endpoint answers true from the score {choice.value:.4f} on, {chosen}. {choice.note}".rstrip()
+
+
+def _answers(manifest: Manifest, evidence: Evidence) -> dict[str, AnswerQuality]:
+    """Return the quality of the answers at the threshold, by the rows that it was measured on."""
+    if manifest.threshold is None:
+        return {}
+    choice = ThresholdChoice.model_validate(manifest.threshold)
+    tested = answer_quality(evidence.label, evidence.predictions[CANDIDATE], choice.value)
+    return {"validation": choice, "test": tested}
 
 
 def training_cost(registry: ModelRegistry, version: ModelVersion, manifest: Manifest, currency: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from ml_platform.steps.candidates import assemble_partition, candidate_results, 
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import champion_of, features_of, model_directory
 from ml_platform.training.candidate import fit_candidate
+from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import TrainerSettings
 from resources.home import Home
 
@@ -82,10 +83,12 @@ def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, lake: L
         task=model.declared.task,
         prices=read_prices(repository),
     )
+    results = candidate_results(candidate, split, ThresholdSettings.model_validate(manifest.threshold_rule or 0.5))
     return RebuildResult(
         training_set=content_hash(frame),
         stored_training_set=_stored_digest(model, manifest, lake),
-        metrics=candidate_results(candidate, split)["metrics"],
+        metrics=results["metrics"],
+        threshold=None if results["threshold"] is None else results["threshold"]["value"],
         predictions=candidate.predict(split.test),
         device=candidate.resource_usage.device,
     )

@@ -48,11 +48,14 @@ def write_model(
     *,
     name: str,
     target: str,
-    threshold: float,
+    threshold: float | None,
     features: Mapping[str, Any],
     contract: Mapping[str, Any],
 ) -> None:
-    """Write ``candidate`` with the features it reads and the contract of its endpoint into the empty ``directory``."""
+    """Write ``candidate`` with the features it reads and the contract of its endpoint into the empty ``directory``.
+
+    ``threshold`` is the score from which the answered label is true, None for a regression.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     description = {
         "format": FORMAT,

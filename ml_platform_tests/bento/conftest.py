@@ -1,4 +1,4 @@
-"""Features as a service reads them, without a store: a real answer of a lookup, made by hand."""
+"""Features as a service reads them, without a store: a real lookup result, made by hand."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ FEATURES = FeatureSet([VIEW])
 
 @pytest.fixture
 def read() -> Callable[[datetime, int, float], ServedFeatures]:
-    """Return what was read for so many rows at an instant, of facts so many minutes old."""
+    """Return a function that makes the features read at ``at`` for ``rows`` rows from facts ``minutes`` old."""
 
     def reading(at: datetime, rows: int, minutes: float) -> ServedFeatures:
         known_at = (at - timedelta(minutes=minutes) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""The service's application by itself: limits, failures and counts, request through ASGI without a server."""
+"""The application of a service, called through ASGI without a server: limits, failures and metrics."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ CONTRACT = RequestContract.model_validate({"model": "toy", "fields": [{"name": "
 
 
 class HalvingModel:
-    """Stands in for a loaded model: the score is half of x, and x = 13 is a bug."""
+    """Stands in for a loaded model: the score is half of x; x = 13 is a bug, and x = 14 a missing snapshot."""
 
     contract = CONTRACT
     store = SnapshotStore(Path("nothing is read"))
@@ -62,7 +62,7 @@ def ask(app: PredictApp, body: Any, method: str = "POST", path: str = "/v1/toy/p
 
 
 def samples_of(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return what a page of metrics says, by name and labels."""
+    """Return the values of a page of metrics by name and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(page)
@@ -70,7 +70,7 @@ def samples_of(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]
     }
 
 
-def test_few_and_many_rows_are_answered_alike() -> None:
+def test_few_and_many_rows_get_equal_predictions() -> None:
     app = app_of()
     few = ask(app, {"rows": [{"x": 3}]}).json()["predictions"]
     many = ask(app, {"rows": [{"x": 3}] * 50}).json()["predictions"]
@@ -78,13 +78,13 @@ def test_few_and_many_rows_are_answered_alike() -> None:
     assert many == few * 50
 
 
-def test_request_id_is_kept_when_it_is_one_and_made_up_otherwise() -> None:
+def test_valid_request_id_is_kept_and_an_invalid_one_replaced() -> None:
     app = app_of()
     assert ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": "abc"}).json()["request_id"] == "abc"
     assert len(ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": "a b"}).json()["request_id"]) == 32
 
 
-def test_bug_is_a_500_with_the_request_id_and_the_service_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_bug_gives_a_500_with_the_request_id_and_the_service_continues(caplog: pytest.LogCaptureFixture) -> None:
     app = app_of()
     with caplog.at_level(logging.ERROR):
         answer = ask(app, {"rows": [{"x": 13}]}, headers={"x-request-id": "bad-1"})
@@ -94,7 +94,7 @@ def test_bug_is_a_500_with_the_request_id_and_the_service_goes_on(caplog: pytest
     assert ask(app, {"rows": [{"x": 1}]}).status_code == 200
 
 
-def test_what_can_be_fixed_from_outside_is_a_503_that_says_how() -> None:
+def test_error_that_a_person_can_fix_gives_a_503_with_the_fix() -> None:
     answer = ask(app_of(), {"rows": [{"x": 14}]})
     assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "unavailable")
     assert "Publish it." in answer.json()["error"]["message"]
@@ -106,7 +106,7 @@ async def _dripping(parts: list[bytes], pause: float) -> AsyncIterator[bytes]:
         await asyncio.sleep(pause)
 
 
-def test_body_in_parts_is_put_together_and_a_huge_one_rejected() -> None:
+def test_body_in_parts_is_joined_and_a_huge_one_rejected() -> None:
     app = app_of()
     assert ask(app, _dripping([b'{"rows":', b'[{"x":2}]}'], 0)).json()["predictions"][0]["score"] == 1.0
     assert ask(app, _dripping([b" " * 2**20] * 5, 0)).status_code == 413
@@ -123,19 +123,19 @@ def _conversation(app: PredictApp, receive: Any) -> list[dict[str, Any]]:
     return sent
 
 
-def test_body_that_does_not_arrive_is_given_up() -> None:
+def test_body_that_does_not_arrive_times_out() -> None:
     async def never() -> Any:
         await asyncio.Event().wait()
 
     assert _conversation(app_of(limits=Limits(body_seconds=0.05)), never)[0]["status"] == 408
 
 
-def test_more_requests_at_once_than_allowed_are_sent_away_for_a_second() -> None:
+def test_requests_beyond_the_limit_are_rejected_with_retry_after() -> None:
     answer = ask(app_of(limits=Limits(requests_at_once=0)), {"rows": [{"x": 1}]})
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
 
 
-def test_model_that_takes_too_long_is_given_up() -> None:
+def test_prediction_that_takes_too_long_times_out() -> None:
     answer = ask(app_of(limits=Limits(answer_seconds=0.0)), {"rows": [{"x": 1}] * 50})
     assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "timeout")
 
@@ -158,7 +158,7 @@ def test_metrics_count_rows_errors_and_feature_ages(tmp_path: Path, read: Any) -
         assert samples[name, frozenset((own | labels).items())] == value, name
 
 
-def test_view_that_had_nothing_counts_its_rows_as_missing_and_has_no_age(tmp_path: Path, read: Any) -> None:
+def test_view_without_facts_counts_its_rows_as_missing_and_has_no_age(tmp_path: Path, read: Any) -> None:
     def stale(at: datetime, rows: int, minutes: float) -> ServedFeatures:
         served: ServedFeatures = read(at, rows, minutes)
         served.ages_minutes[:] = np.nan
@@ -183,14 +183,14 @@ def test_readiness_follows_start_and_stop() -> None:
     assert ask(app, b"", "GET", "/readyz").status_code == 503
 
 
-def test_page_for_people_names_fields_and_fetches_nothing() -> None:
+def test_docs_page_names_the_fields_and_loads_nothing() -> None:
     page = ask(app_of(), b"", "GET", "/").text
     assert "<code>x</code>" in page
     assert "<script" not in page
     assert "//" not in page.replace("<!doctype", "")
 
 
-def test_calibration_is_that_of_the_knots_and_of_platt() -> None:
+def test_calibration_follows_isotonic_knots_and_platt() -> None:
     score = np.array([0.1, 0.5, 0.75])
     knots = calibration_function({"method": "isotonic", "x": [0.5, 1.0], "y": [0.2, 0.4]})
     assert knots(score).tolist() == pytest.approx([0.2, 0.2, 0.3])

@@ -1,4 +1,4 @@
-"""The prediction log of a service: every row on a line that the lake reads, and no request ever waits for the disk."""
+"""The prediction log of a service: every row is a line that the lake reads, and no request waits for the disk."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ Answers = Callable[..., AnsweredRequest]
 
 @pytest.fixture
 def answered(read: Callable[[datetime, int, float], ServedFeatures]) -> Answers:
-    """Return a request of so many rows, answered on features that were three minutes old."""
+    """Return a function that makes an answered request with features that were three minutes old."""
 
     def answering(request_id: str, rows: int = 1) -> AnsweredRequest:
         times = pl.Series("predict_at", [NOW] * rows, dtype=pl.Datetime("us", "UTC"))
@@ -48,7 +48,7 @@ def test_each_row_is_a_line_that_the_lake_accepts(tmp_path: Path, answered: Answ
     assert (first.watermarks, first.ages) == ({"view": NOW}, {"view": 3.0})
 
 
-def test_full_file_is_left_and_the_next_begun(tmp_path: Path, answered: Answers) -> None:
+def test_full_file_is_closed_and_the_next_opened(tmp_path: Path, answered: Answers) -> None:
     log = PredictionLog(tmp_path, "toy", "3", max_file_bytes=1)
     for name in ("a", "b", "c"):
         log.put(answered(name))
@@ -57,25 +57,25 @@ def test_full_file_is_left_and_the_next_begun(tmp_path: Path, answered: Answers)
     assert sorted(str(line["request_id"]) for line in lines(tmp_path)) == ["a", "b", "c"]
 
 
-def test_rows_beyond_what_may_wait_are_dropped_and_counted(tmp_path: Path, answered: Answers) -> None:
+def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path: Path, answered: Answers) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
-    def hold(_: AnsweredRequest) -> None:
+    def block(_: AnsweredRequest) -> None:
         reached.set()
         go_on.wait(10)
 
-    log = PredictionLog(tmp_path, "toy", "3", max_pending_rows=3, on_written=hold)
-    log.put(answered("held"))
+    log = PredictionLog(tmp_path, "toy", "3", max_pending_rows=3, on_written=block)
+    log.put(answered("first"))
     assert reached.wait(10)
     log.put(answered("waits", rows=2))
     log.put(answered("dropped", rows=2))
     assert log.dropped_rows == 2
     go_on.set()
     log.close()
-    assert {line["request_id"] for line in lines(tmp_path)} == {"held", "waits"}
+    assert {line["request_id"] for line in lines(tmp_path)} == {"first", "waits"}
 
 
-def test_unwritable_folder_costs_lines_and_not_the_service(
+def test_unwritable_folder_loses_lines_but_not_the_service(
     tmp_path: Path, answered: Answers, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -86,9 +86,7 @@ def test_unwritable_folder_costs_lines_and_not_the_service(
     assert "lost" in caplog.text
 
 
-def test_answers_are_gathered_and_written_together_at_the_latest_when_the_service_ends(
-    tmp_path: Path, answered: Answers
-) -> None:
+def test_answers_are_written_in_batches_and_at_the_latest_on_close(tmp_path: Path, answered: Answers) -> None:
     patient = PredictionLog(tmp_path / "patient", "toy", "3", batch_seconds=600)
     patient.put(answered("a"))
     patient.put(answered("b"))
@@ -102,7 +100,7 @@ def test_answers_are_gathered_and_written_together_at_the_latest_when_the_servic
     assert [line["request_id"] for line in lines(tmp_path / "patient")] == ["a", "b"]
 
 
-def test_many_waiting_rows_are_written_before_they_would_be_dropped(tmp_path: Path, answered: Answers) -> None:
+def test_many_waiting_rows_are_written_before_the_limit_is_reached(tmp_path: Path, answered: Answers) -> None:
     written = threading.Event()
     log = PredictionLog(
         tmp_path, "toy", "3", max_pending_rows=10, batch_seconds=600, on_written=lambda _: written.set()

@@ -1,4 +1,4 @@
-"""Reasons: how many are asked for, and which features they are."""
+"""Reasons of a prediction: their number in the query, and their features."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from ml_platform.serving.request_contract import InvalidRequestError
 
 
 @pytest.mark.parametrize(("query", "count"), [(b"", 0), (b"reasons=1", 1), (b"reasons=20", 20), (b"reasons=05", 5)])
-def test_query_says_how_many(query: bytes, count: int) -> None:
+def test_query_gives_the_number_of_reasons(query: bytes, count: int) -> None:
     assert requested_reason_count(query) == count
 
 
@@ -32,7 +32,7 @@ def test_wrong_query_is_rejected_with_its_path(query: bytes, path: str, found: s
     assert (caught.value.status, caught.value.path) == (422, path)
 
 
-def test_strongest_come_first_ties_keep_the_order_and_what_adds_nothing_is_no_reason() -> None:
+def test_strongest_reasons_come_first_ties_keep_the_order_and_zeros_are_left_out() -> None:
     names, values = ["a", "b", "c", "d"], [{"a": 1, "b": None, "c": "x", "d": True}]
     added = np.array([[0.1, -0.3, 0.0, 0.3]])
     (reasons,) = strongest_reasons(names, values, added, 4)

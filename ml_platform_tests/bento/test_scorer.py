@@ -1,4 +1,4 @@
-"""Which module scores a model: the house's by trainer, or the one that the model brings."""
+"""Scorers: a built-in trainer has one, a model can bring its own, and both score as training does."""
 
 import sys
 from pathlib import Path
@@ -14,11 +14,11 @@ from ml_platform.training.torch_trainer import TorchTrainer
 from ml_platform.training.trainer import Matrix, Task
 
 
-def test_trainer_of_the_house_has_a_scorer() -> None:
+def test_built_in_trainer_has_a_scorer() -> None:
     assert scorer_reference({"trainer": "lightgbm"}) == "bento.lightgbm_scorer:load"
 
 
-def test_model_may_bring_its_own_scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_can_bring_its_own_scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "brought_scorer.py").write_text("def load(model_dir):\n    return str(model_dir)\n")
     monkeypatch.syspath_prepend(tmp_path)
     described = {"trainer": "assets.mine:Trainer", "scorer": "brought_scorer:load"}
@@ -26,12 +26,12 @@ def test_model_may_bring_its_own_scorer(tmp_path: Path, monkeypatch: pytest.Monk
     del sys.modules["brought_scorer"]
 
 
-def test_trainer_without_a_scorer_is_rejected_with_the_way_out() -> None:
+def test_trainer_without_a_scorer_is_rejected_with_the_fix() -> None:
     with pytest.raises(ModelUnreadableError, match=r"trainer 'mine'.*a 'scorer' in model.json, found neither"):
         scorer_reference({"trainer": "mine"})
 
 
-def test_lightgbm_scores_and_contributions_are_the_boosters_own(tmp_path: Path) -> None:
+def test_lightgbm_scorer_equals_the_booster(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(300, 4)).astype(np.float32)
     label = (features[:, 0] > 0).astype(float)
@@ -48,15 +48,15 @@ def test_lightgbm_scores_and_contributions_are_the_boosters_own(tmp_path: Path) 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_network_without_torch_scores_and_explains_as_training_does(tmp_path: Path, task: Task, blocks: int) -> None:
+def test_network_without_torch_scores_and_explains_as_torch_does(tmp_path: Path, task: Task, blocks: int) -> None:
     rng = np.random.default_rng(3)
     features = rng.normal(size=(400, 6)).astype(np.float32)
     features[:, 2] = rng.integers(0, 5, 400)
-    features[:, 3] = rng.random(400) < 0.01  # two values: a number with a single bin
+    features[:, 3] = rng.random(400) < 0.01  # a feature with two values gets a single bin
     label = (features[:, 0] + (features[:, 2] % 2) > 0.5).astype(np.float64)
     features[rng.random((400, 6)) < 0.1] = np.nan
     features[:, 4] = np.nan
-    features[5, 1], features[320, 0] = 1e9, -1e9  # one that training saw, one that it did not
+    features[5, 1], features[320, 0] = 1e9, -1e9  # row 5 is a training row, row 320 a validation row
     rows = Matrix(features, label, [f"f{at}" for at in range(6)], {2: 5})
     settings = TorchSettings(blocks=blocks, width=16, members=3, max_epochs=2, batch_rows=32, bins=5, threads=1)
     trained = TorchTrainer(settings, task=task, seed=1).fit(rows.part(0, 300), rows.part(300, 400))

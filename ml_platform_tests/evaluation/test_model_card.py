@@ -66,10 +66,21 @@ def card() -> ModelCard:
             at=datetime(2013, 7, 1, tzinfo=UTC),
         ),
         feature_importance={"recent_delay": 0.41},
+        threshold="True from the score 0.2471 on, by cost.",
+        answers={"test": Answers(alert_rate=0.4125, precision=0.512, recall=None)},
         cost={"CPU seconds": "12.5"},
         approvals=["mara, 2013-07-01: looks right"],
         plots={"reliability": reliability_plot(BINS)},
     )
+
+
+@dataclasses.dataclass
+class Answers:
+    """Quality of the answers at a threshold."""
+
+    alert_rate: float
+    precision: float | None
+    recall: float | None
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
@@ -87,6 +98,9 @@ def test_every_part_is_on_the_card(render: type[str]) -> None:
         "metric_limit_auc",
         EVIDENCE.digest()[:12],
         "Scores are made probabilities by platt.",
+        "True from the score 0.2471 on, by cost.",
+        "0.412",
+        "0.512",
         "d" * 12,
         "torch 2.13.0",
         "trainer 7",

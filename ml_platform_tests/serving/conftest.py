@@ -1,4 +1,4 @@
-"""A small real model, and its real bentos built once per session: what tests of packaging and serving share."""
+"""A small real model and its real bentos, built once per session, for the tests of bentos and serving."""
 
 import json
 import os
@@ -55,7 +55,7 @@ VIEW = FeatureView.model_validate(
 
 @dataclass(frozen=True)
 class ToyModel:
-    """The model, where its features are, and what training says of three rows."""
+    """The model, the folder of its online features, and three rows with the scores of training."""
 
     model_dir: Path
     online: Path
@@ -108,7 +108,7 @@ def train_toy_model(root: Path, trees: int = 5) -> ToyModel:
     for name, value in files.items():
         (directory / name).write_text(json.dumps(value))
     (directory / "encoder.json").write_text(encoder.to_json())
-    # The prediction is made at 10:00, so the facts of 09:00 are an hour old; of ZZ nothing is known.
+    # The prediction is made at 10:00, so the facts of 09:00 are an hour old; ZZ has no facts.
     feature_rows = np.array([[40.0, 60.0], [4.0, 60.0], [np.nan, np.nan]], dtype=np.float32)
     raw = lightgbm.Booster(model_file=directory / "model.txt").predict(feature_rows)
     scores = np.interp(np.asarray(raw), calibration["x"], calibration["y"])
@@ -117,7 +117,7 @@ def train_toy_model(root: Path, trees: int = 5) -> ToyModel:
 
 @contextmanager
 def running_service(built_bento: BuiltBento, folder: Path, online: str) -> Iterator[str]:
-    """Run the service of ``package`` by itself, its files in ``folder``, and yield its address once it is ready."""
+    """Run the service of ``built_bento`` alone, with its files in ``folder``; yield its address once it is ready."""
     folder.mkdir(exist_ok=True)
     port_file = folder / "port"
     environment = {
@@ -132,7 +132,7 @@ def running_service(built_bento: BuiltBento, folder: Path, online: str) -> Itera
             assert server.poll() is None
             threading.Event().wait(0.02)
         url = f"http://127.0.0.1:{port_file.read_text()}"
-        # The socket listens from the start, so this answers once the model is loaded.
+        # The socket listens from the start, so this request waits until the model is loaded.
         assert httpx.get(f"{url}/readyz", timeout=60).text == "ready\n", (folder / "log").read_text()
         yield url
     finally:

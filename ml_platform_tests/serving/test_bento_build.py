@@ -1,4 +1,4 @@
-"""Bentos: what is in them, that they are the same when built again, and that wrong ones are refused."""
+"""Bentos: their content, a repeated build, and the verification that rejects wrong ones."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def test_score_that_differs_from_training_is_rejected(toy: ToyModel, built_bento
         verify_bento(built_bento, toy.rows, wrong, online=str(toy.online))
 
 
-def test_bento_that_does_not_start_is_rejected_with_what_it_said(
+def test_bento_that_does_not_start_is_rejected_with_its_error_output(
     toy: ToyModel, built_bento: BuiltBento, tmp_path: Path
 ) -> None:
     broken = tmp_path / "bento"
@@ -36,23 +36,23 @@ def test_bento_that_does_not_start_is_rejected_with_what_it_said(
         verify_bento(replace(built_bento, path=broken), toy.rows, toy.scores, online=str(toy.online))
 
 
-def test_bento_that_cannot_read_its_features_is_rejected_with_its_answer(
+def test_bento_that_cannot_read_its_features_is_rejected_with_its_response(
     built_bento: BuiltBento, toy: ToyModel
 ) -> None:
     with pytest.raises(BentoError, match=r"(?s)expected a service that answers.*Materialize features/delays"):
         verify_bento(built_bento, toy.rows, toy.scores, online="/nowhere")
 
 
-def test_building_the_same_again_returns_the_bento_that_is_there(
-    toy: ToyModel, built_bento: BuiltBento, bentos: Path
-) -> None:
+def test_repeated_build_returns_the_existing_bento(toy: ToyModel, built_bento: BuiltBento, bentos: Path) -> None:
     before = (built_bento.path / "bento.yaml").stat().st_mtime_ns
     again = build_bento(toy.model_dir, CONTRACT, version="1", bentos_root=bentos, lock=LOCK)
     assert again == built_bento
     assert (built_bento.path / "bento.yaml").stat().st_mtime_ns == before
 
 
-def test_other_content_is_another_bento(toy: ToyModel, built_bento: BuiltBento, bentos: Path, tmp_path: Path) -> None:
+def test_other_content_gives_another_bento(
+    toy: ToyModel, built_bento: BuiltBento, bentos: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "model"
     shutil.copytree(toy.model_dir, other)
     described = json.loads((other / "model.json").read_text())

@@ -1,4 +1,4 @@
-"""One bento under BentoML's server: what is under way when it is told to end is answered and logged."""
+"""A bento under BentoML's server: requests in flight at shutdown are answered and logged."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ from ml_platform_tests.serving.conftest import ToyModel, row
 pytestmark = pytest.mark.slow
 
 
-def test_request_under_way_at_sigterm_is_answered_and_logged(
+def test_request_in_flight_at_sigterm_is_answered_and_logged(
     tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
 ) -> None:
     port_file, log = tmp_path / "port", tmp_path / "predictions"
@@ -39,7 +39,7 @@ def test_request_under_way_at_sigterm_is_answered_and_logged(
         client.putrequest("POST", "/v1/toy/predict")
         client.putheader("content-length", str(len(body)))
         client.endheaders(body[:5])
-        threading.Event().wait(0.2)  # the server has the head, and waits for the rest
+        threading.Event().wait(0.2)  # the server has the headers and waits for the rest of the body
         server.send_signal(signal.SIGTERM)
         threading.Event().wait(0.2)
         client.send(body[5:])

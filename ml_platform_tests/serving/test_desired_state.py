@@ -1,4 +1,4 @@
-"""The desired state: only one of two changes made on the same state succeeds, and senseless states are refused."""
+"""The desired state: one of several concurrent changes succeeds, and inconsistent states are rejected."""
 
 import threading
 from pathlib import Path
@@ -69,21 +69,21 @@ def test_one_of_many_concurrent_swaps_succeeds(tmp_path: Path) -> None:
         ({"candidate": ONE, "weights": {"candidate": 100}, "shadow": TWO}, "no stable version"),
     ],
 )
-def test_state_that_makes_no_sense_is_rejected(state: dict[str, object], message: str) -> None:
+def test_inconsistent_state_is_rejected(state: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DesiredState.model_validate(state)
 
 
-def test_a_version_in_two_roles_runs_once() -> None:
+def test_version_in_two_roles_runs_once() -> None:
     assert DesiredState(stable=ONE, shadow=ONE, weights={"stable": 100}).served_versions == [ONE]
 
 
-def test_change_that_changes_nothing_makes_no_generation(tmp_path: Path) -> None:
+def test_change_without_effect_keeps_the_generation(tmp_path: Path) -> None:
     assert change_desired_state(tmp_path, lambda current: with_stable(current, ONE)).generation == 1
     assert change_desired_state(tmp_path, lambda current: with_stable(current, ONE)).generation == 1
 
 
-def test_change_decides_again_when_another_came_between(tmp_path: Path) -> None:
+def test_change_is_computed_again_after_a_concurrent_change(tmp_path: Path) -> None:
     seen = []
 
     def change(current: DesiredState) -> DesiredState:
@@ -103,18 +103,18 @@ def test_first_stable_version_takes_all_requests() -> None:
     assert with_stable(candidate_only, ONE) == DesiredState(stable=ONE, candidate=TWO, weights={"stable": 100})
 
 
-def test_candidate_that_becomes_stable_is_finished() -> None:
+def test_candidate_that_becomes_stable_ends() -> None:
     canary = DesiredState(stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10}, generation=4)
     assert with_stable(canary, TWO) == DesiredState(stable=TWO, weights={"stable": 100}, generation=4)
 
 
-def test_rebuilt_bento_of_the_candidates_version_finishes_it_too() -> None:
+def test_candidate_ends_when_a_rebuilt_bento_of_its_version_becomes_stable() -> None:
     canary = DesiredState(stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
     rebuilt = ServedVersion(version="2", bento="b/2-again")
     assert with_stable(canary, rebuilt) == DesiredState(stable=rebuilt, weights={"stable": 100})
 
 
-def test_candidate_and_shadow_of_other_versions_go_on_beside_a_new_stable_one() -> None:
+def test_candidate_and_shadow_of_other_versions_continue_beside_a_new_stable_version() -> None:
     weights = {"stable": 90, "candidate": 10}
     current = DesiredState(stable=ONE, candidate=THREE, shadow=THREE, weights=weights)
     assert with_stable(current, TWO) == DesiredState(stable=TWO, candidate=THREE, shadow=THREE, weights=weights)

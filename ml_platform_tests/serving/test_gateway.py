@@ -1,4 +1,4 @@
-"""Envoy's files: routes and weights as desired, and a configuration that Envoy itself accepts."""
+"""Envoy's files: routes and weights follow the desired state, and Envoy accepts the configuration."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def routes(folder: Path, **state: Any) -> list[dict[str, Any]]:
     return found
 
 
-def test_weights_are_those_desired_and_roles_are_sent(tmp_path: Path) -> None:
+def test_routes_have_the_desired_weights_and_send_the_role(tmp_path: Path) -> None:
     _, toy, _ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
     clusters = toy["route"]["weighted_clusters"]["clusters"]
     assert toy["match"] == {"prefix": "/v1/toy/"}
@@ -28,7 +28,7 @@ def test_weights_are_those_desired_and_roles_are_sent(tmp_path: Path) -> None:
     assert [each["request_headers_to_add"][0]["header"]["value"] for each in clusters] == ["stable", "candidate"]
 
 
-def test_shadow_gets_copies_and_no_weight(tmp_path: Path) -> None:
+def test_shadow_receives_copies_and_has_no_weight(tmp_path: Path) -> None:
     _, toy, _ = routes(tmp_path, stable=ONE, shadow=TWO, weights={"stable": 100})
     assert toy["route"]["request_mirror_policies"] == [{"cluster": "toy-2-bb"}]
     assert [each["name"] for each in toy["route"]["weighted_clusters"]["clusters"]] == ["toy-1-aa"]
@@ -40,7 +40,7 @@ def test_model_that_serves_nothing_has_no_route(tmp_path: Path) -> None:
     assert unknown["direct_response"]["status"] == 404
 
 
-def test_gateway_sends_those_it_cannot_serve_away_for_a_second(tmp_path: Path) -> None:
+def test_unavailable_response_asks_the_client_to_retry_after_a_second(tmp_path: Path) -> None:
     Gateway(tmp_path, 18080, 18081).write_bootstrap()
     stored = json.loads((tmp_path / "envoy.json").read_text())
     (listener,) = stored["static_resources"]["listeners"]
@@ -53,7 +53,7 @@ def test_gateway_sends_those_it_cannot_serve_away_for_a_second(tmp_path: Path) -
     assert manager["request_timeout"] == "15s"
 
 
-def test_name_of_a_service_tells_a_rebuilt_bento_apart() -> None:
+def test_service_of_a_rebuilt_bento_has_another_name() -> None:
     assert cluster_name("toy", ONE) != cluster_name("toy", ServedVersion(version="1", bento="bentos/toy/1-cc"))
 
 

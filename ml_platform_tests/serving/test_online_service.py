@@ -1,4 +1,4 @@
-"""A running service and its online store: new facts are served soon, old ones count as missing, both kinds alike."""
+"""A running service and its online store: new facts are served soon, and facts beyond tolerance count as missing."""
 
 import shutil
 from collections.abc import Iterator
@@ -39,14 +39,14 @@ def predicted_score(url: str, **fields: Any) -> float:
 
 
 def expected(toy: ToyModel, mean: float, age_minutes: float) -> float:
-    """Return what the model says of a mean and its age, by its own file and knots."""
+    """Return the score of a mean and its age in minutes, from the model's own file and calibration knots."""
     booster = lightgbm.Booster(model_file=toy.model_dir / "model.txt")
     raw = booster.predict(np.array([[mean, age_minutes]], dtype=np.float32))
     return float(np.interp(np.asarray(raw), [0.0, 0.5, 1.0], [0.1, 0.4, 0.9])[0])
 
 
 def metric_value(url: str, name: str) -> float:
-    """Return the metric ``name`` of the view, NaN where none is there yet: it follows the answer by a moment."""
+    """Return the metric ``name`` of the view; NaN while it is missing, shortly after the response."""
     page = httpx.get(f"{url}/metrics").text
     found = [
         sample.value
@@ -82,7 +82,7 @@ def test_fact_beyond_its_tolerance_is_served_as_missing_and_counted(
     tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
 ) -> None:
     with running_service(built_bento, tmp_path / "service", str(toy.online)) as url:
-        # Known at 09:00 and good for ten hours; predictions are made two hours before departure.
+        # Known at 09:00 with a tolerance of ten hours; predictions are made two hours before departure.
         assert predicted_score(url, departs="2013-07-01T21:00:00Z") == expected(toy, 40.0, 600.0)
         assert predicted_score(url, departs="2013-07-01T21:01:00Z") == expected(toy, np.nan, np.nan)
         until(lambda: metric_value(url, "ml_platform_feature_missing_rows_total") == 1, seconds=5)
@@ -99,7 +99,7 @@ def valkey() -> Iterator[Any]:
     server.stop()
 
 
-def test_service_whose_setting_names_a_server_reads_from_it_and_outlives_it(
+def test_service_reads_from_an_online_server_and_survives_its_loss(
     tmp_path: Path, toy: ToyModel, built_bento: BuiltBento, valkey: Any
 ) -> None:
     address = valkey.connection_url

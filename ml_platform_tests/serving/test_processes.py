@@ -1,4 +1,4 @@
-"""What the process manager's own messages let through to whoever started it."""
+"""Log records of the process manager: harmless conflicts are dropped and errors are kept."""
 
 import logging
 
@@ -12,7 +12,7 @@ from ml_platform.serving.processes import is_relevant_log_record
 @pytest.mark.parametrize(
     ("error", "records"), [(ConflictError("arbiter is already running watcher_start command"), 0), (OSError("gone"), 1)]
 )
-def test_poll_during_a_command_is_not_logged_and_a_real_error_is(
+def test_conflict_of_a_check_with_a_command_is_not_logged_but_an_error_is(
     caplog: pytest.LogCaptureFixture, error: Exception, records: int
 ) -> None:
     def fails() -> None:

@@ -1,4 +1,4 @@
-"""What a request must hold: each wrong one is refused with its status and the path of the field."""
+"""Validation of requests: each invalid one is rejected with its status and the path of the field."""
 
 import json
 from datetime import UTC, datetime
@@ -94,7 +94,7 @@ def test_wrong_value_is_rejected_with_its_path(field: str, value: Any, found: st
     assert found in error.found
 
 
-def test_missing_field_names_the_one_that_was_perhaps_meant() -> None:
+def test_missing_field_suggests_the_similar_field() -> None:
     row = {("carier" if name == "carrier" else name): value for name, value in ROW.items()}
     error = rejected(body(row))
     assert [each.path for each in error.details] == ["rows[0].carrier", "rows[0].carier"]
@@ -106,10 +106,10 @@ def test_extra_field_is_rejected() -> None:
     assert rejected(body({**ROW, "color": "red"})).path == "rows[0].color"
 
 
-def test_ten_wrong_places_are_listed_and_the_rest_counted() -> None:
+def test_ten_wrong_values_are_listed_and_the_rest_counted() -> None:
     error = rejected(body(*[{**ROW, "flight": "x"}] * 30))
     assert len(error.details) == 10
-    assert "29 more wrong places" in str(error)
+    assert "29 more values are wrong" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_ten_wrong_places_are_listed_and_the_rest_counted() -> None:
         '{"rows": []}'.encode("utf-16"),
     ],
 )
-def test_what_is_no_json_is_rejected_as_such(data: bytes) -> None:
+def test_body_that_is_not_json_is_rejected_with_status_400(data: bytes) -> None:
     assert (rejected(data).status, rejected(data).path) == (400, "body")
 
 
@@ -156,7 +156,7 @@ def test_byte_limit_is_the_declared_one() -> None:
     assert rejected(data, max_bytes=1024).status == 413
 
 
-def test_openapi_says_exactly_what_is_validated() -> None:
+def test_openapi_schema_equals_the_validated_contract() -> None:
     document = openapi_document(contract(max_rows=7), "3")
     schemas = document["components"]["schemas"]
     assert list(document["paths"]) == ["/v1/toy/predict"]
@@ -177,7 +177,7 @@ def test_openapi_says_exactly_what_is_validated() -> None:
     }
 
 
-def test_example_and_description_stand_on_the_page_and_a_wrong_example_is_rejected() -> None:
+def test_schema_has_example_and_description_and_a_wrong_example_is_rejected() -> None:
     field = {"name": "carrier", "type": "string", "description": "Airline", "examples": ["UA"]}
     document = openapi_document(RequestContract.model_validate({"model": "toy", "fields": [field]}), "1")
     schema = document["components"]["schemas"]["Row"]["properties"]["carrier"]

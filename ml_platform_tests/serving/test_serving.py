@@ -1,4 +1,4 @@
-"""The whole of serving with real parts: two bentos, BentoML's server, Envoy, circus and the reconciler."""
+"""Serving with real parts: two bentos, BentoML's server, Envoy, circus and the reconciler."""
 
 import gzip
 import json
@@ -57,7 +57,7 @@ def process_plan(root: Path, toy: ToyModel) -> ProcessPlan:
 
 
 def processes_of(run: Path) -> list[int]:
-    """Return the processes that carry the mark of ``run``."""
+    """Return the ids of the processes that are marked as part of ``run``."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -78,7 +78,7 @@ class RunningPlatform:
         return self.plan.serving / "toy"
 
     def set_desired_state(self, **state: Any) -> DesiredState:
-        """Change the desired state and wait until it serves."""
+        """Replace the desired state and wait until it serves."""
         stored = swap_desired_state(self.folder, DesiredState(**state), read_desired_state(self.folder).generation)
         until(lambda: read_serving_status(self.plan.status_file).models["toy"].generation == stored.generation)
         return stored
@@ -117,7 +117,7 @@ def test_reasons_are_lightgbms_own_contributions_on_the_same_rows(live: RunningP
     for row_predictions, values, (mean, age, _) in zip(predictions, seen, contributions.tolist(), strict=True):
         named = [("delays__mean", values[0], mean), ("delays__age_minutes", values[1], age)]
         expected = sorted((each for each in named if each[2]), key=lambda each: -abs(each[2]))
-        assert expected  # no contribution at all would prove nothing
+        assert expected  # an empty list would pass
         assert [(r["feature"], r["value"], r["contribution"]) for r in row_predictions["reasons"]] == expected
     assert "reasons" not in live.post({"rows": toy.rows}).json()["predictions"][0]
 
@@ -138,7 +138,7 @@ def test_reasons_are_lightgbms_own_contributions_on_the_same_rows(live: RunningP
     ],
     ids=["broken", "empty", "rows", "bytes", "gateways-bytes", "missing", "type", "extra", "nan", "naive"],
 )
-def test_bad_request_is_rejected_by_path_and_the_service_goes_on(
+def test_bad_request_is_rejected_with_its_path_and_the_service_continues(
     live: RunningPlatform, body: Any, status: int, path: str
 ) -> None:
     answer = live.post(body)
@@ -146,7 +146,7 @@ def test_bad_request_is_rejected_by_path_and_the_service_goes_on(
     assert live.post({"rows": [row()]}).status_code == 200
 
 
-def test_unknown_path_and_method_are_rejected_in_one_form_by_gateway_and_service(live: RunningPlatform) -> None:
+def test_gateway_and_service_reject_unknown_path_and_method_in_one_form(live: RunningPlatform) -> None:
     for method, path, status, reason in [
         ("GET", "/v1/other/predict", 404, "path"),
         ("POST", "/v1/toy/predictions", 404, "path"),
@@ -158,12 +158,12 @@ def test_unknown_path_and_method_are_rejected_in_one_form_by_gateway_and_service
         assert set(answer.json()["error"]) == {"status", "reason", "message", "details"}
 
 
-def test_compressed_body_is_rejected_as_such(live: RunningPlatform) -> None:
+def test_compressed_body_is_rejected_with_status_415(live: RunningPlatform) -> None:
     answer = live.post(gzip.compress(b"{}"), headers={"content-encoding": "gzip"})
     assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
 
 
-def test_client_of_the_older_protocol_is_answered(live: RunningPlatform) -> None:
+def test_http_1_0_client_is_answered(live: RunningPlatform) -> None:
     body = json.dumps({"rows": [row()]}).encode()
     with socket.create_connection(("127.0.0.1", live.plan.gateway_port)) as client:
         client.sendall(b"POST /v1/toy/predict HTTP/1.0\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
@@ -171,7 +171,7 @@ def test_client_of_the_older_protocol_is_answered(live: RunningPlatform) -> None
     assert answer.startswith(b"HTTP/1.0 200")
 
 
-def test_fifty_clients_at_once_are_all_answered(live: RunningPlatform, toy: ToyModel) -> None:
+def test_fifty_concurrent_clients_are_all_answered(live: RunningPlatform, toy: ToyModel) -> None:
     def send(_: int) -> httpx.Response:
         return live.post({"rows": [row()] * 200})
 
@@ -186,14 +186,14 @@ def test_fifty_clients_at_once_are_all_answered(live: RunningPlatform, toy: ToyM
     assert sum(answer.status_code == 200 for answer in answers) > 50
 
 
-def test_openapi_of_the_service_is_that_of_the_declaration(live: RunningPlatform) -> None:
+def test_openapi_of_the_service_equals_that_of_the_contract(live: RunningPlatform) -> None:
     port = next(live.plan.run.glob("toy-1-*.port")).read_text()
     assert httpx.get(f"http://127.0.0.1:{port}/openapi.json").json() == openapi_document(CONTRACT, "1")
     assert httpx.get(f"{live.url}/v1/toy/openapi.json").json() == openapi_document(CONTRACT, "1")
     assert "openapi.json" in httpx.get(f"{live.url}/v1/toy/").text
 
 
-def test_prediction_is_logged_with_what_it_stood_on(live: RunningPlatform) -> None:
+def test_prediction_is_logged_with_its_features(live: RunningPlatform) -> None:
     live.post({"rows": [row("UA")]}, headers={"x-request-id": "logged-1"})
 
     def lines() -> list[dict[str, Any]]:
@@ -207,7 +207,7 @@ def test_prediction_is_logged_with_what_it_stood_on(live: RunningPlatform) -> No
     assert line["predict_at"] == "2013-07-01T10:00:00+00:00"
 
 
-def test_weights_move_under_load_without_a_failed_request(
+def test_weights_change_under_load_without_a_failed_request(
     live: RunningPlatform, built_bento: BuiltBento, second_bento: BuiltBento
 ) -> None:
     stop = threading.Event()
@@ -253,7 +253,7 @@ def test_shadow_sees_requests_and_logs_them_as_shadow(
     assert until(lambda: len(roles()) == 2 and roles()) == {("stable", "1"), ("shadow", "2")}
 
 
-def test_reconciler_and_service_that_are_killed_come_back(live: RunningPlatform, built_bento: BuiltBento) -> None:
+def test_killed_reconciler_and_service_restart(live: RunningPlatform, built_bento: BuiltBento) -> None:
     live.set_desired_state(stable=served_version(built_bento), weights={"stable": 100})
     killed = [
         pid
@@ -273,7 +273,7 @@ def test_second_up_is_rejected_while_the_first_runs(live: RunningPlatform) -> No
         up(live.plan)
 
 
-def test_taken_port_is_named_with_its_holder(tmp_path: Path, toy: ToyModel) -> None:
+def test_port_in_use_is_reported_with_its_process(tmp_path: Path, toy: ToyModel) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -307,7 +307,9 @@ def test_interrupt_leaves_no_process_behind(tmp_path: Path, toy: ToyModel, built
     assert processes_of(plan.run) == []
 
 
-def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path, toy: ToyModel, built_bento: BuiltBento) -> None:
+def test_next_run_stops_processes_that_a_killed_run_left_behind(
+    tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
+) -> None:
     plan = process_plan(tmp_path, toy)
     swap_desired_state(
         plan.serving / "toy", DesiredState(stable=served_version(built_bento), weights={"stable": 100}), 0

@@ -1,4 +1,4 @@
-"""What `up` tells: each address once something answers there, each endpoint once it serves."""
+"""Output of `up`: each address once a process listens there, each endpoint once it serves."""
 
 import socket
 from pathlib import Path
@@ -27,7 +27,7 @@ def serving(version: str) -> ServingStatus:
     return ServingStatus(gateway="http://127.0.0.1:1", models={"toy": served}, waiting=[])
 
 
-def test_address_is_reported_once_and_only_when_something_listens_there(tmp_path: Path) -> None:
+def test_address_is_reported_once_and_only_when_a_process_listens_there(tmp_path: Path) -> None:
     port = free_port()
     reporter, lines = reporter_of(tmp_path, ManagedProcess("pages", "http://pages", port, LOG))
     reporter.poll(1)
@@ -41,13 +41,13 @@ def test_address_is_reported_once_and_only_when_something_listens_there(tmp_path
     assert len(lines) == 1
 
 
-def test_what_has_no_page_is_reported_with_its_log(tmp_path: Path) -> None:
+def test_process_without_a_page_is_reported_with_its_log(tmp_path: Path) -> None:
     reporter, lines = reporter_of(tmp_path, ManagedProcess("daemon", "", None, LOG))
     reporter.poll(0)
     assert lines == ["daemon          no page; its log: logs/it*.log"]
 
 
-def test_what_does_not_answer_in_time_is_reported_once_with_its_log(tmp_path: Path) -> None:
+def test_process_that_does_not_answer_in_time_is_reported_once_with_its_log(tmp_path: Path) -> None:
     reporter, lines = reporter_of(tmp_path, ManagedProcess("pages", "http://pages", free_port(), LOG))
     reporter.poll(59)
     assert lines == []
@@ -56,7 +56,7 @@ def test_what_does_not_answer_in_time_is_reported_once_with_its_log(tmp_path: Pa
     assert lines == ["pages           does not answer yet; its log: logs/it*.log"]
 
 
-def test_endpoint_is_reported_with_its_page_when_it_serves_and_again_with_another_version(tmp_path: Path) -> None:
+def test_endpoint_is_reported_with_its_page_once_per_stable_version(tmp_path: Path) -> None:
     reporter, lines = reporter_of(tmp_path)
     reporter.poll(1)
     assert lines == []

@@ -1,4 +1,4 @@
-"""The record of a verified bento: found again as it was, and refused when anything of it is not."""
+"""The record of a verified bento: it is found unchanged, and rejected when it is missing or changed."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ MODEL = "a" * 64
 
 
 def bento(root: Path, content: str = "trees") -> BuiltBento:
-    """Write the parts of a bento that its record is about."""
+    """Write the files of a bento that its record covers."""
     path = root / "bentos" / "toy" / "1-abc"
     (path / "src" / "model").mkdir(parents=True)
     (path / "bento.yaml").write_text("name: toy")
@@ -42,28 +42,28 @@ def test_verified_bento_is_found_by_its_version(tmp_path: Path, recorded: BuiltB
     assert (record["sha256"], record["rows"], record["latency_p99_ms"]) == (recorded.sha256, 50, 1.5)
 
 
-def test_home_that_was_moved_finds_its_own_bento(tmp_path: Path, recorded: BuiltBento) -> None:
+def test_moved_home_finds_its_own_bento(tmp_path: Path, recorded: BuiltBento) -> None:
     moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
     assert served_version_of(moved).bento == str(moved / recorded.path.relative_to(tmp_path))
 
 
-def test_bytecode_of_a_bento_that_ran_changes_nothing(tmp_path: Path, recorded: BuiltBento) -> None:
+def test_bytecode_of_a_bento_that_ran_is_ignored(tmp_path: Path, recorded: BuiltBento) -> None:
     (recorded.path / "src" / "module.pyc").write_bytes(b"bytecode")
     assert served_version_of(tmp_path).version == "1"
 
 
-def test_version_that_was_never_verified_is_rejected(tmp_path: Path, recorded: BuiltBento) -> None:
+def test_version_without_a_verified_bento_is_rejected(tmp_path: Path, recorded: BuiltBento) -> None:
     with pytest.raises(BentoError, match=r"Version 2 of 'toy': expected a verified bento.*Materialize toy/bento"):
         served_version_of(tmp_path, version="2")
 
 
-def test_bento_that_was_changed_since_is_rejected(tmp_path: Path, recorded: BuiltBento) -> None:
+def test_bento_that_changed_after_its_verification_is_rejected(tmp_path: Path, recorded: BuiltBento) -> None:
     (recorded.path / "src" / "model" / "model.txt").write_text("other trees")
     with pytest.raises(BentoError, match=r"toy:1-abc: expected the content that was verified.*other content in"):
         served_version_of(tmp_path)
 
 
-def test_bento_that_is_gone_is_rejected(tmp_path: Path, recorded: BuiltBento) -> None:
+def test_missing_bento_is_rejected(tmp_path: Path, recorded: BuiltBento) -> None:
     (recorded.path / "bento.yaml").unlink()
     with pytest.raises(BentoError, match="found nothing in"):
         served_version_of(tmp_path)

@@ -162,6 +162,13 @@ def _candidate_metadata(result: "CandidateResult", model: ModelAssets, mlflow: M
         return metadata | {"skipped": f"Inputs unchanged: they had made version {number}."}
     metadata |= asdict(result.candidate.resource_usage)
     metadata |= {"rounds": result.candidate.fitted.rounds, "notes": result.candidate.notes}
+    if result.manifest.threshold is not None:
+        metadata |= {
+            "threshold": result.manifest.threshold["value"],
+            "threshold_rule": result.manifest.threshold["rule"],
+        }
+        if result.manifest.threshold["note"]:
+            metadata["notes"] = [*result.candidate.notes, result.manifest.threshold["note"]]
     metadata["importance"] = inline_image(importance_plot(result.candidate.fitted.importance()))
     if result.candidate.history:
         metadata["loss_curve"] = inline_image(loss_curve_plot(result.candidate.history))

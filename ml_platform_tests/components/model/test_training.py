@@ -85,6 +85,26 @@ def test_version_has_a_signature_an_example_and_one_tagged_run(platform: Platfor
     assert described.saved_input_example_info is not None
 
 
+def test_threshold_is_chosen_by_the_declared_rule_and_stored_with_the_model(
+    platform: PlatformFixture, tmp_path: Path
+) -> None:
+    costs = {"false_positive": 1, "false_negative": 9}
+    trainers = {"lightgbm": {"settings": FAST}}
+    shown = platform.make(delivery_model(trainers=trainers, threshold={"cost": costs}))
+    fixed = platform.make(delivery_model(trainers=trainers, threshold=0.5))
+
+    version = platform.mlflow.models.version("late", shown["version"])
+    directory = platform.mlflow.models.download(version, tmp_path / "model")
+    stored = json.loads((directory / "model.json").read_text())["threshold"]
+    chosen = platform.mlflow.models.manifest(version).threshold
+    assert chosen is not None
+    assert stored == chosen["value"] == shown["threshold"]
+    assert shown["threshold_rule"] == "cost (false_positive 1, false_negative 9)"
+    # A missed case costs nine false alarms, so the threshold lies well below one half.
+    assert 0.02 < stored < 0.4
+    assert fixed["threshold"] == 0.5
+
+
 def test_what_a_candidate_and_a_training_set_took_and_cost_is_shown(platform: PlatformFixture) -> None:
     taken = platform.make(with_trainers(lightgbm={"settings": FAST, "seed": 11}))
     assembled = dg.materialize(
