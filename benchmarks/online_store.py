@@ -1,6 +1,6 @@
-"""What the online store costs: one row, a thousand rows, and a swap under constant reads, with all aviation views.
+"""Cost of the online store with all aviation views: one row, a thousand rows, and a swap under constant reads.
 
-The snapshot files hold the last facts at the end of June 2013; the rows asked for are the flights of July.
+The snapshot files contain the latest facts at the end of June 2013. The lookups are for flights of July.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SWAPPED_VIEW = "origin_carrier"
 
 
 def measure(folder: Path, rounds: int, swap_seconds: float) -> dict[str, Any]:
-    """Return times of lookups in microseconds and milliseconds, and what readers saw while a view was swapped."""
+    """Return the times of lookups in microseconds and milliseconds, and the reads while a view was swapped."""
     features = FeatureSet(declared_views())
     sources = landed_sources(folder / "landing")
     snapshots = {
@@ -73,7 +73,7 @@ def _requests(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
 def _swapped(
     features: FeatureSet, store: SnapshotStore, snapshot: Snapshot, requests: list[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
-    """Publish snapshots in which all values are one number, under constant reads: a mixture would be a torn read."""
+    """Publish snapshots whose values are all equal, under constant reads; two numbers in a read mean a torn read."""
     view = snapshot.view
     reader = SnapshotStore(store.root, refresh_seconds=0.0)
     views = [view]
@@ -132,8 +132,8 @@ def _microseconds(action: Any, arguments: list[Any]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--rounds", type=int, default=3_000, help="lookups of one row")
-    parser.add_argument("--swap-seconds", type=float, default=5.0, help="how long a view is swapped under reads")
+    parser.add_argument("--rounds", type=int, default=3_000, help="number of lookups of one row")
+    parser.add_argument("--swap-seconds", type=float, default=5.0, help="seconds of swaps under reads")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), arguments.rounds, arguments.swap_seconds)

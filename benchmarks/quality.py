@@ -1,7 +1,7 @@
-"""How good the declared model is: rolling origin over 2013, beside a plain script and the schedule alone.
+"""Quality of the declared model: rolling origin over 2013, compared with a plain script and a request-only model.
 
-Each month is predicted by a candidate made as the platform makes it: datasets, change logs and training sets in a lake,
-split by time, the declared trainer. So it learns from the months before, tunes and stops early on the last of them, and
+For each month a candidate is trained as the platform does it: datasets, change logs and training sets in a lake, a
+split by time, the declared trainer. The candidate learns from the months before and stops early on the last of them. It
 is scored on every flight of the month that has a label. The plain script gets the same flights and the same split.
 """
 
@@ -51,9 +51,9 @@ Predict = Callable[[Split], Probabilities]
 
 
 def prepare(model: ModelAssets, folder: Path) -> Lake:
-    """Return a lake with the datasets, change logs and training sets of 2013: what is there already is not made again.
+    """Return a lake with the datasets, change logs and training sets of 2013; existing partitions are kept.
 
-    It lies under a digest of the code that makes it, so that a changed view or loader gets a fresh one.
+    The folder is named by a digest of the code that builds the lake, so a changed view or loader gets a new lake.
     """
     datasets = declared_components(Dataset)
     made_by = [model.code_version, {each.name: source_hash(each.loader) for each in datasets}]
@@ -75,7 +75,7 @@ def prepare(model: ModelAssets, folder: Path) -> Lake:
 
 
 def the_platform(model: ModelAssets, threads: int) -> Predict:
-    """Return what predicts the test rows of a split by the declared candidate."""
+    """Return a function that fits the declared candidate on a split and predicts its test rows."""
     declared = model.declared.trainers[TRAINER]
     declared = declared.model_copy(update={"settings": {**declared.settings, "num_threads": threads}})
 
@@ -87,7 +87,7 @@ def the_platform(model: ModelAssets, threads: int) -> Predict:
 
 
 def the_plain_script(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.DataFrame, threads: int) -> Predict:
-    """Return what predicts them by hand-written features and stock LightGBM, as a notebook would."""
+    """Return a function that does the same with hand-written features and plain LightGBM, as a notebook would."""
     import lightgbm as lgb
 
     features = plain_features(flights, weather, planes).sort("example_id")
@@ -102,7 +102,7 @@ def the_plain_script(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.Da
         held_out = lgb.Dataset(matrix(split.validation).to_numpy(), split.validation[LABEL].to_numpy(), reference=train)
         stop = lgb.early_stopping(50, verbose=False)
         found = lgb.train(parameters, train, 1000, valid_sets=[held_out], callbacks=[stop])
-        # Again on all that is known, as the platform does: the last month tells most.
+        # Refit on all known rows, as the platform does: the last month is the most informative.
         known = lgb.Dataset(matrix(split.known).to_numpy(), split.known[LABEL].to_numpy(), params=parameters)
         rounds = round(found.best_iteration * split.known.height / split.train.height)
         booster = lgb.train(parameters, known, rounds)
@@ -112,7 +112,7 @@ def the_plain_script(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.Da
 
 
 def plain_features(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.DataFrame) -> pl.DataFrame:
-    """Return ``example_id`` and what one writes first: schedule, delays of the last day, weather, plane."""
+    """Return ``example_id`` and simple features: schedule, delays of the last day, weather, plane."""
     due = pl.col("scheduled_departure")
     local = due.dt.convert_time_zone("America/New_York")
     rows = flights.select(
@@ -139,7 +139,7 @@ def plain_features(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.Data
         (["tailnum"], landed.drop_nulls("tailnum"), "arrived_at", "arr_delay", "1d"),
     ):
         name = f"{'_'.join(keys)}_{value}_{span}"
-        # Several events of a minute: the last row of the minute has seen them all.
+        # Of several events in one minute the last row includes all of them.
         known = events.rolling(at, period=span, group_by=keys).agg(pl.col(value).mean().alias(name))
         facts = known.unique([*keys, at], keep="last").sort(at)
         rows = _as_of(rows, facts, at, keys, span)
@@ -155,7 +155,7 @@ def plain_features(flights: pl.DataFrame, weather: pl.DataFrame, planes: pl.Data
 def roll(
     model: ModelAssets, lake: Lake, months: Sequence[str], ways: Mapping[str, Predict], console: Console
 ) -> dict[str, dict[str, Scores]]:
-    """Return AUC and log loss of each way and month."""
+    """Return AUC and log loss of each method and month."""
     found: dict[str, dict[str, Scores]] = {name: {} for name in ways}
     for month in months:
         split = split_of(model, month, read_training_set(model, month, lake))
@@ -170,7 +170,7 @@ def roll(
 
 
 def summary(found: Mapping[str, dict[str, Scores]]) -> dict[str, Any]:
-    """Return the months and the means of the platform, those of the other ways under their names."""
+    """Return months and means of the platform, and those of the other methods under their names."""
     own, *others = (_with_means(months) for months in found.values())
     return own | dict(zip(list(found)[1:], others, strict=True))
 
@@ -178,10 +178,10 @@ def summary(found: Mapping[str, dict[str, Scores]]) -> dict[str, Any]:
 def main() -> None:
     """Print a table, or one JSON object with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
-    parser.add_argument("--months", nargs="+", default=MONTHS, help="months to predict, all nine by default")
-    parser.add_argument("--home", type=Path, help="folder in which lake and training sets are kept for the next run")
-    parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one for each core")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--months", nargs="+", default=MONTHS, help="months to predict; default: all nine")
+    parser.add_argument("--home", type=Path, help="folder that keeps lake and training sets for the next run")
+    parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one per core")
     arguments = parser.parse_args()
     model = bound_model(MODEL)
     console = Console(stderr=True)
@@ -203,7 +203,7 @@ def main() -> None:
 
 
 def _absent(lake: Lake, table: str, months: MonthlyPartitions | None) -> list[list[str | None]]:
-    """Return the partitions that ``table`` still lacks, as what to ask for in one call: none, or all of them."""
+    """Return the partitions that ``table`` lacks as the arguments of calls: no call, or one for all of them."""
     if months is None:
         return [] if lake.exists(table) else [[None]]
     stored = lake.partitions(table)
@@ -212,8 +212,8 @@ def _absent(lake: Lake, table: str, months: MonthlyPartitions | None) -> list[li
 
 
 def _as_of(rows: pl.DataFrame, facts: pl.DataFrame, at: str, keys: list[str], span: str) -> pl.DataFrame:
-    """Return ``rows`` with the last of ``facts`` (sorted by ``at``) that was known when each was predicted."""
-    # Polars cannot check the order within groups, and would warn.
+    """Return ``rows``, each with the latest of ``facts`` (sorted by ``at``) at its prediction time."""
+    # Polars cannot check the order within groups and would warn.
     found = rows.join_asof(
         facts, left_on="predict_at", right_on=at, by=keys, tolerance=span, coalesce=False, check_sortedness=False
     )

@@ -1,8 +1,8 @@
-"""How fast the bootstrap is, and how often the gate errs on simulated pairs whose truth is known.
+"""Speed of the bootstrap, and error rates of the gate on simulated pairs whose true difference is known.
 
-The simulated month has the make of a real one: 28,000 flights on 30 days, late shares that differ by day (standard
-deviation 0.16), AUC near 0.72, and two models whose errors are partly errors about whole days. The standard error of a
-paired AUC difference on real pairs of LightGBM models lies between 0.0012 (another seed) and 0.0040 (a month older);
+The simulated month resembles a real one: 28,000 flights on 30 days, shares of late flights that differ by day (standard
+deviation 0.16) and AUC near 0.72. Part of the errors of both models are common to a whole day. The standard error of a
+paired AUC difference on real pairs of LightGBM models is between 0.0012 (another seed) and 0.0040 (a month older).
 `day_error` sets it here, and the table shows it.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ml_platform.data.roc_auc import auc
 from ml_platform.evaluation.bootstrap import BootstrapSettings, bootstrap
 from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence
 from ml_platform.evaluation.gates import PairedTestGate
-from ml_platform.evaluation.metrics import auc
 from ml_platform.evaluation.verdict import decide
 
 ROWS, DAYS = 28_000, 30
@@ -29,7 +29,7 @@ DAY_ERROR, ROW_ERROR = 0.07, 0.2
 
 @dataclass(frozen=True)
 class Scenario:
-    """Pairs whose candidate is truly better by ``gain`` AUC, judged by ``gate``."""
+    """Simulated pairs whose candidate is better by ``gain`` AUC, and the ``gate`` that evaluates them."""
 
     name: str
     gain: float
@@ -40,12 +40,12 @@ class Scenario:
 
 
 def simulated_month(seed: int, gain: float, day_error: float, rows: int = ROWS, days: int = DAYS) -> Evidence:
-    """Return evidence on a pair whose candidate has, in expectation over days and rows, ``gain`` more AUC."""
+    """Return evidence on a pair whose candidate has ``gain`` more AUC, in expectation over days and rows."""
     return _month(np.random.default_rng(seed), 0.0 if gain == 0 else _skill(gain, day_error), day_error, rows, days)
 
 
 def error_rates(scenario: Scenario, pairs: int) -> dict[str, Any]:
-    """Return how often the gate promoted, held and rejected, with the mean measured improvement and its error."""
+    """Return the rate of each verdict, with the mean measured improvement and its standard error."""
     decisions, improvements, errors = [], [], []
     for seed in range(pairs):
         evidence = simulated_month(seed, scenario.gain, scenario.day_error)
@@ -67,7 +67,7 @@ def error_rates(scenario: Scenario, pairs: int) -> dict[str, Any]:
 
 
 def bootstrap_seconds() -> dict[str, float]:
-    """Return the seconds for 1,000 resamples of all five metrics: one model, and a pair; the median of three."""
+    """Return the seconds of 1,000 resamples of all five metrics, for one model and for a pair; median of three."""
     evidence = simulated_month(0, 0.0, DAY_ERROR)
     settings = BootstrapSettings()
 
@@ -103,7 +103,7 @@ def main() -> None:
     """Print the table, or one JSON object with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
-    parser.add_argument("--pairs", type=int, default=200, help="simulated pairs per scenario")
+    parser.add_argument("--pairs", type=int, default=200, help="number of simulated pairs per scenario")
     options = parser.parse_args()
     timing = bootstrap_seconds()
     rates = {scenario.name: error_rates(scenario, options.pairs) for scenario in SCENARIOS}
@@ -119,7 +119,7 @@ def _show(timing: dict[str, float], rates: dict[str, dict[str, Any]]) -> None:
     clocked.add_row("one model", f"{timing['one_model']:.2f}", "at most 3")
     clocked.add_row("candidate and champion", f"{timing['pair']:.2f}", "at most 3")
     console.print(clocked)
-    table = Table("simulated pairs", "promoted", "held", "rejected", "mean gain", "standard error", "goal")
+    table = Table("simulated pairs", "PROMOTE", "HOLD", "REJECT", "mean gain", "standard error", "goal")
     for name, rate in rates.items():
         table.add_row(
             name,
@@ -137,7 +137,7 @@ def _month(random: np.random.Generator, skill: float, day_error: float, rows: in
     day = np.sort(random.integers(0, days, rows))
     fate, signal = 0.95 * random.normal(size=days), 0.75 * random.normal(size=rows)
     label = (random.random(rows) < _logistic(-1.05 + fate[day] + signal)).astype(float)
-    # Both see the same features, so most of what they do not know is the same: real pairs correlate by 0.95.
+    # Both models see the same features, so most of their errors are common: real pairs correlate by 0.95.
     slip, missed = 0.15 * random.normal(size=days), 0.4 * random.normal(size=rows)
 
     def model(skill: float) -> np.ndarray:
@@ -149,7 +149,7 @@ def _month(random: np.random.Generator, skill: float, day_error: float, rows: in
 
 @cache
 def _skill(gain: float, day_error: float) -> float:
-    """Return the skill with ``gain`` more AUC than none, by bisection on 3,000 simulated days."""
+    """Return the skill that adds ``gain`` AUC to a skill of 0, by bisection on 3,000 simulated days."""
     low, high = -0.5, 1.0
     for _ in range(20):
         middle = (low + high) / 2

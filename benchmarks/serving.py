@@ -1,9 +1,9 @@
-"""Latency and throughput of the endpoint, direct and through the gateway, beside bare uvicorn + orjson, and by stage.
+"""Latency and throughput of the endpoint, direct and through the gateway, compared with uvicorn + orjson; and by stage.
 
-`python benchmarks/serving.py [--home HOME] [--seconds 6] [--rows 1] [--json]`. The same booster, asked in turns in one
-run by one client over kept connections; the ratio to the bare server is what the platform costs. Without a home, a
-made-up model of the size of a real one; with one, its champion on its own online features (`--deployed`: by the bento
-that is deployed there, else by one built from the code of now).
+`python benchmarks/serving.py [--home HOME] [--seconds 6] [--rows 1] [--json]`. One client sends requests for the same
+booster to each server in turn, over persistent connections. The ratio to the bare server is the cost of the platform.
+Without `--home`, the model is synthetic and as large as a real one. With `--home`, it is the champion of that home with
+its online features, in a bento built from the current code or, with `--deployed`, in the deployed bento.
 """
 
 import argparse
@@ -72,7 +72,7 @@ uvicorn.run(app, port=int(sys.argv[3]), log_level="error", access_log=False)
 
 @dataclass(frozen=True)
 class Subject:
-    """What is served: its bento, contract, model directory and features, and one row that it can answer."""
+    """The served model: its bento, contract, model directory and online features, and one valid request row."""
 
     bento: Path
     contract: RequestContract
@@ -83,13 +83,13 @@ class Subject:
 
 
 def main() -> None:
-    """Build, serve, ask, print."""
+    """Build and serve the bento, send requests, print the measurements."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--home", type=Path, help="home whose champion is served; none: a made-up model")
+    options.add_argument("--home", type=Path, help="home whose champion is served; default: a synthetic model")
     options.add_argument("--deployed", action="store_true", help="serve the bento deployed in that home")
-    options.add_argument("--seconds", type=float, default=6.0, help="how long each is asked, in all")
-    options.add_argument("--rows", type=int, default=1, help="rows in a request")
-    options.add_argument("--connections", type=int, default=8, help="connections when throughput is measured")
+    options.add_argument("--seconds", type=float, default=6.0, help="total seconds of requests to each server")
+    options.add_argument("--rows", type=int, default=1, help="rows per request")
+    options.add_argument("--connections", type=int, default=8, help="concurrent connections for the throughput")
     options.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def made_up(root: Path) -> Subject:
-    """Return a model of made-up features, as many and as many views as a real one has."""
+    """Return a synthetic model with as many features and views as a real one."""
     contract = write_model(root)
     return built(root / "model", contract, root / "online", {"entity": "e0"}, root)
 
@@ -112,7 +112,7 @@ def of_home(home: Path, root: Path, *, deployed: bool) -> Subject:
     """Return the stable version of the first model that ``home`` serves."""
     state = next(iter(all_desired_states(home / "serving").values()))
     if state.stable is None:
-        raise SystemExit(f"{home} serves nothing: run the demo on it first.")
+        raise SystemExit(f"{home} serves no model: run the demo on it first.")
     model_dir = Path(state.stable.bento) / "src" / "model"
     contract = RequestContract.model_validate(json.loads((model_dir / "contract.json").read_text()))
     row = {field.name: field.examples[0] for field in contract.fields}
@@ -122,14 +122,14 @@ def of_home(home: Path, root: Path, *, deployed: bool) -> Subject:
 
 
 def built(model_dir: Path, contract: RequestContract, online: Path, row: dict[str, Any], root: Path) -> Subject:
-    """Return the model in ``model_dir`` in a bento built now."""
+    """Build a bento of the model in ``model_dir`` and return it as a subject."""
     started = time.perf_counter()
     package = build_bento(model_dir, contract, version="1", bentos_root=root / "bentos", lock=LOCK)
     return Subject(package.path, contract, model_dir, online, row, time.perf_counter() - started)
 
 
 def measure(subject: Subject, root: Path, seconds: float, rows: int, connections: int) -> dict[str, Any]:
-    """Return milliseconds and requests per second of each way to be asked, of each stage, and seconds to start."""
+    """Return milliseconds and requests per second of each server, milliseconds of each stage, and seconds to start."""
     plan = ProcessPlan(
         run=root / "run",
         logs=root / "logs",
@@ -150,7 +150,7 @@ def measure(subject: Subject, root: Path, seconds: float, rows: int, connections
         direct_port = int(next(plan.run.glob("*.port")).read_text())
         ports = {"bare": bare_port, "direct": direct_port, "gateway": plan.gateway_port}
         found: dict[str, dict[str, list[float]]] = {name: {"milliseconds": [], "rates": []} for name in ports}
-        for _ in range(ROUNDS):  # in turns, so that a busy moment of the machine hits all alike
+        for _ in range(ROUNDS):  # in turn, so that other load on the machine affects all servers
             for name, port in ports.items():
                 found[name]["milliseconds"] += ask(port, subject.contract.path, body, seconds / ROUNDS / 2)
                 found[name]["rates"].append(load(port, subject.contract.path, body, seconds / ROUNDS / 2, connections))
@@ -170,9 +170,9 @@ def measure(subject: Subject, root: Path, seconds: float, rows: int, connections
 
 
 def stages(predictor: Predictor, body: bytes) -> dict[str, float]:
-    """Return the median milliseconds of each stage of a request, asked one after the other in this process.
+    """Return the median milliseconds of each stage of a request, measured one after the other in this process.
 
-    All but the log are part of the latency; the log is written by a thread of its own, which takes turns with requests.
+    All stages except the log are part of the latency. A separate thread writes the log, in turn with requests.
     """
     now = datetime.now(UTC)
     request = predictor.contract.validate(body)
@@ -182,7 +182,7 @@ def stages(predictor: Predictor, body: bytes) -> dict[str, float]:
     answer = [{"score": score, "label": True} for score in prediction.scores]
 
     def logged() -> None:
-        # Served keeps what it has worked out: a new one, as the log's thread sees it after the matrix was made.
+        # A served result caches its computations, so the log gets a new one, as in the thread of the service.
         fresh = predictor.predict(request, now)
         began = time.perf_counter()
         log_lines("made_up", "1", AnsweredRequest("id", "stable", now, request.rows, fresh))
@@ -207,7 +207,7 @@ def stages(predictor: Predictor, body: bytes) -> dict[str, float]:
 
 
 def write_model(root: Path) -> RequestContract:
-    """Write a made-up model and its online features under ``root``; return its contract."""
+    """Write a synthetic model and its online features under ``root`` and return its contract."""
     rng = np.random.default_rng(1)
     known = datetime(2013, 1, 1, tzinfo=UTC)
     entity = pl.Series("entity", [f"e{place}" for place in range(ENTITIES)])
@@ -256,7 +256,7 @@ def write_model(root: Path) -> RequestContract:
 
 @contextmanager
 def bare(model_dir: Path, features: np.ndarray) -> Iterator[int]:
-    """Serve the same booster by uvicorn and orjson alone, its features in a list; yield its port once it answers."""
+    """Serve the same booster with only uvicorn and orjson, with features in memory; yield its port once it is ready."""
     facts = Path(tempfile.mkdtemp()) / "features.npy"
     np.save(facts, features)
     port = free_port()
@@ -277,7 +277,7 @@ def bare(model_dir: Path, features: np.ndarray) -> Iterator[int]:
 
 
 def ask(port: int, path: str, body: bytes, seconds: float) -> list[float]:
-    """Return the milliseconds of each request made for ``seconds`` over one connection; refuses any answer but 200."""
+    """Return the milliseconds of each request sent for ``seconds`` over one connection; raise on any status but 200."""
     length = str(len(body)).encode()
     request = (
         b"POST " + path.encode() + b" HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\ncontent-length: "
@@ -295,13 +295,13 @@ def ask(port: int, path: str, body: bytes, seconds: float) -> list[float]:
 
 
 def read_answer(connection: socket.socket) -> None:
-    """Read one whole answer."""
+    """Read one complete response."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += connection.recv(65536)
     head, _, body = data.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(f"not answered: {data[:300]!r}")
+        raise RuntimeError(f"expected status 200, found {data[:300]!r}")
     (length,) = (
         int(line.partition(b":")[2]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
     )
@@ -310,7 +310,7 @@ def read_answer(connection: socket.socket) -> None:
 
 
 def load(port: int, path: str, body: bytes, seconds: float, connections: int) -> float:
-    """Return the requests per second that ``connections`` at once get answered."""
+    """Return the responses per second over ``connections`` concurrent connections."""
     counts = [0] * connections
 
     def one(place: int) -> None:
@@ -335,13 +335,13 @@ def summary(milliseconds: list[float], rates: list[float]) -> dict[str, float]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the figures for people."""
+    """Print the measurements as tables."""
     about = (
-        f"{result['rows']} row(s) a request, {result['features']} features of {result['views']} views; "
+        f"{result['rows']} row(s) per request, {result['features']} features of {result['views']} views; "
         f"built in {result['build_seconds']:.1f} s, ready in {result['ready_seconds']:.1f} s"
     )
     columns = ("p50 ms", "p95 ms", "p99 ms", "requests/s", "latency ×", "requests/s ×")
-    ways = Table("asked", *columns, title="Endpoint", caption=about)
+    ways = Table("server", *columns, title="Endpoint", caption=about)
     for name, way in result["ways"].items():
         figures = [f"{way[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
         ratios = [f"{way[key]:.2f}" for key in ("latency_ratio", "throughput_ratio")]

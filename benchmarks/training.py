@@ -1,10 +1,12 @@
-"""What the platform adds to a fit: the candidate asset's work, and `fit_candidate` alone, beside bare `lgb.train`.
+"""Cost that the platform adds to a fit: the candidate asset and `fit_candidate`, compared with `lgb.train` alone.
 
-All make the same models on the same arrays: one with early stopping on validation, and (with refit, as candidates do
-unless told otherwise) one on all rows before the test; so the ratio with refit compares two fits with two fits.
-`fit_candidate` adds encoding, checks, checkpoints, calibration and accounting. The asset also reads the training set of
-the year from the lake, hashes it, logs the run in MLflow on SQLite and registers the version. Rows come from a seed, or
-with ``--year FOLDER`` are the year of `departure_risk`, kept there as by `benchmarks/quality.py --home FOLDER`.
+All three fit the same models on the same arrays: one model with early stopping on validation and, with refit (the
+default of candidates), one more on all rows before the test. The ratio with refit therefore compares two fits with two
+fits. `fit_candidate` adds encoding, checks, checkpoints, calibration and accounting. The asset also reads the training
+set of the year from the lake, hashes it, logs the run in MLflow on SQLite and registers the version.
+
+Rows come from a seed. With ``--year FOLDER`` they are the year of `departure_risk`, from the lake that
+`benchmarks/quality.py --home FOLDER` keeps.
 """
 
 import argparse
@@ -29,14 +31,17 @@ from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.lake import Lake
 from ml_platform.data.partitions import months_between
 from ml_platform.features.encoder import Encoder
+from ml_platform.features.stores import open_store
 from ml_platform.features.view import FeatureView
 from ml_platform.registry.models import ModelRegistry
 from ml_platform.registry.tracking import Tracking
 from ml_platform.steps.candidates import make_candidate, read_training_set
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMSettings, seeds_of_segment
 from ml_platform.training.splits import LABEL, Split, SplitSettings, split_by_time
 from ml_platform.training.trainer import TrainerSettings
+from resources.home import Home
 
 GOAL = 1.5
 MONTH = "2013-12"
@@ -47,7 +52,7 @@ WARM_UP_ROWS = 5000
 
 @dataclass(frozen=True)
 class Arrays:
-    """What bare LightGBM is given."""
+    """Input of bare LightGBM: features of shape (rows, features), labels, row counts and categorical columns."""
 
     features: npt.NDArray[np.float32]
     label: npt.NDArray[np.float64]
@@ -57,7 +62,7 @@ class Arrays:
 
 
 def year(rows: int, features: int, seed: int) -> pl.DataFrame:
-    """Return a training set over 2013: numbers with gaps, one category of 100, a label that a few features decide."""
+    """Return a training set over 2013: numbers with nulls, a column of 100 categories, a label of a few features."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((rows, features), dtype=np.float32)
     place = rng.integers(0, 100, rows)
@@ -77,7 +82,7 @@ def year(rows: int, features: int, seed: int) -> pl.DataFrame:
 
 
 def bare(arrays: Arrays, settings: LightGBMSettings, refit: bool) -> int:
-    """Train with early stopping, and again on all rows, as a plain script would; return the rounds found."""
+    """Train with early stopping, with ``refit`` again on all rows, as a plain script would; return the best round."""
     parameters = settings.parameters("classification") | seeds_of_segment(0, 0)
     train = slice(0, arrays.train_rows)
     held_out = slice(len(arrays.label) - arrays.validation_rows, None)
@@ -106,7 +111,7 @@ def bare(arrays: Arrays, settings: LightGBMSettings, refit: bool) -> int:
 
 
 def flights(folder: Path) -> pl.DataFrame:
-    """Return the training set of `departure_risk` over 2013, its features under the names of :func:`year`."""
+    """Return the training set of `departure_risk` over 2013, with features named as in :func:`year`."""
     from benchmarks.quality import MODEL, prepare
 
     model = bound_model(MODEL)
@@ -120,8 +125,8 @@ def flights(folder: Path) -> pl.DataFrame:
 
 
 def compare(frame: pl.DataFrame, rounds: int, repeats: int, threads: int = 0) -> dict[str, Any]:
-    """Return the seconds of both on ``frame``, with and without refit, medians of ``repeats`` after one warm-up."""
-    # Patience beyond the rounds: both sides then do the same number of rounds, whatever the seeds.
+    """Return the seconds of all three on ``frame``, with and without refit: medians of ``repeats`` after a warm-up."""
+    # Patience equals the rounds, so that both sides run the same number of rounds with any seed.
     fixed = {"max_rounds": rounds, "patience": rounds, "num_threads": threads}
     settings = LightGBMSettings.model_validate(fixed)
     split = split_by_time(frame, MONTH, "UTC", SplitSettings(), model="benchmark")
@@ -159,9 +164,9 @@ def compare(frame: pl.DataFrame, rounds: int, repeats: int, threads: int = 0) ->
 
 
 def the_asset(frame: pl.DataFrame, names: list[str], declared: TrainerSettings, folder: Path) -> float:
-    """Return the seconds in which the candidate of ``frame`` is read, fitted, logged and registered in ``folder``.
+    """Return the seconds to read, fit, log and register the candidate of ``frame`` in ``folder``.
 
-    The MLflow store is made, and everything imported, by a candidate of a few rows before.
+    A candidate of a few rows runs first. It creates the MLflow store and imports all modules.
     """
     tracking = Tracking(f"sqlite:///{folder}/mlflow.db", folder / "artifacts")
 
@@ -169,17 +174,22 @@ def the_asset(frame: pl.DataFrame, names: list[str], declared: TrainerSettings, 
         for month in months_between("2013-01", MONTH):
             lake.write(model.table, rows.filter(pl.col("predict_at").dt.strftime("%Y-%m") == month), month)
 
+        stores = PlatformStores(
+            home=Home(folder),
+            repository=REPOSITORY,
+            lake=lake,
+            open_registry=lambda: ModelRegistry(tracking),
+            open_online_store=lambda: open_store(str(folder / "online")),
+        )
+
         def work() -> None:
             with tracking.run(model.name, "candidate", {}) as run:
                 make_candidate(
                     model,
                     "lightgbm",
                     MONTH,
-                    lake=lake,
-                    registry=ModelRegistry(tracking),
+                    stores,
                     run=run,
-                    repository=REPOSITORY,
-                    checkpoint=folder / "checkpoints",
                     dagster_run_id="benchmark",
                     now=datetime.now(UTC),
                 )
@@ -193,7 +203,7 @@ def the_asset(frame: pl.DataFrame, names: list[str], declared: TrainerSettings, 
 
 
 def bound(features: pl.Schema, declared: TrainerSettings) -> ModelAssets:
-    """Return the model whose training set has these features, with the trainer ``declared``."""
+    """Return a model whose training set has these features, with the trainer ``declared``."""
     view = {
         "name": VIEW,
         "kind": "request",
@@ -242,14 +252,14 @@ def _seconds(work: Any) -> float:
 def main() -> None:
     """Print a table, or one JSON object with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--year", type=Path, help="folder of the year's data; without it rows are made from the seed")
-    parser.add_argument("--rows", type=int, default=330_000, help="rows of the year")
-    parser.add_argument("--features", type=int, default=236, help="numerical features")
+    parser.add_argument("--year", type=Path, help="folder of the year's data; default: rows from the seed")
+    parser.add_argument("--rows", type=int, default=330_000, help="number of rows")
+    parser.add_argument("--features", type=int, default=236, help="number of numerical features")
     parser.add_argument("--rounds", type=int, default=200, help="boosting rounds")
-    parser.add_argument("--repeats", type=int, default=1, help="repetitions, of which the median counts")
+    parser.add_argument("--repeats", type=int, default=1, help="number of repetitions; the median counts")
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows")
-    parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one for each core")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    parser.add_argument("--threads", type=int, default=0, help="threads of LightGBM; 0: one per core")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments = parser.parse_args()
     frame = flights(arguments.year) if arguments.year else year(arguments.rows, arguments.features, arguments.seed)
     found = compare(frame, arguments.rounds, arguments.repeats, arguments.threads)

@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,9 +14,6 @@ from ml_platform.errors import PlatformError
 from resources import environment
 from resources.home import Home
 from resources.orchestration import prepare
-
-if TYPE_CHECKING:
-    from ml_platform.registry.models import ModelRegistry
 
 app = typer.Typer(
     name="ml-platform",
@@ -158,15 +155,10 @@ def history(
 def reproduce(model: str, version: int) -> None:
     """Rebuild VERSION of MODEL from what its manifest pins and say whether it comes out equal; exit code 1 if not."""
     from ml_platform.components.loading import bound_model
-    from ml_platform.data.lake import Lake
+    from ml_platform.components.stores import open_home_stores
     from ml_platform.steps.reproduction import reproduce_version
-    from resources.profiles import REPOSITORY
 
-    home = _home()
-    registry, lake = _registry(home), Lake(str(home.lake))
-    found = reproduce_version(
-        bound_model(model), version, lake=lake, registry=registry, folders=home, repository=REPOSITORY
-    )
+    found = reproduce_version(bound_model(model), version, open_home_stores(_home()))
     for line in found.lines():
         typer.echo(line)
     if not found.equal:
@@ -191,14 +183,11 @@ def rollback(model: str, by: By, reason: Reason) -> None:
     from datetime import UTC, datetime
 
     from ml_platform.components.loading import bound_model
-    from ml_platform.registry.audit import AuditLog
+    from ml_platform.components.stores import open_home_stores
     from ml_platform.steps.packaging import roll_back_champion
 
-    home, name = _home(), bound_model(model).name
-    registry, audit = _registry(home), AuditLog(home.audit_log)
-    back, state = roll_back_champion(
-        name, registry=registry, audit=audit, folders=home, decided_by=by, reason=reason, at=datetime.now(UTC)
-    )
+    stores, name = open_home_stores(_home()), bound_model(model).name
+    back, state = roll_back_champion(name, stores, decided_by=by, reason=reason, at=datetime.now(UTC))
     typer.echo(f"Version {back.version} is champion again; the desired state is generation {state.generation}.")
     typer.echo("Its card and its release folder follow with:")
     assets = f'key:"{name}/champion" or key:"{name}/model_card"'
@@ -271,18 +260,14 @@ def _decide(
     from datetime import UTC, datetime
 
     from ml_platform.components.loading import bound_model
-    from ml_platform.registry.audit import AuditLog
+    from ml_platform.components.stores import open_home_stores
     from ml_platform.steps.promotion import ApprovalDecision, NotPromoted, record_decision
 
-    home = _home()
-    audit, verdicts = AuditLog(home.audit_log), home.verdicts
     outcome = record_decision(
         bound_model(model),
         version,
         ApprovalDecision(decision, by, reason, evidence),
-        registry=_registry(home),
-        audit=audit,
-        verdicts=verdicts,
+        open_home_stores(_home()),
         now=datetime.now(UTC),
     )
     if isinstance(outcome, NotPromoted):
@@ -290,12 +275,6 @@ def _decide(
         return
     typer.echo(f"Recorded. Version {version} is champion of '{model}'. Roll it out:")
     typer.echo(f"  ml-platform materialize --select 'key:\"{model}/champion\"+' --partitions {outcome.partition}")
-
-
-def _registry(home: Home) -> "ModelRegistry":
-    from resources.mlflow import MlflowResource
-
-    return MlflowResource.for_home(home).models
 
 
 def _console(descriptor: int = 1) -> Console:

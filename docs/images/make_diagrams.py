@@ -1,6 +1,6 @@
-"""Draws the two pictures of the architecture page: data-flow.svg and layers.svg. `python docs/images/make_diagrams.py`.
+"""Draw the pictures of the architecture page, `data-flow.svg` and `layers.svg`: `python docs/images/make_diagrams.py`.
 
-Boxes carry their own colours and lines are a middle grey, so that both are legible on light and on dark pages.
+Boxes have their own colours and lines are a medium grey, so that both are legible on light and on dark pages.
 """
 
 from html import escape
@@ -41,7 +41,7 @@ def box(x: int, y: int, width: int, height: int, name: str, note: str, colour: s
 
 
 def arrow(*points: Point, dashed: bool = False) -> str:
-    """Return a line through ``points`` with a tip at its end."""
+    """Return a line through ``points`` with an arrowhead at its end."""
     path = "M" + " L".join(f"{x} {y}" for x, y in points)
     dash = ' stroke-dasharray="5 4"' if dashed else ""
     return f'<path d="{path}" fill="none" stroke="{LINE}" stroke-width="1.6" marker-end="url(#tip)"{dash}/>'
@@ -75,7 +75,7 @@ def data_flow() -> str:
         at(3, top, "training_set", "facts as of|each prediction time", MODEL),
         at(4, top, "candidate_<trainer>", "MLflow run|registered version", MODEL),
         at(4, middle, "evaluation", "gates: blocking checks|PROMOTE, HOLD, REJECT", MODEL),
-        at(3, middle, "model_card", "what a person reads|before approval", MODEL),
+        at(3, middle, "model_card", "page for people,|written before approval", MODEL),
         at(2, middle, "champion", "verdict verified again|alias moved, audit record", MODEL),
         at(2, bottom, "bento", "BentoML service|smoke test: equal scores", SERVING),
         at(3, bottom, "rollout", "desired state|Envoy weights", SERVING),
@@ -89,7 +89,7 @@ def data_flow() -> str:
     flow += [down(4, top), across(3, middle, back=True), across(2, middle, back=True), down(2, middle)]
     flow += [across(2, bottom), across(3, bottom), across(0, bottom, back=True)]
     flow.append(arrow((columns[0] + 80, bottom), (columns[0] + 80, middle + height)))
-    # Serving reads the online snapshot of the same change log; the service logs what it answered.
+    # Serving reads the online snapshot of the same change log. The service logs its predictions.
     end = columns[4] + 80
     flow.append(arrow((end, bottom + height), (end, 400), (columns[1] + 80, 400), (columns[1] + 80, bottom + height)))
     flow.append(label(560, 416, "the service logs each prediction with the features that it used"))
@@ -113,13 +113,13 @@ def data_flow() -> str:
 
 
 LAYERS: list[list[tuple[str, str]]] = [
-    [("assets", "what teams declare: one folder per domain")],
+    [("assets", "declarations of the teams: one folder per domain")],
     [
         ("components", "Dagster assets, checks, sensors"),
         ("console, cli", "ml-platform …"),
-        ("definitions", "what dg loads"),
+        ("definitions", "the entry point for dg"),
     ],
-    [("steps", "what a model does, step by step, without Dagster")],
+    [("steps", "the steps of a model, without Dagster")],
     [("resources", "backing services, the home, addresses")],
     [
         ("training", "trainers, tuning"),
@@ -153,7 +153,7 @@ def layers() -> str:
         label(
             14,
             bottom + 24,
-            "bento (what apps call) imports the request part of features and the request contract of serving, and nothing else of the engine.",
+            "bento (the service that apps call) imports the request part of features and the request contract of serving, and nothing else of the engine.",
             "start",
         )
     )

@@ -20,20 +20,19 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
     They come from what the gates saw: importance, and for classification the ROC and reliability curves.
     """
     from ml_platform.components import loading
+    from ml_platform.components.stores import open_home_stores
     from ml_platform.evaluation.evidence import CANDIDATE
     from ml_platform.evaluation.metrics import score_task
     from ml_platform.evaluation.reliability import reliability_bins
-    from ml_platform.registry.audit import AuditLog
     from ml_platform.steps.evaluation import load_evidence
     from ml_platform.steps.packaging import model_directory
     from ml_platform.steps.promotion import evaluated_version, latest_verdict
     from ml_platform.training.model_directory import read_model
-    from resources.mlflow import MlflowResource
 
     bound = loading.bound_model(model)
-    verdict, _ = latest_verdict(bound, month, AuditLog(home.audit_log), home.verdicts)
-    registry = MlflowResource.for_home(home).models
-    stored = read_model(model_directory(registry, evaluated_version(bound, verdict, registry), home.models))
+    stores = open_home_stores(home)
+    verdict, _ = latest_verdict(bound, month, stores)
+    stored = read_model(model_directory(evaluated_version(bound, verdict, stores.registry), stores))
     evidence = load_evidence(bound, verdict, home)
     label, predicted = evidence.label, evidence.predictions[CANDIDATE]
     tables = {

@@ -66,8 +66,9 @@ def check_expectations(
 
     The check evaluates: fewest rows, no nulls in columns that are not nullable, allowed values, minimum and maximum,
     unique ``keys``, event times within ``period``, and the declared expectations. Nulls break only the rule against
-    nulls. With ``docs_folder``, the Data Docs site of this check is written there. Raises :class:`ExpectationError` when
-    an expectation cannot be evaluated.
+    nulls. With ``docs_folder``, the Data Docs site of this check is written there.
+
+    Raises :class:`ExpectationError` when an expectation cannot be evaluated.
     """
     rules = _rules(contract, keys, period)
     context = _context(docs_folder)

@@ -32,7 +32,7 @@ class LakeError(PlatformError):
 
 @dataclass(frozen=True)
 class TableVersion:
-    """Result of one write: the version of the table, and the rows, stored bytes and content hash of the written rows."""
+    """Result of one write: the version of the table, and the count, stored bytes and content hash of its rows."""
 
     table: str
     version: int

@@ -1,6 +1,6 @@
 """Load the functions that declarations name as `package.module:function`.
 
-All components load functions here, so that a typo fails when a declaration is read and the error offers the close match.
+All components load functions here, so a typo fails when a declaration is read, and the error offers the close match.
 """
 
 import importlib

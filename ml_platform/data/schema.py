@@ -43,7 +43,7 @@ def check_schema(
 
 
 def missing_columns(missing: Sequence[str], candidates: Sequence[str], subject: ContractSubject) -> list[Violation]:
-    """Return one violation per column of ``missing``; each offers the closest of ``candidates`` (undeclared columns)."""
+    """Return one violation per column of ``missing``; each offers the closest of the undeclared ``candidates``."""
     return [
         Violation(
             name,

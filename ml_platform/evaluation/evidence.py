@@ -1,4 +1,4 @@
-"""The evidence that gates evaluate: predictions of candidate, champion and baselines on the same rows, and system checks.
+"""The evidence that gates evaluate: predictions of all models on the same rows, and system checks.
 
 Every gate is a function of one evidence, and a verdict names the evidence by one digest.
 """
@@ -6,6 +6,7 @@ Every gate is a function of one evidence, and a verdict names the evidence by on
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Evidence:
 
     label: npt.NDArray[np.float64]
     predictions: Mapping[str, npt.NDArray[np.float64]]
-    block: npt.NDArray
+    block: npt.NDArray[Any]
     slices: pl.DataFrame | None = None
     candidate_is_newer: bool = False
     champion_fitted_on_rows: bool = False
@@ -146,7 +147,7 @@ class Evidence:
         )
 
 
-def bootstrap_blocks(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> npt.NDArray:
+def bootstrap_blocks(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> npt.NDArray[Any]:
     """Return the bootstrap unit of each row: a column of ``rows``, or the hour, day or week of ``time``.
 
     ``time`` holds UTC instants; days begin at midnight in ``time_zone``. Raises :class:`EvaluationError` for an unknown

@@ -1,6 +1,6 @@
-"""The gates that a team declares: each looks at one side of the evidence and says passed, failed, or not decided yet.
+"""Gates that a model declares. Each evaluates one aspect of the evidence as passed, failed or not decided yet.
 
-Settings and rule stand together: what a field of the YAML does is read in the `evaluate` right below it.
+Each class has the settings of one gate and, in `evaluate`, the rule that uses them.
 """
 
 import math
@@ -19,7 +19,7 @@ CHAMPION_FITTED_NOTE = " The champion is of a later month and was fitted on thes
 
 
 class GateResult(BaseModel):
-    """What one gate found. ``undecided`` marks a failure that more labels may turn into a pass."""
+    """Result of one gate. ``undecided`` marks a failure that may become a pass with more labels."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -32,14 +32,14 @@ class GateResult(BaseModel):
 
 
 class PairedTestGate(Settings):
-    """Better than the champion on the same rows, or newer and not worse by more than a margin."""
+    """Require a candidate that is better than the champion, or newer and not worse by more than a margin."""
 
     type: Literal["paired_test"] = "paired_test"
     metric: MetricName = Field(default="auc", description="Primary metric of the comparison.")
     margin: float = Field(
         default=0.0,
         ge=0,
-        description="How much worse a candidate that saw newer data may be; 0 demands that it is better.",
+        description="How much worse a candidate with newer data may be, in units of the metric; 0: it must be better.",
     )
 
     @property
@@ -47,9 +47,9 @@ class PairedTestGate(Settings):
         return f"paired_test_{self.metric}"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the lower end of the interval of the improvement lies above 0, or above -margin when newer.
+        """Pass when the lower end of the improvement's interval is above 0, or above -margin for newer data.
 
-        A champion that was fitted on the rows has the advantage: the rule stays, and the reason says so.
+        A champion that was fitted on the rows has an advantage. The rule stays the same, and the reason mentions it.
         """
         if CHAMPION not in evidence.predictions:
             value = evidence.resampled(self.metric).points[CANDIDATE][self.metric]
@@ -66,12 +66,12 @@ class PairedTestGate(Settings):
 
 
 class BaselineGate(Settings):
-    """Better than every baseline evaluated beside."""
+    """Require a candidate that is better than every baseline."""
 
     type: Literal["baseline"] = "baseline"
-    metric: MetricName = Field(default="log_loss", description="Metric by which baselines are beaten.")
+    metric: MetricName = Field(default="log_loss", description="Metric of the comparison with the baselines.")
     required: list[str] = Field(
-        default_factory=list, description="Baselines that must have been evaluated, whatever else was."
+        default_factory=list, description="Baselines that must be evaluated, for example ['request_only']."
     )
 
     @property
@@ -79,7 +79,7 @@ class BaselineGate(Settings):
         return f"baseline_{self.metric}"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the interval of the improvement lies above 0 for every baseline."""
+        """Pass when the interval of the improvement is above 0 for every baseline."""
         missing = [name for name in self.required if name not in evidence.predictions]
         if missing or not evidence.baselines:
             return GateResult(
@@ -104,19 +104,21 @@ class BaselineGate(Settings):
 
 
 class MetricLimitGate(Settings):
-    """A limit that holds whatever the champion does."""
+    """Require a metric within a fixed limit, whatever the champion's metric is."""
 
     type: Literal["metric_limit"] = "metric_limit"
     metric: MetricName = Field(description="Metric that is limited.")
-    limit: float = Field(description="Least allowed value; greatest, for a metric where lower is better.")
-    confident: bool = Field(default=False, description="Hold the interval's worse end to the limit, not the value.")
+    limit: float = Field(description="Lowest allowed value; for a metric where lower is better, the highest.")
+    confident: bool = Field(
+        default=False, description="Compare the worse end of the interval with the limit, not the value."
+    )
 
     @property
     def name(self) -> str:
         return f"metric_limit_{self.metric}"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the value (or the worse end of its interval) keeps the limit."""
+        """Pass when the value, or with ``confident`` the worse end of its interval, is within the limit."""
         interval = evidence.resampled(self.metric).interval(CANDIDATE, self.metric)
         higher = self.metric in HIGHER_IS_BETTER
         worse, better = (interval.low, interval.high) if higher else (interval.high, interval.low)
@@ -126,7 +128,7 @@ class MetricLimitGate(Settings):
         undecided = not passed and self.confident and within
         needed = None
         if undecided and (interval.value > self.limit if higher else interval.value < self.limit):
-            # An interval narrows with the root of the rows.
+            # The width of an interval falls with the square root of the number of rows.
             factor = ((interval.value - worse) / (interval.value - self.limit)) ** 2
             needed = math.ceil((factor - 1) * len(evidence.label))
         return GateResult(
@@ -142,18 +144,20 @@ class MetricLimitGate(Settings):
 
 
 class CalibrationGate(Settings):
-    """Probabilities mean what they say: on average, and by bins."""
+    """Require calibrated probabilities, on average and by bins."""
 
     type: Literal["calibration"] = "calibration"
-    maximum_ece: float = Field(default=0.05, gt=0, le=1, description="Greatest expected calibration error.")
-    maximum_bias: float = Field(default=0.05, gt=0, le=1, description="Greatest gap of mean probability and base rate.")
+    maximum_ece: float = Field(default=0.05, gt=0, le=1, description="Highest expected calibration error (ECE).")
+    maximum_bias: float = Field(
+        default=0.05, gt=0, le=1, description="Highest difference between mean probability and base rate."
+    )
 
     @property
     def name(self) -> str:
         return "calibration"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when both the calibration error and the overall bias keep their limits."""
+        """Pass when the calibration error and the overall bias are both within their limits."""
         ece = evidence.resampled("ece").interval(CANDIDATE, "ece")
         bias = float(evidence.predictions[CANDIDATE].mean() - evidence.label.mean())
         passed = ece.value <= self.maximum_ece and abs(bias) <= self.maximum_bias
@@ -167,7 +171,7 @@ class CalibrationGate(Settings):
 
 
 class SliceGate(SliceSettings):
-    """No declared slice is worse off than with the champion by more than a margin."""
+    """Require that no declared slice is worse than with the champion by more than a margin."""
 
     type: Literal["slices"] = "slices"
 
@@ -176,7 +180,7 @@ class SliceGate(SliceSettings):
         return f"slices_{self.metric}"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass by the declared demand on every slice with enough rows, at a family-wise error held by Holm's method."""
+        """Pass when every slice with enough rows meets ``criterion``; Holm's method limits the family-wise error."""
         if CHAMPION not in evidence.predictions:
             return GateResult(name=self.name, passed=True, numbers={}, reason="No champion yet: no slice can regress.")
         comparisons = compare_slices(evidence, self)
@@ -198,7 +202,7 @@ class SliceGate(SliceSettings):
         )
 
     def _labels_needed(self, evidence: Evidence, failed: list[SliceComparison]) -> int | None:
-        """Return how many labels the slice that needs most would take, were they spread over slices as now."""
+        """Return the labels that the slice with the largest need takes, if slices keep their shares of the rows."""
         needed = [each.difference.rows_to_decide(-self.margin, 1 - self.error_rate) for each in failed]
         total = len(evidence.label)
         more_labels = [
@@ -208,20 +212,20 @@ class SliceGate(SliceSettings):
 
     def _reason(self, comparisons: list[SliceComparison], failed: list[SliceComparison]) -> str:
         if not comparisons:
-            return f"No slice has {self.minimum_support} rows with both classes: nothing could be limited_value."
+            return f"No slice has {self.minimum_support} rows with both classes, so no slice was compared."
         if not failed:
             return f"None of {len(comparisons)} slices is worse by more than {self.margin:g} {self.metric}."
         worst = sorted(failed, key=lambda each: each.difference.value)[:5]
         listed_slices = ", ".join(
             f"{each.column}={each.value} ({each.difference.value:+.4f}, {each.rows} rows)" for each in worst
         )
-        description = "shown worse" if any(each.proven_worse for each in failed) else "not shown safe"
+        description = "proven worse" if any(each.proven_worse for each in failed) else "not proven safe"
         count = f"{len(failed)} of {len(comparisons)} slices"
         return f"{count} {description} at margin {self.margin:g} {self.metric}: {listed_slices}."
 
 
 class LeakGate(Settings):
-    """The leak check ran and found nothing."""
+    """Require a leak check that ran and found no leak."""
 
     type: Literal["leak"] = "leak"
 
@@ -230,12 +234,12 @@ class LeakGate(Settings):
         return "leak"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the list of leaks is there and empty."""
+        """Pass when the leak check ran and its list of leaks is empty."""
         return _findings_result(self.name, evidence.system_checks.leaks, "leak check", "features that know the future")
 
 
 class ContractGate(Settings):
-    """No contract of the data that the candidate was made from is broken."""
+    """Require that the candidate's data violates no contract."""
 
     type: Literal["contract"] = "contract"
 
@@ -244,37 +248,37 @@ class ContractGate(Settings):
         return "contract"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the list of violations is there and empty."""
+        """Pass when the contract check ran and its list of violations is empty."""
         return _findings_result(self.name, evidence.system_checks.contract_violations, "contract check", "broken rules")
 
 
 class LatencyGate(Settings):
-    """The packaged model answers fast enough."""
+    """Require a packaged model that answers fast enough."""
 
     type: Literal["latency"] = "latency"
-    maximum_p99_ms: float = Field(default=20.0, gt=0, description="Greatest p99 of one-row latency, milliseconds.")
+    maximum_p99_ms: float = Field(default=20.0, gt=0, description="Highest p99 latency of one row, in milliseconds.")
 
     @property
     def name(self) -> str:
         return "latency"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the measured latency keeps the limit."""
+        """Pass when the measured latency is within the limit."""
         return _limit_result(self.name, evidence.system_checks.latency_p99_ms, self.maximum_p99_ms, "p99 latency", "ms")
 
 
 class SizeGate(Settings):
-    """The packaged model is small enough to roll out."""
+    """Require a packaged model that is small enough to roll out."""
 
     type: Literal["size"] = "size"
-    maximum_mb: float = Field(default=500.0, gt=0, description="Greatest size of the packaged bento, megabytes.")
+    maximum_mb: float = Field(default=500.0, gt=0, description="Highest size of the packaged bento, in megabytes.")
 
     @property
     def name(self) -> str:
         return "size"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the measured size keeps the limit."""
+        """Pass when the measured size is within the limit."""
         size = evidence.system_checks.size_bytes
         return _limit_result(self.name, None if size is None else size / 1e6, self.maximum_mb, "bento", "MB")
 
@@ -294,7 +298,7 @@ Gate = Annotated[
 
 
 def evaluate_gates(gates: list[Gate], evidence: Evidence) -> list[GateResult]:
-    """Return the result of every gate, in their order; gates of equal name raise :class:`EvaluationError`."""
+    """Return the result of every gate, in order. Raises :class:`EvaluationError` for two gates with the same name."""
     names = [gate.name for gate in gates]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:

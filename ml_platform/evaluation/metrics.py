@@ -59,7 +59,7 @@ def score_regression(
     lower: npt.ArrayLike | None = None,
     upper: npt.ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Return mae, rmse, pinball (``prediction`` taken as the ``quantile``), and coverage of ``[lower, upper]`` if given.
+    """Return mae, rmse, pinball (``prediction`` as the ``quantile``), and with both ends coverage of the interval.
 
     Coverage is a share of rows, and all others are in the unit of the label. Raises :class:`EvaluationError` for no
     rows, unequal lengths, nulls or infinities.

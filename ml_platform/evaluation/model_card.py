@@ -1,7 +1,7 @@
-"""The model card: what a model is for, made from what, how good where, at what cost, by whose approval.
+"""The model card: intended use, data, metrics, weakest slices, cost and approvals of a model, as HTML or Markdown.
 
-After Mitchell et al. (2019), "Model Cards for Model Reporting". Every number on it is measured elsewhere and passed in;
-a part without numbers says so instead of disappearing.
+It follows Mitchell et al. (2019), "Model Cards for Model Reporting". The caller passes in all numbers. A part without
+numbers stays on the card and is marked as not measured.
 """
 
 import base64
@@ -16,7 +16,7 @@ from ml_platform.evaluation.verdict import Verdict
 
 
 class Answers(Protocol):
-    """The quality of the answers at the threshold, as shares of rows; None where a share has no value."""
+    """Quality of the answers at the threshold, as shares of rows; None for a share without a value."""
 
     alert_rate: float
     precision: float | None
@@ -52,13 +52,13 @@ class ModelCard:
 
 
 def render_html(card: ModelCard) -> str:
-    """Return the card as one self-contained HTML page, plots inline."""
+    """Return the card as one self-contained HTML page with inline plots."""
     images = {title: base64.b64encode(png).decode() for title, png in card.plots.items()}
     return _rendered("model_card.html.j2", card, images=images)
 
 
 def render_markdown(card: ModelCard) -> str:
-    """Return the card as Markdown, without plots: for metadata, for a review, for a commit."""
+    """Return the card as Markdown without plots, for metadata and reviews."""
     return _rendered("model_card.md.j2", card)
 
 
@@ -78,5 +78,5 @@ def _rendered(template: str, card: ModelCard, **more: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Return text that cannot break out of its cell of a Markdown table."""
+    """Return ``value`` as text that is escaped for a cell of a Markdown table."""
     return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

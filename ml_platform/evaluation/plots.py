@@ -1,6 +1,6 @@
-"""Plots as PNG of a few kilobytes, small enough to lie inline in asset metadata and in a model card.
+"""Plots as PNG images of a few kilobytes, small enough to embed in asset metadata and in a model card.
 
-Drawn on a figure of their own, never through pyplot, whose global state two steps in one process would share.
+Each plot has its own figure. Pyplot has global state, which two steps in one process would share.
 """
 
 import io
@@ -23,7 +23,7 @@ BLUE, GREY, RED = "#2563a6", "#8a8f98", "#b3362b"
 
 
 def reliability_plot(bins: Sequence[ReliabilityBin]) -> bytes:
-    """Return predicted against observed shares with their intervals; the diagonal is perfect calibration."""
+    """Return predicted against observed shares with intervals; the diagonal is perfect calibration."""
     figure, axes = _figure()
     top = max(max(one.high, one.predicted) for one in bins) * 1.05
     axes.plot([0, top], [0, top], color=GREY, linewidth=1)
@@ -36,7 +36,7 @@ def reliability_plot(bins: Sequence[ReliabilityBin]) -> bytes:
 
 
 def importance_plot(importance: Mapping[str, float], limit: int = 12) -> bytes:
-    """Return the ``limit`` most important features as bars, the most important on top."""
+    """Return the ``limit`` most important features as bars, with the most important on top."""
     largest = sorted(importance.items(), key=lambda item: abs(item[1]), reverse=True)[:limit][::-1]
     figure, axes = _figure()
     axes.barh([name for name, _ in largest], [value for _, value in largest], color=BLUE)
@@ -46,9 +46,9 @@ def importance_plot(importance: Mapping[str, float], limit: int = 12) -> bytes:
 
 
 def improvement_plot(summaries: Sequence[MetricSummary], opponent: str) -> bytes:
-    """Return how much better the candidate is than ``opponent`` by each metric, in units of the interval's half width.
+    """Return the improvement over ``opponent`` by each metric, in units of half the width of its interval.
 
-    Bars right of 1 are shown better, bars left of -1 shown worse; between them the rows do not tell.
+    A bar right of 1 is a proven improvement and a bar left of -1 a proven regression; between them neither is proven.
     """
     figure, axes = _figure()
     compared = [summary for summary in summaries if opponent in summary.improvements][::-1]
@@ -58,13 +58,13 @@ def improvement_plot(summaries: Sequence[MetricSummary], opponent: str) -> bytes
     axes.barh([summary.metric for summary in compared], scaled, color=[RED if value < -1 else BLUE for value in scaled])
     for edge in (-1, 1):
         axes.axvline(edge, color=GREY, linewidth=1, linestyle=":")
-    axes.set(xlabel=f"better than {opponent} (1 = shown)")
+    axes.set(xlabel=f"better than {opponent} (1 = proven)")
     axes.tick_params(axis="y", labelsize=7)
     return _png(figure)
 
 
 def loss_curve_plot(history: Sequence[tuple[int, float]]) -> bytes:
-    """Return the validation loss over the rounds of a fit, (round, loss) each; a dotted line marks the best round."""
+    """Return the validation loss by round, from (round, loss) pairs; a dotted line marks the best round."""
     figure, axes = _figure()
     axes.plot([at for at, _ in history], [loss for _, loss in history], color=BLUE, marker="o", markersize=2)
     axes.axvline(min(history, key=lambda each: each[1])[0], color=GREY, linewidth=1, linestyle=":")
@@ -73,7 +73,7 @@ def loss_curve_plot(history: Sequence[tuple[int, float]]) -> bytes:
 
 
 def search_plot(history: Sequence[tuple[int, float]]) -> bytes:
-    """Return the lowest loss found so far over the trials of a search, (trial, loss) each."""
+    """Return the lowest loss so far by trial of a search, from (trial, loss) pairs."""
     figure, axes = _figure()
     axes.step(
         [at for at, _ in history], [loss for _, loss in history], where="post", color=BLUE, marker="o", markersize=4
@@ -98,6 +98,6 @@ def _png(figure: "Figure") -> bytes:
 
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
-    # A line drawing needs few colours: a palette makes it a third of the size.
+    # A palette makes a line drawing a third of the size.
     Image.open(drawn).convert("RGB").quantize(PALETTE_COLORS).save(packed, format="png", optimize=True)
     return packed.getvalue()

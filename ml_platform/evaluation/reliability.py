@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: predicted against observed shares, bin by bin."""
+"""Reliability of probabilities: predicted against observed shares in bins of similar probability."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ import numpy.typing as npt
 
 from ml_platform.evaluation.metrics import classification_arrays
 
-NORMAL_975 = 1.959963984540054
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Rows of similar probability: their mean prediction, the share of positives and its 95 % interval."""
+    """Rows of similar probability: their mean prediction, and their share of positives with a 95 % interval."""
 
     rows: int
     predicted: float
@@ -22,23 +22,20 @@ class ReliabilityBin:
 
 
 def reliability_bins(label: npt.ArrayLike, probability: npt.ArrayLike, bins: int = 10) -> list[ReliabilityBin]:
-    """Return at most ``bins`` bins with equally many rows each, in order of probability; equal scores share a bin.
+    """Return at most ``bins`` bins of about equally many rows, in order of probability; equal scores share a bin.
 
-    The interval is Wilson's (1927), which stays within 0 and 1. Raises as
-    :func:`~ml_platform.evaluation.metrics.score` does.
+    The interval is that of Wilson (1927), which stays within 0 and 1. Raises
+    :class:`~ml_platform.evaluation.metrics.EvaluationError` as :func:`~ml_platform.evaluation.metrics.score` does.
     """
+    from statsmodels.stats.proportion import proportion_confint
+
     truth, scores = classification_arrays(label, probability)
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
-    bin_of_row = np.searchsorted(edges, scores, side="left")
-    return [
-        _reliability_bin(truth[bin_of_row == number], scores[bin_of_row == number]) for number in np.unique(bin_of_row)
-    ]
-
-
-def _reliability_bin(truth: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> ReliabilityBin:
-    rows, observed, z = len(truth), float(truth.mean()), NORMAL_975
-    center = (observed + z * z / (2 * rows)) / (1 + z * z / rows)
-    half_width = z * np.sqrt(observed * (1 - observed) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
-    return ReliabilityBin(
-        rows, float(scores.mean()), observed, float(max(0.0, center - half_width)), float(center + half_width)
+    _, bin_of_row, rows = np.unique(
+        np.searchsorted(edges, scores, side="left"), return_inverse=True, return_counts=True
     )
+    positives = np.bincount(bin_of_row, weights=truth)
+    predicted, observed = np.bincount(bin_of_row, weights=scores) / rows, positives / rows
+    low, high = proportion_confint(positives, rows, alpha=1 - CONFIDENCE, method="wilson")
+    columns = (values.tolist() for values in (rows, predicted, observed, low, high))
+    return [ReliabilityBin(*values) for values in zip(*columns, strict=True)]

@@ -1,6 +1,6 @@
-"""Metrics by slice: where a model is weakest, and where a candidate is worse than the champion.
+"""Metrics by slice: the slices where a model is weakest, and those where a candidate is worse than the champion.
 
-Apart from the gates because the worst slices are shown for every model, gated or not.
+Evaluation and model card show the worst slices of every model, whether or not it declares a slice gate.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 
 class SliceSettings(Settings):
-    """Which slices are compared, and what is demanded of them."""
+    """Slices that are compared, and the criterion that they must meet."""
 
-    columns: list[str] = Field(min_length=1, description="Columns whose values make the slices.")
+    columns: list[str] = Field(min_length=1, description="Columns whose values define the slices.")
     metric: MetricName = Field(default="log_loss", description="Metric compared in each slice.")
     margin: float = Field(default=0.01, ge=0, description="How much worse a slice may be, in units of the metric.")
-    minimum_support: int = Field(default=200, ge=1, description="Rows below which a slice is not judged.")
+    minimum_support: int = Field(default=200, ge=1, description="Rows that a slice must have to be compared.")
     error_rate: float = Field(default=0.05, gt=0, lt=1, description="Chance of any false alarm over all slices.")
     criterion: Literal["not_proven_worse", "proven_not_worse"] = Field(
         default="not_proven_worse",
-        description="Block slices shown to be worse, or block all that are not shown to be safe.",
+        description="Fail on slices that are proven worse, or on all slices that are not proven safe.",
     )
 
 
@@ -54,7 +54,7 @@ class SliceScore:
 
 @dataclass(frozen=True)
 class SliceComparison:
-    """A slice in which candidate and champion were compared; both flags hold over all slices together (Holm 1979)."""
+    """A slice in which candidate and champion were compared; both flags are adjusted for the number of slices."""
 
     column: str
     value: str
@@ -76,8 +76,8 @@ def worst_slices(
 ) -> list[SliceScore]:
     """Return the ``limit`` slices with the worst ``metric``, worst first, by fairlearn's ``MetricFrame``.
 
-    A null is a slice of its own (``'null'``). Slices with fewer than ``minimum_support`` rows, or in which the metric
-    has no value (one class only), are left out.
+    Rows with a null form their own slice (``'null'``). The result leaves out slices with fewer than
+    ``minimum_support`` rows, and slices in which the metric has no value because they have one class only.
     """
     from fairlearn.metrics import MetricFrame
 
@@ -94,10 +94,11 @@ def worst_slices(
 
 
 def compare_slices(evidence: "Evidence", settings: SliceSettings) -> list[SliceComparison]:
-    """Return every slice with enough rows, candidate compared with champion by paired bootstrap within the slice.
+    """Return the comparison of candidate and champion in every slice with enough rows, by a paired bootstrap.
 
-    ``proven_worse``: worse by more than the margin; ``proven_not_worse``: not worse by more than it. Each at a
-    family-wise error of ``error_rate`` by Holm's step-down method. Slices with one class or one block are left out.
+    ``proven_worse`` means worse by more than the margin, and ``proven_not_worse`` means not worse by more than the
+    margin. Each has a family-wise error of ``error_rate`` by Holm's method (1979, A simple sequentially rejective
+    multiple test procedure). The result leaves out slices with one class or one block.
     """
     compared = list(_slice_differences(evidence, settings))
     worse = holm([1.0 - each.one_sided_p_value(-settings.margin) for _, _, each in compared])
@@ -114,11 +115,9 @@ def holm(p_values: list[float]) -> list[float]:
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
-        adjusted[index] = highest
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted: list[float] = multipletests(p_values, method="holm")[1].tolist()
     return adjusted
 
 
@@ -130,7 +129,7 @@ def _slice_differences(evidence: "Evidence", settings: SliceSettings) -> Iterato
                 f"Slice column '{column}'",
                 expected=f"one of {listed(table.columns)}",
                 found="no such column among the evaluated rows",
-                fix=f"Correct the gate's columns in the model's defs.yaml.{did_you_mean(column, table.columns)}",
+                fix=f"Correct 'columns' of the gate in the model's defs.yaml.{did_you_mean(column, table.columns)}",
             )
         slice_values = table[column].cast(pl.String).fill_null("null").to_numpy()
         for value in np.unique(slice_values):

@@ -1,4 +1,4 @@
-"""All metrics of all models on the same rows, with intervals: one table for metadata, card and comparison."""
+"""All metrics of all models on the same rows, with intervals, for metadata, model card and comparison."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from ml_platform.evaluation.evidence import CANDIDATE, Evidence
 
 @dataclass(frozen=True)
 class MetricSummary:
-    """One metric of the candidate, and by how much it is better than each other model (positive is better)."""
+    """One metric of the candidate, and its improvement over each other model (positive means better)."""
 
     metric: str
     candidate: Interval
@@ -17,7 +17,7 @@ class MetricSummary:
 
 
 def summarize_metrics(evidence: Evidence) -> list[MetricSummary]:
-    """Return one line per metric of the task, over champion and baselines alike."""
+    """Return one summary per metric of the task, with all other models of the evidence."""
     resamples = bootstrap(
         evidence.label,
         evidence.predictions,
@@ -31,7 +31,7 @@ def summarize_metrics(evidence: Evidence) -> list[MetricSummary]:
 
 
 def flat_metrics(summaries: list[MetricSummary]) -> dict[str, float]:
-    """Return the candidate's metrics as ``{metric, metric_low, metric_high}``: names that stay, so that they plot."""
+    """Return the candidate's metrics under the stable names ``<metric>``, ``<metric>_low`` and ``<metric>_high``."""
     numbers: dict[str, float] = {}
     for summary in summaries:
         numbers[summary.metric] = summary.candidate.value
@@ -41,7 +41,7 @@ def flat_metrics(summaries: list[MetricSummary]) -> dict[str, float]:
 
 
 def _metric_summary(resamples: Bootstrap, metric: str, others: list[str]) -> MetricSummary:
-    # Not every model predicts an interval, so not every one has a coverage.
+    # A model that predicts no interval has no coverage.
     others = [name for name in others if metric in resamples.points[name]]
     return MetricSummary(
         metric=metric,

@@ -1,6 +1,6 @@
-"""The decision on a candidate: PROMOTE, HOLD or REJECT, with its reasons, as a stored record that names itself.
+"""The decision on a candidate (PROMOTE, HOLD or REJECT) with its reasons, as a stored record named by its digest.
 
-Apart because promotion reads the record back and trusts only its digest, not the process that wrote it.
+Promotion reads the record back and trusts only its digest, not the process that wrote it.
 """
 
 import json
@@ -20,14 +20,14 @@ Decision = Literal["PROMOTE", "HOLD", "REJECT"]
 
 
 class VerdictError(PlatformError):
-    """Raised when a stored verdict is absent, unreadable, or not what its digest says."""
+    """Raised when a stored verdict is absent or unreadable, or does not match its digest."""
 
 
 class Verdict(BaseModel):
-    """What was decided on which candidate, by which gates, on which evidence.
+    """The decision on one candidate, with its gates and its evidence.
 
-    ``candidate`` and ``champion`` are content digests of model directories, ``evidence`` is the digest of all that the
-    gates saw, ``table`` the content hash of the kept rows of it, ``digest`` names everything else in the record.
+    ``candidate`` and ``champion`` are content digests of model directories. ``evidence`` is the digest of the evidence,
+    and ``table`` is the content hash of its stored rows. ``digest`` covers all other fields of the record.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,12 +47,13 @@ class Verdict(BaseModel):
 
 
 def decide(gates: Sequence[GateResult]) -> tuple[Decision, list[str]]:
-    """Return the decision and its reasons: all passed, PROMOTE; only undecided ones failed, HOLD; else REJECT.
+    """Return the decision and its reasons.
 
-    No gate at all is a REJECT: nothing is promoted on hope.
+    It is PROMOTE when all gates passed, HOLD when only undecided gates failed, and REJECT otherwise. Without any gate
+    it is REJECT.
     """
     if not gates:
-        return "REJECT", ["No gate is declared: nothing vouches for the candidate."]
+        return "REJECT", ["No gate is declared, so no evidence supports a promotion."]
     failed = [gate for gate in gates if not gate.passed]
     if not failed:
         return "PROMOTE", [f"{gate.name}: {gate.reason}" for gate in gates]
@@ -71,7 +72,7 @@ def build_verdict(
     at: datetime,
     table: str = "",
 ) -> Verdict:
-    """Return the verdict on ``candidate`` over ``champion`` (content digests), sealed with its digest."""
+    """Return the verdict on ``candidate`` over ``champion`` (content digests), with its own digest."""
     decision, reasons = decide(gates)
     needed = [gate.labels_needed for gate in gates if not gate.passed and gate.labels_needed]
     content = {
@@ -91,7 +92,7 @@ def build_verdict(
 
 
 def store_verdict(verdict: Verdict, folder: Path) -> Path:
-    """Write the verdict to ``folder/<digest>.json`` and return the path; the same verdict again changes nothing."""
+    """Write the verdict to ``folder/<digest>.json`` and return the path; writing it again changes nothing."""
     path = folder / f"{verdict.digest}.json"
     write_bytes(path, canonical_json(verdict.model_dump()) + b"\n")
     return path
@@ -100,15 +101,15 @@ def store_verdict(verdict: Verdict, folder: Path) -> Path:
 def read_verdict(path: Path) -> Verdict:
     """Return the verdict stored at ``path``.
 
-    Raises :class:`VerdictError` when the file is absent or unreadable, when its content does not have the digest that
-    it and its file name claim, or when its decision does not follow from its gates.
+    Raises :class:`VerdictError` in three cases: the file is absent or unreadable; the digest of its content differs
+    from the digest in the record or in the file name; the decision does not follow from the gates.
     """
     try:
         stored = json.loads(path.read_bytes())
         verdict = Verdict.model_validate(stored)
     except (OSError, ValueError) as error:
         raise _invalid_verdict(path, "a readable verdict", f"{type(error).__name__}") from error
-    # As it was stored: what a later version of the record adds, an older one was not sealed with.
+    # Take the digest of the stored fields: an older record lacks the fields that were added later.
     actual = value_digest({name: value for name, value in stored.items() if name != "digest"})
     if not actual == verdict.digest == path.stem:
         raise _invalid_verdict(path, f"content with the digest {path.stem[:12]}", f"digest {actual[:12]}")
@@ -123,5 +124,5 @@ def _invalid_verdict(path: Path, expected: str, found: str) -> VerdictError:
         f"Verdict '{path.name}'",
         expected=expected,
         found=found,
-        fix="Nothing is promoted on it: materialize the evaluation again.",
+        fix="Materialize the evaluation again; promotion ignores this record.",
     )

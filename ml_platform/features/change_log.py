@@ -61,9 +61,9 @@ def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -
     does not fit its type, an infinite value, a null key, a null known_at.
 
     Facts known before the window are left out, because the lookback belongs to earlier partitions. Facts known at or
-    after its end are left out and counted, because the next partition finds them through its lookback. In a view without
-    lookback they are an error, because no partition would find them. Rows equal in all columns are one fact. Of rows with
-    the same entity and known_at, the last one counts; the others are counted as superseded.
+    after its end are left out and counted, because the next partition finds them through its lookback. In a view
+    without lookback they are an error, because no partition would find them. Rows equal in all columns are one fact.
+    Of rows with the same entity and known_at, the last one counts; the others are counted as superseded.
 
     Raises :class:`ViewError` that names the view, the expected and found values, and the first place.
     """
@@ -112,7 +112,7 @@ def duplicates(facts: pl.DataFrame, entity: list[str]) -> tuple[int, pl.DataFram
 
 
 def _compare_neighbours(facts: pl.DataFrame, keys: list[str]) -> tuple[pl.Series, pl.Series]:
-    """Return, for each pair of neighbouring rows, whether the second is after the first by ``keys``, or ties with it."""
+    """Return, for each pair of neighbouring rows, whether the second sorts after the first, or ties with it."""
     first, second = facts.select(keys).head(max(facts.height - 1, 0)), facts.select(keys).slice(1)
     after = pl.repeat(False, first.height, eager=True, dtype=pl.Boolean)
     equal = ~after
@@ -149,8 +149,8 @@ def read(
 ) -> pl.LazyFrame:
     """Return the view's change log (entity…, known_at, values…) as of ``version`` of its table (the latest if None).
 
-    ``partitions`` limits the result to these partitions. Raises :class:`ml_platform.data.lake.LakeError` when the table,
-    the version or a partition does not exist.
+    ``partitions`` limits the result to these partitions. Raises :class:`ml_platform.data.lake.LakeError` when the
+    table, the version or a partition does not exist.
     """
     return lake.scan(view.table, version, partitions).select(*view.entity, KNOWN_AT, *view.dtypes)
 

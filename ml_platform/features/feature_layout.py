@@ -38,7 +38,7 @@ class FeatureLayout:
         request_dtypes: Mapping[str, pl.DataType],
         feature_names: Sequence[str],
     ) -> None:
-        """Lay out ``feature_names``; ``request_dtypes`` maps the columns of all request views to types, in run order."""
+        """Lay out ``feature_names``; ``request_dtypes`` has the columns of all request views, in the order of runs."""
         self.stored_views = stored_views
         self.request_dtypes = request_dtypes
         self.request_columns = list(request_dtypes)

@@ -46,8 +46,8 @@ class FeatureSet:
     def __init__(self, views: Sequence[FeatureView], leave_out: Sequence[str] = ()) -> None:
         """Make a set of ``views``; models do not get the features in ``leave_out`` (as ``<view>__<column>``).
 
-        Raises :class:`ViewError` when a view occurs twice, an input is no view of the set that runs before, or
-        ``leave_out`` contains a name that is not a feature.
+        Raises :class:`ViewError` when a view occurs twice, an input does not run before its view, or ``leave_out`` has
+        a name that is not a feature.
         """
         self.views = [view.pinned() for view in views]
         self.leave_out = list(leave_out)
@@ -119,7 +119,7 @@ class FeatureSet:
         return register_io_source(batches, schema=schema)
 
     def online(self, rows: pl.DataFrame, store: OnlineStore) -> pl.DataFrame:
-        """Return the features of ``rows`` (request fields and ``predict_at``) from the current snapshots, row by row."""
+        """Return the features of ``rows`` (request fields and ``predict_at``) from the current snapshots, in order."""
         return self.serve(rows, store).frame
 
     def serve(self, rows: pl.DataFrame, store: OnlineStore) -> ServedFeatures:

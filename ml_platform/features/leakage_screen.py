@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from ml_platform.data.roc_auc import auc
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, listed
 from ml_platform.features.encoder import Encoder
@@ -116,17 +117,6 @@ def screen_for_leakage(
     return report
 
 
-def auc(score: np.ndarray, target: np.ndarray) -> float:
-    """Return the area under the ROC curve of ``score`` for ``target`` (0 and 1); ties count half.
-
-    Returns 0.5 when the target has one value only.
-    """
-    ranks = pl.Series(score).rank("average").to_numpy()
-    positive = target == 1
-    count, others = int(positive.sum()), int((~positive).sum())
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others)) if count and others else 0.5
-
-
 def _sample(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
     ordered = rows.sort(PREDICT_AT, maintain_order=True)
     if ordered.height <= limit:
@@ -139,14 +129,14 @@ def _auc_alone(column: pl.Series, target: np.ndarray) -> float:
         values = column.cast(pl.Float64).fill_nan(None)
         lowest = values.min()
         score = values.fill_null(-1.0 if lowest is None else float(str(lowest)) - 1.0).to_numpy()
-        found = auc(score, target)
+        found = auc(target, score)
     else:
         half = len(column) // 2
         earlier = pl.DataFrame({"value": column[:half], "label": target[:half]}).group_by("value").agg(pl.mean("label"))
         ranked = pl.DataFrame({"value": column[half:]}).join(
             earlier, on="value", how="left", nulls_equal=True, maintain_order="left"
         )
-        found = auc(ranked["label"].fill_null(float(target[:half].mean())).to_numpy(), target[half:])
+        found = auc(target[half:], ranked["label"].fill_null(float(target[:half].mean())).to_numpy())
     return max(found, 1 - found)
 
 
@@ -172,7 +162,7 @@ def _small_models(
     found = []
     for trained in splits:
         model = lightgbm.train(settings, data.subset(np.flatnonzero(trained).tolist()), num_boost_round=limits.rounds)
-        found.append(auc(np.asarray(model.predict(matrix[~trained])), target[~trained]))
+        found.append(auc(target[~trained], np.asarray(model.predict(matrix[~trained]))))
     return found
 
 

@@ -135,7 +135,7 @@ class AsOfReader:
         self._carried_facts: pl.DataFrame | None = None
 
     def read(self, chunk: pl.DataFrame) -> pl.DataFrame:
-        """Return the view's columns for ``chunk`` (sorted by predict_at), one row per row of the chunk, in its order."""
+        """Return the view's columns for ``chunk`` (sorted by predict_at): one row per example, in the same order."""
         return self._as_of(chunk, self._facts(chunk))
 
     def _facts(self, chunk: pl.DataFrame) -> pl.DataFrame:
@@ -190,7 +190,7 @@ class AsOfReader:
 
 
 def validate_examples(schema: Mapping[str, pl.DataType], views: Sequence[FeatureView]) -> None:
-    """Raise :class:`ViewError` when ``schema`` lacks a predict_at with a time zone, or an entity column of ``views``."""
+    """Raise :class:`ViewError` when ``schema`` lacks a predict_at with a time zone or an entity column of a view."""
     dtype = schema.get(PREDICT_AT)
     if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
         raise ViewError(

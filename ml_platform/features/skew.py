@@ -83,7 +83,7 @@ class SkewReport:
                 "Training-serving skew",
                 expected=f"{self.features} features of {self.rows} predictions, as recomputed from the change logs",
                 found=f"{len(self.mismatches)} that differ: {listed(mismatch.feature for mismatch in self.mismatches)}",
-                fix="Check whether a change log was rewritten since, or whether requests reach the service in another form.",
+                fix="Check whether a change log was rewritten, or whether requests reach the service in another form.",
             )
 
 

@@ -2,7 +2,7 @@
 
 Each view and code version has one hash. The hash has one field per entity, named by its key columns as JSON, with
 known_at and the values as little-endian numbers. A publication fills a new hash and then renames it over the current
-one, so a reader sees one whole snapshot of each view, the old one or the new one.
+one. A reader therefore sees one whole snapshot of each view, the old one or the new one.
 """
 
 import json

@@ -89,7 +89,7 @@ class FeatureSource(Settings):
 
 
 class FeatureView(Settings):
-    """A view: facts (entity…, known_at, values…) for kind stored, or values computed from a request for kind request."""
+    """A view of kind stored (facts: entity…, known_at, values…) or request (values computed from the request)."""
 
     name: str = Field(description="Name of the view; its asset is features/<name>", pattern=r"^[a-z][a-z0-9_]*$")
     description: str = Field(default="", description="Meaning of one row of the view, for an analyst")
@@ -173,7 +173,7 @@ class FeatureView(Settings):
             unknown_columns = [column for column in feature.derived_from if column.partition(".")[0] not in datasets]
             if unknown_columns:
                 raise ValueError(
-                    f"view '{self.name}', feature '{feature.name}': {unknown_columns} is in none of the view's sources; "
+                    f"view '{self.name}', feature '{feature.name}': {unknown_columns} is in none of its sources; "
                     "correct derived_from"
                 )
         return self

@@ -49,7 +49,7 @@ class DriftSettings(Settings):
     usual_factor: float = Field(
         default=1.25,
         ge=0,
-        description="A change must exceed this multiple of the largest distance within the reference; 0: only the minima.",
+        description="A change must exceed this multiple of the largest past distance; 0: only the minima apply.",
     )
     usual_windows: int = Field(
         default=12,
@@ -125,8 +125,8 @@ def measure_drift(
     A null rate changed when it left the range of those past windows by more than ``settings.null_rate_change``.
 
     Kolmogorov-Smirnov compares numbers. Total variation over the reference categories compares booleans and strings.
-    NaN counts as null, and the distances ignore nulls. ``expected_rows`` is the usual number of rows of a period of this
-    length; without it the volume is not checked. With fewer current rows than ``settings.minimum_rows`` no window is
+    NaN counts as null, and the distances ignore nulls. ``expected_rows`` is the usual number of rows of such a
+    period; without it the volume is not checked. With fewer current rows than ``settings.minimum_rows`` no window is
     evaluated, and with fewer reference rows no column. The report then has ``windows_evaluated`` 0 and, unless another
     check fails, the decision ``not evaluated``.
 

@@ -1,4 +1,4 @@
-"""Preparation of the two tables that the drift check compares: the same columns, of the same kinds, in order of time."""
+"""Preparation of the two tables that the drift check compares: the same columns and kinds, in order of time."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,8 +18,8 @@ def comparable_tables(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return both tables with only ``columns``, sorted by ``time`` if they have it; NaN becomes null.
 
-    Booleans and categoricals become strings. Raises :class:`DriftInputError` when ``columns`` is empty, or when a column
-    is missing on either side, has different kinds on the two sides, or contains neither numbers nor categories.
+    Booleans and categoricals become strings. Raises :class:`DriftInputError` when ``columns`` is empty or one is
+    missing on either side. Raises it too for a column of different kinds, or of neither numbers nor categories.
     """
     current = _typed_nulls(reference, current)
     _require_comparable(reference, current, columns)

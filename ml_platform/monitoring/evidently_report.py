@@ -70,9 +70,8 @@ def write_evidently_report(
     the others, then by distance. It omits columns without a value on one side; the drift check reports their null rate.
 
     ``drifted`` names the columns that the page shows as drifted. If it is None, the page shows the columns as drifted
-    whose distance exceeds the minima of the settings. The score is sampled from its non-null values, so that a score
-    with values in few rows is drawn from as many rows as the features, where there are enough. The distances in the
-    result are those of the samples.
+    whose distance exceeds the minima of the settings. The score is sampled from its non-null values, because
+    often only few rows of the reference have a score. The returned distances are those of the samples.
     Raises :class:`ReportInputError` when a column is missing or no column can be drawn.
     """
     columns = [*([score] if score else []), *features]

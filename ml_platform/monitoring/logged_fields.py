@@ -71,8 +71,8 @@ def _with_unpacked_fields(predictions: pl.DataFrame, column: str, fields: Mappin
 
 def _cast(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     if isinstance(dtype, pl.Datetime) and column.dtype == pl.String and dtype.time_zone:
-        # Parse each value alone: a service accepts every form of ISO 8601, and polars parses a column by the form of its
-        # first value.
+        # Parse each value alone: a service accepts every form of ISO 8601, but polars parses a column by the form of
+        # its first value.
         times = [None if text is None else datetime.fromisoformat(text).astimezone(UTC) for text in column]
         return pl.Series(column.name, times, pl.Datetime(dtype.time_unit, "UTC")).dt.convert_time_zone(dtype.time_zone)
     return column.cast(dtype)

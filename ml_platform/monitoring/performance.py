@@ -23,7 +23,7 @@ MetricFunction = Callable[[NDArray[Any], NDArray[Any]], dict[str, float]]
 
 
 class PerformanceError(PlatformError):
-    """Raised when the expected and the realized metrics cannot be compared."""
+    """Raised when the expected and the realised metrics cannot be compared."""
 
 
 class PerformanceSettings(Settings):
@@ -48,7 +48,7 @@ class PerformanceSettings(Settings):
     )
     tolerances: dict[str, float] = Field(
         default={"auc": 0.03, "log_loss": 0.05, "ece": 0.03},
-        description="By metric, how much worse than expected is accepted. Defaults for metrics of other tasks are ignored.",
+        description="By metric, accepted difference to the worse. Defaults for metrics of other tasks have no effect.",
     )
 
 
@@ -146,7 +146,7 @@ def measure_performance(
     ``expected_by_version`` maps a version to the metrics of its evaluation. A metric has regressed when it is worse
     than the worse end of its expected interval, *and* worse than its expected value by more than its tolerance. No
     metric of a version without an evaluation has regressed.
-    Raises :class:`PerformanceError` when a tolerance is set for a metric that the expected or the realized metrics lack.
+    Raises :class:`PerformanceError` when a tolerance is set for a metric that either side lacks.
     """
     periods = outcomes.sort("predict_at").with_columns(
         pl.col("predict_at").dt.truncate(settings.period).alias("period_start")
@@ -239,7 +239,7 @@ def _shortfalls(
     if unknown and "tolerances" in settings.model_fields_set:
         raise PerformanceError(
             f"Tolerance for '{unknown[0]}'",
-            expected=f"one of the metrics that are both expected and realized: {listed(common, 12)}",
+            expected=f"one of the metrics that are both expected and realised: {listed(common, 12)}",
             found=f"{len(unknown)} other: {listed(unknown)}",
             fix=f"Correct monitors.performance.tolerances.{did_you_mean(unknown[0], common)}",
         )

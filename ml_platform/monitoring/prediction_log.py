@@ -1,8 +1,8 @@
-"""Ingestion of the log files of services into the predictions table of the lake; corrupt lines go to a quarantine table.
+"""Ingestion of the log files of services into the predictions table of the lake.
 
 A service appends one JSON object per predicted row and never waits for this reader. A cursor keeps the position in each
 file. It moves only after the lake contains the lines before it. After a crash some lines are read again, but each
-prediction is stored once.
+prediction is stored once. Corrupt lines go to a quarantine table.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""Lines that are in a file as a whole or not at all, however the writer ends.
+"""Append-only files of lines: a line is stored completely or not at all, even when the writer is killed.
 
-Apart because the audit log and the outbox both live on it.
+The audit log and the outbox use it.
 """
 
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append ``line`` (with its newline) and return when it is on the disk.
+    """Append ``line`` (with its newline) and return when it is on disk.
 
-    A disk that is full in the middle of the line raises ``OSError`` and leaves the file as it was.
+    When the disk is full, ``OSError`` is raised and the file keeps its previous content.
     """
     size = path.stat().st_size if path.exists() else 0
     try:
@@ -24,14 +24,14 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def complete_lines(path: Path) -> list[bytes]:
-    """Return all lines with their newlines; one without was torn by a crash, never acknowledged, and is left out."""
+    """Return all lines with their newlines; a last line without newline is left out, because a crash cut it off."""
     if not path.exists():
         return []
     return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def truncate_partial_line(path: Path) -> None:
-    """Cut off a line that a crash has torn; only whoever holds the file's lock may do so."""
+    """Remove an incomplete last line, which a crash left; the caller must hold the lock of the file."""
     complete_bytes = sum(len(line) for line in complete_lines(path))
     if path.exists() and complete_bytes < path.stat().st_size:
         os.truncate(path, complete_bytes)

@@ -1,7 +1,6 @@
-"""Who said yes or no to a version, bound to the digest of the evidence they saw.
+"""Approvals and rejections of a version by people, each bound to the digest of the evidence that was inspected.
 
-Apart from promotion, which only asks whether an approval stands: how many people it takes, when it lapses and what
-voids it is decided here.
+This module decides how many approvals a version needs, when an approval expires and what makes it void.
 """
 
 from collections.abc import Iterable
@@ -21,20 +20,22 @@ DECISION_KEY = "word"
 
 
 class ApprovalError(PlatformError):
-    """Raised when a decision comes without a name or a reason, or on other evidence than it names."""
+    """Raised for a decision without a name or a reason, or on evidence that is not the latest."""
 
 
 class ApprovalSettings(Settings):
-    """Who must agree before a candidate that passed its gates becomes champion."""
+    """Approvals that a candidate needs, besides passing its gates, to become champion."""
 
-    mode: Literal["auto", "manual"] = Field(default="auto", description="'auto' promotes on the verdict alone.")
-    people: int = Field(default=1, ge=1, le=5, description="How many different people must approve.")
-    expires_hours: float = Field(default=72.0, gt=0, description="How long an approval holds, hours.")
+    mode: Literal["auto", "manual"] = Field(
+        default="auto", description="auto promotes on the verdict alone; manual also needs approvals."
+    )
+    people: int = Field(default=1, ge=1, le=5, description="Number of different people who must approve.")
+    expires_hours: float = Field(default=72.0, gt=0, description="Time after which an approval expires (hours).")
 
 
 @dataclass(frozen=True)
 class ApprovalState:
-    """Whether a version may be promoted now, by whom, and why not."""
+    """Whether a version may be promoted now, the approvers, and the reason."""
 
     approved: bool
     approved_by: tuple[str, ...]
@@ -45,7 +46,7 @@ class ApprovalState:
 def approve(
     audit: AuditLog, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
 ) -> AuditRecord:
-    """Record that ``by`` approves the version on the evidence with this digest."""
+    """Record that ``by`` approves the version on the evidence with the digest ``evidence``."""
     return _append_decision(
         audit, "approve", model=model, version=version, evidence=evidence, by=by, reason=reason, at=at
     )
@@ -54,7 +55,7 @@ def approve(
 def reject(
     audit: AuditLog, *, model: str, version: int, evidence: str, by: str, reason: str, at: datetime
 ) -> AuditRecord:
-    """Record that ``by`` rejects the version; it stays rejected on this evidence until the same person approves it."""
+    """Record that ``by`` rejects the version on this evidence; only the same person can lift it, by an approval."""
     return _append_decision(
         audit, "reject", model=model, version=version, evidence=evidence, by=by, reason=reason, at=at
     )
@@ -70,11 +71,11 @@ def approval_state(
     at: datetime,
     since: datetime | None = None,
 ) -> ApprovalState:
-    """Return whether the approvals on record suffice at ``at`` for this version and this evidence.
+    """Return whether the recorded approvals suffice at ``at`` for this version and this evidence.
 
-    The last word of each person counts (names without regard to case). An approval on other evidence is void, one older
-    than ``expires_hours`` has lapsed, and one rejection outweighs any number of approvals, automatic ones too. Nothing
-    said at or before ``since`` counts.
+    The latest decision of each person counts; names are compared without regard to case. An approval on other evidence
+    is void, and an approval older than ``expires_hours`` has expired. One rejection outweighs all approvals, also when
+    approval is automatic. Decisions at or before ``since`` are ignored.
     """
     decisions = [
         record
@@ -96,20 +97,20 @@ def approval_state(
         return ApprovalState(True, names, f"Approved by {', '.join(names)}.")
     expired = len(latest) - len(unexpired)
     void = sum(record.facts["evidence"] != evidence for record in decisions)
-    notes = [f"{expired} lapsed after {settings.expires_hours:g} h"] if expired else []
+    notes = [f"{expired} expired after {settings.expires_hours:g} h"] if expired else []
     notes += [f"{void} void because the evidence changed"] if void else []
     suffix = f" ({', '.join(notes)})" if notes else ""
     return ApprovalState(False, names, f"{len(unexpired)} of {settings.people} approvals{suffix}.")
 
 
 def require_decider(subject: str, by: str, reason: str) -> None:
-    """Raise :class:`ApprovalError` unless somebody stands for the decision and says why: both go on record."""
+    """Raise :class:`ApprovalError` unless the decision has a name and a reason; the log records both."""
     if not by.strip() or not reason.strip():
         raise ApprovalError(
             subject,
             expected="a name and a reason",
             found=f"name '{by.strip()}', reason '{reason.strip()}'",
-            fix="Say who decides and why.",
+            fix="Give the name of the person who decides, and the reason.",
         )
 
 

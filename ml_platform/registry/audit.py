@@ -1,6 +1,6 @@
-"""The append-only log of decisions: each record carries the digest of the one before, so no line can change unseen.
+"""The append-only log of decisions: each record contains the digest of the previous one, so changes are detected.
 
-Apart because promotion, approvals and rollout write to it and answer from it; MLflow's aliases only follow it.
+The log decides which version is champion; MLflow's aliases only follow it.
 """
 
 import json
@@ -23,12 +23,12 @@ GENESIS = "0" * 64
 
 
 class AuditError(PlatformError):
-    """Raised when the log was changed, cut, or cannot be written."""
+    """Raised when the log was changed or truncated, or cannot be written."""
 
 
 @dataclass(frozen=True)
 class AuditRecord:
-    """One decision: what (``kind``), by whom, when, with which facts."""
+    """One decision: its kind, actor, time and facts."""
 
     sequence: int
     at: datetime
@@ -40,7 +40,7 @@ class AuditRecord:
 
 
 class AuditLog:
-    """The log at ``path`` (JSON lines); its head in ``<path>.head`` shows when the end was cut off."""
+    """The log at ``path`` (JSON lines); ``<path>.head`` names the last record, so a truncated log is detected."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,16 +49,16 @@ class AuditLog:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep all other writers out for the body: what was read before a decision still holds when it is recorded."""
+        """Lock the log for the body, so that it cannot change between reading it and recording a decision."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
             yield
 
     def append(self, kind: str, *, actor: str, at: datetime, facts: Mapping[str, Any]) -> AuditRecord:
-        """Add one record and return it, once it is on the disk.
+        """Add one record and return it when it is on disk.
 
-        Writers in several processes take turns by a file lock. Raises :class:`AuditError` when the log is broken, and
-        when the disk takes no more: the log is then as it was, and the decision must not be acted upon.
+        A file lock separates writers in several processes. Raises :class:`AuditError` when the log is broken or the
+        disk is full. The log then keeps its previous content, and the caller must not act on the decision.
         """
         with self.exclusive():
             truncate_partial_line(self.path)
@@ -77,9 +77,9 @@ class AuditLog:
         return _parse_record(record)
 
     def records(self, kind: str | None = None) -> Iterator[AuditRecord]:
-        """Yield the records in order, each verified against the one before; of one ``kind`` where given.
+        """Yield the records in order, each verified against the previous one; with ``kind``, only those of the kind.
 
-        Raises :class:`AuditError` at the first record that does not hold.
+        Raises :class:`AuditError` at the first record that is changed, missing or unreadable.
         """
         previous, sequence = GENESIS, 0
         for number, line in enumerate(complete_lines(self.path), start=1):
@@ -90,7 +90,7 @@ class AuditLog:
         self._verify_end(sequence)
 
     def verify(self) -> int:
-        """Return how many records the log holds; raises :class:`AuditError` naming the first one that is broken."""
+        """Return the number of records; raises :class:`AuditError`, which names the first broken record."""
         return sum(1 for _ in self.records())
 
     def _verify_line(self, line: bytes, number: int, previous: str) -> AuditRecord:
@@ -112,17 +112,15 @@ class AuditLog:
 
     def _verify_end(self, sequence: int) -> None:
         head_sequence = self._head_sequence()
-        # One record more than the head is a crash between the line and the head: the line is whole, so it counts.
+        # A crash between line and head leaves one complete record beyond the head; it is valid.
         if sequence < head_sequence:
-            raise self._audit_error(
-                sequence + 1, f"{head_sequence} records, as its head says", f"the log ends after {sequence}"
-            )
+            raise self._audit_error(sequence + 1, f"{head_sequence} records, as in its head file", f"only {sequence}")
 
     def _head_sequence(self) -> int:
         return int(json.loads(self._head_path.read_bytes())["sequence"]) if self._head_path.exists() else 0
 
     def _last_record(self) -> AuditRecord | None:
-        # The whole chain is verified before it grows: decisions are few, and none is added to a broken log.
+        # Verify the whole chain first: decisions are few, and a broken log must not grow.
         return next(iter(deque(self.records(), maxlen=1)), None)
 
     def _append_line(self, line: bytes) -> None:
@@ -131,9 +129,9 @@ class AuditLog:
         except OSError as error:
             raise AuditError(
                 f"Audit log '{self.path}'",
-                expected="room for one more record",
+                expected="disk space for one more record",
                 found=str(error),
-                fix="Nothing was decided: free the disk and repeat the command.",
+                fix="No decision was recorded. Free disk space and repeat the command.",
             ) from error
 
     def _audit_error(self, number: int, expected: str, found: str) -> AuditError:
@@ -141,7 +139,7 @@ class AuditLog:
             f"Audit log '{self.path}', record {number}",
             expected=expected,
             found=found,
-            fix="The log was changed or cut outside the platform: restore it from a backup before any promotion.",
+            fix="The log was changed or truncated outside the platform. Restore it from a backup before any promotion.",
         )
 
 

@@ -1,6 +1,6 @@
-"""Which version was champion when, on which data, by whose decision: answered from the audit log alone.
+"""The history of a model's champions, from the audit log alone: version, time, data, decision and reason.
 
-Apart from promotion, which writes these records: whoever asks needs neither MLflow nor a model.
+Reading it needs neither MLflow nor a model.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ PROMOTE, ROLL_BACK = "promote", "roll_back"
 
 @dataclass(frozen=True)
 class ChampionRecord:
-    """One version's time as champion, from ``since`` on."""
+    """One change of the champion: ``version`` is champion from ``since`` until the next record."""
 
     model: str
     version: int
@@ -34,24 +34,24 @@ class ChampionRecord:
 
 
 def champion_history(audit: AuditLog, model: str) -> list[ChampionRecord]:
-    """Return every change of the champion, oldest first; the log is verified on the way."""
+    """Return every change of the champion, oldest first; raises :class:`~.audit.AuditError` for a broken log."""
     return [read_champion_record(record) for record in audit.records(CHAMPION_KIND) if record.facts["model"] == model]
 
 
 def current_champion(audit: AuditLog, model: str) -> ChampionRecord | None:
-    """Return the present champion's record, or None."""
+    """Return the record of the current champion, or None."""
     records = champion_history(audit, model)
     return records[-1] if records else None
 
 
 def champion_at(audit: AuditLog, model: str, at: datetime) -> ChampionRecord | None:
-    """Return which version was champion at ``at``, on which data, by whose decision; None before the first."""
+    """Return the record of the champion at the time ``at``; None before the first promotion."""
     records = [record for record in champion_history(audit, model) if record.since <= at]
     return records[-1] if records else None
 
 
 def rolled_back_at(audit: AuditLog, model: str, version: int) -> datetime | None:
-    """Return when ``version`` was last rolled back, or None."""
+    """Return the time of the last rollback that replaced ``version``, or None."""
     records = champion_history(audit, model)
     rollbacks = [
         later.since for earlier, later in pairwise(records) if later.action == ROLL_BACK and earlier.version == version
@@ -60,7 +60,7 @@ def rolled_back_at(audit: AuditLog, model: str, version: int) -> datetime | None
 
 
 def read_champion_record(record: AuditRecord) -> ChampionRecord:
-    """Return the champion_record that a record of the log tells."""
+    """Return an audit record of the kind champion as a champion record."""
     facts = record.facts
     return ChampionRecord(
         model=facts["model"],

@@ -1,7 +1,7 @@
-"""Bringing queued records to the tracking server once it is back: in order, each once, nothing lost.
+"""Delivery of queued records to the tracking server after an outage: in order, each once, without loss.
 
-Apart from the outbox because delivery may run anywhere and any time: at the start of the next step, in a sensor, by
-hand. Killed in the middle it begins the entry again, and every operation leaves on repetition what it left at first.
+Delivery may run at any time: at the start of a step, in a sensor, or by hand. After a kill it starts the entry again.
+This is safe because every operation has the same result when it is repeated.
 """
 
 import base64
@@ -25,7 +25,7 @@ DELIVERED_FILE = "delivered.json"
 
 @dataclass(frozen=True)
 class DeliveryResult:
-    """What became of one entry: its run in MLflow, or why the server refused it."""
+    """The result of one entry: its run in MLflow, or the error with which the server rejected it."""
 
     entry: str
     run_id: str | None
@@ -43,9 +43,10 @@ def register_or_queue(
     output: str = "score",
     tags: Mapping[str, str] | None = None,
 ) -> ModelVersion | None:
-    """Register the model directory, or queue that behind the run's record and return None when the server is down.
+    """Register the model directory and return its version, or queue the registration and return None.
 
-    A queued version gets its number at delivery; until then the content digest of the directory is its name.
+    It is queued, after the run's other operations, when the server is down. A queued version gets its number at
+    delivery; until then, the content digest of the directory identifies it.
     """
     if run.entry is None:
         try:
@@ -70,9 +71,9 @@ def register_or_queue(
 
 
 def find_version(registry: ModelRegistry, name: str, inputs_digest: str) -> ModelVersion | None:
-    """Return the version of ``name`` made from these inputs, None where there is none or the server cannot tell now.
+    """Return the version of ``name`` with these inputs; None when there is none, or when the server is down.
 
-    Without an outbox a server that is down is an error, as everywhere.
+    Without an outbox, a connection error is raised instead.
     """
     try:
         registry.tracking.require_server()
@@ -84,10 +85,10 @@ def find_version(registry: ModelRegistry, name: str, inputs_digest: str) -> Mode
 
 
 def deliver(outbox: Outbox, tracking: Tracking) -> list[DeliveryResult]:
-    """Deliver every entry that nobody writes to, oldest first, and return what became of each.
+    """Deliver every entry without a writer, oldest first, and return one result per entry.
 
-    Stops without an error when the server cannot be reached. An entry that the server refuses is set aside with the
-    reason (``outbox.dead_letters()``); those behind it go on. A run whose writer died is ended KILLED.
+    Delivery stops without an error when the server cannot be reached. An entry that the server rejects becomes a dead
+    letter with the reason (``outbox.dead_letters()``), and delivery continues. A run whose writer died ends as KILLED.
     """
     results: list[DeliveryResult] = []
     for entry in outbox.ready():
@@ -126,7 +127,7 @@ def _deliver_entry(entry: OutboxEntry, tracking: Tracking, run_ids_path: Path) -
 def _find_or_create_run(
     entry: OutboxEntry, tracking: Tracking, operation: Mapping[str, Any], run_ids: Mapping[str, str]
 ) -> str:
-    # A delivery killed halfway has already created the run: it is found by the entry's name.
+    # A delivery that was killed may have created the run; its tag contains the name of the entry.
     existing = tracking.find_runs(operation["experiment"], {OUTBOX_TAG: entry.path.name})
     if existing:
         return existing[0]
@@ -141,7 +142,7 @@ def _mlflow_run_id(run_id: str, run_ids: Mapping[str, str]) -> str:
 
 
 def _encode_table(table: pl.DataFrame) -> str:
-    # Arrow keeps the column types, from which the signature is made.
+    # Arrow keeps the column types, which the signature needs.
     buffer = io.BytesIO()
     table.write_ipc(buffer)
     return base64.b64encode(buffer.getvalue()).decode()

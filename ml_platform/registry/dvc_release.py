@@ -1,6 +1,6 @@
-"""The release folder: what a champion was made of and is, under DVC, so that a commit and `dvc pull` bring both back.
+"""The release folder: a champion's model, training set and manifest under DVC, restored by a commit and `dvc pull`.
 
-Apart from the model registry because a release outlives the tracking store: it is a folder, a `.dvc` file and a remote.
+A release does not need the tracking store: it is a folder, a `.dvc` file and a remote.
 """
 
 import json
@@ -24,12 +24,12 @@ RELEASE_FILE = "release.json"
 
 
 class ReleaseError(PlatformError):
-    """Raised when a release cannot be added, or is not what its own record says."""
+    """Raised when a release cannot be added or pushed, or differs from its record."""
 
 
 @dataclass(frozen=True)
 class DvcRelease:
-    """A released version: its folder, and the `.dvc` file that is to be committed."""
+    """A released version: its folder, the `.dvc` file to commit, and whether the files were pushed."""
 
     folder: Path
     dvc_file: Path
@@ -46,10 +46,11 @@ def add_release(
     push: bool = False,
     folder: str = "releases",
 ) -> DvcRelease:
-    """Replace ``releases/<model>`` by this version's model, training set and manifest, and track it with DVC.
+    """Replace ``releases/<model>`` with this version's model, training set and manifest, and track it with DVC.
 
-    The caller commits ``dvc_file`` and the .gitignore beside it. With ``push`` the files go to the default remote too.
-    Raises :class:`ReleaseError` when the model directory is not the version's, and with DVC's own words when DVC fails.
+    The caller commits ``dvc_file`` and the .gitignore beside it. With ``push``, the files are also pushed to the
+    default remote. Raises :class:`ReleaseError` when the model directory belongs to another version, and with the
+    message of DVC when DVC fails.
     """
     digest = directory_digest(model_directory)
     if digest != version.directory_digest:
@@ -57,7 +58,7 @@ def add_release(
             f"Release of '{version.name}' version {version.version}",
             expected=f"a model directory with the digest {version.directory_digest[:12]}",
             found=digest[:12],
-            fix="Download the version from the registry and release that.",
+            fix="Download the version from the registry and release the downloaded files.",
         )
     target = repository / folder / version.name
     dvc_file = target.with_name(f"{target.name}.dvc")
@@ -70,13 +71,13 @@ def add_release(
 
 
 def push_release(repository: Path, model: str, *, folder: str = "releases") -> None:
-    """Bring the release of ``model`` to the default remote; what is there already is not sent again."""
+    """Push the release of ``model`` to the default remote; files that the remote has already are skipped."""
     with _open_dvc(repository) as repo:
         repo.push(targets=[str(repository / folder / f"{model}.dvc")])
 
 
 def is_released(repository: Path, version: ModelVersion, *, folder: str = "releases") -> bool:
-    """Return whether this version lies in the release folder as it was put there, tracked by DVC."""
+    """Return whether the release folder contains this version, unchanged and tracked by DVC."""
     target = repository / folder / version.name
     if not target.with_name(f"{target.name}.dvc").exists():
         return False
@@ -88,15 +89,15 @@ def is_released(repository: Path, version: ModelVersion, *, folder: str = "relea
 
 
 def has_remote(repository: Path) -> bool:
-    """Return whether DVC has a default remote in ``repository``; raises :class:`ReleaseError` outside of DVC."""
+    """Return whether ``repository`` has a default DVC remote; raises :class:`ReleaseError` outside a DVC repository."""
     with _open_dvc(repository) as repo:
         return bool(repo.config["core"].get("remote"))
 
 
 def verify_release(folder: Path) -> dict[str, Any]:
-    """Return the record of a release whose files are what it says, for example after `dvc pull` in another clone.
+    """Verify the files of a release against its record and return the record, for example after `dvc pull`.
 
-    Raises :class:`ReleaseError` naming the first part that is absent or differs.
+    Raises :class:`ReleaseError`, which names the first part that is missing or differs.
     """
     try:
         record: dict[str, Any] = json.loads((folder / RELEASE_FILE).read_bytes())
@@ -105,7 +106,7 @@ def verify_release(folder: Path) -> dict[str, Any]:
             f"Release '{folder}'",
             expected=f"a readable {RELEASE_FILE}",
             found=type(error).__name__,
-            fix="Bring it with: dvc pull.",
+            fix="Restore it with: dvc pull.",
         ) from error
     for name, actual in _digests(folder).items():
         if actual != record.get(name):
@@ -113,7 +114,7 @@ def verify_release(folder: Path) -> dict[str, Any]:
                 f"Release '{folder}', {name}",
                 expected=f"the digest {record.get(name, 'none')[:12]}",
                 found=actual[:12],
-                fix="Bring the released files again with: dvc pull --force.",
+                fix="Restore the released files with: dvc pull --force.",
             )
     return record
 
@@ -140,9 +141,9 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def _open_dvc(repository: Path) -> Iterator[Any]:
-    """Open the repository of DVC at ``repository``; whatever DVC refuses is a :class:`ReleaseError`.
+    """Open the DVC repository at ``repository``; an error of DVC is raised as :class:`ReleaseError`.
 
-    In this process: starting DVC's command line costs seconds, each time.
+    It runs in this process, because each start of the DVC command line costs seconds.
     """
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     from dvc.exceptions import DvcException
@@ -152,10 +153,10 @@ def _open_dvc(repository: Path) -> Iterator[Any]:
         with Repo(str(repository)) as repo:
             yield repo
     except (DvcException, OSError, ImportError) as error:
-        # Not of DVC's own kind: a full disk, a remote whose driver is not installed.
+        # DVC raises OSError for a full disk, and ImportError for a remote without its driver.
         raise ReleaseError(
             f"DVC in '{repository}'",
-            expected="a repository that it can add to and push from",
+            expected="a DVC repository with a usable remote",
             found=str(error).strip() or type(error).__name__,
-            fix="Try by hand what it says, then materialize the champion again: .venv/bin/dvc push.",
+            fix="Run .venv/bin/dvc push, resolve its error, then materialize the champion again.",
         ) from error

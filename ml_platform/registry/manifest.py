@@ -1,6 +1,6 @@
-"""What a model version was made from, complete enough to make it again.
+"""The manifest of a model version: all inputs that a rebuild needs, and the results to compare it with.
 
-Apart because the manifest travels with the model: it lies in the model directory, the registry and the release folder.
+The manifest is stored with the model, in the model directory, the registry and the release folder.
 """
 
 import os
@@ -22,7 +22,7 @@ CODE_SUFFIXES = (".py", ".yaml", ".yml", ".toml")
 
 
 class ManifestError(PlatformError):
-    """Raised when a manifest is absent or cannot be read."""
+    """Raised when a manifest is missing or cannot be read."""
 
 
 class _ManifestPart(BaseModel):
@@ -30,15 +30,15 @@ class _ManifestPart(BaseModel):
 
 
 class CodeInfo(_ManifestPart):
-    """Which code ran."""
+    """The code of a training run."""
 
-    commit: str | None = Field(description="Commit of the repository, None where the code is not in one.")
-    dirty: bool = Field(description="Whether tracked or new files differed from the commit.")
-    sha256: str = Field(description="Digest of the code and declarations as they ran, whatever the commit says.")
+    commit: str | None = Field(description="Commit of the repository; None outside a repository.")
+    dirty: bool = Field(description="Whether changed or new files differed from the commit.")
+    sha256: str = Field(description="Digest of code and declarations as they ran, with uncommitted changes.")
 
 
 class HardwareInfo(_ManifestPart):
-    """On what it ran."""
+    """The hardware of a training run."""
 
     machine: str = Field(description="Architecture and operating system.")
     cpu_count: int = Field(description="Logical cores of the machine.")
@@ -46,46 +46,50 @@ class HardwareInfo(_ManifestPart):
 
 
 class Manifest(_ManifestPart):
-    """Everything that a training run used, and what it measured."""
+    """Inputs and results of a training run."""
 
     model: str = Field(description="Name of the model.")
-    partition: str = Field(description="Partition whose landing made this candidate.")
+    partition: str = Field(description="Partition of the candidate, which is its test month.")
     trainer: str = Field(description="Name of the trainer.")
-    tables: dict[str, int] = Field(description="Version of each lake table that was read.")
+    tables: dict[str, int] = Field(description="Version of each lake table that was read, by table.")
     training_set: str = Field(description="Content hash of the training set.")
-    training_rows: int = Field(description="Rows of the training set.")
-    code: CodeInfo = Field(description="Which code ran.")
-    lock: str | None = Field(description="SHA-256 of requirements.lock, None where there is none.")
+    training_rows: int = Field(description="Number of rows of the training set.")
+    code: CodeInfo = Field(description="Code of the run.")
+    lock: str | None = Field(description="SHA-256 of requirements.lock; None without the file.")
     parameters: dict[str, Any] = Field(description="Settings of the trainer as declared.")
     fitted: dict[str, Any] | None = Field(
         default=None,
-        description="The same as fitted: what tuning found in its place, so that nothing is searched again.",
+        description="Settings as fitted, with the result of a search; a rebuild does not search again.",
     )
     threshold_rule: dict[str, Any] | None = Field(
-        default=None, description="Declared rule for the decision threshold, None before 0.2.0 and for a regression."
+        default=None, description="Declared rule for the decision threshold; None before 0.2.0 and for a regression."
     )
-    seeds: dict[str, int] = Field(description="Seeds by what they seed.")
-    hardware: HardwareInfo = Field(description="On what it ran.")
+    seeds: dict[str, int] = Field(description="Seeds by their purpose.")
+    hardware: HardwareInfo = Field(description="Hardware of the run.")
     libraries: dict[str, str] = Field(
-        default_factory=dict, description="Versions of what the trainer uses and the lock leaves open, such as torch."
+        default_factory=dict, description="Versions of the libraries that the lock does not pin, such as torch."
     )
-    parent: str | None = Field(default=None, description="Content digest of the champion when it was trained.")
-    data_clock: str = Field(description="End of the newest month that had landed at training, ISO 8601.")
-    dagster_run_id: str = Field(description="Dagster run that made it.")
-    created_at: str = Field(description="Wall time of its making, ISO 8601.")
-    metrics: dict[str, float] = Field(default_factory=dict, description="Metrics on the test rows, at training.")
+    parent: str | None = Field(
+        default=None, description="Content digest of the champion at training time; None without a champion."
+    )
+    data_clock: str = Field(description="End of the latest month in the training set at training time, ISO 8601.")
+    dagster_run_id: str = Field(description="Id of the Dagster run.")
+    created_at: str = Field(description="Wall-clock time of the training, ISO 8601.")
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="Metrics on the test rows; on the validation rows with a prefix."
+    )
     threshold: dict[str, Any] | None = Field(
         default=None,
-        description="The chosen threshold with the quality of its answers on the validation rows, as shares of rows.",
+        description="Chosen threshold, with the quality of its answers on the validation rows (shares of rows).",
     )
-    predictions: str | None = Field(default=None, description="Digest of the predictions of the test rows.")
+    predictions: str | None = Field(default=None, description="Digest of the predictions for the test rows.")
 
     def inputs_digest(self) -> str:
-        """Return the digest of all that decides the model: equal inputs make training again pointless.
+        """Return the digest of the inputs that determine the model: equal inputs need no new fit.
 
-        The commit does not count (its code's digest does), nor do hardware, parent, times, run id and results. Neither
-        do the versions of the tables: they rise with every other month that lands, and the training set's hash says
-        what of them was read.
+        The digest of the code counts, its commit does not. Hardware, parent, times, run id and results do not count.
+        Table versions do not count either: they rise with every month that lands, and the hash of the training set
+        covers the rows that were read.
         """
         inputs = self.model_dump(
             include={
@@ -108,7 +112,7 @@ class Manifest(_ManifestPart):
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """Return the manifest at ``path``; raises :class:`ManifestError` when it is absent or wrong."""
+        """Return the manifest at ``path``; raises :class:`ManifestError` when it is missing or invalid."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
@@ -116,15 +120,15 @@ class Manifest(_ManifestPart):
                 f"Manifest '{path}'",
                 expected="a complete manifest",
                 found=str(error).splitlines()[0],
-                fix="A model without its manifest cannot be reproduced: train it again.",
+                fix="Train the model again: without its manifest it cannot be reproduced.",
             ) from error
 
 
 def collect_code(repository: Path, folders: tuple[str, ...] = CODE_FOLDERS) -> CodeInfo:
     """Return commit, dirty flag and digest of the code in ``folders`` of ``repository``.
 
-    The digest covers Python and declarations, including files not yet committed. Outside a git repository, or without
-    git, the commit is None and the code counts as dirty.
+    The digest covers Python files and declarations, committed or not. Outside a Git repository, or without Git, the
+    commit is None and the code counts as dirty.
     """
     files = sorted(
         path
@@ -141,13 +145,13 @@ def collect_code(repository: Path, folders: tuple[str, ...] = CODE_FOLDERS) -> C
 
 
 def collect_lock(repository: Path, name: str = "requirements.lock") -> str | None:
-    """Return the SHA-256 of the lock file, or None where there is none."""
+    """Return the SHA-256 of the lock file, or None without the file."""
     path = repository / name
     return file_digest(path) if path.exists() else None
 
 
 def collect_libraries(names: Iterable[str]) -> dict[str, str]:
-    """Return the installed version of each library, "absent" for one that is not installed."""
+    """Return the installed version of each library, or "absent" for a library that is not installed."""
     return {name: _installed_version(name) for name in names}
 
 
@@ -159,7 +163,7 @@ def _installed_version(name: str) -> str:
 
 
 def collect_hardware(device: str = "cpu") -> HardwareInfo:
-    """Return what this machine is; ``device`` is named by whoever fitted."""
+    """Return the hardware of this machine; ``device`` is the device of the fit."""
     return HardwareInfo(
         machine=f"{platform.machine()} {platform.system()}", cpu_count=os.cpu_count() or 1, device=device
     )

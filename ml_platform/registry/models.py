@@ -1,7 +1,7 @@
-"""Model versions in MLflow: a model directory goes in with its signature and example, and comes out bit for bit.
+"""Model versions in MLflow: registers a model directory with signature and example, and downloads it bit for bit.
 
-Apart from MLflow's own `log_model`, which loads and runs the model, infers requirements and takes seconds: the files of
-a model directory are native, so they are stored as they are and named by their digest.
+It does not use MLflow's `log_model`, which loads and runs the model, infers requirements and takes seconds. A model
+directory contains native files, so they are stored unchanged and identified by their digest.
 """
 
 import json
@@ -41,12 +41,12 @@ PICKLE_PREFIXES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 class ModelError(PlatformError):
-    """Raised when a model directory cannot be registered, or a version is absent or not what its digest says."""
+    """Raised when a model directory cannot be registered, or a version is missing or differs from its digest."""
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A registered version. ``content_digest`` names the model alone, ``directory_digest`` it and its manifest."""
+    """A registered version; ``content_digest`` covers the model, ``directory_digest`` the model and its manifest."""
 
     name: str
     version: int
@@ -62,12 +62,12 @@ class ModelVersion:
 
     @property
     def chosen_at_ms(self) -> int:
-        """When it was last what training came to: made, or recognised as made from the same inputs already."""
+        """Time (ms since 1970) at which training last gave this version: by a fit, or by unchanged inputs."""
         return int(self.tags.get(CHOSEN_TAG, self.created_at_ms))
 
     @property
     def uri(self) -> str:
-        """Return the address under which MLflow knows it."""
+        """Return the MLflow address of the version."""
         return f"models:/{self.name}/{self.version}"
 
 
@@ -89,9 +89,9 @@ class ModelRegistry:
     ) -> ModelVersion:
         """Store the model directory as artifact of ``run_id`` and return it as a version of ``name``.
 
-        The same content made from the same inputs is the same version: it is returned, nothing is stored again.
-        ``input_example`` (a few rows as the model takes them) gives the signature. Raises :class:`ModelError` for a
-        directory without ``model.json`` or with pickled files, :class:`~.manifest.ManifestError` without a manifest.
+        When a version with the same content and inputs exists, it is returned and nothing is stored. The signature
+        comes from ``input_example``, a few rows of model input. Raises :class:`ModelError` for a directory without
+        ``model.json`` or with pickled files, and :class:`~.manifest.ManifestError` without a manifest.
         """
         model_json = _read_model_json(directory)
         manifest = Manifest.read(directory / MANIFEST_FILE)
@@ -123,7 +123,7 @@ class ModelRegistry:
         return self.version(name, int(created.version))
 
     def version(self, name: str, version: int) -> ModelVersion:
-        """Return one version; raises :class:`ModelError` when there is none."""
+        """Return one version; raises :class:`ModelError` when it does not exist."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -134,15 +134,15 @@ class ModelRegistry:
                 f"Model '{name}'",
                 expected=f"a version {version}",
                 found=f"versions {listed(existing)}",
-                fix="See them with ml-platform status.",
+                fix="List the versions with ml-platform status.",
             ) from error
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """Return all versions, newest first; none for an unknown name."""
+        """Return all versions, latest first; an empty list for an unknown name."""
         return self._search(name, {})
 
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
-        """Return the version that carries ``alias``, or None."""
+        """Return the version with the alias ``alias``, or None."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -153,43 +153,43 @@ class ModelRegistry:
             raise
 
     def by_inputs(self, name: str, inputs_digest: str) -> ModelVersion | None:
-        """Return the newest version made from these inputs (see :meth:`Manifest.inputs_digest`), or None."""
+        """Return the latest version with these inputs (see :meth:`Manifest.inputs_digest`), or None."""
         existing = self._search(name, {INPUTS_TAG: inputs_digest})
         return existing[0] if existing else None
 
     def by_content(self, name: str, content_digest: str) -> ModelVersion | None:
-        """Return the newest version with this content, or None."""
+        """Return the latest version with this content, or None."""
         existing = self._search(name, {CONTENT_TAG: content_digest})
         return existing[0] if existing else None
 
     def mark_chosen(self, version: ModelVersion, at: datetime) -> None:
-        """Note that training came to ``version`` again at ``at``: what is declared now gives it, not a newer one."""
+        """Record that training gave ``version`` again at ``at``: it is then the current version of its declaration."""
         milliseconds = str(int(at.timestamp() * 1000))
         self.tracking.client.set_model_version_tag(version.name, str(version.version), CHOSEN_TAG, milliseconds)
 
     def set_description(self, version: ModelVersion, markdown: str) -> None:
-        """Show ``markdown`` (the model card) on the version's page in MLflow."""
+        """Set ``markdown`` (the model card) as the description of the version in MLflow."""
         self.tracking.client.update_model_version(version.name, str(version.version), markdown)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Move ``alias`` to ``version``; promotion does this together with its record."""
+        """Move ``alias`` to ``version``; only promotion calls this, after it has recorded the change."""
         self.tracking.client.set_registered_model_alias(name, alias, str(version))
 
     def delete_alias(self, name: str, alias: str) -> None:
-        """Remove ``alias``; one that is not there is no error."""
+        """Remove ``alias`` if it exists."""
         if self.by_alias(name, alias):
             self.tracking.client.delete_registered_model_alias(name, alias)
 
     def manifest(self, version: ModelVersion) -> Manifest:
-        """Return what the version was made from, without fetching the model; raises :class:`ModelError` as there."""
+        """Return the manifest without downloading the model; raises :class:`ModelError` when it is not stored."""
         with tempfile.TemporaryDirectory() as scratch:
             return Manifest.read(self._download_artifact(version, _artifact_path(MANIFEST_FILE), scratch))
 
     def download(self, version: ModelVersion, into: Path) -> Path:
-        """Place the model directory at ``into``, bit for bit as it was registered, and return the path.
+        """Download the model directory to ``into``, bit for bit as it was registered, and return the path.
 
-        Raises :class:`ModelError` when the stored files are gone or do not have the digest of the version; ``into`` is
-        then left as it was.
+        Raises :class:`ModelError`, and leaves ``into`` unchanged, when the stored files are missing or do not have the
+        digest of the version.
         """
         into.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}.") as scratch:
@@ -202,7 +202,7 @@ class ModelRegistry:
                     f"Model '{version.name}' version {version.version}",
                     expected=f"files with the digest {version.directory_digest[:12]}",
                     found=digest[:12],
-                    fix="The stored artifact was changed or is incomplete: restore it, or register the model again.",
+                    fix="Restore the stored artifact, which was changed or is incomplete, or register the model again.",
                 )
             publish_directory(downloaded, into)
         return into
@@ -217,7 +217,7 @@ class ModelRegistry:
                 f"Model '{version.name}' version {version.version}",
                 expected=f"its stored files ({name})",
                 found=str(error).splitlines()[0],
-                fix="Restore the artifact store from its backup, or bring the release back: dvc pull.",
+                fix="Restore the artifact store from its backup, or restore the release with: dvc pull.",
             ) from error
 
     def _search(self, name: str, tags: Mapping[str, str]) -> list[ModelVersion]:
@@ -245,7 +245,7 @@ def _read_model_json(directory: Path) -> dict[str, Any]:
             f"Model directory '{directory}'",
             expected=f"a readable {MODEL_FILE}",
             found=type(error).__name__,
-            fix="Register what a trainer's save() wrote.",
+            fix="Register a directory that the save() method of a trainer has written.",
         ) from error
     return model_json
 
@@ -259,9 +259,9 @@ def _reject_pickles(directory: Path) -> None:
         if path.suffix in PICKLE_SUFFIXES or start in PICKLE_PREFIXES:
             raise ModelError(
                 f"Model directory '{directory}'",
-                expected="native files only (a pickle runs code when it is opened)",
+                expected="native files only (a pickle runs code when it is loaded)",
                 found=f"the pickle '{path.relative_to(directory)}'",
-                fix="Save the model in its library's own format.",
+                fix="Save the model in the format of its library.",
             )
 
 
@@ -283,7 +283,7 @@ def _mlmodel_yaml(
     )
     model.add_flavor("ml_platform", format=model_json.get("format"), trainer=model_json.get("trainer"))
     if (directory / "model.txt").exists():
-        # mlflow.lightgbm.load_model reads the booster where it lies.
+        # With this flavor, mlflow.lightgbm.load_model reads the booster file directly.
         model.add_flavor("lightgbm", data="model.txt", model_class="lightgbm.basic.Booster", code=None)
     return str(model.to_yaml())
 

@@ -1,7 +1,6 @@
-"""Where a run's record waits on disk while the tracking server is down.
+"""The outbox: a queue on disk for the records of runs while the tracking server is down.
 
-Apart from the delivery, so that a training process only ever writes here: what it logged is on the disk before it goes
-on, and outlives it.
+A training process only writes here. Each operation is on disk before the process continues, so it survives a kill.
 """
 
 import json
@@ -25,13 +24,13 @@ Operation = dict[str, Any]
 
 
 class Outbox:
-    """The queue in ``folder``: one entry per run, in the order in which they were opened."""
+    """The queue in ``folder``: one entry per run, in the order of their creation."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def open(self, first: Operation, at: float) -> "OutboxEntry":
-        """Return a new entry that begins with ``first`` and is held by this process until it is closed or dies."""
+        """Return a new entry with the operation ``first``; this process locks it until it closes the entry or dies."""
         name = f"{int(at * 1e6):020d}-{uuid.uuid4().hex[:12]}"
         staging = self.folder / f".{name}"
         (staging / FILES_FOLDER).mkdir(parents=True)
@@ -43,16 +42,16 @@ class Outbox:
         return entry
 
     def pending(self) -> list[str]:
-        """Return the names of all entries, oldest first, those that are still written to included."""
+        """Return the names of all entries, oldest first, also of those with an active writer."""
         return [path.name for path in self._entries()]
 
     def dead_letters(self) -> list[str]:
-        """Return the names of the entries that the server would not take; they stay for someone to look at."""
+        """Return the names of the entries that the server rejected; they are kept for inspection."""
         folder = self.folder / DEAD_LETTER_FOLDER
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
     def ready(self) -> Iterator["OutboxEntry"]:
-        """Yield, and hold while they are used, the entries whose writer has closed them or is dead, oldest first."""
+        """Yield the entries whose writer has closed them or is dead, oldest first, each locked while it is in use."""
         for path in self._entries():
             lock = FileLock(self.folder / f"{path.name}.lock")
             try:
@@ -82,24 +81,24 @@ class OutboxEntry:
 
     @property
     def local_id(self) -> str:
-        """Return the id under which the run is known before it has one in MLflow."""
+        """Return the id of the run until it gets its MLflow id."""
         return f"{LOCAL_PREFIX}{self.path.name}"
 
     def add(self, operation: Operation) -> None:
-        """Append one operation and return when it is on the disk; files that it names are copied first.
+        """Append one operation and return when it is on disk; a file that it names is copied first.
 
-        Raises ``OSError`` when the disk takes no more; the entry then holds what it held before.
+        Raises ``OSError``, and leaves the entry unchanged, when the disk is full.
         """
         stored = {**operation, "path": self._copy_file(Path(operation["path"]))} if "path" in operation else operation
         append_line(self.path / OPERATIONS_FILE, json.dumps(stored).encode() + b"\n")
 
     def operations(self) -> list[Operation]:
-        """Return all operations with the paths of the copied files; a line torn by a crash is left out."""
+        """Return all operations with the paths of the copied files; an incomplete last line is left out."""
         operations: list[Operation] = [json.loads(line) for line in complete_lines(self.path / OPERATIONS_FILE)]
         return [{**one, "path": str(self.path / one["path"])} if "path" in one else one for one in operations]
 
     def close(self) -> None:
-        """Let go of the entry: from now on it may be delivered."""
+        """Release the lock, so that the entry can be delivered."""
         self.lock.release()
 
     def delete(self) -> None:
@@ -108,7 +107,7 @@ class OutboxEntry:
         Path(self.lock.lock_file).unlink(missing_ok=True)
 
     def move_to_dead_letters(self, reason: str) -> None:
-        """Set the entry aside with the reason, so that those behind it go on."""
+        """Move the entry to the dead letters with the reason, so that later entries can be delivered."""
         target = self.path.parent / DEAD_LETTER_FOLDER / self.path.name
         target.parent.mkdir(exist_ok=True)
         (self.path / "reason.txt").write_text(reason)
@@ -126,7 +125,7 @@ class OutboxEntry:
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Return whether ``error`` says that the server, or its database, cannot be reached; not that it refused."""
+    """Return whether ``error`` means that the server or its database cannot be reached; a rejection does not count."""
     import requests
 
     unreachable = (
@@ -136,12 +135,12 @@ def is_connection_error(error: BaseException) -> bool:
     )
     cause: BaseException | None = error
     while cause is not None:
-        # A RetryError is what is left of answers like 503 that MLflow's client asked for again and again.
+        # MLflow's client raises RetryError after repeated responses such as 503.
         if isinstance(cause, unreachable):
             return True
         response = cause.response if isinstance(cause, requests.exceptions.HTTPError) else None
         if response is not None and response.status_code in {502, 503, 504}:
             return True
-        # MLflow turns an exhausted retry into an exception of its own, with the cause only as its context.
+        # MLflow wraps this error in its own exception, sometimes only as context.
         cause = cause.__cause__ or cause.__context__
     return False

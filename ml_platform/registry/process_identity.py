@@ -1,6 +1,6 @@
-"""Who writes a run: a process of a machine, named so that another one can tell later whether it is still there.
+"""Identity of the process that writes a run, by which another process can check whether it still runs.
 
-Apart because a killed process cannot end its own run, and no other may end one that is still being written.
+A killed process cannot end its own run, and no other process may end a run with an active writer.
 """
 
 import os
@@ -9,18 +9,18 @@ import socket
 import psutil
 
 CLOCK_SHIFT_SECONDS = 60
-"""By how much the start of a process may seem to move when the clock is set; ids are not given again that soon."""
+"""Tolerance for start times, which shift when the clock is set; a process id is not reused within this time."""
 
 
 def current_process() -> str:
-    """Return the name of this process, ``host/pid/start``; the start (POSIX seconds) tells apart who had the id."""
+    """Return the name of this process, ``host/pid/start``; the start (POSIX seconds) distinguishes reused ids."""
     return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.0f}"
 
 
 def has_exited(process: str) -> bool:
-    """Return whether ``process``, as :func:`current_process` names it, ran on this machine and does so no more.
+    """Return whether ``process``, a name from :func:`current_process`, ran on this machine and has ended.
 
-    Of a process of another machine, and of "", nothing is known: False.
+    False for a process of another machine and for "", because their state is unknown.
     """
     host, _, pid_and_start = process.partition("/")
     if not pid_and_start or host != socket.gethostname():
@@ -28,7 +28,7 @@ def has_exited(process: str) -> bool:
     pid, start = pid_and_start.split("/")
     try:
         found = psutil.Process(int(pid))
-        # A zombie writes nothing any more, and who started at another time is somebody else.
+        # A zombie writes nothing, and another start time means that the id was reused.
         pid_reused = abs(found.create_time() - float(start)) > CLOCK_SHIFT_SECONDS
         return pid_reused or found.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

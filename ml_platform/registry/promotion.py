@@ -1,7 +1,7 @@
-"""Changing the champion: only on a verified verdict and a standing approval, recorded before MLflow's aliases move.
+"""Promotion and rollback: change the champion on a verified verdict and valid approvals, and record the change.
 
-Apart from the model registry because the audit log decides and the aliases follow: a crash between the two is mended by
-`reconcile`.
+The record in the audit log is written before MLflow's aliases move. After a crash between the two, `reconcile` sets the
+aliases.
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ CHALLENGER_KIND = "challenger"
 
 
 class ApprovalPendingError(PromotionError):
-    """Raised when everything but a person's approval is there."""
+    """Raised when a version lacks only the approval of a person."""
 
 
 class VersionRejectedError(PromotionError):
-    """Raised when the gates let a version pass and a person does not."""
+    """Raised when a version passed its gates and a person rejected it."""
 
 
 def promote(
@@ -46,14 +46,13 @@ def promote(
     reason: str,
     at: datetime,
 ) -> ChampionRecord:
-    """Make ``version`` champion and return its record; the same promotion again changes nothing.
+    """Make ``version`` champion and return its record; a repeated promotion changes nothing.
 
-    The verdict is read back from ``verdict_path`` and verified: its digest, its place in the audit log, that it is
-    about this version and says PROMOTE by gates that all passed, and that it compared with the champion of now. Then
-    the approval must stand for its evidence. Raises :class:`PromotionError` for whichever fails first; where only
-    the approval is missing it is an :class:`ApprovalPendingError`, and the version waits as challenger; where somebody
-    rejected the version it is a :class:`VersionRejectedError`. A version that was rolled back comes back only by a
-    person's later approval, whatever the settings say.
+    The verdict at ``verdict_path`` is verified: its digest, its entry in the audit log, the version, the decision
+    PROMOTE with all gates passed, and the comparison with the current champion. Then the approvals of its evidence
+    must suffice. Raises :class:`PromotionError` for the first condition that fails. When only the approval is missing,
+    this is an :class:`ApprovalPendingError`, and the version becomes challenger. When a person rejected the version,
+    this is a :class:`VersionRejectedError`. A version that was rolled back always needs a later approval by a person.
     """
     with audit.exclusive():
         reconcile(registry, audit, version.name)
@@ -64,12 +63,12 @@ def promote(
         state = _approval_state(audit, approval, version, verdict.evidence, at)
         if state.rejected:
             subject = f"Promotion of '{version.name}' version {version.version}"
-            raise _rejection_error(subject, "nobody who says no on this evidence", version, state)
+            raise _rejection_error(subject, "no rejection on this evidence", version, state)
         if not state.approved:
             set_challenger(registry, audit, version, by=decided_by, reason=state.reason, at=at)
             raise ApprovalPendingError(
                 f"Promotion of '{version.name}' version {version.version}",
-                expected="a standing approval",
+                expected="a valid approval",
                 found=state.reason.rstrip("."),
                 fix=f"Approve or reject it: ml-platform approve {version.name} {version.version}.",
             )
@@ -91,7 +90,7 @@ def promote(
 def set_challenger(
     registry: ModelRegistry, audit: AuditLog, version: ModelVersion, *, by: str, reason: str, at: datetime
 ) -> None:
-    """Give ``version`` the alias challenger and record it; one that already carries it changes nothing."""
+    """Give ``version`` the alias challenger and record it, unless it has the alias already."""
     challenger = registry.by_alias(version.name, CHALLENGER)
     if challenger and challenger.version == version.version:
         return
@@ -103,9 +102,9 @@ def set_challenger(
 def reject_version(
     registry: ModelRegistry, audit: AuditLog, version: ModelVersion, *, by: str, reason: str, at: datetime
 ) -> None:
-    """Reject a version on the evidence of its newest verdict; as challenger it steps down.
+    """Record the rejection of a version on the evidence of its latest verdict; remove its alias challenger.
 
-    Raises :class:`PromotionError` for the champion of now: a rejection would not unseat it.
+    Raises :class:`PromotionError` for the current champion, which needs a rollback instead.
     """
     with audit.exclusive():
         champion = current_champion(audit, version.name)
@@ -114,7 +113,7 @@ def reject_version(
                 f"Rejection of '{version.name}' version {version.version}",
                 expected="a version that is not champion",
                 found=f"the champion since {champion.since:%Y-%m-%d %H:%M} UTC",
-                fix=f"Make the one before it champion again: ml-platform rollback {version.name}.",
+                fix=f"Roll back to the previous champion: ml-platform rollback {version.name}.",
             )
         evidence = latest_evidence_digest(audit, version)
         reject(audit, model=version.name, version=version.version, evidence=evidence, by=by, reason=reason, at=at)
@@ -135,11 +134,11 @@ def roll_back(
     at: datetime,
     to_version: int | None = None,
 ) -> ChampionRecord:
-    """Make the previous champion (or an earlier one, ``to_version``) champion again and return its record.
+    """Make the previous champion (or the earlier champion ``to_version``) champion again and return its record.
 
-    Needs no new verdict: the version had one. Raises :class:`PromotionError` when there is no such champion,
-    :class:`VersionRejectedError` when somebody has rejected it since, and
-    :class:`~ml_platform.registry.approvals.ApprovalError` when nobody says who decides and why.
+    It needs no new verdict. Raises :class:`PromotionError` when there is no such champion,
+    :class:`VersionRejectedError` when a person has rejected it since, and
+    :class:`~ml_platform.registry.approvals.ApprovalError` without a name and a reason.
     """
     require_decider(f"Rollback of '{model}'", decided_by, reason)
     with audit.exclusive():
@@ -155,7 +154,7 @@ def roll_back(
                 if to_version is None
                 else f"version {to_version} among earlier champions",
                 found=f"champions {sorted({one.version for one in records})}, now {champion and champion.version}",
-                fix="Promote a version that has a verdict instead.",
+                fix="Promote a version with a verdict instead.",
             )
         record, version = earlier[-1], registry.version(model, target)
         _require_not_rejected(audit, version, at)
@@ -165,7 +164,7 @@ def roll_back(
             version,
             champion,
             action=ROLL_BACK,
-            # As recorded: a rollback must not wait for a store of artifacts.
+            # Take the manifest from the record: a rollback must not depend on the artifact store.
             manifest=record.manifest,
             verdict=record.verdict,
             approved_by=record.approved_by,
@@ -176,7 +175,7 @@ def roll_back(
 
 
 def reconcile(registry: ModelRegistry, audit: AuditLog, model: str) -> bool:
-    """Make MLflow's aliases say what the log says and return whether they had to change."""
+    """Set MLflow's aliases to the champions in the audit log and return whether any alias changed."""
     champion = current_champion(audit, model)
     if champion is None:
         return False
@@ -200,13 +199,13 @@ def _require_not_rejected(audit: AuditLog, version: ModelVersion, at: datetime) 
     try:
         evidence = latest_evidence_digest(audit, version)
     except PromotionError:
-        return  # judged by nobody, so rejected by nobody: a version of before there were verdicts
+        return  # a version without a verdict cannot have been rejected
     state = approval_state(
         audit, ApprovalSettings(), model=version.name, version=version.version, evidence=evidence, at=at
     )
     if state.rejected:
         subject = f"Rollback of '{version.name}' to version {version.version}"
-        raise _rejection_error(subject, "a version that nobody says no to", version, state)
+        raise _rejection_error(subject, "a version without a rejection", version, state)
 
 
 def _rejection_error(subject: str, expected: str, version: ModelVersion, state: ApprovalState) -> VersionRejectedError:
@@ -214,7 +213,7 @@ def _rejection_error(subject: str, expected: str, version: ModelVersion, state: 
         subject,
         expected=expected,
         found=state.reason.rstrip("."),
-        fix=f"Whoever rejected it may approve it: ml-platform approve {version.name} {version.version}.",
+        fix=f"The person who rejected it can approve it: ml-platform approve {version.name} {version.version}.",
     )
 
 
@@ -223,7 +222,7 @@ def _approval_state(
 ) -> ApprovalState:
     rolled_back = rolled_back_at(audit, version.name, version.version)
     if rolled_back:
-        # Its old verdict still says PROMOTE: without this, the next run would undo the rollback.
+        # Its verdict is still PROMOTE: without this, the next run would undo the rollback.
         settings = settings.model_copy(update={"mode": "manual"})
     return approval_state(
         audit, settings, model=version.name, version=version.version, evidence=evidence, at=at, since=rolled_back
@@ -244,7 +243,7 @@ def _set_champion(
     reason: str,
     at: datetime,
 ) -> ChampionRecord:
-    # After a rollback the version that was rolled back is no way back: the one before the restored champion is.
+    # After a rollback, the previous champion is the predecessor of the restored version, not the version rolled back.
     previous = champion.version if champion and action == PROMOTE else _previous_champion(audit, version)
     record = audit.append(
         CHAMPION_KIND,

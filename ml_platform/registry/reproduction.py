@@ -1,6 +1,6 @@
-"""Whether a version can be made again: rebuilt from its manifest, are training set, metrics and predictions equal?
+"""Comparison of a rebuilt version with its manifest: training set, metrics, threshold and predictions.
 
-Apart from the rebuilding, which the caller passes in: the registry knows what was pinned, not how a model is trained.
+The caller passes the function that rebuilds the version, because the registry does not know how to train a model.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from ml_platform.registry.manifest import CodeInfo, HardwareInfo, Manifest
 
 
 class ReproductionError(PlatformError):
-    """Raised when a manifest does not say what the rebuilt model should be compared with."""
+    """Raised when a manifest contains no results to compare with, or other code cannot rebuild the version."""
 
 
 @dataclass(frozen=True)
 class RebuildResult:
-    """What a rebuild from the pinned inputs gave; ``stored_training_set`` is the hash of the one that was kept.
+    """Results of a rebuild; ``stored_training_set`` is the hash of the training set that is stored in the lake.
 
-    ``device`` is where the model was fitted this time, named as in a manifest.
+    ``device`` is the device of the rebuild's fit, named as in a manifest.
     """
 
     training_set: str
@@ -35,7 +35,7 @@ class RebuildResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One thing compared: as recorded, as rebuilt, and whether they are equal."""
+    """One compared item: its recorded value, its rebuilt value, and whether they are equal."""
 
     item: str
     recorded: str
@@ -45,18 +45,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The comparisons, and what differs in the surroundings and may explain an inequality."""
+    """The comparisons, and the environment differences that may explain an inequality."""
 
     comparisons: list[Comparison]
     environment_differences: list[str]
 
     @property
     def equal(self) -> bool:
-        """Return whether everything is equal."""
+        """Return whether all items are equal."""
         return all(one.equal for one in self.comparisons)
 
     def lines(self) -> list[str]:
-        """Return what was found in words: one line per comparison, one per difference around, and the conclusion."""
+        """Return the report as text: one line per comparison, one per environment difference, and the conclusion."""
         lines = [
             f"equal      {one.item}: {one.recorded}"
             if one.equal
@@ -64,7 +64,10 @@ class Reproduction:
             for one in self.comparisons
         ]
         lines += [f"note       {note}" for note in self.environment_differences]
-        return [*lines, "equal: everything came out as it was." if self.equal else "not equal: see above."]
+        return [
+            *lines,
+            "equal: the rebuild gives the recorded results." if self.equal else "not equal: see the lines above.",
+        ]
 
 
 def reproduce(
@@ -77,19 +80,19 @@ def reproduce(
     libraries: Mapping[str, str],
     relative_tolerance: float = 0.0,
 ) -> Reproduction:
-    """Rebuild from ``manifest`` and return what is equal: training-set hash, each metric, the predictions.
+    """Rebuild from ``manifest`` and compare training-set hash, metrics, threshold and predictions.
 
-    ``code``, ``lock``, ``hardware`` and ``libraries`` are those of now: where they differ from the pinned ones it is
-    said, not refused. Metrics are equal within ``relative_tolerance``, hashes only exactly. Raises
-    :class:`ReproductionError` when the manifest holds no metrics or predictions, and when other code than that of then
-    cannot rebuild it at all.
+    ``code``, ``lock``, ``hardware`` and ``libraries`` are the current ones; a difference from the pinned ones is
+    reported and not an error. Metrics and threshold are equal within ``relative_tolerance``, hashes only exactly.
+    Raises :class:`ReproductionError` when the manifest contains no metrics or predictions, and when the rebuild fails
+    with code that differs from the pinned code.
     """
     if not manifest.metrics or manifest.predictions is None:
         raise ReproductionError(
             f"Manifest of '{manifest.model}' {manifest.partition}",
-            expected="metrics and the digest of the predictions, as recorded at training",
+            expected="metrics and the digest of the predictions, recorded at training",
             found=f"{len(manifest.metrics)} metrics, predictions {manifest.predictions or 'absent'}",
-            fix="Only versions registered with their results can be compared.",
+            fix="Choose a version that was registered with its results.",
         )
     rebuilt = _run_rebuild(manifest, rebuild, code)
     predictions = predictions_digest(rebuilt.predictions)
@@ -121,9 +124,9 @@ def _run_rebuild(manifest: Manifest, rebuild: Callable[[Manifest], RebuildResult
             raise
         raise ReproductionError(
             f"Rebuild of '{manifest.model}' {manifest.partition}",
-            expected=f"code that reads what the code of {_commit_text(manifest.code)} read",
+            expected=f"code that reads the inputs like the code of {_commit_text(manifest.code)}",
             found=f"{type(error).__name__}: {error} at {_commit_text(code)}",
-            fix="Check out that commit and run it there.",
+            fix="Check out that commit and run the reproduction there.",
         ) from error
 
 
@@ -143,7 +146,7 @@ def _compare_metrics(recorded: Mapping[str, float], rebuilt: Mapping[str, float]
 
 
 def _compare_threshold(manifest: Manifest, rebuilt: RebuildResult, tolerance: float) -> list[Comparison]:
-    # Manifests from before 0.2.0 and those of regressions hold no threshold.
+    # Manifests from before 0.2.0 and manifests of regressions contain no threshold.
     if manifest.threshold is None:
         return []
     recorded = {"threshold": float(manifest.threshold["value"])}
@@ -155,21 +158,22 @@ def _environment_differences(
 ) -> list[str]:
     notes = []
     if manifest.code.sha256 != code.sha256:
-        notes.append(f"The code differs: made at {_commit_text(manifest.code)}, now at {_commit_text(code)}.")
+        notes.append(f"The code differs: trained at {_commit_text(manifest.code)}, now at {_commit_text(code)}.")
     if manifest.code.dirty:
-        notes.append("It was made with uncommitted changes, which no commit holds.")
+        notes.append("The version was trained with uncommitted changes, which are in no commit.")
     if manifest.lock != lock:
         notes.append("The locked dependencies differ.")
     for name, pinned in manifest.libraries.items():
         if libraries.get(name) != pinned:
-            notes.append(f"{name} differs: made with {pinned}, now {libraries.get(name, 'absent')}.")
+            notes.append(f"{name} differs: trained with {pinned}, now {libraries.get(name, 'absent')}.")
     if manifest.hardware.device != hardware.device:
         notes.append(f"The device differs: fitted on {manifest.hardware.device}, now on {hardware.device}.")
     recorded, current = ((each.machine, each.cpu_count) for each in (manifest.hardware, hardware))
     if recorded != current:
-        # Sums over threads depend on their number.
+        # Floating-point sums depend on the number of threads.
         notes.append(
-            f"The machine differs: made on {recorded[0]} with {recorded[1]} cores, now {current[0]} with {current[1]}."
+            f"The machine differs: trained on {recorded[0]} ({recorded[1]} cores), "
+            f"now on {current[0]} ({current[1]} cores)."
         )
     return notes
 

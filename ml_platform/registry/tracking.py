@@ -1,6 +1,6 @@
-"""Runs in MLflow by explicit id: one per asset, partition and attempt, ended FAILED when its body raises.
+"""MLflow runs by explicit id: one per asset, partition and attempt, which ends as FAILED when its body raises.
 
-Apart because MLflow's fluent API keeps an active run per process, in which two partitions at once would mix.
+MLflow's fluent API has one active run per process, in which two concurrent partitions would mix.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ TRUNCATION_MARK = "… (cut off)"
 
 
 class TrackingError(PlatformError):
-    """Raised when the tracking store cannot be used as it stands."""
+    """Raised when an experiment or a run of the tracking store cannot be used."""
 
 
 def run_tags(*, asset: str, partition: str | None, attempt: int, dagster_run_id: str) -> dict[str, str]:
@@ -52,11 +52,11 @@ def run_tags(*, asset: str, partition: str | None, attempt: int, dagster_run_id:
 
 @dataclass
 class Tracking:
-    """The tracking store at ``tracking_uri``, connected on first use; new experiments keep artifacts under the root.
+    """The tracking store at ``tracking_uri``, connected on first use.
 
-    Without a root the server decides where artifacts go, which is what a server that proxies them needs.
-
-    With an ``outbox``, a server that cannot be reached stops nobody: the run's record waits there (see ``delivery``).
+    New experiments store artifacts under ``artifact_root``. Without it the server chooses the location, as a server
+    that proxies artifacts requires. With an ``outbox``, an unreachable server does not stop a run: its record is queued
+    (see ``delivery``).
 
     >>> tracking = Tracking("sqlite:////data/mlflow.db", "/data/artifacts")  # doctest: +SKIP
     >>> with tracking.run("departure_risk", "lightgbm 2013-06", tags) as run:  # doctest: +SKIP
@@ -73,7 +73,7 @@ class Tracking:
 
     @property
     def client(self) -> "MlflowClient":
-        """Return the client, connecting (and creating the tables of a new SQLite file) at the first use."""
+        """Return the client; the first use connects, and creates the tables of a new SQLite file."""
         with self._lock:
             if self._client is None:
                 self._client = self._connect()
@@ -83,10 +83,10 @@ class Tracking:
     def run(
         self, experiment: str, name: str, tags: Mapping[str, str], *, parent_run_id: str | None = None
     ) -> Iterator["TrackedRun"]:
-        """Open a run for the body: FINISHED when it returns, FAILED with the error as a tag when it raises.
+        """Open a run for the body; it ends as FINISHED, or as FAILED with the error as a tag when the body raises.
 
-        Earlier attempts of the same asset and partition in the same Dagster run that were left open by a killed process
-        are ended KILLED first.
+        First, earlier attempts of the same asset, partition and Dagster run that a killed process left open end as
+        KILLED.
         """
         run = self.open(experiment, name, tags, parent_run_id=parent_run_id)
         try:
@@ -99,7 +99,7 @@ class Tracking:
     def open(
         self, experiment: str, name: str, tags: Mapping[str, str], *, parent_run_id: str | None = None
     ) -> "TrackedRun":
-        """Return a new run that the caller ends; prefer :meth:`run`."""
+        """Return a new run that the caller must end; prefer :meth:`run`."""
         operation = creation_operation(experiment, name, tags, self.now(), parent_run_id)
         mirror = self.open_mirror(operation) if self.open_mirror else None
         try:
@@ -112,14 +112,14 @@ class Tracking:
             return TrackedRun(self, entry.local_id, experiment, entry, mirror)
 
     def require_server(self) -> None:
-        """Raise at once when a server is meant and does not answer, where MLflow would retry for minutes."""
+        """Raise at once when the store is a server that does not answer; MLflow would retry for minutes."""
         if self.tracking_uri.startswith(("http://", "https://")):
             import requests
 
             requests.get(f"{self.tracking_uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS).raise_for_status()
 
     def experiment(self, name: str) -> str:
-        """Return the id of the experiment, created if need be; two processes creating it at once get the same one."""
+        """Return the id of the experiment, created if necessary; processes that create it at once get the same id."""
         from mlflow.exceptions import MlflowException
 
         experiment = self.client.get_experiment_by_name(name)
@@ -127,25 +127,26 @@ class Tracking:
             location = f"{str(self.artifact_root).rstrip('/')}/{name}" if self.artifact_root else None
             with contextlib.suppress(MlflowException):
                 return str(self.client.create_experiment(name, artifact_location=location))
-            # Another process may have created it between the two calls; anything else shows again here.
+            # Another process may have created it between the two calls; other errors occur again here.
             experiment = self.client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":
             raise TrackingError(
                 f"Experiment '{name}'",
-                expected="an active experiment, or none of that name",
+                expected="an active experiment, or no experiment of that name",
                 found="a deleted one" if experiment else "none, and it could not be created",
                 fix=f"Restore it (mlflow experiments restore) or free the name (mlflow gc) at {self.tracking_uri}.",
             )
         return str(experiment.experiment_id)
 
     def find_runs(self, experiment: str, tags: Mapping[str, str]) -> list[str]:
-        """Return the ids of the runs that carry all ``tags``, newest first."""
+        """Return the ids of the runs with all ``tags``, latest first."""
         return [run.info.run_id for run in self._search([self.experiment(experiment)], tags)]
 
     def end_abandoned_runs(self, experiment: str, has_ended: Callable[[str], bool]) -> list[str]:
-        """End as KILLED every open run, trials included, whose writer is gone or whose Dagster run ``is_over``.
+        """End as KILLED every open run, trials included, whose writer or Dagster run has ended; return their ids.
 
-        Returns their ids. A killed process cannot end its own run. Of writers on other machines only Dagster knows.
+        A killed process cannot end its own run. ``has_ended`` decides for a Dagster run id, because a writer on another
+        machine cannot be checked from here.
         """
         open_runs = self._search([self.experiment(experiment)], {}, "attributes.status = 'RUNNING'")
         abandoned = [
@@ -165,7 +166,7 @@ class Tracking:
         return MlflowClient(self.tracking_uri, self.tracking_uri)
 
     def end_earlier_attempts(self, experiment_id: str, tags: Mapping[str, str]) -> None:
-        """End as KILLED what a killed process left open: lower attempts of the same asset and partition."""
+        """End as KILLED the open runs of lower attempts of the same asset, partition and Dagster run."""
         if DAGSTER_RUN_TAG not in tags or PARENT_TAG in tags:
             return
         identity = {name: value for name, value in tags.items() if name in (ASSET_TAG, PARTITION_TAG, DAGSTER_RUN_TAG)}
@@ -180,9 +181,9 @@ class Tracking:
 
 @dataclass
 class TrackedRun:
-    """One open run; every method writes to it by its id, whatever runs elsewhere in the process.
+    """One open run; every method writes to it by its id, so concurrent runs of a process do not mix.
 
-    From the first write that the server does not take, all further ones are queued in order.
+    After the first write that fails because the server is unreachable, all further writes are queued in order.
     """
 
     tracking: Tracking
@@ -193,11 +194,11 @@ class TrackedRun:
 
     @property
     def queued(self) -> bool:
-        """Return whether the run's record, or its end, waits in the outbox."""
+        """Return whether operations of the run are in the outbox."""
         return self.entry is not None
 
     def log_params(self, parameters: Mapping[str, Any]) -> None:
-        """Record parameters as text; one longer than MLflow holds is cut with a mark at its end."""
+        """Record parameters as text; a value over :data:`MAX_PARAM_LENGTH` characters is truncated with a mark."""
         self._apply({"kind": "params", "values": {name: _truncate(str(value)) for name, value in parameters.items()}})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -206,7 +207,7 @@ class TrackedRun:
         self._apply({"kind": "metrics", "values": values, "step": step, "at": self.tracking.now()})
 
     def log_curves(self, curves: Mapping[str, Sequence[float]]) -> None:
-        """Record metrics that have a value per step (from 0), for example a loss per iteration, in few requests."""
+        """Record metrics with one value per step (from 0), such as a loss per iteration, in few requests."""
         values = {name: [float(value) for value in curve] for name, curve in curves.items()}
         self._apply({"kind": "curves", "values": values, "at": self.tracking.now()})
 
@@ -215,15 +216,15 @@ class TrackedRun:
         self._apply({"kind": "tags", "values": {name: str(value) for name, value in tags.items()}})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Store a file, or all files of a folder, under ``folder`` of the run's artifacts."""
+        """Store a file, or all files of a folder, in ``folder`` of the run's artifacts."""
         self._apply({"kind": "artifact", "path": str(path), "folder": folder})
 
     def log_text(self, text: str, name: str) -> None:
-        """Store ``text`` as the artifact ``name``, which may hold folders."""
+        """Store ``text`` as the artifact ``name``, which may contain folders."""
         self._apply({"kind": "text", "text": text, "name": name})
 
     def log_bytes(self, data: bytes, name: str) -> None:
-        """Store ``data`` (a plot, say) as the artifact ``name``, which may hold folders."""
+        """Store ``data``, such as a plot, as the artifact ``name``, which may contain folders."""
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / PurePosixPath(name).name
             path.write_bytes(data)
@@ -232,12 +233,12 @@ class TrackedRun:
 
     @contextlib.contextmanager
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Iterator["TrackedRun"]:
-        """Open a nested run for the body, for example one trial of a search; it ends as :meth:`Tracking.run` does."""
+        """Open a nested run for the body, such as one trial of a search; it ends like :meth:`Tracking.run`."""
         with self.tracking.run(self.experiment, name, tags or {}, parent_run_id=self.run_id) as run:
             yield run
 
     def fail(self, error: BaseException) -> None:
-        """End the run FAILED, with the error's type and message as a tag."""
+        """End the run as FAILED, with type and message of the error as a tag."""
         self.set_tags({"ml_platform.error": _truncate(f"{type(error).__name__}: {error}")[:5000]})
         self.end("FAILED")
 
@@ -246,13 +247,13 @@ class TrackedRun:
         self._apply({"kind": "end", "status": status, "at": self.tracking.now()})
 
     def queue(self, operation: Operation) -> None:
-        """Put an operation behind those that already wait in the outbox."""
+        """Append an operation to the run's entry in the outbox; raises :class:`TrackingError` without an outbox."""
         if self.tracking.outbox is None:
             raise TrackingError(
                 f"Run '{self.run_id}'",
-                expected="an outbox to queue in",
+                expected="an outbox for the queue",
                 found="none",
-                fix="Give the tracking store an outbox folder, or bring the server back.",
+                fix="Configure an outbox folder for the tracking store, or start the server.",
             )
         if self.entry is None:
             continued = {"kind": "continue", "run_id": self.run_id}
@@ -301,7 +302,7 @@ def create_run(tracking: Tracking, operation: Operation) -> str:
 
 
 def apply_operation(client: "MlflowClient", run_id: str, operation: Operation) -> None:
-    """Do one operation on a run. Doing it twice leaves what doing it once does, so that a queue may repeat itself."""
+    """Apply one operation to a run; a repetition has the same result, so delivery may repeat it."""
     from mlflow.entities import Metric, Param, RunTag
 
     match operation["kind"]:

@@ -1,6 +1,6 @@
-"""A verdict as promotion sees it: read back from its file, known to the log, about this version and this champion.
+"""The recorded verdict on a version: record it in the audit log, and verify it before a promotion.
 
-Apart from the evaluation that gave it: the registry trusts a record and its digest, never the process that wrote it.
+The registry trusts the digest and the record, not the process that wrote the verdict.
 """
 
 import json
@@ -21,7 +21,7 @@ VERDICT_KIND = "verdict"
 
 
 class PromotionError(PlatformError):
-    """Raised when a version may not become champion."""
+    """Raised when a version cannot become champion, or a champion or verdict is missing."""
 
 
 class _GateRecord(BaseModel):
@@ -32,7 +32,7 @@ class _GateRecord(BaseModel):
 
 
 class VerdictRecord(BaseModel):
-    """The part of a stored verdict that promotion relies on; the rest only counts for the digest."""
+    """The fields of a stored verdict that promotion reads; the other fields count only for the digest."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -46,30 +46,30 @@ class VerdictRecord(BaseModel):
 
 
 def record_verdict(audit: AuditLog, verdict: Mapping[str, Any], *, actor: str, at: datetime) -> AuditRecord:
-    """Enter a stored verdict (as JSON) into the log; promotion accepts no verdict that is not in it."""
+    """Record a stored verdict (as JSON) in the audit log; promotion accepts only recorded verdicts."""
     facts = {name: verdict[name] for name in ("model", "partition", "candidate", "decision", "evidence", "digest")}
     return audit.append(VERDICT_KIND, actor=actor, at=at, facts=facts)
 
 
 def latest_evidence_digest(audit: AuditLog, version: ModelVersion) -> str:
-    """Return the digest of the evidence of the newest verdict on ``version``: what an approval must be bound to.
+    """Return the digest of the evidence of the latest verdict on ``version``, to which approvals are bound.
 
-    Raises :class:`PromotionError` when there is no verdict on it.
+    Raises :class:`PromotionError` when the version has no verdict.
     """
     return str(_latest_record(audit, version).facts["evidence"])
 
 
 def latest_verdict_digest(audit: AuditLog, version: ModelVersion) -> str:
-    """Return the digest of the newest verdict on ``version``, by which it is stored; raises as the evidence does."""
+    """Return the digest of the latest verdict on ``version``, which names its file; raises like the function above."""
     return str(_latest_record(audit, version).facts["digest"])
 
 
 def load_verified_verdict(
     audit: AuditLog, version: ModelVersion, path: Path, champion: ChampionRecord | None
 ) -> VerdictRecord:
-    """Return the verdict at ``path`` if a promotion of ``version`` over ``champion`` may rely on it.
+    """Return the verdict at ``path`` when it allows a promotion of ``version`` over ``champion``.
 
-    Raises :class:`PromotionError` naming the first thing that does not hold.
+    Raises :class:`PromotionError`, which names the first condition that fails.
     """
     fix = "Materialize the evaluation again."
     try:
@@ -81,21 +81,22 @@ def load_verified_verdict(
     if not digest == verdict.digest == path.stem:
         raise _promotion_error(version, f"a verdict with the digest {path.stem[:12]}", f"content {digest[:12]}", fix)
     if all(record.facts["digest"] != digest for record in audit.records(VERDICT_KIND)):
-        raise _promotion_error(
-            version, "a verdict that the audit log knows", f"none with the digest {digest[:12]}", fix
-        )
+        raise _promotion_error(version, "a verdict in the audit log", f"no record of the digest {digest[:12]}", fix)
     if (verdict.model, verdict.candidate) != (version.name, version.content_digest):
-        found = f"one about '{verdict.model}' {verdict.candidate[:12]}"
+        found = f"a verdict about '{verdict.model}' {verdict.candidate[:12]}"
         raise _promotion_error(version, f"a verdict about content {version.content_digest[:12]}", found, fix)
     failed = [gate.name for gate in verdict.gates if not gate.passed]
     if verdict.decision != "PROMOTE" or failed or not verdict.gates:
         found = f"{verdict.decision} (gates not passed: {', '.join(failed) or 'none'})"
-        raise _promotion_error(version, "the verdict PROMOTE by gates that all passed", found, "Improve the candidate.")
+        raise _promotion_error(version, "the verdict PROMOTE with all gates passed", found, "Improve the candidate.")
     compared, current = verdict.champion, champion.content_digest if champion else None
     if compared != current:
         found = f"a comparison with {compared[:12] if compared else 'no champion'}"
         raise _promotion_error(
-            version, f"a comparison with the champion of now ({current and current[:12]})", found, fix
+            version,
+            f"a comparison with the current champion ({current[:12] if current else 'no champion'})",
+            found,
+            fix,
         )
     return verdict
 
@@ -107,7 +108,9 @@ def _latest_record(audit: AuditLog, version: ModelVersion) -> AuditRecord:
         if (record.facts["model"], record.facts["candidate"]) == (version.name, version.content_digest)
     ]
     if not records:
-        raise _promotion_error(version, "a verdict to approve or reject", "none", "Materialize its evaluation first.")
+        raise _promotion_error(
+            version, "a verdict to approve or reject", "none", "Materialize the evaluation of the version first."
+        )
     return records[-1]
 
 

@@ -1,6 +1,6 @@
-"""A second log of every run in Weights & Biases: off by default, offline by default, never the source of truth.
+"""An optional second log of every run in Weights & Biases; it is off by default, and offline when enabled.
 
-Apart because nothing depends on it: when it fails, that is logged once and the run goes on without it.
+Nothing reads it back. When it fails, the failure is logged once and the run continues without it.
 """
 
 import logging
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class MirrorError(PlatformError):
-    """Raised when the second log is asked for and its library is not installed."""
+    """Raised when the second log is enabled and the package wandb is not installed."""
 
 
 class WandbSettings(Settings):
@@ -37,7 +37,7 @@ class WandbSettings(Settings):
 
 
 def wandb_mirror_factory(settings: WandbSettings, folder: Path) -> Callable[[Operation], Mirror] | None:
-    """Return what opens a mirror for a run (given the operation that creates it), or None where it is not enabled.
+    """Return a function that opens a mirror for the operation that creates a run, or None when it is not enabled.
 
     Raises :class:`MirrorError` when it is enabled and `wandb` is not installed.
     """
@@ -53,7 +53,7 @@ def wandb_mirror_factory(settings: WandbSettings, folder: Path) -> Callable[[Ope
 
 
 class _Mirror:
-    """Repeats the operations of one run; from its first failure on it does nothing."""
+    """Repeats the operations of one run; after its first failure it does nothing."""
 
     def __init__(self, settings: WandbSettings, folder: Path, creation: Operation) -> None:
         self._stopped = False
@@ -70,7 +70,7 @@ class _Mirror:
             action()
         except Exception as error:
             self._stopped = True
-            _log.warning("The second log in Weights & Biases stopped (%s); MLflow has everything.", error)
+            _log.warning("The second log in Weights & Biases stopped (%s); the log in MLflow is complete.", error)
 
     def _start_run(self, settings: WandbSettings, folder: Path, creation: Operation) -> None:
         import wandb
@@ -85,7 +85,7 @@ class _Mirror:
             x_disable_meta=True,
             x_save_requirements=False,
         )
-        # Two partitions at once must not share the library's global run.
+        # Concurrent partitions must not share the global run of the library.
         self._run = wandb.init(
             project=settings.project,
             group=creation["experiment"],
@@ -112,5 +112,5 @@ class _Mirror:
             case "end":
                 run.finish(exit_code=0 if operation["status"] == "FINISHED" else 1)
             case _:
-                # Files stay in MLflow alone: a second copy of a model is a second truth.
+                # Files are stored only in MLflow, so that each model has one copy.
                 return

@@ -74,15 +74,10 @@ def build_bento(
     forbidden module, when a library has no pin, or when BentoML fails. Raises
     :class:`~bento.scorer.ModelUnreadableError` for a trainer without a scorer.
     """
-    description = json.loads((model_dir / "model.json").read_text())
-    features = json.loads((model_dir / "features.json").read_text())
-    scorer = scorer_reference(description).partition(":")[0]
-    sources = find_sources([*ENTRY_POINTS, scorer, *request_view_modules(features)])
-    requirements = pinned_requirements([*sources.libraries, *REQUIRED_LIBRARIES], lock)
     bentos_root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bentos_root, prefix=".building-") as folder:
         staging = Path(folder)
-        _stage_sources(staging, sources, model_dir, contract, version, requirements)
+        requirements = _stage(staging, model_dir, contract, version, lock)
         digest = directory_digest(staging)
         name = f"{version}-{digest[:12]}"
         bento_folder = bentos_root / "bentos" / contract.model / name
@@ -92,6 +87,17 @@ def build_bento(
     # Running a bento adds bytecode; the size counts only the built files.
     size = sum(file.stat().st_size for file in bento_folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return BuiltBento(f"{contract.model}:{name}", bento_folder, digest, size)
+
+
+def bento_digest(model_dir: Path, contract: RequestContract, *, version: str, lock: Path) -> str:
+    """Return the ``sha256`` that :func:`build_bento` gives these inputs with the code of now, without building.
+
+    The digest covers the model, the contract, the code that the bento carries, and the pinned libraries. Raises
+    :class:`BentoError` as :func:`build_bento` does for the code and the libraries.
+    """
+    with tempfile.TemporaryDirectory(prefix="bento-digest-") as folder:
+        _stage(Path(folder), model_dir, contract, version, lock)
+        return directory_digest(Path(folder))
 
 
 def verify_bento(
@@ -136,6 +142,17 @@ def content_digest(bento: Path) -> str:
     source = bento / "src"
     bytecode = [file.relative_to(source).as_posix() for file in source.rglob("*.pyc")]
     return directory_digest(source, leave_out=[BENTOFILE, *bytecode])
+
+
+def _stage(staging: Path, model_dir: Path, contract: RequestContract, version: str, lock: Path) -> list[str]:
+    """Copy all that the bento will carry to ``staging`` and return its pinned requirements."""
+    description = json.loads((model_dir / "model.json").read_text())
+    features = json.loads((model_dir / "features.json").read_text())
+    scorer = scorer_reference(description).partition(":")[0]
+    sources = find_sources([*ENTRY_POINTS, scorer, *request_view_modules(features)])
+    requirements = pinned_requirements([*sources.libraries, *REQUIRED_LIBRARIES], lock)
+    _stage_sources(staging, sources, model_dir, contract, version, requirements)
+    return requirements
 
 
 def _stage_sources(

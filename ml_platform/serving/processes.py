@@ -346,15 +346,12 @@ def _wait_until_serving(
             return
         ended = running.poll() is not None
         if ended or time.monotonic() > deadline:
+            progress = f"waiting for {listed(status.waiting)}" if status else "no status"
             log_lines = [line for path in (log, plan.logs / "reconciler.err.log") for line in _tail(path)]
             raise StartFailedError(
                 "Gateway and services",
                 expected=f"endpoints of {', '.join(desired) or 'no model'} within {timeout_seconds:g} s",
-                found="that the process ended"
-                if ended
-                else f"waiting for {listed(status.waiting)}"
-                if status
-                else "no status",
+                found="that the process ended" if ended else progress,
                 fix=f"Fix the error in the logs in {plan.logs}; their last lines: {' | '.join(log_lines)}",
             )
         pause.wait(0.05)

@@ -62,6 +62,26 @@ def record_verified_bento(
     return record
 
 
+def find_verified_bento(
+    records: Path, bentos_root: Path, *, model: str, version: str, model_digest: str, sha256: str
+) -> tuple[BuiltBento, BentoVerification] | None:
+    """Return the verified bento of ``version`` and the results of its verification, or None where it cannot be reused.
+
+    ``sha256`` is the digest that a build would have now (:func:`~.bento_build.bento_digest`). None is returned when no
+    bento was verified, when the verified one was built from another model, other code or another lock, and when its
+    files are missing or changed.
+    """
+    path = _record_path(records, model, version)
+    if not path.is_file():
+        return None
+    record = VerifiedBento.model_validate(json.loads(path.read_text()))
+    folder = bentos_root / record.folder
+    if (record.model_digest, record.sha256) != (model_digest, sha256) or not _has_content(folder, sha256):
+        return None
+    bento = BuiltBento(record.tag, folder, record.sha256, record.size_bytes)
+    return bento, BentoVerification(record.rows, record.latency_p50_ms, record.latency_p99_ms)
+
+
 def verified_served_version(
     records: Path, bentos_root: Path, *, model: str, version: str, model_digest: str
 ) -> ServedVersion:
@@ -79,17 +99,24 @@ def verified_served_version(
         )
     record = VerifiedBento.model_validate(json.loads(path.read_text()))
     folder = bentos_root / record.folder
-    exists = (folder / "bento.yaml").is_file()
-    if record.model_digest != model_digest or not exists or content_digest(folder) != record.sha256:
+    if record.model_digest != model_digest or not _has_content(folder, record.sha256):
         raise BentoError(
             f"Bento {record.tag}",
             expected=f"the content that was verified, of model {model_digest[:12]}",
             found=f"one of model {record.model_digest[:12]}"
             if record.model_digest != model_digest
-            else f"{'other content' if exists else 'nothing'} in {folder}",
+            else f"{'other content' if _is_built(folder) else 'nothing'} in {folder}",
             fix=fix,
         )
     return ServedVersion(version=version, bento=str(folder))
+
+
+def _is_built(folder: Path) -> bool:
+    return (folder / "bento.yaml").is_file()
+
+
+def _has_content(folder: Path, sha256: str) -> bool:
+    return _is_built(folder) and content_digest(folder) == sha256
 
 
 def _record_path(records: Path, model: str, version: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a model does, step by step: where the rooms of the engine meet, on functions without Dagster.
+"""The steps of a model's life, as functions without Dagster that combine the packages of the engine.
 
-Assets, command line and benchmarks run the same steps; each module is one of them.
+Assets, command line and benchmarks call the same functions; each module contains one step.
 """

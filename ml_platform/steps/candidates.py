@@ -1,6 +1,6 @@
-"""From a training set to a registered version: where training and registry meet.
+"""From a training set to a registered version: assemble the rows, fit a candidate, record the run, register it.
 
-Apart from the assets so that `reproduce` and the tests take exactly the same steps.
+The assets, the reproduction of a version and the benchmarks call the same functions.
 """
 
 import shutil
@@ -24,6 +24,7 @@ from ml_platform.errors import listed
 from ml_platform.evaluation.metrics import score_task
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.registry.champion_history import current_champion
 from ml_platform.registry.delivery import find_version, register_or_queue
 from ml_platform.registry.manifest import (
     MANIFEST_FILE,
@@ -36,6 +37,7 @@ from ml_platform.registry.manifest import (
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduction import predictions_digest
 from ml_platform.steps.model import BoundModel
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.trials import log_search, trial_logger
 from ml_platform.training.candidate import Candidate, fit_candidate, fitted_settings
 from ml_platform.training.model_directory import write_model
@@ -51,14 +53,15 @@ if TYPE_CHECKING:
 
 
 VALIDATION_PREFIX = "validation_"
-"""Before the names of metrics in a manifest that were measured on the validation rows."""
+"""Prefix of the metrics in a manifest that were measured on the validation rows."""
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """What a step made; ``candidate`` is None where the same inputs had already made the version.
+    """A version and its manifest; ``candidate`` is None when the same inputs had already given this version.
 
-    ``version`` is None while the tracking server is down: it is registered at delivery, under ``content_digest``.
+    ``version`` is None while the tracking server is down. The version is registered when the outbox is delivered, under
+    ``content_digest``. ``counts`` gives the number of rows of train, validation and test.
     """
 
     version: ModelVersion | None
@@ -69,10 +72,10 @@ class CandidateResult:
 
 
 def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake) -> "dict[str, TableVersion]":
-    """Assemble and store the training set of each month in ``partitions``; return what was written, by month.
+    """Assemble and store the training set of each month in ``partitions``; return the written versions by month.
 
-    Raises :class:`~ml_platform.data.lake.LakeError` when a view lacks a month whose facts an example may read: after a
-    change of its code, the months that are not made again yet.
+    Raises :class:`~ml_platform.data.lake.LakeError` when a feature view lacks a month whose facts an example may read.
+    This happens after a change of its code, until its months are materialized again.
     """
     _require_facts(model, min(partitions), max(partitions), lake)
     logs = model.feature_set.logs(lake)
@@ -88,9 +91,9 @@ def assemble_partition(
     features: FeatureSet | None = None,
     versions: Mapping[str, int] | None = None,
 ) -> pl.DataFrame:
-    """Return the training set of ``month``: the model's examples with ``features``, its own where None.
+    """Return the training set of ``month``: the model's examples with ``features`` (None: the declared features).
 
-    The datasets are read as of ``versions`` (version by table) where these name them, else as they stand.
+    ``versions`` maps tables to the versions to read; a table without an entry is read in its latest version.
     """
     tables = {name: f"datasets/{name}" for name in model.declared.examples.sources}
     sources = {name: lake.scan(table, (versions or {}).get(table), [month]) for name, table in tables.items()}
@@ -106,10 +109,11 @@ def assemble_partition(
 
 
 def read_training_set(model: BoundModel, month: str, lake: Lake, pinned: tuple[str, int] | None = None) -> pl.DataFrame:
-    """Return the rows of ``month`` and of all months before it, in the order in which they were predicted.
+    """Return the rows of ``month`` and of all earlier months, by prediction time, then by example_id.
 
-    ``pinned`` names another table and version than those of now. Raises :class:`~ml_platform.data.lake.LakeError` when
-    a month is missing: a model of fewer months than declared would look like one of all.
+    ``pinned`` is a table and a version to read in place of the current ones. Raises
+    :class:`~ml_platform.data.lake.LakeError` when a month is missing, because a model fitted on fewer months than
+    declared would not be recognised.
     """
     table, version = pinned or (model.table, None)
     months = months_between(model.declared.partitions.start, month)
@@ -117,12 +121,12 @@ def read_training_set(model: BoundModel, month: str, lake: Lake, pinned: tuple[s
 
 
 def data_clock(model: BoundModel, lake: Lake) -> datetime:
-    """Return the end of the newest month whose examples have landed: the time that counts as now."""
+    """Return the end of the latest month in the training set: the time that counts as now for the data."""
     return month_bounds(lake.partitions(model.table)[-1], model.declared.partitions.time_zone)[1]
 
 
 def split_of(model: BoundModel, month: str, frame: pl.DataFrame) -> Split:
-    """Return train, validation and test of the candidate of ``month``."""
+    """Return the rows of ``frame`` split by time into train, validation and test for the candidate of ``month``."""
     declared = model.declared
     return split_by_time(frame, month, declared.partitions.time_zone, declared.split, model=model.name)
 
@@ -131,78 +135,54 @@ def make_candidate(
     model: BoundModel,
     trainer: str,
     month: str,
+    stores: PlatformStores,
     *,
-    lake: Lake,
-    registry: ModelRegistry,
     run: "TrackedRun",
-    repository: Path,
-    checkpoint: Path,
     study_storage: str | None = None,
     dagster_run_id: str,
-    parent: str | None = None,
     now: datetime,
 ) -> CandidateResult:
-    """Fit the candidate ``trainer`` of ``month``, record the run and register the version.
+    """Fit the candidate ``trainer`` of ``month``, record it in ``run`` and register the version.
 
-    Unchanged inputs (training set, code, lock, settings) are recognised: the version that they made is returned, and
-    nothing is fitted. A search for settings is kept in the database ``study_storage`` and goes on there after a kill;
-    each of its trials is a nested run. ``parent`` is the content digest of the champion of now. While the tracking
-    server is down, record and version wait in its outbox.
+    When the inputs (training set, code, lock, settings) are those of an earlier version, that version is returned and
+    nothing is fitted. A hyperparameter search is stored in the database ``study_storage`` and continues there after a
+    kill; each trial is a nested run. While the tracking server is down, run and version wait in its outbox.
     """
-    declared = model.declared.trainers[trainer]
-    frame = read_training_set(model, month, lake)
+    frame = read_training_set(model, month, stores.lake)
     split = split_of(model, month, frame)
-    planned_manifest = _planned_manifest(model, trainer, month, frame, lake, repository, dagster_run_id, parent, now)
-    existing = find_version(registry, model.name, planned_manifest.inputs_digest())
+    planned_manifest = _planned_manifest(model, trainer, month, frame, stores, dagster_run_id, now)
+    checkpoint = stores.home.models / "checkpoints" / model.name / trainer / month
+    existing = find_version(stores.registry, model.name, planned_manifest.inputs_digest())
     if existing is not None:
         run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {existing.version}"})
-        registry.mark_chosen(existing, now)
+        stores.registry.mark_chosen(existing, now)
         shutil.rmtree(checkpoint, ignore_errors=True)
-        return CandidateResult(existing, existing.content_digest, registry.manifest(existing), split.counts(), None)
+        manifest = stores.registry.manifest(existing)
+        return CandidateResult(existing, existing.content_digest, manifest, split.counts(), None)
     candidate = fit_candidate(
         split,
         model.feature_set.feature_names,
-        declared,
+        model.declared.trainers[trainer],
         task=model.declared.task,
-        prices=read_prices(repository),
+        prices=read_prices(stores.repository),
         checkpoint=checkpoint,
         study_storage=study_storage,
         on_trial=trial_logger(run),
     )
-    manifest = planned_manifest.model_copy(
-        update={
-            "hardware": collect_hardware(candidate.resource_usage.device),
-            "fitted": _model_settings(candidate.declared.model_copy(update={"tuning": None})),
-            **candidate_results(candidate, split, model.declared.threshold),
-        }
-    )
-    with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
-        directory = Path(scratch) / "model"
-        write_model(
-            directory,
-            candidate,
-            name=model.name,
-            target=model.declared.target,
-            threshold=None if manifest.threshold is None else manifest.threshold["value"],
-            features=model.feature_set.to_dict(),
-            contract=model.contract.model_dump(mode="json"),
-        )
-        (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
-        _log_run(run, candidate, manifest, split)
-        example = split.test.select(model.feature_set.feature_names).head(5)
-        version = register_or_queue(registry, run, model.name, directory, input_example=example)
-        content = directory_digest(directory, leave_out=[MANIFEST_FILE])
-    # Only now: what fails before this line would otherwise cost the fit again.
+    manifest = _completed_manifest(planned_manifest, model, candidate, split)
+    version, content = _register(model, candidate, manifest, split, stores.registry, run)
+    # Remove the checkpoint last: a failure before this line would repeat the fit.
     shutil.rmtree(checkpoint, ignore_errors=True)
     return CandidateResult(version, content, manifest, split.counts(), candidate)
 
 
 def candidate_results(candidate: Candidate, split: Split, threshold: ThresholdSettings) -> dict[str, Any]:
-    """Return the results that a rebuild must reproduce: test metrics, decision threshold and predictions digest.
+    """Return the results that a rebuild must reproduce: metrics, decision threshold and predictions digest.
 
-    Beside them the metrics of the validation rows (``validation_…``), by the fit that had not seen these: what several
-    candidates are compared by, without looking at the test month. They are of the scores before calibration, which was
-    fitted on these very rows and would look better on them than it is; ranking (auc) hardly changes by it.
+    The metrics are those of the test rows, and with the prefix ``validation_`` those of the validation rows. Validation
+    metrics come from the fit that had not seen these rows, and several candidates are compared by them, so that the
+    test month stays unseen. They use the scores before calibration: calibration is fitted on the validation rows, and
+    would look better on them than it is. It hardly changes the ranking (auc).
     """
     predictions, bounds = candidate.predict(split.test), candidate.calibration.bounds
     labels = _label_array(split.validation)
@@ -225,7 +205,7 @@ def candidate_results(candidate: Candidate, split: Split, threshold: ThresholdSe
 
 
 def read_prices(repository: Path) -> PriceList:
-    """Return the price list of `params.yaml`, the default one where it has none."""
+    """Return the price list of `params.yaml` in ``repository``, or the default prices when it contains none."""
     path = repository / "params.yaml"
     parameters: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
     return PriceList.model_validate(parameters.get("prices", {}))
@@ -235,7 +215,7 @@ def _require_facts(model: BoundModel, first: str, last: str, lake: Lake) -> None
     start, time_zone = model.declared.partitions.start, model.declared.partitions.time_zone
     for view in model.stored_views:
         written = [month for month in lake.digests(view.table) if month is not None]
-        # A view without months, or without a table, is told of where it is read.
+        # Reading a view without months, or without a table, raises an error of its own.
         if not written:
             continue
         tolerance = timedelta(minutes=view.tolerance_minutes) if view.tolerance_minutes else None
@@ -246,8 +226,8 @@ def _require_facts(model: BoundModel, first: str, last: str, lake: Lake) -> None
             raise LakeError(
                 f"Training set of '{model.name}', {first} to {last}",
                 expected=f"the facts of features/{view.name}, code version {view.code_version}, since {needed[0]}",
-                found=f"none of {listed(missing)}",
-                fix="Materialize the view for these months: its code is newer than what was made of them.",
+                found=f"no facts of {listed(missing)}",
+                fix="Materialize the view for these months: its code has changed since their last materialization.",
             )
 
 
@@ -256,12 +236,13 @@ def _planned_manifest(
     trainer: str,
     month: str,
     frame: pl.DataFrame,
-    lake: Lake,
-    repository: Path,
+    stores: PlatformStores,
     dagster_run_id: str,
-    parent: str | None,
     now: datetime,
 ) -> Manifest:
+    """Return the manifest as known before the fit: inputs, settings and environment, without results."""
+    lake, repository = stores.lake, stores.repository
+    champion = current_champion(stores.audit, model.name)
     declared = model.declared.trainers[trainer]
     tables = {model.table: lake.version(model.table) or 0}
     tables |= {
@@ -284,15 +265,52 @@ def _planned_manifest(
         seeds={"trainer": declared.seed},
         hardware=collect_hardware(),
         libraries=collect_libraries(getattr(trainer_class(declared.trainer), "unlocked_packages", ())),
-        parent=parent,
+        parent=None if champion is None else champion.content_digest,
         data_clock=data_clock(model, lake).isoformat(),
         dagster_run_id=dagster_run_id,
         created_at=now.isoformat(),
     )
 
 
+def _completed_manifest(planned: Manifest, model: BoundModel, candidate: Candidate, split: Split) -> Manifest:
+    return planned.model_copy(
+        update={
+            "hardware": collect_hardware(candidate.resource_usage.device),
+            "fitted": _model_settings(candidate.declared.model_copy(update={"tuning": None})),
+            **candidate_results(candidate, split, model.declared.threshold),
+        }
+    )
+
+
+def _register(
+    model: BoundModel,
+    candidate: Candidate,
+    manifest: Manifest,
+    split: Split,
+    registry: ModelRegistry,
+    run: "TrackedRun",
+) -> tuple[ModelVersion | None, str]:
+    """Write the model directory, log the run and register the version; return it (None: queued) and its digest."""
+    with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
+        directory = Path(scratch) / "model"
+        write_model(
+            directory,
+            candidate,
+            name=model.name,
+            target=model.declared.target,
+            threshold=None if manifest.threshold is None else manifest.threshold["value"],
+            features=model.feature_set.to_dict(),
+            contract=model.contract.model_dump(mode="json"),
+        )
+        (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+        _log_run(run, candidate, manifest, split)
+        example = split.test.select(model.feature_set.feature_names).head(5)
+        version = register_or_queue(registry, run, model.name, directory, input_example=example)
+        return version, directory_digest(directory, leave_out=[MANIFEST_FILE])
+
+
 def _model_settings(declared: TrainerSettings) -> dict[str, Any]:
-    """Return the settings that decide a model; where it is fitted does not."""
+    """Return the settings that determine the model; the machine of the fit is left out."""
     return declared.model_dump(mode="json", exclude={"compute", "requires"})
 
 

@@ -1,9 +1,9 @@
-"""From candidates to a verdict and a champion: where training, evaluation, serving and registry meet.
+"""The evaluation of a month: choose a candidate, score it on the test rows, evaluate the gates, record the verdict.
 
-Apart from the assets so that a verdict is a function of recorded things, and promotion reads it back from the record.
+Promotion and model card read verdict and evidence back from their records, so neither depends on this run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -35,8 +35,6 @@ from ml_platform.evaluation.verdict import Verdict, build_verdict, store_verdict
 from ml_platform.features import leak
 from ml_platform.features.change_log import Window
 from ml_platform.features.materialize import source_partitions
-from ml_platform.features.online_store import OnlineStore
-from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import current_champion
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelError, ModelRegistry, ModelVersion
@@ -45,21 +43,42 @@ from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.steps.candidates import VALIDATION_PREFIX, read_prices, read_training_set, split_of
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.steps.packaging import model_directory, package_version, reference_rows
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.training.candidate import fit_candidate
-from ml_platform.training.model_directory import StoredModel, read_model
+from ml_platform.training.model_directory import read_model
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import TrainerSettings
 from resources.home import Home
 
 SLICE_METRIC: Mapping[Task, str] = {"classification": "log_loss", "regression": "rmse"}
-"""The metric by which slices are shown."""
+"""Metric by which slices are ranked and shown, by task."""
+
+
+@dataclass(frozen=True)
+class ComparedVersions:
+    """The candidate to evaluate, and the champion to compare it with; None where the model has no champion yet."""
+
+    candidate: ModelVersion
+    champion: ModelVersion | None
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """Predictions for the test rows by name, each of shape (rows,), and the bounds of their intervals.
+
+    The names are candidate, champion, and the baselines; ``bounds`` contains only the models that give intervals.
+    """
+
+    predictions: dict[str, npt.NDArray[np.float64]]
+    bounds: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The verdict on one version, and everything that the UI and the card show of it.
+    """The verdict on one version, and the results that the UI and the model card show.
 
-    ``metric_values`` are the candidate's metrics with their intervals, base rate and rows, under names that stay.
+    ``metric_values`` maps stable names to the candidate's metrics, their interval ends, the base rate and the number of
+    rows.
     """
 
     version: ModelVersion
@@ -69,110 +88,153 @@ class EvaluationResult:
     metrics: list[MetricSummary]
     metric_values: dict[str, float]
     slices: list[SliceScore]
-    importance: dict[str, float]
     package: BuiltBento
 
 
 def evaluate_candidate(
-    model: BoundModel,
-    versions: Mapping[str, ModelVersion],
-    month: str,
-    *,
-    lake: Lake,
-    registry: ModelRegistry,
-    online: OnlineStore,
-    folders: Home,
-    audit: AuditLog,
-    repository: Path,
-    broken_contracts: list[str],
-    now: datetime,
+    model: BoundModel, month: str, stores: PlatformStores, *, broken_contracts: Sequence[str], now: datetime
 ) -> EvaluationResult:
-    """Score candidate, champion and baselines on the test rows of ``month`` and record the verdict on the candidate.
+    """Evaluate the best candidate of ``month`` on the test rows of the month and record the verdict.
 
-    Of several candidates the one with the best primary metric on the validation rows, of which its own fit had seen
-    none, is judged. A candidate that is champion already is compared with the champion before it, so that judging it
-    again gives the same verdict. ``broken_contracts`` are those of the data that were read.
+    The candidate's bento is built, verified and recorded on the way; its size and latency are part of the
+    evidence. ``broken_contracts`` lists the contract violations of the data that the model read. Raises
+    :class:`~ml_platform.registry.models.ModelError` when the month has no candidate, and
+    :class:`~ml_platform.serving.bento_sources.BentoError` when the bento cannot be built or scores differently.
     """
-    if not versions:
-        declared = [f"{model.name}/candidate_{name}" for name in model.declared.trainers]
-        raise ModelError(
-            f"Evaluation of '{model.name}', {month}",
-            expected="a candidate of the month",
-            found="none: each was skipped, or never made",
-            fix=f"Materialize one of {listed(declared)}; a skipped one shows why.",
-        )
-    split = split_of(model, month, read_training_set(model, month, lake))
-    version = max(versions.values(), key=lambda one: _validation_metric(model, registry.manifest(one)))
-    fitted = _load_model(registry, version, folders.models)
-    champion = _champion_to_compare(registry, audit, version)
-    rows = reference_rows(model, month, lake)
-    package, verified = package_version(model, version, rows, registry, online, folders, repository)
-    stored = {CANDIDATE: fitted}
-    if champion is not None:
-        stored[CHAMPION] = _load_model(registry, champion, folders.models)
-    predictions = {name: one.predict(split.test) for name, one in stored.items()}
-    bounds = {name: one.calibration.bounds(predictions[name]) for name, one in stored.items()}
-    predictions[BASE_RATE] = base_rate_prediction(predictions[CANDIDATE], float(split.known[LABEL].mean()))  # type: ignore[arg-type]
-    if model.request_only:
-        predictions[REQUEST_ONLY] = request_only(model, split, repository)
-    evidence = Evidence(
-        label=split.test[LABEL].cast(pl.Float64).to_numpy(),
-        predictions=predictions,
-        block=bootstrap_blocks(
-            split.test,
-            model.declared.evaluation.bootstrap.unit,
-            time=model.declared.prediction_time.field,
-            time_zone=model.declared.partitions.time_zone,
-        ),
-        slices=split.test.select(model.slice_fields) if model.slice_fields else None,
-        candidate_is_newer=champion is not None and version.partition > champion.partition,
-        champion_fitted_on_rows=champion is not None and champion.partition > month,
-        system_checks=SystemChecks(
-            leaks=leaking_features(model, month, lake),
-            contract_violations=broken_contracts,
-            latency_p99_ms=verified.latency_p99_ms,
-            size_bytes=package.size_bytes,
-        ),
-        task=model.declared.task,
-        bounds={name: ends for name, ends in bounds.items() if ends is not None},
-        settings=model.declared.evaluation.bootstrap,
+    candidate = choose_candidate(model, month, stores.registry)
+    compared = ComparedVersions(candidate, _champion_to_compare(stores, candidate))
+    split = split_of(model, month, read_training_set(model, month, stores.lake))
+    packaged = package_version(model, candidate, reference_rows(model, month, stores.lake), stores)
+    checks = SystemChecks(
+        leaks=leaking_features(model, month, stores.lake),
+        contract_violations=list(broken_contracts),
+        latency_p99_ms=packaged.verified.latency_p99_ms,
+        size_bytes=packaged.package.size_bytes,
     )
-    verdict = build_verdict(
-        model=model.name,
-        partition=month,
-        candidate=version.content_digest,
-        champion=None if champion is None else champion.content_digest,
-        gates=evaluate_gates(model.gates, evidence),
-        evidence=evidence.digest(),
-        table=content_hash(evidence.to_table()),
-        at=now,
-    )
-    write_bytes(evidence_path(folders, verdict), _parquet_bytes(evidence.to_table()))
-    path = store_verdict(verdict, folders.verdicts)
+    scores = score_models(model, split, compared, stores)
+    evidence = collect_evidence(model, split, compared, scores, checks)
     metrics = summarize_metrics(evidence)
     metric_values = {
         **flat_metrics(metrics),
         "base_rate": float(evidence.label.mean()),
         "rows": float(len(evidence.label)),
     }
-    # Beside the verdict, for status and report: a read of one file instead of an evaluation.
-    write_json(folders.verdict_metrics / f"{verdict.digest}.json", metric_values)
-    record_verdict(audit, verdict.model_dump(), actor="gates", at=now)
+    verdict, verdict_path = record_evaluation(model, compared, evidence, metric_values, stores, now)
     return EvaluationResult(
-        version=version,
+        version=candidate,
         verdict=verdict,
-        verdict_path=path,
+        verdict_path=verdict_path,
         evidence=evidence,
         metrics=metrics,
         metric_values=metric_values,
         slices=weakest_slices(model, evidence),
-        importance=fitted.fitted.importance(),
-        package=package,
+        package=packaged.package,
     )
 
 
+def choose_candidate(model: BoundModel, month: str, registry: ModelRegistry) -> ModelVersion:
+    """Return the candidate of ``month`` with the best primary metric on its validation rows.
+
+    The metric comes from the fit that had not seen these rows. Raises :class:`ModelError` when the month has no
+    candidate.
+    """
+    versions = candidates_of(model, month, registry)
+    if not versions:
+        declared = [f"{model.name}/candidate_{name}" for name in model.declared.trainers]
+        raise ModelError(
+            f"Evaluation of '{model.name}', {month}",
+            expected="a candidate of the month",
+            found="none: each candidate was skipped or never materialized",
+            fix=f"Materialize one of {listed(declared)}; the metadata of a skipped candidate give the reason.",
+        )
+    return max(versions.values(), key=lambda one: _validation_metric(model, registry.manifest(one)))
+
+
+def candidates_of(model: BoundModel, month: str, registry: ModelRegistry) -> dict[str, ModelVersion]:
+    """Return the current version of each declared trainer for ``month``; a trainer without a version is absent.
+
+    The current version is not always the latest: after a declaration is reverted, training finds the earlier version.
+    """
+    versions = [one for one in registry.versions(model.name) if one.partition == month]
+    return {
+        one.trainer: one
+        for one in sorted(versions, key=lambda one: (one.chosen_at_ms, one.version))
+        if one.trainer in model.declared.trainers
+    }
+
+
+def score_models(model: BoundModel, split: Split, compared: ComparedVersions, stores: PlatformStores) -> ModelScores:
+    """Return the predictions of candidate, champion and baselines for the test rows of ``split``."""
+    versions = {CANDIDATE: compared.candidate}
+    if compared.champion is not None:
+        versions[CHAMPION] = compared.champion
+    stored = {name: read_model(model_directory(version, stores)) for name, version in versions.items()}
+    predictions = {name: one.predict(split.test) for name, one in stored.items()}
+    bounds = {name: one.calibration.bounds(predictions[name]) for name, one in stored.items()}
+    base_rate = float(split.known[LABEL].mean())  # type: ignore[arg-type]
+    predictions[BASE_RATE] = base_rate_prediction(predictions[CANDIDATE], base_rate)
+    if model.request_only:
+        predictions[REQUEST_ONLY] = request_only(model, split, stores.repository)
+    return ModelScores(predictions, {name: ends for name, ends in bounds.items() if ends is not None})
+
+
+def collect_evidence(
+    model: BoundModel, split: Split, compared: ComparedVersions, scores: ModelScores, checks: SystemChecks
+) -> Evidence:
+    """Return the evidence that the gates read: labels, predictions, bootstrap blocks, slices and ``checks``."""
+    declared, champion = model.declared, compared.champion
+    return Evidence(
+        label=split.test[LABEL].cast(pl.Float64).to_numpy(),
+        predictions=scores.predictions,
+        block=bootstrap_blocks(
+            split.test,
+            declared.evaluation.bootstrap.unit,
+            time=declared.prediction_time.field,
+            time_zone=declared.partitions.time_zone,
+        ),
+        slices=split.test.select(model.slice_fields) if model.slice_fields else None,
+        candidate_is_newer=champion is not None and compared.candidate.partition > champion.partition,
+        champion_fitted_on_rows=champion is not None and champion.partition > compared.candidate.partition,
+        system_checks=checks,
+        task=declared.task,
+        bounds=scores.bounds,
+        settings=declared.evaluation.bootstrap,
+    )
+
+
+def record_evaluation(
+    model: BoundModel,
+    compared: ComparedVersions,
+    evidence: Evidence,
+    metric_values: Mapping[str, float],
+    stores: PlatformStores,
+    now: datetime,
+) -> tuple[Verdict, Path]:
+    """Evaluate the gates, store evidence, verdict and ``metric_values``, and return the verdict and its path.
+
+    The audit log receives the verdict last: a verdict on record always has its files.
+    """
+    table = evidence.to_table()
+    verdict = build_verdict(
+        model=model.name,
+        partition=compared.candidate.partition,
+        candidate=compared.candidate.content_digest,
+        champion=None if compared.champion is None else compared.champion.content_digest,
+        gates=evaluate_gates(model.gates, evidence),
+        evidence=evidence.digest(),
+        table=content_hash(table),
+        at=now,
+    )
+    write_bytes(evidence_path(stores.home, verdict), _parquet_bytes(table))
+    path = store_verdict(verdict, stores.home.verdicts)
+    # Status and report read this file; without it they would have to compute the metrics again.
+    write_json(stores.home.verdict_metrics / f"{verdict.digest}.json", dict(metric_values))
+    record_verdict(stores.audit, verdict.model_dump(), actor="gates", at=now)
+    return verdict, path
+
+
 def weakest_slices(model: BoundModel, evidence: Evidence) -> list[SliceScore]:
-    """Return the slices of the declared columns in which the candidate does worst, none where none are declared."""
+    """Return the slices in which the candidate scores worst; an empty list when the model declares no slices."""
     if evidence.slices is None:
         return []
     return worst_slices(
@@ -185,43 +247,30 @@ def weakest_slices(model: BoundModel, evidence: Evidence) -> list[SliceScore]:
     )
 
 
-def candidates_of(model: BoundModel, month: str, registry: ModelRegistry) -> dict[str, ModelVersion]:
-    """Return the version that each declared trainer last came to for ``month``; one that made none is absent.
+def evidence_path(home: Home, verdict: Verdict) -> Path:
+    """Return the path of the evidence table of ``verdict``: label, block, predictions and slices of each test row."""
+    return home.evidence / f"{verdict.evidence}.parquet"
 
-    That is not always the newest: where a declaration was taken back, training recognises what it had made before.
+
+def load_evidence(model: BoundModel, verdict: Verdict, home: Home) -> Evidence:
+    """Return the rows and predictions on which the gates of ``verdict`` were evaluated, without the system checks.
+
+    Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when the evidence table is missing or changed.
     """
-    versions = [one for one in registry.versions(model.name) if one.partition == month]
-    return {
-        one.trainer: one
-        for one in sorted(versions, key=lambda one: (one.chosen_at_ms, one.version))
-        if one.trainer in model.declared.trainers
-    }
-
-
-def evidence_path(folders: Home, verdict: Verdict) -> Path:
-    """Return where the table is kept that the gates of ``verdict`` saw: label, block, predictions, slices."""
-    return folders.evidence / f"{verdict.evidence}.parquet"
-
-
-def load_evidence(model: BoundModel, verdict: Verdict, folders: Home) -> Evidence:
-    """Return the rows and predictions that the gates of ``verdict`` saw, without the measured facts.
-
-    Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when their table is gone or was changed.
-    """
-    path = evidence_path(folders, verdict)
+    path = evidence_path(home, verdict)
     table = pl.read_parquet(path) if path.exists() else None
     if table is None or (verdict.table and content_hash(table) != verdict.table):
         raise PromotionError(
             f"Verdict on '{model.name}', {verdict.partition}",
-            expected=f"the table that the gates saw, {path.name}",
-            found="none" if table is None else "other rows than those",
+            expected=f"the evidence table of the verdict, {path.name}",
+            found="no table" if table is None else "other rows",
             fix=f"Materialize {model.name}/evaluation for {verdict.partition} again.",
         )
     return Evidence.from_table(table, task=model.declared.task, settings=model.declared.evaluation.bootstrap)
 
 
 def leaking_features(model: BoundModel, month: str, lake: Lake) -> list[str]:
-    """Return the features of ``month`` that change when what became known later is scrambled (see `features.leak`)."""
+    """Return the features of ``month`` that change when later facts are scrambled (see `features.leak`)."""
     months = model.declared.partitions
     seen = sorted({name for view in model.stored_views for name in source_partitions(view, month, months)})
     sources = {}
@@ -237,33 +286,30 @@ def leaking_features(model: BoundModel, month: str, lake: Lake) -> list[str]:
 
 
 def request_only(model: BoundModel, split: Split, repository: Path) -> npt.NDArray[np.float64]:
-    """Return what a model that sees the request alone predicts for the test rows: the least a candidate must beat."""
+    """Return the test predictions of the baseline that is fitted on request features alone, of shape (rows,)."""
     names = [name for name in model.feature_set.feature_names if name.partition("__")[0] in model.request_only]
     settings = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
     fitted = fit_candidate(split, names, settings, task=model.declared.task, prices=read_prices(repository))
     return fitted.predict(split.test)
 
 
-def _parquet_bytes(table: pl.DataFrame) -> bytes:
-    buffer = BytesIO()
-    table.write_parquet(buffer)
-    return buffer.getvalue()
-
-
-def _load_model(registry: ModelRegistry, version: ModelVersion, models_root: Path) -> StoredModel:
-    return read_model(model_directory(registry, version, models_root))
+def _champion_to_compare(stores: PlatformStores, version: ModelVersion) -> ModelVersion | None:
+    """Return the champion, or its predecessor when ``version`` is the champion: a repeated evaluation is equal."""
+    champion = current_champion(stores.audit, version.name)
+    if champion is None:
+        return None
+    number = champion.previous_version if champion.version == version.version else champion.version
+    return None if number is None else stores.registry.version(version.name, number)
 
 
 def _validation_metric(model: BoundModel, manifest: Manifest) -> float:
     metric = model.primary_metric
     value = manifest.metrics.get(f"{VALIDATION_PREFIX}{metric}")
-    # A version registered without its results can only be judged where it is the only one.
+    # A version registered without results is chosen only when it is the only candidate.
     return float("-inf") if value is None else improvement(metric, value, 0.0)
 
 
-def _champion_to_compare(registry: ModelRegistry, audit: AuditLog, version: ModelVersion) -> ModelVersion | None:
-    champion = current_champion(audit, version.name)
-    if champion is None:
-        return None
-    number = champion.previous_version if champion.version == version.version else champion.version
-    return None if number is None else registry.version(version.name, number)
+def _parquet_bytes(table: pl.DataFrame) -> bytes:
+    buffer = BytesIO()
+    table.write_parquet(buffer)
+    return buffer.getvalue()

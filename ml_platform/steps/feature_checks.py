@@ -1,10 +1,8 @@
-"""Features held against what they should be: those of a training set before it is believed, those served afterwards.
+"""Checks of features: leakage and late fields in a training set, and skew between training and serving.
 
-Where the feature room meets the training set, the registry and the prediction log; apart from the assets so that the
-command line and tests look by the same steps.
+The assets, the command line and the tests call the same functions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ml_platform.data.lake import PARTITION, Lake
@@ -16,48 +14,52 @@ from ml_platform.features.skew import SkewReport
 from ml_platform.features.view import AS_OF, PREDICT_AT
 from ml_platform.monitoring.logged_fields import with_features, with_request_fields
 from ml_platform.monitoring.prediction_log import predictions_table
-from ml_platform.registry.models import ModelRegistry
 from ml_platform.serving.request_contract import RequestContract
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import features_of, model_directory
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.training.training_set import LABEL
-from resources.home import Home
 
 MIN_MONTHS = 2
-"""Months without which a split by time and one by chance say the same."""
+"""Months that the leakage screen needs: within one month, a split by time and a random split do not differ."""
 
 LABEL_VALUES = 2
 CUTS = 3
+"""Number of times at which late fields are looked for."""
 
 
 @dataclass(frozen=True)
 class NotEvaluated:
-    """Why there is nothing to judge yet."""
+    """A check that could not be evaluated, with the reason."""
 
     reason: str
 
 
 def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | NotEvaluated:
-    """Return what the leakage_screen says of all months that the training set holds."""
+    """Return the leakage screen of all months in the training set.
+
+    Not evaluated for a regression, below :data:`MIN_MONTHS` months, and for a label without exactly two values. Rows
+    without a label are left out.
+    """
     months = lake.partitions(model.table) if lake.exists(model.table) else []
     if model.declared.task != "classification":
-        return NotEvaluated("The leakage_screen ranks labels of two values; this model predicts a number.")
+        return NotEvaluated("The leakage screen ranks labels with two values; this model predicts a number.")
     if len(months) < MIN_MONTHS:
-        return NotEvaluated(f"of {MIN_MONTHS} months that a split by time needs there is {len(months)}.")
+        return NotEvaluated(f"Months in the training set: {len(months)}; a split by time needs {MIN_MONTHS}.")
     features = model.feature_set.feature_names
     rows = lake.scan(model.table).select(*features, LABEL, PREDICT_AT).drop_nulls(LABEL).collect()
     if rows[LABEL].n_unique() != LABEL_VALUES:
         return NotEvaluated(
-            f"The label has {rows[LABEL].n_unique()} values in {len(months)} months; two can be ranked."
+            f"The label has {rows[LABEL].n_unique()} values in {len(months)} months; the leakage screen needs two."
         )
     return screen_for_leakage(rows, features, LABEL, model.declared.monitors.leakage_screen)
 
 
 def check_late_fields(model: BoundModel, lake: Lake) -> list[LateField] | NotEvaluated:
-    """Return the request fields that are known only after the prediction, as seen in the newest month."""
+    """Return the request fields that become known only after the prediction, found in the latest month."""
     months = lake.partitions(model.table) if lake.exists(model.table) else []
     if not months:
-        return NotEvaluated("No training set yet.")
+        return NotEvaluated("The training set has no months yet.")
     declared = model.declared.examples
     sources = {
         name: lake.scan(f"datasets/{name}", partitions=months[-1:]).drop(PARTITION).collect()
@@ -74,23 +76,22 @@ def check_late_fields(model: BoundModel, lake: Lake) -> list[LateField] | NotEva
     )
 
 
-def check_skew(
-    model: BoundModel, lake: Lake, registry: Callable[[], ModelRegistry], folders: Home
-) -> SkewReport | NotEvaluated:
-    """Recompute a sample of the newest logged predictions, each by the features of the version that made it.
+def check_skew(model: BoundModel, stores: PlatformStores) -> SkewReport | NotEvaluated:
+    """Recompute the features of a sample of the latest logged predictions and compare them with the logged values.
 
-    ``registry`` is asked for only where something was logged: most homes have no MLflow server to wait for.
+    The features are those of the version that made the prediction. The registry is opened only when predictions were
+    logged, so that a home without predictions needs no tracking server.
     """
+    lake = stores.lake
     table = predictions_table(model.name)
     if not lake.exists(table):
         return NotEvaluated("Nothing was predicted yet.")
     sample = skew.sample_predictions(lake.scan(table).drop(PARTITION), model.declared.monitors.skew)
     if sample.is_empty():
-        return NotEvaluated("No logged prediction says up to when its features were known.")
+        return NotEvaluated("No logged prediction has the watermarks of its features.")
     reports = []
     for (version,), rows in sample.group_by("version", maintain_order=True):
-        model_version = registry().version(model.name, int(str(version)))
-        directory = model_directory(registry(), model_version, folders.models)
+        directory = model_directory(stores.registry.version(model.name, int(str(version))), stores)
         features = features_of(directory)
         contract = RequestContract.model_validate_json((directory / "contract.json").read_text())
         types = {name: dtype for view in features.views for name, dtype in view.columns.items()}

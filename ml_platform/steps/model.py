@@ -1,6 +1,6 @@
-"""What a team declares about a model, and the model bound to the feature views that it names.
+"""The settings of a model as a team declares them, and the model bound to its feature views.
 
-Apart from the component, which makes assets of it, so that all a model does can be run and tested without Dagster.
+It does not import Dagster, so the steps run and are tested without it. The component `Model` adds the assets.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,11 +29,11 @@ from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import TrainerSettings
 
 REQUEST_ONLY = "request_only"
-"""The baseline that knows the request alone, among the predictions that gates see."""
+"""Name of the baseline that is fitted on request features alone, among the predictions of the evidence."""
 
 
 class ExampleSettings(Settings):
-    """Where examples come from."""
+    """The function that returns a model's examples, and its sources."""
 
     function: str = Field(
         description="package.module:function(sources) returning example_id, request fields, label, label_known_at."
@@ -41,11 +41,11 @@ class ExampleSettings(Settings):
     sources: list[str] = Field(min_length=1, description="Datasets that the function reads, by name.")
     identity: list[str] = Field(
         default_factory=list,
-        description="Request fields that tell one example from another: outcomes are found by them; empty means all.",
+        description="Request fields that identify an example; outcomes are joined by them. Empty: all request fields.",
     )
     available_from: dict[str, dict[str, list[str]]] = Field(
         default_factory=dict,
-        description="By source, by its time column: columns that are known only from then on, besides what views say.",
+        description="By source and time column: columns that become known only at that time, in addition to the views.",
     )
 
 
@@ -54,89 +54,103 @@ class EvaluationSettings(Settings):
 
     primary_metric: MetricName | None = Field(
         default=None,
-        description="Metric by which the best of several candidates is chosen; none: auc, or rmse for a regression.",
+        description="Metric that chooses the best of several candidates; default: auc, or rmse for a regression.",
     )
-    slices: list[str] = Field(default_factory=list, description="Request fields whose values are looked at apart.")
-    minimum_support: int = Field(default=200, ge=1, description="Rows below which a slice is not shown as a weak one.")
+    slices: list[str] = Field(
+        default_factory=list, description="Request fields by whose values the metrics are shown separately."
+    )
+    minimum_support: int = Field(
+        default=200, ge=1, description="Number of rows below which a slice is not listed among the weakest slices."
+    )
     bootstrap: BootstrapSettings = Field(
-        default_factory=lambda: BootstrapSettings.model_validate({}), description="How intervals are resampled."
+        default_factory=lambda: BootstrapSettings.model_validate({}),
+        description="Resampling of the confidence intervals.",
     )
     request_only: list[str] = Field(
         default_factory=list,
-        description="Feature views of the baseline that knows the request alone; empty: request views without inputs.",
+        description="Feature views of the request-only baseline; empty: request views without inputs.",
     )
 
 
 class RetrainingSettings(Settings):
-    """When a model is trained again without being asked."""
+    """When a model is retrained and monitored automatically."""
 
     on_new_partition: bool = Field(
-        default=True, description="Train as soon as the training set of the newest month is made, or made anew."
+        default=True, description="Train whenever the training set of the latest month is materialized."
     )
     cron: str | None = Field(
-        default=None, description="Also train on the newest month at these times (cron, UTC); none: on new data alone."
+        default=None, description="Also train on the latest month at these times (cron, UTC); none: only on new data."
     )
     monitoring_cron: str = Field(
-        default="*/30 * * * *", description="When logged predictions are read in and joined with outcomes (cron, UTC)."
+        default="*/30 * * * *", description="When logged predictions are ingested and joined with outcomes (cron, UTC)."
     )
     reproduce_cron: str = Field(
-        default="0 5 * * 0", description="When the champion is rebuilt and compared (cron, UTC), once turned on."
+        default="0 5 * * 0",
+        description="When the champion is rebuilt and compared (cron, UTC); the schedule is off by default.",
     )
 
 
 class ModelSettings(Settings):
     """A model: its examples, features, trainers, gates, endpoint and monitors."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name: group of its assets and path of its endpoint.")
-    description: str = Field(description="What it predicts, for whom, in a sentence.")
-    owners: list[str] = Field(min_length=1, description="Who answers for it: team:<name> or an e-mail address.")
-    tags: dict[str, str] = Field(default_factory=dict, description="Tags of its assets.")
-    task: Literal["classification", "regression"] = Field(default="classification", description="What is predicted.")
-    target: str = Field(description="The label in words, for people who read its card.")
-    intended_use: str = Field(default="", description="What it is for and not for; part of the model card.")
-    limits: list[str] = Field(default_factory=list, description="Known limits; part of the model card.")
-    partitions: MonthlyPartitions = Field(description="Months for which examples exist.")
-    first_candidate: str | None = Field(
-        default=None, description="First month with a candidate; needs months before it to train and validate on."
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]*$",
+        description="Name of the model, of the group of its assets, and of the path of its endpoint.",
     )
-    examples: ExampleSettings = Field(description="The rows that are learned from.")
-    request: list[RequestField] = Field(min_length=1, description="Fields of one row of the endpoint.")
-    prediction_time: PredictionTime = Field(description="When a prediction is made.")
-    features: list[str] = Field(min_length=1, description="Feature views that it reads, by name.")
+    description: str = Field(description="One sentence: the prediction and its users.")
+    owners: list[str] = Field(
+        min_length=1, description="Responsible people or teams: team:<name> or an e-mail address."
+    )
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the assets.")
+    task: Literal["classification", "regression"] = Field(default="classification", description="Type of prediction.")
+    target: str = Field(description="Description of the label, for readers of the model card.")
+    intended_use: str = Field(default="", description="Intended and unintended uses; part of the model card.")
+    limits: list[str] = Field(default_factory=list, description="Known limits; part of the model card.")
+    partitions: MonthlyPartitions = Field(description="Months with examples.")
+    first_candidate: str | None = Field(
+        default=None, description="First month with a candidate; earlier months are needed for training and validation."
+    )
+    examples: ExampleSettings = Field(description="Rows of the training set.")
+    request: list[RequestField] = Field(min_length=1, description="Request fields of one row at the endpoint.")
+    prediction_time: PredictionTime = Field(description="Time of a prediction, relative to a request field.")
+    features: list[str] = Field(min_length=1, description="Names of the feature views.")
     split: SplitSettings = Field(
-        default_factory=lambda: SplitSettings.model_validate({}), description="How time is cut for training."
+        default_factory=lambda: SplitSettings.model_validate({}),
+        description="Split of time into training, validation and test.",
     )
     trainers: dict[str, TrainerSettings] = Field(
-        min_length=1, description="Candidates by name; each gives candidate_<name>."
+        min_length=1, description="Trainers by name; each adds the asset candidate_<name>."
     )
     threshold: ThresholdSettings = Field(
         default_factory=lambda: ThresholdSettings(fixed=0.5),
         description=(
-            "How the score from which the answered label is true is chosen on the validation rows: fixed (also as a "
-            "bare number), f_beta, cost, precision_at or rate."
+            "Rule that chooses the decision threshold on the validation rows; the endpoint answers true for scores of "
+            "at least this value. One of fixed (also as a bare number), f_beta, cost, precision_at or rate."
         ),
     )
     evaluation: EvaluationSettings = Field(
-        default_factory=lambda: EvaluationSettings.model_validate({}), description="How candidates are scored."
+        default_factory=lambda: EvaluationSettings.model_validate({}),
+        description="Evaluation of candidates on the test month.",
     )
     gates: list[Annotated[Gate, Field()]] = Field(
-        min_length=1, description="What a candidate must pass; each is a blocking check of the evaluation."
+        min_length=1, description="Gates that a candidate must pass; each is a blocking check of the evaluation."
     )
     approval: ApprovalSettings = Field(
-        default_factory=lambda: ApprovalSettings.model_validate({}), description="Who says yes besides the gates."
+        default_factory=lambda: ApprovalSettings.model_validate({}),
+        description="Approvals that are needed besides the gates.",
     )
     retraining: RetrainingSettings = Field(
         default_factory=lambda: RetrainingSettings.model_validate({}),
-        description="When it is trained without being asked.",
+        description="Automatic retraining and monitoring.",
     )
-    maximum_rows: int = Field(default=1000, ge=1, description="Rows that one request may hold.")
+    maximum_rows: int = Field(default=1000, ge=1, description="Maximum number of rows of one request.")
     monitors: MonitorSettings = Field(
-        default_factory=lambda: MonitorSettings.model_validate({}), description="How the model is watched."
+        default_factory=lambda: MonitorSettings.model_validate({}), description="Monitors of the model."
     )
 
 
 class BoundModel:
-    """A declared model together with the feature views it names: what the steps are given."""
+    """A declared model with its feature views, the argument of all steps."""
 
     def __init__(self, declared: ModelSettings, views: list[FeatureViewSettings]) -> None:
         self.declared = declared
@@ -148,7 +162,7 @@ class BoundModel:
 
     @cached_property
     def feature_set(self) -> FeatureSet:
-        """The views with their code versions filled in: pinned once, when definitions are loaded."""
+        """The feature views with their code versions, which are pinned once, when definitions are loaded."""
         return FeatureSet([view.pinned() for view in self.views])
 
     @property
@@ -170,7 +184,7 @@ class BoundModel:
 
     @property
     def identity(self) -> list[str]:
-        """Request fields that tell one example from another."""
+        """Request fields that identify an example."""
         return self.declared.examples.identity or self.request_fields
 
     @cached_property
@@ -179,7 +193,7 @@ class BoundModel:
 
     @property
     def gates(self) -> list[Gate]:
-        """The declared gates; a candidate must beat the baselines whether that is declared or not."""
+        """The declared gates, and a baseline gate if none is declared: a candidate must always beat the baselines."""
         declared = list(self.declared.gates)
         if any(gate.type == "baseline" for gate in declared):
             return declared
@@ -187,30 +201,30 @@ class BoundModel:
 
     @property
     def primary_metric(self) -> MetricName:
-        """Metric by which the best of several candidates is chosen."""
+        """Metric that chooses the best of several candidates."""
         by_default: MetricName = "auc" if self.declared.task == "classification" else "rmse"
         return self.declared.evaluation.primary_metric or by_default
 
     @property
     def slice_fields(self) -> list[str]:
-        """Request fields by which slices are made: those to be looked at, and those of the gates."""
+        """Request fields that define slices: the declared fields, then the fields of the slice gates."""
         gated = [column for gate in self.gates if isinstance(gate, SliceGate) for column in gate.columns]
         return list(dict.fromkeys([*self.declared.evaluation.slices, *gated]))
 
     @property
     def request_only(self) -> list[str]:
-        """Views of the baseline that knows the request alone; none where the model has no such views."""
+        """Names of the views of the request-only baseline; empty when the model has no such views."""
         views = self.feature_set.views
         plain = [view.name for view in views if view.kind == "request" and not view.inputs]
         return self.declared.evaluation.request_only or plain
 
     @property
     def table(self) -> str:
-        """Lake table of the training set: one for each version of what makes it, since its columns follow the views."""
+        """Lake table of the training set; each code version has its own table, because its columns follow the views."""
         return f"{self._training_sets}/{self.code_version}"
 
     def pinned_training_set(self, tables: Mapping[str, int]) -> tuple[str, int]:
-        """Return the training set's table, and its version, among the ``tables`` that a manifest pins."""
+        """Return table and version of the training set among the ``tables`` that a manifest pins."""
         return next((name, version) for name, version in tables.items() if name.startswith(self._training_sets))
 
     @property
@@ -219,6 +233,6 @@ class BoundModel:
 
     @property
     def code_version(self) -> str:
-        """Version of what makes the training set: the examples function and every view."""
+        """Digest of the code of the training set: the examples function, every view, and the request fields."""
         views = {view.name: view.code_version for view in self.feature_set.views}
         return value_digest([source_hash(self.declared.examples.function), views, self.request_fields])[:12]

@@ -1,6 +1,6 @@
-"""The card of the version that a month's verdict is about, from what the gates saw and the registry keeps.
+"""The model card of the version that a month's verdict evaluates, written from its evidence and its registry entry.
 
-Apart from the judging because whoever has to approve reads it before there is a champion, and again afterwards.
+The approver reads the card before a promotion; the promotion writes it again, with the decisions.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,17 +24,17 @@ from ml_platform.steps.candidates import read_prices
 from ml_platform.steps.evaluation import SLICE_METRIC, load_evidence, weakest_slices
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.promotion import evaluated_version, latest_verdict
 from ml_platform.training.model_directory import read_model
 from ml_platform.training.threshold import AnswerQuality, ThresholdChoice, answer_quality
-from resources.home import Home
 
 MAX_FEATURES_SHOWN = 15
 
 
 @dataclass(frozen=True)
 class ModelCardFiles:
-    """The card of ``version`` as a page and as text, which MLflow holds too, and the verdict that it shows."""
+    """The files of the card of ``version``, and the digest of the verdict that it shows; MLflow stores copies."""
 
     version: ModelVersion
     verdict_digest: str
@@ -42,26 +42,18 @@ class ModelCardFiles:
     markdown_path: Path
 
 
-def write_model_card(
-    model: BoundModel,
-    month: str,
-    *,
-    registry: ModelRegistry,
-    audit: AuditLog,
-    folders: Home,
-    repository: Path,
-    links: Mapping[str, str],
-) -> ModelCardFiles:
-    """Write the card of the version that ``month``'s verdict is about, here and on its pages in MLflow.
+def write_model_card(model: BoundModel, month: str, stores: PlatformStores, links: Mapping[str, str]) -> ModelCardFiles:
+    """Write the card of the version that the verdict on ``month`` evaluates, to the reports and to MLflow.
 
-    Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when there is no verdict, or the table that
-    its gates saw is gone.
+    ``links`` maps texts to addresses. Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when the
+    month has no verdict, or the evidence table of the verdict is missing or changed.
     """
-    verdict, _ = latest_verdict(model, month, audit, folders.verdicts)
+    verdict, _ = latest_verdict(model, month, stores)
+    registry = stores.registry
     version = evaluated_version(model, verdict, registry)
     manifest = registry.manifest(version)
-    evidence = load_evidence(model, verdict, folders)
-    stored_model = read_model(model_directory(registry, version, folders.models))
+    evidence = load_evidence(model, verdict, stores.home)
+    stored_model = read_model(model_directory(version, stores))
     importance = stored_model.fitted.importance()
     candidate = evidence.predictions[CANDIDATE]
     bins = reliability_bins(evidence.label, candidate) if evidence.task == "classification" else []
@@ -80,8 +72,8 @@ def write_model_card(
         slice_metric=SLICE_METRIC[evidence.task],
         verdict=verdict,
         feature_importance=dict(list(importance.items())[:MAX_FEATURES_SHOWN]),
-        cost=training_cost(registry, version, manifest, read_prices(repository).currency),
-        approvals=decision_history(audit, version),
+        cost=training_cost(registry, version, manifest, read_prices(stores.repository).currency),
+        approvals=decision_history(stores.audit, version),
         calibration=_calibration_text(manifest, stored_model.calibration.half_width),
         threshold=_threshold_text(manifest, evidence.task),
         answers=_answers(manifest, evidence),
@@ -89,7 +81,7 @@ def write_model_card(
         plots={"Predicted beside observed": reliability_plot(bins)} if bins else {},
         links=links,
     )
-    folder = folders.reports / "model_card" / model.name / month
+    folder = stores.home.reports / "model_card" / model.name / month
     card_files = ModelCardFiles(version, verdict.digest, folder / "card.html", folder / "card.md")
     write_text(card_files.html_path, render_html(card))
     write_text(card_files.markdown_path, render_markdown(card))
@@ -100,39 +92,39 @@ def write_model_card(
 
 
 def refresh_model_card(write: Callable[[], ModelCardFiles]) -> str:
-    """Let ``write`` (see :func:`write_model_card`) make the card anew, and say where, or why not.
+    """Write the card again with ``write`` (see :func:`write_model_card`); return its path, or why it was not written.
 
-    For after a promotion, which stands without the card: where what the gates saw is gone, that is said, not raised.
+    A promotion is valid without its card, so missing evidence is reported in the message and not raised.
     """
     try:
         card_files = write()
     except PromotionError as error:
-        return f"Not made anew: {error}"
-    return f"Made anew: {card_files.html_path}"
+        return f"Not written again: {error}"
+    return f"Written again: {card_files.html_path}"
 
 
 def _calibration_text(manifest: Manifest, half_width: float | None) -> str:
     if half_width is not None:
         share = manifest.parameters.get("interval")
-        return f"Intervals of ± {half_width:.4g} around each value, made to hold {share:.0%} of the outcomes."
+        return f"Intervals of ± {half_width:.4g} around each value, calibrated to contain {share:.0%} of the outcomes."
     method = manifest.parameters.get("calibration", "none")
     if method == "none":
-        return "Scores are probabilities as the trainer gives them."
-    return f"Scores are made probabilities by {method}, fitted on the validation rows."
+        return "Scores are the probabilities of the trainer, without calibration."
+    return f"Scores are calibrated to probabilities by {method}, fitted on the validation rows."
 
 
 def _threshold_text(manifest: Manifest, task: Task) -> str:
     if task != "classification":
-        return "Not applicable: a regression answers a value."
+        return "Not applicable: a regression returns a value."
     if manifest.threshold is None:
-        return "Not recorded: the version was made before thresholds were chosen on validation rows."
+        return "Not recorded: the version was trained before thresholds were chosen on validation rows."
     choice = ThresholdChoice.model_validate(manifest.threshold)
     chosen = f"chosen on {choice.rows:,} validation rows by {choice.rule}"
-    return f"The endpoint answers true from the score {choice.value:.4f} on, {chosen}. {choice.note}".rstrip()
+    return f"The endpoint returns true for scores of at least {choice.value:.4f}, {chosen}. {choice.note}".rstrip()
 
 
 def _answers(manifest: Manifest, evidence: Evidence) -> dict[str, AnswerQuality]:
-    """Return the quality of the answers at the threshold, by the rows that it was measured on."""
+    """Return the quality of the answers at the threshold, on the validation rows and on the test rows."""
     if manifest.threshold is None:
         return {}
     choice = ThresholdChoice.model_validate(manifest.threshold)
@@ -141,7 +133,7 @@ def _answers(manifest: Manifest, evidence: Evidence) -> dict[str, AnswerQuality]
 
 
 def training_cost(registry: ModelRegistry, version: ModelVersion, manifest: Manifest, currency: str) -> dict[str, str]:
-    """Return what training ``version`` used and cost, in words, as its run recorded it; what it did not is left out."""
+    """Return the resources and cost of training ``version`` as texts by name; quantities not recorded are absent."""
     metrics = dict(registry.tracking.client.get_run(version.run_id).data.metrics)
     formats = {
         "wall_seconds": ("Wall time", "{:,.1f} s"),
@@ -160,9 +152,9 @@ def training_cost(registry: ModelRegistry, version: ModelVersion, manifest: Mani
 
 
 def decision_history(audit: AuditLog, version: ModelVersion) -> list[str]:
-    """Return who said what to ``version``, and when it became champion, oldest first."""
+    """Return the approvals and rejections of ``version`` and its promotions as texts, oldest first."""
     decisions = [
-        (record.at, f"{record.actor} said {record.facts[DECISION_KEY]}: {record.facts['reason']}")
+        (record.at, f"{record.actor}, {record.facts[DECISION_KEY]}: {record.facts['reason']}")
         for record in audit.records(APPROVAL_KIND)
         if (record.facts["model"], record.facts["version"]) == (version.name, version.version)
     ]

@@ -1,7 +1,4 @@
-"""What a model's declaration says of its monitors: when a change, a loss, a difference or a number too good is told of.
-
-Apart from `model.py` because each setting belongs to a room of the engine: this is where they stand together.
-"""
+"""Settings of a model's monitors: leakage screen, skew, drift and performance."""
 
 from pydantic import Field
 
@@ -14,22 +11,24 @@ from ml_platform.monitoring.performance import PerformanceSettings
 
 
 class MonitorSettings(Settings):
-    """How a model is watched."""
+    """How a model is monitored."""
 
     leakage_screen: LeakageScreenSettings = Field(
         default_factory=lambda: LeakageScreenSettings.model_validate({}),
-        description="When a training set is too good to be true.",
+        description="Limits above which a feature predicts the label suspiciously well.",
     )
     skew: SkewSettings = Field(
         default_factory=lambda: SkewSettings.model_validate({}),
-        description="Which logged predictions are recomputed from the change logs.",
+        description="Sample of logged predictions whose features are recomputed from the change logs.",
     )
     drift: DriftSettings = Field(
-        default_factory=lambda: DriftSettings.model_validate({}), description="When a feature counts as drifted."
+        default_factory=lambda: DriftSettings.model_validate({}),
+        description="Limits above which a feature counts as drifted.",
     )
     drift_page: ReportSettings = Field(
-        default_factory=lambda: ReportSettings.model_validate({}), description="What the page of the drift draws."
+        default_factory=lambda: ReportSettings.model_validate({}), description="Contents of the drift report page."
     )
     performance: PerformanceSettings = Field(
-        default_factory=lambda: PerformanceSettings.model_validate({}), description="When a promise counts as broken."
+        default_factory=lambda: PerformanceSettings.model_validate({}),
+        description="When realised metrics count as a regression from the evaluation.",
     )

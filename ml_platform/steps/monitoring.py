@@ -1,10 +1,9 @@
-"""What became of predictions, and whether the rows still look alike: where monitoring meets training and evaluation.
+"""Monitoring of a model: ingest logged predictions, join them with outcomes, measure performance and drift.
 
-Apart from the assets so that the command line and schedules look by the same steps.
+The assets and the schedules call the same functions.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,24 +22,23 @@ from ml_platform.monitoring.performance import ExpectedMetrics, PerformanceRepor
 from ml_platform.monitoring.prediction_log import IngestionResult, ingest_log_files, predictions_table
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import ChampionRecord, champion_history
-from ml_platform.registry.models import ModelRegistry
 from ml_platform.steps.candidates import data_clock
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.training.model_directory import StoredModel, read_model
 from ml_platform.training.training_set import LABEL, LABEL_KNOWN_AT
-from resources.home import Home
 
 SCORE = "score"
-"""The column of scores beside the features; the champion's, whatever it predicts."""
+"""Column with the champion's scores; null where the champion has not scored the row."""
 
 MAX_FEATURES_DRAWN = 20
-"""Features on the page of a drift, those that moved most: two hundred plots would be read by nobody."""
+"""Number of features on the drift report page: those with the largest change."""
 
 
 @dataclass(frozen=True)
 class OutcomeJoinResult:
-    """The table of outcomes as written: its version, and how many of its predictions have an outcome."""
+    """The written version of the outcomes table, and ``labelled``, the number of predictions with an outcome."""
 
     table: TableVersion
     labelled: int
@@ -48,21 +46,25 @@ class OutcomeJoinResult:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """What was found about a month, where it is drawn (None: nothing to draw), and whose scores were compared."""
+    """The drift report of a month, its page (None: no columns to draw), and the version whose scores were compared."""
 
     report: DriftReport
     page: Path | None
     scored_by: int | None
 
 
-def ingest_predictions(model: BoundModel, lake: Lake, folders: Home) -> IngestionResult:
-    """Bring what the services logged since the last time into the lake."""
-    files = sorted((folders.prediction_logs / model.name).glob("*.jsonl"))
-    return ingest_log_files(lake, predictions_table(model.name), files, folders.serving / model.name / "ingested.json")
+def ingest_predictions(model: BoundModel, stores: PlatformStores) -> IngestionResult:
+    """Append the lines that the services logged since the last call to the predictions table."""
+    files = sorted((stores.home.prediction_logs / model.name).glob("*.jsonl"))
+    cursor = stores.home.serving / model.name / "ingested.json"
+    return ingest_log_files(stores.lake, predictions_table(model.name), files, cursor)
 
 
 def join_outcomes(model: BoundModel, lake: Lake) -> OutcomeJoinResult | None:
-    """Join every logged prediction with its label where that is known by now; None where nothing was predicted yet."""
+    """Join every logged prediction with its label if the label is known; return None without logged predictions.
+
+    A label counts as known when it became known before the data clock (:func:`~.candidates.data_clock`).
+    """
     if not lake.exists(predictions_table(model.name)):
         return None
     keys = model.identity
@@ -73,8 +75,9 @@ def join_outcomes(model: BoundModel, lake: Lake) -> OutcomeJoinResult | None:
     return OutcomeJoinResult(lake.write(outcomes_table(model.name), joined, None), joined["outcome"].count())
 
 
-def performance_report(model: BoundModel, lake: Lake, audit: AuditLog, folders: Home) -> PerformanceReport:
-    """Return the realised metrics of what each stable version answered; no periods where nothing was predicted yet."""
+def performance_report(model: BoundModel, stores: PlatformStores) -> PerformanceReport:
+    """Return the realised metrics of each stable version by period; no periods without logged predictions."""
+    lake = stores.lake
     if not lake.exists(outcomes_table(model.name)):
         return PerformanceReport(periods=[])
     rows = lake.scan(outcomes_table(model.name)).filter(pl.col("role") == "stable").collect()
@@ -83,40 +86,33 @@ def performance_report(model: BoundModel, lake: Lake, audit: AuditLog, folders: 
         compute_metrics=partial(score_task, model.declared.task),
         settings=model.declared.monitors.performance,
         known_by=data_clock(model, lake),
-        expected_by_version=expected_by_version(model, audit, folders),
+        expected_by_version=expected_by_version(model, stores),
     )
 
 
-def expected_by_version(model: BoundModel, audit: AuditLog, folders: Home) -> dict[str, ExpectedMetrics]:
-    """Return, by version that was ever champion, the metrics with which it was promoted."""
+def expected_by_version(model: BoundModel, stores: PlatformStores) -> dict[str, ExpectedMetrics]:
+    """Return the metrics of the evaluation that promoted a version, for each version that has been champion."""
     found: dict[str, ExpectedMetrics] = {}
-    for one in champion_history(audit, model.name):
-        numbers = folders.verdict_metrics / f"{one.verdict}.json"
+    for one in champion_history(stores.audit, model.name):
+        numbers = stores.home.verdict_metrics / f"{one.verdict}.json"
         if one.verdict and numbers.exists():
             found[str(one.version)] = expected_metrics(json.loads(numbers.read_text()))
     return found
 
 
-def monitor_drift(
-    model: BoundModel,
-    month: str,
-    *,
-    lake: Lake,
-    registry: Callable[[], ModelRegistry],
-    audit: AuditLog,
-    folders: Home,
-) -> DriftResult:
-    """Compare the rows of ``month`` with those of all months before it, and draw what moved most.
+def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> DriftResult:
+    """Compare the rows of ``month`` with those of all earlier months, and write a page of the largest changes.
 
-    Scores are compared too where a champion stood before the month: those it gives the month with those it gave the
-    month on which it was evaluated, of which it had not seen a row. ``registry`` is asked for only then.
+    When a champion was promoted before the month, its scores are compared too: those for this month with those for the
+    month of its evaluation, which it had not been fitted on. The registry is opened only in this case.
     """
+    lake = stores.lake
     earlier = [partition for partition in lake.partitions(model.table) if partition < month]
-    # By partition, not by prediction time: the first example of a month may be predicted in the month before.
+    # Select by partition: the first example of a month may have its prediction time in the month before.
     rows = lake.scan(model.table, partitions=[*earlier, month]).collect()
-    champion = _champion_before(audit, model, month)
+    champion = _champion_before(stores.audit, model, month)
     if champion is not None:
-        directory = model_directory(registry(), registry().version(model.name, champion.version), folders.models)
+        directory = model_directory(stores.registry.version(model.name, champion.version), stores)
         rows = _with_scores(read_model(directory), rows, model, champion.partition, month)
     reference, current = rows.filter(pl.col(PARTITION) < month), rows.filter(pl.col(PARTITION) == month)
     monitors = model.declared.monitors
@@ -132,7 +128,7 @@ def monitor_drift(
     )
     if not report.columns:
         return DriftResult(report, None, None)
-    page = folders.reports / "drift" / model.name / month / "report.html"
+    page = stores.home.reports / "drift" / model.name / month / "report.html"
     write_evidently_report(
         reference,
         current,
@@ -146,7 +142,7 @@ def monitor_drift(
 
 
 def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> ChampionRecord | None:
-    """Return the newest champion that was made before ``month``, by the data it was made from, not by the clock."""
+    """Return the latest champion whose partition is before ``month``; the time of its promotion does not count."""
     records = [one for one in champion_history(audit, model.name) if one.partition < month]
     return records[-1] if records else None
 
@@ -154,13 +150,13 @@ def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> Champion
 def _with_scores(
     stored: StoredModel, rows: pl.DataFrame, model: BoundModel, evaluated_on: str, month: str
 ) -> pl.DataFrame:
-    """Return ``rows`` with scores for those of ``month`` and of the evaluation's month, else null.
+    """Return ``rows`` with a column of scores, null except in ``month`` and in the month ``evaluated_on``.
 
-    A model that reads features which the training set no longer has cannot score it: the rows come back as they are.
+    The rows are returned without scores when the training set no longer has all features of the model.
     """
     if any(name not in rows.columns for name in stored.encoder.feature_names):
         return rows
-    # What was predicted before the evaluation's month began, the model may have been fitted on.
+    # The model may have been fitted on rows with a prediction time before the month of its evaluation.
     first, _ = month_bounds(evaluated_on, model.declared.partitions.time_zone)
     unseen = rows[PARTITION].is_in([evaluated_on, month]) & (rows["predict_at"] >= first)
     scores = pl.Series(SCORE, [None] * rows.height, dtype=pl.Float64).scatter(

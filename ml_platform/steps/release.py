@@ -1,13 +1,12 @@
-"""The champion's training set and model put under DVC, so that a commit and `dvc pull` bring both back elsewhere.
+"""The DVC release of a champion: its training set and model, for `dvc pull` on another machine.
 
-Apart from promotion, which is done by then: a release is a copy for other machines, and its failure undoes nothing.
+A release is a copy. It follows the promotion, and a failed release does not undo the promotion.
 """
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_platform.data.lake import Lake
 from ml_platform.registry.champion_history import ChampionRecord
 from ml_platform.registry.dvc_release import (
     TRAINING_SET_FILE,
@@ -17,74 +16,66 @@ from ml_platform.registry.dvc_release import (
     is_released,
     push_release,
 )
-from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.registry.models import ModelVersion
 from ml_platform.steps.candidates import read_training_set
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
-from resources.home import Home
+from ml_platform.steps.platform_stores import PlatformStores
 
 
 @dataclass(frozen=True)
 class ReleaseResult:
-    """Whether the champion lies in the release folder; ``message`` says what to do next, or why it does not."""
+    """Whether the champion is in the release folder; ``message`` gives the next step, or the reason why it is not."""
 
     released: bool
     message: str
 
 
-def release_champion(
-    model: BoundModel, champion: ChampionRecord, *, lake: Lake, registry: ModelRegistry, folders: Home, repository: Path
-) -> ReleaseResult:
-    """Add ``champion`` to ``releases/<model>`` of ``repository`` by DVC, and push it where there is a default remote.
+def release_champion(model: BoundModel, champion: ChampionRecord, stores: PlatformStores) -> ReleaseResult:
+    """Add ``champion`` to ``releases/<model>`` of the repository with DVC, and push it to the default remote, if any.
 
-    Nothing is committed to Git: that is for people, and for whoever runs the pipeline. Only a home that lies in a
-    repository of Git and DVC releases: any other is somebody's experiment. A version that lies there already, and what
-    DVC refuses, is said.
+    The function does not commit to Git; the commit is left to a person or to the pipeline. Only a home inside a Git and
+    DVC repository is released, because other homes are experiments. A repeated release and a DVC error are reported in
+    the message.
     """
-    reason = _reason_not_releasable(folders, repository)
+    repository = stores.repository
+    reason = _reason_not_releasable(stores)
     if reason:
         return ReleaseResult(False, f"Not released: {reason}.")
-    version = registry.version(model.name, champion.version)
+    version = stores.registry.version(model.name, champion.version)
     commit = f"git add releases && git commit -m 'Release {model.name} {champion.version}'"
     try:
         pushed = has_remote(repository)
         if is_released(repository, version):
             if pushed:
-                # A push that failed the last time is made up for.
+                # An earlier push may have failed.
                 push_release(repository, version.name)
-            return ReleaseResult(True, f"Version {champion.version} lies there already. To keep it: {commit}")
-        _add_to_release(model, version, lake, registry, folders, repository, pushed)
+            message = f"Version {champion.version} is in the release folder already. To keep it: {commit}"
+            return ReleaseResult(True, message)
+        _add_to_release(model, version, stores, pushed)
     except ReleaseError as error:
         return ReleaseResult(False, f"Not released: {error}")
     return ReleaseResult(True, f"{'Added and pushed' if pushed else 'Added; no default remote'}. To keep it: {commit}")
 
 
-def _add_to_release(
-    model: BoundModel,
-    version: ModelVersion,
-    lake: Lake,
-    registry: ModelRegistry,
-    folders: Home,
-    repository: Path,
-    push: bool,
-) -> None:
-    manifest = registry.manifest(version)
-    rows = read_training_set(model, manifest.partition, lake, model.pinned_training_set(manifest.tables))
+def _add_to_release(model: BoundModel, version: ModelVersion, stores: PlatformStores, push: bool) -> None:
+    manifest = stores.registry.manifest(version)
+    rows = read_training_set(model, manifest.partition, stores.lake, model.pinned_training_set(manifest.tables))
     with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
         training_set = Path(scratch) / TRAINING_SET_FILE
         rows.write_parquet(training_set)
         add_release(
-            repository,
+            stores.repository,
             version,
-            model_directory=model_directory(registry, version, folders.models),
+            model_directory=model_directory(version, stores),
             training_set=training_set,
             manifest=manifest,
             push=push,
         )
 
 
-def _reason_not_releasable(folders: Home, repository: Path) -> str | None:
-    if not folders.root.resolve().is_relative_to(repository.resolve()):
+def _reason_not_releasable(stores: PlatformStores) -> str | None:
+    if not stores.home.root.resolve().is_relative_to(stores.repository.resolve()):
         return "the home lies outside the repository"
-    absent = [name for name in (".git", ".dvc") if not (repository / name).exists()]
+    absent = [name for name in (".git", ".dvc") if not (stores.repository / name).exists()]
     return f"the repository has no {' and no '.join(absent)}" if absent else None

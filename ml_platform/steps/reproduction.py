@@ -1,11 +1,7 @@
-"""A version made again from what its manifest pins, and compared with what it was: where lake, training, registry meet.
-
-Apart from the registry's comparison because only here is it known how a training set is assembled and a model fitted.
-"""
+"""The reproduction of a version: rebuild it from the inputs that its manifest pins, and compare the results."""
 
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import polars as pl
 
@@ -20,73 +16,57 @@ from ml_platform.registry.manifest import (
     collect_libraries,
     collect_lock,
 )
-from ml_platform.registry.models import ModelRegistry, ModelVersion
+from ml_platform.registry.models import ModelVersion
 from ml_platform.registry.reproduction import RebuildResult, Reproduction, reproduce
 from ml_platform.steps.candidates import assemble_partition, candidate_results, read_prices, read_training_set, split_of
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import champion_of, features_of, model_directory
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import TrainerSettings
-from resources.home import Home
 
 
-def reproduce_version(
-    model: BoundModel, version: int, *, lake: Lake, registry: ModelRegistry, folders: Home, repository: Path
-) -> Reproduction:
-    """Rebuild ``version`` of ``model`` and return what is equal to its manifest, and what differs in the surroundings.
+def reproduce_version(model: BoundModel, version: int, stores: PlatformStores) -> Reproduction:
+    """Rebuild ``version`` of ``model`` and compare it with its manifest; the result also lists environment differences.
 
-    The training set is assembled again from the pinned versions of datasets and change logs, with the features as the
-    version has them; the model is fitted on that with the pinned settings and seeds. The code is that of now. Raises
-    what the registry raises for an unknown version, and :class:`~ml_platform.data.lake.LakeError` where a pinned
-    version of a table is gone.
+    The training set is assembled from the pinned versions of datasets and change logs, with the features of the
+    version. The model is fitted with the pinned settings and seeds, by the code of now. Raises
+    :class:`~ml_platform.registry.models.ModelError` for an unknown version, and
+    :class:`~ml_platform.data.lake.LakeError` when a pinned table version no longer exists.
     """
-    return _reproduced(model, registry.version(model.name, version), lake, registry, folders, repository)
+    return _reproduce(model, stores.registry.version(model.name, version), stores)
 
 
-def reproduce_champion(
-    model: BoundModel, *, lake: Lake, registry: ModelRegistry, folders: Home, repository: Path
-) -> tuple[ModelVersion, Reproduction]:
-    """Rebuild the champion; raises :class:`~ml_platform.registry.verdict_record.PromotionError` where none is."""
-    champion = champion_of(model.name, registry)
-    return champion, _reproduced(model, champion, lake, registry, folders, repository)
+def reproduce_champion(model: BoundModel, stores: PlatformStores) -> tuple[ModelVersion, Reproduction]:
+    """Rebuild the champion and return it with the comparison.
+
+    Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when the model has no champion.
+    """
+    champion = champion_of(model.name, stores.registry)
+    return champion, _reproduce(model, champion, stores)
 
 
-def _reproduced(
-    model: BoundModel, version: ModelVersion, lake: Lake, registry: ModelRegistry, folders: Home, repository: Path
-) -> Reproduction:
-    directory = model_directory(registry, version, folders.models)
-    pinned = Manifest.read(directory / MANIFEST_FILE)
-    return reproduce(
-        pinned,
-        lambda manifest: rebuild(model, manifest, features_of(directory), lake, repository),
-        code=collect_code(repository),
-        lock=collect_lock(repository),
-        hardware=collect_hardware(),
-        libraries=collect_libraries(pinned.libraries),
-    )
-
-
-def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, lake: Lake, repository: Path) -> RebuildResult:
-    """Return what the tables, settings and seeds that ``manifest`` pins give, with the code of now."""
+def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, stores: PlatformStores) -> RebuildResult:
+    """Return the results of the tables, settings and seeds that ``manifest`` pins, with the code of now."""
     month = manifest.partition
     with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
-        again = Lake(scratch)
-        # Through a lake, so that what is compared was stored and read back as the original was.
-        _rebuild_training_set(model, manifest, features, lake, again)
-        frame = read_training_set(model, month, again)
+        rebuilt_lake = Lake(scratch)
+        # The original rows were stored in a lake and read back, so the rebuilt rows are too.
+        _rebuild_training_set(model, manifest, features, stores.lake, rebuilt_lake)
+        frame = read_training_set(model, month, rebuilt_lake)
     split = split_of(model, month, frame)
     candidate = fit_candidate(
         split,
         features.feature_names,
         TrainerSettings.model_validate(manifest.fitted or manifest.parameters),
         task=model.declared.task,
-        prices=read_prices(repository),
+        prices=read_prices(stores.repository),
     )
     results = candidate_results(candidate, split, ThresholdSettings.model_validate(manifest.threshold_rule or 0.5))
     return RebuildResult(
         training_set=content_hash(frame),
-        stored_training_set=_stored_digest(model, manifest, lake),
+        stored_training_set=_stored_digest(model, manifest, stores.lake),
         metrics=results["metrics"],
         threshold=None if results["threshold"] is None else results["threshold"]["value"],
         predictions=candidate.predict(split.test),
@@ -94,12 +74,27 @@ def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, lake: L
     )
 
 
-def _rebuild_training_set(model: BoundModel, manifest: Manifest, features: FeatureSet, lake: Lake, again: Lake) -> None:
+def _reproduce(model: BoundModel, version: ModelVersion, stores: PlatformStores) -> Reproduction:
+    directory = model_directory(version, stores)
+    pinned = Manifest.read(directory / MANIFEST_FILE)
+    return reproduce(
+        pinned,
+        lambda manifest: rebuild(model, manifest, features_of(directory), stores),
+        code=collect_code(stores.repository),
+        lock=collect_lock(stores.repository),
+        hardware=collect_hardware(),
+        libraries=collect_libraries(pinned.libraries),
+    )
+
+
+def _rebuild_training_set(
+    model: BoundModel, manifest: Manifest, features: FeatureSet, lake: Lake, rebuilt_lake: Lake
+) -> None:
     logs = _logs(manifest.tables, features, lake)
     for month in lake.partitions(*model.pinned_training_set(manifest.tables)):
         if month <= manifest.partition:
             frame = assemble_partition(model, month, lake, logs, features=features, versions=manifest.tables)
-            again.write(model.table, frame, month)
+            rebuilt_lake.write(model.table, frame, month)
 
 
 def _logs(tables: Mapping[str, int], features: FeatureSet, lake: Lake) -> dict[str, pl.LazyFrame]:

@@ -1,6 +1,6 @@
-"""Which version answered a request, on which data it was made, and who decided that it should answer.
+"""Request lookup: which version answered a request, from which data it was made, and who promoted it.
 
-Apart because it reads what serving logged and what the registry decided, and needs neither a model nor MLflow.
+It reads the prediction logs and the audit log, and needs neither a model nor MLflow.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ from ml_platform.registry.champion_history import ChampionRecord, champion_histo
 
 
 class UnknownRequestError(PlatformError):
-    """Raised for a request of which no answer was logged."""
+    """Raised for a request without a logged prediction."""
 
 
 @dataclass(frozen=True)
 class RequestAnswer:
-    """What one version said to a request: ``rows`` rows, in one role, and how the version had become champion.
+    """The answer of one version to a request: its role, its number of rows, and the promotion of the version.
 
-    ``champion_record`` is None for a version that was not champion by then: a candidate, or a shadow.
+    ``champion_record`` is None for a version that was not champion at that time, such as a canary or a shadow.
     """
 
     version: str
@@ -40,10 +40,10 @@ class RequestAnswer:
 def lookup_request(
     model: str, request_id: str, *, lake: Lake, logs: Sequence[Path], audit: AuditLog
 ) -> list[RequestAnswer]:
-    """Return who answered ``request_id``, the stable version first.
+    """Return the answers to ``request_id`` by version, the stable version first.
 
-    Looks into the predictions table of ``model``, then into the ``logs`` of the services, which may not have been read
-    in yet. Raises :class:`UnknownRequestError` where neither knows the request.
+    The predictions table of ``model`` is searched first, then the ``logs`` of the services, whose latest lines may not
+    be ingested yet. Raises :class:`UnknownRequestError` when neither contains the request.
     """
     predictions = _lake_predictions(predictions_table(model), request_id, lake) or list(
         _log_predictions(logs, request_id)
@@ -52,8 +52,8 @@ def lookup_request(
         raise UnknownRequestError(
             f"Request '{request_id}' of '{model}'",
             expected="a logged prediction",
-            found="none in the lake and in the logs of the services",
-            fix="The id is in the answer's x-request-id; a request that was refused has no prediction.",
+            found="no prediction in the lake or in the logs of the services",
+            fix="Use the id in the response header x-request-id; a rejected request has no prediction.",
         )
     records = champion_history(audit, model)
     answers = []
@@ -83,7 +83,7 @@ def _log_predictions(logs: Sequence[Path], request_id: str) -> Iterator[tuple[st
     for path in logs:
         with path.open("rb") as lines:
             for line in lines:
-                # Few lines hold the id: only these are worth reading.
+                # Parse only lines that contain the id: parsing every line would take minutes.
                 if needle in line and (prediction := _parse_line(line)) and prediction.request_id == request_id:
                     yield prediction.role, prediction.version, prediction.predict_at, prediction.logged_at
 
@@ -92,5 +92,5 @@ def _parse_line(line: bytes) -> LoggedPrediction | None:
     try:
         return LoggedPrediction.model_validate_json(line)
     except ValidationError:
-        # A torn line is set aside with its reason when the log is read in.
+        # Ingestion reports incomplete lines, so skip them here.
         return None

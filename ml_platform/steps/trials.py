@@ -1,4 +1,4 @@
-"""A search for settings as MLflow shows it: a nested run for each trial, its course and what mattered."""
+"""Logs a hyperparameter search to MLflow: one nested run per trial, the history and the importance of settings."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ TRIAL_TAG, STATE_TAG = "ml_platform.trial", "ml_platform.trial_state"
 
 
 def trial_logger(run: "TrackedRun") -> OnTrial:
-    """Return what records each trial as a nested run of ``run``: its settings, loss, rounds and seconds."""
+    """Return a callback that logs a trial as a nested run of ``run``: settings, loss, rounds and seconds."""
 
     def record(trial: Trial) -> None:
         tags = {TRIAL_TAG: str(trial.number), STATE_TAG: trial.state}
@@ -25,7 +25,7 @@ def trial_logger(run: "TrackedRun") -> OnTrial:
 
 
 def log_search(run: "TrackedRun", tuning: TuningResult) -> None:
-    """Attach the course of the search to ``run``, and which settings mattered where enough trials tell."""
+    """Log the plots of a search to ``run``: best loss by trial and, with enough trials, importance of the settings."""
     run.log_metrics({"trials": float(len(tuning.trials)), "best_validation_loss": tuning.best_loss})
     run.log_bytes(search_plot(tuning.history()), "plots/tuning_history.png")
     if tuning.importance:

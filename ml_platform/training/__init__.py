@@ -1,1 +1,1 @@
-"""Splits, trainers, tuning, calibration and what they cost. Runs without Dagster or MLflow."""
+"""Splits, trainers, tuning, calibration and resource usage. Runs without Dagster or MLflow."""

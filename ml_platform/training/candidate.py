@@ -1,6 +1,6 @@
-"""From a split to a candidate: encode, fit, calibrate, fit again on all that is known, and say what it cost.
+"""Build a candidate from a split: encode, tune, fit, calibrate, refit, and measure the resource usage.
 
-Apart from the trainers because what happens around a fit is the same for all of them.
+These steps are the same for all trainers.
 """
 
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ from ml_platform.training.tuning import OnTrial, TuningResult, tune, with_settin
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted model with everything that is needed to serve it.
+    """A fitted model with all parts that serving needs.
 
-    ``declared`` are its settings, those that tuning found among them; ``history`` is (round, validation loss).
+    ``declared`` has the settings of the fit, including those from tuning. ``history`` is (round, validation loss).
     ``validation_predictions`` are uncalibrated predictions of the validation rows by the fit that had not seen them.
     """
 
@@ -50,7 +50,7 @@ class Candidate:
     tuning: TuningResult | None = None
 
     def explain(self, frame: pl.DataFrame, most: int = 3) -> list[list[Reason]]:
-        """Return for each row of ``frame`` the ``most`` features that moved its score most."""
+        """Return for each row of ``frame`` the ``most`` features with the largest effect on its score."""
         return reasons(self.encoder.feature_names, self.fitted.explain(self.encoder.transform(frame)), most)
 
     def predict(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
@@ -70,17 +70,17 @@ def fit_candidate(
     study_storage: str | None = None,
     on_trial: OnTrial | None = None,
 ) -> Candidate:
-    """Return the candidate that ``declared`` makes of ``split``.
+    """Return the candidate that ``declared`` fits on ``split``.
 
-    Rounds and calibration are found on the validation part; with ``refit`` the final model is then fitted on train and
-    validation with as many rounds, more by the share of rows that were added. Of the test part only the labels are
-    looked at, whether anything could be judged by them. Categories not seen in what is fitted count as missing.
-    Infinite values count as missing too, and are noted; so are features without any value. With ``declared.tuning``,
-    settings are first searched on the validation part, in a study kept in ``study_storage``.
+    The validation part determines rounds and calibration. With ``refit``, the final model is fitted on train and
+    validation; its rounds grow by the share of added rows if the trainer declares it. From the test part, only the
+    labels are read, to check that an evaluation is possible. Categories that the fitted rows do not have count as
+    missing, and so do infinite values. ``notes`` lists features with infinite values and features without any value.
+    With ``declared.tuning``, settings are first searched on the validation part, in a study in ``study_storage``.
 
-    A ``checkpoint`` folder lets a killed call go on. It stays: the caller removes it once the candidate is kept, and
-    until then the same call gives the same candidate without fitting again. Raises :class:`TrainingError`, before
-    anything is fitted, when no feature has a value or a part has labels that do not suit ``task``.
+    With a ``checkpoint`` folder, a killed call resumes. The caller removes the folder after storing the candidate.
+    Until then, the same call returns the same candidate without fitting again. Raises :class:`TrainingError` before the
+    fit when no feature has a value, or when a part has labels that do not suit ``task``.
     """
     _require_labels(split, task)
     notes = _feature_notes(split, features)
@@ -137,9 +137,9 @@ def _require_labels(split: Split, task: Task) -> None:
     if task == "classification" and split.test[LABEL].n_unique() == 1:
         raise TrainingError(
             "Training set, test part",
-            expected="labels of both kinds, to judge the candidate by",
+            expected="labels of both classes for the evaluation",
             found=f"{split.test.height} times {split.test[LABEL][0]}",
-            fix="Mend the label rule in the examples function, or choose another month.",
+            fix="Correct the label rule in the examples function, or choose another month.",
         )
 
 
@@ -152,7 +152,7 @@ def _require_label_values(part: str, rows: pl.DataFrame, task: Task) -> None:
             f"Training set, {part} part",
             expected="labels 0 and 1" if task == "classification" else "labels that are numbers",
             found=f"{invalid.len()} of {rows.height} others, for example {invalid[0]:g}",
-            fix="Mend the label rule in the examples function"
+            fix="Correct the label rule in the examples function"
             + (", or declare task: regression." if task == "classification" else "."),
         )
 
@@ -187,7 +187,7 @@ def _subfolder(folder: Path | None, name: str) -> Path | None:
 
 
 def fitted_settings(declared: TrainerSettings, fitted: Any) -> dict[str, Any]:
-    """Return every parameter of the candidate as it was fitted, defaults included, for the manifest."""
+    """Return all parameters of the fit, including defaults, for the manifest."""
     trainer = make_trainer(declared, "classification")
     return {
         "trainer": declared.trainer,

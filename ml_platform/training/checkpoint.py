@@ -1,7 +1,7 @@
-"""Where a fit stands, kept so that a killed one goes on: the newest whole checkpoint of the same work, or none.
+"""Checkpoints of a fit, from which a killed fit resumes.
 
-Apart because both trainers need the same three promises: a checkpoint is whole or absent, it belongs to these rows and
-settings and to no others, and an old one is removed only when a newer one stands.
+A checkpoint is complete or absent. It belongs to one set of rows and settings. An older checkpoint is removed only
+after a newer one is complete.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point to go on from: ``state`` as it was written, and the folder with the trainer's files."""
+    """A point from which a fit resumes: the stored ``state``, and the folder with the trainer's files."""
 
     step: int
     state: dict[str, Any]
@@ -32,19 +32,19 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one fit in ``folder``; those of another ``fingerprint`` are not seen and cleared away."""
+    """Checkpoints of one fit in ``folder``. Those with another ``fingerprint`` are ignored, and removed by a write."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest checkpoint of this fit, None where there is none."""
+        """Return the latest checkpoint of this fit, or None."""
         checkpoints = [each for each in map(self._read, self._folders()) if each is not None]
         return max(checkpoints, key=lambda each: each.step, default=None)
 
     def write(self, step: int, state: Mapping[str, Any], save: Callable[[Path], None]) -> None:
-        """Keep ``state`` and the files that ``save`` writes into the folder it is given; then drop older ones."""
+        """Store ``state`` and the files that ``save`` writes into the given folder; then remove older checkpoints."""
         staged = self.folder / f".staged-{step:08d}"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
@@ -73,7 +73,7 @@ class Checkpoints:
 
 
 def fingerprint(parameters: Mapping[str, Any], *parts: Matrix | None) -> str:
-    """Return the digest of ``parameters`` and of the bytes of each part: another row, another fit."""
+    """Return the digest of ``parameters`` and of the names, categories and values of each part."""
     digest = hashlib.sha256(value_digest(parameters).encode())
     for part in parts:
         if part is None:

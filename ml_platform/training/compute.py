@@ -1,4 +1,4 @@
-"""What a fit asks of the machine that it is placed on; declared with the trainer, free of who does the placing."""
+"""Compute resources that a fit requests, declared with the trainer and independent of the scheduler."""
 
 from pydantic import Field
 
@@ -6,8 +6,8 @@ from ml_platform.data.settings import Settings
 
 
 class Compute(Settings):
-    """Cores, memory and accelerators that a cluster sets aside for the step; on one machine they bind nobody."""
+    """Cores, memory and accelerators that a cluster reserves for the step; a single machine ignores them."""
 
-    cpus: float = Field(default=1.0, gt=0, description="Cores.")
-    memory_gb: float | None = Field(default=None, gt=0, description="Memory (GiB); none: what the cluster gives.")
-    gpus: int = Field(default=0, ge=0, description="Accelerators; at least 1 where the trainer requires one.")
+    cpus: float = Field(default=1.0, gt=0, description="Number of CPU cores.")
+    memory_gb: float | None = Field(default=None, gt=0, description="Memory in GiB; none: the default of the cluster.")
+    gpus: int = Field(default=0, ge=0, description="Accelerators; at least 1 for a trainer that requires one.")

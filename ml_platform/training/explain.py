@@ -1,7 +1,9 @@
-"""Why a score is what it is: contributions of features for models that have none of their own, and reasons in words."""
+"""Explanations of scores: reasons, and contributions and importance for models without their own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,10 @@ PROBABILITY_EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Reason:
-    """One feature's part in one score: positive raises it. Log-odds in classification, label units in regression."""
+    """Contribution of one feature to one score, in log-odds (classification) or label units (regression).
+
+    A positive contribution raises the score.
+    """
 
     feature: str
     contribution: float
@@ -22,7 +27,7 @@ class Reason:
 def reasons(names: Sequence[str], contributions: Scores, most: int = 3) -> list[list[Reason]]:
     """Return for each row the ``most`` features with the largest absolute contributions, largest first.
 
-    ``contributions`` has shape (rows, features). Features that add nothing are no reason; ties keep feature order.
+    ``contributions`` has shape (rows, features). Features that contribute 0 are left out; ties keep the feature order.
 
     >>> reasons(["rain", "hour"], np.array([[0.1, -0.4]]), most=1)
     [[Reason(feature='hour', contribution=-0.4)]]
@@ -37,11 +42,11 @@ def reasons(names: Sequence[str], contributions: Scores, most: int = 3) -> list[
 def contributions_by_ablation(
     predict: Callable[[Features], Scores], features: Features, background: Features, *, log_odds: bool
 ) -> Scores:
-    """Return by how much each score is above what it is, on average, with one feature taken from ``background`` rows.
+    """Return each score minus its mean when one feature is taken from the ``background`` rows, shape (rows, features).
 
-    Shape (rows, features); features are taken one at a time, so that joint effects count for each of them. It costs
-    rows x features x background predictions. After Robnik-Sikonja and Kononenko (2008), Explaining classifications for
-    individual instances.
+    Features are replaced one at a time, so a joint effect counts for each of them. The cost is rows x features x
+    background predictions. Source: Robnik-Sikonja and Kononenko (2008), Explaining classifications for individual
+    instances.
     """
     baseline = _to_log_odds(predict(features), log_odds)
     result = np.zeros(features.shape, dtype=np.float64)
@@ -64,26 +69,26 @@ def permutation_importance(
     repeats: int = 3,
     seed: int = 0,
 ) -> Scores:
-    """Return by how much ``loss(label, scores)`` rises when a feature is shuffled among the rows, shape (features,).
+    """Return the increase of ``loss(label, scores)`` when a feature is shuffled among the rows, shape (features,).
 
-    Mean of ``repeats`` shuffles by ``seed``; negative where the feature misled. Breiman (2001), Random forests.
+    It is the mean of ``repeats`` shuffles by ``seed``, and negative where the feature raised the loss. Source: Breiman
+    (2001), Random forests.
     """
-    rng = np.random.default_rng(seed)
-    baseline = loss(label, predict(features))
-    shuffled = features.copy()
-    result = np.zeros(features.shape[1], dtype=np.float64)
-    for column in range(features.shape[1]):
-        increases = []
-        for _ in range(repeats):
-            shuffled[:, column] = rng.permutation(features[:, column])
-            increases.append(loss(label, predict(shuffled)) - baseline)
-        shuffled[:, column] = features[:, column]
-        result[column] = float(np.mean(increases))
-    return result
+    from sklearn import inspection
+
+    def negative_loss(_: Any, rows: Features, truth: Scores) -> float:
+        return -loss(truth, predict(rows))
+
+    # scikit-learn requires an estimator with a `fit`, which it does not call: the scoring function predicts.
+    estimator = SimpleNamespace(fit=negative_loss)
+    found = inspection.permutation_importance(
+        estimator, features, label, scoring=negative_loss, n_repeats=repeats, random_state=seed
+    )
+    return np.asarray(found.importances_mean, dtype=np.float64)
 
 
 def shares(names: Sequence[str], weights: npt.NDArray[np.floating]) -> dict[str, float]:
-    """Return each name's share of the sum of ``weights``, most first; all zero where the sum is."""
+    """Return each name's share of the sum of ``weights``, largest first; all are 0 when the sum is 0."""
     parts = np.asarray(weights, dtype=np.float64) / max(float(np.sum(weights)), 1e-12)
     return {names[column]: float(parts[column]) for column in np.argsort(-parts, kind="stable")}
 

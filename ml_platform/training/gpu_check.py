@@ -1,7 +1,7 @@
-"""What an accelerator brings on this machine: `python -m ml_platform.training.gpu_check [--json]`.
+"""Speed of the accelerator of this machine: `python -m ml_platform.training.gpu_check [--json]`.
 
-Fits the torch trainer on rows made from a seed, on the accelerator (if there is one) and on the CPU: rows/s, how busy
-the GPU was, and the time to the same validation loss. Needs nothing but the training package and its libraries.
+Fits the torch trainer on synthetic rows, on the accelerator (if there is one) and on the CPU. Reports rows/s, the
+utilisation of the GPU, and the time to the same validation loss. Needs only the training package and its libraries.
 """
 
 import argparse
@@ -22,7 +22,7 @@ LOSS_TOLERANCE = 0.002
 
 @dataclass(frozen=True)
 class DeviceMeasurement:
-    """One fit: ``validation_losses`` are (seconds since its first step, validation loss) at the end of each epoch."""
+    """One fit. ``validation_losses`` has (seconds since the start, validation loss) at the end of each epoch."""
 
     device: str
     rows_per_second: float
@@ -32,12 +32,12 @@ class DeviceMeasurement:
     validation_losses: list[tuple[float, float]]
 
     def seconds_to(self, loss: float) -> float | None:
-        """Return the seconds after which the validation loss was at most ``loss``, None where it never was."""
+        """Return the seconds until the validation loss was at most ``loss``, or None if it never was."""
         return next((seconds for seconds, value in self.validation_losses if value <= loss), None)
 
 
 def synthetic_rows(rows: int, features: int, seed: int) -> Matrix:
-    """Return ``rows`` with gaps, one category of 100, and a label that a few features and one product decide."""
+    """Return ``rows`` with missing values, one feature of 100 categories, and a label that depends on four features."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((rows, features), dtype=np.float32)
     values[:, 3] = rng.integers(0, 100, rows)
@@ -47,10 +47,10 @@ def synthetic_rows(rows: int, features: int, seed: int) -> Matrix:
 
 
 def measure_fit(matrix: Matrix, settings: TorchSettings, seed: int) -> DeviceMeasurement:
-    """Fit ``settings`` on nine tenths of ``matrix`` and look at the rest after each epoch.
+    """Fit ``settings`` on nine tenths of ``matrix`` and validate on the rest after each epoch.
 
-    The first epoch is left out of rows/s where there is another: kernels are chosen and compiled in it. Utilisation is
-    NVML's share of time in which a kernel ran, over the whole fit; None without a GPU.
+    With several epochs, rows/s leaves out the first, in which kernels are selected and compiled. Utilisation is NVML's
+    share of time in which a kernel ran, over the whole fit, and None without a GPU.
     """
     train_rows = matrix.rows * 9 // 10
     validation_losses: list[tuple[float, float]] = []
@@ -78,13 +78,13 @@ def measure_fit(matrix: Matrix, settings: TorchSettings, seed: int) -> DeviceMea
 
 
 def compare_devices(rows: int, features: int, epochs: int, seed: int, batch_rows: int) -> dict[str, object]:
-    """Return the courses on accelerator (None without one) and CPU, and the time of each to the same loss."""
+    """Return the measurements on accelerator (None without one) and CPU, and the time of each to the same loss."""
     matrix = synthetic_rows(rows, features, seed)
     settings = TorchSettings(max_epochs=epochs, patience=epochs, batch_rows=batch_rows, processes=1)
     device_type = chosen_device(settings).type
     cpu_measurement = measure_fit(matrix, settings.model_copy(update={"device": "cpu"}), seed)
     gpu_measurement = measure_fit(matrix, settings, seed) if device_type != "cpu" else None
-    # The loss that both reach: the worse of the two best ones, and a hair for the order of sums.
+    # Both devices reach the worse of their lowest losses; the tolerance is for the order of floating-point sums.
     common_loss = (
         max(
             min(loss for _, loss in each.validation_losses)
@@ -111,12 +111,12 @@ def compare_devices(rows: int, features: int, epochs: int, seed: int, batch_rows
 def main(arguments: list[str] | None = None) -> None:
     """Print the comparison as a table, or as one JSON object with ``--json``."""
     parser = argparse.ArgumentParser(prog="python -m ml_platform.training.gpu_check", description=__doc__)
-    parser.add_argument("--rows", type=int, default=300_000, help="rows to make")
-    parser.add_argument("--features", type=int, default=100, help="features of a row, at least 4")
+    parser.add_argument("--rows", type=int, default=300_000, help="number of synthetic rows")
+    parser.add_argument("--features", type=int, default=100, help="number of features, at least 4")
     parser.add_argument("--epochs", type=int, default=3, help="passes over the rows")
-    parser.add_argument("--batch-rows", type=int, default=1024, help="rows of a step; larger ones fill a large GPU")
+    parser.add_argument("--batch-rows", type=int, default=1024, help="rows of a step; a large GPU needs large batches")
     parser.add_argument("--seed", type=int, default=0, help="seed of rows and weights")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args(arguments)
     comparison = compare_devices(options.rows, options.features, options.epochs, options.seed, options.batch_rows)
     if options.json:

@@ -1,8 +1,8 @@
-"""Gradient boosted trees by LightGBM, in segments whose random numbers depend on the segment alone.
+"""Gradient boosted trees by LightGBM, with checkpoints from which a resumed fit gives the same bits.
 
-A booster's random state cannot be saved. So rounds are counted in segments, each begins with seeds of its own, and
-checkpoints stand between segments: boosting continued from one draws the same rows and features as the fit that was
-never killed, and the two predict alike to the last bit.
+The random state of a booster cannot be saved. The trainer therefore splits the rounds into segments with their own
+seeds and writes checkpoints between segments. A fit resumed from a checkpoint then draws the same rows and features as
+an uninterrupted fit, and both predict the same bits.
 """
 
 import hashlib
@@ -27,36 +27,36 @@ CHANGED_SHARE_FACTOR = 0.99
 
 
 class LightGBMSettings(Settings):
-    """Parameters of LightGBM that are worth declaring, by its own names."""
+    """Parameters of LightGBM, under LightGBM's names."""
 
     learning_rate: float = Field(default=0.04, gt=0, le=1, description="Shrinkage of each tree.")
-    num_leaves: int = Field(default=63, ge=2, description="Leaves of a tree.")
-    max_depth: int = Field(default=-1, description="Depth of a tree; -1: no limit.")
+    num_leaves: int = Field(default=63, ge=2, description="Highest number of leaves of a tree.")
+    max_depth: int = Field(default=-1, description="Highest depth of a tree; -1: no limit.")
     min_data_in_leaf: int = Field(default=200, ge=1, description="Rows that a leaf must have.")
     feature_fraction: float = Field(default=0.35, gt=0, le=1, description="Share of features that a tree may use.")
     bagging_fraction: float = Field(default=0.8, gt=0, le=1, description="Share of rows that a tree sees.")
-    bagging_freq: int = Field(default=1, ge=0, le=1, description="1: rows are drawn anew for each tree; 0: never.")
-    extra_trees: bool = Field(default=False, description="One random threshold per feature and node.")
+    bagging_freq: int = Field(default=1, ge=0, le=1, description="1: draw rows for each tree; 0: use all rows.")
+    extra_trees: bool = Field(default=False, description="Try one random threshold per feature and node.")
     lambda_l1: float = Field(default=0.0, ge=0, description="L1 penalty of leaf values.")
     lambda_l2: float = Field(default=10.0, ge=0, description="L2 penalty of leaf values.")
     path_smooth: float = Field(default=0.0, ge=0, description="Pull of a leaf towards its parent, in rows.")
-    max_bin: int = Field(default=127, ge=2, description="Bins of a numerical feature.")
+    max_bin: int = Field(default=127, ge=2, description="Highest number of bins of a numerical feature.")
     cat_smooth: float = Field(default=30.0, ge=0, description="Smoothing of rare categories.")
     cat_l2: float = Field(default=20.0, ge=0, description="L2 penalty of splits by category.")
-    max_cat_threshold: int = Field(default=32, ge=1, description="Categories on the smaller side of a split.")
+    max_cat_threshold: int = Field(default=32, ge=1, description="Most categories on one side of a split.")
     min_data_per_group: int = Field(default=200, ge=1, description="Rows that a group of categories must have.")
     histogram: Literal["row", "column"] = Field(
-        default="column", description="How histograms are built: column for wide tables, row for long ones."
+        default="column", description="Order of building histograms: column for wide tables, row for long ones."
     )
-    max_rounds: int = Field(default=1500, ge=1, description="Rounds after which fitting ends at the latest.")
+    max_rounds: int = Field(default=1500, ge=1, description="Highest number of rounds.")
     patience: int = Field(default=60, ge=1, description="Rounds without improvement after which fitting stops.")
     segment_rounds: int = Field(
-        default=100, ge=1, description="Rounds from one checkpoint, and one set of seeds, to the next."
+        default=100, ge=1, description="Rounds of a segment, which has its own seeds and ends with a checkpoint."
     )
-    num_threads: int = Field(default=0, ge=0, description="Threads; 0: one for each core.")
+    num_threads: int = Field(default=0, ge=0, description="Number of threads; 0: one per core.")
 
     def parameters(self, task: Task) -> dict[str, Any]:
-        """Return them as LightGBM takes them, without the seeds: these change with the segment."""
+        """Return the parameters for LightGBM, without the seeds, which change with the segment."""
         own = self.model_dump(exclude={"max_rounds", "patience", "segment_rounds", "histogram"})
         objective = {"objective": "binary", "metric": "binary_logloss"}
         if task == "regression":
@@ -82,12 +82,15 @@ class LightGBMModel:
         write_text(directory / MODEL_FILE, self.booster.model_to_string(num_iteration=self.rounds))
 
     def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return TreeSHAP contributions in log-odds (Lundberg et al., 2018), the constant left out."""
+        """Return TreeSHAP contributions without the constant, shape (rows, features), in units of the raw score.
+
+        Source: Lundberg et al. (2018), Consistent individualized feature attribution for tree ensembles.
+        """
         found = self.booster.predict(features, num_iteration=self.rounds, pred_contrib=True)
         return np.asarray(found, dtype=np.float64)[:, :-1]
 
     def importance(self) -> dict[str, float]:
-        """Return each feature's share of the gain of all splits, most first."""
+        """Return each feature's share of the gain of all splits, largest first."""
         gain = self.booster.feature_importance("gain", iteration=self.rounds)
         shares = gain / max(float(gain.sum()), 1e-12)
         names = self.booster.feature_name()
@@ -95,7 +98,7 @@ class LightGBMModel:
 
 
 class LightGBMTrainer:
-    """Fits boosted trees with early stopping on log loss (classification) or squared error (regression)."""
+    """Fit boosted trees with early stopping on log loss (classification) or squared error (regression)."""
 
     Settings = LightGBMSettings
     rounds_follow_rows = True
@@ -119,11 +122,14 @@ class LightGBMTrainer:
 
         if validation is None and rounds is None:
             raise TrainingError(
-                "LightGBM", expected="validation rows or a number of rounds", found="neither", fix="Pass one."
+                "LightGBM",
+                expected="validation rows or a number of rounds",
+                found="neither",
+                fix="Pass validation rows or rounds.",
             )
         require_labels(train, self.task)
         max_rounds = rounds or self.settings.max_rounds
-        # Bins are drawn once, before the first segment.
+        # LightGBM samples the rows for the bins once, before the first segment.
         parameters = self.settings.parameters(self.task) | {"data_random_seed": self.seed}
         checkpoints, resumed_from = None, None
         if checkpoint is not None:
@@ -148,7 +154,7 @@ class LightGBMTrainer:
 
     @classmethod
     def load(cls, directory: Path) -> LightGBMModel:
-        """Return the booster of ``directory``, which ends at its best round."""
+        """Return the booster in ``directory``, which ends at its best round."""
         import lightgbm as lgb
 
         booster = lgb.Booster(model_file=directory / MODEL_FILE)
@@ -156,13 +162,13 @@ class LightGBMTrainer:
 
 
 def seeds_of_segment(seed: int, segment: int) -> dict[str, int]:
-    """Return LightGBM's seeds for the rounds of ``segment``: unlike each other, and from segment to segment."""
+    """Return LightGBM's seeds for the rounds of ``segment``; they differ from each other and between segments."""
     digest = hashlib.sha256(f"{seed}/{segment}".encode()).digest()
     return {name: int.from_bytes(digest[4 * at : 4 * at + 4]) >> 1 for at, name in enumerate(SEEDS)}
 
 
 class _SegmentSeeds:
-    """Before the first round of each segment but the one that fitting began with: the segment's seeds."""
+    """Callback that sets the segment's seeds before the first round of each segment after the first."""
 
     before_iteration = True
 
@@ -176,13 +182,13 @@ class _SegmentSeeds:
         if index == 0 and env.iteration > env.begin_iteration:
             seeds, share = seeds_of_segment(self.seed, segment), env.params["bagging_fraction"]
             if share < 1:
-                # LightGBM takes a new bagging seed only when the share changes too, and not for a share of 1.
+                # LightGBM uses a new bagging seed only when the share changes too, and ignores it for a share of 1.
                 env.model.reset_parameter({"bagging_fraction": share * CHANGED_SHARE_FACTOR})
             env.model.reset_parameter({"bagging_fraction": share, **seeds})
 
 
 class _BoostingProgress:
-    """After each round: note the loss, report it, keep a checkpoint between segments, stop when nothing is gained."""
+    """Callback that records and reports each loss, writes checkpoints between segments, and stops early."""
 
     def __init__(
         self,
@@ -197,33 +203,33 @@ class _BoostingProgress:
         self.checkpoints = checkpoints
         self.report = report
         self.first_round = self.round = resumed_from.step if resumed_from else 0
-        # A round in which nothing could be split adds no tree: rounds and trees are counted apart.
+        # A round without a possible split adds no tree, so the numbers of rounds and trees can differ.
         self.trees: list[int] = list(resumed_from.state["trees"]) if resumed_from else []
         self.history: list[tuple[int, float]] = (
             [(at, loss) for at, loss in resumed_from.state["history"]] if resumed_from else []
         )
-        self.notes = [f"Went on from the checkpoint after round {self.round}."] if resumed_from else []
+        self.notes = [f"Resumed from the checkpoint after round {self.round}."] if resumed_from else []
 
     @property
     def best_round(self) -> int:
-        """The first round with the lowest validation loss; the last one where there is no validation."""
+        """The first round with the lowest validation loss, or without validation the last round."""
         return min(self.history, key=lambda each: (each[1], each[0]))[0] if self.history else self.round
 
     @property
     def best_trees(self) -> int:
-        """Trees that there were after the best round."""
+        """Number of trees after the best round."""
         return self.trees[self.best_round - 1]
 
     def is_finished(self) -> bool:
-        """Return whether no further round is wanted."""
+        """Return whether fitting has reached its rounds or run out of patience."""
         return self.round >= self.max_rounds or (
             bool(self.history) and self.round - self.best_round >= self.settings.patience
         )
 
     def write_checkpoint(self, booster: "Booster") -> None:
-        """Write a checkpoint, where any are kept."""
+        """Write a checkpoint if the fit has a checkpoint folder."""
         if self.checkpoints is not None:
-            # All rounds, not only those up to the best: a better one may come in a later segment.
+            # Write all rounds, not only those up to the best: a later segment may have a better one.
             text = booster.model_to_string(num_iteration=-1)
             state = {"history": self.history, "trees": self.trees}
             self.checkpoints.write(self.round, state, lambda folder: write_text(folder / MODEL_FILE, text))
@@ -241,7 +247,7 @@ class _BoostingProgress:
                     f"LightGBM, round {self.round}",
                     expected="a validation loss that is a number",
                     found=str(loss),
-                    fix="Lower the learning rate, or look for labels that are infinite.",
+                    fix="Lower the learning rate, or remove infinite labels.",
                 )
             self.history.append((self.round, loss))
             if self.report is not None:
@@ -266,5 +272,5 @@ def _dataset(rows: Matrix, parameters: dict[str, Any], reference: "Dataset | Non
 
 
 def _feature_name(name: str) -> str:
-    # LightGBM refuses what JSON gives a meaning to.
+    # LightGBM rejects names with special characters of JSON.
     return "".join("_" if character in '[]{}":,' else character for character in name)

@@ -1,7 +1,7 @@
-"""The model directory: native files that hold a model and all it needs, for the registry, the bento and whoever reads.
+"""The model directory: native files with a model and all that serving needs, for the registry and the bento.
 
-`model.json` says what it is, `encoder.json`, `calibration.json`, `features.json` and `contract.json` how a request
-becomes a probability; the trainer's own files hold the model itself.
+`model.json` describes the model. `encoder.json`, `calibration.json`, `features.json` and `contract.json` describe how a
+request becomes a probability. The trainer's own files contain the fitted model.
 """
 
 import json
@@ -25,7 +25,7 @@ FORMAT = "ml_platform/1"
 
 
 class ModelDirectoryError(PlatformError):
-    """Raised when a folder holds no whole model, or one of another format."""
+    """Raised when a folder has no complete model, or a model of another format."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def write_model(
 ) -> None:
     """Write ``candidate`` with the features it reads and the contract of its endpoint into the empty ``directory``.
 
-    ``threshold`` is the score from which the answered label is true, None for a regression.
+    ``threshold`` is the lowest score that is answered as true, and None for a regression.
     """
     directory.mkdir(parents=True, exist_ok=True)
     description = {
@@ -74,12 +74,12 @@ def write_model(
     write_json(directory / "features.json", features)
     write_json(directory / "contract.json", contract)
     candidate.fitted.save(directory)
-    # Last, so that a folder that has it is whole.
+    # Write model.json last, so a folder with this file is complete.
     write_json(directory / "model.json", description)
 
 
 def read_model(directory: Path) -> StoredModel:
-    """Return the model in ``directory``, ready to predict. Raises :class:`ModelDirectoryError` where there is none."""
+    """Return the model in ``directory``. Raises :class:`ModelDirectoryError` if there is no complete model."""
     description = _read_description(directory)
     return StoredModel(
         description=description,
@@ -97,6 +97,6 @@ def _read_description(directory: Path) -> dict[str, Any]:
             f"Model directory {directory}",
             expected=f"a model.json of format {FORMAT}",
             found=f"format {stored.get('format')}" if stored else "none",
-            fix="Materialize the candidate again; a folder without model.json was never finished.",
+            fix="Materialize the candidate again; a folder without model.json is incomplete.",
         )
     return stored

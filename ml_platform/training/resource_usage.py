@@ -1,6 +1,6 @@
-"""What a training step used: wall, CPU and GPU seconds, memory, and what that costs by a price list.
+"""Resource usage of a training step: wall, CPU and GPU seconds, memory, and the cost by a price list.
 
-Apart because every trainer is measured alike, and cost is only comparable when it is.
+Every trainer is measured by the same rules, so costs can be compared.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ VISIBLE_DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 class PriceList(Settings):
-    """What computing costs; one currency throughout."""
+    """Prices of computing, all in one currency."""
 
     currency: str = Field(default="USD", description="Currency of all prices.")
     cpu_hour: float = Field(default=0.048, ge=0, description="Price of one core for an hour.")
@@ -35,10 +35,10 @@ class PriceList(Settings):
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """What was used between two instants by this process and its finished children.
+    """Usage by this process and its finished child processes during a measurement.
 
-    ``gpu_seconds`` is the time in which kernels ran, summed over the accelerators, as NVML samples it; 0 without NVML.
-    ``peak_memory_bytes`` is the highest resident memory that the process has had so far.
+    ``gpu_seconds`` is the time in which kernels ran, sampled by NVML and summed over the accelerators; 0 without NVML.
+    ``peak_memory_bytes`` is the highest resident memory of the process since its start.
     """
 
     device: str
@@ -51,7 +51,7 @@ class ResourceUsage:
 
 
 class ResourceMeter:
-    """A running measurement; :meth:`total` may be asked at any time, and counts until the block is left."""
+    """A running measurement, which ends with its block; :meth:`total` may be called at any time."""
 
     def __init__(self, prices: PriceList) -> None:
         self._prices = prices
@@ -60,16 +60,16 @@ class ResourceMeter:
         self._stopped_at: tuple[float, float] | None = None
 
     def stop(self) -> None:
-        """Fix the end of what is counted."""
+        """End the measurement."""
         self._stopped_at = _read_clocks()
         self._gpu_sampler.stop()
 
     def total(self) -> ResourceUsage:
-        """Return what was used so far."""
+        """Return the usage so far, or of the whole block after its end."""
         ended = self._stopped_at or _read_clocks()
         wall, cpu = ended[0] - self._started[0], ended[1] - self._started[1]
         device, count = compute_device()
-        # An accelerator is paid for as long as it is held, busy or not.
+        # A reserved accelerator costs money for the whole wall time, busy or idle.
         cost = (cpu * self._prices.cpu_hour + wall * count * self._prices.gpu_hour) / HOUR_SECONDS
         busy = self._gpu_sampler.busy_seconds if count else 0.0
         return ResourceUsage(device, wall, cpu, busy, peak_memory_bytes(), cost, self._prices.currency)
@@ -77,7 +77,7 @@ class ResourceMeter:
 
 @contextmanager
 def measure_resources(prices: PriceList | None = None) -> Iterator[ResourceMeter]:
-    """Measure the block; read the result from what it yields, also after an exception."""
+    """Yield a meter of the block; its total is available after the block, also after an exception."""
     meter = ResourceMeter(prices or PriceList())
     try:
         yield meter
@@ -86,9 +86,9 @@ def measure_resources(prices: PriceList | None = None) -> Iterator[ResourceMeter
 
 
 def compute_device() -> tuple[str, int]:
-    """Return the name of the accelerator that this process uses and how many: ``("cpu", 0)`` where it uses none.
+    """Return the name and number of the accelerators that this process uses, ``("cpu", 0)`` for none.
 
-    Only a process that already imported torch can have one in use; asking must not import it.
+    Only a process that has imported torch can use one, so this function does not import it.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
@@ -97,9 +97,9 @@ def compute_device() -> tuple[str, int]:
 
 
 def gpu_count() -> int:
-    """Return the number of accelerators that this process can use: NVIDIA's GPUs, else 1 where torch has MPS.
+    """Return the number of accelerators that this process can use: NVIDIA GPUs, or 1 if torch has MPS.
 
-    CUDA is not initialised (a process that forks later must not), and torch is imported only on a Mac.
+    The function does not initialise CUDA, because the process may fork later, and imports torch only on a Mac.
     """
     nvml = _load_nvml()
     if nvml is not None:
@@ -114,8 +114,8 @@ def gpu_count() -> int:
 def usable_gpus(gpus: int, visible: str | None = None, built_for_cuda: bool = True) -> int:
     """Return how many of the machine's ``gpus`` a process can use.
 
-    ``visible`` is its ``CUDA_VISIBLE_DEVICES`` (None: not set), read as CUDA does: up to the first entry that names no
-    GPU. A torch that was not ``built_for_cuda`` uses none.
+    ``visible`` is the value of ``CUDA_VISIBLE_DEVICES`` (None: not set). As in CUDA, entries after the first one that
+    names no GPU are ignored. A torch that was not ``built_for_cuda`` uses no GPU.
     """
     if not built_for_cuda:
         return 0
@@ -127,7 +127,7 @@ def usable_gpus(gpus: int, visible: str | None = None, built_for_cuda: bool = Tr
 
 
 def torch_has_cuda() -> bool:
-    """Return whether the installed torch was built for CUDA, without importing it; True where none is installed."""
+    """Return whether the installed torch was built for CUDA, without importing it; True if none is installed."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         return True
@@ -135,19 +135,19 @@ def torch_has_cuda() -> bool:
 
 
 def gpu_slots() -> int:
-    """Return how many steps may hold a GPU at once on this machine: its GPUs, or 1 where there is none."""
+    """Return how many steps may use a GPU at once on this machine: its number of GPUs, or 1 without any."""
     return max(1, gpu_count())
 
 
 def peak_memory_bytes() -> int:
-    """Return the highest resident memory that this process has had."""
+    """Return the highest resident memory of this process since its start."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # KiB on Linux, bytes on a Mac.
+    # The unit is KiB on Linux and bytes on a Mac.
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 class _GpuSampler:
-    """Samples NVML in a thread of its own: the share of time in which a kernel ran, integrated over time."""
+    """Thread that samples NVML's share of time in which a kernel ran, and integrates it over time."""
 
     def __init__(self) -> None:
         self.busy_seconds = 0.0

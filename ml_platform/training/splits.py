@@ -1,7 +1,6 @@
-"""Cutting examples by time: fit on the past, tune on the month after it, judge on the month after that.
+"""Split of examples by time: training months, then validation months, then the test month.
 
-Apart because every promise about honesty rests on it: the test month is never seen by fitting, tuning, early stopping
-or calibration, and no row is used before its label was known.
+Fitting, tuning, early stopping and calibration never see the test month, and no row is used before its label is known.
 """
 
 from dataclasses import dataclass
@@ -19,26 +18,28 @@ LABEL_KNOWN_AT = "label_known_at"
 
 
 class SplitError(PlatformError):
-    """Raised when a part of the split has no rows, or labels of one kind only."""
+    """Raised when a part of the split has too few rows, or labels of one class only."""
 
 
 class SplitSettings(Settings):
-    """How time is cut. The test part is always the candidate's own month."""
+    """Lengths of the parts. The test part is always the candidate's own month."""
 
-    validation_months: int = Field(default=1, ge=1, description="Months before the test month, for tuning.")
-    train_months: int | None = Field(
-        default=None, ge=1, description="Months before these, for fitting; none takes all there are."
+    validation_months: int = Field(
+        default=1, ge=1, description="Months before the test month, for early stopping, tuning and calibration."
     )
-    minimum_rows: int = Field(default=100, ge=1, description="Labelled rows that each part must have.")
+    train_months: int | None = Field(
+        default=None, ge=1, description="Months before validation, for fitting; none: all months."
+    )
+    minimum_rows: int = Field(default=100, ge=1, description="Lowest number of labelled rows of each part.")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Three tables with the columns of the training set; every row of them has a label.
+    """Tables with the columns of the training set, in which every row has a label.
 
-    ``train`` was known before the first validation prediction is made, ``validation`` before the first test prediction.
-    ``late`` are train rows whose label came between the two: too late while validation is looked at, early enough for a
-    refit. ``embargoed`` counts the rows whose label came later still, ``unlabelled`` those without one, by part.
+    The labels of ``train`` were known when validation began, and the labels of ``validation`` when the test month
+    began. ``late`` has training rows whose labels became known between the two; only a refit uses them. ``embargoed``
+    counts rows whose labels became known later, and ``unlabelled`` counts rows without a label by part.
     """
 
     train: pl.DataFrame
@@ -50,11 +51,11 @@ class Split:
 
     @property
     def known(self) -> pl.DataFrame:
-        """Return train, late and validation, in this order: all that may be learned before the test month begins."""
+        """Return train, late and validation, in this order: all rows known before the test month begins."""
         return pl.concat([self.train, self.late, self.validation])
 
     def counts(self) -> dict[str, int]:
-        """Return how many rows each part has, and how many are in none, under stable names."""
+        """Return the number of rows of each part and of those in no part, under stable names."""
         return {
             "train_rows": self.train.height,
             "late_rows": self.late.height,
@@ -66,14 +67,14 @@ class Split:
 
 
 def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: SplitSettings, *, model: str) -> Split:
-    """Cut ``frame`` (``predict_at``, ``label``, ``label_known_at``, …) for the candidate of ``month``.
+    """Return the split of ``frame`` (``predict_at``, ``label``, ``label_known_at``, …) for the candidate of ``month``.
 
-    Test: predicted within the month. Validation: predicted in the months before it. Train: predicted earlier. A train
-    row whose label was known only after validation began is left out, and so is a validation row whose label was known
-    only after the test month began (the embargo). Rows without a label are in no part.
+    Test rows are predicted within the month, validation rows in the months before it, and train rows earlier. Months
+    begin at midnight in ``time_zone``. The embargo leaves out train rows whose label became known after validation
+    began, and validation rows whose label became known after the test month began. Rows without a label are in no part.
 
-    Raises :class:`SplitError` when a column is missing or has times that are not in UTC, a part has fewer than
-    ``minimum_rows`` rows, or train or validation holds one kind of label only.
+    Raises :class:`SplitError` when a column is missing, times are not in UTC, or a part has fewer than
+    ``minimum_rows`` rows. It also raises when train or validation has labels of one value only.
     """
     test_start, test_end = month_bounds(month, time_zone)
     validation_start, _ = month_bounds(shift_month(month, -settings.validation_months), time_zone)
@@ -122,7 +123,7 @@ def _require_columns(subject: str, frame: pl.DataFrame) -> None:
             subject,
             expected="times in UTC",
             found=", ".join(f"{frame.schema[name]} in '{name}'" for name in naive),
-            fix="Give them as Datetime('us', 'UTC').",
+            fix="Convert them to Datetime('us', 'UTC').",
         )
 
 
@@ -132,7 +133,7 @@ def _require_rows(subject: str, part: pl.DataFrame, minimum: int) -> None:
             subject,
             expected=f"at least {minimum} rows with a known label",
             found=f"{part.height}",
-            fix="Materialize the training sets of the months before, or choose a later month.",
+            fix="Materialize the training sets of the earlier months, or choose a later month.",
         )
 
 
@@ -140,7 +141,7 @@ def _require_two_labels(subject: str, part: pl.DataFrame) -> None:
     if part[LABEL].n_unique() < 2:
         raise SplitError(
             subject,
-            expected="labels of more than one kind",
+            expected="labels of more than one value",
             found=f"{part.height} times {part[LABEL][0]}",
-            fix="Mend the label rule in the examples function: nothing can be learned from a constant.",
+            fix="Correct the label rule in the examples function: no model can learn from a constant.",
         )

@@ -1,4 +1,4 @@
-"""The decision threshold of a binary classifier: how a team declares it, and how it is chosen on validation rows."""
+"""Decision threshold of a binary classifier: its declaration, and its choice on the validation rows."""
 
 from typing import Any, Self
 
@@ -9,34 +9,34 @@ from pydantic import BaseModel, Field, model_validator
 from ml_platform.data.settings import Settings
 
 MINIMUM_ALERTS = 30
-"""Positive answers below which a precision is too uncertain to choose a threshold by."""
+"""Lowest number of positive answers for which a precision is certain enough to choose a threshold."""
 
 
 class ErrorCosts(Settings):
-    """What the two kinds of wrong answer cost, in any unit: only their ratio matters."""
+    """Costs of the two kinds of wrong answer, in any unit, because only their ratio matters."""
 
     false_positive: float = Field(gt=0, allow_inf_nan=False, description="Cost of a positive answer that is wrong.")
     false_negative: float = Field(gt=0, allow_inf_nan=False, description="Cost of a positive case that is missed.")
 
 
 class ThresholdSettings(Settings):
-    """How the threshold is chosen: exactly one rule. A bare number is short for ``fixed``."""
+    """Rule for choosing the threshold; exactly one must be declared. A number is short for ``fixed``."""
 
     fixed: float | None = Field(
-        default=None, gt=0, lt=1, description="This threshold, whatever the validation rows say."
+        default=None, gt=0, lt=1, description="This threshold, independent of the validation rows."
     )
     f_beta: float | None = Field(
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="Highest F-beta score; beta above 1 weighs recall more, below 1 precision.",
+        description="Highest F-beta score; beta above 1 favours recall, below 1 precision.",
     )
     cost: ErrorCosts | None = Field(default=None, description="Lowest total cost of wrong answers.")
     precision_at: float | None = Field(
         default=None, gt=0, lt=1, description="Highest recall among the thresholds with at least this precision."
     )
     rate: float | None = Field(
-        default=None, gt=0, lt=1, description="Share of rows answered as positive, as near as ties allow."
+        default=None, gt=0, lt=1, description="Share of rows answered as positive, as close as ties allow."
     )
 
     @model_validator(mode="before")
@@ -60,7 +60,7 @@ class ThresholdSettings(Settings):
 
     @property
     def description(self) -> str:
-        """The rule as people read it, for example ``cost (false_positive 1, false_negative 3)``."""
+        """The rule as text, for example ``cost (false_positive 1, false_negative 3)``."""
         value = getattr(self, self.rule)
         if isinstance(value, ErrorCosts):
             return f"cost (false_positive {value.false_positive:g}, false_negative {value.false_negative:g})"
@@ -68,7 +68,7 @@ class ThresholdSettings(Settings):
 
 
 class AnswerQuality(BaseModel):
-    """How good the answers of one threshold are, as shares of rows.
+    """Quality of the answers at one threshold, as shares of rows.
 
     ``precision`` is None where no row is answered as positive, ``recall`` where no row is positive.
     """
@@ -79,7 +79,7 @@ class AnswerQuality(BaseModel):
 
 
 class ThresholdChoice(AnswerQuality):
-    """A chosen threshold, and the quality of its answers on the validation rows that it was chosen on."""
+    """A chosen threshold, and the quality of its answers on the validation rows."""
 
     value: float
     rule: str
@@ -90,19 +90,19 @@ class ThresholdChoice(AnswerQuality):
 def choose_threshold(
     settings: ThresholdSettings, label: npt.NDArray[np.float64], score: npt.NDArray[np.float64]
 ) -> ThresholdChoice:
-    """Return the threshold that ``settings`` choose for calibrated ``score`` against ``label`` (0 or 1), shape (rows,).
+    """Return the threshold for calibrated ``score`` and ``label`` (0 or 1), shape (rows,), by the declared rule.
 
-    A row is positive when its score reaches the threshold. Thresholds lie halfway between neighbouring scores, so that
-    rounding moves no validation row to the other side. Of equally good thresholds the highest is chosen. Where no
-    threshold with 30 positive answers reaches ``precision_at``, the one of the highest precision is taken and
-    ``note`` says so.
+    A row is answered as positive when its score is at or above the threshold. Thresholds are halfway between
+    neighbouring scores, so rounding does not change the answer of a validation row. Of equally good thresholds, the
+    highest is chosen. If no threshold with 30 positive answers reaches ``precision_at``, the result is the threshold
+    with the highest precision, and ``note`` reports it.
     """
     if settings.fixed is not None:
         return _described(settings, settings.fixed, label, score)
     from sklearn.metrics import confusion_matrix_at_thresholds
 
     _, false_positives, false_negatives, true_positives, scores = confusion_matrix_at_thresholds(label, score)
-    # The first row answers nothing as positive: for rare cases and dear false alarms that can be the cheapest.
+    # The first threshold answers no row as positive, which can be cheapest if false alarms are expensive.
     false_positives = np.concatenate([[0.0], false_positives])
     true_positives = np.concatenate([[0.0], true_positives])
     false_negatives = np.concatenate([[label.sum()], false_negatives])
@@ -126,11 +126,11 @@ def choose_threshold(
 
 
 def _between(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return for decreasing ``scores`` the threshold above all of them, then the one just below each."""
+    """Return for decreasing ``scores`` the threshold above all scores, then the threshold just below each score."""
     upper = np.concatenate([[1.0], scores])
     lower = np.concatenate([scores, [0.0]])
     halves = (upper + lower) / 2
-    # A score of 1 leaves no room above it, and neighbours can be too close for a number between them.
+    # The highest score can be 1, and neighbouring scores can have no number between them.
     upper[0] = np.nextafter(1.0, 2.0)
     return np.where(halves > lower, halves, upper)
 
@@ -159,7 +159,7 @@ def _described(
 
 
 def answer_quality(label: npt.NDArray[np.float64], score: npt.NDArray[np.float64], threshold: float) -> AnswerQuality:
-    """Return how good the answers ``score >= threshold`` are against ``label`` (0 or 1), both of shape (rows,)."""
+    """Return the quality of the answers ``score >= threshold`` for ``label`` (0 or 1), both of shape (rows,)."""
     positive = score >= threshold
     hits = float(label[positive].sum())
     return AnswerQuality(

@@ -1,6 +1,6 @@
-"""Rows brought to the device in the order of an epoch: kept there whole, or sent in chunks while the last one is used.
+"""Batches of rows on the device in the order of an epoch, from resident rows or from chunks that are streamed.
 
-Both ways give the same batches in the same order, so that where the rows lie never changes a model.
+Both ways give the same batches in the same order, so the location of the rows never changes a model.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ RESIDENT_MEMORY_SHARE = 0.5
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order in which ``epoch`` sees the rows; it depends on nothing else, so that a resumed epoch has it."""
+    """Return the order of the rows in ``epoch``, which depends on the arguments only: a resumed epoch has the same."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
@@ -33,7 +33,7 @@ class BatchLoader:
 
         self.device = device
         self.batch_rows = settings.batch_rows
-        # Whole batches, so that a chunk ends where a batch ends.
+        # A chunk has whole batches.
         self.chunk_rows = max(1, settings.chunk_rows // settings.batch_rows) * settings.batch_rows
         self.features = torch.from_numpy(np.ascontiguousarray(matrix.features))
         self.label = torch.from_numpy(matrix.label.astype(np.float32))
@@ -44,9 +44,9 @@ class BatchLoader:
     def batches(
         self, order: npt.NDArray[np.int64], first: int = 0, share: tuple[int, int] = (0, 1)
     ) -> "Iterator[tuple[Tensor, Tensor]]":
-        """Yield (features, label) of the batches of ``order`` from number ``first`` on.
+        """Yield (features, label) of the batches of ``order``, starting with number ``first``.
 
-        ``share`` is (rank, ranks): each rank gets every so-manieth row of a batch, all ranks equally many.
+        ``share`` is (rank, ranks). A rank gets every ``ranks``-th row of a batch, and all ranks get equally many rows.
         """
         import torch
 
@@ -82,13 +82,13 @@ class BatchLoader:
         row_indices = torch.from_numpy(np.concatenate(chunk))
         features, label = self.features.index_select(0, row_indices), self.label.index_select(0, row_indices)
         if self.device.type == "cuda":
-            # Only pinned memory is copied while the device computes.
+            # Only pinned memory can be copied while the device computes.
             features, label = features.pin_memory(), label.pin_memory()
         return features.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
 
 def is_resident(matrix: Matrix, device: "torch.device", settings: TorchSettings) -> bool:
-    """Return whether the rows are kept on ``device``: as declared, else where they leave half of its memory free."""
+    """Return whether the rows stay on ``device``: as declared, or for ``auto`` if they fit half of its free memory."""
     if settings.resident != "auto":
         return settings.resident == "always"
     if device.type != "cuda":

@@ -1,7 +1,7 @@
-"""The loop of the torch trainer: steps, epochs, early stopping, checkpoints, and what to do when memory runs out.
+"""Training loop of the torch trainer: steps, epochs, early stopping, checkpoints, and recovery from lack of memory.
 
-What is random in a step (order of rows, dropout) is drawn from seed, epoch, step and rank alone. So neither a restart
-nor a step that is tried again changes what is drawn, and a resumed fit equals the one that was never killed.
+Random numbers of a step (order of rows, dropout) depend on seed, epoch, step and rank only. A restart or a repeated
+step therefore draws the same numbers, and a resumed fit equals an uninterrupted one.
 """
 
 import inspect
@@ -31,7 +31,7 @@ MINIMUM_STEPS_TO_COMPILE = 2000
 
 @dataclass
 class TrainingProgress:
-    """Where a fit stands: what a checkpoint holds besides tensors."""
+    """Progress of a fit, stored in a checkpoint beside the tensors."""
 
     epoch: int = 0
     step: int = 0
@@ -41,38 +41,45 @@ class TrainingProgress:
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch with the lowest validation loss; the last one where there is no validation."""
+        """The first epoch with the lowest validation loss, or without validation the last epoch."""
         return min(self.history, key=lambda each: (each[1], each[0]))[0] if self.history else self.epoch
 
 
+@dataclass(frozen=True)
+class NetworkFit:
+    """Declaration of one fit, equal in all of its processes."""
+
+    settings: TorchSettings
+    task: Task
+    seed: int
+    spec: NetworkSpec
+    epochs: int
+    checkpoints: Checkpoints | None = None
+
+
 class TrainingLoop:
-    """One fit on one device, as one of ``ranks`` processes that share each batch."""
+    """One fit on one device, in one of ``ranks`` processes that share each batch."""
 
     def __init__(
         self,
-        settings: TorchSettings,
-        task: Task,
-        seed: int,
-        spec: NetworkSpec,
+        fit: NetworkFit,
         device: "torch.device",
         *,
-        epochs: int,
-        checkpoints: Checkpoints | None = None,
         report: ReportProgress | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.settings, self.task, self.seed, self.spec = settings, task, seed, spec
-        self.device, self.epochs, self.checkpoints, self.report = device, epochs, checkpoints, report
+        self.fit, self.settings, self.spec = fit, fit.settings, fit.spec
+        self.device, self.report = device, report
         self.rank, self.ranks = rank, ranks
-        self.progress = TrainingProgress(part_rows=settings.batch_rows)
+        self.progress = TrainingProgress(part_rows=fit.settings.batch_rows)
 
     def run(self, train: Matrix, validation: Matrix | None) -> "nn.Module":
-        """Return the network of the best epoch, in evaluation mode; ``progress`` then says how it went."""
+        """Return the network of the best epoch in evaluation mode; ``progress`` has the history of the fit."""
         import torch
 
         with reproducible_fit(self.settings, self.device):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.fit.seed)
             self.network = build_network(self.spec).to(self.device)
             steps = math.ceil(train.rows / self.settings.batch_rows)
             self._prepare(steps)
@@ -91,7 +98,7 @@ class TrainingLoop:
             return self.network.eval()
 
     def _prepare(self, steps: int) -> None:
-        """Make optimizer and schedule, take up the newest checkpoint, wrap the network for speed and company."""
+        """Create optimizer and schedule, restore the latest checkpoint, and wrap the network to compile or share it."""
         import torch
 
         self.optimizer = torch.optim.AdamW(
@@ -100,12 +107,12 @@ class TrainingLoop:
             weight_decay=self.settings.weight_decay,
             fused=self.device.type == "cuda",
         )
-        total = steps * max(self.settings.max_epochs, self.epochs)
+        total = steps * max(self.settings.max_epochs, self.fit.epochs)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda at: self._learning_rate_factor(at, total)
         )
         self.best: dict[str, Tensor] | None = None
-        checkpoint = self.checkpoints.latest() if self.checkpoints else None
+        checkpoint = self.fit.checkpoints.latest() if self.fit.checkpoints else None
         if checkpoint is not None:
             self._restore_checkpoint(checkpoint)
         self.training_network: Any = self.network
@@ -115,7 +122,7 @@ class TrainingLoop:
             self.training_network = torch.compile(self.network)
         if self.ranks > 1:
             data_parallel = torch.nn.parallel.DistributedDataParallel
-            # The buffers are the same everywhere; sending them would wait for a rank that ran out of memory.
+            # All ranks have the same buffers; a broadcast would wait for a rank that ran out of memory.
             has_new_name = "forward_sync_buffers" in inspect.signature(data_parallel).parameters  # in torch 2.13
             buffer_option: dict[str, Any] = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": False}
             self.training_network = data_parallel(self.training_network, **buffer_option)
@@ -131,12 +138,12 @@ class TrainingLoop:
     def _is_finished(self) -> bool:
         progress = self.progress
         out_of_patience = bool(progress.history) and progress.epoch - progress.best_epoch >= self.settings.patience
-        return progress.epoch >= self.epochs or out_of_patience
+        return progress.epoch >= self.fit.epochs or out_of_patience
 
     def _run_epoch(self, loader: BatchLoader, steps: int) -> None:
         progress = self.progress
         self.network.train()
-        order = epoch_order(len(loader.label), self.seed, progress.epoch)
+        order = epoch_order(len(loader.label), self.fit.seed, progress.epoch)
         for features, label in loader.batches(order, progress.step, (self.rank, self.ranks)):
             self._optimizer_step(features, label)
             progress.step += 1
@@ -145,10 +152,10 @@ class TrainingLoop:
         progress.epoch, progress.step = progress.epoch + 1, 0
 
     def _optimizer_step(self, features: "Tensor", label: "Tensor") -> None:
-        """Take one step; where memory runs out, take it again in parts of half the rows, with the same gradient.
+        """Take one step; if memory runs out, repeat it in parts of half the rows, with the same gradient.
 
-        Of several processes, none shares its gradient before each has its own: one that waited for another in the
-        middle of a pass, while that one had run out of memory, would wait for ever.
+        Ranks share their gradients only after each has computed its own. Otherwise a rank would wait forever, in the
+        middle of a pass, for another rank that ran out of memory.
         """
         import torch
 
@@ -157,16 +164,16 @@ class TrainingLoop:
             try:
                 self._accumulate(features, label)
             except torch.OutOfMemoryError as error:
-                # Without its frames, which hold what the pass had allocated.
+                # Drop the frames of the traceback, because they keep the memory of the pass allocated.
                 out_of_memory = error.with_traceback(None)
             if not self._sum_over_ranks(float(out_of_memory is not None)):
                 break
             self._halve_part_rows(len(label), out_of_memory)
         if self.ranks > 1:
-            # DistributedDataParallel means the gradients gathered so far with those of this pass, which are 0.
+            # DistributedDataParallel averages the gradients so far, plus those of this pass, which are 0.
             with autocast(self.settings, self.device):
                 zero_loss = self.training_network(features[:2]).float().sum() * 0
-            zero_loss.backward()
+            torch.autograd.backward(zero_loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
@@ -176,7 +183,7 @@ class TrainingLoop:
 
         self.optimizer.zero_grad(set_to_none=True)
         step_seed = np.random.SeedSequence(
-            [self.seed, self.progress.epoch, self.progress.step, self.rank]
+            [self.fit.seed, self.progress.epoch, self.progress.step, self.rank]
         ).generate_state(1)
         torch.manual_seed(int(step_seed[0]))
         with nullcontext() if self.ranks == 1 else self.training_network.no_sync():
@@ -185,14 +192,14 @@ class TrainingLoop:
                 with autocast(self.settings, self.device):
                     logits = self.training_network(features[part])
                 loss = self._loss(logits.float(), label[part]) * (len(label[part]) / len(label))
-                loss.backward()
+                torch.autograd.backward(loss)
 
     def _loss(self, logits: "Tensor", label: "Tensor") -> "Tensor":
-        """Return the mean loss of the members, each for itself: they learn apart and are averaged when asked."""
+        """Return the mean of the members' losses; members learn separately, and predictions average them."""
         from torch.nn import functional
 
         target = ((label - self.spec.label_mean) / self.spec.label_scale).unsqueeze(1).expand_as(logits)
-        if self.task == "classification":
+        if self.fit.task == "classification":
             return functional.binary_cross_entropy_with_logits(logits, target)
         return functional.mse_loss(logits, target)
 
@@ -211,23 +218,25 @@ class TrainingLoop:
         location = "" if self.ranks == 1 else f" in each of {self.ranks} processes"
         self.progress.notes.append(
             f"Out of memory on {self.device.type if location else self.device}: "
-            f"batches go on in parts of {parts // 2} rows instead of {parts}{location}."
+            f"batches continue in parts of {parts // 2} rows instead of {parts}{location}."
         )
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _evaluate_epoch(self, validation: Matrix) -> None:
-        """Note the validation loss of the epoch, and keep the weights if it is the lowest so far."""
+        """Record the validation loss of the epoch, and keep the weights if it is the lowest so far."""
         own_rows = slice(self.rank, None, self.ranks)
-        scores = predict(self.network, self.spec, validation.features[own_rows], self.device, self.task, self.settings)
-        loss = self._sum_over_ranks(losses(scores, validation.label[own_rows], self.task).sum()) / validation.rows
+        scores = predict(
+            self.network, self.spec, validation.features[own_rows], self.device, self.fit.task, self.settings
+        )
+        loss = self._sum_over_ranks(losses(scores, validation.label[own_rows], self.fit.task).sum()) / validation.rows
         if not math.isfinite(loss):
             raise TrainingError(
                 f"torch, epoch {self.progress.epoch}",
                 expected="a validation loss that is a number",
                 found=str(loss),
-                fix="Lower the learning rate, or look for extreme values.",
+                fix="Lower the learning rate, or remove extreme values.",
             )
         self.progress.history.append((self.progress.epoch, loss))
         if self.progress.best_epoch == self.progress.epoch:
@@ -246,7 +255,7 @@ class TrainingLoop:
         return float(total)
 
     def _write_checkpoint(self) -> None:
-        if self.checkpoints is None or self.rank:
+        if self.fit.checkpoints is None or self.rank:
             return
         import torch
 
@@ -258,7 +267,7 @@ class TrainingLoop:
             "best": self.best or {},
         }
         at = progress.epoch * 1_000_000 + progress.step
-        self.checkpoints.write(at, vars(progress), lambda folder: torch.save(tensors, folder / TENSORS_FILE))
+        self.fit.checkpoints.write(at, vars(progress), lambda folder: torch.save(tensors, folder / TENSORS_FILE))
 
     def _restore_checkpoint(self, checkpoint: Checkpoint) -> None:
         import torch
@@ -271,7 +280,7 @@ class TrainingLoop:
         self.progress = TrainingProgress(**checkpoint.state)
         self.progress.history = [(epoch, loss) for epoch, loss in self.progress.history]
         self.progress.notes.append(
-            f"Went on from the checkpoint of epoch {self.progress.epoch}, step {self.progress.step}."
+            f"Resumed from the checkpoint of epoch {self.progress.epoch}, step {self.progress.step}."
         )
 
 
@@ -283,7 +292,7 @@ def predict(
     task: Task,
     settings: TorchSettings,
 ) -> npt.NDArray[np.float64]:
-    """Return the mean over the members of their probabilities (or values), shape (rows,), in chunks that fit."""
+    """Return the members' mean probability (or value), shape (rows,), computed in chunks that fit memory."""
     import torch
 
     network.eval()
@@ -308,7 +317,7 @@ def predict(
 
 
 def losses(scores: npt.NDArray[np.float64], label: npt.NDArray[np.float64], task: Task) -> npt.NDArray[np.float64]:
-    """Return the log loss (or squared error) of each row; that of a label that is no number is none either."""
+    """Return the log loss (or squared error) of each row, NaN where the label is NaN."""
     if task == "regression":
         return np.asarray(np.square(scores - label))
     clipped = np.clip(scores, 1e-12, 1 - 1e-12)
@@ -316,7 +325,7 @@ def losses(scores: npt.NDArray[np.float64], label: npt.NDArray[np.float64], task
 
 
 def autocast(settings: TorchSettings, device: "torch.device") -> Any:
-    """Return the context in which layers compute in the declared precision."""
+    """Return a context in which layers compute in the declared precision."""
     import torch
 
     on_cuda = device.type == "cuda" and torch.cuda.is_bf16_supported()

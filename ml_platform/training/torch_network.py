@@ -1,7 +1,7 @@
-"""The network of the torch trainer: from the encoder's matrix, with its gaps and codes, to one logit per member.
+"""Network of the torch trainer: from the encoder's matrix, with missing values and codes, to one logit per member.
 
-All that it needs to read the matrix (mean, scale, bins, places of categories) is part of it, so that a saved network
-is complete: `network.json` says how it is built, `network.npz` holds its tensors, neither is a pickle.
+The network includes all parameters for reading the matrix (mean, scale, bins, columns of categories), so a saved
+network is complete. `network.json` has the specification and `network.npz` the tensors; neither is a pickle.
 """
 
 import io
@@ -26,40 +26,40 @@ TENSORS_FILE = "network.npz"
 SAMPLE_ROWS = 50_000
 MINIMUM_SCALE = 1e-6
 MINIMUM_BIN_WIDTH = 1e-4
-"""In standard deviations."""
+"""Smallest width of a bin, in standard deviations."""
 CORE_QUANTILES = ((0.25, 0.75), (0.05, 0.95), (0.01, 0.99))
-"""Quantiles between which the core of a number lies: the first pair that is apart."""
+"""Quantiles that bound the core of a number. The first pair with different values is used."""
 OUTLIER_CORE_WIDTHS = 10.0
-"""Widths of the core beyond which a value counts as one that lies there."""
+"""Distance from the core, in widths of the core, at which values are clipped."""
 
 
 class NetworkSpec(Settings):
-    """How a network is built; with its tensors, the network itself."""
+    """Specification of a network; together with the tensors it is the complete network."""
 
-    numbers: list[int] = Field(description="Places of the features that are numbers and have values.")
-    categories: dict[int, int] = Field(description="Places of the features that are codes, and how many codes.")
+    numbers: list[int] = Field(description="Columns of the numerical features that have values.")
+    categories: dict[int, int] = Field(description="Columns of the categorical features, with their numbers of codes.")
     mean: list[float] = Field(description="Mean of each number.")
     scale: list[float] = Field(description="Standard deviation of each number.")
-    edges: list[list[float]] = Field(description="Edges of the bins of each number, standardised.")
+    edges: list[list[float]] = Field(description="Standardised edges of the bins of each number.")
     bounded: bool = Field(
         default=False,
-        description="Whether a value beyond the outermost edges counts as the edge; older networks: not.",
+        description="Whether values beyond the outermost edges are clipped to them; false in older networks.",
     )
-    members: int = Field(description="Networks that share their weights.")
+    members: int = Field(description="Number of ensemble members that share weights.")
     width: int = Field(description="Units of a hidden layer.")
-    blocks: int = Field(description="Hidden layers.")
-    dropout: float = Field(description="Share of units silenced while fitting.")
-    embedding_size: int = Field(description="Numbers into which a feature is turned.")
+    blocks: int = Field(description="Number of hidden layers.")
+    dropout: float = Field(description="Share of units dropped while fitting.")
+    embedding_size: int = Field(description="Length of the embedding of a feature.")
     label_mean: float = Field(default=0.0, description="Regression: mean of the label.")
     label_scale: float = Field(default=1.0, description="Regression: standard deviation of the label.")
 
 
 def network_spec_for(train: Matrix, settings: TorchSettings, task: Task, seed: int) -> NetworkSpec:
-    """Return the recipe for ``train``; a number that is null or nearly the same in all rows is left out.
+    """Return the specification for ``train``, without numbers that are null or nearly constant.
 
-    Mean, scale and bins (quantiles, ties merged) come from at most 50,000 rows drawn by ``seed``. Values more than ten
-    times the distance of the quartiles beyond these count as lying there, so that a few that are wrong or mean "none"
-    do not decide the scale of all.
+    Mean, scale and bins (quantiles with ties merged) come from at most 50,000 rows drawn by ``seed``. Values more than
+    ten interquartile ranges beyond the quartiles are clipped. A few wrong values, or codes for "none", then do not
+    determine the scale.
     """
     rng = np.random.default_rng(seed)
     sample = train.features
@@ -98,7 +98,7 @@ def network_spec_for(train: Matrix, settings: TorchSettings, task: Task, seed: i
 
 
 def _clipping_bounds(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the lowest and highest value that is taken as it is; all are where the core is a single value."""
+    """Return the lowest and highest value that is not clipped: the range itself, if the core is a single value."""
     for below, above in CORE_QUANTILES:
         low, high = np.quantile(values, [below, above])
         if high > low:
@@ -107,7 +107,7 @@ def _clipping_bounds(values: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _distinct_edges(edges: npt.NDArray[np.float64]) -> list[float]:
-    """Return the rising ``edges`` that lie apart: a bin of no width, or of next to none, would divide by nothing."""
+    """Return the ascending ``edges`` that have a minimum distance, because a bin of width 0 would divide by 0."""
     kept: list[float] = []
     for edge in edges.astype(np.float32).astype(np.float64).tolist():
         if not kept or edge - kept[-1] > MINIMUM_BIN_WIDTH:
@@ -116,7 +116,10 @@ def _distinct_edges(edges: npt.NDArray[np.float64]) -> list[float]:
 
 
 def build_network(spec: NetworkSpec) -> "nn.Module":
-    """Return a fresh network: (rows, features) float32 in, logits (rows, members) out. A gap has its own embedding."""
+    """Return a new network from (rows, features) float32 to logits (rows, members).
+
+    A missing number has its own embedding.
+    """
     import torch
     from rtdl_num_embeddings import PiecewiseLinearEmbeddings
     from tabm import EnsembleView, LinearEnsemble, make_tabm_backbone
@@ -136,19 +139,19 @@ def build_network(spec: NetworkSpec) -> "nn.Module":
 
         def __init__(self) -> None:
             super().__init__()
-            # Buffers travel with the weights, to the device and into the file.
+            # Buffers move with the weights to the device and into the file.
             self.register_buffer("places", torch.tensor(spec.numbers, dtype=torch.long))
             self.register_buffer("codes", torch.tensor(list(spec.categories), dtype=torch.long))
             self.register_buffer("mean", torch.tensor(spec.mean))
             self.register_buffer("scale", torch.tensor(spec.scale))
-            # Beyond the outermost edges nothing was learned: a value there counts as the edge.
+            # Clip to the outermost edges, because the network learned nothing beyond them.
             self.register_buffer("lowest", torch.tensor([each[0] for each in spec.edges]), persistent=False)
             self.register_buffer("highest", torch.tensor([each[-1] for each in spec.edges]), persistent=False)
             if spec.numbers:
                 edges = [torch.tensor(each) for each in spec.edges]
                 self.numbers = PiecewiseLinearEmbeddings(edges, size, activation=False, version="B")
                 self.gaps = nn.Parameter(torch.zeros(len(spec.numbers), size))
-            # One row more than there are categories, for the missing and the never seen.
+            # The last row of each table is for missing values and unseen categories.
             self.categories = nn.ModuleList(nn.Embedding(count + 1, size) for count in counts)
             self.spread = EnsembleView(k=spec.members)
             self.backbone = make_tabm_backbone(
@@ -183,7 +186,7 @@ def build_network(spec: NetworkSpec) -> "nn.Module":
 
 
 def category_counts(train: Matrix, spec: NetworkSpec) -> list[npt.NDArray[np.int64]]:
-    """Return how many rows of ``train`` have each code of each category, the missing last."""
+    """Return the number of rows of ``train`` per code, for each categorical feature, with missing values last."""
     return [
         np.bincount(np.nan_to_num(train.features[:, column], nan=count).astype(np.int64), minlength=count + 1)
         for column, count in spec.categories.items()
@@ -191,9 +194,9 @@ def category_counts(train: Matrix, spec: NetworkSpec) -> list[npt.NDArray[np.int
 
 
 def fill_unseen_categories(network: "nn.Module", codes: list[npt.NDArray[np.int64]]) -> None:
-    """Set what codes without a row stand for to the mean of those with one, each as often as it occurs.
+    """Set the embedding of codes without rows to the mean of the others, weighted by their rows.
 
-    Nothing is learned about a code that fitting never meets; left alone, it would stand for a random direction.
+    A code that fitting never sees would otherwise keep its random initial embedding.
     """
     import torch
 
@@ -206,7 +209,7 @@ def fill_unseen_categories(network: "nn.Module", codes: list[npt.NDArray[np.int6
 
 
 def save_network(network: "nn.Module", spec: NetworkSpec, directory: Path) -> None:
-    """Write ``network`` into ``directory``."""
+    """Write ``network`` and its specification into ``directory``."""
     buffer = io.BytesIO()
     np.savez(buffer, **{name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()})
     write_bytes(directory / TENSORS_FILE, buffer.getvalue())
@@ -214,7 +217,7 @@ def save_network(network: "nn.Module", spec: NetworkSpec, directory: Path) -> No
 
 
 def load_network(directory: Path) -> "tuple[nn.Module, NetworkSpec]":
-    """Return the network that :func:`save` wrote, in evaluation mode on the CPU, and its recipe."""
+    """Return the network that :func:`save_network` wrote, in evaluation mode on the CPU, and its specification."""
     import torch
 
     spec = NetworkSpec.model_validate_json((directory / DESCRIPTION_FILE).read_text())

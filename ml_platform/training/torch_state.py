@@ -1,6 +1,6 @@
-"""What torch keeps for a whole process (generators, determinism, threads): used by one fit at a time, and given back.
+"""Torch's process-wide state (generators, determinism, threads), used by one fit at a time and restored afterwards.
 
-Apart because it is shared by all threads: two fits at once would draw from each other's random numbers.
+All threads of a process share this state. Two fits at once would draw from the same random numbers.
 """
 
 import os
@@ -21,9 +21,9 @@ _torch_lock = threading.RLock()
 
 @contextmanager
 def reproducible_fit(settings: TorchSettings, device: "torch.device") -> Iterator[None]:
-    """Fit with the declared threads and determinism, and leave torch's state as it was; other threads wait meanwhile.
+    """Fit with the declared threads and determinism, then restore torch's state; other threads wait meanwhile.
 
-    Only ``CUBLAS_WORKSPACE_CONFIG`` stays in the environment, where it was not set: CUDA reads it once, as it starts.
+    ``CUBLAS_WORKSPACE_CONFIG`` stays in the environment if it was not set, because CUDA reads it once at its start.
     """
     import torch
 
@@ -35,7 +35,7 @@ def reproducible_fit(settings: TorchSettings, device: "torch.device") -> Iterato
         try:
             if settings.threads:
                 torch.set_num_threads(settings.threads)
-            # Warn only: mps lacks some of them, and a fit that works beats one that refuses.
+            # Only warn, because mps lacks some deterministic algorithms.
             torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
             yield
         finally:
@@ -45,7 +45,7 @@ def reproducible_fit(settings: TorchSettings, device: "torch.device") -> Iterato
 
 @contextmanager
 def preserved_generator() -> Iterator[None]:
-    """Leave torch's generator as it was: for building a network whose weights are then read from a file."""
+    """Restore torch's generator after the block, which builds a network whose weights are read from a file."""
     import torch
 
     with _torch_lock, torch.random.fork_rng(devices=[]):

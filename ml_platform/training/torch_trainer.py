@@ -1,4 +1,4 @@
-"""TabM by torch as a trainer: on cuda, mps or cpu alike, by one process or by several that share each batch."""
+"""Trainer for TabM by torch, on cuda, mps or cpu, in one process or in several that share each batch."""
 
 import json
 import tempfile
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ml_platform.data.atomic import write_json
 from ml_platform.training.checkpoint import Checkpoints, fingerprint
 from ml_platform.training.explain import contributions_by_ablation, permutation_importance, shares
-from ml_platform.training.torch_loop import TrainingLoop, losses, predict
+from ml_platform.training.torch_loop import NetworkFit, TrainingLoop, losses, predict
 from ml_platform.training.torch_network import NetworkSpec, load_network, network_spec_for, save_network
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.torch_state import reproducible_fit
@@ -31,15 +31,15 @@ ERROR_FILE_PREFIX = "error-"
 BACKGROUND_FILE = "background.npz"
 BACKGROUND_ROWS = 16
 REPORT_POLL_SECONDS = 0.2
-"""How long several processes run until their reports are read."""
+"""Interval at which the reports of several processes are read."""
 IMPORTANCE_ROWS = 512
-"""Rows among which each feature is shuffled to see how much it matters: a pass of the network for each."""
+"""Rows on which the permutation importance of each feature is measured."""
 
 
 class TorchModel:
-    """A fitted network, with a few training rows as the background that explanations are measured against.
+    """A fitted network, with a few training rows as background for explanations.
 
-    ``sample`` are labelled training rows to measure importance on; a network that was read back knows it already.
+    ``sample`` has labelled training rows on which importance is measured. A stored network has ``known_importance``.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TorchModel:
         self.device = device
 
     def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return probabilities (or values), shape (rows,): in float64 on a CPU, as serving does, else in float32."""
+        """Return probabilities (or values), shape (rows,), in float64 on a CPU as in serving, else in float32."""
         import torch
 
         float32_settings = TorchSettings(precision="float32")
@@ -76,20 +76,23 @@ class TorchModel:
         return deepcopy(self.network).double() if self.device == "cpu" else self.network
 
     def save(self, directory: Path) -> None:
-        """Write network and background into ``directory``; none of the files is a pickle."""
+        """Write network and background into ``directory``, without pickles."""
         save_network(self.network, self.spec, directory)
         np.savez(directory / BACKGROUND_FILE, rows=self.background)
         fitted = {"task": self.task, "names": self.names, "rounds": self.rounds, "importance": self.importance()}
         write_json(directory / FITTED_FILE, fitted)
 
     def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return how much the score falls, in log-odds or label units, when a feature is that of the background."""
+        """Return how much the score falls, in log-odds or label units, when a feature comes from the background.
+
+        The shape is (rows, features).
+        """
         return contributions_by_ablation(
             self.predict, features, self.background, log_odds=self.task == "classification"
         )
 
     def importance(self) -> dict[str, float]:
-        """Return each feature's share of the loss that shuffling it among the sample rows adds, most first."""
+        """Return each feature's share of the permutation importance on the sample rows, largest first."""
         return self._importance
 
     @cached_property
@@ -103,16 +106,16 @@ class TorchModel:
             lambda label, scores: float(losses(scores, label, self.task).mean()),
             repeats=1,
         )
-        # Where shuffling helped, the sample is too small to tell: such a feature counts for nothing.
+        # A negative importance is noise of a small sample, so it counts as 0.
         return shares(self.names, np.maximum(loss_increases, 0.0))
 
 
 class TorchTrainer:
-    """Fits TabM with early stopping on log loss (classification) or squared error (regression)."""
+    """Fit TabM with early stopping on log loss (classification) or squared error (regression)."""
 
     Settings = TorchSettings
     rounds_follow_rows = False
-    # Its build follows the machine, so the manifest names it beside the lock.
+    # The build of torch depends on the machine, so the manifest names it beside the lock.
     unlocked_packages = ("torch",)
 
     def __init__(self, settings: TorchSettings, *, task: Task, seed: int) -> None:
@@ -142,25 +145,15 @@ class TorchTrainer:
         epochs = self.settings.max_epochs if rounds is None else rounds
         identity = {**self.settings.model_dump(), "task": self.task, "seed": self.seed, "epochs": epochs}
         checkpoints = None if checkpoint is None else Checkpoints(checkpoint, fingerprint(identity, train, validation))
+        fit = NetworkFit(self.settings, self.task, self.seed, spec, epochs, checkpoints)
         device = chosen_device(self.settings)
         processes = self.settings.processes or _device_count(device)
         permutation = np.random.default_rng(self.seed).permutation(train.rows)
         background, importance_rows = np.sort(permutation[:BACKGROUND_ROWS]), np.sort(permutation[:IMPORTANCE_ROWS])
         if processes > 1:
-            network, progress = self._fit_distributed(
-                processes, spec, device, train, validation, epochs=epochs, checkpoints=checkpoints, report=report
-            )
+            network, progress = _fit_distributed(fit, processes, device, train, validation, report)
         else:
-            loop = TrainingLoop(
-                self.settings,
-                self.task,
-                self.seed,
-                spec,
-                device,
-                epochs=epochs,
-                checkpoints=checkpoints,
-                report=report,
-            )
+            loop = TrainingLoop(fit, device, report=report)
             network, progress = loop.run(train, validation), vars(loop.progress) | {"best": loop.progress.best_epoch}
         return TorchModel(
             network.to(device),
@@ -177,7 +170,7 @@ class TorchTrainer:
 
     @classmethod
     def load(cls, directory: Path) -> TorchModel:
-        """Return the network of ``directory`` on the CPU."""
+        """Return the network in ``directory``, on the CPU."""
         network, spec = load_network(directory)
         stored = json.loads((directory / FITTED_FILE).read_text())
         with np.load(directory / BACKGROUND_FILE, allow_pickle=False) as kept:
@@ -194,49 +187,9 @@ class TorchTrainer:
             known_importance=dict(sorted(stored["importance"].items(), key=lambda named: -named[1])),
         )
 
-    def _fit_distributed(
-        self,
-        processes: int,
-        spec: NetworkSpec,
-        device: "torch.device",
-        train: Matrix,
-        validation: Matrix | None,
-        *,
-        epochs: int,
-        checkpoints: Checkpoints | None,
-        report: ReportProgress | None,
-    ) -> "tuple[nn.Module, dict[str, Any]]":
-        from torch import multiprocessing
-        from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
-
-        with reproducible_fit(self.settings, device), tempfile.TemporaryDirectory(prefix="torch-processes-") as scratch:
-            folder = Path(scratch)
-            work = (self.settings, self.task, self.seed, spec, train, validation, epochs, checkpoints)
-            receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
-            arguments = (processes, folder, work, None if report is None else sender)
-            # Fresh processes: a fork after CUDA was touched is lost.
-            ranks = spawn(_run_rank, args=arguments, nprocs=processes, join=False)
-            try:
-                finished = False
-                while not finished:
-                    finished = ranks.join(timeout=REPORT_POLL_SECONDS)
-                    while report is not None and receiver.poll():
-                        report(*receiver.recv())
-            except (ProcessRaisedException, ProcessExitedException) as error:
-                raise _read_rank_error(folder) or error from error
-            finally:
-                # A report may end the fit, and so may an interrupt.
-                for each in ranks.processes:
-                    each.kill()
-                    each.join()
-                receiver.close()
-                sender.close()
-            network, _ = load_network(folder)
-            return network, json.loads((folder / FITTED_FILE).read_text())
-
 
 def chosen_device(settings: TorchSettings) -> "torch.device":
-    """Return the device that ``settings`` ask for. Raises :class:`TrainingError` where this machine lacks it."""
+    """Return the declared device. Raises :class:`TrainingError` if this machine lacks it."""
     import torch
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -247,7 +200,7 @@ def chosen_device(settings: TorchSettings) -> "torch.device":
             "torch",
             expected=f"a machine with {settings.device}",
             found="none",
-            fix="Set device: auto, or 'requires: gpu' to have it skipped where there is none.",
+            fix="Set device: auto, or set requires: gpu to skip the trainer on such machines.",
         )
     return torch.device(settings.device)
 
@@ -258,12 +211,55 @@ def _device_count(device: "torch.device") -> int:
     return torch.cuda.device_count() if device.type == "cuda" else 1
 
 
-def _run_rank(rank: int, processes: int, folder: Path, work: tuple[Any, ...], sender: "Connection | None") -> None:
+def _fit_distributed(
+    fit: NetworkFit,
+    processes: int,
+    device: "torch.device",
+    train: Matrix,
+    validation: Matrix | None,
+    report: ReportProgress | None,
+) -> "tuple[nn.Module, dict[str, Any]]":
+    from torch import multiprocessing
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
+
+    with reproducible_fit(fit.settings, device), tempfile.TemporaryDirectory(prefix="torch-processes-") as scratch:
+        folder = Path(scratch)
+        receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        arguments = (processes, folder, fit, train, validation, None if report is None else sender)
+        # Spawn new processes, because CUDA does not work after a fork.
+        ranks = spawn(_run_rank, args=arguments, nprocs=processes, join=False)  # type: ignore[no-untyped-call] # of torch
+        try:
+            finished = False
+            while not finished:
+                finished = ranks.join(timeout=REPORT_POLL_SECONDS)
+                while report is not None and receiver.poll():
+                    report(*receiver.recv())
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            raise _read_rank_error(folder) or error from error
+        finally:
+            # A report or an interrupt may end the fit.
+            for each in ranks.processes:
+                each.kill()
+                each.join()
+            receiver.close()
+            sender.close()
+        network, _ = load_network(folder)
+        return network, json.loads((folder / FITTED_FILE).read_text())
+
+
+def _run_rank(
+    rank: int,
+    processes: int,
+    folder: Path,
+    fit: NetworkFit,
+    train: Matrix,
+    validation: Matrix | None,
+    sender: "Connection | None",
+) -> None:
     import torch
     from torch import distributed
 
-    settings, task, seed, spec, train, validation, epochs, checkpoints = work
-    device_type = chosen_device(settings).type
+    device_type = chosen_device(fit.settings).type
     device = (
         torch.device(device_type, rank % torch.cuda.device_count())
         if device_type == "cuda"
@@ -274,25 +270,15 @@ def _run_rank(rank: int, processes: int, folder: Path, work: tuple[Any, ...], se
     backend = "nccl" if device_type == "cuda" else "gloo"
     distributed.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     try:
-        loop = TrainingLoop(
-            settings,
-            task,
-            seed,
-            spec,
-            device,
-            epochs=epochs,
-            checkpoints=checkpoints,
-            report=None if sender is None else lambda epoch, loss: sender.send((epoch, loss)),
-            rank=rank,
-            ranks=processes,
-        )
+        report = None if sender is None else lambda epoch, loss: sender.send((epoch, loss))
+        loop = TrainingLoop(fit, device, report=report, rank=rank, ranks=processes)
         network = loop.run(train, validation)
         if rank == 0:
-            save_network(network, spec, folder)
+            save_network(network, fit.spec, folder)
             write_json(folder / FITTED_FILE, vars(loop.progress) | {"best": loop.progress.best_epoch})
         distributed.barrier()
     except TrainingError as error:
-        # Between processes an error is but its text; its parts are read back by the one that asked for the fit.
+        # Only the text of an error passes between processes, so store its parts for the parent process.
         fields = {name: getattr(error, name) for name in ("subject", "expected", "found", "fix")}
         write_json(folder / f"{ERROR_FILE_PREFIX}{rank}.json", fields)
         raise
@@ -301,6 +287,6 @@ def _run_rank(rank: int, processes: int, folder: Path, work: tuple[Any, ...], se
 
 
 def _read_rank_error(folder: Path) -> TrainingError | None:
-    """Return what a rank refused, None where none did so."""
+    """Return the first training error of a rank, or None."""
     files = sorted(folder.glob(f"{ERROR_FILE_PREFIX}*.json"))
     return TrainingError(**json.loads(files[0].read_text())) if files else None

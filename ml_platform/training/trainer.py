@@ -1,7 +1,8 @@
-"""What a trainer is: something that fits a matrix and gives back a model that can be saved, read and explained.
+"""Interface of trainers and fitted models, and the declaration of a trainer.
 
-Trainers are plain Python on arrays, so that they run in a test, in a worker or on a bare GPU machine. One of a team's
-own is named by `package.module:Class` and needs no change of the engine.
+A trainer fits a matrix and returns a model that can be saved, loaded and explained. Trainers are plain Python on
+arrays, so they run in tests, in workers and on GPU machines without Dagster. A custom trainer is named by
+`package.module:Class`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from ml_platform.training.search_space import TuningSettings
 Array = npt.NDArray[np.floating[Any]]
 Task = Literal["classification", "regression"]
 ReportProgress = Callable[[int, float], None]
-"""``report(round, validation_loss)`` is called as fitting goes on; it may raise to stop it (pruning)."""
+"""``report(round, validation_loss)`` is called during the fit; it may raise to stop the fit (pruning)."""
 
 BUILT_IN = {
     "lightgbm": "ml_platform.training.lightgbm_trainer:LightGBMTrainer",
@@ -37,10 +38,10 @@ class TrainingError(PlatformError):
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows to learn from: ``features`` of shape (rows, features) float32 with NaN for missing, ``label`` of (rows,).
+    """Rows of a fit: ``features`` of shape (rows, features), float32 with NaN for missing, and ``label`` of (rows,).
 
-    ``names`` are the features' names; ``categories`` says at which places there are category codes, and of how many
-    categories each.
+    ``names`` are the names of the features. ``categories`` maps the columns with category codes to their numbers of
+    categories.
     """
 
     features: npt.NDArray[np.float32]
@@ -61,46 +62,46 @@ class FittedModel(Protocol):
     """A fitted model."""
 
     rounds: int
-    """Boosting rounds or epochs that it was found best to run."""
+    """Best number of boosting rounds or epochs."""
 
     history: list[tuple[int, float]]
-    """(round, validation loss) as fitting went on; empty without validation rows."""
+    """(round, validation loss) during the fit; empty without validation rows."""
 
     notes: list[str]
-    """What happened on the way that its owner should know, for example a batch that was halved."""
+    """Events of the fit that the owner should know, for example that batches were halved."""
 
     def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return probabilities (classification) or values (regression), shape (rows,)."""
         ...
 
     def save(self, directory: Path) -> None:
-        """Write native files, no pickles, into ``directory``."""
+        """Write the model into ``directory`` in native formats, without pickles."""
         ...
 
     def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return what each feature adds to each row's prediction, shape (rows, features)."""
+        """Return the contribution of each feature to each row's prediction, shape (rows, features)."""
         ...
 
     def importance(self) -> dict[str, float]:
-        """Return each feature's share of what was learned, most first, summing to 1."""
+        """Return each feature's share of the importance, largest first, with sum 1."""
         ...
 
 
 class Trainer(Protocol):
-    """Fits models of one kind."""
+    """Fit models of one kind."""
 
     Settings: type[BaseModel]
-    """The pydantic model of its parameters. One called ``device`` says by any value but ``cpu`` that a fit uses a GPU
-    where the machine has one.
-    """
+    """Pydantic model of the parameters. A ``device`` other than ``cpu`` means that a fit uses a GPU if there is one."""
 
     scorer: str
-    """``package.module:load`` of what scores in serving (:class:`bento.scorer.Scorer`): a bento carries that module and
-    what it imports, none of which may import training code. Those of the house stand in :data:`bento.scorer.SCORERS`.
+    """``package.module:load`` of the scorer for serving (:class:`bento.scorer.Scorer`).
+
+    A bento carries that module and its imports, which must not import training code. :data:`bento.scorer.SCORERS` has
+    the scorers of the built-in trainers.
     """
 
     rounds_follow_rows: bool
-    """Whether a refit on more rows takes more rounds by their share: boosting does, epochs already grow with rows."""
+    """Whether a refit takes more rounds by its share of rows, as in boosting; epochs grow with the rows anyway."""
 
     def __init__(self, settings: Any, *, task: Task, seed: int) -> None: ...
 
@@ -115,9 +116,9 @@ class Trainer(Protocol):
     ) -> FittedModel:
         """Return the model fitted to ``train``.
 
-        With ``validation`` the number of rounds is found by early stopping on it; without, exactly ``rounds`` are run.
-        A ``checkpoint`` folder is where a killed fit left its state: the same call again goes on from there and ends
-        with a model that predicts as if it had never been killed. The state of other rows or settings is not used.
+        With ``validation``, early stopping determines the number of rounds. Without it, the fit runs exactly
+        ``rounds``. A ``checkpoint`` folder keeps the state of a killed fit. The same call resumes from there, and its
+        model predicts the same as after an uninterrupted fit. A checkpoint of other rows or settings is not used.
         """
         ...
 
@@ -128,32 +129,36 @@ class Trainer(Protocol):
 
 
 class TrainerSettings(Settings):
-    """One candidate: which trainer, with which settings, and what is done around it."""
+    """Declaration of one candidate: its trainer, settings, calibration, tuning and resources."""
 
-    trainer: str = Field(default="lightgbm", description="lightgbm, torch, or package.module:Class of your own.")
+    trainer: str = Field(
+        default="lightgbm", description="lightgbm, torch, or package.module:Class of a custom trainer."
+    )
     requires: Literal["any", "gpu"] = Field(
-        default="any", description="gpu: skipped, with the reason shown, on a machine without one."
+        default="any", description="gpu: a machine without one skips the trainer and shows the reason."
     )
     compute: Compute | None = Field(
-        default=None, description="What a cluster sets aside for the step; it changes no model. None: its default."
+        default=None, description="Resources that a cluster reserves for the step, without effect on the model."
     )
-    seed: int = Field(default=7, description="Seed of everything random in it.")
+    seed: int = Field(default=7, description="Seed of all random numbers of the fit.")
     refit: bool = Field(
-        default=True, description="Fit again on train and validation together, with the rounds found best."
+        default=True, description="Fit again on train and validation together, with the best number of rounds."
     )
     calibration: Literal["none", "isotonic", "platt"] = Field(
-        default="none", description="How scores become probabilities, fitted on the validation month."
+        default="none", description="Map from scores to probabilities, fitted on the validation month."
     )
     interval: float = Field(
-        default=0.9, gt=0, lt=1, description="Regression: share of outcomes that a predicted interval is to hold."
+        default=0.9, gt=0, lt=1, description="Regression: share of outcomes that a predicted interval should cover."
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the trainer itself.")
-    tuning: TuningSettings | None = Field(default=None, description="Search of settings on validation; none: as given.")
+    tuning: TuningSettings | None = Field(
+        default=None, description="Search for settings on validation; none: no search."
+    )
 
     @field_validator("settings")
     @classmethod
     def _valid_for_trainer(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        # Checked when declared, not hours later when the step runs.
+        # Check the settings when they are declared, not hours later in the step.
         if info.data.get("trainer") in BUILT_IN:
             trainer_class(info.data["trainer"]).Settings.model_validate(given)
         return given
@@ -161,22 +166,25 @@ class TrainerSettings(Settings):
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a trainer can run on this machine, and if not, why."""
+    """Whether a trainer can run on a machine, and the reason if it cannot."""
 
     available: bool
     reason: str = ""
 
 
 def trainer_class(name: str) -> type[Trainer]:
-    """Return the trainer called ``name``, or named by dotted path. Raises :class:`TrainingError` for neither."""
+    """Return the trainer class of ``name``, a built-in name or a dotted path.
+
+    Raises :class:`TrainingError` for an unknown name and for a class without the members of :class:`Trainer`.
+    """
     if ":" not in name and name not in BUILT_IN:
         raise TrainingError(
             f"Trainer '{name}'",
             expected=f"one of {listed(BUILT_IN)}, or package.module:Class",
             found=f"'{name}'",
-            fix=f"Mend the name in the model's defs.yaml.{did_you_mean(name, BUILT_IN)}",
+            fix=f"Correct the name in the model's defs.yaml.{did_you_mean(name, BUILT_IN)}",
         )
-    found: Any = load_function(BUILT_IN.get(name, name))
+    found: type[Trainer] = load_function(BUILT_IN.get(name, name))
     required = ["Settings", "rounds_follow_rows", "fit", "load", *([] if name in BUILT_IN else ["scorer"])]
     missing = [member for member in required if not hasattr(found, member)]
     if missing:
@@ -184,13 +192,13 @@ def trainer_class(name: str) -> type[Trainer]:
             f"Trainer '{name}'",
             expected=listed(required),
             found=f"no {listed(missing)}",
-            fix="Add them; ml_platform.training.trainer.Trainer says what each one does.",
+            fix="Add these members; ml_platform.training.trainer.Trainer describes them.",
         )
     return found
 
 
 def scorer_of(name: str) -> str | None:
-    """Return the ``package.module:load`` that a trainer of a team's own names for serving; None for one of the house.
+    """Return the ``package.module:load`` of a custom trainer's scorer, or None for a built-in trainer.
 
     Raises :class:`TrainingError` as :func:`trainer_class` does.
     """
@@ -198,7 +206,7 @@ def scorer_of(name: str) -> str | None:
 
 
 def uses_gpu(declared: TrainerSettings) -> bool:
-    """Return whether a fit of ``declared`` uses an accelerator on a machine that has one (:attr:`Trainer.Settings`)."""
+    """Return whether a fit of ``declared`` uses an accelerator if there is one (see :attr:`Trainer.Settings`)."""
     settings = trainer_class(declared.trainer).Settings.model_validate(declared.settings)
     return getattr(settings, "device", "cpu") != "cpu"
 
@@ -220,19 +228,19 @@ def availability(declared: TrainerSettings, gpus: int | None = None) -> Availabi
 
 
 def require_labels(rows: Matrix, task: Task) -> None:
-    """Raise :class:`TrainingError` when there is nothing to learn: no rows, or a label constant or not a number."""
+    """Raise :class:`TrainingError` for no rows, a constant label, or labels that are not finite."""
     invalid = int((~np.isfinite(rows.label)).sum())
     if rows.rows == 0 or invalid:
         raise TrainingError(
             "Training rows",
             expected="rows whose labels are numbers",
-            found=f"{invalid} of {rows.rows} labels that are none" if invalid else "no rows",
-            fix="Leave rows without a label out before fitting.",
+            found=f"{invalid} of {rows.rows} labels that are not" if invalid else "no rows",
+            fix="Remove rows without a label before the fit.",
         )
     if rows.label.min() == rows.label.max():
         raise TrainingError(
             "Training rows",
-            expected=f"labels of more than one kind ({task})",
+            expected=f"labels of more than one value ({task})",
             found=f"{rows.rows} times {rows.label[0]:g}",
-            fix="Mend the label rule: nothing can be learned from a constant.",
+            fix="Correct the label rule: no model can learn from a constant.",
         )

@@ -1,6 +1,6 @@
-"""Examples with the features that were known when each was predicted: the one table that models are made from.
+"""Training set: examples with the features that were known at their prediction times.
 
-Apart because a month's rows never change once known: each month adds its own, and every candidate reads the same.
+The rows of a month do not change once they are known. Each month adds its rows, and all candidates read the same rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ RESERVED = (EXAMPLE_ID, PREDICT_AT, LABEL, LABEL_KNOWN_AT)
 
 
 class ExamplesError(PlatformError):
-    """Raised when the examples function returns a table that no model could be trained or judged on."""
+    """Raised when the examples function returns a table that is unfit for training or evaluation."""
 
 
 def assemble_training_set(
@@ -35,10 +35,12 @@ def assemble_training_set(
 ) -> pl.DataFrame:
     """Return one row per example of ``partition``: id, request fields, times, label, and every feature of the set.
 
-    ``examples`` has ``example_id`` (unique), the request fields, ``label`` (null where the outcome will never be known)
-    and ``label_known_at`` (UTC); ``predict_at`` is added by the declared rule, as it is when serving. Fractional
-    features are stored as Float32. Raises :class:`ExamplesError` when a column is missing, an id is repeated, a time is
-    naive or missing, a label has no time at which it was known or was known when it was predicted, or there is no row.
+    ``examples`` has ``example_id`` (unique), the request fields, ``label`` (null where the outcome is never known) and
+    ``label_known_at`` (UTC). The declared rule adds ``predict_at``, as in serving. Fractional features are stored as
+    Float32, and rows are sorted by ``predict_at`` and ``example_id``.
+
+    Raises :class:`ExamplesError` when there is no row, a column is missing, an id occurs twice, or a time is naive or
+    missing. It also raises when a label has no ``label_known_at`` or was known before its prediction.
     """
     subject = f"Examples of '{model}', partition {partition}"
     rows = examples.collect()
@@ -61,7 +63,7 @@ def _check_columns(subject: str, rows: pl.DataFrame, request_fields: Sequence[st
             subject,
             expected=f"the columns {listed(missing)}",
             found=f"only {listed(rows.columns, 20)}",
-            fix="Return them from the examples function, or mend 'request' in the model's defs.yaml.",
+            fix="Return them from the examples function, or correct 'request' in the model's defs.yaml.",
         )
     naive = [
         name
@@ -88,7 +90,7 @@ def _check_rows(subject: str, rows: pl.DataFrame) -> None:
         "a label_known_at wherever there is a label": rows.filter(
             pl.col(LABEL).is_not_null() & pl.col(LABEL_KNOWN_AT).is_null()
         ).height,
-        "labels known after the prediction": rows.filter(pl.col(LABEL_KNOWN_AT) <= pl.col(PREDICT_AT)).height,
+        "a label_known_at after predict_at": rows.filter(pl.col(LABEL_KNOWN_AT) <= pl.col(PREDICT_AT)).height,
     }
     for expected, count in faults.items():
         if count:
@@ -96,5 +98,5 @@ def _check_rows(subject: str, rows: pl.DataFrame) -> None:
                 subject,
                 expected=expected,
                 found=f"{count} of {rows.height} rows without",
-                fix="Mend the examples function that the model's defs.yaml names.",
+                fix="Correct the examples function that the model's defs.yaml names.",
             )

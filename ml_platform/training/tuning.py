@@ -1,7 +1,7 @@
-"""A search for settings on validation by Optuna: budgeted, pruned, and gone on with after a kill.
+"""Search for trainer settings on the validation rows by Optuna, with a budget, pruning, and resumption after a kill.
 
-The study lives in a database (a SQLite file, or Postgres where several machines look at it) under a name that holds the
-digest of rows and search, so that trials on other data are never taken for trials on these.
+The study is stored in a database: a SQLite file, or Postgres if several machines read it. Its name contains the digest
+of rows and search, so trials on other data never count.
 """
 
 from collections.abc import Callable
@@ -31,16 +31,19 @@ ROUNDS_ATTRIBUTE = "rounds"
 REJECTED_ATTRIBUTE = "refused"
 MINIMUM_TRIALS_FOR_IMPORTANCE = 4
 BOOSTING_PRUNING_STEPS = (10, 30)
-"""Rounds between two looks at whether a trial is behind, and rounds before the first look, of boosting."""
+"""Boosting rounds between two pruning checks, and rounds before the first check."""
 EPOCH_PRUNING_STEPS = (1, 1)
-"""The same of a trainer whose rounds are passes over all rows: there are few of them."""
+"""Epochs between two pruning checks, and epochs before the first check; a fit has few epochs."""
 FRACTIONAL_SHARE = 0.381966
-"""Share of a range at which no whole number lies by design."""
+"""Position within a range, as a share, that is unlikely to be a whole number."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: settings tried, validation loss (of a pruned one the last seen, of a failed one none), seconds."""
+    """One trial with its settings, duration and validation loss.
+
+    The loss of a pruned trial is the last reported one, and that of a failed trial is None.
+    """
 
     number: int
     state: str
@@ -52,10 +55,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a search found: the best trial's settings, all trials in their order, and which settings mattered.
+    """Result of a search: the settings of the best trial, all trials in order, and the importance of settings.
 
-    ``importance`` is each searched setting's share of the variance of the loss (fANOVA: Hutter, Hoos, Leyton-Brown
-    2014, An efficient approach for assessing hyperparameter importance), most first; empty for fewer than four trials.
+    ``importance`` is each setting's share of the variance of the loss, largest first, and empty for fewer than four
+    trials (fANOVA: Hutter, Hoos and Leyton-Brown 2014, An efficient approach for assessing hyperparameter importance).
     """
 
     best: dict[str, Any]
@@ -64,7 +67,7 @@ class TuningResult:
     importance: dict[str, float]
 
     def history(self) -> list[tuple[int, float]]:
-        """Return (trial, lowest loss so far) of the completed trials: the history plot."""
+        """Return (trial, lowest loss so far) of the completed trials."""
         lowest, found = float("inf"), []
         for trial in self.trials:
             if trial.state == "COMPLETE" and trial.loss is not None:
@@ -85,14 +88,15 @@ def tune(
     storage: str | None = None,
     on_trial: OnTrial | None = None,
 ) -> TuningResult:
-    """Return the settings in ``declared.tuning`` with the lowest validation loss; the declared ones are tried first.
+    """Return the settings in ``declared.tuning`` with the lowest validation loss; the first trial has declared ones.
 
-    ``storage`` is the database's URL (None: memory, not resumable). Trials of an earlier, killed call count towards the
-    budget; those it left running are tried again, so one process at a time works on a study. What is drawn depends on
-    the seed and on how many trials had ended before: undisturbed searches are equal, a resumed one draws others.
-    Settings that the trainer refuses count as a failed trial. ``on_trial`` is called after each trial of this call,
-    from the thread that ran it. Raises :class:`TrainingError` when the space cannot be searched (see
-    :func:`validate_search_space`), or no trial was completed.
+    ``storage`` is the URL of the database (None: memory, which cannot be resumed). Trials of an earlier, killed call
+    count towards the budget. Trials that it left running are repeated, so only one process may work on a study. The
+    draws depend on the seed and on the number of finished trials: uninterrupted searches are equal, and a resumed
+    search draws other settings. Settings that the trainer rejects count as a failed trial. ``on_trial`` is called
+    after each trial of this call, in the thread of the trial.
+
+    Raises :class:`TrainingError` when the space is invalid (see :func:`validate_search_space`) or no trial completed.
     """
     import optuna
 
@@ -155,10 +159,10 @@ def tune(
 
 
 def validate_search_space(declared: TrainerSettings) -> None:
-    """Raise :class:`TrainingError` when ``declared.tuning`` has a space that cannot be searched; pass without one.
+    """Raise :class:`TrainingError` when the search space of ``declared.tuning`` is invalid.
 
-    Each name is a setting of the trainer, each value that may be tried is one that this setting takes, and a logarithm
-    is searched among positive numbers only. What settings refuse in combination shows when it is tried.
+    Each name must be a setting of the trainer, and each value must be valid for this setting. A logarithmic range must
+    be above 0. Invalid combinations of settings are found only in their trials. Without tuning, nothing is checked.
     """
     if declared.tuning is None:
         return
@@ -170,13 +174,13 @@ def validate_search_space(declared: TrainerSettings) -> None:
             subject,
             expected=f"settings of the trainer: {listed(settings_class.model_fields, 40)}",
             found=listed(unknown),
-            fix=f"Mend 'tuning.space'.{did_you_mean(unknown[0], settings_class.model_fields)}",
+            fix=f"Correct 'tuning.space'.{did_you_mean(unknown[0], settings_class.model_fields)}",
         )
     for name, each in space.items():
         if not isinstance(each, Choices) and each.log and each.low <= 0:
             raise TrainingError(
                 subject,
-                expected=f"'{name}' with a low above 0, as it is searched by its logarithm",
+                expected=f"'{name}' with a low above 0 for a search on a logarithmic scale",
                 found=f"low {each.low}",
                 fix="Raise 'low', or set log: false.",
             )
@@ -185,22 +189,22 @@ def validate_search_space(declared: TrainerSettings) -> None:
             if message:
                 raise TrainingError(
                     subject,
-                    expected=f"values of '{name}' that the trainer takes",
+                    expected=f"values of '{name}' that the trainer accepts",
                     found=f"{value!r}: {message}",
-                    fix=f"Mend 'tuning.space.{name}'.",
+                    fix=f"Correct 'tuning.space.{name}'.",
                 )
 
 
 def _probe_values(each: SearchRange) -> list[Any]:
     if isinstance(each, Choices):
         return list(each.values)
-    # A fraction between them tells a setting that takes whole numbers only.
+    # A fraction between the bounds detects a setting that accepts whole numbers only.
     between = [each.low + (each.high - each.low) * FRACTIONAL_SHARE] if isinstance(each, FloatRange) else []
     return [each.low, each.high, *between]
 
 
 def _rejection_message(settings_class: type[BaseModel], settings: dict[str, Any], name: str) -> str | None:
-    """Return what ``settings_class`` says against the setting ``name``, None where it takes it."""
+    """Return the message with which ``settings_class`` rejects the setting ``name``, or None."""
     try:
         settings_class.model_validate(settings)
     except ValidationError as error:
@@ -209,17 +213,17 @@ def _rejection_message(settings_class: type[BaseModel], settings: dict[str, Any]
 
 
 def with_settings(declared: TrainerSettings, trial_settings: dict[str, Any]) -> TrainerSettings:
-    """Return ``declared`` with the settings of ``trial_settings`` in place of its own, validated."""
+    """Return ``declared`` with ``trial_settings`` in place of its own values, validated."""
     return TrainerSettings.model_validate(declared.model_dump() | {"settings": {**declared.settings, **trial_settings}})
 
 
 def _sampler_seed(seed: int, ended_before: int) -> int:
-    # A stream begun anew would draw the settings of the first trials again.
+    # With the same seed, a resumed search would draw the settings of the first trials again.
     return seed if ended_before == 0 else int(np.random.SeedSequence([seed, ended_before]).generate_state(1)[0])
 
 
 def _pruning_steps(declared: TrainerSettings, search: TuningSettings) -> tuple[int, int]:
-    """Return the rounds between two looks and the rounds before the first: as declared, else few where epochs are."""
+    """Return the rounds between two pruning checks and the rounds before the first, as declared or by default."""
     interval, warmup = (
         BOOSTING_PRUNING_STEPS if trainer_class(declared.trainer).rounds_follow_rows else EPOCH_PRUNING_STEPS
     )
@@ -230,20 +234,20 @@ def _pruning_steps(declared: TrainerSettings, search: TuningSettings) -> tuple[i
 
 
 def _trainer_with(declared: TrainerSettings, trial_settings: dict[str, Any], task: Task) -> Trainer:
-    """Return the trainer of one trial. Raises :class:`TrainingError` for settings that it refuses in combination."""
+    """Return the trainer of one trial. Raises :class:`TrainingError` for an invalid combination of settings."""
     try:
         return make_trainer(with_settings(declared, trial_settings), task)
     except ValidationError as error:
         raise TrainingError(
             f"Trial of '{declared.trainer}'",
-            expected="settings that the trainer takes together",
+            expected="settings that the trainer accepts together",
             found="; ".join(each["msg"] for each in error.errors()),
-            fix="Narrow 'tuning.space' to settings that agree.",
+            fix="Narrow 'tuning.space' to valid combinations.",
         ) from error
 
 
 def _queue_trials(study: "optuna.Study", declared: TrainerSettings, search: TuningSettings) -> None:
-    """Queue the declared settings in a new study; in an old one, queue again what a kill cut short."""
+    """Queue the declared settings in a new study; in an existing one, queue the interrupted trials again."""
     from optuna.trial import TrialState
 
     if not study.trials:
@@ -267,7 +271,7 @@ def _queue_trials(study: "optuna.Study", declared: TrainerSettings, search: Tuni
 def _is_in_range(value: Any, each: SearchRange) -> bool:
     if isinstance(each, Choices):
         return value in each.values
-    # A setting may default to none, or to a word.
+    # The default of a setting may be None or a string.
     return isinstance(value, int | float) and each.low <= value <= each.high
 
 
@@ -280,7 +284,7 @@ def _suggest(trial: "optuna.Trial", name: str, each: SearchRange) -> Any:
 
 
 def _counts_towards_budget(trial: "optuna.trial.FrozenTrial") -> bool:
-    # Failed without having been refused: cut short by a kill, and tried again.
+    # A failed trial that was not rejected was interrupted by a kill and is repeated.
     return trial.state.is_finished() and (trial.state.name != "FAIL" or REJECTED_ATTRIBUTE in trial.user_attrs)
 
 
@@ -301,7 +305,7 @@ def _tuning_result(study: "optuna.Study") -> TuningResult:
             f"Tuning '{study.study_name}'",
             expected="a completed trial",
             found=f"none of {len(trials)}",
-            fix="Widen the budget, or narrow the space to settings that can be fitted.",
+            fix="Increase the budget, or narrow the space to settings that can be fitted.",
         )
     best = min(complete, key=lambda each: (each.loss, each.number))
     importance: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The aviation views on a small world whose numbers are worked out by hand, and on real flights."""
+"""The aviation views on a few flights with numbers computed by hand, and on real flights."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,7 +58,7 @@ def declared() -> list[FeatureView]:
 
 def test_departures_count_from_the_tick_at_which_they_are_known() -> None:
     facts = delays.origin(flights((0, 5, 0), (10, 30, 40)), WINDOW)
-    # The first left at 12:05: unknown at 12:00, told at 12:10, out of the last hour at 13:10.
+    # The first left at 12:05: unknown at 12:00, counted at 12:10, out of the last hour at 13:10.
     assert [fact(facts, m)["departures_60m"] for m in (0, 10, 40, 60, 70)] == [0, 1, 2, 2, 1]
     assert fact(facts, 40)["departure_delay_60m"] == (5 + 30) / 2
     assert fact(facts, 40)["departures_late_60m"] == 0.5
@@ -77,14 +77,14 @@ def test_cancelled_flight_is_overdue_for_four_hours_and_then_given_up() -> None:
     assert [fact(facts, m)["given_up_360m"] for m in (230, 240, 590, 600)] == [0, 1, 1, 0]
 
 
-def test_means_of_the_last_flights_hold_the_landing_itself() -> None:
+def test_means_of_the_last_flights_include_the_landing_itself() -> None:
     facts = history.route(flights((0, 0, 10), (200, 0, 20), (400, 0, 60)))
     assert facts["arrival_delay_last_2"].to_list() == [10, 15, 40]
     assert facts["arrivals_late_last_5"].to_list() == pytest.approx([0, 1 / 2, 2 / 3])
     assert facts["known_at"].to_list() == [at(110), at(320), at(560)]
 
 
-def test_departures_of_a_route_are_reported_when_they_leave_and_counted_over_a_day_and_a_week() -> None:
+def test_departures_of_a_route_are_known_when_they_leave_and_counted_over_a_day_and_a_week() -> None:
     facts = history.route_departures(flights((0, 10, 90), (200, 30, 0), (3 * 1440, 0, 0), (3 * 1440 + 60, None, None)))
     assert facts["known_at"].to_list() == [at(10), at(230), at(3 * 1440)]
     assert facts["departure_delay_last_2"].to_list() == [10, 20, 15]
@@ -99,14 +99,14 @@ def test_departures_of_a_flight_number_are_counted_over_four_weeks() -> None:
     assert facts["last_departure_delay"].to_list() == [5, 20, 0]
 
 
-def test_legs_of_an_aircraft_are_those_since_eight_in_the_morning_of_the_universal_day() -> None:
+def test_legs_of_an_aircraft_count_from_eight_in_the_morning_utc() -> None:
     # Noon less five hours is 07:00 UTC: still the day before.
     history_of = aircraft.aircraft_history(flights((-300, 0, 0), (0, 0, 0), (240, 0, 0)))
     assert history_of["legs_that_day"].to_list() == [1, 1, 2]
     assert history_of["legs_1d"].to_list() == [1, 2, 3]
 
 
-def test_beyond_the_last_known_holiday_there_is_no_next_one() -> None:
+def test_days_to_the_next_holiday_are_null_after_the_last_known_holiday() -> None:
     due = pl.Series([datetime(2100, 12, 24, 15, tzinfo=UTC), datetime(2103, 5, 3, 15, tzinfo=UTC)])
     rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
     found = request.schedule(rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6)))
@@ -116,7 +116,7 @@ def test_beyond_the_last_known_holiday_there_is_no_next_one() -> None:
     assert (alone["days_to_holiday"].item(), alone["days_since_holiday"].item()) == (None, 8)
 
 
-def test_legs_of_yesterday_are_not_legs_of_today() -> None:
+def test_legs_of_yesterday_do_not_count_as_legs_of_today() -> None:
     row = {"as_of": at(600), "aircraft_history__last_left_at": None, "aircraft_history__legs_that_day": None}
     seen = [None, at(-300), at(-240), at(0)]
     rows = pl.DataFrame([row | {"aircraft_history__last_left_at": left} for left in seen]).with_columns(
@@ -130,19 +130,19 @@ def test_legs_of_yesterday_are_not_legs_of_today() -> None:
     assert found["aircraft_legs_today"].to_list() == [None, 0, 3, 3]
 
 
-def test_flights_of_more_than_thirty_days_ago_are_forgotten() -> None:
+def test_flights_of_more_than_thirty_days_ago_are_left_out_of_means() -> None:
     facts = history.route(flights((0, 0, 10), (31 * 1440, 0, 20)))
     assert facts["arrival_delay_last_20"].to_list() == [10, 20]
 
 
-def test_leg_of_an_aircraft_is_reported_as_it_becomes_known() -> None:
+def test_each_fact_of_a_leg_has_the_minute_in_which_it_becomes_known() -> None:
     facts = aircraft.aircraft_leg(flights((0, 20, 25)))
     assert facts.select("known_at", "status", "delay").rows() == [
         (at(0), 0, 0), (at(15), 0, 15), (at(20), 1, 20), (at(125), 2, 25)
     ]  # fmt: skip
 
 
-def test_news_of_an_older_leg_does_not_hide_the_latest() -> None:
+def test_facts_of_an_older_leg_do_not_replace_the_latest_leg() -> None:
     facts = aircraft.aircraft_leg(flights((0, 90, 90), (60, None, None)))
     assert facts.filter(pl.col("known_at") == at(60)).tail(1)["scheduled_departure"].to_list() == [at(60)]
     assert facts.filter(pl.col("known_at") > at(60))["scheduled_departure"].unique().to_list() == [at(60)]
@@ -159,7 +159,7 @@ def test_weather_is_known_an_hour_after_its_stamp_with_its_trend() -> None:
     assert fact(facts, 240)["rain_3h"] == 3
 
 
-def test_schedule_is_reported_on_the_clock_and_calendar_of_new_york() -> None:
+def test_schedule_uses_the_clock_and_calendar_of_new_york() -> None:
     due = pl.Series([datetime(2013, 7, 4, 3, 30, tzinfo=UTC), datetime(2013, 7, 4, 13, 5, tzinfo=UTC)])
     rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
     found = request.schedule(rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6)))
@@ -169,7 +169,7 @@ def test_schedule_is_reported_on_the_clock_and_calendar_of_new_york() -> None:
     ]  # fmt: skip
 
 
-def test_clock_of_new_york_is_that_of_the_query_engine_also_where_it_changes() -> None:
+def test_clock_of_new_york_equals_that_of_polars_around_clock_changes() -> None:
     changes = [datetime(2013, 3, 10, tzinfo=UTC), datetime(2013, 11, 3, tzinfo=UTC), datetime(2023, 12, 31, tzinfo=UTC)]
     due = [
         day + timedelta(minutes=minutes, microseconds=off)
@@ -198,7 +198,7 @@ def test_flight_without_a_planned_arrival_has_no_duration_and_keeps_the_rest() -
     assert found.select("hour", "block", "arrival_minute_of_day").rows() == [(9, None, None), (9, 120, 665)]
 
 
-def test_every_view_says_of_each_column_what_it_is_and_when_its_sources_are_known() -> None:
+def test_every_view_describes_its_columns_and_declares_when_its_sources_are_known() -> None:
     views = declared()
     assert len(views) >= 20
     for view in views:
@@ -209,7 +209,7 @@ def test_every_view_says_of_each_column_what_it_is_and_when_its_sources_are_know
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory) -> dict[str, pl.LazyFrame]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.LazyFrame]:
     landing = Landing(tmp_path_factory.mktemp("landing"))
     land(landing, "2013-02")
     airports = loaders.airports(landing.find("airports", None).path)
@@ -222,12 +222,12 @@ def sources(tmp_path_factory) -> dict[str, pl.LazyFrame]:
 
 
 @pytest.mark.slow
-def test_months_built_apart_hold_what_they_hold_built_together(sources) -> None:
+def test_months_built_one_by_one_equal_months_built_together(sources: dict[str, pl.LazyFrame]) -> None:
     january, february = (Window(*month_bounds(month, "America/New_York")) for month in ("2013-01", "2013-02"))
     only_january = sources | {"flights": sources["flights"].filter(pl.col("scheduled_departure") < january.end)}
     for view in (each for each in declared() if each.kind == "stored" and each.name != "published_schedule"):
         if view.name in ("fleet", "distance"):
-            continue  # known from the beginning of whatever window is asked for
+            continue  # known from the start of any window
         together = build(view, sources, Window(january.start, february.end)).frame
         apart = pl.concat([build(view, only_january, january).frame, build(view, sources, february).frame])
         first_half = together.filter(pl.col("known_at") < january.end)
@@ -238,7 +238,7 @@ def test_months_built_apart_hold_what_they_hold_built_together(sources) -> None:
 
 
 @pytest.mark.slow
-def test_no_feature_sees_what_became_known_later(sources) -> None:
+def test_no_feature_uses_a_fact_that_became_known_later(sources: dict[str, pl.LazyFrame]) -> None:
     window = Window(*month_bounds("2013-02", "America/New_York"))
     due = pl.col("scheduled_departure")
     fields = ["carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival"]

@@ -1,4 +1,4 @@
-"""The aviation feed: months arrive byte for byte, once, and are mended when they were damaged."""
+"""Landing of the aviation data: months land byte for byte and once, and damaged files land again."""
 
 import gzip
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_months_and_whole_tables_have_landed(landed: Landing) -> None:
     assert landed.partitions("planes") == []
 
 
-def test_a_month_holds_the_lines_of_that_month_unchanged(landed: Landing) -> None:
+def test_a_month_contains_the_unchanged_lines_of_that_month(landed: Landing) -> None:
     lines = gzip.decompress(landed.find("flights", "2013-02").path.read_bytes()).splitlines()
 
     # 24,951 flights were scheduled in February 2013.

@@ -1,4 +1,4 @@
-"""The leakage_screen on the real year: what looks good by chance only, and what was never known in time."""
+"""The leakage screen on the real year: columns that only seem to predict, and columns that are known too late."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 
 MONTHS = [f"2013-{month:02}" for month in range(1, 13)]
 SCHEDULE = ["origin", "dest", "carrier", "hour", "minute_of_day", "weekday", "day_of_year", "block"]
-REVEALED = {"flights": {"departed_at": ["dep_time", "dep_delay"], "arrived_at": ["arr_delay", "air_time"]}}
+AVAILABLE_FROM = {"flights": {"departed_at": ["dep_time", "dep_delay"], "arrived_at": ["arr_delay", "air_time"]}}
 
 
 @pytest.fixture(scope="module")
 def year(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    """All flights of 2013 with a label, their schedule as features, and two columns that nobody knows in time."""
+    """All flights of 2013 with a label, their schedule as features, and two columns that are known too late."""
     landing = Landing(Path(tmp_path_factory.mktemp("landing")))
     land(landing, MONTHS[-1])
     airports = loaders.airports(landing.find("airports", None).path)
@@ -39,7 +39,7 @@ def year(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     return features.hstack(outcome_columns.get_columns()).with_columns(label, predict_at)
 
 
-def test_schedule_that_learns_its_own_days_is_reported_by_the_gap(year: pl.DataFrame) -> None:
+def test_schedule_that_learns_single_days_gives_a_warning_about_the_gap(year: pl.DataFrame) -> None:
     report = screen_for_leakage(year, SCHEDULE, "label")
     assert report.auc_random == pytest.approx(0.71, abs=0.02)
     assert report.auc_by_time == pytest.approx(0.61, abs=0.02)
@@ -47,7 +47,7 @@ def test_schedule_that_learns_its_own_days_is_reported_by_the_gap(year: pl.DataF
     assert "a gap of 0.1" in warning
 
 
-def test_model_that_sees_the_departure_itself_is_too_good_to_be_true_and_blocked(year: pl.DataFrame) -> None:
+def test_columns_of_the_departure_itself_give_a_warning_and_count_as_known_too_late(year: pl.DataFrame) -> None:
     known_at = {"dep_time": "departed_at", "air_time": "arrived_at"}
     report = screen_for_leakage(year, [*SCHEDULE, "dep_time", "air_time"], "label", known_at=known_at)
     assert report.auc_random > 0.9
@@ -55,7 +55,7 @@ def test_model_that_sees_the_departure_itself_is_too_good_to_be_true_and_blocked
     assert report.known_too_late == {"dep_time": year.height, "air_time": year.height}
 
 
-def test_request_that_asks_for_the_departure_itself_is_found_by_the_declared_times(tmp_path: Path) -> None:
+def test_request_fields_that_become_known_too_late_are_found_by_their_declared_times(tmp_path: Path) -> None:
     landing = Landing(tmp_path)
     land(landing, MONTHS[0])
     airports = loaders.airports(landing.find("airports", None).path)
@@ -65,7 +65,7 @@ def test_request_that_asks_for_the_departure_itself_is_found_by_the_declared_tim
         return pl.concat([examples_of(sources), sources["flights"].select("dep_time", "air_time")], how="horizontal")
 
     timing = PredictionTime(field="scheduled_departure", minutes_before=120)
-    known = availability_for_examples(FeatureSet([]), REVEALED)
+    known = availability_for_examples(FeatureSet([]), AVAILABLE_FROM)
     examples = flights.lazy().select(timing.expression())
     fields = ["carrier", "tailnum", "scheduled_departure", "dep_time", "air_time"]
     late = late_fields(build, {"flights": flights}, known, fields, timing, choose_cuts(examples))

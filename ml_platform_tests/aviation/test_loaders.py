@@ -1,4 +1,4 @@
-"""The loaders: local clock times become the right instants, and bad values stay to be found."""
+"""The loaders: local clock times become the right instants, and bad values stay for the contract to find."""
 
 import functools
 from datetime import UTC, date, datetime
@@ -41,7 +41,7 @@ def at(*when: int) -> datetime:
     return datetime(*when, tzinfo=UTC)  # type: ignore[misc]
 
 
-def test_times_of_a_flight_west_are_read_in_the_zone_of_each_end(tmp_path: Path) -> None:
+def test_times_of_a_flight_are_read_in_the_zones_of_origin_and_destination(tmp_path: Path) -> None:
     (flight,) = flights(tmp_path, "2013,1,1,602,600,2,915,920,-5,UA,1,N1,EWR,LAX,340,2454,6,0,2013-01-01T11:00:00Z")
 
     assert flight["flight_date"] == date(2013, 1, 1)
@@ -177,7 +177,7 @@ def test_an_impossible_value_in_the_first_flight_is_found(
     assert (violation.column, violation.count, violation.examples[0]["row"]) == (column, 1, 1)
 
 
-def test_a_delay_that_is_no_number_stays_text_for_the_schema_to_name(tmp_path: Path) -> None:
+def test_a_delay_that_is_not_a_number_stays_text_and_the_schema_check_names_it(tmp_path: Path) -> None:
     path = tmp_path / "2013-01.csv"
     path.write_text(HEADER + "2013,1,1,602,600,  12m,915,920,-5,UA,1,N1,EWR,LAX,340,2454,6,0,2013-01-01T11:00:00Z\n")
     report = check_schema(

@@ -1,4 +1,4 @@
-"""The benchmark of quality: what it prints, and that the script it compares with is an honest one."""
+"""The benchmark of quality: its summary, and its plain script, which uses only values known at prediction time."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +9,7 @@ from benchmarks.quality import plain_features, summary
 NOON = datetime(2013, 3, 5, 12, tzinfo=UTC)
 
 
-def test_months_and_means_of_the_platform_stand_beside_those_of_the_others() -> None:
+def test_summary_shows_months_and_means_of_the_platform_beside_those_of_the_others() -> None:
     april, may = {"auc": 0.8, "log_loss": 0.5}, {"auc": 0.7, "log_loss": 0.3}
     found = {
         "platform": {"2013-04": april, "2013-05": may},
@@ -26,7 +26,7 @@ def test_months_and_means_of_the_platform_stand_beside_those_of_the_others() -> 
     }
 
 
-def test_plain_script_knows_two_hours_before_departure_only_what_had_happened_by_then() -> None:
+def test_plain_script_uses_only_events_up_to_two_hours_before_departure() -> None:
     def flight(number: int, due: int, late: int) -> dict[str, object]:
         departure = NOON + timedelta(minutes=due)
         return {
@@ -36,7 +36,7 @@ def test_plain_script_knows_two_hours_before_departure_only_what_had_happened_by
             "arrived_at": departure + timedelta(minutes=100 + late), "arr_delay": float(late),
         }  # fmt: skip
 
-    # Asked at 14:00: the first has landed at 13:50, the second will at 14:01, the third has not left.
+    # At 14:00 the first has landed (13:50), the second has not (14:01), and the third has not left.
     flights = pl.DataFrame([flight(1, 0, 10), flight(2, 20, 1), flight(3, 120, 30), flight(4, 240, 0)])
     observed = {name: [1.0, 2.0] for name in ("temp", "wind_speed", "precip", "visib", "pressure")}
     weather = pl.DataFrame({"origin": "JFK", "observed_at": [NOON, NOON + timedelta(hours=1, minutes=1)]} | observed)

@@ -17,9 +17,11 @@ import polars as pl
 import assets
 from ml_platform.components.model import training
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.stores import open_stores
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.features.materialize import materialize
 from ml_platform.steps.candidates import build_training_sets
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform_tests.components.delivery_model import DOMAIN, MONTHS, deliveries, delivery_model
 from resources.dagster_home import HomeResource
 from resources.home import Home
@@ -46,6 +48,11 @@ class PlatformFixture:
     @property
     def mlflow(self) -> MlflowResource:
         return self.resources["mlflow"]  # type: ignore[no-any-return]
+
+    @property
+    def stores(self) -> PlatformStores:
+        opened = self.resources
+        return open_stores(opened["home"], opened["lake"], opened["mlflow"], opened["online_store"])
 
     def tracked(self, **changes: Any) -> MlflowResource:
         """Return another connection to the same tracking store, with ``changes`` of its settings."""

@@ -1,4 +1,4 @@
-"""Which page of the Data Docs is opened first; and every page stands by itself."""
+"""Data Docs: which page opens first, and that pages need no other server."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ def page(folder: Path, name: str) -> Path:
     return path
 
 
-def test_newest_results_are_opened_first(tmp_path: Path) -> None:
+def test_latest_results_are_opened_first(tmp_path: Path) -> None:
     page(tmp_path, "index.html")
     page(tmp_path, "validations/flights/2013-03/20130321T000000.000000Z/staged.html")
-    newest = page(tmp_path, "validations/flights/2013-03/20130322T000000.000000Z/staged.html")
-    assert results_page(tmp_path) == newest
+    latest = page(tmp_path, "validations/flights/2013-03/20130322T000000.000000Z/staged.html")
+    assert results_page(tmp_path) == latest
 
 
 def test_without_results_the_index_is_opened(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ PAGE = """<html><head>
 </body></html>"""
 
 
-def test_page_asks_nothing_of_any_server_and_keeps_its_own(tmp_path: Path) -> None:
+def test_page_loses_references_to_other_servers_and_keeps_its_own_content(tmp_path: Path) -> None:
     written = page(tmp_path, "validations/flights.html")
     written.write_text(PAGE)
     make_self_contained(tmp_path)

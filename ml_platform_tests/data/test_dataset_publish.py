@@ -1,4 +1,4 @@
-"""Write, audit, publish: what breaks its contract never reaches a reader, whatever is wrong with it."""
+"""Write, audit, publish: data that break their contract never reach a reader."""
 
 import gzip
 from pathlib import Path
@@ -35,8 +35,8 @@ CONTRACT = Contract(
 SOURCE = DatasetSource("orders", loader, CONTRACT, keys=["id"], declared_at="assets/x/defs.yaml:4")
 
 
-class Place:
-    """A landing zone and a lake in which January is published: two rows, as `GOOD` says."""
+class Storage:
+    """A landing zone and a lake in which January is published, with the two rows of `GOOD`."""
 
     GOOD = HEADER + "1,5,JFK\n2,6,EWR\n"
 
@@ -50,25 +50,26 @@ class Place:
         self.landing.land_bytes("orders", month, data[: int(len(data) * keep)], "csv.gz")
 
     def publish(self, *months: str, source: DatasetSource = SOURCE) -> list[int]:
-        return [each.version.rows for each in load_and_publish(source, list(months), self.landing, self.lake)]
+        published = load_and_publish(source, list(months), self.landing, self.lake)
+        return [partition.version.rows for partition in published]
 
     def rows(self) -> list[tuple[object, ...]]:
         return sorted(self.lake.scan("datasets/orders").select(*COLUMNS, "partition").collect().rows())
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path)
 
 
 JANUARY = [(1, 5, "JFK", "2013-01"), (2, 6, "EWR", "2013-01")]
 
 
-def test_a_good_month_is_published_beside_the_others(place: Place) -> None:
-    place.land("2013-02", HEADER + "7,0,EWR\n8,23,EWR\n")
+def test_good_month_is_published_beside_the_others(storage: Storage) -> None:
+    storage.land("2013-02", HEADER + "7,0,EWR\n8,23,EWR\n")
 
-    assert place.publish("2013-02") == [2]
-    assert place.rows() == [*JANUARY, (7, 0, "EWR", "2013-02"), (8, 23, "EWR", "2013-02")]
+    assert storage.publish("2013-02") == [2]
+    assert storage.rows() == [*JANUARY, (7, 0, "EWR", "2013-02"), (8, 23, "EWR", "2013-02")]
 
 
 @pytest.mark.parametrize(
@@ -88,65 +89,67 @@ def test_a_good_month_is_published_beside_the_others(place: Place) -> None:
         ("", "landed", "found an empty file"),
     ],
 )
-def test_a_bad_month_is_refused_and_the_last_good_one_stays(place: Place, text: str, check: str, message: str) -> None:
-    place.land("2013-01", text)
+def test_bad_month_is_rejected_and_the_last_good_one_stays(
+    storage: Storage, text: str, check: str, message: str
+) -> None:
+    storage.land("2013-01", text)
 
-    with pytest.raises(ContractViolatedError, match=f"Dataset 'orders', partition.*{message}") as refused:
-        place.publish("2013-01")
-    assert [report.check for report in refused.value.reports if not report.passed] == [check]
-    assert place.rows() == JANUARY
-    assert place.lake.version("datasets/orders") == 0
+    with pytest.raises(ContractViolatedError, match=f"Dataset 'orders', partition.*{message}") as error:
+        storage.publish("2013-01")
+    assert [report.check for report in error.value.reports if not report.passed] == [check]
+    assert storage.rows() == JANUARY
+    assert storage.lake.version("datasets/orders") == 0
 
 
-def test_a_truncated_archive_is_refused(place: Place) -> None:
-    place.land("2013-01", place.GOOD * 50, keep=0.6)
+def test_truncated_archive_is_rejected(storage: Storage) -> None:
+    storage.land("2013-01", storage.GOOD * 50, keep=0.6)
 
     with pytest.raises(ContractViolatedError, match=r"expected a whole gzip archive"):
-        place.publish("2013-01")
-    assert place.rows() == JANUARY
+        storage.publish("2013-01")
+    assert storage.rows() == JANUARY
 
 
-def test_a_month_that_has_not_landed_is_refused(place: Place) -> None:
+def test_month_that_has_not_landed_is_rejected(storage: Storage) -> None:
     with pytest.raises(ContractViolatedError, match=r"partition 2013-09: expected a file .*found 1 other partitions"):
-        place.publish("2013-09")
+        storage.publish("2013-09")
 
 
-def test_one_bad_month_keeps_the_whole_range_out_and_the_good_ones_are_named(place: Place) -> None:
-    place.land("2013-02", HEADER + "7,0,EWR\n8,23,EWR\n")
-    place.land("2013-03", HEADER + "7,99,EWR\n8,23,EWR\n")
+def test_one_bad_month_keeps_the_whole_range_out_and_the_error_names_the_good_ones(storage: Storage) -> None:
+    storage.land("2013-02", HEADER + "7,0,EWR\n8,23,EWR\n")
+    storage.land("2013-03", HEADER + "7,99,EWR\n8,23,EWR\n")
 
-    with pytest.raises(ContractViolatedError, match=r"Good are '2013-02': materialize them on their own"):
-        place.publish("2013-02", "2013-03")
-    assert place.lake.partitions("datasets/orders") == ["2013-01"]
+    with pytest.raises(ContractViolatedError, match=r"Materialize the good partitions on their own: '2013-02'"):
+        storage.publish("2013-02", "2013-03")
+    assert storage.lake.partitions("datasets/orders") == ["2013-01"]
 
 
-def test_the_message_says_where_to_mend(place: Place) -> None:
-    place.land("2013-01", HEADER + "1,31,JFK\n2,6,EWR\n")
+def test_message_names_the_line_of_the_contract(storage: Storage) -> None:
+    storage.land("2013-01", HEADER + "1,31,JFK\n2,6,EWR\n")
 
     with pytest.raises(
         ContractViolatedError, match=r"relax the contract in assets/x/defs.yaml:4. Nothing was published"
     ):
-        place.publish("2013-01")
+        storage.publish("2013-01")
 
 
-def test_a_loader_that_fails_by_itself_is_told_apart_from_bad_data(place: Place) -> None:
-    with pytest.raises(LoaderError, match=r"broken_loader.*ColumnNotFoundError.*Mend the loader"):
-        place.publish("2013-01", source=DatasetSource("orders", broken_loader, CONTRACT))
+def test_failing_loader_is_not_reported_as_bad_data(storage: Storage) -> None:
+    with pytest.raises(LoaderError, match=r"broken_loader.*ColumnNotFoundError.*Fix the loader"):
+        storage.publish("2013-01", source=DatasetSource("orders", broken_loader, CONTRACT))
 
 
-def test_the_same_file_again_leaves_the_version_that_stands(place: Place) -> None:
-    first = place.lake.digests("datasets/orders")
-    place.publish("2013-01")
+def test_publishing_the_same_file_again_keeps_the_current_version(storage: Storage) -> None:
+    first = storage.lake.digests("datasets/orders")
+    storage.publish("2013-01")
 
-    assert place.lake.digests("datasets/orders") == first
-    assert place.lake.version("datasets/orders") == 0
+    assert storage.lake.digests("datasets/orders") == first
+    assert storage.lake.version("datasets/orders") == 0
 
 
-def test_partitions_past_retention_leave_the_table(place: Place) -> None:
+def test_partitions_older_than_the_retention_are_dropped(storage: Storage) -> None:
     for month in ("2013-02", "2013-03"):
-        place.land(month, place.GOOD)
-        place.publish(month)
+        storage.land(month, storage.GOOD)
+        storage.publish(month)
 
-    assert expire(SOURCE, 2, place.lake) == ["2013-01"]
-    assert place.lake.partitions("datasets/orders") == ["2013-02", "2013-03"]
-    assert expire(SOURCE, 2, place.lake) == []
+    assert expire(SOURCE, 2, storage.lake) == ["2013-01"]
+    assert storage.lake.partitions("datasets/orders") == ["2013-02", "2013-03"]
+    assert expire(SOURCE, 2, storage.lake) == []

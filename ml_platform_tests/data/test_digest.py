@@ -1,6 +1,8 @@
-"""The content hash: blind to layout, awake to every value."""
+"""The content hash ignores layout and depends on every value."""
 
 from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
 
 import polars as pl
 import pytest
@@ -20,14 +22,14 @@ TABLE = pl.DataFrame(
 )
 
 
-def test_order_of_rows_columns_and_chunks_does_not_matter() -> None:
+def test_order_of_rows_columns_and_chunks_does_not_change_the_hash() -> None:
     shuffled = pl.concat([TABLE[2:], TABLE[:2]], rechunk=False).select(reversed(TABLE.columns))
 
     assert content_hash(shuffled) == content_hash(TABLE)
 
 
-def test_row_groups_of_a_file_do_not_matter(tmp_path: pytest.TempPathFactory) -> None:
-    many, one = f"{tmp_path}/many.parquet", f"{tmp_path}/one.parquet"
+def test_row_groups_of_a_file_do_not_change_the_hash(tmp_path: Path) -> None:
+    many, one = tmp_path / "many.parquet", tmp_path / "one.parquet"
     TABLE.write_parquet(many, row_group_size=1)
     TABLE.write_parquet(one, compression="snappy")
 
@@ -53,24 +55,24 @@ def test_every_change_of_content_changes_the_hash(changed: pl.DataFrame) -> None
     assert content_hash(changed) != content_hash(TABLE)
 
 
-def test_zero_has_no_sign_and_categories_are_their_text() -> None:
+def test_zero_has_no_sign_and_categories_hash_like_their_text() -> None:
     assert content_hash(pl.DataFrame({"x": [-0.0]})) == content_hash(pl.DataFrame({"x": [0.0]}))
     assert content_hash(pl.DataFrame({"x": ["a"]}, schema={"x": pl.Categorical})) == content_hash(
         pl.DataFrame({"x": ["a"]})
     )
 
 
-def test_nested_columns_have_no_hash() -> None:
+def test_nested_columns_are_rejected() -> None:
     with pytest.raises(DigestError, match=r"Column 'x': expected a scalar type, found List"):
         content_hash(pl.DataFrame({"x": [[1]]}))
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=3), st.none() | st.integers(-5, 5)), max_size=8), st.randoms())
-def test_any_permutation_has_the_same_hash(rows: list[tuple[str, int | None]], random: st.DataObject) -> None:
+def test_any_permutation_has_the_same_hash(rows: list[tuple[str, int | None]], random: Random) -> None:
     schema = {"key": pl.String, "value": pl.Int64}
     shuffled = list(rows)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
 
     assert content_hash(pl.DataFrame(shuffled, schema, orient="row")) == content_hash(
         pl.DataFrame(rows, schema, orient="row")

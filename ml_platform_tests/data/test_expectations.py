@@ -1,4 +1,4 @@
-"""The other half of a contract, as the real Great Expectations judges it: every rule holds once and is broken once."""
+"""The expectations of a contract, run by the real Great Expectations: each rule passes once and fails once."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ def check(frame: pl.DataFrame, keys: tuple[str, ...] = ("id", "origin"), **extra
     return check_expectations(frame, contract(**extra), keys, SUBJECT, period=MARCH)
 
 
-def test_a_good_table_passes_every_rule() -> None:
+def test_good_table_passes_every_rule() -> None:
     report = check(GOOD)
 
     # One for the count of rows, three for nulls, one set, one range, one key, one period.
@@ -52,7 +52,7 @@ def test_a_good_table_passes_every_rule() -> None:
         ("at", [MARCH.start, MARCH.start, MARCH.end], "expect_column_values_to_be_between", [3]),
     ],
 )
-def test_an_impossible_value_breaks_its_rule_in_its_rows(
+def test_impossible_value_is_reported_with_its_rule_and_rows(
     column: str, values: list[Any], rule: str, rows: list[int]
 ) -> None:
     violation = check(GOOD.with_columns(pl.Series(column, values, dtype=GOOD.schema[column]))).violations[0]
@@ -67,17 +67,17 @@ def test_an_impossible_value_breaks_its_rule_in_its_rows(
     }
 
 
-def test_the_message_names_dataset_partition_column_rule_count_row_and_mend() -> None:
+def test_message_names_dataset_partition_column_rule_count_row_and_fix() -> None:
     violation = check(GOOD.with_columns(hour=pl.Series([31, 0, None]))).violations[0]
 
     assert violation.message == (
         "Dataset 'orders', partition 2013-03: column 'hour' should lie between 0 and 23 h, found 1 of 3 rows that "
         "break it (first: row 1, id 1, origin 'JFK', hour 31). "
-        "Mend the landed file or relax the contract in assets/x/defs.yaml:9."
+        "Fix the landed file or relax the contract in assets/x/defs.yaml:9."
     )
 
 
-def test_a_key_that_occurs_twice_is_found_with_both_of_its_rows() -> None:
+def test_repeated_key_is_reported_with_both_rows() -> None:
     doubled = pl.concat([GOOD, GOOD[:1]])
     composed, single = check(doubled).violations[0], check(doubled, keys=("id",)).violations[0]
 
@@ -86,16 +86,16 @@ def test_a_key_that_occurs_twice_is_found_with_both_of_its_rows() -> None:
     assert [example["row"] for example in composed.examples] == [1, 4]
 
 
-def test_too_few_rows_are_found() -> None:
+def test_too_few_rows_are_reported() -> None:
     violation = check(GOOD, minimum_rows=4).violations[0]
 
     assert "the table should have at least 4 rows, found 3" in violation.message
 
 
-def test_declared_expectations_are_asked_and_a_warning_does_not_fail() -> None:
-    mean = {"expectation": "expect_column_mean_to_be_between", "arguments": {"column": "hour", "max_value": 5}}
-    strict = check(GOOD, expectations=[Expectation(**mean)])
-    lenient = check(GOOD, expectations=[Expectation(**mean, severity="warning")])
+def test_declared_expectations_are_evaluated_and_a_warning_does_not_fail() -> None:
+    mean = Expectation(expectation="expect_column_mean_to_be_between", arguments={"column": "hour", "max_value": 5})
+    strict = check(GOOD, expectations=[mean])
+    lenient = check(GOOD, expectations=[mean.model_copy(update={"severity": "warning"})])
 
     assert (strict.passed, strict.checked_rules) == (False, 9)
     assert "found 11.5" in strict.violations[0].message
@@ -110,7 +110,7 @@ def test_declared_expectations_are_asked_and_a_warning_does_not_fail() -> None:
         ("expect_column_mean_to_be_between", {"column": "hour", "biggest": 1}, "biggest extra fields not permitted"),
     ],
 )
-def test_an_expectation_that_cannot_be_asked_is_an_error_and_not_a_failure(
+def test_expectation_that_cannot_be_evaluated_is_an_error_and_not_a_failure(
     expectation: str, arguments: dict[str, Any], found: str
 ) -> None:
     with pytest.raises(ExpectationError, match=found):
@@ -122,7 +122,7 @@ def test_names_are_known_without_importing_great_expectations() -> None:
     assert len(known_expectations()) > 40
 
 
-def test_data_docs_show_the_rules_and_only_the_last_check(tmp_path: Path) -> None:
+def test_data_docs_show_the_rules_of_the_last_check_only(tmp_path: Path) -> None:
     (tmp_path / "stale.html").write_text("old")
     check_expectations(GOOD, contract(), ("id",), SUBJECT, tmp_path)
     pages = "".join(page.read_text() for page in tmp_path.glob("validations/**/*.html"))

@@ -1,4 +1,4 @@
-"""The lake: partitions are replaced, versions stay, writers do not lose each other's rows."""
+"""The lake replaces partitions, keeps versions, and loses no rows of concurrent writers."""
 
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ def values(lake: Lake, **scan: object) -> list[tuple[str, int]]:
     return sorted(lake.scan("datasets/orders", **scan).select("partition", "value").collect().rows())  # type: ignore[arg-type]
 
 
-def test_a_partition_is_replaced_and_the_others_stay(lake: Lake) -> None:
+def test_partition_is_replaced_and_the_others_stay(lake: Lake) -> None:
     lake.write("datasets/orders", rows(1, 2), "2013-01")
     lake.write("datasets/orders", rows(3), "2013-02")
     lake.write("datasets/orders", rows(9), "2013-01")
@@ -34,7 +34,7 @@ def test_a_partition_is_replaced_and_the_others_stay(lake: Lake) -> None:
     assert lake.partitions("datasets/orders") == ["2013-01", "2013-02"]
 
 
-def test_an_older_version_stays_readable(lake: Lake) -> None:
+def test_older_version_stays_readable(lake: Lake) -> None:
     first = lake.write("datasets/orders", rows(1, 2), "2013-01")
     second = lake.write("datasets/orders", rows(9), "2013-01")
 
@@ -51,7 +51,7 @@ def test_equal_content_is_not_written_again(lake: Lake) -> None:
     assert lake.version("datasets/orders") == other.version
 
 
-def test_a_partition_without_rows_is_known_to_be_written(lake: Lake) -> None:
+def test_partition_without_rows_has_a_digest(lake: Lake) -> None:
     lake.write("datasets/orders", rows(1), "2013-01")
     empty = lake.write("datasets/orders", rows(), "2013-02")
     lake.write("datasets/orders", rows(3), "2013-03")
@@ -62,7 +62,7 @@ def test_a_partition_without_rows_is_known_to_be_written(lake: Lake) -> None:
     assert lake.version("datasets/orders") == 3
 
 
-def test_content_that_went_away_and_comes_back_is_written(lake: Lake) -> None:
+def test_content_that_disappeared_and_returns_is_written_again(lake: Lake) -> None:
     lake.write("datasets/orders", rows(1), "2013-01")
     lake.write("datasets/orders", rows(2), "2013-01")
     back = lake.write("datasets/orders", rows(1), "2013-01")
@@ -73,7 +73,7 @@ def test_content_that_went_away_and_comes_back_is_written(lake: Lake) -> None:
     assert values(lake) == [("2013-01", 1)]
 
 
-def test_only_the_partitions_asked_for_are_read(lake: Lake) -> None:
+def test_only_the_requested_partitions_are_read(lake: Lake) -> None:
     for month in ("2013-01", "2013-02", "2013-03"):
         lake.write("datasets/orders", rows(int(month[-1])), month)
 
@@ -83,7 +83,7 @@ def test_only_the_partitions_asked_for_are_read(lake: Lake) -> None:
     assert "partition=2013-01" not in plan
 
 
-def test_a_write_returns_what_is_stored(lake: Lake) -> None:
+def test_write_returns_rows_bytes_and_hash_of_the_stored_content(lake: Lake) -> None:
     frame = pl.DataFrame(
         {
             "count": pl.Series([1, 2], dtype=pl.UInt32),
@@ -100,7 +100,7 @@ def test_a_write_returns_what_is_stored(lake: Lake) -> None:
     assert stored.schema == {"count": pl.Int64, "kind": pl.String, "at": pl.Datetime("us", "UTC")}
 
 
-def test_digests_are_those_of_the_newest_write_of_each_partition(lake: Lake) -> None:
+def test_digests_come_from_the_latest_write_of_each_partition(lake: Lake) -> None:
     lake.write("datasets/orders", rows(1), "2013-01")
     february = lake.write("datasets/orders", rows(2), "2013-02")
     january = lake.write("datasets/orders", rows(9), "2013-01")
@@ -108,7 +108,7 @@ def test_digests_are_those_of_the_newest_write_of_each_partition(lake: Lake) -> 
     assert lake.digests("datasets/orders") == {"2013-01": january.sha256, "2013-02": february.sha256}
 
 
-def test_a_table_without_partitions_is_replaced_as_a_whole_with_its_columns(lake: Lake) -> None:
+def test_unpartitioned_table_is_replaced_with_its_columns(lake: Lake) -> None:
     lake.write("shops", pl.DataFrame({"a": [1, 2]}), None)
     lake.write("shops", pl.DataFrame({"b": ["x"]}), None)
 
@@ -116,7 +116,7 @@ def test_a_table_without_partitions_is_replaced_as_a_whole_with_its_columns(lake
     assert lake.scan("shops", version=0).collect().to_dicts() == [{"a": 1}, {"a": 2}]
 
 
-def test_writers_at_the_same_time_keep_each_others_partitions(lake: Lake) -> None:
+def test_concurrent_writers_keep_each_others_partitions(lake: Lake) -> None:
     months = [f"2013-{month:02d}" for month in range(1, 9)]
     with ThreadPoolExecutor(len(months)) as pool:
         written = list(pool.map(lambda month: lake.write("datasets/orders", rows(int(month[-2:])), month), months))
@@ -125,7 +125,7 @@ def test_writers_at_the_same_time_keep_each_others_partitions(lake: Lake) -> Non
     assert sorted(each.version for each in written) == list(range(8))
 
 
-def test_processes_that_create_a_table_at_the_same_time_each_know_their_version(lake: Lake) -> None:
+def test_processes_that_create_a_table_at_the_same_time_each_return_their_version(lake: Lake) -> None:
     months = [f"2013-{month:02d}" for month in range(1, 5)]
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         written = list(pool.map(write_month, [lake.root] * 4, months))
@@ -138,7 +138,7 @@ def write_month(root: str, month: str) -> int:
     return Lake(root).write("datasets/orders", rows(int(month[-2:])), month).version
 
 
-def test_writers_of_the_same_partition_leave_one_of_their_contents(lake: Lake) -> None:
+def test_concurrent_writers_of_one_partition_leave_the_content_of_one_of_them(lake: Lake) -> None:
     lake.write("datasets/orders", rows(0), "2013-01")
     with ThreadPoolExecutor(4) as pool:
         written = list(pool.map(lambda value: lake.write("datasets/orders", rows(value), "2013-01"), range(1, 5)))
@@ -156,9 +156,7 @@ def test_writers_of_the_same_partition_leave_one_of_their_contents(lake: Lake) -
         (pl.DataFrame({"other": [1]}), "2 that differ"),
     ],
 )
-def test_a_partition_with_other_columns_is_refused_rather_than_cast(
-    lake: Lake, frame: pl.DataFrame, found: str
-) -> None:
+def test_partition_with_other_columns_is_rejected_and_not_cast(lake: Lake, frame: pl.DataFrame, found: str) -> None:
     lake.write("datasets/orders", rows(1), "2013-01")
 
     with pytest.raises(LakeError, match=f"expected the columns that it already has, found .*{found}"):
@@ -166,12 +164,12 @@ def test_a_partition_with_other_columns_is_refused_rather_than_cast(
     assert values(lake) == [("2013-01", 1)]
 
 
-def test_a_column_of_nothing_but_untyped_nulls_is_refused(lake: Lake) -> None:
+def test_column_of_untyped_nulls_is_rejected(lake: Lake) -> None:
     with pytest.raises(LakeError, match=r"only nulls, without a type, in 'value'"):
         lake.write("datasets/orders", pl.DataFrame({"value": [None]}), "2013-01")
 
 
-def test_what_does_not_exist_is_refused_and_not_read_as_empty(lake: Lake) -> None:
+def test_absent_table_version_or_partition_is_rejected_and_not_read_as_empty(lake: Lake) -> None:
     lake.write("datasets/orders", rows(1), "2013-01")
 
     with pytest.raises(LakeError, match=r"Table 'datasets/order'.*Did you mean 'datasets/orders'"):
@@ -185,7 +183,7 @@ def test_what_does_not_exist_is_refused_and_not_read_as_empty(lake: Lake) -> Non
     assert lake.digests("datasets/order") == {}
 
 
-def test_dropped_partitions_leave_the_newest_version_only(lake: Lake) -> None:
+def test_dropped_partitions_disappear_from_the_latest_version_only(lake: Lake) -> None:
     lake.write("datasets/orders", rows(1), "2013-01")
     lake.write("datasets/orders", rows(2), "2013-02")
 

@@ -1,4 +1,4 @@
-"""The landing zone: files come in once, are found by partition, and are missed with a reason."""
+"""The landing zone stores each file once, finds it by partition, and explains a missing file."""
 
 import hashlib
 from pathlib import Path
@@ -25,14 +25,14 @@ def test_landed_file_is_found_with_its_digest_and_size(landing: Landing, tmp_pat
     assert (found.sha256, found.size_bytes) == (hashlib.sha256(b"a\n1\n").hexdigest(), 4)
 
 
-def test_the_same_bytes_again_leave_the_file_alone(landing: Landing) -> None:
+def test_landing_equal_bytes_again_keeps_the_file(landing: Landing) -> None:
     first = landing.land_bytes("orders", "2013-01", b"a\n1\n", "csv").path.stat()
     again = landing.land_bytes("orders", "2013-01", b"a\n1\n", "csv").path.stat()
 
     assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
 
-def test_a_later_delivery_replaces_the_file_even_with_another_suffix(landing: Landing) -> None:
+def test_later_delivery_replaces_the_file_even_with_another_suffix(landing: Landing) -> None:
     landing.land_bytes("orders", "2013-01", b"old", "csv")
     landing.land_bytes("orders", "2013-01", b"new", "csv.gz")
 
@@ -48,28 +48,28 @@ def test_whole_files_have_no_partitions(landing: Landing) -> None:
     assert landing.datasets() == ["shops"]
 
 
-def test_files_still_being_written_are_not_seen(landing: Landing) -> None:
+def test_unfinished_files_are_ignored(landing: Landing) -> None:
     landing.land_bytes("orders", "2013-01", b"a\n1\n", "csv")
     (landing.root / "orders" / ".2013-02.csv.x1").write_bytes(b"half")
 
     assert landing.partitions("orders") == ["2013-01"]
 
 
-def test_a_missing_partition_names_those_that_landed(landing: Landing) -> None:
+def test_error_of_a_missing_partition_names_the_landed_ones(landing: Landing) -> None:
     landing.land_bytes("orders", "2013-01", b"a\n1\n", "csv")
 
     with pytest.raises(LandingError, match=r"'orders', partition 2013-02: .* found 1 other partitions: '2013-01'"):
         landing.find("orders", "2013-02")
 
 
-def test_a_misspelt_dataset_names_its_neighbour(landing: Landing) -> None:
+def test_error_of_a_misspelt_dataset_offers_the_closest_name(landing: Landing) -> None:
     landing.land_bytes("orders", "2013-01", b"a\n1\n", "csv")
 
     with pytest.raises(LandingError, match=r"Did you mean 'orders'"):
         landing.find("order", "2013-01")
 
 
-def test_two_files_of_one_partition_are_refused(landing: Landing) -> None:
+def test_two_files_of_one_partition_are_rejected(landing: Landing) -> None:
     landing.land_bytes("orders", "2013-01", b"a\n1\n", "csv")
     (landing.root / "orders" / "2013-01.json").write_bytes(b"{}")
 

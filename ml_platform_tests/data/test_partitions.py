@@ -1,4 +1,4 @@
-"""Months: their order, and where they begin in a zone."""
+"""Months: their order, and their first instant in a time zone."""
 
 from datetime import UTC, datetime
 
@@ -22,22 +22,22 @@ def test_months_cross_the_year() -> None:
     assert shift_month("2013-01", -13) == "2011-12"
 
 
-def test_months_in_the_wrong_order_are_none() -> None:
+def test_months_in_the_wrong_order_give_an_empty_list() -> None:
     assert months_between("2013-02", "2013-01") == []
 
 
 @pytest.mark.parametrize("text", ["2013-13", "2013-1", "13-01", "2013-00", ""])
-def test_what_is_no_month_is_refused(text: str) -> None:
+def test_text_that_is_not_a_month_is_rejected(text: str) -> None:
     with pytest.raises(PartitionError, match=r"expected the form YYYY-MM"):
         shift_month(text, 1)
 
 
-def test_unknown_time_zone_is_refused() -> None:
+def test_unknown_time_zone_is_rejected() -> None:
     with pytest.raises(PartitionError, match=r"Time zone 'New_York'.*IANA"):
         month_bounds("2013-01", "New_York")
 
 
-def test_declared_months_have_to_be_in_order_and_in_a_known_zone() -> None:
+def test_declared_months_must_be_in_order_and_in_a_known_zone() -> None:
     with pytest.raises(ValidationError, match=r"end 2012-12 lies before start 2013-01"):
         MonthlyPartitions(start="2013-01", end="2012-12")
     with pytest.raises(ValidationError, match=r"'New_York' is no time zone"):

@@ -1,4 +1,4 @@
-"""Reading landed CSV: typed where everything parses, text where not, and no guess about a damaged file."""
+"""Reading landed CSV: a column is typed when all its values parse, else text; damaged files are errors."""
 
 import gzip
 from datetime import UTC, datetime
@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ml_platform.data.reading import ColumnsMissingError, LandedFileError, read_csv
+from ml_platform.data.reading import ColumnsMissingError, LandedFileError, Type, read_csv
 
-COLUMNS = {"id": pl.Int64, "delay": pl.Float64, "at": pl.Datetime("us", "UTC"), "ok": pl.Boolean}
+COLUMNS: dict[str, Type] = {"id": pl.Int64, "delay": pl.Float64, "at": pl.Datetime("us", "UTC"), "ok": pl.Boolean}
 
 
 def written(path: Path, text: str) -> Path:
@@ -27,7 +27,7 @@ def test_declared_columns_are_read_in_their_order_and_types(tmp_path: Path, name
     ]
 
 
-def test_a_column_with_one_value_that_does_not_parse_stays_text_as_it_is(tmp_path: Path) -> None:
+def test_column_with_one_value_that_does_not_parse_stays_unchanged_text(tmp_path: Path) -> None:
     path = written(tmp_path / "x.csv", "id,delay,at,ok\n1,  12m,noon,maybe\n2,3,2013-01-01T10:00:00Z,true\n")
     read = read_csv(path, COLUMNS)
 
@@ -35,7 +35,7 @@ def test_a_column_with_one_value_that_does_not_parse_stays_text_as_it_is(tmp_pat
     assert read["delay"].to_list() == ["  12m", "3"]
 
 
-def test_a_cut_off_archive_is_refused(tmp_path: Path) -> None:
+def test_truncated_archive_is_rejected(tmp_path: Path) -> None:
     path = written(tmp_path / "x.csv.gz", "id,delay,at,ok\n" + "1,2,,true\n" * 5000)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -44,7 +44,7 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path) -> None:
         read_csv(path, COLUMNS)
 
 
-def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_gz_file_that_is_not_an_archive_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "x.csv.gz"
     path.write_bytes(b"id,delay\n1,2\n")
 
@@ -52,12 +52,12 @@ def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
         read_csv(path, COLUMNS)
 
 
-def test_a_file_without_bytes_is_refused(tmp_path: Path) -> None:
+def test_empty_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(LandedFileError, match=r"found an empty file"):
         read_csv(written(tmp_path / "x.csv", ""), COLUMNS)
 
 
-def test_absent_columns_are_named_with_what_is_there_instead(tmp_path: Path) -> None:
+def test_error_names_absent_columns_and_the_present_ones(tmp_path: Path) -> None:
     path = written(tmp_path / "x.csv", "id,delays,ok\n1,2,true\n")
 
     with pytest.raises(

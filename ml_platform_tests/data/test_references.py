@@ -1,4 +1,4 @@
-"""Functions by name: found, or refused with what is there instead."""
+"""Loading a function by name returns it, or an error that offers the closest name."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from ml_platform.data.references import FunctionNotFoundError, load_function
 
 
-def test_a_reference_leads_to_the_function_itself() -> None:
+def test_reference_loads_the_function() -> None:
     assert load_function("math:sqrt") is math.sqrt
 
 
@@ -23,6 +23,6 @@ def test_a_reference_leads_to_the_function_itself() -> None:
         ("math:pi", "found a float"),
     ],
 )
-def test_what_leads_nowhere_is_refused(reference: str, message: str) -> None:
+def test_reference_without_a_function_is_rejected(reference: str, message: str) -> None:
     with pytest.raises(FunctionNotFoundError, match=message):
         load_function(reference)

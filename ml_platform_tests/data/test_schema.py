@@ -1,4 +1,4 @@
-"""The schema half of a contract: absent, undeclared and mistyped columns, each told apart."""
+"""The schema check distinguishes absent, undeclared and mistyped columns."""
 
 import polars as pl
 
@@ -15,34 +15,34 @@ CONTRACT = Contract(
 SUBJECT = ContractSubject("orders", "2013-03", {"delay": "assets/x/defs.yaml:31"}, "assets/x/defs.yaml:20")
 
 
-def test_a_table_as_declared_passes_and_something_was_asked() -> None:
+def test_table_as_declared_passes_all_rules() -> None:
     report = check_schema(pl.DataFrame({"id": [1], "delay": [0.5], "email": ["a@b"]}), CONTRACT, SUBJECT)
 
     assert report.passed
     assert report.checked_rules == 6
 
 
-def test_text_among_numbers_is_told_with_count_row_value_and_place_of_the_rule() -> None:
+def test_text_among_numbers_is_reported_with_count_row_value_and_line_of_the_rule() -> None:
     delays = ["1.5", None, *["  12m"] * 3]
     report = check_schema(pl.DataFrame({"id": range(5), "delay": delays, "email": "x"}), CONTRACT, SUBJECT, ["id"])
 
     (violation,) = report.violations
     assert violation.message == (
         "Dataset 'orders', partition 2013-03: column 'delay' should be float (minutes), found string in 3 rows "
-        "(first: row 3, '  12m'). Mend the landed file or relax the contract in assets/x/defs.yaml:31."
+        "(first: row 3, '  12m'). Fix the landed file or relax the contract in assets/x/defs.yaml:31."
     )
     assert violation.count == 3
     assert violation.examples[0] == {"row": 3, "id": 2, "delay": "  12m"}
 
 
-def test_at_most_five_rows_are_shown() -> None:
+def test_at_most_five_rows_are_examples() -> None:
     report = check_schema(pl.DataFrame({"id": range(9), "delay": ["x"] * 9, "email": "x"}), CONTRACT, SUBJECT)
 
     assert report.violations[0].count == 9
     assert [example["row"] for example in report.violations[0].examples] == [1, 2, 3, 4, 5]
 
 
-def test_a_renamed_column_is_both_missing_and_undeclared_and_the_two_are_connected() -> None:
+def test_renamed_column_is_missing_and_undeclared_and_each_message_offers_the_other() -> None:
     report = check_schema(pl.DataFrame({"id": [1], "delays": [0.5], "email": ["x"]}), CONTRACT, SUBJECT)
 
     assert {(violation.column, violation.rule) for violation in report.violations} == {
@@ -53,14 +53,14 @@ def test_a_renamed_column_is_both_missing_and_undeclared_and_the_two_are_connect
     assert "Did you mean 'delay'?" in report.violations[1].message
 
 
-def test_values_of_personal_columns_are_not_shown() -> None:
+def test_values_of_pii_columns_are_hidden() -> None:
     report = check_schema(pl.DataFrame({"id": [1], "delay": [0.5], "email": [7]}), CONTRACT, SUBJECT)
 
     assert report.violations[0].examples == ({"row": 1, "email": "•••"},)
     assert "7" not in report.violations[0].message.replace("2013-03", "")
 
 
-def test_numbers_of_another_width_are_accepted_and_stored_as_declared() -> None:
+def test_numbers_of_another_width_are_accepted_and_stored_in_the_declared_type() -> None:
     frame = pl.DataFrame(
         {"email": [None], "delay": [3], "id": pl.Series([1], dtype=pl.Int16)}, schema_overrides={"email": pl.String}
     )
@@ -69,7 +69,7 @@ def test_numbers_of_another_width_are_accepted_and_stored_as_declared() -> None:
     assert conform(frame, CONTRACT).schema == {"id": pl.Int64, "delay": pl.Float64, "email": pl.String}
 
 
-def test_a_fraction_is_no_integer_and_a_local_time_no_timestamp() -> None:
+def test_fraction_is_not_an_integer_and_local_time_is_not_a_timestamp() -> None:
     contract = Contract(
         columns=[
             ColumnRule(name="id", type="integer", description="Number"),

@@ -1,4 +1,4 @@
-"""The hash of a function's code changes when what it computes may have changed, and only then."""
+"""The source hash of a function changes with its code and its imports, and not with comments."""
 
 import importlib
 import sys
@@ -12,7 +12,7 @@ from ml_platform.data.source_hash import source_hash
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package `domain` whose view imports a module of the package, and one of the standard library."""
+    """A package `domain` whose module `view` imports a module of the package and one of the standard library."""
     folder = tmp_path / "domain"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
@@ -25,19 +25,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_the_hash_changes_with_the_function(package: Path) -> None:
+def test_hash_changes_with_the_function(package: Path) -> None:
     before = source_hash("domain.view:f")
     (package / "view.py").write_text("from domain.windows import HOURS\n\ndef f(s):\n    return 2 * HOURS\n")
     assert source_hash("domain.view:f") != before
 
 
-def test_the_hash_changes_with_what_the_function_imports(package: Path) -> None:
+def test_hash_changes_with_an_imported_module(package: Path) -> None:
     before = source_hash("domain.view:f")
     (package / "windows.py").write_text("HOURS = 4\n")
     assert source_hash("domain.view:f") != before
 
 
-def test_the_hash_does_not_change_with_comments_and_docstrings(package: Path) -> None:
+def test_hash_does_not_change_with_comments_and_docstrings(package: Path) -> None:
     before = source_hash("domain.view:f")
     (package / "windows.py").write_text('"""How long."""\n\n# In hours.\nHOURS = 3\n')
     assert source_hash("domain.view:f") == before

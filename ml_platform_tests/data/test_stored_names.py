@@ -1,4 +1,4 @@
-"""Records of release 0.1.0 that a digest protects keep their names, and are read under those of now."""
+"""Records of release 0.1.0 protected by a digest keep their stored names and are read with the current names."""
 
 import numpy as np
 import polars as pl
@@ -7,7 +7,7 @@ from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.evidence import Evidence
 
 
-def test_evidence_of_release_0_1_0_is_read_with_the_baseline_under_its_name_of_now() -> None:
+def test_evidence_of_release_0_1_0_is_read_with_the_current_name_of_the_baseline() -> None:
     stored = pl.DataFrame(
         {
             "label": [0.0, 1.0],

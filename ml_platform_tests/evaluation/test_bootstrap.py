@@ -1,4 +1,4 @@
-"""Resampled metrics against scikit-learn on the rows each resample stands for; intervals against simulation."""
+"""Resampled metrics equal scikit-learn's on the rows of each resample, and intervals cover as often as declared."""
 
 import numpy as np
 import pytest
@@ -10,9 +10,9 @@ from ml_platform.evaluation.metrics import EvaluationError, score, score_regress
 
 
 def flights(rows: int = 600, days: int = 12, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels, probabilities with many ties, and the day of each row."""
     random = np.random.default_rng(seed)
     label = (random.random(rows) < 0.3).astype(float)
-    # Rounded, so that many scores tie.
     probability = np.round(np.clip(0.3 + 0.2 * (label - 0.3) + 0.2 * random.normal(size=rows), 0, 1), 2)
     return label, probability, random.integers(0, days, rows)
 
@@ -74,7 +74,7 @@ def test_coverage_is_resampled_for_the_models_that_predict_an_interval() -> None
     assert "coverage" not in drawn.points["b"]
 
 
-def test_same_seed_same_draws_and_another_seed_others() -> None:
+def test_draws_depend_on_the_seed_only() -> None:
     label, probability, day = flights()
 
     def draws(seed: int) -> list[float]:
@@ -85,20 +85,20 @@ def test_same_seed_same_draws_and_another_seed_others() -> None:
     assert draws(1) != draws(2)
 
 
-def test_as_many_resamples_as_asked_for() -> None:
+def test_number_of_resamples_is_the_declared_one() -> None:
     label, probability, day = flights()
     drawn = bootstrap(label, {"model": probability}, day, BootstrapSettings(resamples=150))
     assert drawn.draws["model"]["auc"].shape == (150,)
 
 
-def test_equal_models_differ_by_nothing() -> None:
+def test_equal_models_have_no_difference() -> None:
     label, probability, day = flights()
     drawn = bootstrap(label, {"a": probability, "b": probability}, day, BootstrapSettings(resamples=100))
     difference = drawn.difference("a", "b", "auc")
     assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
 
 
-def test_pairing_makes_the_interval_of_a_difference_narrower_than_that_of_either_model() -> None:
+def test_paired_difference_has_a_narrower_interval_than_either_model() -> None:
     label, probability, day = flights(rows=6000, days=30)
     nudged = np.clip(probability + 0.01 * np.random.default_rng(2).normal(size=len(label)), 0, 1)
     drawn = bootstrap(label, {"a": probability, "b": nudged}, day, BootstrapSettings(resamples=500))
@@ -124,17 +124,17 @@ def test_interval_stays_in_the_range_of_the_metric() -> None:
     assert drawn.interval("a", "auc").high == 1.0
 
 
-def test_interval_of_a_mean_covers_the_truth_as_often_as_it_says() -> None:
+def test_interval_of_a_mean_covers_the_truth_as_often_as_declared() -> None:
     random = np.random.default_rng(5)
     covered = 0
     for _ in range(400):
-        # 20 days, each with its own luck: rows of a day are far from independent.
+        # 20 days with an error each, so the rows of a day are far from independent.
         day = np.repeat(np.arange(20), 30)
         loss = 1.0 + 0.5 * random.normal(size=20)[day] + random.normal(size=600)
         drawn = bootstrap(np.zeros(600), {"a": np.abs(loss)}, day, BootstrapSettings(resamples=200), task="regression")
         interval = drawn.interval("a", "mae")
         covered += interval.low <= 1.1811 <= interval.high
-    # E|N(1, 1.25)| = 1.1811; 400 trials at 95 % hold 370 to 390 times.
+    # E|N(1, 1.25)| = 1.1811; of 400 intervals at 95 %, 370 to 390 cover it.
     assert 0.92 <= covered / 400 <= 0.98
 
 
@@ -143,7 +143,7 @@ def test_single_block_cannot_be_resampled() -> None:
         block_codes(["2013-06-01"] * 3)
 
 
-def test_unknown_metric_names_the_nearest() -> None:
+def test_unknown_metric_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(EvaluationError, match="Did you mean 'brier'"):
         bootstrap([0, 1], {"a": [0.1, 0.2]}, [1, 2], BootstrapSettings(), metrics=["briar"])
 

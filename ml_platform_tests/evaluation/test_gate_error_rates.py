@@ -1,4 +1,4 @@
-"""How often the gate errs on simulated pairs, and how fast the bootstrap is: what the benchmark prints, held."""
+"""Error rates of the gate and speed of the bootstrap, as `benchmarks/quality_gates.py` prints them."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "quality_gates.py"
 
 
 @pytest.mark.slow
-def test_equal_pairs_are_rarely_promoted_and_better_ones_mostly() -> None:
+def test_equal_candidates_are_rarely_promoted_and_better_ones_mostly() -> None:
     done = subprocess.run([sys.executable, str(BENCHMARK), "--json"], capture_output=True, text=True, check=True)
     printed = json.loads(done.stdout)
     gate = printed["gate"]

@@ -1,4 +1,4 @@
-"""Every gate passes where it should, fails where it should, and says why with numbers."""
+"""Every gate passes and fails where it should, and its reason has the numbers."""
 
 from typing import Any
 
@@ -32,12 +32,13 @@ LABEL = (random.random(ROWS) < CHANCE).astype(float)
 
 
 def blurred(noise: float, seed: int = 1) -> np.ndarray:
-    """The true chance with noise on its logit: more noise, worse ranking."""
+    """Return the true chance with noise on its logit; more noise ranks worse."""
     logit = np.log(CHANCE / (1 - CHANCE)) + noise * np.random.default_rng(seed).normal(size=ROWS)
     return 1 / (1 + np.exp(-logit))
 
 
 def evidence(candidate: np.ndarray = CHANCE, champion: np.ndarray | None = None, **given: Any) -> Evidence:
+    """Return evidence on the rows above; ``given`` are further fields, and ``baselines`` by name."""
     predictions = {"candidate": candidate} | ({} if champion is None else {"champion": champion})
     settings = BootstrapSettings(resamples=200)
     return Evidence(LABEL, {**predictions, **given.pop("baselines", {})}, DAY, settings=settings, **given)
@@ -50,12 +51,12 @@ def test_better_candidate_passes_the_paired_test() -> None:
     assert result.numbers["low"] > 0
 
 
-def test_worse_candidate_fails_for_good() -> None:
+def test_worse_candidate_fails_and_more_labels_would_not_help() -> None:
     result = PairedTestGate().evaluate(evidence(blurred(1.0), CHANCE))
     assert (result.passed, result.undecided, result.labels_needed) == (False, False, None)
 
 
-def test_slightly_better_candidate_is_undecided_with_the_labels_that_would_decide() -> None:
+def test_slightly_better_candidate_is_undecided_with_the_number_of_labels_needed() -> None:
     result = PairedTestGate().evaluate(evidence(blurred(0.5, seed=6), blurred(0.5, seed=16)))
     assert (result.passed, result.undecided) == (False, True)
     assert result.labels_needed is not None
@@ -63,7 +64,7 @@ def test_slightly_better_candidate_is_undecided_with_the_labels_that_would_decid
     assert "more labels would decide" in result.reason
 
 
-def test_comparison_with_a_champion_that_was_fitted_on_the_rows_says_so() -> None:
+def test_reason_mentions_a_champion_that_was_fitted_on_the_rows() -> None:
     fair, favoured = (
         PairedTestGate().evaluate(evidence(champion=blurred(0.5, seed=6), champion_fitted_on_rows=seen))
         for seen in (False, True)
@@ -74,40 +75,40 @@ def test_comparison_with_a_champion_that_was_fitted_on_the_rows_says_so() -> Non
     assert favoured.numbers == fair.numbers
 
 
-def test_margin_lets_a_newer_candidate_pass_that_is_as_good() -> None:
+def test_margin_lets_an_equally_good_newer_candidate_pass() -> None:
     nearly_equal = {"candidate": blurred(0.1, seed=5), "champion": blurred(0.1, seed=6)}
     assert not PairedTestGate(margin=0.02).evaluate(evidence(**nearly_equal)).passed
     assert not PairedTestGate(margin=0.0).evaluate(evidence(**nearly_equal, candidate_is_newer=True)).passed
     assert PairedTestGate(margin=0.02).evaluate(evidence(**nearly_equal, candidate_is_newer=True)).passed
 
 
-def test_metric_of_the_paired_test_decides_what_is_compared() -> None:
-    # Squared probabilities rank alike, but no longer mean what they say.
+def test_paired_test_compares_the_declared_metric() -> None:
+    # Squared probabilities have the same order, but are not calibrated.
     distorted = evidence(CHANCE, CHANCE**2)
     assert PairedTestGate(metric="log_loss").evaluate(distorted).passed
     assert not PairedTestGate(metric="auc").evaluate(distorted).passed
 
 
-def test_first_version_has_nothing_to_beat() -> None:
+def test_first_version_passes_without_a_champion() -> None:
     result = PairedTestGate().evaluate(evidence())
     assert (result.passed, result.reason) == (True, "No champion yet: nothing to beat.")
 
 
-def test_candidate_that_does_not_beat_the_request_only_baseline_is_refused() -> None:
+def test_candidate_that_does_not_beat_the_request_only_baseline_fails() -> None:
     baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "request_only": CHANCE}
     result = BaselineGate().evaluate(evidence(blurred(0.8), baselines=baselines))
     assert (result.passed, result.undecided) == (False, False)
     assert "better than request_only by -" in result.reason
 
 
-def test_candidate_that_beats_every_baseline_passes_with_the_numbers_of_each() -> None:
+def test_candidate_that_beats_every_baseline_passes_with_numbers_for_each() -> None:
     baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "request_only": blurred(1.5)}
     result = BaselineGate().evaluate(evidence(baselines=baselines))
     assert result.passed
     assert {"improvement_over_base_rate", "low_over_request_only"} <= set(result.numbers)
 
 
-def test_constant_baseline_is_beaten_by_ranking_too() -> None:
+def test_constant_baseline_can_be_beaten_by_auc() -> None:
     baselines = {"base_rate": base_rate_prediction(LABEL, 0.3)}
     result = BaselineGate(metric="auc").evaluate(evidence(baselines=baselines))
     assert result.passed
@@ -136,11 +137,11 @@ def test_confident_limit_applies_to_the_worse_end_of_the_interval() -> None:
     assert MetricLimitGate(metric="auc", limit=limit).evaluate(evidence()).passed
     result = MetricLimitGate(metric="auc", limit=limit, confident=True).evaluate(evidence())
     assert (result.passed, result.undecided) == (False, True)
-    # Half way between value and worse end: the interval must be half as wide, which takes four times the rows.
+    # The limit is half way between value and worse end: half the width needs four times the rows.
     assert result.labels_needed == pytest.approx(3 * ROWS, abs=1)
 
 
-def test_confident_limit_above_the_value_does_not_say_that_labels_would_help() -> None:
+def test_confident_limit_above_the_value_gives_no_number_of_labels() -> None:
     interval = evidence().resampled("auc").interval("candidate", "auc")
     limit = (interval.high + interval.value) / 2
     result = MetricLimitGate(metric="auc", limit=limit, confident=True).evaluate(evidence())
@@ -166,36 +167,37 @@ ORIGIN = pl.DataFrame({"origin": np.array(["JFK", "LGA", "EWR", "EWR"])[np.arang
 
 
 def with_a_bad_slice() -> Evidence:
+    """Return evidence of a candidate that is worse than the champion at JFK only."""
     worse_at_jfk = np.where(ORIGIN["origin"].to_numpy() == "JFK", CHANCE**3, CHANCE)
     return evidence(worse_at_jfk, CHANCE, slices=ORIGIN)
 
 
-def test_slice_that_is_shown_worse_is_named() -> None:
+def test_slice_that_is_proven_worse_is_named() -> None:
     result = SliceGate(columns=["origin"]).evaluate(with_a_bad_slice())
     assert (result.passed, result.numbers["slices"], result.numbers["proven_worse"]) == (False, 3, 1)
-    assert "1 of 3 slices shown worse at margin 0.01 log_loss: origin=JFK" in result.reason
+    assert "1 of 3 slices proven worse at margin 0.01 log_loss: origin=JFK" in result.reason
 
 
-def test_slices_that_are_alike_pass() -> None:
+def test_equal_slices_pass() -> None:
     result = SliceGate(columns=["origin"]).evaluate(evidence(CHANCE, CHANCE, slices=ORIGIN))
     assert (result.passed, result.numbers["not_proven_safe"]) == (True, 0)
 
 
 @pytest.mark.parametrize(
-    "settings", [{"margin": 5.0}, {"metric": "auc"}], ids=["greater margin", "metric that does not see it"]
+    "settings", [{"margin": 5.0}, {"metric": "auc"}], ids=["larger margin", "metric that ignores calibration"]
 )
-def test_settings_of_the_slice_gate_act(settings: dict[str, Any]) -> None:
+def test_margin_and_metric_of_the_slice_gate_take_effect(settings: dict[str, Any]) -> None:
     assert SliceGate(columns=["origin"], **settings).evaluate(with_a_bad_slice()).passed
 
 
-def test_slices_below_the_minimum_support_are_not_compared_and_nothing_compared_is_no_pass() -> None:
+def test_slices_below_the_minimum_support_are_skipped_and_without_any_slice_the_gate_fails() -> None:
     result = SliceGate(columns=["origin"], minimum_support=1500).evaluate(with_a_bad_slice())
     assert (result.passed, result.numbers["slices"]) == (True, 1)
     result = SliceGate(columns=["origin"], minimum_support=3000).evaluate(with_a_bad_slice())
     assert (result.passed, result.reason[:26]) == (False, "No slice has 3000 rows wit")
 
 
-def test_strict_criterion_fails_slices_that_are_not_shown_safe() -> None:
+def test_strict_criterion_fails_slices_that_are_not_proven_safe() -> None:
     noisy = evidence(blurred(0.4, seed=7), blurred(0.4, seed=8), slices=ORIGIN)
     assert SliceGate(columns=["origin"], margin=0.001).evaluate(noisy).passed
     result = SliceGate(columns=["origin"], margin=0.001, criterion="proven_not_worse").evaluate(noisy)
@@ -210,7 +212,7 @@ def test_strict_criterion_fails_slices_that_are_not_shown_safe() -> None:
     assert f"About {near.labels_needed:,} more labels would decide." in near.reason
 
 
-def test_smaller_error_rate_needs_more_proof() -> None:
+def test_smaller_error_rate_needs_stronger_evidence() -> None:
     slightly = np.where(ORIGIN["origin"].to_numpy() == "JFK", blurred(0.8), CHANCE)
     compared = evidence(slightly, CHANCE, slices=ORIGIN)
     loose, strict = SliceGate(columns=["origin"], error_rate=0.5), SliceGate(columns=["origin"], error_rate=1e-9)
@@ -218,7 +220,7 @@ def test_smaller_error_rate_needs_more_proof() -> None:
     assert strict.evaluate(compared).passed
 
 
-def test_unknown_slice_column_names_the_nearest() -> None:
+def test_unknown_slice_column_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(EvaluationError, match=r"Slice column 'orign'.*Did you mean 'origin'"):
         SliceGate(columns=["orign"]).evaluate(with_a_bad_slice())
 
@@ -237,7 +239,7 @@ def test_unknown_slice_column_names_the_nearest() -> None:
     ],
     ids=["leak", "contract", "latency", "size"],
 )
-def test_measured_fact_passes_or_fails_and_an_unmeasured_one_fails(
+def test_system_check_passes_or_fails_and_fails_when_not_measured(
     gate: Gate, good: SystemChecks, bad: SystemChecks
 ) -> None:
     assert gate.evaluate(evidence(system_checks=good)).passed
@@ -250,17 +252,17 @@ def test_type_selects_the_gate() -> None:
     assert gate == MetricLimitGate(metric="auc", limit=0.7)
 
 
-def test_misspelt_gate_setting_names_the_nearest() -> None:
+def test_misspelt_gate_setting_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(ValidationError, match="Did you mean 'limit'"):
         TypeAdapter(Gate).validate_python({"type": "metric_limit", "metric": "auc", "limt": 0.7})
 
 
-def test_unknown_metric_is_refused_when_the_gate_is_declared() -> None:
+def test_unknown_metric_is_rejected_when_the_gate_is_declared() -> None:
     with pytest.raises(ValidationError, match="Input should be 'auc', 'average_precision', 'log_loss'"):
         TypeAdapter(Gate).validate_python({"type": "paired_test", "metric": "accuracy"})
 
 
-def test_gate_declared_twice_is_refused() -> None:
+def test_gate_declared_twice_is_rejected() -> None:
     with pytest.raises(EvaluationError, match="twice: metric_limit_auc"):
         evaluate_gates([MetricLimitGate(metric="auc", limit=0.6), MetricLimitGate(metric="auc", limit=0.7)], evidence())
 
@@ -274,7 +276,7 @@ def test_changed_prediction_changes_the_digest_of_the_evidence() -> None:
     assert evidence(champion_fitted_on_rows=True).digest() != evidence().digest()
 
 
-def test_a_latency_measured_again_leaves_the_digest_and_so_the_approvals() -> None:
+def test_new_latency_measurement_does_not_change_the_digest_of_the_evidence() -> None:
     assert (
         evidence(system_checks=SystemChecks(latency_p99_ms=4)).digest()
         == evidence(system_checks=SystemChecks(latency_p99_ms=5)).digest()
@@ -285,20 +287,20 @@ def test_a_latency_measured_again_leaves_the_digest_and_so_the_approvals() -> No
     )
 
 
-def test_models_scored_on_different_rows_are_refused() -> None:
-    with pytest.raises(EvaluationError, match="4000 rows everywhere, as there are labels, found 3999 in 'champion'"):
+def test_models_scored_on_different_rows_are_rejected() -> None:
+    with pytest.raises(EvaluationError, match="4000 rows everywhere, one per label, found 3999 in 'champion'"):
         evidence(champion=CHANCE[1:])
 
 
-def test_day_is_the_local_day() -> None:
-    # 03:30 UTC in June is still yesterday in New York.
+def test_day_begins_at_local_midnight() -> None:
+    # 03:30 UTC in June is the day before in New York.
     times = pl.DataFrame({"predict_at": ["2013-06-02T03:30", "2013-06-02T04:30", "2013-06-01T12:00"]})
     rows = times.select(pl.col("predict_at").str.to_datetime("%Y-%m-%dT%H:%M", time_unit="us", time_zone="UTC"))
     day = bootstrap_blocks(rows, "day", time="predict_at", time_zone="America/New_York")
     assert [day[0] == day[2], day[0] == day[1]] == [True, False]
 
 
-def test_unit_may_be_a_column_and_an_unknown_one_is_named() -> None:
+def test_unit_may_be_a_column_and_an_unknown_unit_is_rejected() -> None:
     rows = pl.DataFrame({"tailnum": ["N1", "N2"]})
     assert bootstrap_blocks(rows, "tailnum", time="predict_at", time_zone="UTC").tolist() == ["N1", "N2"]
     with pytest.raises(EvaluationError, match=r"Bootstrap unit 'dy'.*Did you mean 'day'"):

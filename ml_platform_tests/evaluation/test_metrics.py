@@ -1,4 +1,4 @@
-"""Every metric against scikit-learn or a number worked out by hand."""
+"""Every metric equals scikit-learn's or a number computed by hand."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ labels_and_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), m
 
 @settings(max_examples=200, deadline=None)
 @given(labels_and_scores)
-def test_scores_with_many_ties_equal_those_of_scikit_learn(rows: list[tuple[int, int]]) -> None:
+def test_metrics_with_many_ties_equal_scikit_learn(rows: list[tuple[int, int]]) -> None:
     label = np.array([label for label, _ in rows])
     probability = np.array([value / 20 for _, value in rows])
     found = score(label, probability)
@@ -30,7 +30,7 @@ def test_scores_with_many_ties_equal_those_of_scikit_learn(rows: list[tuple[int,
 
 
 def test_calibration_error_is_the_weighted_gap_per_bin() -> None:
-    # Bins of 1/15: 0.10 and 0.12 share one (mean 0.11, share 0.5), 0.90 stands alone (share 1).
+    # Bins have width 1/15: 0.10 and 0.12 share a bin (mean 0.11, share 0.5), and 0.90 has its own (share 1).
     assert score([0, 1, 1], [0.10, 0.12, 0.90])["ece"] == pytest.approx((2 * 0.39 + 0.10) / 3)
 
 
@@ -46,32 +46,32 @@ def test_regression_equals_scikit_learn() -> None:
     )
 
 
-def test_coverage_is_the_share_inside_the_band_with_its_edges() -> None:
+def test_coverage_is_the_share_of_rows_inside_the_bounds_with_both_ends() -> None:
     found = score_regression([1.0, 2.0, 3.0, 4.0], [0.0] * 4, lower=[1.0, 2.5, 0.0, 5.0], upper=[9.0, 9.0, 3.0, 9.0])
     assert found["coverage"] == 0.5
 
 
-def test_constant_label_is_refused_with_its_value() -> None:
+def test_constant_label_is_rejected_with_its_value() -> None:
     with pytest.raises(EvaluationError, match="both classes among the rows, found the constant 0 in all 2 rows"):
         score([0, 0], [0.1, 0.2])
 
 
-def test_empty_month_is_refused() -> None:
+def test_empty_month_is_rejected() -> None:
     with pytest.raises(EvaluationError, match="at least one row with a label, found none"):
         score([], [])
 
 
-def test_missing_prediction_is_refused_with_a_count() -> None:
+def test_missing_prediction_is_rejected_with_a_count() -> None:
     with pytest.raises(EvaluationError, match="1 of 3 rows null, NaN or infinite"):
         score([0, 1, 1], [0.1, float("nan"), 0.3])
 
 
-def test_raw_margin_instead_of_probability_is_refused() -> None:
+def test_raw_margin_instead_of_probability_is_rejected() -> None:
     with pytest.raises(EvaluationError, match="values from 0 to 1, found 2 of 3 rows outside"):
         score([0, 1, 1], [-1.2, 0.5, 3.4])
 
 
-def test_label_that_is_no_class_is_refused() -> None:
+def test_label_other_than_0_and_1_is_rejected() -> None:
     with pytest.raises(EvaluationError, match="0 or 1, found the values '0', '2'"):
         score([0, 2], [0.1, 0.2])
 

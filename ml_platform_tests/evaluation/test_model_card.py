@@ -1,4 +1,4 @@
-"""The card shows every part with its numbers, says what was not measured, and lets no text break the page."""
+"""The model card has every part with its numbers, marks missing measurements, and escapes text from outside."""
 
 import dataclasses
 import io
@@ -28,6 +28,7 @@ BINS = reliability_bins(LABEL, BETTER)
 
 
 def card() -> ModelCard:
+    """Return a card with every part."""
     gates = [MetricLimitGate(metric="auc", limit=0.6).evaluate(EVIDENCE)]
     return ModelCard(
         model="departure_risk",
@@ -113,27 +114,27 @@ def test_every_part_is_on_the_card(render: type[str]) -> None:
         assert part in page
 
 
-def test_text_from_outside_cannot_break_the_page_or_the_table() -> None:
+def test_text_from_outside_is_escaped_in_page_and_table() -> None:
     hostile = dataclasses.replace(card(), intended_use="<script>alert(1)</script>")
     assert "<script>" not in render_html(hostile)
     assert "origin = J\\|K" in render_markdown(hostile)
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
-def test_part_without_numbers_says_so(render: type[str]) -> None:
+def test_part_without_numbers_is_marked_as_not_measured(render: type[str]) -> None:
     page = render(dataclasses.replace(card(), metrics=[], slices=[], verdict=None, cost={}, feature_importance={}))
     assert page.count("Not measured.") == 3
     assert "No slice has enough rows." in page
-    assert "Not judged." in page
+    assert "Not evaluated." in page
 
 
-def test_text_shows_the_bins_that_the_page_draws() -> None:
+def test_markdown_has_the_reliability_bins_of_the_plot() -> None:
     rows = render_markdown(card()).split("## Calibration")[1].split("##")[0].strip().splitlines()[4:]
     assert len(rows) == len(BINS)
     assert rows[0].startswith(f"| {BINS[0].predicted:.3f} | {BINS[0].observed:.3f} | {BINS[0].low:.3f} to")
 
 
-def test_markdown_tables_have_no_gaps() -> None:
+def test_markdown_rows_have_a_cell_for_every_column() -> None:
     rows = render_markdown(card()).split("## Metrics")[1].split("##")[0].strip().splitlines()
     assert [row.count("|") for row in rows] == [5] * 7
 
@@ -148,28 +149,28 @@ def test_markdown_tables_have_no_gaps() -> None:
     ],
     ids=["reliability", "importance", "improvement", "loss_curve"],
 )
-def test_plot_is_a_small_picture_with_something_on_it(png: bytes) -> None:
+def test_plot_is_a_small_image_that_is_not_blank(png: bytes) -> None:
     picture = Image.open(io.BytesIO(png)).convert("L")
     assert picture.size == (360, 270)
     assert len(png) < 12_000
     assert len(set(picture.get_flattened_data() if hasattr(picture, "get_flattened_data") else picture.getdata())) > 5
 
 
-def test_reliability_bins_hold_all_rows_and_their_shares() -> None:
+def test_reliability_bins_have_all_rows_with_their_shares() -> None:
     bins = reliability_bins([0, 1, 0, 1], [0.1, 0.1, 0.9, 0.9], bins=2)
     assert [(one.rows, one.predicted, one.observed) for one in bins] == [(2, 0.1, 0.5), (2, 0.9, 0.5)]
     assert sum(one.rows for one in BINS) == 800
 
 
-def test_reliability_interval_is_wilsons() -> None:
-    from statsmodels.stats.proportion import proportion_confint
+def test_reliability_interval_is_that_of_wilson() -> None:
+    one = next(each for each in BINS if 0 < each.observed < 1)
+    # Wilson's ends are the shares p from which the observed one is 1.96 standard errors of p away.
+    for end in (one.low, one.high):
+        assert abs(one.observed - end) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / one.rows))
+    assert one.low < one.observed < one.high
 
-    one = BINS[3]
-    low, high = proportion_confint(round(one.observed * one.rows), one.rows, method="wilson")
-    assert (one.low, one.high) == pytest.approx((low, high))
 
-
-def test_plain_numbers_have_stable_names() -> None:
+def test_flat_metrics_have_stable_names() -> None:
     numbers = flat_metrics(summarize_metrics(EVIDENCE))
     assert {"auc", "auc_low", "auc_high", "brier", "ece", "log_loss", "average_precision"} <= set(numbers)
     assert numbers["auc_low"] < numbers["auc"] < numbers["auc_high"]

@@ -1,4 +1,4 @@
-"""The same gates, verdicts and tables for a label that is a number of minutes."""
+"""Gates, verdicts and summaries of a regression, whose label is a number of minutes."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ EVIDENCE = Evidence(
 )
 
 
-def test_better_regressor_is_promoted_by_its_gates() -> None:
+def test_better_regression_model_passes_its_gates() -> None:
     gates = [
         PairedTestGate(metric="mae"),
         BaselineGate(metric="rmse"),
@@ -37,11 +37,11 @@ def test_better_regressor_is_promoted_by_its_gates() -> None:
     assert decide(evaluate_gates(gates, EVIDENCE))[0] == "PROMOTE"
 
 
-def test_interval_that_is_too_narrow_is_refused() -> None:
+def test_interval_with_too_low_coverage_fails_the_gate() -> None:
     assert not MetricLimitGate(metric="coverage", limit=0.99).evaluate(EVIDENCE).passed
 
 
-def test_table_has_a_line_per_metric_and_coverage_only_where_an_interval_was_predicted() -> None:
+def test_summary_has_every_metric_and_coverage_only_of_models_with_intervals() -> None:
     lines = {line.metric: line for line in summarize_metrics(EVIDENCE)}
     assert list(lines) == ["mae", "rmse", "pinball", "coverage"]
     assert lines["mae"].candidate.value == pytest.approx(np.abs(BETTER - DELAY).mean())
@@ -49,6 +49,6 @@ def test_table_has_a_line_per_metric_and_coverage_only_where_an_interval_was_pre
     assert lines["coverage"].others == {}
 
 
-def test_coverage_without_predicted_bounds_is_refused() -> None:
+def test_coverage_without_predicted_bounds_is_rejected() -> None:
     with pytest.raises(EvaluationError, match=r"Metric 'coverage' of 'candidate'.*needs the bounds"):
         MetricLimitGate(metric="coverage", limit=0.9).evaluate(dataclasses.replace(EVIDENCE, bounds={}))

@@ -1,12 +1,13 @@
-"""Every promise of a view's function is held, and what is left out is counted and named."""
+"""Building a change log: the function's result is validated, and left-out facts are counted and named."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from ml_platform.data.lake import Lake
-from ml_platform.features.change_log import Window, build, read, write
+from ml_platform.features.change_log import ChangeLog, Window, build, read, write
 from ml_platform.features.view import INSTANT, FeatureView, ViewError
 
 START, END = datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 4, 1, tzinfo=UTC)
@@ -15,12 +16,12 @@ RETURNED: dict[str, object] = {}
 
 
 def given_facts(sources: dict[str, pl.LazyFrame]) -> object:
-    """The function of the views below: what the test put there."""
+    """Return the facts that the test stored; the function of the views below."""
     return RETURNED["facts"]
 
 
 def seen_columns(sources: dict[str, pl.LazyFrame], window: Window) -> pl.LazyFrame:
-    """Count the columns that it sees, at the start of its window."""
+    """Return the names of the visible columns as one fact at the start of the window."""
     names = sources["flights"].collect_schema().names()
     return pl.LazyFrame({"k": ["+".join(names)], "known_at": [window.start], "x": [1.0]})
 
@@ -42,7 +43,7 @@ def facts(*rows: tuple[str | None, datetime | None, float | None]) -> pl.LazyFra
     return pl.LazyFrame(list(rows), schema={"k": pl.String, "known_at": INSTANT, "x": pl.Float64}, orient="row")
 
 
-def built(frame: object, **changes: object):
+def built(frame: object, **changes: object) -> ChangeLog:
     RETURNED["facts"] = frame
     return build(view(**changes), {}, WINDOW)
 
@@ -51,14 +52,14 @@ def day(number: float) -> datetime:
     return START + timedelta(days=number)
 
 
-def test_log_holds_the_facts_of_its_window_sorted_in_declared_types() -> None:
+def test_log_has_the_facts_of_its_window_sorted_in_declared_types() -> None:
     log = built(facts(("b", day(2), 1.5), ("a", day(2), 2.5), ("a", day(-1), 0.0)))
     assert log.frame.rows() == [("a", day(2), 2.5), ("b", day(2), 1.5)]
     assert log.frame.schema["x"] == pl.Float32
     assert (log.report.rows, log.report.before_window) == (2, 1)
 
 
-def test_bounds_of_the_window_are_start_included_end_excluded() -> None:
+def test_window_includes_its_start_and_excludes_its_end() -> None:
     log = built(facts(("a", START, 1.0), ("a", END - timedelta(microseconds=1), 2.0), ("a", END, 3.0)))
     assert log.frame["x"].to_list() == [1.0, 2.0]
 
@@ -69,7 +70,7 @@ def test_fact_from_after_the_data_clock_is_counted_and_named() -> None:
     assert report.first_after_clock == "view 'origin', k=JFK at 2013-04-01T00:00+0000"
 
 
-def test_fact_from_after_the_data_clock_is_refused_where_no_lookback_will_find_it() -> None:
+def test_fact_from_after_the_data_clock_is_rejected_without_a_lookback() -> None:
     with pytest.raises(ViewError, match=r"'origin': expected no fact known at or after .* k=JFK at 2013-04-01"):
         built(facts(("JFK", END, 1.0)), lookback_days=0)
 
@@ -80,7 +81,7 @@ def test_equal_rows_are_one_fact_and_are_counted() -> None:
     assert (log.report.duplicates, log.report.superseded) == (1, 0)
 
 
-def test_of_facts_of_one_entity_and_instant_the_last_stands() -> None:
+def test_last_of_several_facts_of_one_entity_and_instant_counts() -> None:
     log = built(facts(("a", day(1), 1.0), ("a", day(1), 2.0), ("a", day(1), 1.5)))
     assert log.frame["x"].to_list() == [1.5]
     assert (log.report.duplicates, log.report.superseded) == (0, 2)
@@ -90,22 +91,22 @@ def test_nan_becomes_null() -> None:
     assert built(facts(("a", day(1), float("nan")))).frame["x"].to_list() == [None]
 
 
-def test_infinite_value_is_refused_with_view_entity_and_time() -> None:
+def test_infinite_value_is_rejected_with_view_entity_and_time() -> None:
     with pytest.raises(ViewError, match=r"column 'x': expected finite values, found 1 infinite.*k=b at 2013-03-02"):
         built(facts(("a", day(1), 1.0), ("b", day(1), float("inf"))))
 
 
-def test_null_key_is_refused_with_its_time() -> None:
+def test_null_key_is_rejected_with_its_time() -> None:
     with pytest.raises(ViewError, match=r"column 'k': expected no nulls, found 1 of 2 .*at 2013-03-03"):
         built(facts(("a", day(1), 1.0), (None, day(2), 1.0)))
 
 
-def test_null_time_is_refused_with_its_entity() -> None:
+def test_null_time_is_rejected_with_its_entity() -> None:
     with pytest.raises(ViewError, match=r"column 'known_at': expected no nulls, .*k=b"):
         built(facts(("a", day(1), 1.0), ("b", None, 1.0)))
 
 
-def test_naive_time_is_refused() -> None:
+def test_naive_time_is_rejected() -> None:
     naive = facts(("a", day(1), 1.0)).with_columns(pl.col("known_at").dt.replace_time_zone(None))
     with pytest.raises(ViewError, match=r"column 'known_at': expected instants with a time zone, found Datetime"):
         built(naive)
@@ -123,18 +124,18 @@ def test_missing_and_undeclared_columns_are_named() -> None:
         built(facts(("a", day(1), 1.0)).rename({"x": "xx"}))
 
 
-def test_text_where_a_number_was_declared_is_refused() -> None:
+def test_text_in_a_number_column_is_rejected() -> None:
     with pytest.raises(ViewError, match="column 'x': expected Float32, found String"):
         built(facts(("a", day(1), 1.0)).with_columns(pl.lit("12m").alias("x")))
 
 
-def test_number_that_does_not_fit_its_type_is_refused() -> None:
+def test_number_that_does_not_fit_its_type_is_rejected() -> None:
     small = [{"name": "x", "type": "int8", "description": "a small number"}]
     with pytest.raises(ViewError, match="column 'x': expected values of Int8, found conversion"):
         built(facts(("a", day(1), 300.0)), features=small)
 
 
-def test_function_that_returns_no_frame_is_refused() -> None:
+def test_function_that_returns_no_frame_is_rejected() -> None:
     with pytest.raises(ViewError, match="expected a Polars frame of facts, found dict"):
         built({"k": []})
 
@@ -145,7 +146,7 @@ def test_no_facts_give_an_empty_log_of_the_declared_types() -> None:
     assert log.report.rows == 0
 
 
-def test_function_sees_declared_columns_only_and_its_window() -> None:
+def test_function_gets_declared_columns_only_and_its_window() -> None:
     flights = pl.LazyFrame({"a": [1], "b": [2], "c": [3], "d": [4]})
     source = {"dataset": "flights", "known_upfront": ["a"], "available_from": {"b": ["b", "c"]}}
     log = build(view(function=f"{__name__}:seen_columns", sources=[source]), {"flights": flights}, WINDOW)
@@ -153,13 +154,13 @@ def test_function_sees_declared_columns_only_and_its_window() -> None:
     assert log.frame["known_at"].to_list() == [START]
 
 
-def test_declared_column_that_the_source_lacks_is_named() -> None:
+def test_error_names_a_declared_column_that_the_source_lacks() -> None:
     source = {"dataset": "flights", "known_upfront": ["departed"]}
     with pytest.raises(ViewError, match=r"expected columns 'departed' in 'flights'.* Did you mean 'departed_at'"):
         build(view(sources=[source]), {"flights": pl.LazyFrame({"departed_at": [1]})}, WINDOW)
 
 
-def test_late_fact_is_published_counted_and_named_and_the_old_version_stays(tmp_path) -> None:
+def test_late_fact_is_published_counted_and_named_and_the_old_version_stays(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     first, report = write(view(), built(facts(("a", day(1), 1.0), ("a", day(5), 2.0))), lake, "2013-03")
     assert report.late_facts == 0
@@ -171,7 +172,7 @@ def test_late_fact_is_published_counted_and_named_and_the_old_version_stays(tmp_
     assert read(view(), lake, second.version).collect().height == 4
 
 
-def test_changed_code_version_has_a_table_of_its_own(tmp_path) -> None:
+def test_changed_code_version_has_its_own_table(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     old, new = view(code_version="1"), view(code_version="2", features=[{"name": "y", "description": "another"}])
     RETURNED["facts"] = facts(("a", day(1), 1.0))

@@ -1,4 +1,4 @@
-"""One order of evaluation, two reads that agree."""
+"""Feature sets: request views and stored views run in order, and both reads return equal values."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,17 +19,17 @@ NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
 
 
 def clock(rows: pl.DataFrame) -> pl.DataFrame:
-    """Derive the hour: a feature, and the key of another view."""
+    """Return the hour, which is a feature and the key of another view."""
     return rows.select(hour=pl.col("due").dt.hour().cast(pl.Int64))
 
 
 def slack(rows: pl.DataFrame) -> pl.DataFrame:
-    """Subtract what was read from what was asked."""
+    """Return the time between the fact's value and the request's field, and the number of visible columns."""
     return rows.select(left=(pl.col("due") - pl.col("leg__ready")).dt.total_minutes(), seen=pl.lit(rows.width))
 
 
 def too_short(rows: pl.DataFrame) -> pl.DataFrame:
-    """Forget a row."""
+    """Return one row too few."""
     return clock(rows).head(rows.height - 1)
 
 
@@ -82,11 +82,12 @@ LOGS = {
 }
 
 
-def rows(*asked: tuple[str | None, int], late: int = 0) -> pl.DataFrame:
+def rows(*requests: tuple[str | None, int], late: int = 0) -> pl.DataFrame:
+    """Return requests (tail, hours until due) with predict_at ``late`` minutes after noon; labels are positions."""
     return pl.DataFrame(
         [
             ("JFK", tail, NOON + timedelta(hours=hours), NOON + timedelta(minutes=late), place)
-            for place, (tail, hours) in enumerate(asked)
+            for place, (tail, hours) in enumerate(requests)
         ],
         schema={"place": pl.String, "tail": pl.String, "due": INSTANT, "predict_at": INSTANT, "label": pl.Int64},
         orient="row",
@@ -100,29 +101,29 @@ def store(folder: Path, watermark: datetime = NOON + timedelta(microseconds=1)) 
     return published
 
 
-def test_features_are_those_of_the_views_in_order_without_hidden_ones() -> None:
+def test_features_come_in_the_order_of_the_views_without_hidden_ones() -> None:
     assert FeatureSet(VIEWS).feature_names == [
         "clock__hour", "hourly__busy", "hourly__age_minutes", "leg__model", "slack__left", "slack__seen"
     ]  # fmt: skip
 
 
-def test_derived_key_reads_a_stored_view() -> None:
+def test_stored_view_is_read_by_a_derived_key() -> None:
     read = FeatureSet(VIEWS).as_of(rows(("N1", 3)).lazy(), LOGS).collect()
     assert read.select("clock__hour", "hourly__busy", "hourly__age_minutes").rows() == [(15, 0.75, 0.0)]
 
 
-def test_values_read_are_inputs_of_a_later_request_view() -> None:
+def test_values_of_stored_views_are_inputs_of_a_later_request_view() -> None:
     read = FeatureSet(VIEWS).as_of(rows(("N1", 3), ("N2", 3)).lazy(), LOGS).collect()
     assert read["slack__left"].to_list() == [180, None]  # the leg of N2 is a minute too old
 
 
-def test_request_views_see_their_fields_and_no_label() -> None:
+def test_request_view_gets_its_fields_and_no_label() -> None:
     read = FeatureSet(VIEWS).as_of(rows(("N1", 3)).lazy(), LOGS).collect()
     # due, predict_at, as_of, and leg's ready, model, age_minutes.
     assert read["slack__seen"].to_list() == [6]
 
 
-def test_other_columns_come_back_untouched() -> None:
+def test_other_columns_come_back_unchanged() -> None:
     read = FeatureSet(VIEWS).as_of(rows(("N1", 3), ("N2", 2)).lazy(), LOGS).collect()
     assert read["label"].to_list() == [0, 1]
 
@@ -138,8 +139,10 @@ tails = st.none() | st.sampled_from(["N1", "N2", "N3"])
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(tails, st.integers(0, 5)), min_size=1, max_size=8), st.integers(1, 90))
-def test_both_reads_give_equal_values(tmp_path_factory, asked: list, late: int) -> None:
-    chosen, request = FeatureSet(VIEWS), rows(*asked, late=late)
+def test_both_reads_give_equal_values(
+    tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[str | None, int]], late: int
+) -> None:
+    chosen, request = FeatureSet(VIEWS), rows(*requests, late=late)
     offline = chosen.as_of(request.lazy(), LOGS).select("label", *chosen.feature_names).collect().sort("label")
     online = chosen.online(request, store(tmp_path_factory.mktemp("online")))
     assert offline.drop("label").equals(online)
@@ -148,8 +151,10 @@ def test_both_reads_give_equal_values(tmp_path_factory, asked: list, late: int) 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(tails, st.integers(0, 5)), min_size=1, max_size=20), st.integers(1, 90))
-def test_encoded_without_a_frame_is_what_the_frame_encodes_to(tmp_path_factory, asked: list, late: int) -> None:
-    chosen, request = FeatureSet(VIEWS), rows(*asked, late=late)
+def test_matrix_encoded_without_the_frame_equals_the_encoded_frame(
+    tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[str | None, int]], late: int
+) -> None:
+    chosen, request = FeatureSet(VIEWS), rows(*requests, late=late)
     encoder = Encoder.fit(chosen.as_of(rows(("N1", 3)).lazy(), LOGS).collect(), chosen.feature_names)
     served = chosen.serve(request, store(tmp_path_factory.mktemp("online")))
     np.testing.assert_array_equal(served.encode(encoder), encoder.transform(served.frame))
@@ -157,21 +162,23 @@ def test_encoded_without_a_frame_is_what_the_frame_encodes_to(tmp_path_factory, 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(tails, st.integers(0, 5)), min_size=1, max_size=20), st.integers(1, 90))
-def test_records_without_a_frame_are_those_of_the_frame(tmp_path_factory, asked: list, late: int) -> None:
+def test_records_made_without_the_frame_equal_those_of_the_frame(
+    tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[str | None, int]], late: int
+) -> None:
     shown = [feature.model_copy(update={"hidden": False}) for feature in LEG.features]
     chosen = FeatureSet([CLOCK, HOURLY, LEG.model_copy(update={"features": shown}), SLACK])
-    served = chosen.serve(rows(*asked, late=late), store(tmp_path_factory.mktemp("online")))
+    served = chosen.serve(rows(*requests, late=late), store(tmp_path_factory.mktemp("online")))
     assert served.records() == served.frame.to_dicts()
     assert served.age_records() == served.ages.to_dicts()
 
 
-def test_set_of_request_views_alone_is_served_without_a_snapshot(tmp_path) -> None:
+def test_set_of_request_views_alone_is_served_without_a_snapshot(tmp_path: Path) -> None:
     served = FeatureSet([CLOCK]).serve(rows(("N1", 3)), SnapshotStore(tmp_path))
     assert served.records() == served.frame.to_dicts() == [{"clock__hour": 15}]
     assert served.age_records() == [{}]
 
 
-def test_prediction_before_the_watermark_stands_as_of_the_watermark(tmp_path) -> None:
+def test_prediction_before_the_watermark_is_read_as_of_the_watermark(tmp_path: Path) -> None:
     watermark = NOON + timedelta(minutes=20)
     served = FeatureSet(VIEWS).serve(rows(("N1", 3)), store(tmp_path, watermark))
     assert served.as_of.to_list() == [watermark]
@@ -179,16 +186,16 @@ def test_prediction_before_the_watermark_stands_as_of_the_watermark(tmp_path) ->
     assert served.watermarks == {"hourly": watermark, "leg": watermark}
 
 
-def test_recorded_as_of_reads_the_same_offline(tmp_path) -> None:
+def test_logged_as_of_reads_the_same_features_offline(tmp_path: Path) -> None:
     watermark = NOON + timedelta(minutes=20)
     chosen, request = FeatureSet(VIEWS), rows(("N1", 3), ("N2", 1))
     served = chosen.serve(request, store(tmp_path, watermark))
-    asked = request.with_columns(served.as_of.alias("as_of")).lazy()
-    again = chosen.as_of(asked, LOGS, known_before=served.watermarks).collect().sort("label")
+    logged = request.with_columns(served.as_of.alias("as_of")).lazy()
+    again = chosen.as_of(logged, LOGS, known_before=served.watermarks).collect().sort("label")
     assert again.select(chosen.feature_names).equals(served.frame)
 
 
-def test_set_read_from_its_plain_form_is_the_same_and_keeps_code_versions() -> None:
+def test_set_read_from_its_dictionary_is_equal_and_keeps_code_versions() -> None:
     chosen = FeatureSet([CLOCK.model_copy(update={"code_version": ""}), HOURLY, LEG, SLACK], leave_out=["leg__model"])
     again = FeatureSet.from_dict(chosen.to_dict())
     assert again.feature_names == chosen.feature_names
@@ -203,37 +210,37 @@ def test_set_written_before_attributes_were_renamed_is_read() -> None:
     assert (read.known_upfront, read.available_from, read.available_after_minutes) == (["due"], {"left": ["left"]}, 5)
 
 
-def test_fields_are_what_a_request_must_hold() -> None:
+def test_fields_are_the_columns_that_a_request_needs() -> None:
     assert FeatureSet(VIEWS).fields == ["due", "place", "tail"]
 
 
-def test_missing_field_is_named() -> None:
+def test_error_names_a_missing_field() -> None:
     with pytest.raises(ViewError, match=r"no 'tail' among"):
         FeatureSet(VIEWS).as_of(rows(("N1", 3)).drop("tail").lazy(), LOGS)
 
 
-def test_request_view_that_loses_a_row_is_refused() -> None:
+def test_request_view_that_loses_a_row_is_rejected() -> None:
     short = CLOCK.model_copy(update={"function": f"{__name__}:too_short"})
     with pytest.raises(ViewError, match=r"'clock'.* expected a DataFrame of 1 rows.*found 0 rows"):
         FeatureSet([short]).as_of(rows(("N1", 3)).lazy(), {}).collect()
 
 
-def test_request_view_with_another_column_is_refused() -> None:
+def test_request_view_with_another_column_is_rejected() -> None:
     other = CLOCK.model_copy(update={"function": f"{__name__}:misnamed"})
     with pytest.raises(ViewError, match=r"1 missing \('hour'\) and 1 not declared \('hours'\)"):
         FeatureSet([other]).as_of(rows(("N1", 3)).lazy(), {}).collect()
 
 
-def test_input_that_is_not_in_the_set_is_refused() -> None:
+def test_input_that_is_not_in_the_set_is_rejected() -> None:
     with pytest.raises(ViewError, match=r"'slack': expected inputs among the views .*found 'leg'"):
         FeatureSet([CLOCK, HOURLY, SLACK])
 
 
-def test_view_named_twice_is_refused() -> None:
+def test_view_named_twice_is_rejected() -> None:
     with pytest.raises(ViewError, match="expected each view once, found 'leg' twice"):
         FeatureSet([LEG, LEG])
 
 
-def test_left_out_name_that_is_no_feature_is_refused() -> None:
+def test_left_out_name_that_is_no_feature_is_rejected() -> None:
     with pytest.raises(ViewError, match="Did you mean 'leg__model'"):
         FeatureSet(VIEWS, leave_out=["leg__modell"])

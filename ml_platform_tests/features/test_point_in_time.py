@@ -1,7 +1,9 @@
-"""The join against an oracle that reads every row of the log for every example."""
+"""The point-in-time join equals an oracle that reads every row of the log for every example."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -12,7 +14,11 @@ from hypothesis import strategies as st
 from ml_platform.features.point_in_time import point_in_time_join
 from ml_platform.features.view import INSTANT, FeatureView, ViewError
 
-T0 = datetime(2013, 3, 10, 6, 0, tzinfo=UTC)  # an hour before clocks change in New York
+Fact = tuple[str, datetime, int | None]
+Example = tuple[str | None, datetime]
+Answer = tuple[Any, Any]
+
+T0 = datetime(2013, 3, 10, 6, 0, tzinfo=UTC)  # One hour before daylight saving begins in New York.
 VIEW = FeatureView.model_validate(
     {"name": "v", "entity": ["k"], "features": [{"name": "x", "type": "int32", "description": "x"}], "function": "m:f"}
 )
@@ -22,11 +28,11 @@ def at(minutes: float) -> datetime:
     return T0 + timedelta(minutes=minutes)
 
 
-def log(rows: list[tuple[str, datetime, int | None]]) -> pl.LazyFrame:
+def log(rows: list[Fact]) -> pl.LazyFrame:
     return pl.LazyFrame(rows, schema={"k": pl.String, "known_at": INSTANT, "x": pl.Int32}, orient="row")
 
 
-def asked(rows: list[tuple[str | None, datetime]]) -> pl.LazyFrame:
+def examples_of(rows: list[Example]) -> pl.LazyFrame:
     frame = pl.LazyFrame(rows, schema={"k": pl.String, "predict_at": INSTANT}, orient="row")
     return frame.with_row_index("id")
 
@@ -35,13 +41,13 @@ def view(**changes: object) -> FeatureView:
     return VIEW.model_copy(update=changes)
 
 
-def read(examples: pl.LazyFrame, facts: pl.LazyFrame, chosen: FeatureView, **options: object) -> list[tuple]:
+def read(examples: pl.LazyFrame, facts: pl.LazyFrame, chosen: FeatureView, **options: object) -> list[Answer]:
     joined = point_in_time_join(examples, {"v": facts}, [chosen], **options).collect().sort("id")  # type: ignore[arg-type]
     return joined.select("v__x", "v__age_minutes").rows()
 
 
-def oracle(examples: pl.LazyFrame, facts: pl.LazyFrame, tolerance: int | None) -> list[tuple]:
-    answers: list[tuple] = []
+def oracle(examples: pl.LazyFrame, facts: pl.LazyFrame, tolerance: int | None) -> list[Answer]:
+    answers: list[Answer] = []
     log_rows = facts.collect().rows()
     for _, key, now in examples.collect().rows():
         best = None
@@ -66,8 +72,10 @@ examples_strategy = st.lists(st.tuples(st.none() | st.sampled_from("abcd"), minu
 @example([], [("a", at(0))], None, 1)
 @example([("a", at(0), 1)], [], 5, 1)
 @example([("a", at(0), 1), ("a", at(0), 2), ("a", at(0), None)], [("a", at(0))], 0, 1)
-def test_join_equals_reading_every_row(facts: list, rows: list, tolerance: int | None, chunk_rows: int) -> None:
-    examples, facts_frame = asked(rows), log(facts)
+def test_join_equals_reading_every_row(
+    facts: list[Fact], rows: list[Example], tolerance: int | None, chunk_rows: int
+) -> None:
+    examples, facts_frame = examples_of(rows), log(facts)
     found = read(examples, facts_frame, view(tolerance_minutes=tolerance), chunk_rows=chunk_rows)
     assert found == oracle(examples, facts_frame, tolerance)
 
@@ -77,28 +85,30 @@ def test_join_equals_reading_every_row(facts: list, rows: list, tolerance: int |
     facts_strategy,
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(-4000, 4000).map(at)), min_size=1, max_size=40),
 )
-def test_chunks_of_days_give_what_one_chunk_gives(facts: list, rows: list) -> None:
-    whole = read(asked(rows), log(facts), VIEW, chunk_rows=10_000)
-    assert read(asked(rows), log(facts), VIEW, chunk_rows=1) == whole
+def test_chunks_of_days_give_the_result_of_one_chunk(facts: list[Fact], rows: list[Example]) -> None:
+    whole = read(examples_of(rows), log(facts), VIEW, chunk_rows=10_000)
+    assert read(examples_of(rows), log(facts), VIEW, chunk_rows=1) == whole
 
 
 @settings(max_examples=60, deadline=None)
 @given(facts_strategy, examples_strategy, st.randoms(use_true_random=False))
-def test_order_of_the_log_matters_only_among_facts_of_one_instant(facts: list, rows: list, random: Random) -> None:
+def test_order_of_the_log_matters_only_among_facts_of_one_instant(
+    facts: list[Fact], rows: list[Example], random: Random
+) -> None:
     shuffled = facts.copy()
     random.shuffle(shuffled)
-    # What arrived late stands at the end of a log; facts of one instant keep their order among themselves.
+    # Late facts are at the end of a log; facts of one instant keep their order among themselves.
     of_instant = {known: iter([fact for fact in facts if fact[1] == known]) for _, known, _ in facts}
     unsorted = [next(of_instant[known]) for _, known, _ in shuffled]
-    assert read(asked(rows), log(unsorted), VIEW) == read(asked(rows), log(facts), VIEW)
+    assert read(examples_of(rows), log(unsorted), VIEW) == read(examples_of(rows), log(facts), VIEW)
 
 
 @settings(max_examples=60, deadline=None)
 @given(facts_strategy, facts_strategy, examples_strategy)
-def test_facts_that_arrive_late_change_nothing_for_those_who_asked_before_they_were_known(
-    facts: list, late: list, rows: list
+def test_late_facts_do_not_change_examples_predicted_before_they_were_known(
+    facts: list[Fact], late: list[Fact], rows: list[Example]
 ) -> None:
-    before, after = read(asked(rows), log(facts), VIEW), read(asked(rows), log(facts + late), VIEW)
+    before, after = read(examples_of(rows), log(facts), VIEW), read(examples_of(rows), log(facts + late), VIEW)
     first = min((known for _, known, _ in late), default=None)
     for (_, predict_at), old, new in zip(rows, before, after, strict=True):
         if first is None or predict_at < first:
@@ -111,47 +121,47 @@ CLOCKS = st.sampled_from([datetime(2013, 3, 10, 5, tzinfo=UTC), datetime(2013, 1
 
 @settings(max_examples=60, deadline=None)
 @given(CLOCKS, facts_strategy, examples_strategy, st.none() | st.integers(0, 40))
-def test_join_on_local_time_equals_reading_every_row_where_clocks_change(
-    night: datetime, facts: list, rows: list, tolerance: int | None
+def test_join_on_local_time_equals_reading_every_row_when_clocks_change(
+    night: datetime, facts: list[Fact], rows: list[Example], tolerance: int | None
 ) -> None:
-    # Minutes of the strategies become steps of four: the two hours before and the six after the change.
+    # One minute of the strategies becomes four, to cover two hours before the change of clocks and six after it.
     def moved(time: datetime) -> datetime:
         return night + 4 * (time - T0)
 
     facts = [(key, moved(known), value) for key, known, value in facts]
     rows = [(key, moved(now)) for key, now in rows]
-    local = asked(rows).with_columns(pl.col("predict_at").dt.convert_time_zone(ZONE))
+    local = examples_of(rows).with_columns(pl.col("predict_at").dt.convert_time_zone(ZONE))
     local_log = log(facts).with_columns(pl.col("known_at").dt.convert_time_zone(ZONE))
     found = read(local, local_log, view(tolerance_minutes=tolerance))
-    assert found == oracle(asked(rows), log(facts), tolerance)
+    assert found == oracle(examples_of(rows), log(facts), tolerance)
 
 
-def test_last_of_facts_known_in_the_same_instant_is_read() -> None:
+def test_last_of_several_facts_known_at_one_instant_is_read() -> None:
     facts = log([("a", at(0), 7), ("a", at(0), 3), ("a", at(0), 5)])
-    assert read(asked([("a", at(1))]), facts, VIEW) == [(5, 1.0)]
+    assert read(examples_of([("a", at(1))]), facts, VIEW) == [(5, 1.0)]
 
 
 def test_fact_known_after_prediction_time_is_not_used() -> None:
-    assert read(asked([("a", at(0))]), log([("a", at(0) + timedelta(microseconds=1), 1)]), VIEW) == [(None, None)]
+    assert read(examples_of([("a", at(0))]), log([("a", at(0) + timedelta(microseconds=1), 1)]), VIEW) == [(None, None)]
 
 
-def test_fact_exactly_as_old_as_the_tolerance_is_used_and_an_instant_older_is_not() -> None:
-    rows = asked([("a", at(10)), ("a", at(10) + timedelta(microseconds=1))])
+def test_fact_exactly_as_old_as_the_tolerance_is_used_and_an_older_one_is_not() -> None:
+    rows = examples_of([("a", at(10)), ("a", at(10) + timedelta(microseconds=1))])
     assert read(rows, log([("a", at(0), 1)]), view(tolerance_minutes=10)) == [(1, 10.0), (None, None)]
 
 
 def test_stale_fact_does_not_fall_back_to_an_older_one() -> None:
     facts = log([("a", at(-5), 1), ("a", at(0), None)])
-    assert read(asked([("a", at(2))]), facts, view(tolerance_minutes=10)) == [(None, 2.0)]
+    assert read(examples_of([("a", at(2))]), facts, view(tolerance_minutes=10)) == [(None, 2.0)]
 
 
 def test_unknown_entity_and_null_entity_read_null() -> None:
-    rows = asked([("z", at(5)), (None, at(5))])
+    rows = examples_of([("z", at(5)), (None, at(5))])
     assert read(rows, log([("a", at(0), 1)]), VIEW) == [(None, None), (None, None)]
 
 
 def test_ages_are_elapsed_time_over_a_change_of_clocks() -> None:
-    # 01:30 to 03:30 in New York is one hour on the night in which clocks go forward.
+    # From 01:30 to 03:30 in New York is one hour in the night in which daylight saving begins.
     zone = ZoneInfo("America/New_York")
     fact, now = datetime(2013, 3, 10, 1, 30, tzinfo=zone), datetime(2013, 3, 10, 3, 30, tzinfo=zone)
     facts = log([("a", fact.astimezone(UTC), 1)])
@@ -163,58 +173,58 @@ def test_hour_that_occurs_twice_is_two_hours() -> None:
     zone = ZoneInfo("America/New_York")
     first = datetime(2013, 11, 3, 1, 30, tzinfo=zone, fold=0).astimezone(UTC)
     second = datetime(2013, 11, 3, 1, 30, tzinfo=zone, fold=1).astimezone(UTC)
-    assert read(asked([("a", first), ("a", second)]), log([("a", second, 1)]), VIEW) == [(None, None), (1, 0.0)]
+    assert read(examples_of([("a", first), ("a", second)]), log([("a", second, 1)]), VIEW) == [(None, None), (1, 0.0)]
 
 
-def test_view_without_entity_is_read_by_all() -> None:
+def test_view_without_entity_is_read_by_all_examples() -> None:
     facts = pl.LazyFrame([(at(0), 1), (at(5), 2)], schema={"known_at": INSTANT, "x": pl.Int32}, orient="row")
-    assert read(asked([("a", at(3)), (None, at(9))]), facts, view(entity=[])) == [(1, 3.0), (2, 4.0)]
+    assert read(examples_of([("a", at(3)), (None, at(9))]), facts, view(entity=[])) == [(1, 3.0), (2, 4.0)]
 
 
-def test_facts_known_at_a_watermark_or_later_are_left_out() -> None:
+def test_facts_known_at_or_after_known_before_are_left_out() -> None:
     facts = log([("a", at(0), 1), ("a", at(5), 2)])
-    assert read(asked([("a", at(9))]), facts, VIEW, known_before={"v": at(5)}) == [(1, 9.0)]
+    assert read(examples_of([("a", at(9))]), facts, VIEW, known_before={"v": at(5)}) == [(1, 9.0)]
 
 
 def test_several_views_are_joined_side_by_side() -> None:
     other = view(name="w", tolerance_minutes=1)
     logs = {"v": log([("a", at(0), 1)]), "w": log([("a", at(0), 2)])}
-    joined = point_in_time_join(asked([("a", at(0)), ("a", at(2))]), logs, [VIEW, other]).collect()
+    joined = point_in_time_join(examples_of([("a", at(0)), ("a", at(2))]), logs, [VIEW, other]).collect()
     assert joined.select("v__x", "w__x").rows() == [(1, 2), (1, None)]
 
 
-def test_result_is_sorted_by_prediction_time_with_ties_as_given() -> None:
-    rows = asked([("a", at(2)), ("b", at(1)), ("a", at(1))])
+def test_result_is_sorted_by_prediction_time_with_ties_in_the_given_order() -> None:
+    rows = examples_of([("a", at(2)), ("b", at(1)), ("a", at(1))])
     assert point_in_time_join(rows, {"v": log([])}, [VIEW]).collect()["id"].to_list() == [1, 2, 0]
 
 
-def test_lazy_result_can_be_filtered_projected_and_streamed(tmp_path) -> None:
+def test_lazy_result_can_be_filtered_projected_and_streamed(tmp_path: Path) -> None:
     joined = point_in_time_join(
-        asked([("a", at(2)), ("a", at(1))]), {"v": log([("a", at(0), 1)])}, [VIEW], chunk_rows=1
+        examples_of([("a", at(2)), ("a", at(1))]), {"v": log([("a", at(0), 1)])}, [VIEW], chunk_rows=1
     )
     assert joined.filter(pl.col("v__age_minutes") > 1).select("v__x").collect().rows() == [(1,)]
     joined.sink_parquet(tmp_path / "joined.parquet")
     assert pl.read_parquet(tmp_path / "joined.parquet")["v__age_minutes"].to_list() == [1.0, 2.0]
 
 
-def test_naive_prediction_time_is_refused() -> None:
+def test_naive_prediction_time_is_rejected() -> None:
     rows = pl.LazyFrame({"k": ["a"], "predict_at": [datetime(2013, 1, 1)]})
     with pytest.raises(ViewError, match="column 'predict_at': expected instants with a time zone"):
         point_in_time_join(rows, {"v": log([])}, [VIEW])
 
 
-def test_missing_prediction_time_is_refused() -> None:
-    rows = asked([("a", at(0)), ("a", at(3000))]).with_columns(pl.lit(None, INSTANT).alias("predict_at"))
-    with pytest.raises(ViewError, match="predict_at in every row, found 2 without"):
+def test_null_prediction_time_is_rejected() -> None:
+    rows = examples_of([("a", at(0)), ("a", at(3000))]).with_columns(pl.lit(None, INSTANT).alias("predict_at"))
+    with pytest.raises(ViewError, match="predict_at in every row, found 2 rows without it"):
         point_in_time_join(rows, {"v": log([])}, [VIEW]).collect()
 
 
-def test_missing_entity_column_names_the_nearest() -> None:
-    rows = asked([("a", at(0))]).rename({"k": "kk"})
+def test_error_of_a_missing_entity_column_offers_the_closest_name() -> None:
+    rows = examples_of([("a", at(0))]).rename({"k": "kk"})
     with pytest.raises(ViewError, match=r"no 'k' among .*Did you mean"):
         point_in_time_join(rows, {"v": log([])}, [view(entity=["k"])])
 
 
-def test_missing_log_says_what_to_materialize() -> None:
+def test_error_of_a_missing_log_names_the_asset_to_materialize() -> None:
     with pytest.raises(ViewError, match="Materialize features/v first"):
-        point_in_time_join(asked([("a", at(0))]), {}, [VIEW]).collect()
+        point_in_time_join(examples_of([("a", at(0))]), {}, [VIEW]).collect()

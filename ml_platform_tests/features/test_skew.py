@@ -1,4 +1,6 @@
-"""What a prediction was made with can be read again, and is not believed when it cannot."""
+"""The skew check recomputes the features of logged predictions and reports those that differ."""
+
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -19,19 +21,19 @@ FEATURES = FeatureSet(VIEWS)
 
 
 @pytest.fixture
-def predictions(tmp_path) -> pl.DataFrame:
+def predictions(tmp_path: Path) -> pl.DataFrame:
     request = rows(("N1", 3), ("N2", 3), ("N3", 1), late=5).with_columns(request_id=pl.lit("r1"))
     return features_to_log(request, FEATURES.serve(request, store(tmp_path)))
 
 
-def test_features_recomputed_from_the_logs_are_equal(predictions) -> None:
+def test_features_recomputed_from_the_logs_are_equal(predictions: pl.DataFrame) -> None:
     report = compare_features(FEATURES, predictions, LOGS)
     assert report.passed
     assert (report.rows, report.features) == (3, 6)
     report.raise_if_failed()
 
 
-def test_facts_that_came_to_the_logs_since_do_not_count(predictions) -> None:
+def test_facts_known_after_the_watermark_are_ignored(predictions: pl.DataFrame) -> None:
     newer = pl.LazyFrame(
         [("JFK", 15, NOON.replace(minute=3), 0.1)], schema=LOGS["hourly"].collect_schema(), orient="row"
     )
@@ -39,7 +41,7 @@ def test_facts_that_came_to_the_logs_since_do_not_count(predictions) -> None:
     assert compare_features(FEATURES, predictions, logs).passed
 
 
-def test_value_that_was_served_differently_is_named_with_its_row(predictions) -> None:
+def test_differing_value_is_reported_with_its_rows(predictions: pl.DataFrame) -> None:
     skewed = predictions.with_columns(hourly__busy=pl.col("hourly__busy") + 0.125)
     report = compare_features(FEATURES, skewed, LOGS)
     (mismatch,) = report.mismatches
@@ -50,14 +52,14 @@ def test_value_that_was_served_differently_is_named_with_its_row(predictions) ->
         report.raise_if_failed()
 
 
-def test_rewritten_history_is_skew(predictions) -> None:
+def test_rewritten_change_log_is_reported(predictions: pl.DataFrame) -> None:
     rewritten = LOGS | {"leg": LOGS["leg"].with_columns(model=pl.lit("B787"))}
     report = compare_features(FEATURES, predictions, rewritten)
     assert [each.feature for each in report.mismatches] == ["leg__model"]
-    assert report.mismatches[0].rows == 1  # the legs of the others were stale, or unknown
+    assert report.mismatches[0].rows == 1  # The legs of the other rows were stale or unknown.
 
 
-def test_null_where_a_value_was_served_is_skew(predictions) -> None:
+def test_null_instead_of_a_served_value_is_reported(predictions: pl.DataFrame) -> None:
     emptied = LOGS | {"hourly": LOGS["hourly"].filter(pl.lit(False))}
     assert {each.feature for each in compare_features(FEATURES, predictions, emptied).mismatches} == {
         "hourly__busy",
@@ -65,22 +67,22 @@ def test_null_where_a_value_was_served_is_skew(predictions) -> None:
     }
 
 
-def test_numbers_are_compared_as_float32(predictions) -> None:
+def test_numbers_are_compared_as_float32(predictions: pl.DataFrame) -> None:
     wide = predictions.with_columns(pl.col("hourly__busy").cast(pl.Float64) + 1e-12)
     assert compare_features(FEATURES, wide, LOGS).passed
 
 
-def test_no_predictions_are_refused(predictions) -> None:
+def test_empty_predictions_are_rejected(predictions: pl.DataFrame) -> None:
     with pytest.raises(ViewError, match="found no prediction"):
         compare_features(FEATURES, predictions.clear(), LOGS)
 
 
-def test_log_without_watermarks_is_refused(predictions) -> None:
+def test_predictions_without_a_watermarks_column_are_rejected(predictions: pl.DataFrame) -> None:
     with pytest.raises(ViewError, match="no 'watermarks'"):
         compare_features(FEATURES, predictions.drop("watermarks"), LOGS)
 
 
-def test_predictions_of_different_watermarks_are_each_recomputed_as_of_their_own(tmp_path, predictions) -> None:
+def test_each_prediction_is_recomputed_with_its_own_watermarks(tmp_path: Path, predictions: pl.DataFrame) -> None:
     later = rows(("N1", 3), late=30)
     fresh = pl.concat(
         [
@@ -103,25 +105,25 @@ def test_predictions_of_different_watermarks_are_each_recomputed_as_of_their_own
 
 
 def logs_of(count: int) -> pl.LazyFrame:
-    """Logged predictions, the newest last; the very newest is of a service that says no watermarks."""
+    """Return logged predictions, the latest last; the last one has no watermarks."""
     times = [NOON.replace(minute=at % 60, second=at // 60) for at in range(count)]
     marks = ["{}" if at == count - 1 else '{"hourly": "2013-07-01T12:00:00Z"}' for at in range(count)]
     return pl.LazyFrame({"id": range(count), "logged_at": times, "watermarks": marks})
 
 
-def test_sample_is_drawn_from_the_newest_that_can_be_recomputed() -> None:
+def test_sample_is_drawn_from_the_latest_predictions_with_watermarks() -> None:
     few = sample_predictions(logs_of(10), SkewSettings(rows=3, latest=4))["id"].to_list()
     assert len(few) == 3
     assert set(few) <= {5, 6, 7, 8}
     assert sorted(sample_predictions(logs_of(10), SkewSettings(rows=50, latest=4))["id"]) == [5, 6, 7, 8]
 
 
-def test_seed_decides_which_are_drawn() -> None:
+def test_seed_determines_the_sample() -> None:
     draws = [sample_predictions(logs_of(60), SkewSettings(rows=5, seed=seed))["id"].to_list() for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_reports_of_several_versions_are_told_together(predictions) -> None:
+def test_merged_report_adds_rows_and_mismatches(predictions: pl.DataFrame) -> None:
     skewed = predictions.with_columns(hourly__busy=pl.col("hourly__busy") + 0.125)
     both = merge_reports([compare_features(FEATURES, predictions, LOGS), compare_features(FEATURES, skewed, LOGS)])
     assert (both.rows, both.passed) == (2 * predictions.height, False)

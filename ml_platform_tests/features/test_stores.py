@@ -1,4 +1,4 @@
-"""One setting names the online store for whoever publishes, verifies and serves."""
+"""The address of the online store selects its kind, and one setting overrides the home's folder."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from resources.home import Home
 from resources.online_store import OnlineStoreResource
 
 
-def test_folder_is_a_store_of_snapshot_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_opens_a_store_of_snapshot_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = open_store("online")
     assert isinstance(store, SnapshotStore)
@@ -19,19 +19,19 @@ def test_folder_is_a_store_of_snapshot_files(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey", "valkeys"])
-def test_address_of_a_server_is_a_store_on_it(scheme: str) -> None:
+def test_address_of_a_server_opens_a_store_on_it(scheme: str) -> None:
     store = open_store(f"{scheme}://host:6379/0")
     assert isinstance(store, ValkeyStore)
     assert (store.location, store.remote) == (f"{scheme}://host:6379/0", True)
 
 
 @pytest.mark.parametrize("location", ["", "http://host:80"])
-def test_what_is_neither_is_refused_with_the_setting_to_mend(location: str) -> None:
-    with pytest.raises(OnlineAddressError, match=r"'redis://'.*Mend ML_PLATFORM_ONLINE"):
+def test_other_address_is_rejected_with_the_setting_to_correct(location: str) -> None:
+    with pytest.raises(OnlineAddressError, match=r"'redis://'.*Correct ML_PLATFORM_ONLINE"):
         open_store(location)
 
 
-def test_profile_takes_the_homes_folder_unless_the_setting_names_another_store(
+def test_store_is_the_homes_folder_unless_the_setting_names_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(tmp_path)
@@ -43,7 +43,7 @@ def test_profile_takes_the_homes_folder_unless_the_setting_names_another_store(
     assert OnlineStoreResource.for_home(home).location == "redis://host:6379/0"
 
 
-def test_kind_decides_which_of_the_resources_addresses_counts(tmp_path: Path) -> None:
+def test_kind_selects_the_address_of_the_resource(tmp_path: Path) -> None:
     both = {"root": str(tmp_path), "url": "redis://host:6379/0"}
     assert OnlineStoreResource(kind="snapshot", **both).location == str(tmp_path)
     assert OnlineStoreResource(kind="valkey", **both).location == "redis://host:6379/0"

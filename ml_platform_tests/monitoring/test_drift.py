@@ -1,4 +1,4 @@
-"""The drift rule on made data whose drift is known, and every setting shown to act."""
+"""The drift check on synthetic data of known drift. Every setting has a test in which it changes the result."""
 
 import numpy as np
 import polars as pl
@@ -24,10 +24,10 @@ def drifted(reference: pl.DataFrame, current: pl.DataFrame, **settings: float) -
     return measure_drift(reference, current, features=["x"], settings=DriftSettings.model_validate(settings)).drifted
 
 
-# The rule.
+# When a column shifts.
 
 
-def test_equal_distributions_never_raise_a_flag_in_twenty_comparisons_of_thirty_columns() -> None:
+def test_equal_distributions_raise_no_flag_in_twenty_comparisons_of_thirty_columns() -> None:
     flagged = []
     for seed in range(20):
         drawn = np.random.default_rng(seed).normal(size=(2, 3_000, 30))
@@ -40,7 +40,7 @@ def test_tiny_shift_in_many_rows_is_ignored() -> None:
     assert drifted(numbers(50_000), numbers(50_000, shift=0.03, seed=2), sample_rows=50_000) == []
 
 
-def test_shift_of_three_tenths_in_three_of_thirty_columns_is_caught_every_time() -> None:
+def test_shift_of_three_tenths_in_three_of_thirty_columns_is_found_every_time() -> None:
     for seed in range(6):
         drawn = np.random.default_rng(seed).normal(size=(2, 15_000, 30))
         drawn[1, :, :3] += 0.3
@@ -49,11 +49,11 @@ def test_shift_of_three_tenths_in_three_of_thirty_columns_is_caught_every_time()
         assert sorted(report.drifted) == ["f0", "f1", "f2"], seed
 
 
-def test_changed_mix_of_categories_is_caught() -> None:
+def test_changed_shares_of_categories_are_drift() -> None:
     assert drifted(carriers({"AA": 0.5, "UA": 0.5}), carriers({"AA": 0.7, "UA": 0.3}, seed=2)) == ["x"]
 
 
-def test_thousands_of_rare_categories_do_not_look_like_drift() -> None:
+def test_thousands_of_rare_categories_are_not_drift() -> None:
     reference, current = (
         pl.DataFrame({"x": np.random.default_rng(seed).integers(0, 4_000, 20_000).astype(str)}) for seed in (1, 2)
     )
@@ -67,7 +67,7 @@ def test_booleans_are_compared_as_categories() -> None:
     assert (report.columns[0].kind, report.columns[0].effect) == ("category", 0.25)
 
 
-def test_effect_is_the_distance_of_the_distributions() -> None:
+def test_effect_is_the_distance_between_the_distributions() -> None:
     reference = pl.DataFrame({"x": np.arange(3_000) / 3_000})
     current = pl.DataFrame({"x": np.tile(np.arange(1_000) / 1_000, 3) + 0.25})
     report = measure_drift(reference, current, features=["x"], settings=DriftSettings())
@@ -87,16 +87,16 @@ def test_windows_follow_the_time_column_not_the_row_order() -> None:
     assert report.columns[0].windows_flagged == 1
 
 
-def test_two_runs_on_the_same_rows_say_the_same() -> None:
+def test_two_runs_on_the_same_rows_give_equal_reports() -> None:
     reference, current = numbers(30_000), numbers(30_000, shift=0.2, seed=2)
     first, second = (measure_drift(reference, current, features=["x"], settings=DriftSettings()) for _ in range(2))
     assert first == second
 
 
-# What distributions do not show.
+# Nulls, unseen categories and volume.
 
 
-def test_new_nulls_are_drift_although_what_is_left_is_distributed_alike() -> None:
+def test_new_nulls_are_drift_although_the_other_values_have_the_same_distribution() -> None:
     current = numbers(seed=2).with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then("x").alias("x"))
     column = measure_drift(numbers(), current, features=["x"], settings=DriftSettings()).columns[0]
     assert (column.shifted, column.nulls_changed, column.null_rate_current) == (False, True, 0.5)
@@ -125,39 +125,39 @@ def test_unseen_category_is_named() -> None:
 
 
 @pytest.mark.parametrize(("expected_rows", "changed"), [(100, True), (ROWS, False), (13_000, True), (None, False)])
-def test_volume_is_compared_with_what_is_usual(expected_rows: float | None, changed: bool) -> None:
+def test_volume_is_compared_with_the_expected_rows(expected_rows: float | None, changed: bool) -> None:
     report = measure_drift(
         numbers(), numbers(seed=2), features=["x"], settings=DriftSettings(), expected_rows=expected_rows
     )
     assert (report.volume_changed, report.decision) == (changed, "alert" if changed else "steady")
 
 
-# What is usual.
+# Variation within the reference.
 
 
 def weeks(*shifts: float, rows: int = 2_000, seed: int = 1) -> pl.DataFrame:
-    """One stretch of rows after the other, each around its own mean."""
+    """Return consecutive weeks of rows, each with its own mean."""
     return pl.concat([numbers(rows, shift=shift, seed=seed + at) for at, shift in enumerate(shifts)])
 
 
-def test_weeks_that_differ_no_more_than_earlier_weeks_did_are_not_drift() -> None:
+def test_weeks_that_differ_no_more_than_earlier_weeks_are_not_drift() -> None:
     reference = weeks(0.0, 0.5, -0.5, 0.0, 0.5, -0.5)
     assert drifted(reference, weeks(0.5, 0.5, 0.5, seed=50)) == []
     assert drifted(reference, weeks(1.5, 1.5, 1.5, seed=50)) == ["x"]
 
 
-def test_limit_of_a_column_is_what_its_own_past_says() -> None:
+def test_limit_of_a_column_follows_from_its_own_past() -> None:
     restless = weeks(0.0, 1.0, 0.0, 1.0, 0.0, 1.0)
     columns = [
         measure_drift(reference, weeks(0, 0, 0, seed=50), features=["x"], settings=DriftSettings()).columns[0]
         for reference in (restless, numbers(12_000))
     ]
-    # A stretch around 1 among as many around 0: the gap to the other five is three fifths of 2 Φ(1 / 2) - 1 = 0.383.
+    # Half of the windows have mean 1. The distance of one to the other five is three fifths of 2 Φ(1 / 2) - 1 = 0.383.
     assert columns[0].limit == pytest.approx(1.25 * 0.6 * 0.383, abs=0.04)
     assert columns[1].limit == 0.1
 
 
-def test_null_rate_within_what_the_reference_went_through_is_not_drift() -> None:
+def test_null_rate_within_the_range_of_the_reference_is_not_drift() -> None:
     sparse = numbers(2_000).with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then("x").alias("x"))
     reference = pl.concat([sparse, *[numbers(2_000, seed=at) for at in range(2, 7)]])
     now = pl.concat([sparse, sparse, numbers(2_000, seed=9)])
@@ -165,7 +165,7 @@ def test_null_rate_within_what_the_reference_went_through_is_not_drift() -> None
     assert drifted(numbers(12_000), now) == ["x"]
 
 
-def test_first_period_has_nothing_to_be_compared_with_and_is_not_evaluated() -> None:
+def test_first_period_without_a_reference_is_not_evaluated() -> None:
     report = measure_drift(numbers(0), numbers(), features=["x"], settings=DriftSettings())
     assert (report.decision, report.columns, report.windows_evaluated) == ("not evaluated", [], 0)
     assert report.reason == "Not evaluated: there are no earlier rows to compare with."
@@ -178,7 +178,7 @@ def test_reference_of_too_few_rows_is_not_evaluated() -> None:
     )  # fmt: skip
 
 
-# What it amounts to.
+# The decision.
 
 
 def with_score(shift_x: float, shift_score: float, seed: int) -> pl.DataFrame:
@@ -190,7 +190,7 @@ def with_score(shift_x: float, shift_score: float, seed: int) -> pl.DataFrame:
     ("shift_x", "shift_score", "decision"),
     [(0.0, 0.0, "steady"), (2.0, 0.0, "notice"), (0.0, 0.5, "alert"), (2.0, 0.5, "alert")],
 )
-def test_scores_alarm_while_features_alone_are_worth_a_notice(
+def test_drifted_scores_are_an_alert_and_drifted_features_alone_a_notice(
     shift_x: float, shift_score: float, decision: str
 ) -> None:
     report = measure_drift(
@@ -200,7 +200,7 @@ def test_scores_alarm_while_features_alone_are_worth_a_notice(
     assert report.decision == decision
 
 
-def test_rows_without_a_score_are_no_reference_for_scores_but_are_for_features() -> None:
+def test_rows_without_a_score_are_a_reference_for_features_only() -> None:
     reference = with_score(0, 0, 1)
     fitted_on = reference.with_columns(score=pl.lit(None, pl.Float64), x=pl.col("x") + 9)
     report = measure_drift(
@@ -211,7 +211,7 @@ def test_rows_without_a_score_are_no_reference_for_scores_but_are_for_features()
     assert x.effect == pytest.approx(0.5, abs=0.02)
 
 
-def test_reason_counts_and_names_what_was_found() -> None:
+def test_reason_counts_and_names_the_findings() -> None:
     both = with_score(3, 0.5, 2).with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then("x").alias("x"))
     report = measure_drift(
         with_score(0, 0, 1), both, features=["x"], score="score", settings=DriftSettings(), expected_rows=1_000
@@ -222,24 +222,24 @@ def test_reason_counts_and_names_what_was_found() -> None:
     )
 
 
-def test_scores_stand_before_features_whatever_their_effect() -> None:
+def test_scores_come_before_features_with_a_larger_effect() -> None:
     report = measure_drift(
         with_score(0, 0, 1), with_score(3, 0.5, 2), features=["x"], score="score", settings=DriftSettings()
     )
     assert report.drifted == ["score", "x"]
 
 
-def test_too_few_rows_are_not_called_steady() -> None:
+def test_too_few_rows_are_not_evaluated() -> None:
     report = measure_drift(numbers(), numbers(100, shift=5), features=["x"], settings=DriftSettings())
     assert (report.decision, report.windows_evaluated, report.columns[0].effect) == ("not evaluated", 0, None)
 
 
-def test_no_rows_at_all_are_not_called_steady() -> None:
+def test_no_rows_at_all_are_an_alert_of_the_volume() -> None:
     report = measure_drift(numbers(), numbers(0), features=["x"], settings=DriftSettings(), expected_rows=ROWS)
     assert (report.decision, report.volume_changed) == ("alert", True)
 
 
-def test_table_has_one_row_per_column_and_survives_json() -> None:
+def test_table_has_one_row_per_column_and_the_report_survives_json() -> None:
     report = measure_drift(
         with_score(0, 0, 1), with_score(3, 0, 2), features=["x"], score="score", settings=DriftSettings()
     )
@@ -247,38 +247,38 @@ def test_table_has_one_row_per_column_and_survives_json() -> None:
     assert type(report).model_validate_json(report.model_dump_json()) == report
 
 
-# Every setting acts.
+# Settings.
 
 
-def test_false_discovery_rate_decides_about_a_weak_signal() -> None:
+def test_false_discovery_rate_decides_whether_a_weak_shift_is_drift() -> None:
     reference, current = numbers(1_000), numbers(1_000, shift=0.3, seed=8)  # D about 0.12, p-value about 1e-6
     assert drifted(reference, current, windows=1, windows_needed=1) == ["x"]
     assert drifted(reference, current, windows=1, windows_needed=1, false_discovery_rate=1e-9) == []
 
 
-def test_minimum_ks_decides_what_is_large() -> None:
+def test_minimum_ks_decides_which_distance_is_large() -> None:
     reference, current = numbers(), numbers(shift=0.15, seed=2)  # D about 0.06
     assert drifted(reference, current) == []
     assert drifted(reference, current, minimum_ks=0.03) == ["x"]
 
 
-def test_minimum_total_variation_decides_what_is_large() -> None:
+def test_minimum_total_variation_decides_which_distance_is_large() -> None:
     reference, current = carriers({"AA": 0.5, "UA": 0.5}), carriers({"AA": 0.56, "UA": 0.44}, seed=2)
     assert drifted(reference, current) == []
     assert drifted(reference, current, minimum_total_variation=0.02) == ["x"]
 
 
-def test_usual_factor_decides_how_far_beyond_the_usual_a_change_must_go() -> None:
+def test_usual_factor_decides_how_far_a_change_must_exceed_past_changes() -> None:
     reference, current = weeks(0.0, 0.5, -0.5, 0.0, 0.5, -0.5), weeks(0.5, 0.5, 0.5, seed=50)
     assert [drifted(reference, current, usual_factor=factor) for factor in (0, 1.25)] == [["x"], []]
 
 
-def test_usual_windows_decide_how_much_of_the_past_is_looked_at() -> None:
-    reference = weeks(0, 0, 1.5, 0, 0, 0, 0, 0)  # two stretches, the first and the last, miss the odd week
+def test_usual_windows_decide_how_many_past_windows_are_compared() -> None:
+    reference = weeks(0, 0, 1.5, 0, 0, 0, 0, 0)  # two past windows, the first and the last, miss the unusual week
     assert [drifted(reference, weeks(1, 1, 1, seed=50), usual_windows=count) for count in (2, 8)] == [["x"], []]
 
 
-def test_windows_and_windows_needed_decide_how_lasting_a_shift_must_be() -> None:
+def test_windows_and_windows_needed_decide_how_long_a_shift_must_last() -> None:
     current = pl.concat([numbers(4_000, seed=2), numbers(2_000, shift=0.5, seed=3)])
     assert drifted(numbers(), current) == []
     assert drifted(numbers(), current, windows_needed=1) == ["x"]
@@ -290,7 +290,7 @@ def test_minimum_rows_decides_whether_a_window_is_evaluated() -> None:
     assert drifted(numbers(), numbers(300, shift=1, seed=2), minimum_rows=100) == ["x"]
 
 
-def test_sample_rows_bound_what_is_compared() -> None:
+def test_sample_rows_limit_the_compared_rows() -> None:
     few, many = (
         measure_drift(
             numbers(), numbers(shift=0.3, seed=2), features=["x"], settings=DriftSettings(sample_rows=size)
@@ -312,38 +312,38 @@ def test_seed_decides_which_rows_are_sampled() -> None:
     assert len(effects) == 2
 
 
-def test_bins_decide_how_fine_the_stability_index_looks() -> None:
+def test_bins_decide_how_fine_the_stability_index_is() -> None:
     reference = pl.DataFrame({"x": np.arange(4_000.0)})
     current = pl.DataFrame({"x": [*range(1_000), *range(1_000), *range(2_000, 4_000)]})
     coarse, fine = (
         measure_drift(reference, current, features=["x"], settings=DriftSettings(bins=bins)).columns[0].stability_index
         for bins in (2, 4)
     )
-    assert coarse == pytest.approx(0.0, abs=1e-5)  # both halves still hold one half of the rows
+    assert coarse == pytest.approx(0.0, abs=1e-5)  # each half still contains one half of the rows
     assert fine is not None
     assert fine > 1.0
 
 
-def test_minimum_category_share_decides_which_categories_stand_alone() -> None:
+def test_minimum_category_share_decides_which_categories_are_grouped() -> None:
     reference = carriers({"AA": 0.9, "UA": 0.05, "DL": 0.05})
     current = carriers({"AA": 0.9, "UA": 0.10, "DL": 0.0}, seed=2)
     assert drifted(reference, current, minimum_total_variation=0.02) == ["x"]
     assert drifted(reference, current, minimum_total_variation=0.02, minimum_category_share=0.1) == []
 
 
-def test_null_rate_change_decides_how_many_new_nulls_pass() -> None:
+def test_null_rate_change_decides_how_many_new_nulls_are_accepted() -> None:
     current = numbers(seed=2).with_columns(pl.when(pl.int_range(pl.len()) % 10 != 0).then("x").alias("x"))
     assert drifted(numbers(), current) == ["x"]
     assert drifted(numbers(), current, null_rate_change=0.2) == []
 
 
-def test_unseen_share_decides_how_many_unseen_pass() -> None:
+def test_unseen_share_decides_how_many_unseen_categories_are_accepted() -> None:
     current = carriers({"AA": 0.48, "UA": 0.48, "ZZ": 0.04}, seed=2)
     assert drifted(carriers({"AA": 0.5, "UA": 0.5}), current) == ["x"]
     assert drifted(carriers({"AA": 0.5, "UA": 0.5}), current, unseen_share=0.1) == []
 
 
-def test_volume_factor_decides_how_much_more_or_less_passes() -> None:
+def test_volume_factor_decides_which_change_of_the_volume_is_accepted() -> None:
     changed = [
         measure_drift(
             numbers(), numbers(seed=2), features=["x"], expected_rows=4_000,
@@ -368,7 +368,7 @@ def test_nulls_in_a_feature_expected_to_change_are_still_drift() -> None:
 
 
 def test_misspelt_feature_expected_to_change_is_rejected() -> None:
-    with pytest.raises(DriftInputError, match=r"'expected_to_change': .* 1 that are none: 'day_of_yaer'"):
+    with pytest.raises(DriftInputError, match=r"'expected_to_change': .* 1 unknown: 'day_of_yaer'"):
         measure_drift(numbers(), numbers(), features=["x"], settings=DriftSettings(expected_to_change=["day_of_yaer"]))
 
 
@@ -380,7 +380,7 @@ def test_more_windows_needed_than_there_are_is_rejected() -> None:
 # Bad input.
 
 
-def test_missing_column_is_named_with_its_nearest_neighbour() -> None:
+def test_missing_column_is_named_with_the_closest_match() -> None:
     reference = numbers().rename({"x": "wind_speed"})
     with pytest.raises(DriftInputError, match=r"reference table: .* 1 missing: 'wind_sped'. .*Did you mean 'wind_sp"):
         measure_drift(reference, numbers(), features=["wind_sped"], settings=DriftSettings())
@@ -397,6 +397,6 @@ def test_column_that_is_neither_number_nor_category_is_rejected() -> None:
         measure_drift(times, times, features=["x"], settings=DriftSettings())
 
 
-def test_nothing_to_compare_is_rejected() -> None:
+def test_empty_list_of_columns_is_rejected() -> None:
     with pytest.raises(DriftInputError, match="at least one column"):
         measure_drift(numbers(), numbers(), features=[], settings=DriftSettings())

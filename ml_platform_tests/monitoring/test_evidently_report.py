@@ -1,4 +1,4 @@
-"""The drift page: one real report is made once and looked at; the settings are shown on small ones."""
+"""The drift page: one real report for most tests, and small reports for the settings."""
 
 import os
 import re
@@ -38,24 +38,24 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, floa
     return path, distances
 
 
-def test_distances_shown_are_those_of_the_rule(page: tuple[Path, dict[str, float]]) -> None:
+def test_page_shows_the_distances_of_the_drift_check(page: tuple[Path, dict[str, float]]) -> None:
     from scipy.stats import ks_2samp
 
     expected = ks_2samp(rows(0, 1)["wind_speed"], rows(4, 2)["wind_speed"]).statistic
     assert page[1]["wind_speed"] == pytest.approx(expected)
 
 
-def test_column_without_values_is_left_out(page: tuple[Path, dict[str, float]]) -> None:
+def test_column_without_values_is_omitted(page: tuple[Path, dict[str, float]]) -> None:
     assert sorted(page[1]) == ["carrier", "holiday", "score", "wind_speed"]
 
 
 def test_page_loads_nothing_from_a_network(page: tuple[Path, dict[str, float]]) -> None:
     html = page[0].read_text()
-    assert len(html) > 100_000  # an empty page would load nothing either
+    assert len(html) > 100_000  # an empty page would pass
     assert re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"']https?://[^\"']+", html) == []
 
 
-def test_nothing_but_the_page_is_left_in_its_folder(page: tuple[Path, dict[str, float]]) -> None:
+def test_folder_contains_only_the_page(page: tuple[Path, dict[str, float]]) -> None:
     assert [file.name for file in page[0].parent.iterdir()] == ["drift.html"]
 
 
@@ -96,24 +96,24 @@ def test_minimum_distances_decide_what_is_shown_as_drifted(tmp_path: Path) -> No
     assert [shown_as_drifted(html) for html in (both, numbers, none)] == [2, 1, 0]
 
 
-def verdicts(path: Path, **arguments: object) -> dict[str, bool]:
-    """Return, by column, whether the page says that it drifted, as its browser would be told."""
+def drift_shown_for_score(path: Path, **arguments: object) -> bool:
+    """Return whether the page that ``arguments`` describe shows the score as drifted."""
     write_evidently_report(rows(0, 1), rows(4, 2), path, settings=ReportSettings(), **arguments)  # type: ignore[arg-type]
     html = path.read_text()
     found = re.findall(r"Data drift (not )?detected\. Drift detection method", html)
     assert found
-    return {"score": not found[0]}
+    return not found[0]
 
 
-def test_verdict_of_the_rule_is_the_verdict_of_the_page(tmp_path: Path) -> None:
-    said = [
-        verdicts(tmp_path / "page.html", features=["wind_speed"], score="score", drifted=drifted)["score"]
+def test_page_shows_the_decision_of_the_drift_check(tmp_path: Path) -> None:
+    shown = [
+        drift_shown_for_score(tmp_path / "page.html", features=["wind_speed"], score="score", drifted=drifted)
         for drifted in (["score"], [])
     ]
-    assert said == [True, False]
+    assert shown == [True, False]
 
 
-def test_drifted_columns_are_drawn_before_those_that_moved_more(tmp_path: Path) -> None:
+def test_drifted_column_is_drawn_before_a_column_with_a_larger_distance(tmp_path: Path) -> None:
     drawn = write_evidently_report(
         rows(0, 1), rows(4, 2), tmp_path / "page.html", features=["wind_speed", "carrier"],
         settings=ReportSettings(maximum_features=1), drifted=["carrier"],
@@ -121,7 +121,7 @@ def test_drifted_columns_are_drawn_before_those_that_moved_more(tmp_path: Path) 
     assert list(drawn) == ["carrier"]
 
 
-def test_score_that_few_rows_have_is_drawn_from_as_many_as_there_are(tmp_path: Path) -> None:
+def test_score_is_sampled_from_the_rows_that_have_one(tmp_path: Path) -> None:
     few = rows(0, 1).with_columns(pl.when(pl.int_range(pl.len()) < 100).then("score").alias("score"))
     first, again = (
         write_evidently_report(
@@ -133,7 +133,7 @@ def test_score_that_few_rows_have_is_drawn_from_as_many_as_there_are(tmp_path: P
     assert first["score"] == again["score"]
 
 
-def test_sample_rows_and_seed_decide_what_is_drawn(tmp_path: Path) -> None:
+def test_sample_rows_and_seed_decide_which_rows_are_drawn(tmp_path: Path) -> None:
     seen = {
         small(tmp_path / "page.html", sample_rows=size, seed=seed)[1]["wind_speed"]
         for size, seed in ((100, 0), (100, 1), (200, 0))
@@ -141,12 +141,12 @@ def test_sample_rows_and_seed_decide_what_is_drawn(tmp_path: Path) -> None:
     assert len(seen) == 3
 
 
-def test_maximum_features_draws_those_that_moved_most(tmp_path: Path) -> None:
+def test_maximum_features_draws_the_features_with_the_largest_distance(tmp_path: Path) -> None:
     assert sorted(small(tmp_path / "two.html", maximum_features=2)[1]) == ["carrier", "wind_speed"]
     assert sorted(small(tmp_path / "one.html", maximum_features=1)[1]) == ["carrier"]
 
 
-def test_minimum_category_share_folds_what_no_two_samples_share(tmp_path: Path) -> None:
+def test_minimum_category_share_groups_rare_categories(tmp_path: Path) -> None:
     tails = [
         pl.DataFrame({"tailnum": np.random.default_rng(seed).integers(0, 4_000, 2_000).astype(str)}) for seed in (1, 2)
     ]

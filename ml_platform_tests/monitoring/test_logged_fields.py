@@ -1,4 +1,4 @@
-"""What a service logged as JSON comes back in the types of the declaration."""
+"""Logged JSON is read in the types of the declaration."""
 
 import json
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ def test_unpacking_an_absent_column_is_rejected() -> None:
 REQUEST = {"flight": 15, "scheduled_departure": "2013-07-01T08:00:00-04:00"}
 
 
-def test_request_fields_come_in_the_types_of_the_declaration() -> None:
+def test_request_fields_have_the_types_of_the_declaration() -> None:
     logged = pl.DataFrame({"request": [json.dumps(REQUEST)]})
     fields: dict[str, pl.DataType] = {"flight": pl.Int32(), "scheduled_departure": pl.Datetime("us", "UTC")}
     read = with_request_fields(logged, fields).select(list(fields))
@@ -46,7 +46,7 @@ def test_field_that_does_not_fit_its_type_is_rejected() -> None:
         with_request_fields(logged, {"flight": pl.Int32()})
 
 
-def test_times_are_read_in_whatever_form_the_service_took_them() -> None:
+def test_times_are_read_in_every_form_that_the_service_accepts() -> None:
     forms = ["2013-07-01T08:00:00-04:00", "2013-07-01T12:00:00Z", "2013-07-01T12:00:00.250000+00:00", None]
     logged = pl.DataFrame({"request": [json.dumps({"due": form}) for form in forms]})
     noon = datetime(2013, 7, 1, 12, tzinfo=UTC)
@@ -54,7 +54,7 @@ def test_times_are_read_in_whatever_form_the_service_took_them() -> None:
     assert read.to_list() == [noon, noon, noon.replace(microsecond=250_000), None]
 
 
-def test_features_come_in_the_types_of_their_views() -> None:
+def test_features_have_the_types_of_their_views() -> None:
     logged = pl.DataFrame({"features": ['{"delays__mean": null, "leg__model": null}', '{"delays__mean": 0.1}']})
     read = with_features(logged, {"delays__mean": pl.Float32(), "leg__model": pl.String()}).drop("features")
     assert read.dtypes == [pl.Float32, pl.String]

@@ -1,4 +1,4 @@
-"""The join of predictions with labels, on tables small enough to check by eye."""
+"""The join of predictions with labels, on tables of a few rows."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ UTC_TIME = pl.Datetime("us", "UTC")
 
 
 def predictions(*rows: tuple[str | None, str, str, float, int]) -> pl.DataFrame:
-    """Rows of (flight, version, role, score, minutes after midnight at which it was logged)."""
+    """Return predictions from rows of (flight, version, role, score, minutes after midnight of the log line)."""
     return pl.DataFrame(
         [
             (flight, "departure_risk", version, role, f"r{at}", 0, score, DAY + timedelta(minutes=minutes))
@@ -25,7 +25,7 @@ def predictions(*rows: tuple[str | None, str, str, float, int]) -> pl.DataFrame:
 
 
 def labels(*rows: tuple[Any, int | None, int]) -> pl.DataFrame:
-    """Rows of (flight, label, hours after midnight at which it was known)."""
+    """Return labels from rows of (flight, label, hours after midnight at which the label is known)."""
     known = [(flight, label, DAY + timedelta(hours=hours)) for flight, label, hours in rows]
     schema = {"flight": pl.String, "label": pl.Int8, "label_known_at": UTC_TIME}
     return pl.DataFrame(known, schema=schema, orient="row")
@@ -47,7 +47,7 @@ def test_outcome_counts_from_the_moment_it_is_known(hours: int, outcome: float |
     assert outcomes_of(predicted, labels(("UA1", 1, 10)), hours) == [("UA1", outcome)]
 
 
-def test_prediction_without_any_label_row_stays_with_null() -> None:
+def test_prediction_without_a_label_row_has_a_null_outcome() -> None:
     assert outcomes_of(predictions(("UA1", "7", "stable", 0.5, 0)), labels(("UA9", 1, 1))) == [("UA1", None)]
 
 
@@ -55,7 +55,7 @@ def test_cancelled_flight_has_no_outcome() -> None:
     assert outcomes_of(predictions(("UA1", "7", "stable", 0.5, 0)), labels(("UA1", None, 1))) == [("UA1", None)]
 
 
-def test_null_key_matches_a_null_key_and_nothing_else() -> None:
+def test_null_key_matches_only_a_null_key() -> None:
     predicted = predictions((None, "7", "stable", 0.5, 0), ("UA1", "7", "stable", 0.5, 0))
     assert outcomes_of(predicted, labels((None, 1, 1), ("UA1", 0, 1))) == [(None, 1.0), ("UA1", 0.0)]
 
@@ -65,7 +65,7 @@ def test_repeated_null_key_in_the_labels_is_rejected() -> None:
         outcomes_of(predictions((None, "7", "stable", 0.5, 0)), labels((None, 1, 1), (None, 0, 1)))
 
 
-def test_of_several_requests_the_last_counts_per_version_and_role() -> None:
+def test_last_prediction_of_an_example_counts_per_version_and_role() -> None:
     predicted = predictions(
         ("UA1", "7", "stable", 0.2, 2), ("UA1", "7", "stable", 0.1, 1),
         ("UA1", "8", "stable", 0.3, 0), ("UA1", "8", "shadow", 0.4, 0),

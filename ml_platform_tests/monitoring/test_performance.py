@@ -1,4 +1,4 @@
-"""Realised metrics by period, on outcomes whose metrics are known by hand."""
+"""Realised metrics by period, on outcomes whose metrics are computed by hand."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,13 +20,13 @@ LATER = datetime(2013, 12, 1, tzinfo=UTC)
 
 
 def share_right(label: Any, probability: Any) -> dict[str, float]:
-    """A metric simple enough to count by hand: the share on the right side of one half, and its complement."""
+    """Return a metric that is easy to count by hand: the share on the correct side of one half, and its complement."""
     right = float(((probability > 0.5) == (label > 0.5)).mean())
     return {"share_right": right, "share_wrong": 1 - right}
 
 
 def month(right: int, wrong: int, unknown: int = 0, start: datetime = JULY, version: str = "7") -> pl.DataFrame:
-    """``right`` and ``wrong`` labelled predictions (outcomes alternate) and ``unknown`` ones, all at ``start``."""
+    """Return ``right`` and ``wrong`` labelled predictions (outcomes alternate) and ``unknown`` ones, at ``start``."""
     truth = [float(at % 2) for at in range(right + wrong)]
     scores = [abs(one - 0.1) for one in truth[:right]] + [abs(one - 0.9) for one in truth[right:]]
     return pl.DataFrame(
@@ -66,7 +66,7 @@ def performance_of(
     )
 
 
-def test_metrics_are_those_of_the_labelled_rows() -> None:
+def test_metrics_are_computed_on_the_labelled_rows() -> None:
     period = performance_of(month(right=80, wrong=20, unknown=50)).periods[0]
     assert (period.metrics["share_right"], period.base_rate) == (0.8, 0.5)
 
@@ -78,12 +78,12 @@ def test_coverage_counts_missing_labels_but_not_pending_ones() -> None:
     assert period.coverage == 0.6
 
 
-def test_metric_regressed_by_more_than_the_tolerance_only() -> None:
+def test_metric_regresses_only_beyond_its_tolerance() -> None:
     assert performance_of(month(80, 20), expected={"share_right": 0.84}).periods[0].regressed_metrics == []
     assert performance_of(month(80, 20), expected={"share_right": 0.86}).periods[0].regressed_metrics == ["share_right"]
 
 
-def test_doing_better_than_expected_is_no_regression() -> None:
+def test_better_value_than_expected_is_no_regression() -> None:
     period = performance_of(month(80, 20), expected={"share_right": 0.5}).periods[0]
     assert period.regressed_metrics == []
     assert period.shortfalls["share_right"] == pytest.approx(-0.3)
@@ -110,7 +110,7 @@ def test_expected_metrics_are_read_from_the_numbers_of_an_evaluation() -> None:
     assert expected_metrics(numbers) == {"auc": ExpectedInterval(value=0.79, low=0.77, high=0.81)}
 
 
-def test_versions_that_shared_a_month_are_evaluated_apart_each_by_its_own_expectation() -> None:
+def test_versions_of_one_month_are_each_compared_with_their_own_evaluation() -> None:
     rows = pl.concat([month(60, 40, version="10"), month(80, 20, version="9"), month(50, 50, version="11")])
     expected_by_version = {
         version: {"share_right": ExpectedInterval(value=value, low=value, high=value)}
@@ -131,7 +131,7 @@ def test_versions_that_shared_a_month_are_evaluated_apart_each_by_its_own_expect
     ]
 
 
-def test_default_tolerances_that_a_task_does_not_have_are_no_error() -> None:
+def test_default_tolerances_for_metrics_of_another_task_are_no_error() -> None:
     expected = {"share_right": ExpectedInterval(value=0.9, low=0.9, high=0.9)}
     settings = PerformanceSettings(minimum_labels=10, minimum_days=1)
     report = measure_performance(
@@ -144,7 +144,7 @@ def test_default_tolerances_that_a_task_does_not_have_are_no_error() -> None:
     assert report.periods[0].regressed_metrics == []
 
 
-def test_without_an_expectation_nothing_has_regressed() -> None:
+def test_without_an_evaluation_no_metric_regresses() -> None:
     assert performance_of(month(0, 100)).periods[0].regressed_metrics == []
 
 
@@ -154,7 +154,7 @@ def test_one_class_is_counted_but_not_evaluated() -> None:
     assert (period.evaluated, period.metrics, period.base_rate, period.labelled) == (False, {}, 1.0, 100)
 
 
-def test_latest_is_the_last_period_that_could_be_evaluated() -> None:
+def test_latest_is_the_last_evaluated_period() -> None:
     rows = pl.concat([month(80, 20), month(1, 1, start=datetime(2013, 8, 1, tzinfo=UTC))])
     report = performance_of(rows)
     assert report.latest is not None
@@ -176,7 +176,7 @@ def test_report_survives_json() -> None:
     assert PerformanceReport.model_validate_json(report.model_dump_json()) == report
 
 
-# Every setting acts.
+# Settings.
 
 
 def test_period_decides_how_predictions_are_grouped() -> None:
@@ -184,26 +184,28 @@ def test_period_decides_how_predictions_are_grouped() -> None:
     assert [len(performance_of(rows, period=length).periods) for length in ("1mo", "1d")] == [1, 2]
 
 
-def test_minimum_labels_decides_what_is_evaluated() -> None:
+def test_minimum_labels_decides_which_period_is_evaluated() -> None:
     assert [performance_of(month(80, 20), minimum_labels=least).periods[0].evaluated for least in (100, 101)] == [
         True,
         False,
     ]
 
 
-def test_minimum_days_decides_how_many_fates_a_verdict_needs() -> None:
+def test_minimum_days_decides_which_period_is_evaluated() -> None:
     rows = pl.concat([month(20, 0), month(20, 0, start=JULY + timedelta(days=1))])
     evaluated = [performance_of(rows, minimum_days=least).periods[0] for least in (2, 3)]
     assert [(period.days, period.evaluated) for period in evaluated] == [(2, True), (2, False)]
-    assert performance_of(rows, minimum_days=7, period="1d").periods[0].evaluated  # no day has seven
+    assert (
+        performance_of(rows, minimum_days=7, period="1d").periods[0].evaluated
+    )  # a period of one day needs only that day
 
 
-def test_minimum_coverage_decides_what_is_evaluated() -> None:
+def test_minimum_coverage_decides_which_period_is_evaluated() -> None:
     rows = month(60, 0, unknown=40)
     assert [performance_of(rows, minimum_coverage=least).periods[0].evaluated for least in (0.6, 0.61)] == [True, False]
 
 
-def test_label_delay_decides_what_is_missing() -> None:
+def test_label_delay_decides_which_labels_are_missing() -> None:
     rows, known_by = month(60, 0, unknown=40), JULY + timedelta(hours=24)
     assert [performance_of(rows, known_by=known_by, label_delay_hours=h).periods[0].missing for h in (24, 25)] == [
         40,
@@ -220,7 +222,7 @@ def test_higher_is_better_decides_which_side_is_worse() -> None:
     assert [report.periods[0].regressed_metrics for report in (right, reverse)] == [["share_wrong"], []]
 
 
-def test_tolerance_decides_what_has_regressed() -> None:
+def test_tolerance_decides_whether_a_metric_regresses() -> None:
     reports = [
         performance_of(month(80, 20), {"share_right": 0.9}, tolerances={"share_right": most}) for most in (0.05, 0.15)
     ]

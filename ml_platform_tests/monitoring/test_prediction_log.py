@@ -1,4 +1,4 @@
-"""Ingestion of real files into a real Delta table: once each, whatever breaks."""
+"""Ingestion of real files into a real Delta table: each prediction is stored once, also after failures."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +38,7 @@ def line(request_id: str = "r1", row: int = 0, **changes: Any) -> str:
 
 
 class LogAndLake:
-    """A folder of logs, a lake, and one ingestion over both."""
+    """A folder of log files, a lake, and a cursor of the ingestion."""
 
     def __init__(self, root: Path) -> None:
         self.log = root / "logs" / "predictions.jsonl"
@@ -75,7 +75,7 @@ def test_line_is_stored_with_its_times_score_and_partition(home: LogAndLake) -> 
     }  # fmt: skip
 
 
-def test_features_come_back_bit_by_bit(home: LogAndLake) -> None:
+def test_logged_features_are_read_bit_by_bit(home: LogAndLake) -> None:
     values = {"a": 0.1 + 0.2, "b": 5e-324, "c": -0.0, "d": None, "e": "UA", "f": True, "g": 12_345_678_901}
     home.append(line(features=values))
     home.ingest()
@@ -90,7 +90,7 @@ def test_second_ingestion_changes_nothing(home: LogAndLake) -> None:
     assert (again.lines, again.added, home.lake.version(TABLE)) == (0, 0, version)
 
 
-def test_lost_cursor_costs_reading_again_but_no_row_twice(home: LogAndLake) -> None:
+def test_lost_cursor_adds_no_row_twice(home: LogAndLake) -> None:
     home.append(line("r1") + line("r2"))
     home.ingest()
     home.cursor.unlink()
@@ -98,7 +98,7 @@ def test_lost_cursor_costs_reading_again_but_no_row_twice(home: LogAndLake) -> N
     assert (again.lines, again.added, again.duplicates, home.rows().height) == (2, 0, 2, 2)
 
 
-def test_only_what_came_since_is_read(home: LogAndLake) -> None:
+def test_only_new_lines_are_read(home: LogAndLake) -> None:
     home.append(line("r1"))
     home.ingest()
     home.append(line("r2"))
@@ -106,7 +106,7 @@ def test_only_what_came_since_is_read(home: LogAndLake) -> None:
     assert (later.lines, later.added, home.rows()["request_id"].to_list()) == (1, 1, ["r1", "r2"])
 
 
-def test_line_still_being_written_waits_until_it_is_whole(home: LogAndLake) -> None:
+def test_incomplete_last_line_is_read_once_it_is_complete(home: LogAndLake) -> None:
     whole = line("r2")
     home.append(line("r1") + whole[:40])
     first = home.ingest()
@@ -116,7 +116,7 @@ def test_line_still_being_written_waits_until_it_is_whole(home: LogAndLake) -> N
     assert (second.added, second.pending_bytes, home.rows().height) == (1, 0, 2)
 
 
-def test_line_cut_by_a_crash_costs_that_line_only(home: LogAndLake) -> None:
+def test_line_cut_by_a_crash_loses_only_that_line(home: LogAndLake) -> None:
     home.append(line("r1") + line("r2")[:40] + "\n" + line("r3"))
     done = home.ingest()
     assert (done.added, done.corrupt, home.rows()["request_id"].to_list()) == (2, 1, ["r1", "r3"])
@@ -134,7 +134,7 @@ def test_line_cut_by_a_crash_costs_that_line_only(home: LogAndLake) -> None:
         (line(request_id=""), "request_id: String should have at least 1 character"),
     ],
 )
-def test_corrupt_line_is_set_aside_with_its_reason(home: LogAndLake, corrupt: str, reason: str) -> None:
+def test_corrupt_line_is_quarantined_with_its_reason(home: LogAndLake, corrupt: str, reason: str) -> None:
     home.append(line("r1") + corrupt + line("r2"))
     done = home.ingest()
     kept = home.quarantined().row(0, named=True)
@@ -143,7 +143,7 @@ def test_corrupt_line_is_set_aside_with_its_reason(home: LogAndLake, corrupt: st
     assert kept["line"] == corrupt.strip()
 
 
-def test_corrupt_line_read_twice_is_set_aside_once(home: LogAndLake) -> None:
+def test_corrupt_line_read_twice_is_quarantined_once(home: LogAndLake) -> None:
     home.append("not json\n")
     home.ingest()
     home.cursor.unlink()
@@ -151,7 +151,7 @@ def test_corrupt_line_read_twice_is_set_aside_once(home: LogAndLake) -> None:
     assert home.quarantined().height == 1
 
 
-def test_line_of_a_newer_service_with_more_keys_is_taken(home: LogAndLake) -> None:
+def test_line_of_a_newer_service_with_more_keys_is_accepted(home: LogAndLake) -> None:
     home.append(line(trace_id="abc"))
     assert home.ingest().added == 1
 
@@ -163,7 +163,7 @@ def test_shadow_of_the_same_request_is_another_prediction(home: LogAndLake) -> N
     assert pair.select("request_id", "row", "score_stable", "score_shadow").rows() == [("r1", 0, 0.2, 0.9)]
 
 
-def test_months_are_apart_and_only_the_changed_one_is_written(home: LogAndLake) -> None:
+def test_only_the_changed_month_is_written(home: LogAndLake) -> None:
     home.append(line("r1") + line("r2", predict_at="2013-08-01T00:00:00+02:00"))
     assert home.ingest().partitions == ["2013-07"]  # 2013-07-31 22:00 in UTC
     home.append(line("r3", predict_at="2013-08-01T00:00:00+00:00"))
@@ -175,31 +175,31 @@ def test_rotated_file_is_read_from_its_start(home: LogAndLake) -> None:
     home.append(line("r1"))
     home.ingest()
     home.log.rename(home.log.with_name("predictions-1.jsonl"))
-    home.append(line("r2") + line("r3"))  # longer than the file that had this name
+    home.append(line("r2") + line("r3"))  # longer than the file that was rotated
     done = home.ingest()
     assert (done.added, done.duplicates) == (2, 1)
 
 
-def test_files_of_several_services_meet_in_one_table(home: LogAndLake) -> None:
+def test_files_of_several_services_are_stored_in_one_table(home: LogAndLake) -> None:
     home.append(line("r1"))
     home.log.with_name("other.jsonl").write_text(line("r2"))
     assert home.ingest().added == 2
 
 
-def test_no_file_is_no_prediction(home: LogAndLake) -> None:
+def test_no_file_adds_no_prediction(home: LogAndLake) -> None:
     assert home.ingest().model_dump() == {
         "lines": 0, "added": 0, "duplicates": 0, "corrupt": 0, "pending_bytes": 0, "rows": 0, "partitions": [],
     }  # fmt: skip
 
 
-def test_file_larger_than_a_chunk_is_read_whole(home: LogAndLake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_larger_than_a_chunk_is_read_completely(home: LogAndLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_platform.monitoring.prediction_log._CHUNK_BYTES", 1_000)
     home.append("".join(line(f"r{at}") for at in range(10)) + line("long", request={"x": "y" * 3_000}) + "{")
     done = home.ingest()
     assert (done.lines, done.added, done.pending_bytes) == (11, 11, 1)
 
 
-def test_total_is_reported_beside_what_was_added(home: LogAndLake) -> None:
+def test_added_rows_and_total_rows_are_reported(home: LogAndLake) -> None:
     home.append(line("r1") + line("r2"))
     home.ingest()
     home.append(line("r3"))
@@ -216,7 +216,7 @@ def test_watermarks_and_ages_are_kept_so_that_features_can_be_recomputed(home: L
     assert json.loads(row["ages"]) == {"delays": 12.5, "weather": None}
 
 
-def test_line_of_a_service_that_logs_no_watermarks_is_taken(home: LogAndLake) -> None:
+def test_line_without_watermarks_is_accepted(home: LogAndLake) -> None:
     home.append(line())
     home.ingest()
     assert home.rows().select("watermarks", "ages").row(0) == ("{}", "{}")
@@ -224,7 +224,7 @@ def test_line_of_a_service_that_logs_no_watermarks_is_taken(home: LogAndLake) ->
 
 @settings(deadline=None, max_examples=8)
 @given(cuts=st.lists(st.integers(0, 1_500), max_size=3))
-def test_however_the_file_grows_the_table_is_the_same(cuts: list[int]) -> None:
+def test_table_does_not_depend_on_how_the_file_grows(cuts: list[int]) -> None:
     whole = "".join(line(f"r{at}") for at in range(3)) + "corrupt\n" + line("r0") + line("r3")
     edges = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
     with TemporaryDirectory() as folder:
@@ -238,7 +238,7 @@ def test_however_the_file_grows_the_table_is_the_same(cuts: list[int]) -> None:
     assert totals == {"lines": 6, "added": 4, "duplicates": 1, "corrupt": 1}
 
 
-def test_two_ingestions_at_once_take_each_line_once(home: LogAndLake) -> None:
+def test_two_ingestions_at_once_add_each_line_once(home: LogAndLake) -> None:
     home.append("".join(line(f"r{at}") for at in range(200)))
     with ThreadPoolExecutor(2) as pool:
         done = [future.result() for future in [pool.submit(home.ingest) for _ in range(2)]]

@@ -1,4 +1,4 @@
-"""A tracking store on SQLite, and model directories small enough to read."""
+"""Fixtures: a tracking store on SQLite, and small model directories."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from ml_platform.registry.tracking import Tracking
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables and nothing in them: making one takes seconds, copying it does not."""
+    """An MLflow database with empty tables; a copy is faster than a new one, which takes seconds."""
     folder = tmp_path_factory.mktemp("mlflow")
     assert Tracking(f"sqlite:///{folder}/mlflow.db", folder / "artifacts").client
     return folder / "mlflow.db"

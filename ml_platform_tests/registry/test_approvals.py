@@ -1,4 +1,4 @@
-"""An approval counts for the version, the evidence and the time for which it was given, and for nothing else."""
+"""An approval counts only for its version, its evidence and its period of validity."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,16 +35,16 @@ def state(log: AuditLog, settings: ApprovalSettings = MANUAL, evidence: str = "e
     return approval_state(log, settings, model="risk", version=2, evidence=evidence, at=at)
 
 
-def test_auto_needs_nobody(log: AuditLog) -> None:
+def test_automatic_approval_needs_no_person(log: AuditLog) -> None:
     assert state(log, ApprovalSettings()).approved
 
 
-def test_rejection_counts_where_approval_is_automatic(log: AuditLog) -> None:
+def test_rejection_outweighs_automatic_approval(log: AuditLog) -> None:
     reject(log, model="risk", version=2, evidence="e1", by="mara", reason="slice JFK is off", at=NOON)
     assert not state(log, ApprovalSettings()).approved
 
 
-def test_manual_waits_until_someone_approves(log: AuditLog) -> None:
+def test_manual_approval_is_missing_until_a_person_approves(log: AuditLog) -> None:
     assert state(log) == ApprovalState(False, (), "0 of 1 approvals.")
     approve_version(log)
     assert state(log) == ApprovalState(True, ("mara",), "Approved by mara.")
@@ -60,14 +60,14 @@ def test_approval_is_void_when_the_evidence_changes(log: AuditLog) -> None:
     assert state(log, evidence="e2").reason == "0 of 1 approvals (1 void because the evidence changed)."
 
 
-def test_approval_lapses_after_its_hours(log: AuditLog) -> None:
+def test_approval_expires_after_its_hours(log: AuditLog) -> None:
     approve_version(log)
     day = ApprovalSettings(mode="manual", expires_hours=24)
     assert state(log, day, hours=24).approved
-    assert state(log, day, hours=24.1).reason == "0 of 1 approvals (1 lapsed after 24 h)."
+    assert state(log, day, hours=24.1).reason == "0 of 1 approvals (1 expired after 24 h)."
 
 
-def test_two_people_means_two_different_people(log: AuditLog) -> None:
+def test_two_approvals_must_come_from_two_people(log: AuditLog) -> None:
     two = ApprovalSettings(mode="manual", people=2)
     approve_version(log, by="mara")
     approve_version(log, by="Mara")
@@ -88,7 +88,7 @@ def test_latest_decision_of_a_person_counts(log: AuditLog) -> None:
     assert state(log).approved
 
 
-def test_approval_given_later_does_not_stand_earlier(log: AuditLog) -> None:
+def test_approval_does_not_count_before_its_time(log: AuditLog) -> None:
     approve_version(log, at=NOON + timedelta(hours=2))
     assert not state(log, hours=1).approved
 

@@ -1,4 +1,4 @@
-"""No record can be changed, dropped or inserted unseen, and none is half written."""
+"""Changed, missing and inserted records of the audit log are detected, and no record is written partially."""
 
 import json
 import subprocess
@@ -23,12 +23,12 @@ def log(tmp_path: Path) -> AuditLog:
     return log
 
 
-def test_records_come_back_in_order_with_their_facts(log: AuditLog) -> None:
+def test_records_are_returned_in_order_with_their_facts(log: AuditLog) -> None:
     found = [(record.sequence, record.facts["version"], record.actor, record.at) for record in log.records()]
     assert found == [(1, 1, "mara", NOON), (2, 2, "mara", NOON), (3, 3, "mara", NOON)]
 
 
-def test_records_of_one_kind_are_chosen(log: AuditLog) -> None:
+def test_records_of_one_kind_are_selected(log: AuditLog) -> None:
     log.append("approval", actor="ed", at=NOON, facts={})
     assert [record.sequence for record in log.records("approval")] == [4]
 
@@ -62,11 +62,11 @@ def test_dropped_record_is_named(log: AuditLog) -> None:
 def test_truncated_end_is_detected(log: AuditLog) -> None:
     lines = log.path.read_bytes().splitlines(keepends=True)
     log.path.write_bytes(b"".join(lines[:2]))
-    with pytest.raises(AuditError, match="record 3: expected 3 records, as its head says, found the log ends after 2"):
+    with pytest.raises(AuditError, match="record 3: expected 3 records, as in its head file, found only 2"):
         log.verify()
 
 
-def test_nothing_is_added_to_a_broken_log(log: AuditLog) -> None:
+def test_broken_log_accepts_no_record(log: AuditLog) -> None:
     broken = log.path.read_text().replace('"version":2', '"version":9')
     log.path.write_text(broken)
     with pytest.raises(AuditError, match="record 2"):
@@ -74,7 +74,7 @@ def test_nothing_is_added_to_a_broken_log(log: AuditLog) -> None:
     assert log.path.read_text() == broken
 
 
-def test_line_torn_by_a_crash_is_dropped_by_the_next_writer(log: AuditLog) -> None:
+def test_incomplete_line_of_a_crash_is_removed_by_the_next_writer(log: AuditLog) -> None:
     with log.path.open("ab") as file:
         file.write(b'{"sequence":4,"ki')
     assert log.verify() == 3
@@ -99,7 +99,7 @@ def test_writers_in_several_processes_take_turns(tmp_path: Path) -> None:
 
 def test_full_disk_rejects_the_record_and_keeps_the_log(log: AuditLog) -> None:
     size = log.path.stat().st_size
-    # A limit on the size of files stands for a full disk: the write stops in the middle of the line.
+    # A limit on the file size simulates a full disk: the write stops in the middle of the line.
     program = f"""
         import resource, datetime, pathlib
         from ml_platform.registry.audit import AuditLog
@@ -108,7 +108,10 @@ def test_full_disk_rejects_the_record_and_keeps_the_log(log: AuditLog) -> None:
         AuditLog(pathlib.Path({str(log.path)!r})).append("champion", actor="mara", at=at, facts={{"version": 4}})
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
-    assert "expected room for one more record, found [Errno 27] File too large. Nothing was decided" in done.stderr
+    assert (
+        "expected disk space for one more record, found [Errno 27] File too large. No decision was recorded"
+        in done.stderr
+    )
     assert (log.path.stat().st_size, log.verify()) == (size, 3)
 
 

@@ -1,4 +1,4 @@
-"""A commit and `dvc pull` bring the released model and training set to another clone."""
+"""A commit and `dvc pull` restore the released model and training set in another clone."""
 
 import subprocess
 import sys
@@ -58,7 +58,7 @@ def version_of(directory: Path) -> ModelVersion:
 
 
 @pytest.mark.slow
-def test_second_clone_gets_model_and_training_set_by_pull(
+def test_second_clone_restores_model_and_training_set_by_pull(
     tmp_path: Path, model_directory: Directory, training_set: Path, manifest: Manifest
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
@@ -88,19 +88,19 @@ def test_second_clone_gets_model_and_training_set_by_pull(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("remote", "said"),
+    ("remote", "message"),
     [("s3://nobody/here", "dvc-s3"), ("http://127.0.0.1:9/x", "failed to")],
     ids=["driver", "server"],
 )
-def test_push_that_fails_says_why_and_is_made_up_for_later(
-    tmp_path: Path, model_directory: Directory, training_set: Path, manifest: Manifest, remote: str, said: str
+def test_failed_push_reports_its_reason_and_can_be_repeated(
+    tmp_path: Path, model_directory: Directory, training_set: Path, manifest: Manifest, remote: str, message: str
 ) -> None:
     first, directory = tmp_path / "first", model_directory("tree")
     first.mkdir()
     git(first, "init", "-q")
     dvc(first, "init")
     dvc(first, "remote", "add", "-d", "local", remote)
-    with pytest.raises(ReleaseError, match=said):
+    with pytest.raises(ReleaseError, match=message):
         add_release(
             first,
             version_of(directory),
@@ -155,8 +155,8 @@ def test_changed_release_is_named(
         verify_release(folder)
 
 
-def test_release_that_was_not_pulled_says_how(tmp_path: Path) -> None:
+def test_missing_release_names_the_command_that_restores_it(tmp_path: Path) -> None:
     with pytest.raises(
-        ReleaseError, match=r"a readable release.json, found FileNotFoundError. Bring it with: dvc pull"
+        ReleaseError, match=r"a readable release.json, found FileNotFoundError. Restore it with: dvc pull"
     ):
         verify_release(tmp_path)

@@ -1,4 +1,4 @@
-"""A manifest tells inputs from results, and the code that ran from the commit it claims."""
+"""A manifest distinguishes inputs from results, and the code that ran from its commit."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,7 @@ from ml_platform.registry.manifest import CodeInfo, Manifest, collect_code, coll
 def repository(tmp_path: Path) -> Path:
     (tmp_path / "ml_platform").mkdir()
     (tmp_path / "ml_platform" / "engine.py").write_text("RATE = 1\n")
-    (tmp_path / "README.md").write_text("words\n")
+    (tmp_path / "README.md").write_text("text\n")
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     return tmp_path
@@ -47,18 +47,20 @@ def test_changed_input_changes_the_inputs_digest(manifest: Manifest, change: dic
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_fact_that_decides_nothing_leaves_the_inputs_digest(manifest: Manifest, change: dict[str, Any]) -> None:
+def test_field_that_does_not_determine_the_model_leaves_the_inputs_digest(
+    manifest: Manifest, change: dict[str, Any]
+) -> None:
     changed = manifest.model_copy(update=change)
     assert changed.inputs_digest() == manifest.inputs_digest()
     assert changed.digest() != manifest.digest()
 
 
 def test_clean_repository_gives_its_commit(repository: Path) -> None:
-    facts = collect_code(repository)
+    code = collect_code(repository)
     head = subprocess.run(
         ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout
-    assert (facts.commit, facts.dirty) == (head.strip(), False)
+    assert (code.commit, code.dirty) == (head.strip(), False)
 
 
 def test_new_code_not_yet_committed_is_dirty_and_changes_the_digest(repository: Path) -> None:
@@ -71,17 +73,17 @@ def test_new_code_not_yet_committed_is_dirty_and_changes_the_digest(repository: 
 
 def test_changed_text_outside_the_code_does_not_count(repository: Path) -> None:
     before = collect_code(repository)
-    (repository / "README.md").write_text("other words\n")
+    (repository / "README.md").write_text("other text\n")
     assert collect_code(repository) == before
 
 
 def test_code_outside_a_repository_has_no_commit_and_counts_as_dirty(tmp_path: Path) -> None:
     (tmp_path / "ml_platform").mkdir()
-    facts = collect_code(tmp_path)
-    assert (facts.commit, facts.dirty) == (None, True)
+    code = collect_code(tmp_path)
+    assert (code.commit, code.dirty) == (None, True)
 
 
-def test_lock_is_named_by_its_bytes(tmp_path: Path) -> None:
+def test_lock_digest_covers_its_bytes(tmp_path: Path) -> None:
     assert collect_lock(tmp_path) is None
     (tmp_path / "requirements.lock").write_text("polars==2\n")
     first = collect_lock(tmp_path)
@@ -89,6 +91,6 @@ def test_lock_is_named_by_its_bytes(tmp_path: Path) -> None:
     assert collect_lock(tmp_path) != first
 
 
-def test_manifest_survives_its_file(manifest: Manifest, tmp_path: Path) -> None:
+def test_manifest_is_equal_after_writing_and_reading(manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
     assert Manifest.read(tmp_path / "manifest.json") == manifest

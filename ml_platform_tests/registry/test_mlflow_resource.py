@@ -1,4 +1,4 @@
-"""A materialization leaves one MLflow run, tagged with where it came from, FAILED when the asset fails."""
+"""A materialization creates one MLflow run with tags of its origin; the run is FAILED when the asset fails."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def mlflow(new_database: Path, tmp_path: Path) -> MlflowResource:
     return MlflowResource.for_home(home)
 
 
-def test_materialization_leaves_a_run_with_its_tags(mlflow: MlflowResource) -> None:
+def test_materialization_creates_a_run_with_its_tags(mlflow: MlflowResource) -> None:
     done = dg.materialize([candidate], partition_key="2013-06", resources={"mlflow": mlflow})
     (run_id,) = mlflow.tracking.find_runs("departure_risk", {"dagster_run_id": done.run_id})
     stored = mlflow.tracking.client.get_run(run_id)
@@ -43,13 +43,13 @@ def test_materialization_leaves_a_run_with_its_tags(mlflow: MlflowResource) -> N
     }
 
 
-def test_failed_asset_leaves_a_failed_run(mlflow: MlflowResource) -> None:
+def test_failed_asset_gives_a_failed_run(mlflow: MlflowResource) -> None:
     done = dg.materialize([candidate], partition_key="2013-05", resources={"mlflow": mlflow}, raise_on_error=False)
     (run_id,) = mlflow.tracking.find_runs("departure_risk", {"dagster_run_id": done.run_id})
     assert mlflow.tracking.client.get_run(run_id).info.status == "FAILED"
 
 
-def test_run_is_closed_once_its_dagster_run_is_over(mlflow: MlflowResource) -> None:
+def test_run_ends_when_its_dagster_run_has_ended(mlflow: MlflowResource) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         over, runs = instance.create_run_for_job(_job()), instance.create_run_for_job(_job())
         instance.report_run_canceled(over)
@@ -61,7 +61,7 @@ def test_run_is_closed_once_its_dagster_run_is_over(mlflow: MlflowResource) -> N
         assert mlflow.end_abandoned_runs("departure_risk", instance) == []
 
 
-def test_step_ends_what_a_killed_process_left_open_for_another_dagster_run(tmp_path: Path) -> None:
+def test_step_ends_the_runs_that_a_killed_process_left_open(tmp_path: Path) -> None:
     killed = subprocess.Popen(
         [sys.executable, "-c", LEAVES_RUNS_OPEN, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -78,7 +78,7 @@ def test_step_ends_what_a_killed_process_left_open_for_another_dagster_run(tmp_p
             pass
 
     assert dg.materialize([candidate]).success
-    # The run, and the trial nested in it.
+    # The two runs are the candidate and its nested trial.
     assert [mlflow.tracking.client.get_run(one).info.status for one in left] == ["KILLED", "KILLED"]
 
 
@@ -103,12 +103,12 @@ def _job() -> dg.JobDefinition:
     return nothing
 
 
-def test_closing_waits_for_nobody_while_the_server_is_down() -> None:
+def test_ending_abandoned_runs_does_not_wait_for_a_server_that_is_down() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         assert MlflowResource(tracking_uri="http://127.0.0.1:9").end_abandoned_runs("departure_risk", instance) == []
 
 
-def test_records_made_while_the_server_was_down_wait_at_the_home(tmp_path: Path) -> None:
+def test_records_are_queued_in_the_home_while_the_server_is_down(tmp_path: Path) -> None:
     down = MlflowResource(tracking_uri="http://127.0.0.1:9", outbox=str(tmp_path / "outbox"))
     with down.tracking.run("departure_risk", "x", {}):
         pass
@@ -116,7 +116,7 @@ def test_records_made_while_the_server_was_down_wait_at_the_home(tmp_path: Path)
     assert down.deliver() == []
 
 
-def test_second_log_is_off_unless_the_environment_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_log_is_off_unless_the_environment_enables_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ML_PLATFORM_WANDB", raising=False)
     assert not MlflowResource.for_home(Home(tmp_path)).wandb_enabled
     monkeypatch.setenv("ML_PLATFORM_WANDB", "offline")

@@ -1,4 +1,4 @@
-"""What is registered comes out bit for bit, once, with signature and example, and never as a pickle."""
+"""A registered model is downloaded bit for bit, has a signature and an example, and is never a pickle."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ def test_download_gives_the_registered_files_bit_for_bit(
     assert directory_digest(got) == directory_digest(model_directory("tree"))
 
 
-def test_changed_artifact_is_rejected_and_the_target_stays(
+def test_changed_artifact_is_rejected_and_the_target_is_unchanged(
     registry: ModelRegistry, registered: Register, tmp_path: Path
 ) -> None:
     version = registered("tree")
@@ -38,7 +38,7 @@ def test_changed_artifact_is_rejected_and_the_target_stays(
     assert [path.name for path in (tmp_path / "got").iterdir()] == ["kept"]
 
 
-def test_stored_files_that_are_gone_are_named_with_the_way_out(
+def test_missing_stored_files_are_named_with_the_fix(
     registry: ModelRegistry, registered: Register, tmp_path: Path
 ) -> None:
     version = registered("tree")
@@ -49,7 +49,7 @@ def test_stored_files_that_are_gone_are_named_with_the_way_out(
         registry.manifest(version)
 
 
-def test_version_that_training_came_to_again_is_the_last_chosen(registry: ModelRegistry, registered: Register) -> None:
+def test_version_that_training_gave_again_is_the_latest_chosen(registry: ModelRegistry, registered: Register) -> None:
     first, second = registered("tree"), registered("forest")
     assert first.chosen_at_ms <= second.chosen_at_ms
     registry.mark_chosen(first, datetime(2100, 1, 1, tzinfo=UTC))
@@ -92,7 +92,7 @@ def test_mlflow_reads_the_input_example(registry: ModelRegistry, registered: Reg
     assert example["carrier"].tolist() == ["UA", "AA"]
 
 
-def test_mlflow_loads_a_lightgbm_booster_as_it_lies(
+def test_mlflow_loads_a_lightgbm_booster_directly(
     registry: ModelRegistry, model_directory: Directory, example: pl.DataFrame
 ) -> None:
     import lightgbm
@@ -109,7 +109,7 @@ def test_mlflow_loads_a_lightgbm_booster_as_it_lies(
     assert mlflow.lightgbm.load_model(stored).predict(features).tolist() == booster.predict(features).tolist()
 
 
-def test_pickle_is_rejected_by_its_first_bytes_whatever_its_name(
+def test_pickle_with_any_file_name_is_rejected_by_its_first_bytes(
     registry: ModelRegistry, model_directory: Directory, example: pl.DataFrame
 ) -> None:
     directory = model_directory("tree")
@@ -134,7 +134,7 @@ def test_directory_that_no_trainer_wrote_is_rejected(
         registry.register("departure_risk", tmp_path, run_id="unused", input_example=example)
 
 
-def test_aliases_move_and_go(registry: ModelRegistry, registered: Register) -> None:
+def test_aliases_are_moved_and_deleted(registry: ModelRegistry, registered: Register) -> None:
     first, second = registered("tree"), registered("forest")
     registry.set_alias("departure_risk", "champion", first.version)
     registry.set_alias("departure_risk", "champion", second.version)
@@ -143,7 +143,7 @@ def test_aliases_move_and_go(registry: ModelRegistry, registered: Register) -> N
     assert registry.by_alias("departure_risk", "champion") is None
 
 
-def test_unknown_version_names_those_there_are(registry: ModelRegistry, registered: Register) -> None:
+def test_unknown_version_lists_the_existing_versions(registry: ModelRegistry, registered: Register) -> None:
     registered("tree")
     with pytest.raises(ModelError, match="expected a version 7, found versions '1'"):
         registry.version("departure_risk", 7)
@@ -160,7 +160,7 @@ def test_version_is_found_by_its_inputs(registry: ModelRegistry, registered: Reg
     assert registry.by_inputs("departure_risk", "0" * 64) is None
 
 
-def test_manifest_comes_back_without_the_model(
+def test_manifest_is_read_without_downloading_the_model(
     registry: ModelRegistry, registered: Register, manifest: Manifest
 ) -> None:
     assert registry.manifest(registered("tree")) == manifest

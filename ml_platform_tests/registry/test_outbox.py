@@ -1,4 +1,4 @@
-"""A tracking server that is down stops no training, and nothing that was logged is lost."""
+"""Training continues while the tracking server is down, and all logged values are delivered later."""
 
 import contextlib
 import os
@@ -38,11 +38,11 @@ def outbox(tmp_path: Path) -> Outbox:
 
 @pytest.fixture
 def down(outbox: Outbox) -> Tracking:
-    """A tracking store whose server does not listen."""
+    """A tracking store whose server is down."""
     return Tracking(f"http://127.0.0.1:{free_port()}", None, outbox)
 
 
-def test_run_against_a_server_that_is_down_goes_on_and_arrives_later(
+def test_run_continues_while_the_server_is_down_and_is_delivered_later(
     down: Tracking, outbox: Outbox, tracking: Tracking, tmp_path: Path
 ) -> None:
     (tmp_path / "plot.png").write_bytes(b"png")
@@ -50,7 +50,7 @@ def test_run_against_a_server_that_is_down_goes_on_and_arrives_later(
         run.log_params({"num_leaves": 31})
         run.log_metrics({"auc": 0.77}, step=2)
         run.log_artifact(tmp_path / "plot.png", "plots")
-    # What was logged counts, not what the file says when it is delivered.
+    # The delivered file has the content at the time of logging.
     (tmp_path / "plot.png").write_bytes(b"changed")
     assert run.queued
     (delivered,) = deliver(outbox, tracking)
@@ -65,7 +65,7 @@ def test_run_against_a_server_that_is_down_goes_on_and_arrives_later(
     assert outbox.pending() == []
 
 
-def test_delivered_run_keeps_the_time_of_its_making(outbox: Outbox, down: Tracking, tracking: Tracking) -> None:
+def test_delivered_run_keeps_its_start_and_end_times(outbox: Outbox, down: Tracking, tracking: Tracking) -> None:
     down.now = lambda: 1_372_636_800.0
     with down.run("departure_risk", "x", TAGS):
         pass
@@ -74,21 +74,21 @@ def test_delivered_run_keeps_the_time_of_its_making(outbox: Outbox, down: Tracki
     assert (info.start_time, info.end_time) == (1_372_636_800_000, 1_372_636_800_000)
 
 
-def test_body_that_raises_arrives_as_a_failed_run(outbox: Outbox, down: Tracking, tracking: Tracking) -> None:
+def test_body_that_raises_is_delivered_as_a_failed_run(outbox: Outbox, down: Tracking, tracking: Tracking) -> None:
     with pytest.raises(ValueError, match="no rows"), down.run("departure_risk", "x", TAGS):
         raise ValueError("no rows")
     (delivered,) = deliver(outbox, tracking)
     assert tracking.client.get_run(str(delivered.run_id)).info.status == "FAILED"
 
 
-def test_trials_find_their_parent_again(outbox: Outbox, down: Tracking, tracking: Tracking) -> None:
+def test_delivered_trial_is_nested_in_its_delivered_parent(outbox: Outbox, down: Tracking, tracking: Tracking) -> None:
     with down.run("departure_risk", "search", TAGS) as search, search.child("trial 0") as trial:
         trial.log_metrics({"log_loss": 0.44})
     parent, child = deliver(outbox, tracking)
     assert tracking.client.get_run(str(child.run_id)).data.tags["mlflow.parentRunId"] == parent.run_id
 
 
-def test_model_made_meanwhile_is_registered_at_delivery(
+def test_model_of_a_queued_run_is_registered_at_delivery(
     outbox: Outbox, down: Tracking, registry: ModelRegistry, model_directory: Callable[..., Path], example: pl.DataFrame
 ) -> None:
     with down.run("departure_risk", "x", TAGS) as run:
@@ -101,14 +101,14 @@ def test_model_made_meanwhile_is_registered_at_delivery(
     assert (version.run_id, version.partition) == (delivered.run_id, "2013-06")
 
 
-def test_delivery_to_a_server_that_is_still_down_keeps_everything(outbox: Outbox, down: Tracking) -> None:
+def test_delivery_to_a_server_that_is_still_down_keeps_the_entry(outbox: Outbox, down: Tracking) -> None:
     with down.run("departure_risk", "x", TAGS):
         pass
     assert deliver(outbox, down) == []
     assert len(outbox.pending()) == 1
 
 
-def test_delivery_killed_halfway_begins_again_and_makes_no_second_run(
+def test_interrupted_delivery_starts_again_without_a_second_run(
     outbox: Outbox, down: Tracking, tracking: Tracking
 ) -> None:
     with down.run("departure_risk", "x", TAGS) as run:
@@ -117,7 +117,7 @@ def test_delivery_killed_halfway_begins_again_and_makes_no_second_run(
     first = next(iter(outbox.ready()))
     copied = next((first.path / "files").rglob("*.py"))
     hidden = copied.rename(first.path / "hidden")
-    # The delivery breaks off after the run has been created and its metric written.
+    # The missing file interrupts the delivery after the run was created and its metric was written.
     with contextlib.suppress(OSError):
         from ml_platform.registry.delivery import _deliver_entry
 
@@ -129,7 +129,7 @@ def test_delivery_killed_halfway_begins_again_and_makes_no_second_run(
     assert len(tracking.client.get_metric_history(str(delivered.run_id), "auc")) == 1
 
 
-def test_entry_that_is_still_written_to_is_not_delivered(outbox: Outbox, down: Tracking, tracking: Tracking) -> None:
+def test_entry_with_an_active_writer_is_not_delivered(outbox: Outbox, down: Tracking, tracking: Tracking) -> None:
     with down.run("departure_risk", "x", TAGS):
         assert deliver(outbox, tracking) == []
     assert len(deliver(outbox, tracking)) == 1
@@ -156,7 +156,7 @@ def test_rejected_entry_becomes_a_dead_letter_and_the_next_is_delivered(
     outbox: Outbox, down: Tracking, tracking: Tracking
 ) -> None:
     with down.run("departure_risk", "bad", TAGS) as run:
-        # MLflow takes no second value for a parameter.
+        # MLflow rejects a second value of a parameter.
         run.log_params({"num_leaves": 31})
         run.log_params({"num_leaves": 63})
     with down.run("departure_risk", "good", TAGS):
@@ -173,10 +173,10 @@ def test_without_an_outbox_a_server_that_is_down_is_an_error() -> None:
         pass
 
 
-def test_queueing_without_an_outbox_names_the_mend(tracking: Tracking) -> None:
+def test_queueing_without_an_outbox_names_the_fix(tracking: Tracking) -> None:
     with (
         tracking.run("departure_risk", "x", TAGS) as run,
-        pytest.raises(TrackingError, match="an outbox to queue in, found none"),
+        pytest.raises(TrackingError, match=r"an outbox for the queue, found none.*Configure an outbox folder"),
     ):
         run.queue({"kind": "tags", "values": {}})
 
@@ -184,7 +184,7 @@ def test_queueing_without_an_outbox_names_the_mend(tracking: Tracking) -> None:
 def test_full_disk_is_an_error_and_the_entry_keeps_its_content(
     outbox: Outbox, down: Tracking, tracking: Tracking
 ) -> None:
-    # A limit on the size of files stands for a full disk: the write stops in the middle of a line.
+    # A limit on the file size simulates a full disk: the write stops in the middle of a line.
     program = f"""
         import pathlib, resource
         from ml_platform.registry.outbox import Outbox
@@ -194,7 +194,7 @@ def test_full_disk_is_an_error_and_the_entry_keeps_its_content(
             run.log_metrics({{"loss": 0.5}})
             resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
             try:
-                run.log_text("words " * 200, "model.md")
+                run.log_text("text  " * 200, "model.md")
             except OSError as error:
                 print(error.strerror)
             run.log_metrics({{"loss": 0.4}}, step=1)
@@ -207,11 +207,11 @@ def test_full_disk_is_an_error_and_the_entry_keeps_its_content(
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_server_whose_database_is_gone_counts_as_down(
+def test_server_without_its_database_counts_as_down(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     class Answer(BaseHTTPRequestHandler):
-        """Healthy by its own page, and without an answer to anything else: so MLflow's server is without a database."""
+        """Responds like an MLflow server without its database: the health page works, all other requests fail."""
 
         def do_GET(self) -> None:
             self.send_response(200 if self.path == "/health" else status)
@@ -235,7 +235,7 @@ def test_server_whose_database_is_gone_counts_as_down(
 
 
 class Server:
-    """A real `mlflow server` on loopback, which can be killed and started again on the same port and store."""
+    """An `mlflow server` on loopback that can be killed and started again on the same port and store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -281,7 +281,7 @@ def server(new_database: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.slow
-def test_server_killed_during_a_run_and_started_again_has_all_of_it(
+def test_run_is_complete_after_its_server_was_killed_and_started_again(
     server: Server, outbox: Outbox, model_directory: Callable[..., Path], example: pl.DataFrame, tmp_path: Path
 ) -> None:
     tracking = Tracking(server.uri, None, outbox)

@@ -1,4 +1,4 @@
-"""Whether the process that wrote a run is still there."""
+"""A process identity shows whether the process that wrote a run still runs."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ import pytest
 from ml_platform.registry.process_identity import current_process, has_exited
 
 
-def test_process_that_runs_is_not_gone() -> None:
+def test_running_process_has_not_exited() -> None:
     assert not has_exited(current_process())
 
 
-def test_ended_process_is_gone_also_when_its_id_was_given_again() -> None:
+def test_ended_process_has_exited_even_if_its_id_is_reused() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     host = current_process().partition("/")[0]
@@ -21,7 +21,7 @@ def test_ended_process_is_gone_also_when_its_id_was_given_again() -> None:
     assert has_exited(f"{host}/{os.getpid()}/1000000000")
 
 
-def test_child_that_was_killed_and_not_yet_reaped_is_gone() -> None:
+def test_zombie_process_has_exited() -> None:
     code = (
         "from ml_platform.registry.process_identity import current_process;"
         "print(current_process(), flush=True); input()"
@@ -31,12 +31,12 @@ def test_child_that_was_killed_and_not_yet_reaped_is_gone() -> None:
     named = child.stdout.readline().strip()
     assert not has_exited(named)
     child.kill()
-    # Waits until it is dead without reaping it.
+    # Wait for its death without reaping it.
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert has_exited(named)
     child.wait()
 
 
 @pytest.mark.parametrize("named", ["", "another-machine/1/1000000000"])
-def test_of_other_machines_nothing_is_known(named: str) -> None:
+def test_process_of_another_machine_counts_as_running(named: str) -> None:
     assert not has_exited(named)

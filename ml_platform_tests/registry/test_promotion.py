@@ -1,4 +1,4 @@
-"""Nothing becomes champion but on a verified verdict and a standing approval, and the log says who, when and why."""
+"""A version becomes champion only on a verified verdict and a valid approval, and the log records each decision."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def audit(tmp_path: Path) -> AuditLog:
 
 @pytest.fixture
 def recorded_verdict(audit: AuditLog, tmp_path: Path) -> RecordedVerdict:
-    """Stores a verdict on the version and enters it into the log."""
+    """A function that stores a verdict on a version and records it in the log."""
 
     def record(version: ModelVersion, gate: GateResult = PASSED, champion: ModelVersion | None = None) -> Path:
         verdict = build_verdict(
@@ -96,7 +96,7 @@ def test_promotion_moves_champion_and_previous(
     assert (alias(registry, "champion"), alias(registry, "previous")) == (2, 1)
 
 
-def test_same_promotion_again_changes_nothing(
+def test_repeated_promotion_changes_nothing(
     audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
 ) -> None:
     version = registered("tree")
@@ -127,7 +127,7 @@ def test_tampered_verdict_is_rejected(
         promote_version(version, path)
 
 
-def test_forged_verdict_that_the_log_does_not_know_is_rejected(
+def test_forged_verdict_without_a_record_is_rejected(
     registered: Register, promote_version: PromoteVersion, tmp_path: Path
 ) -> None:
     version = registered("tree")
@@ -140,7 +140,7 @@ def test_forged_verdict_that_the_log_does_not_know_is_rejected(
         evidence="e" * 64,
         at=NOON,
     )
-    with pytest.raises(PromotionError, match="a verdict that the audit log knows"):
+    with pytest.raises(PromotionError, match="a verdict in the audit log, found no record of the digest"):
         promote_version(version, store_verdict(forged, tmp_path))
 
 
@@ -152,7 +152,7 @@ def test_verdict_about_another_version_is_rejected(
         promote_version(second, recorded_verdict(first))
 
 
-def test_verdict_against_a_champion_of_the_past_is_rejected(
+def test_verdict_against_a_former_champion_is_rejected(
     registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
 ) -> None:
     first, second, third = registered("tree"), registered("forest"), registered("net")
@@ -163,7 +163,7 @@ def test_verdict_against_a_champion_of_the_past_is_rejected(
         promote_version(third, outdated)
 
 
-def test_absent_verdict_is_rejected(registered: Register, promote_version: PromoteVersion, tmp_path: Path) -> None:
+def test_missing_verdict_is_rejected(registered: Register, promote_version: PromoteVersion, tmp_path: Path) -> None:
     with pytest.raises(PromotionError, match=r"a readable verdict at '.*none.json', found FileNotFoundError"):
         promote_version(registered("tree"), tmp_path / "none.json")
 
@@ -178,7 +178,7 @@ def test_broken_audit_log_stops_every_promotion(
         promote_version(version, verdict)
 
 
-def test_manual_approval_waits_as_challenger_until_someone_approves(
+def test_version_without_its_approval_is_challenger_until_a_person_approves(
     registry: ModelRegistry,
     audit: AuditLog,
     registered: Register,
@@ -197,7 +197,7 @@ def test_manual_approval_waits_as_challenger_until_someone_approves(
     assert (alias(registry, "challenger"), alias(registry, "champion")) == (None, 1)
 
 
-def test_rollback_restores_the_previous_champion_and_forgets_the_way_back_to_the_bad_one(
+def test_rollback_restores_the_previous_champion_and_removes_the_alias_previous(
     registry: ModelRegistry,
     audit: AuditLog,
     registered: Register,
@@ -212,7 +212,7 @@ def test_rollback_restores_the_previous_champion_and_forgets_the_way_back_to_the
     assert (alias(registry, "champion"), alias(registry, "previous")) == (1, None)
 
 
-def test_rollback_to_a_version_that_never_was_champion_is_rejected(
+def test_rollback_to_a_version_that_was_never_champion_is_rejected(
     registry: ModelRegistry,
     audit: AuditLog,
     registered: Register,
@@ -226,7 +226,7 @@ def test_rollback_to_a_version_that_never_was_champion_is_rejected(
         roll_back(registry, audit, "departure_risk", decided_by="mara", reason="x", at=NOON, to_version=2)
 
 
-def test_history_answers_which_version_was_champion_then_on_which_data_by_whom(
+def test_history_gives_version_data_and_author_of_a_past_champion(
     audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
 ) -> None:
     first, second = registered("tree"), registered("forest")
@@ -248,7 +248,7 @@ def test_crash_between_record_and_aliases_is_repaired(
     first, second = registered("tree"), registered("forest")
     promote_version(first, recorded_verdict(first))
     promote_version(second, recorded_verdict(second, champion=first))
-    # As a process killed right after the record leaves it.
+    # This is the state after a kill between the record and the aliases.
     registry.set_alias("departure_risk", "champion", 1)
     registry.delete_alias("departure_risk", "previous")
     assert reconcile(registry, audit, "departure_risk")
@@ -260,14 +260,14 @@ def test_no_champion_before_the_first_promotion(audit: AuditLog) -> None:
     assert current_champion(audit, "departure_risk") is None
 
 
-def test_two_promotions_at_once_leave_one_champion_and_one_error(
+def test_concurrent_promotions_give_one_champion_and_one_error(
     registry: ModelRegistry, audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict
 ) -> None:
     versions = [registered("tree"), registered("forest")]
     verdicts = [recorded_verdict(version) for version in versions]
 
     def promote_version(number: int) -> bool:
-        # Each its own log object, as two processes have.
+        # Each promotion has its own log object, like two processes.
         own = AuditLog(audit.path)
         try:
             promote(
@@ -289,7 +289,7 @@ def test_two_promotions_at_once_leave_one_champion_and_one_error(
     assert len(champion_history(audit, "departure_risk")) == 1
 
 
-def test_declined_challenger_steps_down_and_stays_rejected(
+def test_rejected_challenger_loses_its_alias_and_stays_rejected(
     registry: ModelRegistry,
     audit: AuditLog,
     registered: Register,
@@ -308,7 +308,7 @@ def test_declined_challenger_steps_down_and_stays_rejected(
     assert alias(registry, "challenger") is None
 
 
-def test_version_without_a_verdict_can_be_neither_approved_nor_declined(audit: AuditLog, registered: Register) -> None:
+def test_version_without_a_verdict_cannot_be_approved_or_rejected(audit: AuditLog, registered: Register) -> None:
     with pytest.raises(PromotionError, match="a verdict to approve or reject, found none"):
         latest_evidence_digest(audit, registered("tree"))
 
@@ -333,7 +333,7 @@ def test_every_change_of_an_alias_is_in_the_log(
     assert changes == [("champion", 1), ("challenger", 2), ("challenger", None)]
 
 
-def test_version_that_was_rolled_back_comes_back_only_by_a_person(
+def test_version_that_was_rolled_back_needs_the_approval_of_a_person(
     registry: ModelRegistry,
     audit: AuditLog,
     registered: Register,
@@ -350,11 +350,11 @@ def test_version_that_was_rolled_back_comes_back_only_by_a_person(
     with pytest.raises(ApprovalPendingError, match="found 0 of 1 approvals"):
         promote_version(second, verdict, at=later)
     again = later + timedelta(hours=1)
-    approve(audit, model="departure_risk", version=2, evidence="e" * 64, by="mara", reason="mended", at=again)
+    approve(audit, model="departure_risk", version=2, evidence="e" * 64, by="mara", reason="fixed", at=again)
     assert promote_version(second, verdict, at=again).version == 2
 
 
-def test_champion_is_not_rejected_but_rolled_back(
+def test_rejection_of_the_champion_refers_to_a_rollback(
     registry: ModelRegistry,
     audit: AuditLog,
     registered: Register,
@@ -369,7 +369,7 @@ def test_champion_is_not_rejected_but_rolled_back(
 
 
 @pytest.mark.parametrize(("by", "reason"), [("", "errors"), ("mara", " ")])
-def test_rollback_demands_a_name_and_a_reason(
+def test_rollback_needs_a_name_and_a_reason(
     registry: ModelRegistry,
     audit: AuditLog,
     registered: Register,
@@ -386,7 +386,7 @@ def test_rollback_demands_a_name_and_a_reason(
     assert len(champion_history(audit, "departure_risk")) == 2
 
 
-def test_rollback_to_a_version_that_somebody_rejected_is_rejected_until_they_approve_it(
+def test_rollback_to_a_rejected_version_needs_the_approval_of_the_same_person(
     registry: ModelRegistry,
     audit: AuditLog,
     registered: Register,
@@ -397,13 +397,13 @@ def test_rollback_to_a_version_that_somebody_rejected_is_rejected_until_they_app
     promote_version(first, recorded_verdict(first))
     promote_version(second, recorded_verdict(second, champion=first))
     reject_version(registry, audit, first, by="bob", reason="unfair", at=NOON)
-    with pytest.raises(VersionRejectedError, match=r"to version 1: .* found Rejected by bob: unfair\. Whoever"):
+    with pytest.raises(VersionRejectedError, match=r"to version 1: .* found Rejected by bob: unfair\. The person who"):
         roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
     approve(audit, model="departure_risk", version=1, evidence="e" * 64, by="bob", reason="fair", at=NOON)
     assert roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON).version == 1
 
 
-def test_rollback_waits_for_no_store_of_artifacts(
+def test_rollback_does_not_read_the_artifact_store(
     registry: ModelRegistry,
     audit: AuditLog,
     registered: Register,

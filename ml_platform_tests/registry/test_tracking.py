@@ -1,4 +1,4 @@
-"""One MLflow run per asset, partition and attempt; what happens in one stays in it."""
+"""Each asset, partition and attempt has its own MLflow run, and concurrent runs do not mix."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from ml_platform.registry.tracking import Tracking, TrackingError, run_tags
 TAGS = run_tags(asset="departure_risk/candidate", partition="2013-06", attempt=1, dagster_run_id="run-1")
 
 
-def test_a_run_holds_what_was_logged_and_ends_finished(tracking: Tracking, tmp_path: Path) -> None:
+def test_run_contains_the_logged_values_and_ends_finished(tracking: Tracking, tmp_path: Path) -> None:
     (tmp_path / "plot.png").write_bytes(b"png")
     with tracking.run("departure_risk", "lightgbm 2013-06", TAGS) as run:
         run.log_params({"num_leaves": 31})
@@ -27,14 +27,14 @@ def test_a_run_holds_what_was_logged_and_ends_finished(tracking: Tracking, tmp_p
     assert Path(tracking.client.download_artifacts(run.run_id, "card/model.md")).read_text() == "# card"
 
 
-def test_a_body_that_raises_leaves_a_failed_run_with_its_error(tracking: Tracking) -> None:
+def test_body_that_raises_gives_a_failed_run_with_its_error(tracking: Tracking) -> None:
     with pytest.raises(ValueError, match="no rows"), tracking.run("departure_risk", "x", TAGS) as run:
         raise ValueError("no rows")
     stored = tracking.client.get_run(run.run_id)
     assert (stored.info.status, stored.data.tags["ml_platform.error"]) == ("FAILED", "ValueError: no rows")
 
 
-def test_two_partitions_at_once_do_not_mix(tracking: Tracking) -> None:
+def test_concurrent_partitions_do_not_mix(tracking: Tracking) -> None:
     both_open = threading.Barrier(2)
 
     def materialize(partition: str) -> str:
@@ -65,9 +65,11 @@ def test_two_processes_creating_an_experiment_get_the_same_one(tracking: Trackin
     assert len(ids) == 1
 
 
-def test_deleted_experiment_is_named_with_the_way_out(tracking: Tracking) -> None:
+def test_deleted_experiment_is_named_with_the_fix(tracking: Tracking) -> None:
     tracking.client.delete_experiment(tracking.experiment("departure_risk"))
-    with pytest.raises(TrackingError, match=r"active experiment, or none of that name, found a deleted one.*restore"):
+    with pytest.raises(
+        TrackingError, match=r"active experiment, or no experiment of that name, found a deleted one.*restore"
+    ):
         tracking.experiment("departure_risk")
 
 
@@ -83,7 +85,7 @@ def test_open_run_of_another_partition_is_left_alone(tracking: Tracking) -> None
         assert tracking.client.get_run(other.run_id).info.status == "RUNNING"
 
 
-def test_runs_whose_dagster_run_is_over_are_closed(tracking: Tracking) -> None:
+def test_runs_whose_dagster_run_has_ended_are_ended(tracking: Tracking) -> None:
     over = tracking.open("departure_risk", "x", TAGS)
     alive = tracking.open("departure_risk", "x", {**TAGS, "dagster_run_id": "run-2"})
     assert tracking.end_abandoned_runs("departure_risk", lambda run_id: run_id == "run-1") == [over.run_id]
@@ -104,7 +106,7 @@ def test_runs_are_found_by_tag(tracking: Tracking) -> None:
     assert tracking.find_runs("departure_risk", {"dagster_run_id": "run-9"}) == []
 
 
-def test_more_parameters_than_one_request_holds_all_arrive(tracking: Tracking) -> None:
+def test_parameters_beyond_one_request_are_all_stored(tracking: Tracking) -> None:
     with tracking.run("departure_risk", "x", TAGS) as run:
         run.log_params({f"p{number}": number for number in range(250)})
     assert len(tracking.client.get_run(run.run_id).data.params) == 250

@@ -1,4 +1,4 @@
-"""The second log holds what the first one does, offline, and cannot stop a run."""
+"""The second log repeats the first one, offline, and its failure does not stop a run."""
 
 import json
 import struct
@@ -15,12 +15,12 @@ wandb = pytest.importorskip("wandb", reason="the second log is optional")
 
 
 def records(folder: Path) -> list[Any]:
-    """Read back what the library wrote: LevelDB log records (checksum, length, type, data) after 7 bytes."""
+    """Return the records that the library wrote: LevelDB log records (checksum, length, type, data) after 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     data, found, at = path.read_bytes(), [], 7
-    assert len(data) < 32_768  # one block, so that every record is whole
+    assert len(data) < 32_768  # one block, so that every record is complete
     while at + 7 <= len(data):
         _, length, kind = struct.unpack_from("<IHB", data, at)
         assert kind == 1
@@ -55,7 +55,7 @@ def test_run_is_logged_a_second_time_offline(tracking: Tracking, tmp_path: Path)
     assert tracking.client.get_run(run.run_id).data.metrics == {"auc": 0.77, "loss": 0.5, "kappa": 0.1}
 
 
-def test_online_without_an_account_is_reported_and_stops_nothing(
+def test_online_mode_without_an_account_is_reported_and_does_not_stop_the_run(
     tracking: Tracking, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -67,7 +67,7 @@ def test_online_without_an_account_is_reported_and_stops_nothing(
     assert tracking.client.get_run(run.run_id).data.metrics == {"auc": 0.77}
 
 
-def test_second_log_that_fails_stops_nothing(
+def test_failure_of_the_second_log_is_logged_once_and_does_not_stop_the_run(
     tracking: Tracking, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "second").write_text("a file where the folder should be")
@@ -78,7 +78,7 @@ def test_second_log_that_fails_stops_nothing(
     assert len([record for record in caplog.records if "second log" in record.message]) == 1
 
 
-def test_runs_are_mirrored_while_the_server_is_down_too(tmp_path: Path) -> None:
+def test_runs_are_mirrored_while_the_server_is_down(tmp_path: Path) -> None:
     from ml_platform.registry.outbox import Outbox
 
     seen: list[str] = []

@@ -1,4 +1,4 @@
-"""What follows from a declaration without being written in it: the primary metric, and what slices are made by."""
+"""Properties that a bound model derives from its declaration: the primary metric and the slice fields."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_primary_metric_follows_the_task_unless_it_is_declared(changes: dict[str
     assert delivery_model(**changes).primary_metric == metric
 
 
-def test_slices_are_made_by_the_declared_fields_and_by_those_of_the_gates() -> None:
+def test_slice_fields_are_the_declared_fields_and_those_of_the_gates() -> None:
     gates = [{"type": "slices", "columns": ["shop", "distance"]}, {"type": "leak"}]
     assert delivery_model(gates=gates).slice_fields == ["shop", "distance"]
     assert delivery_model(gates=gates, evaluation={"slices": ["ordered_at", "shop"]}).slice_fields == [

@@ -1,26 +1,25 @@
-"""A card that cannot be made anew says why and stops no promotion."""
+"""A model card that cannot be written reports the reason and does not stop a promotion."""
 
 from pathlib import Path
-from typing import Any
 
-from ml_platform.registry.audit import AuditLog
+import pytest
+
+from ml_platform.data.lake import Lake
 from ml_platform.steps.model_card import refresh_model_card, write_model_card
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform_tests.components.delivery_model import delivery_model
 from resources.home import Home
 
 
 def test_card_without_a_verdict_is_not_refreshed_and_reports_why(tmp_path: Path) -> None:
-    home, unused_registry = Home(tmp_path), Any
-    message = refresh_model_card(
-        lambda: write_model_card(
-            delivery_model(),
-            "2013-03",
-            registry=unused_registry,  # type: ignore[arg-type]
-            audit=AuditLog(home.audit_log),
-            folders=home,
-            repository=tmp_path,
-            links={},
-        )
+    home = Home(tmp_path)
+    stores = PlatformStores(
+        home,
+        tmp_path,
+        Lake(str(home.lake)),
+        lambda: pytest.fail("opened the registry without a verdict"),
+        lambda: pytest.fail("opened the online store"),
     )
-    assert message.startswith("Not made anew: Model 'late', 2013-03: expected a recorded verdict, found none.")
+    message = refresh_model_card(lambda: write_model_card(delivery_model(), "2013-03", stores, {}))
+    assert message.startswith("Not written again: Model 'late', 2013-03: expected a recorded verdict, found none.")
     assert not home.reports.exists()

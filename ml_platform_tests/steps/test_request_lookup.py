@@ -1,4 +1,4 @@
-"""A request is traced to the version that answered it and to the decision behind that version."""
+"""A request lookup returns the version that answered and the decision that promoted it."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -46,8 +46,8 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("ingested", [False, True], ids=["from the services' log", "from the lake"])
-def test_request_names_its_version_its_data_and_who_decided(
+@pytest.mark.parametrize("ingested", [False, True], ids=["from the log of the services", "from the lake"])
+def test_lookup_returns_version_data_and_author_of_the_promotion(
     tmp_path: Path, audit: AuditLog, log: Path, ingested: bool
 ) -> None:
     lake = Lake(str(tmp_path / "lake"))
@@ -57,11 +57,11 @@ def test_request_names_its_version_its_data_and_who_decided(
     assert (stable.version, stable.role, stable.rows) == ("1", "stable", 2)
     assert stable.champion_record is not None
     assert (stable.champion_record.decided_by, stable.champion_record.manifest["training_set"][0]) == ("ada", "1")
-    # The shadow became champion an hour later: it did not answer as one.
+    # The shadow became champion one hour after its answer.
     assert (shadow.version, shadow.role, shadow.champion_record) == ("2", "shadow", None)
 
 
-def test_unknown_or_torn_request_is_rejected(tmp_path: Path, audit: AuditLog, log: Path) -> None:
+def test_unknown_request_and_incomplete_line_raise_an_error(tmp_path: Path, audit: AuditLog, log: Path) -> None:
     for request_id in ("nosuch", "torn"):
         with pytest.raises(UnknownRequestError, match=f"Request '{request_id}'.*expected a logged prediction"):
             lookup_request("late", request_id, lake=Lake(str(tmp_path / "lake")), logs=[log], audit=audit)

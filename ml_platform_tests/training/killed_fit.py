@@ -1,6 +1,6 @@
-"""A fit in a process of its own, to be killed: `python killed_fit.py TRAINER SETTINGS CHECKPOINT OUT`.
+"""A fit in a separate process that a test kills: `python killed_fit.py TRAINER SETTINGS CHECKPOINT OUT`.
 
-Prints a line per report, so that the test can kill it in the middle, and writes the predictions at the end.
+It prints a line per report, so the test can kill it in the middle, and writes the predictions at the end.
 """
 
 import json
@@ -13,6 +13,7 @@ from ml_platform.training.trainer import Matrix, TrainerSettings, make_trainer
 
 
 def rows() -> Matrix:
+    """Return 3,000 rows of six features whose label depends on the first three."""
     rng = np.random.default_rng(11)
     features = rng.normal(size=(3000, 6)).astype(np.float32)
     features[rng.random(features.shape) < 0.05] = np.nan

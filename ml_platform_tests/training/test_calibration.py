@@ -1,29 +1,47 @@
-"""Maps from score to probability against scikit-learn's, and what they must never do."""
+"""Calibration maps equal naive oracles and scikit-learn, never reverse the order of scores, and reject bad input."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from ml_platform.training import calibration
-from ml_platform.training.calibration import Calibration, CalibrationError, fit_calibration, fit_interval
+from ml_platform.training.calibration import (
+    Calibration,
+    CalibrationError,
+    CalibrationMethod,
+    fit_calibration,
+    fit_interval,
+)
 
 
 def scores_and_labels(rows: int = 4000) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of two decimals (so that there are ties) that are too sure of themselves."""
+    """Return overconfident scores of two decimals, with ties, and their labels."""
     rng = np.random.default_rng(2)
     score = rng.random(rows).round(2)
     return score, (rng.random(rows) < 0.25 + 0.5 * score).astype(np.float64)
 
 
-def test_isotonic_is_that_of_scikit_learn():
+def test_isotonic_is_the_highest_of_the_lowest_means_around_each_score():
     score, label = scores_and_labels()
-    oracle = IsotonicRegression(out_of_bounds="clip").fit(score, label)
-    asked = np.linspace(-0.1, 1.1, 201)
+    levels = np.unique(score)
+    count = np.array([(score == level).sum() for level in levels])
+    positives = np.array([label[score == level].sum() for level in levels])
 
-    assert np.allclose(fit_calibration("isotonic", score, label).apply(asked), oracle.predict(asked), atol=1e-6)
+    def mean(first: int, last: int) -> float:
+        return positives[first : last + 1].sum() / count[first : last + 1].sum()
+
+    # The max-min formula of isotonic regression: Barlow, Bartholomew, Bremner and Brunk (1972).
+    expected = [
+        max(min(mean(first, last) for last in range(at, len(levels))) for first in range(at + 1))
+        for at in range(len(levels))
+    ]
+    queried = np.linspace(-0.1, 1.1, 201)
+
+    found = fit_calibration("isotonic", score, label).apply(queried)
+
+    assert np.allclose(found, np.interp(queried, levels, expected), atol=1e-6)
 
 
 def test_platt_is_a_logistic_regression_on_the_log_odds():
@@ -35,7 +53,7 @@ def test_platt_is_a_logistic_regression_on_the_log_odds():
 
     fitted = fit_calibration("platt", score, label)
 
-    # Platt's targets lie a breath inside 0 and 1, hence not exactly.
+    # Platt's targets are slightly inside 0 and 1, so the two fits are close but not equal.
     assert fitted.slope == pytest.approx(oracle.coef_[0, 0], abs=5e-3)
     assert fitted.intercept == pytest.approx(oracle.intercept_[0], abs=5e-3)
 
@@ -46,7 +64,7 @@ def sigmoid(odds: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("factor", [0.25, 0.5, 1.0, 2.0, 4.0, 6.0])
 @pytest.mark.parametrize("shift", [-4.0, -2.0, 0.0, 2.0, 4.0])
-def test_platt_mends_scores_that_are_too_sure_too_timid_or_shifted(factor: float, shift: float):
+def test_platt_corrects_scores_that_are_overconfident_underconfident_or_shifted(factor: float, shift: float):
     rng = np.random.default_rng(0)
     truth = 1.2 * rng.normal(size=3000) - 1.2
     label = (rng.random(3000) < sigmoid(truth)).astype(np.float64)
@@ -54,7 +72,7 @@ def test_platt_mends_scores_that_are_too_sure_too_timid_or_shifted(factor: float
     odds = np.log(score / (1 - score)).reshape(-1, 1)
     high, low = (label.sum() + 1) / (label.sum() + 2), 1 / (3000 - label.sum() + 2)
     target = np.where(label > 0, high, low)
-    # A target between 0 and 1 is one row of each kind, weighted.
+    # A row with a target between 0 and 1 is a weighted pair of rows, one of each class.
     oracle = LogisticRegression(C=1e12, tol=1e-10, max_iter=1000).fit(
         np.vstack([odds, odds]), np.repeat([1, 0], 3000), sample_weight=np.concatenate([target, 1 - target])
     )
@@ -63,11 +81,11 @@ def test_platt_mends_scores_that_are_too_sure_too_timid_or_shifted(factor: float
 
     assert fitted.slope == pytest.approx(oracle.coef_[0, 0], rel=2e-3)
     assert fitted.intercept == pytest.approx(oracle.intercept_[0], abs=5e-3)
-    # The fitted probabilities sum to the targets where the loss is least.
+    # At the minimum of the loss, the fitted probabilities have the mean of the targets.
     assert fitted.apply(score).mean() == pytest.approx(target.mean(), abs=1e-7)
 
 
-def test_platt_of_scores_that_say_nothing_or_the_contrary_is_the_base_rate():
+def test_platt_of_constant_or_reversed_scores_is_the_base_rate():
     label = np.repeat([1.0, 0.0], [30, 70])
     rate = (30 * 31 / 32 + 70 * 1 / 72) / 100
 
@@ -75,14 +93,14 @@ def test_platt_of_scores_that_say_nothing_or_the_contrary_is_the_base_rate():
         assert fit_calibration("platt", score, label).apply(score) == pytest.approx(np.full(100, rate))
 
 
-def test_platt_that_does_not_converge_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_platt_that_does_not_converge_is_rejected(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(calibration, "NEWTON_STEPS", 1)
 
     with pytest.raises(CalibrationError, match=r"expected a minimum of the log loss within 1 steps, found a slope of"):
         fit_calibration("platt", *scores_and_labels())
 
 
-def test_none_leaves_scores_as_they_are():
+def test_none_does_not_change_scores():
     score, label = scores_and_labels()
 
     assert np.array_equal(fit_calibration("none", score, label).apply(score), score)
@@ -93,7 +111,7 @@ def test_none_leaves_scores_as_they_are():
     st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=60),
     st.sampled_from(["isotonic", "platt"]),
 )
-def test_order_of_scores_is_never_turned_around(rows: list[tuple[float, bool]], method):
+def test_calibration_never_reverses_the_order_of_scores(rows: list[tuple[float, bool]], method: CalibrationMethod):
     score, label = np.array([each[0] for each in rows]), np.array([float(each[1]) for each in rows])
     if label.min() == label.max():
         label[0] = 1 - label[0]
@@ -105,7 +123,7 @@ def test_order_of_scores_is_never_turned_around(rows: list[tuple[float, bool]], 
 
 
 @pytest.mark.parametrize("method", ["isotonic", "platt"])
-def test_json_gives_back_the_same_probabilities(method):
+def test_calibration_read_from_json_gives_the_same_probabilities(method: CalibrationMethod):
     score, label = scores_and_labels()
     fitted = fit_calibration(method, score, label)
 
@@ -114,31 +132,33 @@ def test_json_gives_back_the_same_probabilities(method):
     assert np.array_equal(read.apply(score), fitted.apply(score))
 
 
-def test_constant_label_is_refused():
-    with pytest.raises(CalibrationError, match="expected labels of both kinds in validation, found 3 times 1"):
+def test_constant_label_is_rejected():
+    with pytest.raises(CalibrationError, match="expected labels of both classes in validation, found 3 times 1"):
         fit_calibration("platt", np.array([0.1, 0.2, 0.3]), np.ones(3))
 
 
-def test_score_that_is_no_number_is_refused():
+def test_nan_score_is_rejected():
     with pytest.raises(CalibrationError, match="expected scores that are numbers, found 1 of 2 that are not"):
         fit_calibration("isotonic", np.array([np.nan, 0.2]), np.array([0.0, 1.0]))
 
 
-def test_interval_holds_the_share_among_rows_it_has_not_seen():
+def test_interval_covers_the_declared_share_of_unseen_rows():
     rng = np.random.default_rng(3)
     value = rng.normal(size=4000)
     label = value + rng.standard_t(4, size=4000)
 
     fitted = fit_interval(0.8, value[:2000], label[:2000])
-    lower, upper = fitted.bounds(value[2000:])
+    bounds = fitted.bounds(value[2000:])
 
+    assert bounds is not None
+    lower, upper = bounds
     assert 0.77 < ((lower <= label[2000:]) & (label[2000:] <= upper)).mean() < 0.83
     assert np.array_equal(fitted.apply(value), value)
     assert fit_calibration("none", value, label).bounds(value) is None
 
 
-def test_interval_takes_one_rank_more_for_the_finite_sample():
-    # Nine residuals 1 to 9: nine tenths of ten, so the largest; of eight none is wide enough.
+def test_interval_uses_one_rank_more_for_the_finite_sample():
+    # Of the residuals 1 to 9, rank 0.9 * (9 + 1) is the largest. With eight residuals, none is large enough.
     assert fit_interval(0.9, np.zeros(9), np.arange(1.0, 10.0)).half_width == 9
     with pytest.raises(CalibrationError, match="at least 9, found 8"):
         fit_interval(0.9, np.zeros(8), np.arange(1.0, 9.0))

@@ -1,17 +1,18 @@
-"""A candidate from a training set in sight: parts, refit, calibration, notes, and the directory it is kept in."""
+"""A candidate of a small training set: parts, refit, calibration, notes, checkpoints and model directory."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from ml_platform.features.encoder import Encoder
-from ml_platform.training.candidate import fit_candidate
+from ml_platform.training.candidate import Candidate, fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMTrainer
 from ml_platform.training.model_directory import ModelDirectoryError, read_model, write_model
-from ml_platform.training.splits import SplitSettings, split_by_time
+from ml_platform.training.splits import Split, SplitSettings, split_by_time
 from ml_platform.training.trainer import TrainerSettings, TrainingError
 
 FEATURES = ["strong", "weak", "place"]
@@ -26,7 +27,10 @@ FAST = {
 
 
 def training_set(rows: int = 3000, seed: int = 0) -> pl.DataFrame:
-    """Rows of January to March 2013, one every 43 minutes; the label follows `strong`, is known two hours later."""
+    """Return rows of January to March 2013, one every 43 minutes.
+
+    The label depends on `strong` and is known two hours after the prediction.
+    """
     rng = np.random.default_rng(seed)
     strong = rng.normal(size=rows)
     start = datetime(2013, 1, 1, tzinfo=UTC)
@@ -44,19 +48,19 @@ def training_set(rows: int = 3000, seed: int = 0) -> pl.DataFrame:
     )
 
 
-def split(frame: pl.DataFrame):
+def split(frame: pl.DataFrame) -> Split:
     return split_by_time(frame, "2013-03", "UTC", SplitSettings(), model="toy")
 
 
-def declared(**changes) -> TrainerSettings:
+def declared(**changes: Any) -> TrainerSettings:
     return TrainerSettings.model_validate({"settings": FAST, **changes})
 
 
-def fit(frame: pl.DataFrame, features=FEATURES, **changes):
+def fit(frame: pl.DataFrame, features: list[str] = FEATURES, **changes: Any) -> Candidate:
     return fit_candidate(split(frame), features, declared(**changes), task="classification")
 
 
-def test_candidate_ranks_the_unseen_month_by_the_feature_that_decides_it():
+def test_candidate_ranks_the_unseen_month_by_the_decisive_feature():
     frame = training_set()
     test = split(frame).test
 
@@ -66,7 +70,7 @@ def test_candidate_ranks_the_unseen_month_by_the_feature_that_decides_it():
     assert predicted[above].min() > predicted[~above & (test["strong"].to_numpy() < -0.5)].max()
 
 
-def test_what_the_test_month_holds_changes_no_bit_of_the_candidate():
+def test_content_of_the_test_month_does_not_change_the_candidate():
     frame = training_set()
     march = pl.col("predict_at") >= datetime(2013, 3, 1, tzinfo=UTC)
     scrambled = frame.with_columns(
@@ -78,7 +82,7 @@ def test_what_the_test_month_holds_changes_no_bit_of_the_candidate():
     assert np.array_equal(fit(frame).predict(probe), fit(scrambled).predict(probe))
 
 
-def test_refit_learns_from_validation_with_more_rounds_by_the_share_of_rows_added():
+def test_refit_uses_validation_rows_and_more_rounds_by_the_share_of_added_rows():
     frame = training_set()
     parts = split(frame)
 
@@ -89,7 +93,7 @@ def test_refit_learns_from_validation_with_more_rounds_by_the_share_of_rows_adde
     assert not np.array_equal(alone.predict(parts.test), again.predict(parts.test))
 
 
-def test_without_refit_a_category_that_only_validation_has_is_not_coded():
+def test_without_refit_a_category_of_validation_only_has_no_code():
     frame = training_set().with_columns(
         pl.when(pl.col("predict_at") >= datetime(2013, 2, 10, tzinfo=UTC))
         .then(pl.lit("EWR"))
@@ -121,7 +125,7 @@ def test_calibration_follows_the_declared_method():
     assert methods["platt"].slope > 0
 
 
-def test_features_that_are_all_null_or_infinite_are_noted_and_do_no_harm():
+def test_empty_and_infinite_features_are_noted_and_predictions_stay_finite():
     frame = training_set().with_columns(
         empty=pl.lit(None, pl.Float32),
         endless=pl.when(pl.int_range(pl.len()) % 7 == 0).then(float("inf")).otherwise(pl.col("weak")).cast(pl.Float32),
@@ -144,23 +148,23 @@ def test_feature_without_a_finite_value_is_noted_as_empty(nothing: float | None)
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), float("inf")], ids=["null", "NaN", "infinite"])
-def test_training_set_whose_features_have_no_value_is_refused(nothing: float | None):
+def test_training_set_without_any_feature_value_is_rejected(nothing: float | None):
     frame = training_set().with_columns(strong=pl.lit(nothing, pl.Float32), weak=pl.lit(None, pl.Float32))
 
     with pytest.raises(TrainingError, match="found only nulls, NaN or infinite values in all 2"):
         fit(frame, ["strong", "weak"])
 
 
-def test_constant_label_is_refused():
+def test_constant_label_is_rejected():
     from ml_platform.training.splits import SplitError
 
-    with pytest.raises(SplitError, match="expected labels of more than one kind"):
+    with pytest.raises(SplitError, match="expected labels of more than one value"):
         fit(training_set().with_columns(label=pl.lit(1, pl.Int8)))
 
 
 @pytest.mark.parametrize(("start", "part"), [(1, "train"), (2, "validation"), (3, "test")])
 @pytest.mark.parametrize("odd", [2.0, float("nan")])
-def test_label_that_is_no_class_is_refused_with_its_part_before_anything_is_fitted(
+def test_label_other_than_0_and_1_is_rejected_with_its_part_before_the_fit(
     monkeypatch: pytest.MonkeyPatch, start: int, part: str, odd: float
 ):
     monkeypatch.setattr(LightGBMTrainer, "fit", lambda *args, **kwargs: pytest.fail("fitted"))
@@ -172,26 +176,28 @@ def test_label_that_is_no_class_is_refused_with_its_part_before_anything_is_fitt
         fit(frame)
 
 
-def test_test_month_of_one_kind_of_label_is_refused_before_anything_is_fitted(monkeypatch: pytest.MonkeyPatch):
+def test_test_month_with_one_class_is_rejected_before_the_fit(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(LightGBMTrainer, "fit", lambda *args, **kwargs: pytest.fail("fitted"))
     march = pl.col("predict_at") >= datetime(2013, 3, 1, tzinfo=UTC)
     frame = training_set().with_columns(pl.when(march).then(0).otherwise("label").cast(pl.Int8).alias("label"))
 
-    with pytest.raises(TrainingError, match=r"test part: expected labels of both kinds.*, found \d+ times 0"):
+    with pytest.raises(TrainingError, match=r"test part: expected labels of both classes.*, found \d+ times 0"):
         fit(frame)
 
 
-def test_regression_takes_any_number_but_no_infinite_label():
+def test_regression_accepts_finite_labels_and_rejects_infinite_ones():
     frame = training_set().with_columns(label=pl.col("strong").cast(pl.Float64))
     fast = declared(settings=FAST | {"max_rounds": 2})
-    assert fit_candidate(split(frame), FEATURES, fast, task="regression").calibration.half_width > 0
+    half_width = fit_candidate(split(frame), FEATURES, fast, task="regression").calibration.half_width
+    assert half_width is not None
+    assert half_width > 0
 
     endless = frame.with_columns(label=pl.when(pl.int_range(pl.len()) == 5).then(float("inf")).otherwise("label"))
     with pytest.raises(TrainingError, match=r"train part: expected labels that are numbers, found 1 of .* inf"):
         fit_candidate(split(endless), FEATURES, fast, task="regression")
 
 
-def test_checkpoint_stays_until_the_caller_has_kept_the_candidate_and_gives_the_same_one_again(
+def test_repeated_call_with_the_checkpoint_returns_the_same_candidate_without_a_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     parts, where = split(training_set()), tmp_path / "checkpoint"
@@ -200,12 +206,12 @@ def test_checkpoint_stays_until_the_caller_has_kept_the_candidate_and_gives_the_
 
     again = fit_candidate(parts, FEATURES, declared(), task="classification", checkpoint=where)
 
-    assert [note.partition(" after")[0] for note in again.notes] == ["Went on from the checkpoint"] * 2
+    assert [note.partition(" after")[0] for note in again.notes] == ["Resumed from the checkpoint"] * 2
     assert np.array_equal(again.predict(parts.test), first.predict(parts.test))
     assert again.history == first.history
 
 
-def test_model_directory_gives_back_a_model_that_predicts_alike(tmp_path: Path):
+def test_model_read_from_its_directory_predicts_the_same(tmp_path: Path):
     frame = training_set()
     candidate = fit(frame, calibration="isotonic")
 
@@ -218,13 +224,13 @@ def test_model_directory_gives_back_a_model_that_predicts_alike(tmp_path: Path):
     assert Encoder.from_json((tmp_path / "encoder.json").read_text()) == candidate.encoder
 
 
-def test_model_directory_holds_no_pickle(tmp_path: Path):
+def test_model_directory_has_no_pickle(tmp_path: Path):
     write_model(tmp_path, fit(training_set()), name="toy", target="", threshold=0.5, features={}, contract={})
 
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".txt"}
 
 
-def test_folder_that_was_never_finished_is_no_model(tmp_path: Path):
+def test_incomplete_folder_is_rejected(tmp_path: Path):
     write_model(tmp_path, fit(training_set()), name="toy", target="", threshold=0.5, features={}, contract={})
     (tmp_path / "model.json").unlink()
 
@@ -232,7 +238,7 @@ def test_folder_that_was_never_finished_is_no_model(tmp_path: Path):
         read_model(tmp_path)
 
 
-def test_account_says_what_the_fit_took_and_cost():
+def test_resource_usage_has_seconds_and_cost_of_the_fit():
     resource_usage = fit(training_set()).resource_usage
 
     assert resource_usage.device == "cpu"

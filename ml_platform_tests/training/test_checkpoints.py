@@ -1,4 +1,4 @@
-"""A fit that is killed by SIGKILL, over and over, ends as the one that was never disturbed."""
+"""A fit that is killed by SIGKILL several times ends with the same model as an uninterrupted fit."""
 
 import json
 import random
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,12 +39,15 @@ TORCH = {
 SCRIPT = Path(__file__).parent / "killed_fit.py"
 
 
-def start(trainer: str, settings: dict, checkpoint: Path, out: Path) -> subprocess.Popen:
+def start(trainer: str, settings: dict[str, Any], checkpoint: Path, out: Path) -> subprocess.Popen[str]:
+    """Start `killed_fit.py` in a process."""
     command = [sys.executable, str(SCRIPT), trainer, json.dumps(settings), str(checkpoint), str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def kill_after_lines(process: subprocess.Popen, lines: int) -> None:
+def kill_after_lines(process: subprocess.Popen[str], lines: int) -> None:
+    """Kill the process after it has printed ``lines`` lines."""
+    assert process.stdout is not None
     for _ in range(lines):
         if not process.stdout.readline():
             break
@@ -54,7 +58,9 @@ def kill_after_lines(process: subprocess.Popen, lines: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "settings"), [("lightgbm", LIGHTGBM), ("torch", TORCH)])
-def test_fit_killed_at_random_moments_predicts_as_one_never_killed(tmp_path: Path, trainer: str, settings: dict):
+def test_fit_killed_at_random_moments_predicts_as_an_uninterrupted_fit(
+    tmp_path: Path, trainer: str, settings: dict[str, Any]
+):
     whole = start(trainer, settings, tmp_path / "whole", tmp_path / "whole.npz")
     whole.communicate()
     chance = random.Random(17)
@@ -63,19 +69,19 @@ def test_fit_killed_at_random_moments_predicts_as_one_never_killed(tmp_path: Pat
         kill_after_lines(
             start(trainer, settings, tmp_path / "killed", tmp_path / "killed.npz"), chance.randint(1, reports)
         )
-    assert not (tmp_path / "killed.npz").exists(), "killed too late to show anything"
+    assert not (tmp_path / "killed.npz").exists(), "the fit ended before it was killed"
 
     output, _ = start(trainer, settings, tmp_path / "killed", tmp_path / "killed.npz").communicate()
 
     with np.load(tmp_path / "whole.npz") as undisturbed, np.load(tmp_path / "killed.npz") as resumed:
         assert np.array_equal(undisturbed["scores"], resumed["scores"])
         assert np.array_equal(undisturbed["losses"], resumed["losses"])
-    assert "Went on from the checkpoint" in output
+    assert "Resumed from the checkpoint" in output
 
 
 @pytest.mark.slow
-def test_fit_on_a_full_disk_fails_and_goes_on_from_the_last_whole_checkpoint_once_there_is_room(tmp_path: Path):
-    # A limit on the size of files stands for a full disk: later checkpoints, which hold more trees, do not fit.
+def test_fit_on_a_full_disk_fails_and_resumes_later_from_the_last_complete_checkpoint(tmp_path: Path):
+    # A limit on file sizes simulates a full disk: later checkpoints have more trees and exceed it.
     program = (
         "import resource, runpy, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
@@ -98,10 +104,15 @@ def test_fit_on_a_full_disk_fails_and_goes_on_from_the_last_whole_checkpoint_onc
 
 
 def write(checkpoints: Checkpoints, step: int, text: str) -> None:
-    checkpoints.write(step, {"at": text}, lambda folder: (folder / "file.txt").write_text(text))
+    """Write a checkpoint whose state and only file contain ``text``."""
+
+    def save(folder: Path) -> None:
+        (folder / "file.txt").write_text(text)
+
+    checkpoints.write(step, {"at": text}, save)
 
 
-def test_newest_checkpoint_is_taken_up_and_older_ones_are_gone(tmp_path: Path):
+def test_latest_checkpoint_is_read_and_older_ones_are_removed(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "these rows")
     write(checkpoints, 10, "ten")
     write(checkpoints, 20, "twenty")
@@ -113,13 +124,13 @@ def test_newest_checkpoint_is_taken_up_and_older_ones_are_gone(tmp_path: Path):
     assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000020"]
 
 
-def test_checkpoint_of_other_rows_is_not_taken_up(tmp_path: Path):
+def test_checkpoint_of_other_rows_is_ignored(tmp_path: Path):
     write(Checkpoints(tmp_path, "these rows"), 10, "ten")
 
     assert Checkpoints(tmp_path, "other rows").latest() is None
 
 
-def test_checkpoint_that_was_being_written_when_killed_is_not_seen(tmp_path: Path):
+def test_incomplete_checkpoint_of_a_killed_write_is_ignored(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "these rows")
     write(checkpoints, 10, "ten")
     shutil.copytree(tmp_path / "step-00000010", tmp_path / ".staged-00000020")

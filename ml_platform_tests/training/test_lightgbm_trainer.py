@@ -1,21 +1,36 @@
-"""Boosted trees: what resuming, early stopping and each setting do to the model."""
+"""Boosted trees: resumption, early stopping, explanations, and the effect of each setting."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ml_platform.training.lightgbm_trainer import LightGBMSettings, LightGBMTrainer, seeds_of_segment
-from ml_platform.training.trainer import Matrix, TrainingError
+from ml_platform.training.lightgbm_trainer import (
+    LightGBMModel,
+    LightGBMSettings,
+    LightGBMTrainer,
+    seeds_of_segment,
+)
+from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError
 
 SMALL = {"max_rounds": 60, "patience": 60, "num_leaves": 15, "min_data_in_leaf": 10, "num_threads": 1}
 
 
 class KilledError(Exception):
-    pass
+    """Raised by a report to interrupt a fit."""
 
 
-def fit(matrix: Matrix, task="classification", seed=3, rounds=None, checkpoint=None, report=None, **changes):
+def fit(
+    matrix: Matrix,
+    task: Task = "classification",
+    seed: int = 3,
+    rounds: int | None = None,
+    checkpoint: Path | None = None,
+    report: ReportProgress | None = None,
+    **changes: Any,
+) -> LightGBMModel:
+    """Return the model of the first 900 rows, validated on the others unless ``rounds`` are given."""
     trainer = LightGBMTrainer(LightGBMSettings.model_validate(SMALL | changes), task=task, seed=seed)
     validation = None if rounds else matrix.part(900, 1200)
     return trainer.fit(matrix.part(0, 900), validation, rounds=rounds, checkpoint=checkpoint, report=report)
@@ -33,7 +48,7 @@ def fit(matrix: Matrix, task="classification", seed=3, rounds=None, checkpoint=N
     ],
 )
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_fit_gone_on_with_equals_the_one_never_stopped(matrix: Matrix, tmp_path: Path, drawn: dict, task):
+def test_resumed_fit_equals_an_uninterrupted_fit(matrix: Matrix, tmp_path: Path, drawn: dict[str, Any], task: Task):
     def stop(round_: int, loss: float) -> None:
         if round_ == 47:
             raise KilledError
@@ -45,14 +60,14 @@ def test_fit_gone_on_with_equals_the_one_never_stopped(matrix: Matrix, tmp_path:
 
     resumed = fit(matrix, task, checkpoint=tmp_path, **settings)
 
-    assert resumed.notes == ["Went on from the checkpoint after round 36."]
+    assert resumed.notes == ["Resumed from the checkpoint after round 36."]
     assert resumed.history == whole.history
     assert np.array_equal(resumed.predict(matrix.features), whole.predict(matrix.features))
 
 
-def test_fit_that_had_ended_is_not_repeated(matrix: Matrix, tmp_path: Path):
+def test_finished_fit_is_not_repeated(matrix: Matrix, tmp_path: Path):
     first = fit(matrix, checkpoint=tmp_path, patience=5)
-    rounds = []
+    rounds: list[int] = []
 
     again = fit(matrix, checkpoint=tmp_path, patience=5, report=lambda round_, loss: rounds.append(round_))
 
@@ -68,7 +83,7 @@ def test_fit_stops_after_patience_and_ends_at_its_best_round(matrix: Matrix):
     assert fitted.rounds == int(np.argmin(losses)) + 1 == len(losses) - 7
 
 
-def test_segments_draw_from_seeds_of_their_own():
+def test_each_segment_has_its_own_seeds():
     drawn = [seed for segment in range(5) for seed in seeds_of_segment(7, segment).values()]
 
     assert len(set(drawn)) == len(drawn) == 20
@@ -85,7 +100,7 @@ def test_saved_booster_ends_at_its_best_round(matrix: Matrix, tmp_path: Path):
     assert np.array_equal(read.predict(matrix.features), fitted.predict(matrix.features))
 
 
-def test_contributions_and_the_constant_add_up_to_the_log_odds(matrix: Matrix):
+def test_contributions_and_a_constant_sum_to_the_log_odds(matrix: Matrix):
     fitted = fit(matrix)
     raw = fitted.booster.predict(matrix.features, num_iteration=fitted.rounds, raw_score=True)
 
@@ -94,7 +109,7 @@ def test_contributions_and_the_constant_add_up_to_the_log_odds(matrix: Matrix):
     assert np.ptp(rest) < 1e-9
 
 
-def test_importance_names_what_decides_and_not_what_is_empty(matrix: Matrix):
+def test_importance_is_largest_for_the_decisive_feature_and_zero_for_an_empty_one(matrix: Matrix):
     importance = fit(matrix).importance()
 
     assert next(iter(importance)) == "strong"
@@ -102,23 +117,23 @@ def test_importance_names_what_decides_and_not_what_is_empty(matrix: Matrix):
     assert sum(importance.values()) == pytest.approx(1)
 
 
-def test_without_validation_or_rounds_there_is_nothing_to_stop_at(matrix: Matrix):
+def test_fit_without_validation_and_rounds_is_rejected(matrix: Matrix):
     with pytest.raises(TrainingError, match="expected validation rows or a number of rounds, found neither"):
         LightGBMTrainer(LightGBMSettings(), task="classification", seed=0).fit(matrix)
 
 
-def test_constant_label_is_refused(matrix: Matrix):
+def test_constant_label_is_rejected(matrix: Matrix):
     with pytest.raises(TrainingError, match="found 900 times 0"):
         fit(Matrix(matrix.features, np.zeros(1200), matrix.names, matrix.categories))
 
 
-def test_rounds_in_which_nothing_could_be_split_add_no_tree_and_do_not_shift_the_seeds(matrix: Matrix, tmp_path: Path):
+def test_rounds_without_a_possible_split_add_no_tree_and_do_not_shift_the_seeds(matrix: Matrix, tmp_path: Path):
     def stop(round_: int, loss: float) -> None:
         if round_ == 47:
             raise KilledError
 
-    # One feature in four a tree, and one of the four is empty.
-    settings = {"segment_rounds": 12, "feature_fraction": 0.25, "min_data_in_leaf": 400}
+    # Each tree uses one of four features, and one feature is empty.
+    settings: dict[str, Any] = {"segment_rounds": 12, "feature_fraction": 0.25, "min_data_in_leaf": 400}
     whole = fit(matrix, **settings)
     with pytest.raises(KilledError):
         fit(matrix, checkpoint=tmp_path, report=stop, **settings)
@@ -151,5 +166,5 @@ def test_rounds_in_which_nothing_could_be_split_add_no_tree_and_do_not_shift_the
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_setting_changes_the_model(matrix: Matrix, change: dict):
+def test_setting_changes_the_model(matrix: Matrix, change: dict[str, Any]):
     assert not np.array_equal(fit(matrix, **change).predict(matrix.features), fit(matrix).predict(matrix.features))

@@ -1,4 +1,4 @@
-"""What a block of work took, and what that costs."""
+"""Seconds, memory, GPUs and cost of a measured block."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from ml_platform.training.resource_usage import (
 )
 
 
-def test_cpu_seconds_and_their_price_are_counted():
+def test_cost_is_the_cpu_seconds_times_their_price():
     with measure_resources(PriceList(cpu_hour=3600.0, gpu_hour=0)) as meter:
         sum(at * at for at in range(2_000_000))
 
@@ -26,7 +26,7 @@ def test_cpu_seconds_and_their_price_are_counted():
     assert resource_usage.cost == pytest.approx(resource_usage.cpu_seconds)
 
 
-def test_numbers_stand_still_when_the_block_has_ended():
+def test_total_does_not_change_after_the_block():
     with measure_resources(PriceList()) as meter:
         pass
     before = meter.total()
@@ -36,7 +36,7 @@ def test_numbers_stand_still_when_the_block_has_ended():
     assert meter.total().wall_seconds == before.wall_seconds
 
 
-def test_block_that_fails_is_measured_too():
+def test_block_that_raises_is_measured_too():
     with pytest.raises(ZeroDivisionError), measure_resources() as meter:
         _ = 1 / 0
 
@@ -51,7 +51,7 @@ def test_peak_memory_grows_with_allocations():
     assert len(allocated) > before
 
 
-def test_a_machine_has_at_least_one_slot_for_steps_that_want_a_gpu():
+def test_machine_has_at_least_one_slot_for_gpu_steps():
     assert gpu_slots() >= 1
 
 
@@ -63,11 +63,11 @@ def test_a_machine_has_at_least_one_slot_for_steps_that_want_a_gpu():
         ("-1", 0),
         ("0", 1),
         ("1, 3", 2),
-        ("0,9,1", 1),  # CUDA reads no further than the first that is not there
+        ("0,9,1", 1),  # CUDA ignores all entries after the first one that names no GPU
         ("GPU-8932f937,MIG-5c1e", 2),
     ],
 )
-def test_gpus_that_are_hidden_from_the_process_do_not_count(
+def test_gpus_that_are_hidden_from_the_process_are_not_counted(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, usable: int
 ):
     monkeypatch.setattr(resource_usage, "_load_nvml", lambda: SimpleNamespace(nvmlDeviceGetCount=lambda: 4))
@@ -79,7 +79,7 @@ def test_gpus_that_are_hidden_from_the_process_do_not_count(
     assert gpu_count() == usable
 
 
-def test_a_torch_without_cuda_can_use_no_gpu(monkeypatch: pytest.MonkeyPatch):
+def test_torch_without_cuda_uses_no_gpu(monkeypatch: pytest.MonkeyPatch):
     import torch
 
     assert torch_has_cuda() == (torch.version.cuda is not None)

@@ -1,11 +1,12 @@
-"""The cut by time: who is in which part, down to the minute, and what is refused."""
+"""The split by time: the part of each row, to the minute, and rejected training sets."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import polars as pl
 import pytest
 
-from ml_platform.training.splits import SplitError, SplitSettings, split_by_time
+from ml_platform.training.splits import Split, SplitError, SplitSettings, split_by_time
 
 ZONE = "America/New_York"
 # In New York, 2013-05-01 begins at 04:00 UTC, and 2013-06-01 too.
@@ -15,7 +16,7 @@ INSTANT = pl.Datetime("us", "UTC")
 
 
 def frame(*rows: tuple[datetime, timedelta | None, int | None]) -> pl.DataFrame:
-    """Rows of (predict_at, time until the label is known, label), numbered in `row`."""
+    """Return rows of (predict_at, time until the label is known, label), numbered in `row`."""
     return pl.DataFrame(
         {
             "row": range(len(rows)),
@@ -32,16 +33,18 @@ PLENTY = frame(
 )
 
 
-def cut(extra: pl.DataFrame | None = None, **settings):
+def cut(extra: pl.DataFrame | None = None, **settings: Any) -> Split:
+    """Return the split of the rows above and ``extra`` for June; rows of ``extra`` are numbered from 1000."""
     rows = PLENTY if extra is None else pl.concat([PLENTY, extra.with_columns(pl.col("row") + 1000)])
     return split_by_time(rows, "2013-06", ZONE, SplitSettings(minimum_rows=10, **settings), model="toy")
 
 
 def extras(part: pl.DataFrame) -> list[int]:
+    """Return the numbers of the extra rows in ``part``."""
     return [row - 1000 for row in part["row"] if row >= 1000]
 
 
-def test_months_begin_at_midnight_of_the_declared_zone():
+def test_months_begin_at_midnight_in_the_declared_time_zone():
     minute = timedelta(minutes=1)
     split = cut(
         frame(
@@ -57,7 +60,7 @@ def test_months_begin_at_midnight_of_the_declared_zone():
     assert (extras(split.train), extras(split.validation), extras(split.test)) == ([0], [1, 2], [3, 4])
 
 
-def test_label_that_comes_after_the_cut_is_embargoed():
+def test_label_known_after_the_part_ends_is_embargoed():
     split = cut(
         frame(
             (MAY - HOUR, HOUR, 1),  # known as validation begins
@@ -93,47 +96,47 @@ def test_rows_without_a_label_are_counted_and_in_no_part():
     }
 
 
-def test_longer_validation_takes_months_from_training():
+def test_longer_validation_takes_months_from_train():
     earlier = frame(*((MAY - 1500 * HOUR + at * HOUR, HOUR, at % 2) for at in range(20)))
 
     assert cut(earlier, validation_months=2).train.height == 20
     assert cut(earlier, validation_months=1).train.height == 59
 
 
-def test_train_months_leaves_older_rows_out():
+def test_train_months_excludes_older_rows():
     ancient = frame((MAY - 5000 * HOUR, HOUR, 1))
 
     assert extras(cut(ancient).train) == [0]
     assert extras(cut(ancient, train_months=1).train) == []
 
 
-def test_empty_validation_month_is_refused():
+def test_empty_validation_month_is_rejected():
     rows = PLENTY.filter((pl.col("predict_at") < MAY) | (pl.col("predict_at") >= JUNE))
 
     with pytest.raises(SplitError, match="validation part: expected at least 10 rows with a known label, found 0"):
         split_by_time(rows, "2013-06", ZONE, SplitSettings(minimum_rows=10), model="toy")
 
 
-def test_fewer_rows_than_declared_are_refused():
+def test_fewer_rows_than_declared_are_rejected():
     with pytest.raises(SplitError, match="expected at least 40 rows with a known label, found 39"):
         split_by_time(PLENTY, "2013-06", ZONE, SplitSettings(minimum_rows=40), model="toy")
 
 
 @pytest.mark.parametrize(("start", "part"), [(MAY - 720 * HOUR, "train"), (MAY, "validation")])
-def test_constant_label_is_refused(start: datetime, part: str):
+def test_constant_label_is_rejected(start: datetime, part: str):
     month = pl.col("predict_at").is_between(start, start + 700 * HOUR)
     rows = PLENTY.with_columns(pl.when(month).then(pl.lit(1, pl.Int8)).otherwise("label").alias("label"))
 
-    with pytest.raises(SplitError, match=f"{part} part: expected labels of more than one kind, found 39 times 1"):
+    with pytest.raises(SplitError, match=f"{part} part: expected labels of more than one value, found 39 times 1"):
         split_by_time(rows, "2013-06", ZONE, SplitSettings(minimum_rows=10), model="toy")
 
 
-def test_missing_column_is_named_with_its_nearest_neighbour():
+def test_missing_column_is_rejected_with_the_nearest_name():
     with pytest.raises(SplitError, match=r"found no 'label_known_at'.*Did you mean 'label_known'\?"):
         split_by_time(PLENTY.rename({"label_known_at": "label_known"}), "2013-06", ZONE, SplitSettings(), model="toy")
 
 
-def test_naive_times_are_refused():
+def test_naive_times_are_rejected():
     rows = PLENTY.with_columns(pl.col("predict_at").dt.replace_time_zone(None))
 
     with pytest.raises(SplitError, match=r"expected times in UTC, found .* in 'predict_at'"):

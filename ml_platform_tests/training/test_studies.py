@@ -1,4 +1,4 @@
-"""Where searches are kept: a file in the home, or what the environment names."""
+"""Storage of studies: a file in the home, or the database that the environment names."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from resources.home import Home
 from resources.studies import StudiesResource
 
 
-def test_each_search_is_a_file_in_the_home_unless_a_database_is_named(
+def test_study_is_a_file_in_the_home_unless_a_database_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ML_PLATFORM_STUDIES", raising=False)

@@ -1,4 +1,4 @@
-"""The decision threshold: each rule against a brute-force search, and what cannot be chosen."""
+"""The decision threshold: each rule equals a brute-force search, and invalid rules are rejected."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def settings(declared: object) -> ThresholdSettings:
 
 
 def rows(count: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of base rate 0.2 and calibrated scores with ties."""
+    """Return labels with base rate 0.2 and calibrated scores with ties."""
     rng = np.random.default_rng(seed)
     score = np.clip(rng.beta(1.2, 4.8, count), 0.01, 0.99).round(2)
     return (rng.random(count) < score).astype(np.float64), score
@@ -54,16 +54,16 @@ def test_cost_chooses_the_cheapest_of_all_thresholds(false_positive: float, fals
     assert cost(label, score >= chosen.value, false_positive, false_negative) == cheapest
 
 
-def test_cost_of_calibrated_scores_lies_near_the_threshold_of_decision_theory():
+def test_cost_of_calibrated_scores_is_near_the_threshold_of_decision_theory():
     label, score = rows(100_000)
 
     chosen = choose_threshold(settings({"cost": {"false_positive": 1, "false_negative": 3}}), label, score)
 
-    # Answer positive where p * 3 exceeds (1 - p) * 1: Elkan (2001), The foundations of cost-sensitive learning.
+    # A positive answer is cheaper if 3 p exceeds 1 - p: Elkan (2001), The foundations of cost-sensitive learning.
     assert chosen.value == pytest.approx(0.25, abs=0.03)
 
 
-def test_dear_false_alarms_answer_nothing_as_positive():
+def test_expensive_false_alarms_give_no_positive_answers():
     label = np.array([0.0, 1.0, 0.0, 1.0])
     score = np.array([1.0, 0.4, 0.9, 0.2])
 
@@ -73,7 +73,7 @@ def test_dear_false_alarms_answer_nothing_as_positive():
     assert chosen.precision is None
 
 
-def test_precision_at_takes_the_highest_recall_that_keeps_the_precision():
+def test_precision_at_chooses_the_highest_recall_with_that_precision():
     label, score = rows(2000)
 
     chosen = choose_threshold(settings({"precision_at": 0.4}), label, score)
@@ -99,7 +99,7 @@ def test_precision_that_no_threshold_reaches_is_noted():
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2, 0.5])
-def test_rate_answers_that_share_of_rows_as_positive(rate: float):
+def test_rate_gives_that_share_of_positive_answers(rate: float):
     label, score = rows(2000)
 
     chosen = choose_threshold(settings({"rate": rate}), label, score)
@@ -123,7 +123,7 @@ def test_a_number_is_a_fixed_threshold():
     ),
     st.sampled_from([{"f_beta": 1.0}, {"cost": {"false_positive": 1, "false_negative": 2}}, {"rate": 0.3}]),
 )
-def test_the_numbers_beside_a_threshold_are_those_of_the_answers(pairs: list[tuple[bool, float]], declared: object):
+def test_quality_of_a_threshold_equals_the_quality_of_its_answers(pairs: list[tuple[bool, float]], declared: object):
     label = np.array([float(label) for label, _ in pairs])
     score = np.array([score for _, score in pairs])
 
@@ -145,6 +145,6 @@ def test_the_numbers_beside_a_threshold_are_those_of_the_answers(pairs: list[tup
         (True, "valid dictionary"),
     ],
 )
-def test_a_rule_that_cannot_be_followed_is_refused(declared: object, message: str):
+def test_invalid_rule_is_rejected(declared: object, message: str):
     with pytest.raises(ValidationError, match=message):
         settings(declared)

@@ -1,4 +1,4 @@
-"""TabM on small rows: what it learns, that where and how it runs does not change it, and what short memory does."""
+"""TabM on small rows: accuracy, equal results on every path of execution, and recovery from lack of memory."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from sklearn.metrics import roc_auc_score
 
 from ml_platform.training import torch_loop, torch_trainer
 from ml_platform.training.torch_batches import is_resident
-from ml_platform.training.torch_network import network_spec_for
+from ml_platform.training.torch_network import NetworkSpec, network_spec_for
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.torch_state import reproducible_fit
-from ml_platform.training.torch_trainer import TorchTrainer, chosen_device
-from ml_platform.training.trainer import Matrix, TrainingError
+from ml_platform.training.torch_trainer import TorchModel, TorchTrainer, chosen_device
+from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError
 
 SMALL = {
     "batch_rows": 100,
@@ -32,19 +33,27 @@ SMALL = {
 }
 
 
-def fit(matrix: Matrix, task="classification", seed=3, rounds=None, report=None, **changes):
+def fit(
+    matrix: Matrix,
+    task: Task = "classification",
+    seed: int = 3,
+    rounds: int | None = None,
+    report: ReportProgress | None = None,
+    **changes: Any,
+) -> TorchModel:
+    """Return the model of the first 900 rows, validated on the others unless ``rounds`` are given."""
     trainer = TorchTrainer(TorchSettings.model_validate(SMALL | changes), task=task, seed=seed)
     validation = None if rounds else matrix.part(900, 1200)
     return trainer.fit(matrix.part(0, 900), validation, rounds=rounds, report=report)
 
 
-def test_network_ranks_by_what_decides_the_label(matrix: Matrix):
+def test_network_scores_positive_rows_higher(matrix: Matrix):
     scores = fit(matrix).predict(matrix.features)
 
     assert scores[matrix.label == 1].mean() - scores[matrix.label == 0].mean() > 0.4
 
 
-def test_same_seed_gives_the_same_bits_and_another_seed_others(matrix: Matrix):
+def test_predictions_depend_on_the_seed_only(matrix: Matrix):
     first, again, other = (fit(matrix, seed=seed).predict(matrix.features) for seed in (3, 3, 4))
 
     assert np.array_equal(first, again)
@@ -59,21 +68,21 @@ def test_streamed_rows_give_the_same_bits_as_resident_ones(matrix: Matrix):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_model_of_one(matrix: Matrix):
+def test_two_processes_give_the_same_model_as_one(matrix: Matrix):
     alone = fit(matrix, dropout=0.0).predict(matrix.features)
     together = fit(matrix, dropout=0.0, processes=2).predict(matrix.features)
 
     assert np.abs(alone - together).max() < 1e-3
 
 
-def test_memory_that_runs_out_halves_the_batch_and_the_model_is_the_same(matrix: Matrix, monkeypatch):
+def test_lack_of_memory_halves_the_batch_and_does_not_change_the_model(matrix: Matrix, monkeypatch: pytest.MonkeyPatch):
     undisturbed = fit(matrix, dropout=0.0)
     build_network = torch_loop.build_network
 
-    def build_with_little_memory(spec):
+    def build_with_little_memory(spec: NetworkSpec) -> torch.nn.Module:
         network = build_network(spec)
 
-        def allocate(_, inputs):
+        def allocate(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             if network.training and len(inputs[0]) > 30:
                 raise torch.OutOfMemoryError("no room for more than 30 rows")
 
@@ -84,21 +93,21 @@ def test_memory_that_runs_out_halves_the_batch_and_the_model_is_the_same(matrix:
     halved = fit(matrix, dropout=0.0)
 
     assert halved.notes == [
-        "Out of memory on cpu: batches go on in parts of 50 rows instead of 100.",
-        "Out of memory on cpu: batches go on in parts of 25 rows instead of 50.",
+        "Out of memory on cpu: batches continue in parts of 50 rows instead of 100.",
+        "Out of memory on cpu: batches continue in parts of 25 rows instead of 50.",
     ]
     assert np.abs(halved.predict(matrix.features) - undisturbed.predict(matrix.features)).max() < 1e-3
 
 
-def run_rank_with_little_memory(rank: int, *work) -> None:
-    """Be a process of several, the second of which has no memory for more than 30 rows from its fourth step on."""
+def run_rank_with_little_memory(rank: int, *work: Any) -> None:
+    """Run one rank; rank 1 has no memory for more than 30 rows after its first eight passes."""
     build_network = torch_loop.build_network
 
-    def build_with_little_memory(spec):
+    def build_with_little_memory(spec: NetworkSpec) -> torch.nn.Module:
         network = build_network(spec)
-        passes = []
+        passes: list[int] = []
 
-        def allocate(_, inputs):
+        def allocate(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             passes.append(len(inputs[0]))
             if rank == 1 and network.training and len(passes) > 8 and len(inputs[0]) > 30:
                 raise torch.OutOfMemoryError("no room for more than 30 rows")
@@ -111,22 +120,24 @@ def run_rank_with_little_memory(rank: int, *work) -> None:
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_in_one_of_two_processes_halves_the_batch_of_both(matrix: Matrix, monkeypatch):
+def test_lack_of_memory_in_one_of_two_processes_halves_the_batch_of_both(
+    matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+):
     alone = fit(matrix, dropout=0.0, max_epochs=2).predict(matrix.features)
-    seen = []
+    seen: list[tuple[int, float]] = []
     monkeypatch.setattr(torch_trainer, "_run_rank", run_rank_with_little_memory)
 
     halved = fit(matrix, dropout=0.0, max_epochs=2, processes=2, report=lambda epoch, loss: seen.append((epoch, loss)))
 
     assert halved.notes == [
-        "Out of memory on cpu: batches go on in parts of 25 rows instead of 50 in each of 2 processes.",
+        "Out of memory on cpu: batches continue in parts of 25 rows instead of 50 in each of 2 processes.",
     ]
     assert np.abs(halved.predict(matrix.features) - alone).max() < 1e-3
     assert seen == halved.history
 
 
 @pytest.mark.slow
-def test_refusal_and_pruning_of_several_processes_reach_the_caller(matrix: Matrix):
+def test_error_and_pruning_in_one_of_several_processes_reach_the_caller(matrix: Matrix):
     endless = Matrix(matrix.features, np.where(np.arange(1200) == 1000, np.inf, matrix.label), matrix.names, {2: 6})
     with pytest.raises(TrainingError, match="torch, epoch 1: expected a validation loss that is a number, found inf"):
         fit(endless, task="regression", processes=2)
@@ -138,8 +149,8 @@ def test_refusal_and_pruning_of_several_processes_reach_the_caller(matrix: Matri
         fit(matrix, processes=2, max_epochs=200, patience=200, report=prune)
 
 
-def test_memory_too_short_for_one_row_is_an_error(matrix: Matrix, monkeypatch):
-    def nothing_left(self, features, label):
+def test_lack_of_memory_for_one_row_is_an_error(matrix: Matrix, monkeypatch: pytest.MonkeyPatch):
+    def nothing_left(*_: object) -> None:
         raise torch.OutOfMemoryError("nothing left")
 
     monkeypatch.setattr(torch_loop.TrainingLoop, "_accumulate", nothing_left)
@@ -149,7 +160,7 @@ def test_memory_too_short_for_one_row_is_an_error(matrix: Matrix, monkeypatch):
 
 
 def test_refit_runs_the_given_epochs(matrix: Matrix):
-    seen = []
+    seen: list[int] = []
 
     fitted = fit(matrix, rounds=3, report=lambda epoch, loss: seen.append(epoch))
 
@@ -158,7 +169,7 @@ def test_refit_runs_the_given_epochs(matrix: Matrix):
     assert fitted.history == []
 
 
-def test_fit_stops_when_validation_no_longer_gets_better_and_keeps_the_best_epoch(matrix: Matrix):
+def test_fit_stops_when_validation_does_not_improve_and_keeps_the_best_epoch(matrix: Matrix):
     fitted = fit(matrix, max_epochs=60, patience=1, learning_rate=0.05)
 
     losses = [loss for _, loss in fitted.history]
@@ -168,7 +179,7 @@ def test_fit_stops_when_validation_no_longer_gets_better_and_keeps_the_best_epoc
     assert own == pytest.approx(min(losses))
 
 
-def test_saved_network_predicts_alike_and_is_no_pickle(matrix: Matrix, tmp_path: Path):
+def test_saved_network_predicts_the_same_and_has_no_pickle(matrix: Matrix, tmp_path: Path):
     fitted = fit(matrix)
 
     fitted.save(tmp_path)
@@ -179,7 +190,7 @@ def test_saved_network_predicts_alike_and_is_no_pickle(matrix: Matrix, tmp_path:
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".npz"}
 
 
-def test_gap_unseen_category_and_infinite_value_get_a_score(matrix: Matrix):
+def test_missing_unseen_and_infinite_values_get_a_finite_score(matrix: Matrix):
     rows = np.array([[np.nan, np.nan, np.nan, np.nan], [np.inf, 0, 2, 0], [-1e30, 0, 5, 1]], dtype=np.float32)
 
     scores = fit(matrix).predict(np.where(np.isinf(rows), np.nan, rows))
@@ -187,21 +198,21 @@ def test_gap_unseen_category_and_infinite_value_get_a_score(matrix: Matrix):
     assert np.isfinite(scores).all()
 
 
-def test_category_never_fitted_scores_as_the_mean_of_those_that_were(matrix: Matrix):
+def test_unseen_category_has_the_mean_embedding_of_the_seen_ones(matrix: Matrix):
     fitted = fit(Matrix(matrix.features, matrix.label, matrix.names, {2: 8}))
 
     table = fitted.network.categories[0].weight.detach().numpy()
     rows = np.bincount(matrix.features[:900, 2].astype(int), minlength=9)
-    assert list(np.flatnonzero(rows == 0)) == [6, 7, 8]  # two codes that no row has, and the missing
+    assert list(np.flatnonzero(rows == 0)) == [6, 7, 8]  # two codes without rows, and missing
     assert table[6:] == pytest.approx(np.tile(rows[:6] @ table[:6] / 900, (3, 1)), abs=1e-6)
-    # Places 0, 1, 2 decide the label; one that was never seen lies between them.
-    asked = np.array([[0.0, 0, place, np.nan] for place in (*range(6), np.nan)], dtype=np.float32)
-    scores = fitted.predict(asked)
+    # The label depends on the place, and the score of an unseen place is between those of the seen ones.
+    queried = np.array([[0.0, 0, place, np.nan] for place in (*range(6), np.nan)], dtype=np.float32)
+    scores = fitted.predict(queried)
     assert scores[:6].min() < scores[6] < scores[:6].max()
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.001, 1e9), (0.01, -9999.0), (0.01, 99999.0)])
-def test_a_few_extreme_values_do_not_cost_the_others_their_bins(share: float, value: float):
+def test_a_few_extreme_values_do_not_take_bins_from_the_others(share: float, value: float):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(6000, 2)).astype(np.float32)
     label = (features[:, 0] + rng.normal(size=6000) > 0).astype(np.float64)
@@ -220,12 +231,12 @@ def test_a_few_extreme_values_do_not_cost_the_others_their_bins(share: float, va
     assert len(fitted.spec.edges[0]) == 17
 
 
-def test_values_beyond_the_outermost_edges_count_as_the_edge(matrix: Matrix):
+def test_values_beyond_the_outermost_edges_are_clipped_to_them(matrix: Matrix):
     fitted = fit(matrix)
     highest = np.nanmax(matrix.features[:900, 0])
-    asked = np.array([[far, 0, 1, 0] for far in (highest, highest + 1, 1e30)], dtype=np.float32)
+    queried = np.array([[far, 0, 1, 0] for far in (highest, highest + 1, 1e30)], dtype=np.float32)
 
-    assert fitted.predict(asked) == pytest.approx(np.full(3, fitted.predict(asked)[0]), abs=1e-6)
+    assert fitted.predict(queried) == pytest.approx(np.full(3, fitted.predict(queried)[0]), abs=1e-6)
 
 
 def test_feature_without_values_is_left_out_of_the_network(matrix: Matrix):
@@ -235,7 +246,7 @@ def test_feature_without_values_is_left_out_of_the_network(matrix: Matrix):
     assert spec.categories == {2: 6}
 
 
-def test_values_that_float32_cannot_tell_apart_are_one_bin_edge(matrix: Matrix):
+def test_values_that_are_equal_in_float32_are_one_bin_edge(matrix: Matrix):
     near = (1.0 + 1e-7 * (np.arange(matrix.rows) % 2)).astype(np.float32)
     near[:10] = 1e6
     features = np.column_stack([matrix.features, near])
@@ -248,7 +259,7 @@ def test_values_that_float32_cannot_tell_apart_are_one_bin_edge(matrix: Matrix):
     assert np.isfinite(fit(wider).predict(features)).all()
 
 
-def test_regression_answers_in_the_unit_of_the_label(matrix: Matrix):
+def test_regression_predicts_in_the_unit_of_the_label(matrix: Matrix):
     minutes = 600 + 100 * np.nan_to_num(matrix.features[:, 0].astype(np.float64))
     rows = Matrix(matrix.features, minutes, matrix.names, matrix.categories)
 
@@ -257,26 +268,26 @@ def test_regression_answers_in_the_unit_of_the_label(matrix: Matrix):
     assert np.abs(predicted - minutes).mean() < 30
 
 
-def test_constant_label_is_refused(matrix: Matrix):
-    with pytest.raises(TrainingError, match=r"expected labels of more than one kind .* found 900 times 1"):
+def test_constant_label_is_rejected(matrix: Matrix):
+    with pytest.raises(TrainingError, match=r"expected labels of more than one value .* found 900 times 1"):
         fit(Matrix(matrix.features, np.ones(1200), matrix.names, matrix.categories))
 
 
-def test_validation_label_that_is_no_number_is_refused(matrix: Matrix):
+def test_nan_validation_label_is_rejected(matrix: Matrix):
     label = np.where(np.arange(1200) == 1000, np.nan, matrix.label)
 
     with pytest.raises(TrainingError, match="torch, epoch 1: expected a validation loss that is a number, found nan"):
         fit(Matrix(matrix.features, label, matrix.names, matrix.categories))
 
 
-def test_rows_without_any_value_are_refused(matrix: Matrix):
+def test_rows_without_any_value_are_rejected(matrix: Matrix):
     rows = Matrix(np.full_like(matrix.features, np.nan), matrix.label, matrix.names)
 
     with pytest.raises(TrainingError, match="expected a feature with more than one value, found none among 4"):
         fit(rows)
 
 
-def test_explanation_names_what_decides(matrix: Matrix):
+def test_importance_is_largest_for_the_decisive_feature(matrix: Matrix):
     fitted = fit(matrix)
 
     importance = fitted.importance()
@@ -286,8 +297,8 @@ def test_explanation_names_what_decides(matrix: Matrix):
     assert sum(importance.values()) == pytest.approx(1)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what a machine without a GPU does")
-def test_device_that_is_not_there_is_refused_and_auto_finds_one():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests a machine without a GPU")
+def test_missing_device_is_rejected_and_auto_finds_one():
     assert chosen_device(TorchSettings()).type in ("cpu", "mps")
     with pytest.raises(TrainingError, match="expected a machine with cuda, found none"):
         chosen_device(TorchSettings(device="cuda"))
@@ -322,12 +333,12 @@ def test_rows_are_resident_as_declared(matrix: Matrix):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_setting_changes_the_model(matrix: Matrix, change: dict):
+def test_setting_changes_the_model(matrix: Matrix, change: dict[str, Any]):
     assert not np.array_equal(fit(matrix, **change).predict(matrix.features), fit(matrix).predict(matrix.features))
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_global_state_of_torch_is_left_as_it_was(matrix: Matrix, strict: bool):
+def test_global_state_of_torch_is_restored(matrix: Matrix, strict: bool):
     torch.manual_seed(9)
     before = torch.get_rng_state()
     threads = torch.get_num_threads()
@@ -348,18 +359,18 @@ def test_fits_of_several_threads_do_not_disturb_each_other(matrix: Matrix, tmp_p
     alone.save(tmp_path)
 
     with ThreadPoolExecutor(3) as threads:
-        asked = [threads.submit(fit, matrix, max_epochs=2) for _ in range(5)]
-        while not all(each.done() for each in asked):
+        fits = [threads.submit(fit, matrix, max_epochs=2) for _ in range(5)]
+        while not all(each.done() for each in fits):
             TorchTrainer.load(tmp_path)
-        together = [each.result().history for each in asked]
+        together = [each.result().history for each in fits]
 
     assert together == [alone.history] * 5
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_cuda_is_set_to_be_deterministic_before_it_starts(monkeypatch: pytest.MonkeyPatch):
+def test_cuda_is_configured_as_deterministic_before_it_starts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back afterwards
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that monkeypatch restores it
     cuda = torch.device("cuda")
 
     for settings, before, after in (

@@ -1,1 +1,1 @@
-"""Datasets of the aviation domain: loaders, and their contracts in defs.yaml."""
+"""Datasets of the aviation domain: the loaders, and the contracts in `defs.yaml`."""

@@ -1,6 +1,6 @@
-"""What the landed aviation files say: columns with types, and local clock times turned into instants in UTC.
+"""Loaders of the landed aviation files: they type the columns and convert local clock times to instants in UTC.
 
-A value that does not parse stays text (or null where it is only derived), so that the contract can name its row.
+A value that does not parse stays text, so that the contract can name its row. A value derived from it is null.
 """
 
 from pathlib import Path
@@ -77,12 +77,12 @@ _AIRPORTS: dict[str, Type] = {
 
 
 def flights(path: Path, airports: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per scheduled flight of the month, with its four instants in UTC (null where there is none).
+    """Return one row per scheduled flight of the month, with its four instants in UTC, null for missing ones.
 
-    ``time_hour`` is the UTC hour of the *scheduled* departure. Departure and arrival follow from the schedule and the
-    delays, not from the clock times ``dep_time`` and ``arr_time``, which have no date: of all 327,346 arrivals of 2013
-    that have both, one disagrees (02:03 in the night in which that hour does not exist). A cancelled flight has no
-    ``departed_at``; a diverted one has no ``arrived_at`` even where a clock time is given: it landed elsewhere first.
+    ``time_hour`` is the UTC hour of the *scheduled* departure. Departure and arrival are the schedule plus the delay.
+    The clock times ``dep_time`` and ``arr_time`` are not used, because they have no date. Of all 327,346 arrivals of
+    2013 that have both, one disagrees: 02:03 in the night in which that hour does not exist. A cancelled flight has no
+    ``departed_at``. A diverted flight has no ``arrived_at``, even with a clock time: it landed elsewhere first.
     """
     raw = read_csv(path, _FLIGHTS)
     zoned = raw.join(_zones(airports), left_on="dest", right_on="faa", how="left", maintain_order="left")
@@ -103,10 +103,10 @@ def flights(path: Path, airports: pl.DataFrame) -> pl.DataFrame:
 
 
 def weather(path: Path) -> pl.DataFrame:
-    """Return one row per airport and hour that was observed.
+    """Return one row per airport and observed hour.
 
-    The instant is ``observed_at`` in UTC. The local hour of the file is left out: in autumn one of them occurs twice.
-    A known fault of the source is taken out; any other impossible value is left for the contract to find.
+    The instant is ``observed_at`` in UTC. The local hour of the file is dropped, because one occurs twice in autumn.
+    The known fault of the source becomes null. Any other impossible value stays, so that the contract finds it.
     """
     faulty = (pl.col("wind_speed") == FAULTY_WIND_MPH) & (pl.col("origin") == "EWR")
     return (
@@ -117,12 +117,12 @@ def weather(path: Path) -> pl.DataFrame:
 
 
 def planes(path: Path) -> pl.DataFrame:
-    """Return one row per aircraft, by tail number; ``year`` is named ``built_in``."""
+    """Return one row per aircraft, identified by its tail number; ``year`` is renamed to ``built_in``."""
     return read_csv(path, _PLANES).rename({"year": "built_in"})
 
 
 def airports(path: Path) -> pl.DataFrame:
-    """Return one row per airport, by its FAA code."""
+    """Return one row per airport, identified by its FAA code."""
     return read_csv(path, _AIRPORTS)
 
 
@@ -135,8 +135,8 @@ def _zones(airports: pl.DataFrame) -> pl.DataFrame:
 def _scheduled_arrival(midnight: pl.Expr, zones: list[str]) -> pl.Expr:
     """Return the first instant after departure at which clocks at the destination show ``sched_arr_time``.
 
-    Its day is not in the data: a flight arrives on the next day when it leaves late. No flight takes a whole
-    day, so the first such instant is the right one.
+    The data has no arrival day: a flight that leaves late in the evening arrives on the next day. No flight takes a
+    whole day, so the first such instant is the scheduled arrival.
     """
     clock = pl.col("sched_arr_time").cast(pl.Int64, strict=False)
     same_day = midnight + pl.duration(hours=clock // 100, minutes=clock % 100)
@@ -146,7 +146,7 @@ def _scheduled_arrival(midnight: pl.Expr, zones: list[str]) -> pl.Expr:
 
 
 def _in_utc(local: pl.Expr, zones: list[str]) -> pl.Expr:
-    # A zone is a parameter of the expression, not a column: one branch per zone that occurs, eight in a month.
+    # Polars takes the zone as a parameter, not as a column, so each zone that occurs has a branch: eight in a month.
     instants = [
         pl.when(pl.col("tzone") == zone).then(
             local.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null").dt.convert_time_zone("UTC")

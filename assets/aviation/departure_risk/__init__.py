@@ -1,1 +1,1 @@
-"""The product `departure_risk`: will this flight arrive more than 15 minutes late?"""
+"""The model `departure_risk`: the probability that a flight arrives more than 15 minutes late."""

@@ -1,16 +1,17 @@
-"""What one example of `departure_risk` is: a scheduled flight, and whether it came late."""
+"""Examples of `departure_risk`: scheduled flights with the label of a late arrival."""
 
 import polars as pl
 
 LATE_MINUTES = 15
 REQUEST_FIELDS = ("carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival")
-"""What an app knows of a flight when it asks."""
+"""The fields of a flight that an app sends in a request."""
 
 
 def flights(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Return one row per scheduled flight: its request fields, and whether it came late.
+    """Return one row per scheduled flight: its id, its request fields, its label and when the label became known.
 
-    The label is null for cancelled and diverted flights: their arrival delay was never known.
+    The label is 1 for an arrival more than 15 minutes late, else 0. It is null for cancelled and diverted flights,
+    because their arrival delay never became known.
     """
     return sources["flights"].select(
         pl.concat_str(

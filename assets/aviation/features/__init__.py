@@ -1,1 +1,1 @@
-"""What is known about a departure before it leaves: feature views of the aviation domain."""
+"""Feature views of the aviation domain: facts that are known about a flight before its departure."""

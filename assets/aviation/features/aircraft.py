@@ -1,7 +1,7 @@
-"""The aircraft of a flight: where its last leg out of New York stands, how it has run lately, how old it is.
+"""Feature views of the aircraft: the state of its last leg out of New York, its recent delays, its age.
 
-Only legs out of New York are in the data: an aircraft that is to leave at noon has come back from somewhere, so its
-last leg out, flown there and back with a turnaround, says how early it can be ready.
+The data contains only legs out of New York. An aircraft must return before it can leave again. Its last leg, flown
+there and back with a turnaround, therefore gives the earliest time at which it can be ready.
 """
 
 import polars as pl
@@ -18,7 +18,7 @@ FREQUENT_MODELS = 60
 
 
 def aircraft_leg(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
-    """Return a row whenever something becomes known of an aircraft's newest leg: it waits, has left, has landed."""
+    """Return a row per new fact about an aircraft's latest leg: it is still waiting, it has left, or it has landed."""
     legs = (
         movements(sources["flights"])
         .filter(pl.col("tailnum").is_not_null())
@@ -32,10 +32,10 @@ def aircraft_leg(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
     ]
     noted.append(_noted(legs.filter(pl.col("left").is_not_null()), "left", 0, LEFT))
     noted.append(_noted(legs.filter(pl.col("landed").is_not_null()), "landed", 0, LANDED))
-    # The last of several facts known in the same minute is the one that stands: a landing after a departure.
+    # Of several facts known in the same minute the last one counts: a landing after a departure.
     by_time = pl.col("at").cast(pl.Int64) * MINUTES + pl.col(CODE) * 4 + pl.col("status")
     facts = pl.concat(noted).sort(by_time, "due", "dest_rank")
-    # News of a leg older than the newest one that is due says nothing new.
+    # Drop facts about a leg that was due before the latest leg that is due.
     facts = facts.filter(pl.col("due") == pl.col("due").cum_max().over(CODE))
     return facts.select(
         "tailnum",
@@ -48,7 +48,7 @@ def aircraft_leg(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
 
 
 def aircraft_history(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
-    """Return, at each departure of an aircraft, its legs of the day and its delays over the last legs."""
+    """Return a row per departure of an aircraft: its legs of the day, and its mean delays over the last legs."""
     rows = movements(sources["flights"]).select("tailnum", *TIES, "departure_delay", "departure_late")
     legs = Sequences(rows.drop_nulls(["tailnum", "left"]).collect(), ["tailnum"], "left")
     means = {"departure_delay": "departure_delay", "departures_late": "departure_late"}
@@ -57,7 +57,7 @@ def aircraft_history(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
 
 
 def fleet(sources: dict[str, pl.LazyFrame], window: Window) -> pl.LazyFrame:
-    """Return a row per aircraft of the register: known for as long as anybody asks."""
+    """Return a row per aircraft of the register, known from the start of ``window``."""
     planes = sources["planes"]
     frequent = planes.group_by("model").len().sort("len", "model", descending=[True, False]).head(FREQUENT_MODELS)
     return planes.join(frequent.select("model", kept="model"), on="model", how="left").select(

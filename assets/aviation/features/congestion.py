@@ -1,4 +1,4 @@
-"""How full an airport is: the departures of the published schedule, and those usual at such an hour."""
+"""Feature views of congestion: departures in the published schedule, and the usual number at such an hour."""
 
 import polars as pl
 
@@ -11,9 +11,9 @@ USUAL_WEEKS = 4
 
 
 def published_schedule(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
-    """Return a row per airport and hour with scheduled departures around it, known three days ahead.
+    """Return a row per airport and hour with the scheduled departures around it, known three days ahead.
 
-    A month's schedule comes with the month: of its first three days it is known from the month's beginning.
+    The schedule of a month arrives with the month: for its first three days it is known from the start of the month.
     """
     due = movements(sources["flights"]).select("origin", hour="due").with_columns(pl.col("hour") // HOUR)
     counted = due.group_by("origin", "hour").agg(pl.len().cast(pl.Int32).alias("n")).collect()
@@ -50,9 +50,9 @@ def published_schedule(sources: dict[str, pl.LazyFrame], window: Window) -> pl.D
 
 
 def usual_schedule(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
-    """Return, per airport, weekday and local hour, the mean of scheduled departures in the last four such hours.
+    """Return a row per airport, weekday and local hour: the mean of scheduled departures in the last four such hours.
 
-    Known the night after; it needs no schedule of the day itself.
+    A row is known in the night after its day, and needs no schedule of the predicted day.
     """
     local = pl.col("scheduled_departure").dt.convert_time_zone(NEW_YORK)
     counted = (
@@ -63,7 +63,7 @@ def usual_schedule(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataF
         .with_columns(weekday=pl.col("date").dt.weekday())
         .collect()
     )
-    # An hour without departures has no row: its zero has to be counted too.
+    # An hour without departures has no row yet, and its zero is part of the mean.
     days = counted.select("date", "weekday").unique()
     every = counted.select("origin", "hour").unique().join(days, how="cross")
     keys = ["origin", "weekday", "hour"]
@@ -75,7 +75,7 @@ def usual_schedule(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataF
     )
     night = pl.col("date").cast(pl.Datetime("us", "UTC")) + pl.duration(days=1, minutes=NIGHT_UTC)
     facts = means.select(*keys, night.alias("known_at"), pl.col("in_hour").cast(pl.Float32))
-    # An hour in which nothing leaves is told of by no row: which hours there will be in summer is not known in winter.
+    # Keep no row for an hour without departures: in winter it is not known which hours occur in summer.
     told = (pl.col("known_at") >= window.start) & (pl.col("in_hour") > 0)
     return facts.filter(told).sort("known_at", *keys)
 

@@ -1,7 +1,7 @@
-"""How departures run right now: the last hours and today by origin, carrier and destination, and who is overdue.
+"""Feature views of current delays: the last hours and today, by origin, carrier and destination, and overdue flights.
 
-A flight that should have left and has not is a fact too, and the earliest sign of trouble: it is known at the minute at
-which it is overdue, because it has *not* left.
+A flight that has not left on time is a fact too, and the earliest sign of a disruption. It becomes known in the minute
+in which the flight is overdue.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ NOT_YET = 2**31 - 1
 
 @dataclass(frozen=True)
 class Spans:
-    """Which windows a view tells of (minutes before the tick), and how often."""
+    """The windows of a view, in minutes before the tick, and the ``step`` between ticks in minutes."""
 
     step: int
     departures: tuple[int, ...]
@@ -87,7 +87,7 @@ def _state(flights: pl.LazyFrame, entity: list[str], window: Window, spans: Span
     due = ticks.total(codes, rows["due"].to_numpy())
     columns = _departures(ticks, rows, codes, due, spans) | _arrivals(ticks, rows, codes, spans)
     columns |= _overdue(ticks, rows, codes, spans)
-    # An entity without a flight for days has no state, rather than one of zeros.
+    # An entity without a flight for days has no row, rather than a row of zeros.
     return ticks.facts(columns, ticks.within(due, spans.active_days * DAY) > 0)
 
 
@@ -142,7 +142,7 @@ def _overdue(ticks: Ticks, rows: pl.DataFrame, codes: np.ndarray, spans: Spans) 
         number = ticks.now(ticks.total(code, start + minutes) - ticks.total(code, end))
         columns[f"overdue_{minutes}m"] = number
         if minutes == spans.overdue[0]:
-            # Minutes waited by all of them = ticks × number − the minutes at which they were due.
+            # Waited minutes of all these flights = tick × number − sum of the minutes at which they were due.
             since = start - int(ticks.minutes[0, 0])
             dues = ticks.now(ticks.total(code, start + minutes, since) - ticks.total(code, end, since))
             columns["overdue_minutes"] = (ticks.minutes - ticks.minutes[0, 0]) * number - dues

@@ -1,7 +1,6 @@
-"""Flights in whole minutes: when each was to leave, left, landed, and by how much it was late.
+"""Flights in whole minutes: scheduled departure, departure, landing and delays, shared by every view over flights.
 
-Apart because every view over flights counts the same things. Whole minutes since 1970 in UTC make every sum exact, so
-that a value does not depend on the order in which facts are added.
+Whole minutes since 1970 in UTC make every sum exact, so a value does not depend on the order of the rows.
 """
 
 import polars as pl
@@ -22,9 +21,9 @@ MINUTES = pl.Int32()
 def movements(flights: pl.LazyFrame) -> pl.LazyFrame:
     """Return one row per flight with minutes since 1970 (``due``, ``left``, ``landed``) and minutes of duration.
 
-    ``left`` and ``landed`` are null until they happen, and so is what follows from them: ``departure_delay``,
-    ``arrival_delay`` and ``lost_in_air`` (what the delay grew by after the gate). Delays are clipped where a mean would
-    otherwise be the story of one flight; ``…_late`` is 1 for more than 15 minutes.
+    ``block`` is the planned duration from gate to gate. ``left`` and ``landed`` are null for events that did not
+    happen, and so are the columns computed from them. ``lost_in_air`` is the growth of the delay after the gate.
+    Delays are clipped, so that one flight does not dominate a mean. ``…_late`` is 1 for more than 15 minutes.
     """
     due, left, landed = (_minutes(name) for name in ("scheduled_departure", "departed_at", "arrived_at"))
     block = _minutes("scheduled_arrival") - due
@@ -32,7 +31,7 @@ def movements(flights: pl.LazyFrame) -> pl.LazyFrame:
     return flights.with_columns(
         due=due,
         left=left,
-        # Known to have landed means known to have left: a few clocks of destinations disagree by an hour.
+        # A landing is never before the departure; a few clock times of destinations are wrong by an hour.
         landed=pl.when(left.is_not_null() & landed.is_not_null()).then(pl.max_horizontal(landed, left)),
         block=block,
         departure_delay=departure_delay.clip(-15, 180),

@@ -1,7 +1,7 @@
-"""What a request says by itself, and what it says about the facts read for it: one code for training and serving.
+"""Request views: features of the request, and of the facts that were read for it, for training and for serving.
 
-Both work on plain arrays (instants in microseconds, NaN for null): for a single row, one call of the query engine costs
-more than all of this, and an endpoint makes the call for every request.
+They compute on plain arrays, with instants in microseconds and NaN for null. An endpoint calls them for every request,
+and for a single row one call of the query engine costs more than all of this.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 def schedule(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the schedule of each row: local clock and calendar, holidays, duration, keys of other views."""
+    """Return one row per request: local clock and calendar, holidays, planned duration, and keys of other views."""
     departure, arrival = _instants(rows["scheduled_departure"]), _instants(rows["scheduled_arrival"])
     local = _local(departure)
     day = local // DAY
@@ -52,7 +52,7 @@ def schedule(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def outlook(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return what the facts read mean for this very flight: slack of its aircraft, ages, likely duration."""
+    """Return one row per request, computed from the facts: slack of its aircraft, ages of facts, likely duration."""
     due, now = _instants(rows["scheduled_departure"]), _instants(rows["as_of"])
     block = _minutes(_instants(rows["scheduled_arrival"]) - due)
     gap = _minutes(due - _instants(rows["aircraft_leg__scheduled_departure"]))
@@ -79,14 +79,14 @@ def outlook(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _legs_today(now: Numbers, left: Numbers, legs_that_day: Numbers) -> Numbers:
-    """Return how often an aircraft has left since the last 08:00 UTC, NaN for one that was never seen to leave."""
+    """Return the departures of an aircraft since the last 08:00 UTC, NaN for an aircraft without a departure."""
     night = NIGHT_UTC * MINUTE
     morning = (now - night) // DAY * DAY + night
     return np.where(left < morning, 0.0, legs_that_day)
 
 
 def _instants(column: pl.Series) -> Numbers:
-    """Return microseconds since 1970 in UTC: exact, as far as years have four digits."""
+    """Return microseconds since 1970 in UTC, exact for years of up to four digits."""
     return column.cast(pl.Int64).cast(pl.Float64).to_numpy()
 
 
@@ -103,7 +103,7 @@ def _column(name: str, values: Numbers) -> pl.Series:
 
 
 def _local(instants: Numbers) -> Numbers:
-    """Return what the clocks of New York show, in microseconds since 1970."""
+    """Return the local time of New York, in microseconds since 1970."""
     changes, offsets = _clock_changes(*_years(instants // DAY))
     return instants + offsets[np.searchsorted(changes, instants, side="right")]
 
@@ -130,9 +130,9 @@ def _years(days: Numbers) -> tuple[int, int]:
 
 
 def _beside_holidays(days: Numbers) -> dict[str, Numbers]:
-    """Return days to the next holiday and since the last one: 0 on the day itself, at most eight.
+    """Return days to the next holiday and since the last one: 0 on a holiday, at most eight.
 
-    After the last holiday that the library knows there is no next one: NaN.
+    Days to the next holiday are NaN after the last holiday that the library knows.
     """
     known = _holidays(*_years(days))
     place = np.searchsorted(known, days, side="left")
@@ -146,7 +146,7 @@ def _beside_holidays(days: Numbers) -> dict[str, Numbers]:
 
 @lru_cache(maxsize=32)
 def _holidays(first: int, last: int) -> npt.NDArray[np.int64]:
-    """Return the federal holidays of the years from ``first`` to ``last`` and those beside them: days since 1970."""
+    """Return the federal holidays from the year before ``first`` to the year after ``last``, as days since 1970."""
     import holidays
 
     found = holidays.country_holidays("US", years=range(min(first - 1, LAST_HOLIDAY_YEAR), last + 2))
@@ -155,9 +155,9 @@ def _holidays(first: int, last: int) -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=32)
 def _clock_changes(first: int, last: int) -> tuple[Numbers, Numbers]:
-    """Return when the clocks of New York change in those years and those beside them, and their offsets between.
+    """Return the clock changes of New York in these and neighbouring years, and the offsets from UTC between them.
 
-    Both in microseconds; there is one more offset than changes. Clocks change at full hours.
+    Both are in microseconds, and there is one offset more than there are changes. Clocks change at full hours.
     """
     zone, hour = ZoneInfo(NEW_YORK), timedelta(hours=1)
     at, end = datetime(first - 1, 1, 1, tzinfo=UTC), datetime(last + 3, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The last few events of an entity, at each of its events: means over the last 2, 5 or 20, none older than 30 days."""
+"""Means over the last events of an entity, at each of its events, without events older than 30 days."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,10 +20,10 @@ MINUTES = 2**32
 
 
 class Sequences:
-    """Events in order of entity and minute, so that the events of an entity stand side by side.
+    """Events sorted by entity and minute, so that the events of an entity are adjacent.
 
-    ``rows``: entity…, ``at`` in minutes since 1970, due, left, block, values…; of events in the same minute the one
-    that was due later comes later, so that the order of the rows given does not matter.
+    ``rows`` has the columns of ``entity``, ``at`` in minutes since 1970, due, left, block and the values. Of events in
+    the same minute, the one that was due later comes later, so the order of ``rows`` does not matter.
     """
 
     def __init__(self, rows: pl.DataFrame, entity: list[str], at: str) -> None:
@@ -36,7 +36,7 @@ class Sequences:
         self._oldest = self._first_since(REMEMBERED_DAYS * DAY, "left")
 
     def means(self, values: Mapping[str, str], counts: Sequence[int]) -> dict[str, np.ndarray]:
-        """Return ``<name>_last_<count>`` (float32) for each name and its column: the event itself is the last one."""
+        """Return ``<name>_last_<count>`` (float32, shape (events,)) per name and its column, the event included."""
         columns = {}
         for name, value in values.items():
             total = np.concatenate([[0], np.cumsum(self.rows[value].to_numpy().astype(np.int64))])
@@ -47,17 +47,17 @@ class Sequences:
         return columns
 
     def within(self, minutes: int) -> np.ndarray:
-        """Return how many events of the entity there were in the last ``minutes``, the event itself included."""
+        """Return the number of events of the entity in the last ``minutes``, the event included; shape (events,)."""
         return self._place - self._first_since(minutes, "right") + 1
 
     def today(self) -> np.ndarray:
-        """Return how many events of the entity there were since the last 08:00 UTC, the event itself included."""
+        """Return the number of events of the entity since the last 08:00 UTC, the event included; shape (events,)."""
         at = self.rows[self.at].to_numpy().astype(np.int64)
         night = (at - NIGHT_UTC) // DAY * DAY + NIGHT_UTC
         return self._place - np.searchsorted(self._ordered, self._codes + night, side="left") + 1
 
     def facts(self, columns: Mapping[str, np.ndarray], *kept: pl.Expr) -> pl.DataFrame:
-        """Return rows (entity…, known_at, kept…, columns…), sorted by known_at and entity."""
+        """Return one row per event (entity…, known_at, kept…, columns…), sorted by known_at and entity."""
         values = [pl.Series(name, array) for name, array in columns.items()]
         known_at = instants(pl.col(self.at)).alias("known_at")
         by_time = (pl.col(self.at).cast(pl.Int64) * MINUTES + pl.col(CODE)).alias(ORDER)
@@ -69,6 +69,6 @@ class Sequences:
 
 
 def coded(rows: pl.DataFrame, entity: list[str]) -> pl.DataFrame:
-    """Return ``rows`` with a number per entity, in the order of the entities: numbers sort faster than texts."""
+    """Return ``rows`` with a number per entity, in the order of the entities, because numbers sort faster than text."""
     entities = rows.select(entity).unique().sort(entity).with_row_index(CODE)
     return rows.join(entities, on=entity, how="left", maintain_order="left")

@@ -1,4 +1,4 @@
-"""Windows over events, on a regular grid of instants: what had happened in the last 60 minutes, told every ten.
+"""Windows over events on a regular grid of instants, for example the last 60 minutes at every tenth minute.
 
 An event of minute m counts from the first tick at or after m, and the row of a tick is known at that tick. Sums are
 differences of cumulative sums of whole numbers, so they are exact and cost the same for every length of window.
@@ -16,9 +16,9 @@ from ml_platform.features.change_log import Window
 class Ticks:
     """The ticks of one window, ``step`` minutes apart, for the entities that occur in ``events``.
 
-    ``reach`` is the longest window asked for (minutes): so far before the first tick events are told apart. Ticks lie
-    ``offset`` minutes after whole multiples of ``step``.
-    Arrays of counts have the shape (ticks, entities); those of a question have only the ticks of the window.
+    ``reach`` is the longest window in minutes; earlier events all count at the first tick. Ticks are ``offset`` minutes
+    after whole multiples of ``step``. Arrays of totals have the shape (ticks, entities) and include the ticks of the
+    reach. ``now``, ``within`` and ``today`` return only the ticks of the window.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Ticks:
         self.minutes = self._ticks[self._lead :, None] * step + offset
 
     def codes(self, events: pl.DataFrame) -> np.ndarray:
-        """Return the column of each event's entity (one number per row of ``events``)."""
+        """Return the column of each event's entity, shape (events,)."""
         if not self.entity:
             return np.zeros(events.height, dtype=np.int64)
         numbered = self.entities.with_row_index("_code")
@@ -43,13 +43,13 @@ class Ticks:
         return found["_code"].to_numpy().astype(np.int64)
 
     def total(self, codes: np.ndarray, minutes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """Return how many events (or how much of ``weights``) there were up to each tick, since before the reach."""
+        """Return the number of events, or the sum of ``weights``, up to each tick; earlier than the reach included."""
         tick = np.maximum(-(-(minutes.astype(np.int64) - self._offset) // self.step) - self._base, 0)
         seen = tick < len(self._ticks)
         place = tick[seen] * self.entities.height + codes[seen]
         weights = None if weights is None else weights[seen].astype(np.float64)
         shape = (len(self._ticks), self.entities.height)
-        # Whole numbers below 2⁵³ are exact as float64.
+        # float64 represents whole numbers below 2⁵³ exactly.
         total = np.bincount(place, weights, minlength=shape[0] * shape[1]).astype(np.float64, copy=False).reshape(shape)
         return np.cumsum(total, axis=0, out=total)
 
@@ -58,12 +58,12 @@ class Ticks:
         return total[self._lead :]
 
     def within(self, total: np.ndarray, minutes: int) -> np.ndarray:
-        """Return what was added in the last ``minutes`` before each tick, the tick itself included."""
+        """Return the growth of ``total`` in the last ``minutes`` before each tick, the tick included."""
         steps = minutes // self.step
         return total[self._lead :] - total[self._lead - steps : len(total) - steps]
 
     def today(self, total: np.ndarray) -> np.ndarray:
-        """Return what was added since the last 08:00 UTC; needs a reach of a day."""
+        """Return the growth of ``total`` since the last 08:00 UTC; needs a reach of a day."""
         minute = self.minutes[:, 0]
         night = (minute - NIGHT_UTC) // DAY * DAY + NIGHT_UTC
         return total[self._lead :] - total[-(-(night - self._offset) // self.step) - self._base]
@@ -71,7 +71,7 @@ class Ticks:
     def facts(self, columns: Mapping[str, np.ndarray], told: np.ndarray | None = None) -> pl.DataFrame:
         """Return rows (entity…, known_at, columns… as Float32), sorted by known_at and entity.
 
-        ``told`` (ticks × entities, flags) says which rows there are; all where it is None.
+        ``told`` (flags of shape (ticks, entities)) selects the rows; None selects all of them.
         """
         count = self.entities.height
         kept = None if told is None or told.all() else np.flatnonzero(told)
@@ -83,7 +83,7 @@ class Ticks:
 
 
 def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Return ``total / count``, NaN where nothing was counted."""
+    """Return ``total / count``, NaN where ``count`` is 0."""
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 

@@ -1,6 +1,6 @@
-"""Weather as observed at the airport of departure: the last hours, their trends, the worst of the three airports.
+"""Feature view of the weather observed at the airport of departure: last hours, trends, worst of the three airports.
 
-An observation is stamped with its hour and used from the next one on: what an hour was like is known when it is over.
+An observation has the stamp of its hour and is used from the next hour on: it is known when its hour is over.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ MAX_WIND_MPH = 80
 
 
 def weather(sources: dict[str, pl.LazyFrame], window: Window) -> pl.LazyFrame:
-    """Return a row per airport and hour: observations, changes over three hours, sums of rain, worst of the region."""
+    """Return a row per airport and hour: observations, three-hour changes, sums of rain, worst values of the region."""
     observed = (
         sources["weather"]
         .sort("origin", "observed_at")
@@ -49,7 +49,7 @@ def weather(sources: dict[str, pl.LazyFrame], window: Window) -> pl.LazyFrame:
         wind_change_3h=pl.col("wind_speed") - _ago("wind_speed", 3),
         visibility_change_3h=pl.col("visib") - _ago("visib", 3),
     )
-    # An airport that did not report in an hour has no row for it; the others' worst is theirs alone.
+    # An airport that did not report in an hour has no row for it, and does not count in the worst of the region.
     region = facts.group_by("known_at").agg(
         region_rain_3h=pl.col("rain_3h").max(),
         region_visibility_low_3h=pl.col("visibility_low_3h").min(),
@@ -65,5 +65,5 @@ def weather(sources: dict[str, pl.LazyFrame], window: Window) -> pl.LazyFrame:
 
 
 def _ago(column: str, hours: int) -> pl.Expr:
-    """Return ``column`` of ``hours`` rows before: of that hour wherever no hour is missing, as almost always."""
+    """Return ``column`` of ``hours`` rows earlier; this is that many hours earlier unless an hour is missing."""
     return pl.col(column).shift(hours).over("origin")

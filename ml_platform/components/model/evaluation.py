@@ -1,4 +1,4 @@
-"""The asset that evaluates the month's candidates: the verdict, each gate a blocking check."""
+"""The asset `evaluation`: the verdict on a month's candidate, with each gate as a blocking check."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,6 +10,7 @@ import dagster as dg
 from ml_platform.components.declaration import partitions_definition
 from ml_platform.components.metadata import inline_image
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -17,14 +18,15 @@ from resources.online_store import OnlineStoreResource
 
 
 def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/evaluation`: the verdict on the month's candidate, each gate a blocking check."""
+    """Return `<model>/evaluation`: the verdict on the month's candidate, with each gate as a blocking check."""
     key = model.key("evaluation")
 
     @dg.asset(
         key=key,
         description=(
-            "Candidate, champion and baselines scored on the same rows of the month, which none of them was fitted, "
-            "tuned or calibrated on; PROMOTE, HOLD or REJECT, with the numbers of every gate."
+            "Verdict on the month's candidate: PROMOTE, HOLD or REJECT, with the numbers of every gate. Candidate, "
+            "champion and baselines are scored on the same rows of the month; the candidate was not fitted, tuned or "
+            "calibrated on them. The candidate's bento is built and load-tested here, and reused after a promotion."
         ),
         partitions_def=partitions_definition(model.declared.partitions),
         deps=[*model.candidate_keys.values(), model.key("training_set")],
@@ -44,26 +46,20 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.components.dataset.contract_history import broken_contracts
         from ml_platform.evaluation.plots import improvement_plot, reliability_plot
         from ml_platform.evaluation.reliability import reliability_bins
-        from ml_platform.steps.evaluation import candidates_of, evaluate_candidate
+        from ml_platform.steps.evaluation import evaluate_candidate
 
-        registry = mlflow.models
+        stores = open_stores(home, lake, mlflow, online_store)
         with mlflow.run(context, model.name) as run:
             result = evaluate_candidate(
                 model,
-                candidates_of(model, context.partition_key, registry),
                 context.partition_key,
-                lake=lake.lake(),
-                registry=registry,
-                online=online_store.store(),
-                folders=home.home(),
-                audit=home.audit(),
-                repository=home.code,
-                broken_contracts=broken_contracts(context.instance, model, context.partition_key, lake.lake()),
+                stores,
+                broken_contracts=broken_contracts(context.instance, model, context.partition_key, stores.lake),
                 now=datetime.now(UTC),
             )
             run.set_tags({"verdict": result.verdict.decision, "candidate_run": result.version.run_id})
             run.log_metrics(result.metric_values)
-        # On the candidate's own run too, where candidates are compared.
+        # MLflow compares candidates by their own runs, so the results are logged there too.
         mlflow.tracking.client.set_tag(result.version.run_id, "verdict", result.verdict.decision)
         for name, value in result.metric_values.items():
             mlflow.tracking.client.log_metric(result.version.run_id, name, value)

@@ -1,9 +1,8 @@
 """A model as its asset builders know it: its settings, the keys of its assets, and the arguments these share."""
 
-from typing import Any
-
 import dagster as dg
 
+from ml_platform.components.asset_arguments import AssetArguments
 from ml_platform.steps.model import BoundModel
 
 
@@ -26,7 +25,7 @@ class ModelAssets(BoundModel):
         names = ["evaluation", "model_card", "champion", "bento", "rollout", "drift"]
         return [*map(self.key, names), *self.candidate_keys.values()]
 
-    def shared_arguments(self, *kinds: str) -> dict[str, Any]:
+    def shared_arguments(self, *kinds: str) -> AssetArguments:
         """Return what every asset of the model carries: group, owners, tags and kinds."""
         return {
             "group_name": self.name,

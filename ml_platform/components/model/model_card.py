@@ -1,4 +1,4 @@
-"""The model card: a page for the version that the month's verdict is about."""
+"""The asset `model_card`: a page about the version that the month's verdict evaluates."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,30 +6,39 @@ import dagster as dg
 
 from ml_platform.components.declaration import partitions_definition
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
+from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
 
 if TYPE_CHECKING:
     from ml_platform.steps.model_card import ModelCardFiles
+    from ml_platform.steps.platform_stores import PlatformStores
 
 
 def model_card(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/model_card`: what a judged version is for, made from what, how good where, at what cost."""
+    """Return `<model>/model_card`: use, inputs, metrics, slices and cost of the evaluated version."""
 
     @dg.asset(
         key=model.key("model_card"),
         description=(
-            "The card of the version that the month's verdict is about, as a page (HTML) and as text (Markdown); "
-            "MLflow shows it too. Made before anybody decides, and anew by the champion that it becomes."
+            "Model card of the version that the month's verdict evaluates, as HTML and as Markdown; MLflow shows it "
+            "too. It is written before a person decides, and again when the version becomes champion."
         ),
         partitions_def=partitions_definition(model.declared.partitions),
         deps=[model.key("evaluation")],
         **model.shared_arguments("html"),
     )
     def _model_card(
-        context: dg.AssetExecutionContext, mlflow: MlflowResource, home: HomeResource
+        context: dg.AssetExecutionContext,
+        lake: LakeResource,
+        mlflow: MlflowResource,
+        home: HomeResource,
+        online_store: OnlineStoreResource,
     ) -> dg.MaterializeResult[Any]:
-        written = write_month_card(model, context.partition_key, mlflow, home)
+        stores = open_stores(home, lake, mlflow, online_store)
+        written = write_month_card(model, context.partition_key, stores)
         return dg.MaterializeResult(
             metadata={
                 "version": written.version.version,
@@ -43,16 +52,10 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
     return _model_card
 
 
-def write_month_card(model: ModelAssets, month: str, mlflow: MlflowResource, home: HomeResource) -> "ModelCardFiles":
+def write_month_card(model: ModelAssets, month: str, stores: "PlatformStores") -> "ModelCardFiles":
+    """Write the model card of ``month`` with a link to the model's assets in Dagster."""
     from ml_platform.steps.model_card import write_model_card
     from resources.addresses import address
 
-    return write_model_card(
-        model,
-        month,
-        registry=mlflow.models,
-        audit=home.audit(),
-        folders=home.home(),
-        repository=home.code,
-        links={"Assets, checks and runs in Dagster": f"{address('webserver')}/assets/{model.name}/champion"},
-    )
+    links = {"Assets, checks and runs in Dagster": f"{address('webserver')}/assets/{model.name}/champion"}
+    return write_model_card(model, month, stores, links)

@@ -11,11 +11,13 @@ import dagster as dg
 from ml_platform.components.declaration import partitions_definition, this_and_earlier_months
 from ml_platform.components.materializations import table_metadata
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.stores import open_stores
 from ml_platform.monitoring.outcomes import outcomes_table
 from ml_platform.monitoring.prediction_log import predictions_table
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
 
 
 def predictions(model: ModelAssets) -> dg.AssetsDefinition:
@@ -36,15 +38,16 @@ def predictions(model: ModelAssets) -> dg.AssetsDefinition:
         **model.shared_arguments("deltalake"),
     )
     def _predictions(
-        lake: LakeResource, home: HomeResource, mlflow: MlflowResource
+        lake: LakeResource, home: HomeResource, mlflow: MlflowResource, online_store: OnlineStoreResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.check_results import skew_result
         from ml_platform.steps.feature_checks import check_skew
         from ml_platform.steps.monitoring import ingest_predictions
 
-        found = ingest_predictions(model, lake.lake(), home.home())
+        stores = open_stores(home, lake, mlflow, online_store)
+        found = ingest_predictions(model, stores)
         yield dg.MaterializeResult(metadata={"dagster/row_count": found.rows, **found.model_dump(exclude={"rows"})})
-        yield skew_result(check_skew(model, lake.lake(), lambda: mlflow.models, home.home()))
+        yield skew_result(check_skew(model, stores))
 
     return _predictions
 
@@ -94,12 +97,12 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
         **model.shared_arguments("python"),
     )
     def _performance(
-        lake: LakeResource, home: HomeResource
+        lake: LakeResource, home: HomeResource, mlflow: MlflowResource, online_store: OnlineStoreResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.check_results import performance_metadata, performance_regression_result
         from ml_platform.steps.monitoring import performance_report
 
-        report = performance_report(model, lake.lake(), home.audit(), home.home())
+        report = performance_report(model, open_stores(home, lake, mlflow, online_store))
         yield dg.MaterializeResult(metadata=performance_metadata(report))
         yield performance_regression_result(report)
 
@@ -128,19 +131,16 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
         **model.shared_arguments("evidently"),
     )
     def _drift(
-        context: dg.AssetExecutionContext, lake: LakeResource, home: HomeResource, mlflow: MlflowResource
+        context: dg.AssetExecutionContext,
+        lake: LakeResource,
+        home: HomeResource,
+        mlflow: MlflowResource,
+        online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.check_results import drift_metadata, drift_result
         from ml_platform.steps.monitoring import monitor_drift
 
-        watched = monitor_drift(
-            model,
-            context.partition_key,
-            lake=lake.lake(),
-            registry=lambda: mlflow.models,
-            audit=home.audit(),
-            folders=home.home(),
-        )
+        watched = monitor_drift(model, context.partition_key, open_stores(home, lake, mlflow, online_store))
         page = {"report": home.link(watched.page)} if watched.page else {}
         yield dg.MaterializeResult(metadata={**drift_metadata(watched), **page})
         yield drift_result(watched.report)

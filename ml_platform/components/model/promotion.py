@@ -1,4 +1,4 @@
-"""The assets that promote a candidate: the champion, and the check that rebuilds it."""
+"""The asset `champion`, its checks `approved` and `reproducible`, and the schedule of the latter."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,33 +11,39 @@ from pydantic import Field
 from ml_platform.components.declaration import partitions_definition
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.model_card import write_month_card
+from ml_platform.components.stores import open_stores
 from ml_platform.registry.approvals import ApprovalError
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
 
 if TYPE_CHECKING:
     from ml_platform.steps.promotion import ApprovalDecision, NotPromoted
 
 APPROVED = "approved"
-"""The check that says whether whoever must agree has agreed."""
+"""Name of the check on the approvals of a promotion."""
 
 REPRODUCIBLE = "reproducible"
-"""The check that rebuilds the champion."""
+"""Name of the check that rebuilds the champion."""
 
 
 class ChampionConfig(dg.Config):
-    """Who decides, where a person does."""
+    """The decision of a person, for manual approval."""
 
     approved_by: str = Field(default="", description="Name of the person who approves (manual approval).")
     rejected_by: str = Field(default="", description="Name of the person who rejects.")
-    reason: str = Field(default="", description="Why; part of the record.")
+    reason: str = Field(default="", description="Reason of the decision; it is recorded.")
     evidence: str = Field(
-        default="", description="First digits of the evidence on the card that was looked at; empty takes the newest."
+        default="",
+        description="First digits of the evidence digest on the inspected model card; empty accepts the latest.",
     )
 
     def decision(self) -> "ApprovalDecision | None":
-        """Return the decision of a person, or None. Raises where the fields contradict each other or are incomplete."""
+        """Return the decision of a person, or None without one.
+
+        Raises :class:`ApprovalError` when both names are given, or a reason without a name.
+        """
         from ml_platform.steps.promotion import ApprovalDecision
 
         if self.approved_by and self.rejected_by:
@@ -45,7 +51,7 @@ class ChampionConfig(dg.Config):
                 "Configuration of the champion",
                 expected="approved_by or rejected_by",
                 found="both",
-                fix="Say one, and why.",
+                fix="Remove one of the two, and give the reason.",
             )
         if self.approved_by:
             return ApprovalDecision("approve", self.approved_by, self.reason, self.evidence)
@@ -54,29 +60,29 @@ class ChampionConfig(dg.Config):
         if self.reason:
             raise ApprovalError(
                 "Configuration of the champion",
-                expected="who decides, beside the reason",
+                expected="approved_by or rejected_by beside the reason",
                 found="a reason alone",
-                fix="Fill in approved_by or rejected_by too, or neither.",
+                fix="Give approved_by or rejected_by, or remove the reason.",
             )
         return None
 
 
 def champion(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/champion`: the version that serves, promoted only against a verified verdict."""
+    """Return `<model>/champion`: the version that serves, promoted only on a verified verdict."""
     key = model.key("champion")
 
     @dg.asset(
         key=key,
         description=(
-            "The version that apps are to be served by. The verdict is read back from its record and verified. While a "
-            "manual approval is awaited nothing is materialized, here or downstream: the version waits as challenger "
-            "until somebody materializes this with approved_by (or rejected_by) and reason."
+            "The version that serves the apps. Promotion reads the recorded verdict back and verifies it. Until a "
+            "manual approval, the version is challenger, and neither this asset nor those downstream are "
+            "materialized. To decide, materialize this asset with approved_by or rejected_by, and reason."
         ),
         partitions_def=partitions_definition(model.declared.partitions),
         deps=[model.key("evaluation"), model.key("model_card")],
         output_required=False,
         check_specs=[
-            dg.AssetCheckSpec(APPROVED, asset=key, description="Whoever must agree to the new champion has agreed.")
+            dg.AssetCheckSpec(APPROVED, asset=key, description="The new champion has all approvals that it needs.")
         ],
         **model.shared_arguments("mlflow"),
     )
@@ -86,17 +92,17 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
         lake: LakeResource,
         mlflow: MlflowResource,
         home: HomeResource,
+        online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.steps.model_card import refresh_model_card
         from ml_platform.steps.promotion import NotPromoted, promote_candidate
         from ml_platform.steps.release import release_champion
 
+        stores = open_stores(home, lake, mlflow, online_store)
         promoted = promote_candidate(
             model,
             context.partition_key,
-            registry=mlflow.models,
-            audit=home.audit(),
-            verdicts=home.home().verdicts,
+            stores,
             decision=config.decision(),
             decided_by=f"dagster run {context.run_id}",
             now=datetime.now(UTC),
@@ -104,9 +110,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
         if isinstance(promoted, NotPromoted):
             yield _not_promoted(promoted)
             return
-        release = release_champion(
-            model, promoted, lake=lake.lake(), registry=mlflow.models, folders=home.home(), repository=home.code
-        )
+        release = release_champion(model, promoted, stores)
         yield dg.MaterializeResult(
             metadata={
                 "version": promoted.version,
@@ -116,7 +120,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
                 "approved_by": list(promoted.approved_by),
                 "reason": promoted.reason,
                 "release": release.message,
-                "model_card": refresh_model_card(lambda: write_month_card(model, context.partition_key, mlflow, home)),
+                "model_card": refresh_model_card(lambda: write_month_card(model, context.partition_key, stores)),
             },
             data_version=dg.DataVersion(promoted.content_digest),
         )
@@ -125,7 +129,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
             passed=True,
             description=f"Approved by {', '.join(promoted.approved_by)}."
             if promoted.approved_by
-            else "On the verdict.",
+            else "Approved automatically, by the verdict.",
             metadata={"version": promoted.version},
         )
 
@@ -136,7 +140,7 @@ def _not_promoted(result: "NotPromoted") -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=APPROVED,
         passed=False,
-        # Waiting is nobody's fault; a rejection is an answer.
+        # A missing approval needs no repair, so it is only a warning.
         severity=dg.AssetCheckSeverity.ERROR if result.rejected else dg.AssetCheckSeverity.WARN,
         description=result.reason,
         metadata={"version": result.version, "state": "rejected" if result.rejected else "waits as challenger"},
@@ -144,7 +148,7 @@ def _not_promoted(result: "NotPromoted") -> dg.AssetCheckResult:
 
 
 def reproducible(model: ModelAssets) -> dg.AssetChecksDefinition:
-    """`reproducible` on `<model>/champion`: rebuilt from its manifest, it comes out equal. Runs on its own only."""
+    """Return `reproducible` on `<model>/champion`: a rebuild from the manifest is equal. It runs only on request."""
     key = model.key("champion")
 
     @dg.multi_asset_check(
@@ -153,28 +157,30 @@ def reproducible(model: ModelAssets) -> dg.AssetChecksDefinition:
             dg.AssetCheckSpec(
                 REPRODUCIBLE,
                 asset=key,
-                description="Rebuilt from the versions that its manifest pins, the champion comes out equal.",
+                description="A rebuild of the champion from the versions that its manifest pins is equal.",
             )
         ],
         can_subset=True,
     )
     def _reproducible(
-        context: dg.AssetCheckExecutionContext, lake: LakeResource, mlflow: MlflowResource, home: HomeResource
+        context: dg.AssetCheckExecutionContext,
+        lake: LakeResource,
+        mlflow: MlflowResource,
+        home: HomeResource,
+        online_store: OnlineStoreResource,
     ) -> Iterator[dg.AssetCheckResult]:
         from ml_platform.steps.reproduction import reproduce_champion
 
         if key in (context.run.asset_selection or ()):
-            # Dagster runs an asset's checks with it; a rebuild takes as long as the training did.
+            # Dagster runs the checks with the asset, but a rebuild takes as long as training.
             return
-        champion, found = reproduce_champion(
-            model, lake=lake.lake(), registry=mlflow.models, folders=home.home(), repository=home.code
-        )
+        champion, found = reproduce_champion(model, open_stores(home, lake, mlflow, online_store))
         differing = [one.item for one in found.comparisons if not one.equal]
         yield dg.AssetCheckResult(
             check_name=REPRODUCIBLE,
             asset_key=key,
             passed=found.equal,
-            description=f"Not equal: {', '.join(differing)}." if differing else "Everything came out as it was.",
+            description=f"Not equal: {', '.join(differing)}." if differing else "The rebuild is equal.",
             metadata={
                 "version": champion.version,
                 "environment_differences": found.environment_differences,
@@ -189,11 +195,9 @@ def reproducible(model: ModelAssets) -> dg.AssetChecksDefinition:
 
 
 def reproduce_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
-    """`<model>_reproduce`, and the job of that name: off until somebody turns it on, for it costs a training."""
-    name, description = (
-        f"{model.name}_reproduce",
-        f"Rebuilds the champion of {model.name} from its manifest and compares.",
-    )
+    """Return the schedule `<model>_reproduce` with its job; it is off by default, because a run costs a training."""
+    name = f"{model.name}_reproduce"
+    description = f"Rebuilds the champion of {model.name} from its manifest and compares the results."
     check = dg.AssetCheckKey(model.key("champion"), REPRODUCIBLE)
     job = dg.define_asset_job(name, selection=dg.AssetSelection.checks(check), description=description)
     return dg.ScheduleDefinition(

@@ -1,4 +1,4 @@
-"""The assets of a model between its champion and the apps: the bento, and which one serves."""
+"""The assets between a model's champion and the apps: `bento`, and `rollout`, which decides what serves."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import dagster as dg
 
 from ml_platform.components.declaration import partitions_definition
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -13,13 +14,14 @@ from resources.online_store import OnlineStoreResource
 
 
 def bento(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/bento`: the champion packaged with its features, contract and libraries, and proven to score alike."""
+    """Return `<model>/bento`: the champion with its features, contract and libraries, verified against training."""
 
     @dg.asset(
         key=model.key("bento"),
         description=(
-            "The champion as a BentoML service that carries only what it needs. Before it counts, it scores reference "
-            "rows in a process of its own, equal to training."
+            "The champion as a BentoML service with only the code and libraries that it needs. It has reproduced the "
+            "training scores of reference rows in its own process. The bento that the evaluation verified is reused; "
+            "after a change of code, lock or files it is built and verified again."
         ),
         partitions_def=partitions_definition(model.declared.partitions),
         deps=[model.key("champion")],
@@ -34,15 +36,7 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.steps.packaging import package_champion
 
-        packaged = package_champion(
-            model,
-            context.partition_key,
-            lake=lake.lake(),
-            registry=mlflow.models,
-            online=online_store.store(),
-            folders=home.home(),
-            repository=home.code,
-        )
+        packaged = package_champion(model, context.partition_key, open_stores(home, lake, mlflow, online_store))
         return dg.MaterializeResult(
             metadata={
                 "version": packaged.version,
@@ -60,24 +54,24 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
 
 
 def rollout(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/rollout`: the desired state, which the reconciler makes the world match."""
+    """Return `<model>/rollout`: the desired state of the endpoint, which the reconciler establishes."""
 
     @dg.asset(
         key=model.key("rollout"),
         description=(
-            "Which bento should answer which share of the requests: the champion's verified one, beside a candidate or "
-            "shadow that goes on. Whatever is up follows within seconds."
+            "Desired state of the endpoint: the champion's verified bento as stable version, beside a canary or shadow "
+            "that continues, each with its share of the requests. Running services follow within seconds."
         ),
         partitions_def=partitions_definition(model.declared.partitions),
         deps=[model.key("bento")],
         **model.shared_arguments("envoy"),
     )
     def _rollout(
-        context: dg.AssetExecutionContext, mlflow: MlflowResource, home: HomeResource
+        lake: LakeResource, mlflow: MlflowResource, home: HomeResource, online_store: OnlineStoreResource
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.steps.packaging import roll_out_champion
 
-        state = roll_out_champion(model.name, registry=mlflow.models, folders=home.home())
+        state = roll_out_champion(model.name, open_stores(home, lake, mlflow, online_store))
         return dg.MaterializeResult(
             metadata={
                 "generation": state.generation,

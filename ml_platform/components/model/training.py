@@ -15,9 +15,11 @@ from ml_platform.components.materializations import table_metadata
 from ml_platform.components.metadata import inline_image, training_set_schema, trials_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.placement import placement_tags, pool_of
+from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
 from resources.studies import StudiesResource
 
 if TYPE_CHECKING:
@@ -108,9 +110,9 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         lake: LakeResource,
         mlflow: MlflowResource,
         home: HomeResource,
+        online_store: OnlineStoreResource,
         studies: StudiesResource,
     ) -> dg.MaterializeResult[Any]:
-        from ml_platform.registry.champion_history import current_champion
         from ml_platform.steps.candidates import make_candidate
         from ml_platform.training.trainer import availability
 
@@ -118,20 +120,16 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         if not accelerator.available:
             # A result, not a skipped step: what follows goes on with the candidates that there are.
             return dg.MaterializeResult(metadata={"skipped": accelerator.reason})
-        folders, champion = home.home(), current_champion(home.audit(), model.name)
+        stores = open_stores(home, lake, mlflow, online_store)
         with mlflow.run(context, model.name) as run:
             result = make_candidate(
                 model,
                 trainer,
                 context.partition_key,
-                lake=lake.lake(),
-                registry=mlflow.models,
+                stores,
                 run=run,
-                repository=home.code,
-                checkpoint=folders.models / "checkpoints" / model.name / trainer / context.partition_key,
                 study_storage=studies.storage(f"{model.name}-{trainer}"),
                 dagster_run_id=context.run_id,
-                parent=champion.content_digest if champion else None,
                 now=datetime.now(UTC),
             )
         return dg.MaterializeResult(

@@ -1,4 +1,4 @@
-"""A trainer of a team's own: logistic regression by Newton's method, on numpy alone."""
+"""A custom trainer: logistic regression by Newton's method, on numpy only."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingE
 
 
 class LogisticSettings(Settings):
-    """What may be set in defs.yaml, and searched by tuning."""
+    """Settings that defs.yaml may declare and tuning may search."""
 
-    penalty: float = Field(default=1.0, ge=0, description="Weight of the squared weights.")
-    max_steps: int = Field(default=8, ge=1, description="Newton steps at most.")
+    penalty: float = Field(default=1.0, ge=0, description="L2 penalty of the weights.")
+    max_steps: int = Field(default=8, ge=1, description="Highest number of Newton steps.")
 
 
 class FittedLogistic(Logistic):
-    """Scores as it will in serving, and says besides how it was fitted."""
+    """A model that scores as in serving, with the history of its fit."""
 
     names: list[str]
     rounds: int
@@ -32,7 +32,7 @@ class FittedLogistic(Logistic):
 
     def importance(self) -> dict[str, float]:
         share = np.abs(self.weight[:-1]) / max(np.abs(self.weight[:-1]).sum(), 1e-12)
-        return dict(sorted(zip(self.names, share.tolist(), strict=True), key=lambda one: -one[1]))
+        return dict(sorted(zip(self.names, share.tolist(), strict=True), key=lambda each: -each[1]))
 
     def save(self, directory: Path) -> None:
         stored = {name: getattr(self, name).tolist() for name in ("mean", "spread", "weight")}
@@ -40,7 +40,7 @@ class FittedLogistic(Logistic):
 
 
 class LogisticTrainer:
-    """Probabilities only. Category codes are taken as numbers."""
+    """Trainer for classification only. It treats category codes as numbers."""
 
     Settings = LogisticSettings
     scorer = "assets.logistic_scorer:load"
@@ -55,7 +55,7 @@ class LogisticTrainer:
         validation: Matrix | None = None,
         *,
         rounds: int | None = None,
-        checkpoint: Path | None = None,  # a fit of a second has nothing to go on from
+        checkpoint: Path | None = None,  # unused: the fit takes a second
         report: ReportProgress | None = None,
     ) -> FittedLogistic:
         if self.task != "classification":
@@ -69,19 +69,20 @@ class LogisticTrainer:
         fitted.names, fitted.history, fitted.notes = list(train.names), [], []
         scaled = np.nan_to_num((train.features - fitted.mean) / fitted.spread)
         rows = np.column_stack([scaled, np.ones(train.rows)])
-        tried = [fitted.weight]
+        weights = [fitted.weight]
         for step in range(1, (rounds or self.settings.max_steps) + 1):
-            chance = fitted.predict(train.features)
-            slope = rows.T @ (train.label - chance) - self.settings.penalty * fitted.weight
-            bend = (rows.T * (chance * (1 - chance))) @ rows + self.settings.penalty * np.eye(rows.shape[1])
-            fitted.weight = fitted.weight + np.linalg.solve(bend, slope)
-            tried.append(fitted.weight)
+            probability = fitted.predict(train.features)
+            gradient = rows.T @ (train.label - probability) - self.settings.penalty * fitted.weight
+            variance = probability * (1 - probability)
+            hessian = (rows.T * variance) @ rows + self.settings.penalty * np.eye(rows.shape[1])
+            fitted.weight = fitted.weight + np.linalg.solve(hessian, gradient)
+            weights.append(fitted.weight)
             if validation is not None:
                 fitted.history.append((step, _loss(validation.label, fitted.predict(validation.features))))
                 if report is not None:
                     report(*fitted.history[-1])
-        best = min(fitted.history, key=lambda one: one[1])[0] if fitted.history else len(tried) - 1
-        fitted.rounds, fitted.weight = best, tried[best]
+        best = min(fitted.history, key=lambda each: each[1])[0] if fitted.history else len(weights) - 1
+        fitted.rounds, fitted.weight = best, weights[best]
         return fitted
 
     @classmethod
@@ -92,6 +93,6 @@ class LogisticTrainer:
         return fitted
 
 
-def _loss(label: npt.NDArray[np.float64], chance: npt.NDArray[np.float64]) -> float:
-    clipped = np.clip(chance, 1e-12, 1 - 1e-12)
+def _loss(label: npt.NDArray[np.float64], probability: npt.NDArray[np.float64]) -> float:
+    clipped = np.clip(probability, 1e-12, 1 - 1e-12)
     return float(-np.mean(label * np.log(clipped) + (1 - label) * np.log(1 - clipped)))

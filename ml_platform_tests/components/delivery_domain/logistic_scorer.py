@@ -1,4 +1,4 @@
-"""Scores by a logistic regression: all that a bento carries of it, so nothing of training is imported here."""
+"""Scorer of a logistic regression. A bento carries this module, so it imports no training code."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,16 @@ FILE = "logistic.json"
 
 
 def load(model_dir: Path) -> "Logistic":
-    """Return the model in ``model_dir``, ready to score."""
+    """Return the model in ``model_dir``."""
     stored = json.loads((model_dir / FILE).read_text())
     return Logistic(*(np.asarray(stored[name]) for name in ("mean", "spread", "weight")))
 
 
 class Logistic:
-    """Weights of standardised features, the last one of no feature; what is missing counts as the mean."""
+    """Logistic regression on standardised features.
+
+    ``weight`` has shape (features + 1,) with the intercept last. A missing value counts as the mean.
+    """
 
     def __init__(self, mean: npt.NDArray, spread: npt.NDArray, weight: npt.NDArray) -> None:
         self.mean, self.spread, self.weight = mean, spread, weight
@@ -26,5 +29,5 @@ class Logistic:
         return 1 / (1 + np.exp(-(self.contributions(features).sum(axis=1) + self.weight[-1])))
 
     def contributions(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return what each feature adds to the log-odds, shape (rows, features)."""
+        """Return the contribution of each feature to the log-odds, shape (rows, features)."""
         return np.nan_to_num((features - self.mean) / self.spread) * self.weight[:-1]

@@ -1,10 +1,11 @@
-"""From candidate to champion through the real assets: what is skipped, held, rejected, promoted and made again."""
+"""From candidate to champion with the real assets: skipped fits, verdicts, approvals, promotion and reproduction."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,25 @@ import pytest
 
 import assets
 from ml_platform.components.dataset.contract_history import broken_contracts
-from ml_platform.components.model import evaluation, model_card, promotion, training
+from ml_platform.components.model import evaluation, model_card, promotion, serving, training
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.stores import open_stores
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
 from ml_platform.evaluation.verdict import VerdictError, read_verdict
 from ml_platform.features.materialize import materialize
 from ml_platform.registry.approvals import ApprovalError
 from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.champion_history import current_champion
+from ml_platform.registry.champion_history import ChampionRecord, current_champion
 from ml_platform.registry.dvc_release import verify_release
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import CHALLENGER, CHAMPION, ModelRegistry
+from ml_platform.registry.reproduction import Reproduction
 from ml_platform.registry.verdict_record import PromotionError
+from ml_platform.steps import packaging
 from ml_platform.steps.candidates import build_training_sets
 from ml_platform.steps.evaluation import load_evidence
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.promotion import ApprovalDecision, NotPromoted, record_decision
 from ml_platform.steps.release import release_champion
 from ml_platform.steps.reproduction import reproduce_version
@@ -55,7 +60,7 @@ MANUAL = {"approval": {"mode": "manual"}}
 
 @dataclass(frozen=True)
 class PlatformFixture:
-    """A home with data of four months, and an instance on which the dataset's checks are on record."""
+    """A home with data of four months, and a Dagster instance with the recorded checks of the dataset."""
 
     home: Home
     instance: dg.DagsterInstance
@@ -67,14 +72,20 @@ class PlatformFixture:
 
     @property
     def registry(self) -> ModelRegistry:
-        return self.resources["mlflow"].models
+        mlflow: MlflowResource = self.resources["mlflow"]
+        return mlflow.models
+
+    @property
+    def stores(self) -> PlatformStores:
+        opened = self.resources
+        return open_stores(opened["home"], opened["lake"], opened["mlflow"], opened["online_store"])
 
     @property
     def audit(self) -> AuditLog:
         return AuditLog(self.home.audit_log)
 
     def land(self, month: str, frame: pl.DataFrame) -> None:
-        """Publish ``frame`` as the dataset's asset would have, its checks passed."""
+        """Write ``frame`` to the dataset and report a materialization whose checks passed."""
         written = self.lake.write("datasets/deliveries", frame, month)
         self.instance.report_runless_asset_event(
             dg.AssetMaterialization(
@@ -103,8 +114,8 @@ class PlatformFixture:
     def candidate(self, model: ModelAssets, month: str) -> dict[str, Any]:
         return recorded_metadata(self.make(training.candidate(model, "lightgbm"), month))
 
-    def judge(self, model: ModelAssets, month: str) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
-        # A gate that is not passed fails the run, after it was recorded.
+    def evaluate(self, model: ModelAssets, month: str) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
+        # A failed gate fails the run, after the verdict is recorded.
         done = self.make(evaluation.evaluation(model), month, raise_on_error=False)
         return recorded_metadata(done), {check.check_name: check for check in done.get_asset_check_evaluations()}
 
@@ -142,10 +153,12 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformFixtu
         yield made
 
 
-def test_unchanged_inputs_are_recognised_also_when_the_training_set_was_made_again(platform: PlatformFixture) -> None:
+def test_unchanged_inputs_are_recognised_after_the_training_set_was_materialized_again(
+    platform: PlatformFixture,
+) -> None:
     model = delivery_model()
     before = platform.lake.version(model.table)
-    # Another month, and the same months again: versions of the table rise, what is read does not change.
+    # These writes raise the table version but leave the rows up to 2013-03 unchanged.
     platform.lake.write(
         model.table, platform.lake.scan(model.table, partitions=["2013-04"]).collect().head(500), "2013-04"
     )
@@ -156,15 +169,15 @@ def test_unchanged_inputs_are_recognised_also_when_the_training_set_was_made_aga
     assert again["version"] == 1
 
 
-def test_changed_settings_are_not_taken_for_unchanged(platform: PlatformFixture) -> None:
+def test_changed_settings_give_a_new_version(platform: PlatformFixture) -> None:
     other = delivery_model(trainers={"lightgbm": {"trainer": "lightgbm", "seed": 8, "settings": {"max_rounds": 5}}})
     assert platform.candidate(other, "2013-04")["version"] > 1
 
 
-def test_verdict_has_the_numbers_of_every_gate_and_of_the_baselines(platform: PlatformFixture) -> None:
-    verdict, checks = platform.judge(delivery_model(), "2013-03")
+def test_verdict_contains_the_numbers_of_every_gate_and_of_the_baselines(platform: PlatformFixture) -> None:
+    verdict, checks = platform.evaluate(delivery_model(), "2013-03")
     assert verdict["decision"] == "PROMOTE", verdict["reasons"]
-    # A candidate must beat the baselines though no such gate is declared.
+    # The baseline gate is added although the model does not declare it.
     assert set(checks) == {
         "paired_test_log_loss",
         "metric_limit_auc",
@@ -177,7 +190,7 @@ def test_verdict_has_the_numbers_of_every_gate_and_of_the_baselines(platform: Pl
     assert 0.6 < verdict["auc"] < 0.95
 
 
-def test_rows_that_no_check_let_through_are_a_broken_contract(platform: PlatformFixture) -> None:
+def test_rows_without_a_passed_check_are_a_broken_contract(platform: PlatformFixture) -> None:
     model = delivery_model()
     assert broken_contracts(platform.instance, model, "2013-03", platform.lake) == []
     kept = platform.lake.scan("datasets/deliveries", partitions=["2013-02"]).collect()
@@ -185,17 +198,17 @@ def test_rows_that_no_check_let_through_are_a_broken_contract(platform: Platform
     found = broken_contracts(platform.instance, model, "2013-03", platform.lake)
     earlier = broken_contracts(platform.instance, model, "2013-01", platform.lake)
     platform.lake.write("datasets/deliveries", kept, "2013-02")
-    assert [words.partition(": holds")[0] for words in found] == ["deliveries 2013-02"]
+    assert [message.partition(": holds")[0] for message in found] == ["deliveries 2013-02"]
     assert earlier == []
 
 
 def test_month_without_a_checked_materialization_is_a_broken_contract(platform: PlatformFixture) -> None:
-    with dg.DagsterInstance.ephemeral() as forgetful:
-        found = broken_contracts(forgetful, delivery_model(), "2013-01", platform.lake)
+    with dg.DagsterInstance.ephemeral() as empty_instance:
+        found = broken_contracts(empty_instance, delivery_model(), "2013-01", platform.lake)
     assert found == ["deliveries 2013-01: no contract check is on record"]
 
 
-def test_manual_approval_waits_as_challenger_and_nothing_downstream_runs(platform: PlatformFixture) -> None:
+def test_version_that_needs_approval_becomes_challenger_and_nothing_downstream_runs(platform: PlatformFixture) -> None:
     model, ran = delivery_model(**MANUAL), []
 
     @dg.asset(deps=[model.key("champion")], partitions_def=promotion.champion(model).partitions_def)
@@ -220,7 +233,7 @@ def test_manual_approval_waits_as_challenger_and_nothing_downstream_runs(platfor
     assert platform.registry.by_alias("late", CHAMPION) is None
 
 
-def test_approval_without_a_reason_or_of_two_minds_is_rejected(platform: PlatformFixture) -> None:
+def test_incomplete_or_contradictory_decision_is_rejected(platform: PlatformFixture) -> None:
     model = delivery_model(**MANUAL)
     with pytest.raises(ApprovalError, match="a name and a reason"):
         platform.promote_candidate(model, "2013-03", approved_by="ada")
@@ -231,7 +244,7 @@ def test_approval_without_a_reason_or_of_two_minds_is_rejected(platform: Platfor
     assert platform.registry.by_alias("late", CHAMPION) is None
 
 
-def test_rejected_version_steps_down_and_stays_out(platform: PlatformFixture) -> None:
+def test_rejected_version_loses_the_challenger_alias_and_is_not_promoted(platform: PlatformFixture) -> None:
     model = delivery_model(**MANUAL)
     done = platform.promote_candidate(model, "2013-03", rejected_by="ada", reason="shop s2 is off")
     (check,) = done.get_asset_check_evaluations()
@@ -243,49 +256,40 @@ def test_rejected_version_steps_down_and_stays_out(platform: PlatformFixture) ->
     assert "Rejected by ada" in str(check.description)
 
 
-def entered(platform: PlatformFixture, model: ModelAssets, by: str, word: str = "approve", evidence: str = "") -> Any:
-    return record_decision(
-        model,
-        1,
-        ApprovalDecision(word, by, "looked at the card", evidence),  # type: ignore[arg-type]
-        registry=platform.registry,
-        audit=platform.audit,
-        verdicts=platform.home.verdicts,
-        now=datetime.now(UTC),
-    )
+def approve(platform: PlatformFixture, model: ModelAssets, by: str, evidence: str = "") -> ChampionRecord | NotPromoted:
+    decision = ApprovalDecision("approve", by, "read the card", evidence)
+    return record_decision(model, 1, decision, platform.stores, now=datetime.now(UTC))
 
 
-def test_two_people_are_needed_and_changed_evidence_voids_what_they_said(platform: PlatformFixture) -> None:
+def test_two_approvals_are_needed_and_changed_evidence_voids_them(platform: PlatformFixture) -> None:
     model = delivery_model(approval={"mode": "manual", "people": 2})
-    assert "1 of 2 approvals" in entered(platform, model, "ada").reason
-    # Evaluated again, only the measured latency is another: what was said still stands.
-    first, again = platform.judge(delivery_model(), "2013-03")[0], platform.judge(delivery_model(), "2013-03")[0]
+    assert "1 of 2 approvals" in approve(platform, model, "ada").reason
+    # A repeated evaluation changes only the measured latency, so the approval remains valid.
+    first, again = platform.evaluate(delivery_model(), "2013-03")[0], platform.evaluate(delivery_model(), "2013-03")[0]
     assert evidence_of(first) == evidence_of(again)
     more = {**delivery_model().declared.evaluation.model_dump(), "bootstrap": {"resamples": 300}}
-    verdict, _ = platform.judge(delivery_model(evaluation=more), "2013-03")
+    verdict, _ = platform.evaluate(delivery_model(evaluation=more), "2013-03")
     assert verdict["decision"] == "PROMOTE"
-    with pytest.raises(ApprovalError, match=r"which bob looked at, to be the newest, found .*evaluated again since"):
-        entered(platform, model, "bob", evidence=evidence_of(first)[:8])
-    outcome = entered(platform, model, "bob", evidence=evidence_of(verdict)[:8])
+    with pytest.raises(ApprovalError, match=r"which bob inspected, to be the latest, found .* from a later evaluation"):
+        approve(platform, model, "bob", evidence=evidence_of(first)[:8])
+    outcome = approve(platform, model, "bob", evidence=evidence_of(verdict)[:8])
     assert isinstance(outcome, NotPromoted)
     assert "1 of 2 approvals (" in outcome.reason
     assert "void because the evidence changed" in outcome.reason
 
 
-def test_approval_in_the_ui_promotes_and_says_who(platform: PlatformFixture) -> None:
+def test_approval_in_the_ui_promotes_and_records_the_approvers(platform: PlatformFixture) -> None:
     model = delivery_model(**MANUAL)
-    done = platform.promote_candidate(model, "2013-03", approved_by="ada", reason="looked at the card")
+    done = platform.promote_candidate(model, "2013-03", approved_by="ada", reason="read the card")
     (check,) = done.get_asset_check_evaluations()
     assert (recorded_metadata(done)["version"], recorded_metadata(done)["approved_by"]) == (1, ["ada", "bob"])
     assert check.passed
     champion = current_champion(platform.audit, "late")
     assert champion is not None
-    assert (champion.decided_by, champion.reason) == ("ada", "looked at the card")
+    assert (champion.decided_by, champion.reason) == ("ada", "read the card")
 
 
-def test_champion_is_released_where_its_home_lies_in_a_repository_of_dvc(
-    platform: PlatformFixture, tmp_path: Path
-) -> None:
+def test_champion_of_a_home_inside_a_dvc_repository_is_released(platform: PlatformFixture, tmp_path: Path) -> None:
     repository = platform.home.root.parent
 
     def run(folder: Path, *command: str) -> None:
@@ -294,14 +298,7 @@ def test_champion_is_released_where_its_home_lies_in_a_repository_of_dvc(
     def released() -> str:
         champion = current_champion(platform.audit, "late")
         assert champion is not None
-        return release_champion(
-            delivery_model(),
-            champion,
-            lake=platform.lake,
-            registry=platform.registry,
-            folders=platform.home,
-            repository=repository,
-        ).message
+        return release_champion(delivery_model(), champion, replace(platform.stores, repository=repository)).message
 
     assert released() == "Not released: the repository has no .git and no .dvc."
     for command in (
@@ -311,7 +308,7 @@ def test_champion_is_released_where_its_home_lies_in_a_repository_of_dvc(
     ):
         run(repository, *command)
     assert released().startswith("Added and pushed.")
-    assert released().startswith("Version 1 lies there already.")
+    assert released().startswith("Version 1 is in the release folder already.")
     run(repository, "git", "add", "releases", ".dvc")
     run(repository, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "release")
     run(tmp_path, "git", "clone", "-q", str(repository), "second")
@@ -322,18 +319,44 @@ def test_champion_is_released_where_its_home_lies_in_a_repository_of_dvc(
     assert content_hash(kept) == Manifest.read(folder / "manifest.json").training_set
 
 
-def test_home_outside_the_repository_is_not_released_and_says_so(platform: PlatformFixture) -> None:
+def test_champion_of_a_home_outside_the_repository_is_not_released(platform: PlatformFixture) -> None:
     done = platform.promote_candidate(delivery_model(), "2013-03")
     assert recorded_metadata(done)["release"] == "Not released: the home lies outside the repository."
 
 
-def test_candidate_that_is_champion_is_evaluated_again_with_the_same_opponent(platform: PlatformFixture) -> None:
-    verdict, checks = platform.judge(delivery_model(), "2013-03")
+def test_repeated_evaluation_of_the_champion_gives_the_same_verdict(platform: PlatformFixture) -> None:
+    verdict, checks = platform.evaluate(delivery_model(), "2013-03")
     assert verdict["decision"] == "PROMOTE"
     assert checks["paired_test_log_loss"].description == "No champion yet: nothing to beat."
 
 
-def test_next_month_is_compared_with_the_champion_and_a_month_that_failed_its_check_since_refuses_it(
+def test_bento_of_the_evaluation_is_reused_until_it_is_deleted(
+    platform: PlatformFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calls = delivery_model(), []
+    for name in ("build_bento", "verify_bento"):
+        monkeypatch.setattr(packaging, name, counted(getattr(packaging, name), calls, name))
+
+    platform.evaluate(model, "2013-03")
+    first = recorded_metadata(platform.make(serving.bento(model), "2013-03"))
+    assert calls == ["build_bento", "verify_bento"]
+
+    shutil.rmtree(first["path"])
+    again = recorded_metadata(platform.make(serving.bento(model), "2013-03"))
+    assert calls == ["build_bento", "verify_bento"] * 2
+    assert (again["version"], again["tag"], again["verified_rows"]) == (1, first["tag"], 50)
+    assert (Path(again["path"]) / "bento.yaml").is_file()
+
+
+def counted(function: Callable[..., Any], calls: list[str], name: str) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        calls.append(name)
+        return function(*arguments, **named)
+
+    return call
+
+
+def test_next_month_is_compared_with_the_champion_and_rejected_after_a_failed_dataset_check(
     platform: PlatformFixture,
 ) -> None:
     model = delivery_model()
@@ -347,7 +370,7 @@ def test_next_month_is_compared_with_the_champion_and_a_month_that_failed_its_ch
             metadata={"violations": dg.MetadataValue.table([broken])},
         )
     )
-    verdict, checks = platform.judge(model, "2013-04")
+    verdict, checks = platform.evaluate(model, "2013-04")
     stored = pl.read_parquet(platform.home.evidence / f"{evidence_of(verdict)}.parquet")
     assert {"prediction__candidate", "prediction__champion", "prediction__request_only"} <= set(stored.columns)
     assert "data:image/png" in verdict["improvement"]
@@ -358,11 +381,11 @@ def test_next_month_is_compared_with_the_champion_and_a_month_that_failed_its_ch
     )
     with pytest.raises(PromotionError, match="REJECT"):
         platform.promote_candidate(model, "2013-04")
-    # Nor does an approval lie in wait for the day when somebody loosens the gates.
-    said = len(list(platform.audit.records("approval")))
-    with pytest.raises(PromotionError, match=r"of PROMOTE, found REJECT: contract.*Nothing was recorded"):
+    # The approval is not recorded either: it would promote the version once the gates are loosened.
+    approvals = len(list(platform.audit.records("approval")))
+    with pytest.raises(PromotionError, match=r"verdict of PROMOTE, found REJECT: contract.*Nothing was recorded"):
         platform.promote_candidate(model, "2013-04", approved_by="ann", reason="I like it")
-    assert len(list(platform.audit.records("approval"))) == said
+    assert len(list(platform.audit.records("approval"))) == approvals
     platform.land("2013-01", deliveries("2013-01"))
     assert broken_contracts(platform.instance, model, "2013-04", platform.lake) == []
 
@@ -380,27 +403,27 @@ def test_tampered_verdict_is_rejected_at_promotion(platform: PlatformFixture) ->
     path.write_text(kept)
 
 
-def test_card_shows_what_the_gates_saw_and_lies_in_mlflow_too(platform: PlatformFixture, tmp_path: Path) -> None:
+def test_model_card_shows_the_evidence_and_is_stored_in_mlflow(platform: PlatformFixture, tmp_path: Path) -> None:
     shown = recorded_metadata(platform.make(model_card.model_card(delivery_model()), "2013-03"))
     page = (platform.home.reports / "model_card" / "late" / "2013-03" / "card.html").read_text()
     version = platform.registry.version("late", shown["version"])
     stored = platform.registry.tracking.client.download_artifacts(version.run_id, "model_card/card.html", str(tmp_path))
     described = platform.registry.tracking.client.get_model_version("late", "1").description
     assert Path(stored).read_text() == page
-    assert "ada said approve: looked at the card" in page
+    assert "ada, approve: read the card" in page
     assert "CPU time" in page
     assert "request_only" in page
     assert described == shown["markdown"]
 
 
-def test_version_is_equal_to_its_rebuild(platform: PlatformFixture, reproduced: Callable[[int], Any]) -> None:
+def test_rebuild_of_a_version_is_equal(platform: PlatformFixture, reproduced: Callable[[int], Reproduction]) -> None:
     found = reproduced(1)
     assert found.equal, found.lines()
     assert {"training set", "auc", "predictions"} <= {one.item for one in found.comparisons}
 
 
-def test_version_of_a_tampered_training_set_is_not_equal(
-    platform: PlatformFixture, reproduced: Callable[[int], Any]
+def test_rebuild_of_a_version_with_a_tampered_training_set_is_not_equal(
+    platform: PlatformFixture, reproduced: Callable[[int], Reproduction]
 ) -> None:
     model = delivery_model()
     rows = platform.lake.scan(model.table, partitions=["2013-01"]).drop("partition").collect()
@@ -413,22 +436,15 @@ def test_version_of_a_tampered_training_set_is_not_equal(
     assert not found.equal
     unequal = {one.item for one in found.comparisons if not one.equal}
     assert {"training set", "log_loss", "predictions"} <= unequal
-    assert "training set as stored" not in unequal  # it was trained on what is stored; the sources give another
+    assert "training set as stored" not in unequal  # the version was fitted on the stored rows; only the sources differ
 
 
 @pytest.fixture
-def reproduced(platform: PlatformFixture) -> Callable[[int], Any]:
-    return lambda version: reproduce_version(
-        delivery_model(),
-        version,
-        lake=platform.lake,
-        registry=platform.registry,
-        folders=platform.home,
-        repository=REPOSITORY,
-    )
+def reproduced(platform: PlatformFixture) -> Callable[[int], Reproduction]:
+    return lambda version: reproduce_version(delivery_model(), version, platform.stores)
 
 
-def test_check_rebuilds_the_champion_only_when_it_is_asked_for_itself(platform: PlatformFixture) -> None:
+def test_check_reproducible_runs_only_when_it_is_selected_itself(platform: PlatformFixture) -> None:
     model = delivery_model()
     check = promotion.reproducible(model)
     loaded = dg.Definitions(
@@ -444,16 +460,16 @@ def test_check_rebuilds_the_champion_only_when_it_is_asked_for_itself(platform: 
     assert [each.check_name for each in with_it.get_asset_check_evaluations()] == ["approved"]
 
 
-def test_regression_goes_the_same_way_and_its_intervals_are_measured(platform: PlatformFixture) -> None:
+def test_regression_is_evaluated_with_its_intervals_promoted_and_reproduced(platform: PlatformFixture) -> None:
     model = delivery_minutes_model()
     build_training_sets(model, MONTHS, platform.lake)
     platform.candidate(model, "2013-03")
 
-    shown, gates = platform.judge(model, "2013-03")
+    shown, gates = platform.evaluate(model, "2013-03")
 
     assert shown["decision"] == "PROMOTE"
     assert gates["metric_limit_coverage"].passed
-    # Split conformal on the month before: about the declared 0.8 of the outcomes, not all of them.
+    # Split conformal calibration on the month before covers about the declared 0.8 of the outcomes.
     assert 0.72 < shown["coverage"] < 0.88
     assert shown["coverage_low"] < shown["coverage"] < shown["coverage_high"]
     assert shown["rmse"] < shown["rmse_base_rate"] / 2
@@ -461,13 +477,10 @@ def test_regression_goes_the_same_way_and_its_intervals_are_measured(platform: P
     kept = pl.read_parquet(platform.home.evidence / f"{evidence_of(shown)}.parquet")
     inside = kept["label"].is_between(kept["lower__candidate"], kept["upper__candidate"])
     assert inside.mean() == shown["coverage"]
-    rebuilt = reproduce_version(
-        model, 1, lake=platform.lake, registry=platform.registry, folders=platform.home, repository=REPOSITORY
-    )
-    assert rebuilt.equal
+    assert reproduce_version(model, 1, platform.stores).equal
 
 
-def test_evaluation_has_a_run_of_its_own_beside_that_of_its_candidate(platform: PlatformFixture) -> None:
+def test_evaluation_has_its_own_run_and_logs_its_metrics_to_the_run_of_the_candidate(platform: PlatformFixture) -> None:
     tracking = platform.registry.tracking
     runs = [
         tracking.client.get_run(one)
@@ -482,23 +495,23 @@ def test_evaluation_has_a_run_of_its_own_beside_that_of_its_candidate(platform: 
     assert evaluation_run.data.metrics["auc"] == candidate.data.metrics["auc"]
 
 
-def test_kept_evidence_that_was_changed_is_rejected(platform: PlatformFixture) -> None:
-    shown, _ = platform.judge(delivery_model(), "2013-03")
+def test_changed_evidence_table_is_rejected(platform: PlatformFixture) -> None:
+    shown, _ = platform.evaluate(delivery_model(), "2013-03")
     verdict = read_verdict(Path(shown["verdict"]))
     path = platform.home.evidence / f"{verdict.evidence}.parquet"
     kept = path.read_bytes()
     assert load_evidence(delivery_model(), verdict, platform.home).label.sum() > 0
     forged = pl.read_parquet(path).with_columns(prediction__candidate=pl.col("label"))
     forged.write_parquet(path)
-    with pytest.raises(PromotionError, match=r"the table that the gates saw, .* found other rows than those"):
+    with pytest.raises(PromotionError, match=r"the evidence table of the verdict, .* found other rows"):
         load_evidence(delivery_model(), verdict, platform.home)
     path.write_bytes(kept)
 
 
-def test_declaration_that_was_taken_back_is_evaluated_by_its_earlier_version(platform: PlatformFixture) -> None:
+def test_reverted_declaration_is_evaluated_with_its_earlier_version(platform: PlatformFixture) -> None:
     declared = {"trainer": "lightgbm", "settings": {"max_rounds": 20, "num_threads": 1}}
     other = platform.candidate(delivery_model(trainers={"lightgbm": declared}), "2013-03")["version"]
     back = platform.candidate(delivery_model(), "2013-03")
     assert back["version"] == 1 < other
     assert "skipped" in back
-    assert platform.judge(delivery_model(), "2013-03")[0]["version"] == 1
+    assert platform.evaluate(delivery_model(), "2013-03")[0]["version"] == 1

@@ -26,10 +26,12 @@ from ml_platform.features.view import FeatureView
 from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.steps.candidates import build_training_sets, make_candidate
 from ml_platform.steps.packaging import model_directory
+from ml_platform.steps.platform_stores import PlatformStores
 from resources.dagster_home import HomeResource
 from resources.home import Home
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
 
 REPOSITORY = Path(__file__).parents[3]
 MONTHS = MonthlyPartitions(start="2013-01", end="2013-12", time_zone="UTC")
@@ -143,7 +145,12 @@ class PlatformFixture:
             "lake": LakeResource.for_home(home),
             "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
             "mlflow": mlflow,
+            "online_store": OnlineStoreResource.for_home(home),
         }
+
+    @property
+    def stores(self) -> PlatformStores:
+        return PlatformStores(self.home, REPOSITORY, self.lake, lambda: self.mlflow.models, lambda: self.store)
 
     @property
     def log(self) -> Path:
@@ -158,7 +165,7 @@ class PlatformFixture:
     def ask(self, count: int = 40, *, first: datetime = datetime(2013, 4, 1, 6, tzinfo=UTC)) -> None:
         """Answer requests of the next morning as a service does, and write its log."""
         version = self.mlflow.models.version("legs", 1)
-        predictor = Predictor(model_directory(self.mlflow.models, version, self.home.models), self.store)
+        predictor = Predictor(model_directory(version, self.stores), self.store)
         log = PredictionLog(self.home.prediction_logs / "legs", "legs", "1")
         for at in range(count):
             due = first + timedelta(minutes=30 * at)
@@ -194,11 +201,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> PlatformFixture:
             model,
             "lightgbm",
             "2013-03",
-            lake=platform.lake,
-            registry=platform.mlflow.models,
+            platform.stores,
             run=run,
-            repository=REPOSITORY,
-            checkpoint=home.models / "checkpoint",
             dagster_run_id="run",
             now=NOW,
         )
@@ -407,7 +411,7 @@ def test_training_set_of_one_month_is_not_evaluated_and_of_three_is(tmp_path: Pa
     model = bound()
     platform.lake.drop_partitions(model.table, LANDED_MONTHS[1:])
     _, checks = platform.made(training.training_set(model), "2013-01")
-    assert checks["leakage_screen"].description == "Not evaluated: of 2 months that a split by time needs there is 1."
+    assert checks["leakage_screen"].description == "Not evaluated: Months in the training set: 1; a split by time needs 2."
     for month in LANDED_MONTHS[1:]:
         _, checks = platform.made(training.training_set(model), month)
     assert checks["leakage_screen"].passed
@@ -437,5 +441,5 @@ def test_request_field_known_after_the_prediction_blocks_and_is_named(platform: 
 
 def test_month_whose_views_were_not_made_again_is_rejected(platform: PlatformFixture) -> None:
     platform.lake.drop_partitions(RECENT.table, ["2013-02"])
-    with pytest.raises(LakeError, match=r"none of '2013-02'\. Materialize the view for these months"):
+    with pytest.raises(LakeError, match=r"no facts of '2013-02'\. Materialize the view for these months"):
         build_training_sets(bound(), ["2013-03"], platform.lake)

@@ -12,7 +12,7 @@ import pytest
 from ml_platform.components.model import evaluation, model_card, promotion, serving, training
 from ml_platform.steps.reproduction import reproduce_version
 from ml_platform.training.trainer import Matrix, TrainerSettings, make_trainer
-from ml_platform_tests.components.delivery_home import REPOSITORY, PlatformFixture, open_platform
+from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
 from ml_platform_tests.components.delivery_model import deliveries, delivery_model
 
 LOGISTIC = {"trainer": "assets.logistic:LogisticTrainer", "settings": {"penalty": 0.5}, "calibration": "platt"}
@@ -83,14 +83,12 @@ def test_own_trainer_goes_from_candidate_to_verified_bento_and_is_reproduced(pla
     champion = shown(platform, promotion.champion(model), approved_by="ada", reason="read the card")
     bento = shown(platform, serving.bento(model))
 
-    assert "ada said approve: read the card" in card.read_text()
+    assert "ada, approve: read the card" in card.read_text()
     assert [candidate["version"], verdict["version"], champion["version"], bento["version"]] == [1, 1, 1, 1]
     source = Path(bento["path"]) / "src"
     assert json.loads((source / "model" / "model.json").read_text())["scorer"] == "assets.logistic_scorer:load"
     # What scores is carried, what fits is not.
     assert (source / "assets" / "logistic_scorer.py").exists()
     assert not (source / "assets" / "logistic.py").exists()
-    rebuilt = reproduce_version(
-        model, 1, lake=platform.lake, registry=platform.mlflow.models, folders=platform.home, repository=REPOSITORY
-    )
+    rebuilt = reproduce_version(model, 1, platform.stores)
     assert rebuilt.equal, rebuilt.lines()

@@ -1,4 +1,4 @@
-"""The assets `bento` and `rollout`: what they store and show, and that nothing unverified is ever rolled out."""
+"""The assets `bento` and `rollout` record the verified bento, and roll out no other."""
 
 import json
 import shutil
@@ -17,6 +17,7 @@ import assets
 from ml_platform.components.model import serving
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.stores import open_stores
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import ChampionRecord, champion_history
 from ml_platform.registry.manifest import CodeInfo, HardwareInfo, Manifest
@@ -25,6 +26,7 @@ from ml_platform.registry.promotion import reconcile
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
 from ml_platform.steps.packaging import roll_back_champion
+from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform_tests.serving.conftest import CONTRACT, VIEW, train_toy_model
 from resources.dagster_home import HomeResource
 from resources.home import Home
@@ -52,7 +54,7 @@ def load(model_dir):
 
 @dataclass(frozen=True)
 class PlatformFixture:
-    """A home with versions of the toy model, and its two assets."""
+    """A home with versions of the toy model."""
 
     home: Home
     model: ModelAssets
@@ -63,8 +65,13 @@ class PlatformFixture:
     def desired_state(self) -> DesiredState:
         return read_desired_state(self.home.serving / "toy")
 
+    @property
+    def stores(self) -> PlatformStores:
+        opened = self.resources
+        return open_stores(opened["home"], opened["lake"], opened["mlflow"], opened["online_store"])
+
     def register(self, model_dir: Path, **described: str) -> ModelVersion:
-        """Register the model in ``model_dir``, with ``described`` added to its model.json, and make it champion."""
+        """Register the model in ``model_dir`` as champion, with ``described`` added to its model.json."""
         copied = self.home.root / "made" / f"{len(self.registry.versions('toy'))}"
         shutil.copytree(model_dir, copied)
         record = json.loads((copied / "model.json").read_text())
@@ -77,14 +84,14 @@ class PlatformFixture:
         return version
 
     def materialize(self, asset: str) -> dg.AssetMaterialization:
-        """Materialize one of the two assets and return what was recorded; raises what its body raises."""
+        """Materialize `bento` or `rollout` and return the materialization; errors of the asset are raised."""
         definition = {"bento": serving.bento, "rollout": serving.rollout}[asset](self.model)
         done = dg.materialize([definition], partition_key=MONTH, resources=self.resources)
         (found,) = done.asset_materializations_for_node(definition.node_def.name)
         return found
 
 
-def shown(materialization: dg.AssetMaterialization) -> dict[str, Any]:
+def recorded_metadata(materialization: dg.AssetMaterialization) -> dict[str, Any]:
     return {name: value.value for name, value in materialization.metadata.items()}
 
 
@@ -129,7 +136,7 @@ def _declared() -> Model:
 def platform(tmp_path_factory: pytest.TempPathFactory) -> PlatformFixture:
     home = Home(tmp_path_factory.mktemp("home"))
     home.mlflow.mkdir()
-    toy = train_toy_model(home.root)  # its features lie in the home's folder `online`
+    toy = train_toy_model(home.root)  # it writes its features to the folder `online` of the home
     lake, mlflow = LakeResource.for_home(home), MlflowResource.for_home(home)
     departs = [datetime(2013, 7, 1, 12, tzinfo=UTC) + timedelta(minutes=number) for number in range(60)]
     examples = pl.DataFrame(
@@ -157,11 +164,11 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> PlatformFixture:
 
 @pytest.fixture(scope="module")
 def bento(platform: PlatformFixture) -> dict[str, Any]:
-    """What the champion's bento shows: version 1, built and verified once."""
-    return shown(platform.materialize("bento"))
+    """Metadata of the bento of version 1, built and verified once."""
+    return recorded_metadata(platform.materialize("bento"))
 
 
-def test_bento_is_recorded_with_what_its_verification_found(platform: PlatformFixture, bento: dict[str, Any]) -> None:
+def test_bento_is_recorded_with_its_verification(platform: PlatformFixture, bento: dict[str, Any]) -> None:
     metadata = bento
     record = json.loads((platform.home.verified_bentos / "toy" / "1.json").read_text())
     assert (metadata["version"], metadata["verified_rows"]) == (1, 50)
@@ -170,19 +177,21 @@ def test_bento_is_recorded_with_what_its_verification_found(platform: PlatformFi
     assert 0 < metadata["latency_p50_ms"] <= metadata["latency_p99_ms"] == record["latency_p99_ms"]
 
 
-def test_rollout_deploys_what_was_verified_and_keeps_a_shadow(platform: PlatformFixture, bento: dict[str, Any]) -> None:
+def test_rollout_deploys_the_verified_bento_and_keeps_the_shadow(
+    platform: PlatformFixture, bento: dict[str, Any]
+) -> None:
     other = ServedVersion(version="7", bento="elsewhere")
     before = DesiredState(stable=other, shadow=other, weights={"stable": 100})
     swap_desired_state(platform.home.serving / "toy", before, platform.desired_state.generation)
-    metadata = shown(platform.materialize("rollout"))
+    metadata = recorded_metadata(platform.materialize("rollout"))
     assert platform.desired_state.stable == ServedVersion(version="1", bento=bento["path"])
     assert platform.desired_state.shadow == other
     assert (metadata["stable"], metadata["shadow"], metadata["weights"]) == ("1", "7", {"stable": 100})
     assert metadata["generation"] == platform.desired_state.generation
-    assert shown(platform.materialize("rollout"))["generation"] == metadata["generation"]
+    assert recorded_metadata(platform.materialize("rollout"))["generation"] == metadata["generation"]
 
 
-def test_bento_that_was_tampered_with_is_not_rolled_out_until_it_is_verified_again(
+def test_changed_bento_is_not_rolled_out_until_it_is_built_again(
     platform: PlatformFixture, bento: dict[str, Any]
 ) -> None:
     platform.materialize("rollout")
@@ -196,7 +205,7 @@ def test_bento_that_was_tampered_with_is_not_rolled_out_until_it_is_verified_aga
     assert platform.materialize("rollout")
 
 
-def test_version_that_scores_differently_than_training_is_rejected_and_the_one_before_comes_back_in_seconds(
+def test_version_with_other_scores_than_training_is_rejected_and_rolled_back_in_seconds(
     platform: PlatformFixture, bento: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert bento["version"] == 1
@@ -220,29 +229,22 @@ def test_version_that_scores_differently_than_training_is_rejected_and_the_one_b
     audit, skewed = AuditLog(platform.home.audit_log), platform.desired_state
 
     def rolled_back() -> tuple[ChampionRecord, DesiredState]:
-        return roll_back_champion(
-            "toy",
-            registry=platform.registry,
-            audit=audit,
-            folders=platform.home,
-            decided_by="pager",
-            reason="wrong scores",
-            at=NOW + timedelta(hours=3),
-        )
+        stores, at = platform.stores, NOW + timedelta(hours=3)
+        return roll_back_champion("toy", stores, decided_by="pager", reason="wrong scores", at=at)
 
     started = time.perf_counter()
     back, state = rolled_back()
     assert time.perf_counter() - started < 10
     assert (back.version, state.stable) == (1, before.stable)
 
-    # As a process leaves it that was killed between the record and the rollout: asked again, it is finished.
+    # This is the state after a kill between record and rollout; the next call completes the rollback.
     swap_desired_state(platform.home.serving / "toy", skewed, state.generation)
     assert (rolled_back()[0].version, platform.desired_state.stable) == (1, before.stable)
     assert [one.action for one in champion_history(audit, "toy")] == ["promote", "promote", "roll_back"]
 
 
 def _set_champion(platform: PlatformFixture, version: int, previous: int | None) -> None:
-    """Write into the log that ``version`` became champion: the toy has no verdict that could do it."""
+    """Record in the log that ``version`` became champion, because the toy model has no verdicts."""
     record = platform.registry.version("toy", version)
     facts = {
         "model": "toy",

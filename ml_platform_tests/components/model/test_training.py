@@ -181,7 +181,7 @@ def test_trials_of_a_step_that_was_killed_are_not_made_again(platform: PlatformF
 @pytest.mark.parametrize(
     ("name", "change", "months", "said"),
     [
-        ("constant", pl.lit(1, pl.Int8).alias("label"), MONTHS, "expected labels of more than one kind"),
+        ("constant", pl.lit(1, pl.Int8).alias("label"), MONTHS, "expected labels of more than one value"),
         ("unlabelled", NOT_IN_FEBRUARY, MONTHS, "validation part: expected at least 100 rows"),
         ("gap", pl.col("shop"), ("2013-01", "2013-03"), r"expected partitions '2013-02'"),
     ],
@@ -234,7 +234,7 @@ def test_fit_is_not_lost_when_what_comes_after_it_fails(
 
     again = platform.make(model)
 
-    assert [note.partition(" after")[0] for note in again["notes"]] == ["Went on from the checkpoint"] * 2
+    assert [note.partition(" after")[0] for note in again["notes"]] == ["Resumed from the checkpoint"] * 2
     assert not list(checkpoints.rglob("step-*"))
     whole = platform.make(platform.with_rows("undisturbed", pl.col("shop")))
     manifests = [
@@ -331,7 +331,7 @@ def test_month_whose_candidates_were_all_skipped_is_not_evaluated(platform: Plat
     shown = platform.make(model, trainer="torch")
     assert shown == {"skipped": "It requires a GPU (requires: gpu in defs.yaml), and this machine has none."}
     assert runs_of(platform, model) == []
-    with pytest.raises(ModelError, match="expected a candidate of the month, found none: each was skipped"):
+    with pytest.raises(ModelError, match="expected a candidate of the month, found none: each candidate was skipped"):
         dg.materialize(
             [evaluation.evaluation(model)],
             partition_key="2013-03",
@@ -395,7 +395,7 @@ def test_step_killed_in_the_middle_goes_on_and_makes_the_same_model(platform: Pl
 
     resumed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
     assert resumed.startswith(whole["content_digest"])
-    assert "Went on from the checkpoint" in resumed
+    assert "Resumed from the checkpoint" in resumed
     assert not checkpoints.exists()
 
 

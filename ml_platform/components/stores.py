@@ -1,0 +1,38 @@
+"""Opens the stores that the steps work on: from Dagster's resources for an asset, from a home for a command."""
+
+from typing import TYPE_CHECKING
+
+from resources.dagster_home import HomeResource
+from resources.home import Home
+from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
+from resources.online_store import OnlineStoreResource
+from resources.profiles import REPOSITORY
+
+if TYPE_CHECKING:
+    from ml_platform.steps.platform_stores import PlatformStores
+
+
+def open_stores(
+    home: HomeResource, lake: LakeResource, mlflow: MlflowResource, online_store: OnlineStoreResource
+) -> "PlatformStores":
+    """Return the stores that these resources configure; registry and online store connect on first use."""
+    from ml_platform.steps.platform_stores import PlatformStores
+
+    return PlatformStores(
+        home=home.home(),
+        repository=home.code,
+        lake=lake.lake(),
+        open_registry=lambda: mlflow.models,
+        open_online_store=online_store.store,
+    )
+
+
+def open_home_stores(home: Home) -> "PlatformStores":
+    """Return the stores in the folders of ``home``, for the command line."""
+    return open_stores(
+        HomeResource(root=str(home.root), repository=str(REPOSITORY)),
+        LakeResource.for_home(home),
+        MlflowResource.for_home(home),
+        OnlineStoreResource.for_home(home),
+    )
