@@ -259,7 +259,7 @@ def _plain_facts(view: FeatureView, sources: Sources) -> pl.DataFrame:
     function = load_function(view.function)
     given = {source.dataset: sources[source.dataset] for source in view.sources}
     found = function(given, YEAR) if len(inspect.signature(function).parameters) > 1 else function(given)
-    facts = found.lazy().collect().with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
+    facts: pl.DataFrame = found.lazy().collect().with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
     return facts.with_columns(pl.col(name).cast(dtype) for name, dtype in view.dtypes.items()).sort(KNOWN_AT)
 
 

@@ -185,7 +185,7 @@ def _collect(value: Any, path: str, into: dict[str, Any]) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():
             _collect(inner, f"{path}.{name}" if path else str(name), into)
-            # What a mapping is keyed by is the team's: trainers.lightgbm.seed is an example of trainers.<name>.seed.
+            # The team chooses the keys of a mapping: trainers.lightgbm.seed is an example of trainers.<name>.seed.
             _collect(inner, f"{path}.<name>", into) if path else None
     elif isinstance(value, list):
         for inner in value:
@@ -354,7 +354,7 @@ def assets_page() -> str:
     lines = [
         "# Assets, checks, automation",
         "",
-        f"What the reference domain defines, from the definitions. A model of another name has the same assets as",
+        "This page lists the definitions of the reference domain. A model of another name has the same assets as",
         f"`{REFERENCE_MODEL}`. [Metadata keys](metadata-keys.md) says what each asset records.",
         "",
     ]
@@ -410,8 +410,8 @@ def metadata_page() -> str:
     lines = [
         "# Metadata keys",
         "",
-        "What each asset and check records when it is materialized or evaluated: the numbers and links that the Dagster",
-        "UI shows, and plots over partitions. The table in the code is `ml_platform/components/metadata_keys.py`.",
+        "The numbers and links that each asset and check records when it is materialized or evaluated. The Dagster",
+        "UI shows them, and plots numbers over partitions. The table in the code is `ml_platform/components/metadata_keys.py`.",
     ]
     for kind, keys in metadata_keys.METADATA_KEYS.items():
         lines += ["", f"## `{kind}`", "", "| key | unit | meaning |", "| --- | --- | --- |"]

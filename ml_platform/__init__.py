@@ -1,7 +1,7 @@
-"""The engine: datasets, features, models and everything that happens to them. Names no dataset, column or product.
+"""The engine: datasets, features, training, evaluation, serving and monitoring, for any domain.
 
-`type: ml_platform.Dataset` in a defs.yaml finds the components here. They (and Dagster) are imported only when
-one is asked for, so that a training worker or a service imports the engine without Dagster.
+`type: ml_platform.Dataset` in a defs.yaml finds the components here. The first access to a component imports it and
+Dagster, so that a training worker or a service imports the engine without Dagster.
 """
 
 import importlib
@@ -10,10 +10,11 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # on demand: a bento has this module and no installed package
+        # Not at the top: a bento carries this module without the package metadata.
+        from importlib.metadata import version
 
         return version("ml-platform")
-    # Components are classes: anything in lower case is a submodule that is yet to be imported.
+    # Components are classes. A lower-case name is a submodule, which Python imports itself.
     if name[:1].isupper():
         components = importlib.import_module("ml_platform.components")
         if name in components.__all__:

@@ -1,4 +1,4 @@
-"""`ml-platform …`: what `dg` has no verb for. Each verb reads like a sentence; the work is done below."""
+"""The command line `ml-platform`: the commands that `dg` does not have, each backed by `ml_platform.console`."""
 
 import os
 import sys
@@ -17,33 +17,33 @@ from resources.orchestration import prepare
 
 app = typer.Typer(
     name="ml-platform",
-    help="Land data, run the loop, look at what serves and why. Assets themselves: `dg --help`, or the Dagster UI.",
+    help="Land data, run the whole loop, and inspect champions and services. See `dg --help` for other commands.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-features = typer.Typer(help="Look at features.", no_args_is_help=True)
+features = typer.Typer(help="Inspect features.", no_args_is_help=True)
 app.add_typer(features, name="features")
 
 
 class HomeError(PlatformError):
-    """Raised when the home cannot be made or written."""
+    """Raised when the home cannot be created or written."""
 
 
 Partitions = Annotated[
     str, typer.Option("--partitions", "-p", help="One month (2013-06) or a range (2013-01...2013-06).")
 ]
-By = Annotated[str, typer.Option(help="Who decides.")]
-Reason = Annotated[str, typer.Option(help="Why; part of the record.")]
+By = Annotated[str, typer.Option(help="Name of the person who decides.")]
+Reason = Annotated[str, typer.Option(help="Reason of the decision, for the record.")]
 EvidenceDigest = Annotated[
-    str, typer.Option("--evidence", help="First digits of the evidence on the card that was looked at.")
+    str, typer.Option("--evidence", help="First digits of the evidence digest on the model card that the person read.")
 ]
 
 
 @app.command()
-def land(domain: str, through: Annotated[str, typer.Option(help="Last month that has arrived, like 2013-06.")]) -> None:
-    """Land the raw files of DOMAIN, month by month, as if they came in from outside."""
+def land(domain: str, through: Annotated[str, typer.Option(help="Last month to land, such as 2013-06.")]) -> None:
+    """Write the raw files of DOMAIN into the landing zone, month by month."""
     from ml_platform.console.arguments import domain_module
     from ml_platform.data.landing import Landing
 
@@ -55,9 +55,9 @@ def land(domain: str, through: Annotated[str, typer.Option(help="Last month that
 def materialize(
     select: Annotated[str, typer.Option(help="Assets, in Dagster's selection syntax.")],
     partitions: Partitions,
-    force: Annotated[bool, typer.Option(help="Materialize what is up to date, too.")] = False,
+    force: Annotated[bool, typer.Option(help="Also materialize assets that are up to date.")] = False,
 ) -> None:
-    """Bring a selection of assets up to date, with live progress."""
+    """Materialize the stale assets of a selection, with live progress."""
     from ml_platform.console import materialize as work
     from ml_platform.console.arguments import parse_months
     from ml_platform.console.progress import live_progress
@@ -68,18 +68,18 @@ def materialize(
     with open_instance(home) as instance, live_progress(console) as listener:
         keys = work.resolve_selection(loaded, select)
         runs = work.bring_up_to_date(loaded, instance, home, keys, months, listener=listener, force=force)
-    made = sum(len(run.steps) for run in runs)
-    console.print(f"{made} of {len(keys)} assets made; the others were up to date.")
+    materialized = sum(len(run.steps) for run in runs)
+    console.print(f"{materialized} of {len(keys)} assets materialized; the others were up to date.")
 
 
 @app.command()
 def demo(
     domain: Annotated[str, typer.Argument(help="Domain under assets/ that declares a demo.")] = "aviation",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print its figures as one JSON object; show on stderr.")
+        bool, typer.Option("--json", help="Print the figures as one JSON object, and the progress on stderr.")
     ] = False,
 ) -> None:
-    """Run the whole loop: land, train, promote, serve, and predict what comes next."""
+    """Run the whole loop: land, train, promote, serve, and predict the next month."""
     import json
 
     from ml_platform.console.demo import run_demo
@@ -105,7 +105,7 @@ def up() -> None:
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Show champions, what serves at which weight, the data clock, and the last decisions."""
+    """Show champions, served versions with their traffic shares, the data clock, and the last decisions."""
     import json
 
     from ml_platform.console import status as work
@@ -125,7 +125,7 @@ def report(
     metrics: Annotated[Path, typer.Option(help="JSON file to write.")],
     plots: Annotated[Path, typer.Option(help="Folder for the tables behind the plots.")],
 ) -> None:
-    """Write the figures of an evaluation as files, for `dvc metrics` and `dvc plots`."""
+    """Write metrics and curves of an evaluation as files, for `dvc metrics` and `dvc plots`."""
     from ml_platform.console.evaluation_report import write_evaluation_report
 
     write_evaluation_report(_home(), model, partition, metrics, plots)
@@ -134,11 +134,11 @@ def report(
 @app.command()
 def history(
     model: str,
-    at: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none shows every decision.")] = "",
-    request: Annotated[str, typer.Option(help="Id of a request: which version answered it.")] = "",
+    at: Annotated[str, typer.Option(help="Instant in ISO 8601 with offset; without it, every decision is shown.")] = "",
+    request: Annotated[str, typer.Option(help="Id of a request; shows the version that answered it.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show which version of MODEL was champion when, or answered a request, on which data, by whose decision."""
+    """Show the champions of MODEL with their data and decisions, or the version that answered a request."""
     import json
 
     from ml_platform.console import history as work
@@ -153,7 +153,7 @@ def history(
 
 @app.command()
 def reproduce(model: str, version: int) -> None:
-    """Rebuild VERSION of MODEL from what its manifest pins and say whether it comes out equal; exit code 1 if not."""
+    """Rebuild VERSION of MODEL from its manifest and compare the result; exit code 1 if it differs."""
     from ml_platform.components.loading import bound_model
     from ml_platform.components.stores import open_home_stores
     from ml_platform.steps.reproduction import reproduce_version
@@ -167,19 +167,19 @@ def reproduce(model: str, version: int) -> None:
 
 @app.command()
 def approve(model: str, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
-    """Approve VERSION of MODEL on the evidence of its newest verdict; nothing else missing, it is champion at once."""
+    """Approve VERSION of MODEL on its latest verdict; it becomes champion at once if all other conditions are met."""
     _decide("approve", model, version, by, reason, evidence)
 
 
 @app.command()
 def reject(model: str, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
-    """Reject VERSION of MODEL on the evidence of its newest verdict; as challenger it steps down."""
+    """Reject VERSION of MODEL on its latest verdict; a rejected version is no longer challenger."""
     _decide("reject", model, version, by, reason, evidence)
 
 
 @app.command()
 def rollback(model: str, by: By, reason: Reason) -> None:
-    """Make the previous champion of MODEL champion again, and the stable version of its endpoint."""
+    """Make the previous champion of MODEL the champion again, and the stable version of its endpoint."""
     from datetime import UTC, datetime
 
     from ml_platform.components.loading import bound_model
@@ -189,14 +189,14 @@ def rollback(model: str, by: By, reason: Reason) -> None:
     stores, name = open_home_stores(_home()), bound_model(model).name
     back, state = roll_back_champion(name, stores, decided_by=by, reason=reason, at=datetime.now(UTC))
     typer.echo(f"Version {back.version} is champion again; the desired state is generation {state.generation}.")
-    typer.echo("Its card and its release folder follow with:")
+    typer.echo("Update its model card and its release folder with:")
     assets = f'key:"{name}/champion" or key:"{name}/model_card"'
     typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {back.partition} --force")
 
 
 @app.command("leak-check")
-def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month whose examples are looked at.")]) -> None:
-    """Scramble all that became known later and demand that no feature of MODEL changes by a bit."""
+def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month whose rows are checked.")]) -> None:
+    """Check that no feature of MODEL uses later facts: scramble these and compare; exit code 1 if one changes."""
     from ml_platform.components.loading import bound_model
     from ml_platform.data.lake import Lake
     from ml_platform.steps.evaluation import leaking_features
@@ -209,7 +209,7 @@ def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month wh
 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Check this machine, the installation and the home: one line each, with the fix; exit code 1 if a check failed."""
+    """Check the machine, the installation and the home; each problem with its fix; exit code 1 if a check failed."""
     import json
     from datetime import UTC, datetime
 
@@ -217,7 +217,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     from ml_platform.console.doctor.finding import Subject
     from resources.profiles import REPOSITORY
 
-    # Not through _home(): a diagnosis creates nothing.
+    # Without _home(), which would create or migrate the home.
     findings = diagnosis.diagnose(Subject(Home.from_environment(), REPOSITORY, datetime.now(UTC)))
     if as_json:
         typer.echo(json.dumps(diagnosis.as_json(findings), indent=2))
@@ -230,10 +230,12 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 @features.command("show")
 def features_show(
     model: str,
-    row: Annotated[str, typer.Option(help="JSON object of the request fields.")],
-    as_of: Annotated[str, typer.Option(help="ISO 8601 instant with offset; none: as served now.")] = "",
+    row: Annotated[str, typer.Option(help="JSON object with the request fields.")],
+    as_of: Annotated[
+        str, typer.Option(help="Instant in ISO 8601 with offset; without it, the values served now.")
+    ] = "",
 ) -> None:
-    """Show each feature of one row: value, unit, when it became known."""
+    """Show each feature of one row: value, unit, and the time it became known."""
     from ml_platform.console import feature_values
     from ml_platform.console.arguments import parse_instant
 
@@ -243,9 +245,9 @@ def features_show(
 
 
 def main() -> None:
-    """Run the command line; a refusal of the platform ends with its message and exit code 1, not with a traceback."""
+    """Run the command line; a :class:`PlatformError` ends it with its message and exit code 1, without a traceback."""
     environment.apply()
-    # Dagster says of each partitioned asset that a parameter is in beta: nothing that a reader could act on.
+    # Dagster warns about a beta parameter for each partitioned asset; users cannot act on it.
     warnings.filterwarnings("ignore", message=r".*is currently in beta")
     try:
         app()
@@ -271,14 +273,14 @@ def _decide(
         now=datetime.now(UTC),
     )
     if isinstance(outcome, NotPromoted):
-        typer.echo(f"Recorded. Version {version} of '{model}' is not champion: {outcome.reason}")
+        typer.echo(f"The decision is recorded. Version {version} of '{model}' is not champion: {outcome.reason}")
         return
-    typer.echo(f"Recorded. Version {version} is champion of '{model}'. Roll it out:")
+    typer.echo(f"The decision is recorded. Version {version} is champion of '{model}'. Roll it out with:")
     typer.echo(f"  ml-platform materialize --select 'key:\"{model}/champion\"+' --partitions {outcome.partition}")
 
 
 def _console(descriptor: int = 1) -> Console:
-    # Dagster redirects the standard streams while a step runs; a copy of the descriptor stays the terminal.
+    # Dagster redirects the standard streams during a step; a copy of the descriptor still writes to the terminal.
     return Console(file=os.fdopen(os.dup(descriptor), "w", encoding="utf-8"), soft_wrap=False)
 
 
@@ -289,7 +291,7 @@ def _home() -> Home:
     except OSError as error:
         raise HomeError(
             f"Platform home {home.root}",
-            expected="a folder that can be written",
+            expected="a writable folder",
             found=str(error.strerror),
             fix="Set ML_PLATFORM_HOME to another folder.",
         ) from error

@@ -1,6 +1,7 @@
-"""What `workspace.yaml`, `dg` and the daemon load: every component under assets/, on the resources of the profile.
+"""The Dagster definitions that `workspace.yaml`, `dg` and the daemon load.
 
-Loading is lazy, so that importing this module costs little more than importing Dagster.
+They contain every component under `assets/` and the resources of the active profile. Loading is lazy, so importing this
+module costs little more than importing Dagster.
 """
 
 from pathlib import Path
@@ -28,10 +29,10 @@ def defs() -> dg.Definitions:
                     "auto_materialize",
                     target=dg.AssetSelection.all(),
                     default_status=dg.DefaultSensorStatus.RUNNING,
-                    description="Materializes what declares an automation condition when its inputs are new.",
+                    description="Materializes feature views and training sets when their inputs are new.",
                 )
             ],
-            # One process per run: a step process of its own would pay every import again.
+            # One process per run: a separate process per step would repeat every import.
             executor=dg.in_process_executor,
         ),
     )

@@ -1,4 +1,4 @@
-"""Waiting for what another process does: for a condition, never for a time."""
+"""Waiting for a condition that another process fulfils, instead of a fixed time."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ Found = TypeVar("Found")
 
 
 def until(reached: Callable[[], Found], seconds: float = 30, interval: float = 0.05) -> Found:
-    """Return what ``reached`` returns as soon as that is true; fails after ``seconds``."""
+    """Return the first true result of ``reached``; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (found := reached()):
         assert time.monotonic() < deadline, f"not reached within {seconds:g} s"

@@ -1,4 +1,4 @@
-"""The structure of the repository: layers, style, types, lazy imports, and files that run on any machine."""
+"""Tests of the repository's structure: layers, style, types, lazy imports, and no dependence on one machine."""
 
 import ast
 import json
@@ -16,9 +16,9 @@ from ml_platform.training.resource_usage import PriceList
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 PACKAGES = ("ml_platform", "resources", "assets", "bento")
-LAZY = ("mlflow", "great_expectations", "evidently", "lightgbm", "torch", "bentoml", "ray", "sklearn")
+LAZY = ("mlflow", "dagster_mlflow", "great_expectations", "evidently", "lightgbm", "torch", "bentoml", "ray", "sklearn")
 
-# Folders under which only one machine's files lie.
+# Folders with files of one machine only.
 MACHINE_PATH = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|work|mnt|opt/homebrew)/[\w.-]+")
 REGISTRY_HOST = re.compile(r"\b(?:pypi\.org|pythonhosted\.org|download\.pytorch\.org|conda\.anaconda\.org)\b")
 
@@ -30,7 +30,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 def tracked_files() -> list[Path]:
     listed = run("git", "ls-files", "-z").stdout.split("\0")
     present = [ROOT / name for name in listed if name and (ROOT / name).is_file()]
-    assert present  # no file would pass every test below
+    assert present  # an empty list would pass every test below
     return present
 
 
@@ -49,10 +49,10 @@ def copy_packages(target: Path) -> Path:
 
 
 def broken_contracts(root: Path) -> list[str]:
-    # lint-imports puts the working directory before the installed packages, so it reads the packages there.
-    shown = run(BIN / "lint-imports", "--no-cache", "--no-logo", cwd=root).stdout
-    verdicts = re.findall(r"^(.+?)(?:\n.+?)?? (KEPT|BROKEN)(?: \(.+\))?$", shown, flags=re.MULTILINE)
-    assert len(verdicts) == (root / ".importlinter").read_text().count("[importlinter:contract:"), shown
+    # lint-imports puts the working directory first on the path, so it reads the packages of `root`.
+    report = run(BIN / "lint-imports", "--no-cache", "--no-logo", cwd=root).stdout
+    verdicts = re.findall(r"^(.+?)(?:\n.+?)?? (KEPT|BROKEN)(?: \(.+\))?$", report, flags=re.MULTILINE)
+    assert len(verdicts) == (root / ".importlinter").read_text().count("[importlinter:contract:"), report
     return [name for name, verdict in verdicts if verdict == "BROKEN"]
 
 
@@ -72,13 +72,13 @@ def test_import_contracts_are_kept() -> None:
         ("bento/__init__.py", "import ml_platform.serving.desired_state", "A bento imports only the contract"),
     ],
 )
-def test_import_against_a_contract_is_caught(tmp_path: Path, module: str, planted: str, contract: str) -> None:
+def test_import_that_violates_a_contract_is_reported(tmp_path: Path, module: str, planted: str, contract: str) -> None:
     copy = copy_packages(tmp_path)
     with (copy / module).open("a") as opened:
         opened.write(f"\n{planted}\n")
     broken = broken_contracts(copy)
     assert [name for name in broken if name.startswith(contract)]
-    # An import of a higher layer closes a cycle too, where that layer imports the lower one already.
+    # An import from a higher layer also closes a cycle if that layer already imports the lower one.
     assert [name for name in broken if not name.startswith((contract, "No import cycles"))] == []
 
 
@@ -101,17 +101,17 @@ def test_every_file_is_formatted() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_types_hold() -> None:
+def test_type_checker_finds_nothing() -> None:
     checked = run(BIN / "mypy")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_every_module_opens_with_a_docstring() -> None:
-    silent = [file for file in modules() if not ast.get_docstring(ast.parse(file.read_text()))]
-    assert [str(file.relative_to(ROOT)) for file in silent] == []
+def test_every_module_starts_with_a_docstring() -> None:
+    undocumented = [file for file in modules() if not ast.get_docstring(ast.parse(file.read_text()))]
+    assert [str(file.relative_to(ROOT)) for file in undocumented] == []
 
 
-# Files that run on any machine.
+# No dependence on one machine.
 
 
 def lines_with(pattern: re.Pattern[str]) -> list[str]:
@@ -134,12 +134,12 @@ def test_no_tracked_file_names_a_package_registry() -> None:
 
 
 @pytest.mark.parametrize("text", ["cache: /home/ada/.cache", 'open("/root/x")', "PATH=/Users/ada/bin", "at /work/here"])
-def test_path_of_one_machine_would_be_found(text: str) -> None:
+def test_path_of_one_machine_is_recognised(text: str) -> None:
     assert MACHINE_PATH.search(text)
 
 
 @pytest.mark.parametrize("text", ["../home/ada", "http://localhost/home/x", "the home/work/balance", "GET /v1/root/x"])
-def test_other_slashes_are_let_be(text: str) -> None:
+def test_other_paths_are_not_taken_for_one_of_a_machine(text: str) -> None:
     assert not MACHINE_PATH.search(text)
 
 
@@ -151,21 +151,21 @@ def test_lock_pins_every_package_with_hashes_and_without_address() -> None:
     assert re.findall(r"\S*(?:https?|file|git)(?::|\+)//\S*|--(?:extra-)?index-url.*", text) == []
 
 
-def test_torch_stands_apart_from_the_lock() -> None:
+def test_lock_does_not_pin_torch() -> None:
     assert not re.search(r"^torch==", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
 
 
-def test_price_list_of_the_parameters_is_one_that_training_reads() -> None:
+def test_training_reads_every_price_of_the_parameters() -> None:
     listed = yaml.safe_load((ROOT / "params.yaml").read_text())["prices"]
-    assert PriceList.model_validate(listed).model_dump() == listed  # every price is there, and none that nothing reads
+    assert PriceList.model_validate(listed).model_dump() == listed  # no price is missing, and none is unknown
 
 
 # Lazy imports.
 
 
-def test_loading_the_definitions_loads_no_heavy_library() -> None:
-    look = "import json, sys, ml_platform.definitions; print(json.dumps(sorted(sys.modules)))"
-    loaded = set(json.loads(run(sys.executable, "-c", look).stdout.splitlines()[-1]))
+def test_loading_the_definitions_imports_no_heavy_library() -> None:
+    code = "import json, sys, ml_platform.definitions; print(json.dumps(sorted(sys.modules)))"
+    loaded = set(json.loads(run(sys.executable, "-c", code).stdout.splitlines()[-1]))
     assert "dagster" in loaded
     assert sorted(loaded & set(LAZY)) == []
 
@@ -176,7 +176,7 @@ def seconds_to_import(module: str) -> float:
 
 
 def test_loading_the_definitions_costs_little_more_than_dagster() -> None:
-    # Processor time and the best of interleaved runs: other work on the machine must not decide.
+    # Processor time and the minimum of interleaved runs, so that other load on the machine matters little.
     times = [(seconds_to_import("dagster"), seconds_to_import("ml_platform.definitions")) for _ in range(3)]
     dagster, definitions = (min(side) for side in zip(*times, strict=True))
     assert definitions <= 1.5 * dagster, f"dagster {dagster:.2f} s, ml_platform.definitions {definitions:.2f} s"

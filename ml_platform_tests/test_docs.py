@@ -1,4 +1,4 @@
-"""The documentation is true: its links lead somewhere, its examples run, its declarations are valid."""
+"""Tests of the documentation: links resolve, examples run, declarations and commands are valid."""
 
 import ast
 import doctest
@@ -20,17 +20,16 @@ from ml_platform_tests.components.delivery_model import DOMAIN
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "docs" / "reference" / "generated"
-"""Pages that `make docs` writes; test_docs_site.py holds what is in them."""
+"""Pages that `make docs` writes; test_docs_site.py tests their content."""
 
 PAGES = sorted(page for page in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")] if GENERATED not in page.parents)
 
-
-BY_THE_READER = "assets/aviation/long_delay"
-"""What a page has its reader make."""
+MADE_BY_READER = "assets/aviation/long_delay"
+"""Folder that the reader of a tutorial creates."""
 
 
 def commands(program: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield page and arguments of every call of ``program`` that stands in a code block or between backticks."""
+    """Yield page and arguments of every call of ``program`` in a code block or between backticks."""
     for page in PAGES:
         text = re.sub(r"\\\n\s*", "", page.read_text())
         quoted = [*re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text), *"\n".join(fenced_any(text)).splitlines()]
@@ -47,7 +46,7 @@ def fenced(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-def test_every_link_between_pages_leads_somewhere() -> None:
+def test_every_link_between_pages_has_a_target() -> None:
     links = [
         (page, target)
         for page in PAGES
@@ -60,7 +59,7 @@ def test_every_link_between_pages_leads_somewhere() -> None:
     assert [f"{page.name}: {target}" for page, target in absent] == []
 
 
-def test_every_page_is_reached_from_the_index() -> None:
+def test_every_page_is_linked_from_the_index_directly_or_indirectly() -> None:
     reached, ahead = set(), [ROOT / "docs" / "index.md"]
     while ahead:
         page = ahead.pop()
@@ -73,14 +72,14 @@ def test_every_page_is_reached_from_the_index() -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if ">>>" in page.read_text()], ids=lambda page: page.stem)
-def test_examples_run_and_say_what_is_printed(page: Path) -> None:
+def test_doctests_of_the_page_pass(page: Path) -> None:
     result = doctest.testfile(str(page), module_relative=False, verbose=False)
     assert (result.failed, result.attempted > 0) == (0, True)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")], ids=lambda page: page.stem)
 def test_python_on_the_page_parses_and_imports_what_exists(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What a page has its reader write under assets/ stands where the tests run it.
+    # Modules that the reader writes under assets/ exist in the test domain.
     monkeypatch.setattr(assets, "__path__", [*assets.__path__, str(DOMAIN)])
     for block in fenced(page, "python"):
         if ">>>" not in block:
@@ -90,7 +89,7 @@ def test_python_on_the_page_parses_and_imports_what_exists(page: Path, monkeypat
             exec(compile(ast.Module(imports, []), str(page), "exec"), {})
 
 
-def test_trainer_on_the_page_is_the_one_that_the_tests_take_from_candidate_to_endpoint() -> None:
+def test_trainer_on_the_page_is_the_trainer_of_the_test_domain() -> None:
     shown = fenced(ROOT / "docs" / "how-to" / "add-a-trainer.md", "python")
     assert shown == [(DOMAIN / name).read_text() for name in ("logistic_scorer.py", "logistic.py")]
 
@@ -109,7 +108,7 @@ def test_declarations_on_the_page_are_valid(page: Path) -> None:
 
 
 def validate_part_of_a_model(part: dict[str, Any]) -> None:
-    """Validate attributes of a model, or trainers by their names, which a page shows without what is around them."""
+    """Validate a fragment of a declaration: attributes of a model, or trainers by name."""
     from ml_platform.components import Model
 
     for name, value in part.items():
@@ -119,7 +118,7 @@ def validate_part_of_a_model(part: dict[str, Any]) -> None:
             TrainerSettings.model_validate(value)
 
 
-def test_every_ml_platform_command_is_one_that_parses() -> None:
+def test_every_ml_platform_command_parses() -> None:
     import typer
 
     from ml_platform.cli import app
@@ -132,12 +131,12 @@ def test_every_ml_platform_command_is_one_that_parses() -> None:
             assert left, f"{page}: {arguments} names no verb"
             assert left[0] in command.commands, f"{page}: no verb {left[0]} in {arguments}"
             command, left = command.commands[left[0]], left[1:]
-        # A bare verb is named in passing; a capital stands for what the reader fills in.
+        # A command without arguments is only a mention; capitals are placeholders.
         if left and not [each for each in left if each.isupper()]:
             command.make_context(arguments[0], list(left))  # raises on an unknown option or a missing argument
 
 
-def test_every_dg_command_is_one_that_exists() -> None:
+def test_every_dg_command_exists() -> None:
     from dagster_dg_cli.cli import create_dg_cli
 
     import ml_platform.components as components
@@ -171,7 +170,7 @@ def test_every_dvc_command_parses() -> None:
     seen = list(commands("dvc"))
     assert len(seen) > 4
     for _, arguments in seen:
-        get_main_parser().parse_args(arguments)  # ends the process on what it does not know
+        get_main_parser().parse_args(arguments)  # exits on an unknown argument
 
 
 def test_every_path_of_the_repository_exists() -> None:
@@ -182,7 +181,7 @@ def test_every_path_of_the_repository_exists() -> None:
             r"`((?:assets|bento|benchmarks|deploy|docs|ml_platform|ml_platform_tests|resources)/[\w./-]+)`",
             page.read_text(),
         )
-        if not path.startswith(BY_THE_READER)
+        if not path.startswith(MADE_BY_READER)
     ]
     assert len(named) > 10
     assert [(page, path) for page, path in named if not (ROOT / path).exists()] == []
@@ -198,6 +197,6 @@ def test_readme_opens_with_three_sentences_a_picture_and_two_commands() -> None:
     assert [line.split("#")[0].split() for line in first_block.splitlines()] == [["make", "demo"], ["make", "test"]]
 
 
-def test_picture_of_the_asset_graph_shows_what_is_defined() -> None:
+def test_picture_of_the_asset_graph_matches_the_definitions() -> None:
     drawn = runpy.run_path(str(ROOT / "docs" / "images" / "make_asset_graph.py"))
-    assert drawn["SVG_PATH"].read_text() == drawn["asset_graph_svg"](), "the definitions changed since: `make picture`"
+    assert drawn["SVG_PATH"].read_text() == drawn["asset_graph_svg"](), "the definitions changed; run `make picture`"

@@ -1,4 +1,4 @@
-"""The documentation site: its reference is complete, its Python examples run, and it needs no network."""
+"""Tests of the documentation site: complete reference, running Python examples, and no access to the network."""
 
 import ast
 import json
@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import dagster as dg
 import pytest
 import yaml
 from pydantic import BaseModel
 
 from ml_platform_tests.conftest import DemoHome
+from resources.home import Home
+from resources.profiles import resources_of_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -28,7 +31,7 @@ SMALL_HOME = {
     "2013-05": "2013-03",
     "2013-06": "2013-04",
 }
-"""Names on the page, and those of the small home in which its examples run."""
+"""Names on the page, and their replacements for the small home in which its examples run."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, generator: dict[str, Any], pa
 
 
 def settings_of(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the pydantic models in ``annotation`` and in their fields; apart from the generator's own walk."""
+    """Yield the pydantic models in ``annotation`` and in their fields, independently of the generator."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
         for field in annotation.model_fields.values():
@@ -96,7 +99,7 @@ def test_reference_lists_the_settings_of_the_trainers_and_the_limits_of_drift(pa
     assert "| `minimum_ks` | number | `0.1` |" in drift
 
 
-def test_reference_gives_a_unit_to_numbers_whose_name_has_one(pages: Mapping[str, str]) -> None:
+def test_reference_shows_the_unit_in_the_name_of_an_attribute(pages: Mapping[str, str]) -> None:
     row = next(line for line in pages["feature-view.md"].splitlines() if line.startswith("| `tolerance_minutes` |"))
     assert "Unit: minutes." in row
     assert "Example: `" in row
@@ -157,13 +160,13 @@ def test_reference_has_a_page_for_every_package_of_the_engine(pages: Mapping[str
 
 
 METADATA_FUNCTIONS = re.compile(r"^_?\w*metadata$")
-"""Functions that return metadata; elsewhere it is an argument `metadata=`, or an entry "metadata"."""
+"""Names of functions that return metadata. Other metadata is an argument `metadata=` or an entry "metadata"."""
 
 GATE_RESULTS = ROOT / "ml_platform" / "evaluation" / "gates.py"
 
 
 def expanded_keys() -> dict[str, set[str]]:
-    """Return the keys that the code records by expanding an object, by the text of the expression."""
+    """Return the keys that the code records by expanding an object, indexed by the text of the expression."""
     from dataclasses import fields
 
     from ml_platform.features.change_log import BuildReport
@@ -179,10 +182,10 @@ def expanded_keys() -> dict[str, set[str]]:
         "result.counts": split,
         "result.metric_values": {"<…>", "<…>_low", "<…>_high", "base_rate", "rows"},
         "latest.metrics": {"<…>"},
-        "found.model_dump(exclude={'rows'})": set(IngestionResult.model_fields) - {"rows"},
+        "ingested.model_dump(exclude={'rows'})": set(IngestionResult.model_fields) - {"rows"},
         "{name: value for name, value in builds.report.as_metadata().items() if name != 'rows'}": build,
-        "{name: value for name, value in gate.numbers.items() if value is not None}": set(),  # read from the gates
-        "{name: value for name, value in optional.items() if value is not None}": set(),  # a dictionary beside it
+        "{name: value for name, value in gate.numbers.items() if value is not None}": set(),  # keys of the gates
+        "{name: value for name, value in optional.items() if value is not None}": set(),  # keys of another dict
     }
 
 
@@ -219,7 +222,7 @@ class RecordedKeys(ast.NodeVisitor):
         self.generic_visit(node)
 
     def add(self, value: ast.expr, *, strict: bool = False) -> None:
-        """Add the keys of ``value``; ``strict``: anything else than a dictionary is one of the known expansions."""
+        """Add the keys of ``value``; with ``strict``, report an expression that is neither a dictionary nor known."""
         text = ast.unparse(value)
         if text in self.expanded:
             self.keys |= self.expanded[text]
@@ -239,7 +242,7 @@ class RecordedKeys(ast.NodeVisitor):
             self.add_key(value.key)
         elif isinstance(value, ast.Name) and strict:
             self.add_variable(value.id)
-        elif strict and not self.is_nothing(value):
+        elif strict and not self.has_no_new_keys(value):
             self.unknown.append(text)
 
     def add_variable(self, name: str) -> None:
@@ -261,10 +264,10 @@ class RecordedKeys(ast.NodeVisitor):
         elif isinstance(key, ast.Name) and key.id in self.constants:
             self.keys.add(self.constants[key.id])
         else:
-            self.keys.add("<…>")  # one for each metric
+            self.keys.add("<…>")  # a variable, such as the name of a metric
 
-    def is_nothing(self, value: ast.expr) -> bool:
-        """Whether ``value`` is None, or the call of a function whose dictionaries are collected where it stands."""
+    def has_no_new_keys(self, value: ast.expr) -> bool:
+        """Return whether ``value`` is empty, or calls a function whose keys are collected at its definition."""
         called = value.func if isinstance(value, ast.Call) else None
         name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
         return ast.unparse(value) in ("None", "{}") or bool(METADATA_FUNCTIONS.match(name))
@@ -274,7 +277,7 @@ def without_names(key: str) -> str:
     return re.sub(r"<[^>]+>", "<…>", key)
 
 
-def test_metadata_keys_in_the_table_are_exactly_those_that_the_code_records() -> None:
+def test_table_lists_exactly_the_metadata_keys_that_the_code_records() -> None:
     from ml_platform.components import materializations
     from ml_platform.components.metadata_keys import METADATA_KEYS
 
@@ -294,7 +297,7 @@ def test_metadata_keys_in_the_table_are_exactly_those_that_the_code_records() ->
     assert sorted(listed - recorded) == []
 
 
-def test_every_metadata_key_has_a_meaning_and_every_number_with_a_unit_in_its_name_a_unit() -> None:
+def test_every_metadata_key_has_a_meaning_and_a_unit_where_its_name_has_one() -> None:
     from ml_platform.components.metadata_keys import METADATA_KEYS
 
     every = [(kind, each) for kind, keys in METADATA_KEYS.items() for each in keys]
@@ -310,13 +313,26 @@ def test_every_generated_page_is_in_the_navigation(pages: Mapping[str, str]) -> 
     assert named == set(pages)
 
 
-def test_pictures_of_the_architecture_are_those_that_the_script_draws() -> None:
+def test_pictures_of_the_architecture_match_their_script() -> None:
     drawn = runpy.run_path(str(DOCS / "images" / "make_diagrams.py"))["PICTURES"]
     assert [name for name, draw in drawn.items() if (DOCS / "images" / name).read_text() != draw()] == []
 
 
 def python_blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def run_job(job: dg.JobDefinition, home: Home) -> dict[str, float]:
+    """Run ``job`` on the resources of ``home`` and return the metrics that it logged to MLflow."""
+    import mlflow
+
+    loaded = dg.Definitions(jobs=[job], resources=resources_of_profile(home))
+    assert loaded.resolve_job_def(job.name).execute_in_process().success
+    client = mlflow.MlflowClient(home.tracking_uri)
+    experiment = client.get_experiment_by_name("team_ops")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return dict(run.data.metrics)
 
 
 def test_examples_of_the_python_page_run_on_a_small_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +362,9 @@ def test_examples_of_the_python_page_run_on_a_small_home(tmp_path: Path, monkeyp
         scope: dict[str, Any] = {}
         for block in blocks:
             exec(compile(block, str(PYTHON_PAGE), "exec"), scope)
+        logged = run_job(scope["flight_counts"], Home(tmp_path / "home"))
 
+    assert logged == {"rows": scope["flights"].filter(partition="2013-04").height}
     patterns = [re.sub(r"<\w+>", r"\\w+", each.key) for each in METADATA_KEYS["<model>/candidate_<trainer>"]]
     assert [key for key in shown if not any(re.fullmatch(pattern, key) for pattern in patterns)] == []
     assert scope["flights"]["partition"].unique().sort().to_list() == ["2013-03", "2013-04"]
@@ -362,7 +380,7 @@ def test_examples_of_the_python_page_run_on_a_small_home(tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_examples_of_the_python_page_run_as_they_are_on_the_home_of_the_demo(
+def test_unchanged_examples_of_the_python_page_run_on_the_home_of_the_demo(
     demo_home: DemoHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ML_PLATFORM_HOME", str(demo_home.copy(tmp_path / "home").root))
@@ -375,13 +393,13 @@ def test_examples_of_the_python_page_run_as_they_are_on_the_home_of_the_demo(
 
 
 class Links(HTMLParser):
-    """Collects what a page loads, what it links to, and the places in it that can be linked to."""
+    """Collects the files that a page loads, its links, and its anchors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loaded: list[str] = []
         self.links: list[str] = []
-        self.places: set[str] = set()
+        self.anchors: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = {name: value or "" for name, value in attrs}
@@ -391,7 +409,7 @@ class Links(HTMLParser):
             self.loaded.append(named.get("href", ""))
         if tag == "a" and named.get("href"):
             self.links.append(named["href"])
-        self.places |= {named[name] for name in ("id", "name") if named.get(name)}
+        self.anchors |= {named[name] for name in ("id", "name") if named.get(name)}
 
 
 def read_page(page: Path) -> Links:
@@ -412,26 +430,26 @@ def test_site_builds_and_no_page_loads_anything_from_the_network(site: Path) -> 
 
 
 @pytest.mark.slow
-def test_every_internal_link_of_the_site_leads_to_a_page_and_a_place_in_it(site: Path) -> None:
+def test_every_internal_link_of_the_site_has_a_page_and_an_anchor(site: Path) -> None:
     read = {page: read_page(page) for page in site.rglob("*.html") if page.name != "404.html"}
     broken, seen = [], 0
     for page, links in read.items():
         for link in links.links:
             if re.match(r"[a-z]+:", link):
                 continue
-            path, _, place = unquote(link).partition("#")
+            path, _, anchor = unquote(link).partition("#")
             target = (page.parent / path).resolve() if path else page
             target = target / "index.html" if target.is_dir() else target
             seen += 1
-            lacks_place = place and target in read and place not in read[target].places | {"__tabbed"}
-            if not target.is_file() or lacks_place:
+            lacks_anchor = anchor and target in read and anchor not in read[target].anchors | {"__tabbed"}
+            if not target.is_file() or lacks_anchor:
                 broken.append(f"{page.relative_to(site)}: {link}")
     assert seen > 1000
     assert broken == []
 
 
 @pytest.mark.slow
-def test_search_index_of_the_site_can_be_read_from_the_file_system(site: Path) -> None:
+def test_search_index_of_the_site_works_from_the_file_system(site: Path) -> None:
     inlined = (site / "search" / "search_index.js").read_text().removeprefix("var __index = ")
     found = [each["location"] for each in json.loads(inlined)["docs"] if "minimum_ks" in each["text"]]
     assert any(each.startswith("reference/generated/model.html") for each in found)

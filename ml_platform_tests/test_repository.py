@@ -1,4 +1,4 @@
-"""The repository's own files: version, changelog, licences, hooks, continuous integration and issue forms."""
+"""Tests of repository files: version, changelog, licences, hooks, continuous integration and issue forms."""
 
 import importlib.metadata
 import re
@@ -49,11 +49,11 @@ def makefile_recipe(target: str) -> list[str]:
 # Version and changelog.
 
 
-def test_installed_version_is_that_of_pyproject() -> None:
+def test_installed_version_equals_pyproject() -> None:
     assert ml_platform.__version__ == PROJECT["version"]
 
 
-def test_changelog_opens_with_unreleased_and_the_version_of_pyproject() -> None:
+def test_changelog_starts_with_unreleased_and_the_version_of_pyproject() -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert headings[1].split(" - ")[0] == PROJECT["version"]
@@ -75,7 +75,7 @@ def licence(distribution: importlib.metadata.Distribution) -> str:
         *(metadata.get_all("License-Expression") or []),
         *(
             each.strip().partition("\n")[0] for each in metadata.get_all("License") or []
-        ),  # some put the whole text there
+        ),  # some packages put the whole text there
         *(each.rpartition("::")[2] for each in metadata.get_all("Classifier") or [] if each.startswith("License ::")),
     ]
     if not any(declared):
@@ -90,7 +90,7 @@ def locked_distributions() -> dict[str, importlib.metadata.Distribution]:
     locked = set(re.findall(r"^([A-Za-z0-9._-]+)==", LOCK.read_text(), flags=re.MULTILINE))
     installed = {canonicalize_name(each.name): each for each in importlib.metadata.distributions()}
     found = {str(name): installed[name] for name in map(canonicalize_name, locked) if name in installed}
-    assert len(found) > 100  # an environment without the lock would pass every test below
+    assert len(found) > 100  # an environment without the locked packages would pass every test below
     return found
 
 
@@ -99,7 +99,7 @@ def locked_under(pattern: re.Pattern[str]) -> set[str]:
 
 
 def notice_table() -> dict[str, list[str]]:
-    """Return library → cells of its row in the NOTICE: licence, and the libraries that it comes through."""
+    """Return library → cells of its row in the NOTICE: its licence, and the libraries that require it."""
     rows = re.findall(r"^\| (\w[\w-]*) \| (.+) \| (.+) \|$", (ROOT / "NOTICE").read_text(), flags=re.MULTILINE)
     return {name: cells for name, *cells in rows if name != "library"}
 
@@ -148,7 +148,7 @@ def request_view_modules() -> set[str]:
 
 @cache
 def requirements_of_bentos() -> list[str]:
-    """Return what the bentos of all declared models pin, whichever trainer wins."""
+    """Return the pinned requirements of the bentos of all declared models, for all trainers."""
     scorers = {reference.partition(":")[0] for reference in SCORERS.values()}
     views = request_view_modules()
     assert scorers
@@ -171,12 +171,12 @@ def test_every_library_of_the_lock_declares_a_licence() -> None:
 
 def test_notice_names_every_library_under_copyleft() -> None:
     copyleft = locked_under(COPYLEFT)
-    assert {"grandalf", "pygit2", "psycopg"} <= copyleft  # a pattern that matches nothing would pass
+    assert {"grandalf", "pygit2", "psycopg"} <= copyleft  # a pattern without matches would pass
     assert set(notice_table()) == copyleft
 
 
 @pytest.mark.parametrize("library", sorted(notice_table()))
-def test_notice_says_through_which_library_it_comes(library: str) -> None:
+def test_notice_names_the_libraries_that_require_it(library: str) -> None:
     _, through = notice_table()[library]
     parents = {str(canonicalize_name(each)) for each in re.findall(r"[\w-]+", through.partition(",")[0])} - {"and"}
     assert parents
@@ -199,7 +199,7 @@ def test_notice_names_the_mozilla_libraries_that_a_bento_requires() -> None:
 def test_no_bento_requires_a_library_under_copyleft() -> None:
     requirements = requirements_of_bentos()
     assert {"bentoml", "lightgbm", "numpy"} <= {Requirement(each).name for each in requirements}
-    assert "scipy" in requirement_closure(requirements)  # through lightgbm: the search goes beyond the pins
+    assert "scipy" in requirement_closure(requirements)  # required by lightgbm: the search goes beyond the pins
     assert copyleft_among(requirements) == []
 
 
@@ -207,7 +207,7 @@ def test_no_bento_requires_a_library_under_copyleft() -> None:
     ("requirement", "found"),
     [("grandalf==0.8", "grandalf (.*) through the bento itself"), ("scmrepo", "pygit2 (.*) through scmrepo")],
 )
-def test_copyleft_in_a_bento_would_be_found(requirement: str, found: str) -> None:
+def test_copyleft_in_a_bento_is_found(requirement: str, found: str) -> None:
     assert any(re.fullmatch(found, each) for each in copyleft_among([*requirements_of_bentos(), requirement]))
 
 
@@ -268,7 +268,7 @@ def filled_in(command: str, values: dict[str, str]) -> str:
 
 
 def github_commands() -> Iterator[str]:
-    """Yield the commands of the workflow, once for each cell of a job's matrix."""
+    """Yield the commands of the workflow, for each combination in a job's matrix."""
     for job in load(".github/workflows/ci.yml")["jobs"].values():
         matrix = job.get("strategy", {}).get("matrix", {})
         for cell in product(*matrix.values()):
@@ -307,7 +307,7 @@ def test_pipelines_use_the_python_of_the_project() -> None:
     assert PROJECT["requires-python"] == ">=3.11,<3.12"
 
 
-def test_github_workflow_has_no_more_than_read_access() -> None:
+def test_github_workflow_has_read_access_only() -> None:
     workflow = load(".github/workflows/ci.yml")
     assert workflow["permissions"] == {"contents": "read"}
     assert [name for name, job in workflow["jobs"].items() if "permissions" in job] == []
@@ -320,7 +320,7 @@ def test_github_workflow_has_no_more_than_read_access() -> None:
 
 
 @pytest.mark.parametrize("form", ["bug", "feature"])
-def test_issue_form_is_whole(form: str) -> None:
+def test_issue_form_is_complete(form: str) -> None:
     described = load(f".github/ISSUE_TEMPLATE/{form}.yml")
     assert {"name", "description", "body"} <= set(described)
     fields = [each for each in described["body"] if each["type"] != "markdown"]

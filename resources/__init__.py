@@ -1,1 +1,1 @@
-"""What the platform runs on: one file per backing service, and the profiles that choose them."""
+"""Dagster resources: one module for each backing service, and the profiles that choose them."""

@@ -1,7 +1,7 @@
-"""The home as a Dagster resource, for assets that write pages, models and records."""
+"""Dagster resource of the home, for assets that write pages, models and records."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from ml_platform.registry.audit import AuditLog
 
 
-class HomeResource(dg.ConfigurableResource):
-    """Where the platform keeps its state."""
+class HomeResource(dg.ConfigurableResource[Any]):
+    """The folder of the platform's state."""
 
     root: str = Field(description="Folder of the home.")
-    repository: str = Field(description="Folder of the code, for the manifest: commit, lock, prices.")
-    reports_address: str = Field(default="http://127.0.0.1:3001", description="Where a browser finds the reports.")
+    repository: str = Field(description="Folder of the code, from which the manifest takes commit, lock and prices.")
+    reports_address: str = Field(default="http://127.0.0.1:3001", description="Address of the reports for a browser.")
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Bring the home to the version of this code before a step writes to it."""
@@ -30,15 +30,16 @@ class HomeResource(dg.ConfigurableResource):
         return Home(Path(self.root))
 
     def audit(self) -> "AuditLog":
-        """Return the log of decisions."""
+        """Return the audit log."""
         from ml_platform.registry.audit import AuditLog
 
         return AuditLog(self.home().audit_log)
 
     def link(self, page: Path) -> dg.UrlMetadataValue:
-        """Return a page of the reports as a link that the UI can open."""
+        """Return the link to a page of the reports, as metadata for the UI."""
         return dg.MetadataValue.url(page_link(page, self.home().reports, self.reports_address))
 
     @property
     def code(self) -> Path:
+        """Return the folder of the code."""
         return Path(self.repository)

@@ -1,7 +1,6 @@
-"""Where a bare `dg launch` or `dagster dev` keeps its runs: in the home, beside those of `ml-platform`.
+"""Storage of `dg launch` and `dagster dev` in the home, with the runs of `ml-platform`; dagster.yaml names it.
 
-Apart because Dagster loads it from dagster.yaml, by name. Without it, a command given without DAGSTER_HOME would start
-on an empty instance and forget its runs when it ends.
+Without it, a command without DAGSTER_HOME would use a temporary instance and lose its runs at its end.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from resources.home_version import prepare_home
 
 
 class HomeStorage(DagsterSqliteStorage):
-    """Runs, events and schedules in the SQLite files of the home that the environment names."""
+    """Runs, events and schedules in SQLite files of the home that the environment names."""
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:

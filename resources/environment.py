@@ -1,36 +1,36 @@
-"""What every process of the platform sets before a library wakes up: no telemetry, no unsafe formats.
+"""Environment variables of every platform process: no telemetry, no unsafe model formats.
 
-Apart because libraries read these variables when they are imported, so they must be set first and in one place.
+Libraries read these variables when they are imported, so each entry point calls :func:`apply` first.
 """
 
 import os
 
 SETTINGS = {
-    # Nothing leaves the machine.
+    # Telemetry off: no data leaves the machine.
     "DO_NOT_TRACK": "1",
     "BENTOML_DO_NOT_TRACK": "True",
     "GX_ANALYTICS_ENABLED": "false",
     "DAGSTER_DISABLE_TELEMETRY": "1",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # A model is data, never code.
+    # Loading a pickle would execute code of the model's author.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    # Hosts of the tracking server's own job runner; nothing here uses it.
+    # The job runner of the tracking server is not used.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # A progress bar per downloaded file would drown what a run has to say.
+    # A progress bar for each downloaded file would hide the log lines of a run.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # That a database is made is no news.
+    # MLflow logs the creation of each database table at level INFO.
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    # A tracking server that dies in the middle of a request is noticed in seconds; the outbox keeps the record.
+    # Few retries, so that a crashed tracking server is noticed within seconds; the outbox keeps the record.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    # Threads that wait by spinning make a shared machine four times slower.
+    # OpenMP threads that spin while they wait make a shared machine four times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Plots are files; no window is ever opened.
+    # Plots are files; matplotlib must not open a window.
     "MPLBACKEND": "Agg",
 }
 
 
 def apply() -> None:
-    """Set the variables that are not set yet: what the user chose stays."""
+    """Set the variables that are not set yet, so the user's own values stay."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -1,6 +1,6 @@
-"""Where the platform keeps its state: one folder, `$ML_PLATFORM_HOME`, laid out in one place.
+"""The layout of the home, the folder `$ML_PLATFORM_HOME` that contains all state of the platform.
 
-Apart so that no engine function ever guesses a path, and deleting one folder is a fresh start.
+Engine functions get their paths from here as arguments. Deleting the home gives a fresh start.
 """
 
 import os
@@ -13,7 +13,7 @@ DEFAULT_HOME = ".ml_platform"
 
 @dataclass(frozen=True)
 class Home:
-    """The folders under one home; creating a Home touches nothing on disk."""
+    """The folders of one home; creating the object changes nothing on disk."""
 
     root: Path
 
@@ -24,83 +24,100 @@ class Home:
 
     @property
     def dagster(self) -> Path:
+        """The SQLite files of Dagster: runs, events, schedules."""
         return self.root / "dagster"
 
     @property
     def landing(self) -> Path:
+        """The landing zone: raw files, as they arrived."""
         return self.root / "landing"
 
     @property
     def lake(self) -> Path:
+        """The Delta tables."""
         return self.root / "lake"
 
     @property
     def online(self) -> Path:
+        """The snapshot files of the online store."""
         return self.root / "online"
 
     @property
     def mlflow(self) -> Path:
+        """MLflow's database and artifacts."""
         return self.root / "mlflow"
 
     @property
     def tracking_uri(self) -> str:
+        """The address of MLflow's SQLite database."""
         return f"sqlite:///{self.mlflow / 'mlflow.db'}"
 
     @property
     def artifacts(self) -> Path:
+        """The artifacts of MLflow runs."""
         return self.mlflow / "artifacts"
 
     @property
     def models(self) -> Path:
+        """Downloaded model directories, checkpoints and studies."""
         return self.root / "models"
 
     @property
     def bentos(self) -> Path:
+        """The built bentos."""
         return self.root / "bentos"
 
     @property
     def records(self) -> Path:
+        """Audit log, verdicts, evidence and outbox."""
         return self.root / "records"
 
     @property
     def audit_log(self) -> Path:
+        """The audit log: one JSON record per line."""
         return self.records / "audit.jsonl"
 
     @property
     def verdicts(self) -> Path:
+        """The verdicts, each under its digest."""
         return self.records / "verdicts"
 
     @property
     def evidence(self) -> Path:
-        """The tables that gates saw, each under the digest that its verdict names."""
+        """The tables that the gates compared, each under the digest in its verdict."""
         return self.records / "evidence"
 
     @property
     def verdict_metrics(self) -> Path:
-        """The figures that belong to them, each under the digest of its verdict."""
+        """The metrics of each evaluation, each file under the digest of its verdict."""
         return self.records / "metrics"
 
     @property
     def verified_bentos(self) -> Path:
+        """The results of the load tests of bentos."""
         return self.records / "bentos"
 
     @property
     def reports(self) -> Path:
+        """Data Docs, drift reports and model cards."""
         return self.root / "reports"
 
     @property
     def serving(self) -> Path:
+        """Desired states and prediction logs."""
         return self.root / "serving"
 
     @property
     def prediction_logs(self) -> Path:
-        """What services answered, one folder for each model."""
+        """The prediction logs of the services, one folder for each model."""
         return self.serving / "predictions"
 
     @property
     def logs(self) -> Path:
+        """The log files of processes."""
         return self.root / "logs"
 
     @property
     def run(self) -> Path:
+        """Lock, sockets and process records of `ml-platform up`."""
         return self.root / "run"

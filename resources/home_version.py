@@ -1,7 +1,7 @@
-"""The version of a home's layout: its stamp, and the steps that bring an older home up to date.
+"""The version stamp of a home, and the migration of a home that an earlier release made.
 
 Every process that opens a home for writing calls :func:`prepare_home` first. Records that a digest protects keep their
-stored names; :mod:`ml_platform.data.stored_names` reads those.
+stored names, which :mod:`ml_platform.data.stored_names` translates.
 """
 
 import json
@@ -17,14 +17,14 @@ from ml_platform.errors import PlatformError
 from resources.home import Home
 
 HOME_VERSION = 2
-"""The layout that this code reads and writes."""
+"""Version of the layout that this code reads and writes."""
 
 UNSTAMPED_VERSION = 1
-"""The layout of homes made by release 0.1.0, which wrote no stamp."""
+"""Version of homes made by release 0.1.0, which wrote no stamp."""
 
 STAMP_FILE = "home.json"
 OLD_DESIRED_STATE_FILE = "wanted.json"
-"""Name of a model's desired state in a home of version 1."""
+"""Name of the desired-state file of a model in a home of version 1."""
 
 LOCK_FILE = ".home.lock"
 LOCK_SECONDS = 60.0
@@ -33,28 +33,28 @@ LOG = logging.getLogger(__name__)
 
 
 class HomeVersionError(PlatformError):
-    """Raised when this code cannot work on a home: of a later version, in use by earlier code, or without a stamp."""
+    """Raised when this code cannot use a home: a later version, a broken stamp, or use by an earlier release."""
 
 
 def prepare_home(home: Home) -> None:
-    """Bring ``home`` to :data:`HOME_VERSION`, creating it where there is none; one that is up to date is not touched.
+    """Migrate ``home`` to :data:`HOME_VERSION`, or create it; a home of this version is not changed.
 
-    Processes take turns by a file lock. The stamp is written last, so a migration that was killed starts again, and
-    each of its steps leaves alone what is done. Raises :class:`HomeVersionError` when the home is of a later version,
-    when its stamp cannot be read, or when a home that needs a migration is in use.
+    A file lock lets one process migrate at a time. The stamp is written last, so a killed migration starts again, and
+    its steps skip finished work. Raises :class:`HomeVersionError` when the home has a later version, when its stamp
+    cannot be read, or when a home that needs a migration is in use.
     """
     if stored_version(home) == HOME_VERSION:
         return
     home.root.mkdir(parents=True, exist_ok=True)
-    turn = _locked(
+    migration_lock = _locked(
         home,
         home.root / LOCK_FILE,
         seconds=LOCK_SECONDS,
-        expected=f"its migration to end within {LOCK_SECONDS:g} s",
-        found="another process that still holds its lock",
-        fix="Wait for that process, or stop it, and repeat the command.",
+        expected=f"the end of its migration within {LOCK_SECONDS:g} s",
+        found="another process that still has its lock",
+        fix="Wait until that process ends, or stop it. Then repeat the command.",
     )
-    with turn:
+    with migration_lock:
         version = stored_version(home)
         if version is None:
             _stamp(home, HOME_VERSION)
@@ -64,9 +64,9 @@ def prepare_home(home: Home) -> None:
 
 
 def stored_version(home: Home) -> int | None:
-    """Return the version of ``home``, None where it is absent or empty. Creates nothing.
+    """Return the version of ``home``, or None if it is missing or empty. Nothing is created.
 
-    Raises :class:`HomeVersionError` when it is later than :data:`HOME_VERSION`, or its stamp cannot be read.
+    Raises :class:`HomeVersionError` when the version is later than :data:`HOME_VERSION`, or the stamp cannot be read.
     """
     stamp = home.root / STAMP_FILE
     if not stamp.exists():
@@ -94,7 +94,7 @@ def stored_version(home: Home) -> int | None:
 
 
 def _has_content(home: Home) -> bool:
-    # A file whose name starts with a dot is a lock, or a stamp that is being written.
+    # Names that start with a dot belong to locks and to unfinished writes of the stamp.
     return home.root.is_dir() and any(not entry.name.startswith(".") for entry in home.root.iterdir())
 
 
@@ -103,7 +103,7 @@ def _migrate(home: Home, version: int) -> None:
         changes = [change for step in MIGRATIONS[start] for change in step(home)]
         _stamp(home, start + 1)
         summary = ", ".join(changes) or "nothing to change"
-        # A warning reaches the terminal of a command and the log of a run without any configuration.
+        # The terminal of a command and the log of a run show warnings by default.
         level = logging.WARNING if changes else logging.INFO
         LOG.log(level, "Migrated home %s from version %d to %d: %s.", home.root, start, start + 1, summary)
 
@@ -114,7 +114,7 @@ def _stamp(home: Home, version: int) -> None:
 
 @contextmanager
 def _not_in_use(home: Home, version: int) -> Iterator[None]:
-    """Hold the locks of `ml-platform up` and of the demo: in a home of an earlier version, earlier code holds them."""
+    """Take the locks of `ml-platform up` and of the demo; raise if an earlier release is running in ``home``."""
     from ml_platform.serving.processes import LOCK_FILE as UP_LOCK
 
     with ExitStack() as stack:
@@ -125,9 +125,9 @@ def _not_in_use(home: Home, version: int) -> Iterator[None]:
                         home,
                         folder / UP_LOCK,
                         seconds=0,
-                        expected=f"nothing running while it is migrated from version {version} to {HOME_VERSION}",
-                        found="an earlier release that is up in it",
-                        fix="Stop it with Ctrl-C where it was started, then repeat the command.",
+                        expected=f"no running process during its migration from version {version} to {HOME_VERSION}",
+                        found="a running `ml-platform up` or demo of an earlier release",
+                        fix="Stop it with Ctrl-C in its terminal, then repeat the command.",
                     )
                 )
         yield
@@ -146,11 +146,11 @@ def _locked(home: Home, lock_file: Path, *, seconds: float, expected: str, found
         lock.release()
 
 
-# From 1 to 2: names of the field in place of those of release 0.1.0.
+# Migration from version 1 to 2: new names of files and folders.
 
 
 def _rename_desired_states(home: Home) -> list[str]:
-    """Rename the desired state of each model; its keys stay."""
+    """Rename the desired-state file of each model; its content stays."""
     from ml_platform.serving.desired_state import DESIRED_STATE_FILE
 
     renamed = []
@@ -158,12 +158,12 @@ def _rename_desired_states(home: Home) -> list[str]:
         target = old.with_name(DESIRED_STATE_FILE)
         lock = old.with_name(f".{old.name}.lock")
         waiting = {
-            "expected": f"the desired state of '{old.parent.name}' to be free within {LOCK_SECONDS:g} s",
-            "found": "another process that changes it",
+            "expected": f"an unlocked desired state of '{old.parent.name}' within {LOCK_SECONDS:g} s",
+            "found": "another process that is changing it",
             "fix": "Stop that process and repeat the command.",
         }
         with _locked(home, lock, seconds=LOCK_SECONDS, **waiting):
-            # Both exist only where two releases wrote to one home: the later one's file counts, the other is kept.
+            # Both files exist if two releases wrote to one home. The file of the later release is valid.
             old.replace(old.with_name(f"{old.name}.superseded") if target.exists() else target)
         lock.unlink(missing_ok=True)
         renamed.append(old.parent.name)
@@ -173,7 +173,7 @@ def _rename_desired_states(home: Home) -> list[str]:
 
 
 def _rename_dead_letters(home: Home) -> list[str]:
-    """Move what waits in ``records/outbox/refused`` to the folder of the dead letters."""
+    """Move the entries of ``records/outbox/refused`` to the folder of the dead letters."""
     from ml_platform.registry.outbox import DEAD_LETTER_FOLDER
 
     old, target = home.records / "outbox" / "refused", home.records / "outbox" / DEAD_LETTER_FOLDER
@@ -188,4 +188,4 @@ def _rename_dead_letters(home: Home) -> list[str]:
 
 
 MIGRATIONS: Mapping[int, Sequence[Callable[[Home], list[str]]]] = {1: (_rename_desired_states, _rename_dead_letters)}
-"""The steps that lead on from each version, in order. Each returns its changes, one text each, and may run again."""
+"""The migration steps from each version to the next, in order. Each returns one text per change and may run again."""

@@ -1,7 +1,7 @@
-"""The lake and the landing zone as a Dagster resource: local folders of the home, or a bucket."""
+"""Dagster resource of the lake and the landing zone: local folders of the home, or a bucket."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from ml_platform.data.lake import Lake
 
 
-class LakeResource(dg.ConfigurableResource):
-    """Where landed files lie, where tables lie, and where the pages about them are written."""
+class LakeResource(dg.ConfigurableResource[Any]):
+    """The locations of landed files, of Delta tables, and of the pages about them."""
 
-    landing_root: str = Field(description="Folder into which files from outside are put.")
-    lake_root: str = Field(description="Folder or s3://bucket/prefix that holds the Delta tables.")
-    reports_root: str = Field(description="Folder for the pages that the checks write.")
-    reports_address: str = Field(default="http://127.0.0.1:3001", description="Where a browser finds that folder.")
+    landing_root: str = Field(description="Folder for raw files from outside.")
+    lake_root: str = Field(description="Folder or s3://bucket/prefix of the Delta tables.")
+    reports_root: str = Field(description="Folder for the pages that checks write.")
+    reports_address: str = Field(default="http://127.0.0.1:3001", description="Address of that folder for a browser.")
     storage_options: dict[str, str] = Field(
-        default_factory=dict, description="Options of the object store, like AWS_REGION; empty for a local folder."
+        default_factory=dict, description="Options of the object store, such as AWS_REGION; empty for a local folder."
     )
 
     @classmethod
@@ -46,9 +46,9 @@ class LakeResource(dg.ConfigurableResource):
         return Lake(self.lake_root, self.storage_options or None)
 
     def data_docs(self) -> Path:
-        """Return the folder of the Data Docs: one site per dataset and partition."""
+        """Return the folder of the Data Docs, which contains one site per dataset and partition."""
         return Path(self.reports_root) / "data_docs"
 
     def link(self, page: Path) -> dg.UrlMetadataValue:
-        """Return a page of the reports as a link that the UI can open."""
+        """Return the link to a page of the reports, as metadata for the UI."""
         return dg.MetadataValue.url(page_link(page, Path(self.reports_root), self.reports_address))

@@ -1,12 +1,13 @@
-"""MLflow tracking and the model registry as a Dagster resource.
+"""Dagster resource of MLflow tracking and the model registry.
 
-Nothing connects before its first use, and MLflow is imported only then.
+It imports MLflow and connects on first use.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -22,70 +23,69 @@ from resources.home import Home
 WANDB_VARIABLE = "ML_PLATFORM_WANDB"
 
 
-class MlflowResource(dg.ConfigurableResource):
+class MlflowResource(dg.ConfigurableResource[Any]):
     """Opens one MLflow run per asset, partition and attempt, tagged with Dagster's run id."""
 
     tracking_uri: str = Field(description="Address of the tracking store: sqlite:///… or http://….")
     artifact_root: str | None = Field(
-        default=None, description="Folder or bucket for artifacts of new experiments; none where a server decides."
+        default=None, description="Folder or bucket for artifacts of new experiments; null: the server decides."
     )
-    outbox: str | None = Field(
-        default=None, description="Folder in which records wait while a tracking server is down."
+    outbox: str | None = Field(default=None, description="Folder that queues records while a tracking server is down.")
+    server_address: str = Field(default="http://127.0.0.1:5000", description="Address of MLflow's pages for a browser.")
+    wandb_enabled: bool = Field(default=False, description="Whether to log runs to Weights & Biases as well.")
+    wandb_folder: str = Field(default=".", description="Folder for the files of Weights & Biases.")
+    wandb_project: str = Field(default="ml-platform", description="Project in Weights & Biases.")
+    wandb_mode: str = Field(
+        default="offline", description="offline: write files that `wandb sync` uploads; online: upload at once."
     )
-
-    server_address: str = Field(default="http://127.0.0.1:5000", description="Where a browser finds MLflow's pages.")
-    wandb_enabled: bool = Field(default=False, description="Also log runs to Weights & Biases, as files (offline).")
-    wandb_folder: str = Field(default=".", description="Folder for the files of the second log.")
-    wandb_project: str = Field(default="ml-platform", description="Project of the second log.")
-    wandb_mode: str = Field(default="offline", description="offline: files that `wandb sync` uploads; online.")
 
     _tracking: Tracking | None = PrivateAttr(default=None)
 
     @classmethod
     def for_home(cls, home: Home) -> "MlflowResource":
-        """Return the resource on the SQLite store of ``home``; ``ML_PLATFORM_WANDB=offline`` turns a second log on."""
-        second = os.environ.get(WANDB_VARIABLE, "")
+        """Return the resource on the SQLite store of ``home``; ``ML_PLATFORM_WANDB`` turns the W&B mirror on."""
+        wandb_mode = os.environ.get(WANDB_VARIABLE, "")
         return cls(
             tracking_uri=home.tracking_uri,
             artifact_root=str(home.artifacts),
             outbox=str(home.records / "outbox"),
             server_address=address("mlflow"),
-            wandb_enabled=bool(second),
-            wandb_mode=second or "offline",
+            wandb_enabled=bool(wandb_mode),
+            wandb_mode=wandb_mode or "offline",
             wandb_folder=str(home.root),
         )
 
     @property
     def tracking(self) -> Tracking:
-        """Return the tracking store, one connection per process."""
+        """Return the tracking store, with one connection per process."""
         if self._tracking is None:
             outbox = Outbox(Path(self.outbox)) if self.outbox else None
-            second = WandbSettings.model_validate(
+            settings = WandbSettings.model_validate(
                 {"enabled": self.wandb_enabled, "project": self.wandb_project, "mode": self.wandb_mode}
             )
-            open_mirror = wandb_mirror_factory(second, Path(self.wandb_folder))
+            open_mirror = wandb_mirror_factory(settings, Path(self.wandb_folder))
             self._tracking = Tracking(self.tracking_uri, self.artifact_root, outbox, open_mirror)
         return self._tracking
 
     @property
     def models(self) -> ModelRegistry:
-        """Return the model registry in the same store, after what waited for the server was brought to it."""
+        """Return the model registry of the same store, after the delivery of queued records."""
         self.deliver()
         return ModelRegistry(self.tracking)
 
     def link(self, experiment: str, run_id: str) -> dg.UrlMetadataValue:
-        """Return the page of a run of ``experiment`` as a link that the UI can open."""
+        """Return the link to the page of a run of ``experiment``, as metadata for the UI."""
         return dg.MetadataValue.url(run_link(self.server_address, self.tracking.experiment(experiment), run_id))
 
     def deliver(self) -> list[DeliveryResult]:
-        """Bring what waits in the outbox to the server, if it is back."""
+        """Deliver the queued records of the outbox, if the server answers, and return the results."""
         return deliver(self.tracking.outbox, self.tracking) if self.tracking.outbox else []
 
     def end_abandoned_runs(self, experiment: str, instance: dg.DagsterInstance) -> list[str]:
-        """End the MLflow runs that were left open by a killed process, and return their ids; none while it is down."""
+        """End the MLflow runs that killed processes left open, and return their ids; none while the server is down."""
 
         def has_ended(run_id: str) -> bool:
-            # One that is unknown here may run on another instance with the same store.
+            # A run that is unknown here may be running on another instance with the same store.
             run = instance.get_run_by_id(run_id) if run_id else None
             return run is not None and run.is_finished
 
@@ -101,7 +101,7 @@ class MlflowResource(dg.ConfigurableResource):
     def run(self, context: dg.AssetExecutionContext, experiment: str) -> Iterator[TrackedRun]:
         """Open the MLflow run of this asset step: FAILED when the body raises, FINISHED otherwise.
 
-        What killed processes left open in the experiment is ended first, whoever they ran for.
+        Runs of the experiment that killed processes left open end first, for all assets.
         """
         asset = context.asset_key.to_user_string()
         partition = context.partition_key if context.has_partition_key else None

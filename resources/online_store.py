@@ -1,11 +1,11 @@
-"""The online store as a Dagster resource: snapshot files by default, a Valkey server where many machines serve.
+"""Dagster resource of the online store: snapshot files by default, or a Valkey server for several machines.
 
-One setting decides for whoever publishes, verifies and serves: ``ML_PLATFORM_ONLINE``, a folder or an address like
-``redis://host:6379/0``. Unset, it is the folder ``online`` of the home.
+Publication, verification and serving all read ``ML_PLATFORM_ONLINE``: a folder, or an address such as
+``redis://host:6379/0``. The default is the folder ``online`` of the home.
 """
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 LOCATION_VARIABLE = "ML_PLATFORM_ONLINE"
 
 
-class OnlineStoreResource(dg.ConfigurableResource):
-    """Where the last facts of each feature view are published, and read by what serves."""
+class OnlineStoreResource(dg.ConfigurableResource[Any]):
+    """The store of the latest facts of each feature view, from which services read."""
 
     kind: Literal["snapshot", "valkey"] = Field(
         default="snapshot", description="snapshot: memory-mapped files. valkey: a Valkey or Redis server."
     )
     root: str = Field(default="", description="Folder of the snapshot files.")
-    url: str = Field(default="", description="Address of the server, like redis://host:6379/0.")
+    url: str = Field(default="", description="Address of the server, such as redis://host:6379/0.")
 
     @classmethod
     def for_home(cls, home: Home) -> "OnlineStoreResource":
-        """Return the resource that ``ML_PLATFORM_ONLINE`` names; unset, the folder ``online`` of ``home``."""
+        """Return the resource that ``ML_PLATFORM_ONLINE`` names; by default the folder ``online`` of ``home``."""
         location = os.environ.get(LOCATION_VARIABLE) or str(home.online)
         return cls(kind="valkey", url=location) if "://" in location else cls(root=location)
 
     @property
     def location(self) -> str:
-        """The folder or address by which another process opens the same store."""
+        """The folder or address with which another process opens the same store."""
         return self.store().location
 
     def store(self) -> "OnlineStore":
-        """Return the store; a server is connected to on first use."""
+        """Return the store; it connects to a server on first use."""
         from ml_platform.features.stores import open_store
 
         return open_store(self.url if self.kind == "valkey" else self.root)

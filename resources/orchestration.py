@@ -1,4 +1,4 @@
-"""The Dagster instance of a home: its settings file, its environment, and how to open it."""
+"""The Dagster instance of a home: its settings file, its environment variables, and opening it."""
 
 import os
 from typing import TYPE_CHECKING
@@ -14,16 +14,16 @@ GPU_POOL = "gpu"
 """Pool of the steps that need an accelerator."""
 
 INSTANCE_SETTINGS = """\
-# Written by ml-platform; the instance of this home. Runs, events and schedules lie beside it in SQLite.
+# Written by ml-platform: settings of the Dagster instance of this home. Its SQLite files are in this folder.
 telemetry:
   enabled: false
-# No invitation to sign up over the first page.
+# No sign-up dialog on the first page.
 nux:
   enabled: false
 run_monitoring:
   enabled: true
 concurrency:
-  # More at a time would only share the cores, and several trainings would share the memory.
+  # More runs at a time would compete for cores and memory.
   runs:
     max_concurrent_runs: 2
   pools:
@@ -33,9 +33,9 @@ concurrency:
 
 
 def prepare(home: Home) -> None:
-    """Make ``home`` the one that this process and its children work on; write its instance settings once.
+    """Select ``home`` for this process and its child processes, and write its instance settings once.
 
-    Raises :class:`~resources.home_version.HomeVersionError` when it cannot be brought to the version of this code.
+    Raises :class:`~resources.home_version.HomeVersionError` when the home cannot be migrated to this version.
     """
     prepare_home(home)
     settings = home.dagster / "dagster.yaml"
@@ -46,9 +46,9 @@ def prepare(home: Home) -> None:
 
 
 def open_instance(home: Home) -> "dg.DagsterInstance":
-    """Return the Dagster instance of ``home``. The caller closes it (it is a context manager).
+    """Return the Dagster instance of ``home``, a context manager that the caller closes.
 
-    As many steps as this machine has GPUs may hold one at once; where it has none, the pool has one slot.
+    The pool of the GPU steps gets one slot for each GPU of this machine, and one slot on a machine without GPU.
     """
     import dagster as dg
 

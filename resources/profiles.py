@@ -1,4 +1,4 @@
-"""Which resources a profile stands for. `local` needs no server: everything lies under the home."""
+"""The resources of each profile. The profile `local` needs no server: everything is stored under the home."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,18 +11,20 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def resources_of_profile(home: Home | None = None) -> Mapping[str, Any]:
-    """Return the resources by the keys under which assets ask for them, on ``home`` (default: the environment's)."""
+    """Return the resources by the keys that assets and ops require, on ``home`` (default: the environment's)."""
     from resources.dagster_home import HomeResource
     from resources.lake import LakeResource
     from resources.mlflow import MlflowResource
     from resources.online_store import OnlineStoreResource
     from resources.studies import StudiesResource
+    from resources.team_mlflow import team_mlflow
 
     chosen = home or Home.from_environment()
     return {
         "home": HomeResource(root=str(chosen.root), repository=str(REPOSITORY), reports_address=address("reports")),
         "lake": LakeResource.for_home(chosen),
         "mlflow": MlflowResource.for_home(chosen),
+        "mlflow_tracking": team_mlflow(chosen),
         "studies": StudiesResource.for_home(chosen),
         "online_store": OnlineStoreResource.for_home(chosen),
     }

@@ -1,4 +1,7 @@
-"""Dataset, FeatureView, Model: what a team declares in defs.yaml, and the only place that builds Dagster assets."""
+"""The components Dataset, FeatureView and Model, which turn declarations in defs.yaml into Dagster assets.
+
+No other package builds assets.
+"""
 
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.feature_view.component import FeatureView

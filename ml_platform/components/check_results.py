@@ -1,6 +1,6 @@
-"""What the UI shows of monitors' findings: plain numbers under stable names, tables, and check results with a reason.
+"""Check results and metadata of the monitors: numbers under stable names, tables, and a reason for each result.
 
-Apart from the assets, which would otherwise be lists of names; and from the engine, which knows no Dagster.
+The engine does not import Dagster, so this module translates its reports.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,10 @@ WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
 
 def late_fields_result(found: list[LateField] | NotEvaluated) -> dg.AssetCheckResult:
-    """Return the result of `known_in_time`: fails with each late field, in how many rows, and some of them."""
+    """Return the result of `known_in_time`, which fails for late fields.
+
+    Its table has one row per late field and example, with the number of affected rows.
+    """
     if isinstance(found, NotEvaluated):
         return _not_evaluated("known_in_time", found)
     lines = [
@@ -29,11 +32,11 @@ def late_fields_result(found: list[LateField] | NotEvaluated) -> dg.AssetCheckRe
         for each in found
         for example in each.examples
     ]
-    description = "Every request field is known when the prediction is made."
+    description = "Every request field is known at the prediction time."
     if found:
         description = (
-            f"Known only after the prediction: {listed(each.field for each in found)}. No app could send them in time; "
-            "leave them out of the request, or predict later."
+            f"Known only after the prediction: {listed(each.field for each in found)}. No app can send them in time. "
+            "Remove them from the request, or predict later."
         )
     return dg.AssetCheckResult(
         check_name="known_in_time",
@@ -45,14 +48,17 @@ def late_fields_result(found: list[LateField] | NotEvaluated) -> dg.AssetCheckRe
 
 
 def leakage_screen_result(found: LeakageScreenReport | NotEvaluated) -> dg.AssetCheckResult:
-    """Return the result of `leakage_screen`: warns beyond the declared limits; every feature's AUC is in its table."""
+    """Return the result of `leakage_screen`, which warns beyond the declared limits.
+
+    Its table has one row per feature, with the AUC of the feature alone.
+    """
     if isinstance(found, NotEvaluated):
         return _not_evaluated("leakage_screen", found)
     alone = sorted(found.auc_alone.items(), key=lambda each: -each[1])
     best, value = alone[0]
     description = (
-        f"Best feature alone: {best}, AUC {value:.3f}; small model {found.auc_random:.3f} on a random split, "
-        f"{found.auc_by_time:.3f} by time."
+        f"Best feature alone: {best}, AUC {value:.3f}. AUC of a small model: {found.auc_random:.3f} on a random split, "
+        f"{found.auc_by_time:.3f} on a split by time."
     )
     return dg.AssetCheckResult(
         check_name="leakage_screen",
@@ -72,7 +78,10 @@ def leakage_screen_result(found: LeakageScreenReport | NotEvaluated) -> dg.Asset
 
 
 def skew_result(found: SkewReport | NotEvaluated) -> dg.AssetCheckResult:
-    """Return the result of `skew`: fails with the features that differ, in which rows, and both values of each."""
+    """Return the result of `skew`, which fails for features with another value than logged.
+
+    Its table names feature, prediction, logged value and recomputed value.
+    """
     if isinstance(found, NotEvaluated):
         return _not_evaluated("skew", found)
     differing = list(dict.fromkeys(each.feature for each in found.mismatches))
@@ -81,8 +90,9 @@ def skew_result(found: SkewReport | NotEvaluated) -> dg.AssetCheckResult:
     )
     if differing:
         description = (
-            f"{len(differing)} of {found.features} features differ from what the change logs give: "
-            f"{listed(differing)}. Was a log rewritten since, a snapshot wrong, or a request read differently?"
+            f"{len(differing)} of {found.features} features differ when recomputed from the change logs: "
+            f"{listed(differing)}. "
+            "Check for a rewritten change log, a wrong snapshot, or a request that was parsed differently."
         )
     return dg.AssetCheckResult(
         check_name="skew",
@@ -99,7 +109,7 @@ def skew_result(found: SkewReport | NotEvaluated) -> dg.AssetCheckResult:
 
 
 def performance_metadata(report: PerformanceReport) -> dict[str, Any]:
-    """Return the newest judged period's metrics as plain numbers, and all periods as a table."""
+    """Return the metrics of the latest evaluated period as numbers, and all periods as a table."""
     latest = report.latest
     counts = {
         "periods": len(report.periods),
@@ -110,12 +120,12 @@ def performance_metadata(report: PerformanceReport) -> dict[str, Any]:
         return {**counts, "reason": "Nothing was predicted yet."}
     metadata = {**counts, "by_period": _table(_table_cells(row) for row in report.table().to_dicts())}
     if latest is None:
-        return {**metadata, "reason": "No period has enough known labels to be judged yet."}
+        return {**metadata, "reason": "No period has enough known labels yet."}
     return {**metadata, "version": latest.version, "period": f"{latest.start:%Y-%m-%d}", **latest.metrics}
 
 
 def performance_regression_result(report: PerformanceReport) -> dg.AssetCheckResult:
-    """Return the result of `performance_regression`: warns where the latest evaluated period is worse than expected."""
+    """Return the result of `performance_regression`, which warns for a worse period than expected."""
     latest = report.latest
     if latest is None:
         description = "Nothing was predicted yet." if not report.periods else "No period has enough known labels yet."
@@ -123,12 +133,12 @@ def performance_regression_result(report: PerformanceReport) -> dg.AssetCheckRes
             check_name="performance_regression", passed=True, description=f"Not evaluated: {description}"
         )
     where = f"version {latest.version} in the period from {latest.start:%Y-%m-%d}"
-    description = f"As good as the evaluation: {where}."
+    description = f"Not worse than the evaluation: {where}."
     if not latest.has_expectation:
         description = f"Not evaluated: no evaluation of {where} is on record."
     elif latest.regressed_metrics:
         description = f"Worse than the evaluation: {where}: " + ", ".join(
-            f"{name} {latest.metrics[name]:.3f}, worse than the evaluation by {latest.shortfalls[name]:.3f}"
+            f"{name} is {latest.metrics[name]:.3f}, which is {latest.shortfalls[name]:.3f} worse"
             for name in latest.regressed_metrics
         )
     return dg.AssetCheckResult(
@@ -141,7 +151,7 @@ def performance_regression_result(report: PerformanceReport) -> dg.AssetCheckRes
 
 
 def drift_metadata(result: DriftResult) -> dict[str, Any]:
-    """Return the numbers of a drift report under stable names, and a table with a line per column."""
+    """Return the numbers of a drift report under stable names, and a table with one row per column."""
     report = result.report
     scores = [column for column in report.columns if column.role == "score"]
     optional = {
@@ -168,7 +178,7 @@ def drift_metadata(result: DriftResult) -> dict[str, Any]:
 
 
 def drift_result(report: DriftReport) -> dg.AssetCheckResult:
-    """Return the result of `no_drift`: an alert fails; a notice is told and passes, or it would fail every month."""
+    """Return the result of `no_drift`: an alert fails; a notice passes, because notices occur in most months."""
     return dg.AssetCheckResult(
         check_name="no_drift",
         passed=report.decision != "alert",
@@ -199,7 +209,7 @@ def _not_evaluated(check: str, found: NotEvaluated) -> dg.AssetCheckResult:
 
 
 def _table_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``row`` as a table of the UI takes it: numbers rounded, anything else as text, None as nothing."""
+    """Return ``row`` for a table of the UI: floats rounded to 4 digits, other types as text, nulls left out."""
     return {
         name: round(value, 4) if isinstance(value, float) else value if isinstance(value, bool | int) else str(value)
         for name, value in row.items()

@@ -1,17 +1,17 @@
-"""What the components share: a declaration in defs.yaml, strictly read, that knows the file and line it came from.
+"""The base class of the components: a strictly validated declaration that knows its file and line in defs.yaml.
 
-How to write a component on it::
+A component is written like this::
 
     class Dataset(Declaration):
         \"\"\"One line for `dg list components`; the rest for `dg docs`.\"\"\"
 
-        name: str = Field(description="…")              # every attribute: type, default where there is one, description
+        name: str = Field(description="…")              # each attribute has a type and a description
         contract: Contract = Field(description="…")      # nested models subclass ml_platform.data.settings.Settings
 
         def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-            loader = self.function_at("loader", self.loader)  # 'package.module:function', refused with file and line
+            loader = self.function_at("loader", self.loader)  # 'package.module:function'
             …
-            raise self.refuse(["contract", "columns", 3, "type"], expected="…", found="…", fix="…")
+            raise self.error_at(["contract", "columns", 3, "type"], expected="…", found="…", fix="…")
 
 A defs.yaml may hold several documents; each is one component with its own lines::
 
@@ -23,9 +23,9 @@ A defs.yaml may hold several documents; each is one component with its own lines
     attributes:
       name: weather
 
-Attributes are read as they stand: Dagster's `{{ … }}` templates are left out on purpose, because a template makes every
-field also a string, and then `dg check yaml` lets `keys: 12` pass. `dg check yaml` looks at the last document of each
-component type only (a limit of dg 1.13); `dg check defs` and every load look at all.
+Attributes do not support Dagster's `{{ … }}` templates. A template allows every field to be a string, and then
+`dg check yaml` accepts `keys: 12`. `dg check yaml` checks only the last document of each component type (a limit of
+dg 1.13); `dg check defs` and every load check all documents.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,11 +41,11 @@ from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 ALL_EARLIER_MONTHS = -1200
-"""A hundred years: Dagster wants a number."""
+"""A hundred years, because the partition mapping of Dagster needs a finite number of months."""
 
 
 class DeclarationError(PlatformError):
-    """Raised when a well-formed declaration cannot be met: a function that is not there, a name declared twice."""
+    """Raised for a well-formed declaration with a wrong value, such as a missing function or an unknown name."""
 
 
 class Declaration(dg.Component, Settings):
@@ -60,18 +60,18 @@ class Declaration(dg.Component, Settings):
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        # dg hands over None for a document without attributes: validating nothing names those that are missing.
+        # For a document without attributes, dg passes None. Validating {} names the missing attributes.
         declared = cls.model_validate({}) if attributes is None else attributes
         if not isinstance(declared, cls):
-            raise TypeError(f"{cls.__name__}.load was given a {type(attributes).__name__}")
+            raise TypeError(f"{cls.__name__}.load expects a {cls.__name__} or None, got {type(attributes).__name__}")
         declared._project_root = context.project_root
         declared._positions = context.resolution_context.source_position_tree
         return declared
 
     def line(self, *path: str | int) -> str:
-        """Return ``assets/…/defs.yaml:31`` for the attribute at ``path``, or for its nearest ancestor that is written.
+        """Return ``assets/…/defs.yaml:31`` for the attribute at ``path``, or for its nearest ancestor in the file.
 
-        A component made in Python, without a file, answers with the name of its class.
+        For a component that was created in Python, without a file, return the name of its class.
         """
         if self._positions is None:
             return type(self).__name__
@@ -82,22 +82,25 @@ class Declaration(dg.Component, Settings):
         return f"{file}:{position.start.line}"
 
     def error_at(self, path: Sequence[str | int], *, expected: str, found: str, fix: str) -> DeclarationError:
-        """Return the error for the attribute at ``path``: file, line and attribute first. The caller raises it."""
+        """Return the error for the attribute at ``path``, which begins with file and line. The caller raises it."""
         attribute = ".".join(str(part) for part in path)
         return DeclarationError(f"{self.line(*path)}, attribute '{attribute}'", expected=expected, found=found, fix=fix)
 
     def unknown_name_error(
         self, path: Sequence[str | int], name: str, known: Sequence[str], kind: str
     ) -> DeclarationError:
-        """Return the error for ``name`` at ``path``, which is no ``kind``: with the nearest of the ``known`` ones."""
+        """Return the error for an unknown ``name`` at ``path``; it lists and suggests ``known`` names.
+
+        ``kind`` describes the expected name, for example "a column of the contract".
+        """
         near = did_you_mean(name, known)
-        fix = near.strip() or "Mend the name."
+        fix = near.strip() or "Correct the name."
         return self.error_at(path, expected=f"{kind} ({listed(known)})", found=f"'{name}'", fix=fix)
 
     def function_at(self, attribute: str, reference: str) -> Callable[..., Any]:
         """Return the function that ``attribute`` names as ``package.module:function``.
 
-        Raises :class:`DeclarationError` with file and line when there is none.
+        Raises :class:`DeclarationError` with file and line if the function does not exist.
         """
         try:
             return load_function(reference)
@@ -108,9 +111,9 @@ class Declaration(dg.Component, Settings):
 
 
 def partitions_definition(months: MonthlyPartitions) -> dg.TimeWindowPartitionsDefinition:
-    """Return Dagster's partitions for declared months, named like 2013-06.
+    """Return Dagster's partitions for declared months, with names like 2013-06.
 
-    Every component makes them here: assets map partition to partition only when both definitions are equal.
+    All components use this function, because Dagster maps partitions one to one only between equal definitions.
     """
     return dg.MonthlyPartitionsDefinition(
         start_date=months.start,
@@ -121,15 +124,16 @@ def partitions_definition(months: MonthlyPartitions) -> dg.TimeWindowPartitionsD
 
 
 def this_and_earlier_months() -> dg.TimeWindowPartitionMapping:
-    """Return the mapping by which a month is made from its own and all earlier months of its input."""
+    """Return the mapping of a month to the same month and all earlier months of its input."""
     return dg.TimeWindowPartitionMapping(start_offset=ALL_EARLIER_MONTHS, allow_nonexistent_upstream_partitions=True)
 
 
-def on_new_inputs() -> dg.AutomationCondition:
-    """Return the condition by which an asset follows its inputs, month by month, wherever the data clock stands.
+def on_new_inputs() -> dg.AutomationCondition[Any]:
+    """Return the condition that materializes an asset, month by month, when its inputs are new.
 
-    Dagster's own `eager` looks at the newest month of the calendar alone, at no checks, and not at what was missing
-    before the daemon first ran. What failed is not asked for again until an input changes.
+    Unlike Dagster's `eager`, it covers all months and not only the latest one of the calendar. It waits for blocking
+    checks, and it includes partitions that were missing before the daemon first ran. A failed partition is not
+    requested again until an input changes.
     """
     condition = dg.AutomationCondition
     updated = (condition.any_deps_updated() | condition.newly_missing()).since_last_handled()

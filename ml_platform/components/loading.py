@@ -1,4 +1,4 @@
-"""A declared model by its name, bound to its feature views, for the command line."""
+"""Loads a declared model by name and binds it to its feature views, for the command line."""
 
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
@@ -6,11 +6,11 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 
 
 class ModelUnknownError(PlatformError):
-    """Raised when no model of a name is declared."""
+    """Raised when no model with the given name is declared."""
 
 
 def bound_model(name: str) -> ModelAssets:
-    """Return the model called ``name``. Raises :class:`ModelUnknownError` where none is declared."""
+    """Return the model called ``name``. Raises :class:`ModelUnknownError` if none is declared."""
     from dagster.components.core.component_tree import ComponentTree
 
     from ml_platform.definitions import PROJECT_ROOT
@@ -22,6 +22,6 @@ def bound_model(name: str) -> ModelAssets:
             f"Model '{name}'",
             expected=f"one of {listed(known)}",
             found="no such model",
-            fix=f"Declare it in assets/, or mend the name.{did_you_mean(name, known)}",
+            fix=f"Declare the model in assets/, or correct the name.{did_you_mean(name, known)}",
         )
     return ModelAssets(known[name], known[name].views(tree))

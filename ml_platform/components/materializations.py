@@ -1,6 +1,6 @@
-"""What the instance recorded of an asset: the newest materialization of each of its partitions.
+"""Reads the latest materialization of each partition of an asset from the Dagster instance.
 
-Apart because the sensors and the plan of the command line must decide by the same reading.
+The sensors and the command line both use it, so that they agree on what is up to date.
 """
 
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ import dagster as dg
 from ml_platform.data.lake import TableVersion
 
 CONTENT_DIGEST = "content_sha256"
-"""Metadata of whatever writes a table: the digest of the rows written."""
+"""Metadata key of every asset that writes a table: the digest of the written rows."""
 
 LANDED_DIGEST = "landed_sha256"
-"""Metadata of a dataset's materialization: the digest of the landed file that it read."""
+"""Metadata key of a dataset: the digest of the landed file that was read."""
 
 
 @dataclass(frozen=True)
 class MaterializationRecord:
-    """A materialization; of two, the one with the higher ``storage_id`` came later. ``at`` is POSIX time in seconds."""
+    """A recorded materialization. A later one has a higher ``storage_id``; ``at`` is POSIX time in seconds."""
 
     storage_id: int
     at: float
     event: dg.AssetMaterialization
 
     def metadata(self, name: str) -> str | None:
-        """Return the metadata value ``name`` as text, None where it was not recorded."""
+        """Return the metadata value ``name`` as text, or None if it was not recorded."""
         value = self.event.metadata.get(name)
         return None if value is None else str(value.value)
 
@@ -35,9 +35,9 @@ class MaterializationRecord:
 def latest_materializations(
     instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] = ()
 ) -> dict[str | None, MaterializationRecord]:
-    """Return the newest materialization of each partition of ``key`` (only ``partitions`` where these are given).
+    """Return the latest materialization of each partition of ``key``, by partition; of ``partitions`` only, if given.
 
-    An asset without partitions has one, under None. Partitions that were never materialized are absent.
+    The key is None for an asset without partitions. Partitions that were never materialized are absent.
     """
     found: dict[str | None, MaterializationRecord] = {}
     cursor: str | None = None
@@ -57,7 +57,7 @@ def latest_materializations(
 
 
 def table_metadata(written: TableVersion) -> dict[str, Any]:
-    """Return what an asset records of a table that it wrote, to be read back by :func:`newest`."""
+    """Return the metadata of a written table, which :func:`latest_materializations` reads back."""
     return {
         "dagster/row_count": written.rows,
         "table_version": written.version,

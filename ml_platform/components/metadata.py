@@ -1,4 +1,4 @@
-"""How assets show a picture, inline, and what the columns of a table say: what the UI draws where it stands."""
+"""Metadata that the UI draws in place: images, column schemas, and the table of tuning trials."""
 
 import base64
 from typing import TYPE_CHECKING, Any
@@ -11,32 +11,32 @@ if TYPE_CHECKING:
 
 
 def inline_image(png: bytes) -> dg.MarkdownMetadataValue:
-    """Return a plot as metadata."""
+    """Return a PNG image as Markdown metadata."""
     return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def description_with_unit(description: str, unit: str | None) -> str:
-    """Return what a column says, with its unit in brackets where it has one."""
+    """Return the description of a column, with its unit in brackets if it has one."""
     return f"{description} [{unit}]" if unit else description
 
 
 def training_set_schema(model: "BoundModel") -> dg.TableSchema:
-    """Return the columns of a training set in their order: example, label, request, and features by view."""
+    """Return the columns of a training set in order: example, label, request fields, and features by view."""
     views = model.feature_set.views
     meaning = {
         view.column(each.name): description_with_unit(each.description, each.unit)
         for view in views
         for each in view.features
     }
-    ages = {view.age_column: f"How old what '{view.name}' says is [min]" for view in views}
+    ages = {view.age_column: f"Age of the values of view '{view.name}' [min]" for view in views}
     types = {name: str(dtype) for view in views for name, dtype in view.columns.items()}
     label = "Int8" if model.declared.task == "classification" else "Float64"
     return dg.TableSchema(
         [
-            dg.TableColumn("example_id", "String", "What identifies the example."),
-            dg.TableColumn("predict_at", "Datetime", "When its prediction is made (UTC)."),
-            dg.TableColumn("label", label, f"Whether, or how much: {model.declared.target}. Null: never known."),
-            dg.TableColumn("label_known_at", "Datetime", "When the label became known (UTC)."),
+            dg.TableColumn("example_id", "String", "Identifier of the example."),
+            dg.TableColumn("predict_at", "Datetime", "Prediction time (UTC)."),
+            dg.TableColumn("label", label, f"Label: {model.declared.target}. Null: never known."),
+            dg.TableColumn("label_known_at", "Datetime", "Time at which the label became known (UTC)."),
             *(
                 dg.TableColumn(
                     field.name, field.type, field.description, dg.TableColumnConstraints(nullable=field.nullable)
@@ -49,7 +49,7 @@ def training_set_schema(model: "BoundModel") -> dg.TableSchema:
 
 
 def trials_table(tuning: "TuningResult") -> dg.TableMetadataValue:
-    """Return the trials as a table, in their order."""
+    """Return the trials as a table, one row per trial, in the order of their numbers."""
     names = ["number", "state", "loss", "rounds", "seconds", *tuning.best]
     records = [
         {

@@ -1,7 +1,7 @@
-"""The keys under which assets and checks record metadata, with meaning and unit; the reference is made from it.
+"""The table of metadata keys of assets and checks, with meaning and unit; the reference page is generated from it.
 
-A key in angle brackets stands for several, such as one per metric. ``ml_platform_tests/test_docs_site.py`` compares the
-table with the code: every recorded key is listed, and every listed key is recorded.
+A key in angle brackets represents several keys, such as one per metric. ``ml_platform_tests/test_docs_site.py``
+compares the table with the code: every recorded key is listed, and every listed key is recorded.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class MetadataKey(NamedTuple):
-    """One key, its meaning in a sentence, and its unit where it is a number with one."""
+    """One key, its meaning in a sentence, and its unit if it is a number with a unit."""
 
     key: str
     meaning: str
@@ -19,7 +19,7 @@ class MetadataKey(NamedTuple):
 _TABLE = (
     MetadataKey("dagster/row_count", "Rows written to the partition.", "rows"),
     MetadataKey("table_version", "Version of the Delta table after the write."),
-    MetadataKey("content_sha256", "Digest of the written rows: equal rows have an equal digest."),
+    MetadataKey("content_sha256", "Digest of the written rows; equal rows have an equal digest."),
     MetadataKey("size_bytes", "Size of the partition's files.", "bytes"),
 )
 
@@ -27,7 +27,7 @@ _RESOURCES = (
     MetadataKey("device", "Device of the step: cpu, or the name of the GPU."),
     MetadataKey("wall_seconds", "Elapsed time of the step.", "seconds"),
     MetadataKey("cpu_seconds", "Processor time, summed over cores.", "seconds"),
-    MetadataKey("gpu_seconds", "Time in which kernels ran, summed over GPUs; 0 without NVML.", "seconds"),
+    MetadataKey("gpu_seconds", "Time in which GPU kernels ran, summed over GPUs; 0 without NVML.", "seconds"),
     MetadataKey("peak_memory_bytes", "Highest resident memory of the process so far.", "bytes"),
     MetadataKey("cost", "Cost by the prices in params.yaml.", "see currency"),
     MetadataKey("currency", "Currency of the cost."),
@@ -46,7 +46,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("dagster/table_name", "Table in the lake."),
         MetadataKey("keys", "Columns that together identify a row of a partition."),
         MetadataKey("loader", "Function that reads a landed file."),
-        MetadataKey("event_time", "Column with the time of the event, where one is declared."),
+        MetadataKey("event_time", "Column with the time of the event, if declared."),
         *_TABLE,
         MetadataKey("landed_sha256", "Digest of the landed file that was read; the landing sensor compares it."),
         MetadataKey("landed_size_bytes", "Size of the landed file.", "bytes"),
@@ -64,11 +64,13 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("dagster/column_lineage", "Source columns from which each feature is derived."),
         MetadataKey("dagster/table_name", "Table of the change log, with the code version in its name."),
         MetadataKey("entity", "Key columns of the view."),
-        MetadataKey("lookback_days", "How far before its partition the function reads.", "days"),
-        MetadataKey("function", "Function that returns the facts."),
-        MetadataKey("tolerance_minutes", "Greatest age of a value that is still used, where declared.", "minutes"),
+        MetadataKey("lookback_days", "Number of days before the partition that the function also reads.", "days"),
+        MetadataKey(
+            "function", "Function that returns the facts of the change log, or the features of a request view."
+        ),
+        MetadataKey("tolerance_minutes", "Maximum age of a value that is still used, if declared.", "minutes"),
         *_TABLE,
-        MetadataKey("duplicates", "Rows left out because an equal one is kept.", "rows"),
+        MetadataKey("duplicates", "Rows left out because an equal row is kept.", "rows"),
         MetadataKey("superseded", "Facts left out because a later row has the same entity and known_at.", "rows"),
         MetadataKey("before_window", "Facts left out because they belong to an earlier month.", "rows"),
         MetadataKey("after_clock", "Facts left out because they become known after the month.", "rows"),
@@ -76,8 +78,11 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("late_facts", "Facts older than the latest one of the month's previous write.", "rows"),
         MetadataKey("first_late_fact", "First late fact: view, entity, time."),
         MetadataKey("online_entities", "Entities in the published online snapshot."),
-        MetadataKey("online_watermark", "Instant up to which the snapshot's facts were known (ISO 8601, UTC)."),
-        MetadataKey("online_published", "Whether this run published; an earlier watermark replaces no later one."),
+        MetadataKey("online_watermark", "Time up to which the snapshot contains all known facts (ISO 8601, UTC)."),
+        MetadataKey(
+            "online_published",
+            "Whether this run published the snapshot; a snapshot with a later watermark is not replaced.",
+        ),
     ),
     "features/<view>, request": (
         MetadataKey("features", "Number of features.", "features"),
@@ -105,25 +110,29 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
     ),
     "<model>/candidate_<trainer>": (
         MetadataKey("content_digest", "Digest of the model directory without its manifest."),
-        MetadataKey("manifest", "What the version was made from: tables, code, lock, parameters, seeds, hardware."),
+        MetadataKey("manifest", "Inputs of the version: tables, code, lock file, parameters, seeds and hardware."),
         MetadataKey("train_rows", "Rows that the model was fitted on.", "rows"),
         MetadataKey(
             "late_rows", "Rows whose label became known during the validation month; only the refit uses them.", "rows"
         ),
         MetadataKey("validation_rows", "Rows for early stopping, tuning and calibration.", "rows"),
-        MetadataKey("test_rows", "Rows of the candidate's own month.", "rows"),
+        MetadataKey("test_rows", "Rows of the candidate's month, on which it is evaluated.", "rows"),
         MetadataKey("embargoed_rows", "Rows left out because their label was not known in time.", "rows"),
         MetadataKey("unlabelled_<part>_rows", "Rows of a part without a label.", "rows"),
-        MetadataKey("queued", "Why record and version wait in the outbox: the tracking server is down."),
+        MetadataKey(
+            "queued", "Reason why the MLflow run and the version wait in the outbox: the tracking server is down."
+        ),
         _VERSION,
         _RUN,
-        MetadataKey("skipped", "Why nothing was fitted: no GPU, or unchanged inputs."),
+        MetadataKey("skipped", "Reason why nothing was fitted: no GPU, or unchanged inputs."),
         *_RESOURCES,
         MetadataKey("rounds", "Boosting rounds or epochs of the final fit."),
-        MetadataKey("notes", "What the owner should know about the fit, for example a feature without values."),
-        MetadataKey("threshold", "Score from which the endpoint answers true; a classifier only.", "score, 0 to 1"),
+        MetadataKey("notes", "Remarks about the fit for the owner, for example a feature without values."),
+        MetadataKey(
+            "threshold", "Score from which the endpoint answers true; only for a classification.", "score, 0 to 1"
+        ),
         MetadataKey("threshold_rule", "Declared rule by which the threshold was chosen on the validation rows."),
-        MetadataKey("importance", "Plot of each feature's share of what was learned."),
+        MetadataKey("importance", "Plot of the importance of each feature, as a share of the total."),
         MetadataKey("loss_curve", "Plot of the validation loss by round or epoch."),
         MetadataKey("trials", "Table of the search: number, state, loss, rounds, seconds, settings."),
     ),
@@ -132,7 +141,9 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         _RUN,
         MetadataKey("decision", "The verdict: PROMOTE, HOLD or REJECT."),
         MetadataKey("reasons", "Reasons of the gates that did not pass."),
-        MetadataKey("labels_needed", "About how many more labels would decide a HOLD; 0 otherwise.", "labels"),
+        MetadataKey(
+            "labels_needed", "Approximate number of additional labels that would decide a HOLD; 0 otherwise.", "labels"
+        ),
         *_METRICS,
         MetadataKey("<metric>_low", "Lower end of the metric's confidence interval.", "of the metric"),
         MetadataKey("<metric>_high", "Upper end of the metric's confidence interval.", "of the metric"),
@@ -147,8 +158,10 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("weakest_slices", "Table of the slices with the worst score: column, value, rows, score."),
     ),
     "<model>/evaluation, checks of the gates": (
-        MetadataKey("<metric>", "The candidate's metric where there is no champion to compare with.", "of the metric"),
-        MetadataKey("improvement", "By how much the candidate is better than the champion.", "of the metric"),
+        MetadataKey("<metric>", "Metric of the candidate if there is no champion.", "of the metric"),
+        MetadataKey(
+            "improvement", "Improvement of the candidate over the champion; negative is worse.", "of the metric"
+        ),
         MetadataKey("low", "Lower end of the interval.", "of the metric"),
         MetadataKey("high", "Upper end of the interval.", "of the metric"),
         MetadataKey("bound", "Bound that the interval must exceed.", "of the metric"),
@@ -164,23 +177,23 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("proven_worse", "Slices that are shown to be worse by more than the margin."),
         MetadataKey("not_proven_safe", "Slices that are not shown to be safe."),
         MetadataKey("worst_improvement", "Smallest improvement of a slice; negative is worse.", "of the metric"),
-        MetadataKey("found", "Leaks, or broken contracts, that were found."),
+        MetadataKey("found", "Features with a leak, or messages of broken contracts."),
     ),
     "<model>/model_card": (
         _VERSION,
-        MetadataKey("model_card", "Link to the page of the card."),
+        MetadataKey("model_card", "Link to the page of the model card."),
         _RUN,
-        MetadataKey("markdown", "The card as Markdown."),
+        MetadataKey("markdown", "Model card as Markdown."),
     ),
     "<model>/champion": (
         _VERSION,
         MetadataKey("previous_version", "Version that was champion before; 0 for none."),
-        MetadataKey("champion_since", "When the version became champion (ISO 8601)."),
-        MetadataKey("decided_by", "Run or person that decided."),
+        MetadataKey("champion_since", "Time at which the version became champion (ISO 8601)."),
+        MetadataKey("decided_by", "Dagster run or person that made the decision."),
         MetadataKey("approved_by", "People whose approvals counted."),
         MetadataKey("reason", "Reason of the decision."),
-        MetadataKey("release", "What was put under DVC, or why nothing was."),
-        MetadataKey("model_card", "Whether the card was written again, or why not."),
+        MetadataKey("release", "Result of the DVC release, or the reason why there is none."),
+        MetadataKey("model_card", "Whether the model card was updated, or the reason why not."),
     ),
     "<model>/champion, check approved": (
         _VERSION,
@@ -188,32 +201,36 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
     ),
     "<model>/champion, check reproducible": (
         _VERSION,
-        MetadataKey("environment_differences", "What differs in code, lock or machine since the training."),
-        MetadataKey("comparisons", "Table: item, recorded value, rebuilt value, equal."),
+        MetadataKey("environment_differences", "Differences in code, lock file or machine since the training."),
+        MetadataKey("comparisons", "Table of comparisons: item, recorded value, rebuilt value, equal."),
     ),
     "<model>/bento": (
         _VERSION,
         MetadataKey("tag", "BentoML's tag of the bento."),
         MetadataKey("path", "Folder of the bento."),
         MetadataKey("size_bytes", "Size of the bento.", "bytes"),
-        MetadataKey("verified_rows", "Reference rows that the bento scored equal to training.", "rows"),
+        MetadataKey(
+            "verified_rows", "Number of reference rows on which the bento reproduced the training scores.", "rows"
+        ),
         MetadataKey("latency_p50_ms", "Median of one-row latency in the smoke test.", "milliseconds"),
         MetadataKey("latency_p99_ms", "99th percentile of one-row latency in the smoke test.", "milliseconds"),
     ),
     "<model>/rollout": (
         MetadataKey("generation", "Generation of the desired state; every change raises it by one."),
-        MetadataKey("stable", "Version that answers by default; 'none' where there is none."),
-        MetadataKey("candidate", "Version that answers a share of the requests; 'none' where there is none."),
-        MetadataKey("shadow", "Version that gets a copy of the requests; 'none' where there is none."),
+        MetadataKey("stable", "Version that answers by default, or 'none'."),
+        MetadataKey("candidate", "Version that answers a share of the requests, or 'none'."),
+        MetadataKey("shadow", "Version that receives a copy of the requests, or 'none'."),
         MetadataKey("weights", "Share of the requests by role.", "percent"),
     ),
     "<model>/predictions": (
         MetadataKey("dagster/table_name", "Table of the logged predictions."),
-        MetadataKey("dagster/row_count", "Predictions in the table now.", "rows"),
+        MetadataKey("dagster/row_count", "Predictions in the table.", "rows"),
         MetadataKey("lines", "Complete lines of the log that were read.", "lines"),
-        MetadataKey("added", "Predictions new to the table.", "rows"),
-        MetadataKey("duplicates", "Predictions that the table had already, or that were logged twice.", "rows"),
-        MetadataKey("corrupt", "Lines set aside in the quarantine table.", "lines"),
+        MetadataKey("added", "Predictions that this run added.", "rows"),
+        MetadataKey(
+            "duplicates", "Logged predictions that the table already contained, or that were logged twice.", "rows"
+        ),
+        MetadataKey("corrupt", "Lines that were moved to the quarantine table.", "lines"),
         MetadataKey("pending_bytes", "Bytes after the last complete line.", "bytes"),
         MetadataKey("partitions", "Months of the table that changed."),
     ),
@@ -227,30 +244,34 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("dagster/table_name", "Table of the outcomes."),
         *_TABLE,
         MetadataKey("labelled", "Predictions whose outcome is known.", "rows"),
-        MetadataKey("reason", "Why there are no outcomes."),
+        MetadataKey("reason", "Reason why there are no outcomes."),
     ),
     "<model>/performance": (
         MetadataKey("periods", "Periods with predictions."),
         MetadataKey("predictions", "Predictions of the stable version in all periods.", "rows"),
         MetadataKey("labelled", "Predictions whose outcome is known.", "rows"),
-        MetadataKey("reason", "Why no period was evaluated."),
+        MetadataKey("reason", "Reason why no period was evaluated."),
         MetadataKey("by_period", "Table with a row per period and version: coverage, metrics, expectation."),
         MetadataKey("version", "Version of the latest evaluated period."),
         MetadataKey("period", "First day of the latest evaluated period."),
         *_METRICS,
     ),
     "<model>/performance, check performance_regression": (
-        MetadataKey("shortfall_<metric>", "By how much the metric is worse than its evaluation.", "of the metric"),
+        MetadataKey(
+            "shortfall_<metric>",
+            "Difference by which the metric is worse than in the evaluation; negative is better.",
+            "of the metric",
+        ),
     ),
     "<model>/drift": (
-        MetadataKey("decision", "steady, notice, alert or not evaluated."),
+        MetadataKey("decision", "Result: steady, notice, alert or not evaluated."),
         MetadataKey("reason", "Reason of the decision."),
         MetadataKey("features", "Features that were compared.", "features"),
         MetadataKey("drifted_features", "Features that drifted.", "features"),
         MetadataKey("drifted", "Names of the columns that drifted, scores included."),
         MetadataKey("nulls_changed", "Columns whose share of nulls changed.", "columns"),
         MetadataKey("unseen_appeared", "Columns with unseen categories beyond the limit.", "columns"),
-        MetadataKey("volume_changed", "Whether the number of rows is out of the expected range."),
+        MetadataKey("volume_changed", "Whether the number of rows is outside the expected range."),
         MetadataKey("rows_reference", "Rows of the earlier months.", "rows"),
         MetadataKey("rows_current", "Rows of the month.", "rows"),
         MetadataKey("expected_rows", "Mean number of rows of the earlier months.", "rows"),
@@ -259,10 +280,10 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("score_limit", "Limit of that distance.", "distance, 0 to 1"),
         MetadataKey("scored_by_version", "Version whose scores were compared."),
         MetadataKey("columns", "Table of the columns: statistic, distance, threshold, windows, nulls, unseen share."),
-        MetadataKey("report", "Link to the page that draws the columns."),
+        MetadataKey("report", "Link to the drift report with plots of the columns."),
     ),
     "<model>/drift, check no_drift": (
-        MetadataKey("decision", "steady, notice, alert or not evaluated."),
+        MetadataKey("decision", "Result: steady, notice, alert or not evaluated."),
         MetadataKey("drifted", "Number of columns that drifted.", "columns"),
     ),
 }

@@ -1,8 +1,7 @@
-"""What `dg scaffold defs ml_platform.<Component> NAME` writes: a folder that loads, and what its attributes mean.
+"""Writes the files of `dg scaffold defs ml_platform.<Component> NAME`: a folder that loads, with commented attributes.
 
-The files are templates in scaffolds/<component>/. What stands in a defs.yaml as comment is taken from the settings
-themselves, so that it says what the code does. A dataset and a model come with made-up files to land, and so can be
-materialized before anything in them is changed.
+The templates are in scaffolds/<component>/. The comments in a defs.yaml are the descriptions of the settings. A dataset
+and a model come with generated files to land, so they can be materialized before any edit.
 """
 
 import importlib
@@ -27,9 +26,9 @@ _ATTRIBUTE = re.compile(r"^  (\w+):", flags=re.MULTILINE)
 
 
 def annotated_yaml(document: str, component: type[BaseModel]) -> str:
-    """Return the YAML ``document`` with a comment above each attribute, and those left at their default below.
+    """Return the YAML ``document`` with a comment above each attribute; missing attributes follow as comments.
 
-    Comments are the descriptions of the attributes of ``component``.
+    The comments are the descriptions of the attributes of ``component``. Missing attributes have their default value.
     """
 
     def with_comment(found: re.Match[str]) -> str:
@@ -38,7 +37,7 @@ def annotated_yaml(document: str, component: type[BaseModel]) -> str:
     given = set(_ATTRIBUTE.findall(document))
     left = [name for name, field in component.model_fields.items() if name not in given and not field.is_required()]
     defaults = [line for name in left for line in _commented_default(component, name)]
-    heading = ["", "  # Attributes that are left at their default:"] if defaults else []
+    heading = ["", "  # Attributes with their default value:"] if defaults else []
     return _ATTRIBUTE.sub(with_comment, document).rstrip() + "\n" + "".join(f"{line}\n" for line in heading + defaults)
 
 
@@ -69,7 +68,10 @@ def _wrapped(comment: str) -> list[str]:
 
 
 def template_values(request: dg.ScaffoldRequest[Any]) -> dict[str, str]:
-    """Return what every template is filled with: the name of the folder, its module, its path below the project."""
+    """Return the template variables: name of the folder, its module, and its path below the project.
+
+    Raises ``click.ClickException`` for a folder name that is not an importable name.
+    """
     root = request.project_root or Path.cwd()
     path = request.target_path.resolve().relative_to(root.resolve())
     for part in path.parts:
@@ -85,13 +87,13 @@ def template_values(request: dg.ScaffoldRequest[Any]) -> dict[str, str]:
 
 
 def scaffold_error(request: dg.ScaffoldRequest[Any], subject: str, **parts: str) -> click.ClickException:
-    """Return the error to raise: as dg shows one, without a traceback. The folder that dg made is gone again."""
+    """Return the error to raise, which dg shows without a traceback. Removes the empty folder that dg created."""
     request.target_path.rmdir()
     return click.ClickException(str(PlatformError(subject, **parts)))
 
 
 def write_templates(kind: str, request: dg.ScaffoldRequest[Any], values: Mapping[str, str], type_name: str) -> None:
-    """Fill the templates of ``kind`` and write them; documents of the component ``type_name`` are explained in full."""
+    """Fill and write the templates of ``kind``. Documents of component ``type_name`` get comments."""
     import jinja2
 
     component = _component(type_name)
@@ -113,7 +115,7 @@ def write_templates(kind: str, request: dg.ScaffoldRequest[Any], values: Mapping
 
 
 def _component(type_name: str) -> type[BaseModel]:
-    """Return the class of a component by its registered name, as a ``type:`` in defs.yaml gives it."""
+    """Return the class of a component by its registered name, the ``type`` in defs.yaml."""
     module, _, name = type_name.rpartition(".")
     component: type[BaseModel] = getattr(importlib.import_module(module), name)
     return component

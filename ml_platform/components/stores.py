@@ -1,4 +1,4 @@
-"""Opens the stores that the steps work on: from Dagster's resources for an asset, from a home for a command."""
+"""Opens the stores of the steps: from Dagster resources for an asset, from a home for the command line."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def open_stores(
     home: HomeResource, lake: LakeResource, mlflow: MlflowResource, online_store: OnlineStoreResource
 ) -> "PlatformStores":
-    """Return the stores that these resources configure; registry and online store connect on first use."""
+    """Return the stores of these resources. The registry and the online store connect on first use."""
     from ml_platform.steps.platform_stores import PlatformStores
 
     return PlatformStores(

@@ -1,1 +1,1 @@
-"""What stands behind the command line: running selections, planning what is stale, the demo, the status."""
+"""The work behind each command of `ml-platform`: running selections, the demo, status, history and the doctor."""

@@ -1,4 +1,4 @@
-"""What people type, read: months, instants, domains; what cannot be read is refused with an example of what can."""
+"""Parsing of command-line arguments: months, instants and domains. An error shows an example that is valid."""
 
 import importlib
 from datetime import datetime
@@ -10,11 +10,14 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 
 
 class ArgumentError(PlatformError):
-    """Raised when an argument cannot be read, or names what does not exist."""
+    """Raised when an argument cannot be parsed, or names an object that does not exist."""
 
 
 def parse_months(text: str) -> list[str]:
-    """Return the months that ``2013-06`` or ``2013-01...2013-06`` names, at least one."""
+    """Return the months of ``text``, ascending: one (``2013-06``), or a range with both ends (``2013-01...2013-06``).
+
+    Raises :class:`ArgumentError` for a range that runs backwards, and :class:`PartitionError` for another form.
+    """
     first, _, last = text.partition("...")
     months = months_between(first, last or first)
     if not months:
@@ -22,37 +25,40 @@ def parse_months(text: str) -> list[str]:
             f"Months '{text}'",
             expected="the first month before the last, like 2013-01...2013-06",
             found=f"{last} before {first}",
-            fix="Turn them round.",
+            fix=f"Write {last}...{first}.",
         )
     return months
 
 
 def parse_instant(text: str) -> datetime:
-    """Return the instant that ``text`` (ISO 8601 with an offset) names."""
+    """Return the instant of ``text``, which is ISO 8601 with an offset from UTC; raises :class:`ArgumentError`."""
     try:
-        read = datetime.fromisoformat(text)
+        instant = datetime.fromisoformat(text)
     except ValueError:
-        read = None
-    if read is None or read.tzinfo is None:
+        instant = None
+    if instant is None or instant.tzinfo is None:
         raise ArgumentError(
             f"Instant '{text}'",
             expected="ISO 8601 with an offset, like 2013-07-01T06:00:00-04:00",
-            found="no time that can be read" if read is None else "no offset, so that it could be anywhere",
-            fix="Mend the time." if read is None else f"Add an offset: {read.isoformat()}+00:00 is UTC.",
+            found="text in another form" if instant is None else "a time without offset, which is ambiguous",
+            fix="Correct the time." if instant is None else f"Add an offset: {instant.isoformat()}+00:00 is UTC.",
         )
-    return read
+    return instant
 
 
 def domain_module(domain: str, name: str) -> ModuleType:
-    """Return the module ``assets.<domain>.<name>``, like the landing or the demo of a domain; domains may be nested."""
-    root = Path(importlib.import_module("assets").__path__[0])  # by name: an import never goes up
-    having = sorted(".".join(file.relative_to(root).parent.parts) for file in root.rglob(f"{name}.py"))
+    """Return the module ``assets.<domain>.<name>``, such as the landing or the demo of a domain.
+
+    A nested domain is written with dots. Raises :class:`ArgumentError` when the module does not exist.
+    """
+    root = Path(importlib.import_module("assets").__path__[0])  # by name: a static import would break the layers
+    domains = sorted(".".join(file.relative_to(root).parent.parts) for file in root.rglob(f"{name}.py"))
     folder = f"assets/{domain.replace('.', '/')}"
-    if domain not in having:
+    if domain not in domains:
         raise ArgumentError(
             f"Domain '{domain}'",
-            expected=f"one with a module '{name}': {listed(having)}",
+            expected=f"one with a module '{name}': {listed(domains)}",
             found=f"no file {folder}/{name}.py" if (root.parent / folder).is_dir() else f"no folder {folder}",
-            fix=f"Add it, or mend the name.{did_you_mean(domain, having)}",
+            fix=f"Add it, or correct the name.{did_you_mean(domain, domains)}",
         )
     return importlib.import_module(f"assets.{domain}.{name}")

@@ -1,6 +1,6 @@
-"""The first run: land, materialize, promote, serve, predict; and a table of what came of it.
+"""`ml-platform demo`: land, materialize, promote, serve and predict, then print the results.
 
-Which domain it shows is declared in `assets/<domain>/demo.py`; nothing here knows a dataset or a column.
+The module `assets/<domain>/demo.py` declares the data that is shown; this module names no dataset and no column.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ SINGLE_MONTH_ASSETS = ("evaluation", "champion", "model_card", "bento", "rollout
 
 @dataclass
 class Stages:
-    """Seconds by stage, in the order in which they were run."""
+    """Duration of each stage in seconds, in the order of execution."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -48,9 +48,10 @@ class Stages:
 
 
 def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
-    """Run the whole loop of ``domain`` on ``home``, show it on ``console``, and return its figures.
+    """Run the whole loop of ``domain`` on ``home``, print it on ``console``, and return its figures.
 
-    A second call finds everything up to date, and only serves and predicts again.
+    The figures are the status of the model, seconds by stage, and the request latency in milliseconds. A second call
+    finds all assets up to date, and only serves and predicts again.
     """
     declared, land = domain_module(domain, "demo"), domain_module(domain, "landing").land
     stages = Stages()
@@ -71,7 +72,7 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PredictionResponse:
-    """What the endpoint answered to all rows, and how long single rows took, in seconds."""
+    """The endpoint's predictions of all rows, and the duration in seconds of each request with one row."""
 
     scores: list[float]
     labels: list[bool]
@@ -79,6 +80,7 @@ class PredictionResponse:
     seconds: list[float]
 
     def latency_ms(self) -> dict[str, float]:
+        """Return the median and the 99th percentile of the request durations in milliseconds."""
         ordered = sorted(self.seconds)
         return {
             "p50": 1000 * ordered[len(ordered) // 2],
@@ -133,7 +135,7 @@ def _predict(model: str, home: Home, rows: pl.DataFrame) -> PredictionResponse:
 
 def _show_predictions(declared: Any, rows: pl.DataFrame, response: PredictionResponse, console: Console) -> None:
     displayed = declared.display_columns(rows)
-    table = Table(title="Predictions of the running endpoint, beside the outcomes")
+    table = Table(title="Predictions of the running endpoint, with the outcomes")
     for name in (*displayed.columns, "score", "label", "outcome"):
         table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
     for at in range(0, rows.height, max(1, rows.height // ROWS_SHOWN)):
@@ -147,7 +149,9 @@ def _show_summary(
 ) -> None:
     champion = found["champion"]
     metrics, latency = champion["metrics"], response.latency_ms()
-    table = Table(title=f"{declared.MODEL} on {declared.LAST_MONTH}, a month it had never seen", show_header=False)
+    table = Table(
+        title=f"{declared.MODEL} on {declared.LAST_MONTH}, a month outside its training data", show_header=False
+    )
     for name, value in (
         ("champion", f"version {champion['version']} (served: {response.version})"),
         ("AUC", f"{metrics['auc']:.4f}  ({metrics['auc_low']:.4f} to {metrics['auc_high']:.4f})"),
@@ -161,9 +165,9 @@ def _show_summary(
     table.add_section()
     for name, seconds in stages.seconds.items():
         table.add_row(f"time: {name}", f"{seconds:.1f} s")
-    table.add_row("time: all", f"{sum(stages.seconds.values()):.1f} s")
+    table.add_row("time: total", f"{sum(stages.seconds.values()):.1f} s")
     console.print(table)
-    # Below the table and unwrapped: a path broken over two lines cannot be opened.
+    # Print paths without wrapping: a path broken over two lines cannot be opened.
     reports, of = home.reports, f"{declared.MODEL}/{declared.LAST_MONTH}"
     for name, where in (
         ("Model card", shortened(reports / "model_card" / of / "card.html")),
@@ -174,6 +178,6 @@ def _show_summary(
 
 
 def shortened(path: Path) -> str:
-    """Return ``path`` relative to the working directory, where it lies below it."""
+    """Return ``path`` relative to the working directory if it is below it, else the whole path."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,4 +1,4 @@
-"""The evaluation as files for DVC: metrics as flat JSON, curves and importance as CSV."""
+"""Export of an evaluation for DVC: metrics as flat JSON, curves and feature importance as CSV."""
 
 from pathlib import Path
 
@@ -9,15 +9,18 @@ from ml_platform.data.atomic import write_bytes, write_json
 from resources.home import Home
 
 ROC_POINTS = 200
-"""Points of the ROC curve: enough for the eye."""
+"""Maximal number of points of the ROC curve in the file."""
 
 MAX_FEATURES = 30
+"""Number of features in the importance table, most important first."""
 
 
 def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, plots: Path) -> None:
-    """Write the figures of the newest verdict on ``month``: ``metrics`` (JSON), and tables (CSV) in ``plots``.
+    """Write the figures of the latest verdict on ``month``: ``metrics`` (JSON), and tables (CSV) in ``plots``.
 
-    They come from what the gates saw: importance, and for classification the ROC and reliability curves.
+    They are computed from the evidence of the gates. The tables are the feature importance and, for classification, the
+    ROC and reliability curves. Raises :class:`~ml_platform.console.arguments.ArgumentError` when a file cannot be
+    written.
     """
     from ml_platform.components import loading
     from ml_platform.components.stores import open_home_stores
@@ -53,9 +56,9 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
     except OSError as error:
         raise ArgumentError(
             f"Report on '{model}', {month}",
-            expected=f"places that can be written: {metrics} and {plots}",
+            expected=f"writable paths: {metrics} and {plots}",
             found=str(error),
-            fix="Choose others with --metrics and --plots.",
+            fix="Choose other paths with --metrics and --plots.",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Why this score: the features of one row, each with its view and the time at which it became known."""
+"""`ml-platform features show`: the features of one row, with value, unit, view and the time they became known."""
 
 import json
 from datetime import datetime
@@ -12,14 +12,14 @@ from ml_platform.features.explain import FeatureExplanation
 from ml_platform.features.view import PREDICT_AT
 from resources.home import Home
 
-MEANING_WIDTH = 50
-"""Columns below which what features mean stands under them, not beside them."""
+DESCRIPTION_WIDTH = 50
+"""Columns that a description needs beside its value; with fewer it is printed on the next line."""
 
 
 def feature_values(home: Home, model: str, row: str, as_of: datetime | None) -> list[FeatureExplanation]:
-    """Return the features of ``row`` (JSON of the request fields) as served now, or as the logs knew them ``as_of``.
+    """Return the features of ``row`` (JSON of the request fields) as served now, or from the change logs ``as_of``.
 
-    Raises what the endpoint raises for a row that breaks the contract.
+    A row that violates the contract raises the same error as at the endpoint.
     """
     from ml_platform.components.loading import bound_model
     from ml_platform.data.lake import Lake
@@ -38,7 +38,7 @@ def feature_values(home: Home, model: str, row: str, as_of: datetime | None) -> 
 
 
 def show(found: list[FeatureExplanation], console: Console) -> None:
-    """Print the features under their views: name and value, and what it means where the line has room for it."""
+    """Print the features grouped by view: name, value and description, which wraps to the next line if necessary."""
     names = {each.feature: each.feature.removeprefix(f"{each.view}__") for each in found}
     values = {each.feature: _value(each) for each in found}
     name_width = max((len(name) for name in names.values()), default=0)
@@ -49,9 +49,9 @@ def show(found: list[FeatureExplanation], console: Console) -> None:
         console.print(Text.assemble((view, "bold"), f"  known {known:%Y-%m-%d %H:%MZ}" if known else ""))
         for each in together:
             line = f"  {names[each.feature]:<{name_width}}  {values[each.feature]:<{value_width}}"
-            room = console.width - len(line) - 2 >= max(MEANING_WIDTH, len(each.description))
-            meaning = Text("  " if room else "\n      ").append(each.description, style="dim")
-            console.print(Text(line if room else line.rstrip()) + meaning, soft_wrap=True)
+            fits = console.width - len(line) - 2 >= max(DESCRIPTION_WIDTH, len(each.description))
+            description = Text("  " if fits else "\n      ").append(each.description, style="dim")
+            console.print(Text(line if fits else line.rstrip()) + description, soft_wrap=True)
 
 
 def _value(each: FeatureExplanation) -> str:

@@ -1,4 +1,4 @@
-"""Who was champion when, and who said what of which version: the decisions of the audit log, told to people."""
+"""`ml-platform history`: the champions of a model and the decisions on its versions, from the audit log."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VersionDecision:
-    """What was decided of a version without a change of the champion: nominated, approved, rejected."""
+    """A decision that does not change the champion: a nomination, an approval or a rejection of a version."""
 
     at: datetime
     decision: str
@@ -31,17 +31,17 @@ class VersionDecision:
 def history_entries(
     home: Home, model: str, at: datetime | None, request_id: str
 ) -> "list[ChampionRecord | VersionDecision | RequestAnswer]":
-    """Return what was answered to ``request_id``, else who stood at ``at``, else every decision."""
+    """Return the answers to ``request_id`` if it is given, else the champion at ``at``, else every decision."""
     if request_id:
         return [*answers(home, model, request_id)]
-    return [standing_champion(home, model, at)] if at else [*decisions(home, model)]
+    return [champion_at_instant(home, model, at)] if at else [*decisions(home, model)]
 
 
 def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]":
-    """Return every change of the champion of ``model``, and every word on its versions, oldest first.
+    """Return every change of the champion of ``model`` and every decision on its versions, oldest first.
 
-    Empty where there was none. Raises :class:`~ml_platform.components.loading.ModelUnknownError` when nothing is
-    recorded of ``model`` and nobody declares it.
+    The list is empty when nothing was decided. Raises :class:`~ml_platform.components.loading.ModelUnknownError` when
+    ``model`` has no record and no declaration.
     """
     from ml_platform.registry.approvals import APPROVAL_KIND
     from ml_platform.registry.audit import AuditLog
@@ -62,32 +62,30 @@ def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]
     return sorted([*nominations, *approvals, *promotions], key=_decided_at)
 
 
-def standing_champion(home: Home, model: str, at: datetime) -> ChampionRecord:
+def champion_at_instant(home: Home, model: str, at: datetime) -> ChampionRecord:
     """Return the record of the version that was champion at ``at``.
 
-    Raises :class:`~ml_platform.console.arguments.ArgumentError` when there was none by then; unknown models as
-    :func:`decisions` does.
+    Raises :class:`~ml_platform.console.arguments.ArgumentError` when there was no champion yet, and for an unknown
+    model the same error as :func:`decisions`.
     """
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import champion_at
 
     records = _champion_records(home, model)
-    standing = champion_at(AuditLog(home.audit_log), model, at)
-    if standing is None:
-        first = (
-            f"its first champion stands since {_utc_text(records[0].since)}" if records else "it never had a champion"
-        )
+    champion = champion_at(AuditLog(home.audit_log), model, at)
+    if champion is None:
+        first = f"the first promotion at {_utc_text(records[0].since)}" if records else "no promotion"
         raise ArgumentError(
             f"Champion of '{model}' at {_utc_text(at)}",
-            expected="a time since its first promotion",
+            expected="a time after its first promotion",
             found=first,
-            fix="The audit log keeps the time of the decision, not that of the data: see ml-platform history.",
+            fix="Use the time of the decision, not of the data: `ml-platform history` lists all decisions.",
         )
-    return standing
+    return champion
 
 
 def answers(home: Home, model: str, request_id: str) -> "list[RequestAnswer]":
-    """Return which versions answered a request; raises where none was logged, as for an unknown model."""
+    """Return the versions that answered a request; raises for a request that no log contains, and an unknown model."""
     from ml_platform.data.lake import Lake
     from ml_platform.registry.audit import AuditLog
     from ml_platform.steps.request_lookup import lookup_request
@@ -108,9 +106,9 @@ def json_values(entry: "ChampionRecord | VersionDecision | RequestAnswer") -> di
 
 
 def show(entries: "Sequence[ChampionRecord | VersionDecision | RequestAnswer]", model: str, console: Console) -> None:
-    """Print each decision or answer: when, which version, on which data, by whose decision, why."""
+    """Print each decision or answer: time, version, data, the person or gate that decided, and the reason."""
     if not entries:
-        console.print(f"Nothing was decided of '{model}' yet.")
+        console.print(f"No decision on '{model}' is recorded yet.")
     for each in entries:
         title, lines = _title_and_lines(each)
         console.print(Text(title, style="bold"))
@@ -137,14 +135,19 @@ def _title_and_lines(each: "ChampionRecord | VersionDecision | RequestAnswer") -
     if isinstance(each, ChampionRecord):
         return f"{_utc_text(each.since)}  {each.action} version {each.version}", _champion_lines(each)
     if isinstance(each, VersionDecision):
-        title = f"{each.decision} version {each.version}" if each.version else "no challenger any more"
-        return f"{_utc_text(each.at)}  {title}", [f"by {each.decided_by}", each.reason]
+        return f"{_utc_text(each.at)}  {_decision_text(each)}", [f"by {each.decided_by}", each.reason]
     rows = f"{each.rows} rows" if each.rows > 1 else "1 row"
     title = f"{_utc_text(each.logged_at)}  version {each.version} ({each.role}), {rows}"
     if each.champion_record is None:
-        return title, ["It was not champion by then."]
+        return title, ["It was not champion at that time."]
     record = each.champion_record
     return title, [f"{record.action} at {_utc_text(record.since)}", *_champion_lines(record)]
+
+
+def _decision_text(each: VersionDecision) -> str:
+    if each.decision == "challenger":
+        return f"nominate version {each.version} as challenger" if each.version else "end the challenger's nomination"
+    return f"{each.decision} version {each.version}"
 
 
 def _champion_lines(record: ChampionRecord) -> list[str]:
@@ -159,7 +162,7 @@ def _champion_lines(record: ChampionRecord) -> list[str]:
 
 
 def _tables(tables: dict[str, int]) -> str:
-    """Return what came in from outside, by version, and how many change logs: those stand in the manifest."""
+    """Return the datasets with their versions, and the number of change logs; the manifest lists all of them."""
     datasets = [f"{name} version {version}" for name, version in tables.items() if name.startswith("datasets/")]
     logs = sum(name.startswith("features/") for name in tables)
     return f"{', '.join(datasets)}, and {logs} change logs"

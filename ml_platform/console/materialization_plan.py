@@ -1,7 +1,6 @@
-"""Which assets a demand still has to materialize: what is missing, older than its inputs, or made by older code.
+"""The stale assets of a selection: never materialized, older than an input, or made by another code version.
 
-Apart because a second `demo` or `dvc repro` must find in a moment that nothing is to be done, and say why where
-something is. Reads only what the instance recorded; no asset is loaded or run.
+The plan reads only the records of the Dagster instance, so a second `demo` or `dvc repro` ends in seconds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ CODE_VERSION_TAG = "dagster/code_version"
 
 @dataclass(frozen=True)
 class StaleAsset:
-    """One asset (and partition, when it has them) that is to be materialized, with the reason."""
+    """One asset, and partition if it has partitions, that must be materialized, with the reason."""
 
     key: dg.AssetKey
     partition: str | None
@@ -30,12 +29,12 @@ def stale_assets(
     partitions: Mapping[dg.AssetKey, Sequence[str]],
     landed_digest: Callable[[dg.AssetKey, str | None], str | None],
 ) -> list[StaleAsset]:
-    """Return what of ``keys`` is not up to date, upstream first.
+    """Return the stale assets of ``keys``, upstream first.
 
-    ``partitions`` lists, for each partitioned key, the ones demanded. ``landed_digest`` answers the digest of the
-    landed file that an asset reads now, or None for an asset that reads none. An asset is stale when it was never
-    materialized, when its code version changed, when its landed file changed, or when an input was materialized later,
-    whether or not that input is among ``keys``.
+    ``partitions`` lists the requested partitions of each partitioned key. ``landed_digest`` returns the digest of the
+    landed file that an asset reads now, or None for an asset that reads no file. An asset is stale when it was never
+    materialized, or when its code version or its landed file changed. It is also stale when an input was materialized
+    later, even an input that is not in ``keys``.
     """
     graph = definitions.resolve_asset_graph()
     selected = set(keys)
@@ -76,12 +75,12 @@ def _input_reason(
     found: Sequence[StaleAsset],
 ) -> str | None:
     def is_used(parent_partition: str | None) -> bool:
-        # A month is made from its own and from earlier months of its inputs, never from later ones.
+        # A partition reads its own and earlier partitions of its inputs, never later ones.
         return parent_partition is None or partition is None or parent_partition <= partition
 
     for parent in parents:
         if any(stale.key == parent and is_used(stale.partition) for stale in found):
-            return f"its input {parent.to_user_string()} is to be made again"
+            return f"its input {parent.to_user_string()} is stale"
         if any(is_used(p) and materialized[parent][p].storage_id > own.storage_id for p in materialized[parent]):
             return f"its input {parent.to_user_string()} is newer"
     return None

@@ -1,4 +1,4 @@
-"""Bringing a selection of assets up to date: what is stale is run, in as few runs as Dagster allows."""
+"""Materialization of the stale assets of a selection, in as few runs as Dagster allows."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -38,19 +38,19 @@ def declared_components(kind: type[T]) -> list[T]:
 
 
 def resolve_selection(loaded: dg.Definitions, selection: str) -> list[dg.AssetKey]:
-    """Return the keys that ``selection`` (Dagster's selection syntax) names; raises where there is none."""
+    """Return the sorted keys of ``selection`` (Dagster's selection syntax); raises when it selects no asset."""
     from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelectionError
 
     try:
         keys, found = dg.AssetSelection.from_string(selection).resolve(loaded.resolve_asset_graph()), "none"
     except DagsterInvalidAssetSelectionError:
-        keys, found = set(), "a text that Dagster cannot read"
+        keys, found = set(), "text that Dagster cannot parse"
     if not keys:
         raise SelectionError(
             f"Selection '{selection}'",
             expected="at least one asset",
             found=found,
-            fix='See `dg list defs`; a selection reads like: key:"datasets/*" or group:aviation.',
+            fix='Run `dg list defs` to see all assets. Examples of a selection: key:"datasets/*", group:aviation.',
         )
     return sorted(keys)
 
@@ -62,7 +62,7 @@ def find_stale(
     keys: Sequence[dg.AssetKey],
     months: Sequence[str],
 ) -> list[StaleAsset]:
-    """Return what of ``keys`` in ``months`` is not up to date."""
+    """Return the stale assets of ``keys`` in ``months``."""
     graph = loaded.resolve_asset_graph()
     landing = Landing(home.landing)
 
@@ -83,10 +83,10 @@ def bring_up_to_date(
     listener: Listener | None = None,
     force: bool = False,
 ) -> list[RunReport]:
-    """Materialize what of ``keys`` is stale (everything with ``force``) and return the runs; none where nothing is.
+    """Materialize the stale assets of ``keys``, or all with ``force``, and return the reports of the runs.
 
-    All stale months of one turn are one range. Assets that take one month at a time (candidates, their verdict, …) are
-    run month by month.
+    One run covers all stale months as a range. Assets that take one month at a time (candidates, evaluation, …) get one
+    run for each month.
     """
     graph = loaded.resolve_asset_graph()
     found = find_stale(loaded, instance, home, keys, months)

@@ -1,4 +1,4 @@
-"""The live display of a run in a terminal: one line per asset while it works, plain lines where nobody watches."""
+"""Live progress of a run: a moving line for each asset in a terminal, plain lines when the output is a file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _MARKS = {"success": "[green]✓[/]", "failure": "[red]✗[/]"}
 
 @contextmanager
 def live_progress(console: Console) -> Iterator[Listener]:
-    """Yield a listener that shows each step as it starts, runs and ends on ``console``."""
+    """Yield a listener that shows on ``console`` each step as it starts, runs and ends."""
     with Progress(
         SpinnerColumn(finished_text=" "),
         TextColumn("{task.description}"),

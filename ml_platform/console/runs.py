@@ -1,7 +1,6 @@
-"""Real Dagster runs from the command line, in this process, with what happens shown while it happens.
+"""Execution of a Dagster run in this process, with an event for each step.
 
-Apart from cli.py because the demo, `materialize` and the tests all run selections this way. The runs land in the
-instance of the home like any other, so the UI shows them afterwards.
+The instance of the home records these runs like all others, so the Dagster UI shows them.
 """
 
 import time
@@ -19,12 +18,12 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 
 
 class RunFailedError(PlatformError):
-    """Raised when a run of assets failed; the message names the assets and repeats each cause."""
+    """Raised when a run of assets failed; the message names the failed assets with their causes."""
 
 
 @dataclass(frozen=True)
 class StepTiming:
-    """One step of a run: the asset it made and how long it took."""
+    """One step of a run: its asset and its duration in seconds."""
 
     asset: str
     seconds: float
@@ -32,7 +31,7 @@ class StepTiming:
 
 @dataclass
 class RunReport:
-    """What a finished run did, in the order in which its steps ended."""
+    """A finished run: its duration in seconds, and its successful steps in the order in which they ended."""
 
     run_id: str
     seconds: float = 0.0
@@ -41,7 +40,7 @@ class RunReport:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """What a listener hears: ``kind`` is 'start', 'success' or 'failure'; ``message`` is the cause of a failure."""
+    """An event for a listener: ``kind`` is 'start', 'success' or 'failure'; ``message`` is the cause of a failure."""
 
     asset: str
     kind: str
@@ -63,8 +62,8 @@ def execute(
 ) -> RunReport:
     """Materialize ``keys`` in one run and return its timings.
 
-    ``partitions`` is empty for unpartitioned assets, one key, or a gapless ascending list run as one range. Raises
-    :class:`RunFailedError` when a step fails; what the run did until then stays, and the next run goes on from it.
+    ``partitions`` is empty for unpartitioned assets, one key, or an ascending list without gaps, which runs as one
+    range. Raises :class:`RunFailedError` when a step fails; materializations before the failure are kept.
     """
     job = definitions.resolve_implicit_global_asset_job_def()
     run_id = str(uuid.uuid4())
@@ -106,7 +105,7 @@ def execute(
             f"Run {run_id[:8]}",
             expected=f"{len(keys)} asset{'s' * (len(keys) != 1)} materialized",
             found=f"a failure in {listed(failures)}. {reasons.rstrip('.')}",
-            fix="Fix the cause and run the same command again; what is up to date is not repeated.",
+            fix="Fix the cause and run the same command again; assets that are up to date are skipped.",
         )
     return report
 
@@ -117,7 +116,7 @@ def _notify(listener: Listener | None, event: StepEvent) -> None:
 
 
 def _cause(event: dg.DagsterEvent) -> str:
-    """Return the innermost message of a failed step: Dagster wraps the error of an asset in one of its own."""
+    """Return the innermost message of a failed step; Dagster wraps the error of an asset in its own error."""
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return str(data.user_failure_data.description).strip()
@@ -126,7 +125,7 @@ def _cause(event: dg.DagsterEvent) -> str:
         return "no error was recorded"
     while error.cause is not None:
         error = error.cause
-    # Dagster writes the class with its module before the message; an error of ours says all in its own words.
+    # Dagster puts the class and its module before the message; a PlatformError does not need them.
     text = str(error.message).strip()
     kind, _, own_message = text.partition(": ")
     return own_message if kind.startswith("ml_platform.") else text

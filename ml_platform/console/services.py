@@ -1,4 +1,4 @@
-"""What is left running for a home: which processes, on which ports, with which addresses."""
+"""The processes of `ml-platform up` and of the demo, with their commands, ports and addresses."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from resources.online_store import OnlineStoreResource
 
 
 def platform_processes(home: Home, repository: Path) -> ProcessPlan:
-    """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, reports, MLflow's pages."""
+    """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, MLflow and the reports."""
     programs = Path(sys.executable).parent
     web, mlflow, reports = port("webserver"), port("mlflow"), port("reports")
     workspace = ["-w", str(repository / "workspace.yaml")]
@@ -41,7 +41,7 @@ def platform_processes(home: Home, repository: Path) -> ProcessPlan:
             ),
             ProcessSpec(
                 name="reports",
-                # Links of assets lead here: Data Docs, drift reports and model cards are files of the home.
+                # Metadata of assets links to it: Data Docs, drift reports and model cards are files of the home.
                 command=[
                     *(sys.executable, "-m", "http.server", str(reports)),
                     *("--bind", LOOPBACK, "--directory", str(home.reports)),
@@ -55,7 +55,7 @@ def platform_processes(home: Home, repository: Path) -> ProcessPlan:
 
 
 def serving_processes(home: Home) -> ProcessPlan:
-    """Return the plan of the demo: gateway and services only, on a free port, in a run folder of their own."""
+    """Return the plan of the demo: gateway and services only, on a free port, with a separate run folder."""
     plan = _process_plan(home, free_port(), [])
     return plan.model_copy(update={"run": home.run / "demo", "logs": home.logs / "demo"})
 

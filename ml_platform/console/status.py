@@ -1,4 +1,4 @@
-"""What stands now: data clock, champions, what serves at which weight, the last decisions."""
+"""`ml-platform status`: data clock, champions, served versions with their traffic shares, and the last decisions."""
 
 import json
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from ml_platform.data.landing import Landing
 from resources.home import Home
 
 METRIC_LABELS = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error", "base_rate": "base rate"}
-"""What people read of a classifier first; of other models, everything."""
+"""The metrics shown for a classifier, with their labels; other models show all metrics."""
 
 
 def status(home: Home) -> dict[str, Any]:
-    """Return the data clock (ISO 8601, or None) and the state of every model declared, decided on or wanted.
+    """Return the data clock (ISO 8601, or None) and the state of every model.
 
-    ``champion`` is None before the first promotion, ``endpoint`` while nothing serves.
+    The models are those with a declaration, a promotion or a desired state. ``champion`` is None before the first
+    promotion; ``endpoint`` is None while the services are down.
     """
     from ml_platform.components.model.component import Model
     from ml_platform.console.materialize import declared_components
@@ -58,7 +59,7 @@ def status(home: Home) -> dict[str, Any]:
 
 
 def data_clock(home: Home) -> str | None:
-    """Return the end of the newest landed month, in the zone in which its dataset counts months."""
+    """Return the end of the latest landed month as ISO 8601, in the time zone of its dataset; None without data."""
     from ml_platform.components.dataset.component import Dataset
     from ml_platform.console.materialize import declared_components
     from ml_platform.data.partitions import month_bounds
@@ -73,7 +74,7 @@ def data_clock(home: Home) -> str | None:
 
 
 def last_decisions(home: Home, limit: int = 5) -> list[dict[str, Any]]:
-    """Return the last ``limit`` records of the audit log, newest first."""
+    """Return the last ``limit`` records of the audit log, latest first."""
     from ml_platform.registry.audit import AuditLog
 
     records = list(AuditLog(home.audit_log).records())[-limit:]
@@ -85,7 +86,7 @@ def last_decisions(home: Home, limit: int = 5) -> list[dict[str, Any]]:
 
 def show(found: dict[str, Any], last: Sequence[dict[str, Any]], console: Console) -> None:
     """Print the results of :func:`status` and :func:`last_decisions`: a block for each model, then the decisions."""
-    console.print(f"Data clock  {found['data_clock'] or 'nothing has landed yet'}", highlight=False)
+    console.print(f"Data clock  {found['data_clock'] or 'no data has landed yet'}", highlight=False)
     for name, model in found["models"].items():
         console.print(Text(f"\n{name}", style="bold"))
         console.print(Padding(_model_table(model), (0, 0, 0, 2), expand=False))
@@ -105,13 +106,13 @@ def _model_table(model: dict[str, Any]) -> Table:
     champion, serving = model["champion"], model["serving"]
     lines = {"champion": "none yet"}
     if champion is not None:
-        lines["champion"] = f"version {champion['version']}, of {champion['manifest'].get('partition')}"
+        lines["champion"] = f"version {champion['version']}, evaluated on {champion['manifest'].get('partition')}"
         lines["metrics"] = _metrics_text(champion["metrics"])
     shares = [
         f"version {serving[role]} ({role}) at {share} %" for role, share in serving["weights"].items() if serving[role]
     ]
-    lines["serving"] = f"{', '.join(shares) or 'nothing'}; generation {serving['generation']}"
-    lines["endpoint"] = model["endpoint"] or "not up; `ml-platform up` starts it"
+    lines["serving"] = f"{', '.join(shares)}; generation {serving['generation']}" if shares else "no version yet"
+    lines["endpoint"] = model["endpoint"] or "not running; start it with `ml-platform up`"
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, value in lines.items():
         table.add_row(name, Text(value, overflow="fold"))
@@ -119,19 +120,19 @@ def _model_table(model: dict[str, Any]) -> Table:
 
 
 def _metrics_text(metrics: dict[str, float]) -> str:
-    """Return the first metrics of the champion, without the bounds of their intervals."""
+    """Return the metrics of the champion without the bounds of their intervals."""
     names = [name for name in METRIC_LABELS if name in metrics]
     names = names or [name for name in metrics if not name.endswith(("_low", "_high"))]
     return ", ".join(f"{METRIC_LABELS.get(name, name)} {metrics[name]:.4f}" for name in names) or "none recorded"
 
 
 def _metrics(home: Home, verdict: str | None) -> dict[str, float]:
-    """Return the metrics that the evaluation recorded beside the verdict of a champion."""
+    """Return the metrics that the evaluation stored for the verdict of a champion; empty without a file."""
     path = home.verdict_metrics / f"{verdict}.json"
     return json.loads(path.read_text()) if verdict and path.exists() else {}
 
 
 def _summary(facts: Any) -> dict[str, Any]:
-    return {
-        name: facts[name] for name in ("model", "version", "partition", "action", "decision", "reason") if name in facts
-    }
+    names = ("model", "version", "partition", "action", "decision", "reason")
+    approval = {"action": facts["word"]} if "word" in facts else {}
+    return {**approval, **{name: facts[name] for name in names if name in facts}}

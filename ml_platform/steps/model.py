@@ -5,15 +5,15 @@ It does not import Dagster, so the steps run and are tested without it. The comp
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.data.references import load_function
-from ml_platform.data.settings import Settings
+from ml_platform.data.settings import RENAMED_IN_VERSION, Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.gates import BaselineGate, Gate, SliceGate
@@ -30,6 +30,16 @@ from ml_platform.training.trainer import TrainerSettings
 
 REQUEST_ONLY = "request_only"
 """Name of the baseline that is fitted on request features alone, among the predictions of the evidence."""
+
+RENAMED_GATE_TYPES = {"floor": "metric_limit"}
+"""Gate types that were renamed in version 0.2.0: old type → new type."""
+
+
+def _reject_renamed_gate_type(gate: Any) -> Any:
+    old = gate.get("type") if isinstance(gate, dict) else None
+    if isinstance(old, str) and old in RENAMED_GATE_TYPES:
+        raise ValueError(f"gate type '{old}' was renamed to {RENAMED_GATE_TYPES[old]} in {RENAMED_IN_VERSION}.")
+    return gate
 
 
 class ExampleSettings(Settings):
@@ -132,7 +142,7 @@ class ModelSettings(Settings):
         default_factory=lambda: EvaluationSettings.model_validate({}),
         description="Evaluation of candidates on the test month.",
     )
-    gates: list[Annotated[Gate, Field()]] = Field(
+    gates: list[Annotated[Gate, BeforeValidator(_reject_renamed_gate_type)]] = Field(
         min_length=1, description="Gates that a candidate must pass; each is a blocking check of the evaluation."
     )
     approval: ApprovalSettings = Field(

@@ -184,7 +184,7 @@ def trainer_class(name: str) -> type[Trainer]:
             found=f"'{name}'",
             fix=f"Correct the name in the model's defs.yaml.{did_you_mean(name, BUILT_IN)}",
         )
-    found: type[Trainer] = load_function(BUILT_IN.get(name, name))
+    found: Any = load_function(BUILT_IN.get(name, name))
     required = ["Settings", "rounds_follow_rows", "fit", "load", *([] if name in BUILT_IN else ["scorer"])]
     missing = [member for member in required if not hasattr(found, member)]
     if missing:
@@ -194,7 +194,8 @@ def trainer_class(name: str) -> type[Trainer]:
             found=f"no {listed(missing)}",
             fix="Add these members; ml_platform.training.trainer.Trainer describes them.",
         )
-    return found
+    trainer: type[Trainer] = found
+    return trainer
 
 
 def scorer_of(name: str) -> str | None:

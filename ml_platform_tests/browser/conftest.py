@@ -1,4 +1,4 @@
-"""A webserver on a home of its own, the pages that assets link to, and a headless Chromium that looks at them."""
+"""Fixtures of the browser tests: a webserver with its own home, a server of the reports, and a headless Chromium."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ STOP = """mutation ($id: String!) { stopSensor(id: $id) { __typename } }"""
 
 @dataclass(frozen=True)
 class Site:
-    """The addresses of a running webserver and of the reports, and the home behind them."""
+    """The addresses of a running webserver and of the reports, and their home."""
 
     home: Home
     webserver: str
@@ -40,7 +40,7 @@ class Site:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Two months have landed, nothing is materialized, and what would run by itself is stopped."""
+    """Yield a site with two landed months, no materialization, and all sensors stopped."""
     home = Home(tmp_path_factory.mktemp("site"))
     land(Landing(home.landing), "2013-02")
     ports = {port_variable(name): str(free_port()) for name in ("webserver", "reports", "mlflow", "gateway")}
@@ -67,9 +67,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """Yield a headless Chromium."""
     if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no chromium with its driver on this machine: apt-get install chromium chromium-driver")
+        pytest.skip("chromium or chromedriver is not installed; run: apt-get install chromium chromium-driver")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -96,7 +96,7 @@ def _start(process: ProcessSpec, home: Home, variables: dict[str, str]) -> subpr
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    # A refused connection is tried again by the transport, each time after a longer pause.
+    # The transport retries a refused connection with increasing pauses.
     with httpx.Client(transport=httpx.HTTPTransport(retries=9), timeout=180) as client:
         assert client.get(address, follow_redirects=True).status_code < 500
     assert process.poll() is None

@@ -1,4 +1,4 @@
-"""What an analyst does in the Dagster UI alone: look at the graph, read about an asset, make it, follow its links."""
+"""An analyst in the Dagster UI: open the graph, read about an asset, materialize it, and follow its links."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from ml_platform_tests.browser.conftest import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(600)]
 
-SECONDS = 180
+TIMEOUT_SECONDS = 180
 
 
 @pytest.fixture
@@ -24,10 +24,10 @@ def page(browser: Any, site: Site, tmp_path: Path) -> Any:
 
 
 class Page:
-    """The browser, with the few gestures of a person: open, see, click."""
+    """The browser with the actions of a user: open a page, wait for text, fill a field, click."""
 
-    def __init__(self, browser: Any, site: Site, shots: Path) -> None:
-        self.browser, self.site, self.shots = browser, site, shots
+    def __init__(self, browser: Any, site: Site, screenshots: Path) -> None:
+        self.browser, self.site, self.screenshots = browser, site, screenshots
 
     def open(self, path: str) -> None:
         self.browser.get(self.site.webserver + path)
@@ -36,14 +36,16 @@ class Page:
         return str(self.browser.find_element(By.TAG_NAME, "body").text)
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        waiting = WebDriverWait(self.browser, SECONDS, ignored_exceptions=[StaleElementReferenceException])
+        waiting = WebDriverWait(self.browser, TIMEOUT_SECONDS, ignored_exceptions=[StaleElementReferenceException])
         try:
             return waiting.until(lambda _: condition())
         except Exception as error:
-            self.browser.save_screenshot(str(self.shots / "unseen.png"))
-            raise AssertionError(f"Not seen within {SECONDS} s; the page says:\n{self.text()[:3_000]}") from error
+            self.browser.save_screenshot(str(self.screenshots / "timeout.png"))
+            raise AssertionError(
+                f"The condition failed for {TIMEOUT_SECONDS} s. Text of the page:\n{self.text()[:3_000]}"
+            ) from error
 
-    def sees(self, *texts: str) -> None:
+    def wait_for(self, *texts: str) -> None:
         self.until(lambda: all(text in self.text() for text in texts))
 
     def fill(self, xpath: str, text: str) -> None:
@@ -54,7 +56,7 @@ class Page:
         field[0].send_keys(Keys.CONTROL, "a")
         field[0].send_keys(text + Keys.ENTER)
 
-    def looks_at_new_tab(self) -> None:
+    def switch_to_new_tab(self) -> None:
         self.until(lambda: len(self.browser.window_handles) > 1)
         self.browser.switch_to.window(self.browser.window_handles[-1])
 
@@ -69,30 +71,32 @@ class Page:
         self.until(clicked)
 
 
-def test_graph_shows_the_groups(page: Page) -> None:
+def test_graph_shows_the_asset_groups(page: Page) -> None:
     page.open("/asset-groups")
-    page.sees("aviation", "aviation_features", "departure_risk")
+    page.wait_for("aviation", "aviation_features", "departure_risk")
 
 
-def test_asset_explains_itself_before_it_is_made(page: Page) -> None:
+def test_page_of_an_asset_describes_it_before_its_materialization(page: Page) -> None:
     page.open("/assets/datasets/weather")
-    page.sees("One row per New York airport and observed hour", "Owners", "aviation", "Polars", "Delta Lake", "Tags")
-    page.sees("wind_gust", "Speed of gusts; none when there were none")
+    page.wait_for(
+        "One row per New York airport and observed hour", "Owners", "aviation", "Polars", "Delta Lake", "Tags"
+    )
+    page.wait_for("wind_gust", "Speed of gusts; none when there were none")
 
 
-def test_month_is_made_by_clicking_and_shows_its_rows_and_its_report(page: Page) -> None:
+def test_month_materialized_with_clicks_shows_its_rows_and_its_report(page: Page) -> None:
     page.open("/assets/datasets/weather")
     page.click("//button[contains(., 'Materialize')]")
-    page.sees("Launch runs to materialize")
+    page.wait_for("Launch runs to materialize")
     page.fill("//input[starts-with(@placeholder, 'ex: 2013-01')]", "2013-02")
     page.click("//button[contains(., 'Launch 1 run')]")
-    page.until(lambda: "Launch runs to materialize" not in page.text())  # it closes when the run is accepted
+    page.until(lambda: "Launch runs to materialize" not in page.text())  # the dialog closes when the run is accepted
 
     page.open("/runs")
-    page.sees("partition: 2013-02", "Success")
+    page.wait_for("partition: 2013-02", "Success")
     page.open("/assets/datasets/weather?view=partitions&partition=2013-02")
-    page.sees("Materialized (1)", "dagster/row_count", "2010", "landed_sha256")
+    page.wait_for("Materialized (1)", "dagster/row_count", "2010", "landed_sha256")
 
     page.click(f"//a[starts-with(@href, '{page.site.reports}/data_docs/weather/2013-02/')]")
-    page.looks_at_new_tab()
-    page.sees("Expectation Validation Result", "weather", "wind_gust")
+    page.switch_to_new_tab()
+    page.wait_for("Expectation Validation Result", "weather", "wind_gust")

@@ -1,4 +1,4 @@
-"""A home in which the deliveries of four months are ready to be learned from, and a step that can be killed.
+"""A home with training sets of four months of deliveries, and a program whose training step a test can kill.
 
 As a program (`delivery_home.py HOME MONTH SETTINGS`) it materializes one candidate and prints its content digest.
 """
@@ -36,7 +36,7 @@ FAST = {"max_rounds": 30, "num_threads": 1}
 
 @dataclass(frozen=True)
 class PlatformFixture:
-    """The home and its resources."""
+    """A home and its resources."""
 
     home: Home
     resources: dict[str, Any]
@@ -55,11 +55,11 @@ class PlatformFixture:
         return open_stores(opened["home"], opened["lake"], opened["mlflow"], opened["online_store"])
 
     def tracked(self, **changes: Any) -> MlflowResource:
-        """Return another connection to the same tracking store, with ``changes`` of its settings."""
+        """Return another connection to the same tracking store, with some settings changed."""
         return MlflowResource(**(self.mlflow.model_dump() | changes))
 
     def land(self) -> None:
-        """Publish the deliveries and make change log and training sets."""
+        """Publish the deliveries, and materialize the change log and the training sets."""
         for month in MONTHS:
             self.lake.write("datasets/deliveries", deliveries(month), month)
         model = delivery_model()
@@ -68,7 +68,7 @@ class PlatformFixture:
         build_training_sets(model, MONTHS, self.lake)
 
     def with_rows(self, name: str, change: pl.Expr, months: tuple[str, ...] = MONTHS) -> ModelAssets:
-        """Return a model called ``name`` whose training sets are those of the deliveries after ``change``."""
+        """Return a model called ``name`` whose training sets are those of the deliveries with ``change`` applied."""
         model = delivery_model(name=name)
         for month in months:
             rows = self.lake.scan(delivery_model().table, partitions=[month]).drop(PARTITION).with_columns(change)
@@ -76,7 +76,7 @@ class PlatformFixture:
         return model
 
     def make(self, model: ModelAssets, month: str = "2013-03", trainer: str = "lightgbm", **resources: Any) -> Any:
-        """Materialize a candidate and return what the UI shows of it; raises what the step raises."""
+        """Materialize a candidate and return its metadata. Errors of the step are raised."""
         asset = training.candidate(model, trainer)
         done = dg.materialize([asset], partition_key=month, resources=self.resources | resources)
         (event,) = done.get_asset_materialization_events()
@@ -85,7 +85,7 @@ class PlatformFixture:
 
 @contextmanager
 def open_platform(root: Path) -> Iterator[PlatformFixture]:
-    """Open the home at ``root`` with the deliveries' functions importable."""
+    """Open the home at ``root``, and make the functions of the test domain importable."""
     home, before = Home(root), assets.__path__
     home.mlflow.mkdir(parents=True, exist_ok=True)
     assets.__path__ = [*before, str(DOMAIN)]
@@ -105,7 +105,7 @@ def open_platform(root: Path) -> Iterator[PlatformFixture]:
 
 
 def with_trainers(**trainers: object) -> ModelAssets:
-    """Return the model of the deliveries with these trainers in place of its own."""
+    """Return the delivery model with these trainers instead of its own."""
     return delivery_model(trainers=trainers)
 
 

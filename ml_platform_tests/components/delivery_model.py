@@ -1,4 +1,4 @@
-"""A small real model of a made-up domain: deliveries of three shops, late by distance and by how late the shop was."""
+"""A small complete model of a test domain: deliveries of three shops, which are late by distance and by shop."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,10 @@ DOMAIN = Path(__file__).parent / "delivery_domain"
 
 
 def deliveries(month: str, weight: float = 2.0) -> pl.DataFrame:
-    """Return the deliveries of ``month``: 28 days of 30, each due 60 minutes after it was ordered."""
+    """Return the deliveries of ``month``: 30 per day for 28 days, each arriving two hours after the order.
+
+    ``weight`` is the effect of the distance on the log-odds of a late delivery.
+    """
     random = np.random.default_rng(int(month.replace("-", "")))
     start = datetime.fromisoformat(f"{month}-01").replace(tzinfo=UTC)
     rows = 28 * PER_DAY
@@ -40,7 +43,7 @@ def deliveries(month: str, weight: float = 2.0) -> pl.DataFrame:
 
 
 def delivery_model(**changes: object) -> ModelAssets:
-    """Return the model as it would be declared, with ``changes`` of its attributes."""
+    """Return the declared model, with ``changes`` of its attributes."""
     declared = {
         "name": "late",
         "description": "Whether a delivery comes late",
@@ -54,7 +57,7 @@ def delivery_model(**changes: object) -> ModelAssets:
             {"name": "ordered_at", "type": "datetime"},
         ],
         "prediction_time": {"field": "ordered_at"},
-        "features": ["shops", "asked", "when"],
+        "features": ["shops", "order", "when"],
         "trainers": {"lightgbm": {"trainer": "lightgbm", "settings": {"max_rounds": 30, "num_threads": 1}}},
         "evaluation": {"slices": ["shop"], "request_only": ["when"], "bootstrap": {"resamples": 200}},
         "gates": [
@@ -69,7 +72,7 @@ def delivery_model(**changes: object) -> ModelAssets:
 
 
 def delivery_minutes_model() -> ModelAssets:
-    """Return the same by how many minutes a delivery is late: a regression, whose intervals are gated too."""
+    """Return a regression of the delay in minutes, with a gate on the coverage of its intervals."""
     return delivery_model(
         name="minutes",
         target="minutes late",
@@ -95,23 +98,23 @@ VIEWS = [
             "entity": ["shop"],
             "function": f"{FUNCTIONS}:lateness",
             "sources": [{"dataset": "deliveries", "available_from": {"came_at": ["came_at", "shop", "late"]}}],
-            "features": [{"name": "last_late", "description": "Whether the last one came late"}],
+            "features": [{"name": "last_late", "description": "Whether the last delivery came late"}],
         }
     ),
     FeatureView.model_validate(
         {
-            "name": "asked",
+            "name": "order",
             "kind": "request",
-            "function": f"{FUNCTIONS}:asked",
+            "function": f"{FUNCTIONS}:order_distance",
             "fields": ["distance"],
-            "features": [{"name": "distance", "description": "How far", "unit": "km"}],
+            "features": [{"name": "distance", "description": "Distance to the customer", "unit": "km"}],
         }
     ),
     FeatureView.model_validate(
         {
             "name": "when",
             "kind": "request",
-            "function": f"{FUNCTIONS}:nearness",
+            "function": f"{FUNCTIONS}:order_hour",
             "fields": ["ordered_at"],
             "features": [{"name": "hour", "description": "Hour of the day"}],
         }

@@ -1,4 +1,4 @@
-"""A project of the domain `shop`, loaded as a team's own is, and what a refusal of it says."""
+"""Loads a temporary project with the package `shop`, and collects the messages of its loading errors."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ registry_modules = ["ml_platform.components"]
 
 
 def make_importable(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make ``root`` a project whose package `shop` is imported afresh."""
+    """Make ``root`` a project, and forget an imported package `shop` of an earlier test."""
     (root / "pyproject.toml").write_text(PROJECT_FILE)
     monkeypatch.syspath_prepend(str(root))
     for name in [name for name in sys.modules if name == "shop" or name.startswith("shop.")]:
@@ -25,11 +25,12 @@ def make_importable(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(root: Path) -> dg.Definitions:
+    """Return the definitions of the project at ``root``."""
     return dg.load_from_defs_folder(project_root=root)
 
 
 def error_chain(error: BaseException) -> str:
-    """Return the messages of ``error`` and of everything that caused it, as Dagster prints them."""
+    """Return the messages of ``error`` and of its causes, as Dagster prints them."""
     every: list[str] = []
     current: BaseException | None = error
     while current is not None:

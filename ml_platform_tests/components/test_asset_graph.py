@@ -1,4 +1,4 @@
-"""The graph of the reference domain: exact keys, nothing from nowhere, everything owned, grouped and described."""
+"""The asset graph of the reference domain: exact keys, no external assets, and owner, group and description."""
 
 import dagster as dg
 import pytest
@@ -27,7 +27,7 @@ def loaded() -> dg.Definitions:
     return defs()
 
 
-def test_the_assets_are_exactly_these(loaded: dg.Definitions) -> None:
+def test_graph_has_exactly_the_expected_assets(loaded: dg.Definitions) -> None:
     keys = loaded.resolve_asset_graph().get_all_asset_keys()
     views = {key.path[1] for key in keys if key.path[0] == "features"}
 
@@ -37,7 +37,7 @@ def test_the_assets_are_exactly_these(loaded: dg.Definitions) -> None:
     assert len(keys) == len(DATASETS) + len(MODEL) + len(views)  # a typo in deps would add an external asset
 
 
-def test_every_asset_is_owned_grouped_and_described(loaded: dg.Definitions) -> None:
+def test_every_asset_has_owner_group_and_description(loaded: dg.Definitions) -> None:
     graph = loaded.resolve_asset_graph()
     lacking = [
         node.key.to_user_string()

@@ -1,4 +1,4 @@
-"""A wrong defs.yaml is told with file, line, attribute and the nearest valid name, wherever it is read."""
+"""Errors in a defs.yaml name file, line, attribute and the closest valid name, at loading and in `dg check yaml`."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ attributes:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """A project of its own: `shop/orders/defs.yaml` beside `shop/loaders.py`."""
+    """A temporary project with `shop/loaders.py`; the argument is the text of `shop/orders/defs.yaml`."""
     (tmp_path / "shop/orders").mkdir(parents=True)
     (tmp_path / "shop/__init__.py").touch()
     (tmp_path / "shop/loaders.py").write_text("def orders(path): ...\n")
@@ -63,7 +63,7 @@ def test_several_documents_in_one_file_are_several_components(project: Callable[
         ("keys: [id]", "keys: [id]\n  event_time: att", "orders/defs.yaml:19, attribute 'event_time'", "'att'"),
     ],
 )
-def test_a_wrong_attribute_of_the_second_document_is_reported_with_its_line(
+def test_wrong_attribute_of_the_second_document_is_reported_with_its_line(
     project: Callable[[str], Path], line: str, wrong: str, place: str, message: str
 ) -> None:
     root = project(
@@ -74,24 +74,24 @@ def test_a_wrong_attribute_of_the_second_document_is_reported_with_its_line(
     second = text.index("# two")
     file.write_text(text[:second] + text[second:].replace(line, wrong))
 
-    with pytest.raises(Exception) as error:  # Dagster wraps it in one of its own
+    with pytest.raises(Exception) as error:  # Dagster wraps the error in its own type
         load(root)
     # The second document starts at line 13, so its attributes begin at line 15.
     assert place.format(file=file) in error_chain(error.value)
     assert message in error_chain(error.value)
 
 
-def test_an_expectation_that_does_not_exist_is_reported_with_its_line(project: Callable[[str], Path]) -> None:
+def test_unknown_expectation_is_reported_with_its_line(project: Callable[[str], Path]) -> None:
     root = project(GOOD + "    expectations:\n      - expectation: expect_column_mean_to_be_betwen\n")
 
-    with pytest.raises(Exception) as error:  # Dagster wraps it in one of its own
+    with pytest.raises(Exception) as error:  # Dagster wraps the error in its own type
         load(root)
     assert "orders/defs.yaml:12, attribute 'contract.expectations.0.expectation'" in error_chain(error.value)
     assert "Did you mean 'expect_column_mean_to_be_between'?" in error_chain(error.value)
 
 
 @pytest.mark.slow  # starts the `dg` command
-def test_dg_check_yaml_tells_file_line_attribute_and_nearest_name(project: Callable[[str], Path]) -> None:
+def test_dg_check_yaml_reports_file_line_attribute_and_closest_name(project: Callable[[str], Path]) -> None:
     root = project(GOOD.replace("keys:", "kyes:"))
     done = subprocess.run(
         [str(Path(sys.executable).with_name("dg")), "check", "yaml"],
@@ -105,7 +105,7 @@ def test_dg_check_yaml_tells_file_line_attribute_and_nearest_name(project: Calla
     assert "shop/orders/defs.yaml:6 - ml_platform.Dataset attributes.kyes 'keys' was expected" in done.stdout
 
 
-def test_the_engine_is_imported_without_dagster() -> None:
+def test_engine_is_imported_without_dagster() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys, ml_platform, ml_platform.data.lake; print('dagster' in sys.modules)"],
         capture_output=True,

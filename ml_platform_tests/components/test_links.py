@@ -1,4 +1,4 @@
-"""Links on assets can be opened from the UI: they lead to served pages, at the addresses that were chosen."""
+"""Links in asset metadata point to served pages at the configured addresses."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from resources.mlflow import MlflowResource
 from resources.profiles import resources_of_profile
 
 
-def test_page_of_the_home_is_linked_where_reports_are_served(tmp_path: Path) -> None:
+def test_page_in_the_home_is_linked_at_the_report_server(tmp_path: Path) -> None:
     lake = LakeResource.for_home(Home(tmp_path))
     page = lake.data_docs() / "flights" / "2013-06" / "index.html"
 
     assert lake.link(page).url == "http://127.0.0.1:3001/data_docs/flights/2013-06/index.html"
 
 
-def test_chosen_port_and_address_are_those_of_the_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_use_the_configured_port_and_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ML_PLATFORM_REPORTS_PORT", "4711")
     monkeypatch.setenv("ML_PLATFORM_MLFLOW_ADDRESS", "https://mlflow.example.org/")
     home = Home(tmp_path)
@@ -28,12 +28,12 @@ def test_chosen_port_and_address_are_those_of_the_links(tmp_path: Path, monkeypa
     assert resources["mlflow"].server_address == "https://mlflow.example.org"
 
 
-def test_page_outside_the_reports_is_not_linked(tmp_path: Path) -> None:
+def test_page_outside_the_reports_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not in the subpath"):
         addresses.page_link(tmp_path / "secret.html", tmp_path / "reports", "http://127.0.0.1:3001")
 
 
-def test_run_is_linked_to_its_page_at_the_server(tmp_path: Path) -> None:
+def test_run_is_linked_to_its_page_at_the_mlflow_server(tmp_path: Path) -> None:
     mlflow = MlflowResource.for_home(Home(tmp_path))
     with mlflow.tracking.run("departure_risk", "a run", {}) as run:
         pass

@@ -1,4 +1,4 @@
-"""What assets show of themselves in the UI."""
+"""Metadata of the assets in the UI: columns with descriptions, kinds and tags."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def graph() -> Any:
     return defs().resolve_asset_graph()
 
 
-def test_training_set_shows_every_column_with_its_meaning() -> None:
+def test_training_set_describes_every_column() -> None:
     model = bound_model("departure_risk")
     columns = {column.name: column for column in training_set_schema(model).columns}
 
@@ -27,7 +27,7 @@ def test_training_set_shows_every_column_with_its_meaning() -> None:
     assert [name for name, column in columns.items() if not column.description] == []
 
 
-def test_tables_show_their_columns_and_where_they_lie(graph: Any) -> None:
+def test_every_table_has_a_column_schema(graph: Any) -> None:
     tables = [
         node
         for node in graph.asset_nodes

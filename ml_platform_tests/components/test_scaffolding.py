@@ -1,4 +1,4 @@
-"""What is scaffolded parses, explains every attribute, and refuses what would not load."""
+"""Scaffolded files are valid and comment every attribute; names that would not load are rejected."""
 
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,14 @@ def scaffolded(root: Path, path: str, scaffolder: dg.Scaffolder[Any], params: An
 
 
 @pytest.mark.parametrize("scaffolder", [DatasetScaffolder(), ModelScaffolder()])
-def test_every_document_is_a_valid_declaration(tmp_path: Path, scaffolder: dg.Scaffolder[Any]) -> None:
+def test_every_scaffolded_document_is_a_valid_declaration(tmp_path: Path, scaffolder: dg.Scaffolder[Any]) -> None:
     documents = list(yaml.safe_load_all(scaffolded(tmp_path, "assets/claims/late_case", scaffolder)))
 
     assert [COMPONENTS[each["type"]].model_validate(each["attributes"]).group for each in documents[:3]]
     assert documents[-1]["attributes"]["name"] == "late_case"
 
 
-def test_every_attribute_of_a_model_is_named_with_its_meaning(tmp_path: Path) -> None:
+def test_every_attribute_of_a_model_is_commented_with_its_description(tmp_path: Path) -> None:
     text = scaffolded(tmp_path, "assets/late_case", ModelScaffolder()).split("---\n")[-1]
 
     missing = [
@@ -49,9 +49,9 @@ def test_every_attribute_of_a_model_is_named_with_its_meaning(tmp_path: Path) ->
     assert missing == []
 
 
-def test_defaults_shown_as_comments_are_those_that_hold(tmp_path: Path) -> None:
+def test_commented_defaults_equal_the_defaults_of_the_settings(tmp_path: Path) -> None:
     text = scaffolded(tmp_path, "assets/late_case", ModelScaffolder()).split("---\n")[-1]
-    given, _, left = text.partition("# Attributes that are left at their default:\n")
+    given, _, left = text.partition("# Attributes with their default value:\n")
     settings = [line.removeprefix("  # ") for line in left.splitlines() if "# " in line]
     uncommented = "\n".join(line for line in settings if line.startswith("  ") or line.partition(":")[0].isidentifier())
     lines = [line for line in uncommented.splitlines() if line.split(":")[0].strip() in _all_names(Model)]
@@ -74,20 +74,20 @@ def test_comment_above_an_attribute_is_its_description() -> None:
     ]
 
 
-def test_functions_are_named_by_the_folder_that_they_lie_in(tmp_path: Path) -> None:
+def test_functions_are_named_by_their_folder(tmp_path: Path) -> None:
     text = scaffolded(tmp_path, "assets/claims/late_case", ModelScaffolder())
     assert "function: assets.claims.late_case.examples:cases" in text
     assert (tmp_path / "assets" / "claims" / "__init__.py").exists()
 
 
-def test_name_that_cannot_be_imported_is_rejected_with_one_that_can(tmp_path: Path) -> None:
+def test_name_that_cannot_be_imported_is_rejected_with_a_valid_one(tmp_path: Path) -> None:
     scaffold_request = request(tmp_path, "assets/Late-Case")
     with pytest.raises(click.ClickException, match=r"found 'Late-Case'\. Try 'late_case'"):
         ModelScaffolder().scaffold(scaffold_request)
-    assert not scaffold_request.target_path.exists()  # else the next attempt would find the path taken
+    assert not scaffold_request.target_path.exists()  # otherwise a second attempt would fail on the existing folder
 
 
-def test_view_on_a_dataset_that_is_not_there_is_rejected(tmp_path: Path) -> None:
+def test_view_on_an_unknown_dataset_is_rejected(tmp_path: Path) -> None:
     scaffold_request = request(tmp_path, "assets/busy", FeatureViewScaffoldParams(dataset="fligths"))
     scaffold_request.project_root = PROJECT
     with pytest.raises(click.ClickException, match="Did you mean 'flights'"):
@@ -95,11 +95,11 @@ def test_view_on_a_dataset_that_is_not_there_is_rejected(tmp_path: Path) -> None
     assert not scaffold_request.target_path.exists()
 
 
-def test_landed_months_are_the_same_whenever_they_are_landed(tmp_path: Path) -> None:
+def test_generated_months_are_reproducible(tmp_path: Path) -> None:
     scaffolded(tmp_path, "assets/orders", DatasetScaffolder())
     module: dict[str, Any] = {}
     exec((tmp_path / "assets" / "orders" / "landing.py").read_text(), module)
     month = module["month_of_cases"]("2024-02")
 
     assert month == module["month_of_cases"]("2024-02")
-    assert len(month.splitlines()) == 1 + 29 * 24 * 5  # a leap year; five desks, a case an hour
+    assert len(month.splitlines()) == 1 + 29 * 24 * 5  # a header; a leap year with five desks and one case per hour

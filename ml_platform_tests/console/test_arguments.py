@@ -1,4 +1,4 @@
-"""What people type: what can be read, and the message that everything else ends in."""
+"""Command-line arguments: the accepted forms, and the error message for every other."""
 
 import re
 import sys
@@ -18,27 +18,27 @@ ROW = (
 BY = ("--by", "ada", "--reason", "seen")
 
 
-def test_months_are_read_as_one_or_as_a_range() -> None:
+def test_one_month_or_a_range_is_parsed() -> None:
     assert parse_months("2013-06") == ["2013-06"]
     assert parse_months("2012-12...2013-02") == ["2012-12", "2013-01", "2013-02"]
 
 
-def test_months_that_run_backwards_or_are_none_are_rejected() -> None:
+def test_backward_range_and_text_that_is_no_month_are_rejected() -> None:
     with pytest.raises(ArgumentError, match=r"'2013-02\.\.\.2013-01'.*found 2013-01 before 2013-02"):
         parse_months("2013-02...2013-01")
     with pytest.raises(PartitionError, match="expected the form YYYY-MM"):
         parse_months("June")
 
 
-def test_instant_has_an_offset() -> None:
+def test_instant_without_offset_is_rejected() -> None:
     assert parse_instant("2013-07-01T06:00:00-04:00") == datetime(2013, 7, 1, 10, tzinfo=UTC)
-    with pytest.raises(ArgumentError, match=r"no offset.*2013-07-01T00:00:00\+00:00 is UTC"):
+    with pytest.raises(ArgumentError, match=r"without offset.*2013-07-01T00:00:00\+00:00 is UTC"):
         parse_instant("2013-07-01")
-    with pytest.raises(ArgumentError, match="no time that can be read"):
+    with pytest.raises(ArgumentError, match="found text in another form"):
         parse_instant("yesterday")
 
 
-def test_unknown_domain_is_rejected_with_those_that_have_the_module() -> None:
+def test_unknown_domain_is_rejected_with_a_list_of_valid_domains() -> None:
     assert domain_module("aviation", "demo").MODEL == "departure_risk"
     with pytest.raises(ArgumentError, match=r"found no folder assets/avation\. .*Did you mean 'aviation'"):
         domain_module("avation", "demo")
@@ -53,7 +53,7 @@ def test_unknown_domain_is_rejected_with_those_that_have_the_module() -> None:
         (("land", "aviation", "--through", "2013-6"), "Month '2013-6': expected the form YYYY-MM"),
         (("land", "aviation", "--through", "2014-01"), "expected a month from 2013-01 to 2013-12, found 2014-01"),
         (("demo", "../x"), r"Domain '\.\./x': .*no folder"),
-        (("materialize", "--select", "key:(((", "-p", "2013-06"), "found a text that Dagster cannot read"),
+        (("materialize", "--select", "key:(((", "-p", "2013-06"), "found text that Dagster cannot parse"),
         (("materialize", "--select", 'key:"[/no]"', "-p", "2013-06"), r"Selection 'key:\"\[/no\]\"': .*found none"),
         (("materialize", "--select", "*", "-p", "junk"), "Month 'junk'"),
         (("history", "departure_risk", "--at", "junk"), "Instant 'junk'"),
@@ -69,7 +69,7 @@ def test_unknown_domain_is_rejected_with_those_that_have_the_module() -> None:
         (("leak-check", "departure_risk", "--partition", "June"), "Month 'June'"),
         (("features", "show", "departure_risk", "--row", "{broken"), "body: expected JSON"),
         (("features", "show", "departure_risk", "--row", "{}"), r"rows\[0\].carrier: .*missing"),
-        (("features", "show", "departure_risk", "--row", ROW, "--as-of", "2013-07-01"), "no offset"),
+        (("features", "show", "departure_risk", "--row", ROW, "--as-of", "2013-07-01"), "without offset"),
         (("features", "show", "departure_risk", "--row", ROW), "Materialize features/"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
@@ -86,15 +86,15 @@ def test_bad_argument_ends_in_one_message_and_exit_code_1(
     monkeypatch.setattr(sys, "argv", ["ml-platform", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
-    said = capfd.readouterr().err
+    printed = capfd.readouterr().err
     assert ended.value.code == 1
-    assert "Traceback" not in said
-    refusals = [line for line in said.splitlines() if line.startswith("✗")]
-    assert len(refusals) == 1
-    assert re.search(message, refusals[0])
+    assert "Traceback" not in printed
+    errors = [line for line in printed.splitlines() if line.startswith("✗")]
+    assert len(errors) == 1
+    assert re.search(message, errors[0])
 
 
-def test_home_that_cannot_be_made_is_named_with_the_way_out(
+def test_error_names_a_home_that_cannot_be_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -103,4 +103,4 @@ def test_home_that_cannot_be_made_is_named_with_the_way_out(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert "expected a folder that can be written, found Not a directory" in capfd.readouterr().err
+    assert "expected a writable folder, found Not a directory" in capfd.readouterr().err

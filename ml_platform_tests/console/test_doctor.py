@@ -1,4 +1,4 @@
-"""`ml-platform doctor`: every check has a case in which it fails, and a diagnosis changes nothing."""
+"""`ml-platform doctor`: each check fails in its case, and a diagnosis changes nothing."""
 
 import importlib.metadata
 import json
@@ -40,16 +40,16 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def subject(tmp_path: Path) -> Subject:
-    """Return an empty home, beside a repository without declarations."""
+    """Return a home that does not exist yet, with a repository without declarations."""
     (tmp_path / "repository" / "assets").mkdir(parents=True)
     return Subject(Home(tmp_path / "home"), tmp_path / "repository", datetime.now(UTC))
 
 
 @pytest.fixture
 def free_ports(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Return the ports of the platform by name, each chosen in the environment and free."""
+    """Return free ports by name, which the environment sets as the ports of the platform."""
     with ExitStack() as opened:
-        # All at once, so that no two are the same.
+        # All are open at the same time, so that no two are equal.
         probes = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in DEFAULT_PORTS]
         chosen = {name: probe.getsockname()[1] for name, probe in zip(DEFAULT_PORTS, probes, strict=True)}
     for name, number in chosen.items():
@@ -58,7 +58,7 @@ def free_ports(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def database(file: Path, *, journal: str = "delete", tables: tuple[str, ...] = ("rows",)) -> Path:
-    """Make an SQLite file of some 100 pages."""
+    """Create an SQLite file of about 100 pages."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(f"PRAGMA journal_mode = {journal}")
@@ -76,7 +76,7 @@ def overwrite(file: Path, at: int, data: bytes) -> None:
 
 
 def tree(root: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of change of everything below ``root``."""
+    """Return size and modification time of each file and folder below ``root``."""
     return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in sorted(root.rglob("*"))}
 
 
@@ -84,30 +84,30 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("free", "state"), [(0.5, "failed"), (5, "warning"), (50, "ok")])
-def test_disk_that_is_nearly_full_is_reported(
+def test_nearly_full_disk_is_reported(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, free: float, state: str
 ) -> None:
-    looked_at = []
+    checked = []
 
     def usage(folder: Path) -> Usage:
-        looked_at.append(folder)
+        checked.append(folder)
         return Usage(0, 0, int(free * 2**30))
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     found = machine.free_disk(subject)
     assert (found.state, found.found.split(" at ")[0]) == (state, f"{free:.1f} GiB free")
-    assert looked_at == [subject.home.root.parent]  # of a home that is not there yet, the folder above it
+    assert checked == [subject.home.root.parent]  # the parent folder, because the home does not exist yet
 
 
 @pytest.mark.parametrize(("available", "state"), [(0.5, "failed"), (2, "warning"), (8, "ok")])
-def test_machine_short_of_memory_is_reported(
+def test_low_memory_is_reported(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, available: float, state: str
 ) -> None:
     monkeypatch.setattr(machine, "available_memory_bytes", lambda: int(available * 2**30))
     assert machine.memory(subject).state == state
 
 
-def test_limit_of_a_container_counts_where_it_is_lower_than_the_machine(
+def test_memory_limit_of_a_container_is_used_if_it_is_lower_than_the_memory_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
@@ -120,7 +120,7 @@ def test_limit_of_a_container_counts_where_it_is_lower_than_the_machine(
     assert machine.available_memory_bytes() == pytest.approx(unlimited, rel=0.5)
 
 
-def test_port_that_another_process_uses_fails_with_the_variable_that_chooses_another(
+def test_port_of_another_process_fails_with_the_variable_that_sets_the_port(
     subject: Subject, free_ports: dict[str, int]
 ) -> None:
     assert machine.ports(subject).state == "ok"
@@ -133,7 +133,7 @@ def test_port_that_another_process_uses_fails_with_the_variable_that_chooses_ano
     assert found.fix == "Stop that process, or choose another port: ML_PLATFORM_MLFLOW_PORT."
 
 
-def test_port_that_the_platform_of_this_home_uses_is_fine(subject: Subject, free_ports: dict[str, int]) -> None:
+def test_port_of_the_platform_of_this_home_passes(subject: Subject, free_ports: dict[str, int]) -> None:
     listen = "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", listen, str(free_ports["gateway"])],
@@ -146,10 +146,10 @@ def test_port_that_the_platform_of_this_home_uses_is_fine(subject: Subject, free
         found = machine.ports(subject)
         process.kill()
     assert found.state == "ok"
-    assert f"{free_ports['gateway']} (gateway) is used by this home's platform" in found.found
+    assert f"{free_ports['gateway']} (gateway) is used by the platform of this home" in found.found
 
 
-def test_port_that_is_no_number_fails(
+def test_port_setting_that_is_not_a_number_fails(
     subject: Subject, free_ports: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ML_PLATFORM_REPORTS_PORT", "http")
@@ -179,21 +179,21 @@ def future_code(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "named"),
+    ("write", "expected"),
     [
-        (future_file, "the newest file of the home"),
+        (future_file, "the latest file of the home"),
         (future_record, "the last record of the audit log"),
         (future_code, "the installed code"),
     ],
 )
-def test_clock_before_what_was_recorded_fails(subject: Subject, write: Callable[[Subject], None], named: str) -> None:
+def test_clock_before_a_record_or_file_fails(subject: Subject, write: Callable[[Subject], None], expected: str) -> None:
     assert machine.clock(subject).state == "ok"
     write(subject)
     found = machine.clock(subject)
-    assert (found.state, named in found.found) == ("failed", True)
+    assert (found.state, expected in found.found) == ("failed", True)
 
 
-def test_declared_time_zone_that_does_not_exist_fails_with_the_file_that_names_it(subject: Subject) -> None:
+def test_unknown_time_zone_of_a_declaration_fails_with_its_file(subject: Subject) -> None:
     declared = subject.repository / "assets" / "trips" / "defs.yaml"
     declared.parent.mkdir()
     declared.write_text(
@@ -203,7 +203,7 @@ def test_declared_time_zone_that_does_not_exist_fails_with_the_file_that_names_i
     assert (found.state, found.found) == ("failed", "no time zone 'Mars/One' of assets/trips/defs.yaml")
 
 
-def test_time_zone_of_the_process_that_does_not_exist_warns(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_time_zone_of_the_process_warns(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Europe/Berlin")
     assert machine.time_zones(subject) == ok("UTC; this process uses Europe/Berlin")
     monkeypatch.setenv("TZ", "Europe/Bärlin")
@@ -214,9 +214,7 @@ def test_time_zone_of_the_process_that_does_not_exist_warns(subject: Subject, mo
 
 
 @pytest.mark.parametrize(("running", "state"), [("3.10.14", "failed"), ("3.12.1", "failed"), ("3.11.9", "ok")])
-def test_python_that_is_not_supported_fails(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch, running: str, state: str
-) -> None:
+def test_unsupported_python_fails(subject: Subject, monkeypatch: pytest.MonkeyPatch, running: str, state: str) -> None:
     monkeypatch.setattr(platform, "python_version", lambda: running)
     assert installation.python_version(subject).state == state
 
@@ -236,7 +234,7 @@ def test_packages_that_differ_from_the_lock_are_listed(subject: Subject) -> None
     pydantic = importlib.metadata.version("pydantic")
     assert found.state == "warning"
     assert found.found == (
-        f"2 of 3 packages differ from the lock: pydantic {pydantic} (lock: 0.1); no-such-package is absent (lock: 2)"
+        f"2 of 3 packages differ from the lock: pydantic {pydantic} (lock: 0.1); no-such-package is missing (lock: 2)"
     )
 
 
@@ -255,8 +253,8 @@ def test_installation_without_a_lock_warns(subject: Subject) -> None:
     [
         (0, 0, False, "ok", "none; training uses the CPU, torch 9.9"),
         (2, 2, True, "ok", "2 accelerators, torch 9.9"),
-        (2, 0, False, "warning", "2 NVIDIA devices, and torch 9.9 is built for the CPU"),
-        (2, 0, True, "warning", "2 NVIDIA devices, none of them visible to this process"),
+        (2, 0, False, "warning", "2 NVIDIA devices, but torch 9.9 is built for the CPU"),
+        (2, 0, True, "warning", "2 NVIDIA devices, but none is visible to this process"),
     ],
 )
 def test_accelerator_that_torch_cannot_use_warns(
@@ -304,7 +302,7 @@ def test_home_of_a_later_version_fails_and_an_older_one_warns(subject: Subject) 
 def test_home_that_cannot_be_written_fails(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     subject.home.lake.mkdir(parents=True)
     assert home_state.access(subject).state == "ok"
-    monkeypatch.setattr(os, "access", lambda path, mode: path != subject.home.lake)  # tests may run as root
+    monkeypatch.setattr(os, "access", lambda path, mode: path != subject.home.lake)  # root can write everywhere
     found = home_state.access(subject)
     assert (found.state, found.found) == ("failed", f"cannot be written: {subject.home.lake}")
 
@@ -324,7 +322,7 @@ def test_home_that_others_can_read_or_change_is_reported(
     assert home_state.access(subject).state == state
 
 
-def test_home_in_a_closed_folder_is_private_whatever_its_own_rights(subject: Subject, tmp_path: Path) -> None:
+def test_home_in_a_private_folder_is_private_with_any_mode(subject: Subject, tmp_path: Path) -> None:
     subject.home.root.mkdir(mode=0o755)
     tmp_path.chmod(0o700)
     assert not home_state.is_reachable_by_others(subject.home.root)
@@ -335,20 +333,20 @@ def test_home_in_a_closed_folder_is_private_whatever_its_own_rights(subject: Sub
 def test_damaged_database_fails(subject: Subject, journal: str) -> None:
     database(subject.home.dagster / "history" / "runs.db", journal=journal)
     study = database(subject.home.models / "studies" / "trips.db", journal=journal)
-    assert home_state.databases(subject) == ok("2 SQLite databases are sound")
+    assert home_state.databases(subject) == ok("2 SQLite databases are intact")
     overwrite(study, 4096, b"\xff" * 8192)
     found = home_state.databases(subject)
     assert found.state == "failed"
     assert found.found.startswith("1 of 2 SQLite databases are damaged: models/studies/trips.db: ")
 
 
-def test_file_that_is_no_database_fails(subject: Subject) -> None:
+def test_file_that_is_not_a_database_fails(subject: Subject) -> None:
     file = database(subject.home.mlflow / "mlflow.db")
     file.write_bytes(b"not a database at all" * 100)
     assert "file is not a database" in home_state.databases(subject).found
 
 
-def test_database_with_a_running_writer_is_read_or_left_alone(subject: Subject) -> None:
+def test_database_with_an_active_writer_is_read_or_skipped(subject: Subject) -> None:
     file = database(subject.home.dagster / "runs.db", journal="wal")
     exclusive = database(subject.home.dagster / "schedules.db")
     with closing(sqlite3.connect(file)) as writer, closing(sqlite3.connect(exclusive)) as other:
@@ -356,13 +354,15 @@ def test_database_with_a_running_writer_is_read_or_left_alone(subject: Subject) 
         other.execute("BEGIN EXCLUSIVE")
         found = home_state.databases(subject)
     assert found.state == "ok"
-    assert found.found.startswith("1 SQLite databases are sound; 1 in use")
+    assert found.found.startswith("1 SQLite databases are intact; 1 in use")
 
 
-def test_databases_that_are_not_checked_in_time_are_counted(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_databases_beyond_the_time_limit_are_counted_as_unchecked(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database(subject.home.dagster / "runs.db")
     monkeypatch.setattr(home_state, "DATABASE_SECONDS", -1.0)
-    assert home_state.databases(subject).found.startswith("0 SQLite databases are sound; 1 in use or not checked")
+    assert home_state.databases(subject).found.startswith("0 SQLite databases are intact; 1 in use or not checked")
 
 
 def test_tracking_store_without_its_tables_or_unreadable_fails(subject: Subject) -> None:
@@ -372,7 +372,7 @@ def test_tracking_store_without_its_tables_or_unreadable_fails(subject: Subject)
     found = home_state.tracking_store(subject)
     assert (found.state, found.found) == (
         "failed",
-        f"{file} lacks the tables alembic_version, model_versions, registered_models",
+        f"{file} has no tables alembic_version, model_versions, registered_models",
     )
     file.unlink()
     database(file, tables=tuple(sorted(home_state.MLFLOW_TABLES)))
@@ -391,35 +391,35 @@ def test_changed_audit_log_fails(subject: Subject) -> None:
     assert (found.state, "record 1" in found.found) == ("failed", True)
 
 
-def test_desired_state_that_cannot_be_read_or_whose_bento_is_gone_fails(subject: Subject) -> None:
-    assert home_state.desired_states(subject) == ok("no model is rolled out yet")
+def test_unreadable_desired_state_and_missing_bento_fail(subject: Subject) -> None:
+    assert home_state.desired_states(subject) == ok("no rollout yet")
     bento = subject.home.bentos / "trips"
     bento.mkdir(parents=True)
     (bento / "bento.yaml").touch()
     served = ServedVersion(version="4", bento=str(bento))
     swap_desired_state(subject.home.serving / "trips", DesiredState(stable=served, weights={"stable": 100}), 0)
-    assert home_state.desired_states(subject) == ok("desired states can be read, bentos are there: 1")
+    assert home_state.desired_states(subject) == ok("1 readable, all bentos exist")
 
     (bento / "bento.yaml").unlink()
     state_file = subject.home.serving / "trips" / "desired_state.json"
-    state_file.rename(state_file.with_name("wanted.json"))  # as in a home that is not migrated yet
+    state_file.rename(state_file.with_name("wanted.json"))  # as in a home of version 1
     (subject.home.serving / "arrivals").mkdir()
     (subject.home.serving / "arrivals" / "desired_state.json").write_text('{"weights": {"stable": 100}}')
     found = home_state.desired_states(subject)
     assert found.state == "failed"
     assert "arrivals: desired_state.json cannot be read" in found.found
-    assert f"trips: the bento of version 4 is not at {bento}" in found.found
+    assert f"trips: version 4 has no bento at {bento}" in found.found
 
 
 @pytest.fixture
 def table(subject: Subject) -> Path:
-    """Return the folder of a Delta table with one partition, whose check passes."""
+    """Return the folder of a valid Delta table with one partition."""
     Lake(str(subject.home.lake)).write("datasets/trips", pl.DataFrame({"value": [1, 2]}), "2013-01")
-    assert home_state.lake_tables(subject) == ok("1 tables of the lake can be read")
+    assert home_state.lake_tables(subject) == ok("1 tables can be read")
     return subject.home.lake / "datasets" / "trips"
 
 
-def cut_off(table: Path) -> None:
+def truncate_data(table: Path) -> None:
     (file,) = table.rglob("*.parquet")
     file.write_bytes(file.read_bytes()[:-8])
 
@@ -444,8 +444,8 @@ def remove_log(table: Path) -> None:
     commit.unlink()
 
 
-@pytest.mark.parametrize("damage", [cut_off, remove_data, empty_data, garble_log, remove_log])
-def test_table_whose_latest_version_cannot_be_read_fails(
+@pytest.mark.parametrize("damage", [truncate_data, remove_data, empty_data, garble_log, remove_log])
+def test_unreadable_latest_version_of_a_table_fails(
     subject: Subject, table: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(table)
@@ -454,12 +454,12 @@ def test_table_whose_latest_version_cannot_be_read_fails(
     assert found.found.startswith("1 of 1 tables cannot be read: datasets/trips: ")
 
 
-# The whole.
+# All checks together.
 
 
 @pytest.fixture
 def damaged(subject: Subject) -> Subject:
-    """Return a home in which everything that can be damaged is."""
+    """Return a home in which every part is damaged."""
     home = subject.home
     database(home.dagster / "runs.db", journal="wal")
     overwrite(database(home.mlflow / "mlflow.db"), 0, b"garbage")
@@ -472,7 +472,7 @@ def damaged(subject: Subject) -> Subject:
     return subject
 
 
-def test_diagnosis_of_a_damaged_home_goes_on_and_changes_nothing(damaged: Subject) -> None:
+def test_diagnosis_of_a_damaged_home_runs_all_checks_and_changes_nothing(damaged: Subject) -> None:
     before = tree(damaged.home.root)
     findings = diagnose(damaged)
     assert list(findings) == list(CHECKS)
@@ -482,11 +482,11 @@ def test_diagnosis_of_a_damaged_home_goes_on_and_changes_nothing(damaged: Subjec
     assert tree(damaged.home.root) == before
 
 
-def test_check_that_breaks_fails_and_the_others_run(subject: Subject) -> None:
-    def breaks(subject: Subject) -> Finding:
+def test_check_that_raises_fails_and_the_others_run(subject: Subject) -> None:
+    def raises(subject: Subject) -> Finding:
         raise OSError("Input/output error")
 
-    findings = diagnose(subject, {"first": breaks, "second": lambda _: ok("fine")})
+    findings = diagnose(subject, {"first": raises, "second": lambda _: ok("fine")})
     assert findings["first"].found == "the check could not run: OSError: Input/output error"
     assert findings["second"] == ok("fine")
 
@@ -500,7 +500,7 @@ def test_only_a_failed_check_makes_the_diagnosis_fail() -> None:
     }
 
 
-def test_people_see_one_line_per_check_and_the_fix_below_it() -> None:
+def test_output_has_one_line_per_check_with_its_fix_below() -> None:
     output = StringIO()
     show({"disk": ok("9 GiB free"), "ports": failed("80 is used", "Stop it.")}, Console(file=output, width=80))
     lines = [line.rstrip() for line in output.getvalue().splitlines()]
@@ -512,7 +512,7 @@ def test_people_see_one_line_per_check_and_the_fix_below_it() -> None:
     ]
 
 
-def test_command_works_without_a_home_and_makes_none(
+def test_command_runs_without_a_home_and_creates_none(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, free_ports: dict[str, int]
 ) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(subject.home.root))

@@ -1,4 +1,4 @@
-"""What is stale: missing, made by older code, or older than its inputs."""
+"""Stale assets: never materialized, made by another code version, or older than an input."""
 
 import dagster as dg
 
@@ -24,12 +24,12 @@ def _run(instance: dg.DagsterInstance, keys: list[dg.AssetKey], month: str) -> N
 
 
 def _stale(instance: dg.DagsterInstance, months: list[str], code_version: str = "1") -> dict[tuple[str, str], str]:
-    demanded = {SOURCE: months, RESULT: months}
-    found = stale_assets(_definitions(code_version), instance, [SOURCE, RESULT], demanded, lambda key, month: None)
+    requested = {SOURCE: months, RESULT: months}
+    found = stale_assets(_definitions(code_version), instance, [SOURCE, RESULT], requested, lambda key, month: None)
     return {(each.key.path[0], each.partition or ""): each.reason for each in found}
 
 
-def test_what_was_never_made_is_stale_and_what_was_made_is_not() -> None:
+def test_only_partitions_without_a_materialization_are_stale() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _run(instance, [SOURCE, RESULT], "2013-01")
 
@@ -40,7 +40,7 @@ def test_what_was_never_made_is_stale_and_what_was_made_is_not() -> None:
         }
 
 
-def test_newer_input_of_an_earlier_month_makes_later_months_stale_but_not_the_other_way_round() -> None:
+def test_newer_input_makes_the_same_and_later_months_stale_but_not_earlier_ones() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _run(instance, [SOURCE, RESULT], "2013-01")
         _run(instance, [SOURCE, RESULT], "2013-02")
@@ -49,7 +49,7 @@ def test_newer_input_of_an_earlier_month_makes_later_months_stale_but_not_the_ot
         assert _stale(instance, ["2013-01", "2013-02"]) == {("result", "2013-02"): "its input source is newer"}
 
 
-def test_newer_input_counts_when_only_its_consumer_is_asked_for() -> None:
+def test_newer_input_outside_the_selection_makes_its_consumer_stale() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _run(instance, [SOURCE, RESULT], "2013-01")
         _run(instance, [SOURCE], "2013-01")
@@ -58,14 +58,14 @@ def test_newer_input_counts_when_only_its_consumer_is_asked_for() -> None:
         assert [each.reason for each in found] == ["its input source is newer"]
 
 
-def test_changed_code_is_stale_and_says_from_what_to_what() -> None:
+def test_changed_code_version_makes_an_asset_stale_and_the_reason_names_both_versions() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _run(instance, [SOURCE, RESULT], "2013-01")
 
         assert _stale(instance, ["2013-01"], "2") == {("result", "2013-01"): "its code changed (1 → 2)"}
 
 
-def test_changed_landed_file_is_stale() -> None:
+def test_changed_landed_file_makes_its_dataset_stale() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _run(instance, [SOURCE, RESULT], "2013-01")
         found = stale_assets(

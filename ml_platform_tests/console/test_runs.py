@@ -1,4 +1,4 @@
-"""Running a selection from the terminal: what is heard, and what a failure says."""
+"""Execution of a selection: the events for the listener, and the message of a failed run."""
 
 import dagster as dg
 import pytest
@@ -17,16 +17,16 @@ def _definitions() -> dg.Definitions:
     return dg.Definitions(assets=[good, bad])
 
 
-def test_each_step_is_heard_when_it_starts_and_ends() -> None:
-    heard: list[StepEvent] = []
+def test_listener_gets_an_event_when_a_step_starts_and_ends() -> None:
+    events: list[StepEvent] = []
     with dg.DagsterInstance.ephemeral() as instance:
-        report = execute(_definitions(), instance, [dg.AssetKey("good")], listener=heard.append)
+        report = execute(_definitions(), instance, [dg.AssetKey("good")], listener=events.append)
 
-    assert [(each.asset, each.kind) for each in heard] == [("good", "start"), ("good", "success")]
+    assert [(each.asset, each.kind) for each in events] == [("good", "start"), ("good", "success")]
     assert [step.asset for step in report.steps] == ["good"]
 
 
-def test_failed_run_names_the_asset_and_repeats_the_cause() -> None:
+def test_error_of_a_failed_run_names_the_asset_and_its_cause() -> None:
     with (
         dg.DagsterInstance.ephemeral() as instance,
         pytest.raises(RunFailedError, match=r"failure in 'bad'.*Dataset 'x': expected rows, found none"),

@@ -1,4 +1,4 @@
-"""`ml-platform up` for real, where the demo ran: what it tells, and what a crash leaves to the next one."""
+"""`ml-platform up` with real processes on the demo home: its output, its errors, and recovery after a crash."""
 
 import json
 import os
@@ -23,8 +23,8 @@ NAMES = ("GATEWAY", "WEBSERVER", "MLFLOW", "REPORTS")
 
 
 @dataclass(frozen=True)
-class Place:
-    """A home with free ports of its own, and a folder that `up` takes for the temporary one."""
+class PlatformHome:
+    """A home with its own free ports, and a temporary folder for `up`."""
 
     home: Path
     temporary: Path
@@ -52,8 +52,8 @@ class Place:
         assert running.poll() is None, self.output
         return running
 
-    def marked(self) -> list[int]:
-        """Return the processes of this home."""
+    def process_ids(self) -> list[int]:
+        """Return the ids of the processes of this home."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -65,24 +65,26 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(demo_home: DemoHome, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def platform(demo_home: DemoHome, tmp_path_factory: pytest.TempPathFactory) -> PlatformHome:
     folder = tmp_path_factory.mktemp("up")
     (folder / "temporary").mkdir()
     own = demo_home.copy(folder / "home").root
-    return Place(own, folder / "temporary", {name: free_port() for name in NAMES})
+    return PlatformHome(own, folder / "temporary", {name: free_port() for name in NAMES})
 
 
 @pytest.fixture(scope="module")
-def running(place: Place) -> "Iterator[subprocess.Popen[bytes]]":
-    started = place.start()
+def running(platform: PlatformHome) -> "Iterator[subprocess.Popen[bytes]]":
+    started = platform.start()
     yield started
     if started.poll() is None:
         started.send_signal(signal.SIGINT)
         started.wait(60)
 
 
-def test_each_thing_is_reported_with_an_address_that_answers(place: Place, running: "subprocess.Popen[bytes]") -> None:
-    output = [line.split() for line in place.output.splitlines()]
+def test_each_server_is_printed_with_an_address_that_answers(
+    platform: PlatformHome, running: "subprocess.Popen[bytes]"
+) -> None:
+    output = [line.split() for line in platform.output.splitlines()]
     addresses = {words[0]: words[1] for words in output if len(words) > 1 and words[1].startswith("http")}
 
     assert set(addresses) == {"gateway", "webserver", "mlflow", "reports", "departure_risk"}
@@ -91,51 +93,53 @@ def test_each_thing_is_reported_with_an_address_that_answers(place: Place, runni
         assert httpx.get(addresses[name], timeout=60, follow_redirects=True).status_code == 200
     assert httpx.get(addresses["departure_risk"].removesuffix("predict"), timeout=60).status_code == 200
     assert httpx.post(addresses["departure_risk"], json={}, timeout=60).status_code == 422
-    found = DemoHome(place.home, "").run("status", "--json")
+    found = DemoHome(platform.home, "").run("status", "--json")
     assert json.loads(found)["models"]["departure_risk"]["endpoint"] == addresses["departure_risk"]
 
 
-def test_second_up_says_that_it_is_up_and_where(place: Place, running: "subprocess.Popen[bytes]") -> None:
-    second = subprocess.run([COMMAND, "up"], env=place.environment, cwd=PROJECT, capture_output=True, text=True)
+def test_second_up_fails_with_pid_and_address_of_the_first(
+    platform: PlatformHome, running: "subprocess.Popen[bytes]"
+) -> None:
+    second = subprocess.run([COMMAND, "up"], env=platform.environment, cwd=PROJECT, capture_output=True, text=True)
 
     assert second.returncode == 1
     (line,) = second.stderr.splitlines()
     assert f"pid {running.pid}" in line
-    assert f"gateway http://127.0.0.1:{place.ports['GATEWAY']}" in line
+    assert f"gateway http://127.0.0.1:{platform.ports['GATEWAY']}" in line
     assert "stop it with Ctrl-C" in line
 
 
-def test_taken_port_is_named_with_the_variable_that_chooses_another(tmp_path: Path) -> None:
+def test_port_in_use_fails_with_the_variable_that_sets_another(tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         ports = {name: free_port() for name in NAMES} | {"MLFLOW": holder.getsockname()[1]}
-        place = Place(tmp_path / "home", tmp_path / "temporary", ports)
-        refused = subprocess.run([COMMAND, "up"], env=place.environment, cwd=PROJECT, capture_output=True, text=True)
+        platform = PlatformHome(tmp_path / "home", tmp_path / "temporary", ports)
+        failed = subprocess.run([COMMAND, "up"], env=platform.environment, cwd=PROJECT, capture_output=True, text=True)
 
-    assert refused.returncode == 1
-    assert f"Port {ports['MLFLOW']} of the mlflow: expected a free port" in refused.stderr
-    assert f"process {os.getpid()} " in refused.stderr
-    assert "ML_PLATFORM_MLFLOW_PORT" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert failed.returncode == 1
+    assert f"Port {ports['MLFLOW']} of the mlflow: expected a free port" in failed.stderr
+    assert f"process {os.getpid()} " in failed.stderr
+    assert "ML_PLATFORM_MLFLOW_PORT" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
-def test_killed_up_leaves_no_folder_and_the_next_one_recovers_and_stops_cleanly(
-    place: Place, running: "subprocess.Popen[bytes]"
+def test_up_after_a_killed_one_ends_its_processes_and_stops_cleanly(
+    platform: PlatformHome, running: "subprocess.Popen[bytes]"
 ) -> None:
     running.kill()
     running.wait()
-    left = place.marked()
+    left = platform.process_ids()
 
-    assert left  # else there is nothing to recover from
-    assert not [path for path in place.temporary.iterdir() if path.name.startswith("mlp")]
-    again = place.start()
+    assert left  # the test needs processes to recover from
+    assert not [path for path in platform.temporary.iterdir() if path.name.startswith("mlp")]
+    again = platform.start()
     try:
-        assert "An earlier run was killed; ended the " in place.output
-        assert not set(left) & set(place.marked())
+        assert "An earlier run was killed; ended the " in platform.output
+        assert not set(left) & set(platform.process_ids())
     finally:
         again.send_signal(signal.SIGINT)
     assert again.wait(60) == 0
-    assert place.marked() == []
-    assert not [path for path in place.temporary.iterdir() if path.is_dir()]
+    assert platform.process_ids() == []
+    assert not [path for path in platform.temporary.iterdir() if path.is_dir()]

@@ -1,4 +1,4 @@
-"""What the verbs say of a home in which the demo ran, and what they change there."""
+"""The commands of `ml-platform` on a home in which the demo ran: their output and their changes."""
 
 import json
 import re
@@ -39,11 +39,11 @@ def test_status_as_json_has_exactly_the_documented_shape(home: DemoHome) -> None
     assert set(model) == {"champion", "serving", "endpoint"}
     assert set(model["champion"]) == {"version", "metrics", "manifest"}
     assert set(model["serving"]) == {"stable", "candidate", "weights", "generation"}
-    assert model["endpoint"] is None  # nothing is up
+    assert model["endpoint"] is None  # no service is running
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_what_is_shown_reads_whole_and_plain_where_nobody_watches(home: DemoHome, columns: int) -> None:
+def test_output_to_a_file_is_plain_and_fits_the_width_without_truncation(home: DemoHome, columns: int) -> None:
     shown = home.run("status", columns=columns) + home.run("history", MODEL, columns=columns)
 
     assert "version 1 (stable) at 100 %; generation 1" in shown
@@ -54,27 +54,27 @@ def test_what_is_shown_reads_whole_and_plain_where_nobody_watches(home: DemoHome
     assert max(map(len, shown.splitlines())) <= columns
 
 
-def test_history_at_an_instant_before_the_first_promotion_says_since_when_there_is_one(home: DemoHome) -> None:
-    refused = home.done("history", MODEL, "--at", "2013-07-01T00:00:00-04:00")
-    assert refused.returncode == 1
-    assert "Champion of 'departure_risk' at 2013-07-01 04:00:00Z: expected a time since its first promotion" in (
-        refused.stderr
+def test_history_before_the_first_promotion_fails(home: DemoHome) -> None:
+    failed = home.done("history", MODEL, "--at", "2013-07-01T00:00:00-04:00")
+    assert failed.returncode == 1
+    assert "Champion of 'departure_risk' at 2013-07-01 04:00:00Z: expected a time after its first promotion" in (
+        failed.stderr
     )
 
 
-def test_history_says_which_version_on_which_data_and_is_json_for_programs(home: DemoHome) -> None:
+def test_history_shows_version_and_data_and_prints_json(home: DemoHome) -> None:
     assert re.search(r"made from datasets/flights version \d+, and 21 change logs", home.run("history", MODEL))
     (entry,) = json.loads(home.run("history", MODEL, "--json"))
     assert (entry["version"], entry["action"], entry["partition"]) == (1, "promote", "2013-06")
     assert datetime.fromisoformat(entry["since"]).tzinfo is not None
 
 
-def test_model_that_nobody_declares_cannot_be_rolled_back(home: DemoHome) -> None:
-    refused = home.done("rollback", "departure_rsk", *BY)
-    assert (refused.returncode, refused.stderr.count("Did you mean 'departure_risk'")) == (1, 1)
+def test_undeclared_model_cannot_be_rolled_back(home: DemoHome) -> None:
+    failed = home.done("rollback", "departure_rsk", *BY)
+    assert (failed.returncode, failed.stderr.count("Did you mean 'departure_risk'")) == (1, 1)
 
 
-def test_each_feature_of_a_row_is_shown_with_its_unit_and_when_it_became_known(home: DemoHome) -> None:
+def test_each_feature_of_a_row_is_shown_with_its_unit_and_known_at(home: DemoHome) -> None:
     shown = home.run("features", "show", MODEL, "--row", json.dumps(ROW)).splitlines()
     before = home.run("features", "show", MODEL, "--row", json.dumps(ROW), "--as-of", "2013-06-20T06:00:00-04:00")
 
@@ -85,11 +85,11 @@ def test_each_feature_of_a_row_is_shown_with_its_unit_and_when_it_became_known(h
     assert not any("\x1b" in line for line in shown)
 
 
-def test_model_without_a_leak_is_said_to_have_none(home: DemoHome) -> None:
+def test_leak_check_of_a_model_without_leaks_prints_zero(home: DemoHome) -> None:
     assert home.run("leak-check", MODEL, "--partition", MONTH) == f"0 leaks in {MONTH}.\n"
 
 
-def test_report_has_the_metrics_that_the_champion_was_promoted_on(home: DemoHome, tmp_path: Path) -> None:
+def test_report_has_the_metrics_of_the_verdict(home: DemoHome, tmp_path: Path) -> None:
     home.run(
         *("report", "--model", MODEL, "--partition", MONTH),
         *("--metrics", str(tmp_path / "metrics.json"), "--plots", str(tmp_path / "plots")),
@@ -103,25 +103,25 @@ def test_report_has_the_metrics_that_the_champion_was_promoted_on(home: DemoHome
     assert {file.stem for file in (tmp_path / "plots").iterdir()} == {"roc", "reliability", "importance"}
 
 
-def test_what_is_up_to_date_is_not_made_again_unless_forced(home: DemoHome) -> None:
+def test_asset_that_is_up_to_date_is_materialized_only_when_forced(home: DemoHome) -> None:
     command = ("materialize", "--select", 'key:"datasets/airports"', "--partitions", MONTH)
 
-    assert home.run(*command).endswith("0 of 1 assets made; the others were up to date.\n")
-    assert home.run(*command, "--force").endswith("1 of 1 assets made; the others were up to date.\n")
+    assert home.run(*command).endswith("0 of 1 assets materialized; the others were up to date.\n")
+    assert home.run(*command, "--force").endswith("1 of 1 assets materialized; the others were up to date.\n")
 
 
-def test_champion_is_not_rejected_and_nothing_is_recorded(home: DemoHome) -> None:
+def test_rejection_of_the_champion_fails_and_is_not_recorded(home: DemoHome) -> None:
     log = home.root / "records" / "audit.jsonl"
     before = log.read_bytes()
-    refused = home.done("reject", MODEL, "1", *BY)
+    failed = home.done("reject", MODEL, "1", *BY)
 
-    assert (refused.returncode, refused.stderr.count("expected a version that is not champion")) == (1, 1)
+    assert (failed.returncode, failed.stderr.count("expected a version that is not champion")) == (1, 1)
     assert log.read_bytes() == before
 
 
 def test_rollback_without_an_earlier_champion_changes_nothing(home: DemoHome) -> None:
     before = home.run("status", "--json")
-    refused = home.done("rollback", MODEL, *BY)
+    failed = home.done("rollback", MODEL, *BY)
 
-    assert (refused.returncode, refused.stderr.count("expected an earlier champion")) == (1, 1)
+    assert (failed.returncode, failed.stderr.count("expected an earlier champion")) == (1, 1)
     assert home.run("status", "--json") == before

@@ -1,4 +1,4 @@
-"""The first run as a newcomer makes it: the command, its output, and what it leaves behind."""
+"""`ml-platform demo` as a new user runs it: its output, its reports, and a second run."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from ml_platform_tests.conftest import DemoHome
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_champion_is_better_than_contractd_and_serves(demo_home: DemoHome) -> None:
+def test_champion_reaches_the_expected_auc_and_serves(demo_home: DemoHome) -> None:
     model = json.loads(demo_home.run("status", "--json"))["models"]["departure_risk"]
 
     assert model["champion"]["metrics"]["auc"] >= 0.76
@@ -23,7 +23,7 @@ def test_champion_is_better_than_contractd_and_serves(demo_home: DemoHome) -> No
     assert model["champion"]["manifest"]["partition"] == "2013-06"
 
 
-def test_predictions_stand_beside_what_happened(demo_home: DemoHome) -> None:
+def test_predictions_are_printed_with_outcomes(demo_home: DemoHome) -> None:
     lines = [line for line in demo_home.printed.splitlines() if "→" in line]
 
     assert len(lines) >= 10
@@ -31,15 +31,15 @@ def test_predictions_stand_beside_what_happened(demo_home: DemoHome) -> None:
     assert all("min late" in line or "min early" in line or "never arrived" in line for line in lines)
 
 
-def test_what_it_prints_reads_whole_at_80_columns(demo_home: DemoHome) -> None:
+def test_output_fits_80_columns_without_truncation(demo_home: DemoHome) -> None:
     assert "…" not in demo_home.printed
     assert "\x1b" not in demo_home.printed
     tables = [line for line in demo_home.printed.splitlines() if line and line[0] in "┏┃┡│├└"]
-    assert tables  # nothing printed would fit any width
+    assert tables  # an empty output would pass
     assert max(map(len, tables)) <= 80
 
 
-def test_reports_stand_where_it_says(demo_home: DemoHome) -> None:
+def test_printed_report_paths_exist(demo_home: DemoHome) -> None:
     printed = dict(
         line.split(maxsplit=2)[1:] for line in demo_home.printed.splitlines() if line[:6] in ("Model ", "Drift ")
     )
@@ -47,21 +47,21 @@ def test_reports_stand_where_it_says(demo_home: DemoHome) -> None:
     assert [Path(printed[name]).is_file() for name in ("card", "report")] == [True, True]
 
 
-def test_second_run_makes_nothing_and_serves_the_same_version(demo_home: DemoHome, tmp_path: Path) -> None:
+def test_second_run_materializes_nothing_and_serves_the_same_version(demo_home: DemoHome, tmp_path: Path) -> None:
     again = demo_home.copy(tmp_path / "home").run("demo")
 
     assert "✓" not in again
     assert "served: 1" in again
 
 
-def test_what_was_answered_is_ingested_with_its_outcome(demo_home: DemoHome, tmp_path: Path) -> None:
+def test_logged_predictions_are_joined_with_outcomes(demo_home: DemoHome, tmp_path: Path) -> None:
     own = demo_home.copy(tmp_path / "home")
     names = ("predictions", "outcomes", "performance")
-    made = [
+    outputs = [
         own.run("materialize", "--select", f'key:"departure_risk/{name}"', "--partitions", "2013-06") for name in names
     ]
 
-    assert [f"departure_risk/{name}" in said for name, said in zip(names, made, strict=True)] == [True] * 3
+    assert [f"departure_risk/{name}" in output for name, output in zip(names, outputs, strict=True)] == [True] * 3
 
 
 def test_data_clock_is_the_end_of_the_latest_landed_month(demo_home: DemoHome) -> None:

@@ -1,4 +1,4 @@
-"""Dagster's own commands at the root of the repository: check, list, scaffold, launch, and a server in development."""
+"""The commands of `dg` and `dagster dev` at the root of the repository: check, list, scaffold, launch and serve."""
 
 import json
 import os
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Checkout:
-    """A copy of the repository, on this environment, with a home of its own."""
+    """A copy of the repository with this virtual environment and its own home."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.home = root, Home(root / ".ml_platform")
@@ -62,7 +62,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening an instance names its home in the environment: that ends with the test."""
+    """Restore the environment after each test, because opening an instance sets its home there."""
     for name in ("ML_PLATFORM_HOME", "DAGSTER_HOME"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
 
@@ -98,17 +98,19 @@ def test_scaffolded_assets_are_listed_owned_and_connected(scaffolded: Checkout) 
     assert all(each["owners"] and each["description"] for each in made.values())
 
 
-def test_scaffolded_model_lands_and_is_materialized_by_the_commands_in_its_comment(scaffolded: Checkout) -> None:
+def test_commands_in_the_comment_of_a_scaffolded_model_land_and_materialize_it(scaffolded: Checkout) -> None:
     comment = (scaffolded.root / "assets/claims/late_case/defs.yaml").read_text().split("type:")[0]
     landing, training_set, _ = (command.split("--partitions")[0] for command in re.findall("ml-platform (.*)", comment))
     scaffolded.run("sh", "-c", f"ml-platform {landing} && ml-platform {training_set} --partitions 2024-01")
 
     made = scaffolded.materialized("late_case/training_set")
     assert made is not None
-    assert made.asset_materialization.metadata["dagster/row_count"].value == 5 * 24 * 31  # five desks, a case an hour
+    assert (
+        made.asset_materialization.metadata["dagster/row_count"].value == 5 * 24 * 31
+    )  # five desks, one case per hour
 
 
-def test_launched_run_is_kept_in_the_home(checkout: Checkout) -> None:
+def test_launched_run_is_stored_in_the_home(checkout: Checkout) -> None:
     land(Landing(checkout.home.landing), "2013-01")
     checkout.run("dg", "launch", "--assets", 'key:"datasets/airports"')
     made = checkout.materialized("datasets/airports")
@@ -116,21 +118,21 @@ def test_launched_run_is_kept_in_the_home(checkout: Checkout) -> None:
     assert made.asset_materialization.metadata["dagster/row_count"].value == 1458
 
 
-def test_development_server_answers_with_the_assets(checkout: Checkout) -> None:
+def test_development_server_lists_the_assets(checkout: Checkout) -> None:
     query = """{ repositoriesOrError { ... on RepositoryConnection { nodes { assetNodes { assetKey { path } } } } }
                  workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"""
     with development_server(checkout) as address:
-        answered = httpx.post(f"{address}/graphql", json={"query": query}, timeout=60).json()["data"]
+        response = httpx.post(f"{address}/graphql", json={"query": query}, timeout=60).json()["data"]
 
-    loaded = [entry["locationOrLoadError"] for entry in answered["workspaceOrError"]["locationEntries"]]
-    keys = {"/".join(node["assetKey"]["path"]) for node in answered["repositoriesOrError"]["nodes"][0]["assetNodes"]}
+    loaded = [entry["locationOrLoadError"] for entry in response["workspaceOrError"]["locationEntries"]]
+    keys = {"/".join(node["assetKey"]["path"]) for node in response["repositoriesOrError"]["nodes"][0]["assetNodes"]}
     assert loaded == [{"__typename": "RepositoryLocation"}]
     assert {"datasets/flights", "features/weather", "departure_risk/champion"} <= keys
 
 
 @contextmanager
 def development_server(checkout: Checkout) -> Iterator[str]:
-    """Yield the address of `dagster dev`; afterwards it and every process that it started are gone."""
+    """Yield the address of `dagster dev`; at the end stop it and every process that it started."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -149,7 +151,7 @@ def development_server(checkout: Checkout) -> Iterator[str]:
             started = psutil.Process(server.pid).children(recursive=True)
             server.send_signal(signal.SIGINT)
             server.wait(60)
-            # Code servers wait for a last heartbeat before they end by themselves.
+            # Code servers would wait for a last heartbeat before they exit.
             _, left = psutil.wait_procs(started, timeout=5)
             for process in left:
                 process.kill()
@@ -157,7 +159,7 @@ def development_server(checkout: Checkout) -> Iterator[str]:
 
 def _answers(address: str) -> bool:
     try:
-        # Waits for the answer itself; a refused connection comes back after the retries of the transport.
+        # The request waits for the response; a failed connection raises after the retries of the transport.
         with httpx.Client(transport=httpx.HTTPTransport(retries=3), timeout=60) as client:
             return client.get(f"{address}/server_info").status_code == 200
     except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""`dvc repro` walks the loop through the same assets, and a second machine gets the raw data back from the remote."""
+"""`dvc repro` materializes the same assets, and `dvc pull` restores the raw data from the remote."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 class Checkout:
-    """A copy of the tracked files as they stand, in a Git repository of its own, on this environment."""
+    """A copy of the tracked files in a new Git repository, with this virtual environment."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -57,20 +57,20 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return checkout
 
 
-def test_raw_files_in_git_are_those_that_land(tmp_path: Path) -> None:
+def test_landed_files_match_the_digests_in_dvc_lock(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path)
     subprocess.run([BIN / "ml-platform", "land", "aviation", "--through", "2013-06"], cwd=tmp_path,
                    env=checkout.environment, check=True, capture_output=True)  # fmt: skip
-    # 'modified' would say that other bytes landed, 'changed deps' that dvc.lock is behind the code that lands them.
+    # 'modified' would mean that other bytes landed, 'changed deps' that dvc.lock is older than the landing code.
     assert json.loads(checkout.dvc("status", "--json", "land")) == {
         "land": [{"changed outs": {str(LANDING): "not in cache"}}]
     }
 
 
-def test_metrics_are_those_of_the_evaluated_month(reproduced: Checkout) -> None:
+def test_metrics_are_plausible_for_the_evaluated_month(reproduced: Checkout) -> None:
     (shown,) = json.loads(reproduced.dvc("metrics", "show", "--json"))[""]["data"].values()
     assert 0.65 < shown["data"]["auc"] < 0.9
-    assert 0.13 < shown["data"]["base_rate"] < 0.32  # what late shares of this year are
+    assert 0.13 < shown["data"]["base_rate"] < 0.32  # range of the monthly base rates in 2013
 
 
 def test_plots_show_roc_reliability_and_importance(reproduced: Checkout) -> None:
@@ -79,13 +79,13 @@ def test_plots_show_roc_reliability_and_importance(reproduced: Checkout) -> None
     assert [name for name in ("true_positive_rate", "observed_share", "importance") if name not in page] == []
 
 
-def test_second_repro_finds_everything_up_to_date(reproduced: Checkout) -> None:
+def test_second_repro_runs_no_stage(reproduced: Checkout) -> None:
     assert "Data and pipelines are up to date." in reproduced.dvc("repro")
 
 
-def test_raw_data_comes_back_from_the_remote(reproduced: Checkout) -> None:
+def test_raw_data_is_restored_from_the_remote(reproduced: Checkout) -> None:
     landed = reproduced.landed()
-    assert len(landed) >= 6  # three months of flights and of weather at least
+    assert len(landed) >= 6  # at least three months of flights and of weather
     reproduced.dvc("push", "land")
     shutil.rmtree(reproduced.root / LANDING)
     shutil.rmtree(reproduced.root / ".dvc" / "cache")
@@ -93,10 +93,10 @@ def test_raw_data_comes_back_from_the_remote(reproduced: Checkout) -> None:
     assert reproduced.landed() == landed
 
 
-def test_changed_raw_file_is_seen(reproduced: Checkout) -> None:
+def test_changed_raw_file_is_reported_as_modified(reproduced: Checkout) -> None:
     planes = next((reproduced.root / LANDING / "planes").iterdir())
     kept = planes.read_bytes()
-    planes.unlink()  # it may be a link into the cache
+    planes.unlink()  # the file may be a link into the cache
     planes.write_bytes(kept + b"\n")
     try:
         status = json.loads(reproduced.dvc("status", "--json", "land"))

@@ -1,4 +1,4 @@
-"""While the daemon runs, a landed month becomes datasets, features and a training set without a request."""
+"""The daemon materializes datasets, features and the training set of a landed month without a request."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from resources.orchestration import open_instance
 PROGRAMS = Path(sys.executable).parent
 PROJECT = Path(__file__).resolve().parents[2]
 TRAINING_SET = dg.AssetKey(["departure_risk", "training_set"])
-PATIENCE_SECONDS = 400
+TIMEOUT_SECONDS = 400
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
@@ -45,7 +45,7 @@ def daemon(instance: dg.DagsterInstance, home: Home) -> Iterator[subprocess.Pope
         started.wait(timeout=60)
 
 
-def test_a_landed_month_becomes_a_training_set(
+def test_daemon_materializes_the_training_set_of_a_landed_month(
     daemon: subprocess.Popen[bytes], instance: dg.DagsterInstance, home: Home
 ) -> None:
     land = [str(PROGRAMS / "ml-platform"), "land", "aviation", "--through", "2013-01"]
@@ -56,7 +56,7 @@ def test_a_landed_month_becomes_a_training_set(
         assert instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])) == []
         return latest_materializations(instance, TRAINING_SET)
 
-    made = until(training_sets, PATIENCE_SECONDS, interval=1)
+    made = until(training_sets, TIMEOUT_SECONDS, interval=1)
     (january,) = made.values()
     assert list(made) == ["2013-01"]
     assert int(january.shown("dagster/row_count") or 0) == 27_004

@@ -1,4 +1,4 @@
-"""The version of a home: a stamp for new ones, a migration for those of release 0.1.0, and no work on later ones."""
+"""Home versions: a stamp for a new home, migration of a home of release 0.1.0, and an error for a later version."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ DEAD_LETTER = "00000000001700000000-abc"
 
 
 def home_of_version_1(root: Path) -> Home:
-    """Return a home as release 0.1.0 left it: no stamp, and the file names of then."""
+    """Return a home of release 0.1.0: without stamp, and with the file names of that release."""
     home = Home(root)
     for model in MODELS:
         folder = home.serving / model
@@ -48,7 +48,7 @@ def home_of_version_1(root: Path) -> Home:
 
 
 def files(home: Home) -> dict[str, str]:
-    """Return the text of each file of ``home`` by its path, locks left out."""
+    """Return the text of each file of ``home`` by its path, without locks."""
     found = [path for path in home.root.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
     return {path.relative_to(home.root).as_posix(): path.read_text() for path in found}
 
@@ -70,7 +70,7 @@ def test_new_home_is_created_with_the_stamp_of_this_version(tmp_path: Path) -> N
     assert stored_version(home) == HOME_VERSION == 2
 
 
-def test_home_of_version_1_has_the_names_of_now_and_unchanged_content(
+def test_home_of_version_1_gets_the_current_file_names_with_unchanged_content(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = home_of_version_1(tmp_path)
@@ -88,7 +88,7 @@ def test_home_of_version_1_has_the_names_of_now_and_unchanged_content(
     assert "from version 1 to 2: renamed wanted.json to desired_state.json for arrivals, trips" in line
 
 
-def test_migration_that_is_killed_at_any_rename_is_completed_by_the_next_one(
+def test_migration_killed_at_any_rename_is_completed_by_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, kills = Path.replace, 0
@@ -117,7 +117,7 @@ def test_migration_that_is_killed_at_any_rename_is_completed_by_the_next_one(
     assert kills >= len(MODELS) + 1  # each model's file, and the stamp
 
 
-def test_home_that_is_up_to_date_is_not_touched(tmp_path: Path) -> None:
+def test_home_of_the_current_version_is_not_changed(tmp_path: Path) -> None:
     home = home_of_version_1(tmp_path)
     (home.root / "home.json").write_text(json.dumps({"version": HOME_VERSION}))
     before = files(home)
@@ -127,7 +127,7 @@ def test_home_that_is_up_to_date_is_not_touched(tmp_path: Path) -> None:
     assert files(home) == before
 
 
-def test_state_that_a_later_release_wrote_beside_the_old_file_counts_and_the_old_one_is_kept(tmp_path: Path) -> None:
+def test_file_of_the_later_release_wins_and_the_old_one_is_kept(tmp_path: Path) -> None:
     home = home_of_version_1(tmp_path)
     later = json.dumps({**STATE, "generation": 8})
     (home.serving / "trips" / "desired_state.json").write_text(later)
@@ -138,7 +138,7 @@ def test_state_that_a_later_release_wrote_beside_the_old_file_counts_and_the_old
     assert (home.serving / "trips" / "wanted.json.superseded").read_text() == json.dumps(STATE)
 
 
-def test_home_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_home_of_a_later_version_is_rejected_and_not_changed(tmp_path: Path) -> None:
     home = home_of_version_1(tmp_path)
     (home.root / "home.json").write_text('{"version": 3}')
     before = files(home)
@@ -152,21 +152,24 @@ def test_home_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[2]", '{"version": null}', '{"version": "two"}', '{"version": 0}'])
-def test_stamp_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+def test_unreadable_stamp_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "home.json").write_text(text)
     with pytest.raises(HomeVersionError, match=r"expected a stamp like .* Restore home.json from a backup"):
         prepare_home(Home(tmp_path))
 
 
 @pytest.mark.parametrize("folder", ["run", "run/demo"])
-def test_home_in_which_an_earlier_release_is_up_is_not_migrated(tmp_path: Path, folder: str) -> None:
+def test_home_in_use_by_an_earlier_release_is_not_migrated(tmp_path: Path, folder: str) -> None:
     home = home_of_version_1(tmp_path)
     (tmp_path / folder).mkdir(exist_ok=True)
     before = files(home)
 
     with (
         FileLock(tmp_path / folder / "up.lock"),
-        pytest.raises(HomeVersionError, match=r"found an earlier release that is up in it\. Stop it with Ctrl-C"),
+        pytest.raises(
+            HomeVersionError,
+            match=r"found a running `ml-platform up` or demo of an earlier release\. Stop it with Ctrl-C",
+        ),
     ):
         prepare_home(home)
 
@@ -175,16 +178,16 @@ def test_home_in_which_an_earlier_release_is_up_is_not_migrated(tmp_path: Path, 
     assert files(home) == MIGRATED
 
 
-def test_migration_that_another_process_does_not_end_is_reported(
+def test_lock_of_another_migration_is_reported_after_the_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = home_of_version_1(tmp_path)
     monkeypatch.setattr(home_version, "LOCK_SECONDS", 0.05)
-    with FileLock(tmp_path / ".home.lock"), pytest.raises(HomeVersionError, match="still holds its lock"):
+    with FileLock(tmp_path / ".home.lock"), pytest.raises(HomeVersionError, match="still has its lock"):
         prepare_home(home)
 
 
-def test_processes_that_open_a_home_at_once_migrate_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_concurrent_openings_migrate_a_home_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     home = home_of_version_1(tmp_path)
     with ThreadPoolExecutor(4) as pool, caplog.at_level(logging.WARNING):
         list(pool.map(prepare_home, [home] * 4))
@@ -201,7 +204,7 @@ def open_storage(home: Home) -> None:
 
 
 @pytest.mark.parametrize("open_home", [prepare, open_for_dagster, open_storage])
-def test_whatever_opens_a_home_for_writing_migrates_it_first(
+def test_every_opening_of_a_home_for_writing_migrates_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_home: Callable[[Home], None]
 ) -> None:
     home = home_of_version_1(tmp_path)

@@ -48,7 +48,7 @@ class Sequences:
 
     def within(self, minutes: int) -> np.ndarray:
         """Return the number of events of the entity in the last ``minutes``, the event included; shape (events,)."""
-        return self._place - self._first_since(minutes, "right") + 1
+        return self._place - self._first_since(minutes, "right") + 1  # type: ignore[no-any-return]
 
     def today(self) -> np.ndarray:
         """Return the number of events of the entity since the last 08:00 UTC, the event included; shape (events,)."""
@@ -65,7 +65,7 @@ class Sequences:
         return facts.sort(ORDER, maintain_order=True).drop(ORDER)
 
     def _first_since(self, minutes: int, side: str) -> np.ndarray:
-        return np.searchsorted(self._ordered, np.maximum(self._ordered - minutes, self._codes), side=side)  # type: ignore[call-overload]
+        return np.searchsorted(self._ordered, np.maximum(self._ordered - minutes, self._codes), side=side)  # type: ignore[call-overload, no-any-return]
 
 
 def coded(rows: pl.DataFrame, entity: list[str]) -> pl.DataFrame:

@@ -60,13 +60,13 @@ class Ticks:
     def within(self, total: np.ndarray, minutes: int) -> np.ndarray:
         """Return the growth of ``total`` in the last ``minutes`` before each tick, the tick included."""
         steps = minutes // self.step
-        return total[self._lead :] - total[self._lead - steps : len(total) - steps]
+        return total[self._lead :] - total[self._lead - steps : len(total) - steps]  # type: ignore[no-any-return]
 
     def today(self, total: np.ndarray) -> np.ndarray:
         """Return the growth of ``total`` since the last 08:00 UTC; needs a reach of a day."""
         minute = self.minutes[:, 0]
         night = (minute - NIGHT_UTC) // DAY * DAY + NIGHT_UTC
-        return total[self._lead :] - total[-(-(night - self._offset) // self.step) - self._base]
+        return total[self._lead :] - total[-(-(night - self._offset) // self.step) - self._base]  # type: ignore[no-any-return]
 
     def facts(self, columns: Mapping[str, np.ndarray], told: np.ndarray | None = None) -> pl.DataFrame:
         """Return rows (entity…, known_at, columns… as Float32), sorted by known_at and entity.
@@ -84,7 +84,7 @@ class Ticks:
 
 def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Return ``total / count``, NaN where ``count`` is 0."""
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)  # type: ignore[no-any-return]
 
 
 def _flat(array: np.ndarray, kept: np.ndarray | None) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""The component `Dataset` and what it makes: a table behind blocking checks, and its landing sensor."""
+"""The component `Dataset`: a table with blocking checks, and a landing sensor."""

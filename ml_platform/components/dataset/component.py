@@ -1,4 +1,4 @@
-"""The component `Dataset`: a landed file becomes `datasets/<name>`, with three blocking checks and a landing sensor."""
+"""The component `Dataset`: the asset `datasets/<name>` with three blocking checks, and its landing sensor."""
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ from ml_platform.components.dataset.table import table
 
 @dg.scaffold_with(DatasetScaffolder)
 class Dataset(DatasetDeclaration):
-    """A table of the lake, read from landed files and published only while its contract holds."""
+    """A table in the lake, read from landed files and published only if its contract is met."""
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self._require_known_columns()

@@ -1,6 +1,6 @@
-"""Which contracts are broken in the data that a model is judged on, by what the instance recorded and the lake holds.
+"""Finds broken contracts in the data of a model, from the check records of the instance and the digests of the lake.
 
-Apart because the gate must be able to fail: that broken data are never published is what is checked here, not assumed.
+The datasets already publish no broken data. The contract gate verifies this independently, so that it can fail.
 """
 
 import dagster as dg
@@ -16,15 +16,15 @@ from ml_platform.data.lake import Lake
 from ml_platform.steps.model import BoundModel
 
 EVALUATIONS_READ = 200
-"""Newest evaluations of a check that are looked at."""
+"""Number of the latest failed evaluations of a check that are read."""
 
 
 def broken_contracts(instance: dg.DagsterInstance, model: BoundModel, month: str, lake: Lake) -> list[str]:
-    """Return what breaks a contract among the datasets that ``model`` reads, up to ``month``; none where all holds.
+    """Return one message per partition up to ``month`` with a broken contract, among the datasets that ``model`` reads.
 
-    A partition must be on record as let through by its checks, must hold the rows that they let through (by the
-    digests of the lake's commits), and none of its blocking checks may have failed since: the lake then still holds
-    what was there before.
+    A partition must meet three conditions. Its checks passed on record. The lake contains the rows that passed, by the
+    digests of its commits. No blocking check has failed since then; after such a failure, the lake still contains the
+    earlier rows.
     """
     names = {*model.declared.examples.sources, *(s.dataset for view in model.stored_views for s in view.sources)}
     return [message for name in sorted(names) for message in _broken(instance, name, month, lake)]
@@ -34,7 +34,7 @@ def _broken(instance: dg.DagsterInstance, name: str, month: str, lake: Lake) -> 
     key = dg.AssetKey(["datasets", name])
     digests = {part: digest for part, digest in lake.digests(table_of(name)).items() if part is None or part <= month}
     if not digests:
-        return [f"{name}: nothing is published"]
+        return [f"{name}: no rows are published"]
     materialized, failed = latest_materializations(instance, key), _failures(instance, key)
     messages = []
     for part, digest in digests.items():
@@ -47,13 +47,13 @@ def _broken(instance: dg.DagsterInstance, name: str, month: str, lake: Lake) -> 
 
 def _digest_mismatch(materialized: MaterializationRecord | None, digest: str) -> str | None:
     if materialized is None:
-        return "no contract check is on record"
+        return "no passed contract check is recorded"
     passed = materialized.metadata(CONTENT_DIGEST)
-    return None if passed == digest else f"holds {digest[:12]}, its checks let {str(passed)[:12]} through"
+    return None if passed == digest else f"contains rows {digest[:12]}, but the checks passed for {str(passed)[:12]}"
 
 
 def _failures(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str | None, tuple[float, str]]:
-    """Return when which blocking check last failed, by partition (None: the whole table)."""
+    """Return time and name of the last failed blocking check, by partition (None: the whole table)."""
     found: dict[str | None, tuple[float, str]] = {}
     for check in CHECKS:
         records = instance.event_log_storage.get_asset_check_execution_history(
@@ -80,4 +80,4 @@ def _failed_since(materialized: MaterializationRecord | None, failed: tuple[floa
     if failed is None:
         return None
     at, check = failed
-    return f"'{check}' failed since, on what landed last" if materialized is None or at > materialized.at else None
+    return f"check '{check}' failed for a later landed file" if materialized is None or at > materialized.at else None

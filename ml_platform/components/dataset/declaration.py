@@ -1,4 +1,4 @@
-"""What a team declares about a dataset, and the description that the engine receives of it."""
+"""The attributes of a dataset in defs.yaml, and their translation for the engine."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,7 @@ class DatasetDeclaration(Declaration):
     """The attributes of a dataset."""
 
     name: str = Field(description="Name of the dataset: its asset is datasets/<name>.", pattern=r"^[a-z][a-z0-9_]*$")
-    description: str = Field(description="What one row is, and where it comes from.")
+    description: str = Field(description="Meaning and origin of one row.")
     loader: str = Field(
         description="Function package.module:function(path, **lookups) that returns a Polars DataFrame."
     )
@@ -32,20 +32,22 @@ class DatasetDeclaration(Declaration):
     )
     keys: list[str] = Field(min_length=1, description="Columns that together identify one row of a partition.")
     partitions: MonthlyPartitions | None = Field(
-        default=None, description="Months in which it lands; none for a table that is replaced as a whole."
+        default=None, description="Months in which files land; none for a table that is replaced as a whole."
     )
     event_time: str | None = Field(
-        default=None, description="Timestamp column that must lie in the partition's month, in its time zone."
+        default=None, description="Timestamp column whose values must be in the partition's month, in its time zone."
     )
-    contract: Contract = Field(description="What the table promises.")
+    contract: Contract = Field(description="Rules that every published partition meets.")
     retention_months: int | None = Field(
-        default=None, ge=1, description="How many months stay in the newest version of the table; none keeps all."
+        default=None, ge=1, description="Number of latest months that the table keeps; none keeps all."
     )
-    owners: list[Owner] = Field(min_length=1, description="Who answers for it: an address, or team:<name>.")
-    group: str = Field(default="datasets", description="Group in which the asset is shown.")
+    owners: list[Owner] = Field(
+        min_length=1, description="Responsible people or teams: team:<name> or an e-mail address."
+    )
+    group: str = Field(default="datasets", description="Group of the asset in the UI.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the asset.")
     code_version: str | None = Field(
-        default=None, description="Version of the loader and the contract; none: a hash of both, so none is forgotten."
+        default=None, description="Version of loader and contract; none: a hash of both, which follows every change."
     )
 
     @property
@@ -53,7 +55,7 @@ class DatasetDeclaration(Declaration):
         return dg.AssetKey(["datasets", self.name])
 
     def source(self, lake: LakeResource) -> "DatasetSource":
-        """Return what the engine needs to know of this dataset, with its lookups read from ``lake``."""
+        """Return the settings of the dataset for the engine, with its lookup tables read from ``lake``."""
         from ml_platform.data.dataset import DatasetSource, table_of
 
         return DatasetSource(
@@ -71,6 +73,6 @@ class DatasetDeclaration(Declaration):
         )
 
     def code_hash(self) -> str:
-        """Return the hash of the loader and the contract."""
+        """Return a hash of loader, contract, keys and event time, 12 hexadecimal digits."""
         rules = [source_hash(self.loader), self.contract.model_dump(mode="json"), self.keys, self.event_time]
         return value_digest(rules)[:12]

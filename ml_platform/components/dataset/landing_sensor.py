@@ -1,4 +1,4 @@
-"""The sensor that materializes a dataset when its landed files are new or have changed."""
+"""The sensor that materializes a dataset when landed files are new or have changed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from resources.lake import LakeResource
 
 
 def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
-    """`<name>_landed`: requests a run for each range of months whose landed files are not materialized."""
+    """Return the sensor `<name>_landed`, which requests one run per range of months with new or changed files."""
 
     @dg.sensor(
         name=f"{declared.name}_landed",
         target=dg.AssetSelection.assets(declared.key),
-        description=f"Materializes datasets/{declared.name} for files that are new or have changed since.",
+        description=f"Materializes datasets/{declared.name} when a landed file is new or has changed.",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
@@ -30,19 +30,17 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
         ]
         if missing_lookups:
             return dg.SkipReason(
-                f"'{declared.name}' is read with the help of {', '.join(missing_lookups)}, not yet materialized."
+                f"'{declared.name}' waits for its lookups: {', '.join(missing_lookups)} not yet materialized."
             )
         files = lake.landing().landed(declared.name)
         digests = {file.partition or "": file.sha256 for file in files}
-        # The cursor holds what was requested, so that a broken file is requested once; the instance knows the rest.
+        # The cursor records the requested digests, so a broken file is requested only once.
         requested: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
         materialized = latest_materializations(context.instance, declared.key, [name for name in digests if name])
         known = {name or "": record.metadata(LANDED_DIGEST) for name, record in materialized.items()}
         changed = [name for name, digest in digests.items() if digest not in (requested.get(name), known.get(name))]
         if not changed:
-            return dg.SkipReason(
-                f"Nothing new: {len(digests)} landed files of '{declared.name}' are as they were materialized."
-            )
+            return dg.SkipReason(f"Nothing new: {len(digests)} landed files of '{declared.name}' are unchanged.")
         return dg.SensorResult(
             run_requests=[_run_request(declared.key, months, digests) for months in _consecutive_ranges(changed)],
             cursor=json.dumps(digests, sort_keys=True),
@@ -52,7 +50,7 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
 
 
 def _consecutive_ranges(partitions: Sequence[str]) -> list[list[str]]:
-    """Return ``partitions`` as runs of months that follow one another, so that each is one run."""
+    """Return ``partitions`` as ranges of consecutive months; each range is one Dagster run."""
     ranges: list[list[str]] = []
     for name in sorted(partitions):
         if ranges and name and shift_month(ranges[-1][-1], 1) == name:
@@ -63,7 +61,7 @@ def _consecutive_ranges(partitions: Sequence[str]) -> list[list[str]]:
 
 
 def _run_request(key: dg.AssetKey, months: Sequence[str], digests: Mapping[str, str]) -> dg.RunRequest:
-    # The digests make the key: the same files are never requested twice, a changed file is.
+    # The run key contains the digests: Dagster ignores a second request for the same files.
     run_key = "|".join([key.to_user_string(), *(f"{month}:{digests[month][:16]}" for month in months)])
     if months == [""]:
         return dg.RunRequest(run_key=run_key, asset_selection=[key])

@@ -1,7 +1,7 @@
-"""The asset `datasets/<name>`: a table of the lake and its blocking checks.
+"""The asset `datasets/<name>`: a table in the lake, and its blocking checks.
 
-The checks run inside the step of the asset, between staging and publishing, so that what breaks its contract is never
-seen by a reader. Their results are recorded first; then the step fails, and nothing downstream runs.
+The checks run inside the step of the asset, between staging and publishing, so readers never see rows that break the
+contract. The step records the results first. Then it fails, and no downstream asset runs.
 """
 
 import json
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 CHECKS: Mapping[str, str] = {
-    "landed": "The file has landed, can be read, and has enough rows.",
-    "schema": "Every declared column is there with its type, and no other.",
-    "expectations": "Values, keys and counts are as the contract says, according to Great Expectations.",
+    "landed": "The file has landed, can be read, and has at least the minimum number of rows.",
+    "schema": "The file has exactly the declared columns, with their types.",
+    "expectations": "Values, keys and row counts meet the contract (Great Expectations).",
 }
 
 
 def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
-    """`datasets/<name>`: the rows of the landed files, published only while the contract holds."""
+    """Return the asset `datasets/<name>`: the rows of the landed files, published only if they meet the contract."""
 
     @dg.asset(
         key=declared.key,
         description=declared.description,
         partitions_def=partitions_definition(declared.partitions) if declared.partitions else None,
-        # A range of months is one step: its fixed costs are paid once.
+        # One step per range of months, so imports and start-up happen once.
         backfill_policy=dg.BackfillPolicy.single_run() if declared.partitions else None,
         deps=[dg.AssetKey(["datasets", name]) for name in declared.lookups],
         check_specs=[
@@ -57,7 +57,7 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
     )
     def dataset(
         context: dg.AssetExecutionContext, lake: LakeResource
-    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
         import tempfile
         from pathlib import Path
 
@@ -74,7 +74,8 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
             _fail_when_broken(audits)
             published = [publish(each, lake.lake()) for each in audits]
         if declared.retention_months:
-            context.log.info(f"Past retention: {expire(source, declared.retention_months, lake.lake())}")
+            expired = expire(source, declared.retention_months, lake.lake())
+            context.log.info(f"Partitions removed after their retention: {expired}")
         for each in published:
             if each.audit.partition:
                 context.add_asset_metadata(_metadata(each, lake), partition_key=each.audit.partition)
@@ -87,7 +88,7 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
 
 
 def _check_results(audits: "Sequence[PartitionAudit]", lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
-    """Yield one result per check that was evaluated: it passes when it was evaluated and passed for every partition."""
+    """Yield one result per evaluated check. It passes if it was evaluated and passed for every partition."""
     for name in CHECKS:
         reports = [report for each in audits for report in each.reports if report.check == name]
         if reports:
@@ -114,7 +115,7 @@ def _fail_when_broken(audits: "Sequence[PartitionAudit]") -> None:
     try:
         require_passed(audits)
     except ContractViolatedError as error:
-        # The same file breaks the same rule again: only a new file or contract helps, not a retry.
+        # No retry: the same file would break the same rule again.
         raise dg.Failure(str(error), allow_retries=False) from error
 
 
@@ -155,7 +156,7 @@ def _metadata(published: "PublishedPartition", lake: LakeResource) -> dict[str, 
 
 
 def _combined_digest(published: "Sequence[PublishedPartition]") -> str:
-    """Return the content hash of one partition, or one over those of several: equal content, equal data version."""
+    """Return the content digest of one partition, or a digest of several: equal content gives an equal data version."""
     from hashlib import sha256
 
     digests = [each.version.sha256 for each in published]

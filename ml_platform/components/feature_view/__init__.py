@@ -1,1 +1,1 @@
-"""The component `FeatureView` and what it makes: a change log with its online snapshot, or a request view."""
+"""The component `FeatureView`: a change log with its online snapshot, or a request view."""

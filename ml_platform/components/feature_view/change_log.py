@@ -1,12 +1,12 @@
-"""The asset of a stored view: the change log `features/<name>`, month by month, and its online snapshot."""
+"""The asset of a stored view: the change log `features/<name>` by month, and its online snapshot."""
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from ml_platform.components.declaration import on_new_inputs, partitions_definition
+from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.components.materializations import table_metadata
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import MonthlyPartitions
@@ -22,13 +22,16 @@ SHORTEST_MONTH_DAYS = 28
 
 
 def change_log(
-    settings: FeatureViewSettings, months: MonthlyPartitions | None, shared_arguments: Mapping[str, Any]
+    settings: FeatureViewSettings, months: MonthlyPartitions | None, shared_arguments: ViewAssetArguments
 ) -> dg.AssetsDefinition:
-    """`features/<name>` of a stored view: what became known when, and the last facts published for serving."""
+    """Return the asset `features/<name>` of a stored view.
+
+    It writes each fact with its known-at time, and publishes the latest fact of each entity for serving.
+    """
 
     @dg.asset(
         partitions_def=partitions_definition(months) if months else None,
-        # All months in one run: a changed function is applied to history by one backfill.
+        # All months in one run, so that a changed function needs one backfill for the whole history.
         backfill_policy=dg.BackfillPolicy.single_run() if months else None,
         deps=[_dep(source.dataset, settings.lookback_days, months) for source in settings.sources],
         kinds={"polars", "deltalake"},

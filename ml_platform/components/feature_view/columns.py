@@ -1,4 +1,4 @@
-"""The columns of a feature view for the UI: their schema, and the source columns they derive from."""
+"""The columns of a feature view for the UI: their schema, and their lineage to source columns."""
 
 import dagster as dg
 
@@ -8,8 +8,9 @@ from ml_platform.features.view import FeatureView as FeatureViewSettings
 
 
 def column_schema(view: FeatureViewSettings) -> dg.TableSchema:
-    keys = [dg.TableColumn(name=name, description="Entity", tags={"role": "entity"}) for name in view.entity]
-    known = dg.TableColumn(name=KNOWN_AT, type="datetime", description="When the fact became known (UTC)")
+    """Return the entity columns, ``known_at`` for a stored view, and the features with type, description and unit."""
+    keys = [dg.TableColumn(name=name, description="Key of the entity", tags={"role": "entity"}) for name in view.entity]
+    known = dg.TableColumn(name=KNOWN_AT, type="datetime", description="Time at which the fact became known (UTC)")
     return dg.TableSchema(
         columns=[
             *keys,
@@ -28,6 +29,7 @@ def column_schema(view: FeatureViewSettings) -> dg.TableSchema:
 
 
 def column_lineage(view: FeatureViewSettings) -> dg.TableColumnLineage:
+    """Return the source columns of each feature: those in ``derived_from``, or all columns that the view reads."""
     every = [f"{source.dataset}.{column}" for source in view.sources for column in source.visible_columns]
     return dg.TableColumnLineage(
         deps_by_column={

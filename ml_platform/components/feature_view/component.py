@@ -1,16 +1,15 @@
-"""The component `FeatureView`: a change log `features/<name>`, month by month, and its online snapshot.
+"""The component `FeatureView`: the change log `features/<name>` by month, and its online snapshot.
 
-A request view has nothing to store and no months: its asset is there to be seen, with its columns, its code version,
-and what it depends on. It is an asset rather than a mere mark because a changed code version is something to act on.
+A request view stores nothing and has no months. Its asset shows columns, code version and inputs in the graph, and a
+changed code version triggers downstream assets.
 """
-
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.declaration import Declaration
+from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.components.feature_view.change_log import change_log
 from ml_platform.components.feature_view.columns import column_lineage, column_schema
 from ml_platform.components.feature_view.request_view import request_view
@@ -22,9 +21,12 @@ from ml_platform.features.view import FeatureView as FeatureViewSettings
 
 @dg.scaffold_with(FeatureViewScaffolder)
 class FeatureView(Declaration, FeatureViewSettings):
-    """What is known when about an entity: one change log, read as of a time for training and at its end for serving."""
+    """The facts about an entity, each with the time at which it became known.
 
-    group: str = Field(default="features", description="Group in which the asset is shown.")
+    Training reads the change log as of each prediction time; serving reads the latest facts.
+    """
+
+    group: str = Field(default="features", description="Group of the asset in the UI.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the asset.")
 
     @property
@@ -32,7 +34,7 @@ class FeatureView(Declaration, FeatureViewSettings):
         return dg.AssetKey(["features", self.name])
 
     def settings(self) -> FeatureViewSettings:
-        """Return what the engine needs to know of the view, its code version filled in."""
+        """Return the settings of the view for the engine, with the code version filled in."""
         return FeatureViewSettings.model_validate(
             self.model_dump(include=set(FeatureViewSettings.model_fields))
         ).pinned()
@@ -43,8 +45,8 @@ class FeatureView(Declaration, FeatureViewSettings):
             return dg.Definitions(assets=[request_view(self.settings(), self.shared_arguments())])
         return dg.Definitions(assets=[change_log(self.settings(), self._months(context), self.shared_arguments())])
 
-    def shared_arguments(self) -> dict[str, Any]:
-        """Return the arguments that the assets of both kinds share."""
+    def shared_arguments(self) -> ViewAssetArguments:
+        """Return the arguments of `dg.asset` that stored views and request views share."""
         settings = self.settings()
         return {
             "key": self.key,
@@ -65,7 +67,10 @@ class FeatureView(Declaration, FeatureViewSettings):
         }
 
     def _months(self, context: dg.ComponentLoadContext) -> MonthlyPartitions | None:
-        """Return the months of the sources, None where none has any; sources of different months are refused."""
+        """Return the months of the sources, or None if no source has months.
+
+        Raises :class:`DeclarationError` for an unknown source or column, and for sources with different months.
+        """
         declared = {each.name: each for each in context.component_tree.get_all_components(Dataset)}
         for place, source in enumerate(self.sources):
             if source.dataset not in declared:

@@ -1,15 +1,15 @@
-"""The asset of a request view: nothing is stored; it shows columns, code version and inputs in the asset graph."""
+"""The asset of a request view, which stores nothing: it shows columns, code version and inputs in the asset graph."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
+from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 
 
-def request_view(settings: FeatureViewSettings, shared_arguments: Mapping[str, Any]) -> dg.AssetsDefinition:
-    """`features/<name>` of a request view: computed from the request alone, so that it has no months."""
+def request_view(settings: FeatureViewSettings, shared_arguments: ViewAssetArguments) -> dg.AssetsDefinition:
+    """Return the asset `features/<name>` of a request view, which has no months."""
 
     @dg.asset(
         deps=[dg.AssetDep(dg.AssetKey(["features", name])) for name in settings.inputs],
@@ -26,8 +26,8 @@ def request_view(settings: FeatureViewSettings, shared_arguments: Mapping[str, A
     return _request_view
 
 
-def _when_code_changes() -> dg.AutomationCondition:
-    # It stores nothing, so that it needs nothing of its inputs, of which some months are always still to come.
+def _when_code_changes() -> dg.AutomationCondition[dg.AssetKey]:
+    # It reads no data of its inputs, so it must not wait for their missing months.
     condition = dg.AutomationCondition
     missing = condition.missing() & ~condition.execution_failed()
     return (missing | condition.code_version_changed()) & ~condition.in_progress()

@@ -1,4 +1,4 @@
-"""What `dg scaffold defs ml_platform.FeatureView NAME` writes."""
+"""The scaffolder of `dg scaffold defs ml_platform.FeatureView NAME`."""
 
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from ml_platform.errors import did_you_mean, listed
 
 
 class FeatureViewScaffoldParams(BaseModel):
-    """What `dg scaffold defs ml_platform.FeatureView` can be told."""
+    """Options of `dg scaffold defs ml_platform.FeatureView`."""
 
-    dataset: str = Field(default="", description="Dataset that the view reads; none: the first one with an event time.")
+    dataset: str = Field(
+        default="", description="Dataset that the view reads; default: the first one with an event time and a text key."
+    )
 
 
 class FeatureViewScaffolder(dg.Scaffolder[FeatureViewScaffoldParams]):
-    """Writes a feature view on a dataset that is there: how many rows each of its entities had in the last days."""
+    """Writes a feature view on an existing dataset: the number of rows per entity in the last days."""
 
     @classmethod
     def get_scaffold_params(cls) -> type[FeatureViewScaffoldParams]:
@@ -41,9 +43,9 @@ def _source(request: dg.ScaffoldRequest[FeatureViewScaffoldParams]) -> Dataset:
         raise scaffold_error(
             request,
             f"Feature view '{request.target_path.name}'",
-            expected="a dataset with an event time and a key of text",
-            found=f"'{dataset}'; there are {listed(usable)}" if usable else "none",
-            fix=f"Name one by --dataset, or scaffold an ml_platform.Dataset first.{did_you_mean(dataset, usable)}",
+            expected="a dataset with an event time and a text key",
+            found=f"'{dataset}'; available are {listed(usable)}" if usable else "none",
+            fix=f"Select one with --dataset, or scaffold an ml_platform.Dataset first.{did_you_mean(dataset, usable)}",
         )
     return usable[dataset]
 

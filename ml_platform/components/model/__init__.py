@@ -1,1 +1,1 @@
-"""The component `Model` and what it makes: one module per kind of asset, in the order of the data."""
+"""The component `Model`, with one module per group of assets."""

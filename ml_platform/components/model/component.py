@@ -1,7 +1,7 @@
-"""The component `Model`: makes the assets, checks, job, sensor and schedules of a declared model.
+"""The component `Model`: builds the assets, checks, job, sensor and schedules of a declared model.
 
-The assets stand in `training.py`, `evaluation.py`, `promotion.py`, `serving.py` and `monitoring.py` beside this module,
-in the order in which the data flows through them. Their work is done in `ml_platform/steps/`.
+The modules beside this one define the assets, in the order of the data: `training.py`, `evaluation.py`,
+`model_card.py`, `promotion.py`, `serving.py` and `monitoring.py`. The assets call the steps in `ml_platform/steps/`.
 """
 
 import dagster as dg
@@ -23,7 +23,7 @@ from ml_platform.components.model.validation import validate_declaration
 
 @dg.scaffold_with(ModelScaffolder)
 class Model(ModelDeclaration):
-    """A model: examples, features, trainers, gates, endpoint, monitors. Gives assets, checks, job, sensor, schedules.
+    """A model: examples, features, trainers, gates, endpoint and monitors.
 
     Assets: `<name>/training_set`, `candidate_<trainer>`, `evaluation`, `model_card`, `champion`, `bento`, `rollout`,
     `predictions`, `outcomes`, `performance`, `drift`.
@@ -34,7 +34,7 @@ class Model(ModelDeclaration):
             fields = [field.name for field in self.request]
             if name not in fields:
                 raise self.unknown_name_error(["examples", "identity", at], name, fields, "a field of the request")
-        # Found now, with file and line, rather than when the first training set is made.
+        # Report a missing function now, with file and line, and not when the first training set is materialized.
         self.function_at("examples.function", self.examples.function)
         views = self.views(context.component_tree)
         bound = ModelAssets(self, views)
@@ -56,13 +56,13 @@ class Model(ModelDeclaration):
         job = dg.define_asset_job(
             self.name,
             selection=dg.AssetSelection.assets(*bound.training_cycle_keys) - dg.AssetSelection.checks(rebuilt),
-            description=f"Everything from the candidates of a month to the rollout: {self.description}",
+            description=f"Training cycle of one month, from the candidates to the rollout. {self.description}",
         )
         own = dg.Definitions(assets=assets, asset_checks=[promotion.reproducible(bound)], jobs=[job])
         return dg.Definitions.merge(own, self.automation_definitions(bound))
 
     def automation_definitions(self, bound: ModelAssets) -> dg.Definitions:
-        """Return the sensors and schedules: what the model does without being asked."""
+        """Return the sensors and schedules that retrain, monitor and reproduce the model."""
         declared = self.retraining
         sensors = [automation.new_month_sensor(bound)] if declared.on_new_partition else []
         schedules = [

@@ -1,4 +1,4 @@
-"""What a team declares about a model, with file and line, and the feature views that it names."""
+"""The attributes of a model in defs.yaml, with file and line, and its feature views."""
 
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,18 @@ class ModelDeclaration(Declaration, ModelSettings):
     """The attributes of a model."""
 
     def views(self, tree: "ComponentTree") -> list[FeatureViewSettings]:
-        """Return the settings of the declared views, and of those that they take as inputs, in declared order."""
+        """Return the settings of the declared views in order, followed by the views that these take as inputs.
+
+        Raises :class:`DeclarationError` for an unknown view.
+        """
         known = {each.name: each.settings() for each in tree.get_all_components(FeatureView)}
         for at, name in enumerate(self.features):
             if name not in known:
                 raise self.error_at(
                     ["features", at],
                     expected="the name of a feature view",
-                    found=f"'{name}'; there are {listed(known, 30)}",
-                    fix=f"Mend the name, or declare the view.{did_you_mean(name, known)}",
+                    found=f"'{name}'; available are {listed(known, 30)}",
+                    fix=f"Correct the name, or declare the view.{did_you_mean(name, known)}",
                 )
         names = list(self.features)
         for name in names:

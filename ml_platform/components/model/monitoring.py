@@ -1,7 +1,4 @@
-"""The assets that watch a model: what it answered, what then happened, and whether its inputs still look alike.
-
-Each body reads its inputs, calls the engine, and returns what the UI shows.
-"""
+"""The assets that monitor a model: logged predictions, outcomes, realised performance and drift."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,18 +18,18 @@ from resources.online_store import OnlineStoreResource
 
 
 def predictions(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/predictions`: what the services answered."""
+    """Return the asset `<model>/predictions`: the logged predictions of the services."""
     key = model.key("predictions")
 
     @dg.asset(
         key=key,
-        description="One row per answered prediction, with its request and the feature values that it used.",
+        description="One row per prediction of the services, with the request and the feature values that were used.",
         metadata={"dagster/table_name": predictions_table(model.name)},
         check_specs=[
             dg.AssetCheckSpec(
                 "skew",
                 asset=key,
-                description="Features of a sample of predictions are equal when recomputed from the change logs.",
+                description="Logged features of a sample of predictions equal those recomputed from the change logs.",
             )
         ],
         **model.shared_arguments("deltalake"),
@@ -45,19 +42,21 @@ def predictions(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.steps.monitoring import ingest_predictions
 
         stores = open_stores(home, lake, mlflow, online_store)
-        found = ingest_predictions(model, stores)
-        yield dg.MaterializeResult(metadata={"dagster/row_count": found.rows, **found.model_dump(exclude={"rows"})})
+        ingested = ingest_predictions(model, stores)
+        yield dg.MaterializeResult(
+            metadata={"dagster/row_count": ingested.rows, **ingested.model_dump(exclude={"rows"})}
+        )
         yield skew_result(check_skew(model, stores))
 
     return _predictions
 
 
 def outcomes(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/outcomes`: each prediction beside what then happened."""
+    """Return the asset `<model>/outcomes`: each prediction joined with its outcome."""
 
     @dg.asset(
         key=model.key("outcomes"),
-        description="One row per predicted example, version and role, with its outcome once that is known.",
+        description="One row per predicted example, version and role; the outcome is null until it is known.",
         deps=[
             model.key("predictions"),
             dg.AssetDep(model.key("training_set"), partition_mapping=dg.AllPartitionMapping()),
@@ -68,30 +67,30 @@ def outcomes(model: ModelAssets) -> dg.AssetsDefinition:
     def _outcomes(lake: LakeResource) -> dg.MaterializeResult[Any]:
         from ml_platform.steps.monitoring import join_outcomes
 
-        settled = join_outcomes(model, lake.lake())
-        if settled is None:
+        joined = join_outcomes(model, lake.lake())
+        if joined is None:
             return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": "Nothing was predicted yet."})
         return dg.MaterializeResult(
-            metadata={**table_metadata(settled.table), "labelled": settled.labelled},
-            data_version=dg.DataVersion(settled.table.sha256),
+            metadata={**table_metadata(joined.table), "labelled": joined.labelled},
+            data_version=dg.DataVersion(joined.table.sha256),
         )
 
     return _outcomes
 
 
 def performance(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/performance`: realised metrics by period and version, against what was promised."""
+    """Return the asset `<model>/performance`: realised metrics by period and version, compared with the evaluation."""
     key = model.key("performance")
 
     @dg.asset(
         key=key,
-        description="Realised metrics of what each stable version answered, by period, with how many labels are known.",
+        description="Realised metrics of the stable versions by period, with the number of known labels.",
         deps=[model.key("outcomes")],
         check_specs=[
             dg.AssetCheckSpec(
                 "performance_regression",
                 asset=key,
-                description="The newest judged period is as good as the evaluation promised.",
+                description="The latest period with enough labels is not worse than the evaluation of its version.",
             )
         ],
         **model.shared_arguments("python"),
@@ -110,14 +109,14 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
 
 
 def drift(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/drift`: whether the month's rows are still the kind of rows that came before."""
+    """Return the asset `<model>/drift`: the rows of a month compared with the rows of all earlier months."""
     key = model.key("drift")
 
     @dg.asset(
         key=key,
         description=(
-            "The month's feature values, and the champion's scores, compared with those of all months before: what "
-            "changed by more than is usual for it."
+            "Drift report of the month: feature values and champion scores compared with all earlier months, with the "
+            "columns that changed more than usual."
         ),
         partitions_def=partitions_definition(model.declared.partitions),
         deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier_months())],
@@ -125,7 +124,7 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "no_drift",
                 asset=key,
-                description="Scores are distributed as before, and no data are broken: nulls, categories, volume.",
+                description="The score distribution, nulls, categories and number of rows are as in earlier months.",
             )
         ],
         **model.shared_arguments("evidently"),
@@ -140,9 +139,9 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.components.check_results import drift_metadata, drift_result
         from ml_platform.steps.monitoring import monitor_drift
 
-        watched = monitor_drift(model, context.partition_key, open_stores(home, lake, mlflow, online_store))
-        page = {"report": home.link(watched.page)} if watched.page else {}
-        yield dg.MaterializeResult(metadata={**drift_metadata(watched), **page})
-        yield drift_result(watched.report)
+        result = monitor_drift(model, context.partition_key, open_stores(home, lake, mlflow, online_store))
+        page = {"report": home.link(result.page)} if result.page else {}
+        yield dg.MaterializeResult(metadata={**drift_metadata(result), **page})
+        yield drift_result(result.report)
 
     return _drift

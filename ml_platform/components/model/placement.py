@@ -1,4 +1,4 @@
-"""Where a training step may run, in the words of who places it: Dagster's pools, Ray, Kubernetes."""
+"""The placement of a training step: its Dagster pool, and its resource tags for Ray and Kubernetes."""
 
 import sys
 from typing import Any
@@ -12,15 +12,15 @@ GIB = 1024**3
 
 
 def pool_of(declared: TrainerSettings) -> str | None:
-    """Return the pool in which a fit of ``declared`` waits for its turn, None where it needs no turn.
+    """Return the pool that limits concurrent fits of ``declared``, or None if the fit needs no GPU.
 
-    It waits for what it is declared to be given, and for what it would take unasked from the cards of this machine.
+    A fit needs a GPU if it declares one, or if it would use a GPU of this machine without declaring it.
     """
     return GPU_POOL if gpu_count_of(declared) or (uses_gpu(declared) and _local_gpu_count()) else None
 
 
 def placement_tags(declared: TrainerSettings) -> dict[str, Any]:
-    """Return the tags of the step by which Ray and Kubernetes set aside what is declared; none where nothing is."""
+    """Return the step tags that request the declared resources from Ray and Kubernetes; empty if none are declared."""
     compute, gpus = declared.compute, gpu_count_of(declared)
     if compute is None and not gpus:
         return {}
@@ -32,7 +32,7 @@ def placement_tags(declared: TrainerSettings) -> dict[str, Any]:
     if compute is not None and compute.memory_gb is not None:
         ray["memory"] = int(compute.memory_gb * GIB)
         requests["memory"] = f"{int(compute.memory_gb * 1024)}Mi"
-    # Processor time is shared out, memory and cards are not: only these have a limit.
+    # Only memory and GPUs get a limit; processor time is shared.
     limits = {name: amount for name, amount in requests.items() if name == "memory"}
     if gpus:
         limits["nvidia.com/gpu"] = str(gpus)
@@ -41,11 +41,11 @@ def placement_tags(declared: TrainerSettings) -> dict[str, Any]:
 
 
 def gpu_count_of(declared: TrainerSettings) -> int:
-    """Return how many accelerators a fit of ``declared`` is given."""
+    """Return the number of GPUs that a fit of ``declared`` requests."""
     gpus = declared.compute.gpus if declared.compute else 0
     return max(gpus, 1) if declared.requires == "gpu" else gpus
 
 
 def _local_gpu_count() -> int:
-    # Asking a Mac would import torch whenever definitions load; there a turn in the pool costs nothing.
+    # Detecting the GPU of a Mac would import torch whenever definitions load, so assume one GPU there.
     return 1 if sys.platform == "darwin" else gpu_count()

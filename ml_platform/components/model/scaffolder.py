@@ -1,4 +1,4 @@
-"""What `dg scaffold defs ml_platform.Model NAME` writes."""
+"""The scaffolder of `dg scaffold defs ml_platform.Model NAME`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ml_platform.components.scaffolding import template_values, write_templates
 
 
 class ModelScaffolder(dg.Scaffolder[Any]):
-    """Writes a model with all that it stands on: a dataset, two feature views, its examples, and months to land."""
+    """Writes a model with its dataset, two feature views, its examples, and a module that lands generated months."""
 
     def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
         write_templates("model", request, template_values(request), "ml_platform.Model")

@@ -1,7 +1,4 @@
-"""The assets of a model that learn: its training set and its candidates.
-
-Each body reads its inputs, calls the engine, and returns what the UI shows.
-"""
+"""The training assets of a model: its training set and its candidates."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -27,15 +24,15 @@ if TYPE_CHECKING:
 
 
 def training_set(model: ModelAssets) -> dg.AssetsDefinition:
-    """`<model>/training_set`: the month's examples, each with the features known when it was predicted."""
+    """Return the asset `<model>/training_set`: examples of a month with the features known at their prediction time."""
     declared = model.declared
     key = model.key("training_set")
 
     @dg.asset(
         key=key,
         description=(
-            "One row per example of the month: its request, the features as known at its prediction time, and whether "
-            f"it came true ({declared.target}). An example whose outcome is never known has no label."
+            "One row per example of the month: its request fields, the features known at its prediction time, and its "
+            f"label ({declared.target}). The label is null if the outcome is never known."
         ),
         partitions_def=partitions_definition(declared.partitions),
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -49,12 +46,12 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
                 "known_in_time",
                 asset=key,
                 blocking=True,
-                description="No request field changes when what became known after the prediction is scrambled.",
+                description="No request field depends on values that became known only after the prediction.",
             ),
             dg.AssetCheckSpec(
                 "leakage_screen",
                 asset=key,
-                description="No feature alone, and no split by chance, looks too good to be true.",
+                description="No feature alone, and no random split, gives an implausibly high AUC.",
             ),
         ],
         automation_condition=on_new_inputs(),
@@ -89,15 +86,15 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
 
 
 def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
-    """`<model>/candidate_<trainer>`: a version of the model, fitted on what was known before the month began."""
+    """Return the asset `<model>/candidate_<trainer>`: a version fitted on rows known before the month began."""
     declared = model.declared.trainers[trainer]
 
     @dg.asset(
         key=model.candidate_keys[trainer],
         description=(
-            f"A version made by {declared.trainer}: fitted on the months before, tuned on the last of them, never "
-            "shown the month itself. Unchanged inputs are recognised and not fitted again"
-            + ("; without a GPU it is skipped." if declared.requires == "gpu" else ".")
+            f"Model version of the trainer {declared.trainer}, fitted on earlier months and validated on the last of "
+            "them; the month itself is its test set. It is not fitted again if its inputs are unchanged."
+            + (" It is skipped on a machine without a GPU." if declared.requires == "gpu" else "")
         ),
         partitions_def=partitions_definition(model.declared.partitions),
         deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier_months())],
@@ -118,7 +115,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
 
         accelerator = availability(declared)
         if not accelerator.available:
-            # A result, not a skipped step: what follows goes on with the candidates that there are.
+            # Return a result and do not skip the step, so that downstream assets continue with the other candidates.
             return dg.MaterializeResult(metadata={"skipped": accelerator.reason})
         stores = open_stores(home, lake, mlflow, online_store)
         with mlflow.run(context, model.name) as run:
@@ -140,7 +137,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
 
 
 def _candidate_metadata(result: "CandidateResult", model: ModelAssets, mlflow: MlflowResource) -> dict[str, Any]:
-    """Return what the UI shows of a candidate: its version, what it was made from, how it went and what it took."""
+    """Return the metadata of a candidate: version, inputs, fit and used resources."""
     from ml_platform.evaluation.plots import importance_plot, loss_curve_plot
 
     metadata: dict[str, Any] = {
@@ -149,7 +146,7 @@ def _candidate_metadata(result: "CandidateResult", model: ModelAssets, mlflow: M
         **result.counts,
     }
     if result.version is None:
-        metadata["queued"] = "The tracking server is down: record and version wait in the outbox until it is back."
+        metadata["queued"] = "The tracking server is down. Run and version wait in the outbox until it is available."
     else:
         metadata |= {
             "version": result.version.version,
@@ -157,7 +154,7 @@ def _candidate_metadata(result: "CandidateResult", model: ModelAssets, mlflow: M
         }
     if result.candidate is None:
         number = result.version.version if result.version else 0
-        return metadata | {"skipped": f"Inputs unchanged: they had made version {number}."}
+        return metadata | {"skipped": f"Inputs unchanged since version {number}."}
     metadata |= asdict(result.candidate.resource_usage)
     metadata |= {"rounds": result.candidate.fitted.rounds, "notes": result.candidate.notes}
     if result.manifest.threshold is not None:

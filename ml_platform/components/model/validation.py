@@ -1,7 +1,7 @@
-"""What a model's declaration promises and cannot keep: refused when definitions load, with file and line.
+"""Validates the declaration of a model across its attributes, feature views and custom code.
 
-Apart from the settings themselves because it takes the whole of a declaration, its feature views, and the teams' own
-code to see it; without this it would be seen hours later, after the training.
+The settings models validate single attributes. The validation here reports other errors with file and line when
+definitions load; without it, a step would fail hours later, after the training.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from ml_platform.training.tuning import validate_search_space
 Path = Sequence[str | int]
 
 TIME_UNITS = ("hour", "day", "week")
-"""Units of time that a bootstrap can draw whole."""
+"""Units of time that the bootstrap can resample as blocks."""
 
 INTERVAL_METRIC = "coverage"
-"""The metric of predicted intervals: baselines and slices have none, and those of validation were fitted there."""
+"""The metric of predicted intervals. Baselines and slices have no intervals; on validation rows they are in-sample."""
 
 
 def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
-    """Raise :class:`DeclarationError` for the first thing in ``model`` that a later step would fail on.
+    """Raise :class:`DeclarationError` for the first value in ``model`` on which a later step would fail.
 
-    Imports the modules of the team's own trainers and of their scorers, and no library of those of the platform.
+    This imports the modules of custom trainers and their scorers, but no library of the built-in trainers.
     """
     for name, declared in model.trainers.items():
         _validate_trainer(model, name, declared)
@@ -64,9 +64,9 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
     if model.task == "regression" and declared.calibration != "none":
         raise model.error_at(
             [*path, "calibration"],
-            expected="none: the model predicts values, not probabilities",
+            expected="'none', because the model predicts values, not probabilities",
             found=f"'{declared.calibration}'",
-            fix="Take it away; how sure a value is, 'interval' says.",
+            fix="Remove it. To predict intervals, declare 'interval'.",
         )
     if declared.tuning is not None:
         try:
@@ -107,17 +107,17 @@ def _validate_gates(model: ModelDeclaration) -> None:
         if gate.name in names:
             raise model.error_at(
                 path,
-                expected="each gate once per metric",
-                found=f"'{gate.name}' a second time",
-                fix="Merge the two.",
+                expected="at most one gate of a type per metric",
+                found=f"a second gate '{gate.name}'",
+                fix="Merge the two gates.",
             )
         names.append(gate.name)
         if isinstance(gate, CalibrationGate) and model.task == "regression":
             raise model.error_at(
                 [*path, "type"],
                 expected="a gate of a regression",
-                found="'calibration', which is about probabilities",
-                fix="Declare {type: metric_limit, metric: coverage, limit: …} for its intervals.",
+                found="'calibration', which needs probabilities",
+                fix="Declare {type: metric_limit, metric: coverage, limit: …} to check its intervals.",
             )
         if isinstance(gate, PairedTestGate | MetricLimitGate):
             _validate_metric(model, [*path, "metric"], gate.metric, intervals=True)
@@ -136,7 +136,7 @@ def _validate_metric(model: ModelDeclaration, path: Path, metric: str, *, interv
 
 
 def _validate_baselines(model: ModelDeclaration, bound: BoundModel) -> None:
-    """Refuse a model of which only the base rate would be beaten without anybody having said so."""
+    """Raise :class:`DeclarationError` if the base rate is the only baseline, unless the declaration says so."""
     required: list[str] | None = None
     for at, gate in enumerate(model.gates):
         if isinstance(gate, BaselineGate) and gate.required:
@@ -148,8 +148,8 @@ def _validate_baselines(model: ModelDeclaration, bound: BoundModel) -> None:
     if not bound.request_only and (required is None or REQUEST_ONLY in required):
         raise model.error_at(
             ["evaluation", "request_only"],
-            expected="a baseline that knows the request alone: request views that read no other view",
+            expected="request views without inputs, for the baseline on request features alone",
             found="none among the model's features",
-            fix="Name request views under evaluation.request_only, add one to 'features', or say that beating the "
-            "base rate is enough: {type: baseline, required: [base_rate]} among the gates.",
+            fix="List request views under evaluation.request_only, or add one to 'features'. If beating the base rate "
+            "is enough, declare the gate {type: baseline, required: [base_rate]}.",
         )

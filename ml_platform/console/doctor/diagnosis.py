@@ -1,4 +1,4 @@
-"""The checks of the doctor in their order, how they run, and how people see what they found."""
+"""The list of the doctor's checks in their order, their execution, and the output for people and for programs."""
 
 from collections.abc import Callable, Mapping
 
@@ -31,7 +31,7 @@ STYLES: Mapping[State, tuple[str, str]] = {"ok": ("✓", "green"), "warning": ("
 
 
 def diagnose(subject: Subject, checks: Mapping[str, Callable[[Subject], Finding]] = CHECKS) -> dict[str, Finding]:
-    """Return what each of ``checks`` finds, by name and in their order. Nothing is created or changed."""
+    """Return the finding of each of ``checks`` by its name, in their order. Nothing is created or changed."""
     return {name: _finding_of(check, subject) for name, check in checks.items()}
 
 
@@ -50,7 +50,7 @@ def as_json(findings: Mapping[str, Finding]) -> dict[str, object]:
 
 
 def show(findings: Mapping[str, Finding], console: Console) -> None:
-    """Print one line per check, with the fix below those that need one, and how many those are."""
+    """Print one line per check with its fix below, then the numbers of failures and warnings."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, finding in findings.items():
         mark, style = STYLES[finding.state]
@@ -68,7 +68,7 @@ def show(findings: Mapping[str, Finding], console: Console) -> None:
 def _finding_of(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
     try:
         return check(subject)
-    except Exception as error:  # on a broken machine every check may break, and the others must still run
+    except Exception as error:  # a check may crash on a broken machine, and the other checks must still run
         return failed(
             f"the check could not run: {type(error).__name__}: {error}", "Correct the cause, then run doctor again."
         )

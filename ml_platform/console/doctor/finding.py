@@ -1,4 +1,4 @@
-"""What one check of the doctor found, and what the checks may look at."""
+"""The input and the result of one check of the doctor."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from resources.home import Home
 State = Literal["ok", "warning", "failed"]
 
 LISTED = 5
-"""How many names a line lists; it counts the others."""
+"""Maximal number of names in a line; the line ends with the number of the others."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: a home, the code in ``repository``, and the machine at the time ``now`` (aware)."""
+    """The objects of a check: a home, the code in ``repository``, and the machine at the time ``now`` (aware)."""
 
     home: Home
     repository: Path
@@ -24,13 +24,13 @@ class Subject:
 
     @property
     def has_home(self) -> bool:
-        """Whether anything lies in the home."""
+        """Return whether the home exists and is not empty."""
         return self.home.root.is_dir() and any(self.home.root.iterdir())
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check. ``fix`` is empty where nothing needs one."""
+    """The result of one check. ``fix`` is empty if no fix is necessary."""
 
     state: State
     found: str
@@ -41,22 +41,22 @@ NO_HOME = Finding("ok", "no home yet; the first command creates it")
 
 
 def ok(found: str) -> Finding:
-    """Return a finding that needs no fix."""
+    """Return a finding without a problem."""
     return Finding("ok", found)
 
 
 def warning(found: str, fix: str) -> Finding:
-    """Return a finding that a user should know of, and with which the platform works."""
+    """Return a finding that the user should know; the platform works."""
     return Finding("warning", found, fix)
 
 
 def failed(found: str, fix: str) -> Finding:
-    """Return a finding with which a part of the platform does not work."""
+    """Return a finding that stops a part of the platform."""
     return Finding("failed", found, fix)
 
 
 def capped(parts: Iterable[str]) -> str:
-    """Return the first ``LISTED`` of ``parts`` in one line, and how many more there are.
+    """Return the first :data:`LISTED` of ``parts`` in one line, and the number of the others.
 
     >>> capped(["a", "b", "c", "d", "e", "f", "g"])
     'a; b; c; d; e; … and 2 more'

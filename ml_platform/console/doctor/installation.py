@@ -1,4 +1,4 @@
-"""Checks of the installation: Python, the packages against the lock, and the accelerator with the torch build."""
+"""Checks of the installation: Python, the packages against the lock, and torch against the accelerators."""
 
 import importlib.metadata
 import platform
@@ -19,26 +19,27 @@ def python_version(subject: Subject) -> Finding:
     running = platform.python_version()
     if not SpecifierSet(supported).contains(running, prereleases=True):
         return failed(
-            f"Python {running}, supported is {supported}", "Install with `make PYTHON=/path/to/python3.11 install`."
+            f"Python {running}, which is not supported ({supported})",
+            "Install with `make PYTHON=/path/to/python3.11 install`.",
         )
     return ok(f"Python {running}")
 
 
 def locked_versions(subject: Subject) -> Finding:
-    """Check that every package of the lock is installed in the version that it pins."""
+    """Check that every package of the lock is installed in the pinned version."""
     lock = subject.repository / LOCK
     fix = "Run `make install`."
     if not lock.is_file():
         return warning(f"no {LOCK} in {subject.repository}", "Install from a checkout of the repository.")
     pinned, installed = _pinned(lock), _installed()
     differing = [
-        f"{name} {installed.get(name, 'is absent')} (lock: {version})"
+        f"{name} {installed.get(name, 'is missing')} (lock: {version})"
         for name, version in pinned.items()
         if installed.get(name) != version
     ]
     if differing:
         return warning(f"{len(differing)} of {len(pinned)} packages differ from the lock: {capped(differing)}", fix)
-    return ok(f"{len(pinned)} packages as locked")
+    return ok(f"{len(pinned)} packages match the lock")
 
 
 def _pinned(lock: Path) -> dict[str, str]:
@@ -60,7 +61,7 @@ def _installed() -> dict[str, str]:
 
     found: dict[str, str] = {}
     for each in importlib.metadata.distributions():
-        # Of a package that is installed twice, the first on the path is the one that is imported.
+        # Python imports the first one on the path if a package is installed twice.
         found.setdefault(canonicalize_name(each.name), each.version)
     return found
 
@@ -72,22 +73,23 @@ def accelerator(subject: Subject) -> Finding:
     try:
         build = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        return warning("torch is not installed: trainers of type torch do not run", "Run `make install`.")
+        return warning("torch is not installed, so trainers of type torch cannot run", "Run `make install`.")
     present, usable = nvidia_devices(), gpu_count()
     if present and not torch_has_cuda():
         return warning(
-            f"{present} NVIDIA devices, and torch {build} is built for the CPU",
+            f"{present} NVIDIA devices, but torch {build} is built for the CPU",
             "Install the CUDA build of the same torch version: docs/gpu.md.",
         )
     if present and not usable:
         return warning(
-            f"{present} NVIDIA devices, none of them visible to this process", "Unset or correct CUDA_VISIBLE_DEVICES."
+            f"{present} NVIDIA devices, but none is visible to this process",
+            "Unset CUDA_VISIBLE_DEVICES, or correct it.",
         )
     return ok(f"{usable} accelerators, torch {build}" if usable else f"none; training uses the CPU, torch {build}")
 
 
 def nvidia_devices() -> int:
-    """Return how many devices the NVIDIA driver reports, 0 where there is no driver."""
+    """Return the number of devices that the NVIDIA driver reports, 0 without a driver."""
     try:
         import pynvml
     except ModuleNotFoundError:

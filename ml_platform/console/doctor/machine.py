@@ -22,21 +22,21 @@ DISK_FAILED_BYTES, DISK_WARNING_BYTES = 1 * GIB, 10 * GIB
 MEMORY_FAILED_BYTES, MEMORY_WARNING_BYTES = 1 * GIB, 4 * GIB
 
 CLOCK_TOLERANCE = timedelta(minutes=2)
-"""By how much a file may be newer than the clock: servers of shared folders have clocks of their own."""
+"""Tolerated lead of a file's time over the clock, because servers of shared folders have their own clocks."""
 
 WALK_SECONDS = 1.0
-"""How long the doctor searches a home for its newest file."""
+"""Time limit for the search of the latest file of a home."""
 
 MEMORY_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
-"""Limit and use of the container that this process runs in, where it runs in one."""
+"""Memory limit and memory use of the container in which this process runs, if it runs in one."""
 
 
 def free_disk(subject: Subject) -> Finding:
-    """Check the free disk where the home lies."""
+    """Check the free disk space of the home."""
     folder = next(each for each in (subject.home.root, *subject.home.root.parents) if each.exists())
     free_bytes = shutil.disk_usage(folder).free
     found = f"{free_bytes / GIB:.1f} GiB free at {subject.home.root}"
-    fix = "Free the disk, or set ML_PLATFORM_HOME to a folder on a larger one."
+    fix = "Free disk space, or set ML_PLATFORM_HOME to a folder on a larger disk."
     if free_bytes < DISK_FAILED_BYTES:
         return failed(found, fix)
     return warning(found, fix) if free_bytes < DISK_WARNING_BYTES else ok(found)
@@ -53,7 +53,7 @@ def memory(subject: Subject) -> Finding:
 
 
 def available_memory_bytes() -> int:
-    """Return the memory available on the machine, or what the container's limit leaves where that is less."""
+    """Return the memory available on the machine, or within the container's limit if that is less."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
@@ -62,8 +62,8 @@ def available_memory_bytes() -> int:
 
 
 def ports(subject: Subject) -> Finding:
-    """Check that each port of `ml-platform up` is free, or used by the platform of this home."""
-    seen, problems, fixes = [], [], []
+    """Check that each port of `ml-platform up` is free, or in use by the platform of this home."""
+    usable, problems, fixes = [], [], []
     for name in DEFAULT_PORTS:
         try:
             number = port(name)
@@ -72,15 +72,15 @@ def ports(subject: Subject) -> Finding:
             fixes.append(f"Set {port_variable(name)} to a number from 1 to 65535.")
             continue
         if _is_free(number):
-            seen.append(f"{number} ({name}) is free")
+            usable.append(f"{number} ({name}) is free")
             continue
         holder = _listener(number)
         if holder is not None and _belongs_to(holder, subject):
-            seen.append(f"{number} ({name}) is used by this home's platform")
+            usable.append(f"{number} ({name}) is used by the platform of this home")
         else:
             problems.append(f"{number} ({name}) is used by {_described(holder)}")
             fixes.append(f"Stop that process, or choose another port: {port_variable(name)}.")
-    return failed("; ".join(problems), " ".join(fixes)) if problems else ok("; ".join(seen))
+    return failed("; ".join(problems), " ".join(fixes)) if problems else ok("; ".join(usable))
 
 
 def _is_free(number: int) -> bool:
@@ -128,25 +128,25 @@ def _described(process: "psutil.Process | None") -> str:
 
 
 def clock(subject: Subject) -> Finding:
-    """Check that the clock is not before the newest record or file of the home, and not before the installed code."""
+    """Check that the clock is not before the latest record or file of the home, or before the installed code."""
     known = {
-        "the installed code": _newest_modification(_files(subject.repository / "ml_platform")),
-        "the newest file of the home": _newest_modification(_files(subject.home.root)),
+        "the installed code": _latest_modification(_files(subject.repository / "ml_platform")),
+        "the latest file of the home": _latest_modification(_files(subject.home.root)),
         "the last record of the audit log": _last_record(subject.home.audit_log),
     }
-    late = [
+    later = [
         f"{name} ({_minute(at)})" for name, at in known.items() if at is not None and at > subject.now + CLOCK_TOLERANCE
     ]
-    if late:
+    if later:
         return failed(
-            f"{_minute(subject.now)}, which is before {' and '.join(late)}",
-            "Set the clock (NTP): decisions and approvals are recorded with its time.",
+            f"{_minute(subject.now)}, which is before {' and '.join(later)}",
+            "Set the clock (NTP), because it dates decisions and approvals.",
         )
-    return ok(f"{_minute(subject.now)}, after all that is recorded")
+    return ok(f"{_minute(subject.now)}, not before any record or file")
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Yield the files below ``folder`` for :data:`WALK_SECONDS` at most."""
+    """Yield the files below ``folder``, for at most :data:`WALK_SECONDS`."""
     deadline = time.monotonic() + WALK_SECONDS
     for root, _, names in os.walk(folder):
         yield from (os.path.join(root, name) for name in names)  # noqa: PTH118  twice as fast on a large home
@@ -154,14 +154,14 @@ def _files(folder: Path) -> Iterator[str]:
             return
 
 
-def _newest_modification(files: Iterator[str]) -> datetime | None:
-    newest = 0.0
+def _latest_modification(files: Iterator[str]) -> datetime | None:
+    latest = 0.0
     for file in files:
         try:
-            newest = max(newest, os.lstat(file).st_mtime)
-        except FileNotFoundError:  # removed meanwhile
+            latest = max(latest, os.lstat(file).st_mtime)
+        except FileNotFoundError:  # removed since the listing
             continue
-    return datetime.fromtimestamp(newest, UTC) if newest else None
+    return datetime.fromtimestamp(latest, UTC) if latest else None
 
 
 def _last_record(audit_log: Path) -> datetime | None:
@@ -173,7 +173,7 @@ def _last_record(audit_log: Path) -> datetime | None:
     try:
         return datetime.fromisoformat(json.loads(lines[-1])["at"]).astimezone(UTC) if lines else None
     except (ValueError, KeyError, TypeError):
-        return None  # the check of the audit log reports it
+        return None  # the check of the audit log reports this
 
 
 def _minute(at: datetime) -> str:
@@ -181,21 +181,21 @@ def _minute(at: datetime) -> str:
 
 
 def time_zones(subject: Subject) -> Finding:
-    """Check that the time zone database loads, and holds `TZ` and every zone that a declaration under assets/ names."""
+    """Check that the time zone database contains `TZ` and every time zone that a declaration under assets/ names."""
     declared = {"UTC": "the platform"} | _declared_zones(subject.repository / "assets")
     absent = [f"'{zone}' of {where}" for zone, where in declared.items() if not _is_zone(zone)]
     if absent:
         return failed(
             f"no time zone {capped(absent)}",
-            "Correct the name, like America/New_York; where all are absent, install tzdata.",
+            "Correct the name (example: America/New_York). If all time zones are missing, install tzdata.",
         )
     chosen = os.environ.get("TZ", "")
     if chosen and not _is_zone(chosen.lstrip(":")):
         return warning(
             f"TZ is '{chosen}', which is not in the time zone database",
-            "Set TZ to an IANA name, like Europe/Berlin, or unset it: programs take it for UTC.",
+            "Set TZ to an IANA name (example: Europe/Berlin), or unset it. Programs would use UTC.",
         )
-    return ok(f"{', '.join(declared)}; this process uses {chosen or '/'.join(time.tzname)}")
+    return ok(f"{', '.join(declared)}; this process uses {chosen or '/'.join(dict.fromkeys(time.tzname))}")
 
 
 def _is_zone(name: str) -> bool:
@@ -207,7 +207,7 @@ def _is_zone(name: str) -> bool:
 
 
 def _declared_zones(assets: Path) -> dict[str, str]:
-    """Return each zone that a ``time_zone`` of a defs.yaml names, with the file. Other checks find broken files."""
+    """Return each zone that a ``time_zone`` of a defs.yaml names, with the file. Broken files are skipped."""
     import yaml
 
     zones: dict[str, str] = {}

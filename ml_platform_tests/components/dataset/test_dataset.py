@@ -1,4 +1,4 @@
-"""The component `Dataset` in a real instance: what is recorded, what is stored, and what happens to bad files."""
+"""The component `Dataset` in a Dagster instance: metadata, stored rows, checks of bad files, and the sensor."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def declared(**changed: Any) -> Dataset:
 
 
 class Shop:
-    """A home, an instance, and the definitions of some datasets."""
+    """A home, a Dagster instance, and the definitions of some datasets."""
 
     def __init__(self, root: Path, instance: dg.DagsterInstance, *datasets: Dataset) -> None:
         self.resource = LakeResource.for_home(Home(root))
@@ -109,33 +109,33 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Any:
+def open_shop(tmp_path: Path) -> Any:
     with dg.DagsterInstance.ephemeral(str(tmp_path)) as instance:
         yield lambda *datasets: Shop(tmp_path / "home", instance, *(datasets or [declared()]))
 
 
-def test_a_month_is_stored_and_recorded_with_its_numbers(shop: Any) -> None:
-    place = shop()
-    landed = place.land("2013-01", "id,hour\n1,5\n2,6\n")
-    result = place.materialize("2013-01")
+def test_month_is_stored_and_recorded_with_its_metadata(open_shop: Any) -> None:
+    shop = open_shop()
+    landed = shop.land("2013-01", "id,hour\n1,5\n2,6\n")
+    result = shop.materialize("2013-01")
 
     (event,) = result.asset_materializations_for_node("datasets__orders")
     shown = {name: value.value for name, value in event.metadata.items()}
-    digest = place.lake.digests("datasets/orders")["2013-01"]
-    assert place.lake.scan("datasets/orders").collect().rows() == [(1, 5, "2013-01"), (2, 6, "2013-01")]
-    assert place.checks(result) == {"landed": True, "schema": True, "expectations": True}
+    digest = shop.lake.digests("datasets/orders")["2013-01"]
+    assert shop.lake.scan("datasets/orders").collect().rows() == [(1, 5, "2013-01"), (2, 6, "2013-01")]
+    assert shop.checks(result) == {"landed": True, "schema": True, "expectations": True}
     assert (event.partition, shown["dagster/row_count"], shown["table_version"]) == ("2013-01", 2, 0)
     assert (shown["content_sha256"], shown["landed_sha256"]) == (digest, landed)
     assert (shown["landed_size_bytes"], event.tags["dagster/data_version"]) == (16, digest)
     page = str(shown["data_docs"]).removeprefix("http://127.0.0.1:3001/")
-    assert (Path(place.resource.reports_root) / page).exists()
+    assert (Path(shop.resource.reports_root) / page).exists()
 
 
-def test_a_range_of_months_is_one_step_with_the_numbers_of_each_month(shop: Any) -> None:
-    place = shop()
+def test_range_of_months_is_one_step_with_metadata_per_month(open_shop: Any) -> None:
+    shop = open_shop()
     for month in (1, 2, 3):
-        place.land(f"2013-{month:02d}", "id,hour\n" + "".join(f"{row},5\n" for row in range(month)))
-    result = place.materialize("2013-01", "2013-03")
+        shop.land(f"2013-{month:02d}", "id,hour\n" + "".join(f"{row},5\n" for row in range(month)))
+    result = shop.materialize("2013-01", "2013-03")
 
     events = result.asset_materializations_for_node("datasets__orders")
     assert len(result.get_step_success_events()) == 1
@@ -168,20 +168,20 @@ def test_a_range_of_months_is_one_step_with_the_numbers_of_each_month(shop: Any)
         ("id,hour\n", {"landed": False}, "", "minimum_rows", 1),
     ],
 )
-def test_a_bad_month_is_recorded_and_neither_published_nor_passed_on(
-    shop: Any, text: str, checks: dict[str, bool], column: str, rule: str, count: int
+def test_bad_month_is_recorded_but_not_published_and_blocks_downstream_assets(
+    open_shop: Any, text: str, checks: dict[str, bool], column: str, rule: str, count: int
 ) -> None:
-    place = shop()
+    shop = open_shop()
     ran_downstream = []
 
     @dg.asset(deps=[KEY], partitions_def=partitions_definition(MONTHS))
     def report() -> None:
         ran_downstream.append(1)
 
-    place.land("2013-01", "id,hour\n1,5\n")
-    place.materialize("2013-01")
-    place.land("2013-01", text)
-    result = place.materialize("2013-01", None, report)
+    shop.land("2013-01", "id,hour\n1,5\n")
+    shop.materialize("2013-01")
+    shop.land("2013-01", text)
+    result = shop.materialize("2013-01", None, report)
 
     recorded = {each.check_name: each for each in result.get_asset_check_evaluations()}
     (row,) = recorded[list(checks)[-1]].metadata["violations"].records
@@ -190,11 +190,11 @@ def test_a_bad_month_is_recorded_and_neither_published_nor_passed_on(
     assert (row.data["column"], row.data["rule"], row.data["count"]) == (column, rule, count)
     assert len(json.loads(row.data["examples"])) == (count if column and rule != "present" else 0)
     assert ran_downstream == []
-    assert place.lake.scan("datasets/orders").collect().rows() == [(1, 5, "2013-01")]
+    assert shop.lake.scan("datasets/orders").collect().rows() == [(1, 5, "2013-01")]
     assert (
-        place.instance.get_latest_materialization_event(KEY).asset_materialization.metadata["table_version"].value == 0
+        shop.instance.get_latest_materialization_event(KEY).asset_materialization.metadata["table_version"].value == 0
     )
-    stored = place.instance.event_log_storage.get_latest_asset_check_execution_by_key(
+    stored = shop.instance.event_log_storage.get_latest_asset_check_execution_by_key(
         [dg.AssetCheckKey(KEY, name) for name in checks]
     )
     assert {key.name: record.status.value for key, record in stored.items()} == {
@@ -202,27 +202,27 @@ def test_a_bad_month_is_recorded_and_neither_published_nor_passed_on(
     }
 
 
-def test_a_broken_warning_is_shown_and_publishes(shop: Any) -> None:
+def test_broken_rule_of_severity_warning_is_reported_and_publishes(open_shop: Any) -> None:
     lenient = {
         "expectation": "expect_column_max_to_be_between",
         "arguments": {"column": "hour", "max_value": 4},
         "severity": "warning",
     }
     contract = declared().contract.model_dump() | {"expectations": [lenient]}
-    place = shop(declared(contract=contract))
-    place.land("2013-01", "id,hour\n1,5\n")
-    result = place.materialize("2013-01")
+    shop = open_shop(declared(contract=contract))
+    shop.land("2013-01", "id,hour\n1,5\n")
+    result = shop.materialize("2013-01")
 
     (warned,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "expectations"]
     assert result.success
     assert (warned.passed, warned.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert place.lake.partitions("datasets/orders") == ["2013-01"]
+    assert shop.lake.partitions("datasets/orders") == ["2013-01"]
 
 
-def test_the_asset_says_what_it_is(shop: Any) -> None:
-    place = shop(declared(code_version="7"))
-    spec = next(iter(place.definitions.resolve_asset_graph().asset_nodes))
-    (asset,) = place.definitions.assets
+def test_asset_has_description_owner_kinds_and_columns(open_shop: Any) -> None:
+    shop = open_shop(declared(code_version="7"))
+    spec = next(iter(shop.definitions.resolve_asset_graph().asset_nodes))
+    (asset,) = shop.definitions.assets
     columns = asset.metadata_by_key[KEY]["dagster/column_schema"].columns
 
     assert (spec.description, spec.group_name, list(spec.owners)) == ("One row per order", "shop", ["team:shop"])
@@ -238,18 +238,18 @@ def test_the_asset_says_what_it_is(shop: Any) -> None:
     assert all(check.blocking for check in asset.check_specs)
 
 
-def test_the_code_version_changes_with_the_contract(shop: Any) -> None:
+def test_code_version_changes_with_keys_and_contract(open_shop: Any) -> None:
     def version(**changed: Any) -> str:
-        (node,) = shop(declared(**changed)).definitions.resolve_asset_graph().asset_nodes
+        (node,) = open_shop(declared(**changed)).definitions.resolve_asset_graph().asset_nodes
         return str(node.code_version)
 
     hour = {"name": "hour", "type": "integer", "description": "Hour"}
-    promised = {"columns": [{"name": "id", "type": "integer", "description": "Number"}, hour]}
-    assert len({version(), version(keys=["hour"]), version(contract=promised)}) == 3
-    assert version(contract=promised) == version(contract=promised)
+    contract = {"columns": [{"name": "id", "type": "integer", "description": "Number"}, hour]}
+    assert len({version(), version(keys=["hour"]), version(contract=contract)}) == 3
+    assert version(contract=contract) == version(contract=contract)
 
 
-def test_a_loader_receives_the_tables_that_it_looks_things_up_in(shop: Any) -> None:
+def test_loader_receives_its_lookup_tables(open_shop: Any) -> None:
     number = {"name": "id", "type": "integer", "description": "Number"}
     price = {"name": "price", "type": "float", "description": "Price"}
     prices = declared(
@@ -258,35 +258,35 @@ def test_a_loader_receives_the_tables_that_it_looks_things_up_in(shop: Any) -> N
     orders = declared(
         loader=f"{__name__}:load_priced", lookups=["prices"], partitions=None, contract={"columns": [number, price]}
     )
-    place = shop(orders, prices)
-    place.land(None, "id,price\n1,2.5\n2,3\n", "prices")
-    place.land(None, "id\n2\n")
-    assert place.materialize(None).success
+    shop = open_shop(orders, prices)
+    shop.land(None, "id,price\n1,2.5\n2,3\n", "prices")
+    shop.land(None, "id\n2\n")
+    assert shop.materialize(None).success
 
-    assert place.lake.scan("datasets/orders").collect().rows() == [(2, 3.0)]
-    assert place.definitions.resolve_asset_graph().get(KEY).parent_keys == {dg.AssetKey(["datasets", "prices"])}
+    assert shop.lake.scan("datasets/orders").collect().rows() == [(2, 3.0)]
+    assert shop.definitions.resolve_asset_graph().get(KEY).parent_keys == {dg.AssetKey(["datasets", "prices"])}
 
 
-def test_months_past_retention_leave_the_table(shop: Any) -> None:
-    place = shop(declared(retention_months=2))
+def test_months_past_retention_are_removed_from_the_table(open_shop: Any) -> None:
+    shop = open_shop(declared(retention_months=2))
     for month in ("2013-01", "2013-02", "2013-03"):
-        place.land(month, "id,hour\n1,5\n")
-        place.materialize(month)
+        shop.land(month, "id,hour\n1,5\n")
+        shop.materialize(month)
 
-    assert place.lake.partitions("datasets/orders") == ["2013-02", "2013-03"]
+    assert shop.lake.partitions("datasets/orders") == ["2013-02", "2013-03"]
 
 
-def test_an_event_outside_its_month_is_rejected(shop: Any) -> None:
+def test_event_outside_its_month_is_rejected(open_shop: Any) -> None:
     contract = {
         "columns": [
             {"name": "id", "type": "integer", "description": "Number"},
             {"name": "at", "type": "timestamp", "description": "When"},
         ]
     }
-    place = shop(declared(loader=f"{__name__}:load_timed", event_time="at", contract=contract))
-    # Local midnight in New York is five o'clock in UTC.
-    place.land("2013-01", "id,at\n1,2013-01-01T05:00:00Z\n2,2013-02-01T05:00:00Z\n")
-    result = place.materialize("2013-01")
+    shop = open_shop(declared(loader=f"{__name__}:load_timed", event_time="at", contract=contract))
+    # Midnight in New York is 05:00 UTC.
+    shop.land("2013-01", "id,at\n1,2013-01-01T05:00:00Z\n2,2013-02-01T05:00:00Z\n")
+    result = shop.materialize("2013-01")
 
     (broken,) = [each for each in result.get_asset_check_evaluations() if not each.passed]
     (row,) = broken.metadata["violations"].records
@@ -297,14 +297,14 @@ def load_timed(path: Path) -> pl.DataFrame:
     return read_csv(path, {"id": pl.Int64, "at": pl.Datetime("us", "UTC")})
 
 
-def test_the_sensor_asks_for_new_months_in_stretches_then_rests_then_asks_for_the_changed_one(shop: Any) -> None:
-    place = shop()
+def test_sensor_requests_new_months_as_ranges_once_and_a_changed_month_again(open_shop: Any) -> None:
+    shop = open_shop()
     for month in ("2013-01", "2013-02", "2013-04"):
-        place.land(month, "id,hour\n1,5\n")
-    first = place.sensor()
-    second = place.sensor(first.cursor)
-    place.land("2013-02", "id,hour\n1,6\n")
-    third = place.sensor(first.cursor)
+        shop.land(month, "id,hour\n1,5\n")
+    first = shop.sensor()
+    second = shop.sensor(first.cursor)
+    shop.land("2013-02", "id,hour\n1,6\n")
+    third = shop.sensor(first.cursor)
 
     spans = [
         (request.tags["dagster/asset_partition_range_start"], request.tags["dagster/asset_partition_range_end"])
@@ -316,36 +316,36 @@ def test_the_sensor_asks_for_new_months_in_stretches_then_rests_then_asks_for_th
     assert third.run_requests[0].run_key not in {request.run_key for request in first.run_requests}
 
 
-def test_the_sensor_says_when_nothing_has_landed(shop: Any) -> None:
+def test_sensor_skips_when_nothing_has_landed(open_shop: Any) -> None:
     for dataset in (declared(), declared(partitions=None)):
-        assert "othing" in shop(dataset).sensor().skip_message
+        assert "othing" in open_shop(dataset).sensor().skip_message
 
 
-def test_the_sensor_waits_for_the_datasets_that_its_loader_reads(shop: Any) -> None:
-    place = shop(declared(lookups=["shops"]))
-    place.land("2013-01", "id,hour\n1,5\n")
-    pending = place.sensor()
-    place.instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["datasets", "shops"])))
+def test_sensor_waits_for_the_lookups_of_its_loader(open_shop: Any) -> None:
+    shop = open_shop(declared(lookups=["shops"]))
+    shop.land("2013-01", "id,hour\n1,5\n")
+    pending = shop.sensor()
+    shop.instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["datasets", "shops"])))
 
-    assert "with the help of shops, not yet materialized" in pending.skip_message
-    assert len(place.sensor().run_requests) == 1
+    assert "'orders' waits for its lookups: shops not yet materialized" in pending.skip_message
+    assert len(shop.sensor().run_requests) == 1
 
 
-def test_the_sensor_leaves_alone_what_was_materialized_by_hand(shop: Any) -> None:
-    place = shop()
-    place.land("2013-01", "id,hour\n1,5\n")
-    place.land("2013-02", "id,hour\n1,5\n")
-    place.materialize("2013-01")
+def test_sensor_does_not_request_manually_materialized_months(open_shop: Any) -> None:
+    shop = open_shop()
+    shop.land("2013-01", "id,hour\n1,5\n")
+    shop.land("2013-02", "id,hour\n1,5\n")
+    shop.materialize("2013-01")
 
-    (request,) = place.sensor().run_requests
+    (request,) = shop.sensor().run_requests
     assert request.tags["dagster/asset_partition_range_start"] == "2013-02"
 
 
-def test_a_run_that_the_sensor_asks_for_materializes_its_months(shop: Any) -> None:
-    place = shop()
-    place.land("2013-01", "id,hour\n1,5\n")
-    (request,) = place.sensor().run_requests
+def test_requested_run_materializes_its_months(open_shop: Any) -> None:
+    shop = open_shop()
+    shop.land("2013-01", "id,hour\n1,5\n")
+    (request,) = shop.sensor().run_requests
     span = [request.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")]
 
-    assert place.materialize(*span).success
-    assert place.lake.partitions("datasets/orders") == ["2013-01"]
+    assert shop.materialize(*span).success
+    assert shop.lake.partitions("datasets/orders") == ["2013-01"]

@@ -1,9 +1,10 @@
-"""What a team would put under assets/: the examples and features of the made-up domain. A bento carries this file."""
+"""Examples and features of the test domain, as a team would write them under assets/. A bento carries this file."""
 
 import polars as pl
 
 
 def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Return one row per delivery, labelled 1 if it came late."""
     return sources["deliveries"].select(
         pl.col("delivery").alias("example_id"),
         "shop",
@@ -15,21 +16,21 @@ def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
 
 
 def minutes_late(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Return the same examples with how late the delivery came, in minutes, for a label."""
+    """Return the same examples, labelled with the delay in minutes."""
     minutes = sources["deliveries"].select(pl.col("delivery").alias("example_id"), pl.col("minutes").alias("label"))
     return examples(sources).drop("label").join(minutes, on="example_id")
 
 
 def lateness(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Return, after each delivery of a shop, whether it came late."""
+    """Return one fact per delivery of a shop: whether it came late, known when it came."""
     return sources["deliveries"].select(
         "shop", pl.col("came_at").alias("known_at"), pl.col("late").cast(pl.Float32).alias("last_late")
     )
 
 
-def asked(rows: pl.DataFrame) -> pl.DataFrame:
+def order_distance(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(pl.col("distance").cast(pl.Float32))
 
 
-def nearness(rows: pl.DataFrame) -> pl.DataFrame:
+def order_hour(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(pl.col("ordered_at").dt.hour().cast(pl.Float32).alias("hour"))

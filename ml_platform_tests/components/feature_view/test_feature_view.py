@@ -1,7 +1,6 @@
-"""A declared view is an asset that shows what it holds, and materializes into a log and a snapshot.
+"""The component `FeatureView`: metadata of its asset, and materialization into a change log and a snapshot.
 
-What a view's function may do wrong is shown here as the UI shows it: as metadata of the asset, or as a failed run whose
-error names view, entity and time.
+Faults of a view's function appear as metadata of the asset, or as a failed run whose error names view, entity and time.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -29,7 +28,7 @@ MONTHS = MonthlyPartitions(start="2013-01", end="2013-06", time_zone="UTC")
 
 
 def departures(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Tell each departure when it happens."""
+    """Return one fact per departure, known at the departure."""
     return sources["flights"].select("origin", known_at="left", delay="delay")
 
 
@@ -97,7 +96,7 @@ def test_request_view_is_an_asset_without_months() -> None:
     assert asset.key == dg.AssetKey(["features", "departures"])
 
 
-def test_months_in_one_run_hold_what_single_runs_hold(lake, tmp_path) -> None:
+def test_one_run_of_several_months_writes_the_same_rows_as_single_runs(lake: Lake, tmp_path: Path) -> None:
     view, months = declared().settings(), ["2013-01", "2013-02", "2013-03"]
     materialize(view, lake, SnapshotStore(tmp_path / "online"), months, MONTHS)
     together = read(view, lake).collect().sort("known_at")
@@ -108,7 +107,7 @@ def test_months_in_one_run_hold_what_single_runs_hold(lake, tmp_path) -> None:
     assert together["delay"].to_list() == pytest.approx([1.0, 1.1, 1.2, 2.0, 2.1, 2.2, 3.0, 3.1, 3.2])
 
 
-def test_backfill_of_an_old_month_does_not_take_the_snapshot_back(lake, tmp_path) -> None:
+def test_backfill_of_an_old_month_does_not_replace_a_later_snapshot(lake: Lake, tmp_path: Path) -> None:
     view, store = declared().settings(), SnapshotStore(tmp_path / "online", refresh_seconds=0)
     materialize(view, lake, store, ["2013-01", "2013-02", "2013-03"], MONTHS)
     built, publication = materialize(view, lake, store, ["2013-01"], MONTHS)
@@ -117,17 +116,17 @@ def test_backfill_of_an_old_month_does_not_take_the_snapshot_back(lake, tmp_path
     assert store.lookup([view], {"origin": ["JFK"]}, 1).values[0, 0] == pytest.approx(3.2)
 
 
-# Through the asset, in a real instance.
+# Through the asset, in a Dagster instance.
 
 
 class Airport:
-    """A home with three months of departures, and an instance that remembers what was materialized."""
+    """A home with three months of departures, and a Dagster instance."""
 
     def __init__(self, root: Path, instance: dg.DagsterInstance, lake: Lake) -> None:
         self.home, self.instance, self.lake = Home(root), instance, lake
         self.store = SnapshotStore(self.home.online, refresh_seconds=0)
 
-    def made(self, view: FeatureView, first: str, last: str | None = None) -> dict[str, dict[str, Any]]:
+    def materialize_months(self, view: FeatureView, first: str, last: str | None = None) -> dict[str, dict[str, Any]]:
         """Materialize ``view`` for the months from ``first`` to ``last`` in one run; return each month's metadata."""
         asset = change_log_of(view)
         span = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
@@ -148,7 +147,7 @@ class Airport:
             for event in result.get_asset_materialization_events()
         }
 
-    def served(self, view: FeatureView) -> float:
+    def served_value(self, view: FeatureView) -> float:
         return float(self.store.lookup([view.settings()], {"origin": ["JFK"]}, 1).values[0, 0])
 
     def rewrite(self, month: int, *facts: tuple[str, datetime, float]) -> None:
@@ -163,67 +162,67 @@ def airport(tmp_path: Path, lake: Lake) -> Any:
 
 
 def naive(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Forget the zone."""
+    """Return known_at without a time zone."""
     return departures(sources).with_columns(pl.col("known_at").dt.replace_time_zone(None))
 
 
 def renamed(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Call a column by another name than declared."""
+    """Return a column under another name than declared."""
     return departures(sources).rename({"delay": "delays"})
 
 
 def doubled(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """The same facts, told in half minutes: changed code."""
+    """Return the same facts in half minutes, as changed code."""
     return departures(sources).with_columns(pl.col("delay") * 2)
 
 
-def test_every_month_shows_what_it_holds_and_what_was_published(airport: Airport) -> None:
-    made = airport.made(declared(), "2013-01", "2013-03")
-    assert {month: shown["dagster/row_count"] for month, shown in made.items()} == dict.fromkeys(
+def test_every_month_records_its_rows_and_the_published_snapshot(airport: Airport) -> None:
+    metadata = airport.materialize_months(declared(), "2013-01", "2013-03")
+    assert {month: shown["dagster/row_count"] for month, shown in metadata.items()} == dict.fromkeys(
         ["2013-01", "2013-02", "2013-03"], 3
     )
-    latest = made["2013-03"]
+    latest = metadata["2013-03"]
     assert (latest["online_entities"], latest["online_watermark"], latest["online_published"]) == (
         1, "2013-04-01T00:00:00+00:00", True,
     )  # fmt: skip
 
 
-def test_late_fact_is_published_counted_and_named(airport: Airport) -> None:
-    airport.made(declared(), "2013-01", "2013-03")
+def test_late_fact_is_published_and_counted_and_named(airport: Airport) -> None:
+    airport.materialize_months(declared(), "2013-01", "2013-03")
     third, day = datetime(2013, 3, 1, tzinfo=UTC), timedelta(days=1)
     airport.rewrite(3, ("JFK", third, 3.0), ("JFK", third + day, 9.0), ("JFK", third + 27 * day, 3.2))
-    shown = airport.made(declared(), "2013-03")["2013-03"]
+    shown = airport.materialize_months(declared(), "2013-03")["2013-03"]
     assert shown["late_facts"] == 1
     assert shown["first_late_fact"] == "view 'departures', origin=JFK at 2013-03-02T00:00+0000"
     assert 9.0 in read(declared().settings(), airport.lake).collect()["delay"].to_list()
 
 
-def test_duplicate_and_contested_facts_are_counted(airport: Airport) -> None:
+def test_duplicate_and_superseded_facts_are_counted(airport: Airport) -> None:
     at = datetime(2013, 3, 5, tzinfo=UTC)
     airport.rewrite(3, ("JFK", at, 1.0), ("JFK", at, 1.0), ("LGA", at, 2.0), ("LGA", at, 3.0))
-    shown = airport.made(declared(), "2013-03")["2013-03"]
+    shown = airport.materialize_months(declared(), "2013-03")["2013-03"]
     assert (shown["dagster/row_count"], shown["duplicates"], shown["superseded"]) == (2, 1, 1)
 
 
-def test_fact_from_after_the_data_clock_waits_for_its_month_and_is_named(airport: Airport) -> None:
+def test_fact_after_the_data_clock_is_left_out_named_and_written_with_its_month(airport: Airport) -> None:
     airport.rewrite(3, ("JFK", datetime(2013, 3, 5, tzinfo=UTC), 1.0), ("JFK", datetime(2013, 4, 2, tzinfo=UTC), 7.0))
     airport.rewrite(4, ("JFK", datetime(2013, 4, 9, tzinfo=UTC), 2.0))
-    march = airport.made(declared(), "2013-03")["2013-03"]
+    march = airport.materialize_months(declared(), "2013-03")["2013-03"]
     assert march["after_clock"] == 1
     assert march["first_after_clock"] == "view 'departures', origin=JFK at 2013-04-02T00:00+0000"
-    assert airport.served(declared()) == 1.0
-    april = airport.made(declared(), "2013-04")["2013-04"]  # its lookback finds it
+    assert airport.served_value(declared()) == 1.0
+    april = airport.materialize_months(declared(), "2013-04")["2013-04"]  # the lookback of April finds the fact
     assert (april["dagster/row_count"], april["after_clock"]) == (2, 0)
 
 
-def test_fact_from_after_the_data_clock_that_no_lookback_would_find_fails_the_run(airport: Airport) -> None:
+def test_fact_after_the_data_clock_beyond_any_lookback_fails_the_run(airport: Airport) -> None:
     airport.rewrite(3, ("JFK", datetime(2013, 4, 2, tzinfo=UTC), 7.0))
     with pytest.raises(Exception, match=r"'departures': expected no fact known at or after .*origin=JFK at 2013-04-02"):
-        airport.made(declared(lookback_days=0), "2013-03")
+        airport.materialize_months(declared(lookback_days=0), "2013-03")
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         (
             "naive",
@@ -232,20 +231,20 @@ def test_fact_from_after_the_data_clock_that_no_lookback_would_find_fails_the_ru
         ("renamed", r"view 'departures', function .*1 missing \('delay'\) and 1 not declared \('delays'\)"),
     ],
 )
-def test_function_that_breaks_its_contract_fails_the_run_and_leaves_what_stands(
-    airport: Airport, function: str, said: str
+def test_function_that_breaks_its_contract_fails_the_run_and_changes_nothing(
+    airport: Airport, function: str, message: str
 ) -> None:
-    standing = declared(code_version="1")
-    airport.made(standing, "2013-01", "2013-03")
-    version = airport.lake.version(standing.settings().table)
-    with pytest.raises(Exception, match=said):
-        airport.made(declared(code_version="1", function=f"{__name__}:{function}"), "2013-03")
-    assert airport.lake.version(standing.settings().table) == version
-    assert airport.served(standing) == pytest.approx(3.2)
+    published = declared(code_version="1")
+    airport.materialize_months(published, "2013-01", "2013-03")
+    version = airport.lake.version(published.settings().table)
+    with pytest.raises(Exception, match=message):
+        airport.materialize_months(declared(code_version="1", function=f"{__name__}:{function}"), "2013-03")
+    assert airport.lake.version(published.settings().table) == version
+    assert airport.served_value(published) == pytest.approx(3.2)
 
 
-def test_entity_that_nobody_knows_gets_no_value_in_either_read(airport: Airport) -> None:
-    airport.made(declared(), "2013-01", "2013-03")
+def test_unknown_entity_gets_no_value_online_or_offline(airport: Airport) -> None:
+    airport.materialize_months(declared(), "2013-01", "2013-03")
     features = FeatureSet([declared().settings()])
     requests = pl.DataFrame({"origin": ["JFK", "XXX", None], "predict_at": [datetime(2013, 4, 1, tzinfo=UTC)] * 3})
     online = features.serve(requests, airport.store)
@@ -255,14 +254,16 @@ def test_entity_that_nobody_knows_gets_no_value_in_either_read(airport: Airport)
     assert online.ages["departures"].to_list() == [4 * 24 * 60, None, None]
 
 
-def test_changed_function_is_backfilled_in_one_run_without_touching_what_a_model_reads(airport: Airport) -> None:
+def test_changed_function_is_backfilled_in_one_run_without_changing_the_table_of_a_pinned_model(
+    airport: Airport,
+) -> None:
     before = declared()
-    airport.made(before, "2013-01", "2013-03")
-    pinned = FeatureSet([before.settings()])  # as features.json of a model in service holds it
+    airport.materialize_months(before, "2013-01", "2013-03")
+    pinned = FeatureSet([before.settings()])  # as in features.json of a served model
     version = airport.lake.version(before.settings().table)
     after = declared(function=f"{__name__}:doubled")
-    made = airport.made(after, "2013-01", "2013-03")
-    assert list(made) == ["2013-01", "2013-02", "2013-03"]
+    metadata = airport.materialize_months(after, "2013-01", "2013-03")
+    assert list(metadata) == ["2013-01", "2013-02", "2013-03"]
     assert after.settings().table != before.settings().table
     assert airport.lake.version(before.settings().table) == version
     requests = pl.DataFrame({"origin": ["JFK"], "predict_at": [datetime(2013, 4, 1, tzinfo=UTC)]})

@@ -1,4 +1,4 @@
-"""A model is trained again on a new month, once per content, and what follows its inputs does so month by month."""
+"""A model is retrained once per content of its training sets, and assets follow their inputs month by month."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,40 +37,42 @@ def make_candidates(instance: dg.DagsterInstance, model: ModelAssets, month: str
         make(instance, key, month)
 
 
-def asked(model: ModelAssets, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+def evaluate_sensor(model: ModelAssets, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
     with dg.build_sensor_context(instance=instance) as context:
-        answer = new_month_sensor(model)(context)
-    assert isinstance(answer, dg.RunRequest | dg.SkipReason)
-    return answer
+        result = new_month_sensor(model)(context)
+    assert isinstance(result, dg.RunRequest | dg.SkipReason)
+    return result
 
 
-def test_nothing_is_asked_for_before_there_is_a_training_set(model: ModelAssets, instance: dg.DagsterInstance) -> None:
-    answer = asked(model, instance)
+def test_sensor_skips_without_a_training_set(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+    result = evaluate_sensor(model, instance)
 
-    assert isinstance(answer, dg.SkipReason)
-    assert "No training set" in str(answer.skip_message)
+    assert isinstance(result, dg.SkipReason)
+    assert "No training set" in str(result.skip_message)
 
 
-def test_the_latest_month_is_asked_for_with_all_that_follows(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+def test_sensor_requests_the_training_cycle_of_the_latest_month(
+    model: ModelAssets, instance: dg.DagsterInstance
+) -> None:
     for month in ("2013-05", "2013-06"):
         make(instance, TRAINING_SET, month, "a")
-    answer = asked(model, instance)
+    result = evaluate_sensor(model, instance)
 
-    assert isinstance(answer, dg.RunRequest)
-    assert answer.partition_key == "2013-06"
-    assert {key.path[1] for key in answer.asset_selection or ()} >= {"candidate_lightgbm", "evaluation", "rollout"}
-    assert TRAINING_SET not in (answer.asset_selection or ())
+    assert isinstance(result, dg.RunRequest)
+    assert result.partition_key == "2013-06"
+    assert {key.path[1] for key in result.asset_selection or ()} >= {"candidate_lightgbm", "evaluation", "rollout"}
+    assert TRAINING_SET not in (result.asset_selection or ())
 
 
-def test_the_same_rows_are_asked_for_under_the_same_key_and_others_under_another(
+def test_run_key_is_equal_for_equal_rows_and_differs_for_other_rows(
     model: ModelAssets, instance: dg.DagsterInstance
 ) -> None:
     make(instance, TRAINING_SET, "2013-06", "a")
-    first = asked(model, instance)
+    first = evaluate_sensor(model, instance)
     make(instance, TRAINING_SET, "2013-06", "a")
-    again = asked(model, instance)
+    again = evaluate_sensor(model, instance)
     make(instance, TRAINING_SET, "2013-05", "b")
-    corrected = asked(model, instance)
+    corrected = evaluate_sensor(model, instance)
 
     assert isinstance(first, dg.RunRequest)
     assert isinstance(again, dg.RunRequest)
@@ -80,33 +82,35 @@ def test_the_same_rows_are_asked_for_under_the_same_key_and_others_under_another
     assert corrected.partition_key == "2013-06"
 
 
-def test_candidates_made_by_hand_are_not_made_again(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+def test_manually_materialized_candidates_are_not_requested_again(
+    model: ModelAssets, instance: dg.DagsterInstance
+) -> None:
     make(instance, TRAINING_SET, "2013-06", "a")
     make_candidates(instance, model, "2013-06")
 
-    answer = asked(model, instance)
-    assert isinstance(answer, dg.SkipReason)
-    assert "made after the newest training set" in str(answer.skip_message)
+    result = evaluate_sensor(model, instance)
+    assert isinstance(result, dg.SkipReason)
+    assert "The candidates of 2013-06 are newer than the latest training set" in str(result.skip_message)
 
 
-def test_months_before_the_first_candidate_are_left_alone(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+def test_months_before_the_first_candidate_are_skipped(model: ModelAssets, instance: dg.DagsterInstance) -> None:
     later = ModelAssets(model.declared.model_copy(update={"first_candidate": "2013-04"}), model.views)
     make(instance, TRAINING_SET, "2013-02", "a")
 
-    answer = due_month(instance, later)
-    assert isinstance(answer, dg.SkipReason)
-    assert "trained from 2013-04 on" in str(answer.skip_message)
+    result = due_month(instance, later)
+    assert isinstance(result, dg.SkipReason)
+    assert "trained from 2013-04 on" in str(result.skip_message)
 
 
-def test_the_schedule_asks_for_the_latest_month(model: ModelAssets, tmp_path: Path) -> None:
+def test_schedule_requests_the_latest_month(model: ModelAssets, tmp_path: Path) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         make(instance, TRAINING_SET, "2013-05", "a")
         make(instance, TRAINING_SET, "2013-06", "a")
         with dg.build_schedule_context(instance=instance) as context:
-            answer = training_schedule(model, "0 3 * * *")(context)
+            result = training_schedule(model, "0 3 * * *")(context)
 
-    assert isinstance(answer, dg.RunRequest)
-    assert answer.partition_key == "2013-06"
+    assert isinstance(result, dg.RunRequest)
+    assert result.partition_key == "2013-06"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_the_schedule_asks_for_the_latest_month(model: ModelAssets, tmp_path: Pa
         ({"cron": "0 3 * * *"}, {"departure_risk_new_month"}, {"departure_risk_retrain"}),
     ],
 )
-def test_what_is_declared_is_what_runs_by_itself(
+def test_declared_retraining_settings_select_sensors_and_schedules(
     model: ModelAssets, declared: dict[str, object], sensors: set[str], schedules: set[str]
 ) -> None:
     settings = RetrainingSettings.model_validate(declared)
@@ -130,8 +134,10 @@ def test_what_is_declared_is_what_runs_by_itself(
     }
 
 
-def test_months_follow_their_inputs_wherever_the_data_clock_stands(instance: dg.DagsterInstance) -> None:
-    """May and June have landed; nothing else has, and the calendar says it is years later."""
+def test_months_follow_their_inputs_when_the_data_clock_is_years_behind_the_calendar(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Only May and June 2013 have landed, years before the current date."""
     loaded = defs()
     for name in ("airports", "planes"):
         instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["datasets", name])))
@@ -151,7 +157,7 @@ def test_months_follow_their_inputs_wherever_the_data_clock_stands(instance: dg.
     assert "2013-07" not in weather
 
 
-def test_views_of_the_request_are_made_while_later_months_of_their_inputs_are_still_to_come(
+def test_request_views_do_not_wait_for_missing_months_of_their_inputs(
     instance: dg.DagsterInstance,
 ) -> None:
     requested = dg.evaluate_automation_conditions(defs(), instance)

@@ -165,7 +165,7 @@ def test_unchanged_inputs_are_recognised_after_the_training_set_was_materialized
     build_training_sets(model, MONTHS, platform.lake)
     assert platform.lake.version(model.table) != before
     again = platform.candidate(model, "2013-03")
-    assert again["skipped"] == "Inputs unchanged: they had made version 1."
+    assert again["skipped"] == "Inputs unchanged since version 1."
     assert again["version"] == 1
 
 
@@ -198,14 +198,14 @@ def test_rows_without_a_passed_check_are_a_broken_contract(platform: PlatformFix
     found = broken_contracts(platform.instance, model, "2013-03", platform.lake)
     earlier = broken_contracts(platform.instance, model, "2013-01", platform.lake)
     platform.lake.write("datasets/deliveries", kept, "2013-02")
-    assert [message.partition(": holds")[0] for message in found] == ["deliveries 2013-02"]
+    assert [message.partition(": contains rows")[0] for message in found] == ["deliveries 2013-02"]
     assert earlier == []
 
 
 def test_month_without_a_checked_materialization_is_a_broken_contract(platform: PlatformFixture) -> None:
     with dg.DagsterInstance.ephemeral() as empty_instance:
         found = broken_contracts(empty_instance, delivery_model(), "2013-01", platform.lake)
-    assert found == ["deliveries 2013-01: no contract check is on record"]
+    assert found == ["deliveries 2013-01: no passed contract check is recorded"]
 
 
 def test_version_that_needs_approval_becomes_challenger_and_nothing_downstream_runs(platform: PlatformFixture) -> None:
@@ -377,7 +377,7 @@ def test_next_month_is_compared_with_the_champion_and_rejected_after_a_failed_da
     assert "better than champion" in str(checks["paired_test_log_loss"].description)
     assert verdict["decision"] == "REJECT"
     assert checks["contract"].description == (
-        "1 broken rules: deliveries 2013-01: 'schema' failed since, on what landed last."
+        "1 broken rules: deliveries 2013-01: check 'schema' failed for a later landed file."
     )
     with pytest.raises(PromotionError, match="REJECT"):
         platform.promote_candidate(model, "2013-04")

@@ -1,4 +1,4 @@
-"""The leak check of a model, as the gate and the command line run it: five planted leaks through the product's path."""
+"""The leak check of a model, as the gate and the command line run it: it finds five planted leaks."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -52,7 +52,7 @@ def bound(name: str, source: dict[str, Any]) -> ModelAssets:
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A month of flights, and an hourly weather of either airport."""
+    """A lake with one month of flights and the hourly weather of both airports."""
     lake = Lake(str(tmp_path_factory.mktemp("lake")))
     start, end = month_bounds(MONTH, "UTC")
     random = np.random.default_rng(2)
@@ -87,12 +87,10 @@ def found(lake: Lake, folder: Path, name: str, source: dict[str, Any]) -> list[s
         ("target_encoded", FLIGHTS),
     ],
 )
-def test_planted_leak_is_found_by_the_check_of_the_model(
-    lake: Lake, tmp_path: Path, name: str, source: dict[str, Any]
-) -> None:
+def test_planted_leak_is_found(lake: Lake, tmp_path: Path, name: str, source: dict[str, Any]) -> None:
     assert found(lake, tmp_path, name, source) == [f"{name}__value"]
 
 
 @pytest.mark.parametrize(("name", "source"), [("recent_delay", FLIGHTS), ("observed_weather", WEATHER)])
-def test_honest_view_has_no_leak(lake: Lake, tmp_path: Path, name: str, source: dict[str, Any]) -> None:
+def test_view_without_leak_passes(lake: Lake, tmp_path: Path, name: str, source: dict[str, Any]) -> None:
     assert found(lake, tmp_path, name, source) == []

@@ -1,4 +1,4 @@
-"""A small product watched for real: trained, asked through the predictor, logged, ingested, and held against itself."""
+"""The monitors of a small model: it is trained, predicts, logs, and the monitors compare logs, outcomes and drift."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def clock(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def recent(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """The delay of each place's last leg, known when it has left."""
+    """Return one fact per leg: its delay, known at its departure."""
     legs = sources["legs"].with_columns(delay=(pl.col("left") - pl.col("due")).dt.total_minutes().cast(pl.Float32))
     return legs.select("place", known_at="left", delay="delay")
 
@@ -86,7 +86,7 @@ LATE_FIELD = {"name": "minutes", "type": "int", "description": "Minute in which 
 
 
 def bound(monitors: dict[str, Any] | None = None, **changes: Any) -> ModelAssets:
-    """Return the declared model; ``monitors`` are laid over settings that suit a few hundred rows."""
+    """Return the declared model; ``monitors`` override settings for a few hundred rows."""
     drift = {"minimum_rows": 100}
     leakage_screen = {"rows": 1_000, "rounds": 10, "auc_alone": 0.9}
     declared = {
@@ -116,7 +116,7 @@ def bound(monitors: dict[str, Any] | None = None, **changes: Any) -> ModelAssets
 
 
 def legs(month: str, rows: int = ROWS) -> pl.DataFrame:
-    """Legs every few minutes; in the evening they leave late. Every fifth has no tail number."""
+    """Return evenly spaced legs, which leave late in the evening. Every fifth leg has no tail number."""
     start, end = month_bounds(month, "UTC")
     random = np.random.default_rng(int(month[-2:]))
     due = [start + (end - start) * at / rows for at in range(rows)]
@@ -134,7 +134,7 @@ def legs(month: str, rows: int = ROWS) -> pl.DataFrame:
 
 
 class PlatformFixture:
-    """A home in which the model has been trained on March, and the monitors' assets."""
+    """A home in which the model was trained for March, and the resources of the monitoring assets."""
 
     def __init__(self, home: Home, mlflow: MlflowResource) -> None:
         self.home = home
@@ -162,8 +162,8 @@ class PlatformFixture:
         materialize(RECENT, self.lake, self.store, [month], MONTHS)
         build_training_sets(bound(), [month], self.lake)
 
-    def ask(self, count: int = 40, *, first: datetime = datetime(2013, 4, 1, 6, tzinfo=UTC)) -> None:
-        """Answer requests of the next morning as a service does, and write its log."""
+    def predict(self, count: int = 40, *, first: datetime = datetime(2013, 4, 1, 6, tzinfo=UTC)) -> None:
+        """Answer requests of the next morning as a service does, and write the prediction log."""
         version = self.mlflow.models.version("legs", 1)
         predictor = Predictor(model_directory(version, self.stores), self.store)
         log = PredictionLog(self.home.prediction_logs / "legs", "legs", "1")
@@ -176,10 +176,10 @@ class PlatformFixture:
         log.close()
         assert log.written_rows == count
 
-    def made(
+    def materialize(
         self, asset: dg.AssetsDefinition, month: str | None = None
     ) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
-        """Materialize ``asset`` and return its metadata and its checks by name."""
+        """Materialize ``asset`` and return its metadata, and its check results by name."""
         with dg.DagsterInstance.ephemeral() as instance:
             result = dg.materialize(
                 [asset], instance=instance, resources=self.resources, partition_key=month, raise_on_error=False
@@ -211,7 +211,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> PlatformFixture:
 
 @pytest.fixture
 def platform(trained: PlatformFixture, tmp_path: Path) -> PlatformFixture:
-    """A copy of the trained home; runs and artifacts stay where they are, and are only read."""
+    """A copy of the trained home; runs and artifacts are shared and only read."""
     root = tmp_path / "home"
     shutil.copytree(trained.home.root, root, ignore=shutil.ignore_patterns("mlflow"))
     return PlatformFixture(Home(root), trained.mlflow)
@@ -223,12 +223,12 @@ def rows_of(check: dg.AssetCheckEvaluation, table: str) -> list[dict[str, Any]]:
     return [dict(record.data) for record in shown.records]
 
 
-# Predictions, and the skew check.
+# Predictions and the skew check.
 
 
-def test_what_was_served_is_equal_to_what_the_change_logs_give(platform: PlatformFixture) -> None:
-    platform.ask()
-    shown, checks = platform.made(monitoring.predictions(bound()))
+def test_logged_features_equal_those_recomputed_from_the_change_logs(platform: PlatformFixture) -> None:
+    platform.predict()
+    shown, checks = platform.materialize(monitoring.predictions(bound()))
     assert (shown["dagster/row_count"], shown["added"], checks["skew"].passed) == (40, 40, True)
     assert checks["skew"].description == "3 features of 40 predictions are equal when recomputed from the change logs."
     row = platform.lake.scan("models/legs/predictions").collect().row(0, named=True)
@@ -236,33 +236,33 @@ def test_what_was_served_is_equal_to_what_the_change_logs_give(platform: Platfor
     assert 0 < json.loads(row["ages"])["recent"] < 2880
 
 
-def test_months_that_land_after_a_prediction_are_no_skew(platform: PlatformFixture) -> None:
-    platform.ask()
+def test_months_that_land_after_a_prediction_cause_no_skew(platform: PlatformFixture) -> None:
+    platform.predict()
     platform.land("2013-04")
-    assert platform.made(monitoring.predictions(bound()))[1]["skew"].passed
+    assert platform.materialize(monitoring.predictions(bound()))[1]["skew"].passed
 
 
-def test_total_is_shown_beside_what_was_added(platform: PlatformFixture) -> None:
-    platform.ask(3)
-    platform.made(monitoring.predictions(bound()))
-    platform.ask(4, first=datetime(2013, 4, 2, tzinfo=UTC))
-    shown, _ = platform.made(monitoring.predictions(bound()))
-    # r0 to r2 are known already: a request is one prediction, whenever it is logged again.
+def test_total_and_added_predictions_are_recorded(platform: PlatformFixture) -> None:
+    platform.predict(3)
+    platform.materialize(monitoring.predictions(bound()))
+    platform.predict(4, first=datetime(2013, 4, 2, tzinfo=UTC))
+    shown, _ = platform.materialize(monitoring.predictions(bound()))
+    # The requests r0 to r2 are in the table already; a second log line adds no prediction.
     assert (shown["dagster/row_count"], shown["added"], shown["duplicates"]) == (4, 1, 3)
 
 
-def test_nothing_logged_passes_with_its_reason(platform: PlatformFixture) -> None:
-    shown, checks = platform.made(monitoring.predictions(bound()))
+def test_skew_without_predictions_is_not_evaluated(platform: PlatformFixture) -> None:
+    shown, checks = platform.materialize(monitoring.predictions(bound()))
     assert shown["dagster/row_count"] == 0
     assert (checks["skew"].passed, checks["skew"].description) == (True, "Not evaluated: Nothing was predicted yet.")
 
 
-def test_value_that_was_served_differently_fails_the_check_and_names_feature_and_row(platform: PlatformFixture) -> None:
-    platform.ask()
+def test_different_served_value_fails_the_check_and_names_feature_and_row(platform: PlatformFixture) -> None:
+    platform.predict()
     lines = [json.loads(line) for line in platform.log.read_text().splitlines()]
     lines[7]["features"]["recent__delay"] = 99.5
     platform.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    check = platform.made(monitoring.predictions(bound()))[1]["skew"]
+    check = platform.materialize(monitoring.predictions(bound()))[1]["skew"]
     assert (check.passed, check.severity, check.metadata["features_differing"].value) == (
         False, dg.AssetCheckSeverity.ERROR, 1,
     )  # fmt: skip
@@ -272,13 +272,13 @@ def test_value_that_was_served_differently_fails_the_check_and_names_feature_and
     assert "place=JFK" in found["prediction"]
 
 
-def test_snapshot_that_holds_another_value_than_the_log_fails_the_check(platform: PlatformFixture) -> None:
+def test_snapshot_with_another_value_than_the_change_log_fails_the_check(platform: PlatformFixture) -> None:
     end = month_bounds("2013-03", "UTC")[1]
     log = platform.lake.scan(RECENT.table).sort("known_at").group_by("place", maintain_order=True).last().collect()
     facts = log.select("place", "known_at", delay=pl.when(pl.col("place") == "EWR").then(0.5).otherwise("delay"))
     platform.store.publish(Snapshot(RECENT.pinned(), facts.sort("place"), end + timedelta(seconds=1)))
-    platform.ask()
-    check = platform.made(monitoring.predictions(bound()))[1]["skew"]
+    platform.predict()
+    check = platform.materialize(monitoring.predictions(bound()))[1]["skew"]
     assert not check.passed
     found = rows_of(check, "mismatches")
     assert {line["feature"] for line in found} == {"recent__delay"}
@@ -286,42 +286,42 @@ def test_snapshot_that_holds_another_value_than_the_log_fails_the_check(platform
     assert all("place=EWR" in line["prediction"] for line in found)
 
 
-def test_skew_settings_decide_how_many_are_recomputed(platform: PlatformFixture) -> None:
-    platform.ask()
+def test_skew_settings_limit_the_recomputed_predictions(platform: PlatformFixture) -> None:
+    platform.predict()
     model = bound({"skew": {"rows": 5, "latest": 10}})
-    check = platform.made(monitoring.predictions(model))[1]["skew"]
+    check = platform.materialize(monitoring.predictions(model))[1]["skew"]
     assert check.metadata["predictions_compared"].value == 5
 
 
 # Outcomes and performance.
 
 
-def asked_and_landed(platform: PlatformFixture, model: ModelAssets, **landed: pl.Expr) -> None:
-    """Ask about 40 legs of April, then land the month: a leg from either place every half hour."""
+def predict_and_land(platform: PlatformFixture, model: ModelAssets, **landed: pl.Expr) -> None:
+    """Predict 40 legs of April, then land the month: one leg from each of two places every half hour."""
     april = legs("2013-04", 30 * 48).with_columns(place=pl.lit("EWR"), **landed)
     both = pl.concat([april, april.with_columns(place=pl.lit("JFK"), example_id=pl.col("example_id") + "-JFK")])
-    platform.ask()
-    platform.made(monitoring.predictions(model))
+    platform.predict()
+    platform.materialize(monitoring.predictions(model))
     platform.land("2013-04", both)
 
 
-def test_outcome_is_found_by_the_declared_identity_whatever_the_tail_number_says(platform: PlatformFixture) -> None:
-    asked_and_landed(platform, bound())
-    shown, _ = platform.made(monitoring.outcomes(bound()))
+def test_outcome_is_joined_by_the_declared_identity_and_not_by_other_fields(platform: PlatformFixture) -> None:
+    predict_and_land(platform, bound())
+    shown, _ = platform.materialize(monitoring.outcomes(bound()))
     assert (shown["dagster/row_count"], shown["labelled"]) == (40, 40)
 
 
-def test_null_of_the_identity_is_a_value_like_others(platform: PlatformFixture) -> None:
+def test_null_in_an_identity_field_matches_null(platform: PlatformFixture) -> None:
     all_outcomes = bound(examples={"function": f"{__name__}:examples", "sources": ["legs"]})
-    asked_and_landed(platform, all_outcomes, tail=pl.lit(None, pl.String))
-    shown, _ = platform.made(monitoring.outcomes(all_outcomes))
+    predict_and_land(platform, all_outcomes, tail=pl.lit(None, pl.String))
+    shown, _ = platform.materialize(monitoring.outcomes(all_outcomes))
     rows = platform.lake.scan("models/legs/outcomes").collect()
-    assert shown["labelled"] == 8  # every fifth of 40 was asked about without a tail number, and none landed with one
+    assert shown["labelled"] == 8  # every fifth of 40 requests has no tail number, and no landed leg has one
     assert rows.filter(pl.col("outcome").is_not_null())["tail"].null_count() == 8
 
 
 def champion(platform: PlatformFixture, version: int, month: str, auc: float) -> None:
-    """Enter a champion_record and the numbers that its evaluation found."""
+    """Append a champion record and store the metrics of its evaluation."""
     platform.resources["home"].audit().append(  # type: ignore[attr-defined]
         CHAMPION_KIND,
         actor="test",
@@ -343,22 +343,22 @@ def champion(platform: PlatformFixture, version: int, month: str, auc: float) ->
     write_json(platform.home.verdict_metrics / f"verdict-{version}.json", numbers)
 
 
-@pytest.mark.parametrize(("promised", "kept"), [(0.3, True), (0.999, False)])
-def test_realised_metrics_are_held_against_the_record_of_the_evaluation(
-    platform: PlatformFixture, promised: float, kept: bool
+@pytest.mark.parametrize(("expected", "passed"), [(0.3, True), (0.999, False)])
+def test_realised_metrics_are_compared_with_the_recorded_evaluation(
+    platform: PlatformFixture, expected: float, passed: bool
 ) -> None:
     model = bound()
-    champion(platform, 1, "2013-03", promised)
-    asked_and_landed(platform, model)
-    platform.made(monitoring.outcomes(model))
-    shown, checks = platform.made(monitoring.performance(model))
+    champion(platform, 1, "2013-03", expected)
+    predict_and_land(platform, model)
+    platform.materialize(monitoring.outcomes(model))
+    shown, checks = platform.materialize(monitoring.performance(model))
     assert (shown["version"], shown["predictions"], shown["labelled"]) == ("1", 40, 40)
-    assert checks["performance_regression"].passed is kept
-    assert checks["performance_regression"].metadata["shortfall_auc"].value == pytest.approx(promised - shown["auc"])
+    assert checks["performance_regression"].passed is passed
+    assert checks["performance_regression"].metadata["shortfall_auc"].value == pytest.approx(expected - shown["auc"])
 
 
-def test_performance_before_any_prediction_says_so(platform: PlatformFixture) -> None:
-    shown, checks = platform.made(monitoring.performance(bound()))
+def test_performance_without_predictions_is_not_evaluated(platform: PlatformFixture) -> None:
+    shown, checks = platform.materialize(monitoring.performance(bound()))
     assert shown == {"periods": 0, "predictions": 0, "labelled": 0, "reason": "Nothing was predicted yet."}
     assert (checks["performance_regression"].passed, checks["performance_regression"].description) == (
         True,
@@ -370,14 +370,14 @@ def test_performance_before_any_prediction_says_so(platform: PlatformFixture) ->
 
 
 def test_drift_of_the_first_month_is_not_evaluated(platform: PlatformFixture) -> None:
-    shown, checks = platform.made(monitoring.drift(bound()), "2013-01")
+    shown, checks = platform.materialize(monitoring.drift(bound()), "2013-01")
     assert (shown["decision"], shown["rows_reference"], checks["no_drift"].passed) == ("not evaluated", 0, True)
     assert checks["no_drift"].description == "Not evaluated: there are no earlier rows to compare with."
     assert "report" not in shown
 
 
-def test_drift_reads_all_earlier_months_and_shows_each_column_with_its_limit(platform: PlatformFixture) -> None:
-    shown, checks = platform.made(monitoring.drift(bound()), "2013-03")
+def test_drift_compares_with_all_earlier_months(platform: PlatformFixture) -> None:
+    shown, checks = platform.materialize(monitoring.drift(bound()), "2013-03")
     assert (shown["rows_reference"], shown["rows_current"], shown["expected_rows"]) == (1200, 600, 600.0)
     assert (shown["decision"], checks["no_drift"].passed) == ("steady", True)
     mapping = monitoring.drift(bound()).get_partition_mapping(dg.AssetKey(["legs", "training_set"]))
@@ -385,21 +385,21 @@ def test_drift_reads_all_earlier_months_and_shows_each_column_with_its_limit(pla
     assert mapping.start_offset < -11
 
 
-def test_month_of_half_the_rows_with_a_silent_feature_is_an_alert(platform: PlatformFixture) -> None:
+def test_half_the_rows_and_a_feature_without_values_raise_an_alert(platform: PlatformFixture) -> None:
     quiet = legs("2013-04", 250).with_columns(left=pl.col("left") + timedelta(days=40))
     platform.land("2013-04", quiet)
-    shown, checks = platform.made(monitoring.drift(bound()), "2013-04")
+    shown, checks = platform.materialize(monitoring.drift(bound()), "2013-04")
     assert (shown["decision"], shown["volume_changed"], checks["no_drift"].passed) == ("alert", True, False)
     assert checks["no_drift"].severity == dg.AssetCheckSeverity.WARN
     assert "250 rows where about 600 are usual" in str(checks["no_drift"].description)
-    assert "recent__delay" in shown["drifted"]  # nothing left in time: every value is null, or stale
+    assert "recent__delay" in shown["drifted"]  # no leg left in time, so every value is null or stale
 
 
-def test_scores_are_compared_where_a_champion_stood_before_the_month(platform: PlatformFixture) -> None:
+def test_scores_are_compared_if_a_champion_existed_before_the_month(platform: PlatformFixture) -> None:
     champion(platform, 1, "2013-03", 0.7)
     evenings = legs("2013-04").with_columns(pl.col("due").dt.replace(hour=20))
     platform.land("2013-04", evenings.with_columns(left=pl.col("due") + timedelta(minutes=25)))
-    shown, checks = platform.made(monitoring.drift(bound()), "2013-04")
+    shown, checks = platform.materialize(monitoring.drift(bound()), "2013-04")
     assert (shown["scored_by_version"], shown["drifted"][0], checks["no_drift"].passed) == (1, "score", False)
     assert shown["score_effect"] > shown["score_limit"]
 
@@ -407,39 +407,41 @@ def test_scores_are_compared_where_a_champion_stood_before_the_month(platform: P
 # The training set.
 
 
-def test_training_set_of_one_month_is_not_evaluated_and_of_three_is(tmp_path: Path, platform: PlatformFixture) -> None:
+def test_leakage_screen_needs_more_than_one_month(platform: PlatformFixture) -> None:
     model = bound()
     platform.lake.drop_partitions(model.table, LANDED_MONTHS[1:])
-    _, checks = platform.made(training.training_set(model), "2013-01")
-    assert checks["leakage_screen"].description == "Not evaluated: Months in the training set: 1; a split by time needs 2."
+    _, checks = platform.materialize(training.training_set(model), "2013-01")
+    assert (
+        checks["leakage_screen"].description == "Not evaluated: Months in the training set: 1; a split by time needs 2."
+    )
     for month in LANDED_MONTHS[1:]:
-        _, checks = platform.made(training.training_set(model), month)
+        _, checks = platform.materialize(training.training_set(model), month)
     assert checks["leakage_screen"].passed
     assert checks["known_in_time"].passed
     assert rows_of(checks["leakage_screen"], "auc_alone")[0]["feature"] == "clock__hour"
 
 
-def test_limits_of_the_leakage_screen_warn_and_do_not_block(platform: PlatformFixture) -> None:
+def test_leakage_screen_beyond_its_limits_warns_and_does_not_block(platform: PlatformFixture) -> None:
     strict = bound({"leakage_screen": {"rows": 1_000, "rounds": 10, "auc_alone": 0.6}})
-    check = platform.made(training.training_set(strict), "2013-03")[1]["leakage_screen"]
+    check = platform.materialize(training.training_set(strict), "2013-03")[1]["leakage_screen"]
     assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
     assert "'clock__hour' alone has AUC" in str(check.description)
 
 
-def test_request_field_known_after_the_prediction_blocks_and_is_named(platform: PlatformFixture) -> None:
+def test_late_request_field_blocks_and_is_named(platform: PlatformFixture) -> None:
     request = [field.model_dump() for field in bound().declared.request]
     planted = bound(
         name="planted",
         examples={"function": f"{__name__}:examples_that_know_the_future", "sources": ["legs"]},
         request=[*request, LATE_FIELD],
     )
-    check = platform.made(training.training_set(planted), "2013-03")[1]["known_in_time"]
+    check = platform.materialize(training.training_set(planted), "2013-03")[1]["known_in_time"]
     assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
     assert "Known only after the prediction: 'minutes'." in str(check.description)
     assert rows_of(check, "examples")[0]["field"] == "minutes"
 
 
-def test_month_whose_views_were_not_made_again_is_rejected(platform: PlatformFixture) -> None:
+def test_training_set_with_a_missing_view_month_is_rejected(platform: PlatformFixture) -> None:
     platform.lake.drop_partitions(RECENT.table, ["2013-02"])
     with pytest.raises(LakeError, match=r"no facts of '2013-02'\. Materialize the view for these months"):
         build_training_sets(bound(), ["2013-03"], platform.lake)

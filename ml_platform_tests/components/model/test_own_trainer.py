@@ -1,4 +1,4 @@
-"""A trainer of a team's own goes the whole way, candidate to bento and back, without a change of the engine."""
+"""A custom trainer works from candidate to bento and reproduction, without a change in the engine."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformFixtu
         yield made
 
 
-def shown(platform: PlatformFixture, asset: dg.AssetsDefinition, **config: str) -> dict[str, Any]:
+def materialized_metadata(platform: PlatformFixture, asset: dg.AssetsDefinition, **config: str) -> dict[str, Any]:
+    """Materialize ``asset`` for 2013-03 and return its metadata."""
     done = dg.materialize(
         [asset],
         partition_key="2013-03",
@@ -36,7 +37,7 @@ def shown(platform: PlatformFixture, asset: dg.AssetsDefinition, **config: str) 
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
-def test_logistic_regression_finds_the_weights_that_the_labels_were_drawn_by(platform: PlatformFixture) -> None:
+def test_logistic_regression_estimates_the_true_weights(platform: PlatformFixture) -> None:
     random = np.random.default_rng(3)
     features = random.normal(size=(20_000, 2)).astype(np.float32)
     chance = 1 / (1 + np.exp(-(2.0 * features[:, 0] - 1.0 * features[:, 1] + 0.5)))
@@ -48,7 +49,7 @@ def test_logistic_regression_finds_the_weights_that_the_labels_were_drawn_by(pla
 
 
 @pytest.mark.slow  # builds a bento and serves rows from it
-def test_own_trainer_goes_from_candidate_to_verified_bento_and_is_reproduced(platform: PlatformFixture) -> None:
+def test_candidate_of_a_custom_trainer_is_packaged_verified_and_reproduced(platform: PlatformFixture) -> None:
     shops = deliveries("2013-03")["shop"].value_counts().sort("count", descending=True)
     most = shops["count"][0]
     model = delivery_model(
@@ -61,11 +62,11 @@ def test_own_trainer_goes_from_candidate_to_verified_bento_and_is_reproduced(pla
         ],
         evaluation={"minimum_support": most, "request_only": ["when"], "bootstrap": {"resamples": 200}},
     )
-    candidate = shown(platform, training.candidate(model, "own"))
-    verdict = shown(platform, evaluation.evaluation(model))
+    candidate = materialized_metadata(platform, training.candidate(model, "own"))
+    verdict = materialized_metadata(platform, evaluation.evaluation(model))
 
     assert verdict["decision"] == "PROMOTE"
-    # Only what has the declared support is shown as a weak slice.
+    # Slices below the declared minimum support are not listed.
     assert [(row.data["value"], row.data["rows"]) for row in verdict["weakest_slices"].records] == [
         (shops["shop"][0], most)
     ]
@@ -77,17 +78,17 @@ def test_own_trainer_goes_from_candidate_to_verified_bento_and_is_reproduced(pla
     )
     made = [event.asset_key for event in pending.get_asset_materialization_events()]
     card = platform.home.reports / "model_card" / "late" / "2013-03" / "card.md"
-    assert made == [model.key("model_card")]  # the version waits, with its card
+    assert made == [model.key("model_card")]  # the version waits as challenger and has a model card
     assert card.read_text().count("ada") == 0
 
-    champion = shown(platform, promotion.champion(model), approved_by="ada", reason="read the card")
-    bento = shown(platform, serving.bento(model))
+    champion = materialized_metadata(platform, promotion.champion(model), approved_by="ada", reason="read the card")
+    bento = materialized_metadata(platform, serving.bento(model))
 
     assert "ada, approve: read the card" in card.read_text()
     assert [candidate["version"], verdict["version"], champion["version"], bento["version"]] == [1, 1, 1, 1]
     source = Path(bento["path"]) / "src"
     assert json.loads((source / "model" / "model.json").read_text())["scorer"] == "assets.logistic_scorer:load"
-    # What scores is carried, what fits is not.
+    # The bento carries the scorer but not the trainer.
     assert (source / "assets" / "logistic_scorer.py").exists()
     assert not (source / "assets" / "logistic.py").exists()
     rebuilt = reproduce_version(model, 1, platform.stores)

@@ -1,4 +1,4 @@
-"""The asset `candidate_<trainer>`: what it records and shows, and what bad rows, servers and machines do to it."""
+"""The asset `candidate_<trainer>`: its records and metadata, and its behaviour with bad rows, servers and machines."""
 
 import errno
 import json
@@ -59,7 +59,7 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def runs_of(platform: PlatformFixture, model: ModelAssets, month: str = "2013-03") -> list[Any]:
-    """Return the MLflow runs of the model's candidates of ``month``, newest first."""
+    """Return the MLflow runs of the model's candidates of ``month``, latest first."""
     found = platform.mlflow.tracking.find_runs(model.name, {"ml_platform.partition": month})
     return [platform.mlflow.tracking.client.get_run(run_id) for run_id in found]
 
@@ -105,23 +105,23 @@ def test_threshold_is_chosen_by_the_declared_rule_and_stored_with_the_model(
     assert fixed["threshold"] == 0.5
 
 
-def test_what_a_candidate_and_a_training_set_took_and_cost_is_shown(platform: PlatformFixture) -> None:
+def test_time_memory_and_cost_of_candidate_and_training_set_are_recorded(platform: PlatformFixture) -> None:
     taken = platform.make(with_trainers(lightgbm={"settings": FAST, "seed": 11}))
     assembled = dg.materialize(
         [training.training_set(delivery_model())],
         partition_key="2013-03",
         resources=platform.resources,
-        raise_on_error=False,  # its checks of leaks are not looked at here
+        raise_on_error=False,  # this test ignores the leakage checks
     ).get_asset_materialization_events()[0]
     for shown in (taken, {name: value.value for name, value in assembled.materialization.metadata.items()}):
         assert (shown["device"], shown["gpu_seconds"], shown["currency"]) == ("cpu", 0.0, "USD")
         assert shown["wall_seconds"] > 0
         assert shown["peak_memory_bytes"] > 50_000_000
-        # The price list of params.yaml: a core for an hour.
+        # The price of one core for one hour in params.yaml.
         assert shown["cost"] == pytest.approx(shown["cpu_seconds"] * 0.048 / 3600)
 
 
-def test_two_months_at_once_do_not_mix(platform: PlatformFixture) -> None:
+def test_concurrent_candidates_of_two_months_do_not_interfere(platform: PlatformFixture) -> None:
     model = delivery_model(name="side_by_side", trainers={"lightgbm": {"settings": FAST}})
     platform.with_rows("side_by_side", pl.col("shop"))
     shown: dict[str, Any] = {}
@@ -141,7 +141,7 @@ def test_two_months_at_once_do_not_mix(platform: PlatformFixture) -> None:
     assert shown["2013-03"]["train_rows"] < shown["2013-04"]["train_rows"]
 
 
-def test_every_trial_is_a_nested_run_and_the_search_is_drawn(platform: PlatformFixture) -> None:
+def test_every_trial_is_a_nested_run_and_the_search_is_plotted(platform: PlatformFixture) -> None:
     model = with_trainers(lightgbm=TUNED)
     shown = platform.make(model)
 
@@ -165,7 +165,7 @@ def test_every_trial_is_a_nested_run_and_the_search_is_drawn(platform: PlatformF
     assert (platform.home.models / "studies" / "late-lightgbm.db").is_file()
 
 
-def test_trials_of_a_step_that_was_killed_are_not_made_again(platform: PlatformFixture) -> None:
+def test_trials_of_an_interrupted_step_are_not_repeated(platform: PlatformFixture) -> None:
     model = delivery_model(name="searched", trainers={"lightgbm": TUNED})
     platform.with_rows("searched", pl.col("shop"))
     few = delivery_model(name="searched", trainers={"lightgbm": TUNED | {"tuning": TUNED["tuning"] | {"trials": 2}}})  # type: ignore[operator]
@@ -179,28 +179,28 @@ def test_trials_of_a_step_that_was_killed_are_not_made_again(platform: PlatformF
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "months", "said"),
+    ("name", "change", "months", "message"),
     [
         ("constant", pl.lit(1, pl.Int8).alias("label"), MONTHS, "expected labels of more than one value"),
         ("unlabelled", NOT_IN_FEBRUARY, MONTHS, "validation part: expected at least 100 rows"),
         ("gap", pl.col("shop"), ("2013-01", "2013-03"), r"expected partitions '2013-02'"),
     ],
 )
-def test_rows_that_teach_nothing_fail_the_step_and_its_run(
-    platform: PlatformFixture, name: str, change: pl.Expr, months: tuple[str, ...], said: str
+def test_unusable_rows_fail_the_step_and_its_run(
+    platform: PlatformFixture, name: str, change: pl.Expr, months: tuple[str, ...], message: str
 ) -> None:
     model = platform.with_rows(name, change, months)
-    with pytest.raises((SplitError, LakeError), match=said):
+    with pytest.raises((SplitError, LakeError), match=message):
         platform.make(model)
     (run,) = runs_of(platform, model)
     assert run.info.status == "FAILED"
-    assert said in run.data.tags["ml_platform.error"]
+    assert message in run.data.tags["ml_platform.error"]
     assert platform.mlflow.models.versions(model.name) == []
 
 
-def test_null_infinite_and_unseen_values_are_learned_around_and_said(platform: PlatformFixture) -> None:
+def test_null_infinite_and_unseen_values_are_noted_and_do_not_fail_the_fit(platform: PlatformFixture) -> None:
     every_ninth = pl.int_range(pl.len()) % 9 == 0
-    endless = pl.when(every_ninth).then(float("inf")).otherwise("asked__distance").alias("asked__distance")
+    endless = pl.when(every_ninth).then(float("inf")).otherwise("order__distance").alias("order__distance")
     model = platform.with_rows("odd", endless)
     march = platform.lake.scan(model.table, partitions=["2013-03"]).drop("partition").collect()
     platform.lake.write(model.table, march.with_columns(shop=pl.lit("never seen")), "2013-03")
@@ -212,12 +212,12 @@ def test_null_infinite_and_unseen_values_are_learned_around_and_said(platform: P
 
     assert shown["notes"] == [
         "1 features without any value: 'when__hour'.",
-        "Infinite values counted as missing in 'asked__distance'.",
+        "Infinite values counted as missing in 'order__distance'.",
     ]
     assert platform.mlflow.models.version("odd", shown["version"]).partition == "2013-03"
 
 
-def test_fit_is_not_lost_when_what_comes_after_it_fails(
+def test_fit_is_resumed_from_its_checkpoint_after_a_later_failure(
     platform: PlatformFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = platform.with_rows("full", pl.col("shop"))
@@ -244,7 +244,7 @@ def test_fit_is_not_lost_when_what_comes_after_it_fails(
     assert whole["notes"] == []
 
 
-def test_candidate_made_while_the_tracking_server_is_down_arrives_when_it_is_back(
+def test_candidate_waits_in_the_outbox_while_the_tracking_server_is_down(
     platform: PlatformFixture, tmp_path: Path
 ) -> None:
     model = with_trainers(lightgbm=TUNED | {"seed": 23})
@@ -262,16 +262,16 @@ def test_candidate_made_while_the_tracking_server_is_down_arrives_when_it_is_bac
     run = back.tracking.client.get_run(found.run_id)
     assert (run.info.status, run.data.metrics["train_rows"]) == ("FINISHED", shown["train_rows"])
     assert len(back.tracking.find_runs(model.name, {"mlflow.parentRunId": found.run_id})) == 5
-    assert platform.make(model)["skipped"] == f"Inputs unchanged: they had made version {found.version}."
+    assert platform.make(model)["skipped"] == f"Inputs unchanged since version {found.version}."
 
 
-def test_what_a_trainer_asks_for_is_reported_to_ray_and_kubernetes() -> None:
+def test_declared_resources_become_tags_for_ray_and_kubernetes() -> None:
     model = with_trainers(
         plain={},
         large={"compute": {"cpus": 4, "memory_gb": 8}},
-        card={"trainer": "torch", "requires": "gpu", "compute": {"cpus": 2}},
+        gpu={"trainer": "torch", "requires": "gpu", "compute": {"cpus": 2}},
     )
-    plain, large, card = (training.candidate(model, name) for name in ("plain", "large", "card"))
+    plain, large, gpu = (training.candidate(model, name) for name in ("plain", "large", "gpu"))
     assert not {RAY_TAG, KUBERNETES_TAG} & plain.op.tags.keys()
     assert json.loads(large.op.tags[RAY_TAG]) == {"num_gpus": 0, "num_cpus": 4.0, "memory": 8 * 1024**3}
     assert json.loads(large.op.tags[KUBERNETES_TAG]) == {
@@ -279,20 +279,18 @@ def test_what_a_trainer_asks_for_is_reported_to_ray_and_kubernetes() -> None:
             "resources": {"requests": {"cpu": "4", "memory": "8192Mi"}, "limits": {"memory": "8192Mi"}}
         }
     }
-    assert json.loads(card.op.tags[RAY_TAG])["num_gpus"] == 1
-    assert json.loads(card.op.tags[KUBERNETES_TAG])["container_config"]["resources"]["limits"] == {
-        "nvidia.com/gpu": "1"
-    }
-    assert [each.op.pool for each in (plain, large, card)] == [None, None, "gpu"]
+    assert json.loads(gpu.op.tags[RAY_TAG])["num_gpus"] == 1
+    assert json.loads(gpu.op.tags[KUBERNETES_TAG])["container_config"]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert [each.op.pool for each in (plain, large, gpu)] == [None, None, "gpu"]
 
 
 @pytest.mark.parametrize(
-    ("cards", "pools"), [(0, [None, None, None, "gpu"]), (1, ["gpu", None, None, "gpu"])], ids=["no card", "a card"]
+    ("gpus", "pools"), [(0, [None, None, None, "gpu"]), (1, ["gpu", None, None, "gpu"])], ids=["no GPU", "one GPU"]
 )
-def test_trainer_that_would_take_a_card_unasked_waits_for_it_too(
-    monkeypatch: pytest.MonkeyPatch, cards: int, pools: list[str | None]
+def test_trainer_that_would_use_a_gpu_without_declaring_it_waits_in_the_pool(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, pools: list[str | None]
 ) -> None:
-    monkeypatch.setattr("ml_platform.components.model.placement.gpu_count", lambda: cards)
+    monkeypatch.setattr("ml_platform.components.model.placement.gpu_count", lambda: gpus)
     model = with_trainers(
         auto={"trainer": "torch", "compute": {"cpus": 2}},
         kept_off={"trainer": "torch", "settings": {"device": "cpu"}},
@@ -302,17 +300,17 @@ def test_trainer_that_would_take_a_card_unasked_waits_for_it_too(
     assert [training.candidate(model, name).op.pool for name in model.declared.trainers] == pools
 
 
-def test_mac_is_not_asked_for_its_card_for_that_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_of_a_mac_is_not_detected_because_that_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_platform.components.model.placement.sys.platform", "darwin")
-    monkeypatch.setattr("ml_platform.components.model.placement.gpu_count", lambda: pytest.fail("was asked"))
+    monkeypatch.setattr("ml_platform.components.model.placement.gpu_count", lambda: pytest.fail("the GPU was detected"))
     assert pool_of(TrainerSettings(trainer="torch")) == "gpu"
     assert pool_of(TrainerSettings(trainer="lightgbm")) is None
 
 
-def test_compute_changes_no_model(platform: PlatformFixture) -> None:
+def test_compute_settings_do_not_change_the_model(platform: PlatformFixture) -> None:
     made = platform.make(with_trainers(lightgbm={"settings": FAST, "seed": 31}))
     again = platform.make(with_trainers(lightgbm={"settings": FAST, "seed": 31, "compute": {"cpus": 2}}))
-    assert again["skipped"] == f"Inputs unchanged: they had made version {made['version']}."
+    assert again["skipped"] == f"Inputs unchanged since version {made['version']}."
 
 
 def test_pool_has_as_many_slots_as_the_machine_has_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,23 +339,23 @@ def test_month_whose_candidates_were_all_skipped_is_not_evaluated(platform: Plat
 
 
 @pytest.mark.slow
-def test_evaluation_goes_on_with_the_candidates_that_there_are(platform: PlatformFixture, without_gpu: None) -> None:
+def test_evaluation_continues_without_skipped_candidates(platform: PlatformFixture, without_gpu: None) -> None:
     model = with_trainers(lightgbm={"settings": FAST}, torch={"trainer": "torch", "requires": "gpu"})
     made = [training.candidate(model, name) for name in ("torch", "lightgbm")]
-    done = _whatever_the_verdict(platform, [*made, evaluation.evaluation(model)])
+    done = _materialize(platform, [*made, evaluation.evaluation(model)])
     shown = {event.materialization.asset_key.path[1]: event.materialization.metadata for event in _events(done)}
     assert shown.keys() == {"candidate_torch", "candidate_lightgbm", "evaluation"}
     assert shown["evaluation"]["version"] == shown["candidate_lightgbm"]["version"]
 
 
 @pytest.mark.slow
-def test_network_is_packed_without_torch_and_scores_as_training_does(platform: PlatformFixture) -> None:
+def test_bento_of_a_network_reproduces_the_training_scores_without_torch(platform: PlatformFixture) -> None:
     small = {"width": 16, "members": 2, "max_epochs": 2, "batch_rows": 128, "threads": 1, "device": "cpu"}
     model = delivery_model(name="nets", trainers={"torch": {"trainer": "torch", "settings": small}})
     platform.with_rows("nets", pl.col("shop"))
     candidate, verdict = training.candidate(model, "torch"), evaluation.evaluation(model)
-    # The evaluation builds the bento and is refused where a row scores otherwise than in training.
-    done = _whatever_the_verdict(platform, [candidate, verdict])
+    # The evaluation builds the bento and fails if a row has another score than in training.
+    done = _materialize(platform, [candidate, verdict])
     shown = _events(done)[-1].materialization.metadata
     assert float(str(shown["auc"].value)) > 0.6
     (packed,) = (platform.home.bentos / "bentos" / "nets").glob("*/src/package.json")
@@ -367,8 +365,8 @@ def test_network_is_packed_without_torch_and_scores_as_training_does(platform: P
 
 
 @pytest.mark.slow
-def test_second_log_has_the_run_and_its_trials(platform: PlatformFixture, tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="the second log is optional")
+def test_wandb_mirror_has_the_run_and_its_trials(platform: PlatformFixture, tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="the wandb mirror is optional")
     twice = platform.tracked(wandb_enabled=True, wandb_folder=str(tmp_path))
     tuning = TUNED["tuning"] | {"trials": 2}  # type: ignore[operator]
     platform.make(with_trainers(lightgbm={"settings": FAST, "seed": 41, "tuning": tuning}), mlflow=twice)
@@ -376,7 +374,7 @@ def test_second_log_has_the_run_and_its_trials(platform: PlatformFixture, tmp_pa
 
 
 @pytest.mark.slow
-def test_step_killed_in_the_middle_goes_on_and_makes_the_same_model(platform: PlatformFixture, tmp_path: Path) -> None:
+def test_killed_step_resumes_and_fits_the_same_model(platform: PlatformFixture, tmp_path: Path) -> None:
     slow = {"max_rounds": 800, "patience": 800, "segment_rounds": 10, "num_threads": 1, "min_data_in_leaf": 5}
     whole = platform.make(with_trainers(lightgbm={"settings": slow}))
     shutil.copytree(platform.home.lake, tmp_path / "home" / "lake")
@@ -387,11 +385,11 @@ def test_step_killed_in_the_middle_goes_on_and_makes_the_same_model(platform: Pl
     until = time.monotonic() + 120
     while not list(checkpoints.glob("*/step-*")):
         assert time.monotonic() < until
-        assert killed.poll() is None, "it ended before it could be killed"
+        assert killed.poll() is None, "the step ended before it could be killed"
         threading.Event().wait(0.02)
     killed.kill()
     killed.wait()
-    assert list(checkpoints.glob("*/step-*")), "killed too late to show anything"
+    assert list(checkpoints.glob("*/step-*")), "the step was killed after it had removed its checkpoints"
 
     resumed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
     assert resumed.startswith(whole["content_digest"])
@@ -399,9 +397,9 @@ def test_step_killed_in_the_middle_goes_on_and_makes_the_same_model(platform: Pl
     assert not checkpoints.exists()
 
 
-def _whatever_the_verdict(platform: PlatformFixture, made: list[dg.AssetsDefinition]) -> dg.ExecuteInProcessResult:
-    """Materialize ``made``; a gate that is not passed fails the step only after its result was recorded."""
-    return dg.materialize(made, partition_key="2013-03", resources=platform.resources, raise_on_error=False)
+def _materialize(platform: PlatformFixture, assets: list[dg.AssetsDefinition]) -> dg.ExecuteInProcessResult:
+    """Materialize ``assets``, also if gates fail; a failed gate fails the step after its result is recorded."""
+    return dg.materialize(assets, partition_key="2013-03", resources=platform.resources, raise_on_error=False)
 
 
 def _events(done: dg.ExecuteInProcessResult) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a declared model cannot keep is refused when definitions load, with file and line, not after the training."""
+"""Errors in the declaration of a model are reported with file and line when definitions load."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ SCORER = "def load(model_dir): ...\n"
 
 TRAINERS = "lightgbm: {trainer: lightgbm, settings: {num_leaves: 15}}"
 EVALUATION = "evaluation: {primary_metric: log_loss, slices: [desk], request_only: [late_case_request]}"
-FLOOR = "- {type: metric_limit, metric: auc, limit: 0.6}"
+METRIC_LIMIT = "- {type: metric_limit, metric: auc, limit: 0.6}"
 BASELINE = "- {type: baseline, metric: log_loss, required: [base_rate, request_only]}"
 CALIBRATION = "- {type: calibration, maximum_ece: 0.1, maximum_bias: 0.1}"
 FEATURES = "    - late_case_request\n"
@@ -36,7 +36,7 @@ FEATURES = "    - late_case_request\n"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """A project with the scaffolded model `late_case`, a trainer `shop.own` and its scorer `shop.scoring`."""
+    """A project with the scaffolded model `late_case`, the trainer `shop.own` and its scorer `shop.scoring`."""
     make_importable(tmp_path, monkeypatch)
 
     def write(*changes: tuple[str, str], scorer: str = "shop.scoring:load", scoring: str = SCORER) -> Path:
@@ -75,10 +75,10 @@ REGRESSION = (
     ("  target:", "  task: regression\n  target:"),
     ("- {type: paired_test, metric: log_loss, margin: 0.005}", "- {type: paired_test, metric: rmse}"),
     (BASELINE, "- {type: baseline, metric: rmse}"),
-    (FLOOR, "- {type: metric_limit, metric: coverage, limit: 0.7}"),
+    (METRIC_LIMIT, "- {type: metric_limit, metric: coverage, limit: 0.7}"),
     (EVALUATION, "evaluation: {primary_metric: rmse, slices: [desk]}"),
 )
-OF_VALUES = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
+VALID_REGRESSION = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ OF_VALUES = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
             id="searched setting of an own trainer",
         ),
         pytest.param(
-            [*OF_VALUES, trainer("trainer: lightgbm, calibration: isotonic")],
+            [*VALID_REGRESSION, trainer("trainer: lightgbm, calibration: isotonic")],
             "trainers.mine.calibration",
             "values, not probabilities, found 'isotonic'",
             id="calibration of a regression",
@@ -139,9 +139,11 @@ OF_VALUES = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
             "a request view among the model's features ('late_case_request'), found 'late_case_desk'",
             id="request_only",
         ),
-        pytest.param([gate("type: metric_limit, metric: mae, limit: 5")], "gates.3.metric", "found 'mae'", id="floor"),
+        pytest.param(
+            [gate("type: metric_limit, metric: mae, limit: 5")], "gates.3.metric", "found 'mae'", id="metric limit"
+        ),
         pytest.param([gate("type: paired_test, metric: rmse")], "gates.3.metric", "found 'rmse'", id="paired test"),
-        pytest.param(REGRESSION, "gates.3.type", "'calibration', which is about probabilities", id="calibration gate"),
+        pytest.param(REGRESSION, "gates.3.type", "'calibration', which needs probabilities", id="calibration gate"),
         pytest.param(
             [*REGRESSION, gate("type: slices, columns: [desk]")],
             "gates.3.metric",
@@ -154,7 +156,7 @@ OF_VALUES = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
         pytest.param(
             [gate("type: metric_limit, metric: auc, limit: 0.7")],
             "gates.3",
-            "'metric_limit_auc' a second time",
+            "a second gate 'metric_limit_auc'",
             id="gate twice",
         ),
         pytest.param(
@@ -166,24 +168,32 @@ OF_VALUES = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
         pytest.param(
             [(FEATURES, ""), evaluation("slices: [desk]")],
             "evaluation.request_only",
-            "say that beating the base rate is enough: {type: baseline, required: [base_rate]} among the gates.",
+            "If beating the base rate is enough, declare the gate {type: baseline, required: [base_rate]}.",
             id="no request view",
         ),
     ],
 )
-def test_what_cannot_be_kept_is_rejected_with_its_line(
+def test_invalid_declaration_is_rejected_with_its_line(
     project: Callable[..., Path], changes: list[tuple[str, str]], attribute: str, message: str
 ) -> None:
     root = project(*changes)
     lines = (root / "shop/late_case/defs.yaml").read_text().splitlines()
     wrong = next(number for number, line in enumerate(lines, 1) if changes[-1][1].splitlines()[0] in line)
-    with pytest.raises(Exception) as error:  # Dagster wraps it in one of its own
+    with pytest.raises(Exception) as error:  # Dagster wraps the error in its own type
         load(root)
     place = f"shop/late_case/defs.yaml:{wrong}, attribute '{attribute}': expected "
-    if attribute != "gates.3.type":  # the line of what stood there before
+    if attribute != "gates.3.type":  # the type has no line of its own
         assert place in error_chain(error.value)
     assert f"attribute '{attribute}'" in error_chain(error.value)
     assert message in error_chain(error.value)
+
+
+def test_renamed_gate_type_is_rejected_with_its_new_name(project: Callable[..., Path]) -> None:
+    root = project((METRIC_LIMIT, "- {type: floor, metric: auc, limit: 0.6}"))
+    with pytest.raises(Exception) as error:  # Dagster wraps the error in its own type
+        load(root)
+    assert "gates.2" in error_chain(error.value)
+    assert "gate type 'floor' was renamed to metric_limit in 0.2.0" in error_chain(error.value)
 
 
 @pytest.mark.parametrize(
@@ -194,11 +204,11 @@ def test_what_cannot_be_kept_is_rejected_with_its_line(
         ("ml_platform.training.explain:reasons", SCORER, "the entry points imports ml_platform.training.explain"),
     ],
 )
-def test_scorer_that_is_not_there_is_rejected_with_the_line_of_its_trainer(
+def test_invalid_scorer_is_rejected_with_the_line_of_its_trainer(
     project: Callable[..., Path], scorer: str, scoring: str, message: str
 ) -> None:
     root = project(trainer("trainer: 'shop.own:Own'"), scorer=scorer, scoring=scoring)
-    with pytest.raises(Exception) as error:  # Dagster wraps it in one of its own
+    with pytest.raises(Exception) as error:  # Dagster wraps the error in its own type
         load(root)
     assert "attribute 'trainers.mine.trainer'" in error_chain(error.value)
     assert message in error_chain(error.value)
@@ -209,13 +219,13 @@ def test_scorer_that_is_not_there_is_rejected_with_the_line_of_its_trainer(
     [
         [],
         [trainer("trainer: 'shop.own:Own', settings: {depth: 4}")],
-        OF_VALUES,
-        # Said in so many words: the base rate is enough.
+        VALID_REGRESSION,
+        # The declaration says that beating the base rate is enough.
         [(FEATURES, ""), evaluation("slices: [desk]"), (BASELINE, "- {type: baseline, required: [base_rate]}")],
         [gate("type: slices, columns: [desk]"), evaluation("primary_metric: auc, bootstrap: {unit: desk}")],
     ],
     ids=["as scaffolded", "own trainer", "regression", "base rate alone", "slices"],
 )
-def test_what_can_be_kept_loads(project: Callable[..., Path], changes: list[tuple[str, str]]) -> None:
+def test_valid_declaration_loads(project: Callable[..., Path], changes: list[tuple[str, str]]) -> None:
     definitions = load(project(*changes))
     assert dg.AssetKey(["late_case", "evaluation"]) in {asset.key for asset in definitions.assets or []}  # type: ignore[union-attr]

@@ -1,0 +1,38 @@
+"""Output of `ml-platform status`: a model without versions, and the last decisions."""
+
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from ml_platform.console.status import last_decisions, show
+from ml_platform.registry.approvals import APPROVAL_KIND
+from ml_platform.registry.audit import AuditLog
+from resources.home import Home
+
+UNSERVED = {"stable": None, "candidate": None, "weights": {}, "generation": 0}
+
+
+def test_approval_is_listed_with_its_decision_reason_and_person(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    facts = {"model": "late", "version": 3, "word": "approve", "reason": "stable in summer", "evidence": "ab12"}
+    AuditLog(home.audit_log).append(APPROVAL_KIND, actor="ada", at=datetime(2024, 5, 1, 12, tzinfo=UTC), facts=facts)
+    output = StringIO()
+    models = {"late": {"champion": None, "serving": UNSERVED, "endpoint": None}}
+
+    show({"data_clock": None, "models": models}, last_decisions(home), Console(file=output, width=80))
+
+    assert [line.rstrip() for line in output.getvalue().splitlines()] == [
+        "Data clock  no data has landed yet",
+        "",
+        "late",
+        "  champion  none yet",
+        "  serving   no version yet",
+        "  endpoint  not running; start it with `ml-platform up`",
+        "",
+        "Last decisions",
+        "  2024-05-01 12:00:00Z  late version 3: approve",
+        "      stable in summer",
+        "      by ada",
+    ]

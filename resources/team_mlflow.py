@@ -1,0 +1,108 @@
+"""Dagster resource `mlflow_tracking` of dagster-mlflow, for a team's own ops, by default on the store of the home.
+
+The assets of the platform use :mod:`resources.mlflow`. Importing dagster-mlflow takes seconds, so only the process of a
+step that requires this resource imports it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import dagster as dg
+
+from resources.home import Home
+from resources.home_version import prepare_home
+
+if TYPE_CHECKING:
+    from dagster_mlflow.resources import MlFlow
+
+DEFAULT_EXPERIMENT = "team_ops"
+
+
+def team_mlflow(home: Home) -> dg.ResourceDefinition:
+    """Return the resource with the settings of dagster-mlflow, which tracks in the MLflow store of ``home`` by default.
+
+    A step that requires it gets MLflow's fluent API with one open run for each Dagster run. The MLflow run ends as
+    FINISHED, or as FAILED when a step of the Dagster run failed.
+    """
+
+    def open_run(context: dg.InitResourceContext) -> Iterator["MlFlow"]:
+        import mlflow
+        from dagster_mlflow import mlflow_tracking
+
+        config = context.resource_config
+        if config["mlflow_tracking_uri"] == home.tracking_uri:
+            _prepare_experiment(home, config["experiment_name"])
+        with _restored_tracking_uri():
+            open_tracking = cast("Callable[[dg.InitResourceContext], Iterator[MlFlow]]", mlflow_tracking.resource_fn)
+            opened = open_tracking(context)
+            tracking = next(opened)
+            try:
+                yield tracking
+            finally:
+                # Ends the run when an error passes through this line.
+                tracking.cleanup_on_error()  # type: ignore[no-untyped-call]
+                status = "FAILED" if _has_failed_step(context) else "FINISHED"
+                while mlflow.active_run():  # the run, and its parent if the settings name one
+                    mlflow.end_run(status)
+
+    return dg.ResourceDefinition(
+        resource_fn=open_run,
+        config_schema=_config_schema(home),
+        description="MLflow's fluent API (dagster-mlflow) for a team's own ops: one MLflow run for each Dagster run.",
+    )
+
+
+def _config_schema(home: Home) -> Mapping[str, dg.Field]:
+    """Return dagster-mlflow's settings; they are written here because importing them would import MLflow."""
+    return {
+        "experiment_name": dg.Field(
+            dg.StringSource, default_value=DEFAULT_EXPERIMENT, description="Name of the MLflow experiment."
+        ),
+        "mlflow_tracking_uri": dg.Field(
+            dg.StringSource,
+            default_value=home.tracking_uri,
+            description="Address of the MLflow store or server; by default the store of the home.",
+        ),
+        "parent_run_id": dg.Field(
+            dg.Noneable(str), default_value=None, description="Id of the parent run, if this run is nested."
+        ),
+        "mlflow_run_id": dg.Field(
+            dg.Noneable(str), default_value=None, description="Id of an existing run to continue."
+        ),
+        "env": dg.Field(dict, default_value={}, description="Environment variables to set for MLflow."),
+        "env_to_tag": dg.Field(
+            dg.Noneable(list),
+            default_value=None,
+            description="Names of environment variables whose values become tags of the run.",
+        ),
+        "extra_tags": dg.Field(dict, default_value={}, description="Further tags of the run."),
+    }
+
+
+@contextmanager
+def _restored_tracking_uri() -> Iterator[None]:
+    """Restore MLflow's address at the end: MLflow keeps it for the whole process and for child processes."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None restores MLflow's default
+
+
+def _prepare_experiment(home: Home, name: str) -> None:
+    """Create the experiment with its artifacts in the home; MLflow itself would put them in the working directory."""
+    from ml_platform.registry.tracking import Tracking
+
+    prepare_home(home)
+    Tracking(home.tracking_uri, home.artifacts).experiment(name)
+
+
+def _has_failed_step(context: dg.InitResourceContext) -> bool:
+    # Dagster closes resources after it has handled the error of a step, so only the event log has the failure.
+    run, instance = context.run, context.instance
+    if run is None or instance is None:
+        return False
+    return bool(instance.all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE}))
