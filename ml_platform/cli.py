@@ -74,7 +74,9 @@ def materialize(
 
 @app.command()
 def demo(
-    domain: Annotated[str, typer.Argument(help="Domain under assets/ that declares a demo.")] = "aviation",
+    domain: Annotated[
+        str | None, typer.Argument(help="Domain under assets/ that declares a demo; needed where several do.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as one JSON object, and the progress on stderr.")
     ] = False,
@@ -82,9 +84,10 @@ def demo(
     """Run the whole loop: land, train, promote, serve, and predict the next month."""
     import json
 
+    from ml_platform.console.arguments import only_domain
     from ml_platform.console.demo import run_demo
 
-    found = run_demo(domain, _home(), _console(2 if as_json else 1))
+    found = run_demo(domain or only_domain("demo"), _home(), _console(2 if as_json else 1))
     if as_json:
         typer.echo(json.dumps(found))
 

@@ -17,7 +17,7 @@ A defs.yaml may hold several documents; each is one component with its own lines
 
     type: ml_platform.Dataset
     attributes:
-      name: flights
+      name: orders
     ---
     type: ml_platform.Dataset
     attributes:

@@ -46,19 +46,41 @@ def parse_instant(text: str) -> datetime:
     return instant
 
 
+def only_domain(name: str) -> str:
+    """Return the only domain with a module ``name``. Raises :class:`ArgumentError` where none or several have one."""
+    domains = _domains_with(name)
+    if len(domains) != 1:
+        raise ArgumentError(
+            "Domain",
+            expected=f"one domain with a module '{name}'",
+            found=listed(domains),
+            fix="Name the domain." if domains else f"Write assets/<domain>/{name}.py.",
+        )
+    return domains[0]
+
+
 def domain_module(domain: str, name: str) -> ModuleType:
     """Return the module ``assets.<domain>.<name>``, such as the landing or the demo of a domain.
 
     A nested domain is written with dots. Raises :class:`ArgumentError` when the module does not exist.
     """
-    root = Path(importlib.import_module("assets").__path__[0])  # by name: a static import would break the layers
-    domains = sorted(".".join(file.relative_to(root).parent.parts) for file in root.rglob(f"{name}.py"))
+    domains = _domains_with(name)
     folder = f"assets/{domain.replace('.', '/')}"
     if domain not in domains:
         raise ArgumentError(
             f"Domain '{domain}'",
             expected=f"one with a module '{name}': {listed(domains)}",
-            found=f"no file {folder}/{name}.py" if (root.parent / folder).is_dir() else f"no folder {folder}",
+            found=f"no file {folder}/{name}.py" if (_assets_root().parent / folder).is_dir() else f"no folder {folder}",
             fix=f"Add it, or correct the name.{did_you_mean(domain, domains)}",
         )
     return importlib.import_module(f"assets.{domain}.{name}")
+
+
+def _domains_with(name: str) -> list[str]:
+    root = _assets_root()
+    return sorted(".".join(file.relative_to(root).parent.parts) for file in root.rglob(f"{name}.py"))
+
+
+def _assets_root() -> Path:
+    # By name: a static import would break the layers.
+    return Path(importlib.import_module("assets").__path__[0])

@@ -43,14 +43,16 @@ def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]
     The list is empty when nothing was decided. Raises :class:`~ml_platform.components.loading.ModelUnknownError` when
     ``model`` has no record and no declaration.
     """
-    from ml_platform.registry.approvals import APPROVAL_KIND
+    from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.promotion import CHALLENGER_KIND
 
     audit = AuditLog(home.audit_log)
     promotions = _champion_records(home, model)
     approvals = [
-        VersionDecision(record.at, record.facts["word"], record.facts["version"], record.actor, record.facts["reason"])
+        VersionDecision(
+            record.at, record.facts[DECISION_KEY], record.facts["version"], record.actor, record.facts["reason"]
+        )
         for record in audit.records(APPROVAL_KIND)
         if record.facts["model"] == model
     ]

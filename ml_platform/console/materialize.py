@@ -50,7 +50,7 @@ def resolve_selection(loaded: dg.Definitions, selection: str) -> list[dg.AssetKe
             f"Selection '{selection}'",
             expected="at least one asset",
             found=found,
-            fix='Run `dg list defs` to see all assets. Examples of a selection: key:"datasets/*", group:aviation.',
+            fix='Run `dg list defs` to see all assets. Examples of a selection: key:"datasets/*", group:<domain>.',
         )
     return sorted(keys)
 

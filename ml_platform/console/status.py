@@ -133,6 +133,8 @@ def _metrics(home: Home, verdict: str | None) -> dict[str, float]:
 
 
 def _summary(facts: Any) -> dict[str, Any]:
+    from ml_platform.registry.approvals import DECISION_KEY
+
     names = ("model", "version", "partition", "action", "decision", "reason")
-    approval = {"action": facts["word"]} if "word" in facts else {}
+    approval = {"action": facts[DECISION_KEY]} if DECISION_KEY in facts else {}
     return {**approval, **{name: facts[name] for name in names if name in facts}}

@@ -42,7 +42,7 @@ class TableVersion:
 
 
 class Lake:
-    """Tables by name, like ``datasets/flights``, under ``root`` (a folder or ``s3://bucket/prefix``)."""
+    """Tables by name, like ``datasets/orders``, under ``root`` (a folder or ``s3://bucket/prefix``)."""
 
     def __init__(self, root: str, storage_options: dict[str, str] | None = None) -> None:
         self.root = root.rstrip("/")

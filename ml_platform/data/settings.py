@@ -19,7 +19,6 @@ RENAMED_ATTRIBUTES = {
     "revealed": "available_from",
     "revealed_after_minutes": "available_after_minutes",
     "schedule_only": "request_only",
-    "inputs_followed": "auto_materialize",
     "sentinel": "leakage_screen",
     "newest": "latest",
     "demand": "criterion",

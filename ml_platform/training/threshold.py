@@ -136,15 +136,18 @@ def _between(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _at_precision(
-    wanted: float, true_positives: npt.NDArray[np.float64], alerts: npt.NDArray[np.float64]
+    minimum: float, true_positives: npt.NDArray[np.float64], alerts: npt.NDArray[np.float64]
 ) -> tuple[np.intp, str]:
     enough = alerts >= min(MINIMUM_ALERTS, alerts.max())
     precision = np.where(enough, true_positives / np.maximum(alerts, 1.0), 0.0)
-    reaching = precision >= wanted
+    reaching = precision >= minimum
     if reaching.any():
         return np.argmax(np.where(reaching, true_positives, -1.0)), ""
     best = np.argmax(precision)
-    return best, f"No threshold reaches precision {wanted:g} on the validation rows; the best is {precision[best]:.3f}."
+    return (
+        best,
+        f"No threshold reaches precision {minimum:g} on the validation rows; the best is {precision[best]:.3f}.",
+    )
 
 
 def _described(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ml_platform.cli import main
-from ml_platform.console.arguments import ArgumentError, domain_module, parse_instant, parse_months
+from ml_platform.console.arguments import ArgumentError, domain_module, only_domain, parse_instant, parse_months
 from ml_platform.data.partitions import PartitionError
 
 ROW = (
@@ -104,3 +104,14 @@ def test_error_names_a_home_that_cannot_be_created(
         main()
     assert ended.value.code == 1
     assert "expected a writable folder, found Not a directory" in capfd.readouterr().err
+
+
+def test_domain_may_be_left_out_where_only_one_declares_a_demo() -> None:
+    assert only_domain("demo") == "aviation"
+
+
+def test_domain_must_be_named_where_none_or_several_have_the_module() -> None:
+    with pytest.raises(ArgumentError, match=r"one domain with a module 'unknown', found none\. Write assets"):
+        only_domain("unknown")
+    with pytest.raises(ArgumentError, match=r"found .*'aviation'.*Name the domain\."):
+        only_domain("__init__")
