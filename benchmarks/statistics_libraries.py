@@ -42,7 +42,7 @@ class Comparison:
     engine_seconds: float
     library_seconds: float
     largest_difference: float
-    """Largest absolute difference between the two results; for decisions, the number that differ."""
+    """Largest absolute difference between the two results; for decisions, 1 if any decision differs."""
 
     @property
     def ratio(self) -> float:
@@ -302,7 +302,7 @@ def main() -> None:
 
 
 def _show(found: list[Comparison], imports: dict[str, dict[str, float]]) -> None:
-    console = Console(width=140)
+    console = Console(width=150)
     table = Table("statistic", "library", "input", "engine ms", "library ms", "ratio", "largest difference")
     for comparison in found:
         table.add_row(

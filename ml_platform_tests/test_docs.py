@@ -86,7 +86,7 @@ def test_python_on_the_page_parses_and_imports_what_exists(page: Path, monkeypat
             statements = ast.parse(block).body
             imports = [each for each in statements if isinstance(each, ast.Import | ast.ImportFrom)]
             assert len(statements) > len(imports)
-            exec(compile(ast.Module(imports, []), str(page), "exec"), {})
+            exec(compile(ast.Module(imports, []), str(page), "exec"), {})  # type: ignore[arg-type]
 
 
 def test_trainer_on_the_page_is_the_trainer_of_the_test_domain() -> None:
@@ -113,7 +113,7 @@ def validate_part_of_a_model(part: dict[str, Any]) -> None:
 
     for name, value in part.items():
         if name in Model.model_fields:
-            TypeAdapter(Model.model_fields[name].annotation).validate_python(value)
+            TypeAdapter(Model.model_fields[name].annotation).validate_python(value)  # type: ignore[arg-type]
         else:
             TrainerSettings.model_validate(value)
 

@@ -134,7 +134,7 @@ def test_reference_lists_every_asset_check_sensor_and_schedule(pages: Mapping[st
     graph, repository = definitions.resolve_asset_graph(), definitions.get_repository_def()
     names = [node.key.to_user_string() for node in graph.asset_nodes]
     names += [key.name for key in graph.asset_check_keys]
-    names += [each.name for each in [*repository.sensor_defs, *repository.schedule_defs]]
+    names += [each.name for each in [*repository.sensor_defs, *repository.schedule_defs]]  # type: ignore[attr-defined]
     assert len(names) > 50
     assert [name for name in names if f"| `{name}` |" not in text] == []
 

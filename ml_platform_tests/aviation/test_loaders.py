@@ -38,7 +38,7 @@ def flights(tmp_path: Path, *lines: str) -> list[dict[str, object]]:
 
 
 def at(*when: int) -> datetime:
-    return datetime(*when, tzinfo=UTC)  # type: ignore[misc]
+    return datetime(*when, tzinfo=UTC)  # type: ignore[arg-type, misc]
 
 
 def test_times_of_a_flight_are_read_in_the_zones_of_origin_and_destination(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_model_can_bring_its_own_scorer(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "brought_scorer.py").write_text("def load(model_dir):\n    return str(model_dir)\n")
     monkeypatch.syspath_prepend(tmp_path)
     described = {"trainer": "assets.mine:Trainer", "scorer": "brought_scorer:load"}
-    assert load_scorer(described, tmp_path / "model") == str(tmp_path / "model")
+    assert load_scorer(described, tmp_path / "model") == str(tmp_path / "model")  # type: ignore[comparison-overlap]
     del sys.modules["brought_scorer"]
 
 

@@ -43,11 +43,11 @@ class PlatformFixture:
 
     @property
     def lake(self) -> Lake:
-        return self.resources["lake"].lake()  # type: ignore[no-any-return]
+        return self.resources["lake"].lake()
 
     @property
     def mlflow(self) -> MlflowResource:
-        return self.resources["mlflow"]  # type: ignore[no-any-return]
+        return self.resources["mlflow"]
 
     @property
     def stores(self) -> PlatformStores:

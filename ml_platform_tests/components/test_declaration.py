@@ -43,7 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 def test_several_documents_in_one_file_are_several_components(project: Callable[[str], Path]) -> None:
     definitions = load(project(GOOD + "---\n" + GOOD.replace("name: orders", "name: returns")))
 
-    assert {asset.key.to_user_string() for asset in definitions.assets} == {
+    assert {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()} == {
         "datasets/orders",
         "datasets/returns",
     }

@@ -11,7 +11,7 @@ from ml_platform.registry.approvals import APPROVAL_KIND
 from ml_platform.registry.audit import AuditLog
 from resources.home import Home
 
-UNSERVED = {"stable": None, "candidate": None, "weights": {}, "generation": 0}
+UNSERVED = {"stable": None, "candidate": None, "weights": {}, "generation": 0}  # type: ignore[var-annotated]
 
 
 def test_approval_is_listed_with_its_decision_reason_and_person(tmp_path: Path) -> None:

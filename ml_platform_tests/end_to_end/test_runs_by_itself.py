@@ -59,7 +59,7 @@ def test_daemon_materializes_the_training_set_of_a_landed_month(
     made = until(training_sets, TIMEOUT_SECONDS, interval=1)
     (january,) = made.values()
     assert list(made) == ["2013-01"]
-    assert int(january.shown("dagster/row_count") or 0) == 27_004
+    assert int(january.metadata("dagster/row_count") or 0) == 27_004
     requesting_sensors = {run.tags.get("dagster/sensor_name") for run in instance.get_runs()}
     expected = {"flights_landed", "weather_landed", "planes_landed", "airports_landed", "auto_materialize"}
     assert expected <= requesting_sensors

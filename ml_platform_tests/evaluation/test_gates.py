@@ -128,7 +128,7 @@ def test_required_baseline_that_was_not_evaluated_fails_the_gate(baselines: dict
     [("auc", 0.6, True), ("auc", 0.9, False), ("log_loss", 0.7, True), ("log_loss", 0.2, False)],
 )
 def test_limit_is_minimum_or_maximum_by_the_metric(metric: str, limit: float, passed: bool) -> None:
-    assert MetricLimitGate(metric=metric, limit=limit).evaluate(evidence()).passed is passed
+    assert MetricLimitGate(metric=metric, limit=limit).evaluate(evidence()).passed is passed  # type: ignore[arg-type]
 
 
 def test_confident_limit_applies_to_the_worse_end_of_the_interval() -> None:

@@ -34,7 +34,7 @@ def test_better_regression_model_passes_its_gates() -> None:
         MetricLimitGate(metric="coverage", limit=0.9),
         SliceGate(columns=["origin"], metric="mae", margin=0.1),
     ]
-    assert decide(evaluate_gates(gates, EVIDENCE))[0] == "PROMOTE"
+    assert decide(evaluate_gates(gates, EVIDENCE))[0] == "PROMOTE"  # type: ignore[arg-type]
 
 
 def test_interval_with_too_low_coverage_fails_the_gate() -> None:

@@ -27,7 +27,7 @@ def predictions(*rows: tuple[str | None, str, str, float, int]) -> pl.DataFrame:
 def labels(*rows: tuple[Any, int | None, int]) -> pl.DataFrame:
     """Return labels from rows of (flight, label, hours after midnight at which the label is known)."""
     known = [(flight, label, DAY + timedelta(hours=hours)) for flight, label, hours in rows]
-    schema = {"flight": pl.String, "label": pl.Int8, "label_known_at": UTC_TIME}
+    schema: dict[str, Any] = {"flight": pl.String, "label": pl.Int8, "label_known_at": UTC_TIME}
     return pl.DataFrame(known, schema=schema, orient="row")
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -88,7 +89,7 @@ def test_mlflow_reads_the_input_example(registry: ModelRegistry, registered: Reg
     from mlflow.models import Model
 
     stored = registry.tracking.client.download_artifacts(registered("tree").run_id, "model")
-    example = Model.load(stored).load_input_example(stored)
+    example: Any = Model.load(stored).load_input_example(stored)
     assert example["carrier"].tolist() == ["UA", "AA"]
 
 
@@ -106,7 +107,9 @@ def test_mlflow_loads_a_lightgbm_booster_directly(
     with registry.tracking.run("departure_risk", "boosted", {}) as run:
         registry.register("departure_risk", directory, run_id=run.run_id, input_example=example)
     stored = registry.tracking.client.download_artifacts(run.run_id, "model")
-    assert mlflow.lightgbm.load_model(stored).predict(features).tolist() == booster.predict(features).tolist()
+    assert (
+        mlflow.lightgbm.load_model(stored).predict(features).tolist() == np.asarray(booster.predict(features)).tolist()
+    )
 
 
 def test_pickle_with_any_file_name_is_rejected_by_its_first_bytes(

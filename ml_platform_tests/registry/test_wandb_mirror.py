@@ -24,7 +24,7 @@ def records(folder: Path) -> list[Any]:
     while at + 7 <= len(data):
         _, length, kind = struct.unpack_from("<IHB", data, at)
         assert kind == 1
-        record = wandb_internal_pb2.Record()
+        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
         record.ParseFromString(data[at + 7 : at + 7 + length])
         found.append(record)
         at += 7 + length

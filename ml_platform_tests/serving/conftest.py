@@ -111,7 +111,7 @@ def train_toy_model(root: Path, trees: int = 5) -> ToyModel:
     # The prediction is made at 10:00, so the facts of 09:00 are an hour old; ZZ has no facts.
     feature_rows = np.array([[40.0, 60.0], [4.0, 60.0], [np.nan, np.nan]], dtype=np.float32)
     raw = lightgbm.Booster(model_file=directory / "model.txt").predict(feature_rows)
-    scores = np.interp(np.asarray(raw), calibration["x"], calibration["y"])
+    scores = np.interp(np.asarray(raw), calibration["x"], calibration["y"])  # type: ignore[arg-type]
     return ToyModel(directory, online, [row("UA"), row("AA"), row("ZZ", tail=None)], scores.tolist())
 
 

@@ -80,7 +80,7 @@ class RunningPlatform:
     def set_desired_state(self, **state: Any) -> DesiredState:
         """Replace the desired state and wait until it serves."""
         stored = swap_desired_state(self.folder, DesiredState(**state), read_desired_state(self.folder).generation)
-        until(lambda: read_serving_status(self.plan.status_file).models["toy"].generation == stored.generation)
+        until(lambda: read_serving_status(self.plan.status_file).models["toy"].generation == stored.generation)  # type: ignore[union-attr]
         return stored
 
     def post(self, body: Any, **keywords: Any) -> httpx.Response:

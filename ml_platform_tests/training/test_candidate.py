@@ -42,7 +42,7 @@ def training_set(rows: int = 3000, seed: int = 0) -> pl.DataFrame:
             "label_known_at": [time + timedelta(hours=2) for time in times],
             "strong": strong.astype(np.float32),
             "weak": rng.normal(size=rows).astype(np.float32),
-            "place": rng.choice(["JFK", "LGA", None], size=rows),
+            "place": rng.choice(["JFK", "LGA", None], size=rows),  # type: ignore[arg-type]
         },
         schema_overrides={"predict_at": pl.Datetime("us", "UTC"), "label_known_at": pl.Datetime("us", "UTC")},
     )

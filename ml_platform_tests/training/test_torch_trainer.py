@@ -77,7 +77,7 @@ def test_two_processes_give_the_same_model_as_one(matrix: Matrix):
 
 def test_lack_of_memory_halves_the_batch_and_does_not_change_the_model(matrix: Matrix, monkeypatch: pytest.MonkeyPatch):
     undisturbed = fit(matrix, dropout=0.0)
-    build_network = torch_loop.build_network
+    build_network = torch_loop.build_network  # type: ignore[attr-defined]
 
     def build_with_little_memory(spec: NetworkSpec) -> torch.nn.Module:
         network = build_network(spec)
@@ -101,7 +101,7 @@ def test_lack_of_memory_halves_the_batch_and_does_not_change_the_model(matrix: M
 
 def run_rank_with_little_memory(rank: int, *work: Any) -> None:
     """Run one rank; rank 1 has no memory for more than 30 rows after its first eight passes."""
-    build_network = torch_loop.build_network
+    build_network = torch_loop.build_network  # type: ignore[attr-defined]
 
     def build_with_little_memory(spec: NetworkSpec) -> torch.nn.Module:
         network = build_network(spec)
@@ -115,7 +115,7 @@ def run_rank_with_little_memory(rank: int, *work: Any) -> None:
         network.register_forward_pre_hook(allocate)
         return network
 
-    torch_loop.build_network = build_with_little_memory
+    torch_loop.build_network = build_with_little_memory  # type: ignore[attr-defined]
     torch_trainer._run_rank(rank, *work)
 
 
@@ -201,7 +201,7 @@ def test_missing_unseen_and_infinite_values_get_a_finite_score(matrix: Matrix):
 def test_unseen_category_has_the_mean_embedding_of_the_seen_ones(matrix: Matrix):
     fitted = fit(Matrix(matrix.features, matrix.label, matrix.names, {2: 8}))
 
-    table = fitted.network.categories[0].weight.detach().numpy()
+    table = fitted.network.categories[0].weight.detach().numpy()  # type: ignore[index, union-attr]
     rows = np.bincount(matrix.features[:900, 2].astype(int), minlength=9)
     assert list(np.flatnonzero(rows == 0)) == [6, 7, 8]  # two codes without rows, and missing
     assert table[6:] == pytest.approx(np.tile(rows[:6] @ table[:6] / 900, (3, 1)), abs=1e-6)

@@ -93,7 +93,7 @@ class Shop:
             instance=self.instance,
             resources={"lake": self.resource},
             partition_key=None if last else first,
-            tags=span if last else None,
+            tags=span if last else None,  # type: ignore[arg-type]
             raise_on_error=False,
         )
 
@@ -105,7 +105,7 @@ class Shop:
         with dg.build_sensor_context(
             cursor=cursor, instance=self.instance, resources={"lake": self.resource}, definitions=self.definitions
         ) as context:
-            return sensor(context)  # type: ignore[operator]
+            return sensor(context)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_asset_shows_columns_lineage_owner_and_code_version() -> None:
 
 def test_asset_depends_on_the_months_of_its_lookback() -> None:
     (dep,) = change_log_of(declared()).get_asset_spec().deps
-    assert dep.partition_mapping.start_offset == -1
+    assert dep.partition_mapping.start_offset == -1  # type: ignore[union-attr]
     assert source_partitions(declared().settings(), "2013-03", MONTHS) == ["2013-02", "2013-03"]
     assert source_partitions(declared(lookback_days=0).settings(), "2013-03", MONTHS) == ["2013-03"]
 
@@ -152,7 +152,7 @@ class Airport:
 
     def rewrite(self, month: int, *facts: tuple[str, datetime, float]) -> None:
         schema = {"origin": pl.String, "left": pl.Datetime("us", "UTC"), "delay": pl.Float64}
-        self.lake.write("datasets/flights", pl.DataFrame(facts, schema=schema, orient="row"), f"2013-{month:02}")
+        self.lake.write("datasets/flights", pl.DataFrame(facts, schema=schema, orient="row"), f"2013-{month:02}")  # type: ignore[arg-type]
 
 
 @pytest.fixture

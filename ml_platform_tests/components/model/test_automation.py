@@ -125,7 +125,7 @@ def test_declared_retraining_settings_select_sensors_and_schedules(
     model: ModelAssets, declared: dict[str, object], sensors: set[str], schedules: set[str]
 ) -> None:
     settings = RetrainingSettings.model_validate(declared)
-    made = model.declared.model_copy(update={"retraining": settings}).automation_definitions(model)
+    made = model.declared.model_copy(update={"retraining": settings}).automation_definitions(model)  # type: ignore[attr-defined]
 
     assert {each.name for each in made.sensors or ()} == sensors
     assert {each.name for each in made.schedules or ()} == schedules | {

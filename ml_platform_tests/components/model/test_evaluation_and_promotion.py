@@ -333,7 +333,7 @@ def test_repeated_evaluation_of_the_champion_gives_the_same_verdict(platform: Pl
 def test_bento_of_the_evaluation_is_reused_until_it_is_deleted(
     platform: PlatformFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, calls = delivery_model(), []
+    model, calls = delivery_model(), []  # type: ignore[var-annotated]
     for name in ("build_bento", "verify_bento"):
         monkeypatch.setattr(packaging, name, counted(getattr(packaging, name), calls, name))
 

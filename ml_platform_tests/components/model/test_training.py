@@ -25,8 +25,8 @@ from ml_platform.steps import candidates
 from ml_platform.training.splits import SplitError
 from ml_platform.training.trainer import TrainerSettings
 from ml_platform_tests.components import delivery_home
-from ml_platform_tests.components.delivery_home import FAST, MONTHS, PlatformFixture, open_platform, with_trainers
-from ml_platform_tests.components.delivery_model import delivery_model
+from ml_platform_tests.components.delivery_home import FAST, PlatformFixture, open_platform, with_trainers
+from ml_platform_tests.components.delivery_model import MONTHS, delivery_model
 from resources.home import Home
 from resources.mlflow import MlflowResource
 from resources.orchestration import open_instance
@@ -115,10 +115,10 @@ def test_time_memory_and_cost_of_candidate_and_training_set_are_recorded(platfor
     ).get_asset_materialization_events()[0]
     for shown in (taken, {name: value.value for name, value in assembled.materialization.metadata.items()}):
         assert (shown["device"], shown["gpu_seconds"], shown["currency"]) == ("cpu", 0.0, "USD")
-        assert shown["wall_seconds"] > 0
-        assert shown["peak_memory_bytes"] > 50_000_000
+        assert shown["wall_seconds"] > 0  # type: ignore[operator]
+        assert shown["peak_memory_bytes"] > 50_000_000  # type: ignore[operator]
         # The price of one core for one hour in params.yaml.
-        assert shown["cost"] == pytest.approx(shown["cpu_seconds"] * 0.048 / 3600)
+        assert shown["cost"] == pytest.approx(shown["cpu_seconds"] * 0.048 / 3600)  # type: ignore[operator]
 
 
 def test_concurrent_candidates_of_two_months_do_not_interfere(platform: PlatformFixture) -> None:
