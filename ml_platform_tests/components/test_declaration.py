@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 def test_several_documents_in_one_file_are_several_components(project: Callable[[str], Path]) -> None:
     definitions = load(project(GOOD + "---\n" + GOOD.replace("name: orders", "name: returns")))
 
-    assert {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()} == {
+    assets: Any = definitions.assets
+    assert {asset.key.to_user_string() for asset in assets} == {
         "datasets/orders",
         "datasets/returns",
     }
