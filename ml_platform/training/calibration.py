@@ -47,7 +47,7 @@ class Calibration(Settings):
         if self.method == "isotonic":
             return np.interp(score, self.x, self.y)
         if self.method == "platt":
-            return _sigmoid(self.slope * _logit(score) + self.intercept)
+            return _sigmoid(self.slope * logit(score) + self.intercept)
         return score
 
     def bounds(self, value: Scores) -> tuple[Scores, Scores] | None:
@@ -102,7 +102,8 @@ def fit_calibration(method: CalibrationMethod, score: Scores, label: Scores) -> 
     return _fit_isotonic(score, label) if method == "isotonic" else _fit_platt(score, label)
 
 
-def _logit(score: Scores) -> Scores:
+def logit(score: Scores) -> Scores:
+    """Return the log-odds of ``score``, which is clipped away from 0 and 1 first so that they are finite."""
     clipped = np.clip(score, PROBABILITY_EPSILON, 1 - PROBABILITY_EPSILON)
     return np.asarray(np.log(clipped / (1 - clipped)))
 
@@ -124,7 +125,7 @@ def _fit_platt(score: Scores, truth: Scores) -> Calibration:
     positives = truth.sum()
     negatives = truth.size - positives
     target = np.where(truth > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    odds = _logit(score)
+    odds = logit(score)
     center, spread = float(odds.mean()), float(odds.std())
     base_rate = Calibration(method="platt", slope=0.0, intercept=float(np.log(target.mean() / (1 - target.mean()))))
     if spread < MINIMUM_STANDARD_DEVIATION:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ml_platform.training.calibration import logit
+
 Scores = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
-PROBABILITY_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,4 @@ def shares(names: Sequence[str], weights: npt.NDArray[np.floating]) -> dict[str,
 
 
 def _to_log_odds(scores: Scores, log_odds: bool) -> Scores:
-    if not log_odds:
-        return scores
-    clipped = np.clip(scores, PROBABILITY_EPSILON, 1 - PROBABILITY_EPSILON)
-    return np.asarray(np.log(clipped / (1 - clipped)))
+    return logit(scores) if log_odds else scores
