@@ -1,0 +1,1 @@
+"""The migrations of the state store's schema, one module per revision."""

@@ -1,0 +1,207 @@
+"""The tables of the state store, as SQLAlchemy metadata.
+
+A change here needs a migration in `migrations/versions`; a test compares both.
+"""
+
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+
+WHOLE = ""
+"""Partition of a table without partitions."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+BigId = BigInteger().with_variant(Integer, "sqlite")
+"""Type of generated ids: SQLite generates only ids of the type INTEGER."""
+
+# The catalog of the lake.
+
+lake_tables = Table(
+    "lake_tables",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False, comment="Current version of the table, from 0."),
+    Column("partitioned", Boolean, nullable=False),
+    Column("published_version", BigInteger, comment="Version that the Delta log shows; null: none."),
+    Column("published_commit", BigInteger, comment="Delta commit that shows it; null: the log must be compared."),
+    Column("columns", LargeBinary, nullable=False, comment="An empty table of these columns, as Arrow IPC."),
+)
+
+lake_segments = Table(
+    "lake_segments",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("table_name", Text, ForeignKey("lake_tables.name"), nullable=False),
+    Column("partition", Text, nullable=False, comment="Empty for a table without partitions."),
+    Column("version", BigInteger, nullable=False, comment="Version of the table that added the segment."),
+    Column("replaced_in", BigInteger, comment="Version that removed it; null while it is current."),
+    Column("replaced_at", Text, comment="ISO 8601, UTC."),
+    Column("cleaned_at", Text, comment="When retention deleted its files; ISO 8601, UTC."),
+    Column("stores_partition", Boolean, nullable=False, comment="Whether its files have the column `partition`."),
+    Column("rows", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False, comment="Content hash of the stored rows."),
+    Column("digest", Text, nullable=False, comment="Content digest; compaction keeps the sum of those it merges."),
+    Column("written_at", Text, nullable=False, comment="ISO 8601, UTC."),
+    Index("ix_lake_segments_current", "table_name", "replaced_in", "partition"),
+    Index("ix_lake_segments_partition", "table_name", "partition", "version"),
+    Index("ix_lake_segments_version", "table_name", "version"),
+)
+
+lake_files = Table(
+    "lake_files",
+    metadata,
+    Column("segment_id", BigId, ForeignKey("lake_segments.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", Text, primary_key=True, comment="Relative to the folder of the table."),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False, comment="Digest of the bytes of the file."),
+)
+
+lake_pins = Table(
+    "lake_pins",
+    metadata,
+    Column("table_name", Text, primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("holder", Text, primary_key=True, comment="Reason why the version is kept, for example model/<digest>."),
+)
+
+# What has landed, and how far it was read.
+
+landed_files = Table(
+    "landed_files",
+    metadata,
+    Column("dataset", Text, primary_key=True),
+    Column("name", Text, primary_key=True, comment="Name of the file in the landing folder of the dataset."),
+    Column("partition", Text, nullable=False, comment="Empty for a dataset without partitions."),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("modified_ns", BigInteger, nullable=False, comment="Modification time, nanoseconds since 1970."),
+    Column("sha256", Text, nullable=False),
+    Column("landed_at", Text, nullable=False, comment="When the platform first saw this content; ISO 8601, UTC."),
+    Column("requested_sha256", Text, comment="Content for which a run was last requested."),
+    Column(
+        "requested_tick", BigInteger, comment="Sensor tick of that request; it counts once Dagster stored the tick."
+    ),
+    Index("ix_landed_files_partition", "dataset", "partition"),
+)
+
+contract_results = Table(
+    "contract_results",
+    metadata,
+    Column("dataset", Text, primary_key=True),
+    Column("partition", Text, primary_key=True, comment="Empty for a dataset without partitions."),
+    Column(
+        "passed_digest", Text, comment="Content digest of the rows that were last published after all checks passed."
+    ),
+    Column("passed_landed_sha256", Text, comment="Landed file of those rows."),
+    Column("passed_at", Text, comment="ISO 8601, UTC."),
+    Column("failed_check", Text, comment="Check that has failed since; null: none."),
+    Column("failed_landed_sha256", Text, comment="Landed file that broke the contract; null: no file."),
+    Column("failed_at", Text, comment="ISO 8601, UTC."),
+)
+
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False, comment="JSON."),
+    Column("changed_at", Text, nullable=False, comment="ISO 8601, UTC."),
+)
+
+joined_labels = Table(
+    "joined_labels",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("partition", Text, primary_key=True, comment="Partition of the training set."),
+    Column("digest", Text, nullable=False, comment="Digest of the partition and of the identity that was joined."),
+    Column("labels_digest", Text, nullable=False, comment="Content digest of the labels that the outcomes contain."),
+    Column("first_predict_at", Text, comment="Earliest prediction time of its examples; ISO 8601, UTC."),
+    Column("last_predict_at", Text, comment="Latest prediction time of its examples; ISO 8601, UTC."),
+    Column("next_known_at", Text, comment="When its next label becomes known; null: all are. ISO 8601, UTC."),
+)
+
+prediction_days = Table(
+    "prediction_days",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("day", Text, primary_key=True, comment="Partition of the predictions: UTC day of logged_at."),
+    Column("predict_day", Text, primary_key=True, comment="UTC day of predict_at."),
+    Column("predictions", BigInteger, nullable=False, comment="Predictions stored for both days."),
+    Column("outcomes", BigInteger, nullable=False, comment="Facts about their outcomes, corrections included."),
+    Column("labelled", BigInteger, nullable=False, comment="Predictions of which the outcome is known."),
+    Index("ix_prediction_days_model_predict_day", "model", "predict_day"),
+)
+
+performance_periods = Table(
+    "performance_periods",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("start", Text, primary_key=True, comment="First instant of the period; ISO 8601, UTC."),
+    Column("version", Text, primary_key=True, comment="Version of the model."),
+    Column("digest", Text, nullable=False, comment="Digest of the outcomes and settings that were measured."),
+    Column("result", Text, nullable=False, comment="JSON."),
+)
+
+# What serves.
+
+desired_states = Table(
+    "desired_states",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("state", Text, nullable=False, comment="JSON."),
+    Column("changed_at", Text, nullable=False, comment="ISO 8601, UTC."),
+)
+
+verified_bentos = Table(
+    "verified_bentos",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("record", Text, nullable=False, comment="JSON."),
+)
+
+# What was decided.
+
+audit_records = Table(
+    "audit_records",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Text, nullable=False, comment="ISO 8601."),
+    Column("kind", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("model", Text, comment="Copy of facts.model, for the index."),
+    Column("facts", Text, nullable=False, comment="JSON."),
+    Column("previous", Text, nullable=False, comment="Digest of the record before."),
+    Column("digest", Text, nullable=False),
+    Index("ix_audit_records_kind_model_sequence", "kind", "model", "sequence"),
+)
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, comment="Always 1."),
+    Column("sequence", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("sequence", BigInteger, nullable=False, comment="Audit record of the verdict; a clock may go back."),
+    Column("model", Text, nullable=False),
+    Column("partition", Text, nullable=False),
+    Column("candidate", Text, nullable=False, comment="Content digest of the version."),
+    Column("evidence", Text, nullable=False, comment="Digest of the evidence."),
+    Column("verdict", Text, nullable=False, comment="JSON, as hashed."),
+    Column("metrics", Text, nullable=False, comment="JSON: metrics by name."),
+    Column("recorded_at", Text, nullable=False, comment="ISO 8601, UTC."),
+    Index("ix_verdicts_model_partition", "model", "partition", "sequence"),
+    Index("ix_verdicts_model_candidate", "model", "candidate", "sequence"),
+)
