@@ -12,6 +12,8 @@ from resources.home import Home
 
 if TYPE_CHECKING:
     from ml_platform.data.lake import Lake
+    from ml_platform.data.landing_index import LandingIndex
+    from ml_platform.state.store import StateStore
 
 
 class LakeResource(dg.ConfigurableResource[Any]):
@@ -19,6 +21,7 @@ class LakeResource(dg.ConfigurableResource[Any]):
 
     landing_root: str = Field(description="Folder for raw files from outside.")
     lake_root: str = Field(description="Folder or s3://bucket/prefix of the Delta tables.")
+    home_root: str = Field(description="Folder of the home, whose state store has the catalog of the tables.")
     reports_root: str = Field(description="Folder for the pages that checks write.")
     reports_address: str = Field(default="http://127.0.0.1:3001", description="Address of that folder for a browser.")
     storage_options: dict[str, str] = Field(
@@ -31,6 +34,7 @@ class LakeResource(dg.ConfigurableResource[Any]):
         return cls(
             landing_root=str(home.landing),
             lake_root=str(home.lake),
+            home_root=str(home.root),
             reports_root=str(home.reports),
             reports_address=address("reports"),
         )
@@ -39,11 +43,23 @@ class LakeResource(dg.ConfigurableResource[Any]):
         """Return the landing zone."""
         return Landing(Path(self.landing_root))
 
+    def landing_index(self) -> "LandingIndex":
+        """Return the index of the landed files."""
+        from ml_platform.data.landing_index import LandingIndex
+
+        return LandingIndex(self.landing(), self.state())
+
+    def state(self) -> "StateStore":
+        """Return the state store of the home."""
+        from resources.state import open_state
+
+        return open_state(Home(Path(self.home_root)))
+
     def lake(self) -> "Lake":
         """Return the lake."""
         from ml_platform.data.lake import Lake
 
-        return Lake(self.lake_root, self.storage_options or None)
+        return Lake(self.lake_root, self.state(), self.storage_options or None)
 
     def data_docs(self) -> Path:
         """Return the folder of the Data Docs, which contains one site per dataset and partition."""

@@ -5,22 +5,24 @@ All packages write their state through this module, because a restart cannot rep
 
 import json
 import os
-import shutil
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
+
+from ml_platform.data.scratch import scratch_folder, scratch_prefix
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data``; after a crash, and for any reader, the file has the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, staged = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # The name lets a sweep remove what a killed process leaves. The umask decides who may read the file.
+    staged = str(path.parent / (scratch_prefix("file", hidden=True) + secrets.token_hex(8)))
+    handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(staged).chmod(0o644)
         Path(staged).replace(path)
     except BaseException:
         Path(staged).unlink(missing_ok=True)
@@ -49,12 +51,11 @@ def publish_directory(staged: Path, target: Path) -> None:
         if file.is_file():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
-    replaced = target.parent / f".{target.name}.replaced-{os.getpid()}"
-    if target.exists():
-        target.replace(replaced)
-    staged.replace(target)
-    _sync_directory(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with scratch_folder("replaced", target.parent) as replaced:
+        if target.exists():
+            target.replace(replaced / target.name)
+        staged.replace(target)
+        _sync_directory(target.parent)
 
 
 def _sync_directory(folder: Path) -> None:

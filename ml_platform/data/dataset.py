@@ -4,21 +4,29 @@ The checks read the staged file, not the frame in memory. A file that fails stay
 last good partition.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
-from ml_platform.data.contract import Contract, ContractReport, ContractSubject, ContractViolatedError, Violation
+from ml_platform.data.contract import (
+    Contract,
+    ContractReport,
+    ContractSubject,
+    ContractViolatedError,
+    Violation,
+)
+from ml_platform.data.contract_record import record_failed, record_passed
 from ml_platform.data.data_docs import results_page
 from ml_platform.data.expectations import Period, check_expectations
 from ml_platform.data.lake import Lake, TableVersion
 from ml_platform.data.landing import LandedFile, Landing, LandingError
 from ml_platform.data.partitions import MonthlyPartitions, month_bounds, shift_month
+from ml_platform.data.pii import shown_error
 from ml_platform.data.reading import ColumnsMissingError, LandedFileError
 from ml_platform.data.schema import check_schema, conform, missing_columns
+from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError, listed
 
 Loader = Callable[..., pl.DataFrame]
@@ -105,8 +113,8 @@ def load_and_publish(
 
     Raises :class:`ContractViolatedError`, with all reports, when one of them breaks a rule of severity error.
     """
-    with tempfile.TemporaryDirectory(prefix=f"{source.name}-") as staging:
-        audits = [audit_partition(source, partition, landing, Path(staging), docs_folder) for partition in partitions]
+    with scratch_folder(source.name) as staging:
+        audits = [audit_partition(source, partition, landing, staging, docs_folder) for partition in partitions]
         require_passed(audits)
         return [publish(audit, lake) for audit in audits]
 
@@ -161,17 +169,43 @@ def audit_partition(
 
 
 def publish(audited: PartitionAudit, lake: Lake) -> PublishedPartition:
-    """Write the staged, checked file of ``audited`` as its partition of the lake."""
+    """Write the staged, checked file of ``audited`` as its partition of the lake, and record that it passed."""
     require_passed([audited])
     assert audited.staged is not None
-    return PublishedPartition(
-        audited, lake.write(audited.source.table, pl.read_parquet(audited.staged), audited.partition)
-    )
+    dataset, landed = audited.source.name, audited.landed
+
+    def record(written: TableVersion) -> None:
+        record_passed(
+            lake.state,
+            dataset,
+            audited.partition,
+            content_digest=written.sha256,
+            landed_sha256=None if landed is None else landed.sha256,
+        )
+
+    rows = pl.read_parquet(audited.staged)
+    return PublishedPartition(audited, lake.write(audited.source.table, rows, audited.partition, record))
+
+
+def record_failures(audits: Sequence[PartitionAudit], lake: Lake) -> None:
+    """Record the failed check of each partition of ``audits`` that broke its contract."""
+    for audit in audits:
+        if not audit.passed:
+            landed = audit.landed
+            record_failed(
+                lake.state,
+                audit.source.name,
+                audit.partition,
+                check=audit.reports[-1].check,
+                landed_sha256=None if landed is None else landed.sha256,
+            )
 
 
 def expire(source: DatasetSource, months: int, lake: Lake) -> list[str]:
     """Keep the latest ``months`` months of the table; drop the partitions before them and return their names."""
     stored_partitions = lake.partitions(source.table)
+    if not stored_partitions:
+        return []
     expired = [name for name in stored_partitions if name <= shift_month(stored_partitions[-1], -months)]
     lake.drop_partitions(source.table, expired)
     return expired
@@ -202,12 +236,13 @@ def _load(source: DatasetSource, landed: LandedFile, subject: ContractSubject) -
     except LandedFileError:
         raise
     except Exception as error:
+        pii_columns = source.contract.pii_columns
         raise LoaderError(
             f"{subject}: loader '{source.loader.__module__}:{source.loader.__qualname__}'",
             expected=f"a table from {landed.path.name}",
-            found=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            found=shown_error(error, pii_columns),
             fix="Fix the loader. Keep values that do not parse as text, so that the contract can report them.",
-        ) from error
+        ) from (None if pii_columns else error)
     if not isinstance(loaded, pl.DataFrame):
         raise LoaderError(
             f"{subject}: loader '{source.loader.__module__}:{source.loader.__qualname__}'",

@@ -5,6 +5,7 @@ The column rules and keys of a contract become expectations too, so that its Dat
 
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from ml_platform.data.contract import Contract, ContractReport, ContractSubject, Expectation, Violation
+from ml_platform.data.pii import MASK, shown
 from ml_platform.data.schema import example_rows
 from ml_platform.errors import PlatformError, did_you_mean
 
@@ -66,13 +68,14 @@ def check_expectations(
 
     The check evaluates: fewest rows, no nulls in columns that are not nullable, allowed values, minimum and maximum,
     unique ``keys``, event times within ``period``, and the declared expectations. Nulls break only the rule against
-    nulls. With ``docs_folder``, the Data Docs site of this check is written there.
+    nulls. With ``docs_folder``, the Data Docs site of this check is written there. Neither the report nor the site
+    shows a value of a PII column, or a statistic that is computed from one.
 
     Raises :class:`ExpectationError` when an expectation cannot be evaluated.
     """
     rules = _rules(contract, keys, period)
     context = _context(docs_folder)
-    outcomes = _validate(context, frame, rules, subject)
+    outcomes = _validate(context, frame, rules, contract, subject)
     if docs_folder is not None:
         from ml_platform.data.data_docs import make_self_contained
 
@@ -170,7 +173,11 @@ def _context(docs_folder: Path | None) -> "EphemeralDataContext":
 
 
 def _validate(
-    context: "EphemeralDataContext", frame: pl.DataFrame, rules: list[_Rule], subject: ContractSubject
+    context: "EphemeralDataContext",
+    frame: pl.DataFrame,
+    rules: list[_Rule],
+    contract: Contract,
+    subject: ContractSubject,
 ) -> list[dict[str, Any]]:
     import great_expectations
     from great_expectations.core.run_identifier import RunIdentifier
@@ -194,8 +201,38 @@ def _validate(
     for rule, result in zip(rules, results, strict=True):
         message = _exception_message(result.exception_info or {})
         if message is not None:
-            raise _not_evaluated(rule, subject, message)
+            # The message of a failed computation quotes the values that it could not process.
+            raise _not_evaluated(rule, subject, f"{shown(message, _columns(rule), contract.pii_columns)}")
+        result.result = _shown_result(result.result or {}, rule, contract)
+    # The run stored its results before this function could mask them; the Data Docs show the stored ones.
+    for key in context.validation_results_store.list_keys():
+        context.validation_results_store.set(key, validation)
     return [{"success": bool(result.success), **(result.result or {})} for result in results]
+
+
+def _shown_result(result: dict[str, Any], rule: _Rule, contract: Contract) -> dict[str, Any]:
+    """Return ``result``; if the rule reads a PII column, with its counts and positions only."""
+    if shown(None, _columns(rule), contract.pii_columns) is None:
+        return result
+    counted = {name: value for name, value in result.items() if name.endswith(("_count", "_percent", "_index_list"))}
+    masked = {name: MASK for name in ("observed_value",) if name in result}
+    values = {name: [MASK] * len(result[name]) for name in ("partial_unexpected_list",) if result.get(name)}
+    return counted | masked | values
+
+
+def _columns(rule: _Rule) -> list[str]:
+    """Return the texts among the arguments of ``rule`` and their words; the columns that it reads are among them."""
+    texts: list[str] = []
+    pending: list[Any] = list(rule.arguments.values())
+    while pending:
+        argument = pending.pop()
+        if isinstance(argument, str):
+            texts += [argument, *re.findall(r"\w+", argument)]
+        elif isinstance(argument, dict):
+            pending += [*argument, *argument.values()]
+        elif isinstance(argument, (list, tuple, set)):
+            pending += argument
+    return texts
 
 
 def _configured(rule: _Rule, index: int, subject: ContractSubject) -> Any:

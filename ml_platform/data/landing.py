@@ -4,6 +4,8 @@ Loaders read landed files and nothing else. How a file arrives (an export, a tra
 """
 
 import hashlib
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,16 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 
 WHOLE = "whole"
 """File name of a dataset without partitions, in place of the partition."""
+
+IGNORED_SUFFIXES = frozenset(
+    {
+        # unfinished transfers
+        *("part", "partial", "tmp", "temp", "crdownload", "filepart", "download", "swp", "lock", "bak"),
+        # files about files
+        *("md5", "sha1", "sha256", "sha512", "crc", "asc", "sig", "sum", "ok", "done", "success", "ready"),
+    }
+)
+"""Last suffixes of files that are not data: unfinished transfers, and checksums and markers beside data."""
 
 
 class LandingError(PlatformError):
@@ -27,6 +39,17 @@ class LandedFile:
     partition: str | None
     sha256: str
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class LandingListing:
+    """The files of one dataset: ``files`` by partition (``whole`` without partitions), and names of stray files.
+
+    A stray file is not data of a declared partition. Loading ignores it, and the sensor names it.
+    """
+
+    files: dict[str, list[os.DirEntry[str]]]
+    strays: list[str]
 
 
 class Landing:
@@ -46,7 +69,7 @@ class Landing:
         """Write ``data`` as the file of ``partition`` and return it; equal bytes change nothing."""
         path = self.root / dataset / f"{partition or WHOLE}.{suffix.lstrip('.')}"
         digest = hashlib.sha256(data).hexdigest()
-        if not path.exists() or _sha256(path) != digest:
+        if not path.exists() or file_sha256(path) != digest:
             atomic.write_bytes(path, data)
         for other in self._files(dataset, partition):
             if other != path:
@@ -75,36 +98,62 @@ class Landing:
                 fix="Delete the outdated files.",
             )
         path = files[0]
-        return LandedFile(path, dataset, partition, _sha256(path), path.stat().st_size)
+        return LandedFile(path, dataset, partition, file_sha256(path), path.stat().st_size)
 
-    def landed(self, dataset: str) -> list[LandedFile]:
-        """Return all landed files of ``dataset``, sorted by partition; empty if nothing has landed."""
-        names = sorted({_stem(file) for file in self._all(dataset)})
-        return [self.find(dataset, None if name == WHOLE else name) for name in names]
+    def listing(self, dataset: str, is_partition: Callable[[str], bool]) -> LandingListing:
+        """Return the files of ``dataset`` by partition, and the strays, from one pass over its folder.
+
+        ``is_partition`` tells whether the part of a name before its first dot names a declared partition; for a dataset
+        without partitions, only ``whole`` does. Names with a leading dot are unfinished writes and are left out.
+        """
+        files: dict[str, list[os.DirEntry[str]]] = {}
+        strays: list[str] = []
+        for entry in self._entries(dataset):
+            partition = _stem(entry.name)
+            if is_partition(partition) and _is_data(entry.name):
+                files.setdefault(partition, []).append(entry)
+            else:
+                strays.append(entry.name)
+        return LandingListing(files, sorted(strays))
 
     def partitions(self, dataset: str) -> list[str]:
         """Return the partitions that have landed, sorted; empty for a dataset without partitions."""
-        return sorted({name for file in self._all(dataset) if (name := _stem(file)) != WHOLE})
+        names = {_stem(entry.name) for entry in self._entries(dataset) if _is_data(entry.name)}
+        return sorted(names - {WHOLE})
 
     def datasets(self) -> list[str]:
         """Return the datasets that have at least one landed file, sorted."""
         if not self.root.exists():
             return []
-        return sorted(folder.name for folder in self.root.iterdir() if folder.name[0] != "." and self._all(folder.name))
+        folders = [folder.name for folder in self.root.iterdir() if folder.is_dir() and folder.name[0] != "."]
+        return sorted(name for name in folders if self._entries(name))
 
     def _files(self, dataset: str, partition: str | None) -> list[Path]:
-        return [file for file in self._all(dataset) if _stem(file) == (partition or WHOLE)]
+        prefix = f"{partition or WHOLE}."
+        return sorted(
+            Path(entry.path)
+            for entry in self._entries(dataset)
+            if entry.name.startswith(prefix) and _is_data(entry.name)
+        )
 
-    def _all(self, dataset: str) -> list[Path]:
-        folder = self.root / dataset
-        # A name that starts with a dot belongs to a file that is still being written.
-        return sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
+    def _entries(self, dataset: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.root / dataset) as entries:
+                # A name that starts with a dot belongs to a file that is still being written.
+                return [entry for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+        except FileNotFoundError:
+            return []
 
 
-def _stem(path: Path) -> str:
-    return path.name.split(".", 1)[0]
-
-
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stem(name: str) -> str:
+    return name.split(".", 1)[0]
+
+
+def _is_data(name: str) -> bool:
+    return name.rpartition(".")[2].lower() not in IGNORED_SUFFIXES

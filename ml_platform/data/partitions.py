@@ -21,6 +21,10 @@ class MonthlyPartitions(Settings):
     )
     time_zone: str = Field(default="UTC", description="IANA zone in which a month begins, like America/New_York.")
 
+    def contains(self, name: str) -> bool:
+        """Return whether ``name`` is one of these months."""
+        return _MONTH.match(name) is not None and self.start <= name and (self.end is None or name <= self.end)
+
     @model_validator(mode="after")
     def _validate_bounds_and_zone(self) -> "MonthlyPartitions":
         if self.end is not None and self.end < self.start:

@@ -1,26 +1,30 @@
-"""Reading landed text files with declared columns and types, without losing a value.
+"""Reading landed CSV files with declared columns and types: faithfully, or not at all.
 
-Values that do not parse stay text. A reader that turned them into nulls would hide the rows that the contract checks.
+A file whose rows do not have the form of CSV is an error that names the place. Values that do not parse stay text. A
+reader that turned them into nulls would hide the rows that the contract checks. No message quotes a value, because it
+may identify a person.
 """
 
+import csv
 import gzip
 import io
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+from ml_platform.data.text_values import Type, parsed
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
-TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-"""Format of a UTC timestamp in a landed file."""
-
-Type = pl.DataType | type[pl.DataType]
+_QUOTE, _COMMA, _LINE_FEED, _CARRIAGE_RETURN = b'",\n\r'
 
 
 class LandedFileError(PlatformError):
-    """Raised when a landed file cannot be read: a truncated archive, an empty file, no text."""
+    """Raised when a landed file cannot be read: a truncated archive, an empty file, a row with too few fields."""
 
 
 class ColumnsMissingError(LandedFileError):
@@ -30,45 +34,184 @@ class ColumnsMissingError(LandedFileError):
     present: tuple[str, ...] = ()
 
 
-def read_csv(path: Path, columns: Mapping[str, Type], null_values: Sequence[str] = ("", "NA")) -> pl.DataFrame:
+def read_csv(path: Path, columns: Mapping[str, Type], null_values: Sequence[str] = ("",)) -> pl.DataFrame:
     """Return ``columns`` of the CSV file at ``path`` (``.gz`` is unpacked), in the given order, without the others.
 
-    A column gets its declared type when every value that is not null parses. Otherwise it stays text, so that the
-    contract can report the wrong rows. A UTC timestamp is written like 2013-01-01T10:00:00Z. Raises
-    :class:`LandedFileError` when the file cannot be read and :class:`ColumnsMissingError` when columns are absent.
+    A field that equals one of ``null_values`` is null, quoted or not; an empty field without quotes is always null. All
+    other words for missing values are text. A column gets its declared type when every value that is not null parses
+    exactly, see :func:`ml_platform.data.text_values.parsed_or_null`. Otherwise it stays text, so that the contract can
+    report the wrong rows.
+
+    The file is UTF-8, with or without byte order mark, and CSV as RFC 4180 defines it, with line ends of any system
+    that has a line feed. Raises :class:`LandedFileError` with the row and line for everything else: a row with fewer or
+    more fields than the header, an empty line, a quote that does not enclose a whole field, a repeated or empty column
+    name. Raises :class:`ColumnsMissingError` when columns are absent. Rows count from 1 below the header.
     """
-    try:
-        text = pl.read_csv(io.BytesIO(_decompressed(path)), infer_schema=False, null_values=list(null_values))
-    except pl.exceptions.NoDataError as error:
-        raise LandedFileError(
-            f"Landed file {path}", expected="a line of column names", found="an empty file", fix="Land the file again."
-        ) from error
-    except pl.exceptions.PolarsError as error:
-        raise LandedFileError(
-            f"Landed file {path}",
-            expected="comma-separated text",
-            found=str(error).splitlines()[0],
-            fix="Land the file again.",
-        ) from error
-    missing = [name for name in columns if name not in text.columns]
+    text = _Text(path, _decompressed(path).removeprefix(b"\xef\xbb\xbf"))
+    text.require_form()
+    header = text.header()
+    missing = [name for name in columns if name not in header]
     if missing:
-        raise _missing_columns_error(path, missing, text.columns, list(columns))
-    return text.select(parsed(text[name], dtype) for name, dtype in columns.items())
+        raise _missing_columns_error(path, missing, header, list(columns))
+    text.require_distinct_names()
+    values = _values(text, sorted(header.index(name) for name in columns), null_values)
+    return pl.DataFrame([parsed(values[name], dtype) for name, dtype in columns.items()])
 
 
-def parsed(values: pl.Series, dtype: Type) -> pl.Series:
-    """Return text ``values`` as ``dtype`` if every value that is not null parses, otherwise unchanged."""
-    typed = parsed_or_null(values, dtype)
-    return typed if typed.null_count() == values.null_count() else values
+@dataclass(frozen=True)
+class _Text:
+    """The bytes of one CSV file, and the places of its rows and fields.
+
+    A comma or line feed separates fields or rows when an even number of quotes precedes it: RFC 4180 doubles a quote
+    within a quoted field, so quotes inside a field come in pairs.
+    """
+
+    path: Path
+    data: bytes
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        return np.frombuffer(self.data, np.uint8)
+
+    @cached_property
+    def _quotes(self) -> np.ndarray:
+        return np.flatnonzero(self._bytes == _QUOTE)
+
+    @cached_property
+    def _commas(self) -> np.ndarray:
+        return self._outside_quotes(np.flatnonzero(self._bytes == _COMMA))
+
+    @cached_property
+    def row_ends(self) -> np.ndarray:
+        """Return the position after the last byte of each row, header first; the last line feed is optional."""
+        ends = self._outside_quotes(np.flatnonzero(self._bytes == _LINE_FEED))
+        return ends if self.data.endswith(b"\n") and len(ends) else np.append(ends, len(self.data))
+
+    def _outside_quotes(self, positions: np.ndarray) -> np.ndarray:
+        if not len(self._quotes):
+            return positions
+        outside: np.ndarray = positions[np.searchsorted(self._quotes, positions) % 2 == 0]
+        return outside
+
+    def require_form(self) -> None:
+        """Raise :class:`LandedFileError` at the first place where the file is not UTF-8, or not CSV."""
+        if not self.data:
+            raise self._error("a line of column names", "an empty file")
+        try:
+            self.data.decode()
+        except UnicodeDecodeError as error:
+            raise self._error("text in UTF-8", f"other bytes in {self._line(error.start)}") from error
+        if b"\0" in self.data:
+            raise self._error("text", f"a zero byte in {self._line(self.data.index(0))}")
+        self._require_whole_quotes()
+        self._require_line_feeds()
+        self._require_equal_rows()
+
+    def header(self) -> list[str]:
+        """Return the fields of the first row."""
+        first_row = io.StringIO(self.data[: self.row_ends[0]].decode(), newline="")
+        return next(csv.reader(first_row, strict=True), [])
+
+    def require_distinct_names(self) -> None:
+        """Raise :class:`LandedFileError` when the name of a column is empty or occurs twice."""
+        names = self.header()
+        if not all(name.strip() for name in names):
+            place = next(place for place, name in enumerate(names, 1) if not name.strip())
+            raise self._error("a name for each column", f"none for column {place} of {len(names)}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise self._error("each column once", f"repeated columns {listed(repeated)}")
+
+    def _require_whole_quotes(self) -> None:
+        if not len(self._quotes):
+            return
+        # A separator stands in for the byte before the file and for the one after it.
+        around = np.concatenate([[_LINE_FEED], self._bytes, [_LINE_FEED]])
+        opening, closing = self._quotes[::2], self._quotes[1::2]
+        before, after = around[opening], around[closing + 2]
+        wrong = np.concatenate(
+            [
+                opening[~np.isin(before, [_QUOTE, _COMMA, _LINE_FEED])],
+                closing[~np.isin(after, [_QUOTE, _COMMA, _LINE_FEED, _CARRIAGE_RETURN])],
+            ]
+        )
+        if len(wrong):
+            raise self._error(
+                "quotes around whole fields, and doubled within them", f"another quote in {self._place(wrong.min())}"
+            )
+        if len(opening) > len(closing):
+            raise self._error("a closing quote for each opening one", f"none for {self._place(opening[-1])}")
+
+    def _require_line_feeds(self) -> None:
+        returns = self._outside_quotes(np.flatnonzero(self._bytes == _CARRIAGE_RETURN))
+        following = np.append(self._bytes, 0)[returns + 1]
+        lonely = returns[following != _LINE_FEED]
+        if len(lonely):
+            raise self._error(
+                "lines that end with a line feed", f"a carriage return without one in {self._place(lonely[0])}"
+            )
+
+    def _require_equal_rows(self) -> None:
+        starts = np.concatenate([[0], self.row_ends[:-1] + 1])
+        empty = (self.row_ends == starts) | (
+            (self.row_ends == starts + 1) & (np.append(self._bytes, 0)[starts] == _CARRIAGE_RETURN)
+        )
+        if empty.any():
+            raise self._error("a row in every line", f"an empty line at {self._place(starts[int(empty.argmax())])}")
+        fields = np.diff(np.searchsorted(self._commas, self.row_ends), prepend=0) + 1
+        ragged = np.flatnonzero(fields != fields[0])
+        if len(ragged):
+            first = int(ragged[0])
+            raise self._error(
+                f"{fields[0]} fields in every row, as in the header",
+                f"{len(ragged)} rows with fewer or more, the first with {fields[first]}: "
+                f"{self._row(first)} ({self._line(int(starts[first]))})",
+            )
+
+    def _place(self, position: int) -> str:
+        """Return row, line and column of the byte at ``position``; only bytes before it must have the form of CSV."""
+        position = int(position)
+        row = int(np.searchsorted(self.row_ends, position))
+        start = int(self.row_ends[row - 1]) + 1 if row else 0
+        field = int(np.searchsorted(self._commas, position) - np.searchsorted(self._commas, start)) + 1
+        return f"{self._row(row)} ({self._line(position)}), field {field}"
+
+    def _row(self, row: int) -> str:
+        return f"row {row}" if row else "the header"
+
+    def _line(self, position: int) -> str:
+        return f"line {self.data.count(_LINE_FEED, 0, position) + 1}"
+
+    def _error(self, expected: str, found: str) -> LandedFileError:
+        fix = "Land the file again, whole and in this form."
+        return LandedFileError(f"Landed file {self.path}", expected=expected, found=found, fix=fix)
 
 
-def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
-    """Return text ``values`` as ``dtype``, with null for each value that does not parse."""
-    if dtype.base_type() is pl.Datetime:
-        return values.str.to_datetime(TIMESTAMP_FORMAT, time_unit="us", time_zone="UTC", strict=False)
-    if dtype.base_type() is pl.Boolean:
-        return values.replace_strict({"true": True, "false": False}, default=None, return_dtype=pl.Boolean)
-    return values.cast(dtype, strict=False)
+def _values(text: _Text, places: list[int], null_values: Sequence[str]) -> pl.DataFrame:
+    """Return the columns at ``places`` as text, under the names of the header."""
+    names = text.header()
+    selected = [names[place] for place in places]
+    body = text.data[int(text.row_ends[0]) + 1 :]
+    if not body:
+        return pl.DataFrame(schema=dict.fromkeys(selected, pl.String))
+    values = pl.read_csv(
+        io.BytesIO(body),
+        has_header=False,
+        columns=places,
+        infer_schema=False,
+        null_values=[word for word in null_values if word] or None,
+    )
+    values.columns = selected
+    if "" in null_values:
+        values = values.with_columns(pl.all().replace("", None))
+    if values.height != len(text.row_ends) - 1:
+        raise LandedFileError(
+            f"Landed file {text.path}",
+            expected=f"{len(text.row_ends) - 1} rows",
+            found=f"{values.height} read ones",
+            fix="Report the file: its form is right, and the reader is wrong.",
+        )
+    return values
 
 
 def _decompressed(path: Path) -> bytes:
@@ -90,10 +233,14 @@ def _missing_columns_error(
     path: Path, missing: list[str], present: list[str], expected_columns: list[str]
 ) -> ColumnsMissingError:
     unknown_columns = [name for name in present if name not in expected_columns]
+    # Without any known name, the first row can be one of values, which no message quotes.
+    has_names = len(unknown_columns) < len(present) or any(did_you_mean(name, present) for name in missing)
     error = ColumnsMissingError(
         f"Landed file {path}",
         expected=f"columns {listed(missing)}",
-        found=f"{len(present)} columns without them; not known here: {listed(unknown_columns)}",
+        found=f"{len(present)} columns without them; not known here: {listed(unknown_columns)}"
+        if has_names
+        else f"{len(present)} other columns, or a file without a line of column names",
         fix="Fix the landed file." + "".join(did_you_mean(name, unknown_columns) for name in missing[:1]),
     )
     error.missing, error.present = tuple(missing), tuple(present)

@@ -9,6 +9,7 @@ import pytest
 
 from ml_platform.data.contract import ColumnRule, Contract, ContractReport, ContractSubject, Expectation
 from ml_platform.data.expectations import ExpectationError, Period, check_expectations, known_expectations
+from ml_platform.data.pii import MASK
 
 GOOD = pl.DataFrame(
     {
@@ -131,3 +132,71 @@ def test_data_docs_show_the_rules_of_the_last_check_only(tmp_path: Path) -> None
     assert not (tmp_path / "stale.html").exists()
     assert "origin" in pages
     assert "100% success" in pages or "Succeeded" in pages
+
+
+PEOPLE = pl.DataFrame(
+    {
+        "id": [1, 2, 3, 3],
+        "email": ["alice@example.org", "bob@example.org", "carol@example.org", "carol@example.org"],
+        "born": [1931, 1983, 1983, 1983],
+        "height": [1.71, 9.91, 1.8, 1.8],
+    }
+)
+PEOPLE_COLUMNS: list[dict[str, Any]] = [
+    {"name": "id", "type": "integer"},
+    {"name": "email", "type": "string", "pii": True, "allowed": ["dora@example.org"]},
+    {"name": "born", "type": "integer", "pii": True, "minimum": 1940, "maximum": 2000},
+    {"name": "height", "type": "float", "maximum": 3},
+]
+PEOPLE_EXPECTATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("expect_column_values_to_match_regex", {"column": "email", "regex": "^x"}),
+    ("expect_column_mean_to_be_between", {"column": "born", "max_value": 1900}),
+    ("expect_column_min_to_be_between", {"column": "born", "min_value": 1940}),
+    ("expect_column_distinct_values_to_be_in_set", {"column": "email", "value_set": ["x"]}),
+    ("expect_column_most_common_value_to_be_in_set", {"column": "email", "value_set": ["x"]}),
+    ("expect_column_pair_values_a_to_be_greater_than_b", {"column_A": "height", "column_B": "born"}),
+    ("expect_column_pair_values_to_be_equal", {"column_A": "born", "column_B": "id"}),
+    ("expect_compound_columns_to_be_unique", {"column_list": ["id", "email"]}),
+    ("expect_multicolumn_sum_to_equal", {"column_list": ["born", "id"], "sum_total": 1}),
+]
+HIDDEN = ("alice", "bob@", "carol", "1931", "1983", "1970")
+"""Values of the PII columns, and the mean of one."""
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> tuple[ContractReport, str]:
+    """Check a table in which every rule on a PII column fails; return the report and the text of its Data Docs."""
+    rules = Contract(
+        columns=[ColumnRule(description="…", **column) for column in PEOPLE_COLUMNS],
+        expectations=[Expectation(expectation=name, arguments=arguments) for name, arguments in PEOPLE_EXPECTATIONS],
+    )
+    docs = tmp_path_factory.mktemp("docs")
+    report = check_expectations(PEOPLE, rules, ("id", "email"), SUBJECT, docs)
+    return report, "".join(file.read_text() for file in docs.rglob("*") if file.suffix in (".html", ".json"))
+
+
+def test_report_shows_no_value_of_a_pii_column(people: tuple[ContractReport, str]) -> None:
+    broken = [violation.rule for violation in people[0].violations]
+    text = repr(people[0])
+
+    assert set(broken) >= {name for name, _ in PEOPLE_EXPECTATIONS}
+    assert [hidden for hidden in HIDDEN if hidden in text] == []
+    # Values of the other columns stay visible.
+    assert "height 9.91" in text
+
+
+def test_data_docs_show_no_value_of_a_pii_column(people: tuple[ContractReport, str]) -> None:
+    pages = people[1]
+
+    assert [hidden for hidden in HIDDEN if hidden in pages] == []
+    assert MASK in pages
+    assert "9.91" in pages
+
+
+def test_error_of_an_expectation_on_a_pii_column_does_not_quote_values() -> None:
+    total = Expectation(expectation="expect_column_sum_to_be_between", arguments={"column": "email", "max_value": 1})
+    rules = Contract(columns=[ColumnRule(description="…", **PEOPLE_COLUMNS[1])], expectations=[total])
+
+    with pytest.raises(ExpectationError, match="expect_column_sum_to_be_between") as error:
+        check_expectations(PEOPLE.select("email"), rules, (), SUBJECT)
+    assert "alice" not in str(error.value)

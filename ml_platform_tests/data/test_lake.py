@@ -14,7 +14,7 @@ from ml_platform.data.lake import Lake, LakeError
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    return Lake(str(tmp_path / "lake"))
+    return Lake.standalone(tmp_path / "lake")
 
 
 def rows(*values: int) -> pl.DataFrame:
@@ -135,7 +135,7 @@ def test_processes_that_create_a_table_at_the_same_time_each_return_their_versio
 
 
 def write_month(root: str, month: str) -> int:
-    return Lake(root).write("datasets/orders", rows(int(month[-2:])), month).version
+    return Lake.standalone(root).write("datasets/orders", rows(int(month[-2:])), month).version
 
 
 def test_concurrent_writers_of_one_partition_leave_the_content_of_one_of_them(lake: Lake) -> None:

@@ -1,13 +1,19 @@
-"""Reading landed CSV: a column is typed when all its values parse, else text; damaged files are errors."""
+"""Reading landed CSV: every value is read as it stands in the file, or the file is refused with row and line."""
 
+import csv
 import gzip
-from datetime import UTC, datetime
+import io
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from ml_platform.data.reading import ColumnsMissingError, LandedFileError, Type, read_csv
+from ml_platform.data.reading import ColumnsMissingError, LandedFileError, read_csv
+from ml_platform.data.text_values import Type
 
 COLUMNS: dict[str, Type] = {"id": pl.Int64, "delay": pl.Float64, "at": pl.Datetime("us", "UTC"), "ok": pl.Boolean}
 
@@ -21,7 +27,7 @@ def written(path: Path, text: str) -> Path:
 def test_declared_columns_are_read_in_their_order_and_types(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / name, "extra,ok,at,delay,id\nx,true,2013-01-01T10:00:00Z,NA,1\ny,false,,2.5,2\n")
 
-    assert read_csv(path, COLUMNS).rows() == [
+    assert read_csv(path, COLUMNS, ("", "NA")).rows() == [
         (1, None, datetime(2013, 1, 1, 10, tzinfo=UTC), True),
         (2, 2.5, None, False),
     ]
@@ -66,3 +72,123 @@ def test_error_names_absent_columns_and_the_present_ones(tmp_path: Path) -> None
         read_csv(path, COLUMNS)
     assert error.value.missing == ("delay", "at")
     assert error.value.present == ("id", "delays", "ok")
+
+
+PAIR: dict[str, Type] = {"id": pl.Int64, "name": pl.String}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("id,name\n1,a\n2\n3,c\n", r"1 rows with fewer or more, the first with 1: row 2 \(line 3\)"),
+        ("id,name\n1,a\n2,b,c\n3\n", r"2 rows with fewer or more, the first with 3: row 2 \(line 3\)"),
+        ('id,name\n1,"a\nb"\n2\n', r"the first with 1: row 2 \(line 4\)"),
+        ("id,name\n1,a\n\n2,b\n", r"an empty line at row 2 \(line 3\)"),
+        ("id,name\r\n1,a\r\n\r\n", r"an empty line at row 2 \(line 3\)"),
+        ("\nid,name\n1,a\n", r"an empty line at the header \(line 1\)"),
+        ('id,name\n1,a\n2,"b\n3,c\n', r"none for row 2 \(line 3\), field 2"),
+        ('id,name\n1,"a"b\n2,c\n', r"another quote in row 1 \(line 2\), field 2"),
+        ('id,name\n1,a\n2,5"\n3,"\n', r"another quote in row 2 \(line 3\), field 2"),
+        ("id,name\n1,a\rb\n", r"a carriage return without one in row 1 \(line 2\), field 2"),
+        ("id,name\n1,a\n2,\0\n", r"a zero byte in line 3"),
+        ("id,name,id\n1,a,2\n", r"repeated columns 'id'"),
+        ("id,name,\n1,a,2\n", r"none for column 3 of 3"),
+        ("id,name, \n1,a,2\n", r"none for column 3 of 3"),
+    ],
+)
+def test_file_without_the_form_of_csv_is_refused_with_the_place(tmp_path: Path, text: str, found: str) -> None:
+    with pytest.raises(LandedFileError, match=found) as error:
+        read_csv(written(tmp_path / "x.csv", text), PAIR)
+    assert "Land the file again" in str(error.value)
+
+
+def test_other_encoding_than_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes("id,name\n1,a\n2,Zürich\n".encode("latin-1"))
+
+    with pytest.raises(LandedFileError, match=r"expected text in UTF-8, found other bytes in line 3"):
+        read_csv(path, PAIR)
+
+
+def test_row_that_was_cut_in_mid_file_is_refused_and_not_filled_with_nulls(tmp_path: Path) -> None:
+    lines = ["id,delay,at,ok", "1,2.5,2013-01-01T10:00:00Z,true", "2,3", "3,4,,false"]
+
+    with pytest.raises(LandedFileError, match=r"expected 4 fields in every row.*row 2 \(line 3\)"):
+        read_csv(written(tmp_path / "x.csv", "\n".join(lines) + "\n"), COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("\ufeffid,name\n1,a\n", [(1, "a")]),
+        ("id,name\r\n1,a\r\n2,b", [(1, "a"), (2, "b")]),
+        ('"id","name"\n"1","a,""b""\nc"\n', [(1, 'a,"b"\nc')]),
+        ('id,name\n1,"a\r\nb"\n', [(1, "a\r\nb")]),
+        ('id,name\n1,""\n2,\n', [(1, None), (2, None)]),
+        ("id,name\n1, a \n", [(1, " a ")]),
+        (
+            "id,name\n1,NA\n2,nan\n3,NULL\n4,None\n5,N/A\n",
+            [(n, w) for n, w in enumerate(["NA", "nan", "NULL", "None", "N/A"], 1)],
+        ),
+        ("id,name\n", []),
+        ("id,name", []),
+    ],
+)
+def test_file_is_read_as_it_stands(tmp_path: Path, text: str, rows: list[tuple[object, ...]]) -> None:
+    assert read_csv(written(tmp_path / "x.csv", text), PAIR).rows() == rows
+
+
+def test_quoted_and_plain_words_of_null_values_are_null_and_other_words_are_not(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", 'id,name\n-,NULL\n2,"NULL"\n3,null\n')
+
+    assert read_csv(path, PAIR, ("-", "NULL")).rows() == [(None, None), (2, None), (3, "null")]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "NA", "NULL", "None", "N/A", "inf", "-Infinity", "1e400"])
+def test_undeclared_word_keeps_a_numeric_column_text(tmp_path: Path, word: str) -> None:
+    read = read_csv(written(tmp_path / "x.csv", f"id,delay\n1,2.5\n2,{word}\n"), {"delay": pl.Float64})
+
+    assert read["delay"].to_list() == ["2.5", word]
+
+
+def test_column_without_values_has_its_declared_type(tmp_path: Path) -> None:
+    columns: dict[str, Type] = {**COLUMNS, "day": pl.Date, "name": pl.String}
+    read = read_csv(written(tmp_path / "x.csv", "id,delay,at,ok,day,name\n,,,,,\n,,,,,\n"), columns)
+
+    assert read.schema == {"id": pl.Int64, "delay": pl.Float64, "at": pl.Datetime("us", "UTC"), "ok": pl.Boolean} | {
+        "day": pl.Date,
+        "name": pl.String,
+    }
+    assert read.null_count().row(0) == (2,) * 6
+
+
+def test_dates_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", "day\n2024-02-29\n1969-12-31\n")
+
+    assert read_csv(path, {"day": pl.Date})["day"].to_list() == [date(2024, 2, 29), date(1969, 12, 31)]
+
+
+def test_file_without_a_line_of_column_names_is_refused_without_showing_its_values(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", "7,alice@example.org\n7,bob@example.org\n")
+
+    with pytest.raises(ColumnsMissingError, match=r"a file without a line of column names") as error:
+        read_csv(path, PAIR)
+    assert "alice" not in str(error.value)
+
+
+FIELDS = st.text(st.sampled_from('a,"\n\r é7'), max_size=6)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(FIELDS, FIELDS), max_size=8), quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+)
+def test_what_a_csv_writer_wrote_is_read_back(
+    tmp_path: Path, rows: list[tuple[str, str]], quoting: Literal[0, 1]
+) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, quoting=quoting)
+    writer.writerows([("a", "b"), *rows])
+    read = read_csv(written(tmp_path / "x.csv", buffer.getvalue()), {"a": pl.String, "b": pl.String})
+
+    assert read.rows() == [tuple(value or None for value in row) for row in rows]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ml_platform.data.reading import Type, read_csv
+from ml_platform.data.reading import read_csv
+from ml_platform.data.text_values import Type
 
 NEW_YORK = "America/New_York"
 
@@ -15,7 +16,10 @@ ZONES_OF_UNLISTED_AIRPORTS = dict.fromkeys(["BQN", "PSE", "SJU", "STT"], "Americ
 """Destinations that the table of airports lacks: Puerto Rico and the Virgin Islands, four hours behind UTC all year."""
 
 FAULTY_WIND_MPH = 1048.36058
-"""What the anemometer of Newark is on record with for 2013-02-12 08:00 UTC; the hours around it had 13 to 25 mph."""
+"""Wind speed that the anemometer of Newark reported for 2013-02-12 08:00 UTC; the hours around had 13 to 25 mph."""
+
+MISSING = ("", "NA")
+"""How the files write a missing value."""
 
 _TIMESTAMP = pl.Datetime("us", "UTC")
 
@@ -84,7 +88,7 @@ def flights(path: Path, airports: pl.DataFrame) -> pl.DataFrame:
     2013 that have both, one disagrees: 02:03 in the night in which that hour does not exist. A cancelled flight has no
     ``departed_at``. A diverted flight has no ``arrived_at``, even with a clock time: it landed elsewhere first.
     """
-    raw = read_csv(path, _FLIGHTS)
+    raw = read_csv(path, _FLIGHTS, MISSING)
     zoned = raw.join(_zones(airports), left_on="dest", right_on="faa", how="left", maintain_order="left")
     midnight = pl.concat_str(["year", "month", "day"], separator="-").str.to_datetime("%Y-%m-%d", strict=False)
     return (
@@ -110,7 +114,7 @@ def weather(path: Path) -> pl.DataFrame:
     """
     faulty = (pl.col("wind_speed") == FAULTY_WIND_MPH) & (pl.col("origin") == "EWR")
     return (
-        read_csv(path, _WEATHER)
+        read_csv(path, _WEATHER, MISSING)
         .with_columns(wind_speed=pl.when(~faulty.fill_null(False)).then("wind_speed"))
         .rename({"time_hour": "observed_at"})
     )
@@ -118,12 +122,12 @@ def weather(path: Path) -> pl.DataFrame:
 
 def planes(path: Path) -> pl.DataFrame:
     """Return one row per aircraft, identified by its tail number; ``year`` is renamed to ``built_in``."""
-    return read_csv(path, _PLANES).rename({"year": "built_in"})
+    return read_csv(path, _PLANES, MISSING).rename({"year": "built_in"})
 
 
 def airports(path: Path) -> pl.DataFrame:
     """Return one row per airport, identified by its FAA code."""
-    return read_csv(path, _AIRPORTS)
+    return read_csv(path, _AIRPORTS, MISSING)
 
 
 def _zones(airports: pl.DataFrame) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.data.source_hash import source_hash
+from ml_platform.steps.retention import DatasetRetention
 from resources.lake import LakeResource
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class DatasetDeclaration(Declaration):
     retention_months: int | None = Field(
         default=None, ge=1, description="Number of latest months that the table keeps; none keeps all."
     )
+    retention: DatasetRetention | None = Field(
+        default=None, description="Values that replace those under retention in params.yaml for this dataset."
+    )
     owners: list[Owner] = Field(
         min_length=1, description="Responsible people or teams: team:<name> or an e-mail address."
     )
@@ -53,6 +57,10 @@ class DatasetDeclaration(Declaration):
     @property
     def key(self) -> dg.AssetKey:
         return dg.AssetKey(["datasets", self.name])
+
+    def is_partition(self, name: str) -> bool:
+        """Return whether ``name`` is a declared partition of this dataset."""
+        return self.partitions is not None and self.partitions.contains(name)
 
     def source(self, lake: LakeResource) -> "DatasetSource":
         """Return the settings of the dataset for the engine, with its lookup tables read from ``lake``."""

@@ -1,19 +1,24 @@
 """The sensor that materializes a dataset when landed files are new or have changed."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from ml_platform.components.dataset.declaration import DatasetDeclaration
-from ml_platform.components.materializations import LANDED_DIGEST, latest_materializations
+from ml_platform.components.dataset.landed_adoption import adopt_published_files, adopt_requests
+from ml_platform.data.landing_index import LandedContent, LandedState
 from ml_platform.data.partitions import shift_month
+from ml_platform.errors import listed
 from resources.lake import LakeResource
 
 
 def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
-    """Return the sensor `<name>_landed`, which requests one run per range of months with new or changed files."""
+    """Return the sensor `<name>_landed`, which requests one run per range of months with new or changed files.
+
+    The state store records which content was requested. A request counts from the tick that Dagster stored with it, so
+    a request that was lost with its tick is made again.
+    """
 
     @dg.sensor(
         name=f"{declared.name}_landed",
@@ -23,47 +28,70 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def landed(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-        missing_lookups = [
-            each
-            for each in declared.lookups
-            if not latest_materializations(context.instance, dg.AssetKey(["datasets", each]))
-        ]
+        from ml_platform.data.dataset import table_of
+
+        tables = lake.lake()
+        missing_lookups = [each for each in declared.lookups if not tables.exists(table_of(each))]
         if missing_lookups:
             return dg.SkipReason(
                 f"'{declared.name}' waits for its lookups: {', '.join(missing_lookups)} not yet materialized."
             )
-        files = lake.landing().landed(declared.name)
-        digests = {file.partition or "": file.sha256 for file in files}
-        # The cursor records the requested digests, so a broken file is requested only once.
-        requested: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
-        materialized = latest_materializations(context.instance, declared.key, [name for name in digests if name])
-        known = {name or "": record.metadata(LANDED_DIGEST) for name, record in materialized.items()}
-        changed = [name for name, digest in digests.items() if digest not in (requested.get(name), known.get(name))]
-        if not changed:
-            return dg.SkipReason(f"Nothing new: {len(digests)} landed files of '{declared.name}' are unchanged.")
+        tick = _stored_tick(context.cursor)
+        index = lake.landing_index()
+        adopt_published_files(tables, context.instance)
+        found = index.refresh(declared.name, declared.is_partition, confirmed_tick=tick)
+        if found.due and adopt_requests(tables, declared.name, context.cursor):
+            found = index.refresh(declared.name, declared.is_partition, confirmed_tick=tick)
+        left_out = _left_out(found)
+        if left_out:
+            context.log.warning(f"Landing folder of '{declared.name}': {left_out}")
+        if not found.due:
+            return dg.SkipReason(
+                f"Nothing new: {len(found.contents)} landed files of '{declared.name}' are unchanged."
+                + (f" {left_out}" if left_out else "")
+            )
+        index.mark_requested(declared.name, found.due, tick + 1)
         return dg.SensorResult(
-            run_requests=[_run_request(declared.key, months, digests) for months in _consecutive_ranges(changed)],
-            cursor=json.dumps(digests, sort_keys=True),
+            run_requests=[_run_request(declared.key, each) for each in _consecutive_ranges(found.due)],
+            cursor=str(tick + 1),
         )
 
     return landed
 
 
-def _consecutive_ranges(partitions: Sequence[str]) -> list[list[str]]:
-    """Return ``partitions`` as ranges of consecutive months; each range is one Dagster run."""
-    ranges: list[list[str]] = []
-    for name in sorted(partitions):
-        if ranges and name and shift_month(ranges[-1][-1], 1) == name:
-            ranges[-1].append(name)
+def _stored_tick(cursor: str | None) -> int:
+    # Before version 0.3 the cursor was a JSON object of digests; `adopt_requests` reads it.
+    return int(cursor) if cursor and cursor.isdigit() else 0
+
+
+def _left_out(found: LandedState) -> str:
+    """Return the files that no run reads, with the reason; empty without such files."""
+    parts = []
+    if found.strays:
+        parts.append(f"Left out, because no declared partition has this name: {listed(found.strays)}.")
+    for partition, names in found.ambiguous.items():
+        parts.append(f"Left out, because several files claim partition {partition}: {listed(names)}.")
+    return " ".join(parts)
+
+
+def _consecutive_ranges(contents: Sequence[LandedContent]) -> list[list[LandedContent]]:
+    """Return ``contents`` as ranges of consecutive months; each range is one Dagster run."""
+    ranges: list[list[LandedContent]] = []
+    for each in sorted(contents, key=lambda one: one.partition or ""):
+        last = ranges[-1][-1].partition if ranges else None
+        if last and each.partition and shift_month(last, 1) == each.partition:
+            ranges[-1].append(each)
         else:
-            ranges.append([name])
+            ranges.append([each])
     return ranges
 
 
-def _run_request(key: dg.AssetKey, months: Sequence[str], digests: Mapping[str, str]) -> dg.RunRequest:
+def _run_request(key: dg.AssetKey, contents: Sequence[LandedContent]) -> dg.RunRequest:
     # The run key contains the digests: Dagster ignores a second request for the same files.
-    run_key = "|".join([key.to_user_string(), *(f"{month}:{digests[month][:16]}" for month in months)])
-    if months == [""]:
+    parts = [f"{each.partition or ''}:{each.sha256[:16]}" for each in contents]
+    run_key = "|".join([key.to_user_string(), *parts])
+    first, last = contents[0].partition, contents[-1].partition
+    if first is None or last is None:
         return dg.RunRequest(run_key=run_key, asset_selection=[key])
-    tags = {ASSET_PARTITION_RANGE_START_TAG: months[0], ASSET_PARTITION_RANGE_END_TAG: months[-1]}
+    tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
     return dg.RunRequest(run_key=run_key, asset_selection=[key], tags=tags)

@@ -58,18 +58,17 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
     def dataset(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-        import tempfile
-        from pathlib import Path
-
-        from ml_platform.data.dataset import audit_partition, expire, publish
+        from ml_platform.data.dataset import audit_partition, expire, publish, record_failures
+        from ml_platform.data.scratch import scratch_folder
 
         source = declared.source(lake)
         partitions = list(context.partition_keys) if declared.partitions else [None]
-        with tempfile.TemporaryDirectory(prefix=f"{declared.name}-") as staging:
+        with scratch_folder(declared.name) as staging:
             audits = [
-                audit_partition(source, partition, lake.landing(), Path(staging), lake.data_docs())
+                audit_partition(source, partition, lake.landing(), staging, lake.data_docs())
                 for partition in partitions
             ]
+            record_failures(audits, lake.lake())
             yield from _check_results(audits, lake)
             _fail_when_broken(audits)
             published = [publish(each, lake.lake()) for each in audits]

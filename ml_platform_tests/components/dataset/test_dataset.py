@@ -1,6 +1,7 @@
 """The component `Dataset` in a Dagster instance: metadata, stored rows, checks of bad files, and the sensor."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.declaration import partitions_definition
+from ml_platform.data import landing_index
 from ml_platform.data.lake import Lake
-from ml_platform.data.landing import Landing
+from ml_platform.data.landing import Landing, file_sha256
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.data.reading import read_csv
 from resources.home import Home
@@ -202,6 +204,41 @@ def test_bad_month_is_recorded_but_not_published_and_blocks_downstream_assets(
     }
 
 
+def load_people(path: Path) -> pl.DataFrame:
+    return read_csv(path, {"id": pl.Int64, "email": pl.String, "born": pl.Int64})
+
+
+def test_no_value_of_a_pii_column_is_in_the_events_or_in_the_data_docs(open_shop: Any) -> None:
+    columns = [
+        {"name": "id", "type": "integer", "description": "Number"},
+        {"name": "email", "type": "string", "pii": True, "description": "Who"},
+        {"name": "born", "type": "integer", "pii": True, "minimum": 1940, "description": "Year of birth"},
+    ]
+    rules = [
+        {"expectation": "expect_column_values_to_match_regex", "arguments": {"column": "email", "regex": "^[a-z]+$"}},
+        {"expectation": "expect_column_max_to_be_between", "arguments": {"column": "born", "max_value": 1950}},
+    ]
+    people = declared(
+        loader=f"{__name__}:load_people", keys=["email"], contract={"columns": columns, "expectations": rules}
+    )
+    shop = open_shop(people)
+    shop.land("2013-01", "id,email,born\n1,alice@example.org,1931\n2,alice@example.org,1983\n")
+    result = shop.materialize("2013-01")
+    shop.land("2013-02", "id,email,born\n1,alice@example.org,nineteen\n")
+    unread = shop.materialize("2013-02")
+    docs = [page.read_text() for page in Path(shop.resource.reports_root).rglob("*.html")]
+    events = [entry.to_json() for run in (result, unread) for entry in shop.instance.all_logs(run.run_id)]
+
+    assert shop.checks(result)["expectations"] is False
+    assert shop.checks(unread)["schema"] is False
+    assert docs
+    assert events
+    for shown in ("alice", "1931", "1983", "nineteen"):
+        assert [text for text in (*docs, *events) if shown in text] == []
+    assert any("•••" in text for text in docs)
+    assert any("email" in text for text in events)
+
+
 def test_broken_rule_of_severity_warning_is_reported_and_publishes(open_shop: Any) -> None:
     lenient = {
         "expectation": "expect_column_max_to_be_between",
@@ -316,6 +353,51 @@ def test_sensor_requests_new_months_as_ranges_once_and_a_changed_month_again(ope
     assert third.run_requests[0].run_key not in {request.run_key for request in first.run_requests}
 
 
+def test_request_is_made_again_when_dagster_lost_the_tick_that_made_it(open_shop: Any) -> None:
+    shop = open_shop()
+    shop.land("2013-01", "id,hour\n1,5\n")
+    lost = shop.sensor()
+    again = shop.sensor()
+
+    assert [each.run_key for each in again.run_requests] == [each.run_key for each in lost.run_requests]
+
+
+def test_strays_are_named_and_good_months_are_requested(open_shop: Any) -> None:
+    shop = open_shop()
+    for month in ("2013-01", "2013-02"):
+        shop.land(month, "id,hour\n1,5\n")
+    folder = shop.landing.root / "orders"
+    for name in ("2013-03.csv.part", "2013-01.csv.md5", "README.md", "1999-01.csv"):
+        (folder / name).write_text("x")
+    (folder / "2013-02.csv.gz").write_text("a second file of February")
+    first = shop.sensor()
+    skipped = shop.sensor(first.cursor).skip_message
+
+    assert [each.tags["dagster/asset_partition_range_start"] for each in first.run_requests] == ["2013-01"]
+    assert "no declared partition has this name: '1999-01.csv', '2013-01.csv.md5', '2013-03.csv.part', 'README.md'" in (
+        skipped
+    )
+    assert "several files claim partition 2013-02: '2013-02.csv', '2013-02.csv.gz'" in skipped
+    assert shop.materialize("2013-01").success
+
+
+def test_unchanged_files_are_not_read_again(open_shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = open_shop()
+    read: list[str] = []
+    monkeypatch.setattr(landing_index, "file_sha256", lambda path: read.append(path.name) or file_sha256(path))
+    for month in ("2013-01", "2013-02"):
+        shop.land(month, "id,hour\n1,5\n")
+        # An age at which the modification time is trusted.
+        os.utime(shop.landing.root / "orders" / f"{month}.csv", (1e9, 1e9))
+    cursor = shop.sensor().cursor
+    shop.sensor(cursor)
+    shop.land("2013-02", "id,hour\n1,6\n")
+    third = shop.sensor(cursor)
+
+    assert read == ["2013-01.csv", "2013-02.csv", "2013-02.csv"]
+    assert len(third.run_requests) == 1
+
+
 def test_sensor_skips_when_nothing_has_landed(open_shop: Any) -> None:
     for dataset in (declared(), declared(partitions=None)):
         assert "othing" in open_shop(dataset).sensor().skip_message
@@ -325,7 +407,7 @@ def test_sensor_waits_for_the_lookups_of_its_loader(open_shop: Any) -> None:
     shop = open_shop(declared(lookups=["shops"]))
     shop.land("2013-01", "id,hour\n1,5\n")
     pending = shop.sensor()
-    shop.instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["datasets", "shops"])))
+    shop.lake.write("datasets/shops", pl.DataFrame({"id": [1]}), None)
 
     assert "'orders' waits for its lookups: shops not yet materialized" in pending.skip_message
     assert len(shop.sensor().run_requests) == 1

@@ -1,0 +1,110 @@
+"""The results of the contract checks of each partition, in the state store.
+
+A partition is published only after its checks passed, in the same transaction as this record. The contract gate of an
+evaluation compares the record with the catalog of the lake, so rows from another source are noticed.
+"""
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from ml_platform.data.lake import Lake
+from ml_platform.state.cursors import cursors_below, delete_cursors, write_cursor
+from ml_platform.state.schema import WHOLE, contract_results
+from ml_platform.state.store import StateStore, now_text
+
+ADOPTION = "landed_files_of_dagster/"
+"""Prefix of the cursor of a migrated dataset whose landed files are still to be read from Dagster."""
+
+
+def record_passed(
+    state: StateStore, dataset: str, partition: str | None, *, content_digest: str, landed_sha256: str | None
+) -> None:
+    """Record that the rows with ``content_digest`` passed all checks; an earlier failure of the partition is over."""
+    values = {
+        "passed_digest": content_digest,
+        "passed_landed_sha256": landed_sha256,
+        "passed_at": now_text(),
+        "failed_check": None,
+        "failed_landed_sha256": None,
+        "failed_at": None,
+    }
+    _record(state, dataset, partition, values)
+
+
+def record_failed(
+    state: StateStore, dataset: str, partition: str | None, *, check: str, landed_sha256: str | None
+) -> None:
+    """Record that ``check`` failed; the rows that passed before stay published."""
+    values = {"failed_check": check, "failed_landed_sha256": landed_sha256, "failed_at": now_text()}
+    _record(state, dataset, partition, values)
+
+
+def published_files(state: StateStore, dataset: str) -> dict[str, str | None]:
+    """Return the digest of the landed file from which each partition was last published (key "": no partitions)."""
+    table = contract_results
+    query = sa.select(table.c.partition, table.c.passed_landed_sha256).where(
+        table.c.dataset == dataset, table.c.passed_digest.is_not(None)
+    )
+    with state.read() as connection:
+        return {row.partition: row.passed_landed_sha256 for row in connection.execute(query)}
+
+
+def await_adoption(state: StateStore, dataset: str) -> None:
+    """Record that an earlier release published ``dataset``: its landed files are known to Dagster only."""
+    write_cursor(state, ADOPTION + dataset, True)
+
+
+def awaiting_adoption(state: StateStore) -> list[str]:
+    """Return the names of the datasets whose landed files are still to be read from Dagster."""
+    return sorted(cursors_below(state, ADOPTION))
+
+
+def end_adoption(state: StateStore, dataset: str) -> None:
+    """Record that the landed files of ``dataset`` are known."""
+    delete_cursors(state, [ADOPTION + dataset])
+
+
+def broken_contracts(lake: Lake, datasets: Iterable[str], last_partition: str | None = None) -> list[str]:
+    """Return one message per partition with a broken contract, up to ``last_partition`` (None: all), by dataset.
+
+    A partition must meet two conditions: the lake contains the rows that passed the checks, and no check has failed for
+    a file that landed later.
+    """
+    return [message for name in sorted(set(datasets)) for message in _broken(lake, name, last_partition)]
+
+
+def _broken(lake: Lake, dataset: str, last_partition: str | None) -> list[str]:
+    digests = {
+        partition or WHOLE: digest
+        for partition, digest in lake.digests(f"datasets/{dataset}").items()
+        if partition is None or last_partition is None or partition <= last_partition
+    }
+    if not digests:
+        return [f"{dataset}: no rows are published"]
+    query = sa.select(contract_results).where(contract_results.c.dataset == dataset)
+    with lake.state.read() as connection:
+        results = {row.partition: row for row in connection.execute(query)}
+    messages = []
+    for partition, digest in digests.items():
+        result = results.get(partition)
+        subject = f"{dataset} {partition}".rstrip()
+        if result is None or result.passed_digest is None:
+            messages.append(f"{subject}: no passed contract check is recorded")
+        elif result.passed_digest != digest:
+            messages.append(
+                f"{subject}: contains rows {digest[:12]}, but the checks passed for {result.passed_digest[:12]}"
+            )
+        elif result.failed_check is not None:
+            messages.append(f"{subject}: check '{result.failed_check}' failed for a later landed file")
+    return messages
+
+
+def _record(state: StateStore, dataset: str, partition: str | None, values: dict[str, str | None]) -> None:
+    table, name = contract_results, WHOLE if partition is None else partition
+    with state.write() as connection:
+        updated = connection.execute(
+            sa.update(table).where(table.c.dataset == dataset, table.c.partition == name).values(**values)
+        )
+        if not updated.rowcount:
+            connection.execute(sa.insert(table).values(dataset=dataset, partition=name, **values))

@@ -1,0 +1,96 @@
+"""Turning text into typed values, for columns of landed files: a value is exact, or it stays text.
+
+No value is guessed: a word for a missing value is not a number, and a number keeps all its digits.
+"""
+
+import sys
+from decimal import Decimal
+
+import polars as pl
+
+from ml_platform.errors import PlatformError
+
+Type = pl.DataType | type[pl.DataType]
+
+BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+"""The spellings of truth values."""
+
+_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_INSTANT = rf"^{_DATE}[T ][0-9]{{2}}:[0-9]{{2}}:[0-5][0-9](\.[0-9]{{1,6}})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+_FIRST_YEAR, _LAST_YEAR = 1, 9999
+"""The years that Python's own dates can hold."""
+
+_ALWAYS_KEPT_DIGITS: dict[Type, int] = {pl.Float64: 15, pl.Float32: 6}
+"""Number of significant decimal digits that a float keeps whatever the number."""
+
+_SMALLEST_NORMAL: dict[Type, float] = {pl.Float64: sys.float_info.min, pl.Float32: 2.0**-126}
+"""Smaller numbers keep fewer digits."""
+
+
+class UnsupportedTypeError(PlatformError):
+    """Raised when text cannot be read as the requested type at all."""
+
+
+def parsed(values: pl.Series, dtype: Type) -> pl.Series:
+    """Return text ``values`` as ``dtype`` if every value that is not null parses, otherwise unchanged."""
+    typed = parsed_or_null(values, dtype)
+    return typed if typed.null_count() == values.null_count() else values
+
+
+def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
+    """Return text ``values`` as ``dtype``, with null for each value that does not parse exactly.
+
+    An integer has digits and a sign only, and fits its type. A float is finite and keeps all digits of the text:
+    ``9007199254740993``, ``1e400`` and ``nan`` do not parse. A date is written ``2013-01-31``. A timestamp has a zone,
+    like ``2013-01-31T10:00:00Z`` or ``2013-01-31 12:00:00.5+02:00``, and is returned in UTC microseconds. Spaces around
+    a value are not removed. :data:`BOOLEANS` lists the truth values.
+
+    Raises :class:`UnsupportedTypeError` for other types.
+    """
+    kind = dtype.base_type()
+    if kind is pl.String:
+        return values
+    if kind is pl.Boolean:
+        return values.replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
+    if kind is pl.Date:
+        return _within_years(_only(values, f"^{_DATE}$").str.to_date("%Y-%m-%d", strict=False))
+    if kind is pl.Datetime and getattr(dtype, "time_zone", "UTC") == "UTC":
+        # One spelling of the zone makes one format do for all.
+        zoned = _only(values, _INSTANT).str.replace("Z$", "+00:00").str.replace(" ", "T", literal=True)
+        instants = zoned.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False)
+        return _within_years(instants)
+    if kind.is_integer():
+        return values.cast(dtype, strict=False)
+    if kind in _ALWAYS_KEPT_DIGITS:
+        return _floats(values, kind)
+    raise UnsupportedTypeError(
+        f"Column '{values.name}'",
+        expected="String, Boolean, Date, Datetime in UTC, an integer or a float type",
+        found=str(dtype),
+        fix="Read the column as one of these types and convert it in the loader.",
+    )
+
+
+def _only(values: pl.Series, pattern: str) -> pl.Series:
+    return values.set(~values.str.contains(pattern), None)
+
+
+def _within_years(values: pl.Series) -> pl.Series:
+    return values.set(~values.dt.year().is_between(_FIRST_YEAR, _LAST_YEAR), None)
+
+
+def _floats(values: pl.Series, kind: Type) -> pl.Series:
+    typed = values.cast(kind, strict=False)
+    typed = typed.set(~typed.is_finite(), None)
+    # The exact comparison is slow, so it sees only the texts that could lose digits, and each of them once.
+    doubtful = (values.str.len_bytes() > _ALWAYS_KEPT_DIGITS[kind]) | (typed.abs() < _SMALLEST_NORMAL[kind])
+    candidates = pl.DataFrame({"text": values, "number": typed}).filter(doubtful & typed.is_not_null()).unique()
+    lost = [text for text, number in candidates.iter_rows() if not _keeps_digits(text, number)]
+    return typed.set(values.is_in(lost), None) if lost else typed
+
+
+def _keeps_digits(text: str, number: float) -> bool:
+    """Return whether ``number``, written with as many significant digits as ``text`` has, equals ``text``."""
+    exact = Decimal(text)
+    digits = "".join(map(str, exact.as_tuple().digits)).rstrip("0")
+    return Decimal(f"{number:.{max(len(digits) - 1, 0)}e}") == exact
