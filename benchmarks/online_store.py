@@ -65,7 +65,7 @@ def _requests(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
     start, end = month_bounds("2013-07", ZONE)
     due = pl.col("scheduled_departure")
     flights = sources["flights"].filter((due >= start) & (due < end)).collect().sample(5_000, seed=0)
-    derived = schedule(flights).select("hour", "weekday", "departure_hour")
+    derived = schedule(flights).select(pl.col("hour", "weekday", "departure_hour").cast(pl.Int64))
     rows = flights.select(*FIELDS, (pl.col("scheduled_departure") - LEAD).alias(PREDICT_AT))
     return rows.hstack(derived)
 

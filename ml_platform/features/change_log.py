@@ -10,8 +10,11 @@ from typing import Any
 import polars as pl
 
 from ml_platform.data.lake import PARTITION, Lake, TableVersion
+from ml_platform.data.pii import shown, shown_error
 from ml_platform.data.references import load_function
-from ml_platform.errors import did_you_mean, listed
+from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.features.exact_values import InexactValuesError, cast_exactly
+from ml_platform.features.key_types import KeyTypeError, require_storable_keys, typed_key
 from ml_platform.features.view import INSTANT, KNOWN_AT, FeatureView, ViewError
 
 
@@ -57,15 +60,17 @@ def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -
 
     The function sees only the declared columns; a second parameter receives the window. Its result must have exactly
     the columns entity…, known_at and the declared features, in any order. known_at must have a time zone and is stored
-    in UTC microseconds. Numbers are cast to the declared types, and NaN becomes null. These are errors: a number that
-    does not fit its type, an infinite value, a null key, a null known_at.
+    in UTC microseconds. Numbers are cast to the declared types, and NaN becomes null. Keys are stored in the types of
+    :data:`.key_types.KEY_DTYPES`. These are errors: a number that does not fit its type or would be cut, an infinite
+    value, a null key, a null known_at, and values and keys that an online store cannot keep exactly.
 
     Facts known before the window are left out, because the lookback belongs to earlier partitions. Facts known at or
     after its end are left out and counted, because the next partition finds them through its lookback. In a view
     without lookback they are an error, because no partition would find them. Rows equal in all columns are one fact.
     Of rows with the same entity and known_at, the last one counts; the others are counted as superseded.
 
-    Raises :class:`ViewError` that names the view, the expected and found values, and the first place.
+    Raises :class:`ViewError` that names the view, the expected and found values, and the first place. Raises
+    :class:`.key_types.KeyTypeError` for a key of another type than declared.
     """
     frame = _typed_facts(view, _call_function(view, _visible_sources(view, sources), window))
     if frame.height:
@@ -181,15 +186,26 @@ def _visible_sources(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dic
 def _call_function(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
     function = load_function(view.function)
     takes_window = len(inspect.signature(function).parameters) > 1
-    result = function(sources, window) if takes_window else function(sources)
-    if not isinstance(result, pl.LazyFrame | pl.DataFrame):
+    try:
+        result = function(sources, window) if takes_window else function(sources)
+        result = result.lazy().collect() if isinstance(result, pl.LazyFrame | pl.DataFrame) else result
+    except Exception as error:
+        if not view.pii_columns or isinstance(error, PlatformError):
+            raise
+        raise ViewError(
+            f"Feature view '{view.name}', function {view.function}",
+            expected="a frame of facts",
+            found=shown_error(error, view.pii_columns),
+            fix="Fix the function. Its message is hidden, because its sources have columns that identify a person.",
+        ) from None
+    if not isinstance(result, pl.DataFrame):
         raise ViewError(
             f"Feature view '{view.name}', function {view.function}",
             expected="a Polars frame of facts",
             found=type(result).__name__,
             fix="Return a LazyFrame (entity…, known_at, values…).",
         )
-    frame: pl.DataFrame = result.lazy().collect()
+    frame = result
     expected = [*view.entity, KNOWN_AT, *view.dtypes]
     absent = [name for name in expected if name not in frame.columns]
     extra = [name for name in frame.columns if name not in expected]
@@ -224,11 +240,27 @@ def _typed_facts(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
                 found=f"{rows.height} of {frame.height} rows without it, the first {_describe_first(view, rows)}",
                 fix="Leave out rows without an entity or without a known_at.",
             )
-    return frame.with_columns(_cast(view, frame[name], dtype, frame) for name, dtype in view.dtypes.items())
+    keys = [_typed_key(view, frame[name]) for name in view.entity]
+    values = [_cast(view, frame[name], dtype, frame) for name, dtype in view.dtypes.items()]
+    return frame.with_columns(*keys, *values)
+
+
+def _typed_key(view: FeatureView, column: pl.Series) -> pl.Series:
+    subject = f"Feature view '{view.name}', key '{column.name}'"
+    try:
+        keys = typed_key(column, view.key_types.get(column.name), subject)
+        require_storable_keys(keys, subject)
+    except KeyTypeError as error:
+        if column.name not in view.pii_names:
+            raise
+        found = f"{shown(error.found, column.name, view.pii_names)}"
+        raise KeyTypeError(subject, expected=error.expected, found=found, fix=error.fix) from None
+    return keys
 
 
 def _cast(view: FeatureView, column: pl.Series, dtype: pl.DataType, frame: pl.DataFrame) -> pl.Series:
-    if column.dtype == dtype and not (dtype.is_float() and not math.isfinite(column.sum() or 0.0)):
+    # A finite sum rules out NaN and infinite values in one pass.
+    if column.dtype == dtype and dtype.is_float() and math.isfinite(column.sum() or 0.0):
         return column
     subject = f"Feature view '{view.name}', column '{column.name}'"
     if dtype == INSTANT and isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
@@ -247,11 +279,20 @@ def _cast(view: FeatureView, column: pl.Series, dtype: pl.DataType, frame: pl.Da
             subject, expected=str(dtype), found=str(column.dtype), fix="Fix the function or the declared type."
         )
     try:
-        cast = column.fill_nan(None).cast(dtype) if column.dtype.is_float() else column.cast(dtype)
+        cast = cast_exactly(column.fill_nan(None) if column.dtype.is_float() else column, dtype)
+    except InexactValuesError as error:
+        rows, first = frame.filter(error.rows), shown(column.filter(error.rows)[0], column.name, view.pii_names)
+        raise ViewError(
+            subject,
+            expected=error.expected,
+            found=f"{rows.height} of {frame.height} that are not, the first {first} of {_describe_first(view, rows)}",
+            fix="Declare another type, or round the values in the function.",
+        ) from error
     except pl.exceptions.InvalidOperationError as error:
-        reason = str(error).split("\n")[0]
-        raise ViewError(subject, expected=f"values of {dtype}", found=reason, fix="Declare a wider type.") from error
-    # A finite sum rules out infinite values in one pass.
+        reason = shown(str(error).split("\n")[0], column.name, view.pii_names)
+        raise ViewError(subject, expected=f"values of {dtype}", found=f"{reason}", fix="Declare a wider type.") from (
+            None if column.name in view.pii_names else error
+        )
     if cast.dtype.is_float() and not math.isfinite(cast.sum() or 0.0) and cast.is_infinite().any():
         rows = frame.filter(cast.is_infinite().fill_null(False))
         raise ViewError(
@@ -289,6 +330,6 @@ def _late_facts(view: FeatureView, facts: pl.DataFrame, lake: Lake, partition: s
 def _describe_first(view: FeatureView, rows: pl.DataFrame) -> str:
     """Return ``origin=JFK at 2013-03-01T10:00+0000`` for the first of ``rows``."""
     row = rows.row(0, named=True)
-    entity = ", ".join(f"{name}={row[name]}" for name in view.entity) or "the system"
+    entity = ", ".join(f"{name}={shown(row[name], name, view.pii_names)}" for name in view.entity) or "the system"
     known = row[KNOWN_AT]
     return f"view '{view.name}', {entity} at {known:%Y-%m-%dT%H:%M%z}" if known else f"view '{view.name}', {entity}"

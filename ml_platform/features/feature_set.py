@@ -7,7 +7,7 @@
 3. Request views with inputs run on the fields, the values of the views that they name, and `as_of`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -16,12 +16,15 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from ml_platform.data.lake import Lake
+from ml_platform.data.pii import MASK
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import RENAMED_ATTRIBUTES
 from ml_platform.data.stored_names import with_current_names
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features import change_log
+from ml_platform.features.exact_values import InexactValuesError, cast_exactly
 from ml_platform.features.feature_layout import FeatureLayout
+from ml_platform.features.key_types import KEY_DTYPES, KeyType, key_type_of, typed_key
 from ml_platform.features.online_store import LookupColumns, OnlineStore
 from ml_platform.features.point_in_time import (
     CHUNK_ROWS,
@@ -46,8 +49,9 @@ class FeatureSet:
     def __init__(self, views: Sequence[FeatureView], leave_out: Sequence[str] = ()) -> None:
         """Make a set of ``views``; models do not get the features in ``leave_out`` (as ``<view>__<column>``).
 
-        Raises :class:`ViewError` when a view occurs twice, an input does not run before its view, or ``leave_out`` has
-        a name that is not a feature.
+        Raises :class:`ViewError` when a view occurs twice, an input does not run before its view, two views declare
+        different types for a key, a request view derives a key of another type, or ``leave_out`` has a name that is not
+        a feature.
         """
         self.views = [view.pinned() for view in views]
         self.leave_out = list(leave_out)
@@ -63,6 +67,37 @@ class FeatureSet:
         return [name for view in self.views for name in view.feature_names if name not in self.leave_out]
 
     @cached_property
+    def key_types(self) -> dict[str, KeyType]:
+        """Declared type of each key of the stored views; keys without a declared type are absent."""
+        return {name: key_type for view in self.stored for name, key_type in view.key_types.items()}
+
+    @cached_property
+    def key_fields(self) -> list[str]:
+        """Keys of the stored views that are fields of a request, sorted; request views derive the others."""
+        return sorted({key for view in self.stored for key in view.entity if key not in self._derived})
+
+    @cached_property
+    def pii_columns(self) -> frozenset[str]:
+        """Request fields, keys and features (as ``<view>__<column>``) whose values identify a person.
+
+        A feature of a request view does if one of the view's fields or inputs does. Unlike the views' code versions,
+        this is not stored beside a model: the contracts of today apply.
+        """
+        return self.pii_columns_with(())
+
+    def pii_columns_with(self, request_fields: Collection[str]) -> frozenset[str]:
+        """Return :attr:`pii_columns` if ``request_fields`` identify a person too."""
+        found = {*request_fields, *(name for view in self.views for name in view.pii_columns)}
+        for view in [*self._views_before_lookup, *self.stored, *self._views_after_lookup]:
+            reads = {
+                *view.fields,
+                *(column for each in self.views if each.name in view.inputs for column in each.columns),
+            }
+            names = set(view.dtypes) if view.kind == "request" and reads & found else view.pii_names
+            found |= {*(names & set(view.entity)), *(view.column(name) for name in names if name in view.dtypes)}
+        return frozenset(found)
+
+    @cached_property
     def layout(self) -> FeatureLayout:
         """Positions of the features in the reads of :meth:`serve`."""
         request_views = (*self._views_before_lookup, *self._views_after_lookup)
@@ -72,8 +107,7 @@ class FeatureSet:
     @cached_property
     def fields(self) -> list[str]:
         """Request fields that the features need, sorted, without entity columns that a request view derives."""
-        keys = {key for view in self.stored for key in view.entity if key not in self._derived}
-        return sorted(keys | {field for view in self.views for field in view.fields})
+        return sorted({*self.key_fields} | {field for view in self.views for field in view.fields})
 
     def as_of(
         self,
@@ -92,7 +126,8 @@ class FeatureSet:
         rules of the join, ``known_before`` and ``chunk_rows`` see :mod:`ml_platform.features.point_in_time`.
 
         Raises :class:`ViewError` when a field, a log or a column is missing, or the result of a request view does not
-        match its declaration.
+        match its declaration. Raises :class:`.key_types.KeyTypeError` when keys have another type than declared, or
+        than the facts.
         """
         given = dict(examples.collect_schema())
         self._require_fields(given)
@@ -127,6 +162,8 @@ class FeatureSet:
 
         The facts are the last published ones. Their age is measured at ``as_of``: the later of predict_at and the
         store's latest watermark. A fact older than its view's tolerance counts as missing, as in :meth:`as_of`.
+
+        Raises :class:`.key_types.KeyTypeError` when keys have another type than declared, or than the published facts.
         """
         self._require_fields(rows.schema)
         validate_examples(rows.schema, [])
@@ -165,7 +202,9 @@ class FeatureSet:
 
     def to_dict(self) -> dict[str, object]:
         """Return the set as plain data for `features.json`; :meth:`from_dict` returns an equal set."""
-        return {"views": [view.model_dump() for view in self.views], "leave_out": self.leave_out}
+        # Views without key types are written as before 0.3, so that a model of then can be written again unchanged.
+        views = [view.model_dump(exclude=None if view.key_types else {"key_types"}) for view in self.views]
+        return {"views": views, "leave_out": self.leave_out}
 
     @classmethod
     def from_dict(cls, stored_set: Mapping[str, object]) -> "FeatureSet":
@@ -187,9 +226,23 @@ class FeatureSet:
         # Concatenating no frames would lose the height.
         return pl.concat(parts, how="horizontal") if parts else pl.DataFrame(height=rows.height)
 
+    @cached_property
+    def _keys(self) -> list[str]:
+        return sorted({key for view in self.stored for key in view.entity})
+
+    def entity_keys(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the keys by which stored views are read for ``rows``, one column per key, and ``predict_at``."""
+        return self._entity_keys(rows, self._run_views_before_lookup(rows), rows[PREDICT_AT])
+
     def _entity_keys(self, rows: pl.DataFrame, before: pl.DataFrame, read_at: pl.Series) -> pl.DataFrame:
-        keys = sorted({key for view in self.stored for key in view.entity})
-        columns = [before[self._derived[key]].alias(key) if key in self._derived else rows[key] for key in keys]
+        columns = []
+        for key in self._keys:
+            column = before[self._derived[key]].alias(key) if key in self._derived else rows[key]
+            key_type = self.key_types.get(key)
+            # One comparison for each key and request; the check that names the fault is slower.
+            if key_type is None or column.dtype != KEY_DTYPES[key_type]:
+                column = typed_key(column, key_type, f"Rows of a feature set, key '{key}'")
+            columns.append(column)
         return pl.DataFrame([*columns, read_at.cast(INSTANT).alias(PREDICT_AT)])
 
     def _run_views_after_lookup(self, rows: pl.DataFrame, read: pl.DataFrame, as_of: pl.Series) -> pl.DataFrame:
@@ -230,6 +283,7 @@ class FeatureSet:
                     fix=f"Add the view to the set, or move it before this view.{did_you_mean(unready[0], names)}",
                 )
             ready.add(view.name)
+        self._validate_key_types()
         feature_names = [name for view in self.views for name in view.feature_names]
         unknown = [name for name in self.leave_out if name not in feature_names]
         if unknown:
@@ -239,6 +293,27 @@ class FeatureSet:
                 found=listed(unknown),
                 fix=f"Write them as <view>__<column>.{did_you_mean(unknown[0], feature_names)}",
             )
+
+    def _validate_key_types(self) -> None:
+        for view in self.stored:
+            for key, declared in view.key_types.items():
+                if self.key_types[key] != declared:
+                    raise ViewError(
+                        f"Feature view '{view.name}', key '{key}'",
+                        expected=f"one type of the key in all views; another view declares {self.key_types[key]}",
+                        found=declared,
+                        fix="Declare the same type in key_types, or give one of the keys another name.",
+                    )
+        for view in self._views_before_lookup:
+            for key in [name for name in view.dtypes if name in self._keys]:
+                derived, declared_type = key_type_of(view.dtypes[key]), self.key_types.get(key)
+                if derived is None or derived != (declared_type or derived):
+                    raise ViewError(
+                        f"Feature view '{view.name}', feature '{key}', which is a key of other views",
+                        expected=f"a feature of key type {declared_type or 'string, int or bool'}",
+                        found=str(view.dtypes[key]),
+                        fix="Declare an integer type, category or boolean, as the key has in key_types.",
+                    )
 
 
 def _with_current_attributes(view: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,13 +340,26 @@ def _run_request_view(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
             found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
             fix="Fix the function or the declared features.",
         )
-    found = pl.DataFrame([_typed(frame[name], dtype) for name, dtype in view.dtypes.items()])
+    found = pl.DataFrame([_typed(view, frame[name], dtype) for name, dtype in view.dtypes.items()])
     found.columns = list(view.columns)
     return found
 
 
-def _typed(column: pl.Series, dtype: pl.DataType) -> pl.Series:
-    return column if column.dtype == dtype else column.cast(dtype)
+def _typed(view: FeatureView, column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    if column.dtype == dtype and dtype not in (pl.Int64, INSTANT):
+        return column
+    try:
+        return cast_exactly(column, dtype)
+    except InexactValuesError as error:
+        expected, first = error.expected, column.filter(error.rows)[0]
+    except pl.exceptions.InvalidOperationError:
+        expected, first = f"values of {dtype}", column.drop_nulls()[0]
+    raise ViewError(
+        f"Feature view '{view.name}', function {view.function}, column '{column.name}'",
+        expected=expected,
+        found=MASK if column.name in view.pii_names else repr(first),
+        fix="Declare another type, or round the values in the function.",
+    )
 
 
 def _select_columns(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:

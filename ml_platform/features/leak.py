@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import polars as pl
 
+from ml_platform.data.pii import shown_rows
 from ml_platform.errors import PlatformError, listed
 from ml_platform.features import change_log
 from ml_platform.features.change_log import Window
@@ -234,6 +235,8 @@ def _differences(feature_set: FeatureSet, truth: pl.DataFrame, after: pl.DataFra
             if differs.any():
                 shown = before.filter(differs).head(EXAMPLES_SHOWN)
                 changed = after.filter(differs).head(EXAMPLES_SHOWN)[feature]
+                pii = feature_set.pii_columns
+                hidden = {*pii, *(("before", "after") if feature in pii else ())}
                 context = shown.select(*feature_set.fields, PREDICT_AT, before=feature).with_columns(after=changed)
-                leaks.append(Leak(view.name, feature, cut, int(differs.sum()), context.to_dicts()))
+                leaks.append(Leak(view.name, feature, cut, int(differs.sum()), shown_rows(context, hidden)))
     return leaks

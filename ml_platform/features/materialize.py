@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 
 from ml_platform.data.dataset import table_of
-from ml_platform.data.lake import Lake, TableVersion
+from ml_platform.data.lake import Lake, LakeError, TableVersion
 from ml_platform.data.partitions import MonthlyPartitions, month_bounds, months_between, shift_month
 from ml_platform.features import change_log
 from ml_platform.features.change_log import BuildReport, Window
@@ -51,12 +51,23 @@ def materialize(
 
 
 def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: MonthlyPartitions | None) -> Publication:
-    """Publish the last facts of the view's log that are known before the end of its latest month."""
+    """Publish the last facts of the view's log that are known before the end of its latest month.
+
+    A month without facts counts as a month: nothing changed in it. Raises :class:`~ml_platform.data.lake.LakeError`
+    when no month was built.
+    """
     if partitioning is None:
         log = change_log.read(view, lake)
         latest: datetime | None = log.select(pl.col(KNOWN_AT).max()).collect().item()
         return store.publish(latest_facts(view, log, (latest or BEGINNING) + timedelta(microseconds=1)))
     stored_partitions = lake.partitions(view.table)
+    if not stored_partitions:
+        raise LakeError(
+            f"Feature view '{view.name}', code version {view.code_version or view.pinned().code_version}",
+            expected="at least one month of facts to publish",
+            found="none",
+            fix=f"Materialize features/{view.name} for a month of its sources.",
+        )
     watermark = month_bounds(stored_partitions[-1], partitioning.time_zone)[1]
     if view.tolerance_minutes is not None:
         oldest = watermark - timedelta(minutes=view.tolerance_minutes)

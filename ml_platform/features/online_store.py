@@ -13,7 +13,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 import polars as pl
 
-from ml_platform.features.view import AS_OF, INSTANT, KNOWN_AT, FeatureView
+from ml_platform.features.exact_values import MAX_EXACT_INTEGER, beyond_float64
+from ml_platform.features.key_types import KeyTypeError, require_storable_keys, typed_key
+from ml_platform.features.view import AS_OF, INSTANT, KNOWN_AT, FeatureView, ViewError
 
 ABSENT = np.iinfo(np.int64).min
 """The known_at (microseconds) of an entity without a fact."""
@@ -32,6 +34,27 @@ class Snapshot:
     frame: pl.DataFrame
     watermark: datetime
 
+    def keys(self) -> list[pl.Series]:
+        """Return the key columns in the order of the entity, in the types of :data:`.key_types.KEY_DTYPES`.
+
+        Raises :class:`KeyTypeError` for keys of another type than the view declares, for a type that no key can have,
+        and for keys that a store cannot keep exactly.
+        """
+        columns = []
+        for name in self.view.entity:
+            subject = f"Snapshot of feature view '{self.view.name}', key '{name}'"
+            keys = typed_key(self.frame[name], self.view.key_types.get(name), subject)
+            if keys.null_count() or keys.dtype == pl.Null:
+                raise KeyTypeError(
+                    subject,
+                    expected="keys of type string, int or bool in every row",
+                    found=f"{keys.null_count()} of {len(keys)} rows without one, in a column of {keys.dtype}",
+                    fix="Leave out rows without an entity, and give the column a type.",
+                )
+            require_storable_keys(keys, subject)
+            columns.append(keys)
+        return columns
+
     def known_at(self) -> np.ndarray:
         """Return when each fact became known (n, int64): microseconds since 1970 in UTC."""
         return self.frame[KNOWN_AT].cast(INSTANT).to_physical().to_numpy()
@@ -40,7 +63,7 @@ class Snapshot:
         """Return the values (n × columns, float64) and the categories of each text column.
 
         Null is NaN, a category is its position among the sorted categories, an instant is in microseconds. Float64
-        represents all of them exactly.
+        represents all of them exactly. Raises :class:`ViewError` for a whole number or an instant that it does not.
         """
         values = np.full((self.frame.height, len(self.view.dtypes)), np.nan)
         categories: dict[str, list[str]] = {}
@@ -51,7 +74,15 @@ class Snapshot:
                 categories[name] = found.to_list()
                 codes = pl.Series(range(len(found)), dtype=pl.Float64)
                 column = column.replace_strict(found, codes, default=None, return_dtype=pl.Float64)
-            elif dtype == INSTANT:
+            elif dtype in (INSTANT, pl.Int64):
+                inexact = beyond_float64(column)
+                if inexact.any():
+                    raise ViewError(
+                        f"Snapshot of feature view '{self.view.name}', column '{name}'",
+                        expected=f"values within ±{MAX_EXACT_INTEGER}, which both reads keep exactly",
+                        found=f"{inexact.sum()} beyond, the first {column.filter(inexact)[0]}",
+                        fix="Declare the column as a category or a float, or return a smaller number.",
+                    )
                 column = column.to_physical()
             values[:, position] = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
         return values, categories
@@ -227,7 +258,10 @@ class OnlineStore(Protocol):
         """
 
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
-        """Return the last facts for ``rows`` rows of ``keys`` (entity column → one value per row, None if unknown)."""
+        """Return the last facts for ``rows`` rows of ``keys`` (entity column → one value per row, None if unknown).
+
+        Raises :class:`KeyTypeError` for a value of another type than the published keys of its column.
+        """
 
 
 def latest_facts(view: FeatureView, log: pl.LazyFrame, watermark: datetime) -> Snapshot:

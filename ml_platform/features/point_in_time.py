@@ -6,6 +6,7 @@ The rules, for each view and each example (entity…, predict_at):
 - Of several facts of one entity with the same ``known_at``, it reads the last row of the log.
 - It ignores a fact that is older than the view's tolerance; a fact exactly as old as the tolerance counts.
 - Without a fact (entity absent or null, nothing known yet, stale), all values and the age are null.
+- Keys of examples and facts have the same type; another one is an error, as in an online store.
 
 The join processes the examples in chunks, in order of predict_at, and reads each row of a log once. Between chunks it
 keeps only the last fact of each entity, so memory is bounded by a chunk and by the number of entities.
@@ -18,6 +19,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from ml_platform.errors import did_you_mean, listed
+from ml_platform.features.key_types import KEY_DTYPES, KeyType, key_type_of, typed_key
 from ml_platform.features.view import INSTANT, KNOWN_AT, PREDICT_AT, FeatureView, ViewError
 
 CHUNK_ROWS = 500_000
@@ -43,7 +45,7 @@ def point_in_time_join(
     after it are left out, as in an online store with that watermark.
 
     Raises :class:`ViewError` for a predict_at without a time zone, a null predict_at, a missing log or a missing entity
-    column.
+    column. Raises :class:`.key_types.KeyTypeError` for keys of another type than the facts.
     """
     validate_examples(examples.collect_schema(), views)
     schema = dict(examples.collect_schema()) | {PREDICT_AT: INSTANT}
@@ -127,7 +129,8 @@ class AsOfReader:
         single_chunk: bool = False,
     ) -> None:
         limit = (known_before or {}).get(view.name)
-        log = log.select(*view.entity, pl.col(KNOWN_AT).cast(INSTANT), *view.dtypes)
+        self._key_types = _fact_key_types(view, log.collect_schema())
+        log = log.select(*_key_columns(self._key_types), pl.col(KNOWN_AT).cast(INSTANT), *view.dtypes)
         self._log = log if limit is None else log.filter(pl.col(KNOWN_AT) < limit)
         self._view = view
         self._single_chunk = single_chunk
@@ -168,7 +171,11 @@ class AsOfReader:
         view = self._view
         # Join only keys and times; then gather the values once, by the row number of the fact.
         numbered = facts.select(*view.entity, KNOWN_AT).with_row_index(_FACT)
-        requests = chunk.select(*(pl.col(key).cast(facts.schema[key]) for key in view.entity), PREDICT_AT)
+        keys = [
+            typed_key(chunk[key], key_type, f"Examples for feature view '{view.name}', key '{key}'")
+            for key, key_type in self._key_types.items()
+        ]
+        requests = pl.DataFrame([*keys, chunk[PREDICT_AT]])
         found = requests.join_asof(
             numbered,
             left_on=PREDICT_AT,
@@ -227,6 +234,20 @@ def apply_pushdown(frame: pl.DataFrame, with_columns: list[str] | None, predicat
     if predicate is not None:
         frame = frame.filter(predicate)
     return frame if with_columns is None else frame.select(with_columns)
+
+
+def _fact_key_types(view: FeatureView, schema: Mapping[str, pl.DataType]) -> dict[str, KeyType]:
+    """Return the type of each key of a log, as declared, or as found if the view declares none."""
+    found: dict[str, KeyType] = {}
+    for key in view.entity:
+        keys = pl.Series(key, [], dtype=schema[key])
+        typed = typed_key(keys, view.key_types.get(key), f"Change log of feature view '{view.name}', key '{key}'")
+        found[key] = key_type_of(typed.dtype) or "string"
+    return found
+
+
+def _key_columns(key_types: Mapping[str, KeyType]) -> list[pl.Expr]:
+    return [pl.col(key).cast(KEY_DTYPES[key_type]) for key, key_type in key_types.items()]
 
 
 def _sorted_by_known_at(facts: pl.DataFrame) -> pl.DataFrame:

@@ -4,14 +4,16 @@ Training and serving run the same code, so a difference has another cause: a rew
 that was read differently, or a function that depends on more than its rows.
 """
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import polars as pl
 from pydantic import Field
 
+from ml_platform.data.pii import shown_rows
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, listed
 from ml_platform.features.feature_set import FeatureSet
@@ -22,6 +24,10 @@ WATERMARKS = "watermarks"
 """Column of logged predictions: for each view, the instant before which the store knew all facts (JSON)."""
 
 EXAMPLES_SHOWN = 5
+
+MAX_PARTS = 31
+"""Parts (days) of the latest predictions in which the sample is looked for."""
+
 _ROW = "_row"
 _NOT_SHOWN = ("logged", "recomputed", WATERMARKS)
 
@@ -93,13 +99,29 @@ def features_to_log(rows: pl.DataFrame, served: ServedFeatures) -> pl.DataFrame:
     return rows.hstack(served.frame).with_columns(served.as_of.alias(AS_OF), pl.lit(marks).alias(WATERMARKS))
 
 
-def sample_predictions(predictions: pl.LazyFrame, settings: SkewSettings) -> pl.DataFrame:
-    """Return a seeded sample of the latest ``predictions`` by ``logged_at``, ties in the order of the table.
+def sample_predictions(predictions: Iterable[pl.LazyFrame], settings: SkewSettings) -> pl.DataFrame:
+    """Return a seeded sample of the latest predictions by ``logged_at``, ties in the order of the table.
 
-    Predictions without watermarks cannot be recomputed and are left out.
+    ``predictions`` gives the predictions in parts, the latest part first. Parts are read until ``settings.latest``
+    predictions are found, but at most :data:`MAX_PARTS`. Predictions without watermarks cannot be recomputed and are
+    left out.
     """
-    latest = predictions.filter(pl.col(WATERMARKS).is_not_null(), pl.col(WATERMARKS) != "{}")
-    rows = latest.sort("logged_at", descending=True, maintain_order=True).head(settings.latest).collect()
+    found: list[pl.DataFrame] = []
+    missing = settings.latest
+    for part in itertools.islice(predictions, MAX_PARTS):
+        usable = part.filter(pl.col(WATERMARKS).is_not_null(), pl.col(WATERMARKS) != "{}")
+        # Find the time first: all columns of a whole part may not fit into the memory.
+        (since,) = usable.select(pl.col("logged_at").top_k(missing).min()).collect()["logged_at"]
+        if since is None:
+            continue
+        latest = usable.filter(pl.col("logged_at") >= since).collect()
+        found.append(latest.sort("logged_at", descending=True, maintain_order=True).head(missing))
+        missing -= found[-1].height
+        if not missing:
+            break
+    if not found:
+        return pl.DataFrame()
+    rows = pl.concat(found)
     return rows.sample(settings.rows, seed=settings.seed) if rows.height > settings.rows else rows
 
 
@@ -113,13 +135,17 @@ def merge_reports(reports: Sequence[SkewReport]) -> SkewReport:
 
 
 def compare_features(
-    feature_set: FeatureSet, predictions: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]
+    feature_set: FeatureSet,
+    predictions: pl.DataFrame,
+    logs: Mapping[str, pl.LazyFrame],
+    pii_columns: Collection[str] = (),
 ) -> SkewReport:
     """Recompute the features of logged ``predictions`` from ``logs`` and compare them as float32; null equals null.
 
     ``predictions`` have the request fields, ``predict_at``, ``as_of``, ``watermarks`` and the features, as
-    :func:`features_to_log` returns them. The examples of the report show all other columns too. Raises
-    :class:`ViewError` when a column is missing, or without predictions (a check of nothing would pass).
+    :func:`features_to_log` returns them. The examples of the report show all other columns too, with the values of
+    ``pii_columns`` masked. Raises :class:`ViewError` when a column is missing, or without predictions (a check of
+    nothing would pass).
     """
     needed = [*feature_set.fields, PREDICT_AT, AS_OF, WATERMARKS, *feature_set.feature_names]
     absent = [name for name in needed if name not in predictions.columns]
@@ -135,12 +161,37 @@ def compare_features(
         _recomputed(feature_set, group, logs, json.loads(str(marks[0])))
         for marks, group in rows.group_by([WATERMARKS], maintain_order=True)
     ]
-    recomputed_rows = pl.concat(parts).sort(_ROW)
+    mismatches = differing_features(feature_set, rows, pl.concat(parts).sort(_ROW), pii_columns)
+    return SkewReport(rows.height, len(feature_set.feature_names), mismatches)
+
+
+def recompute_features(
+    feature_set: FeatureSet,
+    rows: pl.DataFrame,
+    as_of: pl.Series,
+    logs: Mapping[str, pl.LazyFrame],
+    watermarks: Mapping[str, datetime],
+) -> pl.DataFrame:
+    """Return the features of ``rows`` (request fields, predict_at) at ``as_of`` from ``logs``, in the given order.
+
+    ``watermarks`` has, for each view, the instant at which its facts end; see :class:`.ServedFeatures` for both.
+    """
+    requests = rows.select(*feature_set.fields, PREDICT_AT).with_columns(as_of.alias(AS_OF)).with_row_index(_ROW)
+    read = feature_set.as_of(requests.lazy(), logs, known_before=watermarks)
+    return read.select(_ROW, *feature_set.feature_names).collect().sort(_ROW).drop(_ROW)
+
+
+def differing_features(
+    feature_set: FeatureSet, rows: pl.DataFrame, recomputed_rows: pl.DataFrame, pii_columns: Collection[str] = ()
+) -> list[Mismatch]:
+    """Return the features of ``rows`` that differ from ``recomputed_rows`` (row by row), compared as float32.
+
+    Null equals null. The examples show the other columns of ``rows``, and both values as logged and recomputed, with
+    the values of ``pii_columns`` masked.
+    """
     owner = {name: view.name for view in feature_set.views for name in view.feature_names}
-    mismatches = [_mismatch(name, owner[name], rows, recomputed_rows) for name in feature_set.feature_names]
-    return SkewReport(
-        rows.height, len(feature_set.feature_names), [mismatch for mismatch in mismatches if mismatch is not None]
-    )
+    found = [_mismatch(name, owner[name], rows, recomputed_rows, pii_columns) for name in feature_set.feature_names]
+    return [mismatch for mismatch in found if mismatch is not None]
 
 
 def _recomputed(
@@ -153,7 +204,9 @@ def _recomputed(
     )
 
 
-def _mismatch(feature: str, view: str, rows: pl.DataFrame, recomputed_rows: pl.DataFrame) -> Mismatch | None:
+def _mismatch(
+    feature: str, view: str, rows: pl.DataFrame, recomputed_rows: pl.DataFrame, pii_columns: Collection[str]
+) -> Mismatch | None:
     served, recomputed = _comparable(rows[feature]), _comparable(recomputed_rows[feature])
     if served.dtype != recomputed.dtype:
         served, recomputed = served.cast(pl.String), recomputed.cast(pl.String)
@@ -163,7 +216,9 @@ def _mismatch(feature: str, view: str, rows: pl.DataFrame, recomputed_rows: pl.D
     shown = rows.drop(name for name in rows.columns if "__" in name).with_columns(
         logged=rows[feature], recomputed=recomputed_rows[feature]
     )
-    return Mismatch(feature, view, int(differs.sum()), shown.filter(differs).head(EXAMPLES_SHOWN).to_dicts())
+    hidden = {*pii_columns, *(("logged", "recomputed") if feature in pii_columns else ())}
+    examples = shown_rows(shown.filter(differs).head(EXAMPLES_SHOWN), hidden)
+    return Mismatch(feature, view, int(differs.sum()), examples)
 
 
 def _comparable(column: pl.Series) -> pl.Series:

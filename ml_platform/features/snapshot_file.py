@@ -3,7 +3,7 @@
 A file contains, for one version of a view's code::
 
     magic, length of the header, header (JSON)
-    a dictionary per entity column: its distinct values, sorted
+    a dictionary per entity column: its distinct values, sorted; text as UTF-8 of fixed width, without NUL
     keys       n × int64, sorted: the positions of the key values in their dictionaries, combined to one number
     known_at   n × int64, microseconds since 1970 in UTC
     values     n × columns, float64, row-major: NaN for null, a category as its position in the header's list
@@ -15,6 +15,8 @@ import math
 import mmap
 import os
 import struct
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,16 +26,17 @@ import numpy as np
 import polars as pl
 
 from ml_platform.errors import PlatformError
+from ml_platform.features.key_types import PYTHON_TYPES, key_type_of
 from ml_platform.features.online_store import Snapshot
 from ml_platform.features.view import FeatureView
 
 MAGIC = b"MLPSNAP1"
 ALIGNMENT = 64
 EAGER_ENTRIES = 65_536
-"""Dictionaries up to this size become Python dicts when a file is opened; larger ones are searched and cached."""
+"""Dictionaries up to this size become Python dicts when a file is opened; larger ones are searched in the file."""
 
-REMEMBERED_ENTRIES = 1_000_000
-"""Size at which the cache of a larger dictionary is emptied."""
+MANY_VALUES = 16
+"""From this many values on, NumPy searches a large dictionary faster than one value at a time."""
 
 
 class SnapshotError(PlatformError):
@@ -45,11 +48,14 @@ class SnapshotFile:
     """One snapshot, mapped into memory.
 
     ``identity`` tells one file from its replacement. ``keys_view`` is ``keys`` as a memoryview, for bisection.
+    ``python_types`` has, for each entity column, the types of the values that a lookup may pass.
     """
 
+    path: Path
     identity: tuple[int, int, int]
     rows: int
     entity: list[str]
+    python_types: list[frozenset[type]]
     codes: list["Codes"]
     digests: list[str]
     keys: np.ndarray
@@ -73,14 +79,28 @@ class SnapshotFile:
                 found=f"entity {header['entity']} and columns {header['columns']}",
                 fix="Change the view's code_version when its columns change.",
             )
+        key_types = header.get("key_types", {})
+        wrong = {name: found for name, found in key_types.items() if view.key_types.get(name, found) != found}
+        if wrong:
+            raise SnapshotError(
+                f"Online snapshot {path}",
+                expected=f"keys of the types {view.key_types}",
+                found=f"{wrong}",
+                fix=f"Materialize features/{view.name} again, or correct its key_types.",
+            )
         *dictionaries, keys, known_at, values = (
             np.frombuffer(mapped, dtype=part["dtype"], count=part["count"], offset=body + part["offset"])
             for part in header["arrays"]
         )
         return cls(
+            path=path,
             identity=identity_of(status),
             rows=header["rows"],
             entity=header["entity"],
+            python_types=[
+                PYTHON_TYPES[key_types[name]] if name in key_types else _types_before_0_3(entries)
+                for name, entries in zip(header["entity"], dictionaries, strict=True)
+            ],
             codes=[Codes(entries) for entries in dictionaries],
             digests=header["digests"],
             keys=keys,
@@ -93,44 +113,60 @@ class SnapshotFile:
 
 
 class Codes(dict[Any, int]):
-    """Value → position in a sorted dictionary, or −1 for an unknown value.
+    """Value → position in a sorted dictionary, or −1 for an unknown value or None.
 
-    A small dictionary is loaded at once. A large one is searched on the first use of a value, and the result is cached.
+    A small dictionary is loaded when the file is opened. A large one is searched in the mapped file for every value.
+    Nothing is remembered, so lookups change neither the memory of the process nor the answers to other lookups.
     """
 
     def __init__(self, entries: np.ndarray) -> None:
         super().__init__({None: -1})
         self._entries = entries
         self._text = entries.dtype.kind == "S"
+        self._values: Any = entries if self._text else memoryview(entries.data)
         self.size = len(entries)
-        if self.size <= EAGER_ENTRIES:
+        self._loaded = self.size <= EAGER_ENTRIES
+        if self._loaded:
             values = (value.decode() for value in entries.tolist()) if self._text else entries.tolist()
             self.update((value, code) for code, value in enumerate(values))
 
     def __missing__(self, value: Any) -> int:
-        if len(self) > REMEMBERED_ENTRIES:
-            self.clear()
-            self[None] = -1
-        code = self._search(value)
-        self[value] = code
-        return code
-
-    def _search(self, value: Any) -> int:
-        if self.size <= EAGER_ENTRIES or isinstance(value, str) != self._text:
+        if self._loaded or isinstance(value, str) != self._text:
             return -1
-        encoded_value = value.encode() if self._text else value
-        position = int(np.searchsorted(self._entries, np.array(encoded_value)))
-        return position if position < self.size and self._entries[position] == encoded_value else -1
+        if self._text:
+            value = self._encoded(value)
+            if value is None:
+                return -1
+        position = bisect_left(self._values, value)
+        return position if position < self.size and self._values[position] == value else -1
+
+    def many(self, values: Sequence[Any]) -> np.ndarray:
+        """Return the codes of ``values`` (n,), as int64."""
+        if self._loaded or len(values) < MANY_VALUES:
+            return np.fromiter(map(self.__getitem__, values), dtype=np.int64, count=len(values))
+        plain = [self._encoded(value) for value in values] if self._text else values
+        absent = b"" if self._text else 0
+        requested = np.array([absent if value is None else value for value in plain], dtype=self._entries.dtype)
+        position = np.minimum(np.searchsorted(self._entries, requested), self.size - 1)
+        known = (self._entries[position] == requested) & np.array([value is not None for value in plain])
+        return np.where(known, position, -1)
+
+    def _encoded(self, value: str | None) -> bytes | None:
+        """Return UTF-8, or None for a text that cannot be an entry: fixed width drops NUL at the end and cuts."""
+        encoded = None if value is None else value.encode(errors="surrogatepass")
+        return None if encoded is None or len(encoded) > self._entries.itemsize or b"\0" in encoded else encoded
 
 
 def pack_snapshot(snapshot: Snapshot) -> bytes:
     """Return the bytes of the snapshot's file.
 
-    Raises :class:`SnapshotError` when a key column is not text, integer or boolean, or when the combinations of key
-    values do not fit into an int64.
+    Raises :class:`.key_types.KeyTypeError` when a key column is not text, integer or boolean, when it is not of the
+    view's declared type, or when a key cannot be kept exactly. Raises :class:`SnapshotError` when the combinations of
+    key values do not fit into an int64, and :class:`.view.ViewError` for a value that float64 does not represent.
     """
     view, frame = snapshot.view, snapshot.frame
-    dictionaries = [_dictionary(view, column, frame[column]) for column in view.entity]
+    key_columns = snapshot.keys()
+    dictionaries = [np.unique(_key_values(keys)) for keys in key_columns]
     sizes = [len(entries) for entries in dictionaries]
     if math.prod(sizes) >= np.iinfo(np.int64).max:
         raise SnapshotError(
@@ -140,8 +176,8 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
             fix="Combine some of the entity's columns into one.",
         )
     key = np.zeros(frame.height, dtype=np.int64)
-    for column, entries in zip(view.entity, dictionaries, strict=True):
-        key = key * len(entries) + np.searchsorted(entries, _key_values(frame[column]))
+    for keys, entries in zip(key_columns, dictionaries, strict=True):
+        key = key * len(entries) + np.searchsorted(entries, _key_values(keys))
     order = np.argsort(key)
     values, categories = snapshot.matrix()
     known_at = snapshot.known_at()
@@ -153,6 +189,7 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
         "watermark": snapshot.watermark.astimezone(UTC).isoformat(),
         "rows": frame.height,
         "entity": view.entity,
+        "key_types": {keys.name: key_type_of(keys.dtype) for keys in key_columns},
         "columns": list(view.dtypes),
         "categories": categories,
         "digests": [hashlib.sha256(entries.tobytes()).hexdigest() for entries in dictionaries],
@@ -167,28 +204,17 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
     return b"".join(parts)
 
 
-def _dictionary(view: FeatureView, column: str, values: pl.Series) -> np.ndarray:
-    stored = _key_values(values)
-    if stored.dtype.kind not in "Si":
-        raise SnapshotError(
-            f"Feature view '{view.name}', entity column '{column}'",
-            expected="text, whole numbers or flags",
-            found=str(values.dtype),
-            fix="Derive a key of such a type, for example the hour as a number.",
-        )
-    return np.unique(stored)
-
-
 def _key_values(values: pl.Series) -> np.ndarray:
-    """Return key values as fixed-width UTF-8 bytes or int64."""
-    if values.dtype == pl.String or isinstance(values.dtype, pl.Categorical | pl.Enum):
-        encoded = [value.encode() for value in values.cast(pl.String).to_list()]
+    """Return keys as fixed-width UTF-8 bytes or int64."""
+    if values.dtype == pl.String:
+        encoded = [value.encode() for value in values.to_list()]
         return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
-    return (
-        values.to_numpy().astype(np.int64)
-        if values.dtype.is_integer() or values.dtype == pl.Boolean
-        else values.to_numpy()
-    )
+    return values.to_numpy().astype(np.int64)
+
+
+def _types_before_0_3(entries: np.ndarray) -> frozenset[type]:
+    # Snapshots of earlier versions do not name their key types, and store flags like whole numbers.
+    return PYTHON_TYPES["string"] if entries.dtype.kind == "S" else PYTHON_TYPES["int"] | PYTHON_TYPES["bool"]
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -12,16 +12,21 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from filelock import FileLock
 
 from ml_platform.data.atomic import write_bytes
+from ml_platform.features.key_types import require_python_types
 from ml_platform.features.online_store import ABSENT, LookupResult, Publication, Snapshot
 from ml_platform.features.snapshot_file import SnapshotError, SnapshotFile, identity_of, pack_snapshot, read_header
 from ml_platform.features.view import FeatureView
 
 SUFFIX = ".snapshot"
+
+MAX_PLANS = 16
+"""Lists of views whose plans a reader keeps; a service has one per model version that it serves."""
 
 
 class SnapshotStore:
@@ -35,7 +40,8 @@ class SnapshotStore:
         self.root = root
         self.refresh_seconds = refresh_seconds
         self._monotonic = monotonic
-        self._open_files: dict[Path, SnapshotFile] = {}
+        # Plans keep their files open; a file without a plan is closed.
+        self._open_files: WeakValueDictionary[Path, SnapshotFile] = WeakValueDictionary()
         self._plans: dict[int, _FileLookupPlan] = {}
 
     @property
@@ -59,9 +65,13 @@ class SnapshotStore:
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
         """Return the last facts for ``rows`` rows of ``keys``; see :class:`.online_store.LookupResult`.
 
-        Raises :class:`SnapshotError` for a view without a snapshot.
+        Raises :class:`SnapshotError` for a view without a snapshot, and :class:`.key_types.KeyTypeError` for a key of
+        another type than the published ones.
         """
         plan = self._plan(views)
+        for column, types in plan.python_types:
+            if rows != 1 or type(keys[column][0]) not in types:
+                require_python_types(keys[column], types, f"Online lookup, key '{column}'")
         values = np.full((rows, plan.width), np.nan)
         known_at = np.full((rows, len(plan.files)), ABSENT, dtype=np.int64)
         if rows == 1:
@@ -78,9 +88,20 @@ class SnapshotStore:
         files = [self._file(view) for view in views]
         if plan is None or plan.views is not views or plan.files != files:
             plan = _FileLookupPlan.of_files(views, files)
+            self._keep(plan)
         plan.check_at = now + self.refresh_seconds
-        self._plans[id(views)] = plan
         return plan
+
+    def _keep(self, plan: "_FileLookupPlan") -> None:
+        """Keep ``plan`` in place of the oldest plan, and drop plans with files that it replaces."""
+        current = {file.path: file for file in plan.files}
+        kept = [
+            each
+            for each in self._plans.values()
+            if each.views is not plan.views and all(current.get(file.path, file) is file for file in each.files)
+        ]
+        # Other threads read the dictionary meanwhile, so it is replaced and never changed.
+        self._plans = {id(each.views): each for each in [*kept[-(MAX_PLANS - 1) :], plan]}
 
     def _file(self, view: FeatureView) -> "SnapshotFile":
         path = self._path(view)
@@ -110,6 +131,7 @@ class _FileLookupPlan:
     views: Sequence[FeatureView]
     files: list[SnapshotFile]
     spans: list[tuple[int, int]]
+    python_types: list[tuple[str, frozenset[type]]]
     width: int
     watermarks: dict[str, datetime]
     categories: dict[str, list[str]]
@@ -122,10 +144,20 @@ class _FileLookupPlan:
             views=views,
             files=files,
             spans=list(pairwise(ends)),
+            python_types=list(_python_types(files).items()),
             width=ends[-1],
             watermarks={view.name: file.watermark for view, file in zip(views, files, strict=True)},
             categories={name: found for file in files for name, found in file.categories.items()},
         )
+
+
+def _python_types(files: Sequence[SnapshotFile]) -> dict[str, frozenset[type]]:
+    """Return the types of the values of each key column that fit the keys of all ``files``."""
+    found: dict[str, frozenset[type]] = {}
+    for file in files:
+        for column, types in zip(file.entity, file.python_types, strict=True):
+            found[column] = found.get(column, types) & types
+    return found
 
 
 def _find_one(
@@ -158,7 +190,7 @@ def _find_many(
         for column, codes, digest in zip(file.entity, file.codes, file.digests, strict=True):
             # Views with equal dictionaries for a column share the codes.
             if (column, digest) not in coded:
-                coded[column, digest] = np.fromiter(map(codes.__getitem__, keys[column]), dtype=np.int64, count=rows)
+                coded[column, digest] = codes.many(keys[column])
             code = coded[column, digest]
             found &= code >= 0
             key = key * codes.size + code

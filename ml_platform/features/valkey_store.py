@@ -13,8 +13,17 @@ from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from ml_platform.errors import PlatformError
+from ml_platform.features.key_types import (
+    MAX_KEY_BYTES,
+    PYTHON_TYPES,
+    KeyType,
+    KeyTypeError,
+    key_type_of,
+    require_python_types,
+)
 from ml_platform.features.online_store import ABSENT, LookupResult, Publication, Snapshot
 from ml_platform.features.view import FeatureView
 
@@ -22,8 +31,10 @@ if TYPE_CHECKING:
     from redis import Redis
 
 PREFIX = "ml_platform:online"
-WATERMARK, HEADER = b"watermark", b"header"
-"""Fields of the hash besides those of entities; a field of an entity is a JSON list, so the names cannot collide."""
+WATERMARK, HEADER, KEY_TYPES = b"watermark", b"header", b"key_types"
+"""Fields of the hash besides those of entities; a field of an entity is a JSON list, so the names cannot collide.
+
+Snapshots of earlier versions have no key types."""
 
 BATCH_ENTITIES = 5_000
 """Number of entities in one write command."""
@@ -82,26 +93,28 @@ class ValkeyStore:
             # If this process dies before the swap, the server deletes the staged hash.
             client.expire(staged, ABANDONED_AFTER_SECONDS)
             current_watermark = client.eval(_SWAP, 2, staged, live, watermark)
+            if current_watermark is not None:
+                current = _EPOCH + timedelta(microseconds=int(current_watermark))
+                described = sum(client.hexists(live, name) for name in (WATERMARK, HEADER, KEY_TYPES))
+                return Publication(snapshot.view.name, False, client.hlen(live) - described, current, 0)
         except RedisError as error:
             raise self._unreachable(error) from error
-        if current_watermark is not None:
-            current = _EPOCH + timedelta(microseconds=int(current_watermark))
-            return Publication(snapshot.view.name, False, client.hlen(live) - 2, current, 0)
         return Publication(snapshot.view.name, True, snapshot.frame.height, snapshot.watermark, size)
 
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
         """Return the last facts for ``rows`` rows of ``keys``; see :class:`.online_store.LookupResult`.
 
         The lookup takes one pipelined round trip. Raises :class:`OnlineServerError` when the server does not answer in
-        time, or a view has no snapshot.
+        time, or a view has no snapshot, and :class:`.key_types.KeyTypeError` for a key of another type than the
+        published ones.
         """
         from redis.exceptions import RedisError
 
         try:
             pipeline = self._connected().pipeline(transaction=False)
             for view in views:
-                entity_keys = (json.dumps([keys[name][row] for name in view.entity]) for row in range(rows))
-                pipeline.hmget(self._key(view), [WATERMARK, HEADER, *entity_keys])
+                entity_keys = (_entity_field([keys[name][row] for name in view.entity]) for row in range(rows))
+                pipeline.hmget(self._key(view), [WATERMARK, HEADER, KEY_TYPES, *entity_keys])
             answers = pipeline.execute()
         except RedisError as error:
             raise self._unreachable(error) from error
@@ -110,7 +123,7 @@ class ValkeyStore:
         known_at = np.full((rows, len(views)), ABSENT, dtype=np.int64)
         watermarks: dict[str, datetime] = {}
         categories: dict[str, list[str]] = {}
-        for view_position, (view, (start, end), (watermark, header, *facts)) in enumerate(
+        for view_position, (view, (start, end), (watermark, header, key_types, *facts)) in enumerate(
             zip(views, pairwise(ends), answers, strict=True)
         ):
             if watermark is None:
@@ -120,6 +133,7 @@ class ValkeyStore:
                     found="none",
                     fix=f"Materialize features/{view.name}: its latest partition publishes the snapshot.",
                 )
+            _require_key_types(view, json.loads(key_types or b"{}"), keys)
             watermarks[view.name] = _EPOCH + timedelta(microseconds=int(watermark))
             categories |= self._parse_categories(view, header)
             rows_found = [row for row, fact in enumerate(facts) if fact is not None]
@@ -162,10 +176,29 @@ class ValkeyStore:
 
 def _fields(snapshot: Snapshot, watermark: int) -> Iterator[tuple[Any, Any]]:
     values, categories = snapshot.matrix()
+    key_columns = snapshot.keys()
     yield WATERMARK, str(watermark).encode()
     yield HEADER, json.dumps(categories).encode()
-    entities = snapshot.frame.select(snapshot.view.entity).rows() if snapshot.view.entity else [()]
+    yield KEY_TYPES, json.dumps({keys.name: key_type_of(keys.dtype) for keys in key_columns}).encode()
+    entities = pl.DataFrame(key_columns).rows() if key_columns else [()]
     known_at = snapshot.known_at()
     for row in range(snapshot.frame.height):
-        key = json.dumps(list(entities[row])).encode()
-        yield key, known_at[row : row + 1].astype("<i8").tobytes() + values[row].astype("<f8").tobytes()
+        fact = known_at[row : row + 1].astype("<i8").tobytes() + values[row].astype("<f8").tobytes()
+        yield _entity_field(entities[row]).encode(), fact
+
+
+def _entity_field(key: Sequence[Any]) -> str:
+    """Return the name of the field of an entity; a text too long for any entity is not sent to the server."""
+    return json.dumps([None if type(value) is str and len(value) > MAX_KEY_BYTES else value for value in key])
+
+
+def _require_key_types(view: FeatureView, published: Mapping[str, KeyType], keys: Mapping[str, Sequence[Any]]) -> None:
+    for name, key_type in published.items():
+        if view.key_types.get(name, key_type) != key_type:
+            raise KeyTypeError(
+                f"Online snapshot of feature view '{view.name}', key '{name}'",
+                expected=f"keys of type {view.key_types[name]}, as declared",
+                found=f"keys of type {key_type}",
+                fix=f"Materialize features/{view.name} again, or correct its key_types.",
+            )
+        require_python_types(keys[name], PYTHON_TYPES[key_type], f"Online lookup, key '{name}'")

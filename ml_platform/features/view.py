@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from ml_platform.data.settings import Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import PlatformError
+from ml_platform.features.key_types import KeyType
 
 KNOWN_AT = "known_at"
 """Column of a change log: the instant at which a fact became known."""
@@ -101,6 +102,11 @@ class FeatureView(Settings):
     entity: list[str] = Field(
         default_factory=list, description="Key columns of a stored view; empty: one entity, the whole system"
     )
+    key_types: dict[str, KeyType] = Field(
+        default_factory=dict,
+        description="Type of each key (string, int or bool), the same in training, serving and requests; a key without "
+        "an entry has the type of the column of that name in the sources",
+    )
     features: list[Feature] = Field(description="Value columns of the view", min_length=1)
     sources: list[FeatureSource] = Field(default_factory=list, description="Datasets that a stored view reads")
     function: str = Field(description="package.module:function that returns the rows")
@@ -109,6 +115,12 @@ class FeatureView(Settings):
         default_factory=list,
         description="Views whose values a request view needs; it then runs after the reads of stored views, not before",
     )
+    pii_columns: list[str] = Field(
+        default_factory=list,
+        exclude=True,
+        description="Columns that identify a person, besides the PII columns of the sources; reports hide the keys and "
+        "features of these names, and the features derived from these columns",
+    )
     lookback_days: int = Field(
         default=0, ge=0, description="How far before its partition the function gets source data (days)"
     )
@@ -116,9 +128,7 @@ class FeatureView(Settings):
         default=None, ge=0, description="Greatest age at which a fact is still used (minutes); none: any age"
     )
     age: bool = Field(default=False, description="Whether the age of the fact that was read is a feature too")
-    code_version: str = Field(
-        default="", description="Version of the function; empty: a hash of its source and of the modules it imports"
-    )
+    code_version: str = Field(default="", description="Version of the function; empty: a hash of the code that it uses")
 
     @property
     def dtypes(self) -> dict[str, pl.DataType]:
@@ -128,6 +138,24 @@ class FeatureView(Settings):
     @property
     def age_column(self) -> str:
         return f"{self.name}__{AGE}"
+
+    @property
+    def pii_names(self) -> set[str]:
+        """Keys and features of a stored view whose values identify a person.
+
+        A feature without ``derived_from`` is derived from all columns that the view reads.
+        """
+        pii = set(self.pii_columns)
+        read = {column for source in self.sources for column in source.visible_columns}
+        # A source without declared columns is read as a whole.
+        reads_pii = bool(pii & read) or (bool(pii) and any(not source.visible_columns for source in self.sources))
+        derived = {
+            feature.name
+            for feature in self.features
+            if (pii & {column.partition(".")[2] for column in feature.derived_from})
+            or (reads_pii and not feature.derived_from)
+        }
+        return derived | (pii & {*self.entity, *self.dtypes})
 
     def column(self, feature: str) -> str:
         """Return the name of ``feature`` in a table with several views: ``<view>__<feature>``."""
@@ -167,6 +195,11 @@ class FeatureView(Settings):
         if self.kind == "request" and (self.entity or self.sources or self.lookback_days or self.age):
             raise ValueError(
                 f"view '{self.name}': a request view takes no entity, sources, lookback_days or age; remove them"
+            )
+        undeclared = [name for name in self.key_types if name not in self.entity]
+        if undeclared:
+            raise ValueError(
+                f"view '{self.name}': key_types has {undeclared}, which is not in entity {self.entity}; correct it"
             )
         datasets = {source.dataset for source in self.sources}
         for feature in self.features:

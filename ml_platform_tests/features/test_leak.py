@@ -18,7 +18,7 @@ from ml_platform.features.leak import (
     run_leak_test,
     scramble,
 )
-from ml_platform.features.view import FeatureView, ViewError
+from ml_platform.features.view import INSTANT, FeatureView, ViewError
 
 Sources = dict[str, pl.LazyFrame]
 
@@ -50,6 +50,11 @@ def observed_weather(sources: Sources) -> pl.LazyFrame:
 def weather_of_the_departure_hour(sources: Sources) -> pl.LazyFrame:
     """Leak: the weather at the departure, two hours after the prediction."""
     return sources["weather"].select("origin", known_at=pl.col("observed") - timedelta(hours=2), value="temp")
+
+
+def weather_half_an_hour_early(sources: Sources) -> pl.LazyFrame:
+    """Leak: weather, known half an hour after its timestamp although it is declared as known after an hour."""
+    return sources["weather"].select("origin", known_at=pl.col("observed") + timedelta(minutes=30), value="temp")
 
 
 def own_delay(sources: Sources) -> pl.LazyFrame:
@@ -160,6 +165,16 @@ def test_view_without_a_leak_passes_and_is_compared(
     report.raise_if_failed()
 
 
+def test_value_used_before_its_reveal_delay_is_caught(sources: Sources) -> None:
+    noon = START + timedelta(days=6, hours=12)
+    # The value of 12:00 is known at 13:00. The view uses it from 12:30, so the example of 12:50 knows the future.
+    example = pl.LazyFrame({"origin": ["EWR"], "predict_at": [noon + timedelta(minutes=50)]})
+    chosen = FeatureSet([view("weather_half_an_hour_early", WEATHER)])
+    cuts = [noon + timedelta(minutes=55), noon + timedelta(minutes=60)]
+    report = run_leak_test(chosen, sources, example, WINDOW, cuts)
+    assert [(leak.cut, leak.rows) for leak in report.leaks] == [(cuts[0], 1)]
+
+
 def test_only_the_leaking_view_of_a_set_is_named(sources: Sources, examples: pl.LazyFrame) -> None:
     chosen = FeatureSet([view("recent_delay"), view("own_delay"), view("observed_weather", WEATHER)])
     report = run_leak_test(chosen, sources, examples, WINDOW, choose_cuts(examples, 1))
@@ -195,3 +210,66 @@ def test_scrambling_changes_only_values_known_after_the_cut(sources: Sources) ->
     assert (late["left"] > cut).all()
     changed = late["dep_delay"] != before.filter([not each for each in early])["dep_delay"]
     assert changed.sum() > 0.8 * len(changed)
+
+
+def times(*minutes_after_cut: float | None) -> pl.Series:
+    """Return times around the cut of the tests below; None is a time that never came."""
+    given = [None if minutes is None else CUT + timedelta(minutes=minutes) for minutes in minutes_after_cut]
+    return pl.Series(given, dtype=INSTANT)
+
+
+CUT = START + timedelta(days=6)
+
+
+def test_value_is_scrambled_until_its_reveal_delay_has_passed() -> None:
+    minutes = [-61, -60, *[-30] * 30, 0, 1]
+    frame = pl.DataFrame({"origin": ["EWR"] * 34, "observed": times(*minutes), "temp": range(34)})
+    known = ColumnAvailability(frozenset(["origin", "observed"]), {"temp": ("observed", 60)})
+    found = scramble(frame, known, CUT, np.random.default_rng(0))["temp"].to_list()
+    # Values observed up to an hour before the cut are known; the others change places among themselves.
+    assert found[:2] == [0, 1]
+    assert sorted(found[2:]) == list(range(2, 34))
+    assert sum(new != old for old, new in enumerate(found)) > 25
+
+
+def test_values_without_a_time_are_scrambled_because_they_are_never_known() -> None:
+    frame = pl.DataFrame(
+        {"origin": ["EWR"] * 60, "left": times(*[-5] * 20, *[None] * 40), "reason": [*range(20), *range(20, 60)]}
+    )
+    known = ColumnAvailability(frozenset(["origin"]), {"left": ("left", 0), "reason": ("left", 0)})
+    scrambled = scramble(frame, known, CUT, np.random.default_rng(0))
+    assert scrambled.head(20).equals(frame.head(20))
+    changed = sum(new != old for new, old in zip(scrambled["reason"], frame["reason"], strict=True))
+    assert changed > 30
+    # Four of five rows that had no departure get one after the cut, so that its absence says nothing.
+    departures = scrambled["left"].tail(40).drop_nulls()
+    assert 24 <= len(departures) <= 38
+    assert (departures > CUT).all()
+    assert (departures <= CUT + timedelta(days=3)).all()
+
+
+def test_one_value_in_five_becomes_null_in_a_column_with_nulls_and_none_in_others() -> None:
+    frame = pl.DataFrame({"observed": times(*[-5] * 100, *[5] * 1000), "full": range(1100)})
+    frame = frame.with_columns(gaps=pl.when(pl.col("full") > 0).then("full"))
+    known = ColumnAvailability(frozenset(["observed"]), {"full": ("observed", 0), "gaps": ("observed", 0)})
+    scrambled = scramble(frame, known, CUT, np.random.default_rng(0))
+    assert scrambled["full"].null_count() == 0
+    assert scrambled["gaps"].head(100).equals(frame["gaps"].head(100))
+    assert scrambled["gaps"].tail(1000).null_count() == pytest.approx(200, abs=40)
+
+
+def test_three_in_ten_future_rows_vanish_when_no_column_is_known_upfront() -> None:
+    frame = pl.DataFrame({"observed": times(*[-5] * 100, *[5] * 1000), "temp": range(1100)})
+    columns = {"observed": ("observed", 0), "temp": ("observed", 0)}
+    found = scramble(frame, ColumnAvailability(frozenset(), columns), CUT, np.random.default_rng(0))
+    assert found.head(100).equals(frame.head(100))
+    assert found.height - 100 == pytest.approx(700, abs=50)
+    kept = scramble(frame, ColumnAvailability(frozenset(["id"]), columns), CUT, np.random.default_rng(0))
+    assert kept.height == 1100
+
+
+def test_cuts_divide_the_examples_evenly() -> None:
+    predicted = [START + timedelta(minutes=number) for number in range(100)]
+    shuffled = pl.LazyFrame({"predict_at": predicted[50:] + predicted[:50]})
+    assert choose_cuts(shuffled) == [predicted[25], predicted[50], predicted[75]]
+    assert choose_cuts(shuffled, 1) == [predicted[50]]

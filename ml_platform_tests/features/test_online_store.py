@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.key_types import KeyTypeError
 from ml_platform.features.online_store import ABSENT, LookupResult, OnlineStore, Publication, Snapshot, latest_facts
 from ml_platform.features.snapshot_file import SnapshotError
 from ml_platform.features.snapshot_store import SnapshotStore
@@ -186,13 +187,62 @@ def test_any_published_key_is_found_and_no_other(
     assert [read(files, key)["leg__delay"][0] for key in requested] == found
 
 
+@pytest.mark.parametrize("eager_entries", [0, 65_536], ids=["searched", "loaded"])
+def test_unknown_keys_change_no_answer_and_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eager_entries: int
+) -> None:
+    monkeypatch.setattr("ml_platform.features.snapshot_file.EAGER_ENTRIES", eager_entries)
+    files, views = SnapshotStore(tmp_path), [VIEW]
+    publish(files, legs(*((f"c{n:03}", n, at(-1), float(n), None) for n in range(200))))
+    known: dict[str, Sequence[Any]] = {"carrier": [f"c{n:03}" for n in range(200)], "flight": list(range(200))}
+    before = files.lookup(views, known, 200).values[:, 0].tolist()
+    (plan,) = files._plans.values()
+    sizes = [len(codes) for codes in plan.files[0].codes]
+    for first in range(0, 50_000, 1_000):
+        unknown: dict[str, Sequence[Any]] = {
+            "carrier": [f"x{n}" for n in range(first, first + 1_000)],
+            "flight": list(range(first + 1_000, first + 2_000)),
+        }
+        assert (files.lookup(views, unknown, 1_000).known_at == ABSENT).all()
+        assert files.lookup(views, {name: values[:1] for name, values in unknown.items()}, 1).known_at == ABSENT
+    assert files.lookup(views, known, 200).values[:, 0].tolist() == before == [float(n) for n in range(200)]
+    assert [len(codes) for codes in plan.files[0].codes] == sizes
+    assert max(sizes) <= 201 if eager_entries else sizes == [1, 1]
+
+
 def test_large_dictionary_is_searched_instead_of_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_platform.features.snapshot_file.EAGER_ENTRIES", 0)
-    monkeypatch.setattr("ml_platform.features.snapshot_file.REMEMBERED_ENTRIES", 3)
     files = SnapshotStore(tmp_path)
     publish(files, legs(*((f"c{n:02}", n, at(-1), float(n), None) for n in range(20))))
-    keys = [(f"c{n:02}", n) for n in range(25)]
-    assert read(files, *keys)["leg__delay"].to_list() == [float(n) if n < 20 else None for n in range(25)]
+    keys: list[tuple[str | None, int | None]] = [(f"c{n:02}", n) for n in range(25)]
+    keys += [("", -(2**63)), ("é" * 500, 2**63 - 1), ("c01\0", 1), (None, 1), ("c01", None)]
+    expected = [float(n) if n < 20 else None for n in range(25)] + [None] * 5
+    assert read(files, *keys)["leg__delay"].to_list() == expected
+    assert [read(files, key)["leg__delay"][0] for key in keys] == expected
+
+
+def test_long_unknown_key_costs_no_copy_of_the_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search with a wider text made NumPy copy all entries in that width: here 100 GB, for one row."""
+    monkeypatch.setattr("ml_platform.features.snapshot_file.EAGER_ENTRIES", 0)
+    files = SnapshotStore(tmp_path)
+    publish(files, legs(*((f"c{n:06}", 1, at(-1), 1.0, None) for n in range(100_000))))
+    long = "x" * 1_000_000
+    assert read(files, (long, 1))["leg__delay"].to_list() == [None]
+    assert read(files, *[(long, 1)] * 20)["leg__delay"].to_list() == [None] * 20
+
+
+def test_reader_closes_replaced_files_and_keeps_few_plans(tmp_path: Path) -> None:
+    reader = SnapshotStore(tmp_path, refresh_seconds=0.0)
+    key: dict[str, Sequence[Any]] = {"carrier": ["UA"], "flight": [1]}
+    for minute in range(1, 40):
+        publish(SnapshotStore(tmp_path), legs(("UA", 1, at(minute - 1), float(minute), None)), watermark=at(minute))
+        # Each call passes another list, as a caller without a feature set does.
+        assert reader.lookup([VIEW], key, 1).values[0, 0] == minute
+    assert len(reader._plans) == 1
+    assert len({id(file) for plan in reader._plans.values() for file in plan.files}) == len(reader._open_files) == 1
+    for _ in range(100):
+        reader.lookup([VIEW], key, 1)
+    assert len(reader._plans) <= 16
 
 
 def test_running_reader_notices_a_new_snapshot_after_the_refresh_interval(tmp_path: Path) -> None:
@@ -261,9 +311,7 @@ def test_changed_columns_with_an_unchanged_code_version_are_rejected(tmp_path: P
 def test_key_that_is_no_text_or_integer_is_rejected(tmp_path: Path) -> None:
     view = WHOLE.model_copy(update={"entity": ["share"]})
     facts = SYSTEM.with_columns(share=pl.lit(0.5))
-    with pytest.raises(
-        SnapshotError, match="entity column 'share': expected text, whole numbers or flags, found Float64"
-    ):
+    with pytest.raises(KeyTypeError, match="key 'share': expected keys of type string, int or bool, found Float64"):
         SnapshotStore(tmp_path).publish(latest_facts(view, facts, NOON))
 
 

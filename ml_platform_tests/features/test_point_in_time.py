@@ -84,10 +84,15 @@ def test_join_equals_reading_every_row(
 @given(
     facts_strategy,
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(-4000, 4000).map(at)), min_size=1, max_size=40),
+    st.none() | st.integers(0, 4000),
+    st.sampled_from([["k"], []]),
 )
-def test_chunks_of_days_give_the_result_of_one_chunk(facts: list[Fact], rows: list[Example]) -> None:
-    whole = read(examples_of(rows), log(facts), VIEW, chunk_rows=10_000)
-    assert read(examples_of(rows), log(facts), VIEW, chunk_rows=1) == whole
+def test_chunks_of_days_give_the_result_of_one_chunk(
+    facts: list[Fact], rows: list[Example], tolerance: int | None, entity: list[str]
+) -> None:
+    chosen = view(tolerance_minutes=tolerance, entity=entity)
+    whole = read(examples_of(rows), log(facts), chosen, chunk_rows=10_000)
+    assert read(examples_of(rows), log(facts), chosen, chunk_rows=1) == whole
 
 
 @settings(max_examples=60, deadline=None)
@@ -150,6 +155,25 @@ def test_fact_exactly_as_old_as_the_tolerance_is_used_and_an_older_one_is_not() 
     assert read(rows, log([("a", at(0), 1)]), view(tolerance_minutes=10)) == [(1, 10.0), (None, None)]
 
 
+def test_first_of_several_chunks_reads_facts_as_old_as_the_tolerance() -> None:
+    days: list[Example] = [("a", at(0)), ("a", at(0) + timedelta(days=2))]
+    facts = log([("a", at(-10), 1), ("a", at(2 * 1440 - 10), 2)])
+    assert read(examples_of(days), facts, view(tolerance_minutes=10), chunk_rows=1) == [(1, 10.0), (2, 10.0)]
+    assert read(examples_of(days), facts, view(tolerance_minutes=9), chunk_rows=1) == [(None, None)] * 2
+
+
+def test_later_chunk_reads_the_last_fact_of_the_chunk_before() -> None:
+    days: list[Example] = [("a", at(9)), ("a", at(9) + timedelta(days=2)), ("a", at(9) + timedelta(days=4))]
+    facts = log([("a", at(0), 1), ("a", at(5), 2)])
+    expected = [(2, 4.0), (2, 4.0 + 2 * 1440), (2, 4.0 + 4 * 1440)]
+    assert read(examples_of(days), facts, VIEW, chunk_rows=1) == expected
+    exactly = 4 + 2 * 1440
+    assert read(examples_of(days), facts, view(tolerance_minutes=exactly), chunk_rows=1) == [
+        *expected[:2],
+        (None, None),
+    ]
+
+
 def test_stale_fact_does_not_fall_back_to_an_older_one() -> None:
     facts = log([("a", at(-5), 1), ("a", at(0), None)])
     assert read(examples_of([("a", at(2))]), facts, view(tolerance_minutes=10)) == [(None, 2.0)]
@@ -179,6 +203,12 @@ def test_hour_that_occurs_twice_is_two_hours() -> None:
 def test_view_without_entity_is_read_by_all_examples() -> None:
     facts = pl.LazyFrame([(at(0), 1), (at(5), 2)], schema={"known_at": INSTANT, "x": pl.Int32}, orient="row")
     assert read(examples_of([("a", at(3)), (None, at(9))]), facts, view(entity=[])) == [(1, 3.0), (2, 4.0)]
+
+
+def test_view_without_entity_keeps_its_last_fact_for_later_chunks() -> None:
+    facts = pl.LazyFrame([(at(0), 1), (at(5), 2)], schema={"known_at": INSTANT, "x": pl.Int32}, orient="row")
+    days = examples_of([("a", at(9)), ("b", at(9) + timedelta(days=2))])
+    assert read(days, facts, view(entity=[]), chunk_rows=1) == [(2, 4.0), (2, 4.0 + 2 * 1440)]
 
 
 def test_facts_known_at_or_after_known_before_are_left_out() -> None:

@@ -1,5 +1,6 @@
 """The skew check recomputes the features of logged predictions and reports those that differ."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -7,6 +8,7 @@ import pytest
 
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.skew import (
+    MAX_PARTS,
     SkewFoundError,
     SkewSettings,
     compare_features,
@@ -112,14 +114,35 @@ def logs_of(count: int) -> pl.LazyFrame:
 
 
 def test_sample_is_drawn_from_the_latest_predictions_with_watermarks() -> None:
-    few = sample_predictions(logs_of(10), SkewSettings(rows=3, latest=4))["id"].to_list()
+    few = sample_predictions([logs_of(10)], SkewSettings(rows=3, latest=4))["id"].to_list()
     assert len(few) == 3
     assert set(few) <= {5, 6, 7, 8}
-    assert sorted(sample_predictions(logs_of(10), SkewSettings(rows=50, latest=4))["id"]) == [5, 6, 7, 8]
+    assert sorted(sample_predictions([logs_of(10)], SkewSettings(rows=50, latest=4))["id"]) == [5, 6, 7, 8]
+
+
+def test_earlier_days_are_read_only_until_there_are_enough_predictions() -> None:
+    def days() -> Iterator[pl.LazyFrame]:
+        yield logs_of(3).with_columns(pl.col("id") + 100)  # two with watermarks
+        yield logs_of(10)
+        pytest.fail("a day was read that is not needed")
+
+    assert sorted(sample_predictions(days(), SkewSettings(rows=50, latest=4))["id"]) == [7, 8, 100, 101]
+
+
+def test_days_without_watermarks_are_read_up_to_a_limit() -> None:
+    read: list[int] = []
+
+    def days() -> Iterator[pl.LazyFrame]:
+        for day in range(1_000):
+            read.append(day)
+            yield logs_of(1)
+
+    assert sample_predictions(days(), SkewSettings()).is_empty()
+    assert len(read) == MAX_PARTS
 
 
 def test_seed_determines_the_sample() -> None:
-    draws = [sample_predictions(logs_of(60), SkewSettings(rows=5, seed=seed))["id"].to_list() for seed in (1, 1, 2)]
+    draws = [sample_predictions([logs_of(60)], SkewSettings(rows=5, seed=seed))["id"].to_list() for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 

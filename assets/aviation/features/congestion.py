@@ -76,8 +76,8 @@ def usual_schedule(sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataF
     night = pl.col("date").cast(pl.Datetime("us", "UTC")) + pl.duration(days=1, minutes=NIGHT_UTC)
     facts = means.select(*keys, night.alias("known_at"), pl.col("in_hour").cast(pl.Float32))
     # Keep no row for an hour without departures: in winter it is not known which hours occur in summer.
-    told = (pl.col("known_at") >= window.start) & (pl.col("in_hour") > 0)
-    return facts.filter(told).sort("known_at", *keys)
+    kept = (pl.col("known_at") >= window.start) & (pl.col("in_hour") > 0)
+    return facts.filter(kept).sort("known_at", *keys)
 
 
 def _shifted(hours: int) -> pl.Expr:

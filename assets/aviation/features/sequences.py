@@ -12,7 +12,7 @@ REMEMBERED_DAYS = 30
 
 CODE = "_code"
 TIES = ["due", "left", "block"]
-"""What orders events of one minute: flights equal in all of these are equal in every delay."""
+"""Columns that order the events of one minute: flights equal in all of these are equal in every delay."""
 
 ORDER = "_order"
 MINUTES = 2**32

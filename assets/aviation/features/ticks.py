@@ -68,13 +68,13 @@ class Ticks:
         night = (minute - NIGHT_UTC) // DAY * DAY + NIGHT_UTC
         return total[self._lead :] - total[-(-(night - self._offset) // self.step) - self._base]  # type: ignore[no-any-return]
 
-    def facts(self, columns: Mapping[str, np.ndarray], told: np.ndarray | None = None) -> pl.DataFrame:
+    def facts(self, columns: Mapping[str, np.ndarray], selected: np.ndarray | None = None) -> pl.DataFrame:
         """Return rows (entity…, known_at, columns… as Float32), sorted by known_at and entity.
 
-        ``told`` (flags of shape (ticks, entities)) selects the rows; None selects all of them.
+        ``selected`` (flags of shape (ticks, entities)) marks the rows; None means all of them.
         """
         count = self.entities.height
-        kept = None if told is None or told.all() else np.flatnonzero(told)
+        kept = None if selected is None or selected.all() else np.flatnonzero(selected)
         rows = np.arange(len(self.minutes) * count) if kept is None else kept
         known_at = pl.Series("known_at", self.minutes[rows // count, 0] * 60_000_000).cast(pl.Datetime("us", "UTC"))
         values = {name: _flat(array, kept) for name, array in columns.items()}

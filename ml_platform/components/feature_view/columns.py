@@ -9,7 +9,12 @@ from ml_platform.features.view import FeatureView as FeatureViewSettings
 
 def column_schema(view: FeatureViewSettings) -> dg.TableSchema:
     """Return the entity columns, ``known_at`` for a stored view, and the features with type, description and unit."""
-    keys = [dg.TableColumn(name=name, description="Key of the entity", tags={"role": "entity"}) for name in view.entity]
+    keys = [
+        dg.TableColumn(
+            name=name, type=view.key_types.get(name, "string"), description="Key of the entity", tags={"role": "entity"}
+        )
+        for name in view.entity
+    ]
     known = dg.TableColumn(name=KNOWN_AT, type="datetime", description="Time at which the fact became known (UTC)")
     return dg.TableSchema(
         columns=[

@@ -4,6 +4,9 @@ A request view stores nothing and has no months. Its asset shows columns, code v
 changed code version triggers downstream assets.
 """
 
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
 import dagster as dg
 from pydantic import Field
 
@@ -12,11 +15,15 @@ from ml_platform.components.declaration import Declaration
 from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.components.feature_view.change_log import change_log
 from ml_platform.components.feature_view.columns import column_lineage, column_schema
+from ml_platform.components.feature_view.key_types import declared_key_types
 from ml_platform.components.feature_view.request_view import request_view
 from ml_platform.components.feature_view.scaffolder import FeatureViewScaffolder
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.features.view import FeatureSource
 from ml_platform.features.view import FeatureView as FeatureViewSettings
+
+if TYPE_CHECKING:
+    from dagster.components.core.component_tree import ComponentTree
 
 
 @dg.scaffold_with(FeatureViewScaffolder)
@@ -33,21 +40,33 @@ class FeatureView(Declaration, FeatureViewSettings):
     def key(self) -> dg.AssetKey:
         return dg.AssetKey(["features", self.name])
 
-    def settings(self) -> FeatureViewSettings:
-        """Return the settings of the view for the engine, with the code version filled in."""
-        return FeatureViewSettings.model_validate(
-            self.model_dump(include=set(FeatureViewSettings.model_fields))
-        ).pinned()
+    def settings(self, datasets: Mapping[str, Dataset] | None = None) -> FeatureViewSettings:
+        """Return the settings of the view for the engine, with the code version filled in.
+
+        With ``datasets`` (by name), the settings have the type of every key, and the PII columns of the sources. Raises
+        :class:`DeclarationError` for a key without a type.
+        """
+        settings = FeatureViewSettings.model_validate(self.model_dump(include=set(FeatureViewSettings.model_fields)))
+        if datasets is not None:
+            sources = [source.dataset for source in self.sources]
+            known = {
+                "key_types": declared_key_types(self, datasets, self),
+                "pii_columns": [*self.pii_columns, *pii_columns_of(sources, datasets)],
+            }
+            settings = settings.model_copy(update=known)
+        return settings.pinned()
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self.function_at("function", self.function)
         if self.kind == "request":
-            return dg.Definitions(assets=[request_view(self.settings(), self.shared_arguments())])
-        return dg.Definitions(assets=[change_log(self.settings(), self._months(context), self.shared_arguments())])
+            settings = self.settings()
+            return dg.Definitions(assets=[request_view(settings, self.shared_arguments(settings))])
+        months = self._months(context)
+        settings = self.settings(datasets_by_name(context.component_tree))
+        return dg.Definitions(assets=[change_log(settings, months, self.shared_arguments(settings))])
 
-    def shared_arguments(self) -> ViewAssetArguments:
+    def shared_arguments(self, settings: FeatureViewSettings) -> ViewAssetArguments:
         """Return the arguments of `dg.asset` that stored views and request views share."""
-        settings = self.settings()
         return {
             "key": self.key,
             "description": self.description,
@@ -71,7 +90,7 @@ class FeatureView(Declaration, FeatureViewSettings):
 
         Raises :class:`DeclarationError` for an unknown source or column, and for sources with different months.
         """
-        declared = {each.name: each for each in context.component_tree.get_all_components(Dataset)}
+        declared = datasets_by_name(context.component_tree)
         for place, source in enumerate(self.sources):
             if source.dataset not in declared:
                 raise self.unknown_name_error(
@@ -93,3 +112,13 @@ class FeatureView(Declaration, FeatureViewSettings):
         for column in [*source.available_from, *source.visible_columns]:
             if column not in known:
                 raise self.unknown_name_error(["sources", place], column, known, f"a column of '{source.dataset}'")
+
+
+def pii_columns_of(names: Iterable[str], datasets: Mapping[str, Dataset]) -> list[str]:
+    """Return the columns that the contracts of the datasets ``names`` declare as PII; unknown datasets have none."""
+    return sorted({column for name in names if name in datasets for column in datasets[name].contract.pii_columns})
+
+
+def datasets_by_name(tree: "ComponentTree") -> dict[str, Dataset]:
+    """Return the declared datasets of a project."""
+    return {each.name: each for each in tree.get_all_components(Dataset)}

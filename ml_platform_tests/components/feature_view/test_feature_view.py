@@ -54,7 +54,7 @@ def declared(**changes: object) -> FeatureView:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = Lake(str(tmp_path / "lake"))
+    lake = Lake.standalone(tmp_path / "lake")
     for month in (1, 2, 3):
         start = datetime(2013, month, 1, tzinfo=UTC)
         left = [start + timedelta(days=day) for day in (0, 14, 27)]
@@ -64,7 +64,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def change_log_of(view: FeatureView) -> dg.AssetsDefinition:
-    return change_log(view.settings(), MONTHS, view.shared_arguments())
+    return change_log(view.settings(), MONTHS, view.shared_arguments(view.settings()))
 
 
 def test_asset_shows_columns_lineage_owner_and_code_version() -> None:
@@ -91,7 +91,7 @@ def test_request_view_is_an_asset_without_months() -> None:
     view = declared(
         kind="request", entity=[], sources=[], lookback_days=0, features=[{"name": "x", "description": "…"}]
     )
-    asset = request_view(view.settings(), view.shared_arguments())
+    asset = request_view(view.settings(), view.shared_arguments(view.settings()))
     assert asset.partitions_def is None
     assert asset.key == dg.AssetKey(["features", "departures"])
 
