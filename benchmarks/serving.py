@@ -29,6 +29,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from bento.prediction_id import PredictionIds
 from bento.prediction_log import AnsweredRequest, log_lines
 from bento.predictor import Predictor
 from ml_platform.features.encoder import Encoder
@@ -40,6 +41,7 @@ from ml_platform.serving.bento_build import build_bento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states, swap_desired_state
 from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
 from ml_platform.serving.request_contract import RequestContract
+from ml_platform.state.store import StateStore
 
 VIEWS, FEATURES_OF_A_VIEW, ENTITIES, TREES = 20, 12, 1000, 400
 LOCK = Path(__file__).parents[1] / "requirements.lock"
@@ -110,14 +112,15 @@ def made_up(root: Path) -> Subject:
 
 def of_home(home: Path, root: Path, *, deployed: bool) -> Subject:
     """Return the stable version of the first model that ``home`` serves."""
-    state = next(iter(all_desired_states(home / "serving").values()))
+    state = next(iter(all_desired_states(StateStore(path=home / "state.db")).readable.values()))
     if state.stable is None:
         raise SystemExit(f"{home} serves no model: run the demo on it first.")
-    model_dir = Path(state.stable.bento) / "src" / "model"
+    bento = home / "bentos" / state.stable.bento
+    model_dir = bento / "src" / "model"
     contract = RequestContract.model_validate(json.loads((model_dir / "contract.json").read_text()))
     row = {field.name: field.examples[0] for field in contract.fields}
     if deployed:
-        return Subject(Path(state.stable.bento), contract, model_dir, home / "online", row, 0.0)
+        return Subject(bento, contract, model_dir, home / "online", row, 0.0)
     return built(model_dir, contract, home / "online", row, root)
 
 
@@ -133,14 +136,15 @@ def measure(subject: Subject, root: Path, seconds: float, rows: int, connections
     plan = ProcessPlan(
         run=root / "run",
         logs=root / "logs",
-        serving=root / "serving",
+        state=str(root / "state.db"),
+        bentos=subject.bento.parent,
         online=str(subject.online),
         predictions=root / "predictions",
         gateway_port=free_port(),
         admin_port=free_port(),
     )
-    desired = DesiredState(stable=ServedVersion(version="1", bento=str(subject.bento)), weights={"stable": 100})
-    swap_desired_state(plan.serving / subject.contract.model, desired, 0)
+    desired = DesiredState(stable=ServedVersion(version="1", bento=subject.bento.name), weights={"stable": 100})
+    swap_desired_state(StateStore.in_folder(root), subject.contract.model, desired, 0)
     body = json.dumps({"rows": [subject.row] * rows}).encode()
     predictor = Predictor(subject.model_dir, SnapshotStore(subject.online))
     features = predictor.predict(subject.contract.validate(body), datetime.now(UTC)).served.encode(predictor.encoder)
@@ -180,12 +184,14 @@ def stages(predictor: Predictor, body: bytes) -> dict[str, float]:
     served, rows = prediction.served, prediction.rows
     matrix = served.encode(predictor.encoder)
     answer = [{"score": score, "label": True} for score in prediction.scores]
+    ids = PredictionIds()
 
     def logged() -> None:
         # A served result caches its computations, so the log gets a new one, as in the thread of the service.
         fresh = predictor.predict(request, now)
+        answered = AnsweredRequest(ids.next(), "id", "stable", now, request.rows, fresh)
         began = time.perf_counter()
-        log_lines("made_up", "1", AnsweredRequest("id", "stable", now, request.rows, fresh))
+        log_lines("made_up", "1", answered)
         elapsed["log (another thread)"].append(time.perf_counter() - began)
 
     timed: dict[str, Callable[[], object]] = {

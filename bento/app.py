@@ -1,30 +1,33 @@
 """The ASGI application of the prediction endpoint; BentoML's server runs it in place of its own, five times as fast.
 
 BentoML's limits do not apply to it, so it enforces its own: body size, time to receive a body, concurrent requests. It
-also counts requests and latencies, and answers every error in one form. No error in a request ends the service.
+also counts requests and latencies, and answers every error in one form. No error in a request ends the service, and no
+error of its prediction log.
 """
 
 import asyncio
+import hashlib
 import logging
 import re
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
 from bento.docs_page import docs_page
 from bento.metrics import CONTENT_TYPE, Metrics
+from bento.prediction_id import PredictionIds
 from bento.prediction_log import AnsweredRequest, PredictionLog
 from bento.predictor import Predictor
 from bento.reasons import requested_reason_count
 from ml_platform.errors import PlatformError
-from ml_platform.serving.openapi import openapi_document
+from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH, openapi_document
 from ml_platform.serving.request_contract import MAX_ROWS_WITH_REASONS, FieldError, InvalidRequestError, ValidRequest
 
 Result = TypeVar("Result")
@@ -46,7 +49,8 @@ A thread predicts larger requests, requests for reasons, and requests whose feat
 """
 
 JSON = b"application/json"
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+TEXT = b"text/plain; charset=utf-8"
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_REQUEST_ID_LENGTH)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,15 @@ class HttpError(Exception):
         self.status, self.reason, self.headers = status, reason, headers or []
 
 
+class Response(NamedTuple):
+    """A response; ``headers`` are those beyond content type, content length and request id."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+
 class PredictApp:
     """ASGI application with ``POST /v1/<model>/predict`` and the pages about it."""
 
@@ -90,11 +103,12 @@ class PredictApp:
         self._load = load
         self._predictor: Predictor | None = None
         self._log: PredictionLog | None = None
+        self._ids = PredictionIds()
         self._path = f"/v1/{config.model}/predict"
         self._model = orjson.dumps({"name": config.model, "version": config.version})
-        self._pages: dict[str, Callable[[], tuple[int, bytes, bytes]]] = {
-            "/healthz": lambda: (200, b"text/plain", b"ok\n"),
-            "/livez": lambda: (200, b"text/plain", b"ok\n"),
+        self._pages: dict[str, Callable[[], Response]] = {
+            "/healthz": self._health,
+            "/livez": lambda: Response(200, TEXT, b"ok\n"),
             "/readyz": self._readiness,
             "/metrics": self._metrics_page,
             "/openapi.json": self._openapi_page,
@@ -133,11 +147,12 @@ class PredictApp:
         """Load the model and predict example rows, so that the first real request is as fast as later ones."""
         # Switch threads ten times as often as by default, so that the log's thread does not delay requests.
         sys.setswitchinterval(0.0005)
+        self._ids = PredictionIds()  # here, because a process that was forked after __init__ would repeat ids
         self._predictor = self._load()
         self._warm_up(self._predictor)
         if self.config.log_folder is not None:
             self._log = PredictionLog(
-                self.config.log_folder, self.config.model, self.config.version, on_written=self.metrics.observe
+                self.config.log_folder, self.config.model, self.config.version, on_handled=self.metrics.observe
             )
         self.ready = True
 
@@ -149,41 +164,36 @@ class PredictApp:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        received_id = headers.get(b"x-request-id", b"")
-        request_id = received_id.decode() if _REQUEST_ID.fullmatch(received_id) else uuid.uuid4().hex
-        extra_headers: list[tuple[bytes, bytes]] = []
+        request_id = _request_id(headers.get(b"x-request-id", b""))
         try:
-            status, content_type, body = await self._respond(scope, headers, receive, request_id)
+            response = await self._respond(scope, headers, receive, request_id)
         except InvalidRequestError as error:
             self.metrics.count_error(error.reason)
-            status, content_type, body = error.status, JSON, _error_bytes(error.to_dict(), request_id)
+            response = Response(error.status, JSON, _error_bytes(error.to_dict(), request_id))
         except HttpError as error:
             self.metrics.count_error(error.reason)
-            status, content_type, extra_headers = error.status, JSON, error.headers
             body = _error_bytes(_error(error.status, error.reason, str(error)), request_id)
+            response = Response(error.status, JSON, body, error.headers)
         except PlatformError as error:
             # A person can fix this from outside, for example by publishing a feature view.
             self.metrics.count_error("unavailable")
             logger.error("request %s: %s", request_id, error)
-            status, content_type, body = 503, JSON, _error_bytes(_error(503, "unavailable", str(error)), request_id)
+            response = Response(503, JSON, _error_bytes(_error(503, "unavailable", str(error)), request_id))
         except Exception:
             self.metrics.count_error("bug")
             logger.exception("request %s failed", request_id)
             failure = _error(500, "bug", "The service failed; its log has the cause under the request id.")
-            status, content_type, body = 500, JSON, _error_bytes(failure, request_id)
-        length = str(len(body)).encode()
+            response = Response(500, JSON, _error_bytes(failure, request_id))
         response_headers = [
-            (b"content-type", content_type),
-            (b"content-length", length),
+            (b"content-type", response.content_type),
+            (b"content-length", str(len(response.body)).encode()),
             (b"x-request-id", request_id.encode()),
-            *extra_headers,
+            *response.headers,
         ]
-        await send({"type": "http.response.start", "status": status, "headers": response_headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        await send({"type": "http.response.start", "status": response.status, "headers": response_headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
-    async def _respond(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str
-    ) -> tuple[int, bytes, bytes]:
+    async def _respond(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str) -> Response:
         path, method = scope["path"], scope["method"]
         if path != self._path:
             page = self._pages.get(path)
@@ -204,11 +214,11 @@ class PredictApp:
         try:
             max_reasons = requested_reason_count(scope.get("query_string", b""))
             body = await self._body(headers, receive)
-            return 200, JSON, await self._predict(body, headers, request_id, max_reasons)
+            return await self._predict(body, headers, request_id, max_reasons)
         finally:
             self.in_flight -= 1
 
-    async def _predict(self, body: bytes, headers: dict[bytes, bytes], request_id: str, max_reasons: int) -> bytes:
+    async def _predict(self, body: bytes, headers: dict[bytes, bytes], request_id: str, max_reasons: int) -> Response:
         started = time.perf_counter()
         predictor = self.predictor
         now = datetime.now(UTC)
@@ -229,11 +239,12 @@ class PredictApp:
         response = orjson.dumps(
             {"predictions": predictions, "model": orjson.Fragment(self._model), "request_id": request_id}
         )
+        prediction_id = self._ids.next()
         if self._log is not None:
-            self._log.put(AnsweredRequest(request_id, _role(headers), now, request.rows, prediction))
+            self._log.put(AnsweredRequest(prediction_id, request_id, _role(headers), now, request.rows, prediction))
         self.metrics.rows.inc(len(predictions))
         self.metrics.latency.observe(time.perf_counter() - started)
-        return response
+        return Response(200, JSON, response, [(b"x-prediction-id", prediction_id.encode())])
 
     async def _with_timeout(self, function: Callable[..., Result], *arguments: Any) -> Result:
         try:
@@ -282,19 +293,35 @@ class PredictApp:
             )
             predictor.predict(request, datetime.now(UTC))
 
-    def _readiness(self) -> tuple[int, bytes, bytes]:
-        return (200, b"text/plain", b"ready\n") if self.ready else (503, b"text/plain", b"starting or stopping\n")
+    def _readiness(self) -> Response:
+        """Return 200 also while the prediction log fails: a full disk must not take every service out of rotation."""
+        if not self.ready:
+            return Response(503, TEXT, b"starting or stopping\n")
+        status = None if self._log is None else self._log.status()
+        if status is None or status.state == "writing":
+            return Response(200, TEXT, b"ready\n")
+        problem = f"ready; prediction_log {status.state}: {status.error}; {status.dropped_rows} rows dropped\n"
+        return Response(200, TEXT, problem.encode())
 
-    def _metrics_page(self) -> tuple[int, bytes, bytes]:
+    def _health(self) -> Response:
+        """Return 200 with the state of the service and of its prediction log; null: it writes none."""
+        log = None if self._log is None else asdict(self._log.status())
+        degraded = log is not None and log["state"] == "failing"
+        state = "starting or stopping" if not self.ready else "degraded" if degraded else "ok"
+        return Response(200, JSON, orjson.dumps({"status": state, "prediction_log": log}))
+
+    def _metrics_page(self) -> Response:
         self.metrics.in_flight.set(self.in_flight)
-        self.metrics.dropped.set(0 if self._log is None else self._log.dropped_rows)
-        return 200, CONTENT_TYPE, self.metrics.page()
+        if self._log is not None:
+            self.metrics.set_log_status(self._log.status())
+        return Response(200, CONTENT_TYPE, self.metrics.page())
 
-    def _openapi_page(self) -> tuple[int, bytes, bytes]:
-        return 200, JSON, orjson.dumps(openapi_document(self.predictor.contract, self.config.version))
+    def _openapi_page(self) -> Response:
+        return Response(200, JSON, orjson.dumps(openapi_document(self.predictor.contract, self.config.version)))
 
-    def _docs_page(self) -> tuple[int, bytes, bytes]:
-        return 200, b"text/html; charset=utf-8", docs_page(self.predictor.contract, self.config.version).encode()
+    def _docs_page(self) -> Response:
+        page = docs_page(self.predictor.contract, self.config.version)
+        return Response(200, b"text/html; charset=utf-8", page.encode())
 
 
 def _too_large(limit: int) -> InvalidRequestError:
@@ -308,6 +335,13 @@ def _error(status: int, reason: str, message: str) -> dict[str, Any]:
 
 def _error_bytes(error: dict[str, Any], request_id: str) -> bytes:
     return orjson.dumps({**error, "request_id": request_id})
+
+
+def _request_id(received: bytes) -> str:
+    """Return the client's id; for an invalid one its hash, which its shadow finds too; without one a generated id."""
+    if _REQUEST_ID.fullmatch(received):
+        return received.decode()
+    return hashlib.blake2b(received, digest_size=16).hexdigest() if received else uuid.uuid4().hex
 
 
 def _role(headers: dict[bytes, bytes]) -> str:

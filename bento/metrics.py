@@ -5,10 +5,19 @@ from collections import Counter as CountByValue
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from bento.prediction_log import AnsweredRequest
+from bento.prediction_log import AnsweredRequest, LogStatus
 
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+LOG_GAUGES = {
+    "failing": "1 while the prediction log cannot be written, else 0; the service continues",
+    "written_rows": "Rows written to the prediction log since the start",
+    "dropped_rows": "Rows answered but not written to the prediction log since the start",
+    "unconfirmed_rows": "Rows written to the prediction log that the disk may have lost since the start",
+    "pending_rows": "Rows that wait to be written to the prediction log",
+}
+"""Description of each gauge of the prediction log, by the last part of its name."""
 
 
 class Metrics:
@@ -30,12 +39,12 @@ class Metrics:
         self.in_flight = Gauge(
             "ml_platform_requests_in_flight", "Requests in flight", label_names, registry=self.registry
         ).labels(**labels)
-        self.dropped = Gauge(
-            "ml_platform_prediction_log_dropped_rows",
-            "Rows answered but not written to the prediction log since the start",
-            label_names,
-            registry=self.registry,
-        ).labels(**labels)
+        self._log_gauges = {
+            name: Gauge(f"ml_platform_prediction_log_{name}", description, label_names, registry=self.registry).labels(
+                **labels
+            )
+            for name, description in LOG_GAUGES.items()
+        }
         self._service_labels = labels
         self._errors = Counter(
             "ml_platform_error_responses",
@@ -63,6 +72,13 @@ class Metrics:
     def count_error(self, reason: str) -> None:
         """Count a request that was not answered with predictions."""
         self._errors.labels(**self._service_labels, reason=reason).inc()
+
+    def set_log_status(self, status: LogStatus) -> None:
+        """Set the gauges of the prediction log."""
+        self._log_gauges["failing"].set(status.state == "failing")
+        for name in LOG_GAUGES:
+            if name != "failing":
+                self._log_gauges[name].set(getattr(status, name))
 
     def observe(self, answered: AnsweredRequest) -> None:
         """Count labels and feature ages of an answered request. The log's thread calls this, so no request waits."""

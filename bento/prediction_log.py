@@ -2,7 +2,9 @@
 
 Fields of a line:
 
-- ``request_id``, ``row``, ``model``, ``version``
+- ``prediction_id``: id of this prediction, from :mod:`bento.prediction_id`
+- ``request_id``: id of the request; the client may choose it, and stable, candidate and shadow share it
+- ``row``, ``model``, ``version``
 - ``role``: ``stable``, ``candidate`` or ``shadow``
 - ``predict_at``, ``as_of``, ``logged_at``: ISO 8601 in UTC
 - ``watermarks``: view → time up to which its facts were known
@@ -11,36 +13,58 @@ Fields of a line:
 - ``features``: the values that the model used
 - ``score``, ``label``
 
-Files are only appended to; after the last line that fits, the next file begins.
+:mod:`bento.log_files` says when a file is complete and when its lines are on the disk.
 """
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
 import orjson
 
+from bento.log_files import LogFiles
+from bento.prediction_id import row_prediction_id
 from bento.predictor import Prediction
 from ml_platform.features.view import PREDICT_AT
 
 logger = logging.getLogger("bento.prediction_log")
 
+_ROWS_AT_ONCE = 2_000
+"""Rows above which waiting requests are written at once; about as many become lines in memory together."""
+
 
 @dataclass(frozen=True)
 class AnsweredRequest:
-    """An answered request with everything that the log writes about it."""
+    """An answered request with everything that the log writes about it; ``prediction_id`` is that of its first row."""
 
+    prediction_id: str
     request_id: str
     role: str
     answered_at: datetime
     rows: list[dict[str, Any]]
     prediction: Prediction
+
+
+@dataclass(frozen=True)
+class LogStatus:
+    """State of a prediction log since the start of its service.
+
+    ``failing`` means that the last write failed, for ``error``; the next write tries again. ``dropped_rows`` were
+    answered and not logged. ``unconfirmed_rows`` were logged, but the disk failed when their file was closed.
+    """
+
+    state: Literal["writing", "failing", "closed"]
+    written_rows: int
+    dropped_rows: int
+    unconfirmed_rows: int
+    pending_rows: int
+    error: str | None
+    failing_since: datetime | None
 
 
 def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes]:
@@ -68,6 +92,7 @@ def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes
     return [
         orjson.dumps(
             {
+                "prediction_id": row_prediction_id(answered.prediction_id, row),
                 **shared,
                 "row": row,
                 "predict_at": predict_at,
@@ -88,7 +113,9 @@ class PredictionLog:
     """Writes answered requests to ``folder``; no request waits, and rows beyond ``max_pending_rows`` are dropped.
 
     Requests that were answered within ``batch_seconds`` are written together; a killed service loses only these.
-    ``on_written`` is called after each written request. ``dropped_rows`` counts the lost rows.
+    ``on_handled`` is called in the thread after each request that was written or dropped there.
+
+    No error ends the thread. Rows that cannot be written are dropped and counted, and the next write tries again.
     """
 
     def __init__(
@@ -99,36 +126,61 @@ class PredictionLog:
         *,
         max_pending_rows: int = 100_000,
         max_file_bytes: int = 64 * 2**20,
+        max_file_seconds: float = 3600.0,
         batch_seconds: float = 0.2,
-        on_written: Callable[[AnsweredRequest], None] | None = None,
+        on_handled: Callable[[AnsweredRequest], None] | None = None,
     ) -> None:
-        self.folder, self.model, self.version = folder, model, version
-        self.max_pending_rows, self.max_file_bytes = max_pending_rows, max_file_bytes
+        self.model, self.version = model, version
+        self.max_pending_rows = max_pending_rows
         self.batch_seconds = batch_seconds
-        self.dropped_rows = 0
-        self.written_rows = 0
-        self._on_written = on_written
+        self._on_handled = on_handled
+        self._files = LogFiles(folder, version, max_file_bytes=max_file_bytes, max_file_seconds=max_file_seconds)
+        self._urgent_rows = min(max_pending_rows / 2, _ROWS_AT_ONCE)
         self._pending: deque[AnsweredRequest] = deque()
-        self._pending_rows = 0
+        # The condition guards all that follows: the thread and the requests change the counts.
         self._condition = threading.Condition()
-        self._closing = False
-        self._file: IO[bytes] | None = None
-        self._file_count = 0
+        self._pending_rows = self._written_rows = self._dropped_rows = 0
+        self._error: Exception | None = None
+        self._failing_since: datetime | None = None
+        self._closing = self._closed = False
         self._thread = threading.Thread(target=self._write_all, name="prediction-log", daemon=True)
         self._thread.start()
+
+    @property
+    def written_rows(self) -> int:
+        """Rows that are in the files."""
+        return self.status().written_rows
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows that were answered and are in no file."""
+        return self.status().dropped_rows
 
     def put(self, answered: AnsweredRequest) -> None:
         """Queue ``answered``, or count its rows as dropped when too many rows wait. Returns at once."""
         rows = len(answered.rows)
         with self._condition:
             if self._closing or self._pending_rows + rows > self.max_pending_rows:
-                self.dropped_rows += rows
+                self._dropped_rows += rows
                 return
             first = not self._pending
             self._pending.append(answered)
             self._pending_rows += rows
-            if first or self._pending_rows > self.max_pending_rows / 2:
+            if first or self._is_urgent():
                 self._condition.notify()
+
+    def status(self) -> LogStatus:
+        """Return the state and the counts of rows."""
+        with self._condition:
+            return LogStatus(
+                state="closed" if self._closed else "writing" if self._error is None else "failing",
+                written_rows=self._written_rows,
+                dropped_rows=self._dropped_rows,
+                unconfirmed_rows=self._files.unconfirmed_lines,
+                pending_rows=self._pending_rows,
+                error=_cause(self._error),
+                failing_since=self._failing_since,
+            )
 
     def close(self, timeout_seconds: float = 10.0) -> None:
         """Write the queued rows and end the thread; rows unwritten after the timeout count as dropped."""
@@ -136,54 +188,85 @@ class PredictionLog:
             self._closing = True
             self._condition.notify()
         self._thread.join(timeout_seconds)
-        if self._thread.is_alive():
-            self.dropped_rows += self._pending_rows
+        with self._condition:
+            self._closed = True
+            self._dropped_rows += self._pending_rows
+            self._pending.clear()
+            self._pending_rows = 0
 
     def _write_all(self) -> None:
-        while True:
-            with self._condition:
-                while not self._pending and not self._closing:
-                    self._condition.wait()
-                if not self._pending:
-                    break
-                # Write in batches: a thread that wakes for each request would compete with the next ones.
-                self._condition.wait_for(self._is_urgent, timeout=self.batch_seconds)
-                batch = list(self._pending)
-                self._pending.clear()
+        while (batch := self._next_batch()) is not None:
+            try:
+                self._write(batch)
+            except Exception as error:
+                self._count(batch, 0, error)
             for answered in batch:
-                self._write(answered)
-                with self._condition:
-                    self._pending_rows -= len(answered.rows)
-            if self._file is not None:
-                self._file.flush()
-        if self._file is not None:
-            self._file.close()
+                self._report_handled(answered)
+            self._files.close_old()
+        self._files.close()
+
+    def _next_batch(self) -> list[AnsweredRequest] | None:
+        """Return the next requests; none of them when the open file is old, and None at the end."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: self._pending or self._closing, self._files.seconds_until_old):
+                return []
+            # Write in batches: a thread that wakes for each request would compete with the next ones.
+            self._condition.wait_for(self._is_urgent, timeout=self.batch_seconds)
+            batch, rows = [], 0
+            while self._pending and rows < _ROWS_AT_ONCE:
+                batch.append(self._pending.popleft())
+                rows += len(batch[-1].rows)
+            return batch or None
 
     def _is_urgent(self) -> bool:
-        return self._closing or self._pending_rows > self.max_pending_rows / 2
+        return self._closing or self._pending_rows > self._urgent_rows
 
-    def _write(self, answered: AnsweredRequest) -> None:
+    def _write(self, batch: list[AnsweredRequest]) -> None:
+        lines: list[bytes] = []
+        for answered in batch:
+            try:
+                lines += log_lines(self.model, self.version, answered)
+            except Exception:
+                # One request that has no lines must not cost the others theirs.
+                logger.exception("request %s was answered but not logged", answered.request_id)
+        written, error = self._files.append(lines)
+        self._count(batch, written, error)
+
+    def _count(self, batch: list[AnsweredRequest], written: int, error: Exception | None) -> None:
+        """Count ``written`` rows of ``batch`` as written and its other rows as dropped."""
+        if not batch:
+            return
+        rows = sum(len(answered.rows) for answered in batch)
+        with self._condition:
+            if self._closed:
+                return  # close() counted them as dropped
+            self._pending_rows -= rows
+            self._written_rows += written
+            self._dropped_rows += rows - written
+            before, dropped = self._error, self._dropped_rows
+            self._error = error
+            if error is None:
+                self._failing_since = None
+            elif before is None:
+                self._failing_since = datetime.now(UTC)
+        # Log only the changes: a full disk would fill a log on the same disk with one error per batch.
+        if error is not None and _cause(error) != _cause(before):
+            first = batch[0].request_id
+            logger.error("the prediction log drops rows from request %s on: %s", first, error, exc_info=error)
+        elif error is None and before is not None:
+            logger.warning("the prediction log writes again; %d rows were dropped since the start", dropped)
+
+    def _report_handled(self, answered: AnsweredRequest) -> None:
+        if self._on_handled is None:
+            return
         try:
-            data = b"".join(log_lines(self.model, self.version, answered))
-            file = self._open_file()
-            file.write(data)
-            self.written_rows += len(answered.rows)
-            if file.tell() >= self.max_file_bytes:
-                file.close()
-                self._file = None
-            if self._on_written is not None:
-                self._on_written(answered)
+            self._on_handled(answered)
         except Exception:
-            # A full disk must not end the thread: the service continues, and a metric counts the lost rows.
-            self.dropped_rows += len(answered.rows)
-            logger.exception("request %s was answered but not logged", answered.request_id)
+            logger.exception("request %s was answered but is not in the metrics", answered.request_id)
 
-    def _open_file(self) -> IO[bytes]:
-        if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file_count += 1
-            # The process id separates two services of one version; the time separates the runs of one service.
-            started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-            path = self.folder / f"{self.version}-{started}-{os.getpid()}-{self._file_count:05d}.jsonl"
-            self._file = path.open("ab")
-        return self._file
+
+def _cause(error: Exception | None) -> str | None:
+    """Return the cause of ``error`` without its path, which readers of the status need not know."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return None if error is None else type(error).__name__

@@ -112,6 +112,16 @@ class Predictor:
                 else f"no feature {listed(missing_features)}",
                 fix="Declare it in the model's defs.yaml and materialize the candidate again.",
             )
+        types = {field.name: field.type for field in self.contract.fields}
+        for key in self.features.key_fields:
+            declared = self.features.key_types.get(key, types[key])
+            if types[key] != declared:
+                raise ModelUnreadableError(
+                    f"Model '{self.contract.model}', request field '{key}'",
+                    expected=f"the type of the key of its feature views: {declared}",
+                    found=types[key],
+                    fix="Correct 'request' in the model's defs.yaml and materialize the candidate again.",
+                )
 
 
 def calibration_function(parameters: Mapping[str, Any]) -> Callable[[Scores], Scores]:

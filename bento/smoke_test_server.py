@@ -9,12 +9,12 @@ import json
 import socket
 import sys
 import threading
+from pathlib import Path
 
 import uvicorn
 
 from bento.app_factory import create_app
-
-PROJECT_PACKAGES = ("ml_platform", "assets", "resources", "bento")
+from ml_platform.data.project_modules import is_project_file
 
 
 def main() -> None:
@@ -24,10 +24,8 @@ def main() -> None:
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     threading.Thread(target=_stop_at_end_of_input, args=(server,), daemon=True).start()
     server.run(sockets=[listener])
-    module_files = {
-        name: str(module.__file__) for name, module in sys.modules.items() if name.partition(".")[0] in PROJECT_PACKAGES
-    }
-    print(json.dumps({"modules": module_files}))
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    print(json.dumps({"modules": {name: file for name, file in files.items() if file and is_project_file(Path(file))}}))
 
 
 def _stop_at_end_of_input(server: uvicorn.Server) -> None:

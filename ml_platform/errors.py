@@ -23,12 +23,15 @@ class PlatformError(Exception):
         return f"{self.subject}: expected {self.expected}, found {self.found}{end} {self.fix}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # The default pickling between worker processes loses keyword-only arguments.
-        return _rebuild, (type(self), self.subject, self.expected, self.found, self.fix)
+        # The default pickling between worker processes loses keyword-only arguments. The attributes of a subclass are
+        # copied, because its arguments may differ.
+        return _rebuild, (type(self), self.subject, self.expected, self.found, self.fix), self.__dict__
 
 
 def _rebuild(kind: type[PlatformError], subject: str, expected: str, found: str, fix: str) -> PlatformError:
-    return kind(subject, expected=expected, found=found, fix=fix)
+    error = kind.__new__(kind)
+    PlatformError.__init__(error, subject, expected=expected, found=found, fix=fix)
+    return error
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 
 from ml_platform.data.atomic import write_json
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
+from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH
 
 BOOTSTRAP_FILE, CLUSTERS_FILE, ROUTES_FILE = "envoy.json", "clusters.json", "routes.json"
+ACCESS_LOG_FILE = "access.jsonl"
 ROUTES_NAME = "models"
 ROLE_HEADER = "x-ml-platform-role"
 
@@ -21,6 +23,7 @@ REQUEST_SECONDS = 60
 RECEIVE_SECONDS = 15
 CONNECT_SECONDS = 1
 
+_REQUEST_ID = f"%REQ(X-REQUEST-ID):{MAX_REQUEST_ID_LENGTH}%"
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 _ROUTES_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _HTTP_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
@@ -54,7 +57,11 @@ class Gateway:
 
     def write_bootstrap(self) -> None:
         """Write the files that Envoy starts with; they route to no model."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Envoy would create the file readable for all; it appends to an existing one.
+        access_log = self.folder / ACCESS_LOG_FILE
+        access_log.touch(mode=0o600)
+        access_log.chmod(0o600)
         write_json(self.folder / BOOTSTRAP_FILE, _bootstrap(self))
         write_clusters(self.folder, {}, version="0")
         write_routes(self.folder, {}, version="0")
@@ -187,7 +194,7 @@ def _connection_manager(folder: Path) -> dict[str, Any]:
             "request_headers_timeout": "10s",
             "request_timeout": f"{RECEIVE_SECONDS}s",
             "stream_idle_timeout": f"{REQUEST_SECONDS}s",
-            "access_log": [_access_log(folder / "access.jsonl")],
+            "access_log": [_access_log(folder / ACCESS_LOG_FILE)],
         },
     }
 
@@ -231,7 +238,7 @@ def _error_response(
         },
         "headers_to_add": headers or [],
         "body_format_override": {
-            "json_format": {"error": error, "request_id": "%REQ(X-REQUEST-ID)%"},
+            "json_format": {"error": error, "request_id": _REQUEST_ID},
             "content_type": "application/json",
         },
     }
@@ -240,7 +247,8 @@ def _error_response(
 def _access_log(path: Path) -> dict[str, Any]:
     fields = {
         "time": "%START_TIME%",
-        "request_id": "%REQ(X-REQUEST-ID)%",
+        "request_id": _REQUEST_ID,
+        "prediction_id": "%RESP(X-PREDICTION-ID):36%",
         "method": "%REQ(:METHOD)%",
         "path": "%REQ(:PATH)%",
         "status": "%RESPONSE_CODE%",

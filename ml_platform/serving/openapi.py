@@ -17,6 +17,9 @@ JSON_SCHEMA_TYPES: dict[str, dict[str, str]] = {
     "datetime": {"type": "string", "format": "date-time"},
 }
 
+MAX_REQUEST_ID_LENGTH = 200
+"""Maximum number of characters of a client's request id; the access log of the gateway cuts longer ones."""
+
 ERROR_RESPONSES = {
     "400": "The body is not JSON.",
     "408": "The body did not arrive in time.",
@@ -49,8 +52,11 @@ def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
                             "name": "x-request-id",
                             "in": "header",
                             "required": False,
-                            "description": "Id under which the request is logged; generated when absent.",
-                            "schema": {"type": "string", "maxLength": 128},
+                            "description": (
+                                "Id under which the request is logged; it need not be unique. The service replaces an "
+                                "id that is absent or invalid (too long, or not printable ASCII without spaces)."
+                            ),
+                            "schema": {"type": "string", "maxLength": MAX_REQUEST_ID_LENGTH},
                         },
                         {
                             "name": "reasons",
@@ -70,6 +76,20 @@ def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
                     "responses": {
                         "200": {
                             "description": "One prediction per row, in the order of the rows.",
+                            "headers": {
+                                "x-request-id": {
+                                    "description": "Id of the request, as sent or as replaced.",
+                                    "schema": {"type": "string", "maxLength": MAX_REQUEST_ID_LENGTH},
+                                },
+                                "x-prediction-id": {
+                                    "description": (
+                                        "Id of the prediction of the first row, unique for each response. The last "
+                                        "six hexadecimal digits are the row: 000001 in place of 000000 gives the id "
+                                        "of the second row."
+                                    ),
+                                    "schema": {"type": "string", "format": "uuid"},
+                                },
+                            },
                             "content": _json_content({"$ref": "#/components/schemas/PredictionResponse"}),
                         },
                         **error_responses,

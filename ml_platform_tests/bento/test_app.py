@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,10 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bento.app import Limits, PredictApp, ServiceConfig
 from bento.predictor import Prediction, Predictor, calibration_function
+from ml_platform.data.lake import Lake
 from ml_platform.errors import PlatformError
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.snapshot_store import SnapshotStore
+from ml_platform.monitoring.prediction_log import ingest_log_files, predictions_table
 from ml_platform.serving.request_contract import RequestContract, ValidRequest
+from ml_platform_tests.polling import until
 
 CONTRACT = RequestContract.model_validate({"model": "toy", "fields": [{"name": "x", "type": "float"}]})
 
@@ -81,7 +85,78 @@ def test_few_and_many_rows_get_equal_predictions() -> None:
 def test_valid_request_id_is_kept_and_an_invalid_one_replaced() -> None:
     app = app_of()
     assert ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": "abc"}).json()["request_id"] == "abc"
-    assert len(ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": "a b"}).json()["request_id"]) == 32
+    for invalid in ("a b", "x" * 201, "tab\tid"):
+        answer = ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": invalid})
+        assert len(answer.json()["request_id"]) == 32
+        assert answer.headers["x-request-id"] == answer.json()["request_id"]
+    longest = "x" * 200
+    assert ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": longest}).json()["request_id"] == longest
+
+
+def test_service_and_its_shadow_replace_an_invalid_request_id_by_the_same_one() -> None:
+    one, other = (
+        ask(app_of(), {"rows": [{"x": 1}]}, headers={"x-request-id": "a b"}).json()["request_id"] for _ in range(2)
+    )
+    assert one == other
+    missing = {ask(app_of(), {"rows": [{"x": 1}]}).json()["request_id"] for _ in range(2)}
+    assert len(missing) == 2
+
+
+def test_requests_with_one_request_id_are_logged_as_different_predictions(tmp_path: Path, read: Any) -> None:
+    app = app_of(tmp_path, read=read)
+    answers = [ask(app, {"rows": [{"x": 1}, {"x": x}]}, headers={"x-request-id": "same"}) for x in (2, 3, 4)]
+    app.stop()
+    (file,) = tmp_path.glob("*.jsonl")
+    logged = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {line["request_id"] for line in logged} == {"same"}
+    assert {answer.headers["x-request-id"] for answer in answers} == {"same"}
+    # The header has the id of the first row; the last six digits are the row.
+    first_ids = [answer.headers["x-prediction-id"] for answer in answers]
+    assert [(line["prediction_id"], line["row"], line["score"]) for line in logged] == [
+        (first_ids[0], 0, 0.5), (first_ids[0][:-1] + "1", 1, 1.0),
+        (first_ids[1], 0, 0.5), (first_ids[1][:-1] + "1", 1, 1.5),
+        (first_ids[2], 0, 0.5), (first_ids[2][:-1] + "1", 1, 2.0),
+    ]  # fmt: skip
+    assert len({line["prediction_id"] for line in logged}) == 6
+
+
+def wait_for_written_rows(app: PredictApp, rows: int) -> None:
+    until(lambda: ask(app, b"", "GET", "/healthz").json()["prediction_log"]["written_rows"] == rows)
+
+
+def test_lake_stores_each_prediction_once_while_its_file_grows(tmp_path: Path, read: Any) -> None:
+    lake = Lake.standalone(tmp_path / "lake")
+    app = app_of(tmp_path / "log", read=read)
+    counts = []
+    for x in (2, 3, 4):
+        ask(app, {"rows": [{"x": x}]}, headers={"x-request-id": "same"})
+        wait_for_written_rows(app, x - 1)
+        ingested = ingest_log_files(lake, "toy", tmp_path / "log")
+        counts.append((ingested.lines, ingested.added, ingested.duplicates, ingested.corrupt))
+    app.stop()
+    assert counts == [(1, 1, 0, 0)] * 3
+    stored = lake.scan(predictions_table("toy")).sort("prediction_id").collect()
+    assert stored.select("request_id", "score").rows() == [("same", 1.0), ("same", 1.5), ("same", 2.0)]
+
+
+def test_openapi_document_describes_the_ids_in_the_headers_of_an_answer() -> None:
+    app = app_of()
+    operation = ask(app, b"", "GET", "/openapi.json").json()["paths"]["/v1/toy/predict"]["post"]
+    (parameter,) = [each for each in operation["parameters"] if each["name"] == "x-request-id"]
+    assert parameter["schema"]["maxLength"] == 200
+    described = operation["responses"]["200"]["headers"]
+    assert set(described) == {"x-request-id", "x-prediction-id"}
+    headers = ask(app, {"rows": [{"x": 1}]}).headers
+    assert set(described) <= set(headers)
+    assert described["x-prediction-id"]["schema"]["format"] == "uuid"
+    assert str(uuid.UUID(headers["x-prediction-id"])) == headers["x-prediction-id"]
+
+
+def test_only_an_answer_with_predictions_has_a_prediction_id() -> None:
+    app = app_of()
+    assert "x-prediction-id" in ask(app, {"rows": [{"x": 1}]}).headers
+    assert "x-prediction-id" not in ask(app, {"rows": [{"x": "text"}]}).headers
+    assert "x-prediction-id" not in ask(app, b"", "GET", "/readyz").headers
 
 
 def test_bug_gives_a_500_with_the_request_id_and_the_service_continues(caplog: pytest.LogCaptureFixture) -> None:
@@ -181,6 +256,44 @@ def test_readiness_follows_start_and_stop() -> None:
     assert ask(app, b"", "GET", "/readyz").status_code == 200
     app.stop()
     assert ask(app, b"", "GET", "/readyz").status_code == 503
+
+
+def test_failing_prediction_log_is_visible_and_the_service_continues(tmp_path: Path, read: Any) -> None:
+    (tmp_path / "file").touch()
+    app = app_of(tmp_path / "file" / "log", read=read)
+    assert ask(app, b"", "GET", "/readyz").text == "ready\n"
+    assert ask(app, {"rows": [{"x": 1}, {"x": 3}]}).status_code == 200
+    state = until(lambda: (now := ask(app, b"", "GET", "/healthz").json())["status"] == "degraded" and now)
+    log = state["prediction_log"]
+    assert (log["state"], log["error"], log["dropped_rows"], log["written_rows"]) == (
+        "failing",
+        "Not a directory",
+        2,
+        0,
+    )
+    readiness = ask(app, b"", "GET", "/readyz")
+    expected = "ready; prediction_log failing: Not a directory; 2 rows dropped\n"
+    assert (readiness.status_code, readiness.text) == (200, expected)
+    own = frozenset({"model": "toy", "version": "3"}.items())
+    samples = samples_of(ask(app, b"", "GET", "/metrics").text)
+    names = ("failing", "written_rows", "dropped_rows", "unconfirmed_rows", "pending_rows")
+    assert [samples[f"ml_platform_prediction_log_{name}", own] for name in names] == [1, 0, 2, 0, 0]
+    (tmp_path / "file").unlink()
+    assert ask(app, {"rows": [{"x": 1}]}).status_code == 200
+    state = until(lambda: (now := ask(app, b"", "GET", "/healthz").json())["status"] == "ok" and now)
+    assert (state["prediction_log"]["written_rows"], state["prediction_log"]["dropped_rows"]) == (1, 2)
+    assert ask(app, b"", "GET", "/readyz").text == "ready\n"
+    samples = samples_of(ask(app, b"", "GET", "/metrics").text)
+    assert [samples[f"ml_platform_prediction_log_{name}", own] for name in names] == [0, 1, 2, 0, 0]
+    app.stop()
+
+
+def test_health_of_a_service_without_a_log_and_before_its_start() -> None:
+    app = PredictApp(ServiceConfig("toy", "3", None), lambda: cast(Predictor, HalvingModel()))
+    assert ask(app, b"", "GET", "/healthz").json() == {"status": "starting or stopping", "prediction_log": None}
+    app.start()
+    assert ask(app, b"", "GET", "/healthz").json() == {"status": "ok", "prediction_log": None}
+    assert ask(app, b"", "GET", "/livez").text == "ok\n"
 
 
 def test_docs_page_names_the_fields_and_loads_nothing() -> None:
