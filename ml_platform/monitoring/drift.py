@@ -6,13 +6,14 @@ large, and no two weeks of a real process are alike. Null rates, unseen categori
 because the distribution of the non-null values does not show them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field, model_validator
 
+from ml_platform.data.pii import shown
 from ml_platform.data.settings import Settings
 from ml_platform.monitoring.distances import (
     Distance,
@@ -108,6 +109,7 @@ def measure_drift(
     score: str | None = None,
     time: str | None = None,
     expected_rows: float | None = None,
+    pii_columns: Collection[str] = (),
 ) -> DriftReport:
     """Compare ``current`` with ``reference`` column by column.
 
@@ -125,7 +127,8 @@ def measure_drift(
     A null rate changed when it left the range of those past windows by more than ``settings.null_rate_change``.
 
     Kolmogorov-Smirnov compares numbers. Total variation over the reference categories compares booleans and strings.
-    NaN counts as null, and the distances ignore nulls. ``expected_rows`` is the usual number of rows of such a
+    NaN counts as null, and the distances ignore nulls. The
+    report shows no category of ``pii_columns``. ``expected_rows`` is the usual number of rows of such a
     period; without it the volume is not checked. With fewer current rows than ``settings.minimum_rows`` no window is
     evaluated, and with fewer reference rows no column. The report then has ``windows_evaluated`` 0 and, unless another
     check fails, the decision ``not evaluated``.
@@ -139,8 +142,8 @@ def measure_drift(
     reference, current = comparable_tables(reference, current, columns, time)
     scored = reference.drop_nulls(score) if score else reference.clear()
     columns_found = [
-        *_describe_columns("score", scored, current, [score] if score else [], settings),
-        *_describe_columns("feature", reference, current, list(features), settings),
+        *_describe_columns("score", scored, current, [score] if score else [], settings, pii_columns),
+        *_describe_columns("feature", reference, current, list(features), settings, pii_columns),
     ]
     return DriftReport(
         columns=sorted(columns_found, key=_sort_key),
@@ -162,6 +165,7 @@ def _describe_columns(
     current: pl.DataFrame,
     names: list[str],
     settings: DriftSettings,
+    pii_columns: Collection[str],
 ) -> list[ColumnDrift]:
     """Describe the columns of one family of tests; return no column when the reference has too few rows."""
     if reference.height < settings.minimum_rows or not names:
@@ -196,7 +200,7 @@ def _describe_columns(
             windows_evaluated=len(windows),
             shifted=bool(windows) and sum(flags[name]) >= min(settings.windows_needed, len(windows)),
             **_null_rate_findings(reference[name], current[name], usual[name], settings),
-            **_category_findings(reference[name], current[name], settings),
+            **_category_findings(reference[name], current[name], settings, pii_columns),
         )
         for name in names
     ]
@@ -281,13 +285,15 @@ def _null_rate_findings(
     return {"null_rate_reference": before, "null_rate_current": now, "nulls_changed": changed}
 
 
-def _category_findings(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> dict[str, Any]:
+def _category_findings(
+    reference: pl.Series, current: pl.Series, settings: DriftSettings, pii_columns: Collection[str]
+) -> dict[str, Any]:
     present = current.drop_nulls()
     if reference.dtype.is_numeric() or present.is_empty():
         return {"unseen_share": 0.0, "unseen_examples": [], "unseen_appeared": False}
     unseen = present.filter(~present.is_in(reference.drop_nulls().unique().to_list()))
     share = len(unseen) / len(present)
-    examples = unseen.unique().sort().head(5).to_list()
+    examples = [shown(value, current.name, pii_columns) for value in unseen.unique().sort().head(5).to_list()]
     return {"unseen_share": share, "unseen_examples": examples, "unseen_appeared": share > settings.unseen_share}
 
 

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
+import orjson
 import polars as pl
 
 from ml_platform.errors import PlatformError, did_you_mean, listed
@@ -48,25 +50,64 @@ def with_features(predictions: pl.DataFrame, features: Mapping[str, pl.DataType]
     return _with_unpacked_fields(predictions, "features", features)
 
 
-def _with_unpacked_fields(predictions: pl.DataFrame, column: str, fields: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    unpacked = unpack_json_column(predictions, column) if predictions.height else pl.DataFrame(schema=dict(fields))
+def with_identity(predictions: pl.DataFrame, fields: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Return ``predictions`` with the named fields of their requests as columns, each named by :func:`identity_column`.
+
+    A field that a request lacks is null, also when all of a few requests lack it. Raises :class:`PredictionLogError`
+    when a value does not fit its type.
+    """
+    requests = predictions.select("request")
+    unpacked = _with_unpacked_fields(requests, "request", fields, may_be_absent=True)
+    return predictions.with_columns(unpacked[name].alias(identity_column(name)) for name in fields)
+
+
+def identity_column(field: str) -> str:
+    """Return the column of a request field that identifies an example; it never hides another column."""
+    return f"identity.{field}"
+
+
+def _with_unpacked_fields(
+    predictions: pl.DataFrame, column: str, fields: Mapping[str, pl.DataType], *, may_be_absent: bool = False
+) -> pl.DataFrame:
+    if predictions.is_empty():
+        return predictions.with_columns(pl.Series(name, [], dtype) for name, dtype in fields.items())
+    records = [_record(text) for text in predictions[column]]
     subject = "Logged requests" if column == "request" else "Logged features"
-    missing = [name for name in fields if name not in unpacked.columns]
-    if missing:
+    logged = {name for record in records for name in record}
+    missing = [name for name in fields if name not in logged]
+    if missing and not may_be_absent:
         raise PredictionLogError(
             subject,
             expected=f"fields {listed(fields)}",
             found=f"{len(missing)} in no request: {listed(missing)}",
-            fix=f"Name fields of the request.{did_you_mean(missing[0], unpacked.columns)}",
+            fix=f"Name fields of the request.{did_you_mean(missing[0], logged)}",
         )
     try:
-        columns = [_cast(unpacked[name], dtype) for name, dtype in fields.items()]
-    except (pl.exceptions.PolarsError, ValueError) as error:
+        columns = [_column(name, [record.get(name) for record in records], dtype) for name, dtype in fields.items()]
+    except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
         types = ", ".join(f"{name}: {dtype}" for name, dtype in fields.items())
         raise PredictionLogError(
             subject, expected=types, found=str(error), fix="Use the types of the model's declaration."
         ) from error
     return predictions.with_columns(columns)
+
+
+def _record(text: str) -> dict[str, Any]:
+    try:
+        return dict(orjson.loads(text))
+    except orjson.JSONDecodeError:
+        # A service of an earlier release may have logged NaN, which orjson refuses.
+        return dict(json.loads(text))
+
+
+def _column(name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
+    if not dtype.is_temporal():
+        try:
+            # Most values have their type already.
+            return pl.Series(name, values, dtype, strict=True)
+        except (pl.exceptions.PolarsError, TypeError):
+            pass  # Others, such as the text of a number, are cast below.
+    return _cast(pl.from_dicts([{name: value} for value in values], infer_schema_length=None)[name], dtype)
 
 
 def _cast(column: pl.Series, dtype: pl.DataType) -> pl.Series:

@@ -5,7 +5,7 @@ labels not due yet, and labels that are overdue. Each version is evaluated on it
 which the champion changed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -148,41 +148,42 @@ def measure_performance(
     metric of a version without an evaluation has regressed.
     Raises :class:`PerformanceError` when a tolerance is set for a metric that either side lacks.
     """
-    periods = outcomes.sort("predict_at").with_columns(
-        pl.col("predict_at").dt.truncate(settings.period).alias("period_start")
+    periods = outcomes.with_columns(pl.col("predict_at").dt.truncate(settings.period).alias("period_start"))
+    return performance_report(
+        [
+            measure_period(start, str(version), rows, compute_metrics, settings, known_by)
+            for (start, version), rows in periods.group_by("period_start", "version", maintain_order=True)
+        ],
+        settings,
+        expected_by_version,
     )
+
+
+def performance_report(
+    periods: Iterable[Period],
+    settings: PerformanceSettings,
+    expected_by_version: Mapping[str, ExpectedMetrics] | None = None,
+) -> PerformanceReport:
+    """Return measured ``periods`` in order, each compared with the evaluation of its version.
+
+    Raises :class:`PerformanceError` as :func:`measure_performance`.
+    """
+    ordered = sorted(periods, key=lambda period: (period.start, _version_sort_key(period.version)))
     return PerformanceReport(
-        periods=[
-            _period(
-                start,
-                str(version),
-                rows,
-                compute_metrics,
-                settings,
-                known_by,
-                (expected_by_version or {}).get(str(version)),
-            )
-            for (start, version), rows in sorted(
-                periods.group_by("period_start", "version"),
-                key=lambda group: (group[0][0], _version_sort_key(group[0][1])),
-            )
-        ]
+        periods=[_compared(period, (expected_by_version or {}).get(period.version), settings) for period in ordered]
     )
 
 
-def _version_sort_key(version: Any) -> tuple[int, str]:
-    return (int(version), "") if str(version).isdigit() else (0, str(version))
-
-
-def _period(
+def measure_period(
     start: Any,
     version: str,
-    rows: pl.DataFrame,
+    outcomes: pl.DataFrame,
     compute_metrics: MetricFunction,
     settings: PerformanceSettings,
     known_by: datetime,
-    expected: ExpectedMetrics | None,
 ) -> Period:
+    """Return the counts and metrics of the ``outcomes`` of one version and period, not yet compared with anything."""
+    rows = outcomes.sort("predict_at", "score", OUTCOME, nulls_last=True)
     labelled = rows.drop_nulls(OUTCOME)
     due = pl.col("predict_at") + timedelta(hours=settings.label_delay_hours) <= known_by
     missing = rows.filter(pl.col(OUTCOME).is_null(), due).height
@@ -195,8 +196,6 @@ def _period(
         and coverage >= settings.minimum_coverage
         and labelled[OUTCOME].n_unique() > 1
     )
-    metrics = compute_metrics(labelled[OUTCOME].to_numpy(), labelled["score"].to_numpy()) if evaluated else {}
-    shortfalls = _shortfalls(metrics, expected, settings) if evaluated and expected else {}
     return Period(
         start=start,
         version=version,
@@ -209,15 +208,31 @@ def _period(
         evaluated=evaluated,
         mean_score=float(np.mean(rows["score"].to_numpy())),
         base_rate=float(np.mean(labelled[OUTCOME].to_numpy())) if labelled.height else None,
-        metrics=metrics,
-        has_expectation=expected is not None,
-        shortfalls=shortfalls,
-        regressed_metrics=[
-            name
-            for name, gap in shortfalls.items()
-            if gap > settings.tolerances[name]
-            and _is_worse_than_interval(metrics[name], (expected or {})[name], name, settings)
-        ],
+        metrics=compute_metrics(labelled[OUTCOME].to_numpy(), labelled["score"].to_numpy()) if evaluated else {},
+        has_expectation=False,
+        shortfalls={},
+        regressed_metrics=[],
+    )
+
+
+def _version_sort_key(version: Any) -> tuple[int, str]:
+    return (int(version), "") if str(version).isdigit() else (0, str(version))
+
+
+def _compared(period: Period, expected: ExpectedMetrics | None, settings: PerformanceSettings) -> Period:
+    shortfalls = _shortfalls(period.metrics, expected, settings) if period.evaluated and expected else {}
+    regressed = [
+        name
+        for name, gap in shortfalls.items()
+        if gap > settings.tolerances[name]
+        and _is_worse_than_interval(period.metrics[name], (expected or {})[name], name, settings)
+    ]
+    return period.model_copy(
+        update={
+            "has_expectation": expected is not None,
+            "shortfalls": shortfalls,
+            "regressed_metrics": regressed,
+        }
     )
 
 

@@ -3,9 +3,11 @@
 The assets, the command line and the tests call the same functions.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from ml_platform.data.lake import PARTITION, Lake
+from ml_platform.data.pii import MASK
 from ml_platform.features import skew
 from ml_platform.features.late_fields import LateField, availability_for_examples, late_fields
 from ml_platform.features.leak import choose_cuts
@@ -18,7 +20,7 @@ from ml_platform.serving.request_contract import RequestContract
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import features_of, model_directory
 from ml_platform.steps.platform_stores import PlatformStores
-from ml_platform.training.training_set import LABEL
+from ml_platform.training.training_set import EXAMPLE_ID, LABEL
 
 MIN_MONTHS = 2
 """Months that the leakage screen needs: within one month, a split by time and a random split do not differ."""
@@ -66,7 +68,7 @@ def check_late_fields(model: BoundModel, lake: Lake) -> list[LateField] | NotEva
         for name in declared.sources
     }
     examples = lake.scan(model.table, partitions=[months[-1]]).select(PREDICT_AT)
-    return late_fields(
+    found = late_fields(
         model.examples_function,
         sources,
         availability_for_examples(model.feature_set, declared.available_from),
@@ -74,6 +76,7 @@ def check_late_fields(model: BoundModel, lake: Lake) -> list[LateField] | NotEva
         model.declared.prediction_time,
         choose_cuts(examples, CUTS),
     )
+    return [replace(each, examples=_shown_examples(each, model.pii_columns)) for each in found]
 
 
 def check_skew(model: BoundModel, stores: PlatformStores) -> SkewReport | NotEvaluated:
@@ -86,7 +89,9 @@ def check_skew(model: BoundModel, stores: PlatformStores) -> SkewReport | NotEva
     table = predictions_table(model.name)
     if not lake.exists(table):
         return NotEvaluated("Nothing was predicted yet.")
-    sample = skew.sample_predictions(lake.scan(table).drop(PARTITION), model.declared.monitors.skew)
+    days = reversed(lake.partitions(table))
+    latest_first = (lake.scan(table, partitions=[day]).drop(PARTITION) for day in days)
+    sample = skew.sample_predictions(latest_first, model.declared.monitors.skew)
     if sample.is_empty():
         return NotEvaluated("No logged prediction has the watermarks of its features.")
     reports = []
@@ -101,5 +106,12 @@ def check_skew(model: BoundModel, stores: PlatformStores) -> SkewReport | NotEva
             *("request_id", "row", "version", "role", *features.fields),
             *(PREDICT_AT, AS_OF, skew.WATERMARKS, *features.feature_names),
         )
-        reports.append(skew.compare_features(features, logged, features.logs(lake)))
+        reports.append(skew.compare_features(features, logged, features.logs(lake), model.pii_columns))
     return skew.merge_reports(reports)
+
+
+def _shown_examples(late: LateField, pii_columns: Collection[str]) -> list[dict[str, object]]:
+    if late.field not in pii_columns:
+        return late.examples
+    # An example_id is often made of the fields of its row.
+    return [example | dict.fromkeys(("value", EXAMPLE_ID), MASK) for example in late.examples]

@@ -3,8 +3,8 @@
 The assets and the schedules call the same functions.
 """
 
-import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -12,22 +12,27 @@ import polars as pl
 
 from ml_platform.data.lake import PARTITION, Lake, TableVersion
 from ml_platform.data.partitions import month_bounds
+from ml_platform.data.source_hash import source_hash
 from ml_platform.evaluation.metrics import score_task
+from ml_platform.monitoring import performance
 from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_report import DriftReport
 from ml_platform.monitoring.evidently_report import write_evidently_report
-from ml_platform.monitoring.logged_fields import with_request_fields
-from ml_platform.monitoring.outcomes import outcomes_table, with_outcomes
-from ml_platform.monitoring.performance import ExpectedMetrics, PerformanceReport, expected_metrics, measure_performance
+from ml_platform.monitoring.fact_tables import compact_closed_days
+from ml_platform.monitoring.outcome_join import LabelSource, record_outcomes
+from ml_platform.monitoring.outcomes import outcomes_table
+from ml_platform.monitoring.performance import ExpectedMetrics, PerformanceReport, expected_metrics
+from ml_platform.monitoring.performance_periods import PerformanceMeasure, measured_periods
+from ml_platform.monitoring.prediction_days import labelled_count
 from ml_platform.monitoring.prediction_log import IngestionResult, ingest_log_files, predictions_table
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import ChampionRecord, champion_history
+from ml_platform.registry.verdict_record import verdict_metrics
 from ml_platform.steps.candidates import data_clock
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.training.model_directory import StoredModel, read_model
-from ml_platform.training.training_set import LABEL, LABEL_KNOWN_AT
 
 SCORE = "score"
 """Column with the champion's scores; null where the champion has not scored the row."""
@@ -38,10 +43,14 @@ MAX_FEATURES_DRAWN = 20
 
 @dataclass(frozen=True)
 class OutcomeJoinResult:
-    """The written version of the outcomes table, and ``labelled``, the number of predictions with an outcome."""
+    """The outcomes table as a whole (None: no outcome is known yet), and counts.
 
-    table: TableVersion
+    ``labelled`` is the number of predictions with a known outcome, ``added`` the number of facts that this join added.
+    """
+
+    table: TableVersion | None
     labelled: int
+    added: int
 
 
 @dataclass(frozen=True)
@@ -53,50 +62,58 @@ class DriftResult:
     scored_by: int | None
 
 
-def ingest_predictions(model: BoundModel, stores: PlatformStores) -> IngestionResult:
-    """Append the lines that the services logged since the last call to the predictions table."""
-    files = sorted((stores.home.prediction_logs / model.name).glob("*.jsonl"))
-    cursor = stores.home.serving / model.name / "ingested.json"
-    return ingest_log_files(stores.lake, predictions_table(model.name), files, cursor)
+def ingest_predictions(model: BoundModel, stores: PlatformStores, now: datetime) -> IngestionResult:
+    """Append the lines that the services logged since the last call to the predictions table.
+
+    The days before ``now`` whose rows lie in many small files are compacted.
+    """
+    result = ingest_log_files(stores.lake, model.name, stores.home.prediction_logs / model.name)
+    compact_closed_days(stores.lake, predictions_table(model.name), now.astimezone(UTC).date())
+    return result
 
 
-def join_outcomes(model: BoundModel, lake: Lake) -> OutcomeJoinResult | None:
-    """Join every logged prediction with its label if the label is known; return None without logged predictions.
+def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinResult | None:
+    """Record the outcomes that became known, changed or were withdrawn; return None without logged predictions.
 
-    A label counts as known when it became known before the data clock (:func:`~.candidates.data_clock`).
+    A label counts as known when it became known before the data clock (:func:`~.candidates.data_clock`). ``now`` is the
+    time of recording.
     """
     if not lake.exists(predictions_table(model.name)):
         return None
-    keys = model.identity
-    labels = lake.scan(model.table).select(*keys, LABEL, LABEL_KNOWN_AT).collect()
-    predictions = lake.scan(predictions_table(model.name)).drop(PARTITION).collect()
-    typed = with_request_fields(predictions, {name: labels.schema[name] for name in keys})
-    joined = with_outcomes(typed, labels, keys=keys, known_by=data_clock(model, lake))
-    return OutcomeJoinResult(lake.write(outcomes_table(model.name), joined, None), joined["outcome"].count())
+    labels = LabelSource(model.table, model.identity)
+    table = outcomes_table(model.name)
+    added = record_outcomes(lake, model.name, labels, known_by=data_clock(model, lake), now=now)
+    compact_closed_days(lake, table, now.astimezone(UTC).date())
+    summary = lake.summary(table) if lake.exists(table) else None
+    return OutcomeJoinResult(summary, labelled_count(lake.state, model.name), added)
 
 
 def performance_report(model: BoundModel, stores: PlatformStores) -> PerformanceReport:
-    """Return the realised metrics of each stable version by period; no periods without logged predictions."""
-    lake = stores.lake
-    if not lake.exists(outcomes_table(model.name)):
+    """Return the realised metrics of each stable version by period; no periods without logged predictions.
+
+    Only periods about which something changed are measured again.
+    """
+    lake, settings = stores.lake, model.declared.monitors.performance
+    if not lake.exists(predictions_table(model.name)):
         return PerformanceReport(periods=[])
-    rows = lake.scan(outcomes_table(model.name)).filter(pl.col("role") == "stable").collect()
-    return measure_performance(
-        rows,
+    schema = lake.scan(model.table).collect_schema()
+    measure = PerformanceMeasure(
+        identity={name: schema[name] for name in model.identity},
         compute_metrics=partial(score_task, model.declared.task),
-        settings=model.declared.monitors.performance,
-        known_by=data_clock(model, lake),
-        expected_by_version=expected_by_version(model, stores),
+        metrics_name=f"{model.declared.task} {source_hash('ml_platform.evaluation.metrics:score_task')}",
+        settings=settings,
     )
+    periods = measured_periods(lake, model.name, measure, known_by=data_clock(model, lake))
+    return performance.performance_report(periods, settings, expected_by_version(model, stores))
 
 
 def expected_by_version(model: BoundModel, stores: PlatformStores) -> dict[str, ExpectedMetrics]:
     """Return the metrics of the evaluation that promoted a version, for each version that has been champion."""
     found: dict[str, ExpectedMetrics] = {}
     for one in champion_history(stores.audit, model.name):
-        numbers = stores.home.verdict_metrics / f"{one.verdict}.json"
-        if one.verdict and numbers.exists():
-            found[str(one.version)] = expected_metrics(json.loads(numbers.read_text()))
+        metrics = verdict_metrics(stores.state, one.verdict)
+        if metrics:
+            found[str(one.version)] = expected_metrics(metrics)
     return found
 
 
@@ -125,15 +142,20 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         score=scored,
         time="predict_at",
         expected_rows=reference.height / len(earlier) if earlier else None,
+        pii_columns=model.pii_columns,
     )
     if not report.columns:
+        return DriftResult(report, None, None)
+    # The page draws the values of its columns, so it has none that identifies a person.
+    drawn = [each.name for each in report.columns if each.role == "feature" and each.name not in model.pii_columns]
+    if not drawn and scored is None:
         return DriftResult(report, None, None)
     page = stores.home.reports / "drift" / model.name / month / "report.html"
     write_evidently_report(
         reference,
         current,
         page,
-        features=[column.name for column in report.columns if column.role == "feature"][:MAX_FEATURES_DRAWN],
+        features=drawn[:MAX_FEATURES_DRAWN],
         settings=monitors.drift_page,
         score=scored,
         drifted=report.drifted,

@@ -5,7 +5,7 @@ It reads the prediction logs and the audit log, and needs neither a model nor ML
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -13,9 +13,17 @@ from pydantic import ValidationError
 
 from ml_platform.data.lake import Lake
 from ml_platform.errors import PlatformError
-from ml_platform.monitoring.prediction_log import LoggedPrediction, predictions_table
+from ml_platform.monitoring.log_lines import LoggedPrediction
+from ml_platform.monitoring.prediction_days import day_of
+from ml_platform.monitoring.prediction_log import predictions_table
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import ChampionRecord, champion_history
+
+MAX_DAYS = 92
+"""Days of logged predictions that a lookup searches when it does not know the time of the request."""
+
+SAME_REQUEST = timedelta(minutes=5)
+"""Time within which several versions log their answers to one request."""
 
 
 class UnknownRequestError(PlatformError):
@@ -38,22 +46,35 @@ class RequestAnswer:
 
 
 def lookup_request(
-    model: str, request_id: str, *, lake: Lake, logs: Sequence[Path], audit: AuditLog
+    model: str,
+    request_id: str,
+    *,
+    lake: Lake,
+    logs: Sequence[Path],
+    audit: AuditLog,
+    near: datetime | None = None,
 ) -> list[RequestAnswer]:
     """Return the answers to ``request_id`` by version, the stable version first.
 
-    The predictions table of ``model`` is searched first, then the ``logs`` of the services, whose latest lines may not
-    be ingested yet. Raises :class:`UnknownRequestError` when neither contains the request.
+    The predictions of ``model`` are searched by the day on which they were logged, the latest day first, at most
+    :data:`MAX_DAYS` days. With ``near``, the time of the request, only that UTC day and its neighbours are read. Of a
+    request id that a client used on several days the latest day counts. The ``logs`` of the services, whose latest
+    lines may not be ingested yet, are searched last.
+
+    Raises :class:`UnknownRequestError` when none of these contains the request.
     """
-    predictions = _lake_predictions(predictions_table(model), request_id, lake) or list(
+    days = _days_to_search(predictions_table(model), lake, near)
+    predictions = _lake_predictions(predictions_table(model), request_id, lake, days) or list(
         _log_predictions(logs, request_id)
     )
     if not predictions:
+        searched = f" from {days[-1]} to {days[0]}" if days else ""
         raise UnknownRequestError(
             f"Request '{request_id}' of '{model}'",
             expected="a logged prediction",
-            found="no prediction in the lake or in the logs of the services",
-            fix="Use the id in the response header x-request-id; a rejected request has no prediction.",
+            found=f"no prediction in the lake ({len(days)} days{searched}) or in the logs of the services",
+            fix="Use the id in the response header x-request-id; a rejected request has no prediction. For an older "
+            "request, give its time.",
         )
     records = champion_history(audit, model)
     answers = []
@@ -71,11 +92,32 @@ def lookup_request(
     return answers
 
 
-def _lake_predictions(table: str, request_id: str, lake: Lake) -> list[tuple[str, str, datetime, datetime]]:
-    if not lake.exists(table):
-        return []
-    found = lake.scan(table).filter(pl.col("request_id") == request_id)
-    return found.select("role", "version", "predict_at", "logged_at").collect().rows()
+def _days_to_search(table: str, lake: Lake, near: datetime | None) -> list[str]:
+    """Return the partitions to search, the latest first."""
+    days = sorted(lake.partitions(table), reverse=True)
+    if near is None:
+        return days[:MAX_DAYS]
+    wanted = {day_of(near + timedelta(days=shift)) for shift in (-1, 0, 1)}
+    return [day for day in days if day in wanted]
+
+
+def _lake_predictions(
+    table: str, request_id: str, lake: Lake, days: Sequence[str]
+) -> list[tuple[str, str, datetime, datetime]]:
+    for position, day in enumerate(days):
+        found = _predictions_of_day(table, request_id, lake, day)
+        if found:
+            # A shadow may have answered the same request on the other side of midnight.
+            before = days[position + 1 : position + 2]
+            earlier = [each for one in before for each in _predictions_of_day(table, request_id, lake, one)]
+            since = min(each[3] for each in found) - SAME_REQUEST
+            return [*(each for each in earlier if each[3] >= since), *found]
+    return []
+
+
+def _predictions_of_day(table: str, request_id: str, lake: Lake, day: str) -> list[tuple[str, str, datetime, datetime]]:
+    found = lake.scan(table, partitions=[day]).filter(pl.col("request_id") == request_id)
+    return found.select("role", "version", "predict_at", "logged_at").collect(engine="streaming").rows()
 
 
 def _log_predictions(logs: Sequence[Path], request_id: str) -> Iterator[tuple[str, str, datetime, datetime]]:

@@ -74,6 +74,30 @@ def test_last_prediction_of_an_example_counts_per_version_and_role() -> None:
     assert sorted(joined["score"]) == [0.2, 0.3, 0.4]
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["in order", "reversed"])
+def test_of_predictions_logged_at_one_instant_the_last_request_and_row_counts(reverse: bool) -> None:
+    one_instant = predictions(*(("UA1", "7", "stable", score, 0) for score in (0.1, 0.2, 0.3)))
+    given = one_instant.with_columns(
+        pl.Series("request_id", ["a", "b", "b"]), pl.Series("row", [9, 0, 1], dtype=pl.Int64)
+    )
+    given = given.reverse() if reverse else given
+    joined = with_outcomes(given, labels(("UA1", 1, 1)), keys=["flight"], known_by=DAY + timedelta(hours=2))
+    assert joined["score"].to_list() == [0.3]
+
+
+def test_stable_and_shadow_of_one_version_are_two_predictions_of_an_example() -> None:
+    predicted = predictions(("UA1", "7", "stable", 0.2, 0), ("UA1", "7", "shadow", 0.4, 1))
+    joined = with_outcomes(predicted, labels(("UA1", 1, 1)), keys=["flight"], known_by=DAY + timedelta(hours=2))
+    assert sorted(joined.select("role", "score", "outcome").rows()) == [("shadow", 0.4, 1.0), ("stable", 0.2, 1.0)]
+
+
+def test_predictions_of_two_models_for_one_example_both_count() -> None:
+    predicted = predictions(("UA1", "7", "stable", 0.2, 0), ("UA1", "7", "stable", 0.4, 1))
+    two_models = predicted.with_columns(pl.Series("model", ["departure_risk", "arrival_risk"]))
+    joined = with_outcomes(two_models, labels(("UA1", 1, 1)), keys=["flight"], known_by=DAY + timedelta(hours=2))
+    assert sorted(joined.select("model", "outcome").rows()) == [("arrival_risk", 1.0), ("departure_risk", 1.0)]
+
+
 def test_repeated_label_is_rejected_with_its_key() -> None:
     with pytest.raises(OutcomeError, match=r"one row per 'flight', found 1 keys .*first: {'flight': 'UA1', 'len': 2}"):
         outcomes_of(predictions(("UA1", "7", "stable", 0.5, 0)), labels(("UA1", 1, 1), ("UA1", 0, 1)))

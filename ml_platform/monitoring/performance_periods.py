@@ -1,0 +1,190 @@
+"""Realised performance of a model by period: only periods about which something changed are measured again.
+
+The results are stored in the state store. A period has changed when predictions or facts about outcomes were added to
+it, when a label of it became overdue, or when a setting of the measurement changed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import polars as pl
+import sqlalchemy as sa
+
+from ml_platform.data.canonical import value_digest
+from ml_platform.data.lake import Lake
+from ml_platform.monitoring.known_ids import PREDICTION_ID
+from ml_platform.monitoring.logged_fields import identity_column, with_identity
+from ml_platform.monitoring.outcomes import OUTCOME, current_outcomes, latest_per_example
+from ml_platform.monitoring.performance import MetricFunction, PerformanceSettings, Period, measure_period
+from ml_platform.monitoring.prediction_days import DayCounts, day_counts, day_name
+from ml_platform.monitoring.prediction_log import predictions_table
+from ml_platform.state.schema import performance_periods
+
+STABLE = "stable"
+"""Role of the version whose performance counts."""
+
+_MEASURED_BY = ("period", "minimum_labels", "minimum_days", "minimum_coverage", "label_delay_hours")
+"""Settings that change a measurement; the others only change its comparison with the evaluation."""
+
+_EXAMPLE = "example"
+
+
+@dataclass(frozen=True)
+class PerformanceMeasure:
+    """How a model is measured: its ``identity`` fields with their types, its metrics, and the settings.
+
+    ``metrics_name`` identifies ``compute_metrics``: another name measures all periods again.
+    """
+
+    identity: Mapping[str, pl.DataType]
+    compute_metrics: MetricFunction
+    metrics_name: str
+    settings: PerformanceSettings
+
+
+def measured_periods(lake: Lake, model: str, measure: PerformanceMeasure, *, known_by: datetime) -> list[Period]:
+    """Return the counts and metrics of each period and version in which ``model`` predicted in the role ``stable``.
+
+    A period whose predictions were removed by retention keeps its last result. The result equals that of measuring all
+    periods with :func:`~ml_platform.monitoring.performance.measure_period`.
+    """
+    stored = _stored_results(lake, model)
+    found: list[Period] = []
+    kept: set[str] = set()
+    for start, counts in _counts_by_period(day_counts(lake.state, model), measure.settings.period).items():
+        digest = _digest(start, counts, measure, known_by)
+        before = stored.get(start.isoformat())
+        kept.add(start.isoformat())
+        if before is not None and (before[0] == digest or not _are_stored(lake, model, counts)):
+            found += before[1]
+            continue
+        periods = _measure(lake, model, start, counts, measure, known_by)
+        _store(lake, model, start, digest, periods)
+        found += periods
+    _forget(lake, model, stored.keys() - kept)
+    return found
+
+
+def outcomes_of_period(
+    lake: Lake, model: str, identity: Mapping[str, pl.DataType], start: datetime, end: datetime, days: Sequence[str]
+) -> pl.DataFrame:
+    """Return the predictions of the stable role from ``start`` until before ``end`` that were logged on ``days``.
+
+    The columns are ``version``, ``predict_at``, ``score`` and ``outcome`` (null: unknown). Of several predictions of
+    one example by one version only the one logged last counts.
+    """
+    keys = [_EXAMPLE, "version"]
+    # Later days come last, so the last row of an example is the one logged last.
+    parts = [_outcomes_of_day(lake, model, identity, start, end, day) for day in sorted(days)]
+    rows = pl.concat(parts).unique(keys, keep="last", maintain_order=True)
+    return rows.select("version", "predict_at", "score", OUTCOME)
+
+
+def _outcomes_of_day(
+    lake: Lake, model: str, identity: Mapping[str, pl.DataType], start: datetime, end: datetime, day: str
+) -> pl.DataFrame:
+    wanted = (pl.col("role") == STABLE, pl.col("predict_at") >= start, pl.col("predict_at") < end)
+    columns = (PREDICTION_ID, "request_id", "row", "model", "version", "role", "predict_at", "logged_at", "score")
+    rows = lake.scan(predictions_table(model), partitions=[day]).filter(*wanted).select(*columns, "request").collect()
+    keys = [identity_column(name) for name in identity]
+    latest = latest_per_example(with_identity(rows.drop_nulls("request"), identity), keys)
+    outcomes = current_outcomes(lake, model, [day]).select(PREDICTION_ID, OUTCOME)
+    joined = latest.join(outcomes, on=PREDICTION_ID, how="left", maintain_order="left")
+    # The hash takes eight bytes where the identity may be long text.
+    return joined.select(pl.struct(keys).hash(seed=0).alias(_EXAMPLE), "version", "predict_at", "score", OUTCOME)
+
+
+def _counts_by_period(counts: Iterable[DayCounts], period: str) -> dict[datetime, list[DayCounts]]:
+    """Return the counts by the first instant of their period (UTC), oldest first."""
+    listed = list(counts)
+    days = pl.Series("day", [each.predict_day for each in listed], pl.String).str.to_datetime(
+        "%Y-%m-%d", time_zone="UTC"
+    )
+    by_period: dict[datetime, list[DayCounts]] = {}
+    for start, each in sorted(zip(days.dt.truncate(period), listed, strict=True), key=lambda pair: pair[0]):
+        by_period.setdefault(start, []).append(each)
+    return by_period
+
+
+def _period_end(start: datetime, period: str) -> datetime:
+    end: datetime = pl.Series([start]).dt.offset_by(period)[0]
+    return end
+
+
+def _digest(start: datetime, counts: Sequence[DayCounts], measure: PerformanceMeasure, known_by: datetime) -> str:
+    settings = measure.settings
+    # Once all labels of the period are due, a later time changes nothing.
+    last_due = _period_end(start, settings.period) + timedelta(hours=settings.label_delay_hours)
+    return value_digest(
+        {
+            # Facts are only added, so equal counts mean equal facts.
+            "counts": [[each.day, each.predict_day, each.predictions, each.outcomes] for each in counts],
+            "settings": settings.model_dump(mode="json", include=set(_MEASURED_BY)),
+            "metrics": measure.metrics_name,
+            "identity": {name: str(dtype) for name, dtype in measure.identity.items()},
+            "known_by": min(known_by, last_due).isoformat(),
+        }
+    )
+
+
+def _are_stored(lake: Lake, model: str, counts: Sequence[DayCounts]) -> bool:
+    """Return whether retention removed neither predictions of the period nor their requests."""
+    days = sorted({each.day for each in counts})
+    table = predictions_table(model)
+    if len(days) != len(lake.digests(table, days)):
+        return False
+    wanted = (pl.col("role") == STABLE, day_name("predict_at").is_in(sorted({each.predict_day for each in counts})))
+    without = lake.scan(table, partitions=days).filter(*wanted, pl.col("request").is_null()).select(pl.len())
+    return not without.collect(engine="streaming").item()
+
+
+def _measure(
+    lake: Lake,
+    model: str,
+    start: datetime,
+    counts: Sequence[DayCounts],
+    measure: PerformanceMeasure,
+    known_by: datetime,
+) -> list[Period]:
+    existing = lake.digests(predictions_table(model), sorted({each.day for each in counts}))
+    days = [str(day) for day in existing]
+    if not days:
+        return []
+    end = _period_end(start, measure.settings.period)
+    rows = outcomes_of_period(lake, model, measure.identity, start, end, days)
+    return [
+        measure_period(start, str(version), group, measure.compute_metrics, measure.settings, known_by)
+        for (version,), group in rows.group_by("version", maintain_order=True)
+    ]
+
+
+def _stored_results(lake: Lake, model: str) -> dict[str, tuple[str, list[Period]]]:
+    """Return digest and results by the start of their period."""
+    query = sa.select(performance_periods).where(performance_periods.c.model == model)
+    found: dict[str, tuple[str, list[Period]]] = {}
+    with lake.state.read() as connection:
+        for row in connection.execute(query):
+            _, periods = found.setdefault(row.start, (row.digest, []))
+            if row.version:
+                periods.append(Period.model_validate_json(row.result))
+    return found
+
+
+def _store(lake: Lake, model: str, start: datetime, digest: str, periods: Sequence[Period]) -> None:
+    key = {"model": model, "start": start.isoformat()}
+    # A row without a version says that the period has no prediction of the stable role.
+    results = {period.version: period.model_dump_json() for period in periods} or {"": "null"}
+    with lake.state.write() as connection:
+        connection.execute(sa.delete(performance_periods).filter_by(**key))
+        for version, result in results.items():
+            connection.execute(
+                sa.insert(performance_periods).values(**key, version=version, digest=digest, result=result)
+            )
+
+
+def _forget(lake: Lake, model: str, starts: Iterable[str]) -> None:
+    """Delete the results of periods that no longer exist, for example after a change of their length."""
+    for start in sorted(starts):
+        with lake.state.write() as connection:
+            connection.execute(sa.delete(performance_periods).filter_by(model=model, start=start))
