@@ -1,18 +1,15 @@
 """The decision on a candidate (PROMOTE, HOLD or REJECT) with its reasons, as a stored record named by its digest.
 
-Promotion reads the record back and trusts only its digest, not the process that wrote it.
+Promotion reads the stored record back and trusts only its digest, not the process that wrote it.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ml_platform.data.atomic import write_bytes
-from ml_platform.data.canonical import canonical_json, value_digest
+from ml_platform.data.canonical import value_digest
 from ml_platform.errors import PlatformError
 from ml_platform.evaluation.gates import GateResult
 
@@ -20,7 +17,7 @@ Decision = Literal["PROMOTE", "HOLD", "REJECT"]
 
 
 class VerdictError(PlatformError):
-    """Raised when a stored verdict is absent or unreadable, or does not match its digest."""
+    """Raised when a stored verdict is unreadable, or does not match its digest."""
 
 
 class Verdict(BaseModel):
@@ -91,37 +88,30 @@ def build_verdict(
     return Verdict.model_validate({**content, "digest": value_digest(content)})
 
 
-def store_verdict(verdict: Verdict, folder: Path) -> Path:
-    """Write the verdict to ``folder/<digest>.json`` and return the path; writing it again changes nothing."""
-    path = folder / f"{verdict.digest}.json"
-    write_bytes(path, canonical_json(verdict.model_dump()) + b"\n")
-    return path
+def parse_verdict(stored: Mapping[str, Any]) -> Verdict:
+    """Return the verdict of its stored JSON values.
 
-
-def read_verdict(path: Path) -> Verdict:
-    """Return the verdict stored at ``path``.
-
-    Raises :class:`VerdictError` in three cases: the file is absent or unreadable; the digest of its content differs
-    from the digest in the record or in the file name; the decision does not follow from the gates.
+    Raises :class:`VerdictError` in three cases: a field is absent or wrong; the digest of the content differs from the
+    stored one; the decision does not follow from the gates.
     """
+    name = str(stored.get("digest"))[:12]
     try:
-        stored = json.loads(path.read_bytes())
         verdict = Verdict.model_validate(stored)
-    except (OSError, ValueError) as error:
-        raise _invalid_verdict(path, "a readable verdict", f"{type(error).__name__}") from error
+    except ValueError as error:
+        raise _invalid_verdict(name, "a readable verdict", type(error).__name__) from error
     # Take the digest of the stored fields: an older record lacks the fields that were added later.
     actual = value_digest({name: value for name, value in stored.items() if name != "digest"})
-    if not actual == verdict.digest == path.stem:
-        raise _invalid_verdict(path, f"content with the digest {path.stem[:12]}", f"digest {actual[:12]}")
+    if actual != verdict.digest:
+        raise _invalid_verdict(name, f"content with the digest {name}", f"digest {actual[:12]}")
     decision, _ = decide(verdict.gates)
     if decision != verdict.decision:
-        raise _invalid_verdict(path, f"the decision {decision} that follows from its gates", verdict.decision)
+        raise _invalid_verdict(name, f"the decision {decision} that follows from its gates", verdict.decision)
     return verdict
 
 
-def _invalid_verdict(path: Path, expected: str, found: str) -> VerdictError:
+def _invalid_verdict(name: str, expected: str, found: str) -> VerdictError:
     return VerdictError(
-        f"Verdict '{path.name}'",
+        f"Verdict '{name}'",
         expected=expected,
         found=found,
         fix="Materialize the evaluation again; promotion ignores this record.",

@@ -79,8 +79,8 @@ def approval_state(
     """
     decisions = [
         record
-        for record in audit.records(APPROVAL_KIND)
-        if record.facts["model"] == model and record.facts["version"] == version and record.at <= at
+        for record in audit.records(APPROVAL_KIND, model)
+        if record.facts["version"] == version and record.at <= at
         if since is None or record.at > since
     ]
     latest = _latest_decisions(record for record in decisions if record.facts["evidence"] == evidence)

@@ -12,12 +12,16 @@ from typing import Any
 from ml_platform.registry.audit import AuditLog, AuditRecord
 
 CHAMPION_KIND = "champion"
-PROMOTE, ROLL_BACK = "promote", "roll_back"
+PROMOTE, ROLL_BACK, RESTORE, RETIRE = "promote", "roll_back", "restore", "retire"
+"""Actions of a champion record. RESTORE registers the files of the champion again, and RETIRE ends it."""
 
 
 @dataclass(frozen=True)
 class ChampionRecord:
-    """One change of the champion: ``version`` is champion from ``since`` until the next record."""
+    """One change of the champion: ``version`` is champion from ``since`` until the next record.
+
+    With the action RETIRE it stops being champion at ``since``, and the model has none.
+    """
 
     model: str
     version: int
@@ -34,29 +38,38 @@ class ChampionRecord:
 
 
 def champion_history(audit: AuditLog, model: str) -> list[ChampionRecord]:
-    """Return every change of the champion, oldest first; raises :class:`~.audit.AuditError` for a broken log."""
-    return [read_champion_record(record) for record in audit.records(CHAMPION_KIND) if record.facts["model"] == model]
+    """Return every change of the champion, oldest first; raises :class:`~.audit.AuditError` for a changed record."""
+    return [read_champion_record(record) for record in audit.records(CHAMPION_KIND, model)]
 
 
 def current_champion(audit: AuditLog, model: str) -> ChampionRecord | None:
-    """Return the record of the current champion, or None."""
-    records = champion_history(audit, model)
-    return records[-1] if records else None
+    """Return the record of the current champion, or None before the first promotion and after a retirement."""
+    record = audit.latest(CHAMPION_KIND, model)
+    return None if record is None else _unless_retired(read_champion_record(record))
 
 
 def champion_at(audit: AuditLog, model: str, at: datetime) -> ChampionRecord | None:
-    """Return the record of the champion at the time ``at``; None before the first promotion."""
-    records = [record for record in champion_history(audit, model) if record.since <= at]
-    return records[-1] if records else None
+    """Return the record of the champion at the time ``at``; None before the first promotion, or when it had ended."""
+    records = (read_champion_record(record) for record in audit.newest_first(CHAMPION_KIND, model))
+    found = next((record for record in records if record.since <= at), None)
+    return None if found is None else _unless_retired(found)
 
 
 def rolled_back_at(audit: AuditLog, model: str, version: int) -> datetime | None:
     """Return the time of the last rollback that replaced ``version``, or None."""
-    records = champion_history(audit, model)
-    rollbacks = [
-        later.since for earlier, later in pairwise(records) if later.action == ROLL_BACK and earlier.version == version
-    ]
-    return rollbacks[-1] if rollbacks else None
+    records = (read_champion_record(record) for record in audit.newest_first(CHAMPION_KIND, model))
+    return next(
+        (
+            later.since
+            for later, earlier in pairwise(records)
+            if later.action == ROLL_BACK and earlier.version == version
+        ),
+        None,
+    )
+
+
+def _unless_retired(record: ChampionRecord) -> ChampionRecord | None:
+    return None if record.action == RETIRE else record
 
 
 def read_champion_record(record: AuditRecord) -> ChampionRecord:

@@ -15,6 +15,7 @@ from typing import Any
 from ml_platform.data.atomic import publish_directory, write_json
 from ml_platform.data.canonical import directory_digest, file_digest
 from ml_platform.errors import PlatformError
+from ml_platform.registry.audit_anchor import ANCHOR_FILE
 from ml_platform.registry.manifest import MANIFEST_FILE, Manifest
 from ml_platform.registry.models import ModelVersion
 
@@ -43,12 +44,14 @@ def add_release(
     model_directory: Path,
     training_set: Path,
     manifest: Manifest,
+    anchor: Mapping[str, Any] | None = None,
     push: bool = False,
     folder: str = "releases",
 ) -> DvcRelease:
     """Replace ``releases/<model>`` with this version's model, training set and manifest, and track it with DVC.
 
-    The caller commits ``dvc_file`` and the .gitignore beside it. With ``push``, the files are also pushed to the
+    ``anchor`` is the end of the audit log, which the release keeps (see :mod:`~.audit_anchor`). The caller commits
+    ``dvc_file`` and the .gitignore beside it. With ``push``, the files are also pushed to the
     default remote. Raises :class:`ReleaseError` when the model directory belongs to another version, and with the
     message of DVC when DVC fails.
     """
@@ -63,7 +66,7 @@ def add_release(
     target = repository / folder / version.name
     dvc_file = target.with_name(f"{target.name}.dvc")
     with _open_dvc(repository) as repo:
-        _write_release(target, version, model_directory, training_set, manifest)
+        _write_release(target, version, model_directory, training_set, manifest, anchor)
         repo.add([str(target)])
     if push:
         push_release(repository, version.name, folder=folder)
@@ -119,12 +122,21 @@ def verify_release(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _write_release(target: Path, version: ModelVersion, model: Path, training_set: Path, manifest: Manifest) -> None:
+def _write_release(
+    target: Path,
+    version: ModelVersion,
+    model: Path,
+    training_set: Path,
+    manifest: Manifest,
+    anchor: Mapping[str, Any] | None,
+) -> None:
     staging = target.with_name(f".{target.name}.staged")
     shutil.rmtree(staging, ignore_errors=True)
     shutil.copytree(model, staging / MODEL_FOLDER)
     shutil.copy2(training_set, staging / TRAINING_SET_FILE)
     write_json(staging / MANIFEST_FILE, manifest.model_dump())
+    if anchor is not None:
+        write_json(staging / ANCHOR_FILE, anchor)
     record: Mapping[str, object] = {"name": version.name, "version": version.version, **_digests(staging)}
     write_json(staging / RELEASE_FILE, record)
     publish_directory(staging, target)

@@ -18,7 +18,7 @@ from ml_platform.errors import PlatformError
 
 MANIFEST_FILE = "manifest.json"
 CODE_FOLDERS = ("ml_platform", "assets", "resources", "bento")
-CODE_SUFFIXES = (".py", ".yaml", ".yml", ".toml")
+"""Folders of a repository whose uncommitted changes make a training run dirty."""
 
 
 class ManifestError(PlatformError):
@@ -34,7 +34,9 @@ class CodeInfo(_ManifestPart):
 
     commit: str | None = Field(description="Commit of the repository; None outside a repository.")
     dirty: bool = Field(description="Whether changed or new files differed from the commit.")
-    sha256: str = Field(description="Digest of code and declarations as they ran, with uncommitted changes.")
+    sha256: str = Field(
+        description="Digest of the code that determines the model, as it ran; before 0.3.0 of all code."
+    )
 
 
 class HardwareInfo(_ManifestPart):
@@ -60,6 +62,10 @@ class Manifest(_ManifestPart):
     fitted: dict[str, Any] | None = Field(
         default=None,
         description="Settings as fitted, with the result of a search; a rebuild does not search again.",
+    )
+    declared: dict[str, Any] | None = Field(
+        default=None,
+        description="Other declared settings that determine the model, such as its split; None before 0.3.0.",
     )
     threshold_rule: dict[str, Any] | None = Field(
         default=None, description="Declared rule for the decision threshold; None before 0.2.0 and for a regression."
@@ -87,9 +93,9 @@ class Manifest(_ManifestPart):
     def inputs_digest(self) -> str:
         """Return the digest of the inputs that determine the model: equal inputs need no new fit.
 
-        The digest of the code counts, its commit does not. Hardware, parent, times, run id and results do not count.
-        Table versions do not count either: they rise with every month that lands, and the hash of the training set
-        covers the rows that were read.
+        The digest of the code counts, its commit does not. So a comment, or code that this model does not use, needs no
+        new fit. Hardware, parent, times, run id and results do not count. Table versions do not count either: they rise
+        with every month that lands, and the hash of the training set covers the rows that were read.
         """
         inputs = self.model_dump(
             include={
@@ -104,7 +110,9 @@ class Manifest(_ManifestPart):
                 "seeds",
             }
         )
-        return value_digest({**inputs, "code": self.code.sha256})
+        # Without this field, a manifest of an earlier version has the digest that its registered version carries.
+        declared = {} if self.declared is None else {"declared": self.declared}
+        return value_digest({**inputs, **declared, "code": self.code.sha256})
 
     def digest(self) -> str:
         """Return the digest of the whole manifest."""
@@ -124,19 +132,12 @@ class Manifest(_ManifestPart):
             ) from error
 
 
-def collect_code(repository: Path, folders: tuple[str, ...] = CODE_FOLDERS) -> CodeInfo:
-    """Return commit, dirty flag and digest of the code in ``folders`` of ``repository``.
+def collect_code(repository: Path, digest: str, folders: tuple[str, ...] = CODE_FOLDERS) -> CodeInfo:
+    """Return the code of a run: its commit and dirty flag in ``repository``, and its ``digest``.
 
-    The digest covers Python files and declarations, committed or not. Outside a Git repository, or without Git, the
-    commit is None and the code counts as dirty.
+    The run is dirty when ``folders`` contain uncommitted changes or new files, comments and declarations included.
+    Outside a Git repository, or without Git, the commit is None and the code counts as dirty.
     """
-    files = sorted(
-        path
-        for folder in folders
-        for path in (repository / folder).rglob("*")
-        if path.suffix in CODE_SUFFIXES and path.is_file()
-    )
-    digest = value_digest({path.relative_to(repository).as_posix(): file_digest(path) for path in files})
     commit = _git(repository, "rev-parse", "HEAD")
     changes = _git(
         repository, "status", "--porcelain", "--", *(name for name in folders if (repository / name).exists())

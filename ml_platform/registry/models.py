@@ -5,24 +5,29 @@ directory contains native files, so they are stored unchanged and identified by 
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from ml_platform.data.atomic import publish_directory
 from ml_platform.data.canonical import directory_digest
+from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError, listed
 from ml_platform.registry.manifest import MANIFEST_FILE, Manifest
-from ml_platform.registry.tracking import Tracking
+from ml_platform.registry.tracking import Tracking, all_pages
+
+if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "previous"
+
+VERSIONS_PER_PAGE = 1000
 
 CONTENT_TAG = "ml_platform.content_digest"
 DIRECTORY_TAG = "ml_platform.directory_digest"
@@ -137,6 +142,15 @@ class ModelRegistry:
                 fix="List the versions with ml-platform status.",
             ) from error
 
+    def exists(self, name: str, version: int) -> bool:
+        """Return whether ``version`` exists; False after it was deleted."""
+        return self._find(name, version) is not None
+
+    def has(self, name: str, version: int, content_digest: str) -> bool:
+        """Return whether ``version`` exists with this content; False after it was deleted."""
+        stored = self._find(name, version)
+        return stored is not None and stored.content_digest == content_digest
+
     def versions(self, name: str) -> list[ModelVersion]:
         """Return all versions, latest first; an empty list for an unknown name."""
         return self._search(name, {})
@@ -167,6 +181,34 @@ class ModelRegistry:
         milliseconds = str(int(at.timestamp() * 1000))
         self.tracking.client.set_model_version_tag(version.name, str(version.version), CHOSEN_TAG, milliseconds)
 
+    def names(self) -> list[str]:
+        """Return the names of all registered models, sorted; none when the store was never used."""
+        if not self.tracking.exists:
+            return []
+        found = all_pages(
+            lambda token: self.tracking.client.search_registered_models(max_results=VERSIONS_PER_PAGE, page_token=token)
+        )
+        return sorted(str(one.name) for one in found)
+
+    def delete(self, version: ModelVersion) -> None:
+        """Delete ``version``, so that no search finds it; its number is never used again. Its files stay."""
+        self.tracking.client.delete_model_version(version.name, str(version.version))
+
+    def delete_artifacts(self, run_id: str) -> None:
+        """Delete the artifacts of a run: files of a model, plots. Parameters and metrics stay; a repeat is harmless."""
+        self._artifacts(run_id).delete_artifacts()
+
+    def artifact_bytes(self, run_id: str) -> int:
+        """Return the size of the artifacts of a run in bytes."""
+        repository, folders, size = self._artifacts(run_id), [""], 0
+        while folders:
+            for entry in repository.list_artifacts(folders.pop() or None):
+                if entry.is_dir:
+                    folders.append(entry.path)
+                else:
+                    size += entry.file_size or 0
+        return size
+
     def set_description(self, version: ModelVersion, markdown: str) -> None:
         """Set ``markdown`` (the model card) as the description of the version in MLflow."""
         self.tracking.client.update_model_version(version.name, str(version.version), markdown)
@@ -182,8 +224,8 @@ class ModelRegistry:
 
     def manifest(self, version: ModelVersion) -> Manifest:
         """Return the manifest without downloading the model; raises :class:`ModelError` when it is not stored."""
-        with tempfile.TemporaryDirectory() as scratch:
-            return Manifest.read(self._download_artifact(version, _artifact_path(MANIFEST_FILE), scratch))
+        with scratch_folder("manifest") as scratch:
+            return Manifest.read(self._download_artifact(version, _artifact_path(MANIFEST_FILE), str(scratch)))
 
     def download(self, version: ModelVersion, into: Path) -> Path:
         """Download the model directory to ``into``, bit for bit as it was registered, and return the path.
@@ -192,8 +234,8 @@ class ModelRegistry:
         digest of the version.
         """
         into.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}.") as scratch:
-            downloaded = self._download_artifact(version, ARTIFACT_FOLDER, scratch)
+        with scratch_folder("model", into.parent) as scratch:
+            downloaded = self._download_artifact(version, ARTIFACT_FOLDER, str(scratch))
             for added in MLFLOW_FILES:
                 (downloaded / added).unlink(missing_ok=True)
             digest = directory_digest(downloaded)
@@ -206,6 +248,12 @@ class ModelRegistry:
                 )
             publish_directory(downloaded, into)
         return into
+
+    def _artifacts(self, run_id: str) -> "ArtifactRepository":
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        uri = self.tracking.tracking_uri
+        return get_artifact_repository(self.tracking.client.get_run(run_id).info.artifact_uri, uri, uri)
 
     def _download_artifact(self, version: ModelVersion, name: str, into: str) -> Path:
         from mlflow.exceptions import MlflowException
@@ -220,10 +268,25 @@ class ModelRegistry:
                 fix="Restore the artifact store from its backup, or restore the release with: dvc pull.",
             ) from error
 
+    def _find(self, name: str, version: int) -> ModelVersion | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _model_version(self.tracking.client.get_model_version(name, str(version)))
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
+
     def _search(self, name: str, tags: Mapping[str, str]) -> list[ModelVersion]:
         clauses = [f"name = '{name}'", *(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())]
-        found = self.tracking.client.search_model_versions(
-            " and ".join(clauses), max_results=1000, order_by=["version_number DESC"]
+        found = all_pages(
+            lambda token: self.tracking.client.search_model_versions(
+                " and ".join(clauses),
+                max_results=VERSIONS_PER_PAGE,
+                order_by=["version_number DESC"],
+                page_token=token,
+            )
         )
         return [_model_version(one) for one in found]
 

@@ -1,12 +1,11 @@
 """Promotion and rollback: change the champion on a verified verdict and valid approvals, and record the change.
 
 The record in the audit log is written before MLflow's aliases move. After a crash between the two, `reconcile` sets the
-aliases.
+aliases. A lock separates the decisions on one model; no transaction is open while MLflow is called.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from ml_platform.registry.approvals import ApprovalSettings, ApprovalState, approval_state, reject, require_decider
@@ -14,6 +13,7 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import (
     CHAMPION_KIND,
     PROMOTE,
+    RETIRE,
     ROLL_BACK,
     ChampionRecord,
     champion_history,
@@ -31,6 +31,10 @@ class ApprovalPendingError(PromotionError):
     """Raised when a version lacks only the approval of a person."""
 
 
+class ChampionMissingError(PromotionError):
+    """Raised when the version of a champion was deleted in MLflow."""
+
+
 class VersionRejectedError(PromotionError):
     """Raised when a version passed its gates and a person rejected it."""
 
@@ -40,7 +44,7 @@ def promote(
     audit: AuditLog,
     version: ModelVersion,
     *,
-    verdict_path: Path,
+    verdict_digest: str,
     approval: ApprovalSettings,
     decided_by: str,
     reason: str,
@@ -48,18 +52,18 @@ def promote(
 ) -> ChampionRecord:
     """Make ``version`` champion and return its record; a repeated promotion changes nothing.
 
-    The verdict at ``verdict_path`` is verified: its digest, its entry in the audit log, the version, the decision
+    The stored verdict ``verdict_digest`` is verified: its content, its audit record, the version, the decision
     PROMOTE with all gates passed, and the comparison with the current champion. Then the approvals of its evidence
     must suffice. Raises :class:`PromotionError` for the first condition that fails. When only the approval is missing,
     this is an :class:`ApprovalPendingError`, and the version becomes challenger. When a person rejected the version,
     this is a :class:`VersionRejectedError`. A version that was rolled back always needs a later approval by a person.
     """
-    with audit.exclusive():
+    with audit.exclusive(version.name):
         reconcile(registry, audit, version.name)
         champion = current_champion(audit, version.name)
         if champion and champion.version == version.version:
             return champion
-        verdict = load_verified_verdict(audit, version, verdict_path, champion)
+        verdict = load_verified_verdict(audit, version, verdict_digest, champion)
         state = _approval_state(audit, approval, version, verdict.evidence, at)
         if state.rejected:
             subject = f"Promotion of '{version.name}' version {version.version}"
@@ -106,7 +110,7 @@ def reject_version(
 
     Raises :class:`PromotionError` for the current champion, which needs a rollback instead.
     """
-    with audit.exclusive():
+    with audit.exclusive(version.name):
         champion = current_champion(audit, version.name)
         if champion and champion.version == version.version:
             raise PromotionError(
@@ -141,13 +145,14 @@ def roll_back(
     :class:`~ml_platform.registry.approvals.ApprovalError` without a name and a reason.
     """
     require_decider(f"Rollback of '{model}'", decided_by, reason)
-    with audit.exclusive():
+    with audit.exclusive(model):
         reconcile(registry, audit, model)
-        records = champion_history(audit, model)
-        champion = records[-1] if records else None
-        target = to_version or (champion.previous_version if champion else None)
+        records = [one for one in champion_history(audit, model) if one.action != RETIRE]
+        champion = current_champion(audit, model)
+        last = champion or (records[-1] if records else None)
+        target = to_version or (last.previous_version if last else None)
         earlier = [one for one in records if one.version == target]
-        if champion is None or target is None or not earlier or target == champion.version:
+        if last is None or target is None or not earlier or (champion and target == champion.version):
             raise PromotionError(
                 f"Rollback of '{model}'",
                 expected="an earlier champion"
@@ -175,13 +180,24 @@ def roll_back(
 
 
 def reconcile(registry: ModelRegistry, audit: AuditLog, model: str) -> bool:
-    """Set MLflow's aliases to the champions in the audit log and return whether any alias changed."""
-    champion = current_champion(audit, model)
-    if champion is None:
+    """Set MLflow's aliases to the champions in the audit log and return whether any alias changed.
+
+    Raises :class:`ChampionMissingError` when the champion's version was deleted in MLflow. A deleted previous champion
+    loses its alias.
+    """
+    last = audit.latest(CHAMPION_KIND, model)
+    if last is None:
         return False
-    changed = False
-    for alias, desired in ((CHAMPION, champion.version), (PREVIOUS, champion.previous_version)):
+    champion, changed = read_champion_record(last), False
+    retired = champion.action == RETIRE
+    versions = (None, None) if retired else (champion.version, champion.previous_version)
+    for alias, desired in zip((CHAMPION, PREVIOUS), versions, strict=True):
         current = registry.by_alias(model, alias)
+        if desired is not None and (current is None or current.version != desired):
+            if alias == CHAMPION:
+                require_champion(registry, champion)
+            elif not registry.exists(model, desired):
+                desired = None
         if desired is None and current:
             registry.delete_alias(model, alias)
             changed = True
@@ -193,6 +209,19 @@ def reconcile(registry: ModelRegistry, audit: AuditLog, model: str) -> bool:
         registry.delete_alias(model, CHALLENGER)
         changed = True
     return changed
+
+
+def require_champion(registry: ModelRegistry, champion: ChampionRecord) -> ModelVersion:
+    """Return the version of ``champion``; raises :class:`ChampionMissingError` when it was deleted in MLflow."""
+    if not registry.has(champion.model, champion.version, champion.content_digest):
+        raise ChampionMissingError(
+            f"Champion version {champion.version} of '{champion.model}'",
+            expected="the version in MLflow",
+            found="none with its content: it was deleted there",
+            fix=f"Restore it with `ml-platform restore-version {champion.model} --by NAME --reason TEXT`, "
+            f"or end it with `ml-platform retire {champion.model} --by NAME --reason TEXT`.",
+        )
+    return registry.version(champion.model, champion.version)
 
 
 def _require_not_rejected(audit: AuditLog, version: ModelVersion, at: datetime) -> None:
@@ -245,25 +274,62 @@ def _set_champion(
 ) -> ChampionRecord:
     # After a rollback, the previous champion is the predecessor of the restored version, not the version rolled back.
     previous = champion.version if champion and action == PROMOTE else _previous_champion(audit, version)
-    record = audit.append(
-        CHAMPION_KIND,
-        actor=decided_by,
-        at=at,
-        facts={
-            "model": version.name,
-            "version": version.version,
-            "previous_version": previous,
-            "action": action,
-            "reason": reason,
-            "content_digest": version.content_digest,
-            "partition": version.partition,
-            "manifest": dict(manifest),
-            "verdict": verdict,
-            "approved_by": list(approved_by),
-        },
+    facts = champion_facts(
+        version,
+        action=action,
+        previous=previous,
+        manifest=manifest,
+        verdict=verdict,
+        approved_by=approved_by,
+        reason=reason,
     )
+    record = append_champion_record(audit, facts, champion, decided_by=decided_by, at=at)
     reconcile(registry, audit, version.name)
-    return read_champion_record(record)
+    return record
+
+
+def champion_facts(
+    version: ModelVersion,
+    *,
+    action: str,
+    previous: int | None,
+    manifest: Mapping[str, Any],
+    verdict: str | None,
+    approved_by: tuple[str, ...],
+    reason: str,
+) -> dict[str, Any]:
+    """Return the facts of a champion record on ``version``."""
+    return {
+        "model": version.name,
+        "version": version.version,
+        "previous_version": previous,
+        "action": action,
+        "reason": reason,
+        "content_digest": version.content_digest,
+        "partition": version.partition,
+        "manifest": dict(manifest),
+        "verdict": verdict,
+        "approved_by": list(approved_by),
+    }
+
+
+def append_champion_record(
+    audit: AuditLog, facts: Mapping[str, Any], champion: ChampionRecord | None, *, decided_by: str, at: datetime
+) -> ChampionRecord:
+    """Record a change of the champion ``champion`` (None: no champion) and return its record.
+
+    Raises :class:`PromotionError`, and records nothing, when another change came first.
+    """
+    with audit.state.write():
+        current = current_champion(audit, facts["model"])
+        if current != champion:
+            raise PromotionError(
+                f"Champion of '{facts['model']}'",
+                expected=f"version {champion.version}" if champion else "no champion",
+                found=f"version {current.version}, by another decision" if current else "none, by another decision",
+                fix="Read `ml-platform history` and decide again.",
+            )
+        return read_champion_record(audit.append(CHAMPION_KIND, actor=decided_by, at=at, facts=facts))
 
 
 def _previous_champion(audit: AuditLog, version: ModelVersion) -> int | None:

@@ -4,18 +4,19 @@ MLflow's fluent API has one active run per process, in which two concurrent part
 """
 
 import contextlib
-import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError
 from ml_platform.registry.outbox import Operation, Outbox, OutboxEntry, is_connection_error
-from ml_platform.registry.process_identity import current_process, has_exited
 from ml_platform.registry.wandb_mirror import Mirror
+from ml_platform.state.process_identity import current_process, has_exited
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,15 +30,29 @@ WRITER_TAG = "ml_platform.writer"
 PARENT_TAG = "mlflow.parentRunId"
 
 SQLITE_PREFIX = "sqlite:///"
+SQLITE_MAGIC = b"SQLite format 3\x00"
 MAX_PARAMS_PER_BATCH = 100
 MAX_METRICS_PER_BATCH = 1000
 HEALTH_TIMEOUT_SECONDS = 3
 MAX_PARAM_LENGTH = 6000
+RUNS_PER_PAGE = 1000
 TRUNCATION_MARK = "… (cut off)"
 
 
 class TrackingError(PlatformError):
     """Raised when an experiment or a run of the tracking store cannot be used."""
+
+
+def all_pages(query: Callable[[str | None], Any]) -> list[Any]:
+    """Return the items of all pages of an MLflow search; ``query`` returns the page with the given token."""
+    items: list[Any] = []
+    token: str | None = None
+    while True:
+        page = query(token)
+        items += page
+        token = page.token
+        if not token:
+            return items
 
 
 def run_tags(*, asset: str, partition: str | None, attempt: int, dagster_run_id: str) -> dict[str, str]:
@@ -78,6 +93,13 @@ class Tracking:
             if self._client is None:
                 self._client = self._connect()
             return self._client
+
+    @property
+    def exists(self) -> bool:
+        """Return whether the store was created; a server counts as created. Nothing is created by the question."""
+        if not self.tracking_uri.startswith(SQLITE_PREFIX):
+            return True
+        return Path(urllib.parse.unquote(self.tracking_uri.removeprefix(SQLITE_PREFIX))).exists()
 
     @contextlib.contextmanager
     def run(
@@ -162,7 +184,9 @@ class Tracking:
         from mlflow import MlflowClient
 
         if self.tracking_uri.startswith(SQLITE_PREFIX):
-            Path(self.tracking_uri.removeprefix(SQLITE_PREFIX)).parent.mkdir(parents=True, exist_ok=True)
+            database = urllib.parse.unquote(self.tracking_uri.removeprefix(SQLITE_PREFIX))
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+            _require_database(Path(database))
         return MlflowClient(self.tracking_uri, self.tracking_uri)
 
     def end_earlier_attempts(self, experiment_id: str, tags: Mapping[str, str]) -> None:
@@ -176,7 +200,11 @@ class Tracking:
 
     def _search(self, experiment_ids: list[str], tags: Mapping[str, str], *conditions: str) -> list[Any]:
         clauses = [*conditions, *(f"tags.`{name}` = '{value}'" for name, value in tags.items())]
-        return list(self.client.search_runs(experiment_ids, " and ".join(clauses), max_results=1000))
+        return all_pages(
+            lambda token: self.client.search_runs(
+                experiment_ids, " and ".join(clauses), max_results=RUNS_PER_PAGE, page_token=token
+            )
+        )
 
 
 @dataclass
@@ -225,8 +253,8 @@ class TrackedRun:
 
     def log_bytes(self, data: bytes, name: str) -> None:
         """Store ``data``, such as a plot, as the artifact ``name``, which may contain folders."""
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / PurePosixPath(name).name
+        with scratch_folder("artifact") as scratch:
+            path = scratch / PurePosixPath(name).name
             path.write_bytes(data)
             folder = PurePosixPath(name).parent.as_posix()
             self.log_artifact(path, None if folder == "." else folder)
@@ -274,6 +302,21 @@ class TrackedRun:
                 if self.tracking.outbox is None or not is_connection_error(error):
                     raise
         self.queue(operation)
+
+
+def _require_database(file: Path) -> None:
+    """Raise :class:`TrackingError` for a file that is no SQLite database; MLflow would try it again for minutes."""
+    if not file.exists() or file.stat().st_size == 0:
+        return
+    with file.open("rb") as opened:
+        start = opened.read(len(SQLITE_MAGIC))
+    if start != SQLITE_MAGIC:
+        raise TrackingError(
+            f"MLflow's database {file}",
+            expected="an SQLite database",
+            found=f"a file that begins with {start[:8]!r}",
+            fix="Restore the home from its backup: ml-platform restore.",
+        )
 
 
 def creation_operation(

@@ -1,21 +1,26 @@
-"""The recorded verdict on a version: record it in the audit log, and verify it before a promotion.
+"""The recorded verdicts: each is stored with its metrics and audit record in one transaction, and verified when read.
 
-The registry trusts the digest and the record, not the process that wrote the verdict.
+The registry trusts the digest and the audit record, not the process that evaluated.
 """
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy.engine import Connection
 
-from ml_platform.data.canonical import value_digest
+from ml_platform.data.canonical import canonical_json, value_digest
 from ml_platform.errors import PlatformError
 from ml_platform.registry.audit import AuditLog, AuditRecord
 from ml_platform.registry.champion_history import ChampionRecord
 from ml_platform.registry.models import ModelVersion
+from ml_platform.state.schema import verdicts
+from ml_platform.state.store import StateStore
 
 VERDICT_KIND = "verdict"
 
@@ -37,6 +42,7 @@ class VerdictRecord(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str
+    partition: str
     candidate: str
     champion: str | None
     decision: str
@@ -45,10 +51,64 @@ class VerdictRecord(BaseModel):
     digest: str
 
 
-def record_verdict(audit: AuditLog, verdict: Mapping[str, Any], *, actor: str, at: datetime) -> AuditRecord:
-    """Record a stored verdict (as JSON) in the audit log; promotion accepts only recorded verdicts."""
+@dataclass(frozen=True)
+class StoredVerdict:
+    """A verdict as it was recorded, as JSON values, and the metrics of its evaluation by name."""
+
+    digest: str
+    sequence: int
+    """Number of its audit record."""
+    content: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+
+def record_verdict(
+    audit: AuditLog, verdict: Mapping[str, Any], metrics: Mapping[str, float], *, actor: str, at: datetime
+) -> AuditRecord:
+    """Store a verdict (JSON values) with its metrics and record it in the audit log, in one transaction.
+
+    Promotion accepts only recorded verdicts. A verdict that is recorded already is not recorded again; its audit record
+    is returned.
+    """
     facts = {name: verdict[name] for name in ("model", "partition", "candidate", "decision", "evidence", "digest")}
-    return audit.append(VERDICT_KIND, actor=actor, at=at, facts=facts)
+    with audit.state.write() as connection:
+        sequence = connection.scalar(sa.select(verdicts.c.sequence).where(verdicts.c.digest == verdict["digest"]))
+        if sequence is not None:
+            return audit.record(sequence)
+        record = audit.append(VERDICT_KIND, actor=actor, at=at, facts=facts)
+        _insert_verdict(connection, verdict, metrics, record)
+    return record
+
+
+def stored_verdict(state: StateStore, digest: str) -> StoredVerdict:
+    """Return the verdict with the digest ``digest``.
+
+    Raises :class:`PromotionError` when it is not stored, cannot be read, or its content has another digest.
+    """
+    with state.read() as connection:
+        row = connection.execute(sa.select(verdicts).where(verdicts.c.digest == digest)).one_or_none()
+    if row is None:
+        raise _invalid_verdict(digest, "a stored verdict", "none")
+    return StoredVerdict(digest, row.sequence, _verified_content(row.verdict, digest), json.loads(row.metrics))
+
+
+def latest_verdict_of(audit: AuditLog, model: str, partition: str) -> StoredVerdict | None:
+    """Return the verdict on the candidate of ``partition`` that was recorded last, or None; raises as the above."""
+    return _latest_recorded(audit, (verdicts.c.model == model) & (verdicts.c.partition == partition))
+
+
+def latest_verdict_on(audit: AuditLog, version: ModelVersion) -> StoredVerdict:
+    """Return the verdict on ``version`` that was recorded last; approvals are bound to its evidence.
+
+    Raises :class:`PromotionError` when the version has no verdict.
+    """
+    condition = (verdicts.c.model == version.name) & (verdicts.c.candidate == version.content_digest)
+    found = _latest_recorded(audit, condition)
+    if found is None:
+        raise _promotion_error(
+            version, "a verdict to approve or reject", "none", "Materialize the evaluation of the version first."
+        )
+    return found
 
 
 def latest_evidence_digest(audit: AuditLog, version: ModelVersion) -> str:
@@ -56,32 +116,30 @@ def latest_evidence_digest(audit: AuditLog, version: ModelVersion) -> str:
 
     Raises :class:`PromotionError` when the version has no verdict.
     """
-    return str(_latest_record(audit, version).facts["evidence"])
+    return str(latest_verdict_on(audit, version).content["evidence"])
 
 
-def latest_verdict_digest(audit: AuditLog, version: ModelVersion) -> str:
-    """Return the digest of the latest verdict on ``version``, which names its file; raises like the function above."""
-    return str(_latest_record(audit, version).facts["digest"])
+def verdict_metrics(state: StateStore, digest: str | None) -> dict[str, float]:
+    """Return the metrics of the evaluation with the verdict ``digest``; empty when it is None or not stored."""
+    with state.read() as connection:
+        text = connection.scalar(sa.select(verdicts.c.metrics).where(verdicts.c.digest == digest))
+    return {} if text is None else dict(json.loads(text))
 
 
 def load_verified_verdict(
-    audit: AuditLog, version: ModelVersion, path: Path, champion: ChampionRecord | None
+    audit: AuditLog, version: ModelVersion, digest: str, champion: ChampionRecord | None
 ) -> VerdictRecord:
-    """Return the verdict at ``path`` when it allows a promotion of ``version`` over ``champion``.
+    """Return the verdict ``digest`` when it allows a promotion of ``version`` over ``champion``.
 
     Raises :class:`PromotionError`, which names the first condition that fails.
     """
     fix = "Materialize the evaluation again."
+    stored = stored_verdict(audit.state, digest)
+    _require_recorded(audit, stored)
     try:
-        stored = json.loads(path.read_bytes())
-        verdict = VerdictRecord.model_validate(stored)
-    except (OSError, ValueError) as error:
-        raise _promotion_error(version, f"a readable verdict at '{path}'", type(error).__name__, fix) from error
-    digest = value_digest({name: value for name, value in stored.items() if name != "digest"})
-    if not digest == verdict.digest == path.stem:
-        raise _promotion_error(version, f"a verdict with the digest {path.stem[:12]}", f"content {digest[:12]}", fix)
-    if all(record.facts["digest"] != digest for record in audit.records(VERDICT_KIND)):
-        raise _promotion_error(version, "a verdict in the audit log", f"no record of the digest {digest[:12]}", fix)
+        verdict = VerdictRecord.model_validate(stored.content)
+    except ValidationError as error:
+        raise _promotion_error(version, "a complete verdict", type(error).__name__, fix) from error
     if (verdict.model, verdict.candidate) != (version.name, version.content_digest):
         found = f"a verdict about '{verdict.model}' {verdict.candidate[:12]}"
         raise _promotion_error(version, f"a verdict about content {version.content_digest[:12]}", found, fix)
@@ -101,20 +159,94 @@ def load_verified_verdict(
     return verdict
 
 
-def _latest_record(audit: AuditLog, version: ModelVersion) -> AuditRecord:
-    records = [
-        record
-        for record in audit.records(VERDICT_KIND)
-        if (record.facts["model"], record.facts["candidate"]) == (version.name, version.content_digest)
-    ]
-    if not records:
-        raise _promotion_error(
-            version, "a verdict to approve or reject", "none", "Materialize the evaluation of the version first."
+def import_verdict_files(audit: AuditLog, verdict_folder: Path, metrics_folder: Path) -> tuple[int, list[str]]:
+    """Store the verdict files of the releases up to 0.1.0 that the audit log records.
+
+    Returns the number of added verdicts, and one text for each recorded verdict whose file is missing or changed; these
+    are left out, and promotions that used them stay in the audit log. The files are named by digest; an old verdict may
+    have no metrics. A repeated import adds nothing.
+    """
+    added, problems = 0, []
+    # Earlier releases recorded a repeated verdict again; the last record counts.
+    latest = {str(record.facts["digest"]): record for record in audit.records(VERDICT_KIND)}
+    for digest, record in latest.items():
+        numbers = metrics_folder / f"{digest}.json"
+        with audit.state.write() as connection:
+            if connection.scalar(sa.select(verdicts.c.digest).where(verdicts.c.digest == digest)) is not None:
+                continue
+            try:
+                content = _verified_content((verdict_folder / f"{digest}.json").read_bytes(), digest)
+                metrics = json.loads(numbers.read_bytes()) if numbers.exists() else {}
+            except (OSError, ValueError, PromotionError) as error:
+                problems.append(str(error))
+                continue
+            _insert_verdict(connection, content, metrics, record)
+            added += 1
+    return added, problems
+
+
+def _verified_content(text: str | bytes, digest: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(text)
+        actual = value_digest({name: value for name, value in content.items() if name != "digest"})
+    except (ValueError, AttributeError) as error:
+        raise _invalid_verdict(digest, "a readable verdict", type(error).__name__) from error
+    if not actual == content.get("digest") == digest:
+        raise _invalid_verdict(digest, f"content with the digest {digest[:12]}", f"digest {actual[:12]}")
+    return content
+
+
+def _insert_verdict(
+    connection: Connection, verdict: Mapping[str, Any], metrics: Mapping[str, float], record: AuditRecord
+) -> None:
+    connection.execute(
+        verdicts.insert().values(
+            digest=record.facts["digest"],
+            sequence=record.sequence,
+            model=verdict["model"],
+            partition=verdict["partition"],
+            candidate=verdict["candidate"],
+            evidence=verdict["evidence"],
+            verdict=canonical_json(verdict).decode(),
+            metrics=canonical_json(metrics).decode(),
+            recorded_at=_utc(record.at),
         )
-    return records[-1]
+    )
+
+
+def _latest_recorded(audit: AuditLog, condition: sa.ColumnElement[bool]) -> StoredVerdict | None:
+    query = sa.select(verdicts.c.digest).where(condition).order_by(verdicts.c.sequence.desc()).limit(1)
+    with audit.state.read() as connection:
+        digest = connection.scalar(query)
+    if digest is None:
+        return None
+    found = stored_verdict(audit.state, digest)
+    _require_recorded(audit, found)
+    return found
+
+
+def _require_recorded(audit: AuditLog, stored: StoredVerdict) -> None:
+    """Raise :class:`PromotionError` unless the audit record of the verdict names its digest."""
+    record = audit.record(stored.sequence)
+    if record.kind != VERDICT_KIND or record.facts["digest"] != stored.digest:
+        found = f"record {stored.sequence} of the kind '{record.kind}', which does not name it"
+        raise _invalid_verdict(stored.digest, "a verdict in the audit log", found)
+
+
+def _invalid_verdict(digest: str, expected: str, found: str) -> PromotionError:
+    return PromotionError(
+        f"Verdict {digest[:12]}",
+        expected=expected,
+        found=found,
+        fix="Materialize the evaluation again; promotion ignores this verdict.",
+    )
 
 
 def _promotion_error(version: ModelVersion, expected: str, found: str, fix: str) -> PromotionError:
     return PromotionError(
         f"Promotion of '{version.name}' version {version.version}", expected=expected, found=found, fix=fix
     )
+
+
+def _utc(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")

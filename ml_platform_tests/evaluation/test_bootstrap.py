@@ -5,7 +5,14 @@ import pytest
 from sklearn import metrics as oracle
 
 from ml_platform.evaluation import ranking
-from ml_platform.evaluation.bootstrap import BootstrapSettings, block_codes, bootstrap, draw_counts
+from ml_platform.evaluation.bootstrap import (
+    Bootstrap,
+    BootstrapSettings,
+    Difference,
+    block_codes,
+    bootstrap,
+    draw_counts,
+)
 from ml_platform.evaluation.metrics import EvaluationError, score, score_regression
 
 
@@ -118,6 +125,33 @@ def test_higher_confidence_widens_the_interval() -> None:
     assert width(0.99) / width(0.90) == pytest.approx(3.106 / 1.796, rel=1e-3)
 
 
+def test_standard_error_and_interval_are_those_computed_by_hand() -> None:
+    drawn = Bootstrap(
+        points={"a": {"auc": 0.66}, "b": {"auc": 0.5}},
+        draws={"a": {"auc": np.array([0.5, 0.7, 0.6, 0.8])}, "b": {"auc": np.full(4, 0.5)}},
+        blocks=5,
+        rows=50,
+        confidence=0.95,
+    )
+    difference = drawn.difference("a", "b", "auc")
+    # The differences 0, 0.2, 0.1 and 0.3 have the variance 0.05 / 3; five blocks give 5 / 4 of it.
+    assert difference.standard_error == pytest.approx((0.05 / 3 * 5 / 4) ** 0.5)
+    # Student's t with 4 degrees of freedom at 97.5 % is 2.776445.
+    half_width = 2.776445 * 0.1443376
+    assert (difference.low, difference.high) == pytest.approx((0.16 - half_width, 0.16 + half_width))
+    assert drawn.interval("a", "auc").low == pytest.approx(0.66 - half_width)
+
+
+def test_standard_error_of_few_blocks_equals_that_of_their_mean() -> None:
+    # Five blocks of equal size with the losses 1 to 5: the standard error of their mean is the root of 2.5 / 5.
+    loss, block = np.repeat(np.arange(1.0, 6.0), 4), np.repeat(np.arange(5), 4)
+    settings = BootstrapSettings(resamples=20_000)
+    drawn = bootstrap(
+        np.zeros(20), {"a": loss, "none": np.zeros(20)}, block, settings, task="regression", metrics=["mae"]
+    )
+    assert drawn.difference("none", "a", "mae").standard_error == pytest.approx(0.5**0.5, rel=0.02)
+
+
 def test_interval_stays_in_the_range_of_the_metric() -> None:
     label = np.array([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
     drawn = bootstrap(label, {"a": 0.2 + 0.6 * label}, [1, 1, 2, 2, 3, 3], BootstrapSettings(resamples=100))
@@ -158,3 +192,27 @@ def test_rows_to_decide_grow_with_the_inverse_square_of_the_distance() -> None:
     assert near is not None
     assert nearer == pytest.approx(4 * near, rel=0.01)
     assert difference.rows_to_decide(difference.value + 0.001, 0.95) is None
+
+
+def difference_of(value: float, standard_error: float, rows: int = 1000) -> Difference:
+    return Difference(value, value, value, standard_error, blocks=5, rows=rows)
+
+
+def test_p_value_is_that_of_students_t_with_one_degree_fewer_than_blocks() -> None:
+    # Two standard errors above the bound: 5.8058 % of Student's t with 4 degrees of freedom lie beyond.
+    assert difference_of(0.11, 0.05).one_sided_p_value(0.01) == pytest.approx(0.058058, abs=1e-6)
+    assert difference_of(-0.09, 0.05).one_sided_p_value(0.01) == pytest.approx(1 - 0.058058, abs=1e-6)
+
+
+@pytest.mark.parametrize(("bound", "p_value"), [(0.09, 0.0), (0.1, 1.0), (0.11, 1.0)])
+def test_p_value_without_any_variation_is_certain(bound: float, p_value: float) -> None:
+    assert difference_of(0.1, 0.0).one_sided_p_value(bound) == p_value
+
+
+def test_rows_to_decide_are_those_computed_by_hand() -> None:
+    # (1.959964 + 0.841621) squared is 7.8489, for a difference of one standard error.
+    assert difference_of(0.02, 0.02).rows_to_decide(0.0, 0.95) == 7849
+    # At 90 % confidence and 50 % power only the quantile 1.644854 counts.
+    assert difference_of(0.02, 0.02).rows_to_decide(0.0, 0.9, power=0.5) == 2706
+    assert difference_of(0.02, 0.001).rows_to_decide(0.0, 0.95) == 1000  # not fewer than there are
+    assert difference_of(0.02, 0.02).rows_to_decide(0.02, 0.95) is None

@@ -57,11 +57,13 @@ def test_worse_candidate_fails_and_more_labels_would_not_help() -> None:
 
 
 def test_slightly_better_candidate_is_undecided_with_the_number_of_labels_needed() -> None:
-    result = PairedTestGate().evaluate(evidence(blurred(0.5, seed=6), blurred(0.5, seed=16)))
+    compared = evidence(blurred(0.5, seed=6), blurred(0.5, seed=16))
+    result = PairedTestGate().evaluate(compared)
     assert (result.passed, result.undecided) == (False, True)
-    assert result.labels_needed is not None
-    assert result.labels_needed > 0
-    assert "more labels would decide" in result.reason
+    total = compared.resampled("auc").difference("candidate", "champion", "auc").rows_to_decide(0.0, 0.95)
+    assert total is not None
+    assert result.labels_needed == total - ROWS > 0
+    assert f"About {total - ROWS:,} more labels would decide." in result.reason
 
 
 def test_reason_mentions_a_champion_that_was_fitted_on_the_rows() -> None:
@@ -123,6 +125,12 @@ def test_required_baseline_that_was_not_evaluated_fails_the_gate(baselines: dict
     assert (result.passed, result.reason) == (False, "Baselines not evaluated: request_only.")
 
 
+def test_baseline_gate_without_any_baseline_fails() -> None:
+    result = BaselineGate().evaluate(evidence(champion=blurred(1.5)))
+    assert (result.passed, result.undecided, result.labels_needed) == (False, False, None)
+    assert result.reason == "Baselines not evaluated: none were given."
+
+
 @pytest.mark.parametrize(
     ("metric", "limit", "passed"),
     [("auc", 0.6, True), ("auc", 0.9, False), ("log_loss", 0.7, True), ("log_loss", 0.2, False)],
@@ -155,11 +163,13 @@ def test_calibration_error_above_its_limit_fails() -> None:
     assert CalibrationGate(maximum_ece=0.2, maximum_bias=1).evaluate(evidence(stretched)).passed
 
 
-def test_bias_above_its_limit_fails() -> None:
-    shifted = (CHANCE + 0.08).clip(0, 1)
+@pytest.mark.parametrize("shift", [0.08, -0.08], ids=["too high", "too low"])
+def test_bias_above_its_limit_fails_in_both_directions(shift: float) -> None:
+    shifted = (CHANCE + shift).clip(0, 1)
     result = CalibrationGate(maximum_ece=0.5).evaluate(evidence(shifted))
     assert not result.passed
     assert result.numbers["bias"] == pytest.approx(shifted.mean() - LABEL.mean())
+    assert abs(shifted.mean() - LABEL.mean()) > 0.05  # the default limit
     assert CalibrationGate(maximum_ece=0.5, maximum_bias=0.2).evaluate(evidence(shifted)).passed
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from ml_platform.evaluation.metrics import EvaluationError, improvement, score, score_regression
+from ml_platform.evaluation.metrics import EvaluationError, improvement, score, score_regression, score_task
 
 labels_and_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=60).filter(
     lambda rows: len({label for label, _ in rows}) == 2
@@ -79,3 +79,25 @@ def test_label_other_than_0_and_1_is_rejected() -> None:
 @pytest.mark.parametrize(("metric", "better", "worse"), [("auc", 0.8, 0.7), ("log_loss", 0.3, 0.4)])
 def test_improvement_is_positive_when_better(metric: str, better: float, worse: float) -> None:
     assert improvement(metric, better, worse) == pytest.approx(0.1)
+
+
+def test_pinball_loss_of_the_median_is_half_the_mean_absolute_error() -> None:
+    # The errors are 1, 3 and -2: the mean of their absolute values is 2.
+    found = score_regression([2, 5, 1], [1, 2, 3])
+    assert (found["mae"], found["pinball"]) == (2.0, 1.0)
+
+
+def test_task_selects_the_metrics() -> None:
+    label, prediction = np.array([0.0, 1.0, 1.0]), np.array([0.5, 0.5, 0.75])
+    assert score_task("classification", label, prediction) == score(label, prediction)
+    # The errors are 0.5, 0.5 and 0.25; two of three labels lie within 0.5 and one within 0.25.
+    assert score_task("regression", label, prediction)["mae"] == pytest.approx(1.25 / 3)
+    assert "coverage" not in score_task("regression", label, prediction)
+    bounds = (prediction - 0.25, prediction + 0.25)
+    assert score_task("regression", label, prediction, bounds)["coverage"] == pytest.approx(1 / 3)
+
+
+def test_quantile_weighs_errors_of_both_directions() -> None:
+    # At the quantile 0.9, one too low by 2 costs 1.8, and one too high by 2 costs 0.2.
+    assert score_regression([3.0, 1.0], [1.0, 3.0], quantile=0.9)["pinball"] == pytest.approx(1.0)
+    assert score_regression([3.0, 3.0], [1.0, 1.0], quantile=0.9)["pinball"] == pytest.approx(1.8)

@@ -2,13 +2,13 @@
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ml_platform.data.canonical import canonical_json, value_digest
 from ml_platform.evaluation.gates import GateResult
-from ml_platform.evaluation.verdict import Verdict, VerdictError, build_verdict, decide, read_verdict, store_verdict
+from ml_platform.evaluation.verdict import Verdict, VerdictError, build_verdict, decide, parse_verdict
 
 PASSED = GateResult(name="metric_limit_auc", passed=True, numbers={"value": 0.77}, reason="kept")
 FAILED = GateResult(name="calibration", passed=False, numbers={"ece": 0.2}, reason="missed")
@@ -41,39 +41,40 @@ def test_hold_has_the_number_of_labels_needed() -> None:
     assert verdict(FAILED, WAITING).labels_needed is None
 
 
-def test_stored_verdict_is_read_back(tmp_path: Path) -> None:
+def stored(verdict: Verdict) -> dict[str, Any]:
+    """Return ``verdict`` as the values of its stored JSON."""
+    values: dict[str, Any] = json.loads(canonical_json(verdict.model_dump()))
+    return values
+
+
+def test_stored_verdict_is_read_back() -> None:
     given = verdict(PASSED, WAITING)
-    assert read_verdict(store_verdict(given, tmp_path)) == given
+    assert parse_verdict(stored(given)) == given
 
 
-def test_changed_number_is_detected(tmp_path: Path) -> None:
-    path = store_verdict(verdict(PASSED), tmp_path)
-    path.write_text(path.read_text().replace("0.77", "0.78"))
-    with pytest.raises(VerdictError, match=f"content with the digest {path.stem[:12]}, found digest"):
-        read_verdict(path)
+def test_changed_number_is_detected() -> None:
+    given = verdict(PASSED)
+    changed = {**stored(given), "gates": [{**PASSED.model_dump(), "numbers": {"value": 0.78}}]}
+    with pytest.raises(VerdictError, match=f"content with the digest {given.digest[:12]}, found digest"):
+        parse_verdict(changed)
 
 
-def test_forged_decision_with_a_valid_digest_is_detected(tmp_path: Path) -> None:
-    forged = json.loads(store_verdict(verdict(FAILED), tmp_path).read_text())
+def test_forged_decision_with_a_valid_digest_is_detected() -> None:
+    forged = {**stored(verdict(FAILED)), "decision": "PROMOTE"}
     del forged["digest"]
-    forged["decision"] = "PROMOTE"
-    path = tmp_path / f"{value_digest(forged)}.json"
-    path.write_bytes(canonical_json({**forged, "digest": value_digest(forged)}))
     with pytest.raises(VerdictError, match="the decision REJECT that follows from its gates, found PROMOTE"):
-        read_verdict(path)
+        parse_verdict({**forged, "digest": value_digest(forged)})
 
 
-def test_verdict_without_the_newer_table_field_is_still_valid(tmp_path: Path) -> None:
+def test_verdict_without_the_newer_table_field_is_still_valid() -> None:
     content = verdict(PASSED).model_dump()
     older = {name: value for name, value in content.items() if name not in ("table", "digest")}
-    path = tmp_path / f"{value_digest(older)}.json"
-    path.write_bytes(canonical_json({**older, "digest": value_digest(older)}))
-    assert read_verdict(path).table == ""
+    assert parse_verdict({**older, "digest": value_digest(older)}).table == ""
 
 
-def test_absent_verdict_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(VerdictError, match="a readable verdict, found FileNotFoundError"):
-        read_verdict(tmp_path / "none.json")
+def test_incomplete_verdict_is_reported() -> None:
+    with pytest.raises(VerdictError, match="a readable verdict, found ValidationError"):
+        parse_verdict({"digest": "f" * 64})
 
 
 def test_nan_in_a_gate_result_is_rejected() -> None:

@@ -1,7 +1,6 @@
 """An approval counts only for its version, its evidence and its period of validity."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +13,15 @@ from ml_platform.registry.approvals import (
     reject,
 )
 from ml_platform.registry.audit import AuditLog
+from ml_platform.state.store import StateStore
 
 NOON = datetime(2013, 7, 1, 12, tzinfo=UTC)
 MANUAL = ApprovalSettings(mode="manual")
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> AuditLog:
-    return AuditLog(tmp_path / "decisions.jsonl")
+def log(state_store: StateStore) -> AuditLog:
+    return AuditLog(state_store)
 
 
 def approve_version(

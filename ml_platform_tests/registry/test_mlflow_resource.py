@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from ml_platform.registry.outbox import Outbox
-from ml_platform.registry.process_identity import current_process
+from ml_platform.state.process_identity import current_process
 from resources.home import Home
 from resources.mlflow import MlflowResource
 

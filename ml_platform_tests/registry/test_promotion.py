@@ -2,15 +2,20 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from ml_platform.data.canonical import canonical_json
 from ml_platform.evaluation.gates import GateResult
-from ml_platform.evaluation.verdict import build_verdict, store_verdict
+from ml_platform.evaluation.verdict import Verdict, build_verdict, parse_verdict
 from ml_platform.registry.approvals import ApprovalError, ApprovalSettings, approve
 from ml_platform.registry.audit import AuditError, AuditLog
 from ml_platform.registry.champion_history import ChampionRecord, champion_at, champion_history, current_champion
@@ -18,32 +23,45 @@ from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import (
     ApprovalPendingError,
     VersionRejectedError,
+    append_champion_record,
     promote,
     reconcile,
     reject_version,
     roll_back,
 )
-from ml_platform.registry.verdict_record import PromotionError, latest_evidence_digest, record_verdict
+from ml_platform.registry.verdict_record import (
+    PromotionError,
+    import_verdict_files,
+    latest_evidence_digest,
+    latest_verdict_of,
+    latest_verdict_on,
+    record_verdict,
+    stored_verdict,
+    verdict_metrics,
+)
+from ml_platform.state.schema import verdicts
+from ml_platform.state.store import StateStore
 
 NOON = datetime(2013, 7, 1, 12, tzinfo=UTC)
 PASSED = GateResult(name="metric_limit_auc", passed=True, numbers={"value": 0.77}, reason="auc 0.77")
+METRICS = {"auc": 0.77, "rows": 1200.0}
 FAILED = GateResult(name="calibration", passed=False, numbers={"ece": 0.2}, reason="ECE 0.2")
 
 Register = Callable[[str], ModelVersion]
-RecordedVerdict = Callable[..., Path]
+RecordedVerdict = Callable[..., str]
 PromoteVersion = Callable[..., ChampionRecord]
 
 
 @pytest.fixture
-def audit(tmp_path: Path) -> AuditLog:
-    return AuditLog(tmp_path / "decisions.jsonl")
+def audit(state_store: StateStore) -> AuditLog:
+    return AuditLog(state_store)
 
 
 @pytest.fixture
-def recorded_verdict(audit: AuditLog, tmp_path: Path) -> RecordedVerdict:
-    """A function that stores a verdict on a version and records it in the log."""
+def recorded_verdict(audit: AuditLog) -> RecordedVerdict:
+    """A function that records a verdict on a version and returns its digest."""
 
-    def record(version: ModelVersion, gate: GateResult = PASSED, champion: ModelVersion | None = None) -> Path:
+    def record(version: ModelVersion, gate: GateResult = PASSED, champion: ModelVersion | None = None) -> str:
         verdict = build_verdict(
             model=version.name,
             partition=version.partition,
@@ -53,8 +71,8 @@ def recorded_verdict(audit: AuditLog, tmp_path: Path) -> RecordedVerdict:
             evidence="e" * 64,
             at=NOON,
         )
-        record_verdict(audit, verdict.model_dump(), actor="evaluation", at=NOON)
-        return store_verdict(verdict, tmp_path / "verdicts")
+        record_verdict(audit, verdict.model_dump(), METRICS, actor="evaluation", at=NOON)
+        return verdict.digest
 
     return record
 
@@ -63,7 +81,7 @@ def recorded_verdict(audit: AuditLog, tmp_path: Path) -> RecordedVerdict:
 def promote_version(registry: ModelRegistry, audit: AuditLog) -> PromoteVersion:
     def promote_version(
         version: ModelVersion,
-        verdict: Path,
+        verdict: str,
         at: datetime = NOON,
         approval: ApprovalSettings = ApprovalSettings(),  # noqa: B008 - frozen in these tests
     ) -> ChampionRecord:
@@ -71,7 +89,7 @@ def promote_version(registry: ModelRegistry, audit: AuditLog) -> PromoteVersion:
             registry,
             audit,
             version,
-            verdict_path=verdict,
+            verdict_digest=verdict,
             approval=approval,
             decided_by="champion",
             reason="gates",
@@ -115,20 +133,21 @@ def test_verdict_with_a_failed_gate_is_rejected(
 
 
 def test_tampered_verdict_is_rejected(
-    registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
+    audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
 ) -> None:
     version = registered("tree")
-    path = recorded_verdict(version, FAILED)
-    verdict = json.loads(path.read_text())
-    verdict["decision"] = "PROMOTE"
-    verdict["gates"][0]["passed"] = True
-    path.write_text(json.dumps(verdict))
-    with pytest.raises(PromotionError, match=f"a verdict with the digest {path.stem[:12]}, found content"):
-        promote_version(version, path)
+    digest = recorded_verdict(version, FAILED)
+    forged = dict(stored_verdict(audit.state, digest).content)
+    forged["decision"] = "PROMOTE"
+    forged["gates"][0]["passed"] = True
+    with audit.state.write() as connection:
+        connection.execute(verdicts.update().values(verdict=json.dumps(forged)))
+    with pytest.raises(PromotionError, match=f"content with the digest {digest[:12]}, found digest"):
+        promote_version(version, digest)
 
 
 def test_forged_verdict_without_a_record_is_rejected(
-    registered: Register, promote_version: PromoteVersion, tmp_path: Path
+    audit: AuditLog, registered: Register, promote_version: PromoteVersion
 ) -> None:
     version = registered("tree")
     forged = build_verdict(
@@ -140,8 +159,18 @@ def test_forged_verdict_without_a_record_is_rejected(
         evidence="e" * 64,
         at=NOON,
     )
-    with pytest.raises(PromotionError, match="a verdict in the audit log, found no record of the digest"):
-        promote_version(version, store_verdict(forged, tmp_path))
+    record = audit.append("approval", actor="eve", at=NOON, facts={"model": "departure_risk", "digest": forged.digest})
+    row = {
+        **{name: getattr(forged, name) for name in ("digest", "model", "partition", "candidate", "evidence")},
+        "sequence": record.sequence,
+        "verdict": forged.model_dump_json(),
+        "metrics": "{}",
+        "recorded_at": NOON.isoformat(),
+    }
+    with audit.state.write() as connection:
+        connection.execute(verdicts.insert().values(row))
+    with pytest.raises(PromotionError, match="a verdict in the audit log, found record 1 of the kind 'approval'"):
+        promote_version(version, forged.digest)
 
 
 def test_verdict_about_another_version_is_rejected(
@@ -163,9 +192,9 @@ def test_verdict_against_a_former_champion_is_rejected(
         promote_version(third, outdated)
 
 
-def test_missing_verdict_is_rejected(registered: Register, promote_version: PromoteVersion, tmp_path: Path) -> None:
-    with pytest.raises(PromotionError, match=r"a readable verdict at '.*none.json', found FileNotFoundError"):
-        promote_version(registered("tree"), tmp_path / "none.json")
+def test_missing_verdict_is_rejected(registered: Register, promote_version: PromoteVersion) -> None:
+    with pytest.raises(PromotionError, match="Verdict ffffffffffff: expected a stored verdict, found none"):
+        promote_version(registered("tree"), "f" * 64)
 
 
 def test_broken_audit_log_stops_every_promotion(
@@ -173,7 +202,9 @@ def test_broken_audit_log_stops_every_promotion(
 ) -> None:
     version = registered("tree")
     verdict = recorded_verdict(version)
-    audit.path.write_text(audit.path.read_text().replace("evaluation", "somebody"))
+    with audit.state.write() as connection:
+        connection.execute(sa.text("DROP TRIGGER audit_records_update"))
+        connection.execute(sa.text("UPDATE audit_records SET actor = 'somebody'"))
     with pytest.raises(AuditError, match="record 1"):
         promote_version(version, verdict)
 
@@ -267,14 +298,14 @@ def test_concurrent_promotions_give_one_champion_and_one_error(
     verdicts = [recorded_verdict(version) for version in versions]
 
     def promote_version(number: int) -> bool:
-        # Each promotion has its own log object, like two processes.
-        own = AuditLog(audit.path)
+        # Each promotion has its own store, like two processes.
+        own = AuditLog(StateStore(path=audit.state.path))
         try:
             promote(
                 registry,
                 own,
                 versions[number],
-                verdict_path=verdicts[number],
+                verdict_digest=verdicts[number],
                 approval=ApprovalSettings(),
                 decided_by="champion",
                 reason="gates",
@@ -431,3 +462,152 @@ def test_crash_that_left_the_champion_as_challenger_is_repaired(
     registry.set_alias("departure_risk", "challenger", 1)
     assert reconcile(registry, audit, "departure_risk")
     assert alias(registry, "challenger") is None
+
+
+def verdict_at(version: ModelVersion, at: datetime, gate: GateResult = PASSED) -> Verdict:
+    return build_verdict(
+        model=version.name,
+        partition=version.partition,
+        candidate=version.content_digest,
+        champion=None,
+        gates=[gate],
+        evidence=f"{at:%H}" * 32,
+        at=at,
+    )
+
+
+def test_verdict_is_stored_with_its_metrics_and_recorded_once(audit: AuditLog, registered: Register) -> None:
+    verdict = verdict_at(registered("tree"), NOON)
+    first = record_verdict(audit, verdict.model_dump(), METRICS, actor="gates", at=NOON)
+    again = record_verdict(audit, verdict.model_dump(), METRICS, actor="gates", at=NOON)
+    stored = stored_verdict(audit.state, verdict.digest)
+    assert first == again
+    assert [record.sequence for record in audit.records("verdict")] == [1]
+    assert parse_verdict(stored.content) == verdict
+    assert (stored.metrics, verdict_metrics(audit.state, verdict.digest)) == (METRICS, METRICS)
+    assert verdict_metrics(audit.state, None) == {}
+
+
+def test_verdict_that_is_recorded_last_counts_also_when_the_clock_goes_back(
+    audit: AuditLog, registered: Register
+) -> None:
+    version = registered("tree")
+    for at in (NOON, NOON - timedelta(days=1)):
+        record_verdict(audit, verdict_at(version, at).model_dump(), METRICS, actor="gates", at=at)
+    last = verdict_at(version, NOON - timedelta(days=1))
+    assert latest_verdict_on(audit, version).digest == last.digest
+    found = latest_verdict_of(audit, "departure_risk", "2013-06")
+    assert found is not None
+    assert found.digest == last.digest
+    assert latest_verdict_of(audit, "departure_risk", "2013-07") is None
+
+
+def test_verdict_without_its_audit_record_is_not_stored(
+    audit: AuditLog, registered: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = verdict_at(registered("tree"), NOON)
+    monkeypatch.setattr(audit, "append", lambda *_, **__: (_ for _ in ()).throw(OSError("killed")))
+    with pytest.raises(OSError, match="killed"):
+        record_verdict(audit, verdict.model_dump(), METRICS, actor="gates", at=NOON)
+    with pytest.raises(PromotionError, match="a stored verdict, found none"):
+        stored_verdict(audit.state, verdict.digest)
+
+
+def test_verdict_files_of_an_earlier_release_are_imported(
+    audit: AuditLog, registered: Register, tmp_path: Path
+) -> None:
+    version, folder, numbers = registered("tree"), tmp_path / "verdicts", tmp_path / "metrics"
+    kept, lost = verdict_at(version, NOON), verdict_at(version, NOON + timedelta(hours=1))
+    for verdict in (kept, lost, kept):  # an earlier release recorded a repeated verdict again
+        facts = {name: getattr(verdict, name) for name in ("model", "partition", "candidate", "decision", "evidence")}
+        audit.append("verdict", actor="gates", at=NOON, facts={**facts, "digest": verdict.digest})
+    folder.mkdir()
+    numbers.mkdir()
+    (folder / f"{kept.digest}.json").write_bytes(canonical_json(kept.model_dump()))
+    (numbers / f"{kept.digest}.json").write_text('{"auc": 0.77, "rows": 1200.0}')
+
+    missing = f"[Errno 2] No such file or directory: '{folder / lost.digest}.json'"
+    assert import_verdict_files(audit, folder, numbers) == (1, [missing])
+    assert import_verdict_files(audit, folder, numbers) == (0, [missing])
+
+    assert latest_verdict_on(audit, version).sequence == 3
+    assert verdict_metrics(audit.state, kept.digest) == METRICS
+
+
+def test_changed_verdict_file_is_not_imported(audit: AuditLog, registered: Register, tmp_path: Path) -> None:
+    verdict = verdict_at(registered("tree"), NOON, FAILED)
+    facts = {name: getattr(verdict, name) for name in ("model", "partition", "candidate", "decision", "evidence")}
+    audit.append("verdict", actor="gates", at=NOON, facts={**facts, "digest": verdict.digest})
+    text = canonical_json(verdict.model_dump()).replace(b"REJECT", b"PROMOTE")
+    (tmp_path / f"{verdict.digest}.json").write_bytes(text)
+    added, (problem,) = import_verdict_files(audit, tmp_path, tmp_path / "metrics")
+    assert added == 0
+    assert f"expected content with the digest {verdict.digest[:12]}" in problem
+    with pytest.raises(PromotionError, match="a stored verdict, found none"):
+        stored_verdict(audit.state, verdict.digest)
+
+
+PROMOTER = """
+    import datetime, sys
+    from pathlib import Path
+    from ml_platform.registry.approvals import ApprovalSettings
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.registry.models import ModelRegistry
+    from ml_platform.registry.promotion import promote
+    from ml_platform.registry.tracking import Tracking
+    from ml_platform.registry.verdict_record import PromotionError
+    from ml_platform.state.store import StateStore
+    root, number, digest = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    registry = ModelRegistry(Tracking(f"sqlite:///{root}/mlflow.db", root / "artifacts"))
+    version = registry.version("departure_risk", number)
+    audit = AuditLog(StateStore(path=root / "state.db"))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        promote(registry, audit, version, verdict_digest=digest, approval=ApprovalSettings(), decided_by="champion",
+                reason="gates", at=datetime.datetime(2013, 7, 1, tzinfo=datetime.UTC))
+        print("promoted")
+    except PromotionError as error:
+        print(error)
+"""
+
+
+def test_one_of_two_promotions_in_two_processes_wins_and_the_other_says_so(
+    audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    versions = [registered("tree"), registered("forest")]
+    verdicts_of = [recorded_verdict(version) for version in versions]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(PROMOTER), str(tmp_path), str(version.version), digest],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for version, digest in zip(versions, verdicts_of, strict=True)
+    ]
+    for each in processes:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in processes:
+        assert each.stdin is not None
+        each.stdin.write("\n")
+        each.stdin.flush()
+    printed = [each.communicate()[0] for each in processes]
+    winner = printed.index("promoted\n")
+    assert "expected a comparison with the current champion" in printed[1 - winner]
+    (record,) = champion_history(audit, "departure_risk")
+    assert record.version == versions[winner].version
+    assert alias(registry, "champion") == record.version
+    assert audit.verify() == 3
+
+
+def test_champion_that_changed_since_it_was_read_is_not_replaced(
+    audit: AuditLog, registered: Register, recorded_verdict: RecordedVerdict, promote_version: PromoteVersion
+) -> None:
+    version = registered("tree")
+    promoted = promote_version(version, recorded_verdict(version))
+    facts = dict(audit.records("champion")[0].facts)
+    with pytest.raises(PromotionError, match="expected no champion, found version 1, by another decision"):
+        append_champion_record(audit, facts, None, decided_by="mara", at=NOON)
+    assert champion_history(audit, "departure_risk") == [promoted]
