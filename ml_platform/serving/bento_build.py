@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from bento.scorer import scorer_reference
-from ml_platform.data.canonical import directory_digest
+from ml_platform.data.canonical import directory_digest, file_digest, value_digest
+from ml_platform.data.module_code import syntax_digest
+from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import listed
 from ml_platform.serving.bento_sources import (
     BentoError,
@@ -75,8 +76,7 @@ def build_bento(
     :class:`~bento.scorer.ModelUnreadableError` for a trainer without a scorer.
     """
     bentos_root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=bentos_root, prefix=".building-") as folder:
-        staging = Path(folder)
+    with scratch_folder("bento", bentos_root) as staging:
         requirements = _stage(staging, model_dir, contract, version, lock)
         digest = directory_digest(staging)
         name = f"{version}-{digest[:12]}"
@@ -90,14 +90,23 @@ def build_bento(
 
 
 def bento_digest(model_dir: Path, contract: RequestContract, *, version: str, lock: Path) -> str:
-    """Return the ``sha256`` that :func:`build_bento` gives these inputs with the code of now, without building.
+    """Return the :func:`normalized_digest` of the bento that these inputs give with the code of now, without building.
 
     The digest covers the model, the contract, the code that the bento carries, and the pinned libraries. Raises
     :class:`BentoError` as :func:`build_bento` does for the code and the libraries.
     """
-    with tempfile.TemporaryDirectory(prefix="bento-digest-") as folder:
-        _stage(Path(folder), model_dir, contract, version, lock)
-        return directory_digest(Path(folder))
+    with scratch_folder("bento-digest") as folder:
+        _stage(folder, model_dir, contract, version, lock)
+        return _normalized_digest(folder)
+
+
+def normalized_digest(bento: Path) -> str:
+    """Return a digest of the files in ``bento`` that tells whether another build would behave differently.
+
+    Comments, docstrings and layout of Python files do not count, so a change of these builds no new bento. All other
+    files count by their bytes. To detect a changed bento, use :func:`content_digest`, in which every byte counts.
+    """
+    return _normalized_digest(bento / "src")
 
 
 def verify_bento(
@@ -142,6 +151,17 @@ def content_digest(bento: Path) -> str:
     source = bento / "src"
     bytecode = [file.relative_to(source).as_posix() for file in source.rglob("*.pyc")]
     return directory_digest(source, leave_out=[BENTOFILE, *bytecode])
+
+
+def _normalized_digest(source: Path) -> str:
+    files = {path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()}
+    return value_digest(
+        {
+            name: syntax_digest(path.read_bytes()) if name.endswith(".py") else file_digest(path)
+            for name, path in files.items()
+            if name != BENTOFILE and not name.endswith(".pyc")
+        }
+    )
 
 
 def _stage(staging: Path, model_dir: Path, contract: RequestContract, version: str, lock: Path) -> list[str]:

@@ -3,9 +3,7 @@
 A bento carries only the modules that its entry points import: no Dagster, no MLflow, no training code.
 """
 
-import ast
 import importlib.metadata
-import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,9 +12,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ml_platform.data.code_dependencies import imported_modules
+from ml_platform.data.project_modules import is_package, module_file
 from ml_platform.errors import PlatformError, listed
 
-PROJECT_PACKAGES = ("ml_platform", "assets", "resources", "bento")
+PLATFORM_PACKAGES = ("ml_platform", "bento")
+"""Packages in which strings name functions of which a bento needs one only, such as the scorers."""
+
 FORBIDDEN_IMPORTS = (
     "dagster",
     "mlflow",
@@ -49,8 +51,10 @@ class BentoSources:
 def find_sources(entry_points: Iterable[str]) -> BentoSources:
     """Return the modules ``entry_points``, their parent packages, and all modules that these import.
 
-    Imports inside functions count for a team's modules. They do not count for the platform's modules, which import
-    heavy libraries there that serving never uses. Raises :class:`BentoError`, which names the importing module, when a
+    Imports inside functions, and functions that a string ``'package.module:function'`` names, count for a team's
+    modules. In ``ml_platform`` neither counts, because functions there import heavy libraries that serving never uses.
+    In ``bento`` the imports count.
+    Imports for type checkers only never count. Raises :class:`BentoError`, which names the importing module, when a
     forbidden module is imported.
     """
     files: dict[str, Path] = {}
@@ -63,17 +67,18 @@ def find_sources(entry_points: Iterable[str]) -> BentoSources:
             continue
         seen.add(name)
         _reject_forbidden_import(name, importer)
-        if name.partition(".")[0] not in PROJECT_PACKAGES:
+        path = module_file(name)
+        if path is None:
             libraries.add(name.partition(".")[0])
             continue
-        path = _source_file(name)
-        if path is None:  # an attribute of a module
-            continue
         relative_path = name.replace(".", "/")
-        files[f"{relative_path}/__init__.py" if path.name == "__init__.py" else f"{relative_path}.py"] = path
-        parent = name.rpartition(".")[0]
-        imported = _imported_names(path, include_functions=not name.startswith("ml_platform"))
-        pending += [(each, name) for each in [*imported, *([parent] if parent else [])]]
+        if path.is_file():  # a folder without __init__.py has no code
+            files[f"{relative_path}/__init__.py" if is_package(path) else f"{relative_path}.py"] = path
+        package = name.partition(".")[0]
+        imported = imported_modules(
+            name, inside_functions=package != "ml_platform", in_strings=package not in PLATFORM_PACKAGES
+        )
+        pending += [(each, name) for each in imported]
     return BentoSources(dict(sorted(files.items())), tuple(sorted(libraries - set(sys.stdlib_module_names))))
 
 
@@ -125,41 +130,3 @@ def _reject_forbidden_import(name: str, importer: str) -> None:
                 found=f"{importer} imports {name}",
                 fix=f"Move the code that the features need to a module that does not import {forbidden}.",
             )
-
-
-def _source_file(name: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin)
-
-
-def _imported_names(path: Path, *, include_functions: bool) -> list[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree)) if include_functions else list(_module_level_imports(tree.body))
-    names: list[str] = []
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            # An imported name can be a module or an attribute; `_source_file` returns None for an attribute.
-            is_ours = node.module.partition(".")[0] in PROJECT_PACKAGES
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names if is_ours)]
-    return names
-
-
-def _module_level_imports(body: Iterable[ast.stmt]) -> Iterable[ast.stmt]:
-    for node in body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        elif isinstance(node, ast.If) and not _is_type_checking_block(node):
-            yield from _module_level_imports([*node.body, *node.orelse])
-        elif isinstance(node, ast.Try):
-            yield from _module_level_imports([*node.body, *node.orelse, *node.finalbody])
-
-
-def _is_type_checking_block(node: ast.If) -> bool:
-    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"

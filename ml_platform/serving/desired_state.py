@@ -1,26 +1,40 @@
-"""Stores the desired state of each model: which versions should serve it, in one small file.
+"""Stores the desired state of each model: which versions should serve it, one row of the state store for each model.
 
-A change is a compare-and-swap. The reconciler reads the files and makes the running services match them.
+A change is a compare-and-swap. The reconciler reads the rows and makes the running services match them.
 """
 
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Self
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
-from filelock import FileLock
-from pydantic import ConfigDict, Field, model_validator
+import sqlalchemy as sa
+from pydantic import ConfigDict, Field, field_validator, model_validator
+from sqlalchemy.dialects import postgresql, sqlite
 
-from ml_platform.data.atomic import write_json
+from ml_platform.data.canonical import canonical_json
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
+from ml_platform.state.schema import desired_states
+from ml_platform.state.store import StateStore, now_text
+
+logger = logging.getLogger(__name__)
 
 DESIRED_STATE_FILE = "desired_state.json"
-LOCK_SECONDS = 10.0
+"""File with the desired state of a model in the homes of the releases up to 0.1.0."""
+
+
+ROLES = ("stable", "candidate", "shadow")
 
 
 class GenerationConflictError(PlatformError):
     """Raised when another change replaced the desired state after the caller read it."""
+
+
+class DesiredStateError(PlatformError):
+    """Raised when the stored desired state of a model cannot be read."""
 
 
 class ServedVersion(Settings):
@@ -29,7 +43,15 @@ class ServedVersion(Settings):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str = Field(min_length=1, description="Version of the model.")
-    bento: str = Field(min_length=1, description="Folder of the bento that serves it.")
+    bento: str = Field(min_length=1, description="Folder of the bento that serves it, relative to the root of bentos.")
+
+    @field_validator("bento")
+    @classmethod
+    def _is_relative(cls, bento: str) -> str:
+        # A home that was moved or restored elsewhere must not serve the files of the original.
+        if PurePosixPath(bento).is_absolute() or ".." in PurePosixPath(bento).parts:
+            raise ValueError(f"bento: expected a folder below the root of bentos, found '{bento}'")
+        return bento
 
 
 class DesiredState(Settings):
@@ -69,48 +91,103 @@ class DesiredState(Settings):
         return list(dict.fromkeys(versions))
 
 
-def read_desired_state(folder: Path) -> DesiredState:
-    """Return the desired state in the serving folder ``folder`` of a model, or an empty one (generation 0)."""
-    path = folder / DESIRED_STATE_FILE
-    if not path.exists():
-        return DesiredState()
-    return DesiredState.model_validate(json.loads(path.read_text()))
+@dataclass(frozen=True)
+class DesiredStates:
+    """The desired state of each model that has one, by the name of the model.
+
+    ``unreadable`` has the error of each model whose stored state cannot be read; ``readable`` has all others.
+    """
+
+    readable: Mapping[str, DesiredState]
+    unreadable: Mapping[str, DesiredStateError]
 
 
-def swap_desired_state(folder: Path, state: DesiredState, expected_generation: int) -> DesiredState:
-    """Replace the desired state by ``state`` if its generation is still ``expected_generation``.
+def read_desired_state(state: StateStore, model: str) -> DesiredState:
+    """Return the desired state of ``model``, or an empty one (generation 0).
 
-    Returns the stored state, whose generation is ``expected_generation`` + 1 whatever ``state`` says. Raises
+    Raises :class:`DesiredStateError` when the stored state cannot be read.
+    """
+    with state.read() as connection:
+        row = connection.execute(sa.select(desired_states).where(desired_states.c.model == model)).one_or_none()
+    return DesiredState() if row is None else _parsed(model, row.state, row.generation)
+
+
+def all_desired_states(state: StateStore) -> DesiredStates:
+    """Return the desired states of all models; one query. An unreadable state does not hide the others."""
+    with state.read() as connection:
+        rows = connection.execute(sa.select(desired_states).order_by(desired_states.c.model)).all()
+    readable, unreadable = {}, {}
+    for row in rows:
+        try:
+            readable[row.model] = _parsed(row.model, row.state, row.generation)
+        except DesiredStateError as error:
+            unreadable[row.model] = error
+    return DesiredStates(readable, unreadable)
+
+
+def desired_generation(state: StateStore, model: str) -> int:
+    """Return the generation of the desired state of ``model``, also of an unreadable one; 0 before the first."""
+    with state.read() as connection:
+        query = sa.select(desired_states.c.generation).where(desired_states.c.model == model)
+        return int(connection.scalar(query) or 0)
+
+
+def swap_desired_state(state: StateStore, model: str, desired: DesiredState, expected_generation: int) -> DesiredState:
+    """Replace the desired state of ``model`` by ``desired`` if its generation is still ``expected_generation``.
+
+    Returns the stored state, whose generation is ``expected_generation`` + 1 whatever ``desired`` says. Raises
     :class:`GenerationConflictError` when another change came first; the caller then reads the state and decides again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{DESIRED_STATE_FILE}.lock", timeout=LOCK_SECONDS):
-        current = read_desired_state(folder)
-        if current.generation != expected_generation:
+    stored = desired.model_copy(update={"generation": expected_generation + 1})
+    values = {
+        "generation": stored.generation,
+        "state": canonical_json(stored.model_dump()).decode(),
+        "changed_at": now_text(),
+    }
+    with state.write() as connection:
+        same = (desired_states.c.model == model) & (desired_states.c.generation == expected_generation)
+        swapped = connection.execute(desired_states.update().where(same).values(values)).rowcount == 1
+        if not swapped and expected_generation == 0:
+            insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(desired_states)
+            first = insert.values(model=model, **values).on_conflict_do_nothing()
+            swapped = connection.scalar(first.returning(desired_states.c.model)) is not None
+        if not swapped:
             raise GenerationConflictError(
-                f"Desired state of '{folder.name}'",
+                f"Desired state of '{model}'",
                 expected=f"generation {expected_generation}",
-                found=f"generation {current.generation}",
+                found=f"generation {desired_generation(state, model)}",
                 fix="Read the state and decide again: another change replaced it.",
             )
-        stored = state.model_copy(update={"generation": expected_generation + 1})
-        write_json(folder / DESIRED_STATE_FILE, stored.model_dump())
     return stored
 
 
-def change_desired_state(folder: Path, change: Callable[[DesiredState], DesiredState]) -> DesiredState:
-    """Replace the desired state by the result of ``change`` and return the stored state.
+def change_desired_state(
+    state: StateStore,
+    model: str,
+    change: Callable[[DesiredState], DesiredState],
+    *,
+    replace_unreadable: bool = False,
+) -> DesiredState:
+    """Replace the desired state of ``model`` by the result of ``change`` and return the stored state.
 
     An unchanged state keeps its generation. When another change comes between, ``change`` is called again with the
-    state that is stored then.
+    state that is stored then. With ``replace_unreadable``, a state that cannot be read is logged and counts as empty;
+    otherwise it raises :class:`DesiredStateError`.
     """
     while True:
-        current = read_desired_state(folder)
+        unreadable = False
+        try:
+            current = read_desired_state(state, model)
+        except DesiredStateError as error:
+            if not replace_unreadable:
+                raise
+            logger.warning("Replacing an unreadable state. %s", error)
+            current, unreadable = DesiredState(generation=desired_generation(state, model)), True
         changed = change(current)
-        if changed == current:
+        if changed == current and not unreadable:
             return current
         try:
-            return swap_desired_state(folder, changed, current.generation)
+            return swap_desired_state(state, model, changed, current.generation)
         except GenerationConflictError:
             continue
 
@@ -133,9 +210,58 @@ def with_stable(current: DesiredState, new_stable: ServedVersion) -> DesiredStat
     )
 
 
-def all_desired_states(serving_root: Path) -> dict[str, DesiredState]:
-    """Return the desired state of each model that has one, by the name of the model."""
-    return {
-        path.parent.name: read_desired_state(path.parent)
-        for path in sorted(serving_root.glob(f"*/{DESIRED_STATE_FILE}"))
-    }
+def import_desired_states(state: StateStore, serving_folder: Path, bentos_root: Path) -> dict[str, int]:
+    """Store the desired-state files of the releases up to 0.1.0; return the generation of each added model.
+
+    These files contain absolute paths of bentos. A path outside ``bentos_root`` belongs to the place of the home before
+    it was moved, so its last two parts (model and bento) are kept. A file that cannot be read is stored as it is: the
+    reconciler names it. A repeated import adds nothing.
+    """
+    added = {}
+    for file in sorted(serving_folder.glob(f"*/{DESIRED_STATE_FILE}")):
+        model, text = file.parent.name, file.read_text(errors="replace")
+        try:
+            desired = DesiredState.model_validate(_with_relative_bentos(json.loads(text), bentos_root))
+            generation, text = desired.generation, canonical_json(desired.model_dump()).decode()
+        except (ValueError, AttributeError, TypeError):
+            generation = 0
+        with state.write() as connection:
+            known = connection.scalar(sa.select(desired_states.c.model).where(desired_states.c.model == model))
+            if known is None:
+                values = {"model": model, "generation": generation, "state": text, "changed_at": now_text()}
+                connection.execute(desired_states.insert().values(values))
+                added[model] = generation
+    return added
+
+
+def relative_bento(bento: Path, bentos_root: Path) -> str:
+    """Return the folder ``bento`` relative to the root of all bentos, as a desired state stores it."""
+    return bento.relative_to(bentos_root).as_posix()
+
+
+def _parsed(model: str, text: str, generation: int) -> DesiredState:
+    try:
+        desired = DesiredState.model_validate(json.loads(text))
+        if desired.generation != generation:
+            raise ValueError(f"generation {desired.generation} in a row of generation {generation}")
+    except ValueError as error:
+        raise DesiredStateError(
+            f"Desired state of '{model}'",
+            expected="a valid state in the state store",
+            found=" ".join(str(error).split())[:200],
+            fix=f"Roll the champion out again, which replaces it: materialize {model}/rollout.",
+        ) from error
+    return desired
+
+
+def _with_relative_bentos(stored: dict[str, Any], bentos_root: Path) -> dict[str, Any]:
+    def relative(bento: str) -> str:
+        folder = Path(bento)
+        if not folder.is_absolute():
+            return bento
+        inside = folder.is_relative_to(bentos_root)
+        return folder.relative_to(bentos_root).as_posix() if inside else "/".join(folder.parts[-2:])
+
+    served = {role: stored.get(role) for role in ROLES}
+    changed = {role: {**one, "bento": relative(one["bento"])} for role, one in served.items() if one}
+    return {**stored, **changed}

@@ -20,8 +20,9 @@ MAX_VALUE_CHARACTERS = 60
 """Characters of a wrong value that an error response repeats."""
 
 _INT64 = range(-(2**63), 2**63)
-_YEARS = range(1678, 2262)
-"""Years that every later table and log can store, also after a shift by hours or to another time zone."""
+_YEARS = range(1685, 2255)
+"""Years whose instants every table, log and online store keeps exactly, also after a shift by hours: microseconds
+since 1970 up to 2⁵³."""
 
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(?P<offset>[Zz]|[+-]\d\d:\d\d)?")
 

@@ -30,6 +30,7 @@ from ml_platform.serving.desired_state import all_desired_states
 from ml_platform.serving.gateway import Gateway
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.serving.startup_status import ManagedProcess, StartupReporter
+from ml_platform.state.store import StateStore
 
 RUN_VARIABLE = "ML_PLATFORM_RUN"
 """Environment variable that marks every process started here; its value is the run folder of the home."""
@@ -73,7 +74,8 @@ class ProcessPlan(BaseModel):
 
     run: Path = Field(description="Folder of the lock, port and status files.")
     logs: Path = Field(description="Folder of log files, one per process.")
-    serving: Path = Field(description="Folder of the desired states.")
+    state: str = Field(description="SQLite file of the state store, or `$` and the variable with its address.")
+    bentos: Path = Field(description="Root of all bentos.")
     online: str = Field(description="Folder of the online snapshots, or address of the server with them.")
     predictions: Path = Field(description="Folder of the prediction logs, with one folder per model.")
     gateway_port: int = Field(description="Port of the gateway.")
@@ -94,13 +96,22 @@ class ProcessPlan(BaseModel):
     def status_file(self) -> Path:
         return self.run / STATUS_FILE
 
+    def open_state(self) -> StateStore:
+        """Return the state store, which has the desired states. The plan is a file, so it never contains a password."""
+        if self.state.startswith("$"):
+            return StateStore(url=os.environ[self.state.removeprefix("$")])
+        return StateStore(path=Path(self.state))
 
-def up(plan: ProcessPlan, echo: Callable[[str], None] = print) -> None:
+
+def up(
+    plan: ProcessPlan, echo: Callable[[str], None] = print, before_start: Callable[[], object] | None = None
+) -> None:
     """Run all processes of ``plan`` until SIGINT or SIGTERM.
 
     ``echo`` receives one line with the address of each process and endpoint. Processes that a killed run left behind
-    are stopped first and reported. Raises :class:`AlreadyRunningError` when this home is up, and
-    :class:`PortInUseError` when another process listens on a needed port.
+    are stopped first and reported; then ``before_start`` is called, when no process of this home is left. Raises
+    :class:`AlreadyRunningError` when this home is up, and :class:`PortInUseError` when another process listens on a
+    needed port.
     """
     plan.run.mkdir(parents=True, exist_ok=True)
     plan.logs.mkdir(parents=True, exist_ok=True)
@@ -109,6 +120,8 @@ def up(plan: ProcessPlan, echo: Callable[[str], None] = print) -> None:
             echo(
                 f"An earlier run was killed; ended the {len(orphans)} processes that it left behind: {listed(orphans)}."
             )
+        if before_start:
+            before_start()
         _remove_run_files(plan)
         _require_free_ports(plan)
         try:
@@ -320,7 +333,13 @@ def is_relevant_log_record(record: logging.LogRecord) -> bool:
 
 
 def _watcher(plan: ProcessPlan, spec: ProcessSpec) -> dict[str, Any]:
-    log = {"class": "FileStream", "filename": str(plan.logs / f"{spec.name}.log"), "max_bytes": 2**24}
+    # Without backups, circus would never begin a new file.
+    log = {
+        "class": "FileStream",
+        "filename": str(plan.logs / f"{spec.name}.log"),
+        "max_bytes": 2**24,
+        "backup_count": 2,
+    }
     return {
         "name": spec.name,
         "cmd": spec.command[0],
@@ -338,10 +357,13 @@ def _wait_until_serving(
     plan: ProcessPlan, running: "subprocess.Popen[bytes]", log: Path, timeout_seconds: float
 ) -> None:
     deadline = time.monotonic() + timeout_seconds
-    pause = threading.Event()
+    pause, state = threading.Event(), plan.open_state()
     while True:
         status = read_serving_status(plan.status_file) if _is_running(plan, running.pid) else None
-        desired = {model: state.generation for model, state in all_desired_states(plan.serving).items()}
+        stored = all_desired_states(state)
+        for error in stored.unreadable.values():
+            raise error
+        desired = {model: each.generation for model, each in stored.readable.items()}
         if status is not None and {model: each.generation for model, each in status.models.items()} == desired:
             return
         ended = running.poll() is not None

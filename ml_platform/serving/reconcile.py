@@ -20,11 +20,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ml_platform.data.atomic import write_json
+from ml_platform.errors import PlatformError
 from ml_platform.features.stores import open_store
-from ml_platform.serving.desired_state import DESIRED_STATE_FILE, DesiredState, ServedVersion, read_desired_state
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states
 from ml_platform.serving.gateway import cluster_name, write_clusters, write_routes
 from ml_platform.serving.processes import APPLIED_FILE, STOP_SECONDS, ProcessPlan
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
@@ -46,6 +45,7 @@ class Reconciler:
 
         self.plan = plan
         self.stopping = stopping or threading.Event()
+        self._state = plan.open_state()
         self._manager = CircusClient(endpoint=control, timeout=STOP_SECONDS + 5)
         self._clusters: dict[str, int] | None = None
         self._idle: set[str] = set()
@@ -85,18 +85,16 @@ class Reconciler:
         return status
 
     def _read_desired_states(self) -> tuple[dict[str, DesiredState], list[str]]:
-        states, waiting = {}, []
-        applied = self._applied_states()
-        for path in sorted(self.plan.serving.glob(f"*/{DESIRED_STATE_FILE}")):
-            model = path.parent.name
-            try:
-                states[model] = read_desired_state(path.parent)
-            except (ValidationError, json.JSONDecodeError) as error:
-                # The applied state continues to serve; the status names the file until it is fixed.
-                waiting.append(f"{path}: {str(error).splitlines()[0]}")
-                if model in applied:
-                    states[model] = applied[model]
-        return states, waiting
+        """Return the desired states, and one text for each that cannot be read; its applied state takes its place."""
+        try:
+            stored = all_desired_states(self._state)
+        except PlatformError as error:
+            # The store is locked, full or deleted: everything that serves continues.
+            return self._applied_states(), [str(error)]
+        if not stored.unreadable:
+            return dict(stored.readable), []
+        kept = {model: state for model, state in self._applied_states().items() if model in stored.unreadable}
+        return {**kept, **stored.readable}, [str(error) for error in stored.unreadable.values()]
 
     def _applied_states(self) -> dict[str, DesiredState]:
         """Return the states whose routes the gateway loaded last."""
@@ -110,7 +108,7 @@ class Reconciler:
 
     def _start(self, name: str, model: str, served: ServedVersion) -> None:
         log = self.plan.logs / f"{SERVICE_PREFIX}{name}.log"
-        arguments = [served.bento, str(self._port_file(name)), str(log)]
+        arguments = [str(self.plan.bentos / served.bento), str(self._port_file(name)), str(log)]
         environment = {
             **os.environ,
             "ML_PLATFORM_ONLINE": open_store(self.plan.online).location,

@@ -85,7 +85,8 @@ class InvalidRequestError(PlatformError):
 
     def __init__(self, status: int, reason: str, details: Sequence[FieldError], total: int | None = None) -> None:
         first = details[0]
-        more = (total or len(details)) - 1
+        self.total = len(details) if total is None else total
+        more = self.total - 1
         super().__init__(
             first.path,
             expected=first.expected,
@@ -96,9 +97,6 @@ class InvalidRequestError(PlatformError):
         self.reason = reason
         self.path = first.path
         self.details = list(details)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return InvalidRequestError, (self.status, self.reason, self.details)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the body of the error response, without its request id."""

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ml_platform.data.scratch import scratch_folder
 from ml_platform.serving.bento_sources import BentoError
 
 TIMEOUT_SECONDS = 120
@@ -47,14 +48,14 @@ def run_smoke_test(
     ``online`` is the location of the online store; ``subject`` names the bento in messages. Raises
     :class:`BentoError`, with the server's error output, when it does not start or does not answer with predictions.
     """
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
+    with scratch_folder("smoke-test") as folder, tempfile.TemporaryFile("w+") as errors:
         environment = {
             **os.environ,
             **ONE_THREAD_ENVIRONMENT,
             "PYTHONPATH": str(source.resolve()),
             "PYTHONDONTWRITEBYTECODE": "1",
             "ML_PLATFORM_ONLINE": online,
-            "ML_PLATFORM_PREDICTION_LOG": folder,
+            "ML_PLATFORM_PREDICTION_LOG": str(folder),
         }
         server = subprocess.Popen(
             [sys.executable, "-m", "bento.smoke_test_server"],

@@ -6,13 +6,18 @@ A rollback takes seconds: the record names the bento that served before, so noth
 import json
 from pathlib import Path
 
+import sqlalchemy as sa
 from pydantic import ConfigDict, Field
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
 
-from ml_platform.data.atomic import write_json
+from ml_platform.data.canonical import canonical_json
 from ml_platform.data.settings import Settings
-from ml_platform.serving.bento_build import BentoVerification, BuiltBento, content_digest
+from ml_platform.serving.bento_build import BentoVerification, BuiltBento, content_digest, normalized_digest
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.desired_state import ServedVersion
+from ml_platform.state.schema import verified_bentos
+from ml_platform.state.store import StateStore
 
 
 class VerifiedBento(Settings):
@@ -33,7 +38,7 @@ class VerifiedBento(Settings):
 
 
 def record_verified_bento(
-    records: Path,
+    state: StateStore,
     bentos_root: Path,
     bento: BuiltBento,
     verification: BentoVerification,
@@ -43,7 +48,7 @@ def record_verified_bento(
 ) -> VerifiedBento:
     """Record ``bento`` as the verified bento of ``version``, in place of an earlier one, and return the record.
 
-    ``records`` is the folder of these records; ``bentos_root`` is the folder under which the bento was built.
+    ``bentos_root`` is the folder under which the bento was built.
     """
     record = VerifiedBento(
         model=bento.tag.partition(":")[0],
@@ -58,32 +63,34 @@ def record_verified_bento(
         latency_p50_ms=verification.latency_p50_ms,
         latency_p99_ms=verification.latency_p99_ms,
     )
-    write_json(_record_path(records, record.model, version), record.model_dump())
+    with state.write() as connection:
+        _store(connection, record)
     return record
 
 
 def find_verified_bento(
-    records: Path, bentos_root: Path, *, model: str, version: str, model_digest: str, sha256: str
+    state: StateStore, bentos_root: Path, *, model: str, version: str, model_digest: str, build_digest: str
 ) -> tuple[BuiltBento, BentoVerification] | None:
     """Return the verified bento of ``version`` and the results of its verification, or None where it cannot be reused.
 
-    ``sha256`` is the digest that a build would have now (:func:`~.bento_build.bento_digest`). None is returned when no
-    bento was verified, when the verified one was built from another model, other code or another lock, and when its
-    files are missing or changed.
+    ``build_digest`` is the digest that a build would have now (:func:`~.bento_build.bento_digest`). None is returned
+    when no bento was verified, when the verified one was built from another model, other code or another lock, and when
+    its files are missing or changed. Code that differs in comments or docstrings only is not other code.
     """
-    path = _record_path(records, model, version)
-    if not path.is_file():
+    record = verified_bento_of(state, model, version)
+    if record is None:
         return None
-    record = VerifiedBento.model_validate(json.loads(path.read_text()))
     folder = bentos_root / record.folder
-    if (record.model_digest, record.sha256) != (model_digest, sha256) or not _has_content(folder, sha256):
+    if record.model_digest != model_digest or not _has_content(folder, record.sha256):
+        return None
+    if normalized_digest(folder) != build_digest:
         return None
     bento = BuiltBento(record.tag, folder, record.sha256, record.size_bytes)
     return bento, BentoVerification(record.rows, record.latency_p50_ms, record.latency_p99_ms)
 
 
 def verified_served_version(
-    records: Path, bentos_root: Path, *, model: str, version: str, model_digest: str
+    state: StateStore, bentos_root: Path, *, model: str, version: str, model_digest: str
 ) -> ServedVersion:
     """Return ``version`` with its verified bento, for a rollout.
 
@@ -91,13 +98,10 @@ def verified_served_version(
     version has no verified bento, when that was built from another model (``model_digest``), or when it is missing or
     changed.
     """
-    path = _record_path(records, model, version)
+    record = verified_bento_of(state, model, version)
     fix = f"Materialize {model}/bento: it packages the champion and verifies it."
-    if not path.is_file():
-        raise BentoError(
-            f"Version {version} of '{model}'", expected="a verified bento", found=f"no record {path}", fix=fix
-        )
-    record = VerifiedBento.model_validate(json.loads(path.read_text()))
+    if record is None:
+        raise BentoError(f"Version {version} of '{model}'", expected="a verified bento", found="no record", fix=fix)
     folder = bentos_root / record.folder
     if record.model_digest != model_digest or not _has_content(folder, record.sha256):
         raise BentoError(
@@ -108,7 +112,45 @@ def verified_served_version(
             else f"{'other content' if _is_built(folder) else 'nothing'} in {folder}",
             fix=fix,
         )
-    return ServedVersion(version=version, bento=str(folder))
+    return ServedVersion(version=version, bento=record.folder)
+
+
+def verified_bento_of(state: StateStore, model: str, version: str) -> VerifiedBento | None:
+    """Return the record of the verified bento of ``version``, or None.
+
+    Raises :class:`BentoError` when the record cannot be read.
+    """
+    with state.read() as connection:
+        text = _select(connection, model, version)
+    try:
+        return None if text is None else VerifiedBento.model_validate(json.loads(text))
+    except ValueError as error:
+        raise BentoError(
+            f"Verified bento of '{model}' version {version}",
+            expected="a readable record in the state store",
+            found=" ".join(str(error).split())[:200],
+            fix=f"Materialize {model}/bento with --force: it verifies the bento again and replaces the record.",
+        ) from error
+
+
+def import_verified_bentos(state: StateStore, records: Path) -> tuple[int, list[str]]:
+    """Store the record files ``records/<model>/<version>.json`` of the releases up to 0.1.0.
+
+    Returns the number of added records, and one text for each file that cannot be read; its bento must be verified
+    again. A repeated import adds nothing.
+    """
+    added, problems = 0, []
+    for file in sorted(records.glob("*/*.json")):
+        try:
+            record = VerifiedBento.model_validate(json.loads(file.read_bytes()))
+        except ValueError as error:
+            problems.append(f"{file.parent.name}/{file.name}: {' '.join(str(error).split())[:120]}")
+            continue
+        with state.write() as connection:
+            if _select(connection, record.model, record.version) is None:
+                _store(connection, record)
+                added += 1
+    return added, problems
 
 
 def _is_built(folder: Path) -> bool:
@@ -119,5 +161,13 @@ def _has_content(folder: Path, sha256: str) -> bool:
     return _is_built(folder) and content_digest(folder) == sha256
 
 
-def _record_path(records: Path, model: str, version: str) -> Path:
-    return records / model / f"{version}.json"
+def _select(connection: Connection, model: str, version: str) -> str | None:
+    same = (verified_bentos.c.model == model) & (verified_bentos.c.version == version)
+    return connection.scalar(sa.select(verified_bentos.c.record).where(same))
+
+
+def _store(connection: Connection, record: VerifiedBento) -> None:
+    text = canonical_json(record.model_dump()).decode()
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(verified_bentos)
+    upsert = insert.on_conflict_do_update(index_elements=["model", "version"], set_={"record": text})
+    connection.execute(upsert.values(model=record.model, version=record.version, record=text))

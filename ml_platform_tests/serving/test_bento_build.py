@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform.serving.bento_build import BuiltBento, build_bento, verify_bento
+from ml_platform.serving.bento_build import BuiltBento, bento_digest, build_bento, normalized_digest, verify_bento
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform_tests.serving.conftest import CONTRACT, LOCK, ToyModel
 
@@ -48,6 +48,15 @@ def test_repeated_build_returns_the_existing_bento(toy: ToyModel, built_bento: B
     again = build_bento(toy.model_dir, CONTRACT, version="1", bentos_root=bentos, lock=LOCK)
     assert again == built_bento
     assert (built_bento.path / "bento.yaml").stat().st_mtime_ns == before
+
+
+def test_digest_of_a_build_is_known_without_building(toy: ToyModel, built_bento: BuiltBento, tmp_path: Path) -> None:
+    assert bento_digest(toy.model_dir, CONTRACT, version="1", lock=LOCK) == normalized_digest(built_bento.path)
+    other = tmp_path / "model"
+    shutil.copytree(toy.model_dir, other)
+    described = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps(described | {"threshold": 0.6}))
+    assert bento_digest(other, CONTRACT, version="1", lock=LOCK) != normalized_digest(built_bento.path)
 
 
 def test_other_content_gives_another_bento(

@@ -1,5 +1,6 @@
 """Sources of a bento: the modules that it may carry, and the pins of its libraries."""
 
+import importlib
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -14,6 +15,47 @@ from ml_platform_tests.serving.conftest import LOCK
 def test_code_that_imports_dagster_is_rejected_and_named() -> None:
     with pytest.raises(BentoError, match=r"ml_platform.components\.\w+ imports|imports ml_platform.components"):
         find_sources(["ml_platform.components.dataset.component"])
+
+
+@pytest.fixture
+def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package `shop` of a team, with a module that serving may not import."""
+    folder = tmp_path / "shop"
+    (folder / "windows").mkdir(parents=True)
+    for name in ("__init__.py", "rates.py", "holidays.py", "windows/__init__.py", "windows/hours.py"):
+        (folder / name).write_text("VALUE = 1\n")
+    (folder / "training.py").write_text("import dagster\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "carried"),
+    [
+        ("from .rates import VALUE", {"shop/rates.py"}),
+        ("from . import rates", {"shop/rates.py"}),
+        ("from shop import rates", {"shop/rates.py"}),
+        ("from .windows.hours import VALUE", {"shop/windows/__init__.py", "shop/windows/hours.py"}),
+        ("def view(rows):\n    from .rates import VALUE\n    return VALUE", {"shop/rates.py"}),
+        (
+            "try:\n    from .rates import VALUE\nexcept ImportError:\n    from . import holidays",
+            {"shop/rates.py", "shop/holidays.py"},
+        ),
+        ("RATES = 'shop.rates:load'", {"shop/rates.py"}),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .training import Trainer", set()),
+        ("import rates", set()),
+    ],
+)
+def test_bento_carries_the_modules_that_a_view_imports(domain: Path, source: str, carried: set[str]) -> None:
+    (domain / "views.py").write_text(f"{source}\n")
+    assert set(find_sources(["shop.views"]).files) == {"shop/__init__.py", "shop/views.py", *carried}
+
+
+def test_forbidden_module_behind_a_relative_import_is_rejected(domain: Path) -> None:
+    (domain / "views.py").write_text("from .training import Trainer\n")
+    with pytest.raises(BentoError, match=r"shop\.training imports dagster"):
+        find_sources(["shop.views"])
 
 
 def test_library_without_a_pin_is_rejected(tmp_path: Path) -> None:

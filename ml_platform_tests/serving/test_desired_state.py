@@ -1,5 +1,6 @@
 """The desired state: one of several concurrent changes succeeds, and inconsistent states are rejected."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -8,43 +9,55 @@ from pydantic import ValidationError
 
 from ml_platform.serving.desired_state import (
     DesiredState,
+    DesiredStateError,
+    DesiredStates,
     GenerationConflictError,
     ServedVersion,
     all_desired_states,
     change_desired_state,
+    desired_generation,
+    import_desired_states,
     read_desired_state,
     swap_desired_state,
     with_stable,
 )
+from ml_platform.state.schema import desired_states
+from ml_platform.state.store import StateStore
 
 ONE, TWO, THREE = (ServedVersion(version=str(number), bento=f"b/{number}") for number in (1, 2, 3))
 ALL_ONE = DesiredState(stable=ONE, weights={"stable": 100})
 
 
-def test_desired_state_is_empty_at_first(tmp_path: Path) -> None:
-    assert read_desired_state(tmp_path / "toy") == DesiredState()
-    assert all_desired_states(tmp_path) == {}
+def test_desired_state_is_empty_at_first(any_state: StateStore) -> None:
+    assert read_desired_state(any_state, "toy") == DesiredState()
+    assert desired_generation(any_state, "toy") == 0
+    assert all_desired_states(any_state) == DesiredStates({}, {})
 
 
-def test_swap_stores_the_state_as_the_next_generation(tmp_path: Path) -> None:
-    stored = swap_desired_state(tmp_path / "toy", ALL_ONE, 0)
-    assert stored.generation == 1
-    assert all_desired_states(tmp_path) == {"toy": stored}
+def test_swap_stores_the_state_as_the_next_generation(any_state: StateStore) -> None:
+    stored = swap_desired_state(any_state, "toy", ALL_ONE, 0)
+    assert stored == ALL_ONE.model_copy(update={"generation": 1})
+    assert read_desired_state(any_state, "toy") == stored
+    assert all_desired_states(any_state) == DesiredStates({"toy": stored}, {})
 
 
-def test_swap_on_an_older_generation_is_rejected_and_changes_nothing(tmp_path: Path) -> None:
-    stored = swap_desired_state(tmp_path, ALL_ONE, 0)
-    with pytest.raises(GenerationConflictError, match="expected generation 0, found generation 1"):
-        swap_desired_state(tmp_path, DesiredState(), 0)
-    assert read_desired_state(tmp_path) == stored
+def test_swap_on_an_older_generation_is_rejected_and_changes_nothing(any_state: StateStore) -> None:
+    stored = swap_desired_state(any_state, "toy", ALL_ONE, 0)
+    for generation in (0, 2):
+        with pytest.raises(GenerationConflictError, match=f"expected generation {generation}, found generation 1"):
+            swap_desired_state(any_state, "toy", DesiredState(), generation)
+    assert read_desired_state(any_state, "toy") == stored
 
 
-def test_one_of_many_concurrent_swaps_succeeds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("generation", [0, 1])
+def test_one_of_many_concurrent_swaps_succeeds(any_state: StateStore, generation: int) -> None:
     outcomes: list[bool] = []
+    if generation:
+        swap_desired_state(any_state, "toy", ALL_ONE, 0)
 
     def change() -> None:
         try:
-            swap_desired_state(tmp_path, ALL_ONE, 0)
+            swap_desired_state(any_state, "toy", ALL_ONE, generation)
             outcomes.append(True)
         except GenerationConflictError:
             outcomes.append(False)
@@ -78,21 +91,81 @@ def test_version_in_two_roles_runs_once() -> None:
     assert DesiredState(stable=ONE, shadow=ONE, weights={"stable": 100}).served_versions == [ONE]
 
 
-def test_change_without_effect_keeps_the_generation(tmp_path: Path) -> None:
-    assert change_desired_state(tmp_path, lambda current: with_stable(current, ONE)).generation == 1
-    assert change_desired_state(tmp_path, lambda current: with_stable(current, ONE)).generation == 1
+def test_change_without_effect_keeps_the_generation(any_state: StateStore) -> None:
+    assert change_desired_state(any_state, "toy", lambda current: with_stable(current, ONE)).generation == 1
+    assert change_desired_state(any_state, "toy", lambda current: with_stable(current, ONE)).generation == 1
 
 
-def test_change_is_computed_again_after_a_concurrent_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bento", ["/home/ada/.ml_platform/bentos/toy/1-abc", "../other/bentos/toy/1-abc"])
+def test_bento_outside_the_home_is_rejected(bento: str) -> None:
+    with pytest.raises(ValidationError, match="expected a folder below the root of bentos"):
+        ServedVersion(version="1", bento=bento)
+
+
+def store_text(state: StateStore, model: str, text: str, generation: int) -> None:
+    with state.write() as connection:
+        row = {"model": model, "generation": generation, "state": text, "changed_at": ""}
+        connection.execute(desired_states.insert().values(row))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"stable": 3}', '{"generation": 9}'])
+def test_unreadable_state_is_named_and_hides_no_other(any_state: StateStore, text: str) -> None:
+    stored = swap_desired_state(any_state, "toy", ALL_ONE, 0)
+    store_text(any_state, "broken", text, 7)
+    found = all_desired_states(any_state)
+    assert found.readable == {"toy": stored}
+    assert found.unreadable.keys() == {"broken"}
+    with pytest.raises(DesiredStateError, match=r"Desired state of 'broken': .* materialize broken/rollout"):
+        read_desired_state(any_state, "broken")
+
+
+def test_unreadable_state_is_replaced_only_when_the_caller_says_so(
+    any_state: StateStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store_text(any_state, "toy", "{", 7)
+    with pytest.raises(DesiredStateError):
+        change_desired_state(any_state, "toy", lambda current: with_stable(current, ONE))
+    replaced = change_desired_state(
+        any_state, "toy", lambda current: with_stable(current, ONE), replace_unreadable=True
+    )
+    assert replaced == ALL_ONE.model_copy(update={"generation": 8})
+    assert "Replacing an unreadable state. Desired state of 'toy'" in caplog.text
+
+
+def test_files_of_an_earlier_release_are_imported_with_relative_bentos(any_state: StateStore, tmp_path: Path) -> None:
+    bentos = tmp_path / "bentos"
+    old = {
+        "stable": {"version": "1", "bento": str(bentos / "toy" / "1-abc")},
+        "candidate": {"version": "2", "bento": "/where/the/home/was/bentos/toy/2-def"},
+        "weights": {"stable": 90, "candidate": 10},
+        "shadow": None,
+        "generation": 4,
+    }
+    for model, text in {"toy": json.dumps(old), "broken": "{"}.items():
+        (tmp_path / "serving" / model).mkdir(parents=True)
+        (tmp_path / "serving" / model / "desired_state.json").write_text(text)
+    assert import_desired_states(any_state, tmp_path / "serving", bentos) == {"broken": 0, "toy": 4}
+    assert import_desired_states(any_state, tmp_path / "serving", bentos) == {}
+    assert read_desired_state(any_state, "toy") == DesiredState(
+        stable=ServedVersion(version="1", bento="toy/1-abc"),
+        candidate=ServedVersion(version="2", bento="toy/2-def"),
+        weights={"stable": 90, "candidate": 10},
+        generation=4,
+    )
+    assert all_desired_states(any_state).unreadable.keys() == {"broken"}
+
+
+def test_change_is_computed_again_after_a_concurrent_change(any_state: StateStore) -> None:
     seen = []
 
     def change(current: DesiredState) -> DesiredState:
         seen.append(current.generation)
         if len(seen) == 1:
-            swap_desired_state(tmp_path, DesiredState(stable=ONE, shadow=THREE, weights={"stable": 100}), 0)
+            concurrent = DesiredState(stable=ONE, shadow=THREE, weights={"stable": 100})
+            swap_desired_state(any_state, "toy", concurrent, 0)
         return with_stable(current, TWO)
 
-    changed = change_desired_state(tmp_path, change)
+    changed = change_desired_state(any_state, "toy", change)
     assert seen == [0, 1]
     assert (changed.stable, changed.shadow, changed.generation) == (TWO, THREE, 2)
 

@@ -1,6 +1,7 @@
 """Envoy's files: routes and weights follow the desired state, and Envoy accepts the configuration."""
 
 import json
+import stat
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,17 @@ def test_unavailable_response_asks_the_client_to_retry_after_a_second(tmp_path: 
     }
     assert [header["header"] for header in headers[503]] == [{"key": "retry-after", "value": "1"}]
     assert manager["request_timeout"] == "15s"
+
+
+def test_access_log_is_private_and_an_existing_one_becomes_private(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "gateway", 18080, 18081)
+    gateway.write_bootstrap()
+    log = gateway.folder / "access.jsonl"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (log, gateway.folder)] == [0o600, 0o700]
+    log.write_text("{}\n")
+    log.chmod(0o644)
+    gateway.write_bootstrap()
+    assert (stat.S_IMODE(log.stat().st_mode), log.read_text()) == (0o600, "{}\n")
 
 
 def test_service_of_a_rebuilt_bento_has_another_name() -> None:

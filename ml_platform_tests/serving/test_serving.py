@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ from ml_platform.serving.processes import (
     up,
 )
 from ml_platform.serving.serving_status import read_serving_status
+from ml_platform.state.schema import desired_states
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import CONTRACT, ToyModel, row
 
@@ -41,19 +43,27 @@ pytestmark = pytest.mark.slow
 
 
 def served_version(built_bento: BuiltBento) -> ServedVersion:
-    return ServedVersion(version=built_bento.tag.partition(":")[2].partition("-")[0], bento=str(built_bento.path))
+    return ServedVersion(version=built_bento.tag.partition(":")[2].partition("-")[0], bento=built_bento.path.name)
 
 
-def process_plan(root: Path, toy: ToyModel) -> ProcessPlan:
+def process_plan(root: Path, toy: ToyModel, built_bento: BuiltBento) -> ProcessPlan:
     return ProcessPlan(
         run=root / "run",
         logs=root / "logs",
-        serving=root / "serving",
+        state=str(root / "state.db"),
+        bentos=built_bento.path.parent,
         online=str(toy.online),
         predictions=root / "predictions",
         gateway_port=free_port(),
         admin_port=free_port(),
     )
+
+
+def store_first_state(plan: ProcessPlan, built_bento: BuiltBento) -> None:
+    state = plan.open_state()
+    state.migrate()
+    desired = DesiredState(stable=served_version(built_bento), weights={"stable": 100})
+    swap_desired_state(state, "toy", desired, 0)
 
 
 def processes_of(run: Path) -> list[int]:
@@ -73,13 +83,10 @@ class RunningPlatform:
     url: str
     plan: ProcessPlan
 
-    @property
-    def folder(self) -> Path:
-        return self.plan.serving / "toy"
-
     def set_desired_state(self, **state: Any) -> DesiredState:
         """Replace the desired state and wait until it serves."""
-        stored = swap_desired_state(self.folder, DesiredState(**state), read_desired_state(self.folder).generation)
+        store = self.plan.open_state()
+        stored = swap_desired_state(store, "toy", DesiredState(**state), read_desired_state(store, "toy").generation)
         until(lambda: read_serving_status(self.plan.status_file).models["toy"].generation == stored.generation)  # type: ignore[union-attr]
         return stored
 
@@ -88,12 +95,20 @@ class RunningPlatform:
         return httpx.post(f"{self.url}/v1/toy/predict", content=content, timeout=20, **keywords)
 
 
+def logged_lines(live: RunningPlatform, request_id: str) -> list[dict[str, Any]]:
+    """Return the complete lines of the prediction logs with ``request_id``, the first prediction first."""
+    files = (live.plan.predictions / "toy").glob("*.jsonl")
+    text = [line for file in files for line in file.read_text().splitlines(keepends=True)]
+    records = [json.loads(line) for line in text if line.endswith("\n")]
+    return sorted(
+        (line for line in records if line["request_id"] == request_id), key=lambda line: str(line["prediction_id"])
+    )
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, toy: ToyModel, built_bento: BuiltBento) -> Iterator[RunningPlatform]:
-    plan = process_plan(tmp_path_factory.mktemp("home"), toy)
-    swap_desired_state(
-        plan.serving / "toy", DesiredState(stable=served_version(built_bento), weights={"stable": 100}), 0
-    )
+    plan = process_plan(tmp_path_factory.mktemp("home"), toy, built_bento)
+    store_first_state(plan, built_bento)
     with serve_temporarily(plan) as url:
         yield RunningPlatform(url, plan)
 
@@ -196,15 +211,36 @@ def test_openapi_of_the_service_equals_that_of_the_contract(live: RunningPlatfor
 def test_prediction_is_logged_with_its_features(live: RunningPlatform) -> None:
     live.post({"rows": [row("UA")]}, headers={"x-request-id": "logged-1"})
 
-    def lines() -> list[dict[str, Any]]:
-        files = (live.plan.predictions / "toy").glob("*.jsonl")
-        records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        return [line for line in records if line["request_id"] == "logged-1"]
-
-    (line,) = until(lines)
+    (line,) = until(lambda: logged_lines(live, "logged-1"))
     assert (line["role"], line["version"], line["row"]) == ("stable", "1", 0)
     assert line["features"] == {"delays__mean": 40.0, "delays__age_minutes": 60.0}
     assert line["predict_at"] == "2013-07-01T10:00:00+00:00"
+
+
+def test_three_requests_with_one_request_id_are_three_predictions(live: RunningPlatform) -> None:
+    answers = [live.post({"rows": [row(each)]}, headers={"x-request-id": "reused"}) for each in ("UA", "AA", "ZZ")]
+    lines = until(lambda: len(found := logged_lines(live, "reused")) == 3 and found)
+    assert [answer.headers["x-request-id"] for answer in answers] == ["reused"] * 3
+    assert [(answer.headers["x-prediction-id"], answer.json()["predictions"][0]["score"]) for answer in answers] == [
+        (line["prediction_id"], line["score"]) for line in lines
+    ]
+    assert len({line["prediction_id"] for line in lines}) == 3
+
+
+def test_logs_are_private_and_the_access_log_names_the_prediction(live: RunningPlatform) -> None:
+    answer = live.post({"rows": [row()]}, headers={"x-request-id": "x" * 1_000})
+    assert len(answer.headers["x-request-id"]) == 32
+    access_log = live.plan.gateway.folder / "access.jsonl"
+
+    def access_lines() -> list[dict[str, Any]]:
+        records = [json.loads(line) for line in access_log.read_text().splitlines()]
+        return [record for record in records if record["prediction_id"] == answer.headers["x-prediction-id"]]
+
+    (line,) = until(access_lines)
+    assert line["request_id"] == "x" * 200
+    logs = until(lambda: list((live.plan.predictions / "toy").glob("*.jsonl")))
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (access_log, *logs)} == {0o600}
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (access_log.parent, logs[0].parent)} == {0o700}
 
 
 def test_weights_change_under_load_without_a_failed_request(
@@ -245,12 +281,10 @@ def test_shadow_sees_requests_and_logs_them_as_shadow(
     answer = live.post({"rows": [row()]}, headers={"x-request-id": "shadowed"})
     assert answer.json()["model"]["version"] == "1"
 
-    def roles() -> set[tuple[str, str]]:
-        files = (live.plan.predictions / "toy").glob("*.jsonl")
-        records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        return {(line["role"], line["version"]) for line in records if line["request_id"] == "shadowed"}
-
-    assert until(lambda: len(roles()) == 2 and roles()) == {("stable", "1"), ("shadow", "2")}
+    lines = until(lambda: len(found := logged_lines(live, "shadowed")) == 2 and found)
+    assert {(line["role"], line["version"]) for line in lines} == {("stable", "1"), ("shadow", "2")}
+    ids = {line["role"]: line["prediction_id"] for line in lines}
+    assert ids["stable"] == answer.headers["x-prediction-id"] != ids["shadow"]
 
 
 def test_killed_reconciler_and_service_restart(live: RunningPlatform, built_bento: BuiltBento) -> None:
@@ -268,16 +302,41 @@ def test_killed_reconciler_and_service_restart(live: RunningPlatform, built_bent
     assert live.post({"rows": [row()]}).status_code == 200
 
 
+def test_unreadable_desired_state_is_named_and_the_applied_one_continues_to_serve(
+    live: RunningPlatform, built_bento: BuiltBento
+) -> None:
+    before = live.set_desired_state(stable=served_version(built_bento), weights={"stable": 100})
+    store = live.plan.open_state()
+    with store.write() as connection:
+        connection.execute(desired_states.update().values(state="{"))
+        other = {"model": "other", "generation": 1, "state": "[]", "changed_at": ""}
+        connection.execute(desired_states.insert().values(other))
+
+    def waiting() -> list[str]:
+        status = read_serving_status(live.plan.status_file)
+        return [] if status is None else status.waiting
+
+    until(lambda: len(waiting()) == 2)
+    assert "Desired state of 'other'" in waiting()[0]
+    assert "Desired state of 'toy'" in waiting()[1]
+    assert live.post({"rows": [row()]}).status_code == 200
+    with store.write() as connection:
+        connection.execute(desired_states.delete().where(desired_states.c.model == "other"))
+        connection.execute(desired_states.update().values(state=before.model_dump_json()))
+    live.set_desired_state(stable=served_version(built_bento), weights={"stable": 100})
+    until(lambda: not waiting())
+
+
 def test_second_up_is_rejected_while_the_first_runs(live: RunningPlatform) -> None:
     with pytest.raises(AlreadyRunningError, match="up already"):
         up(live.plan)
 
 
-def test_port_in_use_is_reported_with_its_process(tmp_path: Path, toy: ToyModel) -> None:
+def test_port_in_use_is_reported_with_its_process(tmp_path: Path, toy: ToyModel, built_bento: BuiltBento) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
-        plan = process_plan(tmp_path, toy).model_copy(update={"gateway_port": holder.getsockname()[1]})
+        plan = process_plan(tmp_path, toy, built_bento).model_copy(update={"gateway_port": holder.getsockname()[1]})
         with pytest.raises(
             PortInUseError, match=rf"{plan.gateway_port}.*process {os.getpid()}.*ML_PLATFORM_GATEWAY_PORT"
         ):
@@ -296,10 +355,8 @@ def _start(plan: ProcessPlan) -> "subprocess.Popen[bytes]":
 
 
 def test_interrupt_leaves_no_process_behind(tmp_path: Path, toy: ToyModel, built_bento: BuiltBento) -> None:
-    plan = process_plan(tmp_path, toy)
-    swap_desired_state(
-        plan.serving / "toy", DesiredState(stable=served_version(built_bento), weights={"stable": 100}), 0
-    )
+    plan = process_plan(tmp_path, toy, built_bento)
+    store_first_state(plan, built_bento)
     running = _start(plan)
     assert len(processes_of(plan.run)) >= 3
     running.send_signal(signal.SIGINT)
@@ -310,10 +367,8 @@ def test_interrupt_leaves_no_process_behind(tmp_path: Path, toy: ToyModel, built
 def test_next_run_stops_processes_that_a_killed_run_left_behind(
     tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
 ) -> None:
-    plan = process_plan(tmp_path, toy)
-    swap_desired_state(
-        plan.serving / "toy", DesiredState(stable=served_version(built_bento), weights={"stable": 100}), 0
-    )
+    plan = process_plan(tmp_path, toy, built_bento)
+    store_first_state(plan, built_bento)
     running = _start(plan)
     running.kill()
     running.wait()

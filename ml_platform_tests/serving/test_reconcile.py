@@ -1,0 +1,264 @@
+"""One pass of the reconciler after the other, with stand-ins for process manager and gateway that the test steers.
+
+The tests with real processes are in `test_serving.py`; there the moments between two passes cannot be chosen.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, desired_generation, swap_desired_state
+from ml_platform.serving.gateway import CLUSTERS_FILE, ROUTES_FILE
+from ml_platform.serving.processes import ProcessPlan
+from ml_platform.serving.reconcile import Reconciler
+from ml_platform.state.schema import desired_states
+
+ONE, TWO = (ServedVersion(version=number, bento=f"bentos/{number}-abc") for number in ("1", "2"))
+ALL_ONE = DesiredState(stable=ONE, weights={"stable": 100})
+ALL_TWO = DesiredState(stable=TWO, weights={"stable": 100})
+HALF = DesiredState(stable=ONE, candidate=TWO, weights={"stable": 50, "candidate": 50})
+
+
+def set_desired_state(plan: ProcessPlan, desired: DesiredState, model: str = "toy") -> None:
+    """Store ``desired`` where the reconciler reads it."""
+    state = plan.open_state()
+    swap_desired_state(state, model, desired, desired_generation(state, model))
+    state.close()
+
+
+def damage_desired_state(plan: ProcessPlan, content: str, model: str = "toy") -> None:
+    """Replace what is stored of the desired state by ``content``."""
+    state = plan.open_state()
+    with state.write() as connection:
+        row = desired_states.c.model == model
+        assert connection.execute(desired_states.update().where(row).values(state=content)).rowcount == 1
+    state.close()
+
+
+class Gateway:
+    """Answers as Envoy's admin page does, from the files that the reconciler writes; each service is ready there too.
+
+    ``active`` has the requests in flight by service.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.active: dict[str, int] = {}
+        folder.mkdir(parents=True)
+        for name in (CLUSTERS_FILE, ROUTES_FILE):
+            (folder / name).write_text(json.dumps({"version_info": "0", "resources": []}))
+
+    @property
+    def clusters(self) -> set[str]:
+        return {each["name"] for each in json.loads((self.folder / CLUSTERS_FILE).read_text())["resources"]}
+
+    @property
+    def routes(self) -> str:
+        """The models and generations that the gateway routes to, such as ``toy:1``."""
+        version: str = json.loads((self.folder / ROUTES_FILE).read_text())["version_info"]
+        return version
+
+    def answer(self, path: str) -> str:
+        url = urlparse(path)
+        if url.path == "/config_dump":
+            return json.dumps({"configs": [{"version_info": self.routes}]})
+        if url.path == "/clusters":
+            return json.dumps({"cluster_statuses": [{"name": name} for name in self.clusters]})
+        if url.path == "/stats":
+            name = parse_qs(url.query)["filter"][0].removeprefix("^cluster.").removesuffix(".upstream_rq_active$")
+            return f"cluster.{name}.upstream_rq_active: {self.active.get(name, 0)}"
+        assert url.path == "/readyz"
+        return ""
+
+
+class ProcessManager:
+    """Keeps the names of the running services; a service that starts is ready once its port file exists."""
+
+    def __init__(self, run: Path, port: int) -> None:
+        self.run, self.port = run, port
+        self.services: list[str] = []
+        self.slow: set[str] = set()
+
+    def send_message(self, command: str, **properties: Any) -> dict[str, Any]:
+        name = str(properties.get("name", "")).removeprefix("service.")
+        if command == "add":
+            self.services.append(name)
+            if name not in self.slow:
+                self.finish_start(name)
+        if command == "rm":
+            self.services.remove(name)
+        return {"watchers": ["gateway", "reconciler", *(f"service.{each}" for each in self.services)]}
+
+    def finish_start(self, name: str) -> None:
+        (self.run / f"{name}.port").write_text(str(self.port))
+
+
+class Serving:
+    """A reconciler with its stand-ins."""
+
+    def __init__(self, root: Path, port: int) -> None:
+        self.plan = ProcessPlan(
+            run=root / "run",
+            logs=root / "logs",
+            state=str(root / "state.db"),
+            bentos=root / "bentos",
+            online=str(root / "online"),
+            predictions=root / "predictions",
+            gateway_port=port,
+            admin_port=port,
+        )
+        self.plan.open_state().migrate()
+        self.gateway = Gateway(self.plan.gateway.folder)
+        self.manager = ProcessManager(self.plan.run, port)
+        self.reconciler = self.restarted()
+
+    def restarted(self) -> Reconciler:
+        """Return a reconciler that remembers nothing, as after a crash."""
+        reconciler = Reconciler(self.plan, "ipc:///none")
+        reconciler._manager = self.manager
+        return reconciler
+
+    def step(self) -> tuple[list[str], str, set[str]]:
+        """Run one pass; return the running services, the routes and the clusters after it."""
+        self.reconciler.step()
+        return sorted(self.manager.services), self.gateway.routes, self.gateway.clusters
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(started.gateway.answer(self.path).encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    started = Serving(tmp_path, server.server_address[1])
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield started
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_desired_service_starts_and_is_routed_to(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    assert serving.step() == (["toy-1-abc"], "toy:1", {"toy-1-abc"})
+    status = serving.reconciler.step()
+    assert (status.models["toy"].stable, status.models["toy"].generation, status.waiting) == ("1", 1, [])
+    assert serving.manager.services == ["toy-1-abc"]
+
+
+def test_routes_change_only_when_all_services_of_the_new_state_are_ready(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    serving.step()
+    serving.manager.slow = {"toy-2-abc"}
+    set_desired_state(serving.plan, HALF)
+    both = ["toy-1-abc", "toy-2-abc"]
+    for _ in range(3):
+        assert serving.step()[:2] == (both, "toy:1")
+    assert serving.reconciler.step().waiting == ["toy-2-abc"]
+    serving.manager.finish_start("toy-2-abc")
+    assert serving.step() == (both, "toy:2", set(both))
+    assert serving.reconciler.step().waiting == []
+
+
+def test_replaced_service_stops_after_two_idle_passes(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    serving.step()
+    set_desired_state(serving.plan, ALL_TWO)
+    # A request may be on its way when the routes change, so the first idle pass is not enough.
+    both = ["toy-1-abc", "toy-2-abc"]
+    assert serving.step() == (both, "toy:2", set(both))
+    assert serving.step() == (["toy-2-abc"], "toy:2", {"toy-2-abc"})
+    assert not (serving.plan.run / "toy-1-abc.port").exists()
+
+
+def test_service_with_a_request_in_flight_does_not_stop(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    serving.step()
+    set_desired_state(serving.plan, ALL_TWO)
+    running = []
+    for active in (1, 0, 1, 0, 3, 0, 0):
+        serving.gateway.active = {"toy-1-abc": active}
+        running.append("toy-1-abc" in serving.step()[0])
+    # Two idle passes in a row are needed; a request between them starts the count again.
+    assert running == [True, True, True, True, True, True, False]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"stable": 5}', '{"weights": {"stable": 100}}', "null"])
+def test_unreadable_desired_state_keeps_the_applied_service_and_is_named(serving: Serving, content: str) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    set_desired_state(serving.plan, ALL_TWO, model="other")
+    before = serving.step()
+    assert before == (["other-2-abc", "toy-1-abc"], "other:1,toy:1", {"other-2-abc", "toy-1-abc"})
+    damage_desired_state(serving.plan, content)
+    for _ in range(3):
+        assert serving.step() == before
+    serving.reconciler = serving.restarted()
+    status = serving.reconciler.step()
+    assert serving.step() == before
+    assert sorted(model for model, each in status.models.items() if each.stable) == ["other", "toy"]
+    assert len(status.waiting) == 1
+    assert "toy" in status.waiting[0]
+
+
+def test_unreadable_desired_state_of_a_new_model_does_not_stop_the_others(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    set_desired_state(serving.plan, ALL_TWO, model="other")
+    damage_desired_state(serving.plan, "{", model="other")
+    assert serving.step() == (["toy-1-abc"], "toy:1", {"toy-1-abc"})
+
+
+def test_missing_state_store_keeps_every_service_and_is_named(serving: Serving) -> None:
+    set_desired_state(serving.plan, HALF)
+    before = serving.step()
+    Path(serving.plan.state).rename(f"{serving.plan.state}.aside")
+    serving.reconciler = serving.restarted()
+    for _ in range(3):
+        assert serving.step() == before
+    assert len(serving.reconciler.step().waiting) == 1
+
+
+def test_empty_desired_state_stops_the_service(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    serving.step()
+    set_desired_state(serving.plan, DesiredState())
+    assert [serving.step()[0] for _ in range(2)] == [["toy-1-abc"], []]
+    assert serving.gateway.clusters == set()
+
+
+def test_restarted_reconciler_starts_no_service_twice_and_keeps_the_routes(serving: Serving) -> None:
+    set_desired_state(serving.plan, HALF)
+    before = serving.step()
+    serving.reconciler = serving.restarted()
+    assert serving.step() == before
+    assert sorted(serving.manager.services) == ["toy-1-abc", "toy-2-abc"]
+
+
+def test_service_that_restarts_keeps_its_route_and_cluster(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    before = serving.step()
+    port_file = serving.plan.run / "toy-1-abc.port"
+    port_file.write_text("1")  # nothing listens there
+    assert serving.step() == before
+    assert serving.reconciler.step().waiting == ["toy-1-abc"]
+
+
+def test_routes_that_the_gateway_lost_are_written_again(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    before = serving.step()
+    (serving.gateway.folder / ROUTES_FILE).write_text(json.dumps({"version_info": "0", "resources": []}))
+    assert serving.step() == before
