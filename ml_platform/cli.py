@@ -26,6 +26,9 @@ app = typer.Typer(
 features = typer.Typer(help="Inspect features.", no_args_is_help=True)
 app.add_typer(features, name="features")
 
+audit = typer.Typer(help="Check, anchor and export the log of all decisions.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+
 
 class HomeError(PlatformError):
     """Raised when the home cannot be created or written."""
@@ -73,6 +76,49 @@ def materialize(
 
 
 @app.command()
+def runs(
+    end_dead: Annotated[bool, typer.Option("--end-dead", help="End every run whose process is gone.")] = False,
+    end: Annotated[str, typer.Option(help="End this run (id or its start) if its process does not run here.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """List the runs that have not ended with their processes, or end those whose process is gone."""
+    import json
+
+    from ml_platform.console import open_runs as work
+    from resources.orchestration import open_instance
+    from resources.run_monitoring import end_run, recover_from_killed_processes
+
+    home, console = _home(), _console()
+    with open_instance(home) as instance:
+        if end_dead or end:
+            ended = recover_from_killed_processes(home, instance) if end_dead else []
+            work.show_ended([*ended, *([end_run(instance, end)] if end else [])], console)
+        elif as_json:
+            typer.echo(json.dumps(work.open_run_entries(instance), indent=2))
+        else:
+            work.show(work.open_run_entries(instance), console)
+
+
+@app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Remove what the home no longer needs, by the retention in params.yaml and defs.yaml."""
+    import json
+
+    from ml_platform.console import clean as work
+
+    report = work.clean_home(_home(), dry_run=dry_run)
+    if as_json:
+        typer.echo(json.dumps(work.json_values(report), indent=2))
+    else:
+        work.show(report, _console())
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     domain: Annotated[
         str | None, typer.Argument(help="Domain under assets/ that declares a demo; needed where several do.")
@@ -97,12 +143,21 @@ def up() -> None:
     """Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops all of them."""
     from ml_platform.console.services import platform_processes
     from ml_platform.serving.processes import up as run_until_stopped
+    from resources.orchestration import open_instance
     from resources.profiles import REPOSITORY
+    from resources.run_monitoring import recover_from_killed_processes
 
-    console = _console()
+    home, console = _home(), _console()
+
+    def recover() -> None:
+        with open_instance(home) as instance:
+            # All processes of this home have ended, so no process of a launched run can still appear.
+            recover_from_killed_processes(home, instance, start_seconds=0)
+
     run_until_stopped(
-        platform_processes(_home(), REPOSITORY),
+        platform_processes(home, REPOSITORY),
         lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        before_start=recover,
     )
 
 
@@ -197,16 +252,100 @@ def rollback(model: str, by: By, reason: Reason) -> None:
     typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {back.partition} --force")
 
 
+@app.command()
+def retire(model: str, by: By, reason: Reason) -> None:
+    """End the champion of MODEL without a successor, also when its version was deleted in MLflow."""
+    from datetime import UTC, datetime
+
+    from ml_platform.components.stores import open_home_stores
+    from ml_platform.registry.missing_champion import retire_champion
+
+    stores = open_home_stores(_home())
+    ended = retire_champion(stores.registry, stores.audit, model, decided_by=by, reason=reason, at=datetime.now(UTC))
+    typer.echo(f"Version {ended.version} is champion of '{model}' no longer; its endpoint serves until a rollout.")
+
+
+@app.command("restore-version")
+def restore_version(model: str, by: By, reason: Reason) -> None:
+    """Register the champion of MODEL again after its version was deleted in MLflow, from its release or bento."""
+    from datetime import UTC, datetime
+
+    from ml_platform.components.stores import open_home_stores
+    from ml_platform.steps.missing_champion import restore_deleted_champion
+
+    stores = open_home_stores(_home())
+    record = restore_deleted_champion(model, stores, by=by, reason=reason, now=datetime.now(UTC))
+    typer.echo(f"The champion of '{model}' is version {record.version} in MLflow. Package it and roll it out with:")
+    assets = f'key:"{model}/bento" or key:"{model}/rollout"'
+    typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {record.partition} --force")
+
+
 @app.command("leak-check")
 def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month whose rows are checked.")]) -> None:
     """Check that no feature of MODEL uses later facts: scramble these and compare; exit code 1 if one changes."""
     from ml_platform.components.loading import bound_model
-    from ml_platform.data.lake import Lake
     from ml_platform.steps.evaluation import leaking_features
+    from resources.home_lake import open_lake
 
-    leaks = leaking_features(bound_model(model), partition, Lake(str(_home().lake)))
+    leaks = leaking_features(bound_model(model), partition, open_lake(_home()))
     typer.echo(f"{len(leaks)} leaks{': ' + ', '.join(leaks) if leaks else ''} in {partition}.")
     if leaks:
+        raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    target: Annotated[str, typer.Argument(help="Folder, or s3://bucket/prefix.")],
+    keep: Annotated[int | None, typer.Option(min=1, help="Number of backups that stay there; without it, all.")] = None,
+) -> None:
+    """Copy the home to TARGET while everything runs; only what changed since the last backup is copied."""
+    from datetime import UTC, datetime
+
+    from ml_platform.console import home_care
+
+    typer.echo(home_care.backup_line(home_care.back_up(_home(), target, keep, datetime.now(UTC))))
+
+
+@app.command()
+def restore(
+    target: Annotated[str, typer.Argument(help="Folder or address with backups.")],
+    backup: Annotated[str, typer.Option("--backup", help="Id of a backup; without it, the latest.")] = "",
+) -> None:
+    """Restore a backup into the folder of ML_PLATFORM_HOME, which must be new or empty."""
+    from ml_platform.console import home_care
+
+    # Without _home(), which would create the home.
+    home = Home.from_environment()
+    typer.echo(home_care.restore_line(home_care.restore(home, target, backup or None), home))
+
+
+@app.command()
+def verify(
+    rows: Annotated[bool, typer.Option("--rows", help="Also read the rows of every partition.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare everything that the home stores with its recorded digests; exit code 1 if something differs."""
+    import json
+
+    from ml_platform.console import home_care
+
+    found = home_care.verify(_home(), rows=rows)
+    if as_json:
+        typer.echo(json.dumps(home_care.verification_json(found), indent=2))
+    else:
+        home_care.show_verification(found, _console())
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def repair() -> None:
+    """Rebuild what can be derived from other records, and say what cannot; exit code 1 if something is left."""
+    from ml_platform.console import home_care
+
+    repairs = home_care.repair(_home())
+    home_care.show_repairs(repairs, _console())
+    if not all(each.repaired for each in repairs):
         raise typer.Exit(1)
 
 
@@ -247,15 +386,57 @@ def features_show(
     )
 
 
+@audit.command("verify")
+def audit_verify(
+    anchor: Annotated[Path | None, typer.Option(help="File of `audit head` that the log must still contain.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="ed25519 key (PEM) that signed the anchor.")] = None,
+) -> None:
+    """Check every record and link of the log, its head, and the anchors in the release folders."""
+    from ml_platform.console import audit as work
+
+    for line in work.verify(_home(), anchor, public_key):
+        typer.echo(line)
+
+
+@audit.command("head")
+def audit_head(
+    sign: Annotated[Path | None, typer.Option(help="ed25519 private key (PEM) that signs the output.")] = None,
+) -> None:
+    """Print the end of the log as JSON, to keep outside of the home as an anchor."""
+    import json
+    from datetime import UTC, datetime
+
+    from ml_platform.console import audit as work
+
+    typer.echo(json.dumps(work.head(_home(), datetime.now(UTC), sign)))
+
+
+@audit.command("export")
+def audit_export() -> None:
+    """Print all records as JSON lines, one a line, as their digests are computed."""
+    from ml_platform.console import audit as work
+
+    for line in work.export(_home()):
+        typer.echo(line, nl=False)
+
+
 def main() -> None:
-    """Run the command line; a :class:`PlatformError` ends it with its message and exit code 1, without a traceback."""
+    """Run the command line; a :class:`PlatformError` ends it with its message and exit code 1, without a traceback.
+
+    So does the error of a damaged, locked or full store of the home.
+    """
     environment.apply()
     # Dagster warns about a beta parameter for each partitioned asset; users cannot act on it.
     warnings.filterwarnings("ignore", message=r".*is currently in beta")
     try:
         app()
-    except PlatformError as error:
-        Console(stderr=True).print("[red]✗[/]", escape(str(error)), highlight=False, soft_wrap=True)
+    except Exception as error:
+        from resources.storage_errors import storage_error
+
+        shown = error if isinstance(error, PlatformError) else storage_error(error, Home.from_environment())
+        if shown is None:
+            raise
+        Console(stderr=True).print("[red]✗[/]", escape(str(shown)), highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

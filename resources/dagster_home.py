@@ -32,8 +32,9 @@ class HomeResource(dg.ConfigurableResource[Any]):
     def audit(self) -> "AuditLog":
         """Return the audit log."""
         from ml_platform.registry.audit import AuditLog
+        from resources.state import open_state
 
-        return AuditLog(self.home().audit_log)
+        return AuditLog(open_state(self.home()))
 
     def link(self, page: Path) -> dg.UrlMetadataValue:
         """Return the link to a page of the reports, as metadata for the UI."""

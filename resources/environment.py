@@ -1,9 +1,11 @@
-"""Environment variables of every platform process: no telemetry, no unsafe model formats.
+"""Environment of every platform process: no telemetry, no unsafe model formats, private files.
 
 Libraries read these variables when they are imported, so each entry point calls :func:`apply` first.
 """
 
 import os
+
+from resources.private_files import apply_umask
 
 SETTINGS = {
     # Telemetry off: no data leaves the machine.
@@ -17,6 +19,8 @@ SETTINGS = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     # The job runner of the tracking server is not used.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # MLflow's own default experiment would store the absolute path of the working directory.
+    "_MLFLOW_SERVER_ARTIFACT_ROOT": "home:/artifacts",
     # A progress bar for each downloaded file would hide the log lines of a run.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # MLflow logs the creation of each database table at level INFO.
@@ -31,6 +35,7 @@ SETTINGS = {
 
 
 def apply() -> None:
-    """Set the variables that are not set yet, so the user's own values stay."""
+    """Set the variables that are not set yet, so the user's own values stay, and keep new files private."""
+    apply_umask()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -10,6 +10,9 @@ from pathlib import Path
 HOME_VARIABLE = "ML_PLATFORM_HOME"
 DEFAULT_HOME = ".ml_platform"
 
+ARTIFACT_ROOT = "home:/artifacts"
+"""Address of MLflow's artifacts in a home, relative to it; see :mod:`resources.home_artifacts`."""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -21,6 +24,11 @@ class Home:
     def from_environment(cls) -> "Home":
         """Return the home named by ``$ML_PLATFORM_HOME``, or ``.ml_platform`` in the working directory."""
         return cls(Path(os.environ.get(HOME_VARIABLE, DEFAULT_HOME)).resolve())
+
+    @property
+    def state(self) -> Path:
+        """The SQLite file of the state store: everything that the platform decided and remembers."""
+        return self.root / "state.db"
 
     @property
     def dagster(self) -> Path:
@@ -50,7 +58,8 @@ class Home:
     @property
     def tracking_uri(self) -> str:
         """The address of MLflow's SQLite database."""
-        return f"sqlite:///{self.mlflow / 'mlflow.db'}"
+        # SQLAlchemy decodes percent signs in addresses.
+        return f"sqlite:///{str(self.mlflow / 'mlflow.db').replace('%', '%25')}"
 
     @property
     def artifacts(self) -> Path:
@@ -96,6 +105,10 @@ class Home:
     def verified_bentos(self) -> Path:
         """The results of the load tests of bentos."""
         return self.records / "bentos"
+
+    def upgrade(self, before: int, after: int) -> Path:
+        """The report of a migration between two versions of the home, and the database that it changed."""
+        return self.root / "upgrades" / f"{before}-to-{after}"
 
     @property
     def reports(self) -> Path:

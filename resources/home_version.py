@@ -8,15 +8,29 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ml_platform.data.atomic import write_json
 from ml_platform.errors import PlatformError
+from ml_platform.state.migrate import HEAD, schema_revision
+from resources.file_state_import import (
+    Changes,
+    create_state,
+    import_decisions,
+    import_lake,
+    import_predictions,
+    make_private,
+    relocate_artifacts,
+    save_database,
+)
 from resources.home import Home
+from resources.private_files import declared_group, has_group_access, restrict_access
+from resources.state_location import state_at, state_location
 
-HOME_VERSION = 2
+HOME_VERSION = 3
 """Version of the layout that this code reads and writes."""
 
 UNSTAMPED_VERSION = 1
@@ -29,22 +43,59 @@ OLD_DESIRED_STATE_FILE = "wanted.json"
 LOCK_FILE = ".home.lock"
 LOCK_SECONDS = 60.0
 
+REPORT_FILE = "report.json"
+"""What a migration changed and left out, in the folder that :meth:`Home.upgrade` names."""
+
 LOG = logging.getLogger(__name__)
+
+_CURRENT_STORES: set[tuple[str, int | None]] = set()
+"""State stores whose schema this process has compared, by location and file."""
 
 
 class HomeVersionError(PlatformError):
     """Raised when this code cannot use a home: a later version, a broken stamp, or use by an earlier release."""
 
 
+@dataclass(frozen=True)
+class Upgrade:
+    """A migration of a home: the versions before and after, what was changed, and what could not be taken over."""
+
+    before: int | None
+    after: int
+    made: list[str]
+    left_out: list[str]
+
+
 def prepare_home(home: Home) -> None:
-    """Migrate ``home`` to :data:`HOME_VERSION`, or create it; a home of this version is not changed.
+    """Migrate ``home`` to :data:`HOME_VERSION`, or create it, with a warning that says what changed.
+
+    A home of this version is not changed, except for its access when a group is declared and for a newer schema of the
+    state store. Raises as :func:`upgrade_home`.
+    """
+    if stored_version(home) == HOME_VERSION and _has_current_schema(home) and _has_declared_access(home):
+        return
+    done = upgrade_home(home)
+    if done.before is None:
+        return
+    summary = ", ".join([*done.made, *(f"left out {each}" for each in done.left_out)]) or "nothing to change"
+    # The terminal of a command and the log of a run show warnings by default.
+    level = logging.WARNING if done.made or done.left_out else logging.INFO
+    if done.before != done.after:
+        LOG.log(level, "Migrated home %s from version %d to %d: %s.", home.root, done.before, done.after, summary)
+    elif done.made:
+        LOG.warning("Changed home %s: %s.", home.root, summary)
+
+
+def upgrade_home(home: Home) -> Upgrade:
+    """Migrate ``home`` to :data:`HOME_VERSION`, or create it; return what was changed.
 
     A file lock lets one process migrate at a time. The stamp is written last, so a killed migration starts again, and
     its steps skip finished work. Raises :class:`HomeVersionError` when the home has a later version, when its stamp
-    cannot be read, or when a home that needs a migration is in use.
+    cannot be read, or when a home that needs a migration is in use; and
+    :class:`~ml_platform.state.migrate.StateVersionError` when a later release wrote its state store.
     """
-    if stored_version(home) == HOME_VERSION:
-        return
+    stored_version(home)
+    declared_group()
     home.root.mkdir(parents=True, exist_ok=True)
     migration_lock = _locked(
         home,
@@ -57,10 +108,18 @@ def prepare_home(home: Home) -> None:
     with migration_lock:
         version = stored_version(home)
         if version is None:
+            made = [*restrict_access(home.root), *create_state(home).made]
             _stamp(home, HOME_VERSION)
-        elif version < HOME_VERSION:
+            return Upgrade(None, HOME_VERSION, made, [])
+        changes = Changes()
+        if version < HOME_VERSION:
             with _not_in_use(home, version):
-                _migrate(home, version)
+                changes = _migrate(home, version)
+        elif not _has_current_schema(home):
+            with _not_in_use(home, version):
+                changes = create_state(home)
+        made = [*changes.made, *(restrict_access(home.root) if declared_group() is not None else [])]
+        return Upgrade(version, HOME_VERSION, made, changes.left_out)
 
 
 def stored_version(home: Home) -> int | None:
@@ -98,14 +157,49 @@ def _has_content(home: Home) -> bool:
     return home.root.is_dir() and any(not entry.name.startswith(".") for entry in home.root.iterdir())
 
 
-def _migrate(home: Home, version: int) -> None:
+def _has_current_schema(home: Home) -> bool:
+    """Return whether the state store has the schema of this code; a missing or empty store is not created here."""
+    state = state_at(state_location(home))
+    known = (str(state.location), None if state.path is None else _inode(state.path))
+    if known not in _CURRENT_STORES:
+        if state.path is not None and not state.path.exists():
+            return True
+        if schema_revision(state) not in (HEAD, None):
+            return False
+        _CURRENT_STORES.add(known)
+    return True
+
+
+def _inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
+
+
+def _has_declared_access(home: Home) -> bool:
+    group = declared_group()
+    return group is None or has_group_access(home.root, group)
+
+
+def _migrate(home: Home, version: int) -> Changes:
+    changes = Changes()
     for start in range(version, HOME_VERSION):
-        changes = [change for step in MIGRATIONS[start] for change in step(home)]
+        own = Changes()
+        for step in MIGRATIONS[start]:
+            own += step(home)
+            # A killed migration has reported its finished steps.
+            _report(home, version, own)
         _stamp(home, start + 1)
-        summary = ", ".join(changes) or "nothing to change"
-        # The terminal of a command and the log of a run show warnings by default.
-        level = logging.WARNING if changes else logging.INFO
-        LOG.log(level, "Migrated home %s from version %d to %d: %s.", home.root, start, start + 1, summary)
+        changes += own
+    return changes
+
+
+def _report(home: Home, version: int, changes: Changes) -> None:
+    """Add ``changes`` to the report of the migration in the home."""
+    path = home.upgrade(version, HOME_VERSION) / REPORT_FILE
+    earlier = json.loads(path.read_text()) if path.exists() else {"made": [], "left_out": []}
+    added = {"made": changes.made, "left_out": changes.left_out}
+    report = {name: list(dict.fromkeys([*earlier[name], *texts])) for name, texts in added.items()}
+    if report != earlier:
+        write_json(path, report)
 
 
 def _stamp(home: Home, version: int) -> None:
@@ -149,7 +243,7 @@ def _locked(home: Home, lock_file: Path, *, seconds: float, expected: str, found
 # Migration from version 1 to 2: new names of files and folders.
 
 
-def _rename_desired_states(home: Home) -> list[str]:
+def _rename_desired_states(home: Home) -> Changes:
     """Rename the desired-state file of each model; its content stays."""
     from ml_platform.serving.desired_state import DESIRED_STATE_FILE
 
@@ -168,24 +262,35 @@ def _rename_desired_states(home: Home) -> list[str]:
         lock.unlink(missing_ok=True)
         renamed.append(old.parent.name)
     if not renamed:
-        return []
-    return [f"renamed {OLD_DESIRED_STATE_FILE} to {DESIRED_STATE_FILE} for {', '.join(renamed)}"]
+        return Changes()
+    return Changes([f"renamed {OLD_DESIRED_STATE_FILE} to {DESIRED_STATE_FILE} for {', '.join(renamed)}"])
 
 
-def _rename_dead_letters(home: Home) -> list[str]:
+def _rename_dead_letters(home: Home) -> Changes:
     """Move the entries of ``records/outbox/refused`` to the folder of the dead letters."""
     from ml_platform.registry.outbox import DEAD_LETTER_FOLDER
 
     old, target = home.records / "outbox" / "refused", home.records / "outbox" / DEAD_LETTER_FOLDER
     if not old.is_dir() or old == target:
-        return []
+        return Changes()
     target.mkdir(exist_ok=True)
     entries = sorted(old.iterdir())
     for entry in entries:
         entry.replace(target / entry.name)
     old.rmdir()
-    return [f"moved {len(entries)} entries of the outbox from {old.name} to {target.name}"]
+    return Changes([f"moved {len(entries)} entries of the outbox from {old.name} to {target.name}"])
 
 
-MIGRATIONS: Mapping[int, Sequence[Callable[[Home], list[str]]]] = {1: (_rename_desired_states, _rename_dead_letters)}
-"""The migration steps from each version to the next, in order. Each returns one text per change and may run again."""
+MIGRATIONS: Mapping[int, Sequence[Callable[[Home], Changes]]] = {
+    1: (_rename_desired_states, _rename_dead_letters),
+    2: (
+        make_private,
+        save_database,
+        create_state,
+        import_lake,
+        import_decisions,
+        import_predictions,
+        relocate_artifacts,
+    ),
+}
+"""The migration steps from each version to the next, in order. Each may run again."""

@@ -18,7 +18,7 @@ from ml_platform.registry.outbox import Outbox, is_connection_error
 from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
 from ml_platform.registry.wandb_mirror import WandbSettings, wandb_mirror_factory
 from resources.addresses import address, run_link
-from resources.home import Home
+from resources.home import ARTIFACT_ROOT, Home
 
 WANDB_VARIABLE = "ML_PLATFORM_WANDB"
 
@@ -47,7 +47,8 @@ class MlflowResource(dg.ConfigurableResource[Any]):
         wandb_mode = os.environ.get(WANDB_VARIABLE, "")
         return cls(
             tracking_uri=home.tracking_uri,
-            artifact_root=str(home.artifacts),
+            # Relative to the home, so that a moved home still finds its artifacts.
+            artifact_root=ARTIFACT_ROOT,
             outbox=str(home.records / "outbox"),
             server_address=address("mlflow"),
             wandb_enabled=bool(wandb_mode),

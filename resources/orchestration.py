@@ -1,9 +1,13 @@
 """The Dagster instance of a home: its settings file, its environment variables, and opening it."""
 
+import logging
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ml_platform.data.atomic import write_text
+from ml_platform.errors import PlatformError
 from resources.home import HOME_VARIABLE, Home
 from resources.home_version import prepare_home
 
@@ -20,8 +24,22 @@ telemetry:
 # No sign-up dialog on the first page.
 nux:
   enabled: false
+# It knows whether the process of a run still runs.
+run_launcher:
+  module: resources.run_launcher
+  class: HomeRunLauncher
+# A run whose process is gone ends within two minutes and leaves its pools.
 run_monitoring:
   enabled: true
+  poll_interval_seconds: 15
+  start_timeout_seconds: 180
+  cancel_timeout_seconds: 100
+  free_slots_after_run_end_seconds: 5
+# A launched run whose process was killed is tried again; a step that failed by itself is not.
+run_retries:
+  enabled: true
+  max_retries: 2
+  retry_on_asset_or_op_failure: false
 concurrency:
   # More runs at a time would compete for cores and memory.
   runs:
@@ -29,18 +47,31 @@ concurrency:
   pools:
     granularity: op
     default_limit: 1
+# Housekeeping deletes old runs; these are the days for which the ticks of schedules and sensors are kept.
+retention:
+  schedule:
+    purge_after_days: 30
+  sensor:
+    purge_after_days: {skipped: 7, failure: 30, success: 30, started: 30}
+  auto_materialize:
+    purge_after_days: {skipped: 7, failure: 30, success: 30, started: 30}
 """
+
+LOG = logging.getLogger(__name__)
+
+
+class InstanceSettingsError(PlatformError):
+    """Raised when the instance settings of a home cannot be read."""
 
 
 def prepare(home: Home) -> None:
-    """Select ``home`` for this process and its child processes, and write its instance settings once.
+    """Select ``home`` for this process and its child processes, and write its instance settings.
 
-    Raises :class:`~resources.home_version.HomeVersionError` when the home cannot be migrated to this version.
+    Raises :class:`~resources.home_version.HomeVersionError` when the home cannot be migrated to this version, and
+    :class:`InstanceSettingsError` when its settings cannot be read.
     """
     prepare_home(home)
-    settings = home.dagster / "dagster.yaml"
-    if not settings.exists():
-        write_text(settings, INSTANCE_SETTINGS)
+    _write_settings(home.dagster / "dagster.yaml")
     os.environ[HOME_VARIABLE] = str(home.root)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
 
@@ -60,3 +91,51 @@ def open_instance(home: Home) -> "dg.DagsterInstance":
     if storage.get_concurrency_info(GPU_POOL).slot_count != slots:
         storage.set_concurrency_slots(GPU_POOL, slots)
     return instance
+
+
+def _write_settings(path: Path) -> None:
+    """Write the instance settings, and add those that an existing file lacks; the values of that file stay."""
+    import yaml
+
+    text = path.read_text() if path.exists() else ""
+    if text == INSTANCE_SETTINGS:
+        return
+    own, defaults = _read_settings(path, text), yaml.safe_load(INSTANCE_SETTINGS)
+    complete = _with_defaults(own, defaults)
+    if complete == own:
+        return
+    if complete == defaults:
+        write_text(path, INSTANCE_SETTINGS)
+    else:
+        header = "# Changed by ml-platform: it added the settings that this release needs and kept all others.\n"
+        write_text(path, header + yaml.safe_dump(complete, sort_keys=False))
+        LOG.warning("Added the settings that this release needs to %s.", path)
+
+
+def _read_settings(path: Path, text: str) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        own = yaml.safe_load(text) or {}
+        found = f"'{text.strip()[:40]}'"
+    except yaml.YAMLError as error:
+        own, found = None, " ".join(str(error).split())
+    if not isinstance(own, Mapping):
+        raise InstanceSettingsError(
+            f"Instance settings {path}",
+            expected="settings of a Dagster instance, as YAML",
+            found=found,
+            fix="Correct the file, or delete it: the next command writes the default settings.",
+        )
+    return own
+
+
+def _with_defaults(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``own`` with the values of ``defaults`` where it has none; mappings are completed key by key."""
+    complete = dict(own)
+    for name, value in defaults.items():
+        if isinstance(value, Mapping) and isinstance(complete.get(name), Mapping):
+            complete[name] = _with_defaults(complete[name], value)
+        else:
+            complete.setdefault(name, value)
+    return complete

@@ -3,7 +3,6 @@
 The module `assets/<domain>/demo.py` declares the data that is shown; this module names no dataset and no column.
 """
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from ml_platform.console.services import serving_processes
 from ml_platform.console.status import status
 from ml_platform.data.landing import Landing
 from ml_platform.data.partitions import months_between
+from ml_platform.data.scratch import scratch_folder
 from resources.addresses import address
 from resources.home import Home
 from resources.orchestration import open_instance
@@ -60,8 +60,8 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     console.print(f"Landed {declared.FIRST_MONTH} to {declared.LAST_MONTH}.")
     with open_instance(home) as instance, live_progress(console) as listener:
         _materialize(declared, home, instance, listener, stages)
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = declared.request_rows(Path(scratch))
+    with scratch_folder("demo") as scratch:
+        rows = declared.request_rows(scratch)
     with stages.stage("serve and predict"):
         response = _predict(declared.MODEL, home, rows)
     found = status(home)["models"][declared.MODEL]

@@ -34,7 +34,7 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
 
     bound = loading.bound_model(model)
     stores = open_home_stores(home)
-    verdict, _ = latest_verdict(bound, month, stores)
+    verdict = latest_verdict(bound, month, stores)
     stored = read_model(model_directory(evaluated_version(bound, verdict, stores.registry), stores))
     evidence = load_evidence(bound, verdict, home)
     label, predicted = evidence.label, evidence.predictions[CANDIDATE]

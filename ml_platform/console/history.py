@@ -14,6 +14,7 @@ from ml_platform.registry.champion_history import ChampionRecord
 from resources.home import Home
 
 if TYPE_CHECKING:
+    from ml_platform.registry.audit import AuditLog
     from ml_platform.steps.request_lookup import RequestAnswer
 
 
@@ -44,22 +45,19 @@ def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]
     ``model`` has no record and no declaration.
     """
     from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
-    from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.promotion import CHALLENGER_KIND
 
-    audit = AuditLog(home.audit_log)
+    audit = _audit(home)
     promotions = _champion_records(home, model)
     approvals = [
         VersionDecision(
             record.at, record.facts[DECISION_KEY], record.facts["version"], record.actor, record.facts["reason"]
         )
-        for record in audit.records(APPROVAL_KIND)
-        if record.facts["model"] == model
+        for record in audit.records(APPROVAL_KIND, model)
     ]
     nominations = [
         VersionDecision(record.at, "challenger", record.facts["version"], record.actor, record.facts["reason"])
-        for record in audit.records(CHALLENGER_KIND)
-        if record.facts["model"] == model
+        for record in audit.records(CHALLENGER_KIND, model)
     ]
     return sorted([*nominations, *approvals, *promotions], key=_decided_at)
 
@@ -70,13 +68,14 @@ def champion_at_instant(home: Home, model: str, at: datetime) -> ChampionRecord:
     Raises :class:`~ml_platform.console.arguments.ArgumentError` when there was no champion yet, and for an unknown
     model the same error as :func:`decisions`.
     """
-    from ml_platform.registry.audit import AuditLog
-    from ml_platform.registry.champion_history import champion_at
+    from ml_platform.registry.champion_history import RETIRE, champion_at
 
     records = _champion_records(home, model)
-    champion = champion_at(AuditLog(home.audit_log), model, at)
+    champion = champion_at(_audit(home), model, at)
     if champion is None:
+        retired = [record for record in records if record.action == RETIRE and record.since <= at]
         first = f"the first promotion at {_utc_text(records[0].since)}" if records else "no promotion"
+        first = f"no champion since its retirement at {_utc_text(retired[-1].since)}" if retired else first
         raise ArgumentError(
             f"Champion of '{model}' at {_utc_text(at)}",
             expected="a time after its first promotion",
@@ -88,17 +87,16 @@ def champion_at_instant(home: Home, model: str, at: datetime) -> ChampionRecord:
 
 def answers(home: Home, model: str, request_id: str) -> "list[RequestAnswer]":
     """Return the versions that answered a request; raises for a request that no log contains, and an unknown model."""
-    from ml_platform.data.lake import Lake
-    from ml_platform.registry.audit import AuditLog
     from ml_platform.steps.request_lookup import lookup_request
+    from resources.home_lake import open_lake
 
     _champion_records(home, model)
     return lookup_request(
         model,
         request_id,
-        lake=Lake(str(home.lake)),
+        lake=open_lake(home),
         logs=sorted((home.prediction_logs / model).glob("*.jsonl")),
-        audit=AuditLog(home.audit_log),
+        audit=_audit(home),
     )
 
 
@@ -120,13 +118,19 @@ def show(entries: "Sequence[ChampionRecord | VersionDecision | RequestAnswer]", 
 
 def _champion_records(home: Home, model: str) -> list[ChampionRecord]:
     from ml_platform.components.loading import bound_model
-    from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import champion_history
 
-    records = champion_history(AuditLog(home.audit_log), model)
+    records = champion_history(_audit(home), model)
     if not records:
         bound_model(model)
     return records
+
+
+def _audit(home: Home) -> "AuditLog":
+    from ml_platform.registry.audit import AuditLog
+    from resources.state import open_state
+
+    return AuditLog(open_state(home))
 
 
 def _decided_at(entry: ChampionRecord | VersionDecision) -> datetime:

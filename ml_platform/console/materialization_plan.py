@@ -28,13 +28,16 @@ def stale_assets(
     keys: Sequence[dg.AssetKey],
     partitions: Mapping[dg.AssetKey, Sequence[str]],
     landed_digest: Callable[[dg.AssetKey, str | None], str | None],
+    damage: Callable[[dg.AssetKey, str | None], str | None] = lambda _key, _partition: None,
 ) -> list[StaleAsset]:
     """Return the stale assets of ``keys``, upstream first.
 
     ``partitions`` lists the requested partitions of each partitioned key. ``landed_digest`` returns the digest of the
-    landed file that an asset reads now, or None for an asset that reads no file. An asset is stale when it was never
-    materialized, or when its code version or its landed file changed. It is also stale when an input was materialized
-    later, even an input that is not in ``keys``.
+    landed file that an asset reads now, or None for an asset that reads no file. ``damage`` returns what is wrong with
+    the stored rows of an asset, or None.
+
+    An asset is stale when it was never materialized, when its code version or its landed file changed, and when its
+    rows are damaged. It is also stale when an input was materialized later, even an input that is not in ``keys``.
     """
     graph = definitions.resolve_asset_graph()
     selected = set(keys)
@@ -48,7 +51,7 @@ def stale_assets(
         parents = sorted(node.parent_keys, key=str)
         for partition in partitions.get(key) or (None,):
             own = materialized[key].get(partition)
-            reason = _own_reason(own, node.code_version, landed_digest(key, partition))
+            reason = _own_reason(own, node.code_version, landed_digest(key, partition)) or damage(key, partition)
             if reason is None and own is not None:
                 reason = _input_reason(own, partition, parents, materialized, found)
             if reason is not None:

@@ -5,12 +5,15 @@ from typing import TypeVar
 
 import dagster as dg
 
+from ml_platform.components.dataset.landed_adoption import adopt_published_files
 from ml_platform.console.materialization_plan import StaleAsset, stale_assets
 from ml_platform.console.runs import Listener, RunReport, execute
 from ml_platform.data.landing import Landing
 from ml_platform.data.partitions import months_between
 from ml_platform.errors import PlatformError
 from resources.home import Home
+from resources.home_lake import open_lake
+from resources.run_monitoring import recover_from_killed_processes
 
 T = TypeVar("T", bound=dg.Component)
 
@@ -69,8 +72,15 @@ def find_stale(
     def landed_digest(key: dg.AssetKey, month: str | None) -> str | None:
         return landing.find(key.path[-1], month).sha256 if key.path[0] == "datasets" else None
 
+    lake = open_lake(home)
+
+    def damage(key: dg.AssetKey, month: str | None) -> str | None:
+        table = graph.get(key).metadata.get("dagster/table_name")
+        damaged = lake.damaged_files(str(table), month) if table else []
+        return f"its rows are damaged: {damaged[0].path}: {damaged[0].found}" if damaged else None
+
     partitions = {key: list(months) for key in keys if graph.get(key).partitions_def is not None}
-    return stale_assets(loaded, instance, keys, partitions, landed_digest)
+    return stale_assets(loaded, instance, keys, partitions, landed_digest, damage)
 
 
 def bring_up_to_date(
@@ -86,8 +96,10 @@ def bring_up_to_date(
     """Materialize the stale assets of ``keys``, or all with ``force``, and return the reports of the runs.
 
     One run covers all stale months as a range. Assets that take one month at a time (candidates, evaluation, …) get one
-    run for each month.
+    run for each month. Runs whose process is gone end first.
     """
+    recover_from_killed_processes(home, instance)
+    adopt_published_files(open_lake(home), instance)
     graph = loaded.resolve_asset_graph()
     found = find_stale(loaded, instance, home, keys, months)
     due_keys = set(keys) if force else {each.key for each in found}

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.errors import PlatformError, listed
+from resources.run_monitoring import command_line_tags, ending_dead_runs
 
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
@@ -63,7 +64,8 @@ def execute(
     """Materialize ``keys`` in one run and return its timings.
 
     ``partitions`` is empty for unpartitioned assets, one key, or an ascending list without gaps, which runs as one
-    range. Raises :class:`RunFailedError` when a step fails; materializations before the failure are kept.
+    range. Runs whose process is gone end first. Raises :class:`RunFailedError` when a step fails; materializations
+    before the failure are kept.
     """
     job = definitions.resolve_implicit_global_asset_job_def()
     run_id = str(uuid.uuid4())
@@ -89,15 +91,16 @@ def execute(
 
     instance.add_event_listener(run_id, on_event)
     started_at = time.monotonic()
-    result = job.execute_in_process(
-        instance=instance,
-        run_id=run_id,
-        asset_selection=list(keys),
-        partition_key=partitions[0] if len(partitions) == 1 else None,
-        tags={RANGE_START_TAG: partitions[0], RANGE_END_TAG: partitions[-1]} if len(partitions) > 1 else None,
-        run_config=dict(config or {}),
-        raise_on_error=False,
-    )
+    with ending_dead_runs(instance):
+        result = job.execute_in_process(
+            instance=instance,
+            run_id=run_id,
+            asset_selection=list(keys),
+            partition_key=partitions[0] if len(partitions) == 1 else None,
+            tags={**command_line_tags(run_id), **_range_tags(partitions)},
+            run_config=dict(config or {}),
+            raise_on_error=False,
+        )
     report.seconds = time.monotonic() - started_at
     if not result.success:
         reasons = "; ".join(f"{asset}: {reason}" for asset, reason in failures.items()) or "the run could not start"
@@ -108,6 +111,10 @@ def execute(
             fix="Fix the cause and run the same command again; assets that are up to date are skipped.",
         )
     return report
+
+
+def _range_tags(partitions: Sequence[str]) -> dict[str, str]:
+    return {RANGE_START_TAG: partitions[0], RANGE_END_TAG: partitions[-1]} if len(partitions) > 1 else {}
 
 
 def _notify(listener: Listener | None, event: StepEvent) -> None:

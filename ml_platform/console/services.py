@@ -1,5 +1,6 @@
 """The processes of `ml-platform up` and of the demo, with their commands, ports and addresses."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from ml_platform.serving.processes import ProcessPlan, ProcessSpec, free_port
 from resources.addresses import LOOPBACK, address, port, port_variable
 from resources.home import Home
 from resources.online_store import OnlineStoreResource
+from resources.state_location import STATE_VARIABLE
 
 
 def platform_processes(home: Home, repository: Path) -> ProcessPlan:
@@ -64,7 +66,8 @@ def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec
     return ProcessPlan(
         run=home.run,
         logs=home.logs,
-        serving=home.serving,
+        state=f"${STATE_VARIABLE}" if os.environ.get(STATE_VARIABLE) else str(home.state),
+        bentos=home.bentos,
         online=OnlineStoreResource.for_home(home).location,
         predictions=home.prediction_logs,
         gateway_port=gateway_port,

@@ -1,8 +1,11 @@
 """`ml-platform status`: data clock, champions, served versions with their traffic shares, and the last decisions."""
 
-import json
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.padding import Padding
@@ -16,6 +19,10 @@ METRIC_LABELS = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error
 """The metrics shown for a classifier, with their labels; other models show all metrics."""
 
 
+BUSY_SECONDS = 0.5
+"""Time that the check of MLflow's database waits for a writer."""
+
+
 def status(home: Home) -> dict[str, Any]:
     """Return the data clock (ISO 8601, or None) and the state of every model.
 
@@ -26,17 +33,21 @@ def status(home: Home) -> dict[str, Any]:
     from ml_platform.console.materialize import declared_components
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
+    from ml_platform.registry.verdict_record import verdict_metrics
     from ml_platform.serving.desired_state import all_desired_states
     from ml_platform.serving.serving_status import read_serving_status
+    from resources.state import open_state
 
-    audit = AuditLog(home.audit_log)
-    desired = all_desired_states(home.serving)
+    store = open_state(home)
+    audit, stored = AuditLog(store), all_desired_states(store)
+    desired = stored.readable
     serving = read_serving_status(home.run / "status.json")
     declared = {each.name for each in declared_components(Model)}
-    names = sorted(declared | {record.facts["model"] for record in audit.records(CHAMPION_KIND)} | set(desired))
+    names = sorted({*declared, *audit.models(CHAMPION_KIND), *desired, *stored.unreadable})
     models: dict[str, Any] = {}
-    for name in names:
-        champion = current_champion(audit, name)
+    champions = {name: current_champion(audit, name) for name in names}
+    deleted = _deleted_in_mlflow(home, {name: one.version for name, one in champions.items() if one is not None})
+    for name, champion in champions.items():
         state = desired.get(name)
         served = serving.models.get(name) if serving else None
         models[name] = {
@@ -44,14 +55,16 @@ def status(home: Home) -> dict[str, Any]:
             if champion is None
             else {
                 "version": champion.version,
-                "metrics": _metrics(home, champion.verdict),
+                "metrics": verdict_metrics(store, champion.verdict),
                 "manifest": dict(champion.manifest),
+                **({"problem": deleted[name]} if name in deleted else {}),
             },
             "serving": {
                 "stable": state.stable.version if state and state.stable else None,
                 "candidate": state.candidate.version if state and state.candidate else None,
                 "weights": state.weights if state else {},
                 "generation": state.generation if state else 0,
+                **({"problem": str(stored.unreadable[name])} if name in stored.unreadable else {}),
             },
             "endpoint": served.endpoint if served else None,
         }
@@ -76,11 +89,11 @@ def data_clock(home: Home) -> str | None:
 def last_decisions(home: Home, limit: int = 5) -> list[dict[str, Any]]:
     """Return the last ``limit`` records of the audit log, latest first."""
     from ml_platform.registry.audit import AuditLog
+    from resources.state import open_state
 
-    records = list(AuditLog(home.audit_log).records())[-limit:]
     return [
         {"at": record.at.isoformat(), "kind": record.kind, "by": record.actor, **_summary(record.facts)}
-        for record in reversed(records)
+        for record in islice(AuditLog(open_state(home)).newest_first(), limit)
     ]
 
 
@@ -94,6 +107,7 @@ def show(found: dict[str, Any], last: Sequence[dict[str, Any]], console: Console
         console.print(Text("\nLast decisions", style="bold"))
     for decision in last:
         on = f"version {decision['version']}" if "version" in decision else decision.get("partition", "")
+        on = f"generation {decision['generation']}" if "generation" in decision else on
         what = decision.get("action") or f"{decision['kind']} {decision.get('decision', '')}".rstrip()
         at = decision["at"][:19].replace("T", " ")
         console.print(Text(f"  {at}Z  {decision.get('model', '')} {on}: {what}"), soft_wrap=True)
@@ -108,11 +122,15 @@ def _model_table(model: dict[str, Any]) -> Table:
     if champion is not None:
         lines["champion"] = f"version {champion['version']}, evaluated on {champion['manifest'].get('partition')}"
         lines["metrics"] = _metrics_text(champion["metrics"])
+        if "problem" in champion:
+            lines["problem"] = champion["problem"]
     shares = [
         f"version {serving[role]} ({role}) at {share} %" for role, share in serving["weights"].items() if serving[role]
     ]
     lines["serving"] = f"{', '.join(shares)}; generation {serving['generation']}" if shares else "no version yet"
     lines["endpoint"] = model["endpoint"] or "not running; start it with `ml-platform up`"
+    if "problem" in serving:
+        lines["serving"] = serving["problem"]
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, value in lines.items():
         table.add_row(name, Text(value, overflow="fold"))
@@ -126,15 +144,31 @@ def _metrics_text(metrics: dict[str, float]) -> str:
     return ", ".join(f"{METRIC_LABELS.get(name, name)} {metrics[name]:.4f}" for name in names) or "none recorded"
 
 
-def _metrics(home: Home, verdict: str | None) -> dict[str, float]:
-    """Return the metrics that the evaluation stored for the verdict of a champion; empty without a file."""
-    path = home.verdict_metrics / f"{verdict}.json"
-    return json.loads(path.read_text()) if verdict and path.exists() else {}
+def _deleted_in_mlflow(home: Home, champions: Mapping[str, int]) -> dict[str, str]:
+    """Return one text for each of ``champions`` (versions by model) that the home's MLflow no longer has.
+
+    It reads MLflow's database directly, because importing MLflow takes seconds. A registry on a server is not checked.
+    """
+    file = home.mlflow / "mlflow.db"
+    if not champions or not file.exists():
+        return {}
+    query = "SELECT name, version FROM model_versions WHERE current_stage <> 'Deleted_Internal'"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+            present = set(connection.execute(query))
+    except sqlite3.Error:
+        return {}  # `ml-platform doctor` names a damaged or busy database
+    return {
+        name: f"version {version} was deleted in MLflow: restore it with `ml-platform restore-version {name}`, "
+        f"or end it with `ml-platform retire {name}`"
+        for name, version in champions.items()
+        if (name, version) not in present
+    }
 
 
 def _summary(facts: Any) -> dict[str, Any]:
     from ml_platform.registry.approvals import DECISION_KEY
 
-    names = ("model", "version", "partition", "action", "decision", "reason")
+    names = ("model", "version", "partition", "action", "decision", "reason", "generation")
     approval = {"action": facts[DECISION_KEY]} if DECISION_KEY in facts else {}
     return {**approval, **{name: facts[name] for name in names if name in facts}}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -25,14 +26,16 @@ from ml_platform.cli import app
 from ml_platform.console.doctor import home_state, installation, machine
 from ml_platform.console.doctor.diagnosis import CHECKS, as_json, diagnose, has_failed, show
 from ml_platform.console.doctor.finding import Finding, Subject, failed, ok, warning
-from ml_platform.data.lake import Lake
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.serving.processes import RUN_VARIABLE
+from ml_platform.state.schema import desired_states
 from ml_platform.training import resource_usage
 from resources.addresses import DEFAULT_PORTS, port_variable
 from resources.home import HOME_VARIABLE, Home
+from resources.home_lake import open_lake
 from resources.home_version import prepare_home
+from resources.state import open_state
 
 ROOT = Path(__file__).resolve().parents[2]
 Usage = namedtuple("Usage", "total used free")
@@ -166,7 +169,7 @@ def future_file(subject: Subject) -> None:
 
 
 def future_record(subject: Subject) -> None:
-    log = AuditLog(subject.home.audit_log)
+    log = AuditLog(open_state(subject.home))
     log.append("approval", actor="ada", at=subject.now + timedelta(hours=1), facts={})
 
 
@@ -382,11 +385,13 @@ def test_tracking_store_without_its_tables_or_unreadable_fails(subject: Subject)
 
 
 def test_changed_audit_log_fails(subject: Subject) -> None:
-    log = AuditLog(subject.home.audit_log)
+    log = AuditLog(open_state(subject.home))
     for actor in ("ada", "bob"):
         log.append("approval", actor=actor, at=subject.now, facts={"model": "trips"})
     assert home_state.audit_log(subject) == ok("the chain of 2 records is unbroken")
-    log.path.write_text(log.path.read_text().replace('"ada"', '"eve"'))
+    with log.state.write() as connection:
+        connection.execute(sa.text("DROP TRIGGER audit_records_update"))
+        connection.execute(sa.text("UPDATE audit_records SET actor = 'eve' WHERE sequence = 1"))
     found = home_state.audit_log(subject)
     assert (found.state, "record 1" in found.found) == ("failed", True)
 
@@ -396,25 +401,24 @@ def test_unreadable_desired_state_and_missing_bento_fail(subject: Subject) -> No
     bento = subject.home.bentos / "trips"
     bento.mkdir(parents=True)
     (bento / "bento.yaml").touch()
-    served = ServedVersion(version="4", bento=str(bento))
-    swap_desired_state(subject.home.serving / "trips", DesiredState(stable=served, weights={"stable": 100}), 0)
+    served, state = ServedVersion(version="4", bento="trips"), open_state(subject.home)
+    swap_desired_state(state, "trips", DesiredState(stable=served, weights={"stable": 100}), 0)
     assert home_state.desired_states(subject) == ok("1 readable, all bentos exist")
 
     (bento / "bento.yaml").unlink()
-    state_file = subject.home.serving / "trips" / "desired_state.json"
-    state_file.rename(state_file.with_name("wanted.json"))  # as in a home of version 1
-    (subject.home.serving / "arrivals").mkdir()
-    (subject.home.serving / "arrivals" / "desired_state.json").write_text('{"weights": {"stable": 100}}')
+    broken = {"model": "arrivals", "generation": 1, "state": '{"weights": {"stable": 100}}', "changed_at": ""}
+    with state.write() as connection:
+        connection.execute(desired_states.insert().values(broken))
     found = home_state.desired_states(subject)
     assert found.state == "failed"
-    assert "arrivals: desired_state.json cannot be read" in found.found
+    assert "arrivals: 1 validation error for DesiredState" in found.found
     assert f"trips: version 4 has no bento at {bento}" in found.found
 
 
 @pytest.fixture
 def table(subject: Subject) -> Path:
     """Return the folder of a valid Delta table with one partition."""
-    Lake(str(subject.home.lake)).write("datasets/trips", pl.DataFrame({"value": [1, 2]}), "2013-01")
+    open_lake(subject.home).write("datasets/trips", pl.DataFrame({"value": [1, 2]}), "2013-01")
     assert home_state.lake_tables(subject) == ok("1 tables can be read")
     return subject.home.lake / "datasets" / "trips"
 
@@ -461,12 +465,16 @@ def test_unreadable_latest_version_of_a_table_fails(
 def damaged(subject: Subject) -> Subject:
     """Return a home in which every part is damaged."""
     home = subject.home
+    log = AuditLog(open_state(home))
+    log.append("approval", actor="ada", at=subject.now, facts={})
+    with log.state.write() as connection:
+        connection.execute(sa.text("DROP TRIGGER audit_head_delete"))
+        connection.execute(sa.text("DELETE FROM audit_head"))
+        broken = {"model": "trips", "generation": 1, "state": "{", "changed_at": ""}
+        connection.execute(desired_states.insert().values(broken))
+    log.state.close()
     database(home.dagster / "runs.db", journal="wal")
     overwrite(database(home.mlflow / "mlflow.db"), 0, b"garbage")
-    home.records.mkdir()
-    home.audit_log.write_text("{\n")
-    (home.serving / "trips").mkdir(parents=True)
-    (home.serving / "trips" / "desired_state.json").write_text("{")
     (home.lake / "datasets" / "trips" / "_delta_log").mkdir(parents=True)
     (home.root / "home.json").write_text("[]")
     return subject

@@ -10,6 +10,7 @@ from ml_platform.console.status import last_decisions, show
 from ml_platform.registry.approvals import APPROVAL_KIND
 from ml_platform.registry.audit import AuditLog
 from resources.home import Home
+from resources.state import open_state
 
 UNSERVED = {"stable": None, "candidate": None, "weights": {}, "generation": 0}  # type: ignore[var-annotated]
 
@@ -17,7 +18,7 @@ UNSERVED = {"stable": None, "candidate": None, "weights": {}, "generation": 0}  
 def test_approval_is_listed_with_its_decision_reason_and_person(tmp_path: Path) -> None:
     home = Home(tmp_path)
     facts = {"model": "late", "version": 3, "word": "approve", "reason": "stable in summer", "evidence": "ab12"}
-    AuditLog(home.audit_log).append(APPROVAL_KIND, actor="ada", at=datetime(2024, 5, 1, 12, tzinfo=UTC), facts=facts)
+    AuditLog(open_state(home)).append(APPROVAL_KIND, actor="ada", at=datetime(2024, 5, 1, 12, tzinfo=UTC), facts=facts)
     output = StringIO()
     models = {"late": {"champion": None, "serving": UNSERVED, "endpoint": None}}
 

@@ -1,6 +1,5 @@
 """Checks of a home: version, access, databases, audit log, desired states, and tables. They only read."""
 
-import json
 import os
 import sqlite3
 import stat
@@ -8,11 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ml_platform.console.doctor.finding import NO_HOME, Finding, Subject, capped, failed, ok, warning
 from ml_platform.errors import PlatformError
-from resources.home_version import HOME_VERSION, OLD_DESIRED_STATE_FILE, stored_version
+from resources.home_version import HOME_VERSION, stored_version
+
+if TYPE_CHECKING:
+    from ml_platform.state.store import StateStore
 
 DATABASE_SECONDS = 3.0
 """Time limit for the check of all databases of a home; the finding counts the unchecked ones."""
@@ -134,40 +137,54 @@ def audit_log(subject: Subject) -> Finding:
     """Check the chain of digests in the audit log."""
     from ml_platform.registry.audit import AuditLog
 
-    try:
-        records = AuditLog(subject.home.audit_log).verify()
-    except PlatformError as error:
-        return failed(f"{error.subject}: expected {error.expected}, found {error.found}", error.fix)
+    with opened_state(subject) as state:
+        if state is None:
+            return ok("no record yet")
+        try:
+            records = AuditLog(state).verify()
+        except PlatformError as error:
+            return failed(f"{error.subject}: expected {error.expected}, found {error.found}", error.fix)
     return ok(f"the chain of {records} records is unbroken" if records else "no record yet")
 
 
 def desired_states(subject: Subject) -> Finding:
     """Check that each desired state can be read, and that the bentos which it names exist."""
-    from pydantic import ValidationError
+    from ml_platform.serving.desired_state import all_desired_states
 
-    from ml_platform.serving.desired_state import DESIRED_STATE_FILE, DesiredState
-
-    problems, models = [], 0
-    names = (DESIRED_STATE_FILE, OLD_DESIRED_STATE_FILE)
-    for file in sorted(file for name in names for file in subject.home.serving.glob(f"*/{name}")):
-        models += 1
-        model = file.parent.name
+    with opened_state(subject) as state:
+        if state is None:
+            return ok("no rollout yet")
         try:
-            state = DesiredState.model_validate(json.loads(file.read_bytes()))
-        except (ValidationError, ValueError) as error:
-            problems.append(f"{model}: {file.name} cannot be read ({' '.join(str(error).split())[:80]})")
-            continue
-        served = {each for each in (state.stable, state.candidate, state.shadow) if each is not None}
-        problems += [
-            f"{model}: version {each.version} has no bento at {each.bento}"
-            for each in sorted(served, key=lambda each: each.version)
-            if not (Path(each.bento) / "bento.yaml").is_file()
-        ]
+            stored = all_desired_states(state)
+        except PlatformError as error:
+            return failed(f"{error.subject}: expected {error.expected}, found {error.found}", error.fix)
+    problems = [f"{model}: {error.found}" for model, error in stored.unreadable.items()]
+    problems += [
+        f"{model}: version {each.version} has no bento at {subject.home.bentos / each.bento}"
+        for model, desired in stored.readable.items()
+        for each in sorted(desired.served_versions, key=lambda each: each.version)
+        if not (subject.home.bentos / each.bento / "bento.yaml").is_file()
+    ]
+    models = len(stored.readable) + len(stored.unreadable)
     if problems:
         return failed(
-            capped(problems), "Materialize bento and rollout of the model again, or restore the file from a backup."
+            capped(problems), "Materialize bento and rollout of the model again, or restore the home from a backup."
         )
     return ok(f"{models} readable, all bentos exist" if models else "no rollout yet")
+
+
+@contextmanager
+def opened_state(subject: Subject) -> "Iterator[StateStore | None]":
+    """Open the state store of the home; None when there is none yet. Nothing is created or migrated."""
+    from ml_platform.state.store import StateStore
+    from resources.state_location import state_location
+
+    location = state_location(subject.home)
+    state = StateStore(url=location) if "://" in location else StateStore(path=Path(location))
+    try:
+        yield state if state.exists else None
+    finally:
+        state.close()
 
 
 def lake_tables(subject: Subject) -> Finding:

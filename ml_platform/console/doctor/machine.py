@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ml_platform.console.doctor.finding import Finding, Subject, capped, failed, ok, warning
+from ml_platform.errors import PlatformError
 from resources.addresses import DEFAULT_PORTS, LOOPBACK, port, port_variable
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def clock(subject: Subject) -> Finding:
     known = {
         "the installed code": _latest_modification(_files(subject.repository / "ml_platform")),
         "the latest file of the home": _latest_modification(_files(subject.home.root)),
-        "the last record of the audit log": _last_record(subject.home.audit_log),
+        "the last record of the audit log": _last_record(subject),
     }
     later = [
         f"{name} ({_minute(at)})" for name, at in known.items() if at is not None and at > subject.now + CLOCK_TOLERANCE
@@ -164,16 +165,16 @@ def _latest_modification(files: Iterator[str]) -> datetime | None:
     return datetime.fromtimestamp(latest, UTC) if latest else None
 
 
-def _last_record(audit_log: Path) -> datetime | None:
-    import json
+def _last_record(subject: Subject) -> datetime | None:
+    from ml_platform.console.doctor.home_state import opened_state
+    from ml_platform.registry.audit import AuditLog
 
-    from ml_platform.registry.append_log import complete_lines
-
-    lines = complete_lines(audit_log)
-    try:
-        return datetime.fromisoformat(json.loads(lines[-1])["at"]).astimezone(UTC) if lines else None
-    except (ValueError, KeyError, TypeError):
-        return None  # the check of the audit log reports this
+    with opened_state(subject) as state:
+        try:
+            last = None if state is None else AuditLog(state).latest()
+        except PlatformError:
+            return None  # the check of the audit log reports this
+    return None if last is None else last.at.astimezone(UTC)
 
 
 def _minute(at: datetime) -> str:
