@@ -1,8 +1,15 @@
-"""Loads a declared model by name and binds it to its feature views, for the command line."""
+"""Loads what the project declares: a model by name, bound to its feature views, and the retention of all content."""
 
+from typing import TYPE_CHECKING
+
+from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.errors import PlatformError, did_you_mean, listed
+from resources.profiles import REPOSITORY
+
+if TYPE_CHECKING:
+    from ml_platform.steps.retention import RetentionPolicies
 
 
 class ModelUnknownError(PlatformError):
@@ -13,9 +20,7 @@ def bound_model(name: str) -> ModelAssets:
     """Return the model called ``name``. Raises :class:`ModelUnknownError` if none is declared."""
     from dagster.components.core.component_tree import ComponentTree
 
-    from ml_platform.definitions import PROJECT_ROOT
-
-    tree = ComponentTree.for_project(PROJECT_ROOT)
+    tree = ComponentTree.for_project(REPOSITORY)
     known = {each.name: each for each in tree.get_all_components(Model)}
     if name not in known:
         raise ModelUnknownError(
@@ -24,4 +29,25 @@ def bound_model(name: str) -> ModelAssets:
             found="no such model",
             fix=f"Declare the model in assets/, or correct the name.{did_you_mean(name, known)}",
         )
-    return ModelAssets(known[name], known[name].views(tree))
+    return ModelAssets(known[name], known[name].views(tree), known[name].example_pii(tree))
+
+
+def declared_retention() -> "RetentionPolicies":
+    """Return the retention of `params.yaml`, with the values of each declared dataset and model."""
+    from dagster.components.core.component_tree import ComponentTree
+
+    from ml_platform.steps.retention import ModelPolicy, RetentionPolicies, read_retention
+
+    tree, platform = ComponentTree.for_project(REPOSITORY), read_retention(REPOSITORY)
+    models = [ModelAssets(each, each.views(tree), each.example_pii(tree)) for each in tree.get_all_components(Model)]
+    return RetentionPolicies(
+        platform,
+        {each.name: platform.with_values_of(each.retention) for each in tree.get_all_components(Dataset)},
+        {
+            model.name: ModelPolicy(
+                platform.with_values_of(model.declared.retention), model.pii_columns, tuple(model.identity)
+            )
+            for model in models
+        },
+        {table for model in models for table in (model.table, *(view.table for view in model.stored_views))},
+    )

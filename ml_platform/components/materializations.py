@@ -18,6 +18,10 @@ LANDED_DIGEST = "landed_sha256"
 """Metadata key of a dataset: the digest of the landed file that was read."""
 
 
+RECORDS_PER_QUERY = 500
+"""Number of materializations that one query reads."""
+
+
 @dataclass(frozen=True)
 class MaterializationRecord:
     """A recorded materialization. A later one has a higher ``storage_id``; ``at`` is POSIX time in seconds."""
@@ -37,23 +41,38 @@ def latest_materializations(
 ) -> dict[str | None, MaterializationRecord]:
     """Return the latest materialization of each partition of ``key``, by partition; of ``partitions`` only, if given.
 
-    The key is None for an asset without partitions. Partitions that were never materialized are absent.
+    The key is None for an asset without partitions. Partitions that were never materialized are absent. Earlier
+    materializations are not read, so the cost does not grow with the age of the asset.
     """
+    ids = instance.event_log_storage.get_latest_storage_id_by_partition(
+        key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(partitions) or None
+    )
+    if not ids:
+        latest = latest_materialization(instance, key) if not partitions else None
+        return {} if latest is None or latest.event.partition is not None else {None: latest}
     found: dict[str | None, MaterializationRecord] = {}
-    cursor: str | None = None
-    while True:
-        page = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=key, asset_partitions=list(partitions) or None), limit=500, cursor=cursor
-        )
-        for record in page.records:
+    wanted = sorted(ids.values())
+    for start in range(0, len(wanted), RECORDS_PER_QUERY):
+        chosen = dg.AssetRecordsFilter(asset_key=key, storage_ids=wanted[start : start + RECORDS_PER_QUERY])
+        for record in instance.fetch_materializations(chosen, limit=RECORDS_PER_QUERY).records:
             if record.asset_materialization is not None:
-                found.setdefault(
-                    record.partition_key,
-                    MaterializationRecord(record.storage_id, record.timestamp, record.asset_materialization),
+                found[record.partition_key] = MaterializationRecord(
+                    record.storage_id, record.timestamp, record.asset_materialization
                 )
-        if not page.has_more:
-            return found
-        cursor = page.cursor
+    return found
+
+
+def latest_materialization(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None = None
+) -> MaterializationRecord | None:
+    """Return the latest materialization of ``partition`` of ``key`` (None: of any), or None."""
+    chosen: dg.AssetKey | dg.AssetRecordsFilter = key
+    if partition is not None:
+        chosen = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+    for record in instance.fetch_materializations(chosen, limit=1).records:
+        if record.asset_materialization is not None:
+            return MaterializationRecord(record.storage_id, record.timestamp, record.asset_materialization)
+    return None
 
 
 def table_metadata(written: TableVersion) -> dict[str, Any]:

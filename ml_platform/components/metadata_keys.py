@@ -232,7 +232,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         ),
         MetadataKey("corrupt", "Lines that were moved to the quarantine table.", "lines"),
         MetadataKey("pending_bytes", "Bytes after the last complete line.", "bytes"),
-        MetadataKey("partitions", "Months of the table that changed."),
+        MetadataKey("partitions", "Days (UTC, by the time of logging) of the table that changed."),
     ),
     "<model>/predictions, check skew": (
         MetadataKey("predictions_compared", "Logged predictions that were recomputed.", "rows"),
@@ -285,6 +285,14 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
     "<model>/drift, check no_drift": (
         MetadataKey("decision", "Result: steady, notice, alert or not evaluated."),
         MetadataKey("drifted", "Number of columns that drifted.", "columns"),
+    ),
+    "platform/housekeeping": (
+        MetadataKey("items", "Number of removed items of all kinds."),
+        MetadataKey("freed_bytes", "Space that the cleaning freed.", "bytes"),
+        MetadataKey("kinds", "Table of the kinds: items, freed bytes, oldest, examples."),
+        MetadataKey("model_versions", "Model versions that were removed."),
+        MetadataKey("problems", "Errors of kinds that could not be cleaned; the others were."),
+        MetadataKey("reason", "Reason why nothing was cleaned: another cleaning or a backup runs."),
     ),
 }
 """The keys of each asset and check, in the order in which they are recorded."""

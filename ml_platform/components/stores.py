@@ -14,25 +14,35 @@ if TYPE_CHECKING:
 
 
 def open_stores(
-    home: HomeResource, lake: LakeResource, mlflow: MlflowResource, online_store: OnlineStoreResource
+    home: HomeResource,
+    lake: LakeResource,
+    mlflow: MlflowResource,
+    online_store: OnlineStoreResource,
+    *,
+    deliver: bool = True,
 ) -> "PlatformStores":
-    """Return the stores of these resources. The registry and the online store connect on first use."""
+    """Return the stores of these resources. The registry and the online store connect on first use.
+
+    With ``deliver``, the registry first gets the records that wait in the outbox.
+    """
+    from ml_platform.registry.models import ModelRegistry
     from ml_platform.steps.platform_stores import PlatformStores
 
     return PlatformStores(
         home=home.home(),
         repository=home.code,
         lake=lake.lake(),
-        open_registry=lambda: mlflow.models,
+        open_registry=lambda: mlflow.models if deliver else ModelRegistry(mlflow.tracking),
         open_online_store=online_store.store,
     )
 
 
-def open_home_stores(home: Home) -> "PlatformStores":
-    """Return the stores in the folders of ``home``, for the command line."""
+def open_home_stores(home: Home, *, deliver: bool = True) -> "PlatformStores":
+    """Return the stores in the folders of ``home``, for the command line; see :func:`open_stores`."""
     return open_stores(
         HomeResource(root=str(home.root), repository=str(REPOSITORY)),
         LakeResource.for_home(home),
         MlflowResource.for_home(home),
         OnlineStoreResource.for_home(home),
+        deliver=deliver,
     )

@@ -4,7 +4,6 @@ The assets, the reproduction of a version and the benchmarks call the same funct
 """
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -20,7 +19,9 @@ from ml_platform.data.canonical import directory_digest
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake, LakeError
 from ml_platform.data.partitions import month_bounds, months_between
-from ml_platform.errors import listed
+from ml_platform.data.pii import shown_error, without_pii
+from ml_platform.data.scratch import scratch_folder
+from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.metrics import score_task
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
@@ -36,7 +37,9 @@ from ml_platform.registry.manifest import (
 )
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduction import predictions_digest
+from ml_platform.steps.candidate_inputs import code_of_candidate, declared_inputs
 from ml_platform.steps.model import BoundModel
+from ml_platform.steps.pins import pin_tables
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.trials import log_search, trial_logger
 from ml_platform.training.candidate import Candidate, fit_candidate, fitted_settings
@@ -45,7 +48,7 @@ from ml_platform.training.resource_usage import PriceList
 from ml_platform.training.splits import LABEL, Split, split_by_time
 from ml_platform.training.threshold import ThresholdSettings, choose_threshold
 from ml_platform.training.trainer import TrainerSettings, trainer_class
-from ml_platform.training.training_set import assemble_training_set
+from ml_platform.training.training_set import ExamplesError, NoExamplesError, assemble_training_set
 
 if TYPE_CHECKING:
     from ml_platform.data.lake import TableVersion
@@ -97,15 +100,28 @@ def assemble_partition(
     """
     tables = {name: f"datasets/{name}" for name in model.declared.examples.sources}
     sources = {name: lake.scan(table, (versions or {}).get(table), [month]) for name, table in tables.items()}
-    return assemble_training_set(
-        model.examples_function(sources),
-        features or model.feature_set,
-        logs,
-        model.request_fields,
-        model.declared.prediction_time,
-        model=model.name,
-        partition=month,
-    )
+    try:
+        return assemble_training_set(
+            model.examples_function(sources),
+            features or model.feature_set,
+            logs,
+            model.contract.dtypes,
+            model.declared.prediction_time,
+            model=model.name,
+            partition=month,
+        )
+    except NoExamplesError as error:
+        empty = [tables[name] for name, source in sources.items() if source.limit(1).collect().is_empty()]
+        raise _no_examples(error, month, empty) from error
+    except Exception as error:
+        if not model.pii_columns or isinstance(error, PlatformError):
+            raise
+        raise ExamplesError(
+            f"Examples of '{model.name}', partition {month}",
+            expected="a table from the examples function and the feature views",
+            found=shown_error(error, model.pii_columns),
+            fix="Fix the function. Its message is hidden, because its sources have columns that identify a person.",
+        ) from None
 
 
 def read_training_set(model: BoundModel, month: str, lake: Lake, pinned: tuple[str, int] | None = None) -> pl.DataFrame:
@@ -158,6 +174,7 @@ def make_candidate(
         stores.registry.mark_chosen(existing, now)
         shutil.rmtree(checkpoint, ignore_errors=True)
         manifest = stores.registry.manifest(existing)
+        pin_tables(stores.lake.catalog, model.name, existing.content_digest, manifest.tables)
         return CandidateResult(existing, existing.content_digest, manifest, split.counts(), None)
     candidate = fit_candidate(
         split,
@@ -171,6 +188,7 @@ def make_candidate(
     )
     manifest = _completed_manifest(planned_manifest, model, candidate, split)
     version, content = _register(model, candidate, manifest, split, stores.registry, run)
+    pin_tables(stores.lake.catalog, model.name, content, manifest.tables)
     # Remove the checkpoint last: a failure before this line would repeat the fit.
     shutil.rmtree(checkpoint, ignore_errors=True)
     return CandidateResult(version, content, manifest, split.counts(), candidate)
@@ -209,6 +227,16 @@ def read_prices(repository: Path) -> PriceList:
     path = repository / "params.yaml"
     parameters: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
     return PriceList.model_validate(parameters.get("prices", {}))
+
+
+def _no_examples(error: NoExamplesError, month: str, empty_tables: Sequence[str]) -> NoExamplesError:
+    if empty_tables:
+        found = f"none: {listed(empty_tables)} has no rows in {month}"
+        fix = "Land the rows of this month, or declare partitions of the model that start after it."
+    else:
+        found = f"none, although all sources have rows in {month}"
+        fix = "Correct the examples function that the model's defs.yaml names."
+    return NoExamplesError(error.subject, expected=error.expected, found=found, fix=fix)
 
 
 def _require_facts(model: BoundModel, first: str, last: str, lake: Lake) -> None:
@@ -256,9 +284,10 @@ def _planned_manifest(
         tables=tables,
         training_set=content_hash(frame),
         training_rows=frame.height,
-        code=collect_code(repository),
+        code=collect_code(repository, code_of_candidate(model, declared.trainer)),
         lock=collect_lock(repository),
         parameters=_model_settings(declared),
+        declared=declared_inputs(model),
         threshold_rule=(
             model.declared.threshold.model_dump(exclude_none=True) if model.declared.task == "classification" else None
         ),
@@ -291,8 +320,8 @@ def _register(
     run: "TrackedRun",
 ) -> tuple[ModelVersion | None, str]:
     """Write the model directory, log the run and register the version; return it (None: queued) and its digest."""
-    with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
-        directory = Path(scratch) / "model"
+    with scratch_folder(model.name) as scratch:
+        directory = scratch / "model"
         write_model(
             directory,
             candidate,
@@ -304,7 +333,7 @@ def _register(
         )
         (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
         _log_run(run, candidate, manifest, split)
-        example = split.test.select(model.feature_set.feature_names).head(5)
+        example = without_pii(split.test.select(model.feature_set.feature_names).head(5), model.pii_columns)
         version = register_or_queue(registry, run, model.name, directory, input_example=example)
         return version, directory_digest(directory, leave_out=[MANIFEST_FILE])
 

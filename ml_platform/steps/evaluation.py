@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ml_platform.data.atomic import write_bytes, write_json
+from ml_platform.data.atomic import write_bytes
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.partitions import month_bounds
@@ -31,18 +31,19 @@ from ml_platform.evaluation.gates import evaluate_gates
 from ml_platform.evaluation.metrics import Task, improvement
 from ml_platform.evaluation.slices import SliceScore, worst_slices
 from ml_platform.evaluation.summary import MetricSummary, flat_metrics, summarize_metrics
-from ml_platform.evaluation.verdict import Verdict, build_verdict, store_verdict
+from ml_platform.evaluation.verdict import Verdict, build_verdict
 from ml_platform.features import leak
 from ml_platform.features.change_log import Window
 from ml_platform.features.materialize import source_partitions
 from ml_platform.registry.champion_history import current_champion
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelError, ModelRegistry, ModelVersion
+from ml_platform.registry.promotion import require_champion
 from ml_platform.registry.verdict_record import PromotionError, record_verdict
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.steps.candidates import VALIDATION_PREFIX, read_prices, read_training_set, split_of
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
-from ml_platform.steps.packaging import model_directory, package_version, reference_rows
+from ml_platform.steps.packaging import model_directory, package_version
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import read_model
@@ -83,7 +84,6 @@ class EvaluationResult:
 
     version: ModelVersion
     verdict: Verdict
-    verdict_path: Path
     evidence: Evidence
     metrics: list[MetricSummary]
     metric_values: dict[str, float]
@@ -104,7 +104,7 @@ def evaluate_candidate(
     candidate = choose_candidate(model, month, stores.registry)
     compared = ComparedVersions(candidate, _champion_to_compare(stores, candidate))
     split = split_of(model, month, read_training_set(model, month, stores.lake))
-    packaged = package_version(model, candidate, reference_rows(model, month, stores.lake), stores)
+    packaged = package_version(model, candidate, month, stores)
     checks = SystemChecks(
         leaks=leaking_features(model, month, stores.lake),
         contract_violations=list(broken_contracts),
@@ -119,11 +119,10 @@ def evaluate_candidate(
         "base_rate": float(evidence.label.mean()),
         "rows": float(len(evidence.label)),
     }
-    verdict, verdict_path = record_evaluation(model, compared, evidence, metric_values, stores, now)
+    verdict = record_evaluation(model, compared, evidence, metric_values, stores, now)
     return EvaluationResult(
         version=candidate,
         verdict=verdict,
-        verdict_path=verdict_path,
         evidence=evidence,
         metrics=metrics,
         metric_values=metric_values,
@@ -209,10 +208,10 @@ def record_evaluation(
     metric_values: Mapping[str, float],
     stores: PlatformStores,
     now: datetime,
-) -> tuple[Verdict, Path]:
-    """Evaluate the gates, store evidence, verdict and ``metric_values``, and return the verdict and its path.
+) -> Verdict:
+    """Evaluate the gates, store evidence, verdict and ``metric_values``, and return the verdict.
 
-    The audit log receives the verdict last: a verdict on record always has its files.
+    The evidence is written first, so a verdict on record always has its evidence.
     """
     table = evidence.to_table()
     verdict = build_verdict(
@@ -226,11 +225,8 @@ def record_evaluation(
         at=now,
     )
     write_bytes(evidence_path(stores.home, verdict), _parquet_bytes(table))
-    path = store_verdict(verdict, stores.home.verdicts)
-    # Status and report read this file; without it they would have to compute the metrics again.
-    write_json(stores.home.verdict_metrics / f"{verdict.digest}.json", dict(metric_values))
-    record_verdict(stores.audit, verdict.model_dump(), actor="gates", at=now)
-    return verdict, path
+    record_verdict(stores.audit, verdict.model_dump(), metric_values, actor="gates", at=now)
+    return verdict
 
 
 def weakest_slices(model: BoundModel, evidence: Evidence) -> list[SliceScore]:
@@ -298,7 +294,9 @@ def _champion_to_compare(stores: PlatformStores, version: ModelVersion) -> Model
     champion = current_champion(stores.audit, version.name)
     if champion is None:
         return None
-    number = champion.previous_version if champion.version == version.version else champion.version
+    if champion.version != version.version:
+        return require_champion(stores.registry, champion)
+    number = champion.previous_version
     return None if number is None else stores.registry.version(version.name, number)
 
 

@@ -3,7 +3,7 @@
 It does not import Dagster, so the steps run and are tested without it. The component `Model` adds the assets.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.request_contract import RequestContract, RequestField
 from ml_platform.steps.monitor_settings import MonitorSettings
+from ml_platform.steps.retention import ModelRetention
 from ml_platform.training.splits import SplitSettings
 from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import TrainerSettings
@@ -153,6 +154,9 @@ class ModelSettings(Settings):
         default_factory=lambda: RetrainingSettings.model_validate({}),
         description="Automatic retraining and monitoring.",
     )
+    retention: ModelRetention | None = Field(
+        default=None, description="Values that replace those under retention in params.yaml for this model."
+    )
     maximum_rows: int = Field(default=1000, ge=1, description="Maximum number of rows of one request.")
     monitors: MonitorSettings = Field(
         default_factory=lambda: MonitorSettings.model_validate({}), description="Monitors of the model."
@@ -160,11 +164,17 @@ class ModelSettings(Settings):
 
 
 class BoundModel:
-    """A declared model with its feature views, the argument of all steps."""
+    """A declared model with its feature views, the argument of all steps.
 
-    def __init__(self, declared: ModelSettings, views: list[FeatureViewSettings]) -> None:
+    ``example_pii`` are the columns of the sources of its examples that identify a person.
+    """
+
+    def __init__(
+        self, declared: ModelSettings, views: list[FeatureViewSettings], example_pii: Collection[str] = ()
+    ) -> None:
         self.declared = declared
         self.views = views
+        self.example_pii = frozenset(example_pii)
 
     @property
     def name(self) -> str:
@@ -175,9 +185,20 @@ class BoundModel:
         """The feature views with their code versions, which are pinned once, when definitions are loaded."""
         return FeatureSet([view.pinned() for view in self.views])
 
+    @cached_property
+    def pii_columns(self) -> frozenset[str]:
+        """Request fields and features whose values no report, message or example shows."""
+        return self.feature_set.pii_columns_with(self.example_pii)
+
     @property
     def stored_views(self) -> list[FeatureViewSettings]:
         return self.feature_set.stored
+
+    @property
+    def source_datasets(self) -> list[str]:
+        """Names of the datasets that the examples and the stored views read, sorted."""
+        viewed = {source.dataset for view in self.stored_views for source in view.sources}
+        return sorted({*self.declared.examples.sources, *viewed})
 
     @cached_property
     def contract(self) -> RequestContract:

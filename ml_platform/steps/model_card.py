@@ -48,7 +48,7 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
     ``links`` maps texts to addresses. Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when the
     month has no verdict, or the evidence table of the verdict is missing or changed.
     """
-    verdict, _ = latest_verdict(model, month, stores)
+    verdict = latest_verdict(model, month, stores)
     registry = stores.registry
     version = evaluated_version(model, verdict, registry)
     manifest = registry.manifest(version)
@@ -155,8 +155,8 @@ def decision_history(audit: AuditLog, version: ModelVersion) -> list[str]:
     """Return the approvals and rejections of ``version`` and its promotions as texts, oldest first."""
     decisions = [
         (record.at, f"{record.actor}, {record.facts[DECISION_KEY]}: {record.facts['reason']}")
-        for record in audit.records(APPROVAL_KIND)
-        if (record.facts["model"], record.facts["version"]) == (version.name, version.version)
+        for record in audit.records(APPROVAL_KIND, version.name)
+        if record.facts["version"] == version.version
     ]
     promotions = [
         (one.since, f"champion ({one.action.replace('_', ' ')}) by {one.decided_by}: {one.reason}")

@@ -8,31 +8,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import ROLL_BACK, ChampionRecord, current_champion
 from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import roll_back
 from ml_platform.registry.verdict_record import PromotionError
 from ml_platform.serving.bento_build import BentoVerification, BuiltBento, bento_digest, build_bento, verify_bento
 from ml_platform.serving.desired_state import (
+    ROLES,
     DesiredState,
     ServedVersion,
+    all_desired_states,
     change_desired_state,
-    read_desired_state,
+    desired_generation,
     with_stable,
 )
 from ml_platform.serving.verified_bentos import find_verified_bento, record_verified_bento, verified_served_version
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.read_verification import (
+    REFERENCE_ROWS,
+    request_rows,
+    require_published_reads,
+    require_reads_of_training,
+)
 from ml_platform.training.model_directory import read_model
 
-REFERENCE_ROWS = 50
-"""Number of rows on which a bento must reproduce the training scores before it may serve."""
+ROLLOUT_KIND = "rollout"
+"""Kind of the audit records of changes of a desired state."""
 
 
 @dataclass(frozen=True)
@@ -53,28 +61,26 @@ def package_champion(model: BoundModel, month: str, stores: PlatformStores) -> P
     """
     version = champion_of(model.name, stores.registry)
     found = find_verified_bento(
-        stores.home.verified_bentos,
+        stores.state,
         stores.home.bentos,
         model=model.name,
         version=str(version.version),
         model_digest=version.content_digest,
-        sha256=bento_digest(
+        build_digest=bento_digest(
             model_directory(version, stores), model.contract, version=str(version.version), lock=_lock(stores)
         ),
     )
     if found is not None:
         return PackageResult(version.version, *found)
-    return package_version(model, version, reference_rows(model, month, stores.lake), stores)
+    return package_version(model, version, month, stores)
 
 
-def package_version(
-    model: BoundModel, version: ModelVersion, rows: pl.DataFrame, stores: PlatformStores
-) -> PackageResult:
-    """Build the bento of ``version``, verify it and record it as the version's verified bento.
+def package_version(model: BoundModel, version: ModelVersion, month: str, stores: PlatformStores) -> PackageResult:
+    """Build the bento of ``version``, verify it on rows of ``month``, and record it as the version's verified bento.
 
-    A rollout uses only the recorded bento. Raises :class:`~ml_platform.serving.bento_sources.BentoError` when the bento
-    scores ``rows`` (request fields, predict_at) differently than training. The previous record of the version then
-    stays valid.
+    The bento must read the features and give the scores of training: see :mod:`ml_platform.steps.read_verification`. A
+    rollout uses only the recorded bento. Raises :class:`~ml_platform.serving.bento_sources.BentoError` when a feature
+    or a score differs. The previous record of the version then stays valid.
     """
     directory = model_directory(version, stores)
     package = build_bento(
@@ -84,11 +90,15 @@ def package_version(
         bentos_root=stores.home.bentos,
         lock=_lock(stores),
     )
-    features = features_of(directory).online(rows, stores.online_store)
-    expected: Sequence[float] = read_model(directory).predict(features).tolist()
-    verified = verify_bento(package, request_rows(model, rows), expected, online=stores.online_store.location)
+    features, subject = features_of(directory), f"Bento {package.tag}"
+    require_reads_of_training(model, directory, features, stores.lake, subject)
+    rows = reference_rows(model, month, stores.lake)
+    trained = require_published_reads(rows, features, stores.online_store, stores.lake, subject, model.pii_columns)
+    expected: Sequence[float] = read_model(directory).predict(trained).tolist()
+    requests = request_rows(model.request_fields, rows)
+    verified = verify_bento(package, requests, expected, online=stores.online_store.location)
     record_verified_bento(
-        stores.home.verified_bentos,
+        stores.state,
         stores.home.bentos,
         package,
         verified,
@@ -98,17 +108,25 @@ def package_version(
     return PackageResult(version.version, package, verified)
 
 
-def roll_out_champion(name: str, stores: PlatformStores) -> DesiredState:
+def roll_out_champion(name: str, stores: PlatformStores, *, by: str, at: datetime) -> DesiredState:
     """Make the champion's verified bento the stable one and return the desired state.
 
-    The desired state does not change when this bento is stable already. Nothing is built: the rollout uses exactly the
+    A change is recorded in the audit log, in the same transaction. The desired state does not change when this bento is
+    stable already, and an unreadable one is replaced. Nothing is built: the rollout uses exactly the
     bento that was verified, even if the code has changed since. For a candidate or shadow in the desired state see
     :func:`~ml_platform.serving.desired_state.with_stable`. Raises
     :class:`~ml_platform.serving.bento_sources.BentoError`, and leaves the desired state as it is, when the champion has
     no verified bento or the bento was changed.
     """
     served = verified_version_of(champion_of(name, stores.registry), stores)
-    return change_desired_state(stores.home.serving / name, lambda state: with_stable(state, served))
+    with stores.state.write():
+        before = desired_generation(stores.state, name)
+        desired = change_desired_state(
+            stores.state, name, lambda current: with_stable(current, served), replace_unreadable=True
+        )
+        if desired.generation != before:
+            _record_rollout(stores.audit, name, desired, by=by, at=at)
+    return desired
 
 
 def roll_back_champion(
@@ -121,13 +139,13 @@ def roll_back_champion(
     :func:`~ml_platform.registry.promotion.roll_back` and :func:`roll_out_champion`, before anything has changed.
     """
     champion = current_champion(stores.audit, name)
-    stable = read_desired_state(stores.home.serving / name).stable
+    stable = all_desired_states(stores.state).readable.get(name, DesiredState()).stable
     if champion is not None and champion.action == ROLL_BACK and stable and stable.version != str(champion.version):
-        return champion, roll_out_champion(name, stores)
+        return champion, roll_out_champion(name, stores, by=decided_by, at=at)
     if champion is not None and champion.previous_version is not None:
         verified_version_of(stores.registry.version(name, champion.previous_version), stores)
     back = roll_back(stores.registry, stores.audit, name, decided_by=decided_by, reason=reason, at=at)
-    return back, roll_out_champion(name, stores)
+    return back, roll_out_champion(name, stores, by=decided_by, at=at)
 
 
 def verified_version_of(version: ModelVersion, stores: PlatformStores) -> ServedVersion:
@@ -136,7 +154,7 @@ def verified_version_of(version: ModelVersion, stores: PlatformStores) -> Served
     Raises :class:`~ml_platform.serving.bento_sources.BentoError` when the version has no verified bento.
     """
     return verified_served_version(
-        stores.home.verified_bentos,
+        stores.state,
         stores.home.bentos,
         model=version.name,
         version=str(version.version),
@@ -171,18 +189,22 @@ def features_of(directory: Path) -> FeatureSet:
 
 
 def reference_rows(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:
-    """Return the last requests of ``month`` (request fields, predict_at), at most :data:`REFERENCE_ROWS` of them."""
+    """Return the last requests of ``month`` (request fields, predict_at), at most as many as one request may have."""
+    count = min(REFERENCE_ROWS, model.declared.maximum_rows)
     rows = lake.scan(model.table, partitions=[month]).select(*model.request_fields, "predict_at", "example_id")
-    return rows.sort("predict_at", "example_id").tail(REFERENCE_ROWS).drop("example_id").collect()
+    return rows.sort("predict_at", "example_id").tail(count).drop("example_id").collect()
 
 
-def request_rows(model: BoundModel, frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return the request fields of ``frame`` as an app sends them: instants as ISO 8601 text with an offset."""
-    rows = frame.select(model.request_fields).to_dicts()
-    return [
-        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-        for row in rows
-    ]
+def _record_rollout(audit: AuditLog, name: str, desired: DesiredState, *, by: str, at: datetime) -> None:
+    """Record the versions that should serve, with their bentos, as decided by ``by``."""
+    served = {role: version for role in ROLES if (version := getattr(desired, role)) is not None}
+    facts = {
+        "model": name,
+        "generation": desired.generation,
+        "weights": desired.weights,
+        **{role: version.model_dump() for role, version in served.items()},
+    }
+    audit.append(ROLLOUT_KIND, actor=by, at=at, facts=facts)
 
 
 def _lock(stores: PlatformStores) -> Path:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ml_platform.data.lake import Lake
     from ml_platform.features.online_store import OnlineStore
     from ml_platform.registry.models import ModelRegistry
+    from ml_platform.state.store import StateStore
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,12 @@ class PlatformStores:
         """Return the online store, which serves the last fact of each entity."""
         return self.open_online_store()
 
+    @property
+    def state(self) -> "StateStore":
+        """Return the state store, which the lake, the audit log and the desired states share."""
+        return self.lake.state
+
     @cached_property
     def audit(self) -> AuditLog:
         """Return the log of decisions."""
-        return AuditLog(self.home.audit_log)
+        return AuditLog(self.state)

@@ -5,20 +5,14 @@ The asset `champion` and the commands `ml-platform approve` and `reject` call th
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
-from ml_platform.evaluation.verdict import Verdict, read_verdict
+from ml_platform.evaluation.verdict import Verdict, parse_verdict
 from ml_platform.registry.approvals import ApprovalError, approve
 from ml_platform.registry.champion_history import ChampionRecord
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import ApprovalPendingError, VersionRejectedError, promote, reject_version
-from ml_platform.registry.verdict_record import (
-    VERDICT_KIND,
-    PromotionError,
-    latest_evidence_digest,
-    latest_verdict_digest,
-)
+from ml_platform.registry.verdict_record import PromotionError, latest_verdict_of, latest_verdict_on
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.platform_stores import PlatformStores
 
@@ -57,12 +51,12 @@ def promote_candidate(
     A ``decision`` is recorded first, on the evidence of that verdict. Raises :class:`PromotionError` when the month has
     no verdict, or its verdict does not allow promotion.
     """
-    verdict, path = latest_verdict(model, month, stores)
+    verdict = latest_verdict(model, month, stores)
     version = evaluated_version(model, verdict, stores.registry)
     if decision is None:
-        reason = f"All {len(read_verdict(path).gates)} gates passed on {version.partition}."
-        return _promote_if_approved(model, version, path, decided_by, reason, stores, now)
-    return _record_and_promote(model, version, path, decision, stores, now)
+        reason = f"All {len(verdict.gates)} gates passed on {version.partition}."
+        return _promote_if_approved(model, version, verdict, decided_by, reason, stores, now)
+    return _record_and_promote(model, version, verdict, decision, stores, now)
 
 
 def record_decision(
@@ -75,26 +69,21 @@ def record_decision(
     :class:`~ml_platform.registry.approvals.ApprovalError` when the person did not inspect the latest evidence.
     """
     registered = stores.registry.version(model.name, version)
-    path = stores.home.verdicts / f"{latest_verdict_digest(stores.audit, registered)}.json"
-    return _record_and_promote(model, registered, path, decision, stores, now)
+    verdict = parse_verdict(latest_verdict_on(stores.audit, registered).content)
+    return _record_and_promote(model, registered, verdict, decision, stores, now)
 
 
-def latest_verdict(model: BoundModel, month: str, stores: PlatformStores) -> tuple[Verdict, Path]:
-    """Return the latest recorded verdict on ``month`` and its path; raises :class:`PromotionError` without one."""
-    digests = [
-        record.facts["digest"]
-        for record in stores.audit.records(VERDICT_KIND)
-        if (record.facts["model"], record.facts["partition"]) == (model.name, month)
-    ]
-    if not digests:
+def latest_verdict(model: BoundModel, month: str, stores: PlatformStores) -> Verdict:
+    """Return the verdict on ``month`` that was recorded last; raises :class:`PromotionError` without one."""
+    found = latest_verdict_of(stores.audit, model.name, month)
+    if found is None:
         raise PromotionError(
             f"Model '{model.name}', {month}",
             expected="a recorded verdict",
             found="none",
             fix=f"Materialize {model.name}/evaluation for {month} first.",
         )
-    path = stores.home.verdicts / f"{digests[-1]}.json"
-    return read_verdict(path), path
+    return parse_verdict(found.content)
 
 
 def evaluated_version(model: BoundModel, verdict: Verdict, registry: ModelRegistry) -> ModelVersion:
@@ -113,18 +102,18 @@ def evaluated_version(model: BoundModel, verdict: Verdict, registry: ModelRegist
 def _record_and_promote(
     model: BoundModel,
     version: ModelVersion,
-    verdict_path: Path,
+    verdict: Verdict,
     decision: ApprovalDecision,
     stores: PlatformStores,
     now: datetime,
 ) -> ChampionRecord | NotPromoted:
     audit = stores.audit
-    evidence = latest_evidence_digest(audit, version)
+    evidence = str(latest_verdict_on(audit, version).content["evidence"])
     _require_latest_evidence(version, decision, evidence)
     if decision.decision == "reject":
         reject_version(stores.registry, audit, version, by=decision.by, reason=decision.reason, at=now)
         return NotPromoted(version.version, True, f"Rejected by {decision.by}: {decision.reason}")
-    _require_promote_verdict(version, read_verdict(verdict_path))
+    _require_promote_verdict(version, verdict)
     approve(
         audit,
         model=model.name,
@@ -135,7 +124,7 @@ def _record_and_promote(
         at=now,
     )
     try:
-        return _promote_if_approved(model, version, verdict_path, decision.by, decision.reason, stores, now)
+        return _promote_if_approved(model, version, verdict, decision.by, decision.reason, stores, now)
     except PromotionError as error:
         # The decision is recorded even if promotion fails, so report the reason to the person.
         return NotPromoted(version.version, False, f"{error.found}. {error.fix}")
@@ -144,7 +133,7 @@ def _record_and_promote(
 def _promote_if_approved(
     model: BoundModel,
     version: ModelVersion,
-    verdict_path: Path,
+    verdict: Verdict,
     decided_by: str,
     reason: str,
     stores: PlatformStores,
@@ -155,7 +144,7 @@ def _promote_if_approved(
             stores.registry,
             stores.audit,
             version,
-            verdict_path=verdict_path,
+            verdict_digest=verdict.digest,
             approval=model.declared.approval,
             decided_by=decided_by,
             reason=reason,

@@ -3,10 +3,10 @@
 A release is a copy. It follows the promotion, and a failed release does not undo the promotion.
 """
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
+from ml_platform.data.scratch import scratch_folder
+from ml_platform.registry.audit_anchor import anchor_of
 from ml_platform.registry.champion_history import ChampionRecord
 from ml_platform.registry.dvc_release import (
     TRAINING_SET_FILE,
@@ -52,17 +52,19 @@ def release_champion(model: BoundModel, champion: ChampionRecord, stores: Platfo
                 push_release(repository, version.name)
             message = f"Version {champion.version} is in the release folder already. To keep it: {commit}"
             return ReleaseResult(True, message)
-        _add_to_release(model, version, stores, pushed)
+        _add_to_release(model, version, champion, stores, pushed)
     except ReleaseError as error:
         return ReleaseResult(False, f"Not released: {error}")
     return ReleaseResult(True, f"{'Added and pushed' if pushed else 'Added; no default remote'}. To keep it: {commit}")
 
 
-def _add_to_release(model: BoundModel, version: ModelVersion, stores: PlatformStores, push: bool) -> None:
+def _add_to_release(
+    model: BoundModel, version: ModelVersion, champion: ChampionRecord, stores: PlatformStores, push: bool
+) -> None:
     manifest = stores.registry.manifest(version)
     rows = read_training_set(model, manifest.partition, stores.lake, model.pinned_training_set(manifest.tables))
-    with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
-        training_set = Path(scratch) / TRAINING_SET_FILE
+    with scratch_folder(model.name) as scratch:
+        training_set = scratch / TRAINING_SET_FILE
         rows.write_parquet(training_set)
         add_release(
             stores.repository,
@@ -70,6 +72,7 @@ def _add_to_release(model: BoundModel, version: ModelVersion, stores: PlatformSt
             model_directory=model_directory(version, stores),
             training_set=training_set,
             manifest=manifest,
+            anchor=anchor_of(stores.audit, champion.since),
             push=push,
         )
 

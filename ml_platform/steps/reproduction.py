@@ -1,12 +1,12 @@
 """The reproduction of a version: rebuild it from the inputs that its manifest pins, and compare the results."""
 
-import tempfile
 from collections.abc import Mapping
 
 import polars as pl
 
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
+from ml_platform.data.scratch import scratch_folder
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.registry.manifest import (
     MANIFEST_FILE,
@@ -18,6 +18,7 @@ from ml_platform.registry.manifest import (
 )
 from ml_platform.registry.models import ModelVersion
 from ml_platform.registry.reproduction import RebuildResult, Reproduction, reproduce
+from ml_platform.steps.candidate_inputs import code_of_candidate
 from ml_platform.steps.candidates import assemble_partition, candidate_results, read_prices, read_training_set, split_of
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import champion_of, features_of, model_directory
@@ -50,8 +51,8 @@ def reproduce_champion(model: BoundModel, stores: PlatformStores) -> tuple[Model
 def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, stores: PlatformStores) -> RebuildResult:
     """Return the results of the tables, settings and seeds that ``manifest`` pins, with the code of now."""
     month = manifest.partition
-    with tempfile.TemporaryDirectory(prefix=f"{model.name}-") as scratch:
-        rebuilt_lake = Lake(scratch)
+    with scratch_folder(model.name) as scratch:
+        rebuilt_lake = Lake.standalone(str(scratch))
         # The original rows were stored in a lake and read back, so the rebuilt rows are too.
         _rebuild_training_set(model, manifest, features, stores.lake, rebuilt_lake)
         frame = read_training_set(model, month, rebuilt_lake)
@@ -59,7 +60,7 @@ def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, stores:
     candidate = fit_candidate(
         split,
         features.feature_names,
-        TrainerSettings.model_validate(manifest.fitted or manifest.parameters),
+        _settings_of(manifest),
         task=model.declared.task,
         prices=read_prices(stores.repository),
     )
@@ -80,11 +81,15 @@ def _reproduce(model: BoundModel, version: ModelVersion, stores: PlatformStores)
     return reproduce(
         pinned,
         lambda manifest: rebuild(model, manifest, features_of(directory), stores),
-        code=collect_code(stores.repository),
+        code=collect_code(stores.repository, code_of_candidate(model, _settings_of(pinned).trainer)),
         lock=collect_lock(stores.repository),
         hardware=collect_hardware(),
         libraries=collect_libraries(pinned.libraries),
     )
+
+
+def _settings_of(manifest: Manifest) -> TrainerSettings:
+    return TrainerSettings.model_validate(manifest.fitted or manifest.parameters)
 
 
 def _rebuild_training_set(

@@ -1,7 +1,6 @@
 """Trainer for TabM by torch, on cuda, mps or cpu, in one process or in several that share each batch."""
 
 import json
-import tempfile
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_platform.data.atomic import write_json
+from ml_platform.data.scratch import scratch_folder
 from ml_platform.training.checkpoint import Checkpoints, fingerprint
 from ml_platform.training.explain import contributions_by_ablation, permutation_importance, shares
 from ml_platform.training.torch_loop import NetworkFit, TrainingLoop, losses, predict
@@ -222,8 +222,7 @@ def _fit_distributed(
     from torch import multiprocessing
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-    with reproducible_fit(fit.settings, device), tempfile.TemporaryDirectory(prefix="torch-processes-") as scratch:
-        folder = Path(scratch)
+    with reproducible_fit(fit.settings, device), scratch_folder("torch-processes") as folder:
         receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
         arguments = (processes, folder, fit, train, validation, None if report is None else sender)
         # Spawn new processes, because CUDA does not work after a fork.

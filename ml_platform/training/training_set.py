@@ -23,11 +23,15 @@ class ExamplesError(PlatformError):
     """Raised when the examples function returns a table that is unfit for training or evaluation."""
 
 
+class NoExamplesError(ExamplesError):
+    """Raised when a partition has no example at all."""
+
+
 def assemble_training_set(
     examples: pl.LazyFrame,
     feature_set: FeatureSet,
     logs: Mapping[str, pl.LazyFrame],
-    request_fields: Sequence[str],
+    request_types: Mapping[str, pl.DataType],
     prediction_time: PredictionTime,
     *,
     model: str,
@@ -39,15 +43,16 @@ def assemble_training_set(
     ``label_known_at`` (UTC). The declared rule adds ``predict_at``, as in serving. Fractional features are stored as
     Float32, and rows are sorted by ``predict_at`` and ``example_id``.
 
-    Raises :class:`ExamplesError` when there is no row, a column is missing, an id occurs twice, or a time is naive or
-    missing. It also raises when a label has no ``label_known_at`` or was known before its prediction.
+    Raises :class:`NoExamplesError` when there is no row, and :class:`ExamplesError` when a column is missing, an id
+    occurs twice, or a time is naive or missing. It also raises when a label has no ``label_known_at`` or was known
+    before its prediction.
     """
     subject = f"Examples of '{model}', partition {partition}"
     rows = examples.collect()
-    _check_columns(subject, rows, request_fields)
-    rows = rows.with_columns(prediction_time.expression())
+    _check_columns(subject, rows, list(request_types))
+    rows = _in_request_types(subject, rows, request_types).with_columns(prediction_time.expression())
     _check_rows(subject, rows)
-    own = [*RESERVED, *request_fields]
+    own = [*RESERVED, *request_types]
     features = feature_set.feature_names
     joined = feature_set.as_of(rows.lazy().select(own), logs).select(
         *own, *(name for name in features if name not in own)
@@ -79,9 +84,31 @@ def _check_columns(subject: str, rows: pl.DataFrame, request_fields: Sequence[st
         )
 
 
+def _in_request_types(subject: str, rows: pl.DataFrame, request_types: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    wrong = {name: dtype for name, dtype in request_types.items() if not _same_type(rows.schema[name], dtype)}
+    if wrong:
+        raise ExamplesError(
+            subject,
+            expected="request fields in their declared types: "
+            + ", ".join(f"'{name}' {dtype}" for name, dtype in wrong.items()),
+            found=", ".join(f"'{name}' {rows.schema[name]}" for name in wrong),
+            fix="Correct the types in the examples function, or in 'request' of the model's defs.yaml.",
+        )
+    return rows.with_columns(pl.col(name).cast(dtype) for name, dtype in request_types.items())
+
+
+def _same_type(found: pl.DataType, declared: pl.DataType) -> bool:
+    """Return whether a service gets the same values: another width of whole numbers, whole numbers for floats."""
+    if found in (declared, pl.Null):
+        return True
+    if declared == pl.String:
+        return isinstance(found, pl.Categorical | pl.Enum)
+    return found.is_integer() if declared == pl.Int64 else declared == pl.Float64 and found.is_numeric()
+
+
 def _check_rows(subject: str, rows: pl.DataFrame) -> None:
     if rows.is_empty():
-        raise ExamplesError(
+        raise NoExamplesError(
             subject, expected="at least one example", found="none", fix="Land and materialize the month's data first."
         )
     faults = {

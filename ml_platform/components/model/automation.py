@@ -1,16 +1,20 @@
 """The sensor and the schedules that retrain and monitor a model.
 
-The sensor is level-triggered: it compares recorded materializations, so a missed tick, a restart or a manual run does
-no harm. Every skipped tick gives its reason.
+The sensor is level-triggered: it compares the training set in the lake with the recorded candidates. A missed tick, a
+restart or a manual run does no harm. Every skipped tick gives its reason.
 """
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from ml_platform.components.materializations import CONTENT_DIGEST, MaterializationRecord, latest_materializations
+from ml_platform.components.materializations import latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.canonical import value_digest
+from resources.lake import LakeResource
+
+if TYPE_CHECKING:
+    from ml_platform.data.lake import Lake
 
 
 def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
@@ -23,8 +27,8 @@ def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def new_month(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        due = due_month(context.instance, model)
+    def new_month(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+        due = due_month(context.instance, model, lake.lake())
         if isinstance(due, dg.SkipReason):
             return due
         month, digest = due
@@ -39,21 +43,21 @@ def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
     return new_month
 
 
-def due_month(instance: dg.DagsterInstance, model: ModelAssets) -> tuple[str, str] | dg.SkipReason:
+def due_month(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") -> tuple[str, str] | dg.SkipReason:
     """Return the latest month with a training set and a digest of all its training sets, or the reason to skip."""
-    materialized = {
-        name: each for name, each in latest_materializations(instance, model.key("training_set")).items() if name
-    }
+    digests = {month: digest for month, digest in lake.digests(model.table).items() if month}
     first = model.declared.first_candidate
-    if not materialized:
+    if not digests:
         return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
-    month = max(materialized)
+    month = max(digests)
     if first is not None and month < first:
         return dg.SkipReason(f"'{model.name}' is trained from {first} on; the latest training set is for {month}.")
-    last_storage_id = max(each.storage_id for each in materialized.values())
-    if all(_is_newer(instance, key, month, last_storage_id) for key in model.candidate_keys.values()):
+    trained_on = latest_materialization(instance, model.key("training_set"))
+    if trained_on is not None and all(
+        _is_newer(instance, key, month, trained_on.storage_id) for key in model.candidate_keys.values()
+    ):
         return dg.SkipReason(f"The candidates of {month} are newer than the latest training set.")
-    return month, _content(materialized)
+    return month, value_digest(digests)[:12]
 
 
 def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
@@ -69,8 +73,8 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
         description=f"Trains {model.name} on the latest month with a materialized training set.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
-    def retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        months = [name for name in latest_materializations(context.instance, model.key("training_set")) if name]
+    def retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+        months = lake.lake().partitions(model.table)
         if not months:
             return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
         return dg.RunRequest(partition_key=max(months), asset_selection=model.training_cycle_keys)
@@ -90,9 +94,5 @@ def monitoring_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
 
 
 def _is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, month: str, than: int) -> bool:
-    own = latest_materializations(instance, key, [month]).get(month)
+    own = latest_materialization(instance, key, month)
     return own is not None and own.storage_id > than
-
-
-def _content(materialized: Mapping[str, MaterializationRecord]) -> str:
-    return value_digest({month: each.metadata(CONTENT_DIGEST) for month, each in materialized.items()})[:12]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ml_platform.components.declaration import Declaration
-from ml_platform.components.feature_view.component import FeatureView
+from ml_platform.components.feature_view.component import FeatureView, datasets_by_name, pii_columns_of
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.steps.model import ModelSettings
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 class ModelDeclaration(Declaration, ModelSettings):
     """The attributes of a model."""
 
+    def example_pii(self, tree: "ComponentTree") -> list[str]:
+        """Return the columns of the sources of the examples that identify a person."""
+        return pii_columns_of(self.examples.sources, datasets_by_name(tree))
+
     def views(self, tree: "ComponentTree") -> list[FeatureViewSettings]:
         """Return the settings of the declared views in order, followed by the views that these take as inputs.
 
-        Raises :class:`DeclarationError` for an unknown view.
+        Raises :class:`DeclarationError` for an unknown view, and for a key without a type.
         """
-        known = {each.name: each.settings() for each in tree.get_all_components(FeatureView)}
+        datasets = datasets_by_name(tree)
+        known = {each.name: each.settings(datasets) for each in tree.get_all_components(FeatureView)}
         for at, name in enumerate(self.features):
             if name not in known:
                 raise self.error_at(

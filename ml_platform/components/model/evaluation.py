@@ -43,7 +43,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         home: HomeResource,
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.components.dataset.contract_history import broken_contracts
+        from ml_platform.data.contract_record import broken_contracts
         from ml_platform.evaluation.plots import improvement_plot, reliability_plot
         from ml_platform.evaluation.reliability import reliability_bins
         from ml_platform.steps.evaluation import evaluate_candidate
@@ -54,7 +54,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
                 model,
                 context.partition_key,
                 stores,
-                broken_contracts=broken_contracts(context.instance, model, context.partition_key, stores.lake),
+                broken_contracts=broken_contracts(stores.lake, model.source_datasets, context.partition_key),
                 now=datetime.now(UTC),
             )
             run.set_tags({"verdict": result.verdict.decision, "candidate_run": result.version.run_id})
@@ -84,7 +84,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
                 "rows": len(result.evidence.label),
                 "bento_latency_p99_ms": result.evidence.system_checks.latency_p99_ms or 0.0,
                 "bento_size_bytes": result.package.size_bytes,
-                "verdict": dg.MetadataValue.path(str(result.verdict_path)),
+                "verdict": result.verdict.digest,
                 **plots,
                 "weakest_slices": dg.MetadataValue.table(
                     [dg.TableRecord(asdict(each)) for each in result.slices],

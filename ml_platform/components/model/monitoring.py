@@ -1,6 +1,7 @@
 """The assets that monitor a model: logged predictions, outcomes, realised performance and drift."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -42,7 +43,7 @@ def predictions(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.steps.monitoring import ingest_predictions
 
         stores = open_stores(home, lake, mlflow, online_store)
-        ingested = ingest_predictions(model, stores)
+        ingested = ingest_predictions(model, stores, datetime.now(UTC))
         yield dg.MaterializeResult(
             metadata={"dagster/row_count": ingested.rows, **ingested.model_dump(exclude={"rows"})}
         )
@@ -56,7 +57,10 @@ def outcomes(model: ModelAssets) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=model.key("outcomes"),
-        description="One row per predicted example, version and role; the outcome is null until it is known.",
+        description=(
+            "One row when the outcome of a prediction becomes known, and one more when it changes or is withdrawn; the "
+            "last one counts."
+        ),
         deps=[
             model.key("predictions"),
             dg.AssetDep(model.key("training_set"), partition_mapping=dg.AllPartitionMapping()),
@@ -67,9 +71,13 @@ def outcomes(model: ModelAssets) -> dg.AssetsDefinition:
     def _outcomes(lake: LakeResource) -> dg.MaterializeResult[Any]:
         from ml_platform.steps.monitoring import join_outcomes
 
-        joined = join_outcomes(model, lake.lake())
+        joined = join_outcomes(model, lake.lake(), datetime.now(UTC))
         if joined is None:
             return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": "Nothing was predicted yet."})
+        if joined.table is None:
+            return dg.MaterializeResult(
+                metadata={"dagster/row_count": 0, "labelled": 0, "reason": "No outcome is known yet."}
+            )
         return dg.MaterializeResult(
             metadata={**table_metadata(joined.table), "labelled": joined.labelled},
             data_version=dg.DataVersion(joined.table.sha256),

@@ -1,5 +1,6 @@
 """The assets between a model's champion and the apps: `bento`, and `rollout`, which decides what serves."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -71,7 +72,8 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.steps.packaging import roll_out_champion
 
-        state = roll_out_champion(model.name, open_stores(home, lake, mlflow, online_store))
+        stores = open_stores(home, lake, mlflow, online_store)
+        state = roll_out_champion(model.name, stores, by=f"{model.name}/rollout", at=datetime.now(UTC))
         return dg.MaterializeResult(
             metadata={
                 "generation": state.generation,

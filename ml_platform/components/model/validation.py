@@ -15,6 +15,8 @@ from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.evidence import BASE_RATE
 from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, MetricLimitGate, PairedTestGate, SliceGate
 from ml_platform.evaluation.metrics import CLASSIFICATION_METRICS, REGRESSION_METRICS
+from ml_platform.features.key_types import KEY_DTYPES
+from ml_platform.features.view import ViewError
 from ml_platform.serving.bento_sources import BentoError, find_sources
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.training.trainer import BUILT_IN, TrainerSettings, TrainingError, scorer_of, trainer_class
@@ -36,8 +38,9 @@ def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
     """
     for name, declared in model.trainers.items():
         _validate_trainer(model, name, declared)
+    _validate_request(model, bound)
     _validate_evaluation(model, bound)
-    _validate_gates(model)
+    _validate_gates(model, bound)
     _validate_baselines(model, bound)
 
 
@@ -79,6 +82,34 @@ def _located_error(model: ModelDeclaration, path: Path, error: PlatformError) ->
     return model.error_at(path, expected=error.expected, found=f"{error.subject}: {error.found}", fix=error.fix)
 
 
+def _validate_request(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` unless the request has all fields of the views, and its keys in their types."""
+    try:
+        features = bound.feature_set
+    except ViewError as error:
+        raise _located_error(model, ["features"], error) from error
+    fields = {field.name: (at, field.type) for at, field in enumerate(model.request)}
+    for name in features.fields:
+        if name not in fields:
+            needing = [view.name for view in features.views if name in (*view.entity, *view.fields)]
+            raise model.unknown_name_error(
+                ["request"], name, list(fields), f"all fields that the views {listed(needing)} read"
+            )
+    for key in features.key_fields:
+        at, found = fields[key]
+        expected = features.key_types.get(key, found)
+        if found != expected or expected not in KEY_DTYPES:
+            views = [view.name for view in features.stored if key in view.entity]
+            raise model.error_at(
+                ["request", at, "type"],
+                expected=f"the type of the key '{key}' of feature view {listed(views)}: "
+                + (f"'{expected}'" if expected in KEY_DTYPES else listed(KEY_DTYPES)),
+                found=f"'{found}'",
+                fix="Give the field that type, or change the type of the key in the dataset's contract or in the "
+                "view's key_types; otherwise training finds facts that serving does not.",
+            )
+
+
 def _validate_evaluation(model: ModelDeclaration, bound: BoundModel) -> None:
     fields = bound.request_fields
     declared = model.evaluation
@@ -87,6 +118,7 @@ def _validate_evaluation(model: ModelDeclaration, bound: BoundModel) -> None:
     for at, column in enumerate(declared.slices):
         if column not in fields:
             raise model.unknown_name_error(["evaluation", "slices", at], column, fields, "a field of the request")
+        _require_shown(model, bound, ["evaluation", "slices", at], column)
     unit = declared.bootstrap.unit
     if unit not in (*TIME_UNITS, *fields):
         path, units = ["evaluation", "bootstrap", "unit"], [*TIME_UNITS, *fields]
@@ -99,7 +131,17 @@ def _validate_evaluation(model: ModelDeclaration, bound: BoundModel) -> None:
             )
 
 
-def _validate_gates(model: ModelDeclaration) -> None:
+def _require_shown(model: ModelDeclaration, bound: BoundModel, path: Path, column: str) -> None:
+    if column in bound.pii_columns:
+        raise model.error_at(
+            path,
+            expected="a field whose values reports may show",
+            found=f"'{column}', which identifies a person",
+            fix="Slice by a coarser field, for example a region or an age group.",
+        )
+
+
+def _validate_gates(model: ModelDeclaration, bound: BoundModel) -> None:
     fields = [field.name for field in model.request]
     names: list[str] = []
     for at, gate in enumerate(model.gates):
@@ -126,6 +168,7 @@ def _validate_gates(model: ModelDeclaration) -> None:
         for place, column in enumerate(gate.columns if isinstance(gate, SliceGate) else []):
             if column not in fields:
                 raise model.unknown_name_error([*path, "columns", place], column, fields, "a field of the request")
+            _require_shown(model, bound, [*path, "columns", place], column)
 
 
 def _validate_metric(model: ModelDeclaration, path: Path, metric: str, *, intervals: bool) -> None:

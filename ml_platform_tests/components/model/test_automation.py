@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from ml_platform.components.loading import bound_model
@@ -11,6 +12,8 @@ from ml_platform.components.model.automation import due_month, new_month_sensor,
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.definitions import defs
 from ml_platform.steps.model import RetrainingSettings
+from resources.home import Home
+from resources.lake import LakeResource
 
 TRAINING_SET = dg.AssetKey(["departure_risk", "training_set"])
 
@@ -26,10 +29,20 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def make(instance: dg.DagsterInstance, key: dg.AssetKey, month: str, digest: str = "") -> None:
-    instance.report_runless_asset_event(
-        dg.AssetMaterialization(key, partition=month, metadata={"content_sha256": digest})
-    )
+@pytest.fixture
+def lake(tmp_path: Path) -> LakeResource:
+    return LakeResource.for_home(Home(tmp_path / "home"))
+
+
+def make(instance: dg.DagsterInstance, key: dg.AssetKey, month: str) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=month))
+
+
+def make_training_set(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource, month: str, row: str
+) -> None:
+    lake.lake().write(model.table, pl.DataFrame({"example_id": [row]}), month)
+    make(instance, TRAINING_SET, month)
 
 
 def make_candidates(instance: dg.DagsterInstance, model: ModelAssets, month: str) -> None:
@@ -37,26 +50,28 @@ def make_candidates(instance: dg.DagsterInstance, model: ModelAssets, month: str
         make(instance, key, month)
 
 
-def evaluate_sensor(model: ModelAssets, instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
-    with dg.build_sensor_context(instance=instance) as context:
+def evaluate_sensor(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
+) -> dg.RunRequest | dg.SkipReason:
+    with dg.build_sensor_context(instance=instance, resources={"lake": lake}) as context:
         result = new_month_sensor(model)(context)
     assert isinstance(result, dg.RunRequest | dg.SkipReason)
     return result
 
 
-def test_sensor_skips_without_a_training_set(model: ModelAssets, instance: dg.DagsterInstance) -> None:
-    result = evaluate_sensor(model, instance)
+def test_sensor_skips_without_a_training_set(model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource) -> None:
+    result = evaluate_sensor(model, instance, lake)
 
     assert isinstance(result, dg.SkipReason)
     assert "No training set" in str(result.skip_message)
 
 
 def test_sensor_requests_the_training_cycle_of_the_latest_month(
-    model: ModelAssets, instance: dg.DagsterInstance
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
 ) -> None:
     for month in ("2013-05", "2013-06"):
-        make(instance, TRAINING_SET, month, "a")
-    result = evaluate_sensor(model, instance)
+        make_training_set(model, instance, lake, month, "a")
+    result = evaluate_sensor(model, instance, lake)
 
     assert isinstance(result, dg.RunRequest)
     assert result.partition_key == "2013-06"
@@ -65,14 +80,14 @@ def test_sensor_requests_the_training_cycle_of_the_latest_month(
 
 
 def test_run_key_is_equal_for_equal_rows_and_differs_for_other_rows(
-    model: ModelAssets, instance: dg.DagsterInstance
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
 ) -> None:
-    make(instance, TRAINING_SET, "2013-06", "a")
-    first = evaluate_sensor(model, instance)
-    make(instance, TRAINING_SET, "2013-06", "a")
-    again = evaluate_sensor(model, instance)
-    make(instance, TRAINING_SET, "2013-05", "b")
-    corrected = evaluate_sensor(model, instance)
+    make_training_set(model, instance, lake, "2013-06", "a")
+    first = evaluate_sensor(model, instance, lake)
+    make_training_set(model, instance, lake, "2013-06", "a")
+    again = evaluate_sensor(model, instance, lake)
+    make_training_set(model, instance, lake, "2013-05", "b")
+    corrected = evaluate_sensor(model, instance, lake)
 
     assert isinstance(first, dg.RunRequest)
     assert isinstance(again, dg.RunRequest)
@@ -83,30 +98,30 @@ def test_run_key_is_equal_for_equal_rows_and_differs_for_other_rows(
 
 
 def test_manually_materialized_candidates_are_not_requested_again(
-    model: ModelAssets, instance: dg.DagsterInstance
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
 ) -> None:
-    make(instance, TRAINING_SET, "2013-06", "a")
+    make_training_set(model, instance, lake, "2013-06", "a")
     make_candidates(instance, model, "2013-06")
 
-    result = evaluate_sensor(model, instance)
+    result = evaluate_sensor(model, instance, lake)
     assert isinstance(result, dg.SkipReason)
     assert "The candidates of 2013-06 are newer than the latest training set" in str(result.skip_message)
 
 
-def test_months_before_the_first_candidate_are_skipped(model: ModelAssets, instance: dg.DagsterInstance) -> None:
+def test_months_before_the_first_candidate_are_skipped(model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource) -> None:
     later = ModelAssets(model.declared.model_copy(update={"first_candidate": "2013-04"}), model.views)
-    make(instance, TRAINING_SET, "2013-02", "a")
+    make_training_set(later, instance, lake, "2013-02", "a")
 
-    result = due_month(instance, later)
+    result = due_month(instance, later, lake.lake())
     assert isinstance(result, dg.SkipReason)
     assert "trained from 2013-04 on" in str(result.skip_message)
 
 
-def test_schedule_requests_the_latest_month(model: ModelAssets, tmp_path: Path) -> None:
+def test_schedule_requests_the_latest_month(model: ModelAssets, lake: LakeResource, tmp_path: Path) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        make(instance, TRAINING_SET, "2013-05", "a")
-        make(instance, TRAINING_SET, "2013-06", "a")
-        with dg.build_schedule_context(instance=instance) as context:
+        make_training_set(model, instance, lake, "2013-05", "a")
+        make_training_set(model, instance, lake, "2013-06", "a")
+        with dg.build_schedule_context(instance=instance, resources={"lake": lake}) as context:
             result = training_schedule(model, "0 3 * * *")(context)
 
     assert isinstance(result, dg.RunRequest)

@@ -15,13 +15,13 @@ import polars as pl
 import pytest
 
 import assets
-from ml_platform.components.dataset.contract_history import broken_contracts
 from ml_platform.components.model import evaluation, model_card, promotion, serving, training
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
+from ml_platform.data.contract_record import broken_contracts, record_failed, record_passed
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
-from ml_platform.evaluation.verdict import VerdictError, read_verdict
+from ml_platform.evaluation.verdict import parse_verdict
 from ml_platform.features.materialize import materialize
 from ml_platform.registry.approvals import ApprovalError
 from ml_platform.registry.audit import AuditLog
@@ -30,7 +30,8 @@ from ml_platform.registry.dvc_release import verify_release
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import CHALLENGER, CHAMPION, ModelRegistry
 from ml_platform.registry.reproduction import Reproduction
-from ml_platform.registry.verdict_record import PromotionError
+from ml_platform.registry.verdict_record import PromotionError, latest_verdict_of, stored_verdict
+from ml_platform.state.schema import verdicts
 from ml_platform.steps import packaging
 from ml_platform.steps.candidates import build_training_sets
 from ml_platform.steps.evaluation import load_evidence
@@ -47,9 +48,11 @@ from ml_platform_tests.components.delivery_model import (
 )
 from resources.dagster_home import HomeResource
 from resources.home import Home
+from resources.home_lake import open_lake
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
+from resources.state import open_state
 from resources.studies import StudiesResource
 
 pytestmark = pytest.mark.slow
@@ -68,7 +71,7 @@ class PlatformFixture:
 
     @property
     def lake(self) -> Lake:
-        return Lake(str(self.home.lake))
+        return open_lake(self.home)
 
     @property
     def registry(self) -> ModelRegistry:
@@ -82,16 +85,12 @@ class PlatformFixture:
 
     @property
     def audit(self) -> AuditLog:
-        return AuditLog(self.home.audit_log)
+        return AuditLog(open_state(self.home))
 
     def land(self, month: str, frame: pl.DataFrame) -> None:
-        """Write ``frame`` to the dataset and report a materialization whose checks passed."""
+        """Write ``frame`` to the dataset and record that its checks passed."""
         written = self.lake.write("datasets/deliveries", frame, month)
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                dg.AssetKey(["datasets", "deliveries"]), partition=month, metadata={"content_sha256": written.sha256}
-            )
-        )
+        record_passed(self.lake.state, "deliveries", month, content_digest=written.sha256, landed_sha256=written.sha256)
 
     def make(
         self,
@@ -192,19 +191,20 @@ def test_verdict_contains_the_numbers_of_every_gate_and_of_the_baselines(platfor
 
 def test_rows_without_a_passed_check_are_a_broken_contract(platform: PlatformFixture) -> None:
     model = delivery_model()
-    assert broken_contracts(platform.instance, model, "2013-03", platform.lake) == []
+    assert broken_contracts(platform.lake, model.source_datasets, "2013-03") == []
     kept = platform.lake.scan("datasets/deliveries", partitions=["2013-02"]).collect()
     platform.lake.write("datasets/deliveries", kept.with_columns(distance=pl.col("distance") * 2), "2013-02")
-    found = broken_contracts(platform.instance, model, "2013-03", platform.lake)
-    earlier = broken_contracts(platform.instance, model, "2013-01", platform.lake)
+    found = broken_contracts(platform.lake, model.source_datasets, "2013-03")
+    earlier = broken_contracts(platform.lake, model.source_datasets, "2013-01")
     platform.lake.write("datasets/deliveries", kept, "2013-02")
     assert [message.partition(": contains rows")[0] for message in found] == ["deliveries 2013-02"]
     assert earlier == []
 
 
-def test_month_without_a_checked_materialization_is_a_broken_contract(platform: PlatformFixture) -> None:
-    with dg.DagsterInstance.ephemeral() as empty_instance:
-        found = broken_contracts(empty_instance, delivery_model(), "2013-01", platform.lake)
+def test_month_without_a_checked_materialization_is_a_broken_contract(tmp_path: Path) -> None:
+    lake = Lake.standalone(tmp_path)
+    lake.write("datasets/deliveries", deliveries("2013-01"), "2013-01")
+    found = broken_contracts(lake, delivery_model().source_datasets, "2013-01")
     assert found == ["deliveries 2013-01: no passed contract check is recorded"]
 
 
@@ -266,13 +266,13 @@ def test_two_approvals_are_needed_and_changed_evidence_voids_them(platform: Plat
     assert "1 of 2 approvals" in approve(platform, model, "ada").reason
     # A repeated evaluation changes only the measured latency, so the approval remains valid.
     first, again = platform.evaluate(delivery_model(), "2013-03")[0], platform.evaluate(delivery_model(), "2013-03")[0]
-    assert evidence_of(first) == evidence_of(again)
+    assert evidence_of(platform, first) == evidence_of(platform, again)
     more = {**delivery_model().declared.evaluation.model_dump(), "bootstrap": {"resamples": 300}}
     verdict, _ = platform.evaluate(delivery_model(evaluation=more), "2013-03")
     assert verdict["decision"] == "PROMOTE"
     with pytest.raises(ApprovalError, match=r"which bob inspected, to be the latest, found .* from a later evaluation"):
-        approve(platform, model, "bob", evidence=evidence_of(first)[:8])
-    outcome = approve(platform, model, "bob", evidence=evidence_of(verdict)[:8])
+        approve(platform, model, "bob", evidence=evidence_of(platform, first)[:8])
+    outcome = approve(platform, model, "bob", evidence=evidence_of(platform, verdict)[:8])
     assert isinstance(outcome, NotPromoted)
     assert "1 of 2 approvals (" in outcome.reason
     assert "void because the evidence changed" in outcome.reason
@@ -361,17 +361,9 @@ def test_next_month_is_compared_with_the_champion_and_rejected_after_a_failed_da
 ) -> None:
     model = delivery_model()
     platform.candidate(model, "2013-04")
-    broken = dg.TableRecord({"partition": "2013-01", "message": "distance is text"})
-    platform.instance.report_runless_asset_event(
-        dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(["datasets", "deliveries"]),
-            check_name="schema",
-            passed=False,
-            metadata={"violations": dg.MetadataValue.table([broken])},
-        )
-    )
+    record_failed(platform.lake.state, "deliveries", "2013-01", check="schema", landed_sha256="0" * 64)
     verdict, checks = platform.evaluate(model, "2013-04")
-    stored = pl.read_parquet(platform.home.evidence / f"{evidence_of(verdict)}.parquet")
+    stored = pl.read_parquet(platform.home.evidence / f"{evidence_of(platform, verdict)}.parquet")
     assert {"prediction__candidate", "prediction__champion", "prediction__request_only"} <= set(stored.columns)
     assert "data:image/png" in verdict["improvement"]
     assert "better than champion" in str(checks["paired_test_log_loss"].description)
@@ -387,20 +379,25 @@ def test_next_month_is_compared_with_the_champion_and_rejected_after_a_failed_da
         platform.promote_candidate(model, "2013-04", approved_by="ann", reason="I like it")
     assert len(list(platform.audit.records("approval"))) == approvals
     platform.land("2013-01", deliveries("2013-01"))
-    assert broken_contracts(platform.instance, model, "2013-04", platform.lake) == []
+    assert broken_contracts(platform.lake, model.source_datasets, "2013-04") == []
 
 
-def evidence_of(verdict: Mapping[str, Any]) -> str:
-    return str(json.loads(Path(verdict["verdict"]).read_text())["evidence"])
+def evidence_of(platform: PlatformFixture, verdict: Mapping[str, Any]) -> str:
+    return str(stored_verdict(platform.audit.state, verdict["verdict"]).content["evidence"])
 
 
 def test_tampered_verdict_is_rejected_at_promotion(platform: PlatformFixture) -> None:
-    path = max((platform.home.verdicts).iterdir(), key=lambda one: one.stat().st_mtime)
-    kept = path.read_text()
-    path.write_text(kept.replace("REJECT", "PROMOTE").replace('"passed":false', '"passed":true'))
-    with pytest.raises(VerdictError, match="content with the digest"):
+    state = platform.audit.state
+    found = latest_verdict_of(platform.audit, "late", "2013-04")
+    assert found is not None
+    kept, row = json.dumps(found.content), verdicts.c.digest == found.digest
+    forged = kept.replace("REJECT", "PROMOTE").replace('"passed": false', '"passed": true')
+    with state.write() as connection:
+        connection.execute(verdicts.update().where(row).values(verdict=forged))
+    with pytest.raises(PromotionError, match="content with the digest"):
         platform.promote_candidate(delivery_model(), "2013-04")
-    path.write_text(kept)
+    with state.write() as connection:
+        connection.execute(verdicts.update().where(row).values(verdict=kept))
 
 
 def test_model_card_shows_the_evidence_and_is_stored_in_mlflow(platform: PlatformFixture, tmp_path: Path) -> None:
@@ -474,7 +471,7 @@ def test_regression_is_evaluated_with_its_intervals_promoted_and_reproduced(plat
     assert shown["coverage_low"] < shown["coverage"] < shown["coverage_high"]
     assert shown["rmse"] < shown["rmse_base_rate"] / 2
     assert recorded_metadata(platform.promote_candidate(model, "2013-03"))["version"] == 1
-    kept = pl.read_parquet(platform.home.evidence / f"{evidence_of(shown)}.parquet")
+    kept = pl.read_parquet(platform.home.evidence / f"{evidence_of(platform, shown)}.parquet")
     inside = kept["label"].is_between(kept["lower__candidate"], kept["upper__candidate"])
     assert inside.mean() == shown["coverage"]
     assert reproduce_version(model, 1, platform.stores).equal
@@ -497,7 +494,7 @@ def test_evaluation_has_its_own_run_and_logs_its_metrics_to_the_run_of_the_candi
 
 def test_changed_evidence_table_is_rejected(platform: PlatformFixture) -> None:
     shown, _ = platform.evaluate(delivery_model(), "2013-03")
-    verdict = read_verdict(Path(shown["verdict"]))
+    verdict = parse_verdict(stored_verdict(platform.audit.state, shown["verdict"]).content)
     path = platform.home.evidence / f"{verdict.evidence}.parquet"
     kept = path.read_bytes()
     assert load_evidence(delivery_model(), verdict, platform.home).label.sum() > 0

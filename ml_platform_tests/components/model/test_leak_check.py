@@ -53,7 +53,7 @@ def bound(name: str, source: dict[str, Any]) -> ModelAssets:
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake with one month of flights and the hourly weather of both airports."""
-    lake = Lake(str(tmp_path_factory.mktemp("lake")))
+    lake = Lake.standalone(tmp_path_factory.mktemp("lake"))
     start, end = month_bounds(MONTH, "UTC")
     random = np.random.default_rng(2)
     due = [start + (end - start) * float(at) for at in sorted(random.random(ROWS))]

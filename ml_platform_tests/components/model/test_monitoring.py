@@ -11,24 +11,26 @@ import numpy as np
 import polars as pl
 import pytest
 
+from bento.prediction_id import PredictionIds
 from bento.prediction_log import AnsweredRequest, PredictionLog
 from bento.predictor import Predictor
 from ml_platform.components.model import monitoring, training
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
-from ml_platform.data.atomic import write_json
-from ml_platform.data.lake import Lake, LakeError
+from ml_platform.data.lake import LakeError
 from ml_platform.data.partitions import MonthlyPartitions, month_bounds
 from ml_platform.features.materialize import materialize
 from ml_platform.features.online_store import Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
 from ml_platform.registry.champion_history import CHAMPION_KIND
+from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.steps.candidates import build_training_sets, make_candidate
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
 from resources.dagster_home import HomeResource
 from resources.home import Home
+from resources.home_lake import open_lake
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
@@ -138,7 +140,7 @@ class PlatformFixture:
 
     def __init__(self, home: Home, mlflow: MlflowResource) -> None:
         self.home = home
-        self.lake = Lake(str(home.lake))
+        self.lake = open_lake(home)
         self.store = SnapshotStore(home.online)
         self.mlflow = mlflow
         self.resources = {
@@ -166,13 +168,13 @@ class PlatformFixture:
         """Answer requests of the next morning as a service does, and write the prediction log."""
         version = self.mlflow.models.version("legs", 1)
         predictor = Predictor(model_directory(version, self.stores), self.store)
-        log = PredictionLog(self.home.prediction_logs / "legs", "legs", "1")
+        log, ids = PredictionLog(self.home.prediction_logs / "legs", "legs", "1"), PredictionIds()
         for at in range(count):
             due = first + timedelta(minutes=30 * at)
             tail = None if at % 5 == 0 else f"N{at % 50}"
             rows = [{"place": ("EWR", "JFK")[at % 2], "tail": tail, "due": due.isoformat()}]
             request = predictor.contract.validate(json.dumps({"rows": rows}).encode())
-            log.put(AnsweredRequest(f"r{at}", "stable", NOW, rows, predictor.predict(request, NOW)))
+            log.put(AnsweredRequest(ids.next(), f"r{at}", "stable", NOW, rows, predictor.predict(request, NOW)))
         log.close()
         assert log.written_rows == count
 
@@ -247,8 +249,8 @@ def test_total_and_added_predictions_are_recorded(platform: PlatformFixture) -> 
     platform.materialize(monitoring.predictions(bound()))
     platform.predict(4, first=datetime(2013, 4, 2, tzinfo=UTC))
     shown, _ = platform.materialize(monitoring.predictions(bound()))
-    # The requests r0 to r2 are in the table already; a second log line adds no prediction.
-    assert (shown["dagster/row_count"], shown["added"], shown["duplicates"]) == (4, 1, 3)
+    # The client used the request ids r0 to r2 again; these are other predictions.
+    assert (shown["dagster/row_count"], shown["added"], shown["duplicates"]) == (7, 4, 0)
 
 
 def test_skew_without_predictions_is_not_evaluated(platform: PlatformFixture) -> None:
@@ -315,9 +317,10 @@ def test_null_in_an_identity_field_matches_null(platform: PlatformFixture) -> No
     all_outcomes = bound(examples={"function": f"{__name__}:examples", "sources": ["legs"]})
     predict_and_land(platform, all_outcomes, tail=pl.lit(None, pl.String))
     shown, _ = platform.materialize(monitoring.outcomes(all_outcomes))
-    rows = platform.lake.scan("models/legs/outcomes").collect()
+    predictions = platform.lake.scan("models/legs/predictions").select("prediction_id", "request")
+    rows = platform.lake.scan("models/legs/outcomes").join(predictions, on="prediction_id").collect()
     assert shown["labelled"] == 8  # every fifth of 40 requests has no tail number, and no landed leg has one
-    assert rows.filter(pl.col("outcome").is_not_null())["tail"].null_count() == 8
+    assert [json.loads(text)["tail"] for text in rows["request"]] == [None] * 8
 
 
 def champion(platform: PlatformFixture, version: int, month: str, auc: float) -> None:
@@ -340,7 +343,9 @@ def champion(platform: PlatformFixture, version: int, month: str, auc: float) ->
         },
     )
     numbers = {"auc": auc, "auc_low": auc - 0.01, "auc_high": auc + 0.01, "rows": 600.0}
-    write_json(platform.home.verdict_metrics / f"verdict-{version}.json", numbers)
+    verdict = dict.fromkeys(("partition", "candidate", "decision", "evidence"), "")
+    verdict |= {"model": "legs", "digest": f"verdict-{version}"}
+    record_verdict(platform.stores.audit, verdict, numbers, actor="gates", at=datetime(2013, 7, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(("expected", "passed"), [(0.3, True), (0.999, False)])

@@ -25,6 +25,7 @@ from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import reconcile
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
+from ml_platform.serving.verified_bentos import verified_bento_of
 from ml_platform.steps.packaging import roll_back_champion
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform_tests.serving.conftest import CONTRACT, VIEW, train_toy_model
@@ -33,6 +34,7 @@ from resources.home import Home
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
+from resources.state import open_state
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +65,7 @@ class PlatformFixture:
 
     @property
     def desired_state(self) -> DesiredState:
-        return read_desired_state(self.home.serving / "toy")
+        return read_desired_state(open_state(self.home), "toy")
 
     @property
     def stores(self) -> PlatformStores:
@@ -76,7 +78,9 @@ class PlatformFixture:
         shutil.copytree(model_dir, copied)
         record = json.loads((copied / "model.json").read_text())
         (copied / "model.json").write_text(json.dumps(record | described))
-        (copied / "manifest.json").write_text(_manifest(str(copied)).model_dump_json())
+        lake = self.stores.lake
+        tables = {name: lake.version(name) or 0 for name in (self.model.table, VIEW.table)}
+        (copied / "manifest.json").write_text(_manifest(str(copied), tables).model_dump_json())
         example = pl.DataFrame({"delays__mean": [1.0], "delays__age_minutes": [5.0]})
         with self.registry.tracking.run("toy", "candidate", {}) as run:
             version = self.registry.register("toy", copied, run_id=run.run_id, input_example=example)
@@ -95,12 +99,12 @@ def recorded_metadata(materialization: dg.AssetMaterialization) -> dict[str, Any
     return {name: value.value for name, value in materialization.metadata.items()}
 
 
-def _manifest(seed: str) -> Manifest:
+def _manifest(seed: str, tables: Mapping[str, int]) -> Manifest:
     return Manifest(
         model="toy",
         partition=MONTH,
         trainer="lightgbm",
-        tables={},
+        tables=dict(tables),
         training_set=seed,
         training_rows=500,
         code=CodeInfo(commit="c0ffee", dirty=False, sha256="b" * 64),
@@ -147,10 +151,18 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> PlatformFixture:
             "departs": departs,
             "predict_at": [each - timedelta(minutes=120) for each in departs],
             "example_id": [f"e{number:02}" for number in range(60)],
+            # The facts became known at 9:00; the first prediction is made at 10:00.
+            "delays__mean": pl.Series([40.0, 4.0, None] * 20, dtype=pl.Float32),
+            "delays__age_minutes": pl.Series(
+                [None if number % 3 == 2 else 60.0 + number for number in range(60)], dtype=pl.Float32
+            ),
         }
     )
+    known = [datetime(2013, 7, 1, 9, tzinfo=UTC)] * 2
+    facts = pl.DataFrame({"carrier": ["AA", "UA"], "known_at": known, "mean": [4.0, 40.0]})
     model = ModelAssets(_declared(), [VIEW])
     lake.lake().write(model.table, examples, MONTH)
+    lake.lake().write(VIEW.table, facts.with_columns(pl.col("mean").cast(pl.Float32)), MONTH)
     resources = {
         "home": HomeResource(root=str(home.root), repository=str(REPOSITORY)),
         "lake": lake,
@@ -170,11 +182,12 @@ def bento(platform: PlatformFixture) -> dict[str, Any]:
 
 def test_bento_is_recorded_with_its_verification(platform: PlatformFixture, bento: dict[str, Any]) -> None:
     metadata = bento
-    record = json.loads((platform.home.verified_bentos / "toy" / "1.json").read_text())
+    record = verified_bento_of(open_state(platform.home), "toy", "1")
+    assert record is not None
     assert (metadata["version"], metadata["verified_rows"]) == (1, 50)
-    assert (metadata["tag"], metadata["size_bytes"]) == (record["tag"], record["size_bytes"])
-    assert Path(metadata["path"]) == platform.home.bentos / record["folder"]
-    assert 0 < metadata["latency_p50_ms"] <= metadata["latency_p99_ms"] == record["latency_p99_ms"]
+    assert (metadata["tag"], metadata["size_bytes"]) == (record.tag, record.size_bytes)
+    assert Path(metadata["path"]) == platform.home.bentos / record.folder
+    assert 0 < metadata["latency_p50_ms"] <= metadata["latency_p99_ms"] == record.latency_p99_ms
 
 
 def test_rollout_deploys_the_verified_bento_and_keeps_the_shadow(
@@ -182,13 +195,34 @@ def test_rollout_deploys_the_verified_bento_and_keeps_the_shadow(
 ) -> None:
     other = ServedVersion(version="7", bento="elsewhere")
     before = DesiredState(stable=other, shadow=other, weights={"stable": 100})
-    swap_desired_state(platform.home.serving / "toy", before, platform.desired_state.generation)
+    swap_desired_state(open_state(platform.home), "toy", before, platform.desired_state.generation)
     metadata = recorded_metadata(platform.materialize("rollout"))
-    assert platform.desired_state.stable == ServedVersion(version="1", bento=bento["path"])
+    assert platform.desired_state.stable == ServedVersion(version="1", bento=bento_folder(platform, bento))
     assert platform.desired_state.shadow == other
     assert (metadata["stable"], metadata["shadow"], metadata["weights"]) == ("1", "7", {"stable": 100})
     assert metadata["generation"] == platform.desired_state.generation
     assert recorded_metadata(platform.materialize("rollout"))["generation"] == metadata["generation"]
+
+
+def bento_folder(platform: PlatformFixture, bento: dict[str, Any]) -> str:
+    return Path(bento["path"]).relative_to(platform.home.bentos).as_posix()
+
+
+def test_change_of_the_desired_state_is_recorded_with_it(platform: PlatformFixture, bento: dict[str, Any]) -> None:
+    other = ServedVersion(version="7", bento="elsewhere")
+    state, before = open_state(platform.home), platform.desired_state.generation
+    swap_desired_state(state, "toy", DesiredState(stable=other, weights={"stable": 100}), before)
+    platform.materialize("rollout")
+    platform.materialize("rollout")  # changes nothing
+    recorded = AuditLog(state).records("rollout", "toy")
+    assert recorded[-1].actor == "toy/rollout"
+    assert recorded[-1].facts == {
+        "model": "toy",
+        "generation": before + 2,
+        "versions": {"stable": "1"},
+        "weights": {"stable": 100},
+    }
+    assert sum(record.facts["generation"] == before + 2 for record in recorded) == 1
 
 
 def test_changed_bento_is_not_rolled_out_until_it_is_built_again(
@@ -222,11 +256,12 @@ def test_version_with_other_scores_than_training_is_rejected_and_rolled_back_in_
     _set_champion(platform, 1, None)
     _set_champion(platform, 2, 1)
     swap_desired_state(
-        platform.home.serving / "toy",
+        open_state(platform.home),
+        "toy",
         DesiredState(stable=ServedVersion(version="2", bento="skewed"), weights={"stable": 100}),
         before.generation,
     )
-    audit, skewed = AuditLog(platform.home.audit_log), platform.desired_state
+    audit, skewed = AuditLog(open_state(platform.home)), platform.desired_state
 
     def rolled_back() -> tuple[ChampionRecord, DesiredState]:
         stores, at = platform.stores, NOW + timedelta(hours=3)
@@ -238,7 +273,7 @@ def test_version_with_other_scores_than_training_is_rejected_and_rolled_back_in_
     assert (back.version, state.stable) == (1, before.stable)
 
     # This is the state after a kill between record and rollout; the next call completes the rollback.
-    swap_desired_state(platform.home.serving / "toy", skewed, state.generation)
+    swap_desired_state(open_state(platform.home), "toy", skewed, state.generation)
     assert (rolled_back()[0].version, platform.desired_state.stable) == (1, before.stable)
     assert [one.action for one in champion_history(audit, "toy")] == ["promote", "promote", "roll_back"]
 
@@ -258,6 +293,6 @@ def _set_champion(platform: PlatformFixture, version: int, previous: int | None)
         "verdict": None,
         "approved_by": [],
     }
-    audit = AuditLog(platform.home.audit_log)
+    audit = AuditLog(open_state(platform.home))
     audit.append("champion", actor="test", at=NOW + timedelta(hours=version), facts=facts)
     reconcile(platform.registry, audit, "toy")

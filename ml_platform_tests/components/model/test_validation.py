@@ -31,7 +31,13 @@ EVALUATION = "evaluation: {primary_metric: log_loss, slices: [desk], request_onl
 METRIC_LIMIT = "- {type: metric_limit, metric: auc, limit: 0.6}"
 BASELINE = "- {type: baseline, metric: log_loss, required: [base_rate, request_only]}"
 CALIBRATION = "- {type: calibration, maximum_ece: 0.1, maximum_bias: 0.1}"
+NUMBER = "- {name: desk, type: int}"
+NOT_DERIVED = ("- {name: desk, type: category", "- {name: desk_name, type: category")
+"""The key `desk` is then a request field, and not a feature of the request view."""
+
 FEATURES = "    - late_case_request\n"
+PERSON = ("allowed: [a, b, c, d, e],", "pii: true,")
+"""Changes the contract of the cases, so that the desk identifies a person."""
 
 
 @pytest.fixture
@@ -128,6 +134,18 @@ VALID_REGRESSION = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
             [evaluation("slices: [desc]")], "evaluation.slices.0", "found 'desc'. Did you mean 'desk'?", id="slice"
         ),
         pytest.param(
+            [PERSON, evaluation("slices: [desk]")],
+            "evaluation.slices.0",
+            "expected a field whose values reports may show, found 'desk', which identifies a person",
+            id="slice of persons",
+        ),
+        pytest.param(
+            [PERSON, evaluation("primary_metric: log_loss"), gate("type: slices, columns: [desk]")],
+            "gates.3.columns.0",
+            "found 'desk', which identifies a person",
+            id="gated slice of persons",
+        ),
+        pytest.param(
             [evaluation("bootstrap: {unit: days}")],
             "evaluation.bootstrap.unit",
             "found 'days'. Did you mean 'day'?",
@@ -166,6 +184,48 @@ VALID_REGRESSION = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
             id="baseline",
         ),
         pytest.param(
+            [NOT_DERIVED, ("- {name: desk, type: string, description: Desk that works on it, examples: [a]}", NUMBER)],
+            "request.0.type",
+            "the type of the key 'desk' of feature view 'late_case_desk': 'string', found 'int'",
+            id="request field of another type than the key",
+        ),
+        pytest.param(
+            [NOT_DERIVED, ("{name: desk, type: string, allowed: [a, b, c, d, e]", "{name: desk, type: integer")],
+            "request.0.type",
+            "the type of the key 'desk' of feature view 'late_case_desk': 'int', found 'string'",
+            id="column of another type than the request field",
+        ),
+        pytest.param(
+            [NOT_DERIVED, ("  entity: [desk]\n", "  entity: [desk]\n  key_types: {desk: int}\n")],
+            "request.0.type",
+            "the type of the key 'desk' of feature view 'late_case_desk': 'int', found 'string'",
+            id="declared key type",
+        ),
+        pytest.param(
+            [("  entity: [desk]\n", "  entity: [desk]\n  key_types: {desk: int}\n")],
+            "features",
+            "'late_case_request', feature 'desk', which is a key of other views",
+            id="derived key of another type",
+        ),
+        pytest.param(
+            [("{name: desk, type: string, allowed: [a, b, c, d, e]", "{name: desk, type: float")],
+            "entity.0",
+            "one type ('string', 'int', 'bool') of the key 'desk', found 'float' in 'late_case_cases'",
+            id="column of a type that no key can have",
+        ),
+        pytest.param(
+            [("  entity: [desk]\n", "  entity: [counter]\n")],
+            "entity.0",
+            "found no column of that name in 'late_case_cases'. Declare it, for example key_types: {counter: string}",
+            id="key without a type",
+        ),
+        pytest.param(
+            [("  entity: [desk]\n", "  entity: [counter]\n  key_types: {counter: int}\n")],
+            "request",
+            "all fields that the views 'late_case_desk' read ('desk', 'due_at'), found 'counter'",
+            id="key without a request field",
+        ),
+        pytest.param(
             [(FEATURES, ""), evaluation("slices: [desk]")],
             "evaluation.request_only",
             "If beating the base rate is enough, declare the gate {type: baseline, required: [base_rate]}.",
@@ -182,7 +242,13 @@ def test_invalid_declaration_is_rejected_with_its_line(
     with pytest.raises(Exception) as error:  # Dagster wraps the error in its own type
         load(root)
     place = f"shop/late_case/defs.yaml:{wrong}, attribute '{attribute}': expected "
-    if attribute != "gates.3.type":  # the type has no line of its own
+    if attribute not in (
+        "gates.3.type",
+        "request.0.type",
+        "entity.0",
+        "request",
+        "features",
+    ):  # their line is not the changed one
         assert place in error_chain(error.value)
     assert f"attribute '{attribute}'" in error_chain(error.value)
     assert message in error_chain(error.value)

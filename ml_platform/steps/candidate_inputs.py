@@ -1,0 +1,86 @@
+"""The code and the declared settings that determine a candidate, as its manifest records them.
+
+They decide whether a candidate is fitted again. A change of dashboards, documentation, gates, monitors or of another
+model's code leaves them as they are.
+"""
+
+from typing import Any
+
+from ml_platform.data.canonical import value_digest
+from ml_platform.data.code_dependencies import code_digest
+from ml_platform.features.view import FeatureView
+from ml_platform.steps.model import BoundModel
+from ml_platform.training.trainer import BUILT_IN, scorer_of
+
+FIT_CODE = (
+    "ml_platform.steps.candidates:read_training_set",
+    "ml_platform.steps.candidates:split_of",
+    "ml_platform.training.candidate:fit_candidate",
+    "ml_platform.steps.candidates:candidate_results",
+    "ml_platform.training.model_directory:write_model",
+)
+"""The functions that make a registered model of a training set: order of rows, split, fit, threshold and files."""
+
+LEFT_OUT = (
+    # A table of all trainers: the digest covers the declared one only.
+    "ml_platform.training.trainer:BUILT_IN",
+    # The content hash covers the rows of the lake, and `declared_inputs` covers the settings of the model.
+    "ml_platform.data.lake:Lake",
+    "ml_platform.steps.model:BoundModel",
+    # Names of temporary files, times and costs of a fit do not change the model.
+    "ml_platform.data.scratch:scratch_prefix",
+    "ml_platform.training.resource_usage:measure_resources",
+    "ml_platform.training.resource_usage:ResourceUsage",
+    "ml_platform.training.resource_usage:PriceList",
+)
+"""Definitions that the functions of the fit name, and on which the model does not depend."""
+
+
+READ_SETTINGS = (
+    "name",
+    "kind",
+    "entity",
+    "key_types",
+    "function",
+    "fields",
+    "inputs",
+    "tolerance_minutes",
+    "age",
+    "code_version",
+)
+"""Settings of a view on which the value of a read depends. Besides, the names and types of its features count."""
+
+
+def code_of_candidate(model: BoundModel, trainer: str) -> str:
+    """Return the digest of the code that determines a candidate of ``model``.
+
+    ``trainer`` is the built-in name or ``package.module:Class``. The digest covers the split, the fit, calibration, the
+    choice of the threshold, the files of the model and the trainer's class. It covers the examples function and the
+    feature views by their code versions. The code of a scorer does not count, because only a bento runs it.
+    """
+    reference = BUILT_IN.get(trainer, trainer)
+    scorer = scorer_of(trainer)
+    fit = code_digest([*FIT_CODE, reference], leave_out=[*LEFT_OUT, *([scorer] if scorer else [])])
+    return value_digest([fit, model.code_version])
+
+
+def declared_inputs(model: BoundModel) -> dict[str, Any]:
+    """Return the declared settings that determine a candidate besides those of its trainer and its threshold.
+
+    These are the task, the split with its time zone, and the views as training and serving read them. The content hash
+    of the training set covers months, sources and the times at which values become known. Descriptions, gates,
+    evaluation and monitors do not determine the model.
+    """
+    declared = model.declared
+    return {
+        "task": declared.task,
+        "split": declared.split.model_dump(mode="json"),
+        "time_zone": declared.partitions.time_zone,
+        "features": model.feature_set.feature_names,
+        "views": [_read_settings(view) for view in model.feature_set.views],
+    }
+
+
+def _read_settings(view: FeatureView) -> dict[str, Any]:
+    settings = view.model_dump(mode="json", include=set(READ_SETTINGS))
+    return settings | {"features": {feature.name: feature.type for feature in view.features}}

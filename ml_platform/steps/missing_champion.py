@@ -1,0 +1,69 @@
+"""Restores a champion that was deleted in MLflow, from the places where the platform keeps its files."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from ml_platform.registry.champion_history import ChampionRecord, current_champion
+from ml_platform.registry.dvc_release import MODEL_FOLDER, TRAINING_SET_FILE
+from ml_platform.registry.missing_champion import restore_champion
+from ml_platform.registry.models import MODEL_FILE
+from ml_platform.registry.verdict_record import PromotionError
+from ml_platform.serving.verified_bentos import verified_bento_of
+from ml_platform.steps.platform_stores import PlatformStores
+
+EXAMPLE_ROWS = 5
+RELEASES = "releases"
+
+
+def restore_deleted_champion(
+    model: str, stores: PlatformStores, *, by: str, reason: str, now: datetime
+) -> ChampionRecord:
+    """Register the deleted champion of ``model`` again and return its record.
+
+    Its files are taken from the downloaded model, the release folder or the verified bento, whichever has its content.
+    Raises :class:`~ml_platform.registry.verdict_record.PromotionError` without a champion or without its files.
+    """
+    champion = current_champion(stores.audit, model)
+    if champion is None:
+        raise PromotionError(f"Model '{model}'", expected="a champion", found="none", fix="Promote a version instead.")
+    directories = _directories(champion, stores)
+    return restore_champion(
+        stores.registry,
+        stores.audit,
+        model,
+        directories,
+        input_example=_input_example(champion, directories, stores),
+        decided_by=by,
+        reason=reason,
+        at=now,
+    )
+
+
+def _directories(champion: ChampionRecord, stores: PlatformStores) -> list[Path]:
+    bento = verified_bento_of(stores.state, champion.model, str(champion.version))
+    return [
+        stores.home.models / champion.model / str(champion.version),
+        stores.repository / RELEASES / champion.model / MODEL_FOLDER,
+        *([stores.home.bentos / bento.folder / "src" / "model"] if bento is not None else []),
+    ]
+
+
+def _input_example(champion: ChampionRecord, directories: list[Path], stores: PlatformStores) -> pl.DataFrame:
+    """Return a few rows of model input, from the training set of the lake or of the release; empty without both."""
+    described = next((folder / MODEL_FILE for folder in directories if (folder / MODEL_FILE).exists()), None)
+    names = [] if described is None else list(json.loads(described.read_bytes()).get("feature_names", []))
+    released = stores.repository / RELEASES / champion.model / TRAINING_SET_FILE
+    # The manifest pins the table that the version was trained on, under the version of its code.
+    prefix = f"models/{champion.model}/training_set/"
+    table = next((name for name in champion.manifest["tables"] if name.startswith(prefix)), "")
+    if table and champion.partition in stores.lake.partitions(table):
+        rows = stores.lake.scan(table, partitions=[champion.partition])
+    elif released.exists():
+        rows = pl.scan_parquet(released)
+    else:
+        return pl.DataFrame()
+    known = [name for name in names if name in rows.collect_schema()]
+    return rows.select(known).head(EXAMPLE_ROWS).collect()
