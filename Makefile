@@ -8,7 +8,7 @@ TORCH  := torch==2.13.0
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install hooks demo up test test-fast bench lint format docs picture lock clean
+.PHONY: help install hooks demo up test test-fast mutants bench lint format docs picture lock clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,7 +44,10 @@ test: install    ## Run all tests, with linters and type checker
 test-fast: install  ## Run the tests that need no server and no year of data
 	@$(BIN)/pytest $(WORKERS) -m "not slow"
 
-BENCHMARKS := $(notdir $(basename $(wildcard benchmarks/*.py)))
+mutants: install ## Measure the share of changed places of the engine that tests notice: make mutants ONLY="--count 200"
+	@$(BIN)/python benchmarks/mutants.py $(ONLY)
+
+BENCHMARKS := $(filter-out mutants,$(notdir $(basename $(wildcard benchmarks/*.py))))
 
 bench: install   ## Run all benchmarks in turn, or some: make bench ONLY="first_run serving"
 	@for each in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$each"; $(BIN)/python benchmarks/$$each.py || exit 1; done

@@ -198,8 +198,8 @@ def the_asset(frame: pl.DataFrame, names: list[str], declared: TrainerSettings, 
 
     few = frame.gather_every(max(1, frame.height // WARM_UP_ROWS))
     quick = declared.model_copy(update={"settings": {**declared.settings, "max_rounds": 2}})
-    make(few, Lake(str(folder / "few")), bound(frame.select(names).schema, quick))
-    return make(frame, Lake(str(folder / "lake")), bound(frame.select(names).schema, declared))
+    make(few, Lake.standalone(folder / "few"), bound(frame.select(names).schema, quick))
+    return make(frame, Lake.standalone(folder / "lake"), bound(frame.select(names).schema, declared))
 
 
 def bound(features: pl.Schema, declared: TrainerSettings) -> ModelAssets:

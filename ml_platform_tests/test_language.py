@@ -34,12 +34,6 @@ SUBJECT_CLAUSE = re.compile(r'(?:^|["#>.]\s*|- )(What|That of|Those of) [a-z`]')
 ALLOWED = {
     # Its tables list the names of earlier versions.
     "docs/operations/upgrading.md": ("`thing`", "`mend`", "crowning"),
-    # The code version of an asset is a hash of these modules. A changed name, or a changed string below a constant,
-    # would make every home compute its tables again.
-    "assets/aviation/datasets/loaders.py": ("What the anemometer",),
-    "assets/aviation/features/congestion.py": ("told",),
-    "assets/aviation/features/sequences.py": ("What orders events",),
-    "assets/aviation/features/ticks.py": ("told",),
 }
 """Parts of lines that may stay in a file, with the reason above."""
 
