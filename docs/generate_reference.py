@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path(__file__).resolve().parent / "reference" / "generated"
 REFERENCE_MODEL = "departure_risk"
-PACKAGES = ("data", "features", "training", "evaluation", "registry", "serving", "monitoring", "steps")
+PACKAGES = ("state", "data", "features", "training", "evaluation", "registry", "serving", "monitoring", "steps")
 OTHER_PACKAGES = ("resources", "bento")
 
 UNITS = {
@@ -533,7 +533,7 @@ def python_pages() -> dict[str, str]:
         modules = [
             ".".join([dotted, *path.relative_to(folder).with_suffix("").parts])
             for path in sorted(folder.rglob("*.py"))
-            if not path.name.startswith("_") and "scaffolds" not in path.parts
+            if not path.name.startswith("_") and not {"scaffolds", "migrations"} & set(path.parts)
         ]
         first = (folder / "__init__.py").read_text().partition('"""')[2].partition('"""')[0].strip()
         lines = [f"# `{dotted}`", "", first, ""]

@@ -294,6 +294,21 @@ def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month wh
 
 
 @app.command()
+def upgrade(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")] = False,
+) -> None:
+    """Migrate the home to the version of this release; exit code 1 if something could not be taken over."""
+    from ml_platform.console import upgrade as work
+
+    # Without _home(), which would migrate the home.
+    home, console = Home.from_environment(), _console()
+    found = work.upgrade(home, dry_run=dry_run)
+    work.show(found, home, console, dry_run=dry_run)
+    if found.left_out:
+        raise typer.Exit(1)
+
+
+@app.command()
 def backup(
     target: Annotated[str, typer.Argument(help="Folder, or s3://bucket/prefix.")],
     keep: Annotated[int | None, typer.Option(min=1, help="Number of backups that stay there; without it, all.")] = None,

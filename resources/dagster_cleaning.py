@@ -7,7 +7,6 @@ that has one of them stays, whatever its age, and so does a run that has not end
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
 import dagster as dg
 import sqlalchemy as sa
@@ -113,4 +112,4 @@ def _output_folder(instance: dg.DagsterInstance, run_id: str) -> Path | None:
     manager = instance.compute_log_manager
     if not isinstance(manager, LocalComputeLogManager):
         return None
-    return Path(cast(str, manager._base_dir)) / run_id
+    return Path(manager._base_dir) / run_id

@@ -8,15 +8,16 @@ import urllib.parse
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ml_platform.data.contract_record import await_adoption, published_files, record_passed
-from ml_platform.data.lake import Lake
-from ml_platform.data.lake_adoption import adopt_delta_tables
 from ml_platform.errors import listed
 from ml_platform.state.schema import WHOLE
 from resources.home import ARTIFACT_ROOT, Home
 from resources.private_files import restrict_access
 from resources.state_location import state_at, state_location
+
+if TYPE_CHECKING:
+    from ml_platform.data.lake import Lake
 
 IMPORTED_SUFFIX = ".imported"
 DATASET_PREFIX, MODEL_PREFIX = "datasets/", "models/"
@@ -37,7 +38,7 @@ DEFAULT_EXPERIMENT = 0
 
 @dataclass(frozen=True)
 class Changes:
-    """What a step of the migration changed, and what it could not take over; one text each."""
+    """The changes of a step of the migration, and the items that it could not take over; one text each."""
 
     made: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -76,6 +77,9 @@ def import_lake(home: Home) -> Changes:
 
     Earlier releases published a partition only after its checks had passed.
     """
+    from ml_platform.data.lake import Lake
+    from ml_platform.data.lake_adoption import adopt_delta_tables
+
     state = state_at(state_location(home))
     lake = Lake(str(home.lake), state)
     report = adopt_delta_tables(lake)
@@ -86,7 +90,9 @@ def import_lake(home: Home) -> Changes:
     return Changes(made, [f"table '{table}': {reason}" for table, reason in report.failed.items()])
 
 
-def _record_published(lake: Lake, table: str) -> None:
+def _record_published(lake: "Lake", table: str) -> None:
+    from ml_platform.data.contract_record import await_adoption, published_files, record_passed
+
     dataset = table.removeprefix(DATASET_PREFIX)
     with lake.state.write():
         known = published_files(lake.state, dataset)
@@ -128,6 +134,8 @@ def import_decisions(home: Home) -> Changes:
 
 def import_predictions(home: Home) -> Changes:
     """Split the logged predictions and their outcomes into days, and take over the positions in the log files."""
+    from ml_platform.data.lake import Lake
+
     lake = Lake(str(home.lake), state_at(state_location(home)))
     folders = {path.name for path in home.serving.glob("*") if path.is_dir() and path != home.prediction_logs}
     models = {table.split("/")[1] for table in lake.catalog.tables() if table.startswith(MODEL_PREFIX)}
@@ -202,5 +210,5 @@ def _set_aside(path: Path) -> None:
     path.replace(target)
 
 
-def _counted(count: int, things: str) -> list[str]:
-    return [f"added {count} {things}"] if count else []
+def _counted(count: int, items: str) -> list[str]:
+    return [f"added {count} {items}"] if count else []

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from ml_platform.data.atomic import write_json
 from ml_platform.errors import PlatformError
 from ml_platform.state.migrate import HEAD, schema_revision
+from ml_platform.state.sqlite_file import StateStoreError
 from resources.file_state_import import (
     Changes,
     create_state,
@@ -44,7 +45,7 @@ LOCK_FILE = ".home.lock"
 LOCK_SECONDS = 60.0
 
 REPORT_FILE = "report.json"
-"""What a migration changed and left out, in the folder that :meth:`Home.upgrade` names."""
+"""The changes of a migration and the items that it left out, in the folder that :meth:`Home.upgrade` names."""
 
 LOG = logging.getLogger(__name__)
 
@@ -164,7 +165,12 @@ def _has_current_schema(home: Home) -> bool:
     if known not in _CURRENT_STORES:
         if state.path is not None and not state.path.exists():
             return True
-        if schema_revision(state) not in (HEAD, None):
+        try:
+            revision = schema_revision(state)
+        except StateStoreError:
+            # Each use of the store reports this, and `ml-platform repair` must be able to start.
+            return True
+        if revision not in (HEAD, None):
             return False
         _CURRENT_STORES.add(known)
     return True

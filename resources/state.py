@@ -14,6 +14,4 @@ def open_state(home: Home) -> StateStore:
     :class:`~resources.home_version.HomeVersionError` when the home cannot be migrated.
     """
     prepare_home(home)
-    state = state_at(state_location(home))
-    state.require_current_schema()
-    return state
+    return state_at(state_location(home))

@@ -1,7 +1,7 @@
 """Names the store behind an error of SQLite or of the file system: a damaged, locked or full database, a full disk.
 
-The state store translates its own errors. Those of the databases of MLflow and Dagster, and of files, reach the border
-of a command as they are; there this module gives them a subject and a fix.
+The state store translates its own errors. Errors of the databases of MLflow and Dagster, and of files, reach the border
+of a command unchanged. There this module gives them a subject and a fix.
 """
 
 import errno

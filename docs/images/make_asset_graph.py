@@ -18,7 +18,7 @@ SVG_PATH = Path(__file__).with_name("asset-graph.svg")
 COLLAPSED_FOLDER = "features"
 LANDED, ENDPOINT, CHAMPION = "landed files", "endpoint", "champion"
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 46, 22, 16, 18
-COLOURS = {"datasets": "#e0f2fe", COLLAPSED_FOLDER: "#dcfce7", "": "#f3f4f6"}
+COLOURS = {"datasets": "#e0f2fe", COLLAPSED_FOLDER: "#dcfce7", "platform": "#f3f4f6", "": "#f3f4f6"}
 MODEL_COLOUR = "#ede9fe"
 
 

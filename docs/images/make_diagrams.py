@@ -70,7 +70,7 @@ def data_flow() -> str:
 
     parts = [
         at(0, top, "landed files", "from outside|one per partition", OUTSIDE, dashed=True),
-        at(1, top, "datasets/<name>", "contract checked|Delta table", DATA),
+        at(1, top, "datasets/<name>", "contract checked|versioned table", DATA),
         at(2, top, "features/<view>", "change log: facts|with known_at", FEATURE),
         at(3, top, "training_set", "facts as of|each prediction time", MODEL),
         at(4, top, "candidate_<trainer>", "MLflow run|registered version", MODEL),
@@ -130,8 +130,9 @@ LAYERS: list[list[tuple[str, str]]] = [
     ],
     [("features", "feature views, point-in-time join, online store")],
     [("data", "lake tables, contracts, landing, partitions")],
+    [("state", "the state store: transactions, migrations, locks")],
 ]
-COLOURS = [OUTSIDE, "#c7d2fe", MODEL, SERVING, MODEL, FEATURE, DATA]
+COLOURS = [OUTSIDE, "#c7d2fe", MODEL, SERVING, MODEL, FEATURE, DATA, OUTSIDE]
 
 
 def layers() -> str:

@@ -36,6 +36,7 @@ def declared_retention() -> "RetentionPolicies":
     """Return the retention of `params.yaml`, with the values of each declared dataset and model."""
     from dagster.components.core.component_tree import ComponentTree
 
+    from ml_platform.features.last_facts import last_facts_table
     from ml_platform.steps.retention import ModelPolicy, RetentionPolicies, read_retention
 
     tree, platform = ComponentTree.for_project(REPOSITORY), read_retention(REPOSITORY)
@@ -49,5 +50,6 @@ def declared_retention() -> "RetentionPolicies":
             )
             for model in models
         },
-        {table for model in models for table in (model.table, *(view.table for view in model.stored_views))},
+        {model.table for model in models}
+        | {table for model in models for view in model.stored_views for table in (view.table, last_facts_table(view))},
     )

@@ -152,7 +152,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("rows", "Rows that were scored.", "rows"),
         MetadataKey("bento_latency_p99_ms", "99th percentile of one-row latency of the bento.", "milliseconds"),
         MetadataKey("bento_size_bytes", "Size of the bento.", "bytes"),
-        MetadataKey("verdict", "Path of the recorded verdict."),
+        MetadataKey("verdict", "Digest of the recorded verdict."),
         MetadataKey("reliability", "Plot of predicted and observed shares."),
         MetadataKey("improvement", "Plot of the improvement over the champion, with intervals."),
         MetadataKey("weakest_slices", "Table of the slices with the worst score: column, value, rows, score."),

@@ -56,7 +56,7 @@ def housekeeping(retention: "Callable[[], RetentionPolicies]" = declared_retenti
         online_store: OnlineStoreResource,
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.data.leftovers import before
-        from ml_platform.state.store import StateLockedError
+        from ml_platform.state.sqlite_file import StateLockedError
         from ml_platform.steps.housekeeping import clean
         from resources.dagster_cleaning import old_runs
 

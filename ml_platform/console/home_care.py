@@ -72,7 +72,7 @@ def verification_json(report: "VerificationReport") -> dict[str, Any]:
 
 
 def show_verification(report: "VerificationReport", console: Console) -> None:
-    """Print the numbers of verified things and every problem with its fix."""
+    """Print the numbers of verified items and every problem with its fix."""
     counts = ", ".join(f"{count} {area}" for area, count in report.verified.items())
     console.print(f"Verified: {counts}.", highlight=False)
     if not report.problems:

@@ -19,10 +19,11 @@ import polars as pl
 from ml_platform.errors import PlatformError
 
 if TYPE_CHECKING:
+    from arro3.core.types import ArrowSchemaExportable
     from deltalake import DeltaTable
 
 LOG_FOLDER = "_delta_log"
-CHECKPOINT_INTERVAL = 20
+CHECKPOINT_INTERVAL = 10
 
 LOG = logging.getLogger(__name__)
 
@@ -65,8 +66,8 @@ def publish(
     """Make the Delta table contain exactly the files of the catalog, in one commit, and return the latest commit.
 
     When the table is still at the commit ``changes.since``, only the changes are committed. Otherwise its list of files
-    is compared with ``all_files()``. A local path with a percent sign is left out with a warning and gives None: delta-rs
-    decodes it twice and misses the files. Raises :class:`DeltaLogError` when the log is damaged.
+    is compared with ``all_files()``. A local path with a percent sign is left out with a warning and gives None:
+    delta-rs decodes it twice and misses the files. Raises :class:`DeltaLogError` when the log is damaged.
     """
     if _is_unreachable(target.address):
         LOG.warning("%s is not published as a Delta table: its path contains a percent sign.", target.address)
@@ -198,11 +199,12 @@ def _is_unreachable(address: str) -> bool:
     return "://" not in address and "%" in address
 
 
-def _schema(target: DeltaTarget) -> object:
+def _schema(target: DeltaTarget) -> "ArrowSchemaExportable":
     columns = target.columns
     if target.partition_column is not None:
         columns = columns.with_columns(pl.lit("").alias(target.partition_column))
-    return columns.clear().to_arrow().schema
+    schema: ArrowSchemaExportable = columns.clear().to_arrow().schema
+    return schema
 
 
 def _uri(address: str) -> str:

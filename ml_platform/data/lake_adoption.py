@@ -55,6 +55,13 @@ def adopt_delta_tables(lake: Lake) -> AdoptionReport:
 
     Digests come from the notes that earlier releases left in their commits, and from the rows where these are gone.
     """
+    unreadable: tuple[type[Exception], ...] = (
+        LakeError,
+        OSError,
+        ValueError,
+        pl.exceptions.PolarsError,
+        *_delta_errors(),
+    )
     adopted: list[str] = []
     failed: dict[str, str] = {}
     for table in _delta_tables(lake):
@@ -62,7 +69,7 @@ def adopt_delta_tables(lake: Lake) -> AdoptionReport:
             continue
         try:
             _adopt(lake, table)
-        except (LakeError, OSError, ValueError, pl.exceptions.PolarsError, *_delta_errors()) as error:
+        except unreadable as error:
             failed[table] = " ".join(str(error).split())[:300]
         else:
             adopted.append(table)

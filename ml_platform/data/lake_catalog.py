@@ -137,6 +137,7 @@ class LakeCatalog:
         ``added_after`` is the id of a segment: only later ones are returned.
         """
         columns = lake_segments.c
+        conditions: list[sa.ColumnElement[bool]]
         if version is None:
             conditions = [columns.replaced_in.is_(None)]
         else:
@@ -303,13 +304,13 @@ class LakeCatalog:
     def pin(self, versions: Iterable[tuple[str, int]], holder: str) -> None:
         """Keep these (table, version) pairs for ``holder``; a repeated call changes nothing."""
         with self.state.write() as connection:
-            held = set(
+            existing = set(
                 connection.execute(
                     sa.select(lake_pins.c.table_name, lake_pins.c.version).where(lake_pins.c.holder == holder)
                 ).all()
             )
             for table, version in versions:
-                if (table, version) not in held:
+                if (table, version) not in existing:
                     connection.execute(sa.insert(lake_pins).values(table_name=table, version=version, holder=holder))
 
     def unpin(self, holder: str) -> None:
@@ -327,7 +328,7 @@ class LakeCatalog:
 
     def replaced_segments(self, table: str, replaced_before: str) -> list[Segment]:
         """Return the segments with files that were replaced before the instant (ISO 8601) and that no pin covers."""
-        pinned = [version for held in self.pins().values() for name, version in held if name == table]
+        pinned = [version for pins in self.pins().values() for name, version in pins if name == table]
         chosen = sa.select(lake_segments).where(
             lake_segments.c.table_name == table,
             lake_segments.c.replaced_in.is_not(None),
@@ -380,7 +381,7 @@ class LakeCatalog:
                 )
                 for segment_id, path, size_bytes, sha256 in connection.execute(joined.order_by(lake_files.c.path)):
                     files.setdefault(segment_id, []).append(StoredFile(path, size_bytes, sha256))
-        return [Segment(*row, files=tuple(files.get(row[0], ()))) for row in rows]
+        return [Segment(**row._asdict(), files=tuple(files.get(row[0], ()))) for row in rows]
 
     def _insert(self, connection: sa.Connection, table: str, segment: NewSegment, version: int, at: str) -> int:
         inserted = connection.execute(

@@ -46,7 +46,7 @@ def earlier_tables(lake: Lake, current: Collection[str], written_before: datetim
     Their partitions are dropped from the latest version; the files follow with the replaced versions.
     """
     areas = {table.rpartition("/")[0] for table in current}
-    pinned = {table for held in lake.catalog.pins().values() for table, _ in held}
+    pinned = {table for pins in lake.catalog.pins().values() for table, _ in pins}
     for table in lake.catalog.tables():
         if table in current or table in pinned or table.rpartition("/")[0] not in areas:
             continue

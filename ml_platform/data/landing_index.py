@@ -1,6 +1,8 @@
 """The index of landed files in the state store: which content has landed, was requested and was published.
 
-A file is hashed once. Afterwards its size and modification time are compared, and the hash only when these changed.
+A file is hashed once. Afterwards its size and modification time are compared, and the hash only when these changed. A
+folder whose own modification time did not change has no new or replaced file, so most refreshes read no folder at all.
+A full comparison every hour finds files that were overwritten in place.
 """
 
 import os
@@ -8,17 +10,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from ml_platform.data.contract_record import published_files
 from ml_platform.data.landing import WHOLE as WHOLE_FILE
-from ml_platform.data.landing import Landing, file_sha256
-from ml_platform.state.schema import WHOLE, landed_files
+from ml_platform.data.landing import Landing, LandingListing, file_sha256
+from ml_platform.state.cursors import read_cursor, write_cursor
+from ml_platform.state.schema import WHOLE, contract_results, landed_files
 from ml_platform.state.store import StateStore, now_text
 
 SETTLED_NS = 2_000_000_000
 """Age at which a modification time is trusted: a second change within its resolution would not be visible."""
+
+FULL_COMPARISON_SECONDS = 3600.0
+"""Time after which all files of a folder are compared again, for files that were overwritten in place."""
+
+
+class _IndexedFile(NamedTuple):
+    size_bytes: int
+    modified_ns: int
+    inode: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -29,36 +42,30 @@ class LandedContent:
     partition: str | None
     sha256: str
     size_bytes: int
-    requested: bool
-    """Whether a run was requested for this content."""
-    published: bool
-    """Whether the lake contains the rows of this content."""
 
 
 @dataclass(frozen=True)
 class LandedState:
-    """What has landed for one dataset.
+    """The landed files of one dataset.
 
-    ``contents`` has one entry per partition. ``ambiguous`` maps partitions to several files that claim to be theirs.
-    ``strays`` are files that belong to no declared partition.
+    ``due`` are the contents that are neither published nor requested, by partition; ``files`` is the number of all
+    landed files. ``ambiguous`` maps partitions to several files that claim to be theirs. ``strays`` are files that
+    belong to no declared partition.
     """
 
-    contents: list[LandedContent]
+    due: list[LandedContent]
+    files: int
     ambiguous: dict[str, list[str]]
     strays: list[str]
 
-    @property
-    def due(self) -> list[LandedContent]:
-        """The contents that are neither published nor requested, by partition."""
-        return [each for each in self.contents if not (each.published or each.requested)]
-
 
 class LandingIndex:
-    """The index of the files in ``landing``."""
+    """The index of the files in ``landing``; ``clock`` returns POSIX time in seconds."""
 
-    def __init__(self, landing: Landing, state: StateStore) -> None:
+    def __init__(self, landing: Landing, state: StateStore, clock: Callable[[], float] = time.time) -> None:
         self.landing = landing
         self.state = state
+        self.clock = clock
 
     def refresh(
         self, dataset: str, is_partition: Callable[[str], bool], *, confirmed_tick: int | None = None
@@ -68,35 +75,33 @@ class LandingIndex:
         ``is_partition`` tells the declared partitions by name. Requests count up to ``confirmed_tick`` (None: all),
         because a request after it may have been lost with the tick that made it.
         """
-        listing = self.landing.listing(
-            dataset, lambda name: name == WHOLE_FILE or is_partition(name)
-        )
-        known = self._known(dataset)
-        published = published_files(self.state, dataset)
-        contents, changed = [], []
-        for name, entries in sorted(listing.files.items()):
-            if len(entries) > 1:
-                continue
-            entry, partition = entries[0], WHOLE if name == WHOLE_FILE else name
-            status = entry.stat()
-            row = known.get(entry.name)
-            digest = row.sha256 if row is not None and _is_same(row, status) else None
-            if digest is None:
-                digest = file_sha256(Path(entry.path))
-                changed.append((entry.name, partition, status, digest))
-            requested = row is not None and row.requested_sha256 == digest
-            if requested and confirmed_tick is not None:
-                requested = (row.requested_tick or 0) <= confirmed_tick
-            contents.append(
-                LandedContent(
-                    entry.name, partition or None, digest, status.st_size, requested, published.get(partition) == digest
-                )
-            )
-        self._store(dataset, changed, known, gone=known.keys() - {each.name for each in contents})
-        ambiguous = {
-            name: sorted(e.name for e in entries) for name, entries in listing.files.items() if len(entries) > 1
-        }
-        return LandedState(contents, ambiguous, listing.strays)
+        cursor = f"landing/{dataset}"
+        last = read_cursor(self.state, cursor)
+        folder_ns, now = self._folder_ns(dataset), self.clock()
+        compared_recently = last is not None and 0 <= now - last["compared_at"] < FULL_COMPARISON_SECONDS
+        if last is not None and compared_recently and folder_ns == last["folder_ns"]:
+            due = self._due(dataset, confirmed_tick) if last["due"] else []
+        else:
+            listing = self.landing.listing(dataset, lambda name: name == WHOLE_FILE or is_partition(name))
+            self._compare(dataset, listing, only_new=compared_recently)
+            due = self._due(dataset, confirmed_tick)
+            last = {
+                "compared_at": last["compared_at"] if last is not None and compared_recently else now,
+                # A file that landed within the resolution of the folder's time would not be visible in it.
+                "folder_ns": folder_ns if now * 1e9 - folder_ns > SETTLED_NS else None,
+                "files": sum(len(entries) == 1 for entries in listing.files.values()),
+                "ambiguous": {
+                    name: sorted(entry.name for entry in entries)
+                    for name, entries in listing.files.items()
+                    if len(entries) > 1
+                },
+                "strays": listing.strays,
+                "due": True,
+            }
+            write_cursor(self.state, cursor, last)
+        if last["due"] and not due:
+            write_cursor(self.state, cursor, {**last, "due": False})
+        return LandedState(due, last["files"], last["ambiguous"], last["strays"])
 
     def mark_requested(self, dataset: str, contents: Sequence[LandedContent], tick: int) -> None:
         """Record that the sensor tick ``tick`` requested runs for ``contents``."""
@@ -107,22 +112,74 @@ class LandingIndex:
                     .where(landed_files.c.dataset == dataset, landed_files.c.name == each.name)
                     .values(requested_sha256=each.sha256, requested_tick=tick)
                 )
+            # A request counts only when its tick was stored, so the next refresh looks again.
+            last = read_cursor(self.state, f"landing/{dataset}")
+            if last is not None and contents:
+                write_cursor(self.state, f"landing/{dataset}", {**last, "due": True})
 
-    def _known(self, dataset: str) -> dict[str, sa.Row[tuple[object, ...]]]:
+    def _folder_ns(self, dataset: str) -> int:
+        try:
+            return (self.landing.root / dataset).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _due(self, dataset: str, confirmed_tick: int | None) -> list[LandedContent]:
+        file, result = landed_files.c, contract_results.c
+        same_partition = sa.and_(result.dataset == file.dataset, result.partition == file.partition)
+        requested = sa.and_(file.requested_sha256.is_not(None), file.requested_sha256 == file.sha256)
+        if confirmed_tick is not None:
+            requested = sa.and_(requested, file.requested_tick <= confirmed_tick)
+        published = sa.and_(result.passed_landed_sha256.is_not(None), result.passed_landed_sha256 == file.sha256)
+        query = (
+            sa.select(file.name, file.partition, file.sha256, file.size_bytes)
+            .select_from(landed_files.outerjoin(contract_results, same_partition))
+            .where(file.dataset == dataset, sa.not_(requested), sa.or_(result.dataset.is_(None), sa.not_(published)))
+            .order_by(file.partition)
+        )
         with self.state.read() as connection:
-            rows = connection.execute(sa.select(landed_files).where(landed_files.c.dataset == dataset)).all()
-        return {row.name: row for row in rows}
+            return [
+                LandedContent(row.name, row.partition or None, row.sha256, row.size_bytes)
+                for row in connection.execute(query)
+            ]
+
+    def _compare(self, dataset: str, listing: LandingListing, *, only_new: bool) -> None:
+        """Hash the new and replaced files of ``listing``, and forget those that are gone.
+
+        Without ``only_new``, files that were overwritten in place are found too, which needs one call per file.
+        """
+        entries = {
+            each[0].name: (each[0], WHOLE if name == WHOLE_FILE else name)
+            for name, each in listing.files.items()
+            if len(each) == 1
+        }
+        known = self._known(dataset)
+        changed = []
+        for name, (entry, partition) in entries.items():
+            row = known.get(name)
+            if row is not None and only_new and row.modified_ns and row.inode == entry.inode():
+                continue
+            status = entry.stat()
+            if row is None or row[:3] != (status.st_size, status.st_mtime_ns, status.st_ino):
+                changed.append((name, partition, status, file_sha256(Path(entry.path))))
+        self._store(dataset, changed, known, gone=known.keys() - entries.keys())
+
+    def _known(self, dataset: str) -> dict[str, _IndexedFile]:
+        file = landed_files.c
+        query = sa.select(file.name, file.size_bytes, file.modified_ns, file.inode, file.sha256)
+        with self.state.read() as connection:
+            rows = connection.execute(query.where(file.dataset == dataset))
+            return {name: _IndexedFile(*values) for name, *values in rows}
 
     def _store(
         self,
         dataset: str,
         changed: Sequence[tuple[str, str, os.stat_result, str]],
-        known: dict[str, sa.Row[tuple[object, ...]]],
+        known: dict[str, _IndexedFile],
         gone: set[str],
     ) -> None:
         if not changed and not gone:
             return
-        now_ns = time.time_ns()
+        now_ns = int(self.clock() * 1e9)
         with self.state.write() as connection:
             for name in gone:
                 connection.execute(
@@ -130,11 +187,12 @@ class LandingIndex:
                 )
             for name, partition, status, digest in changed:
                 settled = now_ns - status.st_mtime_ns > SETTLED_NS
-                values = {
+                values: dict[str, Any] = {
                     "partition": partition,
                     "size_bytes": status.st_size,
-                    # 0: hash again at the next refresh.
+                    # 0: hash again at the next comparison.
                     "modified_ns": status.st_mtime_ns if settled else 0,
+                    "inode": status.st_ino,
                     "sha256": digest,
                     "landed_at": now_text(),
                 }
@@ -147,7 +205,3 @@ class LandingIndex:
                     connection.execute(statement.values(**values))
                 else:
                     connection.execute(sa.insert(landed_files).values(dataset=dataset, name=name, **values))
-
-
-def _is_same(row: sa.Row[tuple[object, ...]], status: os.stat_result) -> bool:
-    return bool(row.size_bytes == status.st_size and row.modified_ns == status.st_mtime_ns)

@@ -11,6 +11,9 @@ from ml_platform.features.encoder import Encoder
 from ml_platform.features.online_store import LookupColumns
 from ml_platform.features.view import FeatureView
 
+MAX_PLANS = 16
+"""Encoders whose plans a layout keeps; a service has one per model version that it serves."""
+
 
 @dataclass(frozen=True)
 class LookupPlan:
@@ -62,11 +65,13 @@ class FeatureLayout:
         return [positions[name] for name in self.feature_names]
 
     def lookup_plan(self, encoder: Encoder) -> LookupPlan:
-        """Return the source of each feature of ``encoder``, computed once for each encoder."""
+        """Return the source of each feature of ``encoder``, computed once for each of the last :data:`MAX_PLANS`."""
         cached = self._plans.get(id(encoder))
         if cached is None or cached[0] is not encoder:
             cached = encoder, self._make_plan(encoder)
-            self._plans[id(encoder)] = cached
+            # Other threads read the dictionary meanwhile, so it is replaced and never changed.
+            kept = [each for each in self._plans.values() if each[0] is not encoder]
+            self._plans = {id(each[0]): each for each in [*kept[-(MAX_PLANS - 1) :], cached]}
         return cached[1]
 
     def _make_plan(self, encoder: Encoder) -> LookupPlan:

@@ -40,6 +40,9 @@ class LeakageScreenSettings(Settings):
     rows: int = Field(
         default=15_000, ge=1_000, description="Most rows to measure on; more rows are sampled evenly in time"
     )
+    reference_partitions: int = Field(
+        default=12, ge=2, description="Most partitions of the training set to measure on: the latest ones"
+    )
     rounds: int = Field(default=40, ge=1, description="Number of trees of the small model")
     seed: int = Field(default=0, description="Seed of the random split and of the small model")
 

@@ -14,6 +14,7 @@ from ml_platform.data.lake import Lake, LakeError, TableVersion
 from ml_platform.data.partitions import MonthlyPartitions, month_bounds, months_between, shift_month
 from ml_platform.features import change_log
 from ml_platform.features.change_log import BuildReport, Window
+from ml_platform.features.last_facts import update_last_facts
 from ml_platform.features.online_store import OnlineStore, Publication, latest_facts
 from ml_platform.features.view import KNOWN_AT, FeatureView
 
@@ -53,28 +54,30 @@ def materialize(
 def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: MonthlyPartitions | None) -> Publication:
     """Publish the last facts of the view's log that are known before the end of its latest month.
 
-    A month without facts counts as a month: nothing changed in it. Raises :class:`~ml_platform.data.lake.LakeError`
-    when no month was built.
+    A month without facts counts as a month: nothing changed in it. The cost of publishing months at the end of the log
+    does not grow with the log: see :func:`.last_facts.update_last_facts`. Raises
+    :class:`~ml_platform.data.lake.LakeError` when no month was built.
     """
     if partitioning is None:
         log = change_log.read(view, lake)
         latest: datetime | None = log.select(pl.col(KNOWN_AT).max()).collect().item()
         return store.publish(latest_facts(view, log, (latest or BEGINNING) + timedelta(microseconds=1)))
-    stored_partitions = lake.partitions(view.table)
-    if not stored_partitions:
+    with lake.state.read():
+        version = lake.version(view.table)
+        digests = {month: digest for month, digest in lake.digests(view.table).items() if month is not None}
+    if version is None or not digests:
         raise LakeError(
             f"Feature view '{view.name}', code version {view.code_version or view.pinned().code_version}",
             expected="at least one month of facts to publish",
             found="none",
             fix=f"Materialize features/{view.name} for a month of its sources.",
         )
-    watermark = month_bounds(stored_partitions[-1], partitioning.time_zone)[1]
-    if view.tolerance_minutes is not None:
-        oldest = watermark - timedelta(minutes=view.tolerance_minutes)
-        stored_partitions = [
-            month for month in stored_partitions if month_bounds(month, partitioning.time_zone)[1] > oldest
-        ]
-    return store.publish(latest_facts(view, change_log.read(view, lake, partitions=stored_partitions), watermark))
+    watermark = month_bounds(max(digests), partitioning.time_zone)[1]
+    if view.tolerance_minutes is None:
+        return store.publish(update_last_facts(view, lake, version, digests, watermark))
+    oldest = watermark - timedelta(minutes=view.tolerance_minutes)
+    usable = [month for month in sorted(digests) if month_bounds(month, partitioning.time_zone)[1] > oldest]
+    return store.publish(latest_facts(view, change_log.read(view, lake, version, usable), watermark))
 
 
 def source_partitions(view: FeatureView, partition: str, partitioning: MonthlyPartitions) -> list[str]:

@@ -52,6 +52,11 @@ class DriftSettings(Settings):
         ge=0,
         description="A change must exceed this multiple of the largest past distance; 0: only the minima apply.",
     )
+    reference_partitions: int = Field(
+        default=12,
+        ge=1,
+        description="Number of partitions before the current one that the current rows are compared with.",
+    )
     usual_windows: int = Field(
         default=12,
         ge=2,

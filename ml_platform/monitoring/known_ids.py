@@ -25,7 +25,7 @@ def hashed_ids() -> pl.Expr:
 
 
 class KnownIds:
-    """Hashes of ids by day; ``read`` returns those that are stored for a day when it is first asked for."""
+    """Hashes of ids by day; ``read`` returns those that are stored for a day, on the first query for it."""
 
     def __init__(self, read: Callable[[str], pl.Series], max_ids: int = MAX_IDS) -> None:
         self._read = read

@@ -6,7 +6,7 @@ of the label's partition, widened by :data:`MARGIN`. So the result does not depe
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -50,10 +50,14 @@ _NO_INTERVAL: _Interval = (datetime.min.replace(tzinfo=UTC), datetime.min.replac
 
 @dataclass(frozen=True)
 class LabelSource:
-    """The table with the columns ``label``, ``label_known_at`` and ``predict_at``, and the fields ``identity``."""
+    """The table with the columns ``label``, ``label_known_at`` and ``predict_at``, and the fields ``identity``.
+
+    Values of the ``pii_columns`` among these fields are shown in no message.
+    """
 
     table: str
     identity: Sequence[str]
+    pii_columns: Collection[str] = ()
 
 
 def record_outcomes(lake: Lake, model: str, labels: LabelSource, *, known_by: datetime, now: datetime) -> int:
@@ -74,7 +78,7 @@ def record_outcomes(lake: Lake, model: str, labels: LabelSource, *, known_by: da
 
 @dataclass(frozen=True)
 class _JoinedPartition:
-    """What the outcomes contain of one partition of the labels, as stored in the table ``joined_labels``."""
+    """The part of one partition of the labels that the outcomes contain, as stored in the table ``joined_labels``."""
 
     digest: str
     labels_digest: str
@@ -119,6 +123,7 @@ class _Join:
         schema = lake.scan(labels.table).collect_schema()
         self.types = {name: schema[name] for name in labels.identity}
         self.keys = [identity_column(name) for name in labels.identity]
+        self.pii_columns = [identity_column(name) for name in labels.pii_columns]
         self.joined = self._stored_partitions()
         self._frames: OrderedDict[str, pl.DataFrame] = OrderedDict()
 
@@ -280,7 +285,9 @@ class _Join:
             if interval is None or not (inside := times.is_between(*interval)).any():
                 continue
             labels = self._labels(partition).drop("predict_at")
-            matched = match_labels(predictions.filter(inside), labels, keys=self.keys, known_by=self.known_by)
+            matched = match_labels(
+                predictions.filter(inside), labels, keys=self.keys, known_by=self.known_by, pii_columns=self.pii_columns
+            )
             found.append(matched.select(PREDICTION_ID, OUTCOME, OUTCOME_KNOWN_AT).drop_nulls(OUTCOME))
         matches = pl.concat(found)
         repeated = matches.filter(matches[PREDICTION_ID].is_duplicated())

@@ -7,12 +7,13 @@ counts. A prediction without a fact has no known outcome yet.
 The facts of a prediction are in the partition of the day on which it was logged, as the prediction itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import polars as pl
 
 from ml_platform.data.lake import PARTITION, Lake
+from ml_platform.data.pii import shown_rows
 from ml_platform.errors import PlatformError, listed
 from ml_platform.monitoring.known_ids import PREDICTION_ID
 
@@ -90,7 +91,12 @@ def with_outcomes(
 
 
 def match_labels(
-    predictions: pl.DataFrame, labels: pl.DataFrame, *, keys: Sequence[str], known_by: datetime
+    predictions: pl.DataFrame,
+    labels: pl.DataFrame,
+    *,
+    keys: Sequence[str],
+    known_by: datetime,
+    pii_columns: Collection[str] = (),
 ) -> pl.DataFrame:
     """Return ``predictions`` with ``outcome`` and ``outcome_known_at``, null if no label is known by ``known_by``.
 
@@ -98,16 +104,18 @@ def match_labels(
     ``label_known_at``. ``predictions`` has ``keys`` too, for example unpacked from the request.
 
     Raises :class:`OutcomeError` when a key column is missing, its type differs between the two tables, or a key occurs
-    twice in the labels.
+    twice in the labels. The message masks the values of ``pii_columns``.
     """
-    require_unambiguous_keys(predictions, labels, keys)
+    require_unambiguous_keys(predictions, labels, keys, pii_columns)
     known = labels.filter(pl.col("label").is_not_null(), pl.col("label_known_at") <= known_by).select(
         *keys, pl.col("label").cast(pl.Float64).alias(OUTCOME), pl.col("label_known_at").alias(OUTCOME_KNOWN_AT)
     )
     return predictions.join(known, on=list(keys), how="left", nulls_equal=True, maintain_order="left")
 
 
-def require_unambiguous_keys(predictions: pl.DataFrame, labels: pl.DataFrame, keys: Sequence[str]) -> None:
+def require_unambiguous_keys(
+    predictions: pl.DataFrame, labels: pl.DataFrame, keys: Sequence[str], pii_columns: Collection[str] = ()
+) -> None:
     """Raise :class:`OutcomeError` unless both tables have ``keys`` in the same types, once each in the labels."""
     for name, side in (("predictions", predictions), ("labels", labels)):
         missing = [key for key in keys if key not in side.columns]
@@ -128,7 +136,7 @@ def require_unambiguous_keys(predictions: pl.DataFrame, labels: pl.DataFrame, ke
             )
     repeated = labels.group_by(list(keys)).len().filter(pl.col("len") > 1)
     if repeated.height:
-        first = repeated.sort(list(keys), nulls_last=True).row(0, named=True)
+        (first,) = shown_rows(repeated.sort(list(keys), nulls_last=True).head(1), pii_columns)
         raise OutcomeError(
             "Outcomes, labels",
             expected=f"one row per {listed(keys)}",

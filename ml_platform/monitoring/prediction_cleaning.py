@@ -60,9 +60,14 @@ def old_corrupt_lines(lake: Lake, model: str, limit: datetime | None) -> Iterato
 
 
 def personal_values(
-    lake: Lake, model: str, columns: Collection[str], identity: Collection[str], limit: datetime | None
+    lake: Lake,
+    model: str,
+    columns: Collection[str],
+    identity: Collection[str],
+    limit: datetime | None,
+    since: datetime | None = None,
 ) -> Iterator[Leftover]:
-    """Yield the days before ``limit`` whose predictions still have values of ``columns``.
+    """Yield the days from ``since`` until before ``limit`` whose predictions still have values of ``columns``.
 
     These request fields and features become null. If one of them belongs to the ``identity`` of an example, the whole
     request does, because a half identity could match another label; known outcomes stay.
@@ -75,14 +80,11 @@ def personal_values(
     done = read_cursor(lake.state, _cursor(model)) or {}
     if {name: done.get(name) for name in wanted} != wanted:
         done = {"before": "", "segment": 0}
-    segments = [each for each in lake.catalog.segments(table, with_files=False) if each.partition < last_day]
+    first_day = "" if since is None else _day(since)
+    current = lake.catalog.segments(table, with_files=False)
+    segments = [each for each in current if first_day <= each.partition < last_day]
     # Rows that were ingested late lie in a later segment of an earlier day.
     due = sorted({each.partition for each in segments if each.partition >= done["before"] or each.id > done["segment"]})
-    if due:
-        oldest = datetime.fromisoformat(due[0]).replace(tzinfo=UTC)
-        yield Leftover(
-            PERSONAL_VALUES, [f"{table} {day}" for day in due], 0, oldest, lambda: rewrite(due, last_day, wanted)
-        )
 
     def rewrite(days: Sequence[str], until: str, settings: dict[str, list[str]]) -> None:
         seen: set[int] = set()
@@ -95,10 +97,14 @@ def personal_values(
         segment = min(newer) - 1 if newer else max(seen, default=0)
         write_cursor(lake.state, _cursor(model), {**settings, "before": until, "segment": segment})
 
+    if due:
+        oldest = datetime.fromisoformat(due[0]).replace(tzinfo=UTC)
+        yield Leftover(
+            PERSONAL_VALUES, [f"{table} {day}" for day in due], 0, oldest, lambda: rewrite(due, last_day, wanted)
+        )
 
-def ingested_logs(
-    lake: Lake, model: str, folder: Path, limit: datetime | None, now: datetime
-) -> Iterator[Leftover]:
+
+def ingested_logs(lake: Lake, model: str, folder: Path, limit: datetime | None, now: datetime) -> Iterator[Leftover]:
     """Yield the log files of ``model`` in ``folder`` that were read to their end and are closed since ``limit``.
 
     A file is closed when no service writes to it; the end of a line that a killed service did not finish never comes.

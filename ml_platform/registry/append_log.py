@@ -4,7 +4,11 @@ The audit log and the outbox use it.
 """
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
+
+TAIL_BYTES = 16_384
 
 
 def append_line(path: Path, line: bytes) -> None:
@@ -30,8 +34,29 @@ def complete_lines(path: Path) -> list[bytes]:
     return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
-def truncate_partial_line(path: Path) -> None:
-    """Remove an incomplete last line, which a crash left; the caller must hold the lock of the file."""
-    complete_bytes = sum(len(line) for line in complete_lines(path))
-    if path.exists() and complete_bytes < path.stat().st_size:
-        os.truncate(path, complete_bytes)
+def extend_lines(path: Path, lines_after: Callable[[bytes | None], Iterable[bytes]]) -> None:
+    """Append the lines that follow the last one of ``path``; ``lines_after`` gets that line, or None.
+
+    An incomplete last line is removed first. The caller must hold the lock of the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        last = _last_line(file)
+        for line in lines_after(last):
+            file.write(line)
+
+
+def _last_line(file: BinaryIO) -> bytes | None:
+    """Return the last complete line, found from the end, and cut off what follows it."""
+    end = file.seek(0, os.SEEK_END)
+    tail, start = b"", end
+    while start > 0 and tail.count(b"\n") < 2:
+        start = max(0, start - TAIL_BYTES)
+        file.seek(start)
+        tail = file.read(end - start)
+    complete = tail.rfind(b"\n") + 1
+    if complete < len(tail):
+        file.truncate(start + complete)
+    file.seek(0, os.SEEK_END)
+    lines = tail[:complete].splitlines(keepends=True)
+    return lines[-1] if lines else None

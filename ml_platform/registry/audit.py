@@ -5,6 +5,7 @@ a head row names the last one. An append compares the last record with the head;
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,17 @@ from sqlalchemy.engine import Connection, Row
 
 from ml_platform.data.canonical import canonical_json, value_digest
 from ml_platform.errors import PlatformError
+from ml_platform.registry.append_log import extend_lines
 from ml_platform.state.schema import audit_head, audit_records
 from ml_platform.state.store import StateStore
 
+LOG = logging.getLogger(__name__)
+
 GENESIS = "0" * 64
 """Digest before the first record."""
+
+COPY_FILE = "records/audit.jsonl"
+"""Path of the copy of the log, relative to the folder of the SQLite store."""
 
 HEAD_ROW = 1
 PAGE_ROWS = 32
@@ -90,6 +97,7 @@ class AuditLog:
             stored = json.loads(canonical_json({**content, "digest": value_digest(content)}))
             self._insert(connection, stored)
             self._move_head(connection, stored)
+            self.state.after_commit(self._extend_copy)
         return _parse_record(stored)
 
     def records(self, kind: str | None = None, model: str | None = None) -> list[AuditRecord]:
@@ -187,10 +195,18 @@ class AuditLog:
                 "no record" if digest is None else digest[:12],
             )
 
-    def export(self) -> Iterator[bytes]:
-        """Yield each record as one line of JSON, as the digests are computed; :meth:`import_jsonl` reads them."""
-        for record in self.records():
-            yield canonical_json(_json_values(record)) + b"\n"
+    @property
+    def copy(self) -> Path | None:
+        """The copy of the log beside a SQLite store: one record per line, for a repair of a lost store."""
+        return None if self.state.path is None else self.state.path.parent / COPY_FILE
+
+    def export(self, after: int = 0) -> Iterator[bytes]:
+        """Yield each record after the number ``after`` as one line of JSON; :meth:`import_jsonl` reads them."""
+        query = _selected(None, None).where(audit_records.c.sequence > after).order_by(audit_records.c.sequence)
+        with self.state.read() as connection:
+            rows = connection.execute(query).all()
+        for row in rows:
+            yield canonical_json(_json_values(self._verified(row))) + b"\n"
 
     def import_jsonl(self, path: Path) -> int:
         """Add the records of the exported log at ``path`` to this empty log, unchanged, and return their number.
@@ -211,6 +227,17 @@ class AuditLog:
             if stored:
                 self._move_head(connection, stored[-1])
         return len(stored)
+
+    def _extend_copy(self) -> None:
+        """Add the records that the copy lacks; a copy that cannot be written is logged and does not undo a decision."""
+        path = self.copy
+        if path is None:
+            return
+        try:
+            with self.state.lock("audit-copy"):
+                extend_lines(path, lambda last: self.export(0 if last is None else json.loads(last)["sequence"]))
+        except (OSError, ValueError, AuditError) as error:
+            LOG.warning("The copy %s of the audit log was not extended: %s", path, error)
 
     def _head(self, connection: Connection, *, for_update: bool = False) -> AuditHead:
         query = sa.select(audit_head.c.sequence, audit_head.c.digest).where(audit_head.c.id == HEAD_ROW)

@@ -55,6 +55,9 @@ class Manifest(_ManifestPart):
     trainer: str = Field(description="Name of the trainer.")
     tables: dict[str, int] = Field(description="Version of each lake table that was read, by table.")
     training_set: str = Field(description="Content hash of the training set.")
+    first_month: str | None = Field(
+        default=None, description="First partition of the training set that was read; None: all, as before 0.3.0."
+    )
     training_rows: int = Field(description="Number of rows of the training set.")
     code: CodeInfo = Field(description="Code of the run.")
     lock: str | None = Field(description="SHA-256 of requirements.lock; None without the file.")

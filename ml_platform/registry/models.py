@@ -190,13 +190,18 @@ class ModelRegistry:
         )
         return sorted(str(one.name) for one in found)
 
+    def aliases(self, name: str) -> dict[str, int]:
+        """Return the version of each alias of ``name``; a search for versions does not return aliases."""
+        found = self.tracking.client.get_registered_model(name).aliases
+        return {alias: int(version) for alias, version in found.items()}
+
     def delete(self, version: ModelVersion) -> None:
         """Delete ``version``, so that no search finds it; its number is never used again. Its files stay."""
         self.tracking.client.delete_model_version(version.name, str(version.version))
 
     def delete_artifacts(self, run_id: str) -> None:
         """Delete the artifacts of a run: files of a model, plots. Parameters and metrics stay; a repeat is harmless."""
-        self._artifacts(run_id).delete_artifacts()
+        self._artifacts(run_id).delete_artifacts()  # type: ignore[no-untyped-call]
 
     def artifact_bytes(self, run_id: str) -> int:
         """Return the size of the artifacts of a run in bytes."""

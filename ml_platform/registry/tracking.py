@@ -4,6 +4,7 @@ MLflow's fluent API has one active run per process, in which two concurrent part
 """
 
 import contextlib
+import sqlite3
 import threading
 import time
 import urllib.parse
@@ -30,7 +31,6 @@ WRITER_TAG = "ml_platform.writer"
 PARENT_TAG = "mlflow.parentRunId"
 
 SQLITE_PREFIX = "sqlite:///"
-SQLITE_MAGIC = b"SQLite format 3\x00"
 MAX_PARAMS_PER_BATCH = 100
 MAX_METRICS_PER_BATCH = 1000
 HEALTH_TIMEOUT_SECONDS = 3
@@ -305,18 +305,22 @@ class TrackedRun:
 
 
 def _require_database(file: Path) -> None:
-    """Raise :class:`TrackingError` for a file that is no SQLite database; MLflow would try it again for minutes."""
-    if not file.exists() or file.stat().st_size == 0:
+    """Raise :class:`TrackingError` when ``file`` is no readable SQLite file; MLflow would try again for minutes."""
+    if not file.exists():
         return
-    with file.open("rb") as opened:
-        start = opened.read(len(SQLITE_MAGIC))
-    if start != SQLITE_MAGIC:
+    address = f"file:{urllib.parse.quote(str(file.absolute()))}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        return  # in use: MLflow waits
+    except sqlite3.DatabaseError as error:
         raise TrackingError(
             f"MLflow's database {file}",
-            expected="an SQLite database",
-            found=f"a file that begins with {start[:8]!r}",
+            expected="a readable database",
+            found=str(error),
             fix="Restore the home from its backup: ml-platform restore.",
-        )
+        ) from error
 
 
 def creation_operation(

@@ -1,7 +1,7 @@
 """Decides which versions of a model cleaning must keep, and why: by aliases, decisions of people, and releases."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +10,6 @@ from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import RETIRE, ChampionRecord, champion_history
 from ml_platform.registry.dvc_release import RELEASE_FILE
-from ml_platform.registry.models import ModelVersion
 
 RELEASES = "releases"
 
@@ -18,8 +17,8 @@ RELEASES = "releases"
 def protected_versions(
     audit: AuditLog,
     model: str,
-    registered: Sequence[ModelVersion],
     *,
+    aliases: Mapping[str, int],
     repository: Path,
     champions_since: datetime | None,
 ) -> dict[int, str]:
@@ -33,7 +32,7 @@ def protected_versions(
     reasons = dict.fromkeys(_released(repository, model), "released")
     reasons |= dict.fromkeys(_approved(audit, model), "approved")
     reasons |= dict.fromkeys(_recent_champions(history, champions_since), "former champion")
-    reasons |= {one.version: ", ".join(one.aliases) for one in registered if one.aliases}
+    reasons |= {version: alias for alias, version in aliases.items()}
     if history and history[-1].action != RETIRE:
         if history[-1].previous_version is not None:
             reasons[history[-1].previous_version] = "previous champion"

@@ -71,7 +71,7 @@ lake_pins = Table(
     Column("holder", Text, primary_key=True, comment="Reason why the version is kept, for example model/<digest>."),
 )
 
-# What has landed, and how far it was read.
+# Landed files, and how far they were read.
 
 landed_files = Table(
     "landed_files",
@@ -80,7 +80,8 @@ landed_files = Table(
     Column("name", Text, primary_key=True, comment="Name of the file in the landing folder of the dataset."),
     Column("partition", Text, nullable=False, comment="Empty for a dataset without partitions."),
     Column("size_bytes", BigInteger, nullable=False),
-    Column("modified_ns", BigInteger, nullable=False, comment="Modification time, nanoseconds since 1970."),
+    Column("modified_ns", BigInteger, nullable=False, comment="Modification time, nanoseconds since 1970; 0: unknown."),
+    Column("inode", BigInteger, nullable=False, comment="Number of the file, another one when it was replaced."),
     Column("sha256", Text, nullable=False),
     Column("landed_at", Text, nullable=False, comment="When the platform first saw this content; ISO 8601, UTC."),
     Column("requested_sha256", Text, comment="Content for which a run was last requested."),
@@ -147,7 +148,7 @@ performance_periods = Table(
     Column("result", Text, nullable=False, comment="JSON."),
 )
 
-# What serves.
+# Serving.
 
 desired_states = Table(
     "desired_states",
@@ -166,7 +167,7 @@ verified_bentos = Table(
     Column("record", Text, nullable=False, comment="JSON."),
 )
 
-# What was decided.
+# Decisions.
 
 audit_records = Table(
     "audit_records",

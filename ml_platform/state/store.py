@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
 
 from ml_platform.errors import PlatformError
-from ml_platform.state.migrate import migrate, require_current_schema, schema_revision
+from ml_platform.state.migrate import migrate, schema_revision
 from ml_platform.state.process_identity import current_process, has_exited
 from ml_platform.state.sqlite_file import BUSY_SECONDS, StateLockedError, StateStoreError, connect_sqlite
 
@@ -49,8 +49,6 @@ class StateStore:
         self.url = url
         self._locks = locks or (path.parent / LOCK_FOLDER if path is not None else None)
         self._engine: Engine | None = None
-        self._current_engine: Engine | None = None
-        """The engine of which the schema was found to be current."""
         self._inode: tuple[int, int] | None = None
         self._opening = threading.Lock()
         self._local = threading.local()
@@ -79,16 +77,6 @@ class StateStore:
         """
         return migrate(self)
 
-    def require_current_schema(self) -> None:
-        """Raise :class:`~ml_platform.state.migrate.StateVersionError` unless the schema is that of this code.
-
-        The database is read once per process, and again after it was replaced.
-        """
-        engine = self.engine
-        if self._current_engine is not engine:
-            require_current_schema(self)
-            self._current_engine = engine
-
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a read transaction: all its queries see one snapshot. Within :meth:`write` it joins that transaction."""
@@ -103,7 +91,7 @@ class StateStore:
     def write(self) -> Iterator[Connection]:
         """Open a write transaction, committed at the end of the body and rolled back when the body raises.
 
-        A nested call joins the outer transaction, so functions that record several things compose to one transaction.
+        A nested call joins the outer transaction, so functions that each record a fact compose to one transaction.
         """
         open_connection = self._open_connection()
         if open_connection is not None:
@@ -111,8 +99,16 @@ class StateStore:
                 raise RuntimeError("a write transaction cannot begin inside a read transaction")
             yield open_connection
             return
+        self._local.after_commit = []
         with self._transaction(write=True) as connection:
             yield connection
+        for callback in self._local.after_commit:
+            callback()
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` after the current write transaction was committed; a rolled back one calls nothing."""
+        if callback not in self._local.after_commit:
+            self._local.after_commit.append(callback)
 
     @contextlib.contextmanager
     def lock(self, name: str, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
@@ -120,16 +116,16 @@ class StateStore:
 
         Raises :class:`StateLockedError`, which names the holder, when another process has it for ``seconds``.
         """
-        held: set[str] = self._local.__dict__.setdefault("locks", set())
-        if name in held:
+        taken: set[str] = self._local.__dict__.setdefault("locks", set())
+        if name in taken:
             yield
             return
         with self._file_lock(name, seconds) if self._locks is not None else self._advisory_lock(name, seconds):
-            held.add(name)
+            taken.add(name)
             try:
                 yield
             finally:
-                held.discard(name)
+                taken.discard(name)
 
     def close(self) -> None:
         """Close the connections of this process; the next transaction opens new ones."""

@@ -124,16 +124,23 @@ def assemble_partition(
         ) from None
 
 
-def read_training_set(model: BoundModel, month: str, lake: Lake, pinned: tuple[str, int] | None = None) -> pl.DataFrame:
-    """Return the rows of ``month`` and of all earlier months, by prediction time, then by example_id.
+def read_training_set(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:
+    """Return the rows of ``month`` and of the earlier months that its split needs, by prediction time and example_id.
 
-    ``pinned`` is a table and a version to read in place of the current ones. Raises
+    These are all earlier months unless the split declares ``train_months``. Raises
     :class:`~ml_platform.data.lake.LakeError` when a month is missing, because a model fitted on fewer months than
     declared would not be recognised.
     """
-    table, version = pinned or (model.table, None)
-    months = months_between(model.declared.partitions.start, month)
-    return lake.scan(table, version, months).drop(PARTITION).sort("predict_at", "example_id").collect()
+    return _read_months(model, lake, (model.table, None), model.declared.split.first_month(month), month)
+
+
+def read_recorded_training_set(model: BoundModel, manifest: Manifest, lake: Lake, *, rebuilt: bool) -> pl.DataFrame:
+    """Return the rows of the months from which the version of ``manifest`` was made. Raises as the function above.
+
+    They are read from the table version that the manifest pins, or from the current one in a lake that was ``rebuilt``.
+    """
+    table = (model.table, None) if rebuilt else model.pinned_training_set(manifest.tables)
+    return _read_months(model, lake, table, manifest.first_month, manifest.partition)
 
 
 def data_clock(model: BoundModel, lake: Lake) -> datetime:
@@ -229,6 +236,14 @@ def read_prices(repository: Path) -> PriceList:
     return PriceList.model_validate(parameters.get("prices", {}))
 
 
+def _read_months(
+    model: BoundModel, lake: Lake, table: tuple[str, int | None], first: str | None, last: str
+) -> pl.DataFrame:
+    start = model.declared.partitions.start
+    months = months_between(start if first is None else max(start, first), last)
+    return lake.scan(*table, months).drop(PARTITION).sort("predict_at", "example_id").collect()
+
+
 def _no_examples(error: NoExamplesError, month: str, empty_tables: Sequence[str]) -> NoExamplesError:
     if empty_tables:
         found = f"none: {listed(empty_tables)} has no rows in {month}"
@@ -283,6 +298,7 @@ def _planned_manifest(
         trainer=trainer,
         tables=tables,
         training_set=content_hash(frame),
+        first_month=model.declared.split.first_month(month),
         training_rows=frame.height,
         code=collect_code(repository, code_of_candidate(model, declared.trainer)),
         lock=collect_lock(repository),

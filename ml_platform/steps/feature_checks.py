@@ -38,7 +38,7 @@ class NotEvaluated:
 
 
 def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | NotEvaluated:
-    """Return the leakage screen of all months in the training set.
+    """Return the leakage screen of the latest months in the training set, as many as the monitor declares.
 
     Not evaluated for a regression, below :data:`MIN_MONTHS` months, and for a label without exactly two values. Rows
     without a label are left out.
@@ -48,13 +48,15 @@ def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | 
         return NotEvaluated("The leakage screen ranks labels with two values; this model predicts a number.")
     if len(months) < MIN_MONTHS:
         return NotEvaluated(f"Months in the training set: {len(months)}; a split by time needs {MIN_MONTHS}.")
+    limits = model.declared.monitors.leakage_screen
+    months = months[-limits.reference_partitions :]
     features = model.feature_set.feature_names
-    rows = lake.scan(model.table).select(*features, LABEL, PREDICT_AT).drop_nulls(LABEL).collect()
+    rows = lake.scan(model.table, partitions=months).select(*features, LABEL, PREDICT_AT).drop_nulls(LABEL).collect()
     if rows[LABEL].n_unique() != LABEL_VALUES:
         return NotEvaluated(
             f"The label has {rows[LABEL].n_unique()} values in {len(months)} months; the leakage screen needs two."
         )
-    return screen_for_leakage(rows, features, LABEL, model.declared.monitors.leakage_screen)
+    return screen_for_leakage(rows, features, LABEL, limits)
 
 
 def check_late_fields(model: BoundModel, lake: Lake) -> list[LateField] | NotEvaluated:

@@ -17,6 +17,7 @@ from ml_platform.data.contract_record import published_files
 from ml_platform.data.landing import WHOLE as WHOLE_FILE
 from ml_platform.data.landing import Landing, file_sha256
 from ml_platform.data.leftovers import Leftover, before, old_files, old_folders
+from ml_platform.errors import PlatformError
 from ml_platform.registry.outbox import DEAD_LETTER_FOLDER
 from ml_platform.serving.desired_state import all_desired_states
 from ml_platform.serving.gateway import cluster_name
@@ -37,6 +38,10 @@ MAX_LOG_BYTES = 16 * 2**20
 
 DATA_DOCS, DRIFT, MODEL_CARDS = "data_docs", "drift", "model_card"
 """Folders of the reports: the first by dataset, the others by model, each with a folder for each partition."""
+
+
+class SearchFileError(PlatformError):
+    """Raised when a file of hyperparameter searches cannot be read."""
 
 
 def raw_files(stores: PlatformStores, policies: RetentionPolicies, now: datetime) -> Iterator[Leftover]:
@@ -174,8 +179,16 @@ def _searches(path: Path) -> list[tuple[str, datetime | None]]:
         "SELECT study_name, max(coalesce(datetime_complete, datetime_start)) FROM studies "
         "LEFT JOIN trials USING (study_id) GROUP BY study_name ORDER BY study_name"
     )
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-        rows = connection.execute(query).fetchall()
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(query).fetchall()
+    except sqlite3.DatabaseError as error:
+        raise SearchFileError(
+            f"Hyperparameter searches in {path}",
+            expected="a database of Optuna",
+            found=str(error),
+            fix="Delete the file: the next search of this trainer starts again.",
+        ) from error
     return [(name, datetime.fromisoformat(last).astimezone(UTC) if last else None) for name, last in rows]
 
 

@@ -12,7 +12,9 @@ from functools import partial
 from ml_platform.data import lake_cleaning
 from ml_platform.data.leftovers import Leftover, LeftoverSummary, before
 from ml_platform.errors import PlatformError
+from ml_platform.features.last_facts import LAST_FACTS
 from ml_platform.monitoring import prediction_cleaning
+from ml_platform.monitoring.prediction_log import QUARANTINE_SUFFIX
 from ml_platform.registry.outbox import is_connection_error
 from ml_platform.serving.access_log import access_logs
 from ml_platform.state.cursors import cursors_below, delete_cursors
@@ -32,7 +34,7 @@ ORPHAN_DAYS = 1
 READER_DAYS = 1
 """Time for which replaced files of predictions and outcomes stay, so that running readers finish."""
 
-FACT_TABLES = ("/predictions", f"/predictions{prediction_cleaning.QUARANTINE_SUFFIX}", "/outcomes")
+FACT_TABLES = ("/predictions", f"/predictions{QUARANTINE_SUFFIX}", "/outcomes")
 """Ends of the names of tables of facts."""
 
 Finder = Callable[[], Iterable[Leftover]]
@@ -40,7 +42,7 @@ Finder = Callable[[], Iterable[Leftover]]
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """What a cleaning removed, or would remove (``dry_run``), by kind.
+    """The items that a cleaning removed, or would remove (``dry_run``), by kind.
 
     ``model_versions`` are the removed versions, like "late 3". ``problems`` has one text for each kind that could not
     be cleaned; the others were.
@@ -80,8 +82,9 @@ def clean(
         kinds, problems = _visit([*_finders(stores, policies, versions, now), *more], lambda _: True)
         return CleaningReport(True, kinds, problems=problems)
     with stores.state.lock(CLEANING_LOCK, seconds=0):
-        problems = _repair_pins(stores, versions)
-        if problems is None:
+        repaired = _repair_pins(stores, versions)
+        problems = [] if repaired is None else repaired
+        if repaired is None:
             # Without all pins, a version of a table that a model needs could go.
             policies = replace(policies, keeps_tables=True)
             problems = ["Table versions were kept, because the model registry or its artifacts cannot be reached."]
@@ -104,9 +107,9 @@ def _finders(
     for find in (file_cleaning.old_checkpoints, file_cleaning.old_searches, file_cleaning.old_dead_letters):
         yield partial(find, stores, policies, now)
     yield versions.unused_bentos
+    yield versions.old_downloads
     yield versions.old_versions
     yield versions.unused_evidence
-    yield versions.old_downloads
     for model in _logged_models(stores, policies):
         yield partial(_facts_of, stores, policies, model, now)
     yield partial(prediction_cleaning.small_files, lake, now.astimezone(UTC).date())
@@ -119,9 +122,7 @@ def _finders(
     yield partial(lake_cleaning.orphan_files, lake, orphaned)
 
 
-def _facts_of(
-    stores: PlatformStores, policies: RetentionPolicies, model: str, now: datetime
-) -> Iterator[Leftover]:
+def _facts_of(stores: PlatformStores, policies: RetentionPolicies, model: str, now: datetime) -> Iterator[Leftover]:
     """Yield the leftovers of the predictions and outcomes of ``model``."""
     lake, policy = stores.lake, policies.of_model(model)
     retention = policy.retention
@@ -134,14 +135,15 @@ def _facts_of(
     )
     yield from prediction_cleaning.old_predictions(lake, model, kept)
     yield from prediction_cleaning.old_corrupt_lines(lake, model, earliest)
-    yield from prediction_cleaning.personal_values(lake, model, policy.pii_columns, policy.identity, personal)
+    yield from prediction_cleaning.personal_values(lake, model, policy.pii_columns, policy.identity, personal, kept)
     yield from prediction_cleaning.old_outcomes(lake, model, before(now, retention.outcomes_days))
 
 
 def _replaced_before(policies: RetentionPolicies, now: datetime, table: str) -> datetime | None:
     # No manifest pins facts, and their replaced files may contain values that were removed.
     is_fact = table.startswith("models/") and table.endswith(FACT_TABLES)
-    if is_fact:
+    # Each publication replaces the last facts of a view, and nothing reads earlier ones.
+    if is_fact or table.startswith(LAST_FACTS):
         return before(now, READER_DAYS)
     return None if policies.keeps_tables else before(now, policies.of_table(table).table_versions_days)
 
@@ -155,9 +157,7 @@ def _logged_models(stores: PlatformStores, policies: RetentionPolicies) -> list[
     return sorted({*policies.models, *predicted, *logged})
 
 
-def _visit(
-    finders: Iterable[Finder], accept: Callable[[Leftover], bool]
-) -> tuple[list[LeftoverSummary], list[str]]:
+def _visit(finders: Iterable[Finder], accept: Callable[[Leftover], bool]) -> tuple[list[LeftoverSummary], list[str]]:
     """Return the summaries of the leftovers that ``accept`` counts, by kind, and the errors of single finders."""
     kinds: dict[str, LeftoverSummary] = {}
     problems: list[str] = []

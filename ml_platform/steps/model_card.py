@@ -92,15 +92,15 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
 
 
 def refresh_model_card(write: Callable[[], ModelCardFiles]) -> str:
-    """Write the card again with ``write`` (see :func:`write_model_card`); return its path, or why it was not written.
+    """Write the card again with ``write`` (see :func:`write_model_card`); return that, or why it was not written.
 
     A promotion is valid without its card, so missing evidence is reported in the message and not raised.
     """
     try:
-        card_files = write()
+        written = write()
     except PromotionError as error:
         return f"Not written again: {error}"
-    return f"Written again: {card_files.html_path}"
+    return f"Written again for version {written.version.version}, verdict {written.verdict_digest[:12]}."
 
 
 def _calibration_text(manifest: Manifest, half_width: float | None) -> str:

@@ -26,7 +26,7 @@ from ml_platform.monitoring.performance_periods import PerformanceMeasure, measu
 from ml_platform.monitoring.prediction_days import labelled_count
 from ml_platform.monitoring.prediction_log import IngestionResult, ingest_log_files, predictions_table
 from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.champion_history import ChampionRecord, champion_history
+from ml_platform.registry.champion_history import RETIRE, ChampionRecord, champion_history
 from ml_platform.registry.verdict_record import verdict_metrics
 from ml_platform.steps.candidates import data_clock
 from ml_platform.steps.model import BoundModel
@@ -80,7 +80,7 @@ def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinRe
     """
     if not lake.exists(predictions_table(model.name)):
         return None
-    labels = LabelSource(model.table, model.identity)
+    labels = LabelSource(model.table, model.identity, model.pii_columns)
     table = outcomes_table(model.name)
     added = record_outcomes(lake, model.name, labels, known_by=data_clock(model, lake), now=now)
     compact_closed_days(lake, table, now.astimezone(UTC).date())
@@ -118,21 +118,25 @@ def expected_by_version(model: BoundModel, stores: PlatformStores) -> dict[str, 
 
 
 def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> DriftResult:
-    """Compare the rows of ``month`` with those of all earlier months, and write a page of the largest changes.
+    """Compare the rows of ``month`` with those of the months before it, and write a page of the largest changes.
+
+    The monitor declares the number of these months. The month of the champion's evaluation is read too.
 
     When a champion was promoted before the month, its scores are compared too: those for this month with those for the
     month of its evaluation, which it had not been fitted on. The registry is opened only in this case.
     """
-    lake = stores.lake
-    earlier = [partition for partition in lake.partitions(model.table) if partition < month]
+    lake, monitors = stores.lake, model.declared.monitors
+    champion = _champion_before(stores.audit, model, month)
+    before = [partition for partition in lake.partitions(model.table) if partition < month]
+    latest = before[-monitors.drift.reference_partitions :]
+    evaluated = [] if champion is None else [champion.partition]
+    earlier = [partition for partition in before if partition in [*evaluated, *latest]]
     # Select by partition: the first example of a month may have its prediction time in the month before.
     rows = lake.scan(model.table, partitions=[*earlier, month]).collect()
-    champion = _champion_before(stores.audit, model, month)
     if champion is not None:
         directory = model_directory(stores.registry.version(model.name, champion.version), stores)
         rows = _with_scores(read_model(directory), rows, model, champion.partition, month)
     reference, current = rows.filter(pl.col(PARTITION) < month), rows.filter(pl.col(PARTITION) == month)
-    monitors = model.declared.monitors
     scored = SCORE if SCORE in rows.columns else None
     report = measure_drift(
         reference,
@@ -164,9 +168,12 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
 
 
 def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> ChampionRecord | None:
-    """Return the latest champion whose partition is before ``month``; the time of its promotion does not count."""
+    """Return the latest champion whose partition is before ``month``; the time of its promotion does not count.
+
+    None when that champion was retired.
+    """
     records = [one for one in champion_history(audit, model.name) if one.partition < month]
-    return records[-1] if records else None
+    return records[-1] if records and records[-1].action != RETIRE else None
 
 
 def _with_scores(

@@ -112,8 +112,8 @@ def roll_out_champion(name: str, stores: PlatformStores, *, by: str, at: datetim
     """Make the champion's verified bento the stable one and return the desired state.
 
     A change is recorded in the audit log, in the same transaction. The desired state does not change when this bento is
-    stable already, and an unreadable one is replaced. Nothing is built: the rollout uses exactly the
-    bento that was verified, even if the code has changed since. For a candidate or shadow in the desired state see
+    stable already, and an unreadable one is replaced. Nothing is built: the rollout uses exactly the bento that was
+    verified, even if the code has changed since. For a candidate or shadow in the desired state see
     :func:`~ml_platform.serving.desired_state.with_stable`. Raises
     :class:`~ml_platform.serving.bento_sources.BentoError`, and leaves the desired state as it is, when the champion has
     no verified bento or the bento was changed.
@@ -196,13 +196,13 @@ def reference_rows(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:
 
 
 def _record_rollout(audit: AuditLog, name: str, desired: DesiredState, *, by: str, at: datetime) -> None:
-    """Record the versions that should serve, with their bentos, as decided by ``by``."""
-    served = {role: version for role in ROLES if (version := getattr(desired, role)) is not None}
+    """Record which versions should serve from now on, with their weights, as decided by ``by``."""
+    served: dict[str, ServedVersion | None] = {role: getattr(desired, role) for role in ROLES}
     facts = {
         "model": name,
         "generation": desired.generation,
+        "versions": {role: each.version for role, each in served.items() if each is not None},
         "weights": desired.weights,
-        **{role: version.model_dump() for role, version in served.items()},
     }
     audit.append(ROLLOUT_KIND, actor=by, at=at, facts=facts)
 

@@ -17,7 +17,7 @@ from ml_platform.registry.dvc_release import (
     push_release,
 )
 from ml_platform.registry.models import ModelVersion
-from ml_platform.steps.candidates import read_training_set
+from ml_platform.steps.candidates import read_recorded_training_set
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
@@ -62,7 +62,7 @@ def _add_to_release(
     model: BoundModel, version: ModelVersion, champion: ChampionRecord, stores: PlatformStores, push: bool
 ) -> None:
     manifest = stores.registry.manifest(version)
-    rows = read_training_set(model, manifest.partition, stores.lake, model.pinned_training_set(manifest.tables))
+    rows = read_recorded_training_set(model, manifest, stores.lake, rebuilt=False)
     with scratch_folder(model.name) as scratch:
         training_set = scratch / TRAINING_SET_FILE
         rows.write_parquet(training_set)

@@ -11,17 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from ml_platform.data.delta_log import DeltaLogError
 from ml_platform.data.lake_adoption import adopt_delta_tables
 from ml_platform.errors import PlatformError
-from ml_platform.registry.audit import AuditError
+from ml_platform.registry.audit import HEAD_ROW, AuditError
 from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.promotion import reconcile
 from ml_platform.serving.desired_state import all_desired_states
-from ml_platform.state.schema import metadata
+from ml_platform.state.schema import audit_head, audit_records, metadata
 from ml_platform.state.sqlite_file import StateStoreError
 from ml_platform.state.store import StateStore
 from ml_platform.steps.packaging import roll_out_champion
@@ -34,7 +35,7 @@ ROWS_PER_INSERT = 500
 
 @dataclass(frozen=True)
 class Repair:
-    """One thing that was repaired, or could not be; ``text`` says what was done or what remains to do."""
+    """One item that was repaired, or could not be; ``text`` says what was done or what remains to do."""
 
     subject: str
     repaired: bool
@@ -54,7 +55,7 @@ def repair_state_store(home: Home) -> list[Repair]:
     repairs = [Repair("State store", True, "created again")]
     if damaged is not None:
         repairs.append(Repair("State store", True, f"moved the damaged file to {damaged.name}"))
-        repairs += _copied_rows(damaged, state)
+        repairs += _copied_rows(home, damaged, state)
     return repairs
 
 
@@ -87,34 +88,70 @@ def _move_aside(home: Home, state: StateStore) -> Path | None:
     return aside
 
 
-def _copied_rows(damaged: Path, state: StateStore) -> Iterator[Repair]:
-    with contextlib.closing(sqlite3.connect(f"file:{damaged}?mode=ro", uri=True)) as source:
+def _copied_rows(home: Home, damaged: Path, state: StateStore) -> Iterator[Repair]:
+    with contextlib.closing(sqlite3.connect(f"file:{quote(str(damaged))}?mode=ro", uri=True)) as source:
         source.row_factory = sqlite3.Row
         for table in metadata.sorted_tables:
-            rows: list[dict[str, object]] = []
-            complete = True
-            try:
-                # Rows before an unreadable page stay in the list.
-                rows.extend(map(dict, source.execute(f"SELECT * FROM {table.name}")))
-            except sqlite3.DatabaseError:
-                complete = False
+            if table in (audit_records, audit_head):
+                continue
+            rows, complete = _readable_rows(source, table)
             copied = _insert(state, table, rows)
             lost = "" if complete and copied == len(rows) else "; the rest cannot be read"
             if rows or lost:
                 yield Repair(f"State store, table {table.name}", not lost, f"copied {copied} rows{lost}")
+        yield from _copied_audit_log(home, source, state)
+
+
+def _copied_audit_log(home: Home, source: sqlite3.Connection, state: StateStore) -> Iterator[Repair]:
+    """Copy the audit log if all of it is readable, or if there is no other copy of it in the home."""
+    records, complete = _readable_rows(source, audit_records)
+    records.sort(key=lambda record: str(record["sequence"]).zfill(20))
+    heads, _ = _readable_rows(source, audit_head)
+    whole = complete and bool(heads) and heads[0]["sequence"] == len(records)
+    if not records or (not whole and home.audit_log.exists()):
+        return
+    copied = _insert(state, audit_records, records)
+    end = heads[0] if whole else records[-1]
+    with state.write() as connection:
+        # The head of a new log exists, and triggers let it only move forward.
+        connection.execute(
+            sa.update(audit_head)
+            .where(audit_head.c.id == HEAD_ROW)
+            .values(sequence=end["sequence"], digest=end["digest"])
+        )
+    text = f"copied {copied} records"
+    if not whole:
+        text += "; later ones may be lost. Compare it with an anchor: ml-platform audit verify --anchor FILE"
+    yield Repair("Audit log", whole and copied == len(records), text)
+
+
+def _readable_rows(source: sqlite3.Connection, table: sa.Table) -> tuple[list[dict[str, object]], bool]:
+    """Return the rows of ``table`` before its first unreadable page, and whether these are all."""
+    rows: list[dict[str, object]] = []
+    try:
+        # Rows that were read before the error stay in the list.
+        rows.extend(map(dict, source.execute(f"SELECT * FROM {table.name}")))
+    except sqlite3.DatabaseError:
+        return rows, False
+    return rows, True
 
 
 def _insert(state: StateStore, table: sa.Table, rows: list[dict[str, object]]) -> int:
-    copied = 0
-    for start in range(0, len(rows), ROWS_PER_INSERT):
-        chunk = rows[start : start + ROWS_PER_INSERT]
-        try:
-            with state.write() as connection:
-                connection.execute(sa.insert(table), chunk)
-        except (StateStoreError, sa.exc.SQLAlchemyError):
-            continue
-        copied += len(chunk)
-    return copied
+    """Insert ``rows`` and return how many were accepted; one bad row does not keep out the others."""
+    chunks = [rows[start : start + ROWS_PER_INSERT] for start in range(0, len(rows), ROWS_PER_INSERT)]
+    return sum(
+        _insert_at_once(state, table, chunk) or sum(_insert_at_once(state, table, [row]) for row in chunk)
+        for chunk in chunks
+    )
+
+
+def _insert_at_once(state: StateStore, table: sa.Table, rows: list[dict[str, object]]) -> int:
+    try:
+        with state.write() as connection:
+            connection.execute(sa.insert(table), rows)
+    except (StateStoreError, sa.exc.SQLAlchemyError):
+        return 0
+    return len(rows)
 
 
 def _missing_tables(stores: PlatformStores) -> Iterator[Repair]:
@@ -165,7 +202,7 @@ def _aliases(stores: PlatformStores) -> Iterator[Repair]:
 def _unreadable_desired_states(stores: PlatformStores) -> Iterator[Repair]:
     for model in all_desired_states(stores.state).unreadable:
         try:
-            state = roll_out_champion(model, stores)
+            state = roll_out_champion(model, stores, by="ml-platform repair", at=datetime.now(UTC))
         except PlatformError as error:
             yield Repair(f"Desired state of '{model}'", False, str(error))
         else:

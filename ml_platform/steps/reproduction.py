@@ -19,7 +19,13 @@ from ml_platform.registry.manifest import (
 from ml_platform.registry.models import ModelVersion
 from ml_platform.registry.reproduction import RebuildResult, Reproduction, reproduce
 from ml_platform.steps.candidate_inputs import code_of_candidate
-from ml_platform.steps.candidates import assemble_partition, candidate_results, read_prices, read_training_set, split_of
+from ml_platform.steps.candidates import (
+    assemble_partition,
+    candidate_results,
+    read_prices,
+    read_recorded_training_set,
+    split_of,
+)
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import champion_of, features_of, model_directory
 from ml_platform.steps.platform_stores import PlatformStores
@@ -55,7 +61,7 @@ def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, stores:
         rebuilt_lake = Lake.standalone(str(scratch))
         # The original rows were stored in a lake and read back, so the rebuilt rows are too.
         _rebuild_training_set(model, manifest, features, stores.lake, rebuilt_lake)
-        frame = read_training_set(model, month, rebuilt_lake)
+        frame = read_recorded_training_set(model, manifest, rebuilt_lake, rebuilt=True)
     split = split_of(model, month, frame)
     candidate = fit_candidate(
         split,
@@ -97,7 +103,7 @@ def _rebuild_training_set(
 ) -> None:
     logs = _logs(manifest.tables, features, lake)
     for month in lake.partitions(*model.pinned_training_set(manifest.tables)):
-        if month <= manifest.partition:
+        if (manifest.first_month or month) <= month <= manifest.partition:
             frame = assemble_partition(model, month, lake, logs, features=features, versions=manifest.tables)
             rebuilt_lake.write(model.table, frame, month)
 
@@ -107,4 +113,4 @@ def _logs(tables: Mapping[str, int], features: FeatureSet, lake: Lake) -> dict[s
 
 
 def _stored_digest(model: BoundModel, manifest: Manifest, lake: Lake) -> str:
-    return content_hash(read_training_set(model, manifest.partition, lake, model.pinned_training_set(manifest.tables)))
+    return content_hash(read_recorded_training_set(model, manifest, lake, rebuilt=False))

@@ -36,7 +36,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """The number of verified things by area, and the problems."""
+    """The number of verified items by area, and the problems."""
 
     verified: dict[str, int]
     problems: list[Problem]

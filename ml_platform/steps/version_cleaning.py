@@ -5,7 +5,7 @@ Champion, previous champion, challenger, approved, released and served versions 
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,9 @@ NOT_MODELS = frozenset({"checkpoints", "studies"})
 DIGESTS_PER_QUERY = 500
 
 
+ModelVersionKey = tuple[str, int]
+
+
 @dataclass(frozen=True)
 class VersionCleaning:
     """The versions in the registry of ``stores`` under ``policies`` at the time ``now``."""
@@ -44,6 +47,8 @@ class VersionCleaning:
     stores: PlatformStores
     policies: RetentionPolicies
     now: datetime
+    leaving: set[ModelVersionKey] = field(default_factory=set)
+    """Name and number of the versions that :meth:`old_versions` found; what belongs to them goes too."""
 
     @cached_property
     def versions(self) -> dict[str, list[ModelVersion]]:
@@ -58,16 +63,15 @@ class VersionCleaning:
 
     def protected(self, model: str) -> dict[int, str]:
         """Return the numbers of the versions of ``model`` that must stay, each with the reason, as of now."""
-        registry = self.stores.registry
-        registered = registry.versions(model) if registry.tracking.exists else []
         states = all_desired_states(self.stores.state)
+        registered = self.versions.get(model, ())
         if model in states.unreadable:
             return dict.fromkeys((each.version for each in registered), "desired state unreadable")
         retention = self.policies.of_model(model).retention
         reasons = protected_versions(
             self.stores.audit,
             model,
-            registered,
+            aliases=self.stores.registry.aliases(model) if model in self.versions else {},
             repository=self.stores.repository,
             champions_since=before(self.now, retention.champions_days),
         )
@@ -85,6 +89,7 @@ class VersionCleaning:
                 is_old = version.version in champions or (limit is not None and since < limit)
                 if version.version not in protected and is_old:
                     size = self.stores.registry.artifact_bytes(version.run_id)
+                    self.leaving.add((model, version.version))
                     yield Leftover(
                         MODEL_VERSIONS, [f"{model} {version.version}"], size, since, self._version_removal(version)
                     )
@@ -149,7 +154,12 @@ class VersionCleaning:
         return served | verified
 
     def _evidence_of_existing_versions(self, digests: Sequence[str]) -> set[str]:
-        existing = {(model, one.content_digest) for model, found in self.versions.items() for one in found}
+        existing = {
+            (model, one.content_digest)
+            for model, found in self.versions.items()
+            for one in found
+            if (model, one.version) not in self.leaving
+        }
         kept: set[str] = set()
         for start in range(0, len(digests), DIGESTS_PER_QUERY):
             chunk = digests[start : start + DIGESTS_PER_QUERY]
@@ -166,6 +176,7 @@ class VersionCleaning:
             with self.stores.audit.exclusive(version.name):
                 # A decision may have come since the version was found.
                 if version.version in self.protected(version.name):
+                    self.leaving.discard((version.name, version.version))
                     return False
                 entry = {
                     "model": version.name,

@@ -16,6 +16,9 @@ from ml_platform.features.view import PREDICT_AT
 LABEL = "label"
 LABEL_KNOWN_AT = "label_known_at"
 
+MARGIN_MONTHS = 1
+"""Months by which the partition of an example and the month of its prediction time may differ."""
+
 
 class SplitError(PlatformError):
     """Raised when a part of the split has too few rows, or labels of one class only."""
@@ -31,6 +34,19 @@ class SplitSettings(Settings):
         default=None, ge=1, description="Months before validation, for fitting; none: all months."
     )
     minimum_rows: int = Field(default=100, ge=1, description="Lowest number of labelled rows of each part.")
+
+    def first_month(self, month: str) -> str | None:
+        """Return the first partition that may contain rows of the split for the candidate of ``month``; None: all.
+
+        It lies one month before the training months, because an example of a partition may have its prediction time in
+        the next month.
+
+        >>> SplitSettings(train_months=6, validation_months=2).first_month("2013-12")
+        '2013-03'
+        """
+        if self.train_months is None:
+            return None
+        return shift_month(month, -self.validation_months - self.train_months - MARGIN_MONTHS)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,30 @@ class StepProgram:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(timeout=60)
+
+
+@dataclass(frozen=True)
+class Life:
+    """A folder with a home and its backups."""
+
+    folder: Path
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def copy(self, target: Path) -> "Life":
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(self.folder, target, symlinks=True)
+        return Life(target)
+
+
+def done(program: StepProgram, step: str, *lives: Life, **arguments: Any) -> list[Any]:
+    """Perform ``step`` on all ``lives`` at once, and return the results; an error of the step fails the test."""
+    outcomes = program.run_together(*((step, life.home, arguments) for life in lives))
+    assert [each.error for each in outcomes] == [""] * len(lives), [each.message for each in outcomes]
+    assert not any(each.killed for each in outcomes)
+    return [each.result for each in outcomes]
 
 
 def main() -> None:
@@ -376,6 +401,27 @@ def promote(platform: Any) -> None:
     promote_candidate(_model(), MONTH, platform.stores, decision=None, decided_by="late/champion", now=NOW)
 
 
+def promote_version(platform: Any, version: int) -> int:
+    """Make ``version`` champion on its own verdict, and return the version that is champion then."""
+    from ml_platform.registry.promotion import promote
+    from ml_platform.registry.verdict_record import latest_verdict_on
+
+    model, stores = _model(), platform.stores
+    registered = stores.registry.version(model.name, version)
+    verdict = latest_verdict_on(stores.audit, registered).digest
+    champion = promote(
+        stores.registry,
+        stores.audit,
+        registered,
+        verdict_digest=verdict,
+        approval=model.declared.approval,
+        decided_by=f"late/champion {version}",
+        reason="test",
+        at=NOW,
+    )
+    return champion.version
+
+
 def bento(platform: Any) -> None:
     """Build and verify the bento of the champion."""
     from ml_platform.steps.packaging import package_champion
@@ -420,6 +466,15 @@ def backup(platform: Any) -> None:
     back_up(platform.home, BackupTarget(str(platform.home.root.parent / BACKUPS)), now=NOW)
 
 
+def clean(platform: Any) -> None:
+    """Remove what the home no longer needs, with all times of retention over."""
+    from ml_platform.steps.housekeeping import clean as clean_home
+    from ml_platform.steps.retention import RetentionPolicies, RetentionSettings
+
+    policies = RetentionPolicies(RetentionSettings(table_versions_days=1, prediction_logs_days=1))
+    clean_home(platform.stores, policies, now=datetime.now(UTC) + timedelta(days=3), by="housekeeping")
+
+
 def restore_backup(root: Path, into: str) -> None:
     """Restore the backup beside the home at ``root`` into another folder."""
     from ml_platform.steps.backup import restore
@@ -430,20 +485,28 @@ def restore_backup(root: Path, into: str) -> None:
 
 
 def leftovers(root: Path) -> list[str]:
-    """Remove what a new start of the platform removes, and return the temporary files and folders that are left.
+    """Remove what a start of the platform and its housekeeping remove; return the temporary files that are left.
 
     ``root`` is the folder of the home; the folder for temporary files is looked at too.
     """
     import tempfile
 
+    from ml_platform.data.lake_cleaning import orphan_files
     from ml_platform.data.scratch import sweep, sweep_temporary_folder
+    from resources.home import Home
+    from resources.home_lake import open_lake
 
     sweep_temporary_folder()
     sweep(root)
-    hidden = [path.relative_to(root) for path in root.rglob(".*") if not path.name.endswith(".lock")]
+    lake = open_lake(Home(root))
+    for orphans in orphan_files(lake, datetime.now(UTC) + timedelta(days=1)):
+        orphans.remove()
+    known = {f"lake/{table}/{path}" for table in lake.catalog.tables() for path in lake.catalog.known_files(table)}
+    stored = {path.relative_to(root).as_posix() for path in (root / "lake").rglob("*.parquet")}
+    hidden = {path.relative_to(root) for path in root.rglob(".*") if not path.name.endswith(".lock")}
     # Delta-rs and BentoML keep hidden files of their own.
-    own = [path for path in hidden if not {"_delta_log", "bentos"} & set(path.parts)]
-    return [*map(str, own), *(path.name for path in Path(tempfile.gettempdir()).glob("ml-platform,*"))]
+    own = {path.as_posix() for path in hidden if not {"_delta_log", "bentos"} & set(path.parts)}
+    return sorted({*own, *(stored - known), *(path.name for path in Path(tempfile.gettempdir()).glob("ml-platform,*"))})
 
 
 def describe(platform: Any) -> dict[str, Any]:
@@ -470,7 +533,7 @@ def describe(platform: Any) -> dict[str, Any]:
 
 
 STATE_TABLES: Mapping[str, frozenset[str]] = {
-    "landed_files": frozenset({"modified_ns", "landed_at"}),
+    "landed_files": frozenset({"modified_ns", "inode", "landed_at"}),
     "contract_results": frozenset({"passed_at", "failed_at"}),
     "cursors": frozenset({"changed_at", "value"}),
     "joined_labels": frozenset(),
@@ -527,16 +590,18 @@ STEPS: Mapping[str, Callable[..., Any]] = {
         train,
         evaluate,
         promote,
+        promote_version,
         bento,
         rollout,
         ingest,
         outcomes,
         compact,
         backup,
+        clean,
         describe,
     )
 }
-"""The steps by name, in the order of a life."""
+"""The steps by name."""
 
 WITHOUT_PLATFORM: Mapping[str, Callable[..., Any]] = {
     "upgrade": upgrade,

@@ -2,14 +2,11 @@
 
 import random
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ml_platform_tests.chaos.small_life import BACKUPS, StepProgram
+from ml_platform_tests.chaos.small_life import BACKUPS, Life, StepProgram, done
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -35,45 +32,6 @@ BEFORE_END = 3
 """Operations at the end of a step that are never the moment of a kill, because their number may vary a little."""
 
 
-@dataclass(frozen=True)
-class UndisturbedStep:
-    """One step of an undisturbed life: the number of its durable operations, and the content of the home after it."""
-
-    operations: int
-    content: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Life:
-    """A folder with a home and its backups."""
-
-    folder: Path
-
-    @property
-    def home(self) -> Path:
-        return self.folder / "home"
-
-    def copy(self, target: Path) -> "Life":
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(self.folder, target, symlinks=True)
-        return Life(target)
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepProgram]:
-    started = StepProgram(tmp_path_factory.mktemp("scratch"))
-    yield started
-    started.close()
-
-
-def done(program: StepProgram, step: str, *lives: Life, **arguments: Any) -> list[Any]:
-    """Perform ``step`` on all ``lives`` at once, and return the results; an error of the step fails the test."""
-    outcomes = program.run_together(*((step, life.home, arguments) for life in lives))
-    assert [each.error for each in outcomes] == [""] * len(lives), outcomes
-    assert not any(each.killed for each in outcomes)
-    return [each.result for each in outcomes]
-
-
 def test_killed_steps_that_are_repeated_give_the_home_of_an_undisturbed_life(
     program: StepProgram, tmp_path: Path
 ) -> None:
@@ -81,13 +39,12 @@ def test_killed_steps_that_are_repeated_give_the_home_of_an_undisturbed_life(
     undisturbed = Life(tmp_path / "undisturbed")
     done(program, "create", undisturbed)
     disturbed = undisturbed.copy(tmp_path / "disturbed")
-    kills, differences = 0, []
+    kills, differences, expected = 0, [], {}
 
     for step, count in KILLS.items():
         (whole,) = program.run_together((step, undisturbed.home, {}))
         assert (whole.error, whole.killed) == ("", False), whole.message
         (expected,) = done(program, "describe", undisturbed)
-        assert expected["problems"] == []
 
         # The last one of the killed homes goes on to the next step; the others end here.
         others = [disturbed.copy(tmp_path / f"disturbed_{number}") for number in range(1, count)]
@@ -110,8 +67,9 @@ def test_killed_steps_that_are_repeated_give_the_home_of_an_undisturbed_life(
         for life in others:
             shutil.rmtree(life.folder)
 
-    assert differences == []
+    assert not differences, "\n".join(differences)
     assert kills == 30
+    assert expected["problems"] == []
     restored = Life(tmp_path / "restored")
     restored.folder.mkdir()
     done(program, "restore_backup", disturbed, into=str(restored.home))

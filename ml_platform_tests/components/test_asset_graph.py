@@ -34,7 +34,8 @@ def test_graph_has_exactly_the_expected_assets(loaded: dg.Definitions) -> None:
     assert {key.path[1] for key in keys if key.path[0] == "datasets"} == DATASETS
     assert {key.path[1] for key in keys if key.path[0] == "departure_risk"} == MODEL
     assert len(views) == 23
-    assert len(keys) == len(DATASETS) + len(MODEL) + len(views)  # a typo in deps would add an external asset
+    assert {key.path[1] for key in keys if key.path[0] == "platform"} == {"housekeeping"}
+    assert len(keys) == len(DATASETS) + len(MODEL) + len(views) + 1  # a typo in deps would add an external asset
 
 
 def test_every_asset_has_owner_group_and_description(loaded: dg.Definitions) -> None:

@@ -34,7 +34,7 @@ from ml_platform.training import resource_usage
 from resources.addresses import DEFAULT_PORTS, port_variable
 from resources.home import HOME_VARIABLE, Home
 from resources.home_lake import open_lake
-from resources.home_version import prepare_home
+from resources.home_version import HOME_VERSION, prepare_home
 from resources.state import open_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -293,7 +293,7 @@ def test_home_of_a_later_version_fails_and_an_older_one_warns(subject: Subject) 
     subject.home.lake.mkdir(parents=True)
     assert home_state.home_version(subject).state == "warning"
     prepare_home(subject.home)
-    assert home_state.home_version(subject) == ok(f"version 2 at {subject.home.root}")
+    assert home_state.home_version(subject) == ok(f"version {HOME_VERSION} at {subject.home.root}")
     (subject.home.root / "home.json").write_text('{"version": 9}')
     found = home_state.home_version(subject)
     assert (found.state, found.found) == (
@@ -438,24 +438,36 @@ def empty_data(table: Path) -> None:
     file.write_bytes(b"")
 
 
+@pytest.mark.parametrize("damage", [truncate_data, remove_data, empty_data])
+def test_table_with_a_damaged_file_fails(subject: Subject, table: Path, damage: Callable[[Path], None]) -> None:
+    damage(table)
+    found = home_state.lake_tables(subject)
+    assert found.state == "failed"
+    assert found.found.startswith("1 of 1 tables cannot be read: datasets/trips: partition=2013-01/part-")
+
+
 def garble_log(table: Path) -> None:
-    (commit,) = (table / "_delta_log").glob("*.json")
-    commit.write_text("{")
+    for commit in (table / "_delta_log").glob("*.json"):
+        commit.write_text("{")
 
 
 def remove_log(table: Path) -> None:
-    (commit,) = (table / "_delta_log").glob("*.json")
-    commit.unlink()
+    shutil.rmtree(table / "_delta_log")
 
 
-@pytest.mark.parametrize("damage", [truncate_data, remove_data, empty_data, garble_log, remove_log])
-def test_unreadable_latest_version_of_a_table_fails(
+def remove_latest_commit(table: Path) -> None:
+    max((table / "_delta_log").glob("*.json")).unlink()
+
+
+@pytest.mark.parametrize("damage", [garble_log, remove_log, remove_latest_commit])
+def test_damaged_delta_log_warns_because_the_catalog_still_reads_the_table(
     subject: Subject, table: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(table)
     found = home_state.lake_tables(subject)
-    assert found.state == "failed"
-    assert found.found.startswith("1 of 1 tables cannot be read: datasets/trips: ")
+    assert found.state == "warning"
+    assert found.found.startswith("other tools cannot read 1 of 1 tables: datasets/trips: ")
+    assert open_lake(subject.home).scan("datasets/trips").collect()["value"].to_list() == [1, 2]
 
 
 # All checks together.
@@ -473,9 +485,12 @@ def damaged(subject: Subject) -> Subject:
         broken = {"model": "trips", "generation": 1, "state": "{", "changed_at": ""}
         connection.execute(desired_states.insert().values(broken))
     log.state.close()
+    lake = open_lake(home)
+    lake.write("datasets/trips", pl.DataFrame({"value": [1, 2]}), "2013-01")
+    lake.state.close()
+    remove_data(home.lake / "datasets" / "trips")
     database(home.dagster / "runs.db", journal="wal")
     overwrite(database(home.mlflow / "mlflow.db"), 0, b"garbage")
-    (home.lake / "datasets" / "trips" / "_delta_log").mkdir(parents=True)
     (home.root / "home.json").write_text("[]")
     return subject
 

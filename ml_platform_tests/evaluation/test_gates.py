@@ -156,6 +156,25 @@ def test_confident_limit_above_the_value_gives_no_number_of_labels() -> None:
     assert (result.passed, result.undecided, result.labels_needed) == (False, True, None)
 
 
+@pytest.mark.parametrize(("end", "labels"), [("high", 3 * ROWS), ("low", None)])
+def test_confident_limit_of_a_loss_applies_to_the_upper_end(end: str, labels: int | None) -> None:
+    interval = evidence().resampled("log_loss").interval("candidate", "log_loss")
+    limit = (getattr(interval, end) + interval.value) / 2
+    assert MetricLimitGate(metric="log_loss", limit=limit).evaluate(evidence()).passed is (end == "high")
+    result = MetricLimitGate(metric="log_loss", limit=limit, confident=True).evaluate(evidence())
+    assert (result.passed, result.undecided) == (False, True)
+    assert result.labels_needed == (labels and pytest.approx(labels, abs=1))
+
+
+def test_undecided_baselines_need_the_labels_of_the_hardest_one() -> None:
+    candidate = blurred(0.5, seed=6)
+    baselines = {"easier": blurred(0.5, seed=16), "easy": blurred(1.5)}
+    alone = PairedTestGate().evaluate(evidence(candidate, baselines["easier"]))
+    result = BaselineGate(metric="auc").evaluate(evidence(candidate, baselines=baselines))
+    assert (result.passed, result.undecided) == (False, True)
+    assert result.labels_needed == alone.labels_needed is not None
+
+
 def test_calibration_error_above_its_limit_fails() -> None:
     stretched = np.where(np.median(CHANCE) < CHANCE, CHANCE + 0.1, CHANCE - np.minimum(CHANCE, 0.1)).clip(0, 1)
     assert CalibrationGate().evaluate(evidence()).passed

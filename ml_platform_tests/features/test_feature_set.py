@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.features.encoder import Encoder
+from ml_platform.features.feature_layout import MAX_PLANS
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online_store import latest_facts
 from ml_platform.features.snapshot_store import SnapshotStore
@@ -158,6 +159,18 @@ def test_matrix_encoded_without_the_frame_equals_the_encoded_frame(
     encoder = Encoder.fit(chosen.as_of(rows(("N1", 3)).lazy(), LOGS).collect(), chosen.feature_names)
     served = chosen.serve(request, store(tmp_path_factory.mktemp("online")))
     np.testing.assert_array_equal(served.encode(encoder), encoder.transform(served.frame))
+
+
+def test_encoders_that_come_and_go_are_forgotten(tmp_path: Path) -> None:
+    chosen, request = FeatureSet(VIEWS), rows(("N1", 3), late=5)
+    history = chosen.as_of(rows(("N1", 3)).lazy(), LOGS).collect()
+    served = chosen.serve(request, store(tmp_path))
+    first = Encoder.fit(history, chosen.feature_names)
+    for _ in range(MAX_PLANS + 3):
+        encoder = Encoder.fit(history, chosen.feature_names)
+        for each in (first, encoder):
+            np.testing.assert_array_equal(served.encode(each), each.transform(served.frame))
+    assert len(chosen.layout._plans) == MAX_PLANS
 
 
 @settings(max_examples=20, deadline=None)

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ml_platform.monitoring.outcomes import OutcomeError, with_outcomes
+from ml_platform.monitoring.outcomes import OutcomeError, require_unambiguous_keys, with_outcomes
 
 DAY = datetime(2013, 7, 1, tzinfo=UTC)
 UTC_TIME = pl.Datetime("us", "UTC")
@@ -101,6 +101,14 @@ def test_predictions_of_two_models_for_one_example_both_count() -> None:
 def test_repeated_label_is_rejected_with_its_key() -> None:
     with pytest.raises(OutcomeError, match=r"one row per 'flight', found 1 keys .*first: {'flight': 'UA1', 'len': 2}"):
         outcomes_of(predictions(("UA1", "7", "stable", 0.5, 0)), labels(("UA1", 1, 1), ("UA1", 0, 1)))
+
+
+def test_repeated_label_of_a_personal_key_is_rejected_without_its_value() -> None:
+    known = labels(("UA1", 1, 1), ("UA1", 0, 1))
+    with pytest.raises(OutcomeError, match=r"first: {'flight': '•••', 'len': 2}"):
+        require_unambiguous_keys(
+            predictions(("UA1", "7", "stable", 0.5, 0)), known, keys=["flight"], pii_columns=["flight"]
+        )
 
 
 def test_key_of_another_type_is_rejected() -> None:

@@ -1,5 +1,6 @@
 """Changed, missing and inserted records of the audit log are detected, on SQLite and on Postgres."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -348,3 +349,22 @@ def test_log_with_other_records_is_not_replaced_by_an_import(log: AuditLog, tmp_
     with pytest.raises(AuditError, match="record 1: expected the imported record"):
         log.import_jsonl(old_log(tmp_path, FACTS))
     assert log.verify() == 3
+
+
+def test_copy_beside_the_store_follows_each_commit_and_catches_up(tmp_path: Path) -> None:
+    log = AuditLog(StateStore.in_folder(tmp_path))
+    assert log.copy is not None
+    log.append("approval", actor="ada", at=NOON, facts={"model": "late"})
+    with contextlib.suppress(KeyboardInterrupt), log.state.write():
+        log.append("approval", actor="eve", at=NOON, facts={"model": "late"})
+        raise KeyboardInterrupt
+    first = log.copy.read_bytes()
+    # A killed writer: the second record is missing in the copy, and its line is cut.
+    log.append("approval", actor="bob", at=NOON, facts={"model": "late"})
+    log.copy.write_bytes(first + b'{"actor":"bo')
+    log.append("approval", actor="cat", at=NOON, facts={"model": "late"})
+
+    assert log.copy.read_bytes() == b"".join(log.export())
+    other = AuditLog(StateStore.in_folder(tmp_path / "other"))
+    assert other.import_jsonl(log.copy) == 3
+    assert other.head() == log.head()

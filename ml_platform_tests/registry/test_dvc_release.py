@@ -148,7 +148,7 @@ def test_changed_release_is_named(
     from ml_platform.registry.dvc_release import _write_release
 
     directory, folder = model_directory("tree"), tmp_path / "releases" / "departure_risk"
-    _write_release(folder, version_of(directory), directory, training_set, manifest)
+    _write_release(folder, version_of(directory), directory, training_set, manifest, None)
     assert verify_release(folder)["model"] == directory_digest(directory)
     (folder / "model" / "weights.txt").write_text("another")
     with pytest.raises(ReleaseError, match=r"Release '.*', model: expected the digest"):

@@ -1,4 +1,7 @@
-"""Home versions: a stamp for a new home, migration of a home of release 0.1.0, and an error for a later version."""
+"""Home versions: a stamp for a new home, the renames of release 0.2.0, and an error for a later version.
+
+`test_old_homes.py` migrates whole homes of each release.
+"""
 
 import json
 import logging
@@ -8,16 +11,20 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 from filelock import FileLock
 
 from ml_platform.registry.outbox import DEAD_LETTER_FOLDER
 from ml_platform.serving.desired_state import all_desired_states
+from ml_platform.state.migrate import HEAD, StateVersionError, schema_revision
+from ml_platform.state.sqlite_file import StateStoreError
 from resources import home_version
 from resources.dagster_home import HomeResource
 from resources.dagster_storage import HomeStorage
 from resources.home import HOME_VARIABLE, Home
 from resources.home_version import HOME_VERSION, HomeVersionError, prepare_home, stored_version
 from resources.orchestration import prepare
+from resources.state import open_state
 
 STATE = {
     "stable": {"version": "3", "bento": "bentos/trips/3"},
@@ -27,6 +34,7 @@ STATE = {
     "generation": 7,
 }
 MODELS = ("arrivals", "trips")
+MADE_BY_MIGRATION = ("state.db", "state.db-wal", "state.db-shm", "locks", "upgrades")
 DEAD_LETTER = "00000000001700000000-abc"
 
 
@@ -48,14 +56,21 @@ def home_of_version_1(root: Path) -> Home:
 
 
 def files(home: Home) -> dict[str, str]:
-    """Return the text of each file of ``home`` by its path, without locks."""
-    found = [path for path in home.root.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
-    return {path.relative_to(home.root).as_posix(): path.read_text() for path in found}
+    """Return the text of each file of ``home`` by its path, without locks, state store and reports."""
+    found = [path.relative_to(home.root) for path in home.root.rglob("*") if path.is_file()]
+    kept = [
+        path for path in found if path.parts[0] not in ("state.db", "state.db-wal", "state.db-shm", "locks", "upgrades")
+    ]
+    return {path.as_posix(): (home.root / path).read_text() for path in kept if path.suffix != ".lock"}
+
+
+def generations(home: Home) -> dict[str, int]:
+    return {model: state.generation for model, state in all_desired_states(open_state(home)).readable.items()}
 
 
 MIGRATED = {
     "home.json": json.dumps({"version": HOME_VERSION}, indent=2) + "\n",
-    **{f"serving/{model}/desired_state.json": json.dumps(STATE) for model in MODELS},
+    **{f"serving/{model}/desired_state.json.imported": json.dumps(STATE) for model in MODELS},
     f"records/outbox/{DEAD_LETTER_FOLDER}/{DEAD_LETTER}/reason.txt": "the server refused it",
 }
 
@@ -66,8 +81,9 @@ def test_new_home_is_created_with_the_stamp_of_this_version(tmp_path: Path) -> N
 
     prepare_home(home)
 
-    assert json.loads((home.root / "home.json").read_text()) == {"version": 2}
-    assert stored_version(home) == HOME_VERSION == 2
+    assert json.loads((home.root / "home.json").read_text()) == {"version": 3}
+    assert stored_version(home) == HOME_VERSION == 3
+    assert schema_revision(open_state(home)) == HEAD
 
 
 def test_home_of_version_1_gets_the_current_file_names_with_unchanged_content(
@@ -80,12 +96,10 @@ def test_home_of_version_1_gets_the_current_file_names_with_unchanged_content(
         prepare_home(home)
 
     assert files(home) == MIGRATED
-    assert {model: state.generation for model, state in all_desired_states(home.serving).items()} == {
-        "arrivals": 7,
-        "trips": 7,
-    }
+    assert generations(home) == {"arrivals": 7, "trips": 7}
     (line,) = caplog.messages
-    assert "from version 1 to 2: renamed wanted.json to desired_state.json for arrivals, trips" in line
+    assert "from version 1 to 3: renamed wanted.json to desired_state.json for arrivals, trips" in line
+    assert "added the desired states of 'arrivals', 'trips'" in line
 
 
 def test_migration_killed_at_any_rename_is_completed_by_the_next_one(
@@ -108,13 +122,14 @@ def test_migration_killed_at_any_rename_is_completed_by_the_next_one(
             try:
                 prepare_home(home)
             except KeyboardInterrupt:
-                assert not (home.root / "home.json").exists()
+                assert stored_version(home) != HOME_VERSION
             else:
                 break
         prepare_home(home)
         assert files(home) == MIGRATED
+        assert generations(home) == {"arrivals": 7, "trips": 7}
         kills += 1
-    assert kills >= len(MODELS) + 1  # each model's file, and the stamp
+    assert kills >= 2 * len(MODELS) + 2  # each model's file in both migrations, and both stamps
 
 
 def test_home_of_the_current_version_is_not_changed(tmp_path: Path) -> None:
@@ -134,21 +149,55 @@ def test_file_of_the_later_release_wins_and_the_old_one_is_kept(tmp_path: Path) 
 
     prepare_home(home)
 
-    assert (home.serving / "trips" / "desired_state.json").read_text() == later
+    assert generations(home)["trips"] == 8
+    assert (home.serving / "trips" / "desired_state.json.imported").read_text() == later
     assert (home.serving / "trips" / "wanted.json.superseded").read_text() == json.dumps(STATE)
 
 
 def test_home_of_a_later_version_is_rejected_and_not_changed(tmp_path: Path) -> None:
     home = home_of_version_1(tmp_path)
-    (home.root / "home.json").write_text('{"version": 3}')
+    (home.root / "home.json").write_text('{"version": 4}')
     before = files(home)
 
     with pytest.raises(
-        HomeVersionError, match=r"expected version 2 or earlier, found version 3, .* Upgrade ml-platform"
+        HomeVersionError, match=r"expected version 3 or earlier, found version 4, .* Upgrade ml-platform"
     ):
         prepare_home(home)
 
     assert files(home) == before
+    assert not home.state.exists()
+
+
+def test_home_whose_state_store_a_later_release_wrote_is_refused(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    prepare_home(home)
+    with open_state(home).write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    home_version._CURRENT_STORES.clear()  # as in a new process
+    with pytest.raises(StateVersionError, match="found revision 9999, written by a later release"):
+        prepare_home(home)
+
+
+def test_damaged_state_store_does_not_stop_a_command_before_it_uses_the_store(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    prepare_home(home)
+    open_state(home).close()
+    home.state.write_bytes(b"garbage" * 1000)
+    home_version._CURRENT_STORES.clear()  # as in a new process
+    prepare_home(home)
+    with pytest.raises(StateStoreError, match="ml-platform repair"):
+        all_desired_states(open_state(home))
+
+
+def test_deleted_state_store_is_not_created_again(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    prepare_home(home)
+    open_state(home).close()
+    home.state.unlink()
+    prepare_home(home)
+    assert not home.state.exists()
+    with pytest.raises(StateStoreError, match="deleted or never created"):
+        all_desired_states(open_state(home))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[2]", '{"version": null}', '{"version": "two"}', '{"version": 0}'])
@@ -214,4 +263,4 @@ def test_every_opening_of_a_home_for_writing_migrates_it(
     open_home(home)
 
     assert stored_version(home) == HOME_VERSION
-    assert set(all_desired_states(home.serving)) == set(MODELS)
+    assert set(generations(home)) == set(MODELS)

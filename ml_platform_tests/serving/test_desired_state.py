@@ -96,7 +96,7 @@ def test_change_without_effect_keeps_the_generation(any_state: StateStore) -> No
     assert change_desired_state(any_state, "toy", lambda current: with_stable(current, ONE)).generation == 1
 
 
-@pytest.mark.parametrize("bento", ["/home/ada/.ml_platform/bentos/toy/1-abc", "../other/bentos/toy/1-abc"])
+@pytest.mark.parametrize("bento", ["/srv/platform/bentos/toy/1-abc", "../other/bentos/toy/1-abc"])
 def test_bento_outside_the_home_is_rejected(bento: str) -> None:
     with pytest.raises(ValidationError, match="expected a folder below the root of bentos"):
         ServedVersion(version="1", bento=bento)

@@ -55,7 +55,7 @@ def test_difference_between_migrations_and_code_is_noticed(state_store: StateSto
     with state_store.write() as connection:
         connection.execute(sa.text("ALTER TABLE lake_pins ADD COLUMN extra TEXT"))
         connection.execute(sa.text("DROP INDEX ix_verdicts_model_candidate"))
-    assert sorted(each[0] for each in _differences(state_store)) == ["add_index", "remove_column"]
+    assert sorted(str(each[0]) for each in _differences(state_store)) == ["add_index", "remove_column"]
 
 
 def test_migrations_do_not_depend_on_the_schema_of_later_code() -> None:

@@ -75,8 +75,7 @@ def test_observed_process_of_an_earlier_boot_has_ended(monkeypatch: pytest.Monke
 
 def test_zombie_process_has_exited() -> None:
     code = (
-        "from ml_platform.state.process_identity import current_process;"
-        "print(current_process(), flush=True); input()"
+        "from ml_platform.state.process_identity import current_process;print(current_process(), flush=True); input()"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     assert child.stdout is not None

@@ -1,4 +1,4 @@
-"""What determines a candidate: the code of its own fit and features, and its declared settings, and nothing else."""
+"""A candidate depends on the code of its own fit and features, and on its declared settings, and on nothing else."""
 
 import importlib
 import sys

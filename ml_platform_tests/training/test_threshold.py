@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ml_platform.training.threshold import ThresholdSettings, choose_threshold
+from ml_platform.training.threshold import ErrorCosts, ThresholdSettings, choose_threshold
 
 
 def settings(declared: object) -> ThresholdSettings:
@@ -148,3 +148,9 @@ def test_quality_of_a_threshold_equals_the_quality_of_its_answers(pairs: list[tu
 def test_invalid_rule_is_rejected(declared: object, message: str):
     with pytest.raises(ValidationError, match=message):
         settings(declared)
+
+
+def test_threshold_that_answers_no_row_as_positive_is_just_above_one() -> None:
+    rule = ThresholdSettings(cost=ErrorCosts(false_positive=1000, false_negative=1))
+    choice = choose_threshold(rule, np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.5, 0.2]))
+    assert (choice.value, choice.alert_rate, choice.recall) == (np.nextafter(1.0, 2.0), 0.0, 0.0)

@@ -47,7 +47,7 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
             context.log.warning(f"Landing folder of '{declared.name}': {left_out}")
         if not found.due:
             return dg.SkipReason(
-                f"Nothing new: {len(found.contents)} landed files of '{declared.name}' are unchanged."
+                f"Nothing new: {found.files} landed files of '{declared.name}' are unchanged."
                 + (f" {left_out}" if left_out else "")
             )
         index.mark_requested(declared.name, found.due, tick + 1)

@@ -117,14 +117,14 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
 
 
 def drift(model: ModelAssets) -> dg.AssetsDefinition:
-    """Return the asset `<model>/drift`: the rows of a month compared with the rows of all earlier months."""
+    """Return the asset `<model>/drift`: the rows of a month compared with those of earlier months."""
     key = model.key("drift")
 
     @dg.asset(
         key=key,
         description=(
-            "Drift report of the month: feature values and champion scores compared with all earlier months, with the "
-            "columns that changed more than usual."
+            "Drift report of the month: feature values and champion scores compared with those of earlier months, "
+            "with the columns that changed more than usual."
         ),
         partitions_def=partitions_definition(model.declared.partitions),
         deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier_months())],

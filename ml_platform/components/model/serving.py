@@ -42,7 +42,8 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
             metadata={
                 "version": packaged.version,
                 "tag": packaged.package.tag,
-                "path": dg.MetadataValue.path(str(packaged.package.path)),
+                # Relative to the home, which may be moved.
+                "path": dg.MetadataValue.path(str(packaged.package.path.relative_to(home.home().root))),
                 "size_bytes": packaged.package.size_bytes,
                 "verified_rows": packaged.verified.rows,
                 "latency_p50_ms": packaged.verified.latency_p50_ms,

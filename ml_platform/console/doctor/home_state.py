@@ -15,6 +15,7 @@ from ml_platform.errors import PlatformError
 from resources.home_version import HOME_VERSION, stored_version
 
 if TYPE_CHECKING:
+    from ml_platform.data.lake import Lake
     from ml_platform.state.store import StateStore
 
 DATABASE_SECONDS = 3.0
@@ -29,7 +30,6 @@ BUSY_SECONDS = 0.5
 STEPS_PER_CLOCK_READING = 100_000
 """Number of SQLite instructions between two readings of the clock."""
 
-PARQUET_MAGIC = b"PAR1"
 WAL_FORMAT = 2
 """Value of bytes 18 and 19 of an SQLite file in WAL mode (write-ahead log)."""
 
@@ -188,53 +188,56 @@ def opened_state(subject: Subject) -> "Iterator[StateStore | None]":
 
 
 def lake_tables(subject: Subject) -> Finding:
-    """Check that the latest version of each Delta table opens and that its files are complete."""
+    """Check that each table has its files in their recorded sizes, and that its Delta log shows its current version.
+
+    Reads do not need the Delta log, so a wrong log is a warning. `ml-platform verify` also compares the content.
+    """
     deadline = time.monotonic() + LAKE_SECONDS
-    tables = sorted(_tables(subject.home.lake))
-    if not tables:
-        return ok("no table yet")
-    broken, unchecked = [], 0
-    for table in tables:
-        if time.monotonic() > deadline:
-            unchecked += 1
-            continue
-        problem = _problem_of(table)
-        if problem:
-            broken.append(f"{table.relative_to(subject.home.lake).as_posix()}: {problem}")
+    with opened_state(subject) as state:
+        if state is None:
+            return ok("no table yet")
+        from ml_platform.data.lake import Lake
+
+        lake = Lake(str(subject.home.lake), state)
+        tables = lake.catalog.tables()
+        broken, outdated, unchecked = [], [], 0
+        for table in tables:
+            if time.monotonic() > deadline:
+                unchecked += 1
+            elif problem := _problem_of_files(lake, table):
+                broken.append(f"{table}: {problem}")
+            elif problem := _problem_of_delta_log(lake, table):
+                outdated.append(f"{table}: {problem}")
     if broken:
         return failed(
             f"{len(broken)} of {len(tables)} tables cannot be read: {capped(broken)}",
-            "Restore the table's folder from a backup, or delete it and materialize its asset again.",
+            "Materialize the partitions again, or restore the home from a backup. `ml-platform verify` lists all.",
+        )
+    if outdated:
+        return warning(
+            f"other tools cannot read {len(outdated)} of {len(tables)} tables: {capped(outdated)}",
+            "Write the Delta logs again from the catalog: `ml-platform repair`.",
         )
     note = f"; {unchecked} not checked within {LAKE_SECONDS:g} s" if unchecked else ""
-    return ok(f"{len(tables) - unchecked} tables can be read{note}")
+    return ok(f"{len(tables) - unchecked} tables can be read{note}" if tables else "no table yet")
 
 
-def _tables(lake: Path) -> Iterator[Path]:
-    for folder, below, _ in os.walk(lake):
-        if "_delta_log" in below:
-            below.clear()
-            yield Path(folder)
+def _problem_of_files(lake: "Lake", table: str) -> str:
+    """Return the first damage of the files of the current version, or an empty string."""
+    damaged = lake.damaged_files(table)
+    if not damaged:
+        return ""
+    more = f", and {len(damaged) - 1} more files" if len(damaged) > 1 else ""
+    return f"{damaged[0].path}: {damaged[0].found}{more}"
 
 
-def _problem_of(table: Path) -> str:
-    """Return the problem of the latest version of ``table``, or an empty string."""
-    from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError
+def _problem_of_delta_log(lake: "Lake", table: str) -> str:
+    from ml_platform.data.delta_log import DeltaLogError
 
     try:
-        uris = DeltaTable(str(table)).file_uris()
-    except (DeltaError, OSError, ValueError) as error:
-        return " ".join(str(error).split())[:120]
-    for uri in uris:
-        file = Path(uri)
-        if not file.is_file():
-            return f"{file.name} is missing"
-        with file.open("rb") as opened:
-            opened.seek(-min(len(PARQUET_MAGIC), file.stat().st_size), os.SEEK_END)
-            if opened.read() != PARQUET_MAGIC:
-                return f"{file.name} is truncated"
-    return ""
+        return "" if lake.shows_current_version(table) else "its Delta log lists other files"
+    except DeltaLogError as error:
+        return " ".join(error.found.split())[:120]
 
 
 @contextmanager

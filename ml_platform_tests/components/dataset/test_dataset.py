@@ -384,7 +384,12 @@ def test_strays_are_named_and_good_months_are_requested(open_shop: Any) -> None:
 def test_unchanged_files_are_not_read_again(open_shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = open_shop()
     read: list[str] = []
-    monkeypatch.setattr(landing_index, "file_sha256", lambda path: read.append(path.name) or file_sha256(path))
+
+    def counted_sha256(path: Path) -> str:
+        read.append(path.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr(landing_index, "file_sha256", counted_sha256)
     for month in ("2013-01", "2013-02"):
         shop.land(month, "id,hour\n1,5\n")
         # An age at which the modification time is trusted.

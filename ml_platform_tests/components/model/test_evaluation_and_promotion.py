@@ -341,11 +341,11 @@ def test_bento_of_the_evaluation_is_reused_until_it_is_deleted(
     first = recorded_metadata(platform.make(serving.bento(model), "2013-03"))
     assert calls == ["build_bento", "verify_bento"]
 
-    shutil.rmtree(first["path"])
+    shutil.rmtree(platform.home.root / first["path"])
     again = recorded_metadata(platform.make(serving.bento(model), "2013-03"))
     assert calls == ["build_bento", "verify_bento"] * 2
     assert (again["version"], again["tag"], again["verified_rows"]) == (1, first["tag"], 50)
-    assert (Path(again["path"]) / "bento.yaml").is_file()
+    assert (platform.home.root / again["path"] / "bento.yaml").is_file()
 
 
 def counted(function: Callable[..., Any], calls: list[str], name: str) -> Callable[..., Any]:

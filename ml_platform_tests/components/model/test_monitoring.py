@@ -26,6 +26,8 @@ from ml_platform.features.view import FeatureView
 from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.steps.candidates import build_training_sets, make_candidate
+from ml_platform.steps.feature_checks import NotEvaluated, screen_training_set
+from ml_platform.steps.monitoring import monitor_drift
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
 from resources.dagster_home import HomeResource
@@ -323,7 +325,7 @@ def test_null_in_an_identity_field_matches_null(platform: PlatformFixture) -> No
     assert [json.loads(text)["tail"] for text in rows["request"]] == [None] * 8
 
 
-def champion(platform: PlatformFixture, version: int, month: str, auc: float) -> None:
+def champion(platform: PlatformFixture, version: int, month: str, auc: float, action: str = "promote") -> None:
     """Append a champion record and store the metrics of its evaluation."""
     platform.resources["home"].audit().append(  # type: ignore[attr-defined]
         CHAMPION_KIND,
@@ -333,7 +335,7 @@ def champion(platform: PlatformFixture, version: int, month: str, auc: float) ->
             "model": "legs",
             "version": version,
             "reason": "",
-            "action": "promote",
+            "action": action,
             "content_digest": "",
             "partition": month,
             "manifest": {},
@@ -390,6 +392,22 @@ def test_drift_compares_with_all_earlier_months(platform: PlatformFixture) -> No
     assert mapping.start_offset < -11
 
 
+def lose_rows(platform: PlatformFixture, month: str) -> None:
+    """Delete the file of a month of the training set."""
+    (folder,) = (platform.home.lake / bound().table).glob(f"*{month}*")
+    shutil.rmtree(folder)
+
+
+def test_drift_reads_only_the_declared_number_of_earlier_months(platform: PlatformFixture) -> None:
+    lose_rows(platform, "2013-01")
+    short = bound({"drift": {"minimum_rows": 100, "reference_partitions": 1}})
+    shown, _ = platform.materialize(monitoring.drift(short), "2013-03")
+    assert (shown["rows_reference"], shown["rows_current"], shown["expected_rows"]) == (600, 600, 600.0)
+    # With more months the lost one would be read.
+    with pytest.raises(LakeError, match="partition 2013-01"):
+        monitor_drift(bound(), "2013-03", platform.stores)
+
+
 def test_half_the_rows_and_a_feature_without_values_raise_an_alert(platform: PlatformFixture) -> None:
     quiet = legs("2013-04", 250).with_columns(left=pl.col("left") + timedelta(days=40))
     platform.land("2013-04", quiet)
@@ -409,7 +427,34 @@ def test_scores_are_compared_if_a_champion_existed_before_the_month(platform: Pl
     assert shown["score_effect"] > shown["score_limit"]
 
 
+def test_scores_of_the_evaluation_month_are_compared_when_it_lies_before_the_reference(
+    platform: PlatformFixture,
+) -> None:
+    champion(platform, 1, "2013-02", 0.7)
+    platform.land("2013-04")
+    short = bound({"drift": {"minimum_rows": 100, "reference_partitions": 1}})
+    shown, _ = platform.materialize(monitoring.drift(short), "2013-04")
+    assert (shown["scored_by_version"], shown["rows_reference"], shown["expected_rows"]) == (1, 1200, 600.0)
+
+
+def test_retired_champion_scores_nothing(platform: PlatformFixture) -> None:
+    champion(platform, 1, "2013-03", 0.7)
+    champion(platform, 1, "2013-03", 0.7, action="retire")
+    platform.land("2013-04")
+    assert monitor_drift(bound(), "2013-04", platform.stores).scored_by is None
+
+
 # The training set.
+
+
+def test_leakage_screen_measures_the_latest_months_only(platform: PlatformFixture) -> None:
+    lose_rows(platform, "2013-01")
+    latest_two = bound({"leakage_screen": {"rows": 1_000, "rounds": 10, "reference_partitions": 2}})
+    report = screen_training_set(latest_two, platform.lake)
+    assert not isinstance(report, NotEvaluated)
+    assert report.rows == 1_000
+    with pytest.raises(LakeError, match="partition 2013-01"):
+        screen_training_set(bound(), platform.lake)
 
 
 def test_leakage_screen_needs_more_than_one_month(platform: PlatformFixture) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -86,7 +85,7 @@ def test_candidate_of_a_custom_trainer_is_packaged_verified_and_reproduced(platf
 
     assert "ada, approve: read the card" in card.read_text()
     assert [candidate["version"], verdict["version"], champion["version"], bento["version"]] == [1, 1, 1, 1]
-    source = Path(bento["path"]) / "src"
+    source = platform.home.root / bento["path"] / "src"
     assert json.loads((source / "model" / "model.json").read_text())["scorer"] == "assets.logistic_scorer:load"
     # The bento carries the scorer but not the trainer.
     assert (source / "assets" / "logistic_scorer.py").exists()

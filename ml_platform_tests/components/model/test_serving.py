@@ -186,7 +186,7 @@ def test_bento_is_recorded_with_its_verification(platform: PlatformFixture, bent
     assert record is not None
     assert (metadata["version"], metadata["verified_rows"]) == (1, 50)
     assert (metadata["tag"], metadata["size_bytes"]) == (record.tag, record.size_bytes)
-    assert Path(metadata["path"]) == platform.home.bentos / record.folder
+    assert metadata["path"] == f"bentos/{record.folder}"
     assert 0 < metadata["latency_p50_ms"] <= metadata["latency_p99_ms"] == record.latency_p99_ms
 
 
@@ -205,7 +205,7 @@ def test_rollout_deploys_the_verified_bento_and_keeps_the_shadow(
 
 
 def bento_folder(platform: PlatformFixture, bento: dict[str, Any]) -> str:
-    return Path(bento["path"]).relative_to(platform.home.bentos).as_posix()
+    return str(bento["path"]).removeprefix("bentos/")
 
 
 def test_change_of_the_desired_state_is_recorded_with_it(platform: PlatformFixture, bento: dict[str, Any]) -> None:
@@ -230,7 +230,7 @@ def test_changed_bento_is_not_rolled_out_until_it_is_built_again(
 ) -> None:
     platform.materialize("rollout")
     before = platform.desired_state
-    trees = Path(bento["path"]) / "src" / "model" / "model.txt"
+    trees = platform.home.root / bento["path"] / "src" / "model" / "model.txt"
     trees.write_text(trees.read_text().replace("leaf_value=", "leaf_value=9"))
     with pytest.raises(BentoError, match=r"expected the content that was verified.*other content"):
         platform.materialize("rollout")

@@ -20,7 +20,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 REPOSITORY = FOLDER.parents[2]
 MONTHS = ("2013-01", "2013-02", "2013-03", "2013-04")
-PER_DAY = 4
+PER_DAY = 8
 DOMAIN = "shops"
 OLD_NAMES = {
     "known_upfront": "beforehand",
@@ -31,8 +31,7 @@ OLD_NAMES = {
 """Names in the declarations of version 0.1.0 by those of now."""
 
 TRAINING_CYCLE = " or ".join(
-    f'key:"late/{name}"'
-    for name in ("candidate_lightgbm", "evaluation", "model_card", "champion", "bento", "rollout")
+    f'key:"late/{name}"' for name in ("candidate_lightgbm", "evaluation", "model_card", "champion", "bento", "rollout")
 )
 
 DROPPED = ("logs", "reports", "run", "dagster/logs", "dagster/.logs_queue")
@@ -189,9 +188,9 @@ def _rows(month: str) -> list[dict[str, str]]:
     for number in range(28 * PER_DAY):
         distance, shop = generator.gauss(0, 1), generator.randrange(3)
         at = datetime.fromisoformat(f"{month}-01T08:00:00+00:00") + timedelta(
-            days=number // PER_DAY, hours=2 * (number % PER_DAY)
+            days=number // PER_DAY, hours=number % PER_DAY
         )
-        late = generator.random() < 1 / (1 + 2.718 ** -(2 * distance + shop - 1))
+        late = generator.random() < 1 / (1 + 2.718 ** -(4 * distance + shop - 1))
         rows.append(
             {
                 "delivery": f"{month}-{number:04}",

@@ -1,0 +1,1 @@
+"""The migrations of the state store, oldest first by their number."""
