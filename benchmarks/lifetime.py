@@ -316,9 +316,8 @@ def _print(found: dict[str, Any], show: Callable[[str], None]) -> None:
         f"{found['days']} days, {found['predictions']:,} predictions, {found['files']:,} landed files, "
         f"{found['table_versions']:,} table versions, {found['promotions']} promotions"
     )
-    show(
-        f"{'part of a day (processor/wall ms)':36}{'first week':>18}{'last week':>18}{'ratio':>8}   limit {LIMITS['ratio']}"
-    )
+    title = "part of a day (processor/wall ms)"
+    show(f"{title:36}{'first week':>18}{'last week':>18}{'ratio':>8}   limit {LIMITS['ratio']}")
     for name, ratio in found["ratio"].items():
         before, after = ("{:.1f}/{:.1f}".format(*found[week][name]) for week in ("first_week_ms", "last_week_ms"))
         show(f"{name:36}{before:>18}{after:>18}{ratio:>8.2f}")

@@ -3,6 +3,8 @@
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -302,7 +304,8 @@ def upgrade(
 
     # Without _home(), which would migrate the home.
     home, console = Home.from_environment(), _console()
-    found = work.upgrade(home, dry_run=dry_run)
+    with _writable(home):
+        found = work.upgrade(home, dry_run=dry_run)
     work.show(found, home, console, dry_run=dry_run)
     if found.left_out:
         raise typer.Exit(1)
@@ -485,8 +488,16 @@ def _console(descriptor: int = 1) -> Console:
 
 def _home() -> Home:
     home = Home.from_environment()
-    try:
+    with _writable(home):
         prepare(home)
+    return home
+
+
+@contextmanager
+def _writable(home: Home) -> Iterator[None]:
+    """Turn an error of the file system in the body into a message about ``home``."""
+    try:
+        yield
     except OSError as error:
         raise HomeError(
             f"Platform home {home.root}",
@@ -494,7 +505,6 @@ def _home() -> Home:
             found=str(error.strerror),
             fix="Set ML_PLATFORM_HOME to another folder.",
         ) from error
-    return home
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def data_flow() -> str:
         at(1, bottom, "predictions", "log of requests,|features, scores", MONITORING),
         at(0, bottom, "outcomes", "predictions joined|with labels", MONITORING),
         at(0, middle, "performance", "realised metrics|against expectation", MONITORING),
-        at(1, middle, "drift", "month against|all months before", MONITORING),
+        at(1, middle, "drift", "month against|the months before", MONITORING),
     ]
     flow = [across(column, top) for column in range(4)]
     flow += [down(4, top), across(3, middle, back=True), across(2, middle, back=True), down(2, middle)]

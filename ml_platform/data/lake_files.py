@@ -85,9 +85,9 @@ class LakeFiles:
             self._put(table, path, data)
             return StoredFile(path, len(data), hashlib.sha256(data).hexdigest())
         target = self.local / table / path
-        target.parent.mkdir(parents=True, exist_ok=True)
         # Readers and cleaning ignore names with a leading dot: the file is not complete before its rename.
         staged = target.with_name(f".{target.name}")
+        _create_file(staged)
         try:
             frame.write_parquet(staged, compression_level=COMPRESSION_LEVEL)
             with staged.open("rb") as file:
@@ -125,6 +125,7 @@ class LakeFiles:
     def delete(self, table: str, paths: Iterable[str]) -> int:
         """Delete files of ``table`` and return the number of bytes freed; absent files are skipped."""
         freed = 0
+        folders: set[Path] = set()
         for path in paths:
             if self.local is None:
                 info = self._s3.get_file_info(self._key(table, path))
@@ -139,10 +140,11 @@ class LakeFiles:
             except FileNotFoundError:
                 continue
             freed += size
-            if not any(target.parent.iterdir()) and target.parent != self.local / table:
-                # A writer may have put a file there since.
-                with suppress(OSError):
-                    target.parent.rmdir()
+            folders.add(target.parent)
+        for folder in folders:
+            # A folder with files stays: it cannot be removed.
+            with suppress(OSError):
+                folder.rmdir()
         return freed
 
     def stored(self, table: str) -> Iterator[tuple[str, int, float]]:
@@ -255,6 +257,15 @@ class LakeFiles:
             scheme, _, host = endpoint.partition("://")
             arguments |= {"scheme": scheme, "endpoint_override": host}
         return pyarrow.fs.S3FileSystem(**{name: value for name, value in arguments.items() if value is not None})
+
+
+def _create_file(path: Path) -> None:
+    """Create an empty file with its folder; cleaning may remove an empty folder in between."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.touch()
+            return
 
 
 def _sync_folder(folder: Path) -> None:

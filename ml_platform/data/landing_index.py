@@ -196,12 +196,12 @@ class LandingIndex:
                     "sha256": digest,
                     "landed_at": now_text(),
                 }
-                if name in known:
-                    if known[name].sha256 == digest:
-                        del values["landed_at"]
-                    statement = sa.update(landed_files).where(
-                        landed_files.c.dataset == dataset, landed_files.c.name == name
-                    )
-                    connection.execute(statement.values(**values))
-                else:
+                unchanged = name in known and known[name].sha256 == digest
+                updated = connection.execute(
+                    sa.update(landed_files)
+                    .where(landed_files.c.dataset == dataset, landed_files.c.name == name)
+                    .values({key: value for key, value in values.items() if key != "landed_at" or not unchanged})
+                )
+                # Another process may have added the file since it was compared.
+                if not updated.rowcount:
                     connection.execute(sa.insert(landed_files).values(dataset=dataset, name=name, **values))

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from bento.scorer import scorer_reference
+from ml_platform.data.atomic import publish_directory
 from ml_platform.data.canonical import directory_digest, file_digest, value_digest
 from ml_platform.data.module_code import syntax_digest
 from ml_platform.data.scratch import scratch_folder
@@ -39,6 +41,9 @@ FILES_NOT_SERVED = ("manifest.json",)
 """Files of a model directory that record how it was made. They name times and machines; serving reads none of them."""
 
 BENTOFILE = "bentofile.yaml"
+LOCK_FILE = ".publication.lock"
+"""Lock of the publication of a built bento; it is taken for an instant."""
+
 BUILD_SECONDS = 300
 _BUILD_SCRIPT = (
     "import json, sys; import bentoml; "
@@ -81,9 +86,13 @@ def build_bento(
         digest = directory_digest(staging)
         name = f"{version}-{digest[:12]}"
         bento_folder = bentos_root / "bentos" / contract.model / name
-        if not (bento_folder / "bento.yaml").exists() or content_digest(bento_folder) != digest:
-            shutil.rmtree(bento_folder, ignore_errors=True)
-            _build(staging, contract.model, name, requirements, bentos_root)
+        if not _is_built(bento_folder, digest):
+            # In a store of its own: neither a second build nor what a killed one left running can disturb it.
+            with scratch_folder("bento-store", bentos_root) as store:
+                _build(staging, contract.model, name, requirements, store)
+                with FileLock(bentos_root / LOCK_FILE):
+                    if not _is_built(bento_folder, digest):
+                        publish_directory(store / "bentos" / contract.model / name, bento_folder)
     # Running a bento adds bytecode; the size counts only the built files.
     size = sum(file.stat().st_size for file in bento_folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return BuiltBento(f"{contract.model}:{name}", bento_folder, digest, size)
@@ -162,6 +171,10 @@ def _normalized_digest(source: Path) -> str:
             if name != BENTOFILE and not name.endswith(".pyc")
         }
     )
+
+
+def _is_built(bento: Path, digest: str) -> bool:
+    return (bento / "bento.yaml").exists() and content_digest(bento) == digest
 
 
 def _stage(staging: Path, model_dir: Path, contract: RequestContract, version: str, lock: Path) -> list[str]:

@@ -214,8 +214,8 @@ def import_desired_states(state: StateStore, serving_folder: Path, bentos_root: 
     """Store the desired-state files of the releases up to 0.1.0; return the generation of each added model.
 
     These files contain absolute paths of bentos. A path outside ``bentos_root`` belongs to the place of the home before
-    it was moved, so its last two parts (model and bento) are kept. A file that cannot be read is stored as it is: the
-    reconciler names it. A repeated import adds nothing.
+    it was moved, so its last three parts (store, model and bento) are kept. A file that cannot be read is stored as it
+    is: the reconciler names it. A repeated import adds nothing.
     """
     added = {}
     for file in sorted(serving_folder.glob(f"*/{DESIRED_STATE_FILE}")):
@@ -260,7 +260,7 @@ def _with_relative_bentos(stored: dict[str, Any], bentos_root: Path) -> dict[str
         if not folder.is_absolute():
             return bento
         inside = folder.is_relative_to(bentos_root)
-        return folder.relative_to(bentos_root).as_posix() if inside else "/".join(folder.parts[-2:])
+        return folder.relative_to(bentos_root).as_posix() if inside else "/".join(folder.parts[-3:])
 
     served = {role: stored.get(role) for role in ROLES}
     changed = {role: {**one, "bento": relative(one["bento"])} for role, one in served.items() if one}

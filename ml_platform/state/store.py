@@ -159,6 +159,10 @@ class StateStore:
                 # Otherwise each query of a Postgres transaction has its own snapshot.
                 options["isolation_level"] = "REPEATABLE READ"
             with self.engine.connect().execution_options(**options) as connection, connection.begin():
+                if self.path is None and write:
+                    # As in SQLite, one writer at a time, because a writer decides on what it has read.
+                    connection.execute(sa.text(f"SET LOCAL lock_timeout = '{BUSY_SECONDS:g}s'"))
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_LOCK)))
                 self._local.connection, self._local.writes = connection, write
                 try:
                     yield connection
@@ -197,7 +201,7 @@ class StateStore:
     def _translated(self, error: exc.DBAPIError) -> PlatformError:
         text = str(error.orig)
         subject = f"State store {self.location}"
-        if "locked" in text or "busy" in text:
+        if "locked" in text or "busy" in text or "lock timeout" in text:
             return StateLockedError(
                 subject,
                 expected=f"a free database within {BUSY_SECONDS:g} s",

@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 VALIDATION_PREFIX = "validation_"
 """Prefix of the metrics in a manifest that were measured on the validation rows."""
 
+REGISTRATION_SECONDS = 600.0
+"""Time for which a candidate waits while another one of its model is registered, which may be large."""
+
 
 @dataclass(frozen=True)
 class CandidateResult:
@@ -194,7 +197,9 @@ def make_candidate(
         on_trial=trial_logger(run),
     )
     manifest = _completed_manifest(planned_manifest, model, candidate, split)
-    version, content = _register(model, candidate, manifest, split, stores.registry, run)
+    # Of two processes that fit the same candidate at once, the second one finds the version of the first.
+    with stores.state.lock(f"registration/{model.name}", seconds=REGISTRATION_SECONDS):
+        version, content = _register(model, candidate, manifest, split, stores.registry, run)
     pin_tables(stores.lake.catalog, model.name, content, manifest.tables)
     # Remove the checkpoint last: a failure before this line would repeat the fit.
     shutil.rmtree(checkpoint, ignore_errors=True)

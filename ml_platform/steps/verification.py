@@ -209,10 +209,14 @@ def _evidence(stores: PlatformStores) -> Iterator[Problem | None]:
     from ml_platform.state.schema import verdicts
 
     with stores.state.read() as connection:
-        rows = connection.execute(sa.select(verdicts.c.model, verdicts.c.partition, verdicts.c.verdict)).all()
+        columns = verdicts.c
+        query = sa.select(columns.model, columns.partition, columns.candidate, columns.verdict)
+        rows = connection.execute(query).all()
     for row in rows:
         verdict = json.loads(row.verdict)
         path = stores.home.evidence / f"{verdict['evidence']}.parquet"
+        if not path.exists() and stores.registry.by_content(row.model, row.candidate) is None:
+            continue  # housekeeping removed the version with its evidence
         found = None
         if not path.exists():
             found = f"no file {path.name}"

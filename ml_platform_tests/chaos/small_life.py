@@ -138,6 +138,18 @@ def done(program: StepProgram, step: str, *lives: Life, **arguments: Any) -> lis
     return [each.result for each in outcomes]
 
 
+def difference(expected: Any, found: Any, place: str = "") -> str:
+    """Return the first place in which JSON values differ, with both values; "" for equal ones."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        names = [*expected, *(name for name in found if name not in expected)]
+        pairs = [(str(name), expected.get(name), found.get(name)) for name in names]
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        pairs = [(str(number), *values) for number, values in enumerate(zip(expected, found, strict=True))]
+    else:
+        return "" if expected == found else f"{place} is {str(found)[:300]}, not {str(expected)[:300]}"
+    return next((text for name, *values in pairs if (text := difference(*values, f"{place}/{name}"))), "")
+
+
 def main() -> None:
     """Serve requests until the standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
@@ -521,9 +533,12 @@ def describe(platform: Any) -> dict[str, Any]:
     return {
         "tables": _tables(stores.lake),
         "registry": [
-            (each.version, each.content_digest, each.inputs_digest, sorted(each.aliases))
-            for each in stores.registry.versions("late")
+            [each.version, each.content_digest, each.inputs_digest] for each in stores.registry.versions("late")
         ],
+        "aliases": {
+            alias: None if (version := stores.registry.by_alias("late", alias)) is None else version.version
+            for alias in ("champion", "challenger", "previous")
+        },
         "running": _running(stores.registry.tracking),
         "audit": [[each.kind, each.actor, each.at.isoformat(), dict(each.facts)] for each in stores.audit.records()],
         "desired": {model: state.model_dump(mode="json") for model, state in states.readable.items()},

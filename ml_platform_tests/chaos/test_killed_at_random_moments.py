@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform_tests.chaos.small_life import BACKUPS, Life, StepProgram, done
+from ml_platform_tests.chaos.small_life import BACKUPS, Life, StepProgram, difference, done
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -59,9 +59,9 @@ def test_killed_steps_that_are_repeated_give_the_home_of_an_undisturbed_life(
         for life, limit, content in zip(lives, limits, done(program, "describe", *lives), strict=True):
             left = done(program, "leftovers", life)[0]
             differences += [
-                f"{step} killed at operation {limit} of {whole.operations}: {name} is {content[name]}, not {value}"
-                for name, value in expected.items()
-                if content[name] != value
+                f"{step} killed at operation {limit} of {whole.operations}: {text}"
+                for name in expected
+                if (text := difference(expected[name], content[name], name))
             ]
             differences += [f"{step} killed at operation {limit} left {name}" for name in left]
         for life in others:

@@ -44,7 +44,7 @@ print(number, flush=True)
 
 @dataclass(frozen=True)
 class Answers:
-    """What a home says: its status, its history, and the answers of its endpoint."""
+    """The reports of a home: its status, its history, and the answers of its endpoint."""
 
     status: dict[str, Any]
     history: list[Any]

@@ -135,8 +135,8 @@ def test_unreadable_state_is_replaced_only_when_the_caller_says_so(
 def test_files_of_an_earlier_release_are_imported_with_relative_bentos(any_state: StateStore, tmp_path: Path) -> None:
     bentos = tmp_path / "bentos"
     old = {
-        "stable": {"version": "1", "bento": str(bentos / "toy" / "1-abc")},
-        "candidate": {"version": "2", "bento": "/where/the/home/was/bentos/toy/2-def"},
+        "stable": {"version": "1", "bento": str(bentos / "bentos" / "toy" / "1-abc")},
+        "candidate": {"version": "2", "bento": "/where/the/home/was/bentos/bentos/toy/2-def"},
         "weights": {"stable": 90, "candidate": 10},
         "shadow": None,
         "generation": 4,
@@ -147,8 +147,8 @@ def test_files_of_an_earlier_release_are_imported_with_relative_bentos(any_state
     assert import_desired_states(any_state, tmp_path / "serving", bentos) == {"broken": 0, "toy": 4}
     assert import_desired_states(any_state, tmp_path / "serving", bentos) == {}
     assert read_desired_state(any_state, "toy") == DesiredState(
-        stable=ServedVersion(version="1", bento="toy/1-abc"),
-        candidate=ServedVersion(version="2", bento="toy/2-def"),
+        stable=ServedVersion(version="1", bento="bentos/toy/1-abc"),
+        candidate=ServedVersion(version="2", bento="bentos/toy/2-def"),
         weights={"stable": 90, "candidate": 10},
         generation=4,
     )

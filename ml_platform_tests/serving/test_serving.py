@@ -219,7 +219,7 @@ def test_prediction_is_logged_with_its_features(live: RunningPlatform) -> None:
 
 def test_three_requests_with_one_request_id_are_three_predictions(live: RunningPlatform) -> None:
     answers = [live.post({"rows": [row(each)]}, headers={"x-request-id": "reused"}) for each in ("UA", "AA", "ZZ")]
-    lines = until(lambda: len(found := logged_lines(live, "reused")) == 3 and found)
+    lines = until(lambda: found if len(found := logged_lines(live, "reused")) == 3 else [])
     assert [answer.headers["x-request-id"] for answer in answers] == ["reused"] * 3
     assert [(answer.headers["x-prediction-id"], answer.json()["predictions"][0]["score"]) for answer in answers] == [
         (line["prediction_id"], line["score"]) for line in lines
@@ -281,7 +281,7 @@ def test_shadow_sees_requests_and_logs_them_as_shadow(
     answer = live.post({"rows": [row()]}, headers={"x-request-id": "shadowed"})
     assert answer.json()["model"]["version"] == "1"
 
-    lines = until(lambda: len(found := logged_lines(live, "shadowed")) == 2 and found)
+    lines = until(lambda: found if len(found := logged_lines(live, "shadowed")) == 2 else [])
     assert {(line["role"], line["version"]) for line in lines} == {("stable", "1"), ("shadow", "2")}
     ids = {line["role"]: line["prediction_id"] for line in lines}
     assert ids["stable"] == answer.headers["x-prediction-id"] != ids["shadow"]

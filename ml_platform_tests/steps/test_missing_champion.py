@@ -190,9 +190,9 @@ def test_verb_restores_a_deleted_champion_and_names_the_next_command(
 ) -> None:
     downloaded(stores, stores.registry.version(MODEL, 1))
     delete_in_mlflow(stores)
-    said = decide("restore-version", stores.home, monkeypatch)
-    assert "The champion of 'toy' is version 2 in MLflow." in said
-    assert f"""'key:"toy/bento" or key:"toy/rollout"' --partitions {MONTH} --force""" in said
+    output = decide("restore-version", stores.home, monkeypatch)
+    assert "The champion of 'toy' is version 2 in MLflow." in output
+    assert f"""'key:"toy/bento" or key:"toy/rollout"' --partitions {MONTH} --force""" in output
     champion = current_champion(AuditLog(stores.state), MODEL)
     assert champion is not None
     assert (champion.version, champion.decided_by, champion.action) == (2, "mara", "restore")
@@ -200,7 +200,7 @@ def test_verb_restores_a_deleted_champion_and_names_the_next_command(
 
 def test_verb_retires_a_deleted_champion(stores: PlatformStores, monkeypatch: pytest.MonkeyPatch) -> None:
     delete_in_mlflow(stores)
-    said = decide("retire", stores.home, monkeypatch)
-    assert "Version 1 is champion of 'toy' no longer" in said
+    output = decide("retire", stores.home, monkeypatch)
+    assert "Version 1 is champion of 'toy' no longer" in output
     assert current_champion(AuditLog(stores.state), MODEL) is None
     assert AuditLog(stores.state).records("champion", MODEL)[-1].actor == "mara"

@@ -111,7 +111,7 @@ def test_released_training_set_and_anchor_are_those_of_the_champion(
     assert months_of(pl.read_parquet(folder / "training_set.parquet")) == NEEDED
     (anchor,) = released_anchors(repository)
     assert verify_anchor(stores.audit, anchor) == stores.audit.head()
-    # A log that was made anew is not the log of the release.
+    # Another log is not the log of the release.
     other = AuditLog(StateStore.in_folder(tmp_path))
     other.append(CHAMPION_KIND, actor="test", at=NOW, facts={"model": "late"})
     with pytest.raises(AuditError):

@@ -59,7 +59,9 @@ def evaluate_sensor(
     return result
 
 
-def test_sensor_skips_without_a_training_set(model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource) -> None:
+def test_sensor_skips_without_a_training_set(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
+) -> None:
     result = evaluate_sensor(model, instance, lake)
 
     assert isinstance(result, dg.SkipReason)
@@ -108,7 +110,9 @@ def test_manually_materialized_candidates_are_not_requested_again(
     assert "The candidates of 2013-06 are newer than the latest training set" in str(result.skip_message)
 
 
-def test_months_before_the_first_candidate_are_skipped(model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource) -> None:
+def test_months_before_the_first_candidate_are_skipped(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
+) -> None:
     later = ModelAssets(model.declared.model_copy(update={"first_candidate": "2013-04"}), model.views)
     make_training_set(later, instance, lake, "2013-02", "a")
 

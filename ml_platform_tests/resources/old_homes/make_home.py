@@ -8,12 +8,13 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -34,7 +35,10 @@ TRAINING_CYCLE = " or ".join(
     f'key:"late/{name}"' for name in ("candidate_lightgbm", "evaluation", "model_card", "champion", "bento", "rollout")
 )
 
-DROPPED = ("logs", "reports", "run", "dagster/logs", "dagster/.logs_queue")
+MONITORING = 'key:"late/predictions" or key:"late/outcomes" or key:"late/candidate_lightgbm"'
+"""Predictions and outcomes, with a second version that no gate has seen."""
+
+DROPPED = ("logs", "reports", "run", "dagster/logs", "dagster/storage", "dagster/.logs_queue")
 """Files that a migration does not read, left out of the archive."""
 
 DESCRIBE = """
@@ -74,13 +78,12 @@ def main(commit: str, name: str) -> None:
         _put_domain(code, old)
         run = _Runner(code, home)
         run.materialize('key:"datasets/*" or key:"features/*" or key:"late/training_set"', "2013-01...2013-04")
-        for month in ("2013-03", "2013-04"):
-            run.materialize(TRAINING_CYCLE, month)
+        run.materialize(TRAINING_CYCLE, "2013-03")
         # A corrected file gives the tables a second version of one partition; the champion's version stays pinned.
         _land_corrected(home)
         run.materialize('key:"datasets/*" or key:"features/*"', "2013-04")
         run.log_predictions()
-        run.materialize('key:"late/predictions" or key:"late/outcomes"', "2013-04")
+        run.materialize(MONITORING, "2013-04")
         run.set_cursor()
         description = {"commit": commit, "made_at": made, **json.loads(run.python("-c", DESCRIBE, str(home)))}
         description["status"] = json.loads(run.platform("status", "--json"))
@@ -224,9 +227,25 @@ def _archive(home: Path, target: Path) -> None:
         path = home / name
         if path.is_dir():
             shutil.rmtree(path)
+    for database in home.rglob("*.db"):
+        _hide_checkout(database)
     with tarfile.open(target, "w:xz", preset=9) as archive:
         archive.add(home, arcname="home")
     print(f"{target.name}: {target.stat().st_size} bytes")
+
+
+def _hide_checkout(database: Path) -> None:
+    """Replace the folder of this checkout in all texts of ``database``: it says nothing about a home."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for _, column, *_ in connection.execute(f"PRAGMA table_info('{table}')").fetchall():
+                connection.execute(
+                    f"UPDATE {table} SET {column} = replace({column}, ?, '/srv/checkout') "
+                    f"WHERE typeof({column}) = 'text' AND instr({column}, ?)",
+                    (str(REPOSITORY), str(REPOSITORY)),
+                )
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("VACUUM")
 
 
 if __name__ == "__main__":
