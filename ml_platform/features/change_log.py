@@ -5,17 +5,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ml_platform.data.lake import PARTITION, Lake, TableVersion
 from ml_platform.data.pii import shown, shown_error
 from ml_platform.data.references import load_function
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.exact_values import InexactValuesError, cast_exactly
 from ml_platform.features.key_types import KeyTypeError, require_storable_keys, typed_key
 from ml_platform.features.view import INSTANT, KNOWN_AT, FeatureView, ViewError
+
+if TYPE_CHECKING:
+    # A bento carries this module, and reads no lake.
+    from ml_platform.data.lake import Lake, TableVersion
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def _tied_rows(equal: pl.Series) -> pl.Series:
     return before.append(equal) | following.extend_constant(False, 1)
 
 
-def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) -> tuple[TableVersion, BuildReport]:
+def write(view: FeatureView, log: ChangeLog, lake: "Lake", partition: str | None) -> "tuple[TableVersion, BuildReport]":
     """Publish ``log`` as ``partition`` of the view's table; return the new version and the report.
 
     A fact is late if the published partition lacks it and has a later fact. Late facts are published too and counted,
@@ -150,7 +153,7 @@ def write(view: FeatureView, log: ChangeLog, lake: Lake, partition: str | None) 
 
 
 def read(
-    view: FeatureView, lake: Lake, version: int | None = None, partitions: Sequence[str] | None = None
+    view: FeatureView, lake: "Lake", version: int | None = None, partitions: Sequence[str] | None = None
 ) -> pl.LazyFrame:
     """Return the view's change log (entity…, known_at, values…) as of ``version`` of its table (the latest if None).
 
@@ -314,12 +317,12 @@ def _require_time_zone(view: FeatureView, window: Window) -> None:
         )
 
 
-def _late_facts(view: FeatureView, facts: pl.DataFrame, lake: Lake, partition: str | None) -> pl.DataFrame:
+def _late_facts(view: FeatureView, facts: pl.DataFrame, lake: "Lake", partition: str | None) -> pl.DataFrame:
     if not lake.exists(view.table) or (partition is not None and partition not in lake.partitions(view.table)):
         return facts.clear()
     keys = [*view.entity, KNOWN_AT]
     published = lake.scan(view.table, partitions=None if partition is None else [partition])
-    existing = published.drop(PARTITION, strict=False).select(keys).collect()
+    existing = published.select(keys).collect()
     if not existing.height:
         return facts.clear()
     return facts.filter(pl.col(KNOWN_AT) < existing[KNOWN_AT].max()).join(

@@ -10,12 +10,11 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from ml_platform.data.lake import Lake
 from ml_platform.data.pii import MASK
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import RENAMED_ATTRIBUTES
@@ -37,6 +36,10 @@ from ml_platform.features.point_in_time import (
 )
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT, FeatureView, ViewError
+
+if TYPE_CHECKING:
+    # A bento carries this module, and reads no lake.
+    from ml_platform.data.lake import Lake
 
 
 class FeatureSet:
@@ -191,11 +194,11 @@ class FeatureSet:
             found.append((view, self.layout.lookup_columns(inputs), inputs))
         return found
 
-    def logs(self, lake: Lake, versions: Mapping[str, int] | None = None) -> dict[str, pl.LazyFrame]:
+    def logs(self, lake: "Lake", versions: Mapping[str, int] | None = None) -> dict[str, pl.LazyFrame]:
         """Return the change log of each stored view, at the version that ``versions`` has for it, or the latest."""
         return {view.name: change_log.read(view, lake, (versions or {}).get(view.name)) for view in self.stored}
 
-    def versions(self, lake: Lake) -> dict[str, int]:
+    def versions(self, lake: "Lake") -> dict[str, int]:
         """Return the latest table version of each stored view, for a manifest to pin; absent tables are left out."""
         found = {view.name: lake.version(view.table) for view in self.stored}
         return {name: version for name, version in found.items() if version is not None}

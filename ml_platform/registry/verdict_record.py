@@ -123,7 +123,15 @@ def verdict_metrics(state: StateStore, digest: str | None) -> dict[str, float]:
     """Return the metrics of the evaluation with the verdict ``digest``; empty when it is None or not stored."""
     with state.read() as connection:
         text = connection.scalar(sa.select(verdicts.c.metrics).where(verdicts.c.digest == digest))
-    return {} if text is None else dict(json.loads(text))
+    try:
+        return {} if text is None else dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise PromotionError(
+            f"Verdict {digest}",
+            expected="its metrics as JSON",
+            found=f"'{str(text)[:40]}'",
+            fix="Restore the home from its backup: ml-platform restore.",
+        ) from error
 
 
 def load_verified_verdict(

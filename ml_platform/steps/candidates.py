@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 VALIDATION_PREFIX = "validation_"
 """Prefix of the metrics in a manifest that were measured on the validation rows."""
 
-REGISTRATION_SECONDS = 600.0
-"""Time for which a candidate waits while another one of its model is registered, which may be large."""
+FIT_SECONDS = 600.0
+"""Time for which a candidate waits for another process that fits the same one."""
 
 
 @dataclass(frozen=True)
@@ -173,37 +173,21 @@ def make_candidate(
     When the inputs (training set, code, lock, settings) are those of an earlier version, that version is returned and
     nothing is fitted. A hyperparameter search is stored in the database ``study_storage`` and continues there after a
     kill; each trial is a nested run. While the tracking server is down, run and version wait in its outbox.
+
+    Of two processes that make the same candidate at once, the second waits and then finds the version of the first.
+    Raises :class:`~ml_platform.state.store.StateLockedError`, which names the first, after ten minutes.
     """
-    frame = read_training_set(model, month, stores.lake)
-    split = split_of(model, month, frame)
-    planned_manifest = _planned_manifest(model, trainer, month, frame, stores, dagster_run_id, now)
-    checkpoint = stores.home.models / "checkpoints" / model.name / trainer / month
-    existing = find_version(stores.registry, model.name, planned_manifest.inputs_digest())
-    if existing is not None:
-        run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {existing.version}"})
-        stores.registry.mark_chosen(existing, now)
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        manifest = stores.registry.manifest(existing)
-        pin_tables(stores.lake.catalog, model.name, existing.content_digest, manifest.tables)
-        return CandidateResult(existing, existing.content_digest, manifest, split.counts(), None)
-    candidate = fit_candidate(
-        split,
-        model.feature_set.feature_names,
-        model.declared.trainers[trainer],
-        task=model.declared.task,
-        prices=read_prices(stores.repository),
-        checkpoint=checkpoint,
-        study_storage=study_storage,
-        on_trial=trial_logger(run),
-    )
-    manifest = _completed_manifest(planned_manifest, model, candidate, split)
-    # Of two processes that fit the same candidate at once, the second one finds the version of the first.
-    with stores.state.lock(f"registration/{model.name}", seconds=REGISTRATION_SECONDS):
-        version, content = _register(model, candidate, manifest, split, stores.registry, run)
-    pin_tables(stores.lake.catalog, model.name, content, manifest.tables)
-    # Remove the checkpoint last: a failure before this line would repeat the fit.
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    return CandidateResult(version, content, manifest, split.counts(), candidate)
+    with stores.state.lock(f"candidate/{model.name}/{trainer}/{month}", seconds=FIT_SECONDS):
+        return _make_candidate(
+            model,
+            trainer,
+            month,
+            stores,
+            run=run,
+            study_storage=study_storage,
+            dagster_run_id=dagster_run_id,
+            now=now,
+        )
 
 
 def candidate_results(candidate: Candidate, split: Split, threshold: ThresholdSettings) -> dict[str, Any]:
@@ -247,6 +231,47 @@ def _read_months(
     start = model.declared.partitions.start
     months = months_between(start if first is None else max(start, first), last)
     return lake.scan(*table, months).drop(PARTITION).sort("predict_at", "example_id").collect()
+
+
+def _make_candidate(
+    model: BoundModel,
+    trainer: str,
+    month: str,
+    stores: PlatformStores,
+    *,
+    run: "TrackedRun",
+    study_storage: str | None,
+    dagster_run_id: str,
+    now: datetime,
+) -> CandidateResult:
+    frame = read_training_set(model, month, stores.lake)
+    split = split_of(model, month, frame)
+    planned_manifest = _planned_manifest(model, trainer, month, frame, stores, dagster_run_id, now)
+    checkpoint = stores.home.models / "checkpoints" / model.name / trainer / month
+    existing = find_version(stores.registry, model.name, planned_manifest.inputs_digest())
+    if existing is not None:
+        run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {existing.version}"})
+        stores.registry.mark_chosen(existing, now)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        manifest = stores.registry.manifest(existing)
+        pin_tables(stores.lake.catalog, model.name, existing.content_digest, manifest.tables)
+        return CandidateResult(existing, existing.content_digest, manifest, split.counts(), None)
+    candidate = fit_candidate(
+        split,
+        model.feature_set.feature_names,
+        model.declared.trainers[trainer],
+        task=model.declared.task,
+        prices=read_prices(stores.repository),
+        checkpoint=checkpoint,
+        study_storage=study_storage,
+        on_trial=trial_logger(run),
+    )
+    manifest = _completed_manifest(planned_manifest, model, candidate, split)
+    version, content = _register(model, candidate, manifest, split, stores.registry, run)
+    pin_tables(stores.lake.catalog, model.name, content, manifest.tables)
+    # Remove the checkpoint last: a failure before this line would repeat the fit.
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return CandidateResult(version, content, manifest, split.counts(), candidate)
 
 
 def _no_examples(error: NoExamplesError, month: str, empty_tables: Sequence[str]) -> NoExamplesError:

@@ -213,8 +213,17 @@ def _evidence(stores: PlatformStores) -> Iterator[Problem | None]:
         query = sa.select(columns.model, columns.partition, columns.candidate, columns.verdict)
         rows = connection.execute(query).all()
     for row in rows:
-        verdict = json.loads(row.verdict)
-        path = stores.home.evidence / f"{verdict['evidence']}.parquet"
+        try:
+            verdict = dict(json.loads(row.verdict))
+            path = stores.home.evidence / f"{verdict['evidence']}.parquet"
+        except (ValueError, TypeError, KeyError):
+            yield Problem(
+                "evidence",
+                f"Verdict on '{row.model}', {row.partition}",
+                "text that is no verdict",
+                f"Materialize {row.model}/evaluation for {row.partition} again, or restore the home from its backup.",
+            )
+            continue
         if not path.exists() and stores.registry.by_content(row.model, row.candidate) is None:
             continue  # housekeeping removed the version with its evidence
         found = None

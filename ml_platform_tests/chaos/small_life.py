@@ -142,12 +142,12 @@ def difference(expected: Any, found: Any, place: str = "") -> str:
     """Return the first place in which JSON values differ, with both values; "" for equal ones."""
     if isinstance(expected, dict) and isinstance(found, dict):
         names = [*expected, *(name for name in found if name not in expected)]
-        pairs = [(str(name), expected.get(name), found.get(name)) for name in names]
+        pairs: list[tuple[str, Any, Any]] = [(str(name), expected.get(name), found.get(name)) for name in names]
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        pairs = [(str(number), *values) for number, values in enumerate(zip(expected, found, strict=True))]
+        pairs = [(str(number), *both) for number, both in enumerate(zip(expected, found, strict=True))]
     else:
         return "" if expected == found else f"{place} is {str(found)[:300]}, not {str(expected)[:300]}"
-    return next((text for name, *values in pairs if (text := difference(*values, f"{place}/{name}"))), "")
+    return next((text for name, one, other in pairs if (text := difference(one, other, f"{place}/{name}"))), "")
 
 
 def main() -> None:
@@ -247,7 +247,7 @@ class OperationCounter:
             self.add()
             flush(descriptor)
 
-        os.fsync = counted_flush
+        os.fsync = counted_flush  # type: ignore[assignment]
         # One operation before each commit, and one between the commit and what follows.
         sa.event.listen(sa.engine.Engine, "commit", lambda _: self.add())
         sa.event.listen(sa.pool.Pool, "checkin", lambda *_: self.add())

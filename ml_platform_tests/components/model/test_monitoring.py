@@ -42,27 +42,7 @@ MONTHS = MonthlyPartitions(start="2013-01", end="2013-12", time_zone="UTC")
 LANDED_MONTHS = ["2013-01", "2013-02", "2013-03"]
 ROWS = 600
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def clock(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(hour=pl.col("due").dt.hour().cast(pl.Int8))
-
-
-def recent(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Return one fact per leg: its delay, known at its departure."""
-    legs = sources["legs"].with_columns(delay=(pl.col("left") - pl.col("due")).dt.total_minutes().cast(pl.Float32))
-    return legs.select("place", known_at="left", delay="delay")
-
-
-def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    late = (pl.col("left") - pl.col("due")).dt.total_minutes() > 15
-    known = {"label": late.cast(pl.Int8), "label_known_at": pl.col("left")}
-    return sources["legs"].select("example_id", "place", "tail", "due", **known)
-
-
-def examples_that_know_the_future(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    left = sources["legs"].select("example_id", minutes=pl.col("left").dt.minute().cast(pl.Int64))
-    return examples(sources).join(left, on="example_id", maintain_order="left")
+FUNCTIONS = "ml_platform_tests.components.model.leg_functions"
 
 
 RECENT = FeatureView.model_validate(
@@ -71,7 +51,7 @@ RECENT = FeatureView.model_validate(
         "entity": ["place"],
         "features": [{"name": "delay", "description": "Delay of the last leg", "unit": "minutes"}],
         "sources": [{"dataset": "legs", "known_upfront": ["place", "due"], "available_from": {"left": ["left"]}}],
-        "function": f"{__name__}:recent",
+        "function": f"{FUNCTIONS}:recent",
         "lookback_days": 2,
         "tolerance_minutes": 2880,
         "age": True,
@@ -83,7 +63,7 @@ CLOCK = FeatureView.model_validate(
         "kind": "request",
         "fields": ["due"],
         "features": [{"name": "hour", "type": "int8", "description": "Hour in which it is due"}],
-        "function": f"{__name__}:clock",
+        "function": f"{FUNCTIONS}:clock",
     }
 )
 LATE_FIELD = {"name": "minutes", "type": "int", "description": "Minute in which it left"}
@@ -99,7 +79,7 @@ def bound(monitors: dict[str, Any] | None = None, **changes: Any) -> ModelAssets
         "owners": ["team:platform"],
         "target": "leaves more than 15 minutes late",
         "partitions": MONTHS.model_dump(),
-        "examples": {"function": f"{__name__}:examples", "sources": ["legs"], "identity": ["place", "due"]},
+        "examples": {"function": f"{FUNCTIONS}:examples", "sources": ["legs"], "identity": ["place", "due"]},
         "prediction_time": {"field": "due", "minutes_before": 60},
         "request": [
             {"name": "place", "type": "string", "description": "Place"},
@@ -316,7 +296,7 @@ def test_outcome_is_joined_by_the_declared_identity_and_not_by_other_fields(plat
 
 
 def test_null_in_an_identity_field_matches_null(platform: PlatformFixture) -> None:
-    all_outcomes = bound(examples={"function": f"{__name__}:examples", "sources": ["legs"]})
+    all_outcomes = bound(examples={"function": f"{FUNCTIONS}:examples", "sources": ["legs"]})
     predict_and_land(platform, all_outcomes, tail=pl.lit(None, pl.String))
     shown, _ = platform.materialize(monitoring.outcomes(all_outcomes))
     predictions = platform.lake.scan("models/legs/predictions").select("prediction_id", "request")
@@ -482,7 +462,7 @@ def test_late_request_field_blocks_and_is_named(platform: PlatformFixture) -> No
     request = [field.model_dump() for field in bound().declared.request]
     planted = bound(
         name="planted",
-        examples={"function": f"{__name__}:examples_that_know_the_future", "sources": ["legs"]},
+        examples={"function": f"{FUNCTIONS}:examples_that_know_the_future", "sources": ["legs"]},
         request=[*request, LATE_FIELD],
     )
     check = platform.materialize(training.training_set(planted), "2013-03")[1]["known_in_time"]

@@ -240,8 +240,8 @@ def _hide_checkout(database: Path) -> None:
         for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             for _, column, *_ in connection.execute(f"PRAGMA table_info('{table}')").fetchall():
                 connection.execute(
-                    f"UPDATE {table} SET {column} = replace({column}, ?, '/srv/checkout') "
-                    f"WHERE typeof({column}) = 'text' AND instr({column}, ?)",
+                    f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, \'/srv/checkout\') '
+                    f'WHERE typeof("{column}") = \'text\' AND instr("{column}", ?)',
                     (str(REPOSITORY), str(REPOSITORY)),
                 )
     with closing(sqlite3.connect(database)) as connection:
