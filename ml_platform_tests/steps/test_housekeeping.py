@@ -37,7 +37,8 @@ from ml_platform.serving.bento_build import BentoVerification, BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.serving.verified_bentos import record_verified_bento, verified_bento_of
 from ml_platform.state.schema import desired_states
-from ml_platform.state.store import StateLockedError, StateStore
+from ml_platform.state.sqlite_file import StateLockedError
+from ml_platform.state.store import StateStore
 from ml_platform.steps.backup import CLEANING_LOCK
 from ml_platform.steps.housekeeping import HOUSEKEEPING_KIND, CleaningReport, clean
 from ml_platform.steps.pins import pin_holder, pin_registered_versions

@@ -26,7 +26,9 @@ SENSOR, MODULE = "deliveries_landed", "ml_platform.definitions"
 def main() -> None:
     """Add the state of the sensor to the Dagster instance of the home."""
     landing = Landing(Home.from_environment().landing)
-    cursor = json.dumps({file.partition: file.sha256 for file in landing.landed("deliveries")}, sort_keys=True)
+    # The code of the old release has this method.
+    files = landing.landed("deliveries")  # type: ignore[attr-defined]
+    cursor = json.dumps({file.partition: file.sha256 for file in files}, sort_keys=True)
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(loadable_target_origin=target, location_name=MODULE)
     origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), SENSOR)
