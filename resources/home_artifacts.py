@@ -9,6 +9,7 @@ import os
 import urllib.parse
 from pathlib import Path
 
+import mlflow
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from resources.home import Home
@@ -20,6 +21,9 @@ class HomeArtifactRepository(LocalArtifactRepository):
     """Artifacts below the folder of the MLflow database; a tracking server finds this folder by its home."""
 
     def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+        # For an address `runs:/…`, MLflow gives no tracking address to the repository behind it.
+        if tracking_uri is None and mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
+            tracking_uri = mlflow.get_tracking_uri()
         super().__init__(artifact_folder(artifact_uri, tracking_uri).as_uri(), tracking_uri, registry_uri)
 
 

@@ -109,7 +109,8 @@ def test_file_names_never_repeat_although_the_clock_stands_still(tmp_path: Path,
 
 
 def test_files_and_new_folders_are_private_to_the_owner(tmp_path: Path) -> None:
-    (tmp_path / "existing").mkdir(mode=0o755)
+    (tmp_path / "existing").mkdir()
+    (tmp_path / "existing").chmod(0o755)
     files = log_files_of(tmp_path / "existing" / "new" / "toy")
     files.append([b"x\n"])
     (file,) = files.folder.iterdir()

@@ -42,7 +42,7 @@ def test_only_addresses_of_the_home_are_changed_in_the_database(tmp_path: Path) 
             CREATE TABLE experiments (experiment_id INTEGER, artifact_location TEXT);
             CREATE TABLE runs (experiment_id INTEGER, artifact_uri TEXT);
             CREATE TABLE model_versions (source TEXT, storage_location TEXT);
-            INSERT INTO experiments VALUES (0, '/work/mlruns/0'), (1, '/old/mlflow/artifacts/1');
+            INSERT INTO experiments VALUES (0, '/srv/code/mlruns/0'), (1, '/old/mlflow/artifacts/1');
             INSERT INTO runs VALUES (1, '/old/mlflow/artifacts/1/r/artifacts'), (1, 's3://bucket/1');
             INSERT INTO model_versions VALUES ('runs:/r/model', '/old/mlflow/artifacts/1/r/artifacts/model');
             """

@@ -80,7 +80,9 @@ class OldHome:
 def extracted(release: str, folder: Path) -> Home:
     """Extract the home of ``release`` into ``folder``."""
     with tarfile.open(FOLDER / f"{release}.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        # Python before 3.11.4 has no filters; the archives are files of this repository.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
     return Home(folder / "home")
 
 

@@ -26,6 +26,9 @@ def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_text("VALUE = 1\n")
     (folder / "training.py").write_text("import dagster\n")
     monkeypatch.syspath_prepend(tmp_path)
+    # Another test may have loaded a package of this name from its own folder.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
+        monkeypatch.delitem(sys.modules, name)
     importlib.invalidate_caches()
     return folder
 

@@ -3,6 +3,7 @@
 The cursor is a JSON object with the digest of each landed file, by partition.
 """
 
+import hashlib
 import json
 import sys
 
@@ -17,7 +18,6 @@ from dagster._core.remote_origin import (
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from ml_platform.data.landing import Landing
 from resources.home import Home
 
 SENSOR, MODULE = "deliveries_landed", "ml_platform.definitions"
@@ -25,10 +25,9 @@ SENSOR, MODULE = "deliveries_landed", "ml_platform.definitions"
 
 def main() -> None:
     """Add the state of the sensor to the Dagster instance of the home."""
-    landing = Landing(Home.from_environment().landing)
-    # The code of the old release has this method.
-    files = landing.landed("deliveries")  # type: ignore[attr-defined]
-    cursor = json.dumps({file.partition: file.sha256 for file in files}, sort_keys=True)
+    files = (Home.from_environment().landing / "deliveries").glob("*.csv")
+    digests = {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    cursor = json.dumps(digests, sort_keys=True)
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(loadable_target_origin=target, location_name=MODULE)
     origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), SENSOR)
