@@ -1,8 +1,10 @@
 """The asset `candidate_<trainer>`: its records and metadata, and its behaviour with bad rows, servers and machines."""
 
+import contextlib
 import errno
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -378,6 +380,13 @@ def test_killed_step_resumes_and_fits_the_same_model(platform: PlatformFixture, 
     slow = {"max_rounds": 800, "patience": 800, "segment_rounds": 10, "num_threads": 1, "min_data_in_leaf": 5}
     whole = platform.make(with_trainers(lightgbm={"settings": slow}))
     shutil.copytree(platform.home.lake, tmp_path / "home" / "lake")
+    # The catalog belongs to the lake; the other database, of MLflow, is made anew.
+    shutil.copy(platform.home.root / "home.json", tmp_path / "home")
+    with (
+        contextlib.closing(sqlite3.connect(platform.home.state)) as source,
+        contextlib.closing(sqlite3.connect(tmp_path / "home" / "state.db")) as target,
+    ):
+        source.backup(target)
     command = [sys.executable, delivery_home.__file__, str(tmp_path / "home"), "2013-03", json.dumps(slow)]
     checkpoints = Home(tmp_path / "home").models / "checkpoints" / "late" / "lightgbm" / "2013-03"
 
