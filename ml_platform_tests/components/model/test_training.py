@@ -380,7 +380,7 @@ def test_killed_step_resumes_and_fits_the_same_model(platform: PlatformFixture, 
     slow = {"max_rounds": 800, "patience": 800, "segment_rounds": 10, "num_threads": 1, "min_data_in_leaf": 5}
     whole = platform.make(with_trainers(lightgbm={"settings": slow}))
     shutil.copytree(platform.home.lake, tmp_path / "home" / "lake")
-    # The catalog belongs to the lake; the other database, of MLflow, is made anew.
+    # The catalog belongs to the lake; MLflow gets a new database.
     shutil.copy(platform.home.root / "home.json", tmp_path / "home")
     with (
         contextlib.closing(sqlite3.connect(platform.home.state)) as source,
