@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 
+from ml_platform.data.atomic import sync_directory
+
 logger = logging.getLogger("bento.log_files")
 
 
@@ -98,7 +100,7 @@ class LogFiles:
                     file.path.unlink(missing_ok=True)
                     return
                 os.fsync(file.descriptor)
-                _sync_folder(self.folder)
+                sync_directory(self.folder)
             finally:
                 os.close(file.descriptor)
         except OSError as error:
@@ -167,11 +169,3 @@ def _make_private_folder(folder: Path) -> None:
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):
         each.mkdir(mode=0o700, exist_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

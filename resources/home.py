@@ -78,33 +78,18 @@ class Home:
 
     @property
     def records(self) -> Path:
-        """Audit log, verdicts, evidence and outbox."""
+        """Evidence, outbox, and the copy of the audit log."""
         return self.root / "records"
 
     @property
     def audit_log(self) -> Path:
-        """The audit log: one JSON record per line."""
+        """The copy of the audit log beside the state store: one JSON record per line."""
         return self.records / "audit.jsonl"
-
-    @property
-    def verdicts(self) -> Path:
-        """The verdicts, each under its digest."""
-        return self.records / "verdicts"
 
     @property
     def evidence(self) -> Path:
         """The tables that the gates compared, each under the digest in its verdict."""
         return self.records / "evidence"
-
-    @property
-    def verdict_metrics(self) -> Path:
-        """The metrics of each evaluation, each file under the digest of its verdict."""
-        return self.records / "metrics"
-
-    @property
-    def verified_bentos(self) -> Path:
-        """The results of the load tests of bentos."""
-        return self.records / "bentos"
 
     def upgrade(self, before: int, after: int) -> Path:
         """The report of a migration between two versions of the home, and the database that it changed."""

@@ -27,7 +27,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(staged).unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,10 +55,11 @@ def publish_directory(staged: Path, target: Path) -> None:
         if target.exists():
             target.replace(replaced / target.name)
         staged.replace(target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
 
 
-def _sync_directory(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
+    """Return when the names in ``folder`` are on disk; a rename is durable only then."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-CHUNK_BYTES = 1 << 20
-
 
 def canonical_json(value: Any) -> bytes:
     """Return ``value`` as JSON with sorted keys and no spaces; NaN and infinity raise ``ValueError``.
@@ -28,11 +26,8 @@ def value_digest(value: Any) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the hexadecimal SHA-256 of the bytes of ``path``, read in chunks."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def directory_digest(root: Path, leave_out: Iterable[str] = ()) -> str:

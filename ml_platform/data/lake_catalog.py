@@ -5,9 +5,8 @@ more files. A later write may replace it; the row of the segment stays, so earli
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
@@ -177,13 +176,8 @@ class LakeCatalog:
 
     def replaced_by(self, table: str, version: int, partition: str) -> list[Segment]:
         """Return the segments of ``partition`` that ``version`` of ``table`` replaced, without their files."""
-        query = sa.select(lake_segments).where(
-            lake_segments.c.table_name == table,
-            lake_segments.c.replaced_in == version,
-            lake_segments.c.partition == partition,
-        )
-        with self.state.read() as connection:
-            return [_segment(row, {}) for row in connection.execute(query.order_by(lake_segments.c.id))]
+        columns = lake_segments.c
+        return self._selected(table, columns.replaced_in == version, columns.partition == partition, with_files=False)
 
     def totals(self, table: str) -> tuple[int, int]:
         """Return the rows and the stored bytes of the current version of ``table``."""
@@ -329,19 +323,15 @@ class LakeCatalog:
     def replaced_segments(self, table: str, replaced_before: str) -> list[Segment]:
         """Return the segments with files that were replaced before the instant (ISO 8601) and that no pin covers."""
         pinned = [version for pins in self.pins().values() for name, version in pins if name == table]
-        chosen = sa.select(lake_segments).where(
-            lake_segments.c.table_name == table,
-            lake_segments.c.replaced_in.is_not(None),
-            lake_segments.c.replaced_at < replaced_before,
-            lake_segments.c.cleaned_at.is_(None),
+        columns = lake_segments.c
+        replaced = self._selected(
+            table, columns.replaced_in.is_not(None), columns.replaced_at < replaced_before, columns.cleaned_at.is_(None)
         )
-        with self.state.read() as connection:
-            rows = connection.execute(chosen.order_by(lake_segments.c.id)).all()
-            files = self._files(connection, [row.id for row in rows])
         return [
-            _segment(row, files)
-            for row in rows
-            if not any(row.version <= version < row.replaced_in for version in pinned)
+            segment
+            for segment in replaced
+            if segment.replaced_in is not None
+            and not any(segment.version <= version < segment.replaced_in for version in pinned)
         ]
 
     def mark_cleaned(self, segments: Iterable[int]) -> None:
@@ -409,28 +399,3 @@ class LakeCatalog:
                 ],
             )
         return int(segment_id)
-
-    def _files(self, connection: sa.Connection, segment_ids: Sequence[int]) -> dict[int, list[StoredFile]]:
-        found: dict[int, list[StoredFile]] = {}
-        for start in range(0, len(segment_ids), 500):
-            chunk = segment_ids[start : start + 500]
-            query = sa.select(lake_files).where(lake_files.c.segment_id.in_(chunk)).order_by(lake_files.c.path)
-            for row in connection.execute(query):
-                found.setdefault(row.segment_id, []).append(StoredFile(row.path, row.size_bytes, row.sha256))
-        return found
-
-
-def _segment(row: sa.Row[Any], files: Mapping[int, Sequence[StoredFile]]) -> Segment:
-    return Segment(
-        row.id,
-        row.partition,
-        row.version,
-        row.replaced_in,
-        row.rows,
-        row.size_bytes,
-        row.sha256,
-        row.digest,
-        row.stores_partition,
-        row.cleaned_at,
-        tuple(files.get(row.id, ())),
-    )

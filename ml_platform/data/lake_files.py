@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ml_platform.data.atomic import sync_directory
+from ml_platform.data.canonical import file_digest
+
 if TYPE_CHECKING:
     import pyarrow.fs
 
@@ -90,15 +93,15 @@ class LakeFiles:
         _create_file(staged)
         try:
             frame.write_parquet(staged, compression_level=COMPRESSION_LEVEL)
+            digest = file_digest(staged)
             with staged.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
             size = staged.stat().st_size
             staged.replace(target)
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
-        _sync_folder(target.parent)
+        sync_directory(target.parent)
         return StoredFile(path, size, digest)
 
     def scan(self, table: str, files: Sequence[str]) -> pl.LazyFrame:
@@ -224,8 +227,7 @@ class LakeFiles:
         if self._verified.get(str(path)) == identity:
             self._verified.move_to_end(str(path))
             return None
-        with path.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest = file_digest(path)
         if digest != file.sha256:
             return f"bytes with the digest {digest[:12]} instead of {file.sha256[:12]}"
         self._verified[str(path)] = identity
@@ -266,11 +268,3 @@ def _create_file(path: Path) -> None:
         with suppress(FileNotFoundError):
             path.touch()
             return
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml_platform.data import atomic
+from ml_platform.data.canonical import file_digest
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 WHOLE = "whole"
@@ -69,7 +70,7 @@ class Landing:
         """Write ``data`` as the file of ``partition`` and return it; equal bytes change nothing."""
         path = self.root / dataset / f"{partition or WHOLE}.{suffix.lstrip('.')}"
         digest = hashlib.sha256(data).hexdigest()
-        if not path.exists() or file_sha256(path) != digest:
+        if not path.exists() or file_digest(path) != digest:
             atomic.write_bytes(path, data)
         for other in self._files(dataset, partition):
             if other != path:
@@ -98,7 +99,7 @@ class Landing:
                 fix="Delete the outdated files.",
             )
         path = files[0]
-        return LandedFile(path, dataset, partition, file_sha256(path), path.stat().st_size)
+        return LandedFile(path, dataset, partition, file_digest(path), path.stat().st_size)
 
     def listing(self, dataset: str, is_partition: Callable[[str], bool]) -> LandingListing:
         """Return the files of ``dataset`` by partition, and the strays, from one pass over its folder.
@@ -143,12 +144,6 @@ class Landing:
                 return [entry for entry in entries if not entry.name.startswith(".") and entry.is_file()]
         except FileNotFoundError:
             return []
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of the bytes of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stem(name: str) -> str:

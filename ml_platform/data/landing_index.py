@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from ml_platform.data.canonical import file_digest
 from ml_platform.data.landing import WHOLE as WHOLE_FILE
-from ml_platform.data.landing import Landing, LandingListing, file_sha256
+from ml_platform.data.landing import Landing, LandingListing
 from ml_platform.state.cursors import read_cursor, write_cursor
 from ml_platform.state.schema import WHOLE, contract_results, landed_files
 from ml_platform.state.store import StateStore, now_text
@@ -160,7 +161,7 @@ class LandingIndex:
                 continue
             status = entry.stat()
             if row is None or row[:3] != (status.st_size, status.st_mtime_ns, status.st_ino):
-                changed.append((name, partition, status, file_sha256(Path(entry.path))))
+                changed.append((name, partition, status, file_digest(Path(entry.path))))
         self._store(dataset, changed, known, gone=known.keys() - entries.keys())
 
     def _known(self, dataset: str) -> dict[str, _IndexedFile]:

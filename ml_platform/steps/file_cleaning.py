@@ -13,9 +13,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from ml_platform.data.canonical import file_digest
 from ml_platform.data.contract_record import published_files
 from ml_platform.data.landing import WHOLE as WHOLE_FILE
-from ml_platform.data.landing import Landing, file_sha256
+from ml_platform.data.landing import Landing
 from ml_platform.data.leftovers import Leftover, before, old_files, old_folders
 from ml_platform.errors import PlatformError
 from ml_platform.registry.outbox import DEAD_LETTER_FOLDER
@@ -61,7 +62,7 @@ def raw_files(stores: PlatformStores, policies: RetentionPolicies, now: datetime
             landed = datetime.fromisoformat(row.landed_at) if row is not None and same else _changed(path)
             if len(entries) > 1 or landed >= limit:
                 continue
-            digest = row.sha256 if row is not None and same else file_sha256(path)
+            digest = row.sha256 if row is not None and same else file_digest(path)
             if digest == published[partition]:
                 removal = _landed_removal(stores, dataset, path, status.st_mtime_ns)
                 yield Leftover(RAW_FILES, [f"{dataset}/{path.name}"], status.st_size, landed, removal)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ml_platform.data import landing_index
+from ml_platform.data.canonical import file_digest
 from ml_platform.data.contract_record import record_passed
-from ml_platform.data.landing import Landing, file_sha256
+from ml_platform.data.landing import Landing
 from ml_platform.data.landing_index import FULL_COMPARISON_SECONDS, LandedState, LandingIndex
 from ml_platform.state.store import StateStore
 
@@ -23,11 +24,11 @@ class LandingFixture:
         self.hashed: list[str] = []
         self.landing = Landing(root / "landing")
         self.index = LandingIndex(self.landing, StateStore.in_folder(root), lambda: self.now)
-        monkeypatch.setattr(landing_index, "file_sha256", self._hash)
+        monkeypatch.setattr(landing_index, "file_digest", self._hash)
 
     def _hash(self, path: Path) -> str:
         self.hashed.append(path.name)
-        return file_sha256(path)
+        return file_digest(path)
 
     def land(self, partition: str, text: str, *, at: float) -> None:
         """Write a file in place, with its own and the folder's time set to ``at``."""
@@ -116,7 +117,7 @@ def test_file_that_changed_within_the_resolution_of_its_time_is_hashed_again(lan
     os.utime(folder, (START - 0.5, START - 0.5))
     landed.now += 60
     digests = {each.partition: each.sha256 for each in landed.refresh().due}
-    assert digests["2024-03"] == file_sha256(folder / "2024-03.csv")
+    assert digests["2024-03"] == file_digest(folder / "2024-03.csv")
 
 
 def test_clock_that_goes_back_compares_everything_again(landed: LandingFixture, listings: list[str]) -> None:

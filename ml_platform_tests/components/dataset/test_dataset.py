@@ -12,8 +12,9 @@ import pytest
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.declaration import partitions_definition
 from ml_platform.data import landing_index
+from ml_platform.data.canonical import file_digest
 from ml_platform.data.lake import Lake
-from ml_platform.data.landing import Landing, file_sha256
+from ml_platform.data.landing import Landing
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.data.reading import read_csv
 from resources.home import Home
@@ -387,9 +388,9 @@ def test_unchanged_files_are_not_read_again(open_shop: Any, monkeypatch: pytest.
 
     def counted_sha256(path: Path) -> str:
         read.append(path.name)
-        return file_sha256(path)
+        return file_digest(path)
 
-    monkeypatch.setattr(landing_index, "file_sha256", counted_sha256)
+    monkeypatch.setattr(landing_index, "file_digest", counted_sha256)
     for month in ("2013-01", "2013-02"):
         shop.land(month, "id,hour\n1,5\n")
         # An age at which the modification time is trusted.
