@@ -12,7 +12,7 @@ from ml_platform.features.view import FeatureView
 
 MONTHS = ("2013-01", "2013-02", "2013-03", "2013-04")
 PER_DAY = 30
-FUNCTIONS = "assets.late_deliveries"
+FUNCTIONS = "assets.shop_deliveries"
 """Importable while `DOMAIN` is on the path of `assets`."""
 
 DOMAIN = Path(__file__).parent / "delivery_domain"

@@ -8,6 +8,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -134,6 +135,9 @@ def domain_code() -> Iterator[list[dict[str, Any]]]:
         yield list(yaml.safe_load_all((FOLDER / "domain" / "defs.yaml").read_text()))
     finally:
         assets.__path__ = before
+        # The next test that puts a folder on this path imports its own module.
+        sys.modules.pop("assets.late_deliveries", None)
+        vars(assets).pop("late_deliveries", None)
 
 
 def declarations(declared: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
