@@ -1,9 +1,11 @@
 """Loads the model of a bento as a scorer; the trainer named in `model.json` decides which module scores it.
 
 The module of a scorer has `load(model_dir) -> Scorer` and imports its own library. A bento carries only the module of
-its own model. A trainer from `assets/` names its scorer as ``"scorer": "package.module:load"`` in `model.json`.
+its own model, and those of the members of a blend. A trainer from `assets/` names its scorer as ``"scorer":
+"package.module:load"`` in `model.json`.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +16,15 @@ import numpy.typing as npt
 from ml_platform.data.references import load_function
 from ml_platform.errors import PlatformError, listed
 
-SCORERS = {"lightgbm": "bento.lightgbm_scorer:load", "torch": "bento.network_scorer:load"}
+SCORERS = {
+    "lightgbm": "bento.lightgbm_scorer:load",
+    "torch": "bento.network_scorer:load",
+    "blend": "bento.blend_scorer:load",
+}
 """The `load` function for each built-in trainer."""
+
+BLEND_FILE = "blend.json"
+"""Lists the members of a blend: the trainer, the scorer and the folder of each."""
 
 Features = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
@@ -49,6 +58,16 @@ def scorer_reference(description: Mapping[str, Any]) -> str:
             fix="Promote a candidate of one of these trainers, or let the trainer name a scorer.",
         )
     return str(reference)
+
+
+def scorer_references(description: Mapping[str, Any], model_dir: Path) -> list[str]:
+    """Return the `load` functions of the model in ``model_dir`` and of the members of a blend, without repetition.
+
+    Raises :class:`ModelUnreadableError` as :func:`scorer_reference` does.
+    """
+    listed_members = model_dir / BLEND_FILE
+    members = json.loads(listed_members.read_text())["members"] if listed_members.is_file() else []
+    return list(dict.fromkeys(scorer_reference(each) for each in [description, *members]))
 
 
 def load_scorer(description: Mapping[str, Any], model_dir: Path) -> Scorer:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from bento.scorer import scorer_reference
+from bento.scorer import scorer_references
 from ml_platform.data.atomic import publish_directory
 from ml_platform.data.canonical import directory_digest, file_digest, value_digest
 from ml_platform.data.module_code import syntax_digest
@@ -181,8 +181,8 @@ def _stage(staging: Path, model_dir: Path, contract: RequestContract, version: s
     """Copy all that the bento will carry to ``staging`` and return its pinned requirements."""
     description = json.loads((model_dir / "model.json").read_text())
     features = json.loads((model_dir / "features.json").read_text())
-    scorer = scorer_reference(description).partition(":")[0]
-    sources = find_sources([*ENTRY_POINTS, scorer, *request_view_modules(features)])
+    scorers = [reference.partition(":")[0] for reference in scorer_references(description, model_dir)]
+    sources = find_sources([*ENTRY_POINTS, *scorers, *request_view_modules(features)])
     requirements = pinned_requirements([*sources.libraries, *REQUIRED_LIBRARIES], lock)
     _stage_sources(staging, sources, model_dir, contract, version, requirements)
     return requirements

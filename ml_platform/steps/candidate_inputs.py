@@ -10,7 +10,7 @@ from ml_platform.data.canonical import value_digest
 from ml_platform.data.code_dependencies import code_digest
 from ml_platform.features.view import FeatureView
 from ml_platform.steps.model import BoundModel
-from ml_platform.training.trainer import BUILT_IN, scorer_of
+from ml_platform.training.trainer import BUILT_IN, TrainerSettings, scorer_of, trainers_of
 
 FIT_CODE = (
     "ml_platform.steps.candidates:read_training_set",
@@ -51,16 +51,17 @@ READ_SETTINGS = (
 """Settings of a view on which the value of a read depends. Besides, the names and types of its features count."""
 
 
-def code_of_candidate(model: BoundModel, trainer: str) -> str:
-    """Return the digest of the code that determines a candidate of ``model``.
+def code_of_candidate(model: BoundModel, declared: TrainerSettings) -> str:
+    """Return the digest of the code that determines the candidate of ``model`` that ``declared`` fits.
 
-    ``trainer`` is the built-in name or ``package.module:Class``. The digest covers the split, the fit, calibration, the
-    choice of the threshold, the files of the model and the trainer's class. It covers the examples function and the
-    feature views by their code versions. The code of a scorer does not count, because only a bento runs it.
+    The digest covers the split, the fit, calibration, the choice of the threshold, the files of the model and the
+    classes of the trainers. It covers the examples function and the feature views by their code versions. The code of a
+    scorer does not count, because only a bento runs it.
     """
-    reference = BUILT_IN.get(trainer, trainer)
-    scorer = scorer_of(trainer)
-    fit = code_digest([*FIT_CODE, reference], leave_out=[*LEFT_OUT, *([scorer] if scorer else [])])
+    trainers = trainers_of(declared)
+    references = [BUILT_IN.get(trainer, trainer) for trainer in trainers]
+    scorers = [scorer for scorer in map(scorer_of, trainers) if scorer]
+    fit = code_digest([*FIT_CODE, *references], leave_out=[*LEFT_OUT, *scorers])
     return value_digest([fit, model.code_version])
 
 

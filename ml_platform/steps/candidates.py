@@ -47,7 +47,7 @@ from ml_platform.training.model_directory import write_model
 from ml_platform.training.resource_usage import PriceList
 from ml_platform.training.splits import LABEL, Split, split_by_time
 from ml_platform.training.threshold import ThresholdSettings, choose_threshold
-from ml_platform.training.trainer import TrainerSettings, trainer_class
+from ml_platform.training.trainer import TrainerSettings, unlocked_packages
 from ml_platform.training.training_set import ExamplesError, NoExamplesError, assemble_training_set
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ def _planned_manifest(
         training_set=content_hash(frame),
         first_month=model.declared.split.first_month(month),
         training_rows=frame.height,
-        code=collect_code(repository, code_of_candidate(model, declared.trainer)),
+        code=collect_code(repository, code_of_candidate(model, declared)),
         lock=collect_lock(repository),
         parameters=_model_settings(declared),
         declared=declared_inputs(model),
@@ -339,7 +339,7 @@ def _planned_manifest(
         ),
         seeds={"trainer": declared.seed},
         hardware=collect_hardware(),
-        libraries=collect_libraries(getattr(trainer_class(declared.trainer), "unlocked_packages", ())),
+        libraries=collect_libraries(unlocked_packages(declared)),
         parent=None if champion is None else champion.content_digest,
         data_clock=data_clock(model, lake).isoformat(),
         dagster_run_id=dagster_run_id,

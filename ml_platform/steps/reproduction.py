@@ -87,7 +87,7 @@ def _reproduce(model: BoundModel, version: ModelVersion, stores: PlatformStores)
     return reproduce(
         pinned,
         lambda manifest: rebuild(model, manifest, features_of(directory), stores),
-        code=collect_code(stores.repository, code_of_candidate(model, _settings_of(pinned).trainer)),
+        code=collect_code(stores.repository, code_of_candidate(model, _settings_of(pinned))),
         lock=collect_lock(stores.repository),
         hardware=collect_hardware(),
         libraries=collect_libraries(pinned.libraries),

@@ -25,6 +25,7 @@ from ml_platform.training.trainer import (
     TrainerSettings,
     TrainingError,
     make_trainer,
+    refit,
 )
 from ml_platform.training.tuning import OnTrial, TuningResult, tune, with_settings
 
@@ -103,9 +104,8 @@ def fit_candidate(
         )
         fitted: FittedModel = tuned
         if declared.refit:
-            growth = known.rows / train.rows if trainer.rounds_follow_rows else 1.0
-            rounds = max(1, round(tuned.rounds * growth))
-            fitted = trainer.fit(known, rounds=rounds, checkpoint=_subfolder(checkpoint, "refit"))
+            growth = known.rows / train.rows
+            fitted = refit(trainer, tuned, known, growth, checkpoint=_subfolder(checkpoint, "refit"))
     return Candidate(
         trainer=declared.trainer,
         task=task,

@@ -29,6 +29,7 @@ ReportProgress = Callable[[int, float], None]
 BUILT_IN = {
     "lightgbm": "ml_platform.training.lightgbm_trainer:LightGBMTrainer",
     "torch": "ml_platform.training.torch_trainer:TorchTrainer",
+    "blend": "ml_platform.training.blend_trainer:BlendTrainer",
 }
 
 
@@ -132,7 +133,7 @@ class TrainerSettings(Settings):
     """Declaration of one candidate: its trainer, settings, calibration, tuning and resources."""
 
     trainer: str = Field(
-        default="lightgbm", description="lightgbm, torch, or package.module:Class of a custom trainer."
+        default="lightgbm", description="lightgbm, torch, blend, or package.module:Class of a custom trainer."
     )
     requires: Literal["any", "gpu"] = Field(
         default="any", description="gpu: a machine without one skips the trainer and shows the reason."
@@ -216,6 +217,35 @@ def make_trainer(declared: TrainerSettings, task: Task) -> Trainer:
     """Return the declared trainer with its validated settings."""
     trainer = trainer_class(declared.trainer)
     return trainer(trainer.Settings.model_validate(declared.settings), task=task, seed=declared.seed)
+
+
+def trainers_of(declared: TrainerSettings) -> list[str]:
+    """Return the names of the trainers that a fit of ``declared`` uses: its own, and those of a blend's members."""
+    kind = trainer_class(declared.trainer).Settings
+    members = kind.model_validate(declared.settings).trainers if hasattr(kind, "trainers") else []
+    return [declared.trainer, *members]
+
+
+def unlocked_packages(declared: TrainerSettings) -> list[str]:
+    """Return the libraries of a fit of ``declared`` whose build depends on the machine, so that no lock pins them."""
+    kinds = [trainer_class(name) for name in trainers_of(declared)]
+    return sorted({package for kind in kinds for package in getattr(kind, "unlocked_packages", ())})
+
+
+def refit(
+    trainer: Trainer, tuned: FittedModel, rows: Matrix, growth: float, *, checkpoint: Path | None = None
+) -> FittedModel:
+    """Return the model fitted on ``rows`` with the rounds of ``tuned``, which early stopping has chosen.
+
+    ``growth`` is the number of ``rows`` by the number of rows that ``tuned`` was fitted on. The rounds grow with it if
+    the trainer declares that. A trainer of several models has its own method ``refit``.
+    """
+    own = getattr(trainer, "refit", None)
+    if own is not None:
+        model: FittedModel = own(tuned, rows, growth, checkpoint=checkpoint)
+        return model
+    rounds = max(1, round(tuned.rounds * (growth if trainer.rounds_follow_rows else 1.0)))
+    return trainer.fit(rows, rounds=rounds, checkpoint=checkpoint)
 
 
 def availability(declared: TrainerSettings, gpus: int | None = None) -> Availability:

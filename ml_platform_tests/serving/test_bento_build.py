@@ -43,6 +43,26 @@ def test_bento_that_cannot_read_its_features_is_rejected_with_its_response(
         verify_bento(built_bento, toy.rows, toy.scores, online="/nowhere")
 
 
+def test_bento_of_a_blend_carries_the_scorers_of_its_members_and_scores_their_mean(
+    toy: ToyModel, bentos: Path, tmp_path: Path
+) -> None:
+    blend = tmp_path / "blend"
+    shutil.copytree(toy.model_dir, blend)
+    for folder in ("member_0", "member_1"):
+        (blend / folder).mkdir()
+        shutil.copy(blend / "model.txt", blend / folder)
+    (blend / "model.txt").unlink()
+    members = [{"trainer": "lightgbm", "folder": folder, "scorer": None} for folder in ("member_0", "member_1")]
+    (blend / "blend.json").write_text(json.dumps({"task": "classification", "members": members}))
+    described = json.loads((blend / "model.json").read_text())
+    (blend / "model.json").write_text(json.dumps(described | {"trainer": "blend"}))
+    built = build_bento(blend, CONTRACT, version="2", bentos_root=bentos, lock=LOCK)
+    assert (built.path / "src" / "bento" / "lightgbm_scorer.py").is_file()
+    assert not (built.path / "src" / "bento" / "network_scorer.py").exists()
+    # Two equal members score as one of them does.
+    assert verify_bento(built, toy.rows, toy.scores, online=str(toy.online)).rows == 3
+
+
 def test_repeated_build_returns_the_existing_bento(toy: ToyModel, built_bento: BuiltBento, bentos: Path) -> None:
     before = (built_bento.path / "bento.yaml").stat().st_mtime_ns
     again = build_bento(toy.model_dir, CONTRACT, version="1", bentos_root=bentos, lock=LOCK)

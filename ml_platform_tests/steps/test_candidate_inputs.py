@@ -63,7 +63,7 @@ def model(**changes: Any) -> ModelAssets:
 
 
 def digest() -> str:
-    return code_of_candidate(model(), "shop.trainer:Trainer")
+    return code_of_candidate(model(), TrainerSettings(trainer="shop.trainer:Trainer"))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_other_code_and_comments_leave_the_digest(domain: Path, module: str, sou
 def test_declared_code_version_of_a_view_replaces_the_hash_of_its_code(domain: Path) -> None:
     def pinned() -> str:
         views = [view.model_copy(update={"code_version": "1"}) for view in model().views]
-        return code_of_candidate(ModelAssets(model().declared, views), "lightgbm")
+        return code_of_candidate(ModelAssets(model().declared, views), TrainerSettings())
 
     before = pinned()
     (domain / "windows.py").write_text("def last(sources):\n    return 2\n")
@@ -112,7 +112,12 @@ def test_declared_code_version_of_a_view_replaces_the_hash_of_its_code(domain: P
 
 
 def test_trainers_have_digests_of_their_own(domain: Path) -> None:
-    assert len({code_of_candidate(model(), name) for name in ("lightgbm", "torch", "shop.trainer:Trainer")}) == 3
+    own = [TrainerSettings(trainer=name) for name in ("lightgbm", "torch", "shop.trainer:Trainer")]
+    blends = [
+        TrainerSettings.model_validate({"trainer": "blend", "settings": {"members": [{"trainer": name, "seeds": 2}]}})
+        for name in ("lightgbm", "torch")
+    ]
+    assert len({code_of_candidate(model(), each) for each in [*own, *blends]}) == 5
     lightgbm = code_dependencies([*FIT_CODE, BUILT_IN["lightgbm"]], LEFT_OUT)
     assert "ml_platform.training.lightgbm_trainer:LightGBMTrainer" in lightgbm
     assert not [name for name in lightgbm if "torch_trainer" in name]

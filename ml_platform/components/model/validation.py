@@ -19,7 +19,7 @@ from ml_platform.features.key_types import KEY_DTYPES
 from ml_platform.features.view import ViewError
 from ml_platform.serving.bento_sources import BentoError, find_sources
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
-from ml_platform.training.trainer import BUILT_IN, TrainerSettings, TrainingError, scorer_of, trainer_class
+from ml_platform.training.trainer import TrainerSettings, TrainingError, scorer_of, trainer_class, trainers_of
 from ml_platform.training.tuning import validate_search_space
 
 Path = Sequence[str | int]
@@ -48,11 +48,7 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
     path = ["trainers", name]
     try:
         kind = trainer_class(declared.trainer)
-        if declared.trainer not in BUILT_IN:
-            scorer = str(scorer_of(declared.trainer))
-            load_function(scorer)
-            find_sources([scorer.partition(":")[0]])
-    except (TrainingError, FunctionNotFoundError, BentoError) as error:
+    except (TrainingError, FunctionNotFoundError) as error:
         raise _located_error(model, [*path, "trainer"], error) from error
     try:
         kind.Settings.model_validate(declared.settings)
@@ -64,6 +60,12 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
             found=f"{first['input']!r}",
             fix=f"{first['msg'].removeprefix('Value error, ')}",
         ) from error
+    try:
+        for scorer in filter(None, map(scorer_of, trainers_of(declared))):
+            load_function(scorer)
+            find_sources([scorer.partition(":")[0]])
+    except (TrainingError, FunctionNotFoundError, BentoError) as error:
+        raise _located_error(model, [*path, "trainer"], error) from error
     if model.task == "regression" and declared.calibration != "none":
         raise model.error_at(
             [*path, "calibration"],
