@@ -21,10 +21,11 @@ from ml_platform.data.contract_record import record_failed, record_passed
 from ml_platform.data.data_docs import results_page
 from ml_platform.data.expectations import Period, check_expectations
 from ml_platform.data.lake import Lake, TableVersion
+from ml_platform.data.landed_bytes import LandedFileError
 from ml_platform.data.landing import LandedFile, Landing, LandingError
 from ml_platform.data.partitions import MonthlyPartitions, month_bounds, shift_month
 from ml_platform.data.pii import shown_error
-from ml_platform.data.reading import ColumnsMissingError, LandedFileError
+from ml_platform.data.reading import ColumnsMissingError
 from ml_platform.data.schema import check_schema, conform, missing_columns
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError, listed

@@ -6,9 +6,7 @@ may identify a person.
 """
 
 import csv
-import gzip
 import io
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ml_platform.data.landed_bytes import LandedFileError, as_utf8, unpacked
 from ml_platform.data.text_values import Type, parsed
-from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.errors import did_you_mean, listed
 
-_QUOTE, _COMMA, _LINE_FEED, _CARRIAGE_RETURN = b'",\n\r'
+_QUOTE, _LINE_FEED, _CARRIAGE_RETURN = b'"\n\r'
 
-
-class LandedFileError(PlatformError):
-    """Raised when a landed file cannot be read: a truncated archive, an empty file, a row with too few fields."""
+SEPARATORS = (",", ";", "\t", "|")
+"""The separators of fields that a declaration may name."""
 
 
 class ColumnsMissingError(LandedFileError):
@@ -34,40 +32,62 @@ class ColumnsMissingError(LandedFileError):
     present: tuple[str, ...] = ()
 
 
-def read_csv(path: Path, columns: Mapping[str, Type], null_values: Sequence[str] = ("",)) -> pl.DataFrame:
-    """Return ``columns`` of the CSV file at ``path`` (``.gz`` is unpacked), in the given order, without the others.
+def read_csv(
+    path: Path,
+    columns: Mapping[str, Type],
+    null_values: Sequence[str] = ("",),
+    *,
+    separator: str = ",",
+    decimal: str = ".",
+    encoding: str | None = None,
+) -> pl.DataFrame:
+    """Return ``columns`` of the CSV file at ``path`` (gzip and zstd are unpacked), in the given order only.
 
     A field that equals one of ``null_values`` is null, quoted or not; an empty field without quotes is always null. All
     other words for missing values are text. A column gets its declared type when every value that is not null parses
     exactly, see :func:`ml_platform.data.text_values.parsed_or_null`. Otherwise it stays text, so that the contract can
-    report the wrong rows.
+    report the wrong rows. With ``decimal`` ``","``, a number is written ``2,5``, and ``2.5`` does not parse.
 
-    The file is UTF-8, with or without byte order mark, and CSV as RFC 4180 defines it, with line ends of any system
-    that has a line feed. Raises :class:`LandedFileError` with the row and line for everything else: a row with fewer or
-    more fields than the header, an empty line, a quote that does not enclose a whole field, a repeated or empty column
-    name. Raises :class:`ColumnsMissingError` when columns are absent. Rows count from 1 below the header.
+    The file is UTF-8, has the ``encoding``, or has the byte order mark of UTF-16 or UTF-32. It is CSV as RFC 4180
+    defines it, with one of :data:`SEPARATORS`, and with line ends of any system that has a line feed. Raises
+    :class:`LandedFileError` with the row and line for everything else: a row with fewer or more fields than the header,
+    an empty line, a quote that does not enclose a whole field, a repeated or empty column name. Raises
+    :class:`ColumnsMissingError` when columns are absent. Rows count from 1 below the header.
     """
-    text = _Text(path, _decompressed(path).removeprefix(b"\xef\xbb\xbf"))
-    text.require_form()
+    text = _opened(path, separator, encoding)
     header = text.header()
     missing = [name for name in columns if name not in header]
     if missing:
         raise _missing_columns_error(path, missing, header, list(columns))
     text.require_distinct_names()
     values = _values(text, sorted(header.index(name) for name in columns), null_values)
-    return pl.DataFrame([parsed(values[name], dtype) for name, dtype in columns.items()])
+    return pl.DataFrame([parsed(values[name], dtype, decimal) for name, dtype in columns.items()])
+
+
+def csv_columns(path: Path, *, separator: str = ",", encoding: str | None = None) -> list[str]:
+    """Return the names of the columns of the CSV file at ``path``; raises like :func:`read_csv`."""
+    text = _opened(path, separator, encoding)
+    text.require_distinct_names()
+    return text.header()
+
+
+def _opened(path: Path, separator: str, encoding: str | None) -> "_Text":
+    text = _Text(path, as_utf8(path, unpacked(path), encoding), separator)
+    text.require_form()
+    return text
 
 
 @dataclass(frozen=True)
 class _Text:
-    """The bytes of one CSV file, and the places of its rows and fields.
+    """The UTF-8 of one CSV file, and the places of its rows and fields.
 
-    A comma or line feed separates fields or rows when an even number of quotes precedes it: RFC 4180 doubles a quote
-    within a quoted field, so quotes inside a field come in pairs.
+    A separator or line feed counts when an even number of quotes precedes it: RFC 4180 doubles a quote within a quoted
+    field, so quotes inside a field come in pairs.
     """
 
     path: Path
     data: bytes
+    separator: str = ","
 
     @cached_property
     def _bytes(self) -> np.ndarray:
@@ -78,8 +98,8 @@ class _Text:
         return np.flatnonzero(self._bytes == _QUOTE)
 
     @cached_property
-    def _commas(self) -> np.ndarray:
-        return self._outside_quotes(np.flatnonzero(self._bytes == _COMMA))
+    def _separators(self) -> np.ndarray:
+        return self._outside_quotes(np.flatnonzero(self._bytes == ord(self.separator)))
 
     @cached_property
     def row_ends(self) -> np.ndarray:
@@ -94,15 +114,12 @@ class _Text:
         return outside
 
     def require_form(self) -> None:
-        """Raise :class:`LandedFileError` at the first place where the file is not UTF-8, or not CSV."""
+        """Raise :class:`LandedFileError` at the first place where the file is not CSV."""
         if not self.data:
             raise self._error("a line of column names", "an empty file")
-        try:
-            self.data.decode()
-        except UnicodeDecodeError as error:
-            raise self._error("text in UTF-8", f"other bytes in {self._line(error.start)}") from error
         if b"\0" in self.data:
             raise self._error("text", f"a zero byte in {self._line(self.data.index(0))}")
+        self._require_separator()
         self._require_whole_quotes()
         self._require_line_feeds()
         self._require_equal_rows()
@@ -110,7 +127,7 @@ class _Text:
     def header(self) -> list[str]:
         """Return the fields of the first row."""
         first_row = io.StringIO(self.data[: self.row_ends[0]].decode(), newline="")
-        return next(csv.reader(first_row, strict=True), [])
+        return next(csv.reader(first_row, delimiter=self.separator, strict=True), [])
 
     def require_distinct_names(self) -> None:
         """Raise :class:`LandedFileError` when the name of a column is empty or occurs twice."""
@@ -122,6 +139,20 @@ class _Text:
         if repeated:
             raise self._error("each column once", f"repeated columns {listed(repeated)}")
 
+    def _require_separator(self) -> None:
+        """Raise when the first line has another separator, and not this one: decimal commas would look like fields."""
+        first_line = self.data[: (self.data + b"\n").index(b"\n")].decode()
+        if self.separator in first_line:
+            return
+        others = [each for each in SEPARATORS if each in first_line and each != self.separator]
+        if others:
+            raise LandedFileError(
+                f"Landed file {self.path}",
+                expected=f"column names separated by {_named(self.separator)}",
+                found=f"a first line with {_named(others[0])}",
+                fix=f"Declare separator {others[0]!r}.",
+            )
+
     def _require_whole_quotes(self) -> None:
         if not len(self._quotes):
             return
@@ -131,8 +162,8 @@ class _Text:
         before, after = around[opening], around[closing + 2]
         wrong = np.concatenate(
             [
-                opening[~np.isin(before, [_QUOTE, _COMMA, _LINE_FEED])],
-                closing[~np.isin(after, [_QUOTE, _COMMA, _LINE_FEED, _CARRIAGE_RETURN])],
+                opening[~np.isin(before, [_QUOTE, ord(self.separator), _LINE_FEED])],
+                closing[~np.isin(after, [_QUOTE, ord(self.separator), _LINE_FEED, _CARRIAGE_RETURN])],
             ]
         )
         if len(wrong):
@@ -158,7 +189,7 @@ class _Text:
         )
         if empty.any():
             raise self._error("a row in every line", f"an empty line at {self._place(starts[int(empty.argmax())])}")
-        fields = np.diff(np.searchsorted(self._commas, self.row_ends), prepend=0) + 1
+        fields = np.diff(np.searchsorted(self._separators, self.row_ends), prepend=0) + 1
         ragged = np.flatnonzero(fields != fields[0])
         if len(ragged):
             first = int(ragged[0])
@@ -173,7 +204,7 @@ class _Text:
         position = int(position)
         row = int(np.searchsorted(self.row_ends, position))
         start = int(self.row_ends[row - 1]) + 1 if row else 0
-        field = int(np.searchsorted(self._commas, position) - np.searchsorted(self._commas, start)) + 1
+        field = int(np.searchsorted(self._separators, position) - np.searchsorted(self._separators, start)) + 1
         return f"{self._row(row)} ({self._line(position)}), field {field}"
 
     def _row(self, row: int) -> str:
@@ -198,6 +229,7 @@ def _values(text: _Text, places: list[int], null_values: Sequence[str]) -> pl.Da
         io.BytesIO(body),
         has_header=False,
         columns=places,
+        separator=text.separator,
         infer_schema=False,
         null_values=[word for word in null_values if word] or None,
     )
@@ -214,19 +246,8 @@ def _values(text: _Text, places: list[int], null_values: Sequence[str]) -> pl.Da
     return values
 
 
-def _decompressed(path: Path) -> bytes:
-    raw = path.read_bytes()
-    if path.suffix != ".gz":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise LandedFileError(
-            f"Landed file {path}",
-            expected="a whole gzip archive",
-            found=f"{len(raw)} bytes that cannot be unpacked ({error})",
-            fix="Transfer the file again; the transfer cut it off or damaged it.",
-        ) from error
+def _named(separator: str) -> str:
+    return {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}.get(separator, repr(separator))
 
 
 def _missing_columns_error(

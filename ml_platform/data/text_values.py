@@ -31,9 +31,13 @@ class UnsupportedTypeError(PlatformError):
     """Raised when text cannot be read as the requested type at all."""
 
 
-def parsed(values: pl.Series, dtype: Type) -> pl.Series:
-    """Return text ``values`` as ``dtype`` if every value that is not null parses, otherwise unchanged."""
-    typed = parsed_or_null(values, dtype)
+def parsed(values: pl.Series, dtype: Type, decimal: str = ".") -> pl.Series:
+    """Return text ``values`` as ``dtype`` if every value that is not null parses, otherwise unchanged.
+
+    ``decimal`` is the decimal mark of floats and decimals: with a comma, a value with a point does not parse.
+    """
+    fractional = dtype.is_float() or dtype.is_decimal()
+    typed = parsed_or_null(_with_points(values) if fractional and decimal == "," else values, dtype)
     return typed if typed.null_count() == values.null_count() else values
 
 
@@ -69,6 +73,11 @@ def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
         found=str(dtype),
         fix="Read the column as one of these types and convert it in the loader.",
     )
+
+
+def _with_points(values: pl.Series) -> pl.Series:
+    """Return numbers with a decimal comma as numbers with a point; null for those that have a point already."""
+    return values.set(values.str.contains(".", literal=True), None).str.replace(",", ".", literal=True)
 
 
 def _only(values: pl.Series, pattern: str) -> pl.Series:

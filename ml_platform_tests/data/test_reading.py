@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ml_platform.data.reading import ColumnsMissingError, LandedFileError, read_csv
+from ml_platform.data.landed_bytes import LandedFileError
+from ml_platform.data.reading import ColumnsMissingError, read_csv
 from ml_platform.data.text_values import Type
 
 COLUMNS: dict[str, Type] = {"id": pl.Int64, "delay": pl.Float64, "at": pl.Datetime("us", "UTC"), "ok": pl.Boolean}
@@ -192,3 +193,70 @@ def test_what_a_csv_writer_wrote_is_read_back(
     read = read_csv(written(tmp_path / "x.csv", buffer.getvalue()), {"a": pl.String, "b": pl.String})
 
     assert read.rows() == [tuple(value or None for value in row) for row in rows]
+
+
+def test_semicolons_and_decimal_commas_are_read_when_declared(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", 'id;delay;name\n1;2,5;"a;b\nc"\n2;-0,125;1,5\n')
+    columns: dict[str, Type] = {"id": pl.Int64, "delay": pl.Float64, "name": pl.String}
+
+    assert read_csv(path, columns, separator=";", decimal=",").rows() == [(1, 2.5, "a;b\nc"), (2, -0.125, "1,5")]
+
+
+@pytest.mark.parametrize("value", ["2.5", "1.234,5", "1,234,5"])
+def test_number_with_another_decimal_mark_than_the_declared_comma_stays_text(tmp_path: Path, value: str) -> None:
+    path = written(tmp_path / "x.csv", f"id;delay\n1;{value}\n")
+
+    assert read_csv(path, {"delay": pl.Float64}, separator=";", decimal=",")["delay"].to_list() == [value]
+
+
+def test_undeclared_separator_is_named_even_where_decimal_commas_look_like_fields(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", "id;name\n1;2,5\n")
+
+    with pytest.raises(LandedFileError, match=r"separated by commas, found a first line with semicolons.*Declare"):
+        read_csv(path, PAIR)
+
+
+def test_declared_encoding_is_decoded_and_a_wrong_one_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes("id,name\n1,Zürich €\n".encode("windows-1252"))
+
+    assert read_csv(path, PAIR, encoding="windows-1252").rows() == [(1, "Zürich €")]
+    with pytest.raises(LandedFileError, match=r"expected text in ASCII, found other bytes in line 2"):
+        read_csv(path, PAIR, encoding="ascii")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_mark_tells_the_encoding_and_contradicts_another_one(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes("id,name\n1,Zürich\n".encode(encoding))
+
+    assert read_csv(path, PAIR).rows() == [(1, "Zürich")]
+    assert read_csv(path, PAIR, encoding=encoding).rows() == [(1, "Zürich")]
+    with pytest.raises(LandedFileError, match=r"declared encoding latin-1, found the byte order mark of UTF-"):
+        read_csv(path, PAIR, encoding="latin-1")
+
+
+@pytest.mark.parametrize("name", ["x.csv.zst", "x.csv"])
+def test_zstd_is_unpacked_and_a_truncated_one_is_refused(tmp_path: Path, name: str) -> None:
+    import pyarrow as pa
+
+    path = tmp_path / name
+    text = ("id,name\n" + "".join(f"{n},{n * n}\n" for n in range(5000))).encode()
+    with pa.CompressedOutputStream(str(path), "zstd") as stream:
+        stream.write(text)
+
+    assert read_csv(path, PAIR)["name"][4999] == str(4999 * 4999)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(LandedFileError, match=r"expected a whole zstd archive"):
+        read_csv(path, PAIR)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"PK\x03\x04", "a zip archive"), (b"BZh9", "a bzip2 archive"), (b"PAR1", "a Parquet file")]
+)
+def test_other_archives_are_refused_by_name(tmp_path: Path, start: bytes, kind: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(start + b"rest")
+
+    with pytest.raises(LandedFileError, match=f"found {kind}"):
+        read_csv(path, PAIR)
