@@ -85,7 +85,7 @@ def bootstrap_seconds() -> dict[str, float]:
 
 SCENARIOS = (
     Scenario("equally good", 0.0, PairedTestGate(), False, DAY_ERROR, "promoted at most 5 %"),
-    Scenario("better by 0.01", 0.01, PairedTestGate(), False, DAY_ERROR, "promoted at least 80 %"),
+    Scenario("better by 0.01", 0.01, PairedTestGate(), False, DAY_ERROR, "promoted at least 70 %"),
     Scenario("better by 0.01, noisier days", 0.01, PairedTestGate(), False, 0.1, "shown only"),
     Scenario("equally good and newer, margin 0.005", 0.0, PairedTestGate(margin=0.005), True, DAY_ERROR, "shown only"),
     Scenario(

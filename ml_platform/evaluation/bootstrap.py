@@ -1,11 +1,15 @@
-"""Confidence intervals of metrics by a paired block bootstrap.
+"""Confidence intervals of metrics by a paired block bootstrap, corrected for alike consecutive blocks.
 
 It draws whole blocks, for example days, because the rows of a day have common errors. A resample is a vector of block
 counts. A metric of all resamples is then a matrix product of these counts with sums that are computed once per block.
+
+The bootstrap gives the standard error of independent blocks. Resamples that leave out one block each give the
+influence of each block on a metric (Efron 1982, The jackknife, the bootstrap and other resampling plans). The serial
+dependence of these influences corrects the standard error.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +17,9 @@ from pydantic import Field
 
 from ml_platform.data.settings import Settings
 from ml_platform.evaluation import ranking
+from ml_platform.evaluation.calibration_error import CalibrationError, calibration_error
 from ml_platform.evaluation.metrics import (
+    ALERT_RATE,
     CALIBRATION_BINS,
     CLASSIFICATION_METRICS,
     REGRESSION_METRICS,
@@ -29,6 +35,19 @@ from ml_platform.evaluation.metrics import (
     regression_arrays,
     require_metric,
 )
+from ml_platform.evaluation.serial_dependence import Dependence, serial_dependence
+
+TIME_UNITS = ("hour", "day", "week")
+"""Units of time that the bootstrap can draw as blocks; they have an order."""
+
+ROW_UNIT = "row"
+"""Unit of a table whose rows are independent."""
+
+MINIMUM_CASES = 10
+"""Rows of the rarer class from which the error of the paired test holds (`benchmarks/interval_coverage.py`)."""
+
+MAX_BLOCKS = 512
+"""More blocks are merged: neighbours in time, or blocks without an order at random. Merged blocks remain valid."""
 
 
 class BootstrapSettings(Settings):
@@ -38,9 +57,26 @@ class BootstrapSettings(Settings):
     confidence: float = Field(
         default=0.95, gt=0.5, lt=1.0, description="Share of intervals that should contain the true value."
     )
-    unit: str = Field(default="day", description="Block that is drawn whole: a column, or 'hour', 'day' or 'week'.")
+    unit: str = Field(
+        default="day",
+        description="Block that is drawn whole: 'hour', 'day' or 'week', a column whose values are independent groups, "
+        "or 'row' for a table of independent rows.",
+    )
     seed: int = Field(default=20130101, ge=0, description="Seed of the draws: the same rows give the same interval.")
     quantile: float = Field(default=0.5, gt=0, lt=1, description="Quantile that a regression predicts (pinball loss).")
+    alert_rate: float = Field(
+        default=ALERT_RATE, gt=0, lt=1, description="Share of rows with an alert, for the metric recall_at_rate."
+    )
+    minimum_cases: int = Field(
+        default=MINIMUM_CASES,
+        ge=2,
+        description="Rows of the rarer class below which no comparison decides, because its error rate does not hold.",
+    )
+
+    @property
+    def ordered(self) -> bool:
+        """Return whether the blocks are in order of time."""
+        return self.unit in TIME_UNITS
 
 
 @dataclass(frozen=True)
@@ -60,7 +96,7 @@ class Difference:
     low: float
     high: float
     standard_error: float
-    blocks: int
+    degrees_of_freedom: float
     rows: int
 
     def one_sided_p_value(self, bound: float) -> float:
@@ -69,7 +105,7 @@ class Difference:
 
         if self.standard_error == 0:
             return 0.0 if self.value > bound else 1.0
-        return float(1.0 - stdtr(self.blocks - 1, (self.value - bound) / self.standard_error))
+        return float(1.0 - stdtr(self.degrees_of_freedom, (self.value - bound) / self.standard_error))
 
     def rows_to_decide(self, bound: float, confidence: float, power: float = 0.8) -> int | None:
         """Return about how many rows would show an improvement above ``bound``, if it is as large as measured.
@@ -90,7 +126,9 @@ class Bootstrap:
     """Metrics of several models on the same rows and on the same resamples of these rows.
 
     ``points[model][metric]`` is the value on the rows. ``draws[model][metric]`` has shape (resamples,), with NaN for a
-    resample in which the metric has no value.
+    resample in which the metric has no value. ``influence[model][metric]`` has shape (blocks,) in order of time, and is
+    empty for blocks without an order. ``calibration[model]`` is set with the metric ``ece``. ``cases`` is the number of
+    rows of the rarer class, and None for a task without classes.
     """
 
     points: dict[str, dict[str, float]]
@@ -98,15 +136,24 @@ class Bootstrap:
     blocks: int
     rows: int
     confidence: float
+    influence: dict[str, dict[str, Array]] = field(default_factory=dict)
+    calibration: dict[str, CalibrationError] = field(default_factory=dict)
+    cases: int | None = None
 
     def interval(self, model: str, metric: str) -> Interval:
         """Return the metric with its interval: Student's t times the standard error, clipped to the metric's range.
 
         With few blocks the t quantile covers better than percentiles of the draws (Cameron, Gelbach and Miller 2008,
-        Bootstrap-based improvements for inference with clustered errors).
+        Bootstrap-based improvements for inference with clustered errors). The metric ``ece`` is given without its bias,
+        see :func:`~ml_platform.evaluation.calibration_error.calibration_error`.
         """
         value = self._point(model, metric)
-        half_width = self._half_width(self.draws[model][metric])
+        if metric == "ece" and model in self.calibration:
+            found = self.calibration[model]
+            return Interval(found.value, found.low, found.high)
+        influence = self.influence[model][metric] if self.influence else None
+        error, freedom = self._standard_error(self.draws[model][metric], influence)
+        half_width = self._quantile(freedom) * error
         upper_limit = np.inf if metric in {"log_loss", "mae", "rmse", "pinball"} else 1.0
         return Interval(value, max(0.0, value - half_width), float(min(upper_limit, value + half_width)))
 
@@ -115,10 +162,10 @@ class Bootstrap:
         value = improvement(metric, self._point(candidate, metric), self._point(champion, metric))
         sign = improvement(metric, 1.0, 0.0)
         paired = sign * (self.draws[candidate][metric] - self.draws[champion][metric])
-        half_width = self._half_width(paired)
-        return Difference(
-            value, value - half_width, value + half_width, _standard_error(paired, self.blocks), self.blocks, self.rows
-        )
+        influence = self.influence[candidate][metric] - self.influence[champion][metric] if self.influence else None
+        error, freedom = self._standard_error(paired, influence)
+        half_width = self._quantile(freedom) * error
+        return Difference(value, value - half_width, value + half_width, error, freedom, self.rows)
 
     def _point(self, model: str, metric: str) -> float:
         if metric not in self.points[model]:
@@ -130,10 +177,18 @@ class Bootstrap:
             )
         return self.points[model][metric]
 
-    def _half_width(self, draws: Array) -> float:
+    def _standard_error(self, draws: Array, influence: Array | None) -> tuple[float, float]:
+        """Return the standard error of the value and its degrees of freedom."""
+        dependence = (
+            Dependence(1.0, self.blocks - 1) if influence is None else serial_dependence(influence, ordered=True)
+        )
+        error = _standard_error(draws, self.blocks) * np.sqrt(dependence.inflation)
+        return float(error), dependence.degrees_of_freedom
+
+    def _quantile(self, degrees_of_freedom: float) -> float:
         from scipy.special import stdtrit
 
-        return float(stdtrit(self.blocks - 1, 0.5 + self.confidence / 2)) * _standard_error(draws, self.blocks)
+        return float(stdtrit(degrees_of_freedom, 0.5 + self.confidence / 2))
 
 
 def bootstrap(
@@ -157,27 +212,51 @@ def bootstrap(
     selected = tuple(metrics or known_metrics)
     for metric in selected:
         require_metric(metric, known_metrics)
-    codes, blocks = block_codes(block)
+    codes, blocks = merge_blocks(*block_codes(block), ordered=settings.ordered, seed=settings.seed)
     counts = draw_counts(blocks, settings.resamples, settings.seed)
     # The first row takes every block once, so the same arithmetic gives the value on the rows themselves.
-    counts = np.vstack([np.ones(blocks), counts])
+    left_out = np.ones((blocks, blocks)) - np.eye(blocks) if settings.ordered else np.empty((0, blocks))
+    counts = np.vstack([np.ones(blocks), counts, left_out])
     values: dict[str, dict[str, Array]] = {}
+    calibration: dict[str, CalibrationError] = {}
+    cases = None
     for name, prediction in predictions.items():
         if task == "classification":
             truth, scores = classification_arrays(label, prediction)
-            values[name] = _classification(truth, scores, codes, counts, selected)
+            cases = int(min(truth.sum(), len(truth) - truth.sum()))
+            values[name] = _classification(truth, scores, codes, counts, selected, settings.alert_rate)
+            if "ece" in selected:
+                calibration[name] = calibration_error(
+                    truth,
+                    scores,
+                    codes,
+                    ordered=settings.ordered,
+                    confidence=settings.confidence,
+                    draws=settings.resamples,
+                    seed=settings.seed,
+                )
         else:
             truth, scores = regression_arrays(label, prediction)
             values[name] = _regression(truth, scores, codes, counts, selected, settings.quantile)
             if bounds and name in bounds and "coverage" in selected:
                 covered = _is_covered(label, *bounds[name])
                 values[name]["coverage"] = _resampled_mean(covered, codes, counts)
+    drawn_rows = slice(1, 1 + settings.resamples)
     return Bootstrap(
         points={name: {metric: float(drawn[0]) for metric, drawn in of.items()} for name, of in values.items()},
-        draws={name: {metric: drawn[1:] for metric, drawn in of.items()} for name, of in values.items()},
+        draws={name: {metric: drawn[drawn_rows] for metric, drawn in of.items()} for name, of in values.items()},
         blocks=blocks,
         rows=len(codes),
         confidence=settings.confidence,
+        influence={
+            # A block without which a metric has no value tells nothing about the dependence.
+            name: {metric: np.nan_to_num(drawn[0] - drawn[1 + settings.resamples :]) for metric, drawn in of.items()}
+            for name, of in values.items()
+        }
+        if settings.ordered
+        else {},
+        calibration=calibration,
+        cases=cases,
     )
 
 
@@ -197,6 +276,18 @@ def block_codes(block: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], int]:
     return codes.astype(np.int64).reshape(-1), len(block_values)
 
 
+def merge_blocks(
+    codes: npt.NDArray[np.int64], blocks: int, *, ordered: bool, seed: int
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Return block numbers and their count with at most ``MAX_BLOCKS`` blocks, of about equally many blocks each."""
+    if blocks <= MAX_BLOCKS:
+        return codes, blocks
+    merged = np.arange(blocks) * MAX_BLOCKS // blocks
+    if not ordered:
+        merged = np.random.Generator(np.random.PCG64(seed)).permutation(merged)
+    return merged[codes], MAX_BLOCKS
+
+
 def draw_counts(blocks: int, resamples: int, seed: int) -> Array:
     """Return how often each resample has each block, shape (resamples, blocks); each row sums to ``blocks``."""
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -204,13 +295,15 @@ def draw_counts(blocks: int, resamples: int, seed: int) -> Array:
 
 
 def _classification(
-    truth: Array, scores: Array, codes: npt.NDArray[np.int64], counts: Array, metrics: Sequence[str]
+    truth: Array, scores: Array, codes: npt.NDArray[np.int64], counts: Array, metrics: Sequence[str], alert_rate: float
 ) -> dict[str, Array]:
     values: dict[str, Array] = {}
     if {"auc", "average_precision"} & set(metrics):
         values.update(
             ranking.resampled_ranking_metrics(truth, scores, codes, counts, precision="average_precision" in metrics)
         )
+    if "recall_at_rate" in metrics:
+        values["recall_at_rate"] = ranking.resampled_recall(truth, scores, codes, counts, alert_rate)
     if "log_loss" in metrics:
         values["log_loss"] = _resampled_mean(log_losses(truth, scores), codes, counts)
     if "brier" in metrics:

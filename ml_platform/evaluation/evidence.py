@@ -15,7 +15,7 @@ import polars as pl
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.stored_names import BASELINES, with_current_names
 from ml_platform.errors import did_you_mean, listed
-from ml_platform.evaluation.bootstrap import Bootstrap, BootstrapSettings, bootstrap
+from ml_platform.evaluation.bootstrap import ROW_UNIT, Bootstrap, BootstrapSettings, bootstrap
 from ml_platform.evaluation.metrics import Bounds, EvaluationError, Task
 
 CANDIDATE = "candidate"
@@ -148,18 +148,20 @@ class Evidence:
 
 
 def bootstrap_blocks(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str) -> npt.NDArray[Any]:
-    """Return the bootstrap unit of each row: a column of ``rows``, or the hour, day or week of ``time``.
+    """Return the block of each row: its hour, day or week of ``time``, its value of a column, or its number ('row').
 
     ``time`` holds UTC instants; days begin at midnight in ``time_zone``. Raises :class:`EvaluationError` for an unknown
     unit and for nulls.
     """
+    if unit == ROW_UNIT:
+        return np.arange(rows.height)
     periods = {"hour": "1h", "day": "1d", "week": "1w"}
     if unit not in periods and unit not in rows.columns:
         raise EvaluationError(
             f"Bootstrap unit '{unit}'",
-            expected=f"'hour', 'day', 'week', or a column of the evaluated rows ({listed(rows.columns)})",
+            expected=f"'hour', 'day', 'week', 'row', or a column of the evaluated rows ({listed(rows.columns)})",
             found="neither",
-            fix=f"Correct evaluation.bootstrap.unit.{did_you_mean(unit, [*periods, *rows.columns])}",
+            fix=f"Correct evaluation.bootstrap.unit.{did_you_mean(unit, [*periods, ROW_UNIT, *rows.columns])}",
         )
     if unit in rows.columns:
         unit_of_row = rows[unit]

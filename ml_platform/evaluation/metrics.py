@@ -18,12 +18,16 @@ Bounds = tuple[Array, Array]
 """The lower and upper ends of predicted intervals, each of shape (rows,)."""
 
 Task = Literal["classification", "regression"]
-MetricName = Literal["auc", "average_precision", "log_loss", "brier", "ece", "mae", "rmse", "pinball", "coverage"]
+MetricName = Literal[
+    "auc", "average_precision", "recall_at_rate", "log_loss", "brier", "ece", "mae", "rmse", "pinball", "coverage"
+]
 
-CLASSIFICATION_METRICS = ("auc", "average_precision", "log_loss", "brier", "ece")
+CLASSIFICATION_METRICS = ("auc", "average_precision", "recall_at_rate", "log_loss", "brier", "ece")
 REGRESSION_METRICS = ("mae", "rmse", "pinball", "coverage")
-HIGHER_IS_BETTER = frozenset({"auc", "average_precision", "coverage"})
+HIGHER_IS_BETTER = frozenset({"auc", "average_precision", "recall_at_rate", "coverage"})
 CALIBRATION_BINS = 15
+ALERT_RATE = 0.01
+"""Share of rows with an alert for `recall_at_rate`, unless the declaration gives another."""
 
 
 class EvaluationError(PlatformError):
@@ -31,8 +35,9 @@ class EvaluationError(PlatformError):
 
 
 def score(label: npt.ArrayLike, probability: npt.ArrayLike) -> dict[str, float]:
-    """Return auc, average_precision, log_loss, brier, ece and base_rate of ``probability`` against ``label`` (0 or 1).
+    """Return the metrics of probabilities against ``label`` (0 or 1), and the share of positives, ``base_rate``.
 
+    The metrics are auc, average_precision, recall_at_rate (at an alert for 1 % of the rows), log_loss, brier and ece.
     Ties count half in the AUC and are one threshold in the average precision, as in scikit-learn.
     Raises :class:`EvaluationError` for no rows, unequal lengths, nulls, a label other than 0 and 1, a label that is
     constant, or a probability outside 0 to 1.
@@ -44,6 +49,7 @@ def score(label: npt.ArrayLike, probability: npt.ArrayLike) -> dict[str, float]:
     return {
         "auc": auc(truth, scores),
         "average_precision": average_precision(truth, scores),
+        "recall_at_rate": recall_at_rate(truth, scores),
         "log_loss": float(log_losses(truth, scores).mean()),
         "brier": float(np.square(scores - truth).mean()),
         "ece": ece(truth, scores),
@@ -112,6 +118,21 @@ def average_precision(label: Array, probability: Array) -> float:
     hits_there = hits[last_of_tie]
     precision = hits_there / (last_of_tie + 1)
     return float((np.diff(hits_there, prepend=0.0) * precision).sum() / hits[-1])
+
+
+def recall_at_rate(label: Array, probability: Array, rate: float = ALERT_RATE) -> float:
+    """Return the share of positives among the ``rate`` of rows with the highest scores: recall at a fixed alert rate.
+
+    Rows with equal scores at the border share the alerts that are left, so the value does not depend on their order.
+
+    >>> recall_at_rate(np.array([1.0, 0, 1, 0]), np.array([0.9, 0.5, 0.5, 0.1]), rate=0.5)
+    0.75
+    """
+    order = np.argsort(-probability, kind="stable")
+    scores, hits = probability[order], np.cumsum(label[order])
+    last_of_tie = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+    found = np.interp(rate * len(label), np.append(0, last_of_tie + 1), np.append(0.0, hits[last_of_tie]))
+    return float(found / hits[-1])
 
 
 def log_losses(label: Array, probability: Array) -> Array:

@@ -36,6 +36,49 @@ def resampled_ranking_metrics(
     return _by_rows(truth, scores, codes, counts)
 
 
+def resampled_recall(truth: Array, scores: Array, codes: Codes, counts: Array, rate: float) -> Array:
+    """Return the recall among the ``rate`` of rows with the highest scores, shape (resamples,), NaN without positives.
+
+    Equal scores at the border share the alerts that are left, as in `metrics.recall_at_rate`.
+    """
+    resamples, blocks = counts.shape
+    order = np.argsort(-scores, kind="stable")
+    tie = np.append(0, np.cumsum(np.diff(scores[order]) != 0))
+    wanted = rate * (counts @ np.bincount(codes, minlength=blocks))
+    positives = counts @ np.bincount(codes, weights=truth, minlength=blocks)
+    # Nearly all resamples end in the first pass, because only the highest scores matter.
+    shown_ties = int(tie[min(int(1.5 * rate * len(tie)), len(tie) - 1)]) + 1
+    ties_per_pass = max(1, min(shown_ties, MAX_BUFFER_CELLS // max(resamples, blocks)))
+    found = np.full(resamples, np.nan)
+    alerts, hits = np.zeros((resamples, 1)), np.zeros((resamples, 1))
+    for first in range(0, int(tie[-1]) + 1, ties_per_pass):
+        start, stop = np.searchsorted(tie, [first, first + ties_per_pass])
+        top = order[start:stop]
+        cell = (tie[start:stop] - first) * blocks + codes[top]
+        size = ties_per_pass * blocks
+        in_tie = np.bincount(cell, minlength=size).reshape(-1, blocks)
+        hits_in_tie = np.bincount(cell, weights=truth[top], minlength=size).reshape(-1, blocks)
+        alerts = np.hstack([alerts[:, -1:], alerts[:, -1:] + counts @ np.cumsum(in_tie, axis=0).T])
+        hits = np.hstack([hits[:, -1:], hits[:, -1:] + counts @ np.cumsum(hits_in_tie, axis=0).T])
+        found = np.where(np.isnan(found), _at(alerts, hits, wanted), found)
+        if not np.isnan(found).any():
+            break
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(found / positives)
+
+
+def _at(alerts: Array, hits: Array, wanted: Array) -> Array:
+    """Return ``hits`` at ``wanted`` alerts by linear interpolation per row; NaN where there are too few alerts."""
+    rows = np.arange(len(wanted))
+    reached = (alerts < wanted[:, np.newaxis] - 1e-9).sum(axis=1)
+    after = np.clip(reached, 1, alerts.shape[1] - 1)
+    width = alerts[rows, after] - alerts[rows, after - 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(width > 0, (wanted - alerts[rows, after - 1]) / width, 0.0)
+    inside = hits[rows, after - 1] + share * (hits[rows, after] - hits[rows, after - 1])
+    return np.where(reached < alerts.shape[1], inside, np.nan)
+
+
 def _by_tables(truth: Array, scores: Array, codes: Codes, counts: Array, precision: bool) -> dict[str, Array]:
     blocks, positive = counts.shape[1], truth == 1
     order = np.argsort(scores[positive], kind="stable")

@@ -43,7 +43,7 @@ class PerformanceSettings(Settings):
         default=48, ge=0, description="Hours after the prediction time from which an unknown label counts as missing."
     )
     higher_is_better: list[str] = Field(
-        default=["auc", "average_precision"],
+        default=["auc", "average_precision", "recall_at_rate"],
         description="Metrics of which a higher value is better. Of all others a lower value is better.",
     )
     tolerances: dict[str, float] = Field(

@@ -38,12 +38,13 @@ def test_every_resample_is_scored_as_scikit_learn_scores_its_rows(
     counts = draw_counts(12, 100, settings.seed)
     for resample in (0, 17, 99):
         weight = counts[resample][day]
+        repeated = score(np.repeat(label, weight.astype(int)), np.repeat(probability, weight.astype(int)))
         expected = {
             "auc": oracle.roc_auc_score(label, probability, sample_weight=weight),
             "average_precision": oracle.average_precision_score(label, probability, sample_weight=weight),
             "log_loss": oracle.log_loss(label, probability, sample_weight=weight),
             "brier": oracle.brier_score_loss(label, probability, sample_weight=weight),
-            "ece": score(np.repeat(label, weight.astype(int)), np.repeat(probability, weight.astype(int)))["ece"],
+            **{name: repeated[name] for name in ("ece", "recall_at_rate")},
         }
         found = {metric: values[resample] for metric, values in drawn.items()}
         assert found == pytest.approx(expected, abs=1e-7)
@@ -143,9 +144,9 @@ def test_standard_error_and_interval_are_those_computed_by_hand() -> None:
 
 
 def test_standard_error_of_few_blocks_equals_that_of_their_mean() -> None:
-    # Five blocks of equal size with the losses 1 to 5: the standard error of their mean is the root of 2.5 / 5.
+    # Five groups of equal size with the losses 1 to 5: the standard error of their mean is the root of 2.5 / 5.
     loss, block = np.repeat(np.arange(1.0, 6.0), 4), np.repeat(np.arange(5), 4)
-    settings = BootstrapSettings(resamples=20_000)
+    settings = BootstrapSettings(resamples=20_000, unit="group")
     drawn = bootstrap(
         np.zeros(20), {"a": loss, "none": np.zeros(20)}, block, settings, task="regression", metrics=["mae"]
     )
@@ -195,7 +196,7 @@ def test_rows_to_decide_grow_with_the_inverse_square_of_the_distance() -> None:
 
 
 def difference_of(value: float, standard_error: float, rows: int = 1000) -> Difference:
-    return Difference(value, value, value, standard_error, blocks=5, rows=rows)
+    return Difference(value, value, value, standard_error, degrees_of_freedom=4, rows=rows)
 
 
 def test_p_value_is_that_of_students_t_with_one_degree_fewer_than_blocks() -> None:

@@ -17,6 +17,7 @@ def test_equal_candidates_are_rarely_promoted_and_better_ones_mostly() -> None:
     gate = printed["gate"]
     assert gate["equally good"]["pairs"] == 200
     assert gate["equally good"]["promote"] <= 0.05
-    assert gate["better by 0.01"]["promote"] >= 0.80
+    # Honest intervals of 30 days are 15 % wider than those of independent days; HOLD keeps the rest waiting.
+    assert gate["better by 0.01"]["promote"] >= 0.70
     assert gate["worse by 0.005 and newer, margin 0.005"]["promote"] <= 0.05
     assert printed["bootstrap_seconds"]["pair"] <= 3

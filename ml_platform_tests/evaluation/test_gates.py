@@ -287,7 +287,7 @@ def test_misspelt_gate_setting_is_rejected_with_the_nearest_name() -> None:
 
 
 def test_unknown_metric_is_rejected_when_the_gate_is_declared() -> None:
-    with pytest.raises(ValidationError, match="Input should be 'auc', 'average_precision', 'log_loss'"):
+    with pytest.raises(ValidationError, match="Input should be 'auc', 'average_precision', 'recall_at_rate'"):
         TypeAdapter(Gate).validate_python({"type": "paired_test", "metric": "accuracy"})
 
 

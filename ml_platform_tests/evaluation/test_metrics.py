@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from ml_platform.evaluation.metrics import EvaluationError, improvement, score, score_regression, score_task
+from ml_platform.evaluation.metrics import (
+    EvaluationError,
+    improvement,
+    recall_at_rate,
+    score,
+    score_regression,
+    score_task,
+)
 
 labels_and_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=60).filter(
     lambda rows: len({label for label, _ in rows}) == 2
@@ -101,3 +108,11 @@ def test_quantile_weighs_errors_of_both_directions() -> None:
     # At the quantile 0.9, one too low by 2 costs 1.8, and one too high by 2 costs 0.2.
     assert score_regression([3.0, 1.0], [1.0, 3.0], quantile=0.9)["pinball"] == pytest.approx(1.0)
     assert score_regression([3.0, 3.0], [1.0, 1.0], quantile=0.9)["pinball"] == pytest.approx(1.8)
+
+
+def test_recall_at_rate_shares_the_last_alerts_among_ties() -> None:
+    label, probability = np.array([1.0, 0, 1, 0, 0]), np.array([0.9, 0.5, 0.5, 0.1, 0.1])
+    # Two alerts: the first row, and one of the two rows with 0.5, of which one is positive.
+    assert recall_at_rate(label, probability, rate=0.4) == 0.75
+    assert recall_at_rate(label, np.full(5, 0.2), rate=0.4) == pytest.approx(0.4)
+    assert recall_at_rate(label, probability, rate=0.6) == 1.0

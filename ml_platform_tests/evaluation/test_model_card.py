@@ -136,7 +136,7 @@ def test_markdown_has_the_reliability_bins_of_the_plot() -> None:
 
 def test_markdown_rows_have_a_cell_for_every_column() -> None:
     rows = render_markdown(card()).split("## Metrics")[1].split("##")[0].strip().splitlines()
-    assert [row.count("|") for row in rows] == [5] * 7
+    assert [row.count("|") for row in rows] == [5] * 8
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from ml_platform.components.declaration import DeclarationError
 from ml_platform.components.model.declaration import ModelDeclaration
 from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.errors import PlatformError, listed
+from ml_platform.evaluation.bootstrap import ROW_UNIT, TIME_UNITS
 from ml_platform.evaluation.evidence import BASE_RATE
 from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, MetricLimitGate, PairedTestGate, SliceGate
 from ml_platform.evaluation.metrics import CLASSIFICATION_METRICS, REGRESSION_METRICS
@@ -23,9 +24,6 @@ from ml_platform.training.trainer import TrainerSettings, TrainingError, scorer_
 from ml_platform.training.tuning import validate_search_space
 
 Path = Sequence[str | int]
-
-TIME_UNITS = ("hour", "day", "week")
-"""Units of time that the bootstrap can resample as blocks."""
 
 INTERVAL_METRIC = "coverage"
 """The metric of predicted intervals. Baselines and slices have no intervals; on validation rows they are in-sample."""
@@ -122,9 +120,10 @@ def _validate_evaluation(model: ModelDeclaration, bound: BoundModel) -> None:
             raise model.unknown_name_error(["evaluation", "slices", at], column, fields, "a field of the request")
         _require_shown(model, bound, ["evaluation", "slices", at], column)
     unit = declared.bootstrap.unit
-    if unit not in (*TIME_UNITS, *fields):
-        path, units = ["evaluation", "bootstrap", "unit"], [*TIME_UNITS, *fields]
-        raise model.unknown_name_error(path, unit, units, "hour, day, week or a field of the request")
+    units = [*TIME_UNITS, ROW_UNIT, *fields]
+    if unit not in units:
+        path = ["evaluation", "bootstrap", "unit"]
+        raise model.unknown_name_error(path, unit, units, "hour, day, week, row or a field of the request")
     views = [view.name for view in bound.views if view.kind == "request"]
     for at, name in enumerate(declared.request_only):
         if name not in views:
