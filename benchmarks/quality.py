@@ -56,14 +56,14 @@ def prepare(model: ModelAssets, folder: Path) -> Lake:
     The folder is named by a digest of the code that builds the lake, so a changed view or loader gets a new lake.
     """
     datasets = declared_components(Dataset)
-    made_by = [model.code_version, {each.name: source_hash(each.loader) for each in datasets}]
+    made_by = [model.code_version, {each.name: source_hash(each.loader) for each in datasets if each.loader}]
     home = Home(folder / value_digest(made_by)[:12])
     resource, store = LakeResource.for_home(home), SnapshotStore(home.online)
     lake = resource.lake()
     land(resource.landing(), "2013-12")
     for each in sorted(datasets, key=lambda dataset: len(dataset.lookups)):
         for partitions in _absent(lake, f"datasets/{each.name}", each.partitions):
-            load_and_publish(each.source(resource), partitions, resource.landing(), lake)
+            load_and_publish(each.engine_source(resource), partitions, resource.landing(), lake)
     months = {each.name: each.partitions for each in datasets}
     for view in model.stored_views:
         own = next((months[source.dataset] for source in view.sources if months[source.dataset]), None)

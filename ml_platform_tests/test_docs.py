@@ -104,16 +104,17 @@ def test_declarations_on_the_page_are_valid(page: Path) -> None:
                 component = getattr(components, declared["type"].removeprefix("ml_platform."))
                 assert component.model_validate(declared["attributes"]).name == declared["attributes"]["name"]
             else:
-                validate_part_of_a_model(declared)
+                validate_part(declared)
 
 
-def validate_part_of_a_model(part: dict[str, Any]) -> None:
-    """Validate a fragment of a declaration: attributes of a model, or trainers by name."""
-    from ml_platform.components import Model
+def validate_part(part: dict[str, Any]) -> None:
+    """Validate a fragment of a declaration: attributes of a model or dataset, or trainers by name."""
+    from ml_platform.components import Dataset, Model
 
     for name, value in part.items():
-        if name in Model.model_fields:
-            TypeAdapter(Model.model_fields[name].annotation).validate_python(value)  # type: ignore[arg-type]
+        field = Model.model_fields.get(name) or Dataset.model_fields.get(name)
+        if field is not None:
+            TypeAdapter(field.annotation).validate_python(value)  # type: ignore[arg-type]
         else:
             TrainerSettings.model_validate(value)
 

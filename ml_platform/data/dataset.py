@@ -7,6 +7,7 @@ last good partition.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -22,12 +23,15 @@ from ml_platform.data.data_docs import results_page
 from ml_platform.data.expectations import Period, check_expectations
 from ml_platform.data.lake import Lake, TableVersion
 from ml_platform.data.landed_bytes import LandedFileError
+from ml_platform.data.landed_read import land_read
 from ml_platform.data.landing import LandedFile, Landing, LandingError
 from ml_platform.data.partitions import MonthlyPartitions, month_bounds, shift_month
 from ml_platform.data.pii import shown_error
 from ml_platform.data.reading import ColumnsMissingError
-from ml_platform.data.schema import check_schema, conform, missing_columns
+from ml_platform.data.schema import STORED_TYPES, check_schema, conform, missing_columns
 from ml_platform.data.scratch import scratch_folder
+from ml_platform.data.source_record import record_read
+from ml_platform.data.sources.source import Slice, Source, SourceEmptyError
 from ml_platform.errors import PlatformError, listed
 
 Loader = Callable[..., pl.DataFrame]
@@ -43,7 +47,9 @@ class DatasetSource:
     """One dataset: its loader, its contract, and where these are declared.
 
     ``event_time`` is the column whose values must lie within the partition. ``lookups`` are the tables that the loader
-    takes besides the landed file. ``lines`` maps columns to the place of their rule in the YAML file.
+    takes besides the landed file. ``lines`` maps columns to the place of their rule in the YAML file. ``origin`` is
+    read and landed first; without it, another system lands the files. ``typed`` says that no loader of one's own parses
+    the columns, so the origin does.
     """
 
     name: str
@@ -55,6 +61,8 @@ class DatasetSource:
     lookups: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     lines: Mapping[str, str] = field(default_factory=dict)
     declared_at: str | None = None
+    origin: Source | None = None
+    typed: bool = False
 
     @property
     def table(self) -> str:
@@ -65,6 +73,10 @@ class DatasetSource:
         if partition is None or self.partitions is None or self.event_time is None:
             return None
         return Period(self.event_time, *month_bounds(partition, self.partitions.time_zone))
+
+    def slice(self, partition: str | None) -> Slice:
+        """Return the part of the origin that is ``partition``."""
+        return slice_of(self.partitions, partition)
 
     def subject(self, partition: str | None) -> ContractSubject:
         return ContractSubject(self.name, partition, self.lines, self.declared_at)
@@ -103,6 +115,15 @@ def table_of(dataset: str) -> str:
     return f"datasets/{dataset}"
 
 
+def slice_of(partitions: MonthlyPartitions | None, partition: str | None) -> Slice:
+    """Return the part of a source that is ``partition`` of ``partitions``, with its bounds in their zone."""
+    if partition is None or partitions is None:
+        return Slice(partition)
+    zone = ZoneInfo(partitions.time_zone)
+    start, end = (instant.astimezone(zone) for instant in month_bounds(partition, partitions.time_zone))
+    return Slice(partition, start, end)
+
+
 def load_and_publish(
     source: DatasetSource,
     partitions: Sequence[str | None],
@@ -126,12 +147,13 @@ def audit_partition(
     """Load one partition into the folder ``staging``, read it back and check it, without touching the lake.
 
     The checks run in the order landed, schema, expectations; ``reports`` ends with the first one that fails. Data Docs
-    are written to ``docs_folder/<dataset>/<partition>``. Raises :class:`LoaderError` when the loader's own code fails.
+    are written to ``docs_folder/<dataset>/<partition>``. Raises :class:`LoaderError` when the loader's own code fails,
+    and :class:`SourceError` when the origin cannot be read.
     """
     subject = source.subject(partition)
     try:
-        landed = landing.find(source.name, partition)
-    except LandingError as error:
+        landed = _landed_file(source, partition, landing)
+    except (LandingError, SourceEmptyError, LandedFileError) as error:
         return PartitionAudit(source, partition, None, (_unreadable(subject, "landed", error),), None)
     try:
         loaded = _load(source, landed, subject)
@@ -183,6 +205,8 @@ def publish(audited: PartitionAudit, lake: Lake) -> PublishedPartition:
             content_digest=written.sha256,
             landed_sha256=None if landed is None else landed.sha256,
         )
+        if landed is not None and landed.fingerprint is not None:
+            record_read(lake.state, dataset, audited.partition, landed.fingerprint)
 
     rows = pl.read_parquet(audited.staged)
     return PublishedPartition(audited, lake.write(audited.source.table, rows, audited.partition, record))
@@ -229,6 +253,13 @@ def require_passed(audits: Sequence[PartitionAudit]) -> None:
         + (f" Materialize the good partitions on their own: {listed(good)}." if good else ""),
         reports=tuple(report for audit in audits for report in audit.reports),
     )
+
+
+def _landed_file(source: DatasetSource, partition: str | None, landing: Landing) -> LandedFile:
+    if source.origin is None:
+        return landing.find(source.name, partition)
+    columns = {rule.name: STORED_TYPES[rule.type] for rule in source.contract.columns} if source.typed else {}
+    return land_read(source.origin, source.name, source.slice(partition), landing, columns)
 
 
 def _load(source: DatasetSource, landed: LandedFile, subject: ContractSubject) -> pl.DataFrame:

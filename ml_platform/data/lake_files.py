@@ -8,7 +8,7 @@ import os
 import re
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -244,21 +244,26 @@ class LakeFiles:
 
     @cached_property
     def _s3(self) -> "pyarrow.fs.S3FileSystem":
-        import pyarrow.fs
+        return s3_filesystem(self.storage_options or {})
 
-        options = {name.lower().removeprefix("aws_"): value for name, value in (self.storage_options or {}).items()}
-        endpoint = options.get("endpoint_url") or options.get("endpoint")
-        arguments: dict[str, Any] = {
-            "access_key": options.get("access_key_id"),
-            "secret_key": options.get("secret_access_key"),
-            "session_token": options.get("session_token"),
-            "region": options.get("region"),
-            "allow_bucket_creation": False,
-        }
-        if endpoint:
-            scheme, _, host = endpoint.partition("://")
-            arguments |= {"scheme": scheme, "endpoint_override": host}
-        return pyarrow.fs.S3FileSystem(**{name: value for name, value in arguments.items() if value is not None})
+
+def s3_filesystem(storage_options: Mapping[str, str]) -> "pyarrow.fs.S3FileSystem":
+    """Return the file system of an object store for options with the names of ``object_store``, like AWS_REGION."""
+    import pyarrow.fs
+
+    options = {name.lower().removeprefix("aws_"): value for name, value in storage_options.items()}
+    endpoint = options.get("endpoint_url") or options.get("endpoint")
+    arguments: dict[str, Any] = {
+        "access_key": options.get("access_key_id"),
+        "secret_key": options.get("secret_access_key"),
+        "session_token": options.get("session_token"),
+        "region": options.get("region"),
+        "allow_bucket_creation": False,
+    }
+    if endpoint:
+        scheme, _, host = endpoint.partition("://")
+        arguments |= {"scheme": scheme, "endpoint_override": host}
+    return pyarrow.fs.S3FileSystem(**{name: value for name, value in arguments.items() if value is not None})
 
 
 def _create_file(path: Path) -> None:

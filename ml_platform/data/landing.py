@@ -33,13 +33,17 @@ class LandingError(PlatformError):
 
 @dataclass(frozen=True)
 class LandedFile:
-    """One file from outside; ``partition`` is None for a dataset without partitions."""
+    """One file from outside; ``partition`` is None for a dataset without partitions.
+
+    ``fingerprint`` is that of the source that was read; None for a file that another system placed.
+    """
 
     path: Path
     dataset: str
     partition: str | None
     sha256: str
     size_bytes: int
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)

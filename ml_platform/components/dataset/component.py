@@ -5,18 +5,41 @@ import dagster as dg
 from ml_platform.components.dataset.declaration import DatasetDeclaration
 from ml_platform.components.dataset.landing_sensor import landing_sensor
 from ml_platform.components.dataset.scaffolder import DatasetScaffolder
+from ml_platform.components.dataset.source_sensor import source_sensor
 from ml_platform.components.dataset.table import table
+from ml_platform.data.sources.function import FunctionSource
 
 
 @dg.scaffold_with(DatasetScaffolder)
 class Dataset(DatasetDeclaration):
-    """A table in the lake, read from landed files and published only if its contract is met."""
+    """A table in the lake, read from landed files or a source, and published only if its contract is met."""
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self._require_known_columns()
         self._require_known_expectations()
-        self.function_at("loader", self.loader)
-        return dg.Definitions(assets=[table(self)], sensors=[landing_sensor(self)])
+        self._require_loader_or_source()
+        sensor = source_sensor(self, self.source) if self.source else landing_sensor(self)
+        return dg.Definitions(assets=[table(self)], sensors=[sensor])
+
+    def _require_loader_or_source(self) -> None:
+        if self.loader is not None:
+            self.function_at("loader", self.loader)
+        elif self.source is None:
+            raise self.error_at(
+                ["name"],
+                expected="a loader, or a source with the columns of the contract",
+                found="neither",
+                fix="Declare `loader: package.module:function` or `source`.",
+            )
+        elif self.lookups:
+            raise self.error_at(
+                ["lookups"], expected="a loader that receives them", found="no loader", fix="Declare `loader`."
+            )
+        if isinstance(self.source, FunctionSource):
+            for attribute in ("function", "fingerprint_function"):
+                reference = getattr(self.source, attribute)
+                if reference is not None:
+                    self.function_at(f"source.{attribute}", reference)
 
     def _require_known_columns(self) -> None:
         known = self.contract.column_names

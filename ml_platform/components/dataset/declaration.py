@@ -10,6 +10,8 @@ from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract
 from ml_platform.data.partitions import MonthlyPartitions
 from ml_platform.data.source_hash import source_hash
+from ml_platform.data.sources.declared import DeclaredSource
+from ml_platform.data.sources.function import FunctionSource
 from ml_platform.steps.retention import DatasetRetention
 from resources.lake import LakeResource
 
@@ -24,8 +26,14 @@ class DatasetDeclaration(Declaration):
 
     name: str = Field(description="Name of the dataset: its asset is datasets/<name>.", pattern=r"^[a-z][a-z0-9_]*$")
     description: str = Field(description="Meaning and origin of one row.")
-    loader: str = Field(
-        description="Function package.module:function(path, **lookups) that returns a Polars DataFrame."
+    source: DeclaredSource | None = Field(
+        default=None,
+        description="Where rows come from: files, object_storage, sql, delta or function; none: files that land.",
+    )
+    loader: str | None = Field(
+        default=None,
+        description="Function package.module:function(path, **lookups) that returns a Polars DataFrame; a source "
+        "needs none when its columns are those of the contract.",
     )
     lookups: list[str] = Field(
         default_factory=list,
@@ -62,13 +70,14 @@ class DatasetDeclaration(Declaration):
         """Return whether ``name`` is a declared partition of this dataset."""
         return self.partitions is not None and self.partitions.contains(name)
 
-    def source(self, lake: LakeResource) -> "DatasetSource":
+    def engine_source(self, lake: LakeResource) -> "DatasetSource":
         """Return the settings of the dataset for the engine, with its lookup tables read from ``lake``."""
         from ml_platform.data.dataset import DatasetSource, table_of
+        from ml_platform.data.landed_read import read_landed
 
         return DatasetSource(
             name=self.name,
-            loader=self.function_at("loader", self.loader),
+            loader=self.function_at("loader", self.loader) if self.loader else read_landed,
             contract=self.contract,
             keys=self.keys,
             partitions=self.partitions,
@@ -78,9 +87,15 @@ class DatasetDeclaration(Declaration):
                 rule.name: self.line("contract", "columns", place) for place, rule in enumerate(self.contract.columns)
             },
             declared_at=self.line("contract"),
+            origin=self.source,
+            typed=self.loader is None,
         )
 
     def code_hash(self) -> str:
-        """Return a hash of loader, contract, keys and event time, 12 hexadecimal digits."""
-        rules = [source_hash(self.loader), self.contract.model_dump(mode="json"), self.keys, self.event_time]
+        """Return a hash of source, loader, contract, keys and event time, 12 hexadecimal digits."""
+        loader = source_hash(self.loader) if self.loader else None
+        rules = [loader, self.contract.model_dump(mode="json"), self.keys, self.event_time]
+        if self.source is not None:
+            rules.append(self.source.model_dump(mode="json"))
+            rules += [source_hash(self.source.function)] if isinstance(self.source, FunctionSource) else []
         return value_digest(rules)[:12]

@@ -52,11 +52,16 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
             )
         index.mark_requested(declared.name, found.due, tick + 1)
         return dg.SensorResult(
-            run_requests=[_run_request(declared.key, each) for each in _consecutive_ranges(found.due)],
+            run_requests=run_requests(declared, found.due),
             cursor=str(tick + 1),
         )
 
     return landed
+
+
+def run_requests(declared: DatasetDeclaration, contents: Sequence[LandedContent]) -> list[dg.RunRequest]:
+    """Return one request per range of consecutive partitions of ``contents``; equal contents give an equal run key."""
+    return [_run_request(declared.key, each) for each in _consecutive_ranges(contents)]
 
 
 def _stored_tick(cursor: str | None) -> int:

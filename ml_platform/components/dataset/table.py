@@ -6,6 +6,7 @@ contract. The step records the results first. Then it fails, and no downstream a
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -20,6 +21,11 @@ from resources.lake import LakeResource
 if TYPE_CHECKING:
     from ml_platform.data.dataset import PartitionAudit, PublishedPartition
 
+SOURCE_RETRIES = 3
+"""Further attempts to read a source that is away or that changes."""
+
+SOURCE_RETRY_SECONDS = 20.0
+"""Time before the first of them; each further one waits twice as long."""
 
 CHECKS: Mapping[str, str] = {
     "landed": "The file has landed, can be read, and has at least the minimum number of rows.",
@@ -51,7 +57,8 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
             "dagster/column_schema": _column_schema(declared.contract, declared.keys),
             "dagster/table_name": f"datasets/{declared.name}",
             "keys": declared.keys,
-            "loader": declared.loader,
+            **({"loader": declared.loader} if declared.loader else {}),
+            **({"source": declared.source.describe()} if declared.source else {}),
             **({"event_time": declared.event_time} if declared.event_time else {}),
         },
     )
@@ -61,13 +68,14 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         from ml_platform.data.dataset import audit_partition, expire, publish, record_failures
         from ml_platform.data.scratch import scratch_folder
 
-        source = declared.source(lake)
+        source = declared.engine_source(lake)
         partitions = list(context.partition_keys) if declared.partitions else [None]
         with scratch_folder(declared.name) as staging:
-            audits = [
-                audit_partition(source, partition, lake.landing(), staging, lake.data_docs())
-                for partition in partitions
-            ]
+            with _retried_when_away(context, declared, lake):
+                audits = [
+                    audit_partition(source, partition, lake.landing(), staging, lake.data_docs())
+                    for partition in partitions
+                ]
             record_failures(audits, lake.lake())
             yield from _check_results(audits, lake)
             _fail_when_broken(audits)
@@ -84,6 +92,29 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         )
 
     return dataset
+
+
+@contextmanager
+def _retried_when_away(
+    context: dg.AssetExecutionContext, declared: DatasetDeclaration, lake: LakeResource
+) -> Iterator[None]:
+    """Ask Dagster for another attempt when the source is away or changes; nothing was published yet.
+
+    After the last attempt the failure is recorded, and the sensor requests the partitions again.
+    """
+    from ml_platform.data.source_record import record_failed_read
+    from ml_platform.data.sources.source import SourceAwayError, SourceChangedError
+
+    try:
+        yield
+    except (SourceAwayError, SourceChangedError) as error:
+        if context.retry_number < SOURCE_RETRIES:
+            context.log.warning(str(error))
+            wait = SOURCE_RETRY_SECONDS * 2**context.retry_number
+            raise dg.RetryRequested(max_retries=SOURCE_RETRIES, seconds_to_wait=wait) from error
+        for partition in context.partition_keys if declared.partitions else [None]:
+            record_failed_read(lake.state(), declared.name, partition)
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def _check_results(audits: "Sequence[PartitionAudit]", lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
