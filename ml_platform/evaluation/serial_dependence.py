@@ -16,7 +16,7 @@ MIN_BLOCKS_FOR_COSINES = 60
 MAX_AUTOCORRELATION = 0.6
 """Larger estimates from few blocks are mostly noise and make intervals useless."""
 
-BIAS_CORRECTION = 2.5
+BIAS_CORRECTION = 3.0
 """Multiple of the correction of Kendall (1954): a low estimate costs more coverage than a high one costs width."""
 
 
