@@ -9,7 +9,7 @@ dependence of these influences corrects the standard error.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +106,10 @@ class Difference:
         if self.standard_error == 0:
             return 0.0 if self.value > bound else 1.0
         return float(1.0 - stdtr(self.degrees_of_freedom, (self.value - bound) / self.standard_error))
+
+    def mirrored(self) -> "Difference":
+        """Return the same difference with its sign turned."""
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
     def rows_to_decide(self, bound: float, confidence: float, power: float = 0.8) -> int | None:
         """Return about how many rows would show an improvement above ``bound``, if it is as large as measured.

@@ -6,29 +6,21 @@ Each class has the settings of one gate and, in `evaluate`, the rule that uses t
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ml_platform.data.settings import Settings
-from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence
+from ml_platform.evaluation.bootstrap import Bootstrap, Difference
+from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION, Evidence
+from ml_platform.evaluation.gate_result import GateResult, Numbers
 from ml_platform.evaluation.metrics import HIGHER_IS_BETTER, EvaluationError, MetricName
 from ml_platform.evaluation.slices import SliceComparison, SliceSettings, compare_slices
+from ml_platform.evaluation.small_slices import pool_small_slices
+from ml_platform.evaluation.system_gates import ContractGate, LatencyGate, LeakGate, SizeGate
 
-Numbers = dict[str, float | None]
+RARE_SHARE = 0.05
+"""Share of positives below which a loss alone hardly notices how a model ranks them."""
 
 CHAMPION_FITTED_NOTE = " The champion is of a later month and was fitted on these rows, which favours it."
-
-
-class GateResult(BaseModel):
-    """Result of one gate. ``undecided`` marks a failure that may become a pass with more labels."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    name: str
-    passed: bool
-    numbers: Numbers
-    reason: str
-    undecided: bool = False
-    labels_needed: int | None = None
 
 
 class PairedTestGate(Settings):
@@ -49,7 +41,8 @@ class PairedTestGate(Settings):
     def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the lower end of the improvement's interval is above 0, or above -margin for newer data.
 
-        A champion that was fitted on the rows has an advantage. The rule stays the same, and the reason mentions it.
+        Fail for good only when the interval excludes an improvement beyond the margin; otherwise more labels decide. A
+        champion that was fitted on the rows has an advantage. The rule stays the same, and the reason mentions it.
         """
         if CHAMPION not in evidence.predictions:
             value = evidence.resampled(self.metric).points[CANDIDATE][self.metric]
@@ -57,7 +50,8 @@ class PairedTestGate(Settings):
                 name=self.name, passed=True, numbers={self.metric: value}, reason="No champion yet: nothing to beat."
             )
         bound = -self.margin if evidence.candidate_is_newer else 0.0
-        result = _compare_with(self.name, evidence, CHAMPION, self.metric, bound)
+        wanted = bound if evidence.candidate_is_newer else self.margin
+        result = _compare_with(self.name, evidence, CHAMPION, self.metric, bound, wanted)
         return (
             result.model_copy(update={"reason": result.reason + CHAMPION_FITTED_NOTE})
             if evidence.champion_fitted_on_rows
@@ -69,7 +63,11 @@ class BaselineGate(Settings):
     """Require a candidate that is better than every baseline."""
 
     type: Literal["baseline"] = "baseline"
-    metric: MetricName = Field(default="log_loss", description="Metric of the comparison with the baselines.")
+    metric: MetricName = Field(
+        default="log_loss",
+        description="Metric of the comparison with the baselines. The default adds average precision where less than "
+        "5 % of the labels are positive.",
+    )
     required: list[str] = Field(
         default_factory=list, description="Baselines that must be evaluated, for example ['request_only']."
     )
@@ -79,7 +77,7 @@ class BaselineGate(Settings):
         return f"baseline_{self.metric}"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the interval of the improvement is above 0 for every baseline."""
+        """Pass when the interval of the improvement is above 0 for every baseline and metric."""
         missing = [name for name in self.required if name not in evidence.predictions]
         if missing or not evidence.baselines:
             return GateResult(
@@ -88,10 +86,12 @@ class BaselineGate(Settings):
                 numbers={},
                 reason=f"Baselines not evaluated: {', '.join(missing) or 'none were given'}.",
             )
-        results = [_compare_with(self.name, evidence, baseline, self.metric, 0.0) for baseline in evidence.baselines]
+        compared = [(metric, baseline) for metric in self._metrics(evidence) for baseline in evidence.baselines]
+        results = [_compare_with(self.name, evidence, baseline, metric, 0.0, 0.0) for metric, baseline in compared]
         numbers: Numbers = {}
-        for baseline, result in zip(evidence.baselines, results, strict=True):
-            numbers |= {f"{key}_over_{baseline}": value for key, value in result.numbers.items()}
+        for (metric, baseline), result in zip(compared, results, strict=True):
+            prefix = "" if metric == self.metric else f"{metric}_"
+            numbers |= {f"{prefix}{key}_over_{baseline}": value for key, value in result.numbers.items()}
         failed = [result for result in results if not result.passed]
         return GateResult(
             name=self.name,
@@ -100,6 +100,12 @@ class BaselineGate(Settings):
             reason=" ".join(result.reason for result in failed or results),
             undecided=bool(failed) and all(result.undecided for result in failed),
             labels_needed=max((result.labels_needed or 0 for result in failed), default=0) or None,
+        )
+
+    def _metrics(self, evidence: Evidence) -> list[MetricName]:
+        is_rare = evidence.task != "regression" and evidence.label.mean() < RARE_SHARE
+        return (
+            [self.metric, "average_precision"] if is_rare and "metric" not in self.model_fields_set else [self.metric]
         )
 
 
@@ -119,7 +125,10 @@ class MetricLimitGate(Settings):
 
     def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the value, or with ``confident`` the worse end of its interval, is within the limit."""
-        interval = evidence.resampled(self.metric).interval(CANDIDATE, self.metric)
+        resampled = evidence.resampled(self.metric)
+        if self.confident and (few := _too_few_cases(self.name, evidence, resampled)):
+            return few
+        interval = resampled.interval(CANDIDATE, self.metric)
         higher = self.metric in HIGHER_IS_BETTER
         worse, better = (interval.low, interval.high) if higher else (interval.high, interval.low)
         limited_value = worse if self.confident else interval.value
@@ -152,21 +161,68 @@ class CalibrationGate(Settings):
         default=0.05, gt=0, le=1, description="Highest difference between mean probability and base rate."
     )
 
+    minimum_p_value: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Lowest p-value of the test of perfect calibration, for example 0.01; 0: the test is only shown. "
+        "With many rows it finds errors that do not matter.",
+    )
+
     @property
     def name(self) -> str:
         return "calibration"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the calibration error and the overall bias are both within their limits."""
-        ece = evidence.resampled("ece").interval(CANDIDATE, "ece")
+        """Pass when calibration error and overall bias are within their limits, and the test does not reject."""
+        resampled = evidence.resampled("ece")
+        ece, p_value = resampled.interval(CANDIDATE, "ece"), resampled.calibration[CANDIDATE].p_value
         bias = float(evidence.predictions[CANDIDATE].mean() - evidence.label.mean())
-        passed = ece.value <= self.maximum_ece and abs(bias) <= self.maximum_bias
+        within = ece.value <= self.maximum_ece and abs(bias) <= self.maximum_bias
+        passed = within and p_value >= self.minimum_p_value
         return GateResult(
             name=self.name,
             passed=passed,
-            numbers={"ece": ece.value, "ece_low": ece.low, "ece_high": ece.high, "bias": bias},
-            reason=f"ECE {ece.value:.4f} (at most {self.maximum_ece:g}), mean probability off by {bias:+.4f} "
-            f"(at most {self.maximum_bias:g}): {'kept' if passed else 'missed'}.",
+            numbers={"ece": ece.value, "ece_low": ece.low, "ece_high": ece.high, "bias": bias, "p_value": p_value},
+            reason=f"ECE {ece.value:.4f} ({ece.low:.4f} to {ece.high:.4f}, at most {self.maximum_ece:g}), mean "
+            f"probability off by {bias:+.4f} (at most {self.maximum_bias:g}), p-value of calibration {p_value:.3f}"
+            f"{f' (at least {self.minimum_p_value:g})' if self.minimum_p_value else ''}: "
+            f"{'kept' if passed else 'missed'}.",
+        )
+
+
+class PlausibilityGate(Settings):
+    """Reject a candidate that is too good to be true: one of its features probably contains the label."""
+
+    type: Literal["plausibility"] = "plausibility"
+    maximum_auc: float = Field(default=0.995, gt=0.5, le=1.01, description="AUC from which a leak is assumed.")
+    maximum_r2: float = Field(
+        default=0.999, gt=0, le=1.01, description="Explained share of the variance from which a leak is assumed."
+    )
+
+    @property
+    def name(self) -> str:
+        return "plausibility"
+
+    def evaluate(self, evidence: Evidence) -> GateResult:
+        """Pass when the AUC, or R² of a regression, is below its maximum, or when the task has neither."""
+        if evidence.task == "classification":
+            metric, limit = "AUC", self.maximum_auc
+            value = evidence.resampled("auc").points[CANDIDATE]["auc"]
+        elif evidence.task == "regression":
+            metric, limit = "R2", self.maximum_r2
+            variance = float(evidence.label.var())
+            error = float(((evidence.predictions[CANDIDATE] - evidence.label) ** 2).mean())
+            value = 1 - error / variance if variance else 0.0
+        else:
+            return GateResult(name=self.name, passed=True, numbers={}, reason="The task has no AUC and no R2.")
+        passed = value < limit
+        advice = "" if passed else " Look for a feature that contains the label, or raise the limit in defs.yaml."
+        return GateResult(
+            name=self.name,
+            passed=passed,
+            numbers={"value": value, "limit": limit},
+            reason=f"{metric} {value:.4f}, {'below' if passed else 'not below'} {limit:g}.{advice}",
         )
 
 
@@ -180,23 +236,33 @@ class SliceGate(SliceSettings):
         return f"slices_{self.metric}"
 
     def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when every slice with enough rows meets ``criterion``; Holm's method limits the family-wise error."""
-        if CHAMPION not in evidence.predictions:
+        """Pass when every slice with enough rows meets ``criterion``, and the smaller ones together are not worse.
+
+        Holm's method limits the family-wise error over the large slices and the one test of the small ones. The first
+        version is compared with the base rate.
+        """
+        opponent = CHAMPION if CHAMPION in evidence.predictions else BASE_RATE
+        if opponent not in evidence.predictions:
             return GateResult(name=self.name, passed=True, numbers={}, reason="No champion yet: no slice can regress.")
-        comparisons = compare_slices(evidence, self)
+        pooled = pool_small_slices(evidence, self, opponent)
+        comparisons, pooled_worse = compare_slices(evidence, self, opponent, pooled.p_value if pooled else None)
         worse = [each for each in comparisons if each.proven_worse]
         unproven = [each for each in comparisons if not each.proven_not_worse]
-        failed = unproven if self.criterion == "proven_not_worse" else worse
+        failed = unproven if self.criterion == "proven_not_worse" and opponent == CHAMPION else worse
         numbers: Numbers = {"slices": len(comparisons), "proven_worse": len(worse), "not_proven_safe": len(unproven)}
         if comparisons:
             numbers["worst_improvement"] = min(each.difference.value for each in comparisons)
-        undecided = bool(failed) and not worse
+        if pooled:
+            numbers |= {"small_slices": len(pooled.slices), "small_slices_p_value": pooled.p_value}
+        undecided = bool(failed) and not worse and not pooled_worse
         needed = self._labels_needed(evidence, failed) if undecided else None
+        found_any = bool(comparisons) or pooled is not None or opponent == BASE_RATE
         return GateResult(
             name=self.name,
-            passed=bool(comparisons) and not failed,
+            passed=found_any and not failed and not pooled_worse,
             numbers=numbers,
-            reason=f"{self._reason(comparisons, failed)}{_labels_needed_note(needed)}",
+            reason=f"{self._reason(comparisons, failed, opponent)}{pooled.note(pooled_worse) if pooled else ''}"
+            f"{_labels_needed_note(needed)}",
             undecided=undecided,
             labels_needed=needed,
         )
@@ -210,11 +276,14 @@ class SliceGate(SliceSettings):
         ]
         return math.ceil(max(more_labels)) if more_labels and max(more_labels) > 0 else None
 
-    def _reason(self, comparisons: list[SliceComparison], failed: list[SliceComparison]) -> str:
+    def _reason(self, comparisons: list[SliceComparison], failed: list[SliceComparison], opponent: str) -> str:
         if not comparisons:
             return f"No slice has {self.minimum_support} rows with both classes, so no slice was compared."
         if not failed:
-            return f"None of {len(comparisons)} slices is worse by more than {self.margin:g} {self.metric}."
+            return (
+                f"None of {len(comparisons)} slices is proven worse than with the {opponent.replace('_', ' ')} by more "
+                f"than {self.margin:g} {self.metric}."
+            )
         worst = sorted(failed, key=lambda each: each.difference.value)[:5]
         listed_slices = ", ".join(
             f"{each.column}={each.value} ({each.difference.value:+.4f}, {each.rows} rows)" for each in worst
@@ -224,70 +293,12 @@ class SliceGate(SliceSettings):
         return f"{count} {description} at margin {self.margin:g} {self.metric}: {listed_slices}."
 
 
-class LeakGate(Settings):
-    """Require a leak check that ran and found no leak."""
-
-    type: Literal["leak"] = "leak"
-
-    @property
-    def name(self) -> str:
-        return "leak"
-
-    def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the leak check ran and its list of leaks is empty."""
-        return _findings_result(self.name, evidence.system_checks.leaks, "leak check", "features that know the future")
-
-
-class ContractGate(Settings):
-    """Require that the candidate's data violates no contract."""
-
-    type: Literal["contract"] = "contract"
-
-    @property
-    def name(self) -> str:
-        return "contract"
-
-    def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the contract check ran and its list of violations is empty."""
-        return _findings_result(self.name, evidence.system_checks.contract_violations, "contract check", "broken rules")
-
-
-class LatencyGate(Settings):
-    """Require a packaged model that answers fast enough."""
-
-    type: Literal["latency"] = "latency"
-    maximum_p99_ms: float = Field(default=20.0, gt=0, description="Highest p99 latency of one row, in milliseconds.")
-
-    @property
-    def name(self) -> str:
-        return "latency"
-
-    def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the measured latency is within the limit."""
-        return _limit_result(self.name, evidence.system_checks.latency_p99_ms, self.maximum_p99_ms, "p99 latency", "ms")
-
-
-class SizeGate(Settings):
-    """Require a packaged model that is small enough to roll out."""
-
-    type: Literal["size"] = "size"
-    maximum_mb: float = Field(default=500.0, gt=0, description="Highest size of the packaged bento, in megabytes.")
-
-    @property
-    def name(self) -> str:
-        return "size"
-
-    def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the measured size is within the limit."""
-        size = evidence.system_checks.size_bytes
-        return _limit_result(self.name, None if size is None else size / 1e6, self.maximum_mb, "bento", "MB")
-
-
 Gate = Annotated[
     PairedTestGate
     | BaselineGate
     | MetricLimitGate
     | CalibrationGate
+    | PlausibilityGate
     | SliceGate
     | LeakGate
     | ContractGate
@@ -311,15 +322,22 @@ def evaluate_gates(gates: list[Gate], evidence: Evidence) -> list[GateResult]:
     return [gate.evaluate(evidence) for gate in gates]
 
 
-def _compare_with(name: str, evidence: Evidence, opponent: str, metric: str, bound: float) -> GateResult:
-    difference = evidence.resampled(metric).difference(CANDIDATE, opponent, metric)
+def _compare_with(
+    name: str, evidence: Evidence, opponent: str, metric: MetricName, bound: float, wanted: float
+) -> GateResult:
+    """Return the three-way comparison: proven above ``bound``, proven not above ``wanted``, or not decided."""
+    resampled = evidence.resampled(metric)
+    if few := _too_few_cases(name, evidence, resampled):
+        return few
+    difference = resampled.difference(CANDIDATE, opponent, metric)
     passed = difference.low > bound
-    undecided = not passed and difference.value > bound
-    needed = difference.rows_to_decide(bound, evidence.settings.confidence) if undecided else None
+    excluded = not passed and difference.high <= wanted
+    needed = None if passed or excluded else _labels_to_decide(difference, bound, wanted, evidence)
     measured_difference = (
         f"{metric} better than {opponent} by {difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
     )
-    note = _labels_needed_note(needed - difference.rows if needed else None)
+    decided = f"; an improvement above {wanted:g} is excluded" if excluded else ""
+    note = _labels_needed_note(needed) if difference.value > bound else _labels_to_exclude_note(needed, wanted)
     return GateResult(
         name=name,
         passed=passed,
@@ -330,9 +348,38 @@ def _compare_with(name: str, evidence: Evidence, opponent: str, metric: str, bou
             "bound": bound,
             "p_value": difference.one_sided_p_value(bound),
         },
-        reason=f"{measured_difference}, {'above' if passed else 'not above'} {bound:g} with confidence.{note}",
-        undecided=undecided,
-        labels_needed=needed - difference.rows if needed else None,
+        reason=f"{measured_difference}, {'above' if passed else 'not above'} {bound:g} with confidence{decided}.{note}",
+        undecided=not passed and not excluded,
+        labels_needed=needed,
+    )
+
+
+def _labels_to_decide(difference: Difference, bound: float, wanted: float, evidence: Evidence) -> int | None:
+    """Return how many more labels decide, if the measured improvement is the true one; None where none would."""
+    confidence = evidence.settings.confidence
+    if difference.value > bound:
+        rows = difference.rows_to_decide(bound, confidence)
+    else:
+        rows = difference.mirrored().rows_to_decide(-wanted, confidence)
+    return rows - difference.rows if rows and rows > difference.rows else None
+
+
+def _too_few_cases(name: str, evidence: Evidence, resampled: Bootstrap) -> GateResult | None:
+    """Return the undecided result of a comparison with too few rows of the rarer class, or None."""
+    cases, minimum = resampled.cases, evidence.settings.minimum_cases
+    if cases is None or cases >= minimum:
+        return None
+    rows = len(evidence.label)
+    needed = math.ceil(rows * minimum / cases) - rows
+    return GateResult(
+        name=name,
+        passed=False,
+        numbers={"cases": cases, "minimum_cases": minimum},
+        reason=f"{cases} of {rows:,} rows are of the rarer class; the error rate of the comparison holds "
+        f"from {minimum} on."
+        f"{_labels_needed_note(needed)}",
+        undecided=True,
+        labels_needed=needed,
     )
 
 
@@ -340,25 +387,5 @@ def _labels_needed_note(labels: int | None) -> str:
     return f" About {labels:,} more labels would decide." if labels else ""
 
 
-def _findings_result(name: str, findings: list[str] | None, check: str, description: str) -> GateResult:
-    if findings is None:
-        return GateResult(name=name, passed=False, numbers={}, reason=f"The {check} has not run.")
-    reason = (
-        f"{len(findings)} {description}: {', '.join(findings[:5])}."
-        if findings
-        else f"The {check} found no {description}."
-    )
-    return GateResult(name=name, passed=not findings, numbers={"found": len(findings)}, reason=reason)
-
-
-def _limit_result(name: str, value: float | None, limit: float, description: str, unit: str) -> GateResult:
-    if value is None:
-        return GateResult(
-            name=name, passed=False, numbers={"limit": limit}, reason=f"The {description} was not measured."
-        )
-    return GateResult(
-        name=name,
-        passed=value <= limit,
-        numbers={"value": value, "limit": limit},
-        reason=f"{description} {value:.2f} {unit}, at most {limit:g} {unit}.",
-    )
+def _labels_to_exclude_note(labels: int | None, wanted: float) -> str:
+    return f" About {labels:,} more labels would exclude an improvement above {wanted:g}." if labels else ""

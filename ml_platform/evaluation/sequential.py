@@ -1,7 +1,7 @@
 """Repeated tests of one waiting candidate as more windows close, with one error rate over all of them.
 
-A candidate on HOLD is compared again on all rows so far whenever a window closes. The levels here keep the chance that a
-candidate that is no better ever passes. The first look has the level of a single test, so waiting costs nothing.
+A candidate on HOLD may be compared again on all rows so far whenever a window closes. The levels here limit the chance
+that a candidate that is no better ever passes. The first look has the level of a single test.
 """
 
 from collections.abc import Sequence

@@ -34,7 +34,11 @@ class SliceSettings(Settings):
     columns: list[str] = Field(min_length=1, description="Columns whose values define the slices.")
     metric: MetricName = Field(default="log_loss", description="Metric compared in each slice.")
     margin: float = Field(default=0.01, ge=0, description="How much worse a slice may be, in units of the metric.")
-    minimum_support: int = Field(default=200, ge=1, description="Rows that a slice must have to be compared.")
+    minimum_support: int = Field(
+        default=200,
+        ge=1,
+        description="Rows that a slice must have to be compared alone; smaller slices are pooled in one test.",
+    )
     error_rate: float = Field(default=0.05, gt=0, lt=1, description="Chance of any false alarm over all slices.")
     criterion: Literal["not_proven_worse", "proven_not_worse"] = Field(
         default="not_proven_worse",
@@ -93,20 +97,54 @@ def worst_slices(
     return sorted(scores, key=lambda each: each.score, reverse=metric not in HIGHER_IS_BETTER)[:limit]
 
 
-def compare_slices(evidence: "Evidence", settings: SliceSettings) -> list[SliceComparison]:
-    """Return the comparison of candidate and champion in every slice with enough rows, by a paired bootstrap.
+def compare_slices(
+    evidence: "Evidence", settings: SliceSettings, opponent: str = "champion", small_slices_p_value: float | None = None
+) -> tuple[list[SliceComparison], bool]:
+    """Return the comparison of candidate and ``opponent`` in every slice with enough rows, by a paired bootstrap.
 
     ``proven_worse`` means worse by more than the margin, and ``proven_not_worse`` means not worse by more than the
     margin. Each has a family-wise error of ``error_rate`` by Holm's method (1979, A simple sequentially rejective
-    multiple test procedure). The result leaves out slices with one class or one block.
+    multiple test procedure). The second value says whether the pooled small slices, whose p-value is given, are
+    proven worse as one more test of this family. The result leaves out slices with one class or one block.
     """
-    compared = list(_slice_differences(evidence, settings))
-    worse = holm([1.0 - each.one_sided_p_value(-settings.margin) for _, _, each in compared])
+    compared = list(_slice_differences(evidence, settings, opponent))
+    p_values = [1.0 - each.one_sided_p_value(-settings.margin) for _, _, each in compared]
+    worse = holm([*p_values, *([] if small_slices_p_value is None else [small_slices_p_value])])
     safe = holm([each.one_sided_p_value(-settings.margin) for _, _, each in compared])
-    return [
+    comparisons = [
         SliceComparison(column, value, each.rows, each, worse[i] < settings.error_rate, safe[i] < settings.error_rate)
         for i, (column, value, each) in enumerate(compared)
     ]
+    return comparisons, small_slices_p_value is not None and worse[-1] < settings.error_rate
+
+
+def slice_rows(evidence: "Evidence", settings: SliceSettings) -> Iterator[tuple[str, str, npt.NDArray[np.int64]]]:
+    """Yield column, value and row numbers of each slice; rows with a null form their own slice (``'null'``).
+
+    Raises :class:`EvaluationError` for a column that the evaluated rows lack.
+    """
+    table = pl.DataFrame() if evidence.slices is None else evidence.slices
+    for column in settings.columns:
+        if column not in table.columns:
+            raise EvaluationError(
+                f"Slice column '{column}'",
+                expected=f"one of {listed(table.columns)}",
+                found="no such column among the evaluated rows",
+                fix=f"Correct 'columns' of the gate in the model's defs.yaml.{did_you_mean(column, table.columns)}",
+            )
+        slice_values = table[column].cast(pl.String).fill_null("null").to_numpy()
+        for value in np.unique(slice_values):
+            yield column, str(value), np.flatnonzero(slice_values == value)
+
+
+def is_comparable(evidence: "Evidence", settings: SliceSettings, rows: npt.NDArray[np.int64]) -> bool:
+    """Return whether the slice of ``rows`` has enough rows, blocks and cases for a comparison of its own."""
+    if len(rows) < settings.minimum_support or len(np.unique(evidence.block[rows])) < 2:
+        return False
+    if evidence.task == "regression":
+        return True
+    positives = float(evidence.label[rows].sum())
+    return min(positives, len(rows) - positives) >= evidence.settings.minimum_cases
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -121,35 +159,21 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-def _slice_differences(evidence: "Evidence", settings: SliceSettings) -> Iterator[tuple[str, str, Difference]]:
-    table = pl.DataFrame() if evidence.slices is None else evidence.slices
-    for column in settings.columns:
-        if column not in table.columns:
-            raise EvaluationError(
-                f"Slice column '{column}'",
-                expected=f"one of {listed(table.columns)}",
-                found="no such column among the evaluated rows",
-                fix=f"Correct 'columns' of the gate in the model's defs.yaml.{did_you_mean(column, table.columns)}",
-            )
-        slice_values = table[column].cast(pl.String).fill_null("null").to_numpy()
-        for value in np.unique(slice_values):
-            rows = np.flatnonzero(slice_values == value)
-            if len(rows) >= settings.minimum_support and _comparable(evidence, rows):
-                yield column, str(value), _difference(evidence, settings.metric, rows)
+def _slice_differences(
+    evidence: "Evidence", settings: SliceSettings, opponent: str
+) -> Iterator[tuple[str, str, Difference]]:
+    for column, value, rows in slice_rows(evidence, settings):
+        if is_comparable(evidence, settings, rows):
+            yield column, value, _difference(evidence, settings.metric, rows, opponent)
 
 
-def _comparable(evidence: "Evidence", rows: npt.NDArray[np.int64]) -> bool:
-    several_blocks = len(np.unique(evidence.block[rows])) >= 2
-    return several_blocks and (evidence.task == "regression" or len(np.unique(evidence.label[rows])) == 2)
-
-
-def _difference(evidence: "Evidence", metric: str, rows: npt.NDArray[np.int64]) -> Difference:
-    pair = {name: evidence.predictions[name][rows] for name in ("candidate", "champion")}
+def _difference(evidence: "Evidence", metric: str, rows: npt.NDArray[np.int64], opponent: str) -> Difference:
+    pair = {name: evidence.predictions[name][rows] for name in ("candidate", opponent)}
     settings = evidence.settings
     resamples = bootstrap(
         evidence.label[rows], pair, evidence.block[rows], settings, task=evidence.task, metrics=[metric]
     )
-    return resamples.difference("candidate", "champion", metric)
+    return resamples.difference("candidate", opponent, metric)
 
 
 def _rows(truth: Array, _: Array) -> int:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import PlatformError
-from ml_platform.evaluation.gates import GateResult
+from ml_platform.evaluation.gate_result import GateResult
 
 Decision = Literal["PROMOTE", "HOLD", "REJECT"]
 

@@ -16,7 +16,7 @@ from ml_platform.data.references import load_function
 from ml_platform.data.settings import RENAMED_IN_VERSION, Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.evaluation.bootstrap import BootstrapSettings
-from ml_platform.evaluation.gates import BaselineGate, Gate, SliceGate
+from ml_platform.evaluation.gates import BaselineGate, Gate, PlausibilityGate, SliceGate
 from ml_platform.evaluation.metrics import MetricName
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
@@ -224,11 +224,14 @@ class BoundModel:
 
     @property
     def gates(self) -> list[Gate]:
-        """The declared gates, and a baseline gate if none is declared: a candidate must always beat the baselines."""
-        declared = list(self.declared.gates)
-        if any(gate.type == "baseline" for gate in declared):
-            return declared
-        return [*declared, BaselineGate(metric="log_loss" if self.declared.task == "classification" else "rmse")]
+        """The declared gates, and a baseline and a plausibility gate if none is declared.
+
+        A candidate must always beat the baselines, and must never be too good to be true.
+        """
+        gates, types = list(self.declared.gates), {gate.type for gate in self.declared.gates}
+        if "baseline" not in types:
+            gates.append(BaselineGate() if self.declared.task == "classification" else BaselineGate(metric="rmse"))
+        return gates if "plausibility" in types else [*gates, PlausibilityGate()]
 
     @property
     def primary_metric(self) -> MetricName:
