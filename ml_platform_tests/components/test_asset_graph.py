@@ -62,6 +62,7 @@ def test_every_declared_gate_is_a_blocking_check(loaded: dg.Definitions) -> None
         "metric_limit_auc",
         "calibration",
         "slices_log_loss",
+        "plausibility",
         "leak",
         "contract",
         "latency",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ml_platform.data.canonical import canonical_json, value_digest
-from ml_platform.evaluation.gates import GateResult
+from ml_platform.evaluation.gate_result import GateResult
 from ml_platform.evaluation.verdict import Verdict, VerdictError, build_verdict, decide, parse_verdict
 
 PASSED = GateResult(name="metric_limit_auc", passed=True, numbers={"value": 0.77}, reason="kept")

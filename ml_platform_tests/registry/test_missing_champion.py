@@ -10,7 +10,7 @@ import pytest
 
 from ml_platform.console.status import _deleted_in_mlflow
 from ml_platform.data.canonical import directory_digest
-from ml_platform.evaluation.gates import GateResult
+from ml_platform.evaluation.gate_result import GateResult
 from ml_platform.evaluation.verdict import build_verdict
 from ml_platform.registry.approvals import ApprovalError, ApprovalSettings
 from ml_platform.registry.audit import AuditLog

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from ml_platform.data.canonical import canonical_json
-from ml_platform.evaluation.gates import GateResult
+from ml_platform.evaluation.gate_result import GateResult
 from ml_platform.evaluation.verdict import Verdict, build_verdict, parse_verdict
 from ml_platform.registry.approvals import ApprovalError, ApprovalSettings, approve
 from ml_platform.registry.audit import AuditError, AuditLog

@@ -24,7 +24,7 @@ from ml_platform.data.contract_record import record_passed
 from ml_platform.data.lake import LakeError
 from ml_platform.data.landing import Landing, LandingError
 from ml_platform.data.landing_index import LandingIndex
-from ml_platform.evaluation.gates import GateResult
+from ml_platform.evaluation.gate_result import GateResult
 from ml_platform.evaluation.verdict import build_verdict
 from ml_platform.registry.approvals import approve, reject
 from ml_platform.registry.champion_history import CHAMPION_KIND, champion_history

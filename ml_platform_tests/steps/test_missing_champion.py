@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ml_platform.cli import app
-from ml_platform.evaluation.gates import GateResult
+from ml_platform.evaluation.gate_result import GateResult
 from ml_platform.evaluation.verdict import build_verdict
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.registry.audit import AuditLog

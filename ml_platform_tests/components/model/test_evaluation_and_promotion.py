@@ -184,6 +184,7 @@ def test_verdict_contains_the_numbers_of_every_gate_and_of_the_baselines(platfor
         "contract",
         "latency",
         "baseline_log_loss",
+        "plausibility",
     }
     assert {"improvement_over_base_rate", "improvement_over_request_only"} <= set(checks["baseline_log_loss"].metadata)
     assert 0.6 < verdict["auc"] < 0.95
