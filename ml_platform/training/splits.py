@@ -1,14 +1,16 @@
-"""Split of examples by time: training months, then validation months, then the test month.
+"""Split of examples by time: training rows, then validation rows, then the test rows of the candidate's partition.
 
-Fitting, tuning, early stopping and calibration never see the test month, and no row is used before its label is known.
+Fitting, tuning, early stopping and calibration never see the test rows, and no row is used before its label is known.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import polars as pl
 from pydantic import Field
 
-from ml_platform.data.partitions import month_bounds, shift_month
+from ml_platform.data.cadences import months_before
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.view import PREDICT_AT
@@ -16,8 +18,8 @@ from ml_platform.features.view import PREDICT_AT
 LABEL = "label"
 LABEL_KNOWN_AT = "label_known_at"
 
-MARGIN_MONTHS = 1
-"""Months by which the partition of an example and the month of its prediction time may differ."""
+MARGIN_PARTITIONS = 1
+"""Number of partitions by which that of an example and that of its prediction time may differ."""
 
 
 class SplitError(PlatformError):
@@ -25,35 +27,62 @@ class SplitError(PlatformError):
 
 
 class SplitSettings(Settings):
-    """Lengths of the parts. The test part is always the candidate's own month."""
+    """Lengths of the parts. The test part is always the candidate's own partition."""
 
     validation_months: int = Field(
-        default=1, ge=1, description="Months before the test month, for early stopping, tuning and calibration."
+        default=1, ge=1, description="Months of time before the test part, for early stopping, tuning and calibration."
     )
     train_months: int | None = Field(
-        default=None, ge=1, description="Months before validation, for fitting; none: all months."
+        default=None, ge=1, description="Months of time before validation, for fitting; none: all."
     )
     minimum_rows: int = Field(default=100, ge=1, description="Lowest number of labelled rows of each part.")
 
-    def first_month(self, month: str) -> str | None:
-        """Return the first partition that may contain rows of the split for the candidate of ``month``; None: all.
+    def first_partition(self, key: str, partitions: PartitionScheme) -> str | None:
+        """Return the first partition that may contain rows of the split for the candidate of ``key``; None: all.
 
-        It lies one month before the training months, because an example of a partition may have its prediction time in
-        the next month.
+        It lies one partition before the training rows, because an example may have its prediction time in the
+        partition after its own.
 
-        >>> SplitSettings(train_months=6, validation_months=2).first_month("2013-12")
+        >>> split = SplitSettings(train_months=6, validation_months=2)
+        >>> split.first_partition("2013-12", PartitionScheme(start="2013-01"))
         '2013-03'
         """
-        if self.train_months is None:
+        times = split_times(key, partitions, self)
+        if times.train_start is None:
             return None
-        return shift_month(month, -self.validation_months - self.train_months - MARGIN_MONTHS)
+        return partitions.shift(partitions.key_at(times.train_start), -MARGIN_PARTITIONS)
+
+
+@dataclass(frozen=True)
+class SplitTimes:
+    """The instants in UTC at which the parts of a split begin, and the end of the last; ``train_start`` None: all."""
+
+    train_start: datetime | None
+    validation_start: datetime
+    test_start: datetime
+    test_end: datetime
+
+
+def split_times(key: str, partitions: PartitionScheme, settings: SplitSettings) -> SplitTimes:
+    """Return the times of the parts for the candidate of ``key``.
+
+    Raises :class:`~ml_platform.data.partitions.PartitionError` for partitions without a time.
+    """
+    start, end = partitions.bounds(key)
+    months, train = settings.validation_months, settings.train_months
+    return SplitTimes(
+        train_start=None if train is None else months_before(start, months + train, partitions.zone),
+        validation_start=months_before(start, months, partitions.zone),
+        test_start=start,
+        test_end=end,
+    )
 
 
 @dataclass(frozen=True)
 class Split:
     """Tables with the columns of the training set, in which every row has a label.
 
-    The labels of ``train`` were known when validation began, and the labels of ``validation`` when the test month
+    The labels of ``train`` were known when validation began, and the labels of ``validation`` when the test part
     began. ``late`` has training rows whose labels became known between the two; only a refit uses them. ``embargoed``
     counts rows whose labels became known later, and ``unlabelled`` counts rows without a label by part.
     """
@@ -67,7 +96,7 @@ class Split:
 
     @property
     def known(self) -> pl.DataFrame:
-        """Return train, late and validation, in this order: all rows known before the test month begins."""
+        """Return train, late and validation, in this order: all rows known before the test part begins."""
         return pl.concat([self.train, self.late, self.validation])
 
     def counts(self) -> dict[str, int]:
@@ -82,24 +111,22 @@ class Split:
         }
 
 
-def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: SplitSettings, *, model: str) -> Split:
-    """Return the split of ``frame`` (``predict_at``, ``label``, ``label_known_at``, …) for the candidate of ``month``.
+def split_by_time(
+    frame: pl.DataFrame, key: str, partitions: PartitionScheme, settings: SplitSettings, *, model: str
+) -> Split:
+    """Return the split of ``frame`` (``predict_at``, ``label``, ``label_known_at``, …) for the candidate of ``key``.
 
-    Test rows are predicted within the month, validation rows in the months before it, and train rows earlier. Months
-    begin at midnight in ``time_zone``. The embargo leaves out train rows whose label became known after validation
-    began, and validation rows whose label became known after the test month began. Rows without a label are in no part.
+    Test rows are predicted within the partition, validation rows in the months before it, and train rows earlier. The
+    embargo leaves out train rows whose label became known after validation began, and validation rows whose label
+    became known after the test part began. Rows without a label are in no part.
 
     Raises :class:`SplitError` when a column is missing, times are not in UTC, or a part has fewer than
     ``minimum_rows`` rows. It also raises when train or validation has labels of one value only.
     """
-    test_start, test_end = month_bounds(month, time_zone)
-    validation_start, _ = month_bounds(shift_month(month, -settings.validation_months), time_zone)
-    train_start = None
-    if settings.train_months is not None:
-        train_start, _ = month_bounds(
-            shift_month(month, -settings.validation_months - settings.train_months), time_zone
-        )
-    _require_columns(f"Model '{model}', {month}", frame)
+    times = split_times(key, partitions, settings)
+    train_start, validation_start = times.train_start, times.validation_start
+    test_start, test_end = times.test_start, times.test_end
+    _require_columns(f"Model '{model}', {key}", frame)
     predicted_at, known = pl.col(PREDICT_AT), pl.col(LABEL_KNOWN_AT)
     parts = {
         "train": frame.filter(
@@ -118,9 +145,9 @@ def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: Spl
         unlabelled={name: part.height - labelled[name].height for name, part in parts.items()},
     )
     for name, rows in (("train", split.train), ("validation", split.validation), ("test", split.test)):
-        _require_rows(f"Model '{model}', {month}, {name} part", rows, settings.minimum_rows)
+        _require_rows(f"Model '{model}', {key}, {name} part", rows, settings.minimum_rows)
     for name, rows in (("train", split.train), ("validation", split.validation)):
-        _require_two_labels(f"Model '{model}', {month}, {name} part", rows)
+        _require_two_labels(f"Model '{model}', {key}, {name} part", rows)
     return split
 
 
@@ -149,7 +176,7 @@ def _require_rows(subject: str, part: pl.DataFrame, minimum: int) -> None:
             subject,
             expected=f"at least {minimum} rows with a known label",
             found=f"{part.height}",
-            fix="Materialize the training sets of the earlier months, or choose a later month.",
+            fix="Materialize the training sets of the earlier months, or choose a later partition.",
         )
 
 

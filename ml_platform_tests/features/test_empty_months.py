@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from ml_platform.data.lake import Lake, LakeError
-from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features import change_log
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.materialize import materialize, publish
@@ -16,7 +16,7 @@ from ml_platform.features.online_store import latest_facts
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import INSTANT, FeatureView
 
-MONTHS = MonthlyPartitions(start="2013-01", end="2013-06", time_zone="UTC")
+MONTHS = PartitionScheme(start="2013-01", end="2013-06", time_zone="UTC")
 SOLD = {"shop": pl.String(), "at": INSTANT, "price": pl.Float64()}
 EMPTY = pl.DataFrame(schema=SOLD)
 

@@ -6,9 +6,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.training.splits import Split, SplitError, SplitSettings, split_by_time
 
 ZONE = "America/New_York"
+MONTHS = PartitionScheme(start="2013-01", time_zone=ZONE)
 # In New York, 2013-05-01 begins at 04:00 UTC, and 2013-06-01 too.
 MAY, JUNE, JULY = (datetime(2013, month, 1, 4, tzinfo=UTC) for month in (5, 6, 7))
 HOUR = timedelta(hours=1)
@@ -36,7 +38,7 @@ PLENTY = frame(
 def cut(extra: pl.DataFrame | None = None, **settings: Any) -> Split:
     """Return the split of the rows above and ``extra`` for June; rows of ``extra`` are numbered from 1000."""
     rows = PLENTY if extra is None else pl.concat([PLENTY, extra.with_columns(pl.col("row") + 1000)])
-    return split_by_time(rows, "2013-06", ZONE, SplitSettings(minimum_rows=10, **settings), model="toy")
+    return split_by_time(rows, "2013-06", MONTHS, SplitSettings(minimum_rows=10, **settings), model="toy")
 
 
 def extras(part: pl.DataFrame) -> list[int]:
@@ -114,12 +116,12 @@ def test_empty_validation_month_is_rejected():
     rows = PLENTY.filter((pl.col("predict_at") < MAY) | (pl.col("predict_at") >= JUNE))
 
     with pytest.raises(SplitError, match="validation part: expected at least 10 rows with a known label, found 0"):
-        split_by_time(rows, "2013-06", ZONE, SplitSettings(minimum_rows=10), model="toy")
+        split_by_time(rows, "2013-06", MONTHS, SplitSettings(minimum_rows=10), model="toy")
 
 
 def test_fewer_rows_than_declared_are_rejected():
     with pytest.raises(SplitError, match="expected at least 40 rows with a known label, found 39"):
-        split_by_time(PLENTY, "2013-06", ZONE, SplitSettings(minimum_rows=40), model="toy")
+        split_by_time(PLENTY, "2013-06", MONTHS, SplitSettings(minimum_rows=40), model="toy")
 
 
 @pytest.mark.parametrize(("start", "part"), [(MAY - 720 * HOUR, "train"), (MAY, "validation")])
@@ -128,16 +130,16 @@ def test_constant_label_is_rejected(start: datetime, part: str):
     rows = PLENTY.with_columns(pl.when(month).then(pl.lit(1, pl.Int8)).otherwise("label").alias("label"))
 
     with pytest.raises(SplitError, match=f"{part} part: expected labels of more than one value, found 39 times 1"):
-        split_by_time(rows, "2013-06", ZONE, SplitSettings(minimum_rows=10), model="toy")
+        split_by_time(rows, "2013-06", MONTHS, SplitSettings(minimum_rows=10), model="toy")
 
 
 def test_missing_column_is_rejected_with_the_nearest_name():
     with pytest.raises(SplitError, match=r"found no 'label_known_at'.*Did you mean 'label_known'\?"):
-        split_by_time(PLENTY.rename({"label_known_at": "label_known"}), "2013-06", ZONE, SplitSettings(), model="toy")
+        split_by_time(PLENTY.rename({"label_known_at": "label_known"}), "2013-06", MONTHS, SplitSettings(), model="toy")
 
 
 def test_naive_times_are_rejected():
     rows = PLENTY.with_columns(pl.col("predict_at").dt.replace_time_zone(None))
 
     with pytest.raises(SplitError, match=r"expected times in UTC, found .* in 'predict_at'"):
-        split_by_time(rows, "2013-06", ZONE, SplitSettings(), model="toy")
+        split_by_time(rows, "2013-06", MONTHS, SplitSettings(), model="toy")

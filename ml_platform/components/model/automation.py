@@ -49,8 +49,8 @@ def due_month(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") ->
     first = model.declared.first_candidate
     if not digests:
         return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
-    month = max(digests)
-    if first is not None and month < first:
+    month = model.partitions.latest(digests)
+    if first is not None and model.partitions.precedes(month, first):
         return dg.SkipReason(f"'{model.name}' is trained from {first} on; the latest training set is for {month}.")
     trained_on = latest_materialization(instance, model.key("training_set"))
     if trained_on is not None and all(
@@ -77,7 +77,7 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
         months = lake.lake().partitions(model.table)
         if not months:
             return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
-        return dg.RunRequest(partition_key=max(months), asset_selection=model.training_cycle_keys)
+        return dg.RunRequest(partition_key=model.partitions.latest(months), asset_selection=model.training_cycle_keys)
 
     return retrain
 

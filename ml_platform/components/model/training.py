@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import on_new_inputs, partitions_definition, this_and_earlier_months
+from ml_platform.components.declaration import (
+    on_new_inputs,
+    partition_mapping,
+    partitions_definition,
+    this_and_earlier,
+)
 from ml_platform.components.materializations import table_metadata
 from ml_platform.components.metadata import inline_image, training_set_schema, trials_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.placement import placement_tags, pool_of
 from ml_platform.components.stores import open_stores
+from ml_platform.data.partitions import PartitionScheme
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -37,8 +43,14 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         partitions_def=partitions_definition(declared.partitions),
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[
-            *(dg.AssetKey(["datasets", name]) for name in declared.examples.sources),
-            *(dg.AssetKey(["features", view.name]) for view in model.feature_set.views),
+            *(
+                _dep(dg.AssetKey(["datasets", name]), model.dataset_scheme(name), declared.partitions)
+                for name in declared.examples.sources
+            ),
+            *(
+                _dep(dg.AssetKey(["features", view.name]), model.view_scheme(view), declared.partitions)
+                for view in model.feature_set.views
+            ),
         ],
         code_version=model.code_version,
         check_specs=[
@@ -85,6 +97,10 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
     return _training_set
 
 
+def _dep(key: dg.AssetKey, upstream: PartitionScheme | None, own: PartitionScheme) -> dg.AssetDep:
+    return dg.AssetDep(key, partition_mapping=partition_mapping(upstream, own))
+
+
 def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
     """Return the asset `<model>/candidate_<trainer>`: a version fitted on rows known before the month began."""
     declared = model.declared.trainers[trainer]
@@ -97,7 +113,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
             + (" It is skipped on a machine without a GPU." if declared.requires == "gpu" else "")
         ),
         partitions_def=partitions_definition(model.declared.partitions),
-        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier_months())],
+        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier(model.partitions))],
         pool=pool_of(declared),
         op_tags=placement_tags(declared),
         **model.shared_arguments(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),
