@@ -156,7 +156,7 @@ def test_training_rows_of_an_empty_log_have_no_values(tmp_path: Path) -> None:
 def test_publishing_before_any_month_was_built_is_an_error_that_names_the_view(tmp_path: Path) -> None:
     shop = Shop(tmp_path, EMPTY)
 
-    with pytest.raises(LakeError, match=r"Feature view 'prices'.*at least one month.*Materialize features/prices"):
+    with pytest.raises(LakeError, match=r"Feature view 'prices'.*at least one partition.*Materialize features/prices"):
         publish(view(), shop.lake, shop.store, MONTHS)
 
 

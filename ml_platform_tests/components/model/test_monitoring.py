@@ -473,5 +473,5 @@ def test_late_request_field_blocks_and_is_named(platform: PlatformFixture) -> No
 
 def test_training_set_with_a_missing_view_month_is_rejected(platform: PlatformFixture) -> None:
     platform.lake.drop_partitions(RECENT.table, ["2013-02"])
-    with pytest.raises(LakeError, match=r"no facts of '2013-02'\. Materialize the view for these months"):
+    with pytest.raises(LakeError, match=r"no facts of '2013-02'\. Materialize the view for these partitions"):
         build_training_sets(bound(), ["2013-03"], platform.lake)
