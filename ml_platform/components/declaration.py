@@ -43,7 +43,7 @@ from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
-HOURS: dict[str, int] = {"hour": 1, "day": 23, "week": 167, "month": 671, "quarter": 2159, "year": 8759}
+HOURS: dict[str, int] = {"hour": 1, "day": 23, "week": 167, "month": 672, "quarter": 2159, "year": 8760}
 """Length of the shortest partition of each cadence in hours; clocks change within some of them."""
 
 EARLIEST = timedelta(days=36_500)
@@ -116,6 +116,15 @@ class Declaration(dg.Component, Settings):
             ) from error
 
 
+_DAGSTER_CLASSES: dict[str, Callable[..., dg.TimeWindowPartitionsDefinition]] = {
+    "hour": dg.HourlyPartitionsDefinition,
+    "day": dg.DailyPartitionsDefinition,
+    "week": dg.WeeklyPartitionsDefinition,
+    "month": dg.MonthlyPartitionsDefinition,
+}
+"""Dagster's classes by cadence; Dagster stores the name of the class, so a home keeps its status of partitions."""
+
+
 def partitions_definition(partitions: PartitionScheme) -> dg.PartitionsDefinition[str]:
     """Return Dagster's partitions for a declared scheme, with the same keys.
 
@@ -123,12 +132,13 @@ def partitions_definition(partitions: PartitionScheme) -> dg.PartitionsDefinitio
     """
     if not partitions.is_timed:
         return dg.StaticPartitionsDefinition(partitions.names)
+    end = partitions.shift(partitions.end, 1) if partitions.end else None
+    zone, form = partitions.time_zone, partitions.calendar.form
+    if partitions.cadence in _DAGSTER_CLASSES:
+        return _DAGSTER_CLASSES[partitions.cadence](start_date=partitions.first, end_date=end, timezone=zone, fmt=form)
+    cron = partitions.calendar.cron
     return dg.TimeWindowPartitionsDefinition(
-        cron_schedule=partitions.calendar.cron,
-        start=partitions.first,
-        end=partitions.shift(partitions.end, 1) if partitions.end else None,
-        timezone=partitions.time_zone,
-        fmt=partitions.calendar.form,
+        cron_schedule=cron, start=partitions.first, end=end, timezone=zone, fmt=form
     )
 
 

@@ -117,6 +117,9 @@ class _Hours(Calendar):
         return int((instant.timestamp() - offset) // SECONDS_PER_HOUR)
 
 
+SPAN = r"^[1-9]\d*[hdw]$"
+"""Form of a length of time: a number of hours, days or weeks."""
+
 MONTHS_PER_QUARTER, MONTHS_PER_YEAR, DAYS_PER_WEEK = 3, 12, 7
 
 _DAY = re.compile(r"^(\d{4})-(\d\d)-(\d\d)$")
@@ -166,6 +169,22 @@ def shifts_by_whole_hours(zone: ZoneInfo, near: datetime) -> bool:
     offsets = {(near + timedelta(days=30 * month)).astimezone(zone).utcoffset() or timedelta() for month in range(24)}
     first = min(offsets)
     return all((each - first) % timedelta(hours=1) == timedelta() for each in offsets)
+
+
+def span_before(instant: datetime, span: str, zone: ZoneInfo) -> datetime:
+    """Return the instant ``span`` (like ``12h``, ``28d`` or ``4w``) before ``instant``, in UTC.
+
+    Days and weeks are those of the calendar: they end at the same local time, also over a clock change.
+
+    >>> span_before(datetime(2013, 3, 11, 4, tzinfo=UTC), "1d", ZoneInfo("America/New_York")).isoformat()
+    '2013-03-10T05:00:00+00:00'
+    """
+    count, unit = int(span[:-1]), span[-1]
+    if unit == "h":
+        return instant - timedelta(hours=count)
+    days = count * (DAYS_PER_WEEK if unit == "w" else 1)
+    # Arithmetic on a local time keeps its clock reading, so the result needs no correction for the clock change.
+    return (instant.astimezone(zone) - timedelta(days=days)).replace(fold=0).astimezone(UTC)
 
 
 def months_before(instant: datetime, months: int, zone: ZoneInfo) -> datetime:

@@ -4,7 +4,7 @@ All engine code asks the scheme; no other module formats, parses or compares key
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -74,6 +74,10 @@ class PartitionScheme(Settings):
         if not self.is_timed:
             return f"the names {listed(self.names)}"
         return f"{self.cadence}s from {self.start} to {self.end or 'now'} in {self.time_zone}"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "PartitionScheme":
+        # A plain copy would keep the numbers that are cached for the old start and end.
+        return type(self).model_validate(self.model_dump() | dict(update or {}))
 
     def contains(self, key: str) -> bool:
         """Return whether ``key`` is one of these partitions."""

@@ -5,11 +5,12 @@ Fitting, tuning, early stopping and calibration never see the test rows, and no 
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ml_platform.data.cadences import months_before
+from ml_platform.data.cadences import SPAN, months_before, span_before
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
@@ -27,8 +28,29 @@ class SplitError(PlatformError):
 
 
 class SplitSettings(Settings):
-    """Lengths of the parts. The test part is always the candidate's own partition."""
+    """Lengths of the parts. The test part ends with the candidate's own partition, and is that partition by default.
 
+    A length is a number of hours, days or weeks, like ``28d``. The lengths in months stay for models of months.
+    """
+
+    evaluation: str | None = Field(
+        default=None,
+        pattern=SPAN,
+        description="Length of the test part, up to the end of the partition (12h, 28d, 4w); none: the partition.",
+    )
+    validation: str | None = Field(
+        default=None, pattern=SPAN, description="Length of the validation part; in place of validation_months."
+    )
+    train: str | None = Field(
+        default=None,
+        pattern=rf"{SPAN}|^all$",
+        description="Length of the training part, or all; in place of train_months.",
+    )
+    embargo: str | None = Field(
+        default=None,
+        pattern=SPAN,
+        description="Time before the validation and the test part whose rows are left out of the part before.",
+    )
     validation_months: int = Field(
         default=1, ge=1, description="Months of time before the test part, for early stopping, tuning and calibration."
     )
@@ -36,6 +58,22 @@ class SplitSettings(Settings):
         default=None, ge=1, description="Months of time before validation, for fitting; none: all."
     )
     minimum_rows: int = Field(default=100, ge=1, description="Lowest number of labelled rows of each part.")
+
+    @model_validator(mode="after")
+    def _validate_lengths(self) -> "SplitSettings":
+        for length, months in (("validation", "validation_months"), ("train", "train_months")):
+            if getattr(self, length) is not None and months in self.model_fields_set:
+                raise ValueError(f"{length} and {months} both give the length of one part; remove {months}")
+        return self
+
+    def declared_inputs(self) -> dict[str, Any]:
+        """Return the settings that determine a split, without lengths that are not declared.
+
+        So a version that was registered before these lengths existed keeps its digest.
+        """
+        lengths = {"evaluation", "validation", "train", "embargo"}
+        absent = {name for name in lengths if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=absent)
 
     def first_partition(self, key: str, partitions: PartitionScheme) -> str | None:
         """Return the first partition that may contain rows of the split for the candidate of ``key``; None: all.
@@ -55,10 +93,15 @@ class SplitSettings(Settings):
 
 @dataclass(frozen=True)
 class SplitTimes:
-    """The instants in UTC at which the parts of a split begin, and the end of the last; ``train_start`` None: all."""
+    """The instants in UTC at which the parts of a split begin, and the end of the last; ``train_start`` None: all.
+
+    The training rows end at ``train_end``, the validation rows at ``validation_end``; an embargo lies after each.
+    """
 
     train_start: datetime | None
+    train_end: datetime
     validation_start: datetime
+    validation_end: datetime
     test_start: datetime
     test_end: datetime
 
@@ -69,11 +112,24 @@ def split_times(key: str, partitions: PartitionScheme, settings: SplitSettings) 
     Raises :class:`~ml_platform.data.partitions.PartitionError` for partitions without a time.
     """
     start, end = partitions.bounds(key)
-    months, train = settings.validation_months, settings.train_months
+    zone = partitions.zone
+
+    def before(instant: datetime, span: str | None, months: int) -> datetime:
+        return months_before(instant, months, zone) if span is None else span_before(instant, span, zone)
+
+    test_start = before(end, settings.evaluation, 0) if settings.evaluation else start
+    validation_start = before(test_start, settings.validation, settings.validation_months)
+    train_start = None
+    if settings.train not in (None, "all"):
+        train_start = before(validation_start, settings.train, 0)
+    elif settings.train_months is not None:
+        train_start = before(validation_start, None, settings.train_months)
     return SplitTimes(
-        train_start=None if train is None else months_before(start, months + train, partitions.zone),
-        validation_start=months_before(start, months, partitions.zone),
-        test_start=start,
+        train_start=train_start,
+        train_end=before(validation_start, settings.embargo, 0),
+        validation_start=validation_start,
+        validation_end=before(test_start, settings.embargo, 0),
+        test_start=test_start,
         test_end=end,
     )
 
@@ -116,9 +172,11 @@ def split_by_time(
 ) -> Split:
     """Return the split of ``frame`` (``predict_at``, ``label``, ``label_known_at``, …) for the candidate of ``key``.
 
-    Test rows are predicted within the partition, validation rows in the months before it, and train rows earlier. The
-    embargo leaves out train rows whose label became known after validation began, and validation rows whose label
-    became known after the test part began. Rows without a label are in no part.
+    Test rows are predicted within the test part, validation rows before it, and train rows earlier; see
+    :func:`split_times`. Left out are train rows whose label became known after validation began, validation rows whose
+    label became known after the test part began, and rows within a declared embargo before these times. A refit may
+    use such train rows (``late``) if their label was known when the test part began. Rows without a label are in no
+    part.
 
     Raises :class:`SplitError` when a column is missing, times are not in UTC, or a part has fewer than
     ``minimum_rows`` rows. It also raises when train or validation has labels of one value only.
@@ -137,11 +195,18 @@ def split_by_time(
     }
     labelled = {name: part.filter(pl.col(LABEL).is_not_null()) for name, part in parts.items()}
     split = Split(
-        train=labelled["train"].filter(known <= validation_start),
-        validation=labelled["validation"].filter(known <= test_start),
+        train=labelled["train"].filter((known <= validation_start) & (predicted_at < times.train_end)),
+        validation=labelled["validation"].filter((known <= test_start) & (predicted_at < times.validation_end)),
         test=labelled["test"],
-        late=labelled["train"].filter((known > validation_start) & (known <= test_start)),
-        embargoed=sum(labelled[name].filter(known > test_start).height for name in ("train", "validation")),
+        late=labelled["train"].filter(
+            ((known > validation_start) | (predicted_at >= times.train_end))
+            & (known <= test_start)
+            & (predicted_at < times.validation_end)
+        ),
+        embargoed=sum(
+            labelled[name].filter((known > test_start) | (predicted_at >= times.validation_end)).height
+            for name in ("train", "validation")
+        ),
         unlabelled={name: part.height - labelled[name].height for name, part in parts.items()},
     )
     for name, rows in (("train", split.train), ("validation", split.validation), ("test", split.test)):

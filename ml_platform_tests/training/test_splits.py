@@ -5,9 +5,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from ml_platform.data.partitions import PartitionScheme
-from ml_platform.training.splits import Split, SplitError, SplitSettings, split_by_time
+from ml_platform.training.splits import Split, SplitError, SplitSettings, SplitTimes, split_by_time, split_times
 
 ZONE = "America/New_York"
 MONTHS = PartitionScheme(start="2013-01", time_zone=ZONE)
@@ -143,3 +144,51 @@ def test_naive_times_are_rejected():
 
     with pytest.raises(SplitError, match=r"expected times in UTC, found .* in 'predict_at'"):
         split_by_time(rows, "2013-06", MONTHS, SplitSettings(), model="toy")
+
+
+WEEKS = PartitionScheme(cadence="week", start="2013-01-06", time_zone=ZONE)
+
+
+def test_lengths_in_days_end_with_the_partition_and_follow_the_local_calendar():
+    settings = SplitSettings(evaluation="28d", validation="2w", train="30d", embargo="12h")
+
+    # The week of June 2nd ends on the 9th; New York is four hours behind UTC until March 10th back in time.
+    assert split_times("2013-06-02", WEEKS, settings) == SplitTimes(
+        train_start=datetime(2013, 3, 29, 4, tzinfo=UTC),
+        train_end=datetime(2013, 4, 27, 16, tzinfo=UTC),
+        validation_start=datetime(2013, 4, 28, 4, tzinfo=UTC),
+        validation_end=datetime(2013, 5, 11, 16, tzinfo=UTC),
+        test_start=datetime(2013, 5, 12, 4, tzinfo=UTC),
+        test_end=datetime(2013, 6, 9, 4, tzinfo=UTC),
+    )
+    over_the_clock_change = split_times("2013-03-10", WEEKS, SplitSettings(validation="1d"))
+    assert over_the_clock_change.test_start == datetime(2013, 3, 10, 5, tzinfo=UTC)
+    assert over_the_clock_change.test_end == datetime(2013, 3, 17, 4, tzinfo=UTC)
+
+
+def test_first_partition_lies_one_before_the_training_rows():
+    settings = SplitSettings(validation="7d", train="14d")
+
+    assert settings.first_partition("2013-06-02", WEEKS) == "2013-05-05"
+    assert SplitSettings(train="all").first_partition("2013-06-02", WEEKS) is None
+
+
+def test_rows_within_the_embargo_are_in_no_part_but_late_ones_serve_a_refit():
+    near_validation, near_test = (MAY - HOUR, timedelta(minutes=1), 1), (JUNE - HOUR, timedelta(minutes=1), 1)
+    split = cut(frame(near_validation, near_test), embargo="2h")
+
+    assert [extras(part) for part in (split.train, split.validation, split.test)] == [[], [], []]
+    assert extras(split.late) == [0]
+    assert split.embargoed == 1
+
+
+def test_length_that_is_given_twice_is_rejected():
+    with pytest.raises(ValidationError, match="validation and validation_months both give"):
+        SplitSettings(validation="7d", validation_months=1)
+    with pytest.raises(ValidationError, match="pattern"):
+        SplitSettings(evaluation="28 days")
+
+
+def test_lengths_that_are_not_declared_leave_the_inputs_of_earlier_versions_unchanged():
+    assert SplitSettings().declared_inputs() == {"validation_months": 1, "train_months": None, "minimum_rows": 100}
+    assert SplitSettings(evaluation="28d").declared_inputs()["evaluation"] == "28d"
