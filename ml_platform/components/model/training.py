@@ -79,12 +79,19 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.check_results import late_fields_result, leakage_screen_result
         from ml_platform.data.canonical import value_digest
+        from ml_platform.registry.audit import AuditLog
         from ml_platform.steps.candidates import build_training_sets, read_prices
         from ml_platform.steps.feature_checks import check_late_fields, screen_training_set
+        from ml_platform.steps.late_arrivals import record_late_partitions
         from ml_platform.training.resource_usage import measure_resources
 
+        tables, keys = lake.lake(), list(context.partition_keys)
+        earlier = tables.digests(model.table, keys)
         with measure_resources(read_prices(home.code)) as used:
-            written = build_training_sets(model, list(context.partition_keys), lake.lake())
+            written = build_training_sets(model, keys, tables)
+        late = record_late_partitions(model, earlier, written, AuditLog(tables.state), datetime.now(UTC))
+        for each in late:
+            context.log.warning(f"{each.partition} changed after it was judged: {each.judged}")
         for month, table in written.items():
             context.add_asset_metadata(table_metadata(table), partition_key=month)
         yield dg.MaterializeResult(
