@@ -96,15 +96,19 @@ class _Hours(Calendar):
         matched = HOUR_KEY.match(key)
         if matched is None:
             return None
-        year, month, day, hour, minute = (int(part) for part in matched.groups()[:5])
+        year, month, day, hour, minute, suffix = matched.groups()
+        if minute != "00":
+            return None
         try:
-            local = datetime(year, month, day, hour, minute, tzinfo=zone, fold=1 if matched[6] else 0)
+            local = datetime(int(year), int(month), int(day), int(hour), tzinfo=zone)
         except ValueError:
             return None
-        instant = local.astimezone(UTC)
-        number, offset = divmod(int(instant.timestamp()), SECONDS_PER_HOUR)
+        first, second = local.utcoffset(), local.replace(fold=1).utcoffset()
+        number, offset = divmod(int((local.replace(fold=1) if suffix else local).timestamp()), SECONDS_PER_HOUR)
+        if first == second and not suffix:
+            return number
         # The way back differs for an hour that the clock skips, and for an offset that the zone does not have.
-        return number if minute == 0 and self.key(number, zone, offset) == key else None
+        return number if self.key(number, zone, offset) == key else None
 
     def key(self, number: int, zone: ZoneInfo, offset: int = 0) -> str:
         local = self.first_instant(number, zone, offset).astimezone(zone)

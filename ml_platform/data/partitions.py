@@ -4,7 +4,7 @@ All engine code asks the scheme; no other module formats, parses or compares key
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -161,15 +161,15 @@ class PartitionScheme(Settings):
 
     def sort(self, keys: Iterable[str]) -> list[str]:
         """Return ``keys`` in the order of the scheme."""
-        return sorted(keys, key=self.number)
+        return sorted(keys, key=self._order)
 
     def latest(self, keys: Iterable[str]) -> str:
         """Return the last of ``keys`` in the order of the scheme."""
-        return max(keys, key=self.number)
+        return max(keys, key=self._order)
 
     def earliest(self, keys: Iterable[str]) -> str:
         """Return the first of ``keys`` in the order of the scheme."""
-        return min(keys, key=self.number)
+        return min(keys, key=self._order)
 
     def precedes(self, key: str, other: str) -> bool:
         """Return whether ``key`` comes before ``other``.
@@ -197,6 +197,11 @@ class PartitionScheme(Settings):
         """Return those of ``keys`` that are not after ``last``, in order."""
         limit = self.number(last)
         return [key for key in self.sort(keys) if self.number(key) <= limit]
+
+    @property
+    def _order(self) -> Callable[[str], Any] | None:
+        # Keys of time sort like text in every cadence, which is faster than to parse them.
+        return None if self.is_timed else self.number
 
     @cached_property
     def zone(self) -> ZoneInfo:
