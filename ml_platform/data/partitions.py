@@ -25,7 +25,7 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 
 
 class PartitionError(PlatformError):
-    """Raised for a text that is no key of the scheme, and where keys without a time are asked for their time."""
+    """Raised for a text that is no key of the scheme, and where keys without a time are used for their time."""
 
 
 def _key_text(value: Any) -> Any:

@@ -53,7 +53,7 @@ def test_unknown_domain_is_rejected_with_a_list_of_valid_domains() -> None:
         (("approve", "departure_risk", "7", *BY), "expected a version 7, found versions none"),
         (("rollback", "departure_risk", *BY), "expected an earlier champion"),
         (("leak-check", "nobody", "--partition", "2013-06"), "Model 'nobody'"),
-        (("leak-check", "departure_risk", "--partition", "June"), "Month 'June'"),
+        (("leak-check", "departure_risk", "--partition", "June"), "Partition 'June'"),
         (("features", "show", "departure_risk", "--row", "{broken"), "body: expected JSON"),
         (("features", "show", "departure_risk", "--row", "{}"), r"rows\[0\].carrier: .*missing"),
         (("features", "show", "departure_risk", "--row", ROW, "--as-of", "2013-07-01"), "without offset"),
