@@ -28,14 +28,15 @@ from rich.table import Table
 from assets.aviation.datasets import loaders
 from assets.aviation.landing import land
 from ml_platform.data.landing import Landing
-from ml_platform.data.partitions import month_bounds
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import load_function
 from ml_platform.features.change_log import Window, build
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.view import KNOWN_AT, PREDICT_AT, FeatureView
 
 ZONE = "America/New_York"
-YEAR = Window(month_bounds("2013-01", ZONE)[0], month_bounds("2013-12", ZONE)[1])
+MONTHS = PartitionScheme(start="2013-01", time_zone=ZONE)
+YEAR = Window(MONTHS.bounds("2013-01")[0], MONTHS.bounds("2013-12")[1])
 TILE = timedelta(days=364)
 """Length of one copy of the year: whole weeks, so that every copy has the same weekdays."""
 

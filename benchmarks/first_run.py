@@ -186,9 +186,9 @@ def _views_of_the_model() -> list[Any]:
 
 
 def _begin(month: str) -> datetime:
-    from ml_platform.data.partitions import month_bounds
+    from ml_platform.data.partitions import PartitionScheme
 
-    return month_bounds(month, ZONE)[0]
+    return PartitionScheme(start=month, time_zone=ZONE).bounds(month)[0]
 
 
 def _run(*command: str | Path, home: Path | None = None) -> tuple[float, dict[str, Any]]:

@@ -19,14 +19,15 @@ from rich.table import Table
 
 from assets.aviation.features.request import schedule
 from benchmarks.features import FIELDS, LEAD, ZONE, declared_views, landed_sources
-from ml_platform.data.partitions import month_bounds
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.change_log import Window, build
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online_store import Snapshot, latest_facts
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import PREDICT_AT
 
-WINDOW = Window(month_bounds("2013-05", ZONE)[0], month_bounds("2013-06", ZONE)[1])
+MONTHS = PartitionScheme(start="2013-01", time_zone=ZONE)
+WINDOW = Window(MONTHS.bounds("2013-05")[0], MONTHS.bounds("2013-06")[1])
 MANY = 1_000
 SWAPPED_VIEW = "origin_carrier"
 
@@ -62,7 +63,7 @@ def measure(folder: Path, rounds: int, swap_seconds: float) -> dict[str, Any]:
 
 
 def _requests(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
-    start, end = month_bounds("2013-07", ZONE)
+    start, end = MONTHS.bounds("2013-07")
     due = pl.col("scheduled_departure")
     flights = sources["flights"].filter((due >= start) & (due < end)).collect().sample(5_000, seed=0)
     derived = schedule(flights).select(pl.col("hour", "weekday", "departure_hour").cast(pl.Int64))

@@ -27,7 +27,7 @@ from ml_platform.console.materialize import declared_components
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.dataset import load_and_publish
 from ml_platform.data.lake import Lake
-from ml_platform.data.partitions import MonthlyPartitions, months_between
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.source_hash import source_hash
 from ml_platform.definitions import PROJECT_ROOT
 from ml_platform.evaluation.metrics import score
@@ -42,7 +42,7 @@ from resources.lake import LakeResource
 
 MODEL = "departure_risk"
 TRAINER = "lightgbm"
-MONTHS = months_between("2013-04", "2013-12")
+MONTHS = PartitionScheme(start="2013-04").between("2013-04", "2013-12")
 GOALS = {"auc": 0.775, "log_loss": 0.443}
 
 Scores = dict[str, float]
@@ -202,12 +202,12 @@ def main() -> None:
         Console().print(_table(found))
 
 
-def _absent(lake: Lake, table: str, months: MonthlyPartitions | None) -> list[list[str | None]]:
+def _absent(lake: Lake, table: str, months: PartitionScheme | None) -> list[list[str | None]]:
     """Return the partitions that ``table`` lacks as the arguments of calls: no call, or one for all of them."""
     if months is None:
         return [] if lake.exists(table) else [[None]]
     stored = lake.partitions(table)
-    absent = [month for month in months_between(months.start, months.end or MONTHS[-1]) if month not in stored]
+    absent = [month for month in months.between(months.first, months.end or MONTHS[-1]) if month not in stored]
     return [[*absent]] if absent else []
 
 

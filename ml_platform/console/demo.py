@@ -23,7 +23,6 @@ from ml_platform.console.runs import Listener
 from ml_platform.console.services import serving_processes
 from ml_platform.console.status import status
 from ml_platform.data.landing import Landing
-from ml_platform.data.partitions import months_between
 from ml_platform.data.scratch import scratch_folder
 from resources.addresses import address
 from resources.home import Home
@@ -31,7 +30,7 @@ from resources.orchestration import open_instance
 
 ROWS_SHOWN = 10
 TIMED_REQUESTS = 200
-SINGLE_MONTH_ASSETS = ("evaluation", "champion", "model_card", "bento", "rollout", "drift")
+SINGLE_PARTITION_ASSETS = ("evaluation", "champion", "model_card", "bento", "rollout", "drift")
 
 
 @dataclass
@@ -90,20 +89,20 @@ class PredictionResponse:
 
 def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listener: Listener, stages: Stages) -> None:
     loaded = load_definitions()
-    months = months_between(declared.FIRST_MONTH, declared.LAST_MONTH)
+    partitions, last = f"{declared.FIRST_MONTH}...{declared.LAST_MONTH}", declared.LAST_MONTH
     keys = loaded.resolve_asset_graph().get_all_asset_keys()
     of_model = {key for key in keys if key.path[0] == declared.MODEL}
     data = sorted(key for key in keys if key.path[0] in ("datasets", "features"))
     data.append(dg.AssetKey([declared.MODEL, "training_set"]))
     candidates = [key for key in of_model if key.path[-1].startswith("candidate_")]
-    rest = [dg.AssetKey([declared.MODEL, name]) for name in SINGLE_MONTH_ASSETS]
-    for name, selected, selected_months in (
-        ("datasets and features", data, months),
-        ("training", candidates, months[-1:]),
-        ("evaluation to rollout", rest, months[-1:]),
+    rest = [dg.AssetKey([declared.MODEL, name]) for name in SINGLE_PARTITION_ASSETS]
+    for name, selected, named in (
+        ("datasets and features", data, partitions),
+        ("training", candidates, last),
+        ("evaluation to rollout", rest, last),
     ):
         with stages.stage(name):
-            bring_up_to_date(loaded, instance, home, selected, selected_months, listener=listener)
+            bring_up_to_date(loaded, instance, home, selected, named, listener=listener)
 
 
 def _predict(model: str, home: Home, rows: pl.DataFrame) -> PredictionResponse:

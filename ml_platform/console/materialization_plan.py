@@ -3,14 +3,21 @@
 The plan reads only the records of the Dagster instance, so a second `demo` or `dvc repro` ends in seconds.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import accumulate
 
 import dagster as dg
 
+from ml_platform.components.declaration import scheme_of
 from ml_platform.components.materializations import LANDED_DIGEST, MaterializationRecord, latest_materializations
+from ml_platform.data.partitions import PartitionScheme
 
 CODE_VERSION_TAG = "dagster/code_version"
+RESOLUTION = timedelta(microseconds=1)
+"""Smallest difference of two instants."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +52,24 @@ def stale_assets(
     materialized = {key: latest_materializations(instance, key, partitions.get(key, ())) for key in ordered}
     outside = {parent for key in ordered for parent in graph.get(key).parent_keys} - selected
     materialized |= {parent: latest_materializations(instance, parent) for parent in outside}
+    schemes = {key: scheme_of(graph.get(key).partitions_def) for key in {*ordered, *outside}}
+    inputs: dict[dg.AssetKey, _Input] = {
+        parent: _Input.of(schemes[parent], materialized[parent], ()) for parent in outside
+    }
     found: list[StaleAsset] = []
     for key in ordered:
         node = graph.get(key)
-        parents = sorted(node.parent_keys, key=str)
+        parents = {parent: inputs[parent] for parent in sorted(node.parent_keys, key=str)}
+        stale: list[str | None] = []
         for partition in partitions.get(key) or (None,):
             own = materialized[key].get(partition)
             reason = _own_reason(own, node.code_version, landed_digest(key, partition)) or damage(key, partition)
             if reason is None and own is not None:
-                reason = _input_reason(own, partition, parents, materialized, found)
+                reason = _input_reason(own, partition, schemes[key], parents)
             if reason is not None:
                 found.append(StaleAsset(key, partition, reason))
+                stale.append(partition)
+        inputs[key] = _Input.of(schemes[key], materialized[key], stale)
     return found
 
 
@@ -70,20 +84,58 @@ def _own_reason(own: MaterializationRecord | None, code_version: str | None, lan
     return None
 
 
+@dataclass(frozen=True)
+class _Input:
+    """The partitions of an input in order, so that one search finds what a partition of a consumer reads of it.
+
+    ``newest`` has, for each of ``numbers``, the highest storage id up to it; ``first_stale`` is the number of its first
+    stale partition (None: it is up to date). Without partitions, everything has the number 0.
+    """
+
+    scheme: PartitionScheme | None
+    numbers: list[int]
+    newest: list[int]
+    first_stale: int | None
+
+    @classmethod
+    def of(
+        cls,
+        scheme: PartitionScheme | None,
+        materialized: Mapping[str | None, MaterializationRecord],
+        stale: Sequence[str | None],
+    ) -> "_Input":
+        def number(partition: str | None) -> int:
+            return 0 if scheme is None or partition is None else scheme.number(partition)
+
+        known = {key: each for key, each in materialized.items() if key is None or not scheme or scheme.names_key(key)}
+        ordered = sorted((number(partition), record.storage_id) for partition, record in known.items())
+        newest = list(accumulate((storage_id for _, storage_id in ordered), max))
+        first_stale = min((number(partition) for partition in stale), default=None)
+        return cls(scheme, [place for place, _ in ordered], newest, first_stale)
+
+    def last_read(self, partition: str | None, scheme: PartitionScheme | None) -> int | None:
+        """Return the number of the last partition that ``partition`` of a consumer reads; None: it reads all."""
+        if partition is None or scheme is None or self.scheme is None:
+            return None
+        if self.scheme == scheme:
+            return scheme.number(partition)
+        if not (scheme.is_timed and self.scheme.is_timed):
+            return None
+        return self.scheme.number_at(scheme.bounds(partition)[1] - RESOLUTION)
+
+
 def _input_reason(
     own: MaterializationRecord,
     partition: str | None,
-    parents: Sequence[dg.AssetKey],
-    materialized: Mapping[dg.AssetKey, dict[str | None, MaterializationRecord]],
-    found: Sequence[StaleAsset],
+    scheme: PartitionScheme | None,
+    parents: Mapping[dg.AssetKey, _Input],
 ) -> str | None:
-    def is_used(parent_partition: str | None) -> bool:
-        # A partition reads its own and earlier partitions of its inputs, never later ones.
-        return parent_partition is None or partition is None or parent_partition <= partition
-
-    for parent in parents:
-        if any(stale.key == parent and is_used(stale.partition) for stale in found):
+    # A partition reads its own and earlier partitions of its inputs, never later ones.
+    for parent, read in parents.items():
+        last = read.last_read(partition, scheme)
+        if read.first_stale is not None and (last is None or read.first_stale <= last):
             return f"its input {parent.to_user_string()} is stale"
-        if any(is_used(p) and materialized[parent][p].storage_id > own.storage_id for p in materialized[parent]):
+        count = len(read.numbers) if last is None else bisect_right(read.numbers, last)
+        if count and read.newest[count - 1] > own.storage_id:
             return f"its input {parent.to_user_string()} is newer"
     return None

@@ -1,15 +1,18 @@
 """Materialization of the stale assets of a selection, in as few runs as Dagster allows."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 from ml_platform.components.dataset.landed_adoption import adopt_published_files
 from ml_platform.console.materialization_plan import StaleAsset, stale_assets
+from ml_platform.console.partition_selection import Schemes, schemes_of, select_partitions
 from ml_platform.console.runs import Listener, RunReport, execute
 from ml_platform.data.landing import Landing
-from ml_platform.data.partitions import months_between
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import PlatformError
 from resources.home import Home
 from resources.home_lake import open_lake
@@ -63,24 +66,11 @@ def find_stale(
     instance: dg.DagsterInstance,
     home: Home,
     keys: Sequence[dg.AssetKey],
-    months: Sequence[str],
+    partitions: str,
 ) -> list[StaleAsset]:
-    """Return the stale assets of ``keys`` in ``months``."""
-    graph = loaded.resolve_asset_graph()
-    landing = Landing(home.landing)
-
-    def landed_digest(key: dg.AssetKey, month: str | None) -> str | None:
-        return landing.find(key.path[-1], month).sha256 if key.path[0] == "datasets" else None
-
-    lake = open_lake(home)
-
-    def damage(key: dg.AssetKey, month: str | None) -> str | None:
-        table = graph.get(key).metadata.get("dagster/table_name")
-        damaged = lake.damaged_files(str(table), month) if table else []
-        return f"its rows are damaged: {damaged[0].path}: {damaged[0].found}" if damaged else None
-
-    partitions = {key: list(months) for key in keys if graph.get(key).partitions_def is not None}
-    return stale_assets(loaded, instance, keys, partitions, landed_digest, damage)
+    """Return the stale assets of ``keys`` in the ``partitions`` that a command names."""
+    schemes = schemes_of(loaded.resolve_asset_graph(), keys)
+    return _stale(loaded, instance, home, keys, select_partitions(partitions, schemes))
 
 
 def bring_up_to_date(
@@ -88,40 +78,105 @@ def bring_up_to_date(
     instance: dg.DagsterInstance,
     home: Home,
     keys: Sequence[dg.AssetKey],
-    months: Sequence[str],
+    partitions: str,
     *,
     listener: Listener | None = None,
     force: bool = False,
 ) -> list[RunReport]:
     """Materialize the stale assets of ``keys``, or all with ``force``, and return the reports of the runs.
 
-    One run covers all stale months as a range. Assets that take one month at a time (candidates, evaluation, …) get one
-    run for each month. Runs whose process is gone end first.
+    ``partitions`` is one key or a range, as in :func:`.select_partitions`. One run covers all stale partitions of a
+    cadence as a range; assets of another cadence get a run after those that they read. Assets that take one partition
+    at a time (candidates, evaluation, …) get one run for each. Runs whose process is gone end first.
     """
     recover_from_killed_processes(home, instance)
     adopt_published_files(open_lake(home), instance)
     graph = loaded.resolve_asset_graph()
-    found = find_stale(loaded, instance, home, keys, months)
-    due_keys = set(keys) if force else {each.key for each in found}
-    ranged = [key for key in keys if key in due_keys and _runs_as_range(graph, key)]
-    single = [key for key in keys if key in due_keys and key not in ranged]
-    stale_months = sorted({each.partition for each in found if each.key in ranged and each.partition})
-    range_months = list(months) if force or not stale_months else months_between(stale_months[0], stale_months[-1])
-    if all(graph.get(key).partitions_def is None for key in ranged):
-        range_months = []
-    reports = []
+    schemes = schemes_of(graph, keys)
+    selected = select_partitions(partitions, schemes)
+    found = _stale(loaded, instance, home, keys, selected)
+    stale = {(each.key, each.partition) for each in found}
+    due_keys = set(keys) if force else {key for key, _ in stale}
+    runs: list[_Run] = []
+    for step in _steps(graph, [key for key in keys if key in due_keys], schemes):
+        scheme = next((scheme for key in step if (scheme := schemes[key])), None)
+        named = next((selected[key] for key in step if key in selected), [])
+        runs += _runs(step, named, scheme, None if force else stale, ranged=_runs_as_range(graph, step[0]))
+    return [
+        execute(loaded, instance, run.keys, partitions=run.partitions, config=QUIET_CONFIG, listener=listener)
+        for run in runs
+    ]
+
+
+@dataclass(frozen=True)
+class _Run:
+    keys: list[dg.AssetKey]
+    partitions: list[str]
+
+
+def _stale(
+    loaded: dg.Definitions,
+    instance: dg.DagsterInstance,
+    home: Home,
+    keys: Sequence[dg.AssetKey],
+    selected: Mapping[dg.AssetKey, Sequence[str]],
+) -> list[StaleAsset]:
+    graph = loaded.resolve_asset_graph()
+    landing, lake = Landing(home.landing), open_lake(home)
+
+    def landed_digest(key: dg.AssetKey, partition: str | None) -> str | None:
+        return landing.find(key.path[-1], partition).sha256 if key.path[0] == "datasets" else None
+
+    def damage(key: dg.AssetKey, partition: str | None) -> str | None:
+        table = graph.get(key).metadata.get("dagster/table_name")
+        damaged = lake.damaged_files(str(table), partition) if table else []
+        return f"its rows are damaged: {damaged[0].path}: {damaged[0].found}" if damaged else None
+
+    return stale_assets(loaded, instance, keys, selected, landed_digest, damage)
+
+
+def _steps(graph: BaseAssetGraph[Any], keys: Sequence[dg.AssetKey], schemes: Schemes) -> list[list[dg.AssetKey]]:
+    """Return ``keys`` in groups that can run together, in order of the data.
+
+    The assets of a group have one cadence and all run as a range or all one partition at a time. Assets without
+    partitions join a range where only one cadence is selected.
+    """
+    partitioned = [scheme for key in keys if (scheme := schemes[key])]
+    mixed = any(scheme != partitioned[0] for scheme in partitioned)
+
+    def kind(key: dg.AssetKey) -> tuple[bool, str]:
+        scheme, ranged = schemes[key], _runs_as_range(graph, key)
+        return not ranged, scheme.describe() if scheme and mixed else "" if mixed or not ranged else "range"
+
+    depth: dict[dg.AssetKey, int] = {}
+    for key in (each for each in graph.toposorted_asset_keys if each in set(keys)):
+        above = [depth[parent] + (kind(parent) != kind(key)) for parent in graph.get(key).parent_keys & depth.keys()]
+        depth[key] = max(above, default=0)
+    groups: dict[tuple[int, tuple[bool, str]], list[dg.AssetKey]] = {}
+    for key in keys:
+        groups.setdefault((depth[key], kind(key)), []).append(key)
+    return [groups[place] for place in sorted(groups)]
+
+
+def _runs(
+    keys: list[dg.AssetKey],
+    partitions: Sequence[str],
+    scheme: PartitionScheme | None,
+    stale: Collection[tuple[dg.AssetKey, str | None]] | None,
+    *,
+    ranged: bool,
+) -> list[_Run]:
+    """Return the runs for ``keys``: one for a range, or one for each of ``partitions``; ``stale`` None: all is due."""
     if ranged:
-        reports.append(
-            execute(loaded, instance, ranged, partitions=range_months, config=QUIET_CONFIG, listener=listener)
-        )
-    for month in months if single else []:
-        due = [key for key in single if force or any(e.key == key and e.partition == month for e in found)]
-        if due:
-            reports.append(execute(loaded, instance, due, partitions=[month], config=QUIET_CONFIG, listener=listener))
-    return reports
+        due = [key for key in partitions if stale is None or any((asset, key) in stale for asset in keys)]
+        if scheme is None or not due:
+            return [_Run(keys, list(partitions))]
+        return [_Run(keys, scheme.between(due[0], due[-1]))]
+    due_by_partition = {key: [asset for asset in keys if stale is None or (asset, key) in stale] for key in partitions}
+    return [_Run(assets, [key]) for key, assets in due_by_partition.items() if assets]
 
 
-def _runs_as_range(graph: object, key: dg.AssetKey) -> bool:
-    node = graph.get(key)  # type: ignore[attr-defined]
+def _runs_as_range(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> bool:
+    node = graph.get(key)
     policy = node.backfill_policy
     return node.partitions_def is None or (policy is not None and policy.max_partitions_per_run is None)

@@ -72,16 +72,17 @@ def status(home: Home) -> dict[str, Any]:
 
 
 def data_clock(home: Home) -> str | None:
-    """Return the end of the latest landed month as ISO 8601, in the time zone of its dataset; None without data."""
+    """Return the end of the latest landed partition as ISO 8601, in the time zone of its dataset; None without data."""
     from ml_platform.components.dataset.component import Dataset
     from ml_platform.console.materialize import declared_components
-    from ml_platform.data.partitions import month_bounds
 
     landing = Landing(home.landing)
     ends = [
-        month_bounds(landed[-1], dataset.partitions.time_zone)[1]
+        dataset.partitions.bounds(dataset.partitions.latest(landed))[1]
         for dataset in declared_components(Dataset)
-        if dataset.partitions is not None and (landed := landing.partitions(dataset.name))
+        if dataset.partitions is not None
+        and dataset.partitions.is_timed
+        and (landed := [key for key in landing.partitions(dataset.name) if dataset.partitions.contains(key)])
     ]
     return max(ends).isoformat() if ends else None
 

@@ -4,7 +4,7 @@ A partition is published only after its checks passed, in the same transaction a
 evaluation compares the record with the catalog of the lake, so rows from another source are noticed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import sqlalchemy as sa
 
@@ -65,20 +65,24 @@ def end_adoption(state: StateStore, dataset: str) -> None:
     delete_cursors(state, [ADOPTION + dataset])
 
 
-def broken_contracts(lake: Lake, datasets: Iterable[str], last_partition: str | None = None) -> list[str]:
-    """Return one message per partition with a broken contract, up to ``last_partition`` (None: all), by dataset.
+def broken_contracts(
+    lake: Lake, datasets: Iterable[str], is_read: Callable[[str, str], bool] = lambda _dataset, _partition: True
+) -> list[str]:
+    """Return one message per partition with a broken contract, by dataset.
+
+    ``is_read`` says of dataset and partition whether it counts; by default all count.
 
     A partition must meet two conditions: the lake contains the rows that passed the checks, and no check has failed for
     a file that landed later.
     """
-    return [message for name in sorted(set(datasets)) for message in _broken(lake, name, last_partition)]
+    return [message for name in sorted(set(datasets)) for message in _broken(lake, name, is_read)]
 
 
-def _broken(lake: Lake, dataset: str, last_partition: str | None) -> list[str]:
+def _broken(lake: Lake, dataset: str, is_read: Callable[[str, str], bool]) -> list[str]:
     digests = {
         partition or WHOLE: digest
         for partition, digest in lake.digests(f"datasets/{dataset}").items()
-        if partition is None or last_partition is None or partition <= last_partition
+        if partition is None or is_read(dataset, partition)
     }
     if not digests:
         return [f"{dataset}: no rows are published"]

@@ -7,10 +7,10 @@ last good partition.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from ml_platform.data.cadences import months_before
 from ml_platform.data.contract import (
     Contract,
     ContractReport,
@@ -25,7 +25,7 @@ from ml_platform.data.lake import Lake, TableVersion
 from ml_platform.data.landed_bytes import LandedFileError
 from ml_platform.data.landed_read import land_read
 from ml_platform.data.landing import LandedFile, Landing, LandingError
-from ml_platform.data.partitions import MonthlyPartitions, month_bounds, shift_month
+from ml_platform.data.partitions import PartitionScheme, file_stem
 from ml_platform.data.pii import shown_error
 from ml_platform.data.reading import ColumnsMissingError
 from ml_platform.data.schema import STORED_TYPES, check_schema, conform, missing_columns
@@ -56,7 +56,7 @@ class DatasetSource:
     loader: Loader
     contract: Contract
     keys: Sequence[str] = ()
-    partitions: MonthlyPartitions | None = None
+    partitions: PartitionScheme | None = None
     event_time: str | None = None
     lookups: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     lines: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class DatasetSource:
         """Return the time range of the events of ``partition``; None without partitions or without ``event_time``."""
         if partition is None or self.partitions is None or self.event_time is None:
             return None
-        return Period(self.event_time, *month_bounds(partition, self.partitions.time_zone))
+        return Period(self.event_time, *self.partitions.bounds(partition))
 
     def slice(self, partition: str | None) -> Slice:
         """Return the part of the origin that is ``partition``."""
@@ -115,12 +115,11 @@ def table_of(dataset: str) -> str:
     return f"datasets/{dataset}"
 
 
-def slice_of(partitions: MonthlyPartitions | None, partition: str | None) -> Slice:
+def slice_of(partitions: PartitionScheme | None, partition: str | None) -> Slice:
     """Return the part of a source that is ``partition`` of ``partitions``, with its bounds in their zone."""
-    if partition is None or partitions is None:
+    if partition is None or partitions is None or not partitions.is_timed:
         return Slice(partition)
-    zone = ZoneInfo(partitions.time_zone)
-    start, end = (instant.astimezone(zone) for instant in month_bounds(partition, partitions.time_zone))
+    start, end = (instant.astimezone(partitions.zone) for instant in partitions.bounds(partition))
     return Slice(partition, start, end)
 
 
@@ -166,7 +165,7 @@ def audit_partition(
     if loaded.height < source.contract.minimum_rows:
         return PartitionAudit(source, partition, landed, (_too_few_rows(subject, loaded, source.contract),), None)
 
-    staged = staging / f"{partition or 'whole'}.parquet"
+    staged = staging / f"{file_stem(partition or 'whole')}.parquet"
     loaded.write_parquet(staged)
     reports = [_landed(subject, loaded.height)]
     stored = pl.read_parquet(staged)
@@ -175,7 +174,7 @@ def audit_partition(
         return PartitionAudit(source, partition, landed, tuple(reports), None)
 
     conform(stored, source.contract).write_parquet(staged)
-    docs = docs_folder / source.name / (partition or "whole") if docs_folder else None
+    docs = docs_folder / source.name / file_stem(partition or "whole") if docs_folder else None
     reports.append(
         check_expectations(
             pl.read_parquet(staged), source.contract, source.keys, subject, docs, source.period(partition)
@@ -227,11 +226,15 @@ def record_failures(audits: Sequence[PartitionAudit], lake: Lake) -> None:
 
 
 def expire(source: DatasetSource, months: int, lake: Lake) -> list[str]:
-    """Keep the latest ``months`` months of the table; drop the partitions before them and return their names."""
-    stored_partitions = lake.partitions(source.table)
-    if not stored_partitions:
+    """Keep the last ``months`` months of the table, counted from the end of its latest partition.
+
+    Partitions that end earlier are dropped; their names are returned.
+    """
+    scheme, stored = source.partitions, lake.partitions(source.table)
+    if scheme is None or not stored:
         return []
-    expired = [name for name in stored_partitions if name <= shift_month(stored_partitions[-1], -months)]
+    limit = months_before(scheme.bounds(scheme.latest(stored))[1], months, scheme.zone)
+    expired = [name for name in scheme.sort(stored) if scheme.bounds(name)[1] <= limit]
     lake.drop_partitions(source.table, expired)
     return expired
 

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from ml_platform.data import atomic
 from ml_platform.data.canonical import file_digest
+from ml_platform.data.partitions import WHOLE, file_stem, partition_of_stem
 from ml_platform.errors import PlatformError, did_you_mean, listed
-
-WHOLE = "whole"
-"""File name of a dataset without partitions, in place of the partition."""
 
 IGNORED_SUFFIXES = frozenset(
     {
@@ -58,7 +56,10 @@ class LandingListing:
 
 
 class Landing:
-    """Files under ``root/<dataset>/<partition>.<suffix>``. The constructor does not touch the disk."""
+    """Files under ``root/<dataset>/<partition>.<suffix>``. The constructor does not touch the disk.
+
+    The file name of an hour has ``_`` in place of the colon, like ``2013-06-01-09_00.csv``; a colon is read too.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -72,7 +73,7 @@ class Landing:
 
     def land_bytes(self, dataset: str, partition: str | None, data: bytes, suffix: str) -> LandedFile:
         """Write ``data`` as the file of ``partition`` and return it; equal bytes change nothing."""
-        path = self.root / dataset / f"{partition or WHOLE}.{suffix.lstrip('.')}"
+        path = self.root / dataset / f"{file_stem(partition or WHOLE)}.{suffix.lstrip('.')}"
         digest = hashlib.sha256(data).hexdigest()
         if not path.exists() or file_digest(path) != digest:
             atomic.write_bytes(path, data)
@@ -89,11 +90,11 @@ class Landing:
             landed = self.partitions(dataset)
             raise LandingError(
                 subject,
-                expected=f"a file {self.root / dataset / (partition or WHOLE)}.*",
+                expected=f"a file {self.root / dataset / file_stem(partition or WHOLE)}.*",
                 found=f"{len(landed)} other partitions: {listed(landed)}"
                 if landed
                 else f"nothing landed for this dataset.{did_you_mean(dataset, self.datasets())}".rstrip("."),
-                fix="Land the file first: `ml-platform land <domain> --through <month>`.",
+                fix="Land the file first: `ml-platform land <domain> --through <partition>`.",
             )
         if len(files) > 1:
             raise LandingError(
@@ -114,7 +115,7 @@ class Landing:
         files: dict[str, list[os.DirEntry[str]]] = {}
         strays: list[str] = []
         for entry in self._entries(dataset):
-            partition = _stem(entry.name)
+            partition = partition_of_stem(_stem(entry.name))
             if is_partition(partition) and _is_data(entry.name):
                 files.setdefault(partition, []).append(entry)
             else:
@@ -123,7 +124,7 @@ class Landing:
 
     def partitions(self, dataset: str) -> list[str]:
         """Return the partitions that have landed, sorted; empty for a dataset without partitions."""
-        names = {_stem(entry.name) for entry in self._entries(dataset) if _is_data(entry.name)}
+        names = {partition_of_stem(_stem(entry.name)) for entry in self._entries(dataset) if _is_data(entry.name)}
         return sorted(names - {WHOLE})
 
     def datasets(self) -> list[str]:
@@ -134,11 +135,11 @@ class Landing:
         return sorted(name for name in folders if self._entries(name))
 
     def _files(self, dataset: str, partition: str | None) -> list[Path]:
-        prefix = f"{partition or WHOLE}."
+        wanted = partition or WHOLE
         return sorted(
             Path(entry.path)
             for entry in self._entries(dataset)
-            if entry.name.startswith(prefix) and _is_data(entry.name)
+            if partition_of_stem(_stem(entry.name)) == wanted and _is_data(entry.name)
         )
 
     def _entries(self, dataset: str) -> list[os.DirEntry[str]]:

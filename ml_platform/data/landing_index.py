@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ml_platform.data.canonical import file_digest
-from ml_platform.data.landing import WHOLE as WHOLE_FILE
 from ml_platform.data.landing import Landing, LandingListing
+from ml_platform.data.partitions import WHOLE as WHOLE_FILE
 from ml_platform.state.cursors import read_cursor, write_cursor
 from ml_platform.state.schema import WHOLE, contract_results, landed_files
 from ml_platform.state.store import StateStore, now_text

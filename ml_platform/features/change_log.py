@@ -313,7 +313,7 @@ def _require_time_zone(view: FeatureView, window: Window) -> None:
             f"Window of feature view '{view.name}'",
             expected="bounds with a time zone",
             found=f"{window.start} to {window.end}",
-            fix="Compute the window with ml_platform.data.partitions.month_bounds.",
+            fix="Compute the window with ml_platform.data.partitions.PartitionScheme.bounds.",
         )
 
 

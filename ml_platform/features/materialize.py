@@ -1,4 +1,4 @@
-"""Materialize a feature view: build its months from the lake, write its change log, publish its last facts online.
+"""Materialize a feature view: build its partitions from the lake, write its change log, publish its last facts online.
 
 Only this module knows the tables of sources and change logs; a view's function gets frames.
 """
@@ -11,7 +11,7 @@ import polars as pl
 
 from ml_platform.data.dataset import table_of
 from ml_platform.data.lake import Lake, LakeError, TableVersion
-from ml_platform.data.partitions import MonthlyPartitions, month_bounds, months_between, shift_month
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features import change_log
 from ml_platform.features.change_log import BuildReport, Window
 from ml_platform.features.last_facts import update_last_facts
@@ -20,12 +20,14 @@ from ml_platform.features.view import KNOWN_AT, FeatureView
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 END_OF_TIME = datetime(2200, 1, 1, tzinfo=UTC)
-"""Bounds of the window of a view without months, wide enough for every fact."""
+"""Bounds of the window of a view without partitions of time, wide enough for every fact."""
+
+ALL_TIME = Window(BEGINNING, END_OF_TIME)
 
 
 @dataclass(frozen=True)
 class PartitionBuild:
-    """One written partition of a change log; ``partition`` is None for a view without months."""
+    """One written partition of a change log; ``partition`` is None for a view without partitions."""
 
     partition: str | None
     version: TableVersion
@@ -37,73 +39,72 @@ def materialize(
     lake: Lake,
     store: OnlineStore,
     partitions: Sequence[str | None],
-    partitioning: MonthlyPartitions | None,
+    partitioning: PartitionScheme | None,
 ) -> tuple[list[PartitionBuild], Publication]:
-    """Build and write ``partitions`` of ``view`` (``[None]`` for a view without months), then publish its last facts.
+    """Build and write ``partitions`` of ``view`` (``[None]`` for a view without them), then publish its last facts.
 
-    Each month is built from its own partition of the sources and from the partitions within its lookback. One run over
-    all months therefore writes the same rows as one run per month. The snapshot always has the last facts of the whole
-    log, so building an old month again does not set it back. Raises :class:`ml_platform.features.view.ViewError` when
-    the result of the function does not match the declaration, and :class:`ml_platform.data.lake.LakeError` when a
-    source is absent.
+    Each partition is built from its own partition of the sources and from those within its lookback. One run over all
+    partitions therefore writes the same rows as one run per partition. The snapshot always has the last facts of the
+    whole log, so building an old partition again does not set it back. Raises
+    :class:`ml_platform.features.view.ViewError` when the result of the function does not match the declaration, and
+    :class:`ml_platform.data.lake.LakeError` when a source is absent.
     """
     builds = [_build(view, lake, partition, partitioning) for partition in partitions]
     return builds, publish(view, lake, store, partitioning)
 
 
-def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: MonthlyPartitions | None) -> Publication:
-    """Publish the last facts of the view's log that are known before the end of its latest month.
+def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: PartitionScheme | None) -> Publication:
+    """Publish the last facts of the view's log that are known before the end of its latest partition.
 
-    A month without facts counts as a month: nothing changed in it. The cost of publishing months at the end of the log
+    A partition without facts counts: nothing changed in it. The cost of publishing partitions at the end of the log
     does not grow with the log: see :func:`.last_facts.update_last_facts`. Raises
-    :class:`~ml_platform.data.lake.LakeError` when no month was built.
+    :class:`~ml_platform.data.lake.LakeError` when no partition was built.
     """
-    if partitioning is None:
+    if partitioning is None or not partitioning.is_timed:
         log = change_log.read(view, lake)
         latest: datetime | None = log.select(pl.col(KNOWN_AT).max()).collect().item()
         return store.publish(latest_facts(view, log, (latest or BEGINNING) + timedelta(microseconds=1)))
     with lake.state.read():
         version = lake.version(view.table)
-        digests = {month: digest for month, digest in lake.digests(view.table).items() if month is not None}
+        digests = {key: digest for key, digest in lake.digests(view.table).items() if key is not None}
     if version is None or not digests:
         raise LakeError(
             f"Feature view '{view.name}', code version {view.code_version or view.pinned().code_version}",
-            expected="at least one month of facts to publish",
+            expected="at least one partition of facts to publish",
             found="none",
-            fix=f"Materialize features/{view.name} for a month of its sources.",
+            fix=f"Materialize features/{view.name} for a partition of its sources.",
         )
-    watermark = month_bounds(max(digests), partitioning.time_zone)[1]
+    watermark = partitioning.bounds(partitioning.latest(digests))[1]
     if view.tolerance_minutes is None:
-        return store.publish(update_last_facts(view, lake, version, digests, watermark))
+        return store.publish(update_last_facts(view, lake, version, digests, watermark, partitioning))
     oldest = watermark - timedelta(minutes=view.tolerance_minutes)
-    usable = [month for month in sorted(digests) if month_bounds(month, partitioning.time_zone)[1] > oldest]
+    usable = [key for key in partitioning.sort(digests) if partitioning.bounds(key)[1] > oldest]
     return store.publish(latest_facts(view, change_log.read(view, lake, version, usable), watermark))
 
 
-def source_partitions(view: FeatureView, partition: str, partitioning: MonthlyPartitions) -> list[str]:
-    """Return the source months that the view's function gets for ``partition``: its own, and those of its lookback.
+def source_partitions(view: FeatureView, partition: str, partitioning: PartitionScheme) -> list[str]:
+    """Return the source partitions that the view's function gets for ``partition``: its own, and those of its lookback.
 
     >>> view = FeatureView(name="v", features=[{"name": "x", "description": "…"}], function="m:f", lookback_days=30)
-    >>> source_partitions(view, "2013-03", MonthlyPartitions(start="2013-01"))
+    >>> source_partitions(view, "2013-03", PartitionScheme(start="2013-01"))
     ['2013-01', '2013-02', '2013-03']
     """
-    earliest = month_bounds(partition, partitioning.time_zone)[0] - timedelta(days=view.lookback_days)
-    first = partition
-    while first > partitioning.start and month_bounds(first, partitioning.time_zone)[0] > earliest:
-        first = shift_month(first, -1)
-    return months_between(first, partition)
+    if not partitioning.is_timed:
+        return [partition]
+    start, end = partitioning.bounds(partition)
+    return partitioning.covering(start - timedelta(days=view.lookback_days), end)
 
 
 def _build(
-    view: FeatureView, lake: Lake, partition: str | None, partitioning: MonthlyPartitions | None
+    view: FeatureView, lake: Lake, partition: str | None, partitioning: PartitionScheme | None
 ) -> PartitionBuild:
     if partition is None or partitioning is None:
         sources = {source.dataset: lake.scan(table_of(source.dataset)) for source in view.sources}
-        window = Window(BEGINNING, END_OF_TIME)
+        window = ALL_TIME
     else:
         visible = source_partitions(view, partition, partitioning)
         sources = {source.dataset: _scan_partitions(lake, table_of(source.dataset), visible) for source in view.sources}
-        window = Window(*month_bounds(partition, partitioning.time_zone))
+        window = Window(*partitioning.bounds(partition)) if partitioning.is_timed else ALL_TIME
     version, report = change_log.write(view, change_log.build(view, sources, window), lake, partition)
     return PartitionBuild(partition, version, report)
 

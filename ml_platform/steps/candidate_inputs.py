@@ -75,7 +75,7 @@ def declared_inputs(model: BoundModel) -> dict[str, Any]:
     declared = model.declared
     return {
         "task": declared.task,
-        "split": declared.split.model_dump(mode="json"),
+        "split": declared.split.declared_inputs(),
         "time_zone": declared.partitions.time_zone,
         "features": model.feature_set.feature_names,
         "views": [_read_settings(view) for view in model.feature_set.views],

@@ -18,13 +18,14 @@ import yaml
 from ml_platform.data.canonical import directory_digest
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake, LakeError
-from ml_platform.data.partitions import month_bounds, months_between
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.pii import shown_error, without_pii
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.metrics import score_task
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.view import FeatureView
 from ml_platform.registry.champion_history import current_champion
 from ml_platform.registry.delivery import find_version, register_or_queue
 from ml_platform.registry.manifest import (
@@ -83,7 +84,8 @@ def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake
     Raises :class:`~ml_platform.data.lake.LakeError` when a feature view lacks a month whose facts an example may read.
     This happens after a change of its code, until its months are materialized again.
     """
-    _require_facts(model, min(partitions), max(partitions), lake)
+    scheme = model.partitions
+    _require_facts(model, scheme.earliest(partitions), scheme.latest(partitions), lake)
     logs = model.feature_set.logs(lake)
     return {month: lake.write(model.table, assemble_partition(model, month, lake, logs), month) for month in partitions}
 
@@ -102,7 +104,10 @@ def assemble_partition(
     ``versions`` maps tables to the versions to read; a table without an entry is read in its latest version.
     """
     tables = {name: f"datasets/{name}" for name in model.declared.examples.sources}
-    sources = {name: lake.scan(table, (versions or {}).get(table), [month]) for name, table in tables.items()}
+    sources = {
+        name: lake.scan(table, (versions or {}).get(table), model.example_partitions(name, month))
+        for name, table in tables.items()
+    }
     try:
         return assemble_training_set(
             model.examples_function(sources),
@@ -134,7 +139,9 @@ def read_training_set(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame
     :class:`~ml_platform.data.lake.LakeError` when a month is missing, because a model fitted on fewer months than
     declared would not be recognised.
     """
-    return _read_months(model, lake, (model.table, None), model.declared.split.first_month(month), month)
+    return _read_months(
+        model, lake, (model.table, None), model.declared.split.first_partition(month, model.partitions), month
+    )
 
 
 def read_recorded_training_set(model: BoundModel, manifest: Manifest, lake: Lake, *, rebuilt: bool) -> pl.DataFrame:
@@ -147,14 +154,14 @@ def read_recorded_training_set(model: BoundModel, manifest: Manifest, lake: Lake
 
 
 def data_clock(model: BoundModel, lake: Lake) -> datetime:
-    """Return the end of the latest month in the training set: the time that counts as now for the data."""
-    return month_bounds(lake.partitions(model.table)[-1], model.declared.partitions.time_zone)[1]
+    """Return the end of the latest partition in the training set: the time that counts as now for the data."""
+    return model.partitions.bounds(model.partitions.latest(lake.partitions(model.table)))[1]
 
 
 def split_of(model: BoundModel, month: str, frame: pl.DataFrame) -> Split:
     """Return the rows of ``frame`` split by time into train, validation and test for the candidate of ``month``."""
     declared = model.declared
-    return split_by_time(frame, month, declared.partitions.time_zone, declared.split, model=model.name)
+    return split_by_time(frame, month, declared.partitions, declared.split, model=model.name)
 
 
 def make_candidate(
@@ -228,9 +235,9 @@ def read_prices(repository: Path) -> PriceList:
 def _read_months(
     model: BoundModel, lake: Lake, table: tuple[str, int | None], first: str | None, last: str
 ) -> pl.DataFrame:
-    start = model.declared.partitions.start
-    months = months_between(start if first is None else max(start, first), last)
-    return lake.scan(*table, months).drop(PARTITION).sort("predict_at", "example_id").collect()
+    scheme = model.partitions
+    start = scheme.first if first is None else scheme.latest([scheme.first, first])
+    return lake.scan(*table, scheme.between(start, last)).drop(PARTITION).sort("predict_at", "example_id").collect()
 
 
 def _make_candidate(
@@ -285,23 +292,36 @@ def _no_examples(error: NoExamplesError, month: str, empty_tables: Sequence[str]
 
 
 def _require_facts(model: BoundModel, first: str, last: str, lake: Lake) -> None:
-    start, time_zone = model.declared.partitions.start, model.declared.partitions.time_zone
     for view in model.stored_views:
-        written = [month for month in lake.digests(view.table) if month is not None]
-        # Reading a view without months, or without a table, raises an error of its own.
-        if not written:
+        scheme = model.view_scheme(view)
+        written = {key for key in lake.digests(view.table) if key is not None}
+        # Reading a view without partitions, or without a table, raises an error of its own.
+        if scheme is None or not written:
             continue
-        tolerance = timedelta(minutes=view.tolerance_minutes) if view.tolerance_minutes else None
-        oldest = month_bounds(first, time_zone)[0] - tolerance if tolerance else month_bounds(start, time_zone)[0]
-        needed = [month for month in months_between(start, last) if month_bounds(month, time_zone)[1] > oldest]
-        missing = [month for month in needed if month not in written]
+        needed = _needed_facts(model, view, scheme, first, last)
+        missing = [key for key in needed if key not in written]
         if missing:
             raise LakeError(
                 f"Training set of '{model.name}', {first} to {last}",
                 expected=f"the facts of features/{view.name}, code version {view.code_version}, since {needed[0]}",
                 found=f"no facts of {listed(missing)}",
-                fix="Materialize the view for these months: its code has changed since their last materialization.",
+                fix="Materialize the view for these partitions: its code has changed since their last materialization.",
             )
+
+
+def _needed_facts(
+    model: BoundModel, view: FeatureView, scheme: PartitionScheme, first: str, last: str
+) -> Sequence[str]:
+    """Return the partitions of ``view`` whose facts examples from ``first`` to ``last`` may read."""
+    if not scheme.is_timed:
+        return scheme.names
+    beginning = scheme.bounds(scheme.first)[0]
+    if model.partitions.is_timed and view.tolerance_minutes:
+        oldest = model.partitions.bounds(first)[0] - timedelta(minutes=view.tolerance_minutes)
+        beginning = max(beginning, oldest)
+    elif scheme == model.partitions or model.partitions.is_timed:
+        beginning = max(beginning, model.partitions.bounds(model.partitions.first)[0])
+    return scheme.covering(beginning, model.partitions.bounds(last)[1])
 
 
 def _planned_manifest(
@@ -328,7 +348,7 @@ def _planned_manifest(
         trainer=trainer,
         tables=tables,
         training_set=content_hash(frame),
-        first_month=model.declared.split.first_month(month),
+        first_month=model.declared.split.first_partition(month, model.partitions),
         training_rows=frame.height,
         code=collect_code(repository, code_of_candidate(model, declared)),
         lock=collect_lock(repository),

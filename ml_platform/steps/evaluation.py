@@ -5,7 +5,7 @@ Promotion and model card read verdict and evidence back from their records, so n
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import polars as pl
 from ml_platform.data.atomic import write_bytes
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake
-from ml_platform.data.partitions import month_bounds
 from ml_platform.errors import listed
 from ml_platform.evaluation.evidence import (
     BASE_RATE,
@@ -34,7 +33,6 @@ from ml_platform.evaluation.summary import MetricSummary, flat_metrics, summariz
 from ml_platform.evaluation.verdict import Verdict, build_verdict
 from ml_platform.features import leak
 from ml_platform.features.change_log import Window
-from ml_platform.features.materialize import source_partitions
 from ml_platform.registry.champion_history import current_champion
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelError, ModelRegistry, ModelVersion
@@ -192,8 +190,10 @@ def collect_evidence(
             time_zone=declared.partitions.time_zone,
         ),
         slices=split.test.select(model.slice_fields) if model.slice_fields else None,
-        candidate_is_newer=champion is not None and compared.candidate.partition > champion.partition,
-        champion_fitted_on_rows=champion is not None and champion.partition > compared.candidate.partition,
+        candidate_is_newer=champion is not None
+        and model.partitions.precedes(champion.partition, compared.candidate.partition),
+        champion_fitted_on_rows=champion is not None
+        and model.partitions.precedes(compared.candidate.partition, champion.partition),
         system_checks=checks,
         task=declared.task,
         bounds=scores.bounds,
@@ -267,16 +267,20 @@ def load_evidence(model: BoundModel, verdict: Verdict, home: Home) -> Evidence:
 
 def leaking_features(model: BoundModel, month: str, lake: Lake) -> list[str]:
     """Return the features of ``month`` that change when later facts are scrambled (see `features.leak`)."""
-    months = model.declared.partitions
-    seen = sorted({name for view in model.stored_views for name in source_partitions(view, month, months)})
-    sources = {}
+    start, end = model.partitions.bounds(month)
+    window_start, sources = start, {}
+    lookback = timedelta(days=max((view.lookback_days for view in model.stored_views), default=0))
     for name in sorted({source.dataset for view in model.stored_views for source in view.sources}):
-        stored = lake.partitions(f"datasets/{name}")
-        sources[name] = lake.scan(
-            f"datasets/{name}", partitions=[each for each in seen if each in stored] if stored else None
-        )
+        table, scheme = f"datasets/{name}", model.dataset_scheme(name)
+        stored = set(lake.partitions(table))
+        if scheme is None or not stored:
+            sources[name] = lake.scan(table)
+            continue
+        seen = scheme.covering(start - lookback, end)
+        window_start = min(window_start, scheme.bounds(seen[0])[0]) if seen else window_start
+        sources[name] = lake.scan(table, partitions=[key for key in seen if key in stored])
     examples = lake.scan(model.table, partitions=[month]).drop(PARTITION).select(*model.request_fields, "predict_at")
-    window = Window(month_bounds(seen[0], months.time_zone)[0], month_bounds(month, months.time_zone)[1])
+    window = Window(window_start, end)
     report = leak.run_leak_test(model.feature_set, sources, examples, window, leak.choose_cuts(examples, 1))
     return list(dict.fromkeys(found.feature for found in report.leaks))
 

@@ -43,7 +43,7 @@ def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | 
     Not evaluated for a regression, below :data:`MIN_MONTHS` months, and for a label without exactly two values. Rows
     without a label are left out.
     """
-    months = lake.partitions(model.table) if lake.exists(model.table) else []
+    months = model.partitions.sort(lake.partitions(model.table))
     if model.declared.task != "classification":
         return NotEvaluated("The leakage screen ranks labels with two values; this model predicts a number.")
     if len(months) < MIN_MONTHS:
@@ -61,12 +61,14 @@ def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | 
 
 def check_late_fields(model: BoundModel, lake: Lake) -> list[LateField] | NotEvaluated:
     """Return the request fields that become known only after the prediction, found in the latest month."""
-    months = lake.partitions(model.table) if lake.exists(model.table) else []
+    months = model.partitions.sort(lake.partitions(model.table))
     if not months:
         return NotEvaluated("The training set has no months yet.")
     declared = model.declared.examples
     sources = {
-        name: lake.scan(f"datasets/{name}", partitions=months[-1:]).drop(PARTITION).collect()
+        name: lake.scan(f"datasets/{name}", partitions=model.example_partitions(name, months[-1]))
+        .drop(PARTITION, strict=False)
+        .collect()
         for name in declared.sources
     }
     examples = lake.scan(model.table, partitions=[months[-1]]).select(PREDICT_AT)

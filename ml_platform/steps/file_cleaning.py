@@ -15,9 +15,9 @@ import sqlalchemy as sa
 
 from ml_platform.data.canonical import file_digest
 from ml_platform.data.contract_record import published_files
-from ml_platform.data.landing import WHOLE as WHOLE_FILE
 from ml_platform.data.landing import Landing
 from ml_platform.data.leftovers import Leftover, before, old_files, old_folders
+from ml_platform.data.partitions import WHOLE as WHOLE_FILE
 from ml_platform.errors import PlatformError
 from ml_platform.registry.outbox import DEAD_LETTER_FOLDER
 from ml_platform.serving.desired_state import all_desired_states

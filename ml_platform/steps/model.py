@@ -11,7 +11,7 @@ import polars as pl
 from pydantic import BeforeValidator, Field
 
 from ml_platform.data.canonical import value_digest
-from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import RENAMED_IN_VERSION, Settings
 from ml_platform.data.source_hash import source_hash
@@ -117,9 +117,10 @@ class ModelSettings(Settings):
     target: str = Field(description="Description of the label, for readers of the model card.")
     intended_use: str = Field(default="", description="Intended and unintended uses; part of the model card.")
     limits: list[str] = Field(default_factory=list, description="Known limits; part of the model card.")
-    partitions: MonthlyPartitions = Field(description="Months with examples.")
+    partitions: PartitionScheme = Field(description="Partitions of the training set: how its examples arrive.")
     first_candidate: str | None = Field(
-        default=None, description="First month with a candidate; earlier months are needed for training and validation."
+        default=None,
+        description="First partition with a candidate; earlier ones are needed for training and validation.",
     )
     examples: ExampleSettings = Field(description="Rows of the training set.")
     request: list[RequestField] = Field(min_length=1, description="Request fields of one row at the endpoint.")
@@ -166,12 +167,19 @@ class ModelSettings(Settings):
 class BoundModel:
     """A declared model with its feature views, the argument of all steps.
 
-    ``example_pii`` are the columns of the sources of its examples that identify a person.
+    ``example_pii`` are the columns of the sources of its examples that identify a person. ``schemes`` are the
+    partitions of the datasets that it reads, by name (None: without partitions); a dataset that is absent has those of
+    the model.
     """
 
     def __init__(
-        self, declared: ModelSettings, views: list[FeatureViewSettings], example_pii: Collection[str] = ()
+        self,
+        declared: ModelSettings,
+        views: list[FeatureViewSettings],
+        example_pii: Collection[str] = (),
+        schemes: Mapping[str, PartitionScheme | None] | None = None,
     ) -> None:
+        self.schemes = dict(schemes or {})
         self.declared = declared
         self.views = views
         self.example_pii = frozenset(example_pii)
@@ -199,6 +207,44 @@ class BoundModel:
         """Names of the datasets that the examples and the stored views read, sorted."""
         viewed = {source.dataset for view in self.stored_views for source in view.sources}
         return sorted({*self.declared.examples.sources, *viewed})
+
+    @property
+    def partitions(self) -> PartitionScheme:
+        """The partitions of the training set."""
+        return self.declared.partitions
+
+    def dataset_scheme(self, dataset: str) -> PartitionScheme | None:
+        """Return the partitions of ``dataset``; None for a table that is replaced as a whole."""
+        return self.schemes.get(dataset, self.partitions)
+
+    def view_scheme(self, view: FeatureViewSettings) -> PartitionScheme | None:
+        """Return the partitions of the change log of ``view``, which are those of its sources; None without any."""
+        schemes = [self.dataset_scheme(source.dataset) for source in view.sources]
+        return next((scheme for scheme in schemes if scheme is not None), None)
+
+    def example_partitions(self, dataset: str, key: str) -> list[str] | None:
+        """Return the partitions of ``dataset`` with the examples of the model's partition ``key``; None: the table.
+
+        With other partitions than those of the model, these are the ones that begin within ``key``, so that each row
+        gives an example of one partition only.
+        """
+        scheme = self.dataset_scheme(dataset)
+        if scheme is None:
+            return None
+        return [key] if scheme == self.partitions else scheme.starting_in(*self.partitions.bounds(key))
+
+    def reads_until(self, key: str) -> Callable[[str, str], bool]:
+        """Return the function that tells of a dataset's partition whether it is not later than the model's ``key``."""
+
+        def is_read(dataset: str, partition: str) -> bool:
+            scheme = self.dataset_scheme(dataset)
+            if scheme is None or not scheme.names_key(partition):
+                return True
+            if scheme == self.partitions:
+                return not scheme.precedes(key, partition)
+            return scheme.bounds(partition)[0] < self.partitions.bounds(key)[1]
+
+        return is_read
 
     @cached_property
     def contract(self) -> RequestContract:

@@ -11,7 +11,6 @@ from pathlib import Path
 import polars as pl
 
 from ml_platform.data.lake import PARTITION, Lake, TableVersion
-from ml_platform.data.partitions import month_bounds
 from ml_platform.data.source_hash import source_hash
 from ml_platform.evaluation.metrics import score_task
 from ml_platform.monitoring import performance
@@ -127,7 +126,8 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     """
     lake, monitors = stores.lake, model.declared.monitors
     champion = _champion_before(stores.audit, model, month)
-    before = [partition for partition in lake.partitions(model.table) if partition < month]
+    stored = model.partitions.sort(lake.partitions(model.table))
+    before = [partition for partition in stored if model.partitions.precedes(partition, month)]
     latest = before[-monitors.drift.reference_partitions :]
     evaluated = [] if champion is None else [champion.partition]
     earlier = [partition for partition in before if partition in [*evaluated, *latest]]
@@ -136,7 +136,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     if champion is not None:
         directory = model_directory(stores.registry.version(model.name, champion.version), stores)
         rows = _with_scores(read_model(directory), rows, model, champion.partition, month)
-    reference, current = rows.filter(pl.col(PARTITION) < month), rows.filter(pl.col(PARTITION) == month)
+    reference, current = rows.filter(pl.col(PARTITION) != month), rows.filter(pl.col(PARTITION) == month)
     scored = SCORE if SCORE in rows.columns else None
     report = measure_drift(
         reference,
@@ -172,7 +172,7 @@ def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> Champion
 
     None when that champion was retired.
     """
-    records = [one for one in champion_history(audit, model.name) if one.partition < month]
+    records = [one for one in champion_history(audit, model.name) if model.partitions.precedes(one.partition, month)]
     return records[-1] if records and records[-1].action != RETIRE else None
 
 
@@ -186,7 +186,7 @@ def _with_scores(
     if any(name not in rows.columns for name in stored.encoder.feature_names):
         return rows
     # The model may have been fitted on rows with a prediction time before the month of its evaluation.
-    first, _ = month_bounds(evaluated_on, model.declared.partitions.time_zone)
+    first, _ = model.partitions.bounds(evaluated_on)
     unseen = rows[PARTITION].is_in([evaluated_on, month]) & (rows["predict_at"] >= first)
     scores = pl.Series(SCORE, [None] * rows.height, dtype=pl.Float64).scatter(
         unseen.arg_true(), stored.predict(rows.filter(unseen))

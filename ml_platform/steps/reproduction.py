@@ -102,8 +102,9 @@ def _rebuild_training_set(
     model: BoundModel, manifest: Manifest, features: FeatureSet, lake: Lake, rebuilt_lake: Lake
 ) -> None:
     logs = _logs(manifest.tables, features, lake)
-    for month in lake.partitions(*model.pinned_training_set(manifest.tables)):
-        if (manifest.first_month or month) <= month <= manifest.partition:
+    stored = model.partitions.until(lake.partitions(*model.pinned_training_set(manifest.tables)), manifest.partition)
+    for month in stored:
+        if manifest.first_month is None or not model.partitions.precedes(month, manifest.first_month):
             frame = assemble_partition(model, month, lake, logs, features=features, versions=manifest.tables)
             rebuilt_lake.write(model.table, frame, month)
 

@@ -1,14 +1,17 @@
-"""Split of examples by time: training months, then validation months, then the test month.
+"""Split of examples by time: training rows, then validation rows, then the test rows of the candidate's partition.
 
-Fitting, tuning, early stopping and calibration never see the test month, and no row is used before its label is known.
+Fitting, tuning, early stopping and calibration never see the test rows, and no row is used before its label is known.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ml_platform.data.partitions import month_bounds, shift_month
+from ml_platform.data.cadences import SPAN, months_before, span_before
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.view import PREDICT_AT
@@ -16,8 +19,8 @@ from ml_platform.features.view import PREDICT_AT
 LABEL = "label"
 LABEL_KNOWN_AT = "label_known_at"
 
-MARGIN_MONTHS = 1
-"""Months by which the partition of an example and the month of its prediction time may differ."""
+MARGIN_PARTITIONS = 1
+"""Number of partitions by which that of an example and that of its prediction time may differ."""
 
 
 class SplitError(PlatformError):
@@ -25,35 +28,117 @@ class SplitError(PlatformError):
 
 
 class SplitSettings(Settings):
-    """Lengths of the parts. The test part is always the candidate's own month."""
+    """Lengths of the parts. The test part ends with the candidate's own partition, and is that partition by default.
 
+    A length is a number of hours, days or weeks, like ``28d``. The lengths in months stay for models of months.
+    """
+
+    evaluation: str | None = Field(
+        default=None,
+        pattern=SPAN,
+        description="Length of the test part, up to the end of the partition (12h, 28d, 4w); none: the partition.",
+    )
+    validation: str | None = Field(
+        default=None, pattern=SPAN, description="Length of the validation part; in place of validation_months."
+    )
+    train: str | None = Field(
+        default=None,
+        pattern=rf"{SPAN}|^all$",
+        description="Length of the training part, or all; in place of train_months.",
+    )
+    embargo: str | None = Field(
+        default=None,
+        pattern=SPAN,
+        description="Time before the validation and the test part whose rows are left out of the part before.",
+    )
     validation_months: int = Field(
-        default=1, ge=1, description="Months before the test month, for early stopping, tuning and calibration."
+        default=1, ge=1, description="Months of time before the test part, for early stopping, tuning and calibration."
     )
     train_months: int | None = Field(
-        default=None, ge=1, description="Months before validation, for fitting; none: all months."
+        default=None, ge=1, description="Months of time before validation, for fitting; none: all."
     )
     minimum_rows: int = Field(default=100, ge=1, description="Lowest number of labelled rows of each part.")
 
-    def first_month(self, month: str) -> str | None:
-        """Return the first partition that may contain rows of the split for the candidate of ``month``; None: all.
+    @model_validator(mode="after")
+    def _validate_lengths(self) -> "SplitSettings":
+        for length, months in (("validation", "validation_months"), ("train", "train_months")):
+            if getattr(self, length) is not None and months in self.model_fields_set:
+                raise ValueError(f"{length} and {months} both give the length of one part; remove {months}")
+        return self
 
-        It lies one month before the training months, because an example of a partition may have its prediction time in
-        the next month.
+    def declared_inputs(self) -> dict[str, Any]:
+        """Return the settings that determine a split, without lengths that are not declared.
 
-        >>> SplitSettings(train_months=6, validation_months=2).first_month("2013-12")
+        So a version that was registered before these lengths existed keeps its digest.
+        """
+        lengths = {"evaluation", "validation", "train", "embargo"}
+        absent = {name for name in lengths if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=absent)
+
+    def first_partition(self, key: str, partitions: PartitionScheme) -> str | None:
+        """Return the first partition that may contain rows of the split for the candidate of ``key``; None: all.
+
+        It lies one partition before the training rows, because an example may have its prediction time in the
+        partition after its own.
+
+        >>> split = SplitSettings(train_months=6, validation_months=2)
+        >>> split.first_partition("2013-12", PartitionScheme(start="2013-01"))
         '2013-03'
         """
-        if self.train_months is None:
+        times = split_times(key, partitions, self)
+        if times.train_start is None:
             return None
-        return shift_month(month, -self.validation_months - self.train_months - MARGIN_MONTHS)
+        return partitions.shift(partitions.key_at(times.train_start), -MARGIN_PARTITIONS)
+
+
+@dataclass(frozen=True)
+class SplitTimes:
+    """The instants in UTC at which the parts of a split begin, and the end of the last; ``train_start`` None: all.
+
+    The training rows end at ``train_end``, the validation rows at ``validation_end``; an embargo lies after each.
+    """
+
+    train_start: datetime | None
+    train_end: datetime
+    validation_start: datetime
+    validation_end: datetime
+    test_start: datetime
+    test_end: datetime
+
+
+def split_times(key: str, partitions: PartitionScheme, settings: SplitSettings) -> SplitTimes:
+    """Return the times of the parts for the candidate of ``key``.
+
+    Raises :class:`~ml_platform.data.partitions.PartitionError` for partitions without a time.
+    """
+    start, end = partitions.bounds(key)
+    zone = partitions.zone
+
+    def before(instant: datetime, span: str | None, months: int) -> datetime:
+        return months_before(instant, months, zone) if span is None else span_before(instant, span, zone)
+
+    test_start = before(end, settings.evaluation, 0) if settings.evaluation else start
+    validation_start = before(test_start, settings.validation, settings.validation_months)
+    train_start = None
+    if settings.train not in (None, "all"):
+        train_start = before(validation_start, settings.train, 0)
+    elif settings.train_months is not None:
+        train_start = before(validation_start, None, settings.train_months)
+    return SplitTimes(
+        train_start=train_start,
+        train_end=before(validation_start, settings.embargo, 0),
+        validation_start=validation_start,
+        validation_end=before(test_start, settings.embargo, 0),
+        test_start=test_start,
+        test_end=end,
+    )
 
 
 @dataclass(frozen=True)
 class Split:
     """Tables with the columns of the training set, in which every row has a label.
 
-    The labels of ``train`` were known when validation began, and the labels of ``validation`` when the test month
+    The labels of ``train`` were known when validation began, and the labels of ``validation`` when the test part
     began. ``late`` has training rows whose labels became known between the two; only a refit uses them. ``embargoed``
     counts rows whose labels became known later, and ``unlabelled`` counts rows without a label by part.
     """
@@ -67,7 +152,7 @@ class Split:
 
     @property
     def known(self) -> pl.DataFrame:
-        """Return train, late and validation, in this order: all rows known before the test month begins."""
+        """Return train, late and validation, in this order: all rows known before the test part begins."""
         return pl.concat([self.train, self.late, self.validation])
 
     def counts(self) -> dict[str, int]:
@@ -82,24 +167,24 @@ class Split:
         }
 
 
-def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: SplitSettings, *, model: str) -> Split:
-    """Return the split of ``frame`` (``predict_at``, ``label``, ``label_known_at``, …) for the candidate of ``month``.
+def split_by_time(
+    frame: pl.DataFrame, key: str, partitions: PartitionScheme, settings: SplitSettings, *, model: str
+) -> Split:
+    """Return the split of ``frame`` (``predict_at``, ``label``, ``label_known_at``, …) for the candidate of ``key``.
 
-    Test rows are predicted within the month, validation rows in the months before it, and train rows earlier. Months
-    begin at midnight in ``time_zone``. The embargo leaves out train rows whose label became known after validation
-    began, and validation rows whose label became known after the test month began. Rows without a label are in no part.
+    Test rows are predicted within the test part, validation rows before it, and train rows earlier; see
+    :func:`split_times`. Left out are train rows whose label became known after validation began, validation rows whose
+    label became known after the test part began, and rows within a declared embargo before these times. A refit may
+    use such train rows (``late``) if their label was known when the test part began. Rows without a label are in no
+    part.
 
     Raises :class:`SplitError` when a column is missing, times are not in UTC, or a part has fewer than
     ``minimum_rows`` rows. It also raises when train or validation has labels of one value only.
     """
-    test_start, test_end = month_bounds(month, time_zone)
-    validation_start, _ = month_bounds(shift_month(month, -settings.validation_months), time_zone)
-    train_start = None
-    if settings.train_months is not None:
-        train_start, _ = month_bounds(
-            shift_month(month, -settings.validation_months - settings.train_months), time_zone
-        )
-    _require_columns(f"Model '{model}', {month}", frame)
+    times = split_times(key, partitions, settings)
+    train_start, validation_start = times.train_start, times.validation_start
+    test_start, test_end = times.test_start, times.test_end
+    _require_columns(f"Model '{model}', {key}", frame)
     predicted_at, known = pl.col(PREDICT_AT), pl.col(LABEL_KNOWN_AT)
     parts = {
         "train": frame.filter(
@@ -110,17 +195,24 @@ def split_by_time(frame: pl.DataFrame, month: str, time_zone: str, settings: Spl
     }
     labelled = {name: part.filter(pl.col(LABEL).is_not_null()) for name, part in parts.items()}
     split = Split(
-        train=labelled["train"].filter(known <= validation_start),
-        validation=labelled["validation"].filter(known <= test_start),
+        train=labelled["train"].filter((known <= validation_start) & (predicted_at < times.train_end)),
+        validation=labelled["validation"].filter((known <= test_start) & (predicted_at < times.validation_end)),
         test=labelled["test"],
-        late=labelled["train"].filter((known > validation_start) & (known <= test_start)),
-        embargoed=sum(labelled[name].filter(known > test_start).height for name in ("train", "validation")),
+        late=labelled["train"].filter(
+            ((known > validation_start) | (predicted_at >= times.train_end))
+            & (known <= test_start)
+            & (predicted_at < times.validation_end)
+        ),
+        embargoed=sum(
+            labelled[name].filter((known > test_start) | (predicted_at >= times.validation_end)).height
+            for name in ("train", "validation")
+        ),
         unlabelled={name: part.height - labelled[name].height for name, part in parts.items()},
     )
     for name, rows in (("train", split.train), ("validation", split.validation), ("test", split.test)):
-        _require_rows(f"Model '{model}', {month}, {name} part", rows, settings.minimum_rows)
+        _require_rows(f"Model '{model}', {key}, {name} part", rows, settings.minimum_rows)
     for name, rows in (("train", split.train), ("validation", split.validation)):
-        _require_two_labels(f"Model '{model}', {month}, {name} part", rows)
+        _require_two_labels(f"Model '{model}', {key}, {name} part", rows)
     return split
 
 
@@ -149,7 +241,7 @@ def _require_rows(subject: str, part: pl.DataFrame, minimum: int) -> None:
             subject,
             expected=f"at least {minimum} rows with a known label",
             found=f"{part.height}",
-            fix="Materialize the training sets of the earlier months, or choose a later month.",
+            fix="Materialize the training sets of the earlier months, or choose a later partition.",
         )
 
 

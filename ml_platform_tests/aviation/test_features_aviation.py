@@ -11,12 +11,13 @@ from assets.aviation.datasets import loaders
 from assets.aviation.features import aircraft, delays, history, request, weather
 from assets.aviation.landing import land
 from ml_platform.data.landing import Landing
-from ml_platform.data.partitions import month_bounds
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.change_log import Window, build
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.leak import choose_cuts, run_leak_test
 from ml_platform.features.view import FeatureView
 
+MONTHS = PartitionScheme(start="2013-01", time_zone="America/New_York")
 NOON = datetime(2013, 3, 5, 12, tzinfo=UTC)
 WINDOW = Window(NOON - timedelta(hours=12), NOON + timedelta(hours=12))
 DECLARATIONS = Path(delays.__file__).with_name("defs.yaml")
@@ -223,7 +224,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.LazyFrame]
 
 @pytest.mark.slow
 def test_months_built_one_by_one_equal_months_built_together(sources: dict[str, pl.LazyFrame]) -> None:
-    january, february = (Window(*month_bounds(month, "America/New_York")) for month in ("2013-01", "2013-02"))
+    january, february = (Window(*MONTHS.bounds(month)) for month in ("2013-01", "2013-02"))
     only_january = sources | {"flights": sources["flights"].filter(pl.col("scheduled_departure") < january.end)}
     for view in (each for each in declared() if each.kind == "stored" and each.name != "published_schedule"):
         if view.name in ("fleet", "distance"):
@@ -239,7 +240,7 @@ def test_months_built_one_by_one_equal_months_built_together(sources: dict[str, 
 
 @pytest.mark.slow
 def test_no_feature_uses_a_fact_that_became_known_later(sources: dict[str, pl.LazyFrame]) -> None:
-    window = Window(*month_bounds("2013-02", "America/New_York"))
+    window = Window(*MONTHS.bounds("2013-02"))
     due = pl.col("scheduled_departure")
     fields = ["carrier", "flight", "tailnum", "origin", "dest", "scheduled_departure", "scheduled_arrival"]
     examples = sources["flights"].select(*fields, predict_at=due - timedelta(hours=2))

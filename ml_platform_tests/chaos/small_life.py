@@ -399,7 +399,7 @@ def evaluate(platform: Any, rounds: int = 30) -> None:
     model, stores = _model(rounds), platform.stores
     compared = work.ComparedVersions(work.choose_candidate(model, MONTH, stores.registry), None)
     split = split_of(model, MONTH, read_training_set(model, MONTH, stores.lake))
-    broken = broken_contracts(stores.lake, model.source_datasets, MONTH)
+    broken = broken_contracts(stores.lake, model.source_datasets, model.reads_until(MONTH))
     checks = SystemChecks(leaks=[], contract_violations=broken, latency_p99_ms=5.0, size_bytes=1000)
     scores = work.score_models(model, split, compared, stores)
     evidence = work.collect_evidence(model, split, compared, scores, checks)

@@ -17,9 +17,9 @@ def test_reference_loads_the_function() -> None:
         ("math.sqrt", "expected the form 'package.module:function'"),
         (":sqrt", "found no module"),
         ("maths:sqrt", "expected a module 'maths', found no module 'maths'"),
-        ("ml_platform.dataa.partitions:shift_month", "found no module 'ml_platform.dataa'"),
+        ("ml_platform.dataa.partitions:file_stem", "found no module 'ml_platform.dataa'"),
         ("ml_platform.data.partitions.months:shift", "found no module 'ml_platform.data.partitions.months'"),
-        ("ml_platform.data.partitions:shift_months", r"a function 'shift_months'.*Did you mean 'shift_month'\?"),
+        ("ml_platform.data.partitions:file_stems", r"a function 'file_stems'.*Did you mean 'file_stem'\?"),
         ("math:pi", "found a float"),
     ],
 )

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from ml_platform.data.lake import Lake, LakeError
-from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features import change_log
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.materialize import materialize, publish
@@ -16,7 +16,7 @@ from ml_platform.features.online_store import latest_facts
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import INSTANT, FeatureView
 
-MONTHS = MonthlyPartitions(start="2013-01", end="2013-06", time_zone="UTC")
+MONTHS = PartitionScheme(start="2013-01", end="2013-06", time_zone="UTC")
 SOLD = {"shop": pl.String(), "at": INSTANT, "price": pl.Float64()}
 EMPTY = pl.DataFrame(schema=SOLD)
 
@@ -156,7 +156,7 @@ def test_training_rows_of_an_empty_log_have_no_values(tmp_path: Path) -> None:
 def test_publishing_before_any_month_was_built_is_an_error_that_names_the_view(tmp_path: Path) -> None:
     shop = Shop(tmp_path, EMPTY)
 
-    with pytest.raises(LakeError, match=r"Feature view 'prices'.*at least one month.*Materialize features/prices"):
+    with pytest.raises(LakeError, match=r"Feature view 'prices'.*at least one partition.*Materialize features/prices"):
         publish(view(), shop.lake, shop.store, MONTHS)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.data.lake import Lake, LakeError
-from ml_platform.data.partitions import MonthlyPartitions, month_bounds
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features import change_log
 from ml_platform.features.last_facts import last_facts_table
 from ml_platform.features.materialize import materialize, publish
@@ -19,7 +19,7 @@ from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import INSTANT, FeatureView
 from ml_platform.state.cursors import read_cursor
 
-MONTHS = MonthlyPartitions(start="2013-01", end="2013-06", time_zone="UTC")
+MONTHS = PartitionScheme(start="2013-01", end="2013-06", time_zone="UTC")
 SOLD = {"shop": pl.String(), "at": INSTANT, "price": pl.Float64(), "clerk": pl.String()}
 
 Sale = tuple[str, int, float | None, str | None]
@@ -78,9 +78,9 @@ class Shop:
         self.view = view(**changes)
         self.sales: dict[str, list[tuple[datetime, Sale]]] = {}
 
-    def build(self, month: str, *sales: Sale, months: MonthlyPartitions = MONTHS) -> None:
+    def build(self, month: str, *sales: Sale, months: PartitionScheme = MONTHS) -> None:
         """Write the sales of ``month``, build it and publish."""
-        start = month_bounds(month, months.time_zone)[0]
+        start = months.bounds(month)[0]
         dated = [(start + timedelta(minutes=sale[1]), sale) for sale in sales]
         rows = [(shop, at, price, clerk) for at, (shop, _, price, clerk) in dated]
         self.lake.write("datasets/sales", pl.DataFrame(rows, schema=SOLD, orient="row"), month)
@@ -207,7 +207,7 @@ def test_view_with_a_tolerance_keeps_no_last_facts(tmp_path: Path) -> None:
 
 def test_other_time_zone_of_the_months_gives_the_facts_of_the_whole_log(tmp_path: Path) -> None:
     """A month in New York ends five hours after it ends in UTC."""
-    shop, new_york = Shop(tmp_path), MonthlyPartitions(start="2013-01", end="2013-06", time_zone="America/New_York")
+    shop, new_york = Shop(tmp_path), PartitionScheme(start="2013-01", end="2013-06", time_zone="America/New_York")
     shop.build("2013-01", ("A", 0, 1.0, "kim"), ("A", 31 * 24 * 60 - 60, 2.0, "lee"), months=new_york)
     publish(shop.view, shop.lake, shop.store, MONTHS)
     assert shop.store.last() == [("A", datetime(2013, 1, 1, 5, tzinfo=UTC), 1.0, "kim")]
@@ -252,6 +252,6 @@ def test_every_sequence_of_builds_publishes_the_last_facts_of_the_whole_log(
         for month, sales in builds:
             shop.build(month, *sales)
             assert shop.store.last() == shop.expected()
-            assert shop.store.published[-1].watermark == month_bounds(max(shop.sales), "UTC")[1]
+            assert shop.store.published[-1].watermark == MONTHS.bounds(max(shop.sales))[1]
             log = change_log.read(shop.view, shop.lake).collect()
             assert log.height == sum(map(len, shop.sales.values()))

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.encoder import Encoder
 from ml_platform.training.candidate import Candidate, fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMTrainer
@@ -49,7 +50,7 @@ def training_set(rows: int = 3000, seed: int = 0) -> pl.DataFrame:
 
 
 def split(frame: pl.DataFrame) -> Split:
-    return split_by_time(frame, "2013-03", "UTC", SplitSettings(), model="toy")
+    return split_by_time(frame, "2013-03", PartitionScheme(start="2013-01"), SplitSettings(), model="toy")
 
 
 def declared(**changes: Any) -> TrainerSettings:

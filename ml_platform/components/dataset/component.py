@@ -17,6 +17,7 @@ class Dataset(DatasetDeclaration):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self._require_known_columns()
         self._require_known_expectations()
+        self._require_time()
         self._require_loader_or_source()
         sensor = source_sensor(self, self.source) if self.source else landing_sensor(self)
         return dg.Definitions(assets=[table(self)], sensors=[sensor])
@@ -48,6 +49,18 @@ class Dataset(DatasetDeclaration):
         for path, column in named:
             if column not in known:
                 raise self.unknown_name_error(path, column, known, "a column of the contract")
+
+    def _require_time(self) -> None:
+        if self.partitions is None or self.partitions.is_timed:
+            return
+        for attribute in ("event_time", "retention_months"):
+            if getattr(self, attribute) is not None:
+                raise self.error_at(
+                    [attribute],
+                    expected="partitions with a time",
+                    found=self.partitions.describe(),
+                    fix=f"Remove {attribute}, or declare a cadence of time.",
+                )
 
     def _require_known_expectations(self) -> None:
         from ml_platform.data.expectations import known_expectations

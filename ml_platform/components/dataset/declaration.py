@@ -8,7 +8,7 @@ from pydantic import Field
 from ml_platform.components.declaration import Declaration
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract
-from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.source_hash import source_hash
 from ml_platform.data.sources.declared import DeclaredSource
 from ml_platform.data.sources.function import FunctionSource
@@ -40,15 +40,18 @@ class DatasetDeclaration(Declaration):
         description="Datasets without partitions that the loader also receives, by name, as tables.",
     )
     keys: list[str] = Field(min_length=1, description="Columns that together identify one row of a partition.")
-    partitions: MonthlyPartitions | None = Field(
-        default=None, description="Months in which files land; none for a table that is replaced as a whole."
+    partitions: PartitionScheme | None = Field(
+        default=None, description="Partitions in which files land; none for a table that is replaced as a whole."
     )
     event_time: str | None = Field(
-        default=None, description="Timestamp column whose values must be in the partition's month, in its time zone."
+        default=None,
+        description="Timestamp column whose values must be in the time of the partition, in its time zone.",
     )
     contract: Contract = Field(description="Rules that every published partition meets.")
     retention_months: int | None = Field(
-        default=None, ge=1, description="Number of latest months that the table keeps; none keeps all."
+        default=None,
+        ge=1,
+        description="Months of time that the table keeps, up to the end of its latest partition; none keeps all.",
     )
     retention: DatasetRetention | None = Field(
         default=None, description="Values that replace those under retention in params.yaml for this dataset."

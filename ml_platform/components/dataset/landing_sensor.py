@@ -8,13 +8,13 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from ml_platform.components.dataset.declaration import DatasetDeclaration
 from ml_platform.components.dataset.landed_adoption import adopt_published_files, adopt_requests
 from ml_platform.data.landing_index import LandedContent, LandedState
-from ml_platform.data.partitions import shift_month
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import listed
 from resources.lake import LakeResource
 
 
 def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
-    """Return the sensor `<name>_landed`, which requests one run per range of months with new or changed files.
+    """Return the sensor `<name>_landed`, which requests one run per range of partitions with new or changed files.
 
     The state store records which content was requested. A request counts from the tick that Dagster stored with it, so
     a request that was lost with its tick is made again.
@@ -61,7 +61,7 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
 
 def run_requests(declared: DatasetDeclaration, contents: Sequence[LandedContent]) -> list[dg.RunRequest]:
     """Return one request per range of consecutive partitions of ``contents``; equal contents give an equal run key."""
-    return [_run_request(declared.key, each) for each in _consecutive_ranges(contents)]
+    return [_run_request(declared.key, each) for each in _consecutive_ranges(contents, declared.partitions)]
 
 
 def _stored_tick(cursor: str | None) -> int:
@@ -79,16 +79,14 @@ def _left_out(found: LandedState) -> str:
     return " ".join(parts)
 
 
-def _consecutive_ranges(contents: Sequence[LandedContent]) -> list[list[LandedContent]]:
-    """Return ``contents`` as ranges of consecutive months; each range is one Dagster run."""
-    ranges: list[list[LandedContent]] = []
-    for each in sorted(contents, key=lambda one: one.partition or ""):
-        last = ranges[-1][-1].partition if ranges else None
-        if last and each.partition and shift_month(last, 1) == each.partition:
-            ranges[-1].append(each)
-        else:
-            ranges.append([each])
-    return ranges
+def _consecutive_ranges(
+    contents: Sequence[LandedContent], partitions: PartitionScheme | None
+) -> list[list[LandedContent]]:
+    """Return ``contents`` as ranges of consecutive partitions; each range is one Dagster run."""
+    if partitions is None:
+        return [[each] for each in contents]
+    by_key = {each.partition: each for each in contents if each.partition}
+    return [[by_key[key] for key in keys] for keys in partitions.ranges(by_key)]
 
 
 def _run_request(key: dg.AssetKey, contents: Sequence[LandedContent]) -> dg.RunRequest:

@@ -8,7 +8,7 @@ import dagster as dg
 from ml_platform.components.dataset.declaration import DatasetDeclaration
 from ml_platform.components.dataset.landing_sensor import run_requests
 from ml_platform.data.landing_index import LandedContent
-from ml_platform.data.partitions import MonthlyPartitions, months_between
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.sources.source import Source
 from resources.lake import LakeResource
 
@@ -58,16 +58,15 @@ def source_sensor(declared: DatasetDeclaration, source: Source) -> dg.SensorDefi
     return changed
 
 
-def _compared(partitions: MonthlyPartitions | None, first: int, now: datetime) -> tuple[Sequence[str | None], int]:
+def _compared(partitions: PartitionScheme | None, first: int, now: datetime) -> tuple[Sequence[str | None], int]:
     """Return the partitions that one tick compares, and the place among the earlier ones where the next begins."""
     if partitions is None:
         return [None], 0
-    names = _until(partitions, now)
-    latest, earlier = names[-LATEST_PARTITIONS:], names[:-LATEST_PARTITIONS]
-    chosen = earlier[first : first + EARLIER_PARTITIONS]
-    after = first + EARLIER_PARTITIONS
-    return [*chosen, *latest], after if after < len(earlier) else 0
-
-
-def _until(partitions: MonthlyPartitions, now: datetime) -> list[str]:
-    return months_between(partitions.start, min(partitions.end or f"{now:%Y-%m}", f"{now:%Y-%m}"))
+    last = partitions.last_begun(now)
+    if last is None:
+        return [], 0
+    earlier = max(partitions.distance(partitions.first, last) + 1 - LATEST_PARTITIONS, 0)
+    after = min(first + EARLIER_PARTITIONS, earlier)
+    chosen = [partitions.shift(partitions.first, place) for place in range(first, after)]
+    latest = partitions.between(partitions.shift(partitions.first, earlier), last)
+    return [*chosen, *latest], after if after < earlier else 0

@@ -1,15 +1,15 @@
-"""The asset of a stored view: the change log `features/<name>` by month, and its online snapshot."""
+"""The asset of a stored view: the change log `features/<name>` by partition, and its online snapshot."""
 
-import math
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import on_new_inputs, partitions_definition
+from ml_platform.components.declaration import on_new_inputs, partition_mapping, partitions_definition
 from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.components.materializations import table_metadata
 from ml_platform.data.canonical import value_digest
-from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from resources.lake import LakeResource
 from resources.online_store import OnlineStoreResource
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from ml_platform.features.materialize import PartitionBuild
     from ml_platform.features.online_store import Publication
 
-SHORTEST_MONTH_DAYS = 28
-
 
 def change_log(
-    settings: FeatureViewSettings, months: MonthlyPartitions | None, shared_arguments: ViewAssetArguments
+    settings: FeatureViewSettings, partitions: PartitionScheme | None, shared_arguments: ViewAssetArguments
 ) -> dg.AssetsDefinition:
     """Return the asset `features/<name>` of a stored view.
 
@@ -30,10 +28,10 @@ def change_log(
     """
 
     @dg.asset(
-        partitions_def=partitions_definition(months) if months else None,
-        # All months in one run, so that a changed function needs one backfill for the whole history.
-        backfill_policy=dg.BackfillPolicy.single_run() if months else None,
-        deps=[_dep(source.dataset, settings.lookback_days, months) for source in settings.sources],
+        partitions_def=partitions_definition(partitions) if partitions else None,
+        # All partitions in one run, so that a changed function needs one backfill for the whole history.
+        backfill_policy=dg.BackfillPolicy.single_run() if partitions else None,
+        deps=[_dep(source.dataset, settings.lookback_days, partitions) for source in settings.sources],
         kinds={"polars", "deltalake"},
         automation_condition=on_new_inputs(),
         **shared_arguments,
@@ -43,26 +41,24 @@ def change_log(
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.features.materialize import materialize
 
-        partitions = list(context.partition_keys) if months else [None]
-        builds, publication = materialize(settings, lake.lake(), online_store.store(), partitions, months)
+        keys = list(context.partition_keys) if partitions else [None]
+        builds, publication = materialize(settings, lake.lake(), online_store.store(), keys, partitions)
         for each in builds:
             if each.partition:
                 context.add_asset_metadata(_metadata(each, publication), partition_key=each.partition)
         return dg.MaterializeResult(
-            metadata=None if months else _metadata(builds[0], publication),
+            metadata=None if partitions else _metadata(builds[0], publication),
             data_version=dg.DataVersion(value_digest([each.version.sha256 for each in builds])),
         )
 
     return _change_log
 
 
-def _dep(dataset: str, lookback_days: int, months: MonthlyPartitions | None) -> dg.AssetDep:
+def _dep(dataset: str, lookback_days: int, partitions: PartitionScheme | None) -> dg.AssetDep:
     key = dg.AssetKey(["datasets", dataset])
-    reach = math.ceil(lookback_days / SHORTEST_MONTH_DAYS)
-    if months is None or not reach:
-        return dg.AssetDep(key)
-    mapping = dg.TimeWindowPartitionMapping(start_offset=-reach, allow_nonexistent_upstream_partitions=True)
-    return dg.AssetDep(key, partition_mapping=mapping)
+    return dg.AssetDep(
+        key, partition_mapping=partition_mapping(partitions, partitions, reach=timedelta(days=lookback_days))
+    )
 
 
 def _metadata(builds: "PartitionBuild", publication: "Publication") -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The component `FeatureView`: the change log `features/<name>` by month, and its online snapshot.
+"""The component `FeatureView`: the change log `features/<name>` by partition, and its online snapshot.
 
-A request view stores nothing and has no months. Its asset shows columns, code version and inputs in the graph, and a
-changed code version triggers downstream assets.
+A request view stores nothing and has no partitions. Its asset shows columns, code version and inputs in the graph, and
+a changed code version triggers downstream assets.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from ml_platform.components.feature_view.columns import column_lineage, column_s
 from ml_platform.components.feature_view.key_types import declared_key_types
 from ml_platform.components.feature_view.request_view import request_view
 from ml_platform.components.feature_view.scaffolder import FeatureViewScaffolder
-from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.view import FeatureSource
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 
@@ -61,9 +61,9 @@ class FeatureView(Declaration, FeatureViewSettings):
         if self.kind == "request":
             settings = self.settings()
             return dg.Definitions(assets=[request_view(settings, self.shared_arguments(settings))])
-        months = self._months(context)
+        partitions = self._partitions(context)
         settings = self.settings(datasets_by_name(context.component_tree))
-        return dg.Definitions(assets=[change_log(settings, months, self.shared_arguments(settings))])
+        return dg.Definitions(assets=[change_log(settings, partitions, self.shared_arguments(settings))])
 
     def shared_arguments(self, settings: FeatureViewSettings) -> ViewAssetArguments:
         """Return the arguments of `dg.asset` that stored views and request views share."""
@@ -85,10 +85,10 @@ class FeatureView(Declaration, FeatureViewSettings):
             },
         }
 
-    def _months(self, context: dg.ComponentLoadContext) -> MonthlyPartitions | None:
-        """Return the months of the sources, or None if no source has months.
+    def _partitions(self, context: dg.ComponentLoadContext) -> PartitionScheme | None:
+        """Return the partitions of the sources, or None if no source has partitions.
 
-        Raises :class:`DeclarationError` for an unknown source or column, and for sources with different months.
+        Raises :class:`DeclarationError` for an unknown source or column, and for sources with different partitions.
         """
         declared = datasets_by_name(context.component_tree)
         for place, source in enumerate(self.sources):
@@ -97,15 +97,22 @@ class FeatureView(Declaration, FeatureViewSettings):
                     ["sources", place, "dataset"], source.dataset, sorted(declared), "a dataset"
                 )
             self._require_columns(place, source, declared[source.dataset])
-        partitions = [months for source in self.sources if (months := declared[source.dataset].partitions)]
-        if any(months != partitions[0] for months in partitions):
+        schemes = [scheme for source in self.sources if (scheme := declared[source.dataset].partitions)]
+        if any(scheme != schemes[0] for scheme in schemes):
             raise self.error_at(
                 ["sources"],
-                expected="sources with the same months",
-                found=", ".join(sorted({f"{months.start} to {months.end or 'now'}" for months in partitions})),
+                expected="sources with the same partitions",
+                found=", ".join(sorted({scheme.describe() for scheme in schemes})),
                 fix="Give the datasets the same partitions, or split the view.",
             )
-        return partitions[0] if partitions else None
+        if schemes and self.lookback_days and not schemes[0].is_timed:
+            raise self.error_at(
+                ["lookback_days"],
+                expected="sources with partitions of time",
+                found=schemes[0].describe(),
+                fix="Remove lookback_days, or give the sources a cadence.",
+            )
+        return schemes[0] if schemes else None
 
     def _require_columns(self, place: int, source: FeatureSource, dataset: Dataset) -> None:
         known = dataset.contract.column_names

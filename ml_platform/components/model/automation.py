@@ -4,6 +4,7 @@ The sensor is level-triggered: it compares the training set in the lake with the
 restart or a manual run does no harm. Every skipped tick gives its reason.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -11,6 +12,7 @@ import dagster as dg
 from ml_platform.components.materializations import latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.canonical import value_digest
+from ml_platform.errors import listed
 from resources.lake import LakeResource
 
 if TYPE_CHECKING:
@@ -48,16 +50,47 @@ def due_month(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") ->
     digests = {month: digest for month, digest in lake.digests(model.table).items() if month}
     first = model.declared.first_candidate
     if not digests:
-        return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
-    month = max(digests)
-    if first is not None and month < first:
+        waiting = incomplete_window(model, lake, model.partitions.first)
+        return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.{waiting}")
+    month = model.partitions.latest(digests)
+    if first is not None and model.partitions.precedes(month, first):
         return dg.SkipReason(f"'{model.name}' is trained from {first} on; the latest training set is for {month}.")
+    missing = _missing_partitions(model, month, digests)
+    if missing:
+        return dg.SkipReason(f"'{model.name}' waits for the training sets of {listed(missing)}: {month} needs them.")
     trained_on = latest_materialization(instance, model.key("training_set"))
     if trained_on is not None and all(
         _is_newer(instance, key, month, trained_on.storage_id) for key in model.candidate_keys.values()
     ):
-        return dg.SkipReason(f"The candidates of {month} are newer than the latest training set.")
+        waiting = incomplete_window(model, lake, model.partitions.shift(month, 1)) if model.partitions.is_timed else ""
+        return dg.SkipReason(f"The candidates of {month} are newer than the latest training set.{waiting}")
     return month, value_digest(digests)[:12]
+
+
+def incomplete_window(model: ModelAssets, lake: "Lake", key: str) -> str:
+    """Return which arrivals the model's partition ``key`` waits for, as a sentence; empty before the first arrival.
+
+    A model of weeks over daily data is trained on a week when all its days have landed.
+    """
+    found = []
+    for name in model.declared.examples.sources:
+        needed = model.example_partitions(name, key) or []
+        landed = lake.digests(f"datasets/{name}", needed) if needed else {}
+        absent = [partition for partition in needed if partition not in landed]
+        if landed and absent:
+            found.append(f"{len(absent)} of {len(needed)} partitions of datasets/{name} ({listed(absent)})")
+    return f" {key} is not closed: it waits for {'; '.join(found)}." if found else ""
+
+
+def _missing_partitions(model: ModelAssets, month: str, stored: Collection[str]) -> list[str]:
+    """Return the partitions of the training set that the candidate of ``month`` reads and the lake lacks."""
+    scheme = model.partitions
+    first = model.declared.split.first_partition(month, scheme) if scheme.is_timed else None
+    first = scheme.first if first is None else scheme.latest([scheme.first, first])
+    present = sum(not scheme.precedes(key, first) for key in stored)
+    if present == scheme.distance(first, month) + 1:
+        return []
+    return [key for key in scheme.between(first, month) if key not in stored]
 
 
 def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
@@ -77,7 +110,7 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
         months = lake.lake().partitions(model.table)
         if not months:
             return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
-        return dg.RunRequest(partition_key=max(months), asset_selection=model.training_cycle_keys)
+        return dg.RunRequest(partition_key=model.partitions.latest(months), asset_selection=model.training_cycle_keys)
 
     return retrain
 

@@ -37,7 +37,7 @@ class Model(ModelDeclaration):
         # Report a missing function now, with file and line, and not when the first training set is materialized.
         self.function_at("examples.function", self.examples.function)
         views = self.views(context.component_tree)
-        bound = ModelAssets(self, views, self.example_pii(context.component_tree))
+        bound = ModelAssets(self, views, self.example_pii(context.component_tree), self.schemes(context.component_tree))
         validate_declaration(self, bound)
         assets = [
             training.training_set(bound),

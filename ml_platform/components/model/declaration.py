@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from ml_platform.components.declaration import Declaration
 from ml_platform.components.feature_view.component import FeatureView, datasets_by_name, pii_columns_of
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.steps.model import ModelSettings
@@ -18,6 +19,10 @@ class ModelDeclaration(Declaration, ModelSettings):
     def example_pii(self, tree: "ComponentTree") -> list[str]:
         """Return the columns of the sources of the examples that identify a person."""
         return pii_columns_of(self.examples.sources, datasets_by_name(tree))
+
+    def schemes(self, tree: "ComponentTree") -> dict[str, PartitionScheme | None]:
+        """Return the partitions of the declared datasets by name; None for one that is replaced as a whole."""
+        return {name: each.partitions for name, each in datasets_by_name(tree).items()}
 
     def views(self, tree: "ComponentTree") -> list[FeatureViewSettings]:
         """Return the settings of the declared views in order, followed by the views that these take as inputs.

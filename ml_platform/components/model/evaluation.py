@@ -54,7 +54,11 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
                 model,
                 context.partition_key,
                 stores,
-                broken_contracts=broken_contracts(stores.lake, model.source_datasets, context.partition_key),
+                broken_contracts=broken_contracts(
+                    stores.lake,
+                    model.source_datasets,
+                    model.reads_until(context.partition_key),
+                ),
                 now=datetime.now(UTC),
             )
             run.set_tags({"verdict": result.verdict.decision, "candidate_run": result.version.run_id})

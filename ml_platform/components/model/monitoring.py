@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import partitions_definition, this_and_earlier_months
+from ml_platform.components.declaration import partitions_definition, this_and_earlier
 from ml_platform.components.materializations import table_metadata
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
@@ -127,7 +127,7 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
             "with the columns that changed more than usual."
         ),
         partitions_def=partitions_definition(model.declared.partitions),
-        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier_months())],
+        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier(model.partitions))],
         check_specs=[
             dg.AssetCheckSpec(
                 "no_drift",

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import on_new_inputs, partitions_definition, this_and_earlier_months
+from ml_platform.components.declaration import (
+    on_new_inputs,
+    partition_mapping,
+    partitions_definition,
+    this_and_earlier,
+)
 from ml_platform.components.materializations import table_metadata
 from ml_platform.components.metadata import inline_image, training_set_schema, trials_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.placement import placement_tags, pool_of
 from ml_platform.components.stores import open_stores
+from ml_platform.data.partitions import PartitionScheme
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -37,8 +43,14 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         partitions_def=partitions_definition(declared.partitions),
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[
-            *(dg.AssetKey(["datasets", name]) for name in declared.examples.sources),
-            *(dg.AssetKey(["features", view.name]) for view in model.feature_set.views),
+            *(
+                _dep(dg.AssetKey(["datasets", name]), model.dataset_scheme(name), declared.partitions)
+                for name in declared.examples.sources
+            ),
+            *(
+                _dep(dg.AssetKey(["features", view.name]), model.view_scheme(view), declared.partitions)
+                for view in model.feature_set.views
+            ),
         ],
         code_version=model.code_version,
         check_specs=[
@@ -67,12 +79,19 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.check_results import late_fields_result, leakage_screen_result
         from ml_platform.data.canonical import value_digest
+        from ml_platform.registry.audit import AuditLog
         from ml_platform.steps.candidates import build_training_sets, read_prices
         from ml_platform.steps.feature_checks import check_late_fields, screen_training_set
+        from ml_platform.steps.late_arrivals import record_late_partitions
         from ml_platform.training.resource_usage import measure_resources
 
+        tables, keys = lake.lake(), list(context.partition_keys)
+        earlier = tables.digests(model.table, keys)
         with measure_resources(read_prices(home.code)) as used:
-            written = build_training_sets(model, list(context.partition_keys), lake.lake())
+            written = build_training_sets(model, keys, tables)
+        late = record_late_partitions(model, earlier, written, AuditLog(tables.state), datetime.now(UTC))
+        for each in late:
+            context.log.warning(f"{each.partition} changed after it was judged: {each.judged}")
         for month, table in written.items():
             context.add_asset_metadata(table_metadata(table), partition_key=month)
         yield dg.MaterializeResult(
@@ -83,6 +102,10 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         yield leakage_screen_result(screen_training_set(model, lake.lake()))
 
     return _training_set
+
+
+def _dep(key: dg.AssetKey, upstream: PartitionScheme | None, own: PartitionScheme) -> dg.AssetDep:
+    return dg.AssetDep(key, partition_mapping=partition_mapping(upstream, own))
 
 
 def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
@@ -97,7 +120,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
             + (" It is skipped on a machine without a GPU." if declared.requires == "gpu" else "")
         ),
         partitions_def=partitions_definition(model.declared.partitions),
-        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier_months())],
+        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier(model.partitions))],
         pool=pool_of(declared),
         op_tags=placement_tags(declared),
         **model.shared_arguments(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from ml_platform.components.declaration import DeclarationError
+from ml_platform.components.declaration import HOURS, DeclarationError
 from ml_platform.components.model.declaration import ModelDeclaration
 from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.errors import PlatformError, listed
@@ -36,6 +36,7 @@ def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
     """
     for name, declared in model.trainers.items():
         _validate_trainer(model, name, declared)
+    _validate_partitions(model, bound)
     _validate_request(model, bound)
     _validate_evaluation(model, bound)
     _validate_gates(model, bound)
@@ -80,6 +81,36 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
 
 def _located_error(model: ModelDeclaration, path: Path, error: PlatformError) -> DeclarationError:
     return model.error_at(path, expected=error.expected, found=f"{error.subject}: {error.found}", fix=error.fix)
+
+
+def _validate_partitions(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` for partitions without a time, and for examples that arrive in longer ones."""
+    own = model.partitions
+    if not own.is_timed:
+        raise model.error_at(
+            ["partitions"],
+            expected="partitions of time, because the split of a model is by time",
+            found=own.describe(),
+            fix="Declare a cadence: hour, day, week, month, quarter or year.",
+        )
+    if model.first_candidate is not None and not own.names_key(model.first_candidate):
+        raise model.error_at(
+            ["first_candidate"],
+            expected=f"a {own.cadence}, like {own.calendar.example}",
+            found=f"'{model.first_candidate}'",
+            fix="Name the first partition with a candidate.",
+        )
+    for at, name in enumerate(model.examples.sources):
+        scheme = bound.dataset_scheme(name)
+        if scheme is None or scheme == own:
+            continue
+        if not scheme.is_timed or HOURS[scheme.cadence] > HOURS[own.cadence]:
+            raise model.error_at(
+                ["examples", "sources", at],
+                expected=f"a dataset whose partitions are not longer than those of the model, {own.describe()}",
+                found=scheme.describe(),
+                fix=f"Give the model the cadence of '{name}', or a longer one.",
+            )
 
 
 def _validate_request(model: ModelDeclaration, bound: BoundModel) -> None:

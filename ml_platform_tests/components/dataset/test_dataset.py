@@ -15,12 +15,12 @@ from ml_platform.data import landing_index
 from ml_platform.data.canonical import file_digest
 from ml_platform.data.lake import Lake
 from ml_platform.data.landing import Landing
-from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.reading import read_csv
 from resources.home import Home
 from resources.lake import LakeResource
 
-MONTHS = MonthlyPartitions(start="2013-01", end="2013-12", time_zone="America/New_York")
+MONTHS = PartitionScheme(start="2013-01", end="2013-12", time_zone="America/New_York")
 KEY = dg.AssetKey(["datasets", "orders"])
 
 

@@ -11,7 +11,7 @@ import pytest
 from ml_platform.components.dataset import source_sensor, table
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.declaration import DeclarationError
-from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.partitions import PartitionScheme
 from resources.home import Home
 from resources.lake import LakeResource
 
@@ -129,7 +129,7 @@ def test_database_that_is_away_is_tried_again_and_nothing_is_half_written(
 
 def test_each_tick_compares_the_latest_months_and_some_earlier_ones_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_sensor, "EARLIER_PARTITIONS", 2)
-    months, now = MonthlyPartitions(start="2013-01"), datetime(2013, 6, 5, tzinfo=UTC)
+    months, now = PartitionScheme(start="2013-01"), datetime(2013, 6, 5, tzinfo=UTC)
 
     assert source_sensor._compared(months, 0, now) == (["2013-01", "2013-02", "2013-04", "2013-05", "2013-06"], 2)
     assert source_sensor._compared(months, 2, now) == (["2013-03", "2013-04", "2013-05", "2013-06"], 0)

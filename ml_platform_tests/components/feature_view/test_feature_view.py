@@ -15,7 +15,7 @@ from ml_platform.components.feature_view.change_log import change_log
 from ml_platform.components.feature_view.component import FeatureView
 from ml_platform.components.feature_view.request_view import request_view
 from ml_platform.data.lake import Lake
-from ml_platform.data.partitions import MonthlyPartitions
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.change_log import read
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.materialize import materialize, source_partitions
@@ -24,7 +24,7 @@ from resources.home import Home
 from resources.lake import LakeResource
 from resources.online_store import OnlineStoreResource
 
-MONTHS = MonthlyPartitions(start="2013-01", end="2013-06", time_zone="UTC")
+MONTHS = PartitionScheme(start="2013-01", end="2013-06", time_zone="UTC")
 
 
 def departures(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:

@@ -10,6 +10,7 @@ import pytest
 from ml_platform.components.loading import bound_model
 from ml_platform.components.model.automation import due_month, new_month_sensor, training_schedule
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.definitions import defs
 from ml_platform.steps.model import RetrainingSettings
 from resources.home import Home
@@ -20,7 +21,10 @@ TRAINING_SET = dg.AssetKey(["departure_risk", "training_set"])
 
 @pytest.fixture(scope="module")
 def model() -> ModelAssets:
-    return bound_model("departure_risk")
+    """Return the model, with partitions from May on."""
+    found = bound_model("departure_risk")
+    partitions = found.partitions.model_copy(update={"start": "2013-05"})
+    return ModelAssets(found.declared.model_copy(update={"partitions": partitions}), found.views)
 
 
 @pytest.fixture
@@ -84,6 +88,7 @@ def test_sensor_requests_the_training_cycle_of_the_latest_month(
 def test_run_key_is_equal_for_equal_rows_and_differs_for_other_rows(
     model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
 ) -> None:
+    make_training_set(model, instance, lake, "2013-05", "a")
     make_training_set(model, instance, lake, "2013-06", "a")
     first = evaluate_sensor(model, instance, lake)
     make_training_set(model, instance, lake, "2013-06", "a")
@@ -99,10 +104,40 @@ def test_run_key_is_equal_for_equal_rows_and_differs_for_other_rows(
     assert corrected.partition_key == "2013-06"
 
 
+def test_gap_in_the_training_sets_is_named_and_not_trained_on(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
+) -> None:
+    for month in ("2013-05", "2013-08"):
+        make_training_set(model, instance, lake, month, "a")
+    result = evaluate_sensor(model, instance, lake)
+
+    assert isinstance(result, dg.SkipReason)
+    assert "waits for the training sets of '2013-06', '2013-07': 2013-08 needs them" in str(result.skip_message)
+
+
+def test_partial_week_is_named_with_its_missing_days(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
+) -> None:
+    days = PartitionScheme(cadence="day", start="2013-01-01", time_zone="America/New_York")
+    weeks = PartitionScheme(cadence="week", start="2013-06-02", time_zone="America/New_York")
+    declared = model.declared.model_copy(update={"partitions": weeks, "first_candidate": None})
+    weekly = ModelAssets(declared, model.views, schemes={"flights": days})
+    for day in days.between("2013-06-02", "2013-06-06"):
+        lake.lake().write("datasets/flights", pl.DataFrame({"flight": [1]}), day)
+    result = due_month(instance, weekly, lake.lake())
+
+    assert isinstance(result, dg.SkipReason)
+    assert (
+        "2013-06-02 is not closed: it waits for 2 of 7 partitions of datasets/flights ('2013-06-07', '2013-06-08')"
+        in str(result.skip_message)
+    )
+
+
 def test_manually_materialized_candidates_are_not_requested_again(
     model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
 ) -> None:
-    make_training_set(model, instance, lake, "2013-06", "a")
+    for month in ("2013-05", "2013-06"):
+        make_training_set(model, instance, lake, month, "a")
     make_candidates(instance, model, "2013-06")
 
     result = evaluate_sensor(model, instance, lake)

@@ -192,11 +192,11 @@ def test_verdict_contains_the_numbers_of_every_gate_and_of_the_baselines(platfor
 
 def test_rows_without_a_passed_check_are_a_broken_contract(platform: PlatformFixture) -> None:
     model = delivery_model()
-    assert broken_contracts(platform.lake, model.source_datasets, "2013-03") == []
+    assert broken_contracts(platform.lake, model.source_datasets, model.reads_until("2013-03")) == []
     kept = platform.lake.scan("datasets/deliveries", partitions=["2013-02"]).collect()
     platform.lake.write("datasets/deliveries", kept.with_columns(distance=pl.col("distance") * 2), "2013-02")
-    found = broken_contracts(platform.lake, model.source_datasets, "2013-03")
-    earlier = broken_contracts(platform.lake, model.source_datasets, "2013-01")
+    found = broken_contracts(platform.lake, model.source_datasets, model.reads_until("2013-03"))
+    earlier = broken_contracts(platform.lake, model.source_datasets, model.reads_until("2013-01"))
     platform.lake.write("datasets/deliveries", kept, "2013-02")
     assert [message.partition(": contains rows")[0] for message in found] == ["deliveries 2013-02"]
     assert earlier == []
@@ -205,7 +205,7 @@ def test_rows_without_a_passed_check_are_a_broken_contract(platform: PlatformFix
 def test_month_without_a_checked_materialization_is_a_broken_contract(tmp_path: Path) -> None:
     lake = Lake.standalone(tmp_path)
     lake.write("datasets/deliveries", deliveries("2013-01"), "2013-01")
-    found = broken_contracts(lake, delivery_model().source_datasets, "2013-01")
+    found = broken_contracts(lake, delivery_model().source_datasets, delivery_model().reads_until("2013-01"))
     assert found == ["deliveries 2013-01: no passed contract check is recorded"]
 
 
@@ -380,7 +380,7 @@ def test_next_month_is_compared_with_the_champion_and_rejected_after_a_failed_da
         platform.promote_candidate(model, "2013-04", approved_by="ann", reason="I like it")
     assert len(list(platform.audit.records("approval"))) == approvals
     platform.land("2013-01", deliveries("2013-01"))
-    assert broken_contracts(platform.lake, model.source_datasets, "2013-04") == []
+    assert broken_contracts(platform.lake, model.source_datasets, model.reads_until("2013-04")) == []
 
 
 def evidence_of(platform: PlatformFixture, verdict: Mapping[str, Any]) -> str:

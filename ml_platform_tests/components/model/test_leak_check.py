@@ -11,14 +11,14 @@ import pytest
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.lake import Lake
-from ml_platform.data.partitions import MonthlyPartitions, month_bounds
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.materialize import materialize
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.steps.candidates import build_training_sets
 from ml_platform.steps.evaluation import leaking_features
 from ml_platform_tests.features.test_leak import FLIGHTS, WEATHER, view
 
-MONTHS = MonthlyPartitions(start="2013-03", end="2013-04", time_zone="UTC")
+MONTHS = PartitionScheme(start="2013-03", end="2013-04", time_zone="UTC")
 MONTH, ROWS = "2013-03", 1_500
 
 
@@ -54,7 +54,7 @@ def bound(name: str, source: dict[str, Any]) -> ModelAssets:
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake with one month of flights and the hourly weather of both airports."""
     lake = Lake.standalone(tmp_path_factory.mktemp("lake"))
-    start, end = month_bounds(MONTH, "UTC")
+    start, end = MONTHS.bounds(MONTH)
     random = np.random.default_rng(2)
     due = [start + (end - start) * float(at) for at in sorted(random.random(ROWS))]
     delay = pl.Series(random.normal(10, 30, ROWS).round())

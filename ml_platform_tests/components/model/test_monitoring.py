@@ -18,7 +18,7 @@ from ml_platform.components.model import monitoring, training
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.lake import LakeError
-from ml_platform.data.partitions import MonthlyPartitions, month_bounds
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.materialize import materialize
 from ml_platform.features.online_store import Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
@@ -38,7 +38,7 @@ from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
 
 REPOSITORY = Path(__file__).parents[3]
-MONTHS = MonthlyPartitions(start="2013-01", end="2013-12", time_zone="UTC")
+MONTHS = PartitionScheme(start="2013-01", end="2013-12", time_zone="UTC")
 LANDED_MONTHS = ["2013-01", "2013-02", "2013-03"]
 ROWS = 600
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -101,7 +101,7 @@ def bound(monitors: dict[str, Any] | None = None, **changes: Any) -> ModelAssets
 
 def legs(month: str, rows: int = ROWS) -> pl.DataFrame:
     """Return evenly spaced legs, which leave late in the evening. Every fifth leg has no tail number."""
-    start, end = month_bounds(month, "UTC")
+    start, end = MONTHS.bounds(month)
     random = np.random.default_rng(int(month[-2:]))
     due = [start + (end - start) * at / rows for at in range(rows)]
     late = [float(random.normal(5 if at.hour < 15 else 25, 12)) for at in due]
@@ -257,7 +257,7 @@ def test_different_served_value_fails_the_check_and_names_feature_and_row(platfo
 
 
 def test_snapshot_with_another_value_than_the_change_log_fails_the_check(platform: PlatformFixture) -> None:
-    end = month_bounds("2013-03", "UTC")[1]
+    end = MONTHS.bounds("2013-03")[1]
     log = platform.lake.scan(RECENT.table).sort("known_at").group_by("place", maintain_order=True).last().collect()
     facts = log.select("place", "known_at", delay=pl.when(pl.col("place") == "EWR").then(0.5).otherwise("delay"))
     platform.store.publish(Snapshot(RECENT.pinned(), facts.sort("place"), end + timedelta(seconds=1)))
@@ -473,5 +473,5 @@ def test_late_request_field_blocks_and_is_named(platform: PlatformFixture) -> No
 
 def test_training_set_with_a_missing_view_month_is_rejected(platform: PlatformFixture) -> None:
     platform.lake.drop_partitions(RECENT.table, ["2013-02"])
-    with pytest.raises(LakeError, match=r"no facts of '2013-02'\. Materialize the view for these months"):
+    with pytest.raises(LakeError, match=r"no facts of '2013-02'\. Materialize the view for these partitions"):
         build_training_sets(bound(), ["2013-03"], platform.lake)
