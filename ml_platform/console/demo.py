@@ -51,8 +51,9 @@ class Stages:
 def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     """Run the whole loop of ``domain`` on ``home``, print it on ``console``, and return its figures.
 
-    It materializes only the data that the model of the demo needs. The figures are the status of the model, seconds by stage, and the request latency in milliseconds. A second call
-    finds all assets up to date, and only serves and predicts again.
+    It materializes only the data that the model of the demo needs. The figures are the status of the model, seconds by
+    stage, and the request latency in milliseconds. A second call finds all assets up to date, and only serves and
+    predicts again.
     """
     declared, land = domain_module(domain, "demo"), domain_module(domain, "landing").land
     stages = Stages()

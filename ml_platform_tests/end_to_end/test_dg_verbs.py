@@ -85,33 +85,6 @@ def test_scaffolded_folders_pass_both_checks(scaffolded: Checkout) -> None:
     assert "loaded successfully" in scaffolded.run("dg", "check", "defs")
 
 
-def test_check_of_definitions_names_each_error_of_a_broken_domain_that_other_commands_leave_out(
-    scaffolded: Checkout,
-) -> None:
-    broken = scaffolded.root / "assets/broken"
-    declared = (scaffolded.root / "assets/orders/defs.yaml").read_text()
-    for name in ("first", "second"):
-        (broken / name).mkdir(parents=True)
-        text = declared.replace("name: orders", f"name: {name}").replace("assets.orders", f"assets.{name}_absent")
-        (broken / name / "defs.yaml").write_text(text)
-    try:
-        checked = subprocess.run(
-            ["dg", "check", "defs"], cwd=scaffolded.root, env=scaffolded.environment, capture_output=True, text=True,
-            timeout=200, check=False,
-        )  # fmt: skip
-        listed = json.loads(scaffolded.run("dg", "list", "defs", "--json"))["assets"]
-    finally:
-        shutil.rmtree(broken)
-
-    output = checked.stdout + checked.stderr
-    assert checked.returncode != 0
-    assert "assets/broken/first/defs.yaml:" in output
-    assert "assets/broken/second/defs.yaml:" in output
-    keys = {each["asset_key"] for each in listed}
-    assert {"broken/not_loaded", "datasets/orders", "datasets/flights"} <= keys
-    assert "datasets/first" not in keys
-
-
 def test_scaffolded_assets_are_listed_owned_and_connected(scaffolded: Checkout) -> None:
     listed = json.loads(scaffolded.run("dg", "list", "defs", "--json"))["assets"]
     assets = {each["asset_key"]: each for each in listed}
