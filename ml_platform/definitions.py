@@ -1,7 +1,7 @@
 """The Dagster definitions that `workspace.yaml`, `dg` and the daemon load.
 
-They contain every component under `assets/` and the resources of the active profile. Loading is lazy, so importing this
-module costs little more than importing Dagster.
+They contain every domain under `assets/` that loads, an asset with the error of each other domain, and the resources of
+the active profile. Loading is lazy, so importing this module costs little more than importing Dagster.
 """
 
 from pathlib import Path
@@ -17,12 +17,27 @@ environment.apply()
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Return the assets, checks, jobs, sensors and schedules of every domain, with their resources."""
+    """Return the assets, checks, jobs, sensors and schedules of every domain, with their resources.
+
+    Raises :class:`DomainNotLoadedError` for a domain with an error in `dg check defs`; elsewhere it is left out.
+    """
+    from ml_platform.components.not_loaded import not_loaded_definitions
+    from ml_platform.components.project import is_validation, load_definitions_of
+
+    project, definitions = load_definitions_of(PROJECT_ROOT, _shared_definitions())
+    if is_validation():
+        project.require_all()
+    if not project.not_loaded:
+        return definitions
+    return dg.Definitions.merge(definitions, not_loaded_definitions(project.not_loaded))
+
+
+def _shared_definitions() -> dg.Definitions:
+    """Return what belongs to no domain: the platform's own assets, the resources and the automation."""
     from ml_platform.components.platform_assets import platform_definitions
     from resources.profiles import resources_of_profile
 
     return dg.Definitions.merge(
-        dg.load_from_defs_folder(path_within_project=PROJECT_ROOT),
         platform_definitions(),
         dg.Definitions(
             resources=resources_of_profile(),

@@ -1,10 +1,12 @@
 """Loads what the project declares: a model by name, bound to its feature views, and the retention of all content."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.project import read_project
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from resources.profiles import REPOSITORY
 
@@ -18,28 +20,30 @@ class ModelUnknownError(PlatformError):
 
 def bound_model(name: str) -> ModelAssets:
     """Return the model called ``name``. Raises :class:`ModelUnknownError` if none is declared."""
-    from dagster.components.core.component_tree import ComponentTree
-
-    tree = ComponentTree.for_project(REPOSITORY)
+    project = read_project(REPOSITORY)
+    tree = project.tree
     known = {each.name: each for each in tree.get_all_components(Model)}
     if name not in known:
         raise ModelUnknownError(
             f"Model '{name}'",
             expected=f"one of {listed(known)}",
-            found="no such model",
+            found="no such model" + _beside(project.not_loaded),
             fix=f"Declare the model in assets/, or correct the name.{did_you_mean(name, known)}",
         )
     return ModelAssets(known[name], known[name].views(tree), known[name].example_pii(tree), known[name].schemes(tree))
 
 
 def declared_retention() -> "RetentionPolicies":
-    """Return the retention of `params.yaml`, with the values of each declared dataset and model."""
-    from dagster.components.core.component_tree import ComponentTree
+    """Return the retention of `params.yaml`, with the values of each declared dataset and model.
 
+    Raises :class:`DomainNotLoadedError` if a domain does not load, because its content may have to stay for ever.
+    """
     from ml_platform.features.last_facts import last_facts_table
     from ml_platform.steps.retention import ModelPolicy, RetentionPolicies, read_retention
 
-    tree, platform = ComponentTree.for_project(REPOSITORY), read_retention(REPOSITORY)
+    project, platform = read_project(REPOSITORY), read_retention(REPOSITORY)
+    project.require_all()
+    tree = project.tree
     models = [
         ModelAssets(each, each.views(tree), each.example_pii(tree), each.schemes(tree))
         for each in tree.get_all_components(Model)
@@ -56,3 +60,7 @@ def declared_retention() -> "RetentionPolicies":
         {model.table for model in models}
         | {table for model in models for view in model.stored_views for table in (view.table, last_facts_table(view))},
     )
+
+
+def _beside(not_loaded: Collection[str]) -> str:
+    return f"; the domains {listed(not_loaded)} do not load (`ml-platform doctor`)" if not_loaded else ""

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ml_platform.console.arguments import domain_module
+from ml_platform.console.materialization_plan import data_of_model
 from ml_platform.console.materialize import bring_up_to_date, load_definitions
 from ml_platform.console.progress import live_progress
 from ml_platform.console.runs import Listener
@@ -49,8 +50,9 @@ class Stages:
 def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     """Run the whole loop of ``domain`` on ``home``, print it on ``console``, and return its figures.
 
-    The figures are the status of the model, seconds by stage, and the request latency in milliseconds. A second call
-    finds all assets up to date, and only serves and predicts again.
+    It materializes only the data that the model of the demo needs. The figures are the status of the model, seconds by
+    stage, and the request latency in milliseconds. A second call finds all assets up to date, and only serves and
+    predicts again.
     """
     declared, land = domain_module(domain, "demo"), domain_module(domain, "landing").land
     stages = Stages()
@@ -92,8 +94,7 @@ def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listen
     partitions, last = f"{declared.FIRST_MONTH}...{declared.LAST_MONTH}", declared.LAST_MONTH
     keys = loaded.resolve_asset_graph().get_all_asset_keys()
     of_model = {key for key in keys if key.path[0] == declared.MODEL}
-    data = sorted(key for key in keys if key.path[0] in ("datasets", "features"))
-    data.append(dg.AssetKey([declared.MODEL, "training_set"]))
+    data = data_of_model(loaded, declared.MODEL)
     candidates = [key for key in of_model if key.path[-1].startswith("candidate_")]
     rest = [dg.AssetKey([declared.MODEL, name]) for name in SINGLE_PARTITION_ASSETS]
     for name, selected, named in (

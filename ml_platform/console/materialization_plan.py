@@ -73,6 +73,12 @@ def stale_assets(
     return found
 
 
+def data_of_model(definitions: dg.Definitions, model: str) -> list[dg.AssetKey]:
+    """Return the sorted keys of the training set of ``model`` and of all assets that its training set is made of."""
+    training_set = dg.AssetSelection.keys([model, "training_set"])
+    return sorted(training_set.upstream().resolve(definitions.resolve_asset_graph()))
+
+
 def _own_reason(own: MaterializationRecord | None, code_version: str | None, landed: str | None) -> str | None:
     if own is None:
         return "never materialized"

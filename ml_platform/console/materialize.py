@@ -35,12 +35,11 @@ def load_definitions() -> dg.Definitions:
 
 
 def declared_components(kind: type[T]) -> list[T]:
-    """Return all declared components of ``kind``."""
-    from dagster.components.core.component_tree import ComponentTree
-
+    """Return all components of ``kind`` in the domains that can be read."""
+    from ml_platform.components.project import read_project
     from ml_platform.definitions import PROJECT_ROOT
 
-    return ComponentTree.for_project(PROJECT_ROOT).get_all_components(kind)
+    return read_project(PROJECT_ROOT).components(kind)
 
 
 def resolve_selection(loaded: dg.Definitions, selection: str) -> list[dg.AssetKey]:

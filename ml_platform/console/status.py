@@ -27,10 +27,13 @@ def status(home: Home) -> dict[str, Any]:
     """Return the data clock (ISO 8601, or None) and the state of every model.
 
     The models are those with a declaration, a promotion or a desired state. ``champion`` is None before the first
-    promotion; ``endpoint`` is None while the services are down.
+    promotion; ``endpoint`` is None while the services are down. ``not_loaded`` has the errors of each domain that does
+    not load.
     """
     from ml_platform.components.model.component import Model
+    from ml_platform.components.project import load_project
     from ml_platform.console.materialize import declared_components
+    from ml_platform.definitions import PROJECT_ROOT
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
     from ml_platform.registry.verdict_record import verdict_metrics
@@ -68,7 +71,8 @@ def status(home: Home) -> dict[str, Any]:
             },
             "endpoint": served.endpoint if served else None,
         }
-    return {"data_clock": data_clock(home), "models": models}
+    not_loaded = dict(load_project(PROJECT_ROOT).not_loaded)
+    return {"data_clock": data_clock(home), "models": models, "not_loaded": not_loaded}
 
 
 def data_clock(home: Home) -> str | None:
@@ -99,11 +103,14 @@ def last_decisions(home: Home, limit: int = 5) -> list[dict[str, Any]]:
 
 
 def show(found: dict[str, Any], last: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print the results of :func:`status` and :func:`last_decisions`: a block for each model, then the decisions."""
+    """Print the results of :func:`status` and :func:`last_decisions`: models, broken domains, then the decisions."""
     console.print(f"Data clock  {found['data_clock'] or 'no data has landed yet'}", highlight=False)
     for name, model in found["models"].items():
         console.print(Text(f"\n{name}", style="bold"))
         console.print(Padding(_model_table(model), (0, 0, 0, 2), expand=False))
+    for name, problem in found.get("not_loaded", {}).items():
+        console.print(Text(f"\nDomain {name} does not load, so it is left out", style="bold red"))
+        console.print(Padding(Text(problem, overflow="fold"), (0, 0, 0, 2), expand=False))
     if last:
         console.print(Text("\nLast decisions", style="bold"))
     for decision in last:

@@ -31,6 +31,7 @@ from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_
 from ml_platform.serving.processes import RUN_VARIABLE
 from ml_platform.state.schema import desired_states
 from ml_platform.training import resource_usage
+from ml_platform_tests.components.project_loading import PROJECT_FILE
 from resources.addresses import DEFAULT_PORTS, port_variable
 from resources.home import HOME_VARIABLE, Home
 from resources.home_lake import open_lake
@@ -553,6 +554,19 @@ def test_command_ends_with_exit_code_1_when_a_check_failed(
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
     assert "✗ failed  audit log" in capfd.readouterr().out
+
+
+def test_domain_that_does_not_load_is_named_with_file_and_line(subject: Subject) -> None:
+    (subject.repository / "pyproject.toml").write_text(PROJECT_FILE.replace('"shop"', '"shops"'))
+    (subject.repository / "shops/late").mkdir(parents=True)
+    (subject.repository / "shops/__init__.py").touch()
+    (subject.repository / "shops/late/defs.yaml").write_text("type: ml_platform.Dataset\nattributes:\n  nam: late\n")
+
+    found = installation.domains(subject)
+
+    assert found.state == "failed"
+    assert "late is left out: " in found.found
+    assert "shops/late/defs.yaml:3" in found.found
 
 
 def test_diagnosis_imports_no_heavy_library(subject: Subject) -> None:

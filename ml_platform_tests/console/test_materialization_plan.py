@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ml_platform.console.materialization_plan import stale_assets
+from ml_platform.console.materialization_plan import data_of_model, stale_assets
 
 SOURCE, RESULT = dg.AssetKey("source"), dg.AssetKey("result")
 MONTHS = dg.MonthlyPartitionsDefinition(start_date="2013-01", end_date="2013-04", fmt="%Y-%m")
@@ -73,3 +73,28 @@ def test_changed_landed_file_makes_its_dataset_stale() -> None:
         )
 
         assert [each.reason for each in found] == ["its landed file changed"]
+
+
+def test_data_of_a_model_are_only_what_its_training_set_is_made_of() -> None:
+    @dg.asset(key=["datasets", "flights"])
+    def flights() -> None: ...
+
+    @dg.asset(key=["datasets", "shops"])
+    def shops() -> None: ...
+
+    @dg.asset(key=["features", "delays"], deps=[flights])
+    def delays() -> None: ...
+
+    @dg.asset(key=["late", "training_set"], deps=[delays, flights])
+    def training_set() -> None: ...
+
+    @dg.asset(key=["late", "evaluation"], deps=[training_set, shops])
+    def evaluation() -> None: ...
+
+    declared = dg.Definitions(assets=[flights, shops, delays, training_set, evaluation])
+
+    assert [key.to_user_string() for key in data_of_model(declared, "late")] == [
+        "datasets/flights",
+        "features/delays",
+        "late/training_set",
+    ]

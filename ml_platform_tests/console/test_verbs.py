@@ -33,7 +33,7 @@ def home(demo_home: DemoHome, tmp_path_factory: pytest.TempPathFactory) -> DemoH
 def test_status_as_json_has_exactly_the_documented_shape(home: DemoHome) -> None:
     found = json.loads(home.run("status", "--json"))
 
-    assert set(found) == {"data_clock", "models"}
+    assert set(found) == {"data_clock", "models", "not_loaded"}
     assert set(found["models"]) == {MODEL}
     model = found["models"][MODEL]
     assert set(model) == {"champion", "serving", "endpoint"}

@@ -32,10 +32,10 @@ class FeatureViewScaffolder(dg.Scaffolder[FeatureViewScaffoldParams]):
 
 
 def _source(request: dg.ScaffoldRequest[FeatureViewScaffoldParams]) -> Dataset:
-    from dagster.components.core.component_tree import ComponentTree
+    from ml_platform.components.project import read_project
 
-    tree = ComponentTree.for_project(request.project_root or Path.cwd())
-    usable = {each.name: each for each in tree.get_all_components(Dataset) if each.event_time and _text_keys(each)}
+    project = read_project(request.project_root or Path.cwd())
+    usable = {each.name: each for each in project.components(Dataset) if each.event_time and _text_keys(each)}
     dataset = request.params.dataset
     if usable and not dataset:
         return next(iter(usable.values()))

@@ -12,6 +12,7 @@ from ml_platform.console.doctor.finding import Finding, State, Subject, failed
 CHECKS: Mapping[str, Callable[[Subject], Finding]] = {
     "Python": installation.python_version,
     "packages": installation.locked_versions,
+    "domains": installation.domains,
     "accelerator": installation.accelerator,
     "disk": machine.free_disk,
     "memory": machine.memory,
