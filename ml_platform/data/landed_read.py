@@ -12,7 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from ml_platform.data import atomic
-from ml_platform.data.landing import WHOLE, LandedFile, Landing
+from ml_platform.data.landing import LandedFile, Landing
+from ml_platform.data.partitions import WHOLE, file_stem
 from ml_platform.data.sources.source import Slice, Source, SourceChangedError, SourceEmptyError
 
 READS = "reads"
@@ -66,7 +67,7 @@ def _landed(rows: pl.DataFrame, fingerprint: str, dataset: str, part: Slice, lan
     buffer = io.BytesIO()
     rows.write_parquet(buffer, metadata={FINGERPRINT: fingerprint})
     landed = landing.land_bytes(dataset, part.partition, buffer.getvalue(), "parquet")
-    _keep(landed, landing.root / dataset / READS / (part.partition or WHOLE).replace(":", "_"))
+    _keep(landed, landing.root / dataset / READS / file_stem(part.partition or WHOLE))
     return replace(landed, fingerprint=fingerprint)
 
 
