@@ -111,7 +111,7 @@ def plain(folder: Path) -> dict[str, Any]:
     held_out = history.filter(may)
     test = encoded.filter(pl.col("label").is_not_null() & (pl.col("predict_at") >= june) & (due < july))
     settings = LightGBMSettings()
-    parameters = settings.parameters("classification") | seeds_of_segment(7, 0)
+    parameters = settings.parameters("binary") | seeds_of_segment(7, 0)
 
     def dataset(part: pl.DataFrame, reference: Any = None) -> Any:
         matrix = part.select(pl.col(names).cast(pl.Float32)).to_numpy()

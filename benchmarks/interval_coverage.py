@@ -17,7 +17,7 @@ from rich.table import Table
 from ml_platform.evaluation.bootstrap import MINIMUM_CASES, BootstrapSettings, bootstrap
 from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence
 from ml_platform.evaluation.gates import PairedTestGate
-from ml_platform.evaluation.metrics import ALERT_RATE, EvaluationError
+from ml_platform.tasks.metrics import ALERT_RATE, EvaluationError
 
 Array = npt.NDArray[np.float64]
 

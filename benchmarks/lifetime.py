@@ -30,7 +30,6 @@ from ml_platform.console.status import status
 from ml_platform.data.contract_record import record_passed
 from ml_platform.data.landing import Landing
 from ml_platform.data.landing_index import FULL_COMPARISON_SECONDS, LandingIndex
-from ml_platform.evaluation.metrics import score_task
 from ml_platform.features import change_log
 from ml_platform.features.change_log import Window
 from ml_platform.features.online_store import latest_facts
@@ -44,6 +43,7 @@ from ml_platform.monitoring.performance_periods import PerformanceMeasure, measu
 from ml_platform.monitoring.prediction_log import ingest_log_files, predictions_table
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import CHAMPION_KIND
+from ml_platform.tasks.binary import BinaryTask
 from resources.home import Home
 from resources.home_lake import open_lake
 
@@ -271,10 +271,7 @@ def _lake_bytes(life: Life) -> tuple[int, int]:
 
 
 def _measure() -> PerformanceMeasure:
-    def metrics(label: Any, score: Any) -> dict[str, float]:
-        return score_task("classification", label, score)
-
-    return PerformanceMeasure({"order": pl.Int64()}, metrics, "classification", PerformanceSettings())
+    return PerformanceMeasure({"order": pl.Int64()}, BinaryTask().realised_metrics, "binary", PerformanceSettings())
 
 
 def _lines(model: str, day: int, rows: int) -> list[str]:

@@ -244,7 +244,7 @@ def write_model(root: Path) -> RequestContract:
         "model.json": {
             "format": "ml_platform/1",
             "trainer": "lightgbm",
-            "task": "classification",
+            "task": "binary",
             "threshold": 0.5,
         },
         "calibration.json": {"method": "none"},

@@ -150,7 +150,7 @@ def bootstrapped_ranking_metrics() -> list[Comparison]:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     from ml_platform.evaluation.bootstrap import draw_counts
-    from ml_platform.evaluation.ranking import resampled_ranking_metrics
+    from ml_platform.tasks.resampled_auc import resampled_ranking_metrics
 
     label, score = _labels_and_scores(ROWS)
     day = np.arange(ROWS) % 30

@@ -84,7 +84,7 @@ def year(rows: int, features: int, seed: int) -> pl.DataFrame:
 
 def bare(arrays: Arrays, settings: LightGBMSettings, refit: bool) -> int:
     """Train with early stopping, with ``refit`` again on all rows, as a plain script would; return the best round."""
-    parameters = settings.parameters("classification") | seeds_of_segment(0, 0)
+    parameters = settings.parameters("binary") | seeds_of_segment(0, 0)
     train = slice(0, arrays.train_rows)
     held_out = slice(len(arrays.label) - arrays.validation_rows, None)
 
@@ -144,7 +144,7 @@ def compare(frame: pl.DataFrame, rounds: int, repeats: int, threads: int = 0) ->
                 platform.append(
                     _seconds(
                         lambda declared=declared, folder=folder: fit_candidate(
-                            split, names, declared, task="classification", checkpoint=Path(folder) / "checkpoint"
+                            split, names, declared, task="binary", checkpoint=Path(folder) / "checkpoint"
                         )
                     )
                 )

@@ -230,6 +230,8 @@ class PredictApp:
         predictions: list[dict[str, Any]] = [
             {"score": score, "label": label} for score, label in zip(prediction.scores, prediction.labels, strict=True)
         ]
+        if prediction.details is not None:
+            predictions = [{**one, **more} for one, more in zip(predictions, prediction.details, strict=True)]
         if max_reasons:
             reasons = await self._with_timeout(predictor.strongest_reasons, prediction, max_reasons)
             predictions = [
@@ -317,7 +319,8 @@ class PredictApp:
         return Response(200, CONTENT_TYPE, self.metrics.page())
 
     def _openapi_page(self) -> Response:
-        return Response(200, JSON, orjson.dumps(openapi_document(self.predictor.contract, self.config.version)))
+        document = openapi_document(self.predictor.contract, self.config.version, self.predictor.task)
+        return Response(200, JSON, orjson.dumps(document))
 
     def _docs_page(self) -> Response:
         page = docs_page(self.predictor.contract, self.config.version)

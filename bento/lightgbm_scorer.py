@@ -22,16 +22,21 @@ class LightGbmScorer:
         self._booster = booster
 
     def predict(self, features: Features) -> Scores:
-        """Return the booster's scores (rows,)."""
-        return np.asarray(self._booster.predict(features, num_threads=1), dtype=np.float64)
+        """Return the booster's outputs (rows, outputs)."""
+        scores = np.asarray(self._booster.predict(features, num_threads=1), dtype=np.float64)
+        return scores.reshape(len(features), -1)
 
     def contributions(self, features: Features) -> Scores:
         """Return LightGBM's own contributions (rows, features): exact Shapley values, without the expected value.
 
+        With several classes they explain the most probable one.
+
         After Lundberg, Erion and Lee (2018), Consistent individualized feature attribution for tree ensembles.
         """
-        contributions = np.asarray(self._booster.predict(features, pred_contrib=True, num_threads=1), dtype=np.float64)
-        return contributions[:, :-1]
+        found = np.asarray(self._booster.predict(features, pred_contrib=True, num_threads=1), dtype=np.float64)
+        contributions = found.reshape(len(features), -1, features.shape[1] + 1)
+        explained = self.predict(features).argmax(axis=1)
+        return contributions[np.arange(len(features)), explained, :-1]
 
 
 def _import_lightgbm_alone() -> ModuleType:

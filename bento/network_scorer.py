@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bento.scorer import Features, Scores
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.task import Task
 
 CHUNK_ROWS = 1024
 MIN_PROBABILITY = 1e-6
@@ -29,7 +31,7 @@ def load(model_dir: Path) -> "NetworkScorer":
         background = archive["rows"]
     architecture = json.loads((model_dir / "network.json").read_text())
     task = json.loads((model_dir / "torch.json").read_text())["task"]
-    return NetworkScorer(tensors, architecture, background, classifies=task == "classification")
+    return NetworkScorer(tensors, architecture, background, task=as_task(task))
 
 
 class NetworkScorer:
@@ -41,10 +43,10 @@ class NetworkScorer:
     """
 
     def __init__(
-        self, tensors: Mapping[str, Scores], architecture: Mapping[str, Any], background: Features, *, classifies: bool
+        self, tensors: Mapping[str, Scores], architecture: Mapping[str, Any], background: Features, *, task: Task
     ) -> None:
         self._tensors, self._architecture, self._background = tensors, architecture, background
-        self._classifies = classifies
+        self._task = task
         self._numbers = [int(column) for column in architecture["numbers"]]
         self._categories = {int(column): int(count) for column, count in architecture["categories"].items()}
         # A network that was saved without bounds takes its inputs unclipped.
@@ -60,18 +62,18 @@ class NetworkScorer:
         ]
 
     def predict(self, features: Features) -> Scores:
-        """Return the mean of the members' probabilities (or values), shape (rows,)."""
+        """Return the mean of the members' probabilities (or values), shape (rows, outputs)."""
         chunks = range(0, len(features), CHUNK_ROWS)
         scores = [
             self._scores(self._first_layer(self._embed(features[index : index + CHUNK_ROWS]))) for index in chunks
         ]
-        return np.concatenate(scores) if scores else np.empty(0)
+        return np.concatenate(scores) if scores else np.empty((0, self._task.outputs))
 
     def contributions(self, features: Features) -> Scores:
         """Return each score minus its mean when one feature takes its values from the background rows.
 
         Shape (rows, features), in log-odds or units of the label. A feature that the network does not read contributes
-        0.
+        0. With several classes, the most probable class of each row is explained.
         After Robnik-Sikonja and Kononenko (2008), Explaining classifications for individual instances.
         """
         layer, columns = self._layers[0], [*self._numbers, *self._categories]
@@ -81,13 +83,14 @@ class NetworkScorer:
         contributions = np.zeros(features.shape)
         for row, inputs in enumerate(self._embed(features)):
             pre_activation = self._first_layer(inputs[np.newaxis])
-            odds = self._log_odds(self._scores(pre_activation))
+            outputs = self._scores(pre_activation)
+            explained = int(outputs[0].argmax())
+            odds = self._log_odds(outputs[:, explained])
             # A replaced feature changes only its own terms of the first layer; the rest is not computed again.
             change = (background - inputs).reshape(len(background), len(columns), size)
             moved = np.einsum("bfe,kfe,wfe->bfkw", change, scale, weight, optimize=True) * layer["s"]
-            changed = self._scores((pre_activation + moved).reshape(-1, *pre_activation.shape[1:])).reshape(
-                len(background), -1
-            )
+            changed = self._scores((pre_activation + moved).reshape(-1, *pre_activation.shape[1:]))[:, explained]
+            changed = changed.reshape(len(background), -1)
             contributions[row, columns] = odds - self._log_odds(changed).mean(axis=0)
         return contributions
 
@@ -132,14 +135,20 @@ class NetworkScorer:
         hidden = np.maximum(pre_activation, 0)
         for layer in self._layers[1:]:
             hidden = np.maximum(_layer(layer, hidden), 0)
-        logits = np.einsum("rkw,kw->rk", hidden, self._tensors["output.weight"][..., 0])
-        logits += self._tensors["output.bias"][..., 0]
-        if self._classifies:
+        if self._task.outputs == 1:
+            logits = np.einsum("rkw,kw->rk", hidden, self._tensors["output.weight"][..., 0])[..., np.newaxis]
+        else:
+            logits = np.einsum("rkw,kwo->rko", hidden, self._tensors["output.weight"], optimize=True)
+        logits += self._tensors["output.bias"]
+        if self._task.loss == "multinomial":
+            shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            return np.asarray((shares / shares.sum(axis=-1, keepdims=True)).mean(axis=1))
+        if self._task.loss == "log_loss":
             return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)).mean(axis=1))
         return np.asarray((logits * self._architecture["label_scale"] + self._architecture["label_mean"]).mean(axis=1))
 
     def _log_odds(self, scores: Scores) -> Scores:
-        if not self._classifies:
+        if not self._task.has_probabilities:
             return scores
         clipped = np.clip(scores, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
         return np.asarray(np.log(clipped / (1 - clipped)))

@@ -11,7 +11,9 @@ Fields of a line:
 - ``ages``: view → age of its facts in minutes, null where no fact was used
 - ``request``: the fields as received
 - ``features``: the values that the model used
-- ``score``, ``label``
+- ``score``
+- ``label``: the answer of a task with two classes, else null
+- ``details``: further fields of the answer with the answer as ``label``; absent for a task without them
 
 :mod:`bento.log_files` says when a file is complete and when its lines are on the disk.
 """
@@ -22,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +90,7 @@ def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes
         served.records(),
         prediction.scores,
         prediction.labels,
+        repeat(None, len(answered.rows)) if prediction.details is None else prediction.details,
         strict=True,
     )
     return [
@@ -101,11 +105,11 @@ def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes
                 "request": request,
                 "features": features,
                 "score": score,
-                "label": label,
+                **({"label": label} if details is None else {"label": None, "details": {"label": label, **details}}),
             },
             option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
         )
-        for row, (request, predict_at, as_of, ages, features, score, label) in enumerate(fields_by_row)
+        for row, (request, predict_at, as_of, ages, features, score, label, details) in enumerate(fields_by_row)
     ]
 
 

@@ -23,6 +23,7 @@ from ml_platform.features.online_store import OnlineStore
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.view import PREDICT_AT
 from ml_platform.serving.request_contract import RequestContract, ValidRequest, instant_series
+from ml_platform.tasks.catalog import as_task
 
 MODEL_FORMAT = "ml_platform/1"
 MIN_PROBABILITY = 1e-6
@@ -33,14 +34,16 @@ MIN_PROBABILITY = 1e-6
 class Prediction:
     """Predictions for n rows, and the inputs that they were made from.
 
-    ``scores`` (n,) are probabilities or values; ``labels`` (n,) are None for a regression. ``rows`` has the request's
-    fields and predict_at; ``served`` has the features as read.
+    ``scores`` (n,) and ``labels`` (n,) are those of the task; a label is None for a task that answers a number.
+    ``rows`` has the request's fields and predict_at; ``served`` has the features as read. ``details`` (n,) are the
+    further fields of the answers, and None for a task without them.
     """
 
     scores: list[float]
-    labels: list[bool] | list[None]
+    labels: list[Any]
     rows: pl.DataFrame
     served: ServedFeatures
+    details: list[dict[str, Any]] | None = None
 
 
 class Predictor:
@@ -61,12 +64,14 @@ class Predictor:
                 fix="Build the bento with the release that wrote the model.",
             )
         self.store = store
-        is_classifier = description["task"] == "classification"
-        self.threshold = float(description["threshold"]) if is_classifier else None
+        self.task = as_task(description["task"])
+        self.threshold = float(description["threshold"]) if self.task.has_threshold else None
         self.contract = RequestContract.model_validate(_read_json(model_dir, "contract.json"))
         self.features = FeatureSet.from_dict(_read_json(model_dir, "features.json"))
         self.encoder = Encoder.from_json(_read_text(model_dir, "encoder.json"))
-        self._calibrate = calibration_function(_read_json(model_dir, "calibration.json"))
+        calibration = _read_json(model_dir, "calibration.json")
+        self._calibrate = calibration_function(calibration)
+        self._half_width: float | None = calibration.get("half_width")
         self.scorer = load_scorer(description, model_dir)
         self._require_consistent_parts()
 
@@ -78,9 +83,15 @@ class Predictor:
         """
         rows = self.rows_with_prediction_time(request, arrived_at)
         served = self.features.serve(rows, self.store)
-        scores = self._calibrate(self.scorer.predict(served.encode(self.encoder)))
-        labels: list[Any] = [None] * rows.height if self.threshold is None else (scores >= self.threshold).tolist()
-        return Prediction(scores.tolist(), labels, rows, served)
+        task = self.task
+        predicted = self._calibrate(task.prediction(self.scorer.predict(served.encode(self.encoder))))
+        return Prediction(
+            task.scores(predicted).tolist(),
+            task.labels(predicted, self.threshold),
+            rows,
+            served,
+            task.answer_details(predicted, self._half_width),
+        )
 
     def strongest_reasons(self, prediction: Prediction, max_reasons: int) -> list[list[dict[str, Any]]]:
         """Return, for each row, up to ``max_reasons`` features that moved its score most, strongest first."""
@@ -127,9 +138,13 @@ class Predictor:
 def calibration_function(parameters: Mapping[str, Any]) -> Callable[[Scores], Scores]:
     """Return the function from score to probability of `calibration.json`: identity, isotonic or Platt.
 
+    Several classes have a function each, after which the probabilities are scaled to add up to 1.
     An isotonic calibration interpolates linearly between its knots ``x``, ``y`` and is constant outside them.
     """
     method = parameters["method"]
+    if parameters.get("classes"):
+        by_class = [calibration_function(each) for each in parameters["classes"]]
+        return lambda score: _scaled(np.column_stack([each(score[:, at]) for at, each in enumerate(by_class)]))
     if method == "isotonic":
         x, y = np.asarray(parameters["x"]), np.asarray(parameters["y"])
         return lambda score: np.interp(score, x, y)
@@ -137,6 +152,10 @@ def calibration_function(parameters: Mapping[str, Any]) -> Callable[[Scores], Sc
         slope, intercept = parameters["slope"], parameters["intercept"]
         return lambda score: _sigmoid(slope * _log_odds_of(score) + intercept)
     return lambda score: score
+
+
+def _scaled(probabilities: Scores) -> Scores:
+    return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
 
 
 def _read_json(model_dir: Path, name: str) -> dict[str, Any]:

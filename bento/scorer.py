@@ -38,7 +38,7 @@ class Scorer(Protocol):
     """A loaded model. Safe to share between threads."""
 
     def predict(self, features: Features) -> Scores:
-        """Return the raw scores (rows,) of ``features`` (rows, features), before calibration."""
+        """Return the outputs (rows, outputs) of ``features`` (rows, features), before calibration."""
 
     def contributions(self, features: Features) -> Scores:
         """Return the amount by which each feature raises each score (rows, features), in log-odds or label units."""

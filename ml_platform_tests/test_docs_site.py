@@ -389,7 +389,7 @@ def test_unchanged_examples_of_the_python_page_run_on_the_home_of_the_demo(
         exec(compile(block, str(PYTHON_PAGE), "exec"), scope)
     assert scope["champion"].name == "departure_risk"
     assert len(scope["scores"]) == scope["split"].test.height > 20_000
-    assert 0.7 < scope["score_task"]("classification", scope["label"], scope["scores"])["auc"] < 0.9
+    assert 0.7 < scope["as_task"]("binary").score(scope["label"], scope["scores"])["auc"] < 0.9
 
 
 class Links(HTMLParser):

@@ -30,7 +30,7 @@ def training_set_schema(model: "BoundModel") -> dg.TableSchema:
     }
     ages = {view.age_column: f"Age of the values of view '{view.name}' [min]" for view in views}
     types = {name: str(dtype) for view in views for name, dtype in view.columns.items()}
-    label = "Int8" if model.declared.task == "classification" else "Float64"
+    label = model.declared.task.label_type
     return dg.TableSchema(
         [
             dg.TableColumn("example_id", "String", "Identifier of the example."),

@@ -18,14 +18,13 @@ MAX_FEATURES = 30
 def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, plots: Path) -> None:
     """Write the figures of the latest verdict on ``month``: ``metrics`` (JSON), and tables (CSV) in ``plots``.
 
-    They are computed from the evidence of the gates. The tables are the feature importance and, for classification, the
-    ROC and reliability curves. Raises :class:`~ml_platform.console.arguments.ArgumentError` when a file cannot be
-    written.
+    They are computed from the evidence of the gates. The tables are the feature importance and, for a task with
+    probabilities, the ROC and reliability curves. Raises :class:`~ml_platform.console.arguments.ArgumentError` when a
+    file cannot be written.
     """
     from ml_platform.components import loading
     from ml_platform.components.stores import open_home_stores
     from ml_platform.evaluation.evidence import CANDIDATE
-    from ml_platform.evaluation.metrics import score_task
     from ml_platform.evaluation.reliability import reliability_bins
     from ml_platform.steps.evaluation import load_evidence
     from ml_platform.steps.packaging import model_directory
@@ -43,14 +42,18 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
             list(stored.fitted.importance().items())[:MAX_FEATURES], schema=["feature", "importance"], orient="row"
         )
     }
-    if evidence.task == "classification":
-        bins = reliability_bins(label, predicted)
-        tables["roc"] = _roc(label, predicted)
-        tables["reliability"] = pl.DataFrame(
+    for name, (truth, probability) in evidence.task.probabilities(label, predicted).items():
+        suffix = f"_{name}" if evidence.task.output_names else ""
+        bins = reliability_bins(truth, probability)
+        tables[f"roc{suffix}"] = _roc(truth, probability)
+        tables[f"reliability{suffix}"] = pl.DataFrame(
             {"mean_score": [b.predicted for b in bins], "observed_share": [b.observed for b in bins]}
         )
     try:
-        write_json(metrics, score_task(evidence.task, label, predicted, evidence.bounds.get(CANDIDATE)))
+        write_json(
+            metrics,
+            evidence.task.score(label, predicted, evidence.bounds.get(CANDIDATE)) | evidence.task.summary(label),
+        )
         for name, table in tables.items():
             write_bytes(plots / f"{name}.csv", table.write_csv().encode())
     except OSError as error:

@@ -16,7 +16,9 @@ MINIMUM_PROBABILITY = 1e-15
 
 
 def mean_prediction(predictions: Sequence[Predictions], *, probabilities: bool) -> Predictions:
-    """Return the mean of ``predictions``, each of shape (rows,): of the log-odds for ``probabilities``, else of values.
+    """Return the mean of ``predictions`` of one shape: of the log-odds for ``probabilities``, else of values.
+
+    Probabilities of several outputs, shape (rows, outputs), are scaled to add up to 1.
 
     >>> float(mean_prediction([np.array([0.2]), np.array([0.8])], probabilities=True)[0])
     0.5
@@ -26,4 +28,5 @@ def mean_prediction(predictions: Sequence[Predictions], *, probabilities: bool) 
     clipped = np.clip(predictions, MINIMUM_PROBABILITY, 1 - MINIMUM_PROBABILITY)
     odds = np.mean(np.log(clipped) - np.log1p(-clipped), axis=0)
     # tanh does not overflow for large odds, unlike exp.
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * odds)))
+    mean = np.asarray(0.5 * (1 + np.tanh(0.5 * odds)))
+    return mean / mean.sum(axis=1, keepdims=True) if mean.ndim > 1 and mean.shape[1] > 1 else mean

@@ -16,26 +16,18 @@ import numpy.typing as npt
 from pydantic import Field
 
 from ml_platform.data.settings import Settings
-from ml_platform.evaluation import ranking
 from ml_platform.evaluation.calibration_error import CalibrationError, calibration_error
-from ml_platform.evaluation.metrics import (
+from ml_platform.evaluation.serial_dependence import Dependence, serial_dependence
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.metrics import (
     ALERT_RATE,
-    CALIBRATION_BINS,
-    CLASSIFICATION_METRICS,
-    REGRESSION_METRICS,
     Array,
     Bounds,
     EvaluationError,
-    Task,
-    calibration_bin,
-    classification_arrays,
     improvement,
-    log_losses,
-    pinball_losses,
-    regression_arrays,
     require_metric,
 )
-from ml_platform.evaluation.serial_dependence import Dependence, serial_dependence
+from ml_platform.tasks.task import MetricOptions, Task
 
 TIME_UNITS = ("hour", "day", "week")
 """Units of time that the bootstrap can draw as blocks; they have an order."""
@@ -201,7 +193,7 @@ def bootstrap(
     block: npt.ArrayLike,
     settings: BootstrapSettings,
     *,
-    task: Task = "classification",
+    task: Task | str = "binary",
     metrics: Sequence[str] | None = None,
     bounds: Mapping[str, Bounds] | None = None,
 ) -> Bootstrap:
@@ -209,42 +201,36 @@ def bootstrap(
 
     ``block`` is the block of each row, as sortable values without nulls. All models are scored on the same resamples,
     so their differences are paired. ``bounds`` maps models to the lower and upper ends that a regression predicts, and
-    adds their coverage. Raises :class:`EvaluationError` as :func:`~ml_platform.evaluation.metrics.score` does, for an
+    adds their coverage. Raises :class:`EvaluationError` as :func:`~ml_platform.tasks.metrics.score` does, for an
     unknown metric and for fewer than two blocks.
     """
-    known_metrics = CLASSIFICATION_METRICS if task == "classification" else REGRESSION_METRICS
-    selected = tuple(metrics or known_metrics)
+    task = as_task(task)
+    selected = tuple(metrics or task.metrics)
     for metric in selected:
-        require_metric(metric, known_metrics)
+        require_metric(metric, task.metrics)
     codes, blocks = merge_blocks(*block_codes(block), ordered=settings.ordered, seed=settings.seed)
     counts = draw_counts(blocks, settings.resamples, settings.seed)
     # The first row takes every block once, so the same arithmetic gives the value on the rows themselves.
     left_out = np.ones((blocks, blocks)) - np.eye(blocks) if settings.ordered else np.empty((0, blocks))
     counts = np.vstack([np.ones(blocks), counts, left_out])
+    options = MetricOptions(quantile=settings.quantile, alert_rate=settings.alert_rate)
     values: dict[str, dict[str, Array]] = {}
     calibration: dict[str, CalibrationError] = {}
-    cases = None
     for name, prediction in predictions.items():
-        if task == "classification":
-            truth, scores = classification_arrays(label, prediction)
-            cases = int(min(truth.sum(), len(truth) - truth.sum()))
-            values[name] = _classification(truth, scores, codes, counts, selected, settings.alert_rate)
-            if "ece" in selected:
-                calibration[name] = calibration_error(
-                    truth,
-                    scores,
-                    codes,
-                    ordered=settings.ordered,
-                    confidence=settings.confidence,
-                    draws=settings.resamples,
-                    seed=settings.seed,
-                )
-        else:
-            truth, scores = regression_arrays(label, prediction)
-            values[name] = _regression(truth, scores, codes, counts, selected, settings.quantile)
-            if bounds and name in bounds and "coverage" in selected:
-                covered = _is_covered(label, *bounds[name])
-                values[name]["coverage"] = _resampled_mean(covered, codes, counts)
+        values[name] = task.resampled(
+            label, prediction, codes, counts, selected, bounds=(bounds or {}).get(name), options=options
+        )
+        if "ece" in selected and not task.output_names:
+            calibration[name] = calibration_error(
+                np.asarray(label, dtype=np.float64),
+                np.asarray(prediction, dtype=np.float64),
+                codes,
+                ordered=settings.ordered,
+                confidence=settings.confidence,
+                draws=settings.resamples,
+                seed=settings.seed,
+            )
+    cases = task.rarest_class_rows(np.asarray(label, dtype=np.float64))
     drawn_rows = slice(1, 1 + settings.resamples)
     return Bootstrap(
         points={name: {metric: float(drawn[0]) for metric, drawn in of.items()} for name, of in values.items()},
@@ -296,59 +282,6 @@ def draw_counts(blocks: int, resamples: int, seed: int) -> Array:
     """Return how often each resample has each block, shape (resamples, blocks); each row sums to ``blocks``."""
     generator = np.random.Generator(np.random.PCG64(seed))
     return generator.multinomial(blocks, np.full(blocks, 1.0 / blocks), size=resamples).astype(np.float64)
-
-
-def _classification(
-    truth: Array, scores: Array, codes: npt.NDArray[np.int64], counts: Array, metrics: Sequence[str], alert_rate: float
-) -> dict[str, Array]:
-    values: dict[str, Array] = {}
-    if {"auc", "average_precision"} & set(metrics):
-        values.update(
-            ranking.resampled_ranking_metrics(truth, scores, codes, counts, precision="average_precision" in metrics)
-        )
-    if "recall_at_rate" in metrics:
-        values["recall_at_rate"] = ranking.resampled_recall(truth, scores, codes, counts, alert_rate)
-    if "log_loss" in metrics:
-        values["log_loss"] = _resampled_mean(log_losses(truth, scores), codes, counts)
-    if "brier" in metrics:
-        values["brier"] = _resampled_mean(np.square(scores - truth), codes, counts)
-    if "ece" in metrics:
-        cell = codes * CALIBRATION_BINS + calibration_bin(scores)
-        gaps = np.bincount(cell, weights=truth - scores, minlength=counts.shape[1] * CALIBRATION_BINS)
-        drawn = counts @ gaps.reshape(-1, CALIBRATION_BINS)
-        values["ece"] = np.abs(drawn).sum(axis=1) / (counts @ _block_sizes(codes, counts))
-    return {metric: values[metric] for metric in metrics}
-
-
-def _regression(
-    truth: Array,
-    predicted: Array,
-    codes: npt.NDArray[np.int64],
-    counts: Array,
-    metrics: Sequence[str],
-    quantile: float,
-) -> dict[str, Array]:
-    values = {
-        "mae": _resampled_mean(np.abs(predicted - truth), codes, counts),
-        "rmse": np.sqrt(_resampled_mean(np.square(predicted - truth), codes, counts)),
-        "pinball": _resampled_mean(pinball_losses(truth, predicted, quantile), codes, counts),
-    }
-    return {metric: values[metric] for metric in metrics if metric in values}
-
-
-def _is_covered(label: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Array:
-    truth, low = regression_arrays(label, lower)
-    _, high = regression_arrays(label, upper)
-    return ((low <= truth) & (truth <= high)).astype(np.float64)
-
-
-def _resampled_mean(losses: Array, codes: npt.NDArray[np.int64], counts: Array) -> Array:
-    sums = np.bincount(codes, weights=losses, minlength=counts.shape[1])
-    return np.asarray((counts @ sums) / (counts @ _block_sizes(codes, counts)))
-
-
-def _block_sizes(codes: npt.NDArray[np.int64], counts: Array) -> Array:
-    return np.bincount(codes, minlength=counts.shape[1]).astype(np.float64)
 
 
 def _standard_error(draws: Array, blocks: int) -> float:

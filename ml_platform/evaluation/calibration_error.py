@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ml_platform.evaluation.metrics import CALIBRATION_BINS, Array, calibration_bin
 from ml_platform.evaluation.serial_dependence import MIN_BLOCKS_FOR_COSINES, cosines, serial_dependence
+from ml_platform.tasks.metrics import CALIBRATION_BINS, Array, calibration_bin
 
 
 @dataclass(frozen=True)

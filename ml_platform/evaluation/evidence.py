@@ -16,13 +16,19 @@ from ml_platform.data.canonical import value_digest
 from ml_platform.data.stored_names import BASELINES, with_current_names
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.evaluation.bootstrap import ROW_UNIT, Bootstrap, BootstrapSettings, bootstrap
-from ml_platform.evaluation.metrics import Bounds, EvaluationError, Task
+from ml_platform.tasks.binary import BinaryTask
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.metrics import Bounds, EvaluationError
+from ml_platform.tasks.task import Task
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 BASE_RATE = "base_rate"
 PREDICTION, LOWER, UPPER = "prediction__", "lower__", "upper__"
 """Column prefixes in a stored table, before the model's name: its prediction, and the ends of its interval."""
+
+OUTPUT = "__output__"
+"""Separates the name of the model from that of the output, for a task with several outputs."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,12 @@ class Evidence:
     candidate_is_newer: bool = False
     champion_fitted_on_rows: bool = False
     system_checks: SystemChecks = field(default_factory=SystemChecks)
-    task: Task = "classification"
+    task: Task = field(default_factory=BinaryTask)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     settings: BootstrapSettings = field(default_factory=BootstrapSettings)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "task", as_task(self.task))
         lengths = {name: len(values) for name, values in {**self.predictions, "block": self.block}.items()}
         if self.slices is not None:
             lengths["slices"] = self.slices.height
@@ -101,9 +108,10 @@ class Evidence:
         return cache[metric]
 
     @classmethod
-    def from_table(cls, table: pl.DataFrame, *, task: Task, settings: BootstrapSettings) -> "Evidence":
+    def from_table(cls, table: pl.DataFrame, *, task: Task | str, settings: BootstrapSettings) -> "Evidence":
         """Return the evidence of a table from :meth:`to_table`, without system checks. Reports read it."""
-        predictions, lower, upper = (_columns_by_model(table, prefix) for prefix in (PREDICTION, LOWER, UPPER))
+        lower, upper = (_columns_by_model(table, prefix) for prefix in (LOWER, UPPER))
+        predictions, outputs = _predictions_by_model(table)
         slices = table.select(pl.exclude("label", "block", f"^({PREDICTION}|{LOWER}|{UPPER}).*$"))
         return cls(
             label=table["label"].to_numpy(),
@@ -111,18 +119,28 @@ class Evidence:
             block=table["block"].to_numpy(),
             slices=slices if slices.width else None,
             bounds={name: (ends, upper[name]) for name, ends in lower.items()},
-            task=task,
+            task=as_task(task).with_outputs(outputs),
             settings=settings,
         )
 
     def to_table(self) -> pl.DataFrame:
         """Return the table to store: per evaluated row the label, block number, predictions, bounds and slices."""
-        columns = {f"{PREDICTION}{name}": values for name, values in self.predictions.items()}
+        columns = self._prediction_columns()
         columns |= {f"{LOWER}{name}": lower for name, (lower, _) in self.bounds.items()}
         columns |= {f"{UPPER}{name}": upper for name, (_, upper) in self.bounds.items()}
         blocks = np.unique(self.block, return_inverse=True)[1]
         table = pl.DataFrame({"label": self.label, "block": blocks, **columns})
         return table if self.slices is None else table.hstack(self.slices)
+
+    def _prediction_columns(self) -> dict[str, npt.NDArray[np.float64]]:
+        outputs = self.task.output_names
+        if not outputs:
+            return {f"{PREDICTION}{name}": values for name, values in self.predictions.items()}
+        return {
+            f"{PREDICTION}{name}{OUTPUT}{output}": values[:, column]
+            for name, values in self.predictions.items()
+            for column, output in enumerate(outputs)
+        }
 
     def digest(self) -> str:
         """Return the digest of labels, predictions, blocks, slices, system checks and settings; approvals belong to it.
@@ -141,7 +159,7 @@ class Evidence:
                 "newer": self.candidate_is_newer,
                 "seen_by_champion": self.champion_fitted_on_rows,
                 "facts": {name: fact for name, fact in vars(self.system_checks).items() if name != "latency_p99_ms"},
-                "task": self.task,
+                "task": self.task.name,
                 "settings": self.settings.model_dump(),
             }
         )
@@ -177,9 +195,16 @@ def bootstrap_blocks(rows: pl.DataFrame, unit: str, *, time: str, time_zone: str
     return unit_of_row.to_numpy()
 
 
-def base_rate_prediction(label: npt.NDArray[np.float64], known_rate: float) -> npt.NDArray[np.float64]:
-    """Return the baseline that predicts ``known_rate``, the rate of the training rows, for every row."""
-    return np.full(len(label), known_rate)
+def _predictions_by_model(table: pl.DataFrame) -> tuple[dict[str, npt.NDArray[np.float64]], list[str]]:
+    """Return the predictions by model, and the names of the outputs; none for a task with one output."""
+    columns = _columns_by_model(table, PREDICTION)
+    outputs = list(dict.fromkeys(name.partition(OUTPUT)[2] for name in columns if OUTPUT in name))
+    if not outputs:
+        return columns, []
+    models = dict.fromkeys(name.partition(OUTPUT)[0] for name in columns)
+    return {
+        name: np.column_stack([columns[f"{name}{OUTPUT}{output}"] for output in outputs]) for name in models
+    }, outputs
 
 
 def _columns_by_model(table: pl.DataFrame, prefix: str) -> dict[str, npt.NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from ml_platform.data.settings import Settings
 from ml_platform.evaluation.bootstrap import Bootstrap, Difference
 from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION, Evidence
 from ml_platform.evaluation.gate_result import GateResult, Numbers
-from ml_platform.evaluation.metrics import HIGHER_IS_BETTER, EvaluationError, MetricName
+from ml_platform.tasks.metrics import HIGHER_IS_BETTER, EvaluationError, MetricName
 from ml_platform.evaluation.slices import SliceComparison, SliceSettings, compare_slices
 from ml_platform.evaluation.small_slices import pool_small_slices
 from ml_platform.evaluation.system_gates import ContractGate, LatencyGate, LeakGate, SizeGate
@@ -176,8 +176,11 @@ class CalibrationGate(Settings):
     def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when calibration error and overall bias are within their limits, and the test does not reject."""
         resampled = evidence.resampled("ece")
-        ece, p_value = resampled.interval(CANDIDATE, "ece"), resampled.calibration[CANDIDATE].p_value
-        bias = float(evidence.predictions[CANDIDATE].mean() - evidence.label.mean())
+        ece = resampled.interval(CANDIDATE, "ece")
+        # The test is one of a single probability; several classes have the error and the bias only.
+        tested = resampled.calibration.get(CANDIDATE)
+        p_value = 1.0 if tested is None else tested.p_value
+        bias = evidence.task.calibration_bias(evidence.label, evidence.predictions[CANDIDATE])
         within = ece.value <= self.maximum_ece and abs(bias) <= self.maximum_bias
         passed = within and p_value >= self.minimum_p_value
         return GateResult(
@@ -206,10 +209,10 @@ class PlausibilityGate(Settings):
 
     def evaluate(self, evidence: Evidence) -> GateResult:
         """Pass when the AUC, or R² of a regression, is below its maximum, or when the task has neither."""
-        if evidence.task == "classification":
+        if "auc" in evidence.task.metrics:
             metric, limit = "AUC", self.maximum_auc
             value = evidence.resampled("auc").points[CANDIDATE]["auc"]
-        elif evidence.task == "regression":
+        elif evidence.task.loss == "squared_error":
             metric, limit = "R2", self.maximum_r2
             variance = float(evidence.label.var())
             error = float(((evidence.predictions[CANDIDATE] - evidence.label) ** 2).mean())

@@ -40,9 +40,10 @@ class ModelCard:
     slices: Sequence[SliceScore]
     slice_metric: str
     calibration: str = "none"
-    threshold: str = "Not applicable: a regression answers a value."
+    threshold: str = ""
     answers: Mapping[str, Answers] = field(default_factory=dict)
     reliability: Sequence[ReliabilityBin] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     verdict: Verdict | None = None
     feature_importance: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, str] = field(default_factory=dict)
@@ -73,8 +74,14 @@ def _rendered(template: str, card: ModelCard, **more: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = _cell
+    environment.filters["short"] = _short
     others = list(card.metrics[0].others) if card.metrics else []
     return environment.get_template(template).render(card=card, others=others, **more)
+
+
+def _short(value: Any) -> str:
+    """Return ``value`` as text, a fraction with three digits and None as a dash."""
+    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _cell(value: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ml_platform.evaluation.metrics import classification_arrays
+from ml_platform.tasks.metrics import classification_arrays
 
 CONFIDENCE = 0.95
 
@@ -25,7 +25,7 @@ def reliability_bins(label: npt.ArrayLike, probability: npt.ArrayLike, bins: int
     """Return at most ``bins`` bins of about equally many rows, in order of probability; equal scores share a bin.
 
     The interval is that of Wilson (1927), which stays within 0 and 1. Raises
-    :class:`~ml_platform.evaluation.metrics.EvaluationError` as :func:`~ml_platform.evaluation.metrics.score` does.
+    :class:`~ml_platform.tasks.metrics.EvaluationError` as :func:`~ml_platform.tasks.metrics.score` does.
     """
     from statsmodels.stats.proportion import proportion_confint
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from ml_platform.evaluation.evidence import Evidence
-from ml_platform.evaluation.metrics import Array, EvaluationError
+from ml_platform.tasks.metrics import Array, EvaluationError
 
 _GRID, _RANGE = 1201, 8.0
 """Points and half width, in standard errors, of the grid on which the score of the test is integrated."""

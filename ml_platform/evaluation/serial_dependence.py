@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml_platform.evaluation.metrics import Array
+from ml_platform.tasks.metrics import Array
 
 MIN_BLOCKS_FOR_COSINES = 60
 """With fewer blocks, a model with one parameter estimates the dependence better than a free spectrum."""

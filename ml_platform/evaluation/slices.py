@@ -15,14 +15,14 @@ from pydantic import Field
 from ml_platform.data.settings import Settings
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.evaluation.bootstrap import Difference, bootstrap
-from ml_platform.evaluation.metrics import (
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.metrics import (
     HIGHER_IS_BETTER,
     Array,
     EvaluationError,
     MetricName,
-    score,
-    score_regression,
 )
+from ml_platform.tasks.task import Task
 
 if TYPE_CHECKING:
     from ml_platform.evaluation.evidence import Evidence
@@ -76,7 +76,7 @@ def worst_slices(
     metric: str = "log_loss",
     minimum_support: int = 200,
     limit: int = 10,
-    task: str = "classification",
+    task: Task | str = "binary",
 ) -> list[SliceScore]:
     """Return the ``limit`` slices with the worst ``metric``, worst first, by fairlearn's ``MetricFrame``.
 
@@ -86,11 +86,13 @@ def worst_slices(
     from fairlearn.metrics import MetricFrame
 
     truth, predicted = np.asarray(label, np.float64), np.asarray(prediction, np.float64)
-    functions = {"rows": _rows, metric: _metric_or_nan(metric, task)}
+    # MetricFrame takes one number per row, so the functions find the rows of a prediction by their position.
+    positions = np.arange(len(truth))
+    functions = {"rows": _rows, metric: _metric_or_nan(metric, as_task(task), predicted)}
     scores: list[SliceScore] = []
     for column in slices.columns:
         features = slices[column].cast(pl.String).fill_null("null").to_numpy()
-        frame = MetricFrame(metrics=functions, y_true=truth, y_pred=predicted, sensitive_features=features)
+        frame = MetricFrame(metrics=functions, y_true=truth, y_pred=positions, sensitive_features=features)
         for value, row in frame.by_group.iterrows():
             if row["rows"] >= minimum_support and np.isfinite(row[metric]):
                 scores.append(SliceScore(column, str(value), int(row["rows"]), float(row[metric])))
@@ -141,10 +143,8 @@ def is_comparable(evidence: "Evidence", settings: SliceSettings, rows: npt.NDArr
     """Return whether the slice of ``rows`` has enough rows, blocks and cases for a comparison of its own."""
     if len(rows) < settings.minimum_support or len(np.unique(evidence.block[rows])) < 2:
         return False
-    if evidence.task == "regression":
-        return True
-    positives = float(evidence.label[rows].sum())
-    return min(positives, len(rows) - positives) >= evidence.settings.minimum_cases
+    rarest = evidence.task.rarest_class_rows(evidence.label[rows])
+    return rarest is None or rarest >= evidence.settings.minimum_cases
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -176,14 +176,13 @@ def _difference(evidence: "Evidence", metric: str, rows: npt.NDArray[np.int64], 
     return resamples.difference("candidate", opponent, metric)
 
 
-def _rows(truth: Array, _: Array) -> int:
+def _rows(truth: Array, _: npt.NDArray[np.int64]) -> int:
     return len(truth)
 
 
-def _metric_or_nan(metric: str, task: str) -> Callable[[Array, Array], float]:
-    def value(truth: Array, predicted: Array) -> float:
-        if task == "regression":
-            return score_regression(truth, predicted)[metric]
-        return score(truth, predicted)[metric] if len(np.unique(truth)) == 2 else float("nan")
+def _metric_or_nan(metric: str, task: Task, prediction: Array) -> Callable[[Array, npt.NDArray[np.int64]], float]:
+    def value(truth: Array, positions: npt.NDArray[np.int64]) -> float:
+        rows = np.asarray(positions)
+        return task.score(truth, prediction[rows])[metric] if task.is_comparable(truth) else float("nan")
 
     return value

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml_platform.evaluation.evidence import CANDIDATE, Evidence
-from ml_platform.evaluation.metrics import Array, log_losses
+from ml_platform.tasks.metrics import Array, log_losses
 from ml_platform.evaluation.slices import SliceSettings, is_comparable, slice_rows
 
 SIGN_DRAWS = 9999

@@ -111,7 +111,7 @@ def measure_drift(
     *,
     features: Sequence[str],
     settings: DriftSettings,
-    score: str | None = None,
+    scores: Sequence[str] = (),
     time: str | None = None,
     expected_rows: float | None = None,
     pii_columns: Collection[str] = (),
@@ -119,13 +119,13 @@ def measure_drift(
     """Compare ``current`` with ``reference`` column by column.
 
     ``reference`` contains the rows on which the model was trained, ``current`` the rows that it scored since. Both have
-    the columns ``features`` and, if given, ``score``. Reference rows with a null score count only for the features: the
+    the columns ``features`` and ``scores``. Reference rows with a null score count only for the features: the
     scores of rows on which a model was fitted are not comparable. ``current`` is divided into ``settings.windows``
     windows of equal row counts, in the order of ``time``; without ``time``, in the order of the table.
 
     A column shifted when at least ``settings.windows_needed`` windows flag it. A window flags a column when both hold:
 
-    - Benjamini-Hochberg rejects its test. The features are one family of tests and the score is another.
+    - Benjamini-Hochberg rejects its test. The features are one family of tests and the scores are another.
     - Its effect exceeds its limit. The limit is the larger of the minimum and ``settings.usual_factor`` times the
       largest distance of any of ``settings.usual_windows`` past windows of the reference from the rest of it.
 
@@ -142,12 +142,12 @@ def measure_drift(
     is missing on either side. Raises it too when a column has different kinds on the two sides, contains neither
     numbers nor categories, or when ``settings.expected_to_change`` names an unknown feature.
     """
-    columns = [*([score] if score else []), *features]
+    columns = [*scores, *features]
     require_known_features(settings.expected_to_change, features)
     reference, current = comparable_tables(reference, current, columns, time)
-    scored = reference.drop_nulls(score) if score else reference.clear()
+    scored = reference.drop_nulls(list(scores)) if scores else reference.clear()
     columns_found = [
-        *_describe_columns("score", scored, current, [score] if score else [], settings, pii_columns),
+        *_describe_columns("score", scored, current, list(scores), settings, pii_columns),
         *_describe_columns("feature", reference, current, list(features), settings, pii_columns),
     ]
     return DriftReport(

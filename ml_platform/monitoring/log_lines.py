@@ -37,6 +37,9 @@ PREDICTION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 """Columns of the predictions table. Objects are JSON text, because their keys differ by model."""
 
+DETAILS = "details"
+"""Column of the predictions table of a task whose answers have more than score and label: JSON text."""
+
 CORRUPT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "offset": pl.Int64,
     "reason": pl.String,
@@ -84,7 +87,10 @@ class LoggedPrediction(BaseModel):
     request: dict[str, Any] = Field(description="Fields of the request, as received.")
     features: dict[str, Any] = Field(description="Feature values that the model received.")
     score: float = Field(description="Prediction of the model: a probability or a number.")
-    label: float | None = Field(default=None, description="Predicted class; null for a task without classes.")
+    label: float | None = Field(default=None, description="Answer of a task with two classes, else null.")
+    details: dict[str, Any] | None = Field(
+        default=None, description="Further fields of the answer, for example the probability of each class."
+    )
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,7 @@ class _Line(msgspec.Struct, gc=False):
     watermarks: msgspec.Raw = msgspec.Raw(b"{}")
     ages: msgspec.Raw = msgspec.Raw(b"{}")
     label: float | None = None
+    details: msgspec.Raw = msgspec.Raw(b"null")
     prediction_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PREDICTION_ID_LENGTH)] | None = None
 
 
@@ -185,7 +192,7 @@ def _validated(line: bytes) -> _Line:
     checked = LoggedPrediction.model_validate_json(line)
     objects: dict[str, Any] = {
         name: msgspec.Raw(to_json(getattr(checked, name), inf_nan_mode="constants"))
-        for name in ("watermarks", "ages", "request", "features")
+        for name in ("watermarks", "ages", "request", "features", "details")
     }
     others = {name: getattr(checked, name) for name in LoggedPrediction.model_fields if name not in objects}
     return _Line(**others, **objects)
@@ -212,12 +219,16 @@ def _table(lines: Sequence[_Line]) -> pl.DataFrame:
         "request": [bytes(line.request).decode() for line in lines],
         "features": [bytes(line.features).decode() for line in lines],
     }
+    schema = dict(PREDICTION_SCHEMA)
+    if any(bytes(line.details) != b"null" for line in lines):
+        columns[DETAILS] = [bytes(line.details).decode() for line in lines]
+        schema[DETAILS] = pl.String
     return pl.DataFrame(
         [
             pl.Series(name, columns[name], pl.Int64).cast(dtype)
             if isinstance(dtype, pl.Datetime)
             else pl.Series(name, columns[name], dtype)
-            for name, dtype in PREDICTION_SCHEMA.items()
+            for name, dtype in schema.items()
         ]
     )
 

@@ -52,12 +52,14 @@ _NO_INTERVAL: _Interval = (datetime.min.replace(tzinfo=UTC), datetime.min.replac
 class LabelSource:
     """The table with the columns ``label``, ``label_known_at`` and ``predict_at``, and the fields ``identity``.
 
+    ``outcome_type`` is the type of outcomes: numbers, or text for classes.
     Values of the ``pii_columns`` among these fields are shown in no message.
     """
 
     table: str
     identity: Sequence[str]
     pii_columns: Collection[str] = ()
+    outcome_type: pl.DataType = field(default_factory=pl.Float64)
 
 
 def record_outcomes(lake: Lake, model: str, labels: LabelSource, *, known_by: datetime, now: datetime) -> int:
@@ -254,7 +256,7 @@ class _Join:
             self._matches(predictions), on=PREDICTION_ID, how="left", maintain_order="left"
         )
         days = [] if are_new else matched.select(day_name("logged_at")).to_series().unique().to_list()
-        stored = latest_facts(self.lake, self.model, days).select(
+        stored = latest_facts(self.lake, self.model, days, self.source.outcome_type).select(
             PREDICTION_ID, was=OUTCOME, was_known_at=OUTCOME_KNOWN_AT
         )
         return (
@@ -275,7 +277,7 @@ class _Join:
             predictions.select(PREDICTION_ID)
             .clear()
             .with_columns(
-                pl.lit(None, pl.Float64).alias(OUTCOME),
+                pl.lit(None, self.source.outcome_type).alias(OUTCOME),
                 pl.lit(None, FACT_SCHEMA[OUTCOME_KNOWN_AT]).alias(OUTCOME_KNOWN_AT),
             )
         ]
@@ -286,7 +288,12 @@ class _Join:
                 continue
             labels = self._labels(partition).drop("predict_at")
             matched = match_labels(
-                predictions.filter(inside), labels, keys=self.keys, known_by=self.known_by, pii_columns=self.pii_columns
+                predictions.filter(inside),
+                labels,
+                keys=self.keys,
+                known_by=self.known_by,
+                pii_columns=self.pii_columns,
+                outcome_type=self.source.outcome_type,
             )
             found.append(matched.select(PREDICTION_ID, OUTCOME, OUTCOME_KNOWN_AT).drop_nulls(OUTCOME))
         matches = pl.concat(found)

@@ -37,7 +37,10 @@ FACT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     OUTCOME_KNOWN_AT: _UTC,
     RECORDED_AT: _UTC,
 }
-"""Columns of the outcomes table; ``outcome`` is null in a fact that withdraws an earlier one."""
+"""Columns of the outcomes table; ``outcome`` is null in a fact that withdraws an earlier one.
+
+For a task whose outcomes are classes, ``outcome`` is text.
+"""
 
 
 class OutcomeError(PlatformError):
@@ -49,20 +52,22 @@ def outcomes_table(model: str) -> str:
     return f"models/{model}/outcomes"
 
 
-def current_outcomes(lake: Lake, model: str, days: Sequence[str]) -> pl.DataFrame:
+def current_outcomes(
+    lake: Lake, model: str, days: Sequence[str], outcome_type: pl.DataType | None = None
+) -> pl.DataFrame:
     """Return the outcomes of predictions logged on ``days``: one row per prediction with a known outcome.
 
     The columns are those of the outcomes table. Days without facts are skipped.
     """
-    return latest_facts(lake, model, days).filter(pl.col(OUTCOME).is_not_null())
+    return latest_facts(lake, model, days, outcome_type).filter(pl.col(OUTCOME).is_not_null())
 
 
-def latest_facts(lake: Lake, model: str, days: Sequence[str]) -> pl.DataFrame:
+def latest_facts(lake: Lake, model: str, days: Sequence[str], outcome_type: pl.DataType | None = None) -> pl.DataFrame:
     """Return the latest fact of each prediction logged on ``days``; its outcome is null if it was withdrawn."""
     table = outcomes_table(model)
     stored = sorted(str(day) for day in lake.digests(table, days))
     if not stored:
-        return pl.DataFrame(schema=FACT_SCHEMA)
+        return pl.DataFrame(schema=FACT_SCHEMA | {OUTCOME: outcome_type or FACT_SCHEMA[OUTCOME]})
     facts = lake.scan(table, partitions=stored).drop(PARTITION).collect()
     return facts.sort(RECORDED_AT).unique(PREDICTION_ID, keep="last", maintain_order=True)
 
@@ -97,18 +102,22 @@ def match_labels(
     keys: Sequence[str],
     known_by: datetime,
     pii_columns: Collection[str] = (),
+    outcome_type: pl.DataType | None = None,
 ) -> pl.DataFrame:
     """Return ``predictions`` with ``outcome`` and ``outcome_known_at``, null if no label is known by ``known_by``.
 
     ``labels`` has the columns ``keys`` (unique together), ``label`` (null for an example that never gets one) and
     ``label_known_at``. ``predictions`` has ``keys`` too, for example unpacked from the request.
+    ``outcome_type`` is Float64 unless outcomes are classes, which are text.
 
     Raises :class:`OutcomeError` when a key column is missing, its type differs between the two tables, or a key occurs
     twice in the labels. The message masks the values of ``pii_columns``.
     """
     require_unambiguous_keys(predictions, labels, keys, pii_columns)
     known = labels.filter(pl.col("label").is_not_null(), pl.col("label_known_at") <= known_by).select(
-        *keys, pl.col("label").cast(pl.Float64).alias(OUTCOME), pl.col("label_known_at").alias(OUTCOME_KNOWN_AT)
+        *keys,
+        pl.col("label").cast(outcome_type or pl.Float64()).alias(OUTCOME),
+        pl.col("label_known_at").alias(OUTCOME_KNOWN_AT),
     )
     return predictions.join(known, on=list(keys), how="left", nulls_equal=True, maintain_order="left")
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.monitoring.outcomes import OUTCOME
+from ml_platform.tasks.metrics import HIGHER_IS_BETTER
 
-MetricFunction = Callable[[NDArray[Any], NDArray[Any]], dict[str, float]]
-"""Metrics by name from (label, probability). Use the function of the evaluation, so that both sides are comparable."""
+MetricFunction = Callable[[pl.DataFrame], dict[str, float]]
+"""Metrics by name of labelled outcomes. Use those of the evaluation's task, so that both sides are comparable."""
 
 
 class PerformanceError(PlatformError):
@@ -43,11 +43,11 @@ class PerformanceSettings(Settings):
         default=48, ge=0, description="Hours after the prediction time from which an unknown label counts as missing."
     )
     higher_is_better: list[str] = Field(
-        default=["auc", "average_precision", "recall_at_rate"],
+        default_factory=lambda: sorted(HIGHER_IS_BETTER),
         description="Metrics of which a higher value is better. Of all others a lower value is better.",
     )
     tolerances: dict[str, float] = Field(
-        default={"auc": 0.03, "log_loss": 0.05, "ece": 0.03},
+        default={"auc": 0.03, "log_loss": 0.05, "ece": 0.03, "accuracy": 0.05},
         description="By metric, accepted difference to the worse. Defaults for metrics of other tasks have no effect.",
     )
 
@@ -96,7 +96,9 @@ class Period(BaseModel):
         description="Whether there are enough labels, days and coverage, and more than one outcome."
     )
     mean_score: float
-    base_rate: float | None = Field(description="Mean outcome of the labelled predictions; null without labels.")
+    base_rate: float | None = Field(
+        description="Mean outcome of the labelled predictions; null without labels, and for outcomes that are classes."
+    )
     metrics: dict[str, float] = Field(description="Metrics of the labelled predictions; empty if not evaluated.")
     has_expectation: bool = Field(description="Whether this version has an evaluation to compare with.")
     shortfalls: dict[str, float] = Field(
@@ -207,12 +209,16 @@ def measure_period(
         days=days,
         evaluated=evaluated,
         mean_score=float(np.mean(rows["score"].to_numpy())),
-        base_rate=float(np.mean(labelled[OUTCOME].to_numpy())) if labelled.height else None,
-        metrics=compute_metrics(labelled[OUTCOME].to_numpy(), labelled["score"].to_numpy()) if evaluated else {},
+        base_rate=_mean_outcome(labelled[OUTCOME]),
+        metrics=compute_metrics(labelled) if evaluated else {},
         has_expectation=False,
         shortfalls={},
         regressed_metrics=[],
     )
+
+
+def _mean_outcome(outcome: pl.Series) -> float | None:
+    return float(np.mean(outcome.to_numpy())) if len(outcome) and outcome.dtype.is_numeric() else None
 
 
 def _version_sort_key(version: Any) -> tuple[int, str]:

@@ -5,7 +5,7 @@ it, when a label of it became overdue, or when a setting of the measurement chan
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.lake import Lake
 from ml_platform.monitoring.known_ids import PREDICTION_ID
+from ml_platform.monitoring.log_lines import DETAILS
 from ml_platform.monitoring.logged_fields import identity_column, with_identity
 from ml_platform.monitoring.outcomes import OUTCOME, current_outcomes, latest_per_example
 from ml_platform.monitoring.performance import MetricFunction, PerformanceSettings, Period, measure_period
 from ml_platform.monitoring.prediction_days import DayCounts, day_counts, day_name
-from ml_platform.monitoring.prediction_log import predictions_table
+from ml_platform.monitoring.prediction_log import predictions_table, with_details
 from ml_platform.state.schema import performance_periods
 
 STABLE = "stable"
@@ -41,6 +42,7 @@ class PerformanceMeasure:
     compute_metrics: MetricFunction
     metrics_name: str
     settings: PerformanceSettings
+    outcome_type: pl.DataType = field(default_factory=pl.Float64)
 
 
 def measured_periods(lake: Lake, model: str, measure: PerformanceMeasure, *, known_by: datetime) -> list[Period]:
@@ -67,32 +69,48 @@ def measured_periods(lake: Lake, model: str, measure: PerformanceMeasure, *, kno
 
 
 def outcomes_of_period(
-    lake: Lake, model: str, identity: Mapping[str, pl.DataType], start: datetime, end: datetime, days: Sequence[str]
+    lake: Lake,
+    model: str,
+    identity: Mapping[str, pl.DataType],
+    start: datetime,
+    end: datetime,
+    days: Sequence[str],
+    outcome_type: pl.DataType | None = None,
 ) -> pl.DataFrame:
     """Return the predictions of the stable role from ``start`` until before ``end`` that were logged on ``days``.
 
-    The columns are ``version``, ``predict_at``, ``score`` and ``outcome`` (null: unknown). Of several predictions of
-    one example by one version only the one logged last counts.
+     The columns are ``version``, ``predict_at``, ``score``, ``details`` and ``outcome`` (null: unknown).
+    Of several predictions of
+     one example by one version only the one logged last counts.
     """
     keys = [_EXAMPLE, "version"]
     # Later days come last, so the last row of an example is the one logged last.
-    parts = [_outcomes_of_day(lake, model, identity, start, end, day) for day in sorted(days)]
+    parts = [_outcomes_of_day(lake, model, identity, start, end, day, outcome_type) for day in sorted(days)]
     rows = pl.concat(parts).unique(keys, keep="last", maintain_order=True)
-    return rows.select("version", "predict_at", "score", OUTCOME)
+    return rows.select("version", "predict_at", "score", DETAILS, OUTCOME)
 
 
 def _outcomes_of_day(
-    lake: Lake, model: str, identity: Mapping[str, pl.DataType], start: datetime, end: datetime, day: str
+    lake: Lake,
+    model: str,
+    identity: Mapping[str, pl.DataType],
+    start: datetime,
+    end: datetime,
+    day: str,
+    outcome_type: pl.DataType | None,
 ) -> pl.DataFrame:
     wanted = (pl.col("role") == STABLE, pl.col("predict_at") >= start, pl.col("predict_at") < end)
     columns = (PREDICTION_ID, "request_id", "row", "model", "version", "role", "predict_at", "logged_at", "score")
-    rows = lake.scan(predictions_table(model), partitions=[day]).filter(*wanted).select(*columns, "request").collect()
+    stored = with_details(lake.scan(predictions_table(model), partitions=[day]))
+    rows = stored.filter(*wanted).select(*columns, DETAILS, "request").collect()
     keys = [identity_column(name) for name in identity]
     latest = latest_per_example(with_identity(rows.drop_nulls("request"), identity), keys)
-    outcomes = current_outcomes(lake, model, [day]).select(PREDICTION_ID, OUTCOME)
+    outcomes = current_outcomes(lake, model, [day], outcome_type).select(PREDICTION_ID, OUTCOME)
     joined = latest.join(outcomes, on=PREDICTION_ID, how="left", maintain_order="left")
     # The hash takes eight bytes where the identity may be long text.
-    return joined.select(pl.struct(keys).hash(seed=0).alias(_EXAMPLE), "version", "predict_at", "score", OUTCOME)
+    return joined.select(
+        pl.struct(keys).hash(seed=0).alias(_EXAMPLE), "version", "predict_at", "score", DETAILS, OUTCOME
+    )
 
 
 def _counts_by_period(counts: Iterable[DayCounts], period: str) -> dict[datetime, list[DayCounts]]:
@@ -152,7 +170,7 @@ def _measure(
     if not days:
         return []
     end = _period_end(start, measure.settings.period)
-    rows = outcomes_of_period(lake, model, measure.identity, start, end, days)
+    rows = outcomes_of_period(lake, model, measure.identity, start, end, days, measure.outcome_type)
     return [
         measure_period(start, str(version), group, measure.compute_metrics, measure.settings, known_by)
         for (version,), group in rows.group_by("version", maintain_order=True)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml_platform.data.lake import PARTITION, Lake, StagedRows
 from ml_platform.monitoring.fact_tables import writing_facts
 from ml_platform.monitoring.known_ids import PREDICTION_ID, KnownIds, hashed_ids
-from ml_platform.monitoring.log_lines import parse_lines
+from ml_platform.monitoring.log_lines import DETAILS, parse_lines
 from ml_platform.monitoring.prediction_days import add_predictions, day_name
 from ml_platform.state.cursors import cursors_below, delete_cursors, read_cursor, write_cursor
 
@@ -97,6 +97,13 @@ def ingested_position(lake: Lake, model: str, file_name: str) -> dict[str, Any] 
     """
     position: dict[str, Any] | None = read_cursor(lake.state, _cursor_name(model, file_name))
     return position
+
+
+def with_details(predictions: pl.LazyFrame) -> pl.LazyFrame:
+    """Return ``predictions`` with the column ``details``, null in a table whose task has none."""
+    if DETAILS in predictions.collect_schema():
+        return predictions
+    return predictions.with_columns(pl.lit(None, pl.String).alias(DETAILS))
 
 
 def pair_by_role(predictions: pl.DataFrame, role: str, other_role: str) -> pl.DataFrame:
@@ -200,7 +207,7 @@ def _ingest_chunk(lake: Lake, model: str, chunk: _Chunk, known: KnownIds, counts
         kept = rows.filter(known.are_new(str(day), rows))
         if kept.height:
             new[str(day)] = kept
-    staged = [lake.stage(table, rows, day) for day, rows in new.items()]
+    staged = [lake.stage(table, _in_columns_of(lake, table, rows), day) for day, rows in new.items()]
     staged += _quarantined(lake, table + QUARANTINE_SUFFIX, chunk.file, parsed.corrupt)
     with lake.state.write():
         for each in staged:
@@ -214,6 +221,15 @@ def _ingest_chunk(lake: Lake, model: str, chunk: _Chunk, known: KnownIds, counts
         counts.added += rows.height
     counts.lines += parsed.lines
     counts.corrupt += parsed.corrupt.height
+
+
+def _in_columns_of(lake: Lake, table: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return ``rows`` with or without ``details``, as the stored table has it: it was made by the first predictions."""
+    if not lake.exists(table):
+        return rows
+    if DETAILS not in lake.scan(table).collect_schema():
+        return rows.drop(DETAILS, strict=False)
+    return with_details(rows.lazy()).collect()
 
 
 def _quarantined(lake: Lake, table: str, file: Path, corrupt: pl.DataFrame) -> list[StagedRows]:

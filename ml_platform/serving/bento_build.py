@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 
 from bento.scorer import scorer_references
@@ -119,13 +120,14 @@ def normalized_digest(bento: Path) -> str:
 
 
 def verify_bento(
-    bento: BuiltBento, rows: Sequence[Mapping[str, Any]], expected: Sequence[float], *, online: str
+    bento: BuiltBento, rows: Sequence[Mapping[str, Any]], expected: npt.ArrayLike, *, online: str
 ) -> BentoVerification:
     """Score ``rows`` in a fresh process that sees only the bento, and require the scores of training.
 
-    ``rows`` have the form that a client sends. ``expected`` (n,) are the scores of training; each must agree within
-    1e-12. ``online`` is the location of the online store; a folder must be absolute. Raises :class:`BentoError` when a
-    score differs, when a module was loaded from outside the bento, or when the process fails.
+    ``rows`` have the form that a client sends. ``expected`` are the numbers of the answers by training, shape (n,) or
+    (n, numbers); each must agree within 1e-12. ``online`` is the location of the online store; a folder must be
+    absolute. Raises :class:`BentoError` when a score differs, when a module was loaded from outside the bento, or when
+    the process fails.
     """
     source = bento.path / "src"
     path = json.loads((source / "package.json").read_text())["path"]
@@ -133,16 +135,18 @@ def verify_bento(
     foreign_modules = [name for name, path in result.modules.items() if not Path(path).is_relative_to(source.resolve())]
     scores, trained = np.asarray(result.scores), np.asarray(expected, dtype=np.float64)
     differing = (
-        np.flatnonzero(~np.isclose(scores, trained, rtol=0, atol=1e-12)) if scores.shape == trained.shape else None
+        np.flatnonzero(~np.isclose(scores, trained, rtol=0, atol=1e-12).reshape(len(trained), -1).all(axis=1))
+        if scores.shape == trained.shape
+        else None
     )
     if foreign_modules or differing is None or differing.size:
         if foreign_modules:
             found = f"modules loaded from elsewhere: {listed(foreign_modules)}"
         elif differing is None:
-            found = f"{scores.size} scores for {trained.size} rows"
+            found = f"{len(scores)} scores for {len(trained)} rows"
         else:
             row = int(differing[0])
-            found = f"{differing.size} of {trained.size} that differ (row {row}: {scores[row]!r}, not {trained[row]!r})"
+            found = f"{differing.size} of {len(trained)} that differ (row {row}: {scores[row]!r}, not {trained[row]!r})"
         raise BentoError(
             f"Bento {bento.tag}",
             expected="the scores that training gave, computed by code of the bento alone",

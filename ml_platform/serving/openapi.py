@@ -1,4 +1,4 @@
-"""Makes the OpenAPI document of a model's endpoint from its request contract alone."""
+"""Makes the OpenAPI document of a model's endpoint from its request contract and its task."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from ml_platform.serving.request_contract import (
     RequestContract,
     RequestField,
 )
+from ml_platform.tasks.binary import BinaryTask
+from ml_platform.tasks.task import Task
 
 JSON_SCHEMA_TYPES: dict[str, dict[str, str]] = {
     "string": {"type": "string"},
@@ -33,8 +35,12 @@ ERROR_RESPONSES = {
 """Description of each error response, by status."""
 
 
-def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of the endpoint of ``contract``, served by ``version`` of the model."""
+def openapi_document(contract: RequestContract, version: str, task: Task | None = None) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of the endpoint of ``contract``, served by ``version`` of the model.
+
+    ``task`` is that of the model and describes the answers; without one, it is the binary task.
+    """
+    task = task or BinaryTask()
     error_responses = {
         status: {"description": text, "content": _json_content({"$ref": "#/components/schemas/ErrorResponse"})}
         for status, text in ERROR_RESPONSES.items()
@@ -112,11 +118,9 @@ def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
                 ),
                 "Prediction": _object_schema(
                     {
-                        "score": {"type": "number", "description": "Probability, or predicted value of a regression."},
-                        "label": {
-                            "type": ["boolean", "null"],
-                            "description": "Whether the score reaches the model's threshold; null for a regression.",
-                        },
+                        "score": {"type": "number", "description": task.score_text},
+                        "label": task.answer_schema,
+                        **task.details,
                     },
                     optional={
                         "reasons": {
@@ -138,7 +142,7 @@ def openapi_document(contract: RequestContract, version: str) -> dict[str, Any]:
                             "type": "number",
                             "description": (
                                 "Amount by which it raised the score: log-odds before calibration, or units of the "
-                                "label of a regression."
+                                "label for a task that predicts a number."
                             ),
                         },
                     }

@@ -29,12 +29,13 @@ ONE_THREAD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
 
 @dataclass(frozen=True)
 class SmokeTestResult:
-    """Scores of the rows, latency (ms) of one-row requests, and the file of each loaded module of the project.
+    """Numbers of the answers, latency (ms) of one-row requests, and the file of each loaded module of the project.
 
+    ``scores`` has for each row the score or, when the answer has further numbers, the list of all, score first.
     Each latency is the minimum over several rounds, because other work on the machine can only increase it.
     """
 
-    scores: list[float]
+    scores: list[float] | list[list[float]]
     latency_p50_ms: float
     latency_p99_ms: float
     modules: dict[str, str]
@@ -100,7 +101,7 @@ def _measure(server: "subprocess.Popen[str]", path: str, rows: Sequence[Mapping[
     connection.close()
     output, _ = server.communicate(timeout=TIMEOUT_SECONDS)
     p50, p99 = np.min(percentiles_by_round, axis=0).tolist()
-    return SmokeTestResult([each["score"] for each in predictions], p50, p99, json.loads(output)["modules"])
+    return SmokeTestResult([_numbers(each) for each in predictions], p50, p99, json.loads(output)["modules"])
 
 
 def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> list[dict[str, Any]]:
@@ -111,6 +112,13 @@ def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> lis
         raise ValueError(f"status {answer.status}: {data.decode(errors='replace')[:1000]}")
     predictions: list[dict[str, Any]] = json.loads(data)["predictions"]
     return predictions
+
+
+def _numbers(answer: Mapping[str, Any]) -> Any:
+    """Return the score of ``answer``, or all its numbers if it has further ones."""
+    details = [value for key, value in answer.items() if key not in ("score", "label", "reasons")]
+    numbers = [number for value in details for number in (value or {}).values()]
+    return [answer["score"], *numbers] if numbers else answer["score"]
 
 
 def _last_output(errors: IO[str]) -> str:

@@ -74,7 +74,7 @@ def declared_inputs(model: BoundModel) -> dict[str, Any]:
     """
     declared = model.declared
     return {
-        "task": declared.task,
+        "task": declared.task.model_dump(mode="json"),
         "split": declared.split.declared_inputs(),
         "time_zone": declared.partitions.time_zone,
         "features": model.feature_set.feature_names,

@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 import yaml
 
@@ -22,7 +20,6 @@ from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.pii import shown_error, without_pii
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError, listed
-from ml_platform.evaluation.metrics import score_task
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.view import FeatureView
@@ -206,18 +203,17 @@ def candidate_results(candidate: Candidate, split: Split, threshold: ThresholdSe
     would look better on them than it is. It hardly changes the ranking (auc).
     """
     predictions, bounds = candidate.predict(split.test), candidate.calibration.bounds
-    labels = _label_array(split.validation)
+    task = candidate.task
+    labels = task.encode(split.validation[LABEL], "Training set, validation part")
     choice = None
-    if candidate.task == "classification":
+    if task.has_threshold:
         calibrated = candidate.calibration.apply(candidate.validation_predictions)
         choice = choose_threshold(threshold, labels, calibrated)
-    test = score_task(candidate.task, _label_array(split.test), predictions, bounds(predictions))
-    validated = score_task(
-        candidate.task,
-        labels,
-        candidate.validation_predictions,
-        bounds(candidate.validation_predictions),
-    )
+    tested = task.encode(split.test[LABEL], "Training set, test part")
+    test = task.score(tested, predictions, bounds(predictions)) | task.summary(tested)
+    validated = task.score(
+        labels, candidate.validation_predictions, bounds(candidate.validation_predictions)
+    ) | task.summary(labels)
     return {
         "metrics": test | {f"{VALIDATION_PREFIX}{name}": value for name, value in validated.items()},
         "threshold": None if choice is None else choice.model_dump(),
@@ -355,7 +351,7 @@ def _planned_manifest(
         parameters=_model_settings(declared),
         declared=declared_inputs(model),
         threshold_rule=(
-            model.declared.threshold.model_dump(exclude_none=True) if model.declared.task == "classification" else None
+            model.declared.threshold.model_dump(exclude_none=True) if model.declared.task.has_threshold else None
         ),
         seeds={"trainer": declared.seed},
         hardware=collect_hardware(),
@@ -407,10 +403,6 @@ def _register(
 def _model_settings(declared: TrainerSettings) -> dict[str, Any]:
     """Return the settings that determine the model; the machine of the fit is left out."""
     return declared.model_dump(mode="json", exclude={"compute", "requires"})
-
-
-def _label_array(rows: pl.DataFrame) -> npt.NDArray[np.float64]:
-    return rows[LABEL].cast(pl.Float64).to_numpy()
 
 
 def _log_run(run: "TrackedRun", candidate: Candidate, manifest: Manifest, split: Split) -> None:

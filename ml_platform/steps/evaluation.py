@@ -23,11 +23,9 @@ from ml_platform.evaluation.evidence import (
     CHAMPION,
     Evidence,
     SystemChecks,
-    base_rate_prediction,
     bootstrap_blocks,
 )
 from ml_platform.evaluation.gates import evaluate_gates
-from ml_platform.evaluation.metrics import Task, improvement
 from ml_platform.evaluation.slices import SliceScore, worst_slices
 from ml_platform.evaluation.summary import MetricSummary, flat_metrics, summarize_metrics
 from ml_platform.evaluation.verdict import Verdict, build_verdict
@@ -43,14 +41,13 @@ from ml_platform.steps.candidates import VALIDATION_PREFIX, read_prices, read_tr
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.steps.packaging import model_directory, package_version
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.tasks.metrics import improvement
+from ml_platform.tasks.task import Task
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import read_model
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import TrainerSettings
 from resources.home import Home
-
-SLICE_METRIC: Mapping[Task, str] = {"classification": "log_loss", "regression": "rmse"}
-"""Metric by which slices are ranked and shown, by task."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,13 @@ class ComparedVersions:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """Predictions for the test rows by name, each of shape (rows,), and the bounds of their intervals.
+    """Predictions for the test rows by name, in the outputs of ``task``, and the bounds of their intervals.
 
-    The names are candidate, champion, and the baselines; ``bounds`` contains only the models that give intervals.
+    ``task`` is that of the candidate. The names are candidate, champion, and the baselines; ``bounds`` contains only
+    the models that give intervals.
     """
 
+    task: Task
     predictions: dict[str, npt.NDArray[np.float64]]
     bounds: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
 
@@ -114,7 +113,7 @@ def evaluate_candidate(
     metrics = summarize_metrics(evidence)
     metric_values = {
         **flat_metrics(metrics),
-        "base_rate": float(evidence.label.mean()),
+        **evidence.task.summary(evidence.label),
         "rows": float(len(evidence.label)),
     }
     verdict = record_evaluation(model, compared, evidence, metric_values, stores, now)
@@ -166,13 +165,13 @@ def score_models(model: BoundModel, split: Split, compared: ComparedVersions, st
     if compared.champion is not None:
         versions[CHAMPION] = compared.champion
     stored = {name: read_model(model_directory(version, stores)) for name, version in versions.items()}
-    predictions = {name: one.predict(split.test) for name, one in stored.items()}
+    task = stored[CANDIDATE].task
+    predictions = {name: task.aligned(one.predict(split.test), one.task) for name, one in stored.items()}
     bounds = {name: one.calibration.bounds(predictions[name]) for name, one in stored.items()}
-    base_rate = float(split.known[LABEL].mean())  # type: ignore[arg-type]
-    predictions[BASE_RATE] = base_rate_prediction(predictions[CANDIDATE], base_rate)
+    predictions[BASE_RATE] = task.baseline(task.encode(split.known[LABEL], "Training set"), split.test.height)
     if model.request_only:
         predictions[REQUEST_ONLY] = request_only(model, split, stores.repository)
-    return ModelScores(predictions, {name: ends for name, ends in bounds.items() if ends is not None})
+    return ModelScores(task, predictions, {name: ends for name, ends in bounds.items() if ends is not None})
 
 
 def collect_evidence(
@@ -181,7 +180,7 @@ def collect_evidence(
     """Return the evidence that the gates read: labels, predictions, bootstrap blocks, slices and ``checks``."""
     declared, champion = model.declared, compared.champion
     return Evidence(
-        label=split.test[LABEL].cast(pl.Float64).to_numpy(),
+        label=scores.task.encode(split.test[LABEL], f"Test rows of '{model.name}'"),
         predictions=scores.predictions,
         block=bootstrap_blocks(
             split.test,
@@ -195,7 +194,7 @@ def collect_evidence(
         champion_fitted_on_rows=champion is not None
         and model.partitions.precedes(compared.candidate.partition, champion.partition),
         system_checks=checks,
-        task=declared.task,
+        task=scores.task,
         bounds=scores.bounds,
         settings=declared.evaluation.bootstrap,
     )
@@ -237,7 +236,7 @@ def weakest_slices(model: BoundModel, evidence: Evidence) -> list[SliceScore]:
         evidence.label,
         evidence.predictions[CANDIDATE],
         evidence.slices,
-        metric=SLICE_METRIC[evidence.task],
+        metric=evidence.task.slice_metric,
         minimum_support=model.declared.evaluation.minimum_support,
         task=evidence.task,
     )

@@ -40,12 +40,14 @@ class NotEvaluated:
 def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | NotEvaluated:
     """Return the leakage screen of the latest months in the training set, as many as the monitor declares.
 
-    Not evaluated for a regression, below :data:`MIN_MONTHS` months, and for a label without exactly two values. Rows
+    Not evaluated for a task whose label has not two values,
+    below :data:`MIN_MONTHS` months, and for a label without exactly two values. Rows
     without a label are left out.
     """
     months = model.partitions.sort(lake.partitions(model.table))
-    if model.declared.task != "classification":
-        return NotEvaluated("The leakage screen ranks labels with two values; this model predicts a number.")
+    if not model.declared.task.has_two_values:
+        task = model.declared.task.name
+        return NotEvaluated(f"The leakage screen ranks labels with two values; the task of this model is {task}.")
     if len(months) < MIN_MONTHS:
         return NotEvaluated(f"Months in the training set: {len(months)}; a split by time needs {MIN_MONTHS}.")
     limits = model.declared.monitors.leakage_screen

@@ -5,7 +5,7 @@ It does not import Dagster, so the steps run and are tested without it. The comp
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import polars as pl
 from pydantic import BeforeValidator, Field
@@ -17,7 +17,6 @@ from ml_platform.data.settings import RENAMED_IN_VERSION, Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.gates import BaselineGate, Gate, PlausibilityGate, SliceGate
-from ml_platform.evaluation.metrics import MetricName
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
@@ -25,6 +24,9 @@ from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.request_contract import RequestContract, RequestField
 from ml_platform.steps.monitor_settings import MonitorSettings
 from ml_platform.steps.retention import ModelRetention
+from ml_platform.tasks.binary import BinaryTask
+from ml_platform.tasks.catalog import DeclaredTask
+from ml_platform.tasks.metrics import MetricName
 from ml_platform.training.splits import SplitSettings
 from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import TrainerSettings
@@ -65,7 +67,7 @@ class EvaluationSettings(Settings):
 
     primary_metric: MetricName | None = Field(
         default=None,
-        description="Metric that chooses the best of several candidates; default: auc, or rmse for a regression.",
+        description="Metric that chooses the best of several candidates; default: that of the task, for example auc.",
     )
     slices: list[str] = Field(
         default_factory=list, description="Request fields by whose values the metrics are shown separately."
@@ -113,7 +115,10 @@ class ModelSettings(Settings):
         min_length=1, description="Responsible people or teams: team:<name> or an e-mail address."
     )
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the assets.")
-    task: Literal["classification", "regression"] = Field(default="classification", description="Type of prediction.")
+    task: DeclaredTask = Field(
+        default_factory=BinaryTask,
+        description="Type of prediction: binary, multiclass or regression; with settings, an object with this type.",
+    )
     target: str = Field(description="Description of the label, for readers of the model card.")
     intended_use: str = Field(default="", description="Intended and unintended uses; part of the model card.")
     limits: list[str] = Field(default_factory=list, description="Known limits; part of the model card.")
@@ -276,14 +281,13 @@ class BoundModel:
         """
         gates, types = list(self.declared.gates), {gate.type for gate in self.declared.gates}
         if "baseline" not in types:
-            gates.append(BaselineGate() if self.declared.task == "classification" else BaselineGate(metric="rmse"))
+            gates.append(BaselineGate.model_validate({"metric": self.declared.task.baseline_metric}))
         return gates if "plausibility" in types else [*gates, PlausibilityGate()]
 
     @property
-    def primary_metric(self) -> MetricName:
+    def primary_metric(self) -> str:
         """Metric that chooses the best of several candidates."""
-        by_default: MetricName = "auc" if self.declared.task == "classification" else "rmse"
-        return self.declared.evaluation.primary_metric or by_default
+        return self.declared.evaluation.primary_metric or self.declared.task.primary_metric
 
     @property
     def slice_fields(self) -> list[str]:

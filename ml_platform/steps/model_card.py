@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ml_platform.data.atomic import write_text
 from ml_platform.evaluation.evidence import CANDIDATE, Evidence
-from ml_platform.evaluation.metrics import Task
 from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
 from ml_platform.evaluation.plots import reliability_plot
 from ml_platform.evaluation.reliability import reliability_bins
@@ -21,11 +20,12 @@ from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.verdict_record import PromotionError
 from ml_platform.steps.candidates import read_prices
-from ml_platform.steps.evaluation import SLICE_METRIC, load_evidence, weakest_slices
+from ml_platform.steps.evaluation import load_evidence, weakest_slices
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.promotion import evaluated_version, latest_verdict
+from ml_platform.tasks.task import Task
 from ml_platform.training.model_directory import read_model
 from ml_platform.training.threshold import AnswerQuality, ThresholdChoice, answer_quality
 
@@ -56,7 +56,9 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
     stored_model = read_model(model_directory(version, stores))
     importance = stored_model.fitted.importance()
     candidate = evidence.predictions[CANDIDATE]
-    bins = reliability_bins(evidence.label, candidate) if evidence.task == "classification" else []
+    task = evidence.task
+    bins = {name: reliability_bins(*each) for name, each in task.probabilities(evidence.label, candidate).items()}
+    title = "Predicted beside observed"
     card = ModelCard(
         model=model.name,
         version=str(version.version),
@@ -69,16 +71,19 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         evaluated_partition=month,
         metrics=summarize_metrics(evidence),
         slices=weakest_slices(model, evidence),
-        slice_metric=SLICE_METRIC[evidence.task],
+        slice_metric=task.slice_metric,
         verdict=verdict,
         feature_importance=dict(list(importance.items())[:MAX_FEATURES_SHOWN]),
         cost=training_cost(registry, version, manifest, read_prices(stores.repository).currency),
         approvals=decision_history(stores.audit, version),
         calibration=_calibration_text(manifest, stored_model.calibration.half_width),
-        threshold=_threshold_text(manifest, evidence.task),
+        threshold=_threshold_text(manifest, task),
         answers=_answers(manifest, evidence),
-        reliability=bins,
-        plots={"Predicted beside observed": reliability_plot(bins)} if bins else {},
+        reliability=[] if task.output_names else [each for of_class in bins.values() for each in of_class],
+        tables=task.tables(evidence.label, candidate),
+        plots={
+            f"{title}: {name}" if task.output_names else title: reliability_plot(each) for name, each in bins.items()
+        },
         links=links,
     )
     folder = stores.home.reports / "model_card" / model.name / month
@@ -114,8 +119,8 @@ def _calibration_text(manifest: Manifest, half_width: float | None) -> str:
 
 
 def _threshold_text(manifest: Manifest, task: Task) -> str:
-    if task != "classification":
-        return "Not applicable: a regression returns a value."
+    if not task.has_threshold:
+        return task.answer_text
     if manifest.threshold is None:
         return "Not recorded: the version was trained before thresholds were chosen on validation rows."
     choice = ThresholdChoice.model_validate(manifest.threshold)

@@ -12,7 +12,6 @@ import polars as pl
 
 from ml_platform.data.lake import PARTITION, Lake, TableVersion
 from ml_platform.data.source_hash import source_hash
-from ml_platform.evaluation.metrics import score_task
 from ml_platform.monitoring import performance
 from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_report import DriftReport
@@ -31,10 +30,8 @@ from ml_platform.steps.candidates import data_clock
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.tasks.catalog import realised_metrics
 from ml_platform.training.model_directory import StoredModel, read_model
-
-SCORE = "score"
-"""Column with the champion's scores; null where the champion has not scored the row."""
 
 MAX_FEATURES_DRAWN = 20
 """Number of features on the drift report page: those with the largest change."""
@@ -79,7 +76,7 @@ def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinRe
     """
     if not lake.exists(predictions_table(model.name)):
         return None
-    labels = LabelSource(model.table, model.identity, model.pii_columns)
+    labels = LabelSource(model.table, model.identity, model.pii_columns, model.declared.task.outcome_type)
     table = outcomes_table(model.name)
     added = record_outcomes(lake, model.name, labels, known_by=data_clock(model, lake), now=now)
     compact_closed_days(lake, table, now.astimezone(UTC).date())
@@ -98,9 +95,10 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
     schema = lake.scan(model.table).collect_schema()
     measure = PerformanceMeasure(
         identity={name: schema[name] for name in model.identity},
-        compute_metrics=partial(score_task, model.declared.task),
-        metrics_name=f"{model.declared.task} {source_hash('ml_platform.evaluation.metrics:score_task')}",
+        compute_metrics=partial(realised_metrics, model.declared.task),
+        metrics_name=f"{model.declared.task.name} {source_hash('ml_platform.tasks.catalog:realised_metrics')}",
         settings=settings,
+        outcome_type=model.declared.task.outcome_type,
     )
     periods = measured_periods(lake, model.name, measure, known_by=data_clock(model, lake))
     return performance.performance_report(periods, settings, expected_by_version(model, stores))
@@ -133,17 +131,18 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     earlier = [partition for partition in before if partition in [*evaluated, *latest]]
     # Select by partition: the first example of a month may have its prediction time in the month before.
     rows = lake.scan(model.table, partitions=[*earlier, month]).collect()
+    scored: dict[str, pl.Series] = {}
     if champion is not None:
         directory = model_directory(stores.registry.version(model.name, champion.version), stores)
-        rows = _with_scores(read_model(directory), rows, model, champion.partition, month)
+        scored = _scores(read_model(directory), rows, model, champion.partition, month)
+        rows = rows.hstack(list(scored.values()))
     reference, current = rows.filter(pl.col(PARTITION) != month), rows.filter(pl.col(PARTITION) == month)
-    scored = SCORE if SCORE in rows.columns else None
     report = measure_drift(
         reference,
         current,
         features=model.feature_set.feature_names,
         settings=monitors.drift,
-        score=scored,
+        scores=list(scored),
         time="predict_at",
         expected_rows=reference.height / len(earlier) if earlier else None,
         pii_columns=model.pii_columns,
@@ -152,7 +151,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         return DriftResult(report, None, None)
     # The page draws the values of its columns, so it has none that identifies a person.
     drawn = [each.name for each in report.columns if each.role == "feature" and each.name not in model.pii_columns]
-    if not drawn and scored is None:
+    if not drawn and not scored:
         return DriftResult(report, None, None)
     page = stores.home.reports / "drift" / model.name / month / "report.html"
     write_evidently_report(
@@ -161,7 +160,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         page,
         features=drawn[:MAX_FEATURES_DRAWN],
         settings=monitors.drift_page,
-        score=scored,
+        score=next(iter(scored), None),
         drifted=report.drifted,
     )
     return DriftResult(report, page, champion.version if champion and scored else None)
@@ -176,19 +175,21 @@ def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> Champion
     return records[-1] if records and records[-1].action != RETIRE else None
 
 
-def _with_scores(
+def _scores(
     stored: StoredModel, rows: pl.DataFrame, model: BoundModel, evaluated_on: str, month: str
-) -> pl.DataFrame:
-    """Return ``rows`` with a column of scores, null except in ``month`` and in the month ``evaluated_on``.
+) -> dict[str, pl.Series]:
+    """Return the columns of scores by name, null except in ``month`` and in the month ``evaluated_on``.
 
-    The rows are returned without scores when the training set no longer has all features of the model.
+    There are none when the training set no longer has all features of the model.
     """
     if any(name not in rows.columns for name in stored.encoder.feature_names):
-        return rows
+        return {}
     # The model may have been fitted on rows with a prediction time before the month of its evaluation.
     first, _ = model.partitions.bounds(evaluated_on)
     unseen = rows[PARTITION].is_in([evaluated_on, month]) & (rows["predict_at"] >= first)
-    scores = pl.Series(SCORE, [None] * rows.height, dtype=pl.Float64).scatter(
-        unseen.arg_true(), stored.predict(rows.filter(unseen))
-    )
-    return rows.with_columns(scores)
+    columns = stored.task.score_columns(stored.predict(rows.filter(unseen)))
+    empty = [None] * rows.height
+    return {
+        name: pl.Series(name, empty, dtype=pl.Float64).scatter(unseen.arg_true(), values)
+        for name, values in columns.items()
+    }

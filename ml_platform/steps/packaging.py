@@ -4,7 +4,6 @@ The assets and `ml-platform rollback` call the same functions.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -94,7 +93,7 @@ def package_version(model: BoundModel, version: ModelVersion, month: str, stores
     require_reads_of_training(model, directory, features, stores.lake, subject)
     rows = reference_rows(model, month, stores.lake)
     trained = require_published_reads(rows, features, stores.online_store, stores.lake, subject, model.pii_columns)
-    expected: Sequence[float] = read_model(directory).predict(trained).tolist()
+    expected = read_model(directory).answer_numbers(trained)
     requests = request_rows(model.request_fields, rows)
     verified = verify_bento(package, requests, expected, online=stores.online_store.location)
     record_verified_bento(

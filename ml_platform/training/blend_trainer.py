@@ -14,13 +14,14 @@ import numpy.typing as npt
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ml_platform.data.atomic import write_json
-from ml_platform.data.averaging import MINIMUM_PROBABILITY, mean_prediction
+from ml_platform.data.averaging import mean_prediction
 from ml_platform.data.settings import Settings
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.task import Task
 from ml_platform.training.trainer import (
     FittedModel,
     Matrix,
     ReportProgress,
-    Task,
     Trainer,
     TrainerSettings,
     TrainingError,
@@ -99,7 +100,7 @@ class BlendModel:
         ]
 
     def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return the mean prediction of the members, shape (rows,)."""
+        """Return the mean outputs of the members, shape (rows, outputs)."""
         return _mean([member.predict(features) for member in self.members], self.task)
 
     def save(self, directory: Path) -> None:
@@ -110,7 +111,7 @@ class BlendModel:
             (directory / folder).mkdir(parents=True, exist_ok=True)
             member.save(directory / folder)
             members.append({"trainer": trainer, "folder": folder, "scorer": scorer_of(trainer)})
-        write_json(directory / BLEND_FILE, {"task": self.task, "members": members})
+        write_json(directory / BLEND_FILE, {"task": self.task.model_dump(), "members": members})
 
     def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return the mean contribution of each feature in log-odds or label units, shape (rows, features).
@@ -135,9 +136,9 @@ class BlendTrainer:
     # Each member of a refit decides by its own trainer: see `refit`.
     rounds_follow_rows = True
 
-    def __init__(self, settings: BlendSettings, *, task: Task, seed: int) -> None:
+    def __init__(self, settings: BlendSettings, *, task: Task | str, seed: int) -> None:
         self.settings = settings
-        self.task = task
+        self.task = as_task(task)
         self.seed = seed
 
     def fit(
@@ -168,7 +169,9 @@ class BlendTrainer:
             names.append(name)
             members.append(fitted)
             predictions.append(fitted.predict(validation.features))
-            history.append((len(members), _loss(_mean(predictions, self.task), validation.label, self.task)))
+            history.append(
+                (len(members), float(self.task.losses(validation.label, _mean(predictions, self.task)).mean()))
+            )
             if report is not None:
                 report(*history[-1])
         return BlendModel(names, members, self.task, history)
@@ -188,7 +191,7 @@ class BlendTrainer:
         names = [str(member["trainer"]) for member in stored["members"]]
         folders = [directory / member["folder"] for member in stored["members"]]
         members = [trainer_class(name).load(folder) for name, folder in zip(names, folders, strict=True)]
-        return BlendModel(names, members, stored["task"], [])
+        return BlendModel(names, members, as_task(stored["task"]), [])
 
     def _members(self, checkpoint: Path | None) -> "list[tuple[str, Trainer, Path | None]]":
         """Return name, trainer and checkpoint folder of each fit; fit number n has the seed of the blend plus n."""
@@ -206,11 +209,4 @@ class BlendTrainer:
 
 
 def _mean(predictions: Sequence[npt.NDArray[np.float64]], task: Task) -> npt.NDArray[np.float64]:
-    return mean_prediction(predictions, probabilities=task == "classification")
-
-
-def _loss(prediction: npt.NDArray[np.float64], label: npt.NDArray[np.float64], task: Task) -> float:
-    if task == "regression":
-        return float(np.square(prediction - label).mean())
-    clipped = np.clip(prediction, MINIMUM_PROBABILITY, 1 - MINIMUM_PROBABILITY)
-    return float(-np.log(np.where(label == 1, clipped, 1 - clipped)).mean())
+    return mean_prediction(predictions, probabilities=task.has_probabilities)

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
+from ml_platform.tasks.task import Task
 
 CalibrationMethod = Literal["none", "isotonic", "platt"]
 Scores = npt.NDArray[np.float64]
@@ -38,12 +39,22 @@ class Calibration(Settings):
     y: list[float] = Field(default_factory=list, description="Isotonic: probabilities at the knots.")
     slope: float = Field(default=1.0, description="Platt: factor of the log-odds.")
     intercept: float = Field(default=0.0, description="Platt: constant that is added to the log-odds.")
+    classes: list["Calibration"] = Field(
+        default_factory=list,
+        description="Several classes: the map of each, after which they are scaled to add up to 1.",
+    )
     half_width: float | None = Field(
         default=None, description="Regression: half the width of the interval around a value, in units of the label."
     )
 
     def apply(self, score: Scores) -> Scores:
-        """Return probabilities for ``score``, shape (rows,); isotonic knots are constant beyond the first and last."""
+        """Return probabilities for ``score``, shape (rows,) or (rows, classes).
+
+        Isotonic knots are constant beyond the first and last.
+        """
+        if self.classes:
+            mapped = np.column_stack([each.apply(score[:, column]) for column, each in enumerate(self.classes)])
+            return np.asarray(mapped / mapped.sum(axis=1, keepdims=True))
         if self.method == "isotonic":
             return np.interp(score, self.x, self.y)
         if self.method == "platt":
@@ -53,6 +64,29 @@ class Calibration(Settings):
     def bounds(self, value: Scores) -> tuple[Scores, Scores] | None:
         """Return the lower and upper ends of the intervals around ``value``, shape (rows,); None for probabilities."""
         return None if self.half_width is None else (value - self.half_width, value + self.half_width)
+
+
+def fit_task_calibration(
+    task: Task, method: CalibrationMethod, interval: float, prediction: Scores, label: Scores
+) -> Calibration:
+    """Return the calibration that ``task`` needs: of probabilities, class by class, or of an interval.
+
+    ``prediction`` and ``label`` are those of validation rows. Raises :class:`CalibrationError` as the functions below.
+    """
+    if task.has_interval:
+        return fit_interval(interval, prediction, label)
+    if not task.has_probabilities or method == "none":
+        return Calibration()
+    fitted = []
+    for name, (truth, probability) in task.probabilities(label, prediction).items():
+        try:
+            fitted.append(fit_calibration(method, probability, truth))
+        except CalibrationError as error:
+            if not task.output_names:
+                raise
+            subject = f"{error.subject}, class '{name}'"
+            raise CalibrationError(subject, expected=error.expected, found=error.found, fix=error.fix) from error
+    return Calibration(method=method, classes=fitted) if task.output_names else fitted[0]
 
 
 def fit_interval(share: float, value: Scores, label: Scores) -> Calibration:

@@ -13,7 +13,9 @@ import polars as pl
 
 from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
-from ml_platform.training.calibration import Calibration, fit_calibration, fit_interval
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.task import Task
+from ml_platform.training.calibration import Calibration, fit_task_calibration
 from ml_platform.training.explain import Reason, reasons
 from ml_platform.training.resource_usage import PriceList, ResourceUsage, measure_resources
 from ml_platform.training.splits import LABEL, Split
@@ -21,7 +23,6 @@ from ml_platform.training.trainer import (
     FittedModel,
     Matrix,
     ReportProgress,
-    Task,
     TrainerSettings,
     TrainingError,
     make_trainer,
@@ -35,6 +36,7 @@ class Candidate:
     """A fitted model with all parts that serving needs.
 
     ``declared`` has the settings of the fit, including those from tuning. ``history`` is (round, validation loss).
+    ``task`` has what the training rows determine.
     ``validation_predictions`` are uncalibrated predictions of the validation rows by the fit that had not seen them.
     """
 
@@ -55,8 +57,9 @@ class Candidate:
         return reasons(self.encoder.feature_names, self.fitted.explain(self.encoder.transform(frame)), most)
 
     def predict(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """Return probabilities (or values) of the rows of ``frame``, which has the features as columns."""
-        return self.calibration.apply(self.fitted.predict(self.encoder.transform(frame)))
+        """Return the prediction of the rows of ``frame``, which has the features as columns; see :class:`Task`."""
+        outputs = self.fitted.predict(self.encoder.transform(frame))
+        return self.calibration.apply(self.task.prediction(outputs))
 
 
 def fit_candidate(
@@ -64,7 +67,7 @@ def fit_candidate(
     features: list[str],
     declared: TrainerSettings,
     *,
-    task: Task,
+    task: Task | str,
     prices: PriceList | None = None,
     checkpoint: Path | None = None,
     report: ReportProgress | None = None,
@@ -81,13 +84,14 @@ def fit_candidate(
 
     With a ``checkpoint`` folder, a killed call resumes. The caller removes the folder after storing the candidate.
     Until then, the same call returns the same candidate without fitting again. Raises :class:`TrainingError` before the
-    fit when no feature has a value, or when a part has labels that do not suit ``task``.
+    fit when no feature has a value, and :class:`~ml_platform.tasks.task.LabelError` when a part has labels that do not
+    suit ``task``.
     """
-    _require_labels(split, task)
+    task = _fitted_task(split, as_task(task))
     notes = _feature_notes(split, features)
     with measure_resources(prices) as resource_usage:
         encoder = Encoder.fit(split.known if declared.refit else split.train, features)
-        known = _matrix(split.known, encoder)
+        known = _matrix(split.known, encoder, task)
         train = known.part(0, split.train.height)
         validation = known.part(known.rows - split.validation.height, known.rows)
         tuning = None
@@ -96,11 +100,9 @@ def fit_candidate(
             declared = with_settings(declared, tuning.best)
         trainer = make_trainer(declared, task)
         tuned = trainer.fit(train, validation, checkpoint=_subfolder(checkpoint, "tuned"), report=report)
-        validation_predictions = tuned.predict(validation.features)
-        calibration = (
-            fit_calibration(declared.calibration, validation_predictions, validation.label)
-            if task == "classification"
-            else fit_interval(declared.interval, validation_predictions, validation.label)
+        validation_predictions = task.prediction(tuned.predict(validation.features))
+        calibration = fit_task_calibration(
+            task, declared.calibration, declared.interval, validation_predictions, validation.label
         )
         fitted: FittedModel = tuned
         if declared.refit:
@@ -121,40 +123,22 @@ def fit_candidate(
     )
 
 
-def _matrix(rows: pl.DataFrame, encoder: Encoder) -> Matrix:
+def _matrix(rows: pl.DataFrame, encoder: Encoder, task: Task) -> Matrix:
     return Matrix(
         features=encoder.transform(rows),
-        label=rows[LABEL].cast(pl.Float64).to_numpy(),
+        label=task.encode(rows[LABEL], "Training set"),
         names=encoder.feature_names,
         categories={place: len(encoder.categories[encoder.feature_names[place]]) for place in encoder.category_indices},
     )
 
 
-def _require_labels(split: Split, task: Task) -> None:
+def _fitted_task(split: Split, task: Task) -> Task:
+    """Return ``task`` with what the training rows determine. Raises :class:`LabelError` for labels that do not suit."""
+    task = task.fitted_to(split.train[LABEL], "Training set, train part")
     for part, rows in (("train", split.train), ("late", split.late), ("validation", split.validation)):
-        _require_label_values(part, rows, task)
-    _require_label_values("test", split.test, task)
-    if task == "classification" and split.test[LABEL].n_unique() == 1:
-        raise TrainingError(
-            "Training set, test part",
-            expected="labels of both classes for the evaluation",
-            found=f"{split.test.height} times {split.test[LABEL][0]}",
-            fix="Correct the label rule in the examples function, or choose another month.",
-        )
-
-
-def _require_label_values(part: str, rows: pl.DataFrame, task: Task) -> None:
-    label = rows[LABEL].cast(pl.Float64)
-    valid = label.is_in([0.0, 1.0]) if task == "classification" else label.is_finite()
-    invalid = label.filter(~valid)
-    if invalid.len():
-        raise TrainingError(
-            f"Training set, {part} part",
-            expected="labels 0 and 1" if task == "classification" else "labels that are numbers",
-            found=f"{invalid.len()} of {rows.height} others, for example {invalid[0]:g}",
-            fix="Correct the label rule in the examples function"
-            + (", or declare task: regression." if task == "classification" else "."),
-        )
+        task.encode(rows[LABEL], f"Training set, {part} part")
+    task.require_evaluable(task.encode(split.test[LABEL], "Training set, test part"), "Training set, test part")
+    return task
 
 
 def _feature_notes(split: Split, features: list[str]) -> list[str]:
@@ -188,7 +172,7 @@ def _subfolder(folder: Path | None, name: str) -> Path | None:
 
 def fitted_settings(declared: TrainerSettings, fitted: Any) -> dict[str, Any]:
     """Return all parameters of the fit, including defaults, for the manifest."""
-    trainer = make_trainer(declared, "classification")
+    trainer = make_trainer(declared, "binary")
     return {
         "trainer": declared.trainer,
         "refit": declared.refit,

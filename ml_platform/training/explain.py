@@ -16,7 +16,7 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Reason:
-    """Contribution of one feature to one score, in log-odds (classification) or label units (regression).
+    """Contribution of one feature to one score, in log-odds of a probability or in label units.
 
     A positive contribution raises the score.
     """
@@ -45,17 +45,22 @@ def contributions_by_ablation(
 ) -> Scores:
     """Return each score minus its mean when one feature is taken from the ``background`` rows, shape (rows, features).
 
+    ``predict`` returns (rows, outputs); of several outputs, the largest of each row is explained.
     Features are replaced one at a time, so a joint effect counts for each of them. The cost is rows x features x
     background predictions. Source: Robnik-Sikonja and Kononenko (2008), Explaining classifications for individual
     instances.
     """
-    baseline = _to_log_odds(predict(features), log_odds)
+    outputs = predict(features)
+    explained = outputs.argmax(axis=1)
+    baseline = _to_log_odds(outputs[np.arange(len(features)), explained], log_odds)
+    explained_of_copies = np.repeat(explained, len(background))
     result = np.zeros(features.shape, dtype=np.float64)
     copies = np.repeat(features, len(background), axis=0)
     for column in range(features.shape[1]):
         original = copies[:, column].copy()
         copies[:, column] = np.tile(background[:, column], len(features))
-        changed = _to_log_odds(predict(copies), log_odds).reshape(len(features), len(background))
+        scores = predict(copies)[np.arange(len(copies)), explained_of_copies]
+        changed = _to_log_odds(scores, log_odds).reshape(len(features), len(background))
         result[:, column] = baseline - changed.mean(axis=1)
         copies[:, column] = original
     return result

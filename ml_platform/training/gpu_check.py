@@ -57,7 +57,7 @@ def measure_fit(matrix: Matrix, settings: TorchSettings, seed: int) -> DeviceMea
     device = chosen_device(settings)
     started = time.perf_counter()
     with measure_resources(PriceList()) as meter:
-        TorchTrainer(settings, task="classification", seed=seed).fit(
+        TorchTrainer(settings, task="binary", seed=seed).fit(
             matrix.part(0, train_rows),
             matrix.part(train_rows, matrix.rows),
             report=lambda _, loss: validation_losses.append((time.perf_counter() - started, loss)),

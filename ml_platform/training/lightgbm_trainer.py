@@ -15,8 +15,11 @@ from pydantic import Field
 
 from ml_platform.data.atomic import write_text
 from ml_platform.data.settings import Settings
+from ml_platform.errors import listed
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.task import Task
 from ml_platform.training.checkpoint import Checkpoint, Checkpoints, fingerprint
-from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError, require_labels
+from ml_platform.training.trainer import Matrix, ReportProgress, TrainingError, require_labels
 
 if TYPE_CHECKING:
     from lightgbm import Booster, Dataset
@@ -55,15 +58,12 @@ class LightGBMSettings(Settings):
     )
     num_threads: int = Field(default=0, ge=0, description="Number of threads; 0: one per core.")
 
-    def parameters(self, task: Task) -> dict[str, Any]:
+    def parameters(self, task: Task | str) -> dict[str, Any]:
         """Return the parameters for LightGBM, without the seeds, which change with the segment."""
         own = self.model_dump(exclude={"max_rounds", "patience", "segment_rounds", "histogram"})
-        objective = {"objective": "binary", "metric": "binary_logloss"}
-        if task == "regression":
-            objective = {"objective": "regression", "metric": "l2"}
         by_column = self.histogram == "column"
         fixed = {"deterministic": True, "force_col_wise": by_column, "force_row_wise": not by_column, "verbose": -1}
-        return {**own, **objective, **fixed}
+        return {**own, **_objective(as_task(task)), **fixed}
 
 
 class LightGBMModel:
@@ -76,7 +76,9 @@ class LightGBMModel:
         self.notes = notes
 
     def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        return np.asarray(self.booster.predict(features, num_iteration=self.rounds), dtype=np.float64)
+        """Return the outputs of the task, shape (rows, outputs)."""
+        found = np.asarray(self.booster.predict(features, num_iteration=self.rounds), dtype=np.float64)
+        return found.reshape(len(features), -1)
 
     def save(self, directory: Path) -> None:
         write_text(directory / MODEL_FILE, self.booster.model_to_string(num_iteration=self.rounds))
@@ -84,10 +86,13 @@ class LightGBMModel:
     def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return TreeSHAP contributions without the constant, shape (rows, features), in units of the raw score.
 
+        With several classes they explain the most probable one.
         Source: Lundberg et al. (2018), Consistent individualized feature attribution for tree ensembles.
         """
         found = self.booster.predict(features, num_iteration=self.rounds, pred_contrib=True)
-        return np.asarray(found, dtype=np.float64)[:, :-1]
+        contributions = np.asarray(found, dtype=np.float64).reshape(len(features), -1, features.shape[1] + 1)
+        explained = self.predict(features).argmax(axis=1)
+        return contributions[np.arange(len(features)), explained, :-1]
 
     def importance(self) -> dict[str, float]:
         """Return each feature's share of the gain of all splits, largest first."""
@@ -98,14 +103,14 @@ class LightGBMModel:
 
 
 class LightGBMTrainer:
-    """Fit boosted trees with early stopping on log loss (classification) or squared error (regression)."""
+    """Fit boosted trees with early stopping on the loss of the task."""
 
     Settings = LightGBMSettings
     rounds_follow_rows = True
 
-    def __init__(self, settings: LightGBMSettings, *, task: Task, seed: int) -> None:
+    def __init__(self, settings: LightGBMSettings, *, task: Task | str, seed: int) -> None:
         self.settings = settings
-        self.task = task
+        self.task = as_task(task)
         self.seed = seed
 
     def fit(
@@ -133,7 +138,12 @@ class LightGBMTrainer:
         parameters = self.settings.parameters(self.task) | {"data_random_seed": self.seed}
         checkpoints, resumed_from = None, None
         if checkpoint is not None:
-            identity = {**self.settings.model_dump(), "task": self.task, "seed": self.seed, "most": max_rounds}
+            identity = {
+                **self.settings.model_dump(),
+                "task": self.task.model_dump(),
+                "seed": self.seed,
+                "most": max_rounds,
+            }
             checkpoints = Checkpoints(checkpoint, fingerprint(identity, train, validation))
             resumed_from = checkpoints.latest()
         progress = _BoostingProgress(self.settings, max_rounds, resumed_from, checkpoints, report)
@@ -159,6 +169,23 @@ class LightGBMTrainer:
 
         booster = lgb.Booster(model_file=directory / MODEL_FILE)
         return LightGBMModel(booster, booster.current_iteration(), [], [])
+
+
+def _objective(task: Task) -> dict[str, Any]:
+    """Return LightGBM's parameters for the loss of ``task``. Raises :class:`TrainingError` for another loss."""
+    objectives: dict[str, dict[str, Any]] = {
+        "log_loss": {"objective": "binary", "metric": "binary_logloss"},
+        "multinomial": {"objective": "multiclass", "metric": "multi_logloss", "num_class": task.outputs},
+        "squared_error": {"objective": "regression", "metric": "l2"},
+    }
+    if task.loss not in objectives:
+        raise TrainingError(
+            "LightGBM",
+            expected=f"a task with the loss {listed(objectives)}",
+            found=f"'{task.name}' with {task.loss}",
+            fix="Choose another trainer.",
+        )
+    return objectives[task.loss]
 
 
 def seeds_of_segment(seed: int, segment: int) -> dict[str, int]:

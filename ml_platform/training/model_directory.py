@@ -17,6 +17,8 @@ import polars as pl
 from ml_platform.data.atomic import write_json, write_text
 from ml_platform.errors import PlatformError
 from ml_platform.features.encoder import Encoder
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.task import Task
 from ml_platform.training.calibration import Calibration
 from ml_platform.training.candidate import Candidate
 from ml_platform.training.trainer import FittedModel, scorer_of, trainer_class
@@ -33,13 +35,26 @@ class StoredModel:
     """A model read back from its directory."""
 
     description: Mapping[str, Any]
+    task: Task
     fitted: FittedModel
     encoder: Encoder
     calibration: Calibration
 
     def predict(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
-        """Return probabilities (or values) of the rows of ``frame``, which has the features as columns."""
-        return self.calibration.apply(self.fitted.predict(self.encoder.transform(frame)))
+        """Return the prediction of the rows of ``frame``, which has the features as columns; see :class:`Task`."""
+        outputs = self.fitted.predict(self.encoder.transform(frame))
+        return self.calibration.apply(self.task.prediction(outputs))
+
+    def answer_numbers(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
+        """Return the numbers that an endpoint answers for the rows of ``frame``, score first.
+
+        The shape is (rows,) for a task without further numbers, else (rows, numbers).
+        """
+        prediction = self.predict(frame)
+        scores = self.task.scores(prediction)
+        details = self.task.answer_details(prediction, self.calibration.half_width)
+        numbers = [[number for value in row.values() for number in (value or {}).values()] for row in details or []]
+        return np.column_stack([scores, numbers]) if numbers and numbers[0] else scores
 
 
 def write_model(
@@ -54,14 +69,14 @@ def write_model(
 ) -> None:
     """Write ``candidate`` with the features it reads and the contract of its endpoint into the empty ``directory``.
 
-    ``threshold`` is the lowest score that is answered as true, and None for a regression.
+    ``threshold`` is the lowest score that is answered as true, and None for a task without one.
     """
     directory.mkdir(parents=True, exist_ok=True)
     description = {
         "format": FORMAT,
         "name": name,
         "trainer": candidate.trainer,
-        "task": candidate.task,
+        "task": candidate.task.model_dump(mode="json"),
         "target": target,
         "threshold": threshold,
         "feature_names": list(candidate.encoder.feature_names),
@@ -83,6 +98,7 @@ def read_model(directory: Path) -> StoredModel:
     description = _read_description(directory)
     return StoredModel(
         description=description,
+        task=as_task(description["task"]),
         fitted=trainer_class(description["trainer"]).load(directory),
         encoder=Encoder.from_json((directory / "encoder.json").read_text()),
         calibration=Calibration.model_validate_json((directory / "calibration.json").read_text()),

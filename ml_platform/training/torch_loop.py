@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ml_platform.tasks.task import Task
 from ml_platform.training.checkpoint import Checkpoint, Checkpoints
 from ml_platform.training.torch_batches import BatchLoader, epoch_order
 from ml_platform.training.torch_network import NetworkSpec, build_network, category_counts, fill_unseen_categories
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.torch_state import reproducible_fit
-from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError
+from ml_platform.training.trainer import Matrix, ReportProgress, TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -198,8 +199,11 @@ class TrainingLoop:
         """Return the mean of the members' losses; members learn separately, and predictions average them."""
         from torch.nn import functional
 
+        if self.fit.task.loss == "multinomial":
+            classes = label.long().unsqueeze(1).expand(-1, logits.shape[1])
+            return functional.cross_entropy(logits.flatten(0, 1), classes.flatten())
         target = ((label - self.spec.label_mean) / self.spec.label_scale).unsqueeze(1).expand_as(logits)
-        if self.fit.task == "classification":
+        if self.fit.task.loss == "log_loss":
             return functional.binary_cross_entropy_with_logits(logits, target)
         return functional.mse_loss(logits, target)
 
@@ -230,7 +234,7 @@ class TrainingLoop:
         scores = predict(
             self.network, self.spec, validation.features[own_rows], self.device, self.fit.task, self.settings
         )
-        loss = self._sum_over_ranks(losses(scores, validation.label[own_rows], self.fit.task).sum()) / validation.rows
+        loss = self._sum_over_ranks(self.fit.task.losses(validation.label[own_rows], scores).sum()) / validation.rows
         if not math.isfinite(loss):
             raise TrainingError(
                 f"torch, epoch {self.progress.epoch}",
@@ -292,7 +296,7 @@ def predict(
     task: Task,
     settings: TorchSettings,
 ) -> npt.NDArray[np.float64]:
-    """Return the members' mean probability (or value), shape (rows,), computed in chunks that fit memory."""
+    """Return the members' mean probability (or value), shape (rows, outputs), computed in chunks that fit memory."""
     import torch
 
     network.eval()
@@ -312,16 +316,13 @@ def predict(
                 continue
             scored += rows
     logits = torch.cat(logit_parts) if logit_parts else torch.empty((0, 1), dtype=torch.float64)
-    scores = torch.sigmoid(logits) if task == "classification" else logits * spec.label_scale + spec.label_mean
-    return scores.mean(dim=1).numpy()
-
-
-def losses(scores: npt.NDArray[np.float64], label: npt.NDArray[np.float64], task: Task) -> npt.NDArray[np.float64]:
-    """Return the log loss (or squared error) of each row, NaN where the label is NaN."""
-    if task == "regression":
-        return np.asarray(np.square(scores - label))
-    clipped = np.clip(scores, 1e-12, 1 - 1e-12)
-    return np.where(np.isnan(label), np.nan, -np.log(np.where(label > 0, clipped, 1 - clipped)))
+    if task.loss == "multinomial":
+        scores = torch.softmax(logits, dim=-1)
+    elif task.loss == "log_loss":
+        scores = torch.sigmoid(logits)
+    else:
+        scores = logits * spec.label_scale + spec.label_mean
+    return scores.mean(dim=1).numpy().reshape(len(features), spec.outputs)
 
 
 def autocast(settings: TorchSettings, device: "torch.device") -> Any:

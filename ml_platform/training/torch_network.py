@@ -14,9 +14,10 @@ from pydantic import Field
 
 from ml_platform.data.atomic import write_bytes, write_text
 from ml_platform.data.settings import Settings
+from ml_platform.tasks.task import Task
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.torch_state import preserved_generator
-from ml_platform.training.trainer import Matrix, Task
+from ml_platform.training.trainer import Matrix
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +51,7 @@ class NetworkSpec(Settings):
     blocks: int = Field(description="Number of hidden layers.")
     dropout: float = Field(description="Share of units dropped while fitting.")
     embedding_size: int = Field(description="Length of the embedding of a feature.")
+    outputs: int = Field(default=1, ge=1, description="Number of outputs of each member, for example of classes.")
     label_mean: float = Field(default=0.0, description="Regression: mean of the label.")
     label_scale: float = Field(default=1.0, description="Regression: standard deviation of the label.")
 
@@ -92,8 +94,9 @@ def network_spec_for(train: Matrix, settings: TorchSettings, task: Task, seed: i
         blocks=settings.blocks,
         dropout=settings.dropout,
         embedding_size=settings.embedding_size,
-        label_mean=float(train.label.mean()) if task == "regression" else 0.0,
-        label_scale=max(float(train.label.std()), MINIMUM_SCALE) if task == "regression" else 1.0,
+        outputs=task.outputs,
+        label_mean=0.0 if task.has_probabilities else float(train.label.mean()),
+        label_scale=1.0 if task.has_probabilities else max(float(train.label.std()), MINIMUM_SCALE),
     )
 
 
@@ -116,7 +119,7 @@ def _distinct_edges(edges: npt.NDArray[np.float64]) -> list[float]:
 
 
 def build_network(spec: NetworkSpec) -> "nn.Module":
-    """Return a new network from (rows, features) float32 to logits (rows, members).
+    """Return a new network from (rows, features) float32 to logits (rows, members), or (rows, members, outputs).
 
     A missing number has its own embedding.
     """
@@ -164,7 +167,7 @@ def build_network(spec: NetworkSpec) -> "nn.Module":
                 start_scaling_init="normal",
                 start_scaling_init_chunks=[size] * fields,
             )
-            self.output = LinearEnsemble(spec.width, 1, k=spec.members)
+            self.output = LinearEnsemble(spec.width, spec.outputs, k=spec.members)
 
         def forward(self, features: "Tensor") -> "Tensor":
             parts = []
@@ -180,7 +183,7 @@ def build_network(spec: NetworkSpec) -> "nn.Module":
                 for at, (table, count) in enumerate(zip(self.categories, counts, strict=True)):
                     parts.append(table(codes[:, at].nan_to_num(nan=count).long()))
             logits: Tensor = self.output(self.backbone(self.spread(torch.cat(parts, 1))))
-            return logits.squeeze(-1)
+            return logits.squeeze(-1) if spec.outputs == 1 else logits
 
     return Network()
 

@@ -12,13 +12,15 @@ import numpy.typing as npt
 
 from ml_platform.data.atomic import write_json
 from ml_platform.data.scratch import scratch_folder
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.task import Task
 from ml_platform.training.checkpoint import Checkpoints, fingerprint
 from ml_platform.training.explain import contributions_by_ablation, permutation_importance, shares
-from ml_platform.training.torch_loop import NetworkFit, TrainingLoop, losses, predict
+from ml_platform.training.torch_loop import NetworkFit, TrainingLoop, predict
 from ml_platform.training.torch_network import NetworkSpec, load_network, network_spec_for, save_network
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.torch_state import reproducible_fit
-from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError, require_labels
+from ml_platform.training.trainer import Matrix, ReportProgress, TrainingError, require_labels
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -63,7 +65,7 @@ class TorchModel:
         self.device = device
 
     def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return probabilities (or values), shape (rows,), in float64 on a CPU as in serving, else in float32."""
+        """Return the outputs of the task, shape (rows, outputs), in float64 on a CPU as in serving, else in float32."""
         import torch
 
         float32_settings = TorchSettings(precision="float32")
@@ -79,7 +81,12 @@ class TorchModel:
         """Write network and background into ``directory``, without pickles."""
         save_network(self.network, self.spec, directory)
         np.savez(directory / BACKGROUND_FILE, rows=self.background)
-        fitted = {"task": self.task, "names": self.names, "rounds": self.rounds, "importance": self.importance()}
+        fitted = {
+            "task": self.task.model_dump(),
+            "names": self.names,
+            "rounds": self.rounds,
+            "importance": self.importance(),
+        }
         write_json(directory / FITTED_FILE, fitted)
 
     def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -87,9 +94,7 @@ class TorchModel:
 
         The shape is (rows, features).
         """
-        return contributions_by_ablation(
-            self.predict, features, self.background, log_odds=self.task == "classification"
-        )
+        return contributions_by_ablation(self.predict, features, self.background, log_odds=self.task.has_probabilities)
 
     def importance(self) -> dict[str, float]:
         """Return each feature's share of the permutation importance on the sample rows, largest first."""
@@ -103,7 +108,7 @@ class TorchModel:
             self.predict,
             self._sample.features,
             self._sample.label,
-            lambda label, scores: float(losses(scores, label, self.task).mean()),
+            lambda label, outputs: float(self.task.losses(label, outputs).mean()),
             repeats=1,
         )
         # A negative importance is noise of a small sample, so it counts as 0.
@@ -111,16 +116,16 @@ class TorchModel:
 
 
 class TorchTrainer:
-    """Fit TabM with early stopping on log loss (classification) or squared error (regression)."""
+    """Fit TabM with early stopping on the loss of the task."""
 
     Settings = TorchSettings
     rounds_follow_rows = False
     # The build of torch depends on the machine, so the manifest names it beside the lock.
     unlocked_packages = ("torch",)
 
-    def __init__(self, settings: TorchSettings, *, task: Task, seed: int) -> None:
+    def __init__(self, settings: TorchSettings, *, task: Task | str, seed: int) -> None:
         self.settings = settings
-        self.task = task
+        self.task = as_task(task)
         self.seed = seed
 
     def fit(
@@ -143,7 +148,7 @@ class TorchTrainer:
                 fix="Materialize the feature views for these months.",
             )
         epochs = self.settings.max_epochs if rounds is None else rounds
-        identity = {**self.settings.model_dump(), "task": self.task, "seed": self.seed, "epochs": epochs}
+        identity = {**self.settings.model_dump(), "task": self.task.model_dump(), "seed": self.seed, "epochs": epochs}
         checkpoints = None if checkpoint is None else Checkpoints(checkpoint, fingerprint(identity, train, validation))
         fit = NetworkFit(self.settings, self.task, self.seed, spec, epochs, checkpoints)
         device = chosen_device(self.settings)
@@ -178,7 +183,7 @@ class TorchTrainer:
         return TorchModel(
             network,
             spec,
-            stored["task"],
+            as_task(stored["task"]),
             stored["names"],
             background,
             rounds=stored["rounds"],

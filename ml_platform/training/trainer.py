@@ -17,12 +17,13 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.task import Task
 from ml_platform.training.compute import Compute
 from ml_platform.training.resource_usage import gpu_count
 from ml_platform.training.search_space import TuningSettings
 
 Array = npt.NDArray[np.floating[Any]]
-Task = Literal["classification", "regression"]
 ReportProgress = Callable[[int, float], None]
 """``report(round, validation_loss)`` is called during the fit; it may raise to stop the fit (pruning)."""
 
@@ -72,7 +73,7 @@ class FittedModel(Protocol):
     """Events of the fit that the owner should know, for example that batches were halved."""
 
     def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return probabilities (classification) or values (regression), shape (rows,)."""
+        """Return the outputs of the task, for example probabilities by class, shape (rows, outputs)."""
         ...
 
     def save(self, directory: Path) -> None:
@@ -213,10 +214,10 @@ def uses_gpu(declared: TrainerSettings) -> bool:
     return getattr(settings, "device", "cpu") != "cpu"
 
 
-def make_trainer(declared: TrainerSettings, task: Task) -> Trainer:
+def make_trainer(declared: TrainerSettings, task: Task | str) -> Trainer:
     """Return the declared trainer with its validated settings."""
     trainer = trainer_class(declared.trainer)
-    return trainer(trainer.Settings.model_validate(declared.settings), task=task, seed=declared.seed)
+    return trainer(trainer.Settings.model_validate(declared.settings), task=as_task(task), seed=declared.seed)
 
 
 def trainers_of(declared: TrainerSettings) -> list[str]:
@@ -271,7 +272,7 @@ def require_labels(rows: Matrix, task: Task) -> None:
     if rows.label.min() == rows.label.max():
         raise TrainingError(
             "Training rows",
-            expected=f"labels of more than one value ({task})",
+            expected=f"labels of more than one value ({task.name})",
             found=f"{rows.rows} times {rows.label[0]:g}",
             fix="Correct the label rule: no model can learn from a constant.",
         )

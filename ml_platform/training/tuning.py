@@ -12,11 +12,12 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from ml_platform.errors import did_you_mean, listed
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.task import Task
 from ml_platform.training.checkpoint import fingerprint
 from ml_platform.training.search_space import Choices, FloatRange, SearchRange, TuningSettings
 from ml_platform.training.trainer import (
     Matrix,
-    Task,
     Trainer,
     TrainerSettings,
     TrainingError,
@@ -83,7 +84,7 @@ def tune(
     train: Matrix,
     validation: Matrix,
     declared: TrainerSettings,
-    task: Task,
+    task: Task | str,
     *,
     storage: str | None = None,
     on_trial: OnTrial | None = None,
@@ -104,10 +105,11 @@ def tune(
     if search is None:
         raise TrainingError("Tuning", expected="a search space", found="none", fix="Declare 'tuning' of the trainer.")
     validate_search_space(declared)
+    task = as_task(task)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     identity = declared.model_dump(include={"trainer", "seed", "settings"}) | {
         "space": {name: each.model_dump() for name, each in search.space.items()},
-        "task": task,
+        "task": task.model_dump(),
     }
     interval, warmup = _pruning_steps(declared, search)
     study = optuna.create_study(

@@ -46,7 +46,7 @@ def test_lightgbm_scorer_equals_the_booster(tmp_path: Path) -> None:
     assert np.allclose(scorer.contributions(features).sum(axis=1) + contributions[:, -1], odds)
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("task", ["binary", "regression"])
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_network_without_torch_scores_and_explains_as_torch_does(tmp_path: Path, task: Task, blocks: int) -> None:
     rng = np.random.default_rng(3)

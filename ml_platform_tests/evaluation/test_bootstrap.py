@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from ml_platform.evaluation import ranking
 from ml_platform.evaluation.bootstrap import (
     Bootstrap,
     BootstrapSettings,
@@ -13,7 +12,8 @@ from ml_platform.evaluation.bootstrap import (
     bootstrap,
     draw_counts,
 )
-from ml_platform.evaluation.metrics import EvaluationError, score, score_regression
+from ml_platform.tasks import resampled_auc as ranking
+from ml_platform.tasks.metrics import EvaluationError, score, score_regression
 
 
 def flights(rows: int = 600, days: int = 12, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from ml_platform.evaluation.bootstrap import BootstrapSettings
-from ml_platform.evaluation.evidence import Evidence, SystemChecks, base_rate_prediction, bootstrap_blocks
+from ml_platform.evaluation.evidence import Evidence, SystemChecks, bootstrap_blocks
 from ml_platform.evaluation.gates import (
     BaselineGate,
     CalibrationGate,
@@ -22,7 +22,7 @@ from ml_platform.evaluation.gates import (
     SliceGate,
     evaluate_gates,
 )
-from ml_platform.evaluation.metrics import EvaluationError
+from ml_platform.tasks.metrics import EvaluationError
 
 random = np.random.default_rng(3)
 ROWS = 4000
@@ -97,21 +97,21 @@ def test_first_version_passes_without_a_champion() -> None:
 
 
 def test_candidate_that_does_not_beat_the_request_only_baseline_fails() -> None:
-    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "request_only": CHANCE}
+    baselines = {"base_rate": np.full(len(LABEL), 0.3), "request_only": CHANCE}
     result = BaselineGate().evaluate(evidence(blurred(0.8), baselines=baselines))
     assert (result.passed, result.undecided) == (False, False)
     assert "better than request_only by -" in result.reason
 
 
 def test_candidate_that_beats_every_baseline_passes_with_numbers_for_each() -> None:
-    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3), "request_only": blurred(1.5)}
+    baselines = {"base_rate": np.full(len(LABEL), 0.3), "request_only": blurred(1.5)}
     result = BaselineGate().evaluate(evidence(baselines=baselines))
     assert result.passed
     assert {"improvement_over_base_rate", "low_over_request_only"} <= set(result.numbers)
 
 
 def test_constant_baseline_can_be_beaten_by_auc() -> None:
-    baselines = {"base_rate": base_rate_prediction(LABEL, 0.3)}
+    baselines = {"base_rate": np.full(len(LABEL), 0.3)}
     result = BaselineGate(metric="auc").evaluate(evidence(baselines=baselines))
     assert result.passed
     assert result.numbers["improvement_over_base_rate"] == pytest.approx(
@@ -119,7 +119,7 @@ def test_constant_baseline_can_be_beaten_by_auc() -> None:
     )
 
 
-@pytest.mark.parametrize("baselines", [{}, {"base_rate": base_rate_prediction(LABEL, 0.3)}])
+@pytest.mark.parametrize("baselines", [{}, {"base_rate": np.full(len(LABEL), 0.3)}])
 def test_required_baseline_that_was_not_evaluated_fails_the_gate(baselines: dict[str, np.ndarray]) -> None:
     result = BaselineGate(required=["request_only"]).evaluate(evidence(baselines=baselines))
     assert (result.passed, result.reason) == (False, "Baselines not evaluated: request_only.")
@@ -291,7 +291,7 @@ def test_misspelt_gate_setting_is_rejected_with_the_nearest_name() -> None:
 
 def test_unknown_metric_is_rejected_when_the_gate_is_declared() -> None:
     with pytest.raises(ValidationError, match="Input should be 'auc', 'average_precision', 'recall_at_rate'"):
-        TypeAdapter(Gate).validate_python({"type": "paired_test", "metric": "accuracy"})
+        TypeAdapter(Gate).validate_python({"type": "paired_test", "metric": "precision"})
 
 
 def test_gate_declared_twice_is_rejected() -> None:

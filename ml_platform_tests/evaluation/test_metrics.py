@@ -6,14 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from ml_platform.evaluation.metrics import (
-    EvaluationError,
-    improvement,
-    recall_at_rate,
-    score,
-    score_regression,
-    score_task,
-)
+from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.metrics import EvaluationError, improvement, recall_at_rate, score, score_regression
 
 labels_and_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, max_size=60).filter(
     lambda rows: len({label for label, _ in rows}) == 2
@@ -96,12 +90,12 @@ def test_pinball_loss_of_the_median_is_half_the_mean_absolute_error() -> None:
 
 def test_task_selects_the_metrics() -> None:
     label, prediction = np.array([0.0, 1.0, 1.0]), np.array([0.5, 0.5, 0.75])
-    assert score_task("classification", label, prediction) == score(label, prediction)
+    assert as_task("binary").score(label, prediction) == score(label, prediction)
     # The errors are 0.5, 0.5 and 0.25; two of three labels lie within 0.5 and one within 0.25.
-    assert score_task("regression", label, prediction)["mae"] == pytest.approx(1.25 / 3)
-    assert "coverage" not in score_task("regression", label, prediction)
+    assert as_task("regression").score(label, prediction)["mae"] == pytest.approx(1.25 / 3)
+    assert "coverage" not in as_task("regression").score(label, prediction)
     bounds = (prediction - 0.25, prediction + 0.25)
-    assert score_task("regression", label, prediction, bounds)["coverage"] == pytest.approx(1 / 3)
+    assert as_task("regression").score(label, prediction, bounds)["coverage"] == pytest.approx(1 / 3)
 
 
 def test_quantile_weighs_errors_of_both_directions() -> None:

@@ -9,9 +9,9 @@ import pytest
 from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.evidence import Evidence
 from ml_platform.evaluation.gates import BaselineGate, MetricLimitGate, PairedTestGate, SliceGate, evaluate_gates
-from ml_platform.evaluation.metrics import EvaluationError
 from ml_platform.evaluation.summary import summarize_metrics
 from ml_platform.evaluation.verdict import decide
+from ml_platform.tasks.metrics import EvaluationError
 
 random = np.random.default_rng(8)
 DELAY = random.gamma(2.0, 10.0, 3000)

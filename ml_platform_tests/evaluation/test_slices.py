@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ml_platform.evaluation.metrics import score
 from ml_platform.evaluation.slices import holm, worst_slices
+from ml_platform.tasks.metrics import score
 
 LABEL = np.array([0, 1, 0, 1, 0, 1, 0, 1, 1])
 CHANCE = np.array([0.1, 0.9, 0.2, 0.8, 0.6, 0.4, 0.5, 0.5, 0.5])

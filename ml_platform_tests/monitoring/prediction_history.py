@@ -116,9 +116,9 @@ class PredictionHistory:
         return match_labels(typed, labels, keys=IDENTITY, known_by=self.known_by)
 
 
-def share_right(label: Any, probability: Any) -> dict[str, float]:
+def share_right(labelled: pl.DataFrame) -> dict[str, float]:
     """Return a metric that is easy to count by hand: the share on the correct side of one half."""
-    return {"share_right": float(((probability > 0.5) == (label > 0.5)).mean())}
+    return {"share_right": float(((labelled["score"] > 0.5) == (labelled["outcome"] > 0.5)).mean())}
 
 
 def measure(metrics: Any = share_right, *, identity: Sequence[str] = IDENTITY, **settings: Any) -> PerformanceMeasure:

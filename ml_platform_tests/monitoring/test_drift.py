@@ -194,7 +194,7 @@ def test_drifted_scores_are_an_alert_and_drifted_features_alone_a_notice(
     shift_x: float, shift_score: float, decision: str
 ) -> None:
     report = measure_drift(
-        with_score(0, 0, 1), with_score(shift_x, shift_score, 2), features=["x"], score="score",
+        with_score(0, 0, 1), with_score(shift_x, shift_score, 2), features=["x"], scores=["score"],
         settings=DriftSettings(),
     )  # fmt: skip
     assert report.decision == decision
@@ -204,7 +204,11 @@ def test_rows_without_a_score_are_a_reference_for_features_only() -> None:
     reference = with_score(0, 0, 1)
     fitted_on = reference.with_columns(score=pl.lit(None, pl.Float64), x=pl.col("x") + 9)
     report = measure_drift(
-        pl.concat([fitted_on, reference]), with_score(0, 0, 2), features=["x"], score="score", settings=DriftSettings()
+        pl.concat([fitted_on, reference]),
+        with_score(0, 0, 2),
+        features=["x"],
+        scores=["score"],
+        settings=DriftSettings(),
     )
     score, x = report.columns
     assert (score.drifted, score.null_rate_reference) == (False, 0.0)
@@ -214,7 +218,7 @@ def test_rows_without_a_score_are_a_reference_for_features_only() -> None:
 def test_reason_counts_and_names_the_findings() -> None:
     both = with_score(3, 0.5, 2).with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then("x").alias("x"))
     report = measure_drift(
-        with_score(0, 0, 1), both, features=["x"], score="score", settings=DriftSettings(), expected_rows=1_000
+        with_score(0, 0, 1), both, features=["x"], scores=["score"], settings=DriftSettings(), expected_rows=1_000
     )
     assert report.reason == (
         "Alert: 6000 rows where about 1000 are usual; scores shifted (1 of 2): 'score'; "
@@ -224,7 +228,7 @@ def test_reason_counts_and_names_the_findings() -> None:
 
 def test_scores_come_before_features_with_a_larger_effect() -> None:
     report = measure_drift(
-        with_score(0, 0, 1), with_score(3, 0.5, 2), features=["x"], score="score", settings=DriftSettings()
+        with_score(0, 0, 1), with_score(3, 0.5, 2), features=["x"], scores=["score"], settings=DriftSettings()
     )
     assert report.drifted == ["score", "x"]
 
@@ -241,7 +245,7 @@ def test_no_rows_at_all_are_an_alert_of_the_volume() -> None:
 
 def test_table_has_one_row_per_column_and_the_report_survives_json() -> None:
     report = measure_drift(
-        with_score(0, 0, 1), with_score(3, 0, 2), features=["x"], score="score", settings=DriftSettings()
+        with_score(0, 0, 1), with_score(3, 0, 2), features=["x"], scores=["score"], settings=DriftSettings()
     )
     assert report.table().select("name", "drifted").rows() == [("score", False), ("x", True)]
     assert type(report).model_validate_json(report.model_dump_json()) == report

@@ -19,9 +19,9 @@ JULY = datetime(2013, 7, 1, tzinfo=UTC)
 LATER = datetime(2013, 12, 1, tzinfo=UTC)
 
 
-def share_right(label: Any, probability: Any) -> dict[str, float]:
+def share_right(labelled: pl.DataFrame) -> dict[str, float]:
     """Return a metric that is easy to count by hand: the share on the correct side of one half, and its complement."""
-    right = float(((probability > 0.5) == (label > 0.5)).mean())
+    right = float(((labelled["score"] > 0.5) == (labelled["outcome"] > 0.5)).mean())
     return {"share_right": right, "share_wrong": 1 - right}
 
 

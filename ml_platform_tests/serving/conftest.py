@@ -97,7 +97,7 @@ def train_toy_model(root: Path, trees: int = 5) -> ToyModel:
             "format": "ml_platform/1",
             "name": "toy",
             "trainer": "lightgbm",
-            "task": "classification",
+            "task": "binary",
             "threshold": 0.4,
             "feature_names": features.feature_names,
         },

@@ -8,7 +8,7 @@ from ml_platform_tests.components.delivery_model import delivery_minutes_model, 
 @pytest.mark.parametrize(
     ("changes", "metric"),
     [
-        ({"task": "classification", "evaluation": {}}, "auc"),
+        ({"task": "binary", "evaluation": {}}, "auc"),
         ({"task": "regression", "evaluation": {}}, "rmse"),
         ({"task": "regression", "evaluation": {"primary_metric": "mae"}}, "mae"),
     ],

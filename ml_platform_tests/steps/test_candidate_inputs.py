@@ -149,7 +149,7 @@ def test_every_function_that_runs_in_a_fit_is_in_the_digest(tmp_path: Path) -> N
 
     sys.setprofile(note)
     try:
-        candidate = fit_candidate(rows, FEATURES, settings, task="classification")
+        candidate = fit_candidate(rows, FEATURES, settings, task="binary")
         results = candidate_results(candidate, rows, ThresholdSettings.model_validate({"f_beta": 1}))
         write_model(
             tmp_path / "model",

@@ -24,7 +24,7 @@ def rows() -> Matrix:
 def main(trainer: str, settings: str, checkpoint: str, out: str) -> None:
     everything = rows()
     declared = TrainerSettings(trainer=trainer, settings=json.loads(settings))
-    fitted = make_trainer(declared, "classification").fit(
+    fitted = make_trainer(declared, "binary").fit(
         everything.part(0, 2400),
         everything.part(2400, 3000),
         checkpoint=Path(checkpoint),

@@ -34,7 +34,7 @@ def blend(*members: dict[str, Any], seed: int = 7) -> TrainerSettings:
     return TrainerSettings.model_validate({"trainer": "blend", "seed": seed, "settings": {"members": list(members)}})
 
 
-def fit(declared: TrainerSettings, matrix: Matrix, task: Task = "classification", **options: Any) -> BlendModel:
+def fit(declared: TrainerSettings, matrix: Matrix, task: Task | str = "binary", **options: Any) -> BlendModel:
     fitted = make_trainer(declared, task).fit(matrix.part(0, 800), matrix.part(800, 1200), **options)
     assert isinstance(fitted, BlendModel)
     return fitted
@@ -43,7 +43,7 @@ def fit(declared: TrainerSettings, matrix: Matrix, task: Task = "classification"
 def test_prediction_is_the_mean_of_the_log_odds_of_single_fits_with_own_seeds(matrix: Matrix) -> None:
     fitted = fit(blend(TREES | {"seeds": 2}, NETWORK), matrix)
     single = [
-        make_trainer(TrainerSettings.model_validate(each | {"seed": seed}), "classification")
+        make_trainer(TrainerSettings.model_validate(each | {"seed": seed}), "binary")
         .fit(matrix.part(0, 800), matrix.part(800, 1200))
         .predict(matrix.features)
         for each, seed in ((TREES, 7), (TREES, 8), (NETWORK, 9))
@@ -63,7 +63,7 @@ def test_values_are_averaged_as_they_are(matrix: Matrix) -> None:
 def test_refit_takes_the_rounds_of_each_member(matrix: Matrix) -> None:
     declared = blend(TREES | {"settings": FAST | {"max_rounds": 8}}, TREES)
     tuned = fit(declared, matrix)
-    again = refit(make_trainer(declared, "classification"), tuned, matrix, 1.5)
+    again = refit(make_trainer(declared, "binary"), tuned, matrix, 1.5)
     assert isinstance(again, BlendModel)
     assert len({member.rounds for member in tuned.members}) == 2
     assert [member.rounds for member in again.members] == [round(1.5 * member.rounds) for member in tuned.members]
@@ -124,7 +124,7 @@ def test_declarations_that_cannot_be_fitted_are_rejected(members: list[dict[str,
 
 def test_fit_without_validation_rows_is_rejected(matrix: Matrix) -> None:
     with pytest.raises(TrainingError, match="Blend: expected validation rows"):
-        make_trainer(blend(TREES | {"seeds": 2}), "classification").fit(matrix, rounds=5)
+        make_trainer(blend(TREES | {"seeds": 2}), "binary").fit(matrix, rounds=5)
 
 
 def test_mean_of_sure_probabilities_is_finite() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.encoder import Encoder
+from ml_platform.tasks.task import LabelError
 from ml_platform.training.candidate import Candidate, fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMTrainer
 from ml_platform.training.model_directory import ModelDirectoryError, read_model, write_model
@@ -58,7 +59,7 @@ def declared(**changes: Any) -> TrainerSettings:
 
 
 def fit(frame: pl.DataFrame, features: list[str] = FEATURES, **changes: Any) -> Candidate:
-    return fit_candidate(split(frame), features, declared(**changes), task="classification")
+    return fit_candidate(split(frame), features, declared(**changes), task="binary")
 
 
 def test_candidate_ranks_the_unseen_month_by_the_decisive_feature():
@@ -173,7 +174,7 @@ def test_label_other_than_0_and_1_is_rejected_with_its_part_before_the_fit(
     label = pl.col("label").cast(pl.Float64)
     frame = training_set().with_columns(pl.when(at).then(pl.lit(odd)).otherwise(label).alias("label"))
 
-    with pytest.raises(TrainingError, match=rf"{part} part: expected labels 0 and 1, found 1 of .* {odd:g}"):
+    with pytest.raises(LabelError, match=rf"{part} part: expected labels 0 and 1, found 1 of .* {odd:g}"):
         fit(frame)
 
 
@@ -182,7 +183,7 @@ def test_test_month_with_one_class_is_rejected_before_the_fit(monkeypatch: pytes
     march = pl.col("predict_at") >= datetime(2013, 3, 1, tzinfo=UTC)
     frame = training_set().with_columns(pl.when(march).then(0).otherwise("label").cast(pl.Int8).alias("label"))
 
-    with pytest.raises(TrainingError, match=r"test part: expected labels of both classes.*, found \d+ times 0"):
+    with pytest.raises(LabelError, match=r"test part: expected labels of both classes.*, found \d+ times 0"):
         fit(frame)
 
 
@@ -194,7 +195,7 @@ def test_regression_accepts_finite_labels_and_rejects_infinite_ones():
     assert half_width > 0
 
     endless = frame.with_columns(label=pl.when(pl.int_range(pl.len()) == 5).then(float("inf")).otherwise("label"))
-    with pytest.raises(TrainingError, match=r"train part: expected labels that are numbers, found 1 of .* inf"):
+    with pytest.raises(LabelError, match=r"train part: expected labels that are numbers, found 1 of .* inf"):
         fit_candidate(split(endless), FEATURES, fast, task="regression")
 
 
@@ -202,10 +203,10 @@ def test_repeated_call_with_the_checkpoint_returns_the_same_candidate_without_a_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     parts, where = split(training_set()), tmp_path / "checkpoint"
-    first = fit_candidate(parts, FEATURES, declared(), task="classification", checkpoint=where)
+    first = fit_candidate(parts, FEATURES, declared(), task="binary", checkpoint=where)
     monkeypatch.setattr("lightgbm.train", lambda *args, **kwargs: pytest.fail("fitted again"))
 
-    again = fit_candidate(parts, FEATURES, declared(), task="classification", checkpoint=where)
+    again = fit_candidate(parts, FEATURES, declared(), task="binary", checkpoint=where)
 
     assert [note.partition(" after")[0] for note in again.notes] == ["Resumed from the checkpoint"] * 2
     assert np.array_equal(again.predict(parts.test), first.predict(parts.test))

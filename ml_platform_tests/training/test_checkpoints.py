@@ -97,8 +97,8 @@ def test_fit_on_a_full_disk_fails_and_resumes_later_from_the_last_complete_check
 
     declared = TrainerSettings(settings=LIGHTGBM)
     parts = rows().part(0, 2400), rows().part(2400, 3000)
-    resumed = make_trainer(declared, "classification").fit(*parts, checkpoint=tmp_path / "full")
-    whole = make_trainer(declared, "classification").fit(*parts)
+    resumed = make_trainer(declared, "binary").fit(*parts, checkpoint=tmp_path / "full")
+    whole = make_trainer(declared, "binary").fit(*parts)
     assert resumed.notes
     assert np.array_equal(resumed.predict(rows().features), whole.predict(rows().features))
 

@@ -23,7 +23,7 @@ class KilledError(Exception):
 
 def fit(
     matrix: Matrix,
-    task: Task = "classification",
+    task: Task | str = "binary",
     seed: int = 3,
     rounds: int | None = None,
     checkpoint: Path | None = None,
@@ -47,7 +47,7 @@ def fit(
         {"bagging_fraction": 0.6, "feature_fraction": 0.5, "extra_trees": True, "histogram": "row"},
     ],
 )
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("task", ["binary", "regression"])
 def test_resumed_fit_equals_an_uninterrupted_fit(matrix: Matrix, tmp_path: Path, drawn: dict[str, Any], task: Task):
     def stop(round_: int, loss: float) -> None:
         if round_ == 47:
@@ -119,7 +119,7 @@ def test_importance_is_largest_for_the_decisive_feature_and_zero_for_an_empty_on
 
 def test_fit_without_validation_and_rounds_is_rejected(matrix: Matrix):
     with pytest.raises(TrainingError, match="expected validation rows or a number of rounds, found neither"):
-        LightGBMTrainer(LightGBMSettings(), task="classification", seed=0).fit(matrix)
+        LightGBMTrainer(LightGBMSettings(), task="binary", seed=0).fit(matrix)
 
 
 def test_constant_label_is_rejected(matrix: Matrix):

@@ -75,7 +75,7 @@ def custom_module(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_custom_trainer_is_loaded_by_dotted_path(matrix: Matrix):
     declared = TrainerSettings(trainer="own_trainers:MeanTrainer")
 
-    fitted = make_trainer(declared, "classification").fit(matrix)
+    fitted = make_trainer(declared, "binary").fit(matrix)
 
     assert fitted.predict(matrix.features)[0] == matrix.label.mean()
 

@@ -28,7 +28,7 @@ def declared(space: dict[str, Any] | None = None, **tuning: Any) -> TrainerSetti
 
 
 def search(matrix: Matrix, settings: TrainerSettings, **options: Any) -> TuningResult:
-    return tune(matrix.part(0, 900), matrix.part(900, 1200), settings, "classification", **options)
+    return tune(matrix.part(0, 900), matrix.part(900, 1200), settings, "binary", **options)
 
 
 def test_best_trial_has_the_lowest_loss_and_declared_settings_are_tried_first(matrix: Matrix):
@@ -80,7 +80,7 @@ def test_trials_on_other_rows_do_not_count(matrix: Matrix, storage: str):
         matrix.part(0, 800),
         matrix.part(900, 1200),
         declared(trials=2),
-        "classification",
+        "binary",
         storage=storage,
         on_trial=seen.append,
     )

@@ -71,9 +71,10 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
             f"{line.metric}_{name}": value for line in result.metrics for name, value in line.others.items()
         }
         plots: dict[str, Any] = {}
-        if model.declared.task == "classification":
-            bins = reliability_bins(result.evidence.label, result.evidence.predictions["candidate"])
-            plots = {"reliability": inline_image(reliability_plot(bins))}
+        evidence = result.evidence
+        for name, each in evidence.task.probabilities(evidence.label, evidence.predictions["candidate"]).items():
+            title = f"reliability_{name}" if evidence.task.output_names else "reliability"
+            plots[title] = inline_image(reliability_plot(reliability_bins(*each)))
         if "champion" in result.evidence.predictions:
             plots["improvement"] = inline_image(improvement_plot(result.metrics, "champion"))
         yield dg.MaterializeResult(

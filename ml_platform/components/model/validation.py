@@ -15,7 +15,6 @@ from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.bootstrap import ROW_UNIT, TIME_UNITS
 from ml_platform.evaluation.evidence import BASE_RATE
 from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, MetricLimitGate, PairedTestGate, SliceGate
-from ml_platform.evaluation.metrics import CLASSIFICATION_METRICS, REGRESSION_METRICS
 from ml_platform.features.key_types import KEY_DTYPES
 from ml_platform.features.view import ViewError
 from ml_platform.serving.bento_sources import BentoError, find_sources
@@ -24,9 +23,6 @@ from ml_platform.training.trainer import TrainerSettings, TrainingError, scorer_
 from ml_platform.training.tuning import validate_search_space
 
 Path = Sequence[str | int]
-
-INTERVAL_METRIC = "coverage"
-"""The metric of predicted intervals. Baselines and slices have no intervals; on validation rows they are in-sample."""
 
 
 def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
@@ -65,7 +61,7 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
             find_sources([scorer.partition(":")[0]])
     except (TrainingError, FunctionNotFoundError, BentoError) as error:
         raise _located_error(model, [*path, "trainer"], error) from error
-    if model.task == "regression" and declared.calibration != "none":
+    if not model.task.has_probabilities and declared.calibration != "none":
         raise model.error_at(
             [*path, "calibration"],
             expected="'none', because the model predicts values, not probabilities",
@@ -186,10 +182,10 @@ def _validate_gates(model: ModelDeclaration, bound: BoundModel) -> None:
                 fix="Merge the two gates.",
             )
         names.append(gate.name)
-        if isinstance(gate, CalibrationGate) and model.task == "regression":
+        if isinstance(gate, CalibrationGate) and not model.task.has_probabilities:
             raise model.error_at(
                 [*path, "type"],
-                expected="a gate of a regression",
+                expected=f"a gate of task {model.task.name}",
                 found="'calibration', which needs probabilities",
                 fix="Declare {type: metric_limit, metric: coverage, limit: …} to check its intervals.",
             )
@@ -204,10 +200,9 @@ def _validate_gates(model: ModelDeclaration, bound: BoundModel) -> None:
 
 
 def _validate_metric(model: ModelDeclaration, path: Path, metric: str, *, intervals: bool) -> None:
-    of_task = CLASSIFICATION_METRICS if model.task == "classification" else REGRESSION_METRICS
-    known = [each for each in of_task if intervals or each != INTERVAL_METRIC]
+    known = [each for each in model.task.metrics if intervals or each not in model.task.interval_metrics]
     if metric not in known:
-        raise model.unknown_name_error(path, metric, known, f"a metric of a {model.task} here")
+        raise model.unknown_name_error(path, metric, known, f"a metric of task {model.task.name} here")
 
 
 def _validate_baselines(model: ModelDeclaration, bound: BoundModel) -> None:

@@ -9,7 +9,8 @@ from assets.logistic_scorer import FILE, Logistic, load
 from pydantic import Field
 
 from ml_platform.data.settings import Settings
-from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError, require_labels
+from ml_platform.tasks.task import Task
+from ml_platform.training.trainer import Matrix, ReportProgress, TrainingError, require_labels
 
 
 class LogisticSettings(Settings):
@@ -40,7 +41,7 @@ class FittedLogistic(Logistic):
 
 
 class LogisticTrainer:
-    """Trainer for classification only. It treats category codes as numbers."""
+    """Trainer for the binary task only. It treats category codes as numbers."""
 
     Settings = LogisticSettings
     scorer = "assets.logistic_scorer:load"
@@ -58,9 +59,9 @@ class LogisticTrainer:
         checkpoint: Path | None = None,  # unused: the fit takes a second
         report: ReportProgress | None = None,
     ) -> FittedLogistic:
-        if self.task != "classification":
+        if self.task.name != "binary":
             raise TrainingError(
-                "LogisticTrainer", expected="a classification", found=self.task, fix="Choose another trainer."
+                "LogisticTrainer", expected="task: binary", found=self.task.name, fix="Choose another trainer."
             )
         require_labels(train, self.task)
         mean = np.nan_to_num(np.nanmean(train.features, axis=0, dtype=np.float64))

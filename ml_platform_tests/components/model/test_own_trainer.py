@@ -41,9 +41,7 @@ def test_logistic_regression_estimates_the_true_weights(platform: PlatformFixtur
     features = random.normal(size=(20_000, 2)).astype(np.float32)
     chance = 1 / (1 + np.exp(-(2.0 * features[:, 0] - 1.0 * features[:, 1] + 0.5)))
     label = (random.random(20_000) < chance).astype(np.float64)
-    fitted = make_trainer(TrainerSettings.model_validate(LOGISTIC), "classification").fit(
-        Matrix(features, label, ["a", "b"])
-    )
+    fitted = make_trainer(TrainerSettings.model_validate(LOGISTIC), "binary").fit(Matrix(features, label, ["a", "b"]))
     assert fitted.weight == pytest.approx([2.0, -1.0, 0.5], abs=0.08)  # type: ignore[attr-defined]
 
 

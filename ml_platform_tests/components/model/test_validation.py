@@ -127,7 +127,7 @@ VALID_REGRESSION = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
         pytest.param(
             [evaluation("primary_metric: rmse")],
             "evaluation.primary_metric",
-            "a metric of a classification here ('auc', 'average_precision', 'recall_at_rate', 'log_loss', 'brier' …",
+            "a metric of task binary here ('auc', 'average_precision', 'recall_at_rate', 'log_loss', 'brier' …",
             id="primary metric",
         ),
         pytest.param(

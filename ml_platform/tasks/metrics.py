@@ -1,4 +1,4 @@
-"""Metrics of classification and regression models, exact on ties and verified against scikit-learn in the tests.
+"""Metrics and losses on arrays, exact on ties and verified against scikit-learn in the tests.
 
 They are written on numpy because the bootstrap needs the loss of each row, and each slice and resample computes them
 again. `benchmarks/statistics_libraries.py` compares time and results with scikit-learn.
@@ -17,14 +17,35 @@ Array = npt.NDArray[np.float64]
 Bounds = tuple[Array, Array]
 """The lower and upper ends of predicted intervals, each of shape (rows,)."""
 
-Task = Literal["classification", "regression"]
 MetricName = Literal[
-    "auc", "average_precision", "recall_at_rate", "log_loss", "brier", "ece", "mae", "rmse", "pinball", "coverage"
+    "auc",
+    "average_precision",
+    "recall_at_rate",
+    "log_loss",
+    "brier",
+    "ece",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "top_2_accuracy",
+    "mae",
+    "rmse",
+    "pinball",
+    "coverage",
 ]
 
-CLASSIFICATION_METRICS = ("auc", "average_precision", "recall_at_rate", "log_loss", "brier", "ece")
-REGRESSION_METRICS = ("mae", "rmse", "pinball", "coverage")
-HIGHER_IS_BETTER = frozenset({"auc", "average_precision", "recall_at_rate", "coverage"})
+HIGHER_IS_BETTER = frozenset(
+    {
+        "auc",
+        "average_precision",
+        "recall_at_rate",
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "top_2_accuracy",
+        "coverage",
+    }
+)
 CALIBRATION_BINS = 15
 ALERT_RATE = 0.01
 """Share of rows with an alert for `recall_at_rate`, unless the declaration gives another."""
@@ -82,16 +103,6 @@ def score_regression(
         _, high = regression_arrays(label, upper)
         numbers["coverage"] = float(((low <= truth) & (truth <= high)).mean())
     return numbers
-
-
-def score_task(
-    task: Task, label: npt.ArrayLike, prediction: npt.ArrayLike, bounds: Bounds | None = None
-) -> dict[str, float]:
-    """Return the metrics of ``task``: :func:`score`, or :func:`score_regression` with ``bounds``."""
-    if task == "classification":
-        return score(label, prediction)
-    lower, upper = bounds or (None, None)
-    return score_regression(label, prediction, lower=lower, upper=upper)
 
 
 def improvement(metric: str, candidate: float, champion: float) -> float:

@@ -11,7 +11,7 @@ scikit-learn has no AUC of resamples: one weighted call per resample takes over 
 import numpy as np
 import numpy.typing as npt
 
-from ml_platform.evaluation.metrics import Array
+from ml_platform.tasks.metrics import Array
 
 # With more blocks the tables per block do not fit the cache, and cumulative sums over the rows are faster.
 MAX_BLOCKS_FOR_TABLES = 512

@@ -1,0 +1,96 @@
+"""The task that predicts a number, with an interval that is calibrated on the validation rows."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from ml_platform.tasks.metrics import Array, Bounds, pinball_losses, regression_arrays, score_regression
+from ml_platform.tasks.resampling import Codes, resampled_mean
+from ml_platform.tasks.task import MetricOptions, Task, constant, number_label
+
+
+class RegressionTask(Task):
+    """Predict the mean of a number."""
+
+    type: Literal["regression"] = Field(default="regression", description="Labels that are numbers.")
+
+    metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "pinball", "coverage")
+    interval_metrics: ClassVar[frozenset[str]] = frozenset({"coverage"})
+    primary_metric: ClassVar[str] = "rmse"
+    baseline_metric: ClassVar[str] = "rmse"
+    slice_metric: ClassVar[str] = "rmse"
+    loss: ClassVar[str] = "squared_error"
+    label_type: ClassVar[str] = "Float64"
+    has_interval: ClassVar[bool] = True
+    score_text: ClassVar[str] = "Predicted value, in units of the label."
+    answer_text: ClassVar[str] = "Not applicable: a regression returns a value and its interval."
+
+    def encode(self, label: pl.Series, subject: str) -> Array:
+        return number_label(label, subject, fix="Return a number for each example, or declare task: multiclass.")
+
+    def baseline(self, label: Array, rows: int) -> Array:
+        return constant([float(label.mean())], rows)
+
+    def score(
+        self, label: Any, prediction: Any, bounds: Bounds | None = None, options: MetricOptions | None = None
+    ) -> dict[str, float]:
+        lower, upper = bounds or (None, None)
+        quantile = (options or MetricOptions()).quantile
+        return score_regression(label, prediction, quantile=quantile, lower=lower, upper=upper)
+
+    def resampled(
+        self,
+        label: Any,
+        prediction: Any,
+        codes: Codes,
+        counts: Array,
+        metrics: Sequence[str],
+        *,
+        bounds: Bounds | None = None,
+        options: MetricOptions | None = None,
+    ) -> dict[str, Array]:
+        truth, predicted = regression_arrays(label, prediction)
+        quantile = (options or MetricOptions()).quantile
+        values = {
+            "mae": resampled_mean(np.abs(predicted - truth), codes, counts),
+            "rmse": np.sqrt(resampled_mean(np.square(predicted - truth), codes, counts)),
+            "pinball": resampled_mean(pinball_losses(truth, predicted, quantile), codes, counts),
+        }
+        if bounds is not None and "coverage" in metrics:
+            values["coverage"] = resampled_mean(is_covered(label, *bounds), codes, counts)
+        return {metric: values[metric] for metric in metrics if metric in values}
+
+    def losses(self, label: Array, outputs: Array) -> Array:
+        return np.asarray(np.square(outputs[:, 0] - label))
+
+    def summary(self, label: Array) -> dict[str, float]:
+        return {"base_rate": float(label.mean())}
+
+    @property
+    def details(self) -> dict[str, Any]:
+        number = {"type": "number"}
+        return {
+            "interval": {
+                "type": ["object", "null"],
+                "description": "Interval that contains the declared share of outcomes; null when none was fitted.",
+                "properties": {"lower": number, "upper": number},
+                "required": ["lower", "upper"],
+                "additionalProperties": False,
+            }
+        }
+
+    def answer_details(self, prediction: Array, half_width: float | None) -> list[dict[str, Any]] | None:
+        if half_width is None:
+            return [{"interval": None}] * len(prediction)
+        ends = zip((prediction - half_width).tolist(), (prediction + half_width).tolist(), strict=True)
+        return [{"interval": {"lower": lower, "upper": upper}} for lower, upper in ends]
+
+
+def is_covered(label: Any, lower: Any, upper: Any) -> Array:
+    """Return 1.0 for each row whose label lies within its interval, shape (rows,)."""
+    truth, low = regression_arrays(label, lower)
+    _, high = regression_arrays(label, upper)
+    return ((low <= truth) & (truth <= high)).astype(np.float64)
