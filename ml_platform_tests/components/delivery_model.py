@@ -91,6 +91,23 @@ def delivery_minutes_model() -> ModelAssets:
     )
 
 
+def delivery_speed_model() -> ModelAssets:
+    """Return a model of three classes of speed, with a gate on the share of right answers."""
+    return delivery_model(
+        name="speed",
+        target="class of speed",
+        task="multiclass",
+        examples={"function": f"{FUNCTIONS}:speed", "sources": ["deliveries"]},
+        gates=[
+            {"type": "paired_test", "metric": "log_loss", "margin": 0.05},
+            {"type": "metric_limit", "metric": "accuracy", "limit": 0.6},
+            {"type": "leak"},
+            {"type": "contract"},
+            {"type": "latency", "maximum_p99_ms": 10_000},
+        ],
+    )
+
+
 VIEWS = [
     FeatureView.model_validate(
         {

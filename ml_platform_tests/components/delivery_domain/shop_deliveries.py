@@ -21,6 +21,14 @@ def minutes_late(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
     return examples(sources).drop("label").join(minutes, on="example_id")
 
 
+def speed(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Return the same examples, labelled with a class of speed."""
+    minutes = pl.col("minutes")
+    named = pl.when(minutes > 8).then(pl.lit("slow")).when(minutes < -3).then(pl.lit("fast")).otherwise(pl.lit("usual"))
+    classes = sources["deliveries"].select(pl.col("delivery").alias("example_id"), named.alias("label"))
+    return examples(sources).drop("label").join(classes, on="example_id")
+
+
 def lateness(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
     """Return one fact per delivery of a shop: whether it came late, known when it came."""
     return sources["deliveries"].select(

@@ -35,6 +35,7 @@ from ml_platform.state.schema import verdicts
 from ml_platform.steps import packaging
 from ml_platform.steps.candidates import build_training_sets
 from ml_platform.steps.evaluation import load_evidence
+from ml_platform.steps.model_card import write_model_card
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.promotion import ApprovalDecision, NotPromoted, record_decision
 from ml_platform.steps.release import release_champion
@@ -45,6 +46,7 @@ from ml_platform_tests.components.delivery_model import (
     deliveries,
     delivery_minutes_model,
     delivery_model,
+    delivery_speed_model,
 )
 from resources.dagster_home import HomeResource
 from resources.home import Home
@@ -475,6 +477,30 @@ def test_regression_is_evaluated_with_its_intervals_promoted_and_reproduced(plat
     kept = pl.read_parquet(platform.home.evidence / f"{evidence_of(platform, shown)}.parquet")
     inside = kept["label"].is_between(kept["lower__candidate"], kept["upper__candidate"])
     assert inside.mean() == shown["coverage"]
+    assert reproduce_version(model, 1, platform.stores).equal
+
+
+def test_model_of_three_classes_is_evaluated_served_in_its_bento_described_and_reproduced(
+    platform: PlatformFixture,
+) -> None:
+    model = delivery_speed_model()
+    build_training_sets(model, MONTHS, platform.lake)
+    platform.candidate(model, "2013-03")
+
+    shown, gates = platform.evaluate(model, "2013-03")
+
+    assert (shown["decision"], gates["metric_limit_accuracy"].passed) == ("PROMOTE", True)
+    assert shown["accuracy_low"] < shown["accuracy"] < shown["accuracy_high"]
+    assert shown["log_loss"] < shown["log_loss_base_rate"]
+    assert shown["share_fast"] + shown["share_slow"] + shown["share_usual"] == pytest.approx(1)
+    assert recorded_metadata(platform.promote_candidate(model, "2013-03"))["version"] == 1
+    kept = pl.read_parquet(platform.home.evidence / f"{evidence_of(platform, shown)}.parquet")
+    probabilities = kept.select(pl.col("^prediction__candidate__output__.*$"))
+    assert probabilities.columns == [f"prediction__candidate__output__{name}" for name in ("fast", "slow", "usual")]
+    written = write_model_card(model, "2013-03", platform.stores, {})
+    card = written.markdown_path.read_text()
+    assert "## Confusion: rows by class and answer" in card
+    assert "the endpoint returns the most probable class" in card
     assert reproduce_version(model, 1, platform.stores).equal
 
 
