@@ -12,10 +12,10 @@ from ml_platform.data.settings import Settings
 from ml_platform.evaluation.bootstrap import Bootstrap, Difference
 from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION, Evidence
 from ml_platform.evaluation.gate_result import GateResult, Numbers
-from ml_platform.tasks.metrics import HIGHER_IS_BETTER, EvaluationError, MetricName
 from ml_platform.evaluation.slices import SliceComparison, SliceSettings, compare_slices
 from ml_platform.evaluation.small_slices import pool_small_slices
 from ml_platform.evaluation.system_gates import ContractGate, LatencyGate, LeakGate, SizeGate
+from ml_platform.tasks.metrics import HIGHER_IS_BETTER, EvaluationError, MetricName
 
 RARE_SHARE = 0.05
 """Share of positives below which a loss alone hardly notices how a model ranks them."""
@@ -103,7 +103,7 @@ class BaselineGate(Settings):
         )
 
     def _metrics(self, evidence: Evidence) -> list[MetricName]:
-        is_rare = evidence.task != "regression" and evidence.label.mean() < RARE_SHARE
+        is_rare = evidence.task.has_two_values and evidence.label.mean() < RARE_SHARE
         return (
             [self.metric, "average_precision"] if is_rare and "metric" not in self.model_fields_set else [self.metric]
         )

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml_platform.evaluation.evidence import CANDIDATE, Evidence
-from ml_platform.tasks.metrics import Array, log_losses
 from ml_platform.evaluation.slices import SliceSettings, is_comparable, slice_rows
+from ml_platform.tasks.metrics import Array
 
 SIGN_DRAWS = 9999
 """Draws of the signs; the smallest p-value is one in 10,000, before the factor 2 for two statistics."""
@@ -69,15 +69,16 @@ def pool_small_slices(evidence: Evidence, settings: SliceSettings, opponent: str
     of_all = _share_at_least(drawn[:, -1], float(statistic[-1]))
     order = np.argsort(-statistic[:-1], kind="stable")
     found = [SmallSlice(column, value, len(rows), -float(excess[rows].mean())) for column, value, rows in small]
-    loss = "squared error" if evidence.task == "regression" else "log loss"
+    loss = "log loss" if evidence.task.has_probabilities else "squared error"
     return PooledSlices([found[at] for at in order], min(1.0, 2 * min(of_one, of_all)), loss)
 
 
 def _excess_loss(evidence: Evidence, opponent: str) -> Array:
     candidate, other = evidence.predictions[CANDIDATE], evidence.predictions[opponent]
-    if evidence.task == "regression":
-        return np.asarray(np.square(candidate - evidence.label) - np.square(other - evidence.label))
-    return log_losses(evidence.label, candidate) - log_losses(evidence.label, other)
+    of_candidate, of_other = (
+        evidence.task.losses(evidence.label, each.reshape(len(each), -1)) for each in (candidate, other)
+    )
+    return of_candidate - of_other
 
 
 def _share_at_least(drawn: Array, value: float) -> float:

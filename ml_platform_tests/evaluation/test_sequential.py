@@ -7,9 +7,9 @@ from scipy.special import ndtr, ndtri, stdtr
 
 from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.evidence import Evidence
-from ml_platform.tasks.metrics import EvaluationError
 from ml_platform.evaluation.sequential import nominal_levels, pool_windows
 from ml_platform.evaluation.serial_dependence import serial_dependence
+from ml_platform.tasks.metrics import EvaluationError
 
 
 def test_single_look_has_the_level_of_a_single_test() -> None:
