@@ -165,7 +165,7 @@ VALID_REGRESSION = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
         pytest.param(
             [*REGRESSION, gate("type: slices, columns: [desk]")],
             "gates.3.metric",
-            "a metric of a regression here ('mae', 'rmse', 'pinball'), found 'log_loss'",
+            "a metric of task regression here ('mae', 'rmse', 'pinball'), found 'log_loss'",
             id="slices of a regression by default",
         ),
         pytest.param(
