@@ -27,7 +27,8 @@ def load_error_text(error: BaseException, declared_at: str, domain: Path, root: 
 
 def _cause(error: BaseException, domain: Path) -> BaseException:
     """Return the first error of the chain that is not Dagster's wrapper and names a file, else the innermost one."""
-    chain, current = [], error
+    chain: list[BaseException] = []
+    current: BaseException | None = error
     while current is not None:
         if not isinstance(current, ComponentTreeException):
             chain.append(current)

@@ -57,7 +57,7 @@ class ProjectTree(ComponentTree):
         return {}
 
     @cached_property
-    def domains(self) -> Mapping[str, ComponentDecl]:
+    def domains(self) -> Mapping[str, ComponentDecl[Any]]:
         """The declarations of each domain that can be read, by the name of its folder."""
         context = self.decl_load_context.for_component_loc(ComponentPath.from_path(self.defs_module_path))
         found = {}
@@ -85,7 +85,7 @@ class ProjectTree(ComponentTree):
                 failures.append(LoadFailure(str(file.relative_to(self.project_root)), error))
         return failures
 
-    def _get_filesystem_decl(self) -> ComponentDecl:
+    def _get_filesystem_decl(self) -> ComponentDecl[Any]:
         if find_defs_or_component_yaml(self.defs_module_path):
             return super()._get_filesystem_decl()
         return self._folder
@@ -196,7 +196,7 @@ def _failures_of(tree: ProjectTree, step: Callable[[Any], object]) -> Failures:
     return dict(failures)
 
 
-def _first_line(tree: ProjectTree, declared: ComponentDecl) -> str:
+def _first_line(tree: ProjectTree, declared: ComponentDecl[Any]) -> str:
     source = getattr(declared, "source_tree", None)
     if source is None:
         return ""
@@ -256,7 +256,7 @@ class _Resolution:
         return None
 
 
-def _path(declared: ComponentDecl) -> Path:
+def _path(declared: ComponentDecl[Any]) -> Path:
     if not isinstance(declared.loc, ComponentPath):
         raise TypeError(f"expected a component of a file, got {declared.loc}")
     return declared.loc.file_path
