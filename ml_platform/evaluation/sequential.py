@@ -25,8 +25,8 @@ def nominal_levels(information: Sequence[float], error: float) -> list[float]:
     apply to Student's t as well (Jennison and Turnbull 2000, Group sequential methods, chapter 11).
     Raises :class:`EvaluationError` unless ``information`` grows.
 
-    >>> [round(level, 4) for level in nominal_levels([1000, 2000, 3000], 0.05)]
-    [0.025, 0.0163, 0.0093]
+    >>> tuple(round(level, 4) for level in nominal_levels([1000, 2000, 3000], 0.05))
+    (0.025, 0.0163, 0.0093)
     """
     from scipy.special import ndtr
 

@@ -74,10 +74,10 @@ class Task(Settings, ABC):
     """Whether the label is 0 or 1, which the leakage screen needs."""
 
     score_text: ClassVar[str]
-    """What the score of an answer is, for the reference of the endpoint."""
+    """Meaning of the score of an answer, for the reference of the endpoint."""
 
     answer_text: ClassVar[str]
-    """What the endpoint answers, for the model card of a task without a threshold."""
+    """Text about the answer of the endpoint, for the model card of a task without a threshold."""
 
     @property
     def name(self) -> str:

@@ -24,6 +24,7 @@ from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.monitoring.prediction_log import ingest_log_files, predictions_table
 from ml_platform.serving.request_contract import RequestContract, ValidRequest
+from ml_platform.tasks.catalog import as_task
 from ml_platform_tests.polling import until
 
 CONTRACT = RequestContract.model_validate({"model": "toy", "fields": [{"name": "x", "type": "float"}]})
@@ -33,6 +34,7 @@ class HalvingModel:
     """Stands in for a loaded model: the score is half of x; x = 13 is a bug, and x = 14 a missing snapshot."""
 
     contract = CONTRACT
+    task = as_task("binary")
     store = SnapshotStore(Path("nothing is read"))
 
     def __init__(self, read: Callable[[datetime, int, float], ServedFeatures] | None = None) -> None:

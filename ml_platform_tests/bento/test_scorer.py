@@ -9,9 +9,10 @@ import pytest
 
 from bento.lightgbm_scorer import load
 from bento.scorer import ModelUnreadableError, load_scorer, scorer_reference
+from ml_platform.tasks.task import Task
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.torch_trainer import TorchTrainer
-from ml_platform.training.trainer import Matrix, Task
+from ml_platform.training.trainer import Matrix
 
 
 def test_built_in_trainer_has_a_scorer() -> None:
@@ -39,10 +40,11 @@ def test_lightgbm_scorer_equals_the_booster(tmp_path: Path) -> None:
     booster = lightgbm.train(settings, lightgbm.Dataset(features, label), 5)
     booster.save_model(tmp_path / "model.txt")
     scorer = load(tmp_path)
-    assert np.array_equal(scorer.predict(features), np.asarray(booster.predict(features)))
+    assert np.array_equal(scorer.predict(features)[:, 0], np.asarray(booster.predict(features)))
     contributions = np.asarray(booster.predict(features, pred_contrib=True))
     assert np.allclose(scorer.contributions(features), contributions[:, :-1], rtol=0, atol=1e-12)
-    odds = np.log(scorer.predict(features) / (1 - scorer.predict(features)))
+    score = scorer.predict(features)[:, 0]
+    odds = np.log(score / (1 - score))
     assert np.allclose(scorer.contributions(features).sum(axis=1) + contributions[:, -1], odds)
 
 

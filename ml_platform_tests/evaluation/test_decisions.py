@@ -9,6 +9,7 @@ from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.evidence import Evidence
 from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, PairedTestGate, PlausibilityGate, SliceGate
 from ml_platform.evaluation.verdict import decide
+from ml_platform.tasks.catalog import as_task
 
 ROWS = 4000
 random = np.random.default_rng(11)
@@ -142,7 +143,7 @@ def test_perfect_candidate_is_too_good_to_be_true() -> None:
 def test_perfect_regression_is_too_good_to_be_true() -> None:
     value = np.arange(ROWS) / 10
     for candidate, passed in ((value + 0.01, False), (value + 50, True)):
-        evidence = Evidence(value, {"candidate": candidate}, DAY, task="regression", settings=SETTINGS)
+        evidence = Evidence(value, {"candidate": candidate}, DAY, task=as_task("regression"), settings=SETTINGS)
         assert PlausibilityGate().evaluate(evidence).passed is passed
 
 

@@ -12,16 +12,13 @@ from ml_platform.evaluation.evidence import Evidence, SystemChecks, bootstrap_bl
 from ml_platform.evaluation.gates import (
     BaselineGate,
     CalibrationGate,
-    ContractGate,
     Gate,
-    LatencyGate,
-    LeakGate,
     MetricLimitGate,
     PairedTestGate,
-    SizeGate,
     SliceGate,
     evaluate_gates,
 )
+from ml_platform.evaluation.system_gates import ContractGate, LatencyGate, LeakGate, SizeGate
 from ml_platform.tasks.metrics import EvaluationError
 
 random = np.random.default_rng(3)

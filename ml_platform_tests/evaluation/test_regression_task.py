@@ -11,6 +11,7 @@ from ml_platform.evaluation.evidence import Evidence
 from ml_platform.evaluation.gates import BaselineGate, MetricLimitGate, PairedTestGate, SliceGate, evaluate_gates
 from ml_platform.evaluation.summary import summarize_metrics
 from ml_platform.evaluation.verdict import decide
+from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.metrics import EvaluationError
 
 random = np.random.default_rng(8)
@@ -22,7 +23,7 @@ EVIDENCE = Evidence(
     np.arange(3000) % 15,
     slices=pl.DataFrame({"origin": ["JFK", "LGA", "EWR"] * 1000}),
     bounds={"candidate": (BETTER - 6, BETTER + 6)},
-    task="regression",
+    task=as_task("regression"),
     settings=BootstrapSettings(resamples=200),
 )
 

@@ -118,7 +118,7 @@ class PredictionHistory:
 
 def share_right(labelled: pl.DataFrame) -> dict[str, float]:
     """Return a metric that is easy to count by hand: the share on the correct side of one half."""
-    return {"share_right": float(((labelled["score"] > 0.5) == (labelled["outcome"] > 0.5)).mean())}
+    return {"share_right": float(((labelled["score"] > 0.5) == (labelled["outcome"] > 0.5)).to_numpy().mean())}
 
 
 def measure(metrics: Any = share_right, *, identity: Sequence[str] = IDENTITY, **settings: Any) -> PerformanceMeasure:

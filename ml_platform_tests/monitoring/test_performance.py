@@ -21,7 +21,7 @@ LATER = datetime(2013, 12, 1, tzinfo=UTC)
 
 def share_right(labelled: pl.DataFrame) -> dict[str, float]:
     """Return a metric that is easy to count by hand: the share on the correct side of one half, and its complement."""
-    right = float(((labelled["score"] > 0.5) == (labelled["outcome"] > 0.5)).mean())
+    right = float(((labelled["score"] > 0.5) == (labelled["outcome"] > 0.5)).to_numpy().mean())
     return {"share_right": right, "share_wrong": 1 - right}
 
 

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from bento.scorer import load_scorer, scorer_references
 from ml_platform.data.averaging import mean_prediction
+from ml_platform.tasks.task import Task
 from ml_platform.training.blend_trainer import BlendModel, BlendTrainer
 from ml_platform.training.trainer import (
     Matrix,
-    Task,
     TrainerSettings,
     TrainingError,
     make_trainer,

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ml_platform.tasks.task import Task
 from ml_platform.training.lightgbm_trainer import (
     LightGBMModel,
     LightGBMSettings,
     LightGBMTrainer,
     seeds_of_segment,
 )
-from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError
+from ml_platform.training.trainer import Matrix, ReportProgress, TrainingError
 
 SMALL = {"max_rounds": 60, "patience": 60, "num_leaves": 15, "min_data_in_leaf": 10, "num_threads": 1}
 

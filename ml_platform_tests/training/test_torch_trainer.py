@@ -14,13 +14,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ml_platform.tasks.catalog import as_task
+from ml_platform.tasks.task import Task
 from ml_platform.training import torch_loop, torch_trainer
 from ml_platform.training.torch_batches import is_resident
 from ml_platform.training.torch_network import NetworkSpec, network_spec_for
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.torch_state import reproducible_fit
 from ml_platform.training.torch_trainer import TorchModel, TorchTrainer, chosen_device
-from ml_platform.training.trainer import Matrix, ReportProgress, Task, TrainingError
+from ml_platform.training.trainer import Matrix, ReportProgress, TrainingError
 
 SMALL = {
     "batch_rows": 100,
@@ -237,7 +238,7 @@ def test_values_beyond_the_outermost_edges_are_clipped_to_them(matrix: Matrix):
     highest = np.nanmax(matrix.features[:900, 0])
     queried = np.array([[far, 0, 1, 0] for far in (highest, highest + 1, 1e30)], dtype=np.float32)
 
-    assert fitted.predict(queried) == pytest.approx(np.full(3, fitted.predict(queried)[0]), abs=1e-6)
+    assert fitted.predict(queried) == pytest.approx(np.full((3, 1), fitted.predict(queried)[0]), abs=1e-6)
 
 
 def test_feature_without_values_is_left_out_of_the_network(matrix: Matrix):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from ml_platform.tasks.task import Task
 from ml_platform.training.explain import permutation_importance, reasons
 from ml_platform.training.trainer import (
     Matrix,
-    Task,
     TrainerSettings,
     TrainingError,
     availability,

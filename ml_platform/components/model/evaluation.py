@@ -73,8 +73,11 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         plots: dict[str, Any] = {}
         evidence = result.evidence
         for name, each in evidence.task.probabilities(evidence.label, evidence.predictions["candidate"]).items():
-            title = f"reliability_{name}" if evidence.task.output_names else "reliability"
-            plots[title] = inline_image(reliability_plot(reliability_bins(*each)))
+            plot = inline_image(reliability_plot(reliability_bins(*each)))
+            if evidence.task.output_names:
+                plots[f"reliability_{name}"] = plot
+            else:
+                plots["reliability"] = plot
         if "champion" in result.evidence.predictions:
             plots["improvement"] = inline_image(improvement_plot(result.metrics, "champion"))
         yield dg.MaterializeResult(
