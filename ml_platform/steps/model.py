@@ -281,7 +281,9 @@ class BoundModel:
         """
         gates, types = list(self.declared.gates), {gate.type for gate in self.declared.gates}
         if "baseline" not in types:
-            gates.append(BaselineGate.model_validate({"metric": self.declared.task.baseline_metric}))
+            # A gate whose metric is set compares that metric only; the default adds one for rare positives.
+            default, metric = BaselineGate(), self.declared.task.baseline_metric
+            gates.append(default if default.metric == metric else BaselineGate.model_validate({"metric": metric}))
         return gates if "plausibility" in types else [*gates, PlausibilityGate()]
 
     @property

@@ -1,7 +1,9 @@
-"""Properties that a bound model derives from its declaration: the primary metric and the slice fields."""
+"""Properties that a bound model derives from its declaration: the primary metric, the slice fields and the gates."""
 
+import numpy as np
 import pytest
 
+from ml_platform.evaluation.evidence import Evidence
 from ml_platform_tests.components.delivery_model import delivery_minutes_model, delivery_model
 
 
@@ -26,3 +28,13 @@ def test_slice_fields_are_the_declared_fields_and_those_of_the_gates() -> None:
         "distance",
     ]
     assert delivery_minutes_model().slice_fields == []
+
+
+def test_undeclared_baseline_gate_compares_average_precision_where_positives_are_rare() -> None:
+    (gate,) = [each for each in delivery_model(gates=[{"type": "leak"}]).gates if each.type == "baseline"]
+    label = np.zeros(2000)
+    label[::50] = 1
+    scores = {"candidate": np.where(label == 1, 0.5, 0.01), "base_rate": np.full(2000, 0.02)}
+    numbers = gate.evaluate(Evidence(label, scores, np.arange(2000) % 20)).numbers
+    assert "improvement_over_base_rate" in numbers
+    assert "average_precision_improvement_over_base_rate" in numbers
