@@ -35,6 +35,8 @@ class LightGbmScorer:
         """
         found = np.asarray(self._booster.predict(features, pred_contrib=True, num_threads=1), dtype=np.float64)
         contributions = found.reshape(len(features), -1, features.shape[1] + 1)
+        if contributions.shape[1] == 1:
+            return contributions[:, 0, :-1]
         explained = self.predict(features).argmax(axis=1)
         return contributions[np.arange(len(features)), explained, :-1]
 

@@ -91,6 +91,8 @@ class LightGBMModel:
         """
         found = self.booster.predict(features, num_iteration=self.rounds, pred_contrib=True)
         contributions = np.asarray(found, dtype=np.float64).reshape(len(features), -1, features.shape[1] + 1)
+        if contributions.shape[1] == 1:
+            return contributions[:, 0, :-1]
         explained = self.predict(features).argmax(axis=1)
         return contributions[np.arange(len(features)), explained, :-1]
 
