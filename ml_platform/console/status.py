@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.text import Text
 
 from ml_platform.data.landing import Landing
 from resources.home import Home
+
+if TYPE_CHECKING:
+    from ml_platform.components.dataset.component import Dataset
 
 METRIC_LABELS = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error", "base_rate": "base rate"}
 """The metrics shown for a classifier, with their labels; other models show all metrics."""
@@ -30,9 +33,9 @@ def status(home: Home) -> dict[str, Any]:
     promotion; ``endpoint`` is None while the services are down. ``not_loaded`` has the errors of each domain that does
     not load.
     """
+    from ml_platform.components.dataset.component import Dataset
     from ml_platform.components.model.component import Model
-    from ml_platform.components.project import load_project
-    from ml_platform.console.materialize import declared_components
+    from ml_platform.components.project import load_project, read_project
     from ml_platform.definitions import PROJECT_ROOT
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
@@ -45,7 +48,8 @@ def status(home: Home) -> dict[str, Any]:
     audit, stored = AuditLog(store), all_desired_states(store)
     desired = stored.readable
     serving = read_serving_status(home.run / "status.json")
-    declared = {each.name for each in declared_components(Model)}
+    project = read_project(PROJECT_ROOT)
+    declared = {each.name for each in project.components(Model)}
     names = sorted({*declared, *audit.models(CHAMPION_KIND), *desired, *stored.unreadable})
     models: dict[str, Any] = {}
     champions = {name: current_champion(audit, name) for name in names}
@@ -72,18 +76,15 @@ def status(home: Home) -> dict[str, Any]:
             "endpoint": served.endpoint if served else None,
         }
     not_loaded = dict(load_project(PROJECT_ROOT).not_loaded)
-    return {"data_clock": data_clock(home), "models": models, "not_loaded": not_loaded}
+    return {"data_clock": data_clock(home, project.components(Dataset)), "models": models, "not_loaded": not_loaded}
 
 
-def data_clock(home: Home) -> str | None:
-    """Return the end of the latest landed partition as ISO 8601, in the time zone of its dataset; None without data."""
-    from ml_platform.components.dataset.component import Dataset
-    from ml_platform.console.materialize import declared_components
-
+def data_clock(home: Home, datasets: "Sequence[Dataset]") -> str | None:
+    """Return the end of the latest landed partition of ``datasets`` in its time zone, as ISO 8601, or None."""
     landing = Landing(home.landing)
     ends = [
         dataset.partitions.bounds(dataset.partitions.latest(landed))[1]
-        for dataset in declared_components(Dataset)
+        for dataset in datasets
         if dataset.partitions is not None
         and dataset.partitions.is_timed
         and (landed := [key for key in landing.partitions(dataset.name) if dataset.partitions.contains(key)])
