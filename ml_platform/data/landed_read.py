@@ -66,16 +66,17 @@ def read_landed(path: Path) -> pl.DataFrame:
 def _landed(rows: pl.DataFrame, fingerprint: str, dataset: str, part: Slice, landing: Landing) -> LandedFile:
     buffer = io.BytesIO()
     rows.write_parquet(buffer, metadata={FINGERPRINT: fingerprint})
-    landed = landing.land_bytes(dataset, part.partition, buffer.getvalue(), "parquet")
-    _keep(landed, landing.root / dataset / READS / file_stem(part.partition or WHOLE))
+    data = buffer.getvalue()
+    landed = landing.land_bytes(dataset, part.partition, data, "parquet")
+    _keep(data, landed.sha256, landing.root / dataset / READS / file_stem(part.partition or WHOLE))
     return replace(landed, fingerprint=fingerprint)
 
 
-def _keep(landed: LandedFile, folder: Path) -> None:
-    """Keep the bytes of ``landed`` in ``folder`` under their digest, and the latest :data:`READS_KEPT` files only."""
-    path = folder / f"{landed.sha256}.parquet"
+def _keep(data: bytes, digest: str, folder: Path) -> None:
+    """Keep ``data`` in ``folder`` under its digest, and the latest :data:`READS_KEPT` files only."""
+    path = folder / f"{digest}.parquet"
     if not path.exists():
-        atomic.write_bytes(path, landed.path.read_bytes())
+        atomic.write_bytes(path, data)
     path.touch()
     kept = sorted(folder.glob("*.parquet"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
     for outdated in kept[READS_KEPT:]:

@@ -1,6 +1,7 @@
 """The sensor that materializes a dataset when landed files are new or have changed."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
@@ -11,6 +12,9 @@ from ml_platform.data.landing_index import LandedContent, LandedState
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import listed
 from resources.lake import LakeResource
+
+if TYPE_CHECKING:
+    from ml_platform.data.lake import Lake
 
 
 def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
@@ -28,14 +32,9 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def landed(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-        from ml_platform.data.dataset import table_of
-
         tables = lake.lake()
-        missing_lookups = [each for each in declared.lookups if not tables.exists(table_of(each))]
-        if missing_lookups:
-            return dg.SkipReason(
-                f"'{declared.name}' waits for its lookups: {', '.join(missing_lookups)} not yet materialized."
-            )
+        if waits := missing_lookups(declared, tables):
+            return dg.SkipReason(waits)
         tick = _stored_tick(context.cursor)
         index = lake.landing_index()
         adopt_published_files(tables, context.instance)
@@ -57,6 +56,14 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
         )
 
     return landed
+
+
+def missing_lookups(declared: DatasetDeclaration, tables: "Lake") -> str:
+    """Return the lookups of ``declared`` that have no table yet, as a reason to skip a tick; empty without any."""
+    from ml_platform.data.dataset import table_of
+
+    missing = [each for each in declared.lookups if not tables.exists(table_of(each))]
+    return f"'{declared.name}' waits for its lookups: {', '.join(missing)} not yet materialized." if missing else ""
 
 
 def run_requests(declared: DatasetDeclaration, contents: Sequence[LandedContent]) -> list[dg.RunRequest]:

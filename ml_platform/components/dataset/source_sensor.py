@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from ml_platform.components.dataset.declaration import DatasetDeclaration
-from ml_platform.components.dataset.landing_sensor import run_requests
+from ml_platform.components.dataset.landing_sensor import missing_lookups, run_requests
 from ml_platform.data.landing_index import LandedContent
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.sources.source import Source
@@ -34,16 +34,12 @@ def source_sensor(declared: DatasetDeclaration, source: Source) -> dg.SensorDefi
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def changed(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
-        from ml_platform.data.dataset import slice_of, table_of
+        from ml_platform.data.dataset import slice_of
         from ml_platform.data.source_record import changed_slices
 
         tables = lake.lake()
-        missing = [each for each in declared.lookups if not tables.exists(table_of(each))]
-        if missing:
-            return dg.SensorResult(
-                skip_reason=f"'{declared.name}' waits for its lookups: {', '.join(missing)} not yet materialized.",
-                cursor=context.cursor,
-            )
+        if waits := missing_lookups(declared, tables):
+            return dg.SensorResult(skip_reason=waits, cursor=context.cursor)
         first = int(context.cursor or 0)
         partitions, cursor = _compared(declared.partitions, first, datetime.now(UTC))
         parts = [slice_of(declared.partitions, each) for each in partitions]

@@ -13,8 +13,8 @@ from ml_platform.data.sources.source import (
     SourceAwayError,
     SourceError,
     declared_of,
+    option_values,
     require_partition_bounds,
-    required_variable,
     without_secrets,
 )
 
@@ -63,10 +63,11 @@ class DeltaSource(Settings):
         try:
             return declared_of(rows.collect(), columns)
         except pl.exceptions.PolarsError as error:
+            secrets = list(option_values(self.options).values())
             raise SourceError(
                 f"Delta table {self.path}",
                 expected="rows that can be read",
-                found=f"{type(error).__name__}: {without_secrets(str(error), list(self._options().values()))}",
+                found=f"{type(error).__name__}: {without_secrets(str(error), secrets)}",
                 fix="Correct the column of the partitions, or repair the table.",
             ) from None
 
@@ -87,7 +88,7 @@ class DeltaSource(Settings):
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
-        options = self._options()
+        options = option_values(self.options)
         try:
             return DeltaTable(self.path, storage_options=options or None)
         except (TableNotFoundError, DeltaError, OSError) as error:
@@ -97,6 +98,3 @@ class DeltaSource(Settings):
                 found=without_secrets(f"{type(error).__name__}: {error}", list(options.values())),
                 fix="Check the path, the credentials and the network.",
             ) from None
-
-    def _options(self) -> dict[str, str]:
-        return {name: required_variable(value, f"the option {name}") for name, value in self.options.items()}

@@ -13,7 +13,7 @@ from ml_platform.data.canonical import value_digest
 from ml_platform.data.lake_files import s3_filesystem
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.data.sources.files import checked_pattern, filled_pattern
-from ml_platform.data.sources.source import Slice, SourceAwayError, required_variable, without_secrets
+from ml_platform.data.sources.source import Slice, SourceAwayError, option_values, without_secrets
 from ml_platform.data.sources.tabular_files import FileFormat
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ class ObjectStorageSource(FileFormat):
 
     def fingerprint(self, part: Slice) -> str | None:
         with self._answering():
-            states = [(each.path, each.size, each.mtime_ns) for each in self._objects(part)]
+            states = [(each.path, each.size, each.mtime_ns) for each in self._objects(self._filesystem(), part)]
         return value_digest(states) if states else None
 
     def read(self, part: Slice, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
         with scratch_folder("objects") as folder:
             paths = []
             with self._answering():
-                filesystem = s3_filesystem(self._options())
-                for number, each in enumerate(self._objects(part)):
+                filesystem = self._filesystem()
+                for number, each in enumerate(self._objects(filesystem, part)):
                     # The name of the object keeps its suffix, and the number makes it distinct.
                     path = Path(folder) / f"{number:06d}-{each.base_name}"
                     with filesystem.open_input_stream(each.path, compression=None) as stream:
@@ -60,20 +60,20 @@ class ObjectStorageSource(FileFormat):
                     paths.append(path)
             return self.read_files(paths, columns)
 
-    def _objects(self, part: Slice) -> "list[pyarrow.fs.FileInfo]":
+    def _filesystem(self) -> "pyarrow.fs.FileSystem":
+        return s3_filesystem(option_values(self.options))
+
+    def _objects(self, filesystem: "pyarrow.fs.FileSystem", part: Slice) -> "list[pyarrow.fs.FileInfo]":
         import pyarrow.fs
 
         pattern = filled_pattern(self.path.removeprefix("s3://"), part)
         pattern += "*" if pattern.endswith("/") else ""
         fixed = pattern[: min(pattern.find(each) % (len(pattern) + 1) for each in "*?[")]
         selector = pyarrow.fs.FileSelector(fixed.rpartition("/")[0], allow_not_found=True, recursive=True)
-        found = [each for each in s3_filesystem(self._options()).get_file_info(selector) if each.is_file]
+        found = [each for each in filesystem.get_file_info(selector) if each.is_file]
         return sorted(
             (each for each in found if fnmatch.fnmatchcase(each.path, pattern)), key=lambda each: str(each.path)
         )
-
-    def _options(self) -> dict[str, str]:
-        return {name: required_variable(value, f"the option {name}") for name, value in self.options.items()}
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -83,6 +83,6 @@ class ObjectStorageSource(FileFormat):
             raise SourceAwayError(
                 f"Object store of {self.path}",
                 expected="an answer",
-                found=without_secrets(f"{type(error).__name__}: {error}", list(self._options().values())),
+                found=without_secrets(f"{type(error).__name__}: {error}", list(option_values(self.options).values())),
                 fix="Check the address, the credentials and the network.",
             ) from None

@@ -78,6 +78,11 @@ def required_variable(name: str, used_for: str) -> str:
     return value
 
 
+def option_values(options: Mapping[str, str]) -> dict[str, str]:
+    """Return the value of each option of an object store; raises :class:`SourceError` for a variable without one."""
+    return {name: required_variable(variable, f"the option {name}") for name, variable in options.items()}
+
+
 def without_secrets(text: str, secrets: list[str]) -> str:
     """Return the first line of ``text`` with each of ``secrets`` masked."""
     lines = text.strip().splitlines()
