@@ -24,11 +24,12 @@ RECORDS_PER_QUERY = 500
 
 @dataclass(frozen=True)
 class MaterializationRecord:
-    """A recorded materialization. A later one has a higher ``storage_id``; ``at`` is POSIX time in seconds."""
+    """A recorded materialization of ``run_id``. A later one has a higher ``storage_id``; ``at`` is POSIX seconds."""
 
     storage_id: int
     at: float
     event: dg.AssetMaterialization
+    run_id: str
 
     def metadata(self, name: str) -> str | None:
         """Return the metadata value ``name`` as text, or None if it was not recorded."""
@@ -57,7 +58,7 @@ def latest_materializations(
         for record in instance.fetch_materializations(chosen, limit=RECORDS_PER_QUERY).records:
             if record.asset_materialization is not None:
                 found[record.partition_key] = MaterializationRecord(
-                    record.storage_id, record.timestamp, record.asset_materialization
+                    record.storage_id, record.timestamp, record.asset_materialization, record.run_id
                 )
     return found
 
@@ -71,7 +72,9 @@ def latest_materialization(
         chosen = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
     for record in instance.fetch_materializations(chosen, limit=1).records:
         if record.asset_materialization is not None:
-            return MaterializationRecord(record.storage_id, record.timestamp, record.asset_materialization)
+            return MaterializationRecord(
+                record.storage_id, record.timestamp, record.asset_materialization, record.run_id
+            )
     return None
 
 

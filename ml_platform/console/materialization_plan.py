@@ -83,11 +83,25 @@ def _own_reason(own: MaterializationRecord | None, code_version: str | None, lan
     if own is None:
         return "never materialized"
     made_by = (own.event.tags or {}).get(CODE_VERSION_TAG)
-    if code_version is not None and made_by != code_version:
-        return f"its code changed ({made_by} → {code_version})"
+    # Dagster records the run as the version of an asset that declares none; declaring one later changes nothing.
+    if code_version is not None and made_by not in (code_version, own.run_id):
+        return _version_reason(made_by or "", code_version)
     if landed is not None and landed != own.metadata(LANDED_DIGEST):
         return "its landed file changed"
     return None
+
+
+def _version_reason(made_by: str, code_version: str) -> str:
+    """Return what differs: the version of a view is ``<version of its code>-<digest of its declaration>``."""
+    (before, _, declared), (now, _, declares) = made_by.partition("-"), code_version.partition("-")
+    changed = f"({made_by} → {code_version})"
+    if before != now:
+        return f"its code changed {changed}"
+    return (
+        f"its declaration changed {changed}"
+        if declared and declares
+        else (f"its version covers its declaration now, as of release 0.4 {changed}")
+    )
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The declaration of a feature view: its entity, features, sources, function, and the greatest age of a value."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import polars as pl
 from pydantic import Field, model_validator
 
+from ml_platform.data.canonical import value_digest
 from ml_platform.data.settings import Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import PlatformError
@@ -24,6 +25,9 @@ AGE = "age_minutes"
 
 INSTANT = pl.Datetime("us", "UTC")
 """Type of all instants: microseconds in UTC."""
+
+NOT_VERSIONED = {"name", "description", "owner", "code_version", "function", "age"}
+"""Settings of a view that change no fact and no read of one; the function counts by its code, the age by its column."""
 
 FeatureType = Literal["float32", "float64", "int8", "int16", "int32", "int64", "boolean", "category", "datetime"]
 
@@ -128,7 +132,11 @@ class FeatureView(Settings):
         default=None, ge=0, description="Greatest age at which a fact is still used (minutes); none: any age"
     )
     age: bool = Field(default=False, description="Whether the age of the fact that was read is a feature too")
-    code_version: str = Field(default="", description="Version of the function; empty: a hash of the code that it uses")
+    code_version: str = Field(
+        default="",
+        description="Version of the function; empty: a hash of the code that it uses. A digest of the declaration is "
+        "added, so that a changed entity, type, source, lookback or tolerance is a new version too",
+    )
 
     @property
     def dtypes(self) -> dict[str, pl.DataType]:
@@ -179,8 +187,20 @@ class FeatureView(Settings):
         return f"features/{self.name}/{self.pinned().code_version}"
 
     def pinned(self) -> Self:
-        """Return the view with its code version filled in."""
-        return self if self.code_version else self.model_copy(update={"code_version": source_hash(self.function)})
+        """Return the view with its code version filled in; a view that has one, as in features.json, is unchanged."""
+        return self if self.code_version else self.versioned()
+
+    def versioned(self) -> Self:
+        """Return a declared view with the code version ``<version of the function>-<digest of the declaration>``.
+
+        Settings that are not declared are not in the digest, so a later release may add some.
+        """
+        version = f"{self.code_version or source_hash(self.function)}-{value_digest(self._versioned_settings())[:8]}"
+        return self.model_copy(update={"code_version": version})
+
+    def _versioned_settings(self) -> dict[str, Any]:
+        declared = self.model_dump(mode="json", exclude=NOT_VERSIONED | {"features"}, exclude_defaults=True)
+        return {**declared, "features": [[feature.name, feature.type] for feature in self.features]}
 
     @model_validator(mode="after")
     def _validate_consistency(self) -> Self:

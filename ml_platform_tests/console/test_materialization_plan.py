@@ -1,6 +1,7 @@
 """Stale assets: never materialized, made by another code version, or older than an input."""
 
 import dagster as dg
+import pytest
 
 from ml_platform.console.materialization_plan import data_of_model, stale_assets
 
@@ -8,7 +9,7 @@ SOURCE, RESULT = dg.AssetKey("source"), dg.AssetKey("result")
 MONTHS = dg.MonthlyPartitionsDefinition(start_date="2013-01", end_date="2013-04", fmt="%Y-%m")
 
 
-def _definitions(code_version: str = "1") -> dg.Definitions:
+def _definitions(code_version: str | None = "1") -> dg.Definitions:
     @dg.asset(partitions_def=MONTHS)
     def source() -> None: ...
 
@@ -18,8 +19,8 @@ def _definitions(code_version: str = "1") -> dg.Definitions:
     return dg.Definitions(assets=[source, result])
 
 
-def _run(instance: dg.DagsterInstance, keys: list[dg.AssetKey], month: str) -> None:
-    job = _definitions().resolve_implicit_global_asset_job_def()
+def _run(instance: dg.DagsterInstance, keys: list[dg.AssetKey], month: str, code_version: str | None = "1") -> None:
+    job = _definitions(code_version).resolve_implicit_global_asset_job_def()
     assert job.execute_in_process(instance=instance, asset_selection=keys, partition_key=month).success
 
 
@@ -63,6 +64,28 @@ def test_changed_code_version_makes_an_asset_stale_and_the_reason_names_both_ver
         _run(instance, [SOURCE, RESULT], "2013-01")
 
         assert _stale(instance, ["2013-01"], "2") == {("result", "2013-01"): "its code changed (1 → 2)"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("ab-1", "cd-1", "its code changed"),
+        ("ab-1", "ab-2", "its declaration changed"),
+        ("ab", "ab-2", "its version covers its declaration now, as of release 0.4"),
+    ],
+)
+def test_reason_tells_a_changed_declaration_from_changed_code(before: str, after: str, reason: str) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _run(instance, [SOURCE, RESULT], "2013-01", before)
+
+        assert _stale(instance, ["2013-01"], after) == {("result", "2013-01"): f"{reason} ({before} → {after})"}
+
+
+def test_asset_that_declares_its_first_code_version_is_not_stale() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _run(instance, [SOURCE, RESULT], "2013-01", None)
+
+        assert _stale(instance, ["2013-01"], "1") == {}
 
 
 def test_changed_landed_file_makes_its_dataset_stale() -> None:

@@ -54,7 +54,7 @@ class FeatureView(Declaration, FeatureViewSettings):
                 "pii_columns": [*self.pii_columns, *pii_columns_of(sources, datasets)],
             }
             settings = settings.model_copy(update=known)
-        return settings.pinned()
+        return settings.versioned()
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self.function_at("function", self.function)

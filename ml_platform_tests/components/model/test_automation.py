@@ -9,6 +9,7 @@ import pytest
 
 from ml_platform.components.loading import bound_model
 from ml_platform.components.model.automation import due_month, new_month_sensor, training_schedule
+from ml_platform.components.model.evaluation import evaluation
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.definitions import defs
@@ -218,3 +219,13 @@ def test_request_views_do_not_wait_for_missing_months_of_their_inputs(
 
     assert requested.get_num_requested(dg.AssetKey(["features", "outlook"])) == 1
     assert requested.get_num_requested(dg.AssetKey(["features", "weather"])) == 0
+
+
+def test_evaluation_is_of_another_code_version_without_one_of_its_trainers(model: ModelAssets) -> None:
+    trainers = dict(model.declared.trainers)
+    assert len(trainers) > 1
+    _, fewer = trainers.popitem(), trainers
+    without = ModelAssets(model.declared.model_copy(update={"trainers": fewer}), model.views)
+    versions = [evaluation(each).get_asset_spec().code_version for each in (model, without)]
+    assert versions[0] != versions[1]
+    assert versions[0] == evaluation(model).get_asset_spec().code_version
