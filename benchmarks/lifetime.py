@@ -30,6 +30,7 @@ from ml_platform.console.status import status
 from ml_platform.data.contract_record import record_passed
 from ml_platform.data.landing import Landing
 from ml_platform.data.landing_index import FULL_COMPARISON_SECONDS, LandingIndex
+from ml_platform.data.landing_requests import record_request
 from ml_platform.features import change_log
 from ml_platform.features.change_log import Window
 from ml_platform.features.online_store import latest_facts
@@ -151,7 +152,9 @@ class Life:
     def _tick(self, tick: int, seconds_later: float) -> None:
         self.now += seconds_later
         found = self.index.refresh("documents", lambda name: name.startswith("d"), confirmed_tick=tick)
-        self.index.mark_requested("documents", found.due, tick)
+        if found.due:
+            record_request(self.index.state, "documents", dict.fromkeys(found.due, 1), tick, self.now, "1")
+            self.index.mark_open("documents")
 
     def _write_table(self, day: int) -> None:
         frame = pl.DataFrame({"order": range(day * TABLE_ROWS, (day + 1) * TABLE_ROWS)}).with_columns(

@@ -30,7 +30,7 @@ from ml_platform.data.pii import shown_error
 from ml_platform.data.reading import ColumnsMissingError
 from ml_platform.data.schema import STORED_TYPES, check_schema, conform, missing_columns
 from ml_platform.data.scratch import scratch_folder
-from ml_platform.data.source_record import record_read
+from ml_platform.data.source_record import record_broken_read, record_read
 from ml_platform.data.sources.source import Slice, Source, SourceEmptyError
 from ml_platform.errors import PlatformError, listed
 
@@ -223,6 +223,9 @@ def record_failures(audits: Sequence[PartitionAudit], lake: Lake) -> None:
                 check=audit.reports[-1].check,
                 landed_sha256=None if landed is None else landed.sha256,
             )
+            if landed is not None and landed.fingerprint is not None:
+                check = audit.reports[-1].check
+                record_broken_read(lake.state, audit.source.name, audit.partition, landed.fingerprint, check)
 
 
 def expire(source: DatasetSource, months: int, lake: Lake) -> list[str]:

@@ -49,12 +49,13 @@ class LandedContent:
 class LandedState:
     """The landed files of one dataset.
 
-    ``due`` are the contents that are neither published nor requested, by partition; ``files`` is the number of all
-    landed files. ``ambiguous`` maps partitions to several files that claim to be theirs. ``strays`` are files that
-    belong to no declared partition.
+    ``due`` are the contents that are neither published nor requested, by partition; ``open`` says whether a requested
+    one may not be published yet. ``files`` is the number of all landed files. ``ambiguous`` maps partitions to several
+    files that claim to be theirs. ``strays`` are files that belong to no declared partition.
     """
 
     due: list[LandedContent]
+    open: bool
     files: int
     ambiguous: dict[str, list[str]]
     strays: list[str]
@@ -98,25 +99,27 @@ class LandingIndex:
                 },
                 "strays": listing.strays,
                 "due": True,
+                "open": last is None or last.get("open", True),
             }
             write_cursor(self.state, cursor, last)
         if last["due"] and not due:
             write_cursor(self.state, cursor, {**last, "due": False})
-        return LandedState(due, last["files"], last["ambiguous"], last["strays"])
+        # Earlier releases did not record whether a requested content was published.
+        return LandedState(due, last.get("open", True), last["files"], last["ambiguous"], last["strays"])
 
-    def mark_requested(self, dataset: str, contents: Sequence[LandedContent], tick: int) -> None:
-        """Record that the sensor tick ``tick`` requested runs for ``contents``."""
-        with self.state.write() as connection:
-            for each in contents:
-                connection.execute(
-                    sa.update(landed_files)
-                    .where(landed_files.c.dataset == dataset, landed_files.c.name == each.name)
-                    .values(requested_sha256=each.sha256, requested_tick=tick)
-                )
-            # A request counts only when its tick was stored, so the next refresh looks again.
+    def mark_open(self, dataset: str) -> None:
+        """Record that contents were requested; a request counts once its tick is stored, so the next refresh looks."""
+        self._mark(dataset, due=True, open=True)
+
+    def mark_settled(self, dataset: str, *, settled: bool) -> None:
+        """Record whether each requested content is published, so that later ticks need not look."""
+        self._mark(dataset, open=not settled)
+
+    def _mark(self, dataset: str, **flags: bool) -> None:
+        with self.state.write():
             last = read_cursor(self.state, f"landing/{dataset}")
-            if last is not None and contents:
-                write_cursor(self.state, f"landing/{dataset}", {**last, "due": True})
+            if last is not None and last | flags != last:
+                write_cursor(self.state, f"landing/{dataset}", last | flags)
 
     def _folder_ns(self, dataset: str) -> int:
         try:

@@ -19,6 +19,17 @@ def read_cursor(state: StateStore, name: str) -> Any:
     return None if value is None else json.loads(value)
 
 
+def read_cursors(state: StateStore, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of the cursors ``names``, by name; absent ones are left out."""
+    listed, found = list(names), {}
+    with state.read() as connection:
+        for start in range(0, len(listed), _NAMES_AT_ONCE):
+            chunk = listed[start : start + _NAMES_AT_ONCE]
+            query = sa.select(cursors.c.name, cursors.c.value).where(cursors.c.name.in_(chunk))
+            found |= {row.name: json.loads(row.value) for row in connection.execute(query)}
+    return found
+
+
 def cursors_below(state: StateStore, prefix: str) -> dict[str, Any]:
     """Return the values of all cursors whose names begin with ``prefix``, by the rest of the name."""
     query = sa.select(cursors.c.name, cursors.c.value).where(cursors.c.name.startswith(prefix, autoescape=True))

@@ -11,6 +11,7 @@ from ml_platform.data.canonical import file_digest
 from ml_platform.data.contract_record import record_passed
 from ml_platform.data.landing import Landing
 from ml_platform.data.landing_index import FULL_COMPARISON_SECONDS, LandedState, LandingIndex
+from ml_platform.data.landing_requests import record_request
 from ml_platform.state.store import StateStore
 
 START = 2_000_000_000.0
@@ -129,7 +130,8 @@ def test_clock_that_goes_back_compares_everything_again(landed: LandingFixture, 
 
 def test_content_is_due_until_it_is_published_or_its_request_was_stored(landed: LandingFixture) -> None:
     first = landed.refresh(confirmed_tick=0)
-    landed.index.mark_requested("orders", first.due, tick=1)
+    record_request(landed.index.state, "orders", dict.fromkeys(first.due, 1), 1, landed.now, "1")
+    landed.index.mark_open("orders")
     assert landed.due(confirmed_tick=0) == ["2024-01", "2024-02"]
     assert landed.due(confirmed_tick=1) == []
     landed.land("2024-02", "changed", at=START + 10)

@@ -1,15 +1,21 @@
 """The sensor that materializes a dataset when landed files are new or have changed."""
 
-from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from ml_platform.components.dataset.declaration import DatasetDeclaration
 from ml_platform.components.dataset.landed_adoption import adopt_published_files, adopt_requests
-from ml_platform.data.landing_index import LandedContent, LandedState
-from ml_platform.data.partitions import PartitionScheme
+from ml_platform.components.dataset.requested_runs import run_requests, run_state
+from ml_platform.data.landing_index import LandedState
+from ml_platform.data.landing_requests import (
+    Outstanding,
+    lost_attempts,
+    outstanding,
+    record_request,
+    request_name,
+)
 from ml_platform.errors import listed
 from resources.lake import LakeResource
 
@@ -21,7 +27,8 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
     """Return the sensor `<name>_landed`, which requests one run per range of partitions with new or changed files.
 
     The state store records which content was requested. A request counts from the tick that Dagster stored with it, so
-    a request that was lost with its tick is made again.
+    a request that was lost with its tick is made again. A content that is not in the table after its run is requested
+    again, with a growing wait and at most six times, unless it broke the contract.
     """
 
     @dg.sensor(
@@ -41,17 +48,32 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
         found = index.refresh(declared.name, declared.is_partition, confirmed_tick=tick)
         if found.due and adopt_requests(tables, declared.name, context.cursor):
             found = index.refresh(declared.name, declared.is_partition, confirmed_tick=tick)
-        left_out = _left_out(found)
-        if left_out:
-            context.log.warning(f"Landing folder of '{declared.name}': {left_out}")
-        if not found.due:
-            return dg.SkipReason(
-                f"Nothing new: {found.files} landed files of '{declared.name}' are unchanged."
-                + (f" {left_out}" if left_out else "")
+        state, now = lake.state(), datetime.now(UTC).timestamp()
+        code_version = declared.code_version or declared.code_hash()
+        unread = Outstanding()
+        if found.open:
+            unread = outstanding(
+                state, declared.name, tick, code_version, now, lambda request: run_state(context.instance, request)
             )
-        index.mark_requested(declared.name, found.due, tick + 1)
+            index.mark_settled(declared.name, settled=not (unread.again or unread.reasons))
+        notes = " ".join(filter(None, (_left_out(found), unread.describe())))
+        if notes:
+            context.log.warning(f"Landing folder of '{declared.name}': {notes}")
+        if not found.due and not unread.again:
+            nothing = f"Nothing new: {found.files} landed files of '{declared.name}' are unchanged."
+            return dg.SkipReason(f"{nothing} {notes}".rstrip())
+        request = request_name(declared.name, tick + 1)
+        lost = lost_attempts(state, declared.name, tick + 1, found.due)
+        attempts = {each: lost.get(each.name, 1) for each in found.due} | unread.again
+        record_request(state, declared.name, attempts, tick + 1, now, code_version)
+        index.mark_open(declared.name)
         return dg.SensorResult(
-            run_requests=run_requests(declared, found.due),
+            run_requests=[
+                *run_requests(declared, [each for each in found.due if each.name not in lost], request),
+                *run_requests(
+                    declared, [*[each for each in found.due if each.name in lost], *unread.again], request, again=True
+                ),
+            ],
             cursor=str(tick + 1),
         )
 
@@ -64,11 +86,6 @@ def missing_lookups(declared: DatasetDeclaration, tables: "Lake") -> str:
 
     missing = [each for each in declared.lookups if not tables.exists(table_of(each))]
     return f"'{declared.name}' waits for its lookups: {', '.join(missing)} not yet materialized." if missing else ""
-
-
-def run_requests(declared: DatasetDeclaration, contents: Sequence[LandedContent]) -> list[dg.RunRequest]:
-    """Return one request per range of consecutive partitions of ``contents``; equal contents give an equal run key."""
-    return [_run_request(declared.key, each) for each in _consecutive_ranges(contents, declared.partitions)]
 
 
 def _stored_tick(cursor: str | None) -> int:
@@ -84,24 +101,3 @@ def _left_out(found: LandedState) -> str:
     for partition, names in found.ambiguous.items():
         parts.append(f"Left out, because several files claim partition {partition}: {listed(names)}.")
     return " ".join(parts)
-
-
-def _consecutive_ranges(
-    contents: Sequence[LandedContent], partitions: PartitionScheme | None
-) -> list[list[LandedContent]]:
-    """Return ``contents`` as ranges of consecutive partitions; each range is one Dagster run."""
-    if partitions is None:
-        return [[each] for each in contents]
-    by_key = {each.partition: each for each in contents if each.partition}
-    return [[by_key[key] for key in keys] for keys in partitions.ranges(by_key)]
-
-
-def _run_request(key: dg.AssetKey, contents: Sequence[LandedContent]) -> dg.RunRequest:
-    # The run key contains the digests: Dagster ignores a second request for the same files.
-    parts = [f"{each.partition or ''}:{each.sha256[:16]}" for each in contents]
-    run_key = "|".join([key.to_user_string(), *parts])
-    first, last = contents[0].partition, contents[-1].partition
-    if first is None or last is None:
-        return dg.RunRequest(run_key=run_key, asset_selection=[key])
-    tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
-    return dg.RunRequest(run_key=run_key, asset_selection=[key], tags=tags)

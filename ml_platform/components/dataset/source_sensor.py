@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from ml_platform.components.dataset.declaration import DatasetDeclaration
-from ml_platform.components.dataset.landing_sensor import missing_lookups, run_requests
+from ml_platform.components.dataset.landing_sensor import missing_lookups
+from ml_platform.components.dataset.requested_runs import run_requests, run_state
 from ml_platform.data.landing_index import LandedContent
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.sources.source import Source
+from ml_platform.errors import listed
 from resources.lake import LakeResource
 
 LATEST_PARTITIONS = 3
@@ -23,7 +25,8 @@ def source_sensor(declared: DatasetDeclaration, source: Source) -> dg.SensorDefi
     """Return the sensor `<name>_source`, which compares the source with what was read from it and published.
 
     Each tick reads the fingerprints of the latest partitions and of some earlier ones, in turn. A source that is away
-    fails the tick with its name, and the next tick tries again.
+    fails the tick with its name, and the next tick tries again. A part whose run failed is requested again, with a
+    growing wait and at most six times, unless its rows broke the contract.
     """
 
     @dg.sensor(
@@ -35,19 +38,37 @@ def source_sensor(declared: DatasetDeclaration, source: Source) -> dg.SensorDefi
     )
     def changed(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
         from ml_platform.data.dataset import slice_of
-        from ml_platform.data.source_record import changed_slices
+        from ml_platform.data.source_record import changed_slices, record_requests
 
         tables = lake.lake()
         if waits := missing_lookups(declared, tables):
             return dg.SensorResult(skip_reason=waits, cursor=context.cursor)
-        first = int(context.cursor or 0)
-        partitions, cursor = _compared(declared.partitions, first, datetime.now(UTC))
+        now = datetime.now(UTC)
+        partitions, cursor = _compared(declared.partitions, int(context.cursor or 0), now)
         parts = [slice_of(declared.partitions, each) for each in partitions]
-        found = changed_slices(source, declared.name, parts, lake.state(), declared.code_hash())
-        contents = [LandedContent("", each.partition, each.request, 0) for each in found]
+        found = changed_slices(
+            source,
+            declared.name,
+            parts,
+            lake.state(),
+            declared.code_hash(),
+            now.timestamp(),
+            lambda request: run_state(context.instance, request),
+        )
+        waiting = "; ".join(f"{listed([name])} ({reason})" for name, reason in found.reasons.items())
+        if waiting:
+            context.log.warning(f"{source.describe()}: not in the table: {waiting}.")
+        request = f"{declared.name}/{now.isoformat()}"
+        record_requests(lake.state(), declared.name, found.due, request, now.timestamp())
+        first = [LandedContent("", each.partition, each.reason, 0) for each in found.due if each.attempt == 1]
+        again = [LandedContent("", each.partition, each.reason, 0) for each in found.due if each.attempt > 1]
+        unchanged = f"{len(parts) - len(found.reasons)} parts of {source.describe()} are unchanged."
         return dg.SensorResult(
-            run_requests=run_requests(declared, contents),
-            skip_reason=None if found else f"{len(parts)} parts of {source.describe()} are unchanged.",
+            run_requests=[
+                *run_requests(declared, first, request),
+                *run_requests(declared, again, request, again=True),
+            ],
+            skip_reason=None if found.due else f"{unchanged} Not in the table: {waiting}." if waiting else unchanged,
             cursor=str(cursor),
         )
 

@@ -71,7 +71,7 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         source = declared.engine_source(lake)
         partitions = list(context.partition_keys) if declared.partitions else [None]
         with scratch_folder(declared.name) as staging:
-            with _retried_when_away(context, declared, lake):
+            with _retried_when_away(context):
                 audits = [
                     audit_partition(source, partition, lake.landing(), staging, lake.data_docs())
                     for partition in partitions
@@ -95,14 +95,11 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
 
 
 @contextmanager
-def _retried_when_away(
-    context: dg.AssetExecutionContext, declared: DatasetDeclaration, lake: LakeResource
-) -> Iterator[None]:
+def _retried_when_away(context: dg.AssetExecutionContext) -> Iterator[None]:
     """Ask Dagster for another attempt when the source is away or changes; nothing was published yet.
 
-    After the last attempt the failure is recorded, and the sensor requests the partitions again.
+    After the last attempt the run fails, and the sensor requests the partitions again.
     """
-    from ml_platform.data.source_record import record_failed_read
     from ml_platform.data.sources.source import SourceAwayError, SourceChangedError
 
     try:
@@ -112,8 +109,6 @@ def _retried_when_away(
             context.log.warning(str(error))
             wait = SOURCE_RETRY_SECONDS * 2**context.retry_number
             raise dg.RetryRequested(max_retries=SOURCE_RETRIES, seconds_to_wait=wait) from error
-        for partition in context.partition_keys if declared.partitions else [None]:
-            record_failed_read(lake.state(), declared.name, partition)
         raise dg.Failure(str(error), allow_retries=False) from error
 
 

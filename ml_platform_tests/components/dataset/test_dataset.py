@@ -11,7 +11,7 @@ import pytest
 
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.declaration import partitions_definition
-from ml_platform.data import landing_index
+from ml_platform.data import landing_index, read_attempts
 from ml_platform.data.canonical import file_digest
 from ml_platform.data.lake import Lake
 from ml_platform.data.landing import Landing
@@ -437,3 +437,39 @@ def test_requested_run_materializes_its_months(open_shop: Any) -> None:
 
     assert shop.materialize(*span).success
     assert shop.lake.partitions("datasets/orders") == ["2013-01"]
+
+
+def test_month_beside_a_broken_one_is_requested_again_and_the_broken_one_is_named(
+    open_shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run reads both months and publishes neither, because February breaks the contract."""
+    monkeypatch.setattr(read_attempts, "FIRST_WAIT_SECONDS", 0)
+    shop = open_shop()
+    shop.land("2013-01", "id,hour\n1,5\n")
+    shop.land("2013-02", "id,hour\n1,99\n")
+    first = shop.sensor()
+    assert not shop.materialize("2013-01", "2013-02").success
+    second = shop.sensor(first.cursor)
+    shop.materialize("2013-01")
+    third = shop.sensor(second.cursor)
+
+    (request,) = second.run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == request.tags["dagster/asset_partition_range_end"]
+    assert request.tags["dagster/asset_partition_range_start"] == "2013-01"
+    assert request.run_key.endswith("|again orders/2")
+    assert "Not in the table: '2013-02' (check 'expectations' failed)." in third.skip_message
+
+
+def test_run_in_progress_is_not_requested_twice(open_shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_attempts, "FIRST_WAIT_SECONDS", 0)
+    shop = open_shop()
+    shop.land("2013-01", "id,hour\n1,5\n")
+    first = shop.sensor()
+    tags = dict(first.run_requests[0].tags)
+    run = shop.instance.create_run_for_job(dg.job(name="reads")(lambda: None), tags=tags)
+    running = shop.sensor(first.cursor)
+    shop.instance.report_run_failed(run)
+    failed = shop.sensor(first.cursor)
+
+    assert "its run has not ended" in running.skip_message
+    assert [each.tags["dagster/asset_partition_range_start"] for each in failed.run_requests] == ["2013-01"]

@@ -11,6 +11,7 @@ import pytest
 from ml_platform.components.dataset import source_sensor, table
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.declaration import DeclarationError
+from ml_platform.data import read_attempts
 from ml_platform.data.partitions import PartitionScheme
 from resources.home import Home
 from resources.lake import LakeResource
@@ -98,14 +99,19 @@ def test_rows_of_a_query_are_landed_published_and_requested_again_only_when_they
     assert shop.requested() == []
 
 
-def test_rows_that_break_the_contract_are_not_published(shop: Shop) -> None:
+def test_rows_that_break_the_contract_are_not_published_nor_requested_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop.materialize("2013-01")
     shop.execute("UPDATE orders SET price = NULL WHERE id = 1")
+    assert shop.requested() == [("2013-01", "2013-02")]
     failed = shop.materialize("2013-01")
 
     assert not failed.success
     assert [each.passed for each in failed.get_asset_check_evaluations()] == [True, True, False]
     assert shop.rows() == [(1, 2.5, "2013-01")]
+    monkeypatch.setattr(read_attempts, "FIRST_WAIT_SECONDS", 0)
+    assert shop.requested() == [("2013-02", "2013-02")]
 
 
 def test_database_that_is_away_is_tried_again_and_nothing_is_half_written(
@@ -114,6 +120,8 @@ def test_database_that_is_away_is_tried_again_and_nothing_is_half_written(
     shop.materialize("2013-01")
     requested = shop.requested()
     monkeypatch.setattr(table, "SOURCE_RETRY_SECONDS", 0.01)
+    assert shop.requested() == []  # its run may still come
+    monkeypatch.setattr(read_attempts, "FIRST_WAIT_SECONDS", 0)
     shop.path.rename(shop.path.with_suffix(".away"))
     failed = shop.materialize("2013-02")
 
