@@ -35,7 +35,7 @@ class Attempt:
     @property
     def next_at(self) -> float:
         """Time of the next attempt, POSIX seconds."""
-        return self.at + FIRST_WAIT_SECONDS * 4 ** (self.number - 1)
+        return self.at + FIRST_WAIT_SECONDS * 4.0 ** (self.number - 1)
 
     def outcome(self, now: float, run_state: RunStates) -> Outcome:
         """Return what follows for a read that is neither published nor broken.
