@@ -5,14 +5,26 @@ The checks are in `schema.py` and `expectations.py`. This module imports neither
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
 
-ColumnType = Literal["string", "integer", "float", "boolean", "date", "timestamp"]
+ItemType = Literal["string", "integer", "float", "boolean", "date", "timestamp"]
+"""Types of the items of a list."""
+
+ColumnType = Literal[ItemType, "decimal", "duration", "vector", "list"]
+
+MAX_DECIMAL_DIGITS = 38
+"""Number of digits that a decimal can have, those after the point included."""
+
+MAX_VECTOR_SIZE = 65_536
+"""Largest number of components of a vector."""
+
+_SHAPE_OF_TYPE = {"decimal": "scale", "vector": "size", "list": "items"}
+"""The attribute that completes a type: no default of it would be right."""
 
 EXAMPLES_SHOWN = 5
 """Largest number of failing rows in a violation."""
@@ -22,16 +34,51 @@ class ColumnRule(Settings):
     """One column of a table, with its type and its rules."""
 
     name: str = Field(description="Name of the column.")
-    type: ColumnType = Field(description="Type of the values; a timestamp is in UTC with microseconds.")
+    type: ColumnType = Field(
+        description="Type of the values; a timestamp is in UTC with microseconds, a vector has `size` numbers of "
+        "32 bits, a decimal is exact with `scale` digits after the point, and a list has any number of `items`."
+    )
     description: str = Field(description="Meaning of one value, for a person who sees the table for the first time.")
     unit: str | None = Field(default=None, description="Unit of the numbers, like minutes or miles.")
     nullable: bool = Field(default=False, description="Whether a value may be missing.")
     allowed: list[str | int] | None = Field(default=None, description="The only values that may occur.")
-    minimum: float | None = Field(default=None, description="Smallest valid value.")
-    maximum: float | None = Field(default=None, description="Largest valid value.")
+    minimum: float | None = Field(default=None, description="Smallest valid value; seconds for a duration.")
+    maximum: float | None = Field(default=None, description="Largest valid value; seconds for a duration.")
     pii: bool = Field(
         default=False, description="Whether the column identifies a person; reports then hide its values."
     )
+    scale: int | None = Field(
+        default=None, ge=0, le=MAX_DECIMAL_DIGITS, description="Digits of a decimal after the point."
+    )
+    size: int | None = Field(default=None, ge=1, le=MAX_VECTOR_SIZE, description="Number of components of a vector.")
+    items: ItemType | None = Field(default=None, description="Type of the items of a list; none of them may be null.")
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether a value has components or items, and so can be no key and no time."""
+        return self.type in ("vector", "list")
+
+    @model_serializer(mode="wrap")
+    def _without_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The digest of a contract stays what it was before the types with attributes existed.
+        unused = {attribute for attribute in _SHAPE_OF_TYPE.values() if getattr(self, attribute) is None}
+        return {name: value for name, value in serialize(self).items() if name not in unused}
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        needed = _SHAPE_OF_TYPE.get(self.type)
+        for attribute in _SHAPE_OF_TYPE.values():
+            declared = getattr(self, attribute) is not None
+            if declared != (attribute == needed):
+                action = "declare" if attribute == needed else "remove"
+                raise ValueError(f"column '{self.name}' of type {self.type}: {action} '{attribute}'")
+        if self.allowed is not None and self.type in ("decimal", "duration", "vector", "list"):
+            raise ValueError(
+                f"column '{self.name}' of type {self.type}: remove 'allowed', which compares text and numbers"
+            )
+        if self.is_nested and (self.minimum is not None or self.maximum is not None):
+            raise ValueError(f"column '{self.name}' of type {self.type}: remove 'minimum' and 'maximum'")
+        return self
 
 
 class Expectation(Settings):

@@ -28,7 +28,7 @@ from ml_platform.data.landing import LandedFile, Landing, LandingError
 from ml_platform.data.partitions import PartitionScheme, file_stem
 from ml_platform.data.pii import shown_error
 from ml_platform.data.reading import ColumnsMissingError
-from ml_platform.data.schema import STORED_TYPES, check_schema, conform, missing_columns
+from ml_platform.data.schema import check_schema, conform, missing_columns, stored_type
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.data.source_record import record_broken_read, record_read
 from ml_platform.data.sources.source import Slice, Source, SourceEmptyError
@@ -264,7 +264,7 @@ def require_passed(audits: Sequence[PartitionAudit]) -> None:
 def _landed_file(source: DatasetSource, partition: str | None, landing: Landing) -> LandedFile:
     if source.origin is None:
         return landing.find(source.name, partition)
-    columns = {rule.name: STORED_TYPES[rule.type] for rule in source.contract.columns} if source.typed else {}
+    columns = {rule.name: stored_type(rule) for rule in source.contract.columns} if source.typed else {}
     return land_read(source.origin, source.name, source.slice(partition), landing, columns)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from ml_platform.data.delta_types import delta_columns
 from ml_platform.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _schema(target: DeltaTarget) -> "ArrowSchemaExportable":
     columns = target.columns
     if target.partition_column is not None:
         columns = columns.with_columns(pl.lit("").alias(target.partition_column))
-    schema: ArrowSchemaExportable = columns.clear().to_arrow().schema
+    schema: ArrowSchemaExportable = delta_columns(columns.clear()).to_arrow().schema
     return schema
 
 

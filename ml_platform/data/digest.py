@@ -19,13 +19,16 @@ def content_hash(frame: pl.DataFrame) -> str:
     """Return the SHA-256 (hex) of the rows of ``frame`` as a multiset: the order of rows and columns does not matter.
 
     Column names, types, nulls and every value matter. NaN equals NaN and differs from null; 0.0 equals -0.0. Categories
-    and enums count as their text. Raises :class:`DigestError` for nested columns.
+    and enums count as their text, vectors and lists as their items in order. Raises :class:`DigestError` for structs,
+    lists of lists and objects.
     """
     flat = frame.select(_canonical(name, frame.schema[name]) for name in sorted(frame.columns))
     ordered = flat.sort(flat.columns, nulls_last=True) if flat.width else flat
     digest = hashlib.sha256(f"{ordered.height} rows".encode())
     for column in ordered.get_columns():
-        digest.update(f"|{column.name}:{column.dtype}|".encode())
+        # A vector and a list of the same items differ, although their canonical bytes are equal.
+        dtype = frame.schema[column.name] if column.dtype.is_nested() else column.dtype
+        digest.update(f"|{column.name}:{dtype}|".encode())
         digest.update(column.is_null().cast(pl.UInt8).to_numpy().tobytes())
         digest.update(_values(column))
     return digest.hexdigest()
@@ -33,19 +36,33 @@ def content_hash(frame: pl.DataFrame) -> str:
 
 def _canonical(name: str, dtype: pl.DataType) -> pl.Expr:
     column = pl.col(name)
-    if isinstance(dtype, (pl.Categorical, pl.Enum)):
-        return column.cast(pl.String)
+    if isinstance(dtype, (pl.Array, pl.List)) and not dtype.inner.is_nested() and dtype.inner != pl.Object:
+        items = column.arr.to_list() if isinstance(dtype, pl.Array) else column
+        return items.list.eval(_canonical_values(pl.element(), dtype.inner)).alias(name)
     if dtype.is_nested() or dtype == pl.Object:
         raise DigestError(
-            f"Column '{name}'", expected="a scalar type", found=str(dtype), fix="Unnest the column before storing it."
+            f"Column '{name}'",
+            expected="a scalar type, or a list of one",
+            found=str(dtype),
+            fix="Unnest the column before storing it.",
         )
+    return _canonical_values(column, dtype).alias(name)
+
+
+def _canonical_values(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    if isinstance(dtype, (pl.Categorical, pl.Enum)):
+        return values.cast(pl.String)
     if dtype.is_float():
         # Adding zero turns -0.0 into 0.0; the literal gives every NaN the same bits.
-        return pl.when(column.is_nan()).then(pl.lit(float("nan"), dtype)).otherwise(column + 0.0).alias(name)
-    return column
+        return pl.when(values.is_nan()).then(pl.lit(float("nan"), dtype)).otherwise(values + 0.0)
+    return values
 
 
 def _values(column: pl.Series) -> bytes:
+    if column.dtype == pl.List:
+        lengths = column.list.len().fill_null(0).cast(pl.UInt64)
+        items = column.filter(lengths > 0).explode()
+        return lengths.to_numpy().tobytes() + items.is_null().cast(pl.UInt8).to_numpy().tobytes() + _values(items)
     if column.dtype in (pl.String, pl.Binary):
         raw = column.cast(pl.Binary).fill_null(b"")
         return raw.bin.size("b").cast(pl.UInt64).to_numpy().tobytes() + b"".join(raw.to_list())

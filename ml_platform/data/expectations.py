@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from ml_platform.data.contract import Contract, ContractReport, ContractSubject, Expectation, Violation
+from ml_platform.data.durations import MICROSECONDS_PER_SECOND
+from ml_platform.data.nested_columns import as_lists
 from ml_platform.data.pii import MASK, shown
 from ml_platform.data.schema import example_rows
 from ml_platform.errors import PlatformError, did_you_mean
@@ -67,7 +69,8 @@ def check_expectations(
     """Return a report with a violation for each expectation that ``frame`` breaks; its schema must have passed.
 
     The check evaluates: fewest rows, no nulls in columns that are not nullable, allowed values, minimum and maximum,
-    unique ``keys``, event times within ``period``, and the declared expectations. Nulls break only the rule against
+    unique ``keys``, event times within ``period``, and the declared expectations. They see a duration in seconds, a
+    decimal as float64, and a vector or list by its length. Nulls break only the rule against
     nulls. With ``docs_folder``, the Data Docs site of this check is written there. Neither the report nor the site
     shows a value of a PII column, or a statistic that is computed from one.
 
@@ -191,7 +194,7 @@ def _validate(
     )
     definition = great_expectations.ValidationDefinition(name=subject.dataset, data=batch, suite=suite)
     validation = context.validation_definitions.add(definition).run(
-        batch_parameters={"dataframe": frame.to_pandas()},
+        batch_parameters={"dataframe": _comparable(frame, rules).to_pandas()},
         # SUMMARY returns the positions of up to twenty failing rows; COMPLETE takes ten times as long.
         result_format="SUMMARY",
         run_id=RunIdentifier(run_name=subject.partition or "whole"),
@@ -208,6 +211,29 @@ def _validate(
     for key in context.validation_results_store.list_keys():
         context.validation_results_store.set(key, validation)
     return [{"success": bool(result.success), **(result.result or {})} for result in results]
+
+
+def _comparable(frame: pl.DataFrame, rules: Sequence[_Rule]) -> pl.DataFrame:
+    """Return ``frame`` with columns that pandas can compare: seconds, float64 of decimals, and lengths of lists.
+
+    A decimal among the keys becomes text, because float64 would make two of them equal.
+    """
+    keys = {
+        name
+        for rule in rules
+        if rule.expectation in ("expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique")
+        for name in [rule.arguments.get("column"), *rule.arguments.get("column_list", [])]
+    }
+    columns = []
+    for column in frame.get_columns():
+        if isinstance(column.dtype, pl.Duration):
+            column = column.dt.total_microseconds() / MICROSECONDS_PER_SECOND
+        elif column.dtype.is_decimal():
+            column = column.cast(pl.String if column.name in keys else pl.Float64)
+        elif isinstance(column.dtype, (pl.Array, pl.List)):
+            column = as_lists(column).list.len()
+        columns.append(column)
+    return pl.DataFrame(columns)
 
 
 def _shown_result(result: dict[str, Any], rule: _Rule, contract: Contract) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import polars as pl
 import polars.selectors as cs
 
 from ml_platform.data import delta_log
+from ml_platform.data.delta_types import lists_as_vectors, vectors_as_lists
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake_catalog import CatalogTable, LakeCatalog, NewSegment, Segment, combined_digest
 from ml_platform.data.lake_files import DamagedFile, LakeFiles
@@ -162,7 +163,7 @@ class Lake:
         stored = self._table(table, version)
         segments = self._segments(stored, version, partitions)
         self._require_readable(stored, version, segments)
-        return self._rows(stored, segments)
+        return self._rows(stored, segments, is_current=version in (None, stored.version) or stored.partitioned)
 
     def exists(self, table: str) -> bool:
         """Return whether ``table`` has at least one version."""
@@ -308,7 +309,9 @@ class Lake:
 
     def _stage(self, table: str, content: pl.DataFrame, digest: str, partition: str | None) -> StagedRows:
         name = WHOLE if partition is None else partition
-        stored = content if partition is None else content.with_columns(pl.lit(partition).alias(PARTITION))
+        stored = vectors_as_lists(content)
+        if partition is not None:
+            stored = stored.with_columns(pl.lit(partition).alias(PARTITION))
         # A file without rows would be an obstacle for readers that take types from the first file.
         files = (self.files.write(table, stored, name),) if content.height else ()
         segment = NewSegment(name, content.height, digest, files)
@@ -403,7 +406,7 @@ class Lake:
                 "all damage.",
             )
 
-    def _rows(self, stored: CatalogTable, segments: Sequence[Segment]) -> pl.LazyFrame:
+    def _rows(self, stored: CatalogTable, segments: Sequence[Segment], *, is_current: bool = True) -> pl.LazyFrame:
         """Return the rows of ``segments``, with the column ``partition`` for a partitioned table."""
         schema = {**stored.columns.schema, **({PARTITION: pl.String()} if stored.partitioned else {})}
         scans = []
@@ -417,6 +420,7 @@ class Lake:
         if not scans:
             return pl.DataFrame(schema=schema).lazy()
         rows = scans[0] if len(scans) == 1 else pl.concat(scans)
+        rows = lists_as_vectors(rows, schema, is_current=is_current)
         # A whole table may have had other columns in an earlier version.
         return rows.select(list(schema)) if stored.partitioned else rows
 
@@ -464,9 +468,22 @@ def _storable(table: str, frame: pl.DataFrame) -> pl.DataFrame:
             found=f"only nulls, without a type, in {listed(untyped)}",
             fix="Cast these columns before storing them.",
         )
+    beyond = [
+        name
+        for name in frame.select(cs.by_dtype(pl.UInt64, pl.Int128, pl.UInt128)).columns
+        if frame[name].cast(pl.Int64, strict=False).null_count() > frame[name].null_count()
+    ]
+    if beyond:
+        raise LakeError(
+            f"Table '{table}'",
+            expected="whole numbers of 64 bits with a sign",
+            found=f"larger ones in {listed(beyond)}",
+            fix="Store them as decimals with scale 0, or as text.",
+        )
     return frame.with_columns(
-        cs.unsigned_integer().cast(pl.Int64),
+        (cs.unsigned_integer() | cs.by_dtype(pl.Int128)).cast(pl.Int64),
         (cs.categorical() | cs.enum()).cast(pl.String),
         cs.datetime(time_zone=None).dt.cast_time_unit("us"),
         cs.datetime(time_zone="*").dt.cast_time_unit("us"),
+        cs.duration().dt.cast_time_unit("us"),
     )

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import polars as pl
 
+from ml_platform.data import durations, json_values
 from ml_platform.errors import PlatformError
 
 Type = pl.DataType | type[pl.DataType]
@@ -17,6 +18,7 @@ BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": F
 
 _DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _INSTANT = rf"^{_DATE}[T ][0-9]{{2}}:[0-9]{{2}}:[0-5][0-9](\.[0-9]{{1,6}})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+_DECIMAL = r"^[+-]?[0-9]+(\.[0-9]+)?$"
 _FIRST_YEAR, _LAST_YEAR = 1, 9999
 """The years that Python's own dates can hold."""
 
@@ -47,7 +49,9 @@ def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
     An integer has digits and a sign only, and fits its type. A float is finite and keeps all digits of the text:
     ``9007199254740993``, ``1e400`` and ``nan`` do not parse. A date is written ``2013-01-31``. A timestamp has a zone,
     like ``2013-01-31T10:00:00Z`` or ``2013-01-31 12:00:00.5+02:00``, and is returned in UTC microseconds. Spaces around
-    a value are not removed. :data:`BOOLEANS` lists the truth values.
+    a value are not removed. :data:`BOOLEANS` lists the truth values. A decimal has no more digits than its type. A
+    duration is a number of seconds or ISO 8601, see :mod:`.durations`. A list is a JSON array; so is a vector, whose
+    text becomes a list of float64, because its length is checked by the contract.
 
     Raises :class:`UnsupportedTypeError` for other types.
     """
@@ -67,9 +71,17 @@ def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
         return values.cast(dtype, strict=False)
     if kind in _ALWAYS_KEPT_DIGITS:
         return _floats(values, kind)
+    if isinstance(dtype, pl.Decimal):
+        return _decimals(values, dtype)
+    if kind is pl.Duration:
+        return _durations(values)
+    if isinstance(dtype, pl.Array) and dtype.inner == pl.Float32:
+        return json_values.vectors(values)
+    if isinstance(dtype, pl.List):
+        return json_values.lists(values, dtype.inner, parsed_or_null)
     raise UnsupportedTypeError(
         f"Column '{values.name}'",
-        expected="String, Boolean, Date, Datetime in UTC, an integer or a float type",
+        expected="a type that a contract can declare",
         found=str(dtype),
         fix="Read the column as one of these types and convert it in the loader.",
     )
@@ -86,6 +98,20 @@ def _only(values: pl.Series, pattern: str) -> pl.Series:
 
 def _within_years(values: pl.Series) -> pl.Series:
     return values.set(~values.dt.year().is_between(_FIRST_YEAR, _LAST_YEAR), None)
+
+
+def _decimals(values: pl.Series, dtype: pl.Decimal) -> pl.Series:
+    # A cast would cut digits after the point in silence.
+    plain = _only(values, _DECIMAL)
+    written = plain.str.extract(r"\.([0-9]*?)0*$").str.len_bytes().fill_null(0)
+    return plain.set(written > dtype.scale, None).cast(dtype, strict=False)
+
+
+def _durations(values: pl.Series) -> pl.Series:
+    texts = values.drop_nulls().unique()
+    found = [durations.microseconds(text) for text in texts.to_list()]
+    known = pl.Series(found, dtype=pl.Int64)
+    return values.replace_strict(texts, known, default=None, return_dtype=pl.Int64).cast(pl.Duration("us"))
 
 
 def _floats(values: pl.Series, kind: Type) -> pl.Series:

@@ -62,9 +62,29 @@ def test_zero_has_no_sign_and_categories_hash_like_their_text() -> None:
     )
 
 
-def test_nested_columns_are_rejected() -> None:
-    with pytest.raises(DigestError, match=r"Column 'x': expected a scalar type, found List"):
-        content_hash(pl.DataFrame({"x": [[1]]}))
+def test_lists_and_vectors_count_their_items_in_order_and_their_lengths() -> None:
+    tables = [
+        pl.DataFrame({"x": pl.Series(rows, dtype=dtype)})
+        for rows, dtype in (
+            ([[1.0], [2.0, 3.0]], pl.List(pl.Float64)),
+            ([[1.0, 2.0], [3.0]], pl.List(pl.Float64)),
+            ([[1.0], [3.0, 2.0]], pl.List(pl.Float64)),
+            ([[1.0], [2.0, None]], pl.List(pl.Float64)),
+            ([[1.0], None], pl.List(pl.Float64)),
+            ([[1.0], []], pl.List(pl.Float64)),
+            ([[1.0, 2.0]], pl.List(pl.Float32)),
+            ([[1.0, 2.0]], pl.Array(pl.Float32, 2)),
+        )
+    ]
+
+    assert len({content_hash(table) for table in tables}) == len(tables)
+    assert content_hash(tables[0]) == content_hash(tables[0].reverse())
+    assert content_hash(pl.DataFrame({"x": [[0.0]]})) == content_hash(pl.DataFrame({"x": [[-0.0]]}))
+
+
+def test_lists_of_lists_are_rejected() -> None:
+    with pytest.raises(DigestError, match=r"Column 'x': expected a scalar type, or a list of one, found List"):
+        content_hash(pl.DataFrame({"x": [[[1]]]}))
 
 
 @settings(max_examples=50, deadline=None)

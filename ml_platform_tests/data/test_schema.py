@@ -5,7 +5,7 @@ import pytest
 
 from ml_platform.data.contract import ColumnRule, Contract, ContractReport, ContractSubject
 from ml_platform.data.pii import MASK
-from ml_platform.data.schema import STORED_TYPES, check_schema, conform
+from ml_platform.data.schema import SCALAR_TYPES, check_schema, conform
 
 CONTRACT = Contract(
     columns=[
@@ -119,7 +119,7 @@ def test_column_without_values_has_every_type(type_: str, dtype: pl.DataType, ro
 
     assert check_one(values, type_).passed
     conformed = conform(pl.DataFrame({"x": values}), contract)
-    assert (conformed.schema["x"], conformed["x"].null_count()) == (STORED_TYPES[type_], rows)
+    assert (conformed.schema["x"], conformed["x"].null_count()) == (SCALAR_TYPES[type_], rows)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field, field_validator
 
+from ml_platform.data.json_values import JsonNumber, written
 from ml_platform.data.landed_bytes import LandedFileError, as_utf8, unpacked
 from ml_platform.data.reading import SEPARATORS, csv_columns, read_csv
 from ml_platform.data.settings import Settings
@@ -104,8 +105,7 @@ class FileFormat(Settings):
         types = {name: columns.get(name, pl.String()) for name in (columns if complete else present)}
         return read_csv(
             path,
-            # Vectors and lists have no text form in CSV.
-            {name: pl.String() if dtype.is_nested() else dtype for name, dtype in types.items()},
+            types,
             self.null_values,
             separator=self.separator,
             decimal=self.decimal,
@@ -127,28 +127,43 @@ def _format_of(path: Path) -> Format:
 
 
 def _read_json_lines(path: Path, data: bytes, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    # Polars reads these through float64, or guesses their items: their JSON text is parsed instead.
+    exact = [name for name, dtype in columns.items() if dtype.is_nested() or dtype.is_decimal() or dtype == pl.Duration]
+    texts: dict[str, list[str | None]] = {name: [] for name in exact}
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
-            _require_object(path, number, line)
+            values = _object(path, number, line)
+            for name in exact:
+                texts[name].append(_text(values.get(name)))
     frame = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None) if data.strip() else pl.DataFrame()
+    found = [pl.Series(name, texts[name], pl.String) if name in exact else frame[name] for name in frame.columns]
     # JSON has no dates, times or decimals: their texts are parsed as in CSV.
-    texts = [
-        parsed(frame[name], dtype)
-        for name, dtype in columns.items()
-        if name in frame.columns and frame[name].dtype == pl.String and not dtype.is_nested()
-    ]
-    return declared_of(frame.with_columns(texts), columns)
+    return declared_of(
+        pl.DataFrame(
+            [
+                parsed(values, columns[values.name]) if values.name in columns and values.dtype == pl.String else values
+                for values in found
+            ]
+        ),
+        columns,
+    )
 
 
-def _require_object(path: Path, number: int, line: bytes) -> None:
+def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        is_object = isinstance(json.loads(line), dict)
-    except ValueError:
-        is_object = False
-    if not is_object:
+        found = json.loads(line, parse_float=JsonNumber, parse_int=JsonNumber)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
         raise LandedFileError(
             f"File {path}", expected="a JSON object in every line", found=f"none in line {number}", fix="Fix the line."
         )
+    return found
+
+
+def _text(value: Any) -> str | None:
+    """Return a text or number as it is written, null for null, and other values as JSON."""
+    return value if value is None or isinstance(value, str) else written(value)
 
 
 def _read_parquet(data: bytes) -> pl.DataFrame:
