@@ -24,9 +24,10 @@ def training_set_schema(model: "BoundModel") -> dg.TableSchema:
     """Return the columns of a training set in order: example, label, request fields, and features by view."""
     views = model.feature_set.views
     meaning = {
-        view.column(each.name): description_with_unit(each.description, each.unit)
+        view.column(name): description_with_unit(each.description, each.stored_unit)
         for view in views
         for each in view.features
+        for name in each.columns
     }
     ages = {view.age_column: f"Age of the values of view '{view.name}' [min]" for view in views}
     types = {name: str(dtype) for view in views for name, dtype in view.columns.items()}

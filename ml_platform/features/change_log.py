@@ -14,6 +14,7 @@ from ml_platform.data.references import load_function
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.exact_values import InexactValuesError, cast_exactly
 from ml_platform.features.key_types import KeyTypeError, require_storable_keys, typed_key
+from ml_platform.features.returned_values import stored_values
 from ml_platform.features.view import INSTANT, KNOWN_AT, FeatureView, ViewError
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def build(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -
 
     The function sees only the declared columns; a second parameter receives the window. Its result must have exactly
     the columns entity…, known_at and the declared features, in any order. known_at must have a time zone and is stored
-    in UTC microseconds. Numbers are cast to the declared types, and NaN becomes null. Keys are stored in the types of
+    in UTC microseconds. Numbers are cast to the declared types, and NaN becomes null. A vector becomes one column for
+    each component, and must be whole; see :mod:`.returned_values`. Keys are stored in the types of
     :data:`.key_types.KEY_DTYPES`. These are errors: a number that does not fit its type or would be cut, an infinite
     value, a null key, a null known_at, and values and keys that an online store cannot keep exactly.
 
@@ -209,7 +211,7 @@ def _call_function(view: FeatureView, sources: dict[str, pl.LazyFrame], window: 
             fix="Return a LazyFrame (entity…, known_at, values…).",
         )
     frame = result
-    expected = [*view.entity, KNOWN_AT, *view.dtypes]
+    expected = [*view.entity, KNOWN_AT, *view.returned_columns]
     absent = [name for name in expected if name not in frame.columns]
     extra = [name for name in frame.columns if name not in expected]
     if absent or extra:
@@ -244,8 +246,10 @@ def _typed_facts(view: FeatureView, frame: pl.DataFrame) -> pl.DataFrame:
                 fix="Leave out rows without an entity or without a known_at.",
             )
     keys = [_typed_key(view, frame[name]) for name in view.entity]
-    values = [_cast(view, frame[name], dtype, frame) for name, dtype in view.dtypes.items()]
-    return frame.with_columns(*keys, *values)
+    subject = f"Feature view '{view.name}'"
+    stored = stored_values(view, frame, subject, lambda wrong: _describe_first(view, frame.filter(wrong)))
+    values = [_cast(view, column, dtype, frame) for column, dtype in zip(stored, view.dtypes.values(), strict=True)]
+    return pl.DataFrame([*keys, frame[KNOWN_AT], *values])
 
 
 def _typed_key(view: FeatureView, column: pl.Series) -> pl.Series:

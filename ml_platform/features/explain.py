@@ -52,7 +52,11 @@ def _explain(
     for view in feature_set.views:
         age = aged.get(view.name)
         known_at = None if age is None else as_of - timedelta(minutes=age)
-        units = {view.column(feature.name): (feature.unit, feature.description) for feature in view.features}
+        units = {
+            view.column(name): (feature.stored_unit, feature.description)
+            for feature in view.features
+            for name in feature.columns
+        }
         units[view.age_column] = ("minutes", f"Age of the fact read from '{view.name}'")
         explained += [
             FeatureExplanation(name, values[name], *units[name], view.name, known_at, age)

@@ -34,6 +34,7 @@ from ml_platform.features.point_in_time import (
     iterate_chunks,
     validate_examples,
 )
+from ml_platform.features.returned_values import stored_values
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT, FeatureView, ViewError
 
@@ -52,12 +53,23 @@ class FeatureSet:
     def __init__(self, views: Sequence[FeatureView], leave_out: Sequence[str] = ()) -> None:
         """Make a set of ``views``; models do not get the features in ``leave_out`` (as ``<view>__<column>``).
 
+        The name of a vector stands for all of its components.
+
         Raises :class:`ViewError` when a view occurs twice, an input does not run before its view, two views declare
         different types for a key, a request view derives a key of another type, or ``leave_out`` has a name that is not
         a feature.
         """
         self.views = [view.pinned() for view in views]
-        self.leave_out = list(leave_out)
+        vectors = {view.column(each.name): each for view in views for each in view.features if each.size is not None}
+        self.leave_out = [
+            column
+            for name in leave_out
+            for column in (
+                [name.removesuffix(vectors[name].name) + each for each in vectors[name].columns]
+                if name in vectors
+                else [name]
+            )
+        ]
         self.stored = [view for view in self.views if view.kind == "stored"]
         self._views_before_lookup = [view for view in self.views if view.kind == "request" and not view.inputs]
         self._views_after_lookup = [view for view in self.views if view.kind == "request" and view.inputs]
@@ -334,16 +346,19 @@ def _run_request_view(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
             found=f"{frame.height} rows" if isinstance(frame, pl.DataFrame) else type(frame).__name__,
             fix="Return one row for each input row, in the same order.",
         )
-    if set(frame.columns) != set(view.dtypes):
-        absent = [name for name in view.dtypes if name not in frame.columns]
-        extra = [name for name in frame.columns if name not in view.dtypes]
+    if set(frame.columns) != set(view.returned_columns):
+        absent = [name for name in view.returned_columns if name not in frame.columns]
+        extra = [name for name in frame.columns if name not in view.returned_columns]
         raise ViewError(
             f"Feature view '{view.name}', function {view.function}",
-            expected=f"the columns {listed(view.dtypes, limit=50)}",
+            expected=f"the columns {listed(view.returned_columns, limit=50)}",
             found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
             fix="Fix the function or the declared features.",
         )
-    found = pl.DataFrame([_typed(view, frame[name], dtype) for name, dtype in view.dtypes.items()])
+    subject = f"Feature view '{view.name}', function {view.function}"
+    stored = stored_values(view, frame, subject, lambda wrong: f"row {wrong.arg_max()}")
+    typed = zip(stored, view.dtypes.values(), strict=True)
+    found = pl.DataFrame([_typed(view, column, dtype) for column, dtype in typed])
     found.columns = list(view.columns)
     return found
 

@@ -9,6 +9,8 @@ from ml_platform.data.canonical import value_digest
 from ml_platform.data.settings import Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import PlatformError
+from ml_platform.features.feature import INSTANT as INSTANT
+from ml_platform.features.feature import Feature as Feature
 from ml_platform.features.key_types import KeyType
 
 KNOWN_AT = "known_at"
@@ -23,49 +25,12 @@ PREDICT_AT = "predict_at"
 AGE = "age_minutes"
 """Suffix, after the view's name, of the column with the age of the fact that was read."""
 
-INSTANT = pl.Datetime("us", "UTC")
-"""Type of all instants: microseconds in UTC."""
-
 NOT_VERSIONED = {"name", "description", "owner", "code_version", "function", "age"}
 """Settings of a view that change no fact and no read of one; the function counts by its code, the age by its column."""
-
-FeatureType = Literal["float32", "float64", "int8", "int16", "int32", "int64", "boolean", "category", "datetime"]
-
-DTYPES: dict[str, pl.DataType] = {
-    "float32": pl.Float32(),
-    "float64": pl.Float64(),
-    "int8": pl.Int8(),
-    "int16": pl.Int16(),
-    "int32": pl.Int32(),
-    "int64": pl.Int64(),
-    "boolean": pl.Boolean(),
-    "category": pl.String(),
-    "datetime": INSTANT,
-}
 
 
 class ViewError(PlatformError):
     """Raised when a feature view is used wrongly, or the result of its function does not match the declaration."""
-
-
-class Feature(Settings):
-    """One column of a view."""
-
-    name: str = Field(description="Column that the view's function returns", pattern=r"^[a-z][a-z0-9_]*$")
-    description: str = Field(description="Meaning of the value, in one line, for an analyst")
-    type: FeatureType = Field(default="float32", description="Type in which the value is stored and served")
-    unit: str = Field(default="", description="Unit, for example minutes, share, °F; empty for categories and flags")
-    hidden: bool = Field(
-        default=False, description="Whether the value is only an input or a key of other views, and no model gets it"
-    )
-    derived_from: list[str] = Field(
-        default_factory=list,
-        description="Source columns as 'dataset.column'; empty: all columns of the view's sources",
-    )
-
-    @property
-    def dtype(self) -> pl.DataType:
-        return DTYPES[self.type]
 
 
 class FeatureSource(Settings):
@@ -140,8 +105,13 @@ class FeatureView(Settings):
 
     @property
     def dtypes(self) -> dict[str, pl.DataType]:
-        """Types of the values, in the order declared."""
-        return {feature.name: feature.dtype for feature in self.features}
+        """Types of the stored values, in the order declared; a vector has one for each component."""
+        return {name: dtype for feature in self.features for name, dtype in feature.columns.items()}
+
+    @property
+    def returned_columns(self) -> list[str]:
+        """Columns of values that the view's function returns, in the order declared."""
+        return [feature.name for feature in self.features]
 
     @property
     def age_column(self) -> str:
@@ -158,9 +128,11 @@ class FeatureView(Settings):
         # A source without declared columns is read as a whole.
         reads_pii = bool(pii & read) or (bool(pii) and any(not source.visible_columns for source in self.sources))
         derived = {
-            feature.name
+            column
             for feature in self.features
-            if (pii & {column.partition(".")[2] for column in feature.derived_from})
+            for column in feature.columns
+            if feature.name in pii
+            or (pii & {column.partition(".")[2] for column in feature.derived_from})
             or (reads_pii and not feature.derived_from)
         }
         return derived | (pii & {*self.entity, *self.dtypes})
@@ -178,7 +150,7 @@ class FeatureView(Settings):
     @property
     def feature_names(self) -> list[str]:
         """Names of the columns that a model gets."""
-        visible = [self.column(feature.name) for feature in self.features if not feature.hidden]
+        visible = [self.column(name) for feature in self.features if not feature.hidden for name in feature.columns]
         return visible + ([self.age_column] if self.age and self.kind == "stored" else [])
 
     @property
@@ -200,11 +172,13 @@ class FeatureView(Settings):
 
     def _versioned_settings(self) -> dict[str, Any]:
         declared = self.model_dump(mode="json", exclude=NOT_VERSIONED | {"features"}, exclude_defaults=True)
-        return {**declared, "features": [[feature.name, feature.type] for feature in self.features]}
+        return {**declared, "features": [[feature.name, feature.full_type] for feature in self.features]}
 
     @model_validator(mode="after")
     def _validate_consistency(self) -> Self:
-        names = [*self.entity, *(feature.name for feature in self.features)]
+        # The name of a vector is no column, but two features must not share it either.
+        vectors = [feature.name for feature in self.features if feature.size is not None]
+        names = [*self.entity, *vectors, *(name for feature in self.features for name in feature.columns)]
         repeated = sorted({name for name in names if names.count(name) > 1} | ({KNOWN_AT, AGE} & set(names)))
         if repeated:
             raise ValueError(

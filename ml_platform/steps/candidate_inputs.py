@@ -84,4 +84,4 @@ def declared_inputs(model: BoundModel) -> dict[str, Any]:
 
 def _read_settings(view: FeatureView) -> dict[str, Any]:
     settings = view.model_dump(mode="json", include=set(READ_SETTINGS))
-    return settings | {"features": {feature.name: feature.type for feature in view.features}}
+    return settings | {"features": {feature.name: feature.full_type for feature in view.features}}

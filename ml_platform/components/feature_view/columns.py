@@ -23,8 +23,8 @@ def column_schema(view: FeatureViewSettings) -> dg.TableSchema:
             *(
                 dg.TableColumn(
                     name=feature.name,
-                    type=feature.type,
-                    description=description_with_unit(feature.description, feature.unit),
+                    type=feature.full_type,
+                    description=description_with_unit(feature.description, feature.stored_unit),
                     tags={"role": "input of other views"} if feature.hidden else {"role": "feature"},
                 )
                 for feature in view.features
