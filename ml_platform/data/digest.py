@@ -5,9 +5,11 @@ stays the same.
 """
 
 import hashlib
+from typing import cast
 
 import polars as pl
 
+from ml_platform.data.json_values import Type
 from ml_platform.errors import PlatformError
 
 
@@ -38,7 +40,7 @@ def _canonical(name: str, dtype: pl.DataType) -> pl.Expr:
     column = pl.col(name)
     if isinstance(dtype, (pl.Array, pl.List)) and not dtype.inner.is_nested() and dtype.inner != pl.Object:
         items = column.arr.to_list() if isinstance(dtype, pl.Array) else column
-        return items.list.eval(_canonical_values(pl.element(), dtype.inner)).alias(name)
+        return items.list.eval(_canonical_values(pl.element(), cast("Type", dtype.inner))).alias(name)
     if dtype.is_nested() or dtype == pl.Object:
         raise DigestError(
             f"Column '{name}'",
@@ -49,7 +51,7 @@ def _canonical(name: str, dtype: pl.DataType) -> pl.Expr:
     return _canonical_values(column, dtype).alias(name)
 
 
-def _canonical_values(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+def _canonical_values(values: pl.Expr, dtype: Type) -> pl.Expr:
     if isinstance(dtype, (pl.Categorical, pl.Enum)):
         return values.cast(pl.String)
     if dtype.is_float():

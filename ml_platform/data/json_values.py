@@ -9,6 +9,8 @@ from typing import Any
 
 import polars as pl
 
+Type = pl.DataType | type[pl.DataType]
+
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _NUMBERS = rf"^\s*\[\s*({_NUMBER}\s*(,\s*{_NUMBER}\s*)*)?\]\s*$"
 
@@ -44,7 +46,7 @@ def vectors(values: pl.Series) -> pl.Series:
     return pl.Series(values.name, rows, pl.List(pl.Float64))
 
 
-def lists(values: pl.Series, item: pl.DataType, parse: Callable[[pl.Series, pl.DataType], pl.Series]) -> pl.Series:
+def lists(values: pl.Series, item: Type, parse: Callable[[pl.Series, Type], pl.Series]) -> pl.Series:
     """Return JSON text as lists of ``item``; null for text that is no array, or has an item that does not parse.
 
     ``parse`` turns text into ``item`` exactly, with null for what does not parse. A null item counts as one.
@@ -75,7 +77,7 @@ def _numbers(text: str) -> list[float | None] | None:
     return [None if each is None else float(each) for each in found]
 
 
-def _texts(text: str | None, item: pl.DataType) -> list[str | None] | None:
+def _texts(text: str | None, item: Type) -> list[str | None] | None:
     """Return the items of a JSON array as text, or None for another value or items of another kind than ``item``."""
     found = None if text is None else _decoded(text)
     if not isinstance(found, list):

@@ -1,4 +1,4 @@
-"""What can be wrong with a column of vectors or lists: a length, or an item at a place that the report names."""
+"""Finds the faults of a column of vectors or lists: wrong lengths, and wrong items, by row and place."""
 
 from dataclasses import dataclass
 

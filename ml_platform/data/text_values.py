@@ -5,13 +5,13 @@ No value is guessed: a word for a missing value is not a number, and a number ke
 
 import sys
 from decimal import Decimal
+from typing import cast
 
 import polars as pl
 
 from ml_platform.data import durations, json_values
+from ml_platform.data.json_values import Type as Type
 from ml_platform.errors import PlatformError
-
-Type = pl.DataType | type[pl.DataType]
 
 BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 """The spellings of truth values."""
@@ -78,7 +78,7 @@ def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
     if isinstance(dtype, pl.Array) and dtype.inner == pl.Float32:
         return json_values.vectors(values)
     if isinstance(dtype, pl.List):
-        return json_values.lists(values, dtype.inner, parsed_or_null)
+        return json_values.lists(values, cast("Type", dtype.inner), parsed_or_null)
     raise UnsupportedTypeError(
         f"Column '{values.name}'",
         expected="a type that a contract can declare",
