@@ -132,7 +132,7 @@ class FeatureSet:
         known_before: Mapping[str, datetime] | None = None,
         chunk_rows: int = CHUNK_ROWS,
     ) -> pl.LazyFrame:
-        """Return ``examples`` with all features as known at the ``predict_at`` of each row, lazily and in chunks.
+        """Return ``examples`` with the features that had arrived at the ``predict_at`` of each row, lazily, in chunks.
 
         ``examples``: the request fields, ``predict_at`` (with a time zone) and any other columns. The views do not see
         the other columns, which come back unchanged. A column ``as_of``, where present, replaces predict_at as the time
@@ -217,8 +217,9 @@ class FeatureSet:
 
     def to_dict(self) -> dict[str, object]:
         """Return the set as plain data for `features.json`; :meth:`from_dict` returns an equal set."""
-        # Views without key types are written as before 0.3, so that a model of then can be written again unchanged.
-        views = [view.model_dump(exclude=None if view.key_types else {"key_types"}) for view in self.views]
+        # Undeclared attributes are left out, so that a model of an earlier version can be written again unchanged.
+        later = ("key_types", "arrivals")
+        views = [view.model_dump(exclude={name for name in later if not getattr(view, name)}) for view in self.views]
         return {"views": views, "leave_out": self.leave_out}
 
     @classmethod

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
+from ml_platform.data.arrival import arrived_until
 from ml_platform.data.dataset import table_of
 from ml_platform.data.lake import Lake, LakeError, TableVersion
 from ml_platform.data.partitions import PartitionScheme
@@ -56,7 +57,8 @@ def materialize(
 def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: PartitionScheme | None) -> Publication:
     """Publish the last facts of the view's log that are known before the end of its latest partition.
 
-    A partition without facts counts: nothing changed in it. The cost of publishing partitions at the end of the log
+    A partition without facts counts: nothing changed in it. If the sources of the view declare how they arrive, the
+    latest partition may be a part: the facts then end with the last period that arrived. The cost of publishing partitions at the end of the log
     does not grow with the log: see :func:`.last_facts.update_last_facts`. Raises
     :class:`~ml_platform.data.lake.LakeError` when no partition was built.
     """
@@ -74,12 +76,22 @@ def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: Par
             found="none",
             fix=f"Materialize features/{view.name} for a partition of its sources.",
         )
-    watermark = partitioning.bounds(partitioning.latest(digests))[1]
+    watermark = _watermark(view, lake, version, partitioning, partitioning.latest(digests))
     if view.tolerance_minutes is None:
         return store.publish(update_last_facts(view, lake, version, digests, watermark, partitioning))
     oldest = watermark - timedelta(minutes=view.tolerance_minutes)
     usable = [key for key in partitioning.sort(digests) if partitioning.bounds(key)[1] > oldest]
     return store.publish(latest_facts(view, change_log.read(view, lake, version, usable), watermark))
+
+
+def _watermark(view: FeatureView, lake: Lake, version: int, partitioning: PartitionScheme, latest: str) -> datetime:
+    """Return the instant before which the log has all facts, where ``latest`` is its latest partition."""
+    start, end = partitioning.bounds(latest)
+    if not view.arrivals:
+        return end
+    facts = change_log.read(view, lake, version, [latest])
+    last_known_at: datetime | None = facts.select(pl.col(KNOWN_AT).max()).collect().item()
+    return start if last_known_at is None else min(end, arrived_until(view.arrivals, last_known_at))
 
 
 def source_partitions(view: FeatureView, partition: str, partitioning: PartitionScheme) -> list[str]:

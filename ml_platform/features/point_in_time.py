@@ -1,8 +1,9 @@
-"""The point-in-time join: each example gets the facts that were known at its prediction time, and no later ones.
+"""The point-in-time join: each example gets the facts that the platform had at its prediction time, and no later ones.
 
 The rules, for each view and each example (entity…, predict_at):
 
-- The join reads the last fact of the entity with ``known_at <= predict_at``.
+- The join reads the last fact of the entity that is usable: with ``known_at <= predict_at``, or, in a view whose sources
+  declare how they arrive, known before the last period that had arrived by predict_at (:mod:`ml_platform.data.arrival`).
 - Of several facts of one entity with the same ``known_at``, it reads the last row of the log.
 - It ignores a fact that is older than the view's tolerance; a fact exactly as old as the tolerance counts.
 - Without a fact (entity absent or null, nothing known yet, stale), all values and the age are null.
@@ -18,6 +19,7 @@ from datetime import datetime, timedelta
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from ml_platform.data.arrival import cut_offs
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features.key_types import KEY_DTYPES, KeyType, key_type_of, typed_key
 from ml_platform.features.view import INSTANT, KNOWN_AT, PREDICT_AT, FeatureView, ViewError
@@ -26,6 +28,7 @@ CHUNK_ROWS = 500_000
 """Target size of a chunk of examples; the examples of one day are never divided."""
 
 _FACT = "_fact"
+_USABLE_UNTIL = "_usable_until"
 _MICROSECONDS_PER_MINUTE = 60_000_000
 
 
@@ -42,7 +45,8 @@ def point_in_time_join(
     ``examples`` have the entity columns of all views and ``predict_at`` (a Datetime with a time zone; the result has it
     in UTC). ``logs`` maps each stored view to its change log, with rows in any order. The result has one row per
     example, sorted by predict_at, ties in the given order. ``known_before`` maps views to an instant: facts known at or
-    after it are left out, as in an online store with that watermark.
+    after it are left out, as in an online store with that watermark. The watermark is the actual arrival, and replaces
+    the declared one.
 
     Raises :class:`ViewError` for a predict_at without a time zone, a null predict_at, a missing log or a missing entity
     column. Raises :class:`.key_types.KeyTypeError` for keys of another type than the facts.
@@ -133,21 +137,29 @@ class AsOfReader:
         log = log.select(*_key_columns(self._key_types), pl.col(KNOWN_AT).cast(INSTANT), *view.dtypes)
         self._log = log if limit is None else log.filter(pl.col(KNOWN_AT) < limit)
         self._view = view
+        self._arrivals = view.arrivals if limit is None else []
         self._single_chunk = single_chunk
         self._until: datetime | None = None
         self._carried_facts: pl.DataFrame | None = None
 
     def read(self, chunk: pl.DataFrame) -> pl.DataFrame:
         """Return the view's columns for ``chunk`` (sorted by predict_at): one row per example, in the same order."""
-        return self._as_of(chunk, self._facts(chunk))
+        usable_until = self._usable_until(chunk[PREDICT_AT])
+        return self._as_of(chunk, usable_until, self._facts(chunk, usable_until))
 
-    def _facts(self, chunk: pl.DataFrame) -> pl.DataFrame:
+    def _usable_until(self, predict_at: pl.Series) -> pl.Series:
+        """Return, for each example, the latest known_at of a usable fact; it rises with predict_at."""
+        if not self._arrivals:
+            return predict_at
+        return cut_offs(self._arrivals, predict_at) - timedelta(microseconds=1)
+
+    def _facts(self, chunk: pl.DataFrame, usable_until: pl.Series) -> pl.DataFrame:
         """Return the facts that ``chunk`` needs: those since the last call, and the last earlier one of each entity."""
         if not chunk.height:
             return self._log.head(0).collect() if self._carried_facts is None else self._carried_facts
         if self._single_chunk:
             return _sorted_by_known_at(self._log.collect())
-        start, end = chunk[PREDICT_AT][0], chunk[PREDICT_AT][-1]
+        start, end = chunk[PREDICT_AT][0], usable_until[-1]
         rows = self._log.filter(pl.col(KNOWN_AT) <= end)
         if self._until is not None:
             rows = rows.filter(pl.col(KNOWN_AT) > self._until)
@@ -167,7 +179,7 @@ class AsOfReader:
             return facts.tail(1)
         return facts.unique(subset=self._view.entity, keep="last", maintain_order=True)
 
-    def _as_of(self, chunk: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
+    def _as_of(self, chunk: pl.DataFrame, usable_until: pl.Series, facts: pl.DataFrame) -> pl.DataFrame:
         view = self._view
         # Join only keys and times; then gather the values once, by the row number of the fact.
         numbered = facts.select(*view.entity, KNOWN_AT).with_row_index(_FACT)
@@ -175,10 +187,10 @@ class AsOfReader:
             typed_key(chunk[key], key_type, f"Examples for feature view '{view.name}', key '{key}'")
             for key, key_type in self._key_types.items()
         ]
-        requests = pl.DataFrame([*keys, chunk[PREDICT_AT]])
+        requests = pl.DataFrame([*keys, chunk[PREDICT_AT], usable_until.alias(_USABLE_UNTIL)])
         found = requests.join_asof(
             numbered,
-            left_on=PREDICT_AT,
+            left_on=_USABLE_UNTIL,
             right_on=KNOWN_AT,
             by=view.entity or None,
             strategy="backward",

@@ -4,7 +4,9 @@ from typing import Any, Literal, Self
 
 import polars as pl
 from pydantic import Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
+from ml_platform.data.arrival import Arrival
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.settings import Settings
 from ml_platform.data.source_hash import source_hash
@@ -25,8 +27,11 @@ PREDICT_AT = "predict_at"
 AGE = "age_minutes"
 """Suffix, after the view's name, of the column with the age of the fact that was read."""
 
-NOT_VERSIONED = {"name", "description", "owner", "code_version", "function", "age"}
-"""Settings of a view that change no fact and no read of one; the function counts by its code, the age by its column."""
+NOT_VERSIONED = {"name", "description", "owner", "code_version", "function", "age", "arrivals"}
+"""Settings of a view that change no fact and no snapshot; the function counts by its code, the age by its column.
+
+Arrivals change the reads of a training set, whose version covers them.
+"""
 
 
 class ViewError(PlatformError):
@@ -97,6 +102,11 @@ class FeatureView(Settings):
         default=None, ge=0, description="Greatest age at which a fact is still used (minutes); none: any age"
     )
     age: bool = Field(default=False, description="Whether the age of the fact that was read is a feature too")
+    arrivals: SkipJsonSchema[list[Arrival]] = Field(
+        default_factory=list,
+        description="How the sources arrive, as their datasets declare it; a fact is usable when the slowest has "
+        "arrived, and without entries from known_at on",
+    )
     code_version: str = Field(
         default="",
         description="Version of the function; empty: a hash of the code that it uses. A digest of the declaration is "

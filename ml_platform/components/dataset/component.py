@@ -1,6 +1,7 @@
 """The component `Dataset`: the asset `datasets/<name>` with three blocking checks, and its landing sensor."""
 
 import dagster as dg
+from pydantic import ValidationError
 
 from ml_platform.components.dataset.declaration import DatasetDeclaration
 from ml_platform.components.dataset.landing_sensor import landing_sensor
@@ -18,6 +19,7 @@ class Dataset(DatasetDeclaration):
         self._require_known_columns()
         self._require_known_expectations()
         self._require_time()
+        self._require_arrival()
         self._require_loader_or_source()
         sensor = source_sensor(self, self.source) if self.source else landing_sensor(self)
         return dg.Definitions(assets=[table(self)], sensors=[sensor])
@@ -70,6 +72,26 @@ class Dataset(DatasetDeclaration):
                     found=self.partitions.describe(),
                     fix=f"Remove {attribute}, or declare a cadence of time.",
                 )
+
+    def _require_arrival(self) -> None:
+        if self.arrival is None:
+            return
+        if self.partitions is None or not self.partitions.is_timed:
+            raise self.error_at(
+                ["arrival"],
+                expected="partitions with a time",
+                found=self.partitions.describe() if self.partitions else "none",
+                fix="Remove arrival, or declare partitions with a cadence of time.",
+            )
+        try:
+            _ = self.arrival_in_zone
+        except ValidationError as error:
+            raise self.error_at(
+                ["arrival", "every"],
+                expected=f"periods that the time zone {self.partitions.time_zone} has",
+                found=str(self.arrival.every),
+                fix=error.errors()[0]["msg"],
+            ) from None
 
     def _require_known_expectations(self) -> None:
         from ml_platform.data.expectations import known_expectations

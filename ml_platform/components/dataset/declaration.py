@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from ml_platform.components.declaration import Declaration
+from ml_platform.data.arrival import Arrival, ArrivalSettings
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract
 from ml_platform.data.partitions import PartitionScheme
@@ -47,6 +48,11 @@ class DatasetDeclaration(Declaration):
         default=None,
         description="Timestamp column whose values must be in the time of the partition, in its time zone.",
     )
+    arrival: ArrivalSettings | None = Field(
+        default=None,
+        description="When the platform has a fact; training and evaluation use no fact before. None: from the time at "
+        "which it is known.",
+    )
     contract: Contract = Field(description="Rules that every published partition meets.")
     retention_months: int | None = Field(
         default=None,
@@ -72,6 +78,13 @@ class DatasetDeclaration(Declaration):
     def is_partition(self, name: str) -> bool:
         """Return whether ``name`` is a declared partition of this dataset."""
         return self.partitions is not None and self.partitions.contains(name)
+
+    @property
+    def arrival_in_zone(self) -> Arrival | None:
+        """The declared arrival, with the time zone of the partitions; None if undeclared."""
+        if self.arrival is None or self.partitions is None:
+            return None
+        return Arrival(**self.arrival.model_dump(), time_zone=self.partitions.time_zone)
 
     def engine_source(self, lake: LakeResource) -> "DatasetSource":
         """Return the settings of the dataset for the engine, with its lookup tables read from ``lake``."""

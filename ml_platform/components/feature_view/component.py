@@ -18,6 +18,7 @@ from ml_platform.components.feature_view.columns import column_lineage, column_s
 from ml_platform.components.feature_view.key_types import declared_key_types
 from ml_platform.components.feature_view.request_view import request_view
 from ml_platform.components.feature_view.scaffolder import FeatureViewScaffolder
+from ml_platform.data.arrival import Arrival
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.view import FeatureSource
 from ml_platform.features.view import FeatureView as FeatureViewSettings
@@ -43,13 +44,14 @@ class FeatureView(Declaration, FeatureViewSettings):
     def settings(self, datasets: Mapping[str, Dataset] | None = None) -> FeatureViewSettings:
         """Return the settings of the view for the engine, with the code version filled in.
 
-        With ``datasets`` (by name), the settings have the type of every key, and the PII columns of the sources. Raises
-        :class:`DeclarationError` for a key without a type.
+        With ``datasets`` (by name), the settings have the type of every key, and the PII columns and the arrivals of
+        the sources. Raises :class:`DeclarationError` for a key without a type.
         """
         settings = FeatureViewSettings.model_validate(self.model_dump(include=set(FeatureViewSettings.model_fields)))
         if datasets is not None:
             sources = [source.dataset for source in self.sources]
             known = {
+                "arrivals": arrivals_of(sources, datasets),
                 "key_types": declared_key_types(self, datasets, self),
                 "pii_columns": [*self.pii_columns, *pii_columns_of(sources, datasets)],
             }
@@ -57,6 +59,13 @@ class FeatureView(Declaration, FeatureViewSettings):
         return settings.versioned()
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        if self.arrivals:
+            raise self.error_at(
+                ["arrivals"],
+                expected="the arrival of a dataset in the declaration of that dataset",
+                found="arrivals of a view",
+                fix="Remove it, and declare arrival for the datasets that the view reads.",
+            )
         self.function_at("function", self.function)
         if self.kind == "request":
             settings = self.settings()
@@ -124,6 +133,12 @@ class FeatureView(Declaration, FeatureViewSettings):
 def pii_columns_of(names: Iterable[str], datasets: Mapping[str, Dataset]) -> list[str]:
     """Return the columns that the contracts of the datasets ``names`` declare as PII; unknown datasets have none."""
     return sorted({column for name in names if name in datasets for column in datasets[name].contract.pii_columns})
+
+
+def arrivals_of(names: Iterable[str], datasets: Mapping[str, Dataset]) -> list[Arrival]:
+    """Return the different arrivals that the datasets ``names`` declare, in order; unknown datasets have none."""
+    found = [datasets[name].arrival_in_zone for name in names if name in datasets]
+    return [each for place, each in enumerate(found) if each is not None and each not in found[:place]]
 
 
 def datasets_by_name(tree: "ComponentTree") -> dict[str, Dataset]:

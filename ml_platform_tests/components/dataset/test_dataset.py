@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from ml_platform.components.dataset.component import Dataset
-from ml_platform.components.declaration import partitions_definition
+from ml_platform.components.declaration import DeclarationError, partitions_definition
 from ml_platform.data import landing_index, read_attempts
 from ml_platform.data.canonical import file_digest
 from ml_platform.data.lake import Lake
@@ -312,6 +312,17 @@ def test_months_past_retention_are_removed_from_the_table(open_shop: Any) -> Non
         shop.materialize(month)
 
     assert shop.lake.partitions("datasets/orders") == ["2013-02", "2013-03"]
+
+
+def test_arrival_of_a_table_without_time_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="attribute 'arrival': expected partitions with a time, found none"):
+        declared(partitions=None, arrival={"every": "hour"}).build_defs(None)  # type: ignore[arg-type]
+
+
+def test_hourly_arrival_in_a_zone_without_whole_hours_is_refused() -> None:
+    partitions = {"start": "2013-01", "time_zone": "Australia/Lord_Howe"}
+    with pytest.raises(DeclarationError, match=r"attribute 'arrival.every'.*let the data arrive by day"):
+        declared(partitions=partitions, arrival={"every": "hour"}).build_defs(None)  # type: ignore[arg-type]
 
 
 def test_event_outside_its_month_is_rejected(open_shop: Any) -> None:

@@ -11,6 +11,8 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from ml_platform.components.dataset.component import Dataset
+from ml_platform.components.declaration import DeclarationError
 from ml_platform.components.feature_view.change_log import change_log
 from ml_platform.components.feature_view.component import FeatureView
 from ml_platform.components.feature_view.request_view import request_view
@@ -85,6 +87,35 @@ def test_asset_depends_on_the_months_of_its_lookback() -> None:
     assert dep.partition_mapping.start_offset == -1  # type: ignore[union-attr]
     assert source_partitions(declared().settings(), "2013-03", MONTHS) == ["2013-02", "2013-03"]
     assert source_partitions(declared(lookback_days=0).settings(), "2013-03", MONTHS) == ["2013-03"]
+
+
+def dataset(name: str, arrival: dict[str, str] | None) -> Dataset:
+    return Dataset.model_validate(
+        {
+            "name": name,
+            "description": "One row per departure",
+            "loader": "m:f",
+            "keys": ["origin"],
+            "partitions": {"start": "2013-01", "time_zone": "America/New_York"},
+            "arrival": arrival,
+            "contract": {"columns": [{"name": "origin", "type": "string", "description": "Airport"}]},
+            "owners": ["team:aviation"],
+        }
+    )
+
+
+def test_view_has_each_arrival_of_its_sources_in_their_time_zone() -> None:
+    hourly = {"every": "hour", "delay": "15m"}
+    datasets = {name: dataset(name, arrival) for name, arrival in [("a", hourly), ("b", None), ("c", hourly)]}
+    sources = [{"dataset": name} for name in datasets]
+    features = [{"name": "delay", "description": "Minutes late"}]
+    view = declared(sources=sources, features=features).settings(datasets)
+    assert [each.model_dump() for each in view.arrivals] == [{**hourly, "time_zone": "America/New_York"}]
+
+
+def test_arrival_in_the_declaration_of_a_view_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="attribute 'arrivals': expected the arrival of a dataset"):
+        declared(arrivals=[{"every": "hour"}]).build_defs(None)  # type: ignore[arg-type]
 
 
 def test_request_view_is_an_asset_without_months() -> None:
