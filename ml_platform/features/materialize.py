@@ -58,8 +58,8 @@ def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: Par
     """Publish the last facts of the view's log that are known before the end of its latest partition.
 
     A partition without facts counts: nothing changed in it. If the sources of the view declare how they arrive, the
-    latest partition may be a part: the facts then end with the last period that arrived. The cost of publishing partitions at the end of the log
-    does not grow with the log: see :func:`.last_facts.update_last_facts`. Raises
+    latest partition may be a part: the facts then end with the last period that arrived. The cost of publishing
+    partitions at the end of the log does not grow with the log: see :func:`.last_facts.update_last_facts`. Raises
     :class:`~ml_platform.data.lake.LakeError` when no partition was built.
     """
     if partitioning is None or not partitioning.is_timed:

@@ -2,8 +2,8 @@
 
 The rules, for each view and each example (entity…, predict_at):
 
-- The join reads the last fact of the entity that is usable: with ``known_at <= predict_at``, or, in a view whose sources
-  declare how they arrive, known before the last period that had arrived by predict_at (:mod:`ml_platform.data.arrival`).
+- The join reads the last usable fact of the entity. A fact is usable with ``known_at <= predict_at``. If the sources of
+  the view declare how they arrive, it must have arrived by predict_at too: see :mod:`ml_platform.data.arrival`.
 - Of several facts of one entity with the same ``known_at``, it reads the last row of the log.
 - It ignores a fact that is older than the view's tolerance; a fact exactly as old as the tolerance counts.
 - Without a fact (entity absent or null, nothing known yet, stale), all values and the age are null.

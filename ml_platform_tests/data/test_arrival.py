@@ -59,7 +59,8 @@ def test_cut_off_is_the_start_of_the_period_that_is_still_open(arrival: Arrival,
     if arrival.every is None:
         assert cut == arrived + timedelta(microseconds=1)
     else:
-        assert cut <= arrived and is_first_instant(cut, arrival)
+        assert cut <= arrived
+        assert is_first_instant(cut, arrival)
         assert period_of(cut, arrival) == period_of(arrived, arrival)
 
 

@@ -93,16 +93,16 @@ def test_join_with_arrivals_equals_reading_every_fact(
 ) -> None:
     chosen = view(*(arrivals or [Arrival()]), tolerance_minutes=tolerance)
     known = [(key, night + timedelta(minutes=minute), value) for key, minute, value in facts]
-    asked = [(key, night + timedelta(minutes=minute)) for key, minute in rows]
-    joined = point_in_time_join(examples(asked).lazy(), {"v": log(known)}, [chosen], chunk_rows=chunk_rows)
+    requests = [(key, night + timedelta(minutes=minute)) for key, minute in rows]
+    joined = point_in_time_join(examples(requests).lazy(), {"v": log(known)}, [chosen], chunk_rows=chunk_rows)
     found = joined.collect().sort("id").select("v__x", "v__age_minutes").rows()
-    assert found == [oracle(known, key, now, chosen) for key, now in asked]
+    assert found == [oracle(known, key, now, chosen) for key, now in requests]
 
 
 def test_fact_of_an_hour_is_used_a_quarter_past_the_next_one_and_its_age_counts_from_the_fact() -> None:
     facts = [("a", NOON - timedelta(minutes=150), 1), ("a", NOON - timedelta(minutes=30), 2)]
-    asked = [("a", NOON + timedelta(minutes=14, seconds=59)), ("a", NOON + timedelta(minutes=15))]
-    read = point_in_time_join(examples(asked).lazy(), {"v": log(facts)}, [view(HOURLY)]).collect()
+    requests = [("a", NOON + timedelta(minutes=14, seconds=59)), ("a", NOON + timedelta(minutes=15))]
+    read = point_in_time_join(examples(requests).lazy(), {"v": log(facts)}, [view(HOURLY)]).collect()
     assert read["v__x"].to_list() == [1, 2]
     assert read["v__age_minutes"].to_list() == pytest.approx([164 + 59 / 60, 45])
 
