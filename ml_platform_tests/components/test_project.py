@@ -1,11 +1,14 @@
 """A domain that does not load is left out with its error; the others load as without it."""
 
+import re
 import textwrap
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
+from ml_platform.cli import app
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.not_loaded import not_loaded_definitions
 from ml_platform.components.project import DomainNotLoadedError, load_definitions_of, load_project, read_project
@@ -81,6 +84,26 @@ def test_errors_of_all_files_are_named(root: Path) -> None:
 
     found = str(raised.value)
     assert all(name in found for name in ("'keys'", "'owners'", "'loader'", "shop/bad/deeper/defs.yaml:5"))
+
+
+def test_verb_check_names_what_is_missing_in_any_document_of_any_domain(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_keys, without_owners = (
+        dataset(name).replace(f"  {line}\n", "")
+        for name, line in (("first", "keys: [id]"), ("second", 'owners: ["team:shop"]'))
+    )
+    add_domain(root, "bad", without_keys + "---\n" + without_owners + "---\n" + dataset("third"))
+    add_domain(root, "worse", dataset("fourth", "shop.bad.loaders:absent"))
+    monkeypatch.setattr("resources.profiles.REPOSITORY", root)
+
+    found = CliRunner().invoke(app, ["check"])
+
+    assert found.exit_code == 1
+    assert re.search(r"bad: .*attributes.keys at shop/bad/defs.yaml:2.*required", found.output)
+    assert re.search(r"bad: .*attributes.owners at shop/bad/defs.yaml:12.*required", found.output)
+    assert re.search(r"worse: .*shop/worse/defs.yaml:5.*absent", found.output)
+    assert "1 domains load, 2 do not." in found.output
 
 
 def test_repaired_domain_loads_again(root: Path) -> None:

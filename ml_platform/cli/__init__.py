@@ -1,0 +1,296 @@
+"""The command line `ml-platform`: the commands that `dg` does not have, each backed by `ml_platform.console`."""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ml_platform.cli import care, decisions
+from ml_platform.cli.opening import open_console, open_home
+from ml_platform.errors import PlatformError
+from resources import environment
+from resources.home import Home
+
+app = typer.Typer(
+    name="ml-platform",
+    help="Land data, run the whole loop, and inspect champions and services. See `dg --help` for other commands.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+features = typer.Typer(help="Inspect features.", no_args_is_help=True)
+app.add_typer(features, name="features")
+
+audit = typer.Typer(help="Check, anchor and export the log of all decisions.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+
+Partitions = Annotated[
+    str, typer.Option("--partitions", "-p", help="One partition (2013-06) or a range (2013-01...2013-06).")
+]
+
+
+@app.command()
+def land(domain: str, through: Annotated[str, typer.Option(help="Last partition to land, such as 2013-06.")]) -> None:
+    """Write the raw files of DOMAIN into the landing zone, partition by partition."""
+    from ml_platform.console.arguments import domain_module
+    from ml_platform.data.landing import Landing
+
+    landed = domain_module(domain, "landing").land(Landing(open_home().landing), through)
+    open_console().print(f"{len(landed)} files have landed through {through}.")
+
+
+@app.command()
+def materialize(
+    select: Annotated[str, typer.Option(help="Assets, in Dagster's selection syntax.")],
+    partitions: Partitions,
+    force: Annotated[bool, typer.Option(help="Also materialize assets that are up to date.")] = False,
+) -> None:
+    """Materialize the stale assets of a selection, with live progress."""
+    from ml_platform.console import materialize as work
+    from ml_platform.console.progress import live_progress
+    from resources.orchestration import open_instance
+
+    home, console, loaded = open_home(), open_console(), work.load_definitions()
+    with open_instance(home) as instance, live_progress(console) as listener:
+        keys = work.resolve_selection(loaded, select)
+        runs = work.bring_up_to_date(loaded, instance, home, keys, partitions, listener=listener, force=force)
+    materialized = sum(len(run.steps) for run in runs)
+    console.print(f"{materialized} of {len(keys)} assets materialized; the others were up to date.")
+
+
+@app.command()
+def runs(
+    end_dead: Annotated[bool, typer.Option("--end-dead", help="End every run whose process is gone.")] = False,
+    end: Annotated[str, typer.Option(help="End this run (id or its start) if its process does not run here.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """List the runs that have not ended with their processes, or end those whose process is gone."""
+    import json
+
+    from ml_platform.console import open_runs as work
+    from resources.orchestration import open_instance
+    from resources.run_monitoring import end_run, recover_from_killed_processes
+
+    home, console = open_home(), open_console()
+    with open_instance(home) as instance:
+        if end_dead or end:
+            ended = recover_from_killed_processes(home, instance) if end_dead else []
+            work.show_ended([*ended, *([end_run(instance, end)] if end else [])], console)
+        elif as_json:
+            typer.echo(json.dumps(work.open_run_entries(instance), indent=2))
+        else:
+            work.show(work.open_run_entries(instance), console)
+
+
+@app.command()
+def demo(
+    domain: Annotated[
+        str | None, typer.Argument(help="Domain under assets/ that declares a demo; needed where several do.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as one JSON object, and the progress on stderr.")
+    ] = False,
+) -> None:
+    """Run the whole loop: land, train, promote, serve, and predict the next month."""
+    import json
+
+    from ml_platform.console.arguments import only_domain
+    from ml_platform.console.demo import run_demo
+
+    found = run_demo(domain or only_domain("demo"), open_home(), open_console(2 if as_json else 1))
+    if as_json:
+        typer.echo(json.dumps(found))
+
+
+@app.command()
+def up() -> None:
+    """Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops all of them."""
+    from ml_platform.console.services import platform_processes
+    from ml_platform.serving.processes import up as run_until_stopped
+    from resources.orchestration import open_instance
+    from resources.profiles import REPOSITORY
+    from resources.run_monitoring import recover_from_killed_processes
+
+    home, console = open_home(), open_console()
+
+    def recover() -> None:
+        with open_instance(home) as instance:
+            # All processes of this home have ended, so no process of a launched run can still appear.
+            recover_from_killed_processes(home, instance, start_seconds=0)
+
+    run_until_stopped(
+        platform_processes(home, REPOSITORY),
+        lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        before_start=recover,
+    )
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Show champions, served versions with their traffic shares, the data clock, and the last decisions."""
+    import json
+
+    from ml_platform.console import status as work
+
+    home = open_home()
+    found = work.status(home)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        work.show(found, work.last_decisions(home), open_console())
+
+
+@app.command()
+def report(
+    model: Annotated[str, typer.Option(help="Name of the model.")],
+    partition: Annotated[str, typer.Option(help="Partition that was evaluated.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file to write.")],
+    plots: Annotated[Path, typer.Option(help="Folder for the tables behind the plots.")],
+) -> None:
+    """Write metrics and curves of an evaluation as files, for `dvc metrics` and `dvc plots`."""
+    from ml_platform.console.evaluation_report import write_evaluation_report
+
+    write_evaluation_report(open_home(), model, partition, metrics, plots)
+
+
+@app.command()
+def history(
+    model: str,
+    at: Annotated[str, typer.Option(help="Instant in ISO 8601 with offset; without it, every decision is shown.")] = "",
+    request: Annotated[str, typer.Option(help="Id of a request; shows the version that answered it.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show the champions of MODEL with their data and decisions, or the version that answered a request."""
+    import json
+
+    from ml_platform.console import history as work
+    from ml_platform.console.arguments import parse_instant
+
+    found = work.history_entries(open_home(), model, parse_instant(at) if at else None, request)
+    if as_json:
+        typer.echo(json.dumps([work.json_values(each) for each in found], indent=2))
+    else:
+        work.show(found, model, open_console())
+
+
+@app.command()
+def reproduce(model: str, version: int) -> None:
+    """Rebuild VERSION of MODEL from its manifest and compare the result; exit code 1 if it differs."""
+    from ml_platform.components.loading import bound_model
+    from ml_platform.components.stores import open_home_stores
+    from ml_platform.steps.reproduction import reproduce_version
+
+    found = reproduce_version(bound_model(model), version, open_home_stores(open_home()))
+    for line in found.lines():
+        typer.echo(line)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+@app.command("leak-check")
+def leak_check(model: str, partition: Annotated[str, typer.Option(help="Partition whose rows are checked.")]) -> None:
+    """Check that no feature of MODEL uses later facts: scramble these and compare; exit code 1 if one changes."""
+    from ml_platform.components.loading import bound_model
+    from ml_platform.steps.evaluation import leaking_features
+    from resources.home_lake import open_lake
+
+    leaks = leaking_features(bound_model(model), partition, open_lake(open_home()))
+    typer.echo(f"{len(leaks)} leaks{': ' + ', '.join(leaks) if leaks else ''} in {partition}.")
+    if leaks:
+        raise typer.Exit(1)
+
+
+VERBS: Sequence[Callable[..., None]] = (
+    decisions.approve,
+    decisions.reject,
+    decisions.rollback,
+    decisions.retire,
+    decisions.restore_version,
+    care.check,
+    care.clean,
+    care.upgrade,
+    care.backup,
+    care.restore,
+    care.verify,
+    care.repair,
+    care.doctor,
+)
+for verb in VERBS:
+    app.command()(verb)
+
+
+@features.command("show")
+def features_show(
+    model: str,
+    row: Annotated[str, typer.Option(help="JSON object with the request fields.")],
+    as_of: Annotated[
+        str, typer.Option(help="Instant in ISO 8601 with offset; without it, the values served now.")
+    ] = "",
+) -> None:
+    """Show each feature of one row: value, unit, and the time it became known."""
+    from ml_platform.console import feature_values
+    from ml_platform.console.arguments import parse_instant
+
+    feature_values.show(
+        feature_values.feature_values(open_home(), model, row, parse_instant(as_of) if as_of else None), open_console()
+    )
+
+
+@audit.command("verify")
+def audit_verify(
+    anchor: Annotated[Path | None, typer.Option(help="File of `audit head` that the log must still contain.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="ed25519 key (PEM) that signed the anchor.")] = None,
+) -> None:
+    """Check every record and link of the log, its head, and the anchors in the release folders."""
+    from ml_platform.console import audit as work
+
+    for line in work.verify(open_home(), anchor, public_key):
+        typer.echo(line)
+
+
+@audit.command("head")
+def audit_head(
+    sign: Annotated[Path | None, typer.Option(help="ed25519 private key (PEM) that signs the output.")] = None,
+) -> None:
+    """Print the end of the log as JSON, to keep outside of the home as an anchor."""
+    import json
+    from datetime import UTC, datetime
+
+    from ml_platform.console import audit as work
+
+    typer.echo(json.dumps(work.head(open_home(), datetime.now(UTC), sign)))
+
+
+@audit.command("export")
+def audit_export() -> None:
+    """Print all records as JSON lines, one a line, as their digests are computed."""
+    from ml_platform.console import audit as work
+
+    for line in work.export(open_home()):
+        typer.echo(line, nl=False)
+
+
+def main() -> None:
+    """Run the command line; a :class:`PlatformError` ends it with its message and exit code 1, without a traceback.
+
+    So does the error of a damaged, locked or full store of the home.
+    """
+    environment.apply()
+    # Dagster warns about a beta parameter for each partitioned asset; users cannot act on it.
+    warnings.filterwarnings("ignore", message=r".*is currently in beta")
+    try:
+        app()
+    except Exception as error:
+        from resources.storage_errors import storage_error
+
+        shown = error if isinstance(error, PlatformError) else storage_error(error, Home.from_environment())
+        if shown is None:
+            raise
+        Console(stderr=True).print("[red]✗[/]", escape(str(shown)), highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,88 @@
+"""The verbs by which a person decides about a version: approve, reject, roll back, retire, restore."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from ml_platform.cli.opening import open_home
+
+By = Annotated[str, typer.Option(help="Name of the person who decides.")]
+Reason = Annotated[str, typer.Option(help="Reason of the decision, for the record.")]
+EvidenceDigest = Annotated[
+    str, typer.Option("--evidence", help="First digits of the evidence digest on the model card that the person read.")
+]
+
+
+def approve(model: str, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
+    """Approve VERSION of MODEL on its latest verdict; it becomes champion at once if all other conditions are met."""
+    _decide("approve", model, version, by, reason, evidence)
+
+
+def reject(model: str, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
+    """Reject VERSION of MODEL on its latest verdict; a rejected version is no longer challenger."""
+    _decide("reject", model, version, by, reason, evidence)
+
+
+def rollback(model: str, by: By, reason: Reason) -> None:
+    """Make the previous champion of MODEL the champion again, and the stable version of its endpoint."""
+    from datetime import UTC, datetime
+
+    from ml_platform.components.loading import bound_model
+    from ml_platform.components.stores import open_home_stores
+    from ml_platform.steps.packaging import roll_back_champion
+
+    stores, name = open_home_stores(open_home()), bound_model(model).name
+    back, state = roll_back_champion(name, stores, decided_by=by, reason=reason, at=datetime.now(UTC))
+    typer.echo(f"Version {back.version} is champion again; the desired state is generation {state.generation}.")
+    typer.echo("Update its model card and its release folder with:")
+    assets = f'key:"{name}/champion" or key:"{name}/model_card"'
+    typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {back.partition} --force")
+
+
+def retire(model: str, by: By, reason: Reason) -> None:
+    """End the champion of MODEL without a successor, also when its version was deleted in MLflow."""
+    from datetime import UTC, datetime
+
+    from ml_platform.components.stores import open_home_stores
+    from ml_platform.registry.missing_champion import retire_champion
+
+    stores = open_home_stores(open_home())
+    ended = retire_champion(stores.registry, stores.audit, model, decided_by=by, reason=reason, at=datetime.now(UTC))
+    typer.echo(f"Version {ended.version} is champion of '{model}' no longer; its endpoint serves until a rollout.")
+
+
+def restore_version(model: str, by: By, reason: Reason) -> None:
+    """Register the champion of MODEL again after its version was deleted in MLflow, from its release or bento."""
+    from datetime import UTC, datetime
+
+    from ml_platform.components.stores import open_home_stores
+    from ml_platform.steps.missing_champion import restore_deleted_champion
+
+    stores = open_home_stores(open_home())
+    record = restore_deleted_champion(model, stores, by=by, reason=reason, now=datetime.now(UTC))
+    typer.echo(f"The champion of '{model}' is version {record.version} in MLflow. Package it and roll it out with:")
+    assets = f'key:"{model}/bento" or key:"{model}/rollout"'
+    typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {record.partition} --force")
+
+
+def _decide(
+    decision: Literal["approve", "reject"], model: str, version: int, by: str, reason: str, evidence: str
+) -> None:
+    from datetime import UTC, datetime
+
+    from ml_platform.components.loading import bound_model
+    from ml_platform.components.stores import open_home_stores
+    from ml_platform.steps.promotion import ApprovalDecision, NotPromoted, record_decision
+
+    outcome = record_decision(
+        bound_model(model),
+        version,
+        ApprovalDecision(decision, by, reason, evidence),
+        open_home_stores(open_home()),
+        now=datetime.now(UTC),
+    )
+    if isinstance(outcome, NotPromoted):
+        typer.echo(f"The decision is recorded. Version {version} of '{model}' is not champion: {outcome.reason}")
+        return
+    typer.echo(f"The decision is recorded. Version {version} is champion of '{model}'. Roll it out with:")
+    typer.echo(f"  ml-platform materialize --select 'key:\"{model}/champion\"+' --partitions {outcome.partition}")
