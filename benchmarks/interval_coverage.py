@@ -102,7 +102,7 @@ def promoted_by_chance(
     """Return the rates at which random scores pass the paired test against random scores, and of undecided results."""
     random = np.random.default_rng(seed)
     settings = BootstrapSettings(resamples=300, alert_rate=0.05, minimum_cases=minimum_cases)
-    gate = PairedTestGate(metric=metric)  # type: ignore[arg-type]
+    gate = PairedTestGate(metric=metric)
     passed = undecided = 0
     for _ in range(pairs):
         label = np.zeros(rows)

@@ -94,10 +94,16 @@ def test_trainer_on_the_page_is_the_trainer_of_the_test_domain() -> None:
     assert shown == [(DOMAIN / name).read_text() for name in ("logistic_scorer.py", "logistic.py")]
 
 
+def test_classes_on_the_page_are_those_of_the_test_domain() -> None:
+    assert fenced(ROOT / "docs" / "how-to" / "extend.md", "python") == [(DOMAIN / "own_classes.py").read_text()]
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "yaml")], ids=lambda page: page.stem)
-def test_declarations_on_the_page_are_valid(page: Path) -> None:
+def test_declarations_on_the_page_are_valid(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import assets
     import ml_platform.components as components
 
+    monkeypatch.setattr(assets, "__path__", [*assets.__path__, str(DOMAIN)])
     for block in fenced(page, "yaml"):
         for declared in yaml.safe_load_all(block):
             if "type" in declared:

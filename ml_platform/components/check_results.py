@@ -13,6 +13,7 @@ from ml_platform.features.late_fields import LateField
 from ml_platform.features.leakage_screen import LeakageScreenReport
 from ml_platform.features.skew import SkewReport
 from ml_platform.monitoring.drift_report import ColumnDrift, DriftReport
+from ml_platform.monitoring.own_monitor import MonitorResult
 from ml_platform.monitoring.performance import PerformanceReport
 from ml_platform.steps.feature_checks import NotEvaluated
 from ml_platform.steps.monitoring import DriftResult
@@ -185,6 +186,13 @@ def drift_result(report: DriftReport) -> dg.AssetCheckResult:
         severity=WARN,
         description=report.reason,
         metadata={"decision": report.decision, "drifted": len(report.drifted)},
+    )
+
+
+def own_monitor_result(name: str, result: MonitorResult) -> dg.AssetCheckResult:
+    """Return the result of a monitor of a team's own; a failure is a warning."""
+    return dg.AssetCheckResult(
+        check_name=name, passed=result.passed, severity=WARN, description=result.reason, metadata=dict(result.numbers)
     )
 
 

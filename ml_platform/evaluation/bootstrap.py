@@ -24,9 +24,9 @@ from ml_platform.tasks.metrics import (
     Array,
     Bounds,
     EvaluationError,
-    improvement,
     require_metric,
 )
+from ml_platform.tasks.own_metric import OwnMetrics, is_higher_better, resampled_own
 from ml_platform.tasks.task import MetricOptions, Task
 
 TIME_UNITS = ("hour", "day", "week")
@@ -124,7 +124,7 @@ class Bootstrap:
     ``points[model][metric]`` is the value on the rows. ``draws[model][metric]`` has shape (resamples,), with NaN for a
     resample in which the metric has no value. ``influence[model][metric]`` has shape (blocks,) in order of time, and is
     empty for blocks without an order. ``calibration[model]`` is set with the metric ``ece``. ``cases`` is the number of
-    rows of the rarer class, and None for a task without classes.
+    rows of the rarer class, and None for a task without classes. ``own`` are the metrics of a team's own.
     """
 
     points: dict[str, dict[str, float]]
@@ -135,6 +135,7 @@ class Bootstrap:
     influence: dict[str, dict[str, Array]] = field(default_factory=dict)
     calibration: dict[str, CalibrationError] = field(default_factory=dict)
     cases: int | None = None
+    own: OwnMetrics = field(default_factory=dict)
 
     def interval(self, model: str, metric: str) -> Interval:
         """Return the metric with its interval: Student's t times the standard error, clipped to the metric's range.
@@ -150,18 +151,27 @@ class Bootstrap:
         influence = self.influence[model][metric] if self.influence else None
         error, freedom = self._standard_error(self.draws[model][metric], influence)
         half_width = self._quantile(freedom) * error
-        upper_limit = np.inf if metric in {"log_loss", "mae", "rmse", "pinball"} else 1.0
-        return Interval(value, max(0.0, value - half_width), float(min(upper_limit, value + half_width)))
+        lowest, highest = self._range(metric)
+        return Interval(value, float(max(lowest, value - half_width)), float(min(highest, value + half_width)))
 
     def difference(self, candidate: str, champion: str, metric: str) -> Difference:
         """Return the improvement of ``candidate`` over ``champion``, paired by resample."""
-        value = improvement(metric, self._point(candidate, metric), self._point(champion, metric))
-        sign = improvement(metric, 1.0, 0.0)
+        sign = 1.0 if self.is_higher_better(metric) else -1.0
+        value = sign * (self._point(candidate, metric) - self._point(champion, metric))
         paired = sign * (self.draws[candidate][metric] - self.draws[champion][metric])
         influence = self.influence[candidate][metric] - self.influence[champion][metric] if self.influence else None
         error, freedom = self._standard_error(paired, influence)
         half_width = self._quantile(freedom) * error
         return Difference(value, value - half_width, value + half_width, error, freedom, self.rows)
+
+    def is_higher_better(self, metric: str) -> bool:
+        """Return whether a larger value of ``metric`` is better."""
+        return is_higher_better(metric, self.own)
+
+    def _range(self, metric: str) -> tuple[float, float]:
+        if metric in self.own:
+            return self.own[metric].lowest, self.own[metric].highest
+        return 0.0, np.inf if metric in {"log_loss", "mae", "rmse", "pinball"} else 1.0
 
     def _point(self, model: str, metric: str) -> float:
         if metric not in self.points[model]:
@@ -196,18 +206,22 @@ def bootstrap(
     task: Task | str = "binary",
     metrics: Sequence[str] | None = None,
     bounds: Mapping[str, Bounds] | None = None,
+    own: OwnMetrics | None = None,
 ) -> Bootstrap:
-    """Return ``metrics`` (default: all of the task) of each model in ``predictions`` on the rows and on resamples.
+    """Return ``metrics`` of each model in ``predictions`` on the rows and on resamples; default: all of them.
 
     ``block`` is the block of each row, as sortable values without nulls. All models are scored on the same resamples,
     so their differences are paired. ``bounds`` maps models to the lower and upper ends that a regression predicts, and
-    adds their coverage. Raises :class:`EvaluationError` as :func:`~ml_platform.tasks.metrics.score` does, for an
-    unknown metric and for fewer than two blocks.
+    adds their coverage. ``own`` are metrics of a team's own, besides those of the task. Raises
+    :class:`EvaluationError` as :func:`~ml_platform.tasks.metrics.score` does, for an unknown metric and for fewer than
+    two blocks.
     """
     task = as_task(task)
-    selected = tuple(metrics or task.metrics)
+    own = own or {}
+    selected = tuple(metrics or [*task.metrics, *own])
     for metric in selected:
-        require_metric(metric, task.metrics)
+        require_metric(metric, (*task.metrics, *own))
+    built_in = [metric for metric in selected if metric not in own]
     codes, blocks = merge_blocks(*block_codes(block), ordered=settings.ordered, seed=settings.seed)
     counts = draw_counts(blocks, settings.resamples, settings.seed)
     # The first row takes every block once, so the same arithmetic gives the value on the rows themselves.
@@ -218,8 +232,11 @@ def bootstrap(
     calibration: dict[str, CalibrationError] = {}
     for name, prediction in predictions.items():
         values[name] = task.resampled(
-            label, prediction, codes, counts, selected, bounds=(bounds or {}).get(name), options=options
+            label, prediction, codes, counts, built_in, bounds=(bounds or {}).get(name), options=options
         )
+        for metric in (each for each in selected if each in own):
+            truth, predicted = np.asarray(label, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
+            values[name][metric] = resampled_own(metric, own[metric], truth, predicted, codes, counts)
         if "ece" in selected and not task.output_names:
             calibration[name] = calibration_error(
                 np.asarray(label, dtype=np.float64),
@@ -247,6 +264,7 @@ def bootstrap(
         else {},
         calibration=calibration,
         cases=cases,
+        own=own,
     )
 
 

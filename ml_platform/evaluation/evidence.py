@@ -13,12 +13,14 @@ import numpy.typing as npt
 import polars as pl
 
 from ml_platform.data.canonical import value_digest
+from ml_platform.data.extensions import source_digests
 from ml_platform.data.stored_names import BASELINES, with_current_names
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.evaluation.bootstrap import ROW_UNIT, Bootstrap, BootstrapSettings, bootstrap
 from ml_platform.tasks.binary import BinaryTask
 from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.metrics import Bounds, EvaluationError
+from ml_platform.tasks.own_metric import OwnMetrics
 from ml_platform.tasks.task import Task
 
 CANDIDATE = "candidate"
@@ -51,7 +53,7 @@ class Evidence:
 
     ``candidate_is_newer`` is true when the candidate saw newer data than the champion. ``champion_fitted_on_rows`` is
     true when the champion belongs to a later month and was fitted on these rows, the one exception to the first
-    sentence.
+    sentence. ``metrics`` are those of a team's own, by name.
     """
 
     label: npt.NDArray[np.float64]
@@ -64,6 +66,7 @@ class Evidence:
     task: Task = field(default_factory=BinaryTask)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     settings: BootstrapSettings = field(default_factory=BootstrapSettings)
+    metrics: OwnMetrics = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", as_task(self.task))
@@ -104,11 +107,14 @@ class Evidence:
                 task=self.task,
                 metrics=[metric],
                 bounds=self.bounds,
+                own=self.metrics,
             )
         return cache[metric]
 
     @classmethod
-    def from_table(cls, table: pl.DataFrame, *, task: Task | str, settings: BootstrapSettings) -> "Evidence":
+    def from_table(
+        cls, table: pl.DataFrame, *, task: Task | str, settings: BootstrapSettings, metrics: OwnMetrics | None = None
+    ) -> "Evidence":
         """Return the evidence of a table from :meth:`to_table`, without system checks. Reports read it."""
         lower, upper = (_columns_by_model(table, prefix) for prefix in (LOWER, UPPER))
         predictions, outputs = _predictions_by_model(table)
@@ -121,6 +127,7 @@ class Evidence:
             bounds={name: (ends, upper[name]) for name, ends in lower.items()},
             task=as_task(task).with_outputs(outputs),
             settings=settings,
+            metrics=metrics or {},
         )
 
     def to_table(self) -> pl.DataFrame:
@@ -149,8 +156,10 @@ class Evidence:
         predictions again. The latency gate evaluates each new measurement.
         """
         blocks = np.unique(self.block, return_inverse=True)[1]
+        own = {"metrics": source_digests(self.metrics)} if self.metrics else {}
         return value_digest(
             {
+                **own,
                 "label": _array_digest(self.label),
                 "predictions": {name: _array_digest(values) for name, values in self.predictions.items()},
                 "bounds": {name: [_array_digest(end) for end in ends] for name, ends in self.bounds.items()},

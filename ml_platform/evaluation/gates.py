@@ -4,18 +4,21 @@ Each class has the settings of one gate and, in `evaluate`, the rule that uses t
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
+from ml_platform.data.extensions import is_reference
 from ml_platform.data.settings import Settings
 from ml_platform.evaluation.bootstrap import Bootstrap, Difference
 from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION, Evidence
 from ml_platform.evaluation.gate_result import GateResult, Numbers
+from ml_platform.evaluation.own_gate import OwnGate
+from ml_platform.evaluation.plausibility import PlausibilityGate
 from ml_platform.evaluation.slices import SliceComparison, SliceSettings, compare_slices
 from ml_platform.evaluation.small_slices import pool_small_slices
 from ml_platform.evaluation.system_gates import ContractGate, LatencyGate, LeakGate, SizeGate
-from ml_platform.tasks.metrics import HIGHER_IS_BETTER, EvaluationError, MetricName
+from ml_platform.tasks.metrics import EvaluationError
 
 RARE_SHARE = 0.05
 """Share of positives below which a loss alone hardly notices how a model ranks them."""
@@ -27,7 +30,7 @@ class PairedTestGate(Settings):
     """Require a candidate that is better than the champion, or newer and not worse by more than a margin."""
 
     type: Literal["paired_test"] = "paired_test"
-    metric: MetricName = Field(default="auc", description="Primary metric of the comparison.")
+    metric: str = Field(default="auc", description="Primary metric of the comparison.")
     margin: float = Field(
         default=0.0,
         ge=0,
@@ -63,7 +66,7 @@ class BaselineGate(Settings):
     """Require a candidate that is better than every baseline."""
 
     type: Literal["baseline"] = "baseline"
-    metric: MetricName = Field(
+    metric: str = Field(
         default="log_loss",
         description="Metric of the comparison with the baselines. The default adds average precision where less than "
         "5 % of the labels are positive.",
@@ -102,7 +105,7 @@ class BaselineGate(Settings):
             labels_needed=max((result.labels_needed or 0 for result in failed), default=0) or None,
         )
 
-    def _metrics(self, evidence: Evidence) -> list[MetricName]:
+    def _metrics(self, evidence: Evidence) -> list[str]:
         is_rare = evidence.task.has_two_values and evidence.label.mean() < RARE_SHARE
         return (
             [self.metric, "average_precision"] if is_rare and "metric" not in self.model_fields_set else [self.metric]
@@ -113,7 +116,7 @@ class MetricLimitGate(Settings):
     """Require a metric within a fixed limit, whatever the champion's metric is."""
 
     type: Literal["metric_limit"] = "metric_limit"
-    metric: MetricName = Field(description="Metric that is limited.")
+    metric: str = Field(description="Metric that is limited.")
     limit: float = Field(description="Lowest allowed value; for a metric where lower is better, the highest.")
     confident: bool = Field(
         default=False, description="Compare the worse end of the interval with the limit, not the value."
@@ -129,7 +132,7 @@ class MetricLimitGate(Settings):
         if self.confident and (few := _too_few_cases(self.name, evidence, resampled)):
             return few
         interval = resampled.interval(CANDIDATE, self.metric)
-        higher = self.metric in HIGHER_IS_BETTER
+        higher = resampled.is_higher_better(self.metric)
         worse, better = (interval.low, interval.high) if higher else (interval.high, interval.low)
         limited_value = worse if self.confident else interval.value
         passed = limited_value >= self.limit if higher else limited_value <= self.limit
@@ -191,41 +194,6 @@ class CalibrationGate(Settings):
             f"probability off by {bias:+.4f} (at most {self.maximum_bias:g}), p-value of calibration {p_value:.3f}"
             f"{f' (at least {self.minimum_p_value:g})' if self.minimum_p_value else ''}: "
             f"{'kept' if passed else 'missed'}.",
-        )
-
-
-class PlausibilityGate(Settings):
-    """Reject a candidate that is too good to be true: one of its features probably contains the label."""
-
-    type: Literal["plausibility"] = "plausibility"
-    maximum_auc: float = Field(default=0.995, gt=0.5, le=1.01, description="AUC from which a leak is assumed.")
-    maximum_r2: float = Field(
-        default=0.999, gt=0, le=1.01, description="Explained share of the variance from which a leak is assumed."
-    )
-
-    @property
-    def name(self) -> str:
-        return "plausibility"
-
-    def evaluate(self, evidence: Evidence) -> GateResult:
-        """Pass when the AUC, or R² of a regression, is below its maximum, or when the task has neither."""
-        if "auc" in evidence.task.metrics:
-            metric, limit = "AUC", self.maximum_auc
-            value = evidence.resampled("auc").points[CANDIDATE]["auc"]
-        elif evidence.task.loss == "squared_error":
-            metric, limit = "R2", self.maximum_r2
-            variance = float(evidence.label.var())
-            error = float(((evidence.predictions[CANDIDATE] - evidence.label) ** 2).mean())
-            value = 1 - error / variance if variance else 0.0
-        else:
-            return GateResult(name=self.name, passed=True, numbers={}, reason="The task has no AUC and no R2.")
-        passed = value < limit
-        advice = "" if passed else " Look for a feature that contains the label, or raise the limit in defs.yaml."
-        return GateResult(
-            name=self.name,
-            passed=passed,
-            numbers={"value": value, "limit": limit},
-            reason=f"{metric} {value:.4f}, {'below' if passed else 'not below'} {limit:g}.{advice}",
         )
 
 
@@ -296,18 +264,29 @@ class SliceGate(SliceSettings):
         return f"{count} {description} at margin {self.margin:g} {self.metric}: {listed_slices}."
 
 
+_OWN = "own"
+
+
+def _gate_tag(given: Any) -> str | None:
+    """Return the tag of a gate among the members of :data:`Gate`: its type, and one tag for all of a team's own."""
+    if is_reference(given):
+        return _OWN
+    return given.get("type") if isinstance(given, dict) else getattr(given, "type", None)
+
+
 Gate = Annotated[
-    PairedTestGate
-    | BaselineGate
-    | MetricLimitGate
-    | CalibrationGate
-    | PlausibilityGate
-    | SliceGate
-    | LeakGate
-    | ContractGate
-    | LatencyGate
-    | SizeGate,
-    Field(discriminator="type"),
+    Annotated[PairedTestGate, Tag("paired_test")]
+    | Annotated[BaselineGate, Tag("baseline")]
+    | Annotated[MetricLimitGate, Tag("metric_limit")]
+    | Annotated[CalibrationGate, Tag("calibration")]
+    | Annotated[PlausibilityGate, Tag("plausibility")]
+    | Annotated[SliceGate, Tag("slices")]
+    | Annotated[LeakGate, Tag("leak")]
+    | Annotated[ContractGate, Tag("contract")]
+    | Annotated[LatencyGate, Tag("latency")]
+    | Annotated[SizeGate, Tag("size")]
+    | Annotated[OwnGate, Tag(_OWN)],
+    Discriminator(_gate_tag),
 ]
 
 
@@ -322,12 +301,18 @@ def evaluate_gates(gates: list[Gate], evidence: Evidence) -> list[GateResult]:
             found=f"twice: {', '.join(duplicates)}",
             fix="Merge the two in the model's defs.yaml.",
         )
-    return [gate.evaluate(evidence) for gate in gates]
+    return [_checked_result(gate, gate.evaluate(evidence)) for gate in gates]
 
 
-def _compare_with(
-    name: str, evidence: Evidence, opponent: str, metric: MetricName, bound: float, wanted: float
-) -> GateResult:
+def _checked_result(gate: Gate, result: GateResult) -> GateResult:
+    """Return ``result``; a gate of a team's own raises its error for something else than a result of its name."""
+    if isinstance(gate, OwnGate) and (not isinstance(result, GateResult) or result.name != gate.name):
+        found = f"'{result.name}'" if isinstance(result, GateResult) else f"a {type(result).__name__}"
+        raise gate.error(expected=f"a GateResult with the name '{gate.name}'", found=found)
+    return result
+
+
+def _compare_with(name: str, evidence: Evidence, opponent: str, metric: str, bound: float, wanted: float) -> GateResult:
     """Return the three-way comparison: proven above ``bound``, proven not above ``wanted``, or not decided."""
     resampled = evidence.resampled(metric)
     if few := _too_few_cases(name, evidence, resampled):

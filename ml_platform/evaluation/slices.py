@@ -20,7 +20,6 @@ from ml_platform.tasks.metrics import (
     HIGHER_IS_BETTER,
     Array,
     EvaluationError,
-    MetricName,
 )
 from ml_platform.tasks.task import Task
 
@@ -32,7 +31,7 @@ class SliceSettings(Settings):
     """Slices that are compared, and the criterion that they must meet."""
 
     columns: list[str] = Field(min_length=1, description="Columns whose values define the slices.")
-    metric: MetricName = Field(default="log_loss", description="Metric compared in each slice.")
+    metric: str = Field(default="log_loss", description="Metric compared in each slice.")
     margin: float = Field(default=0.01, ge=0, description="How much worse a slice may be, in units of the metric.")
     minimum_support: int = Field(
         default=200,
@@ -171,7 +170,13 @@ def _difference(evidence: "Evidence", metric: str, rows: npt.NDArray[np.int64], 
     pair = {name: evidence.predictions[name][rows] for name in ("candidate", opponent)}
     settings = evidence.settings
     resamples = bootstrap(
-        evidence.label[rows], pair, evidence.block[rows], settings, task=evidence.task, metrics=[metric]
+        evidence.label[rows],
+        pair,
+        evidence.block[rows],
+        settings,
+        task=evidence.task,
+        metrics=[metric],
+        own=evidence.metrics,
     )
     return resamples.difference("candidate", opponent, metric)
 

@@ -17,7 +17,7 @@ class MetricSummary:
 
 
 def summarize_metrics(evidence: Evidence) -> list[MetricSummary]:
-    """Return one summary per metric of the task, with all other models of the evidence."""
+    """Return one summary per metric of the task and of the team's own, with all other models of the evidence."""
     resamples = bootstrap(
         evidence.label,
         evidence.predictions,
@@ -25,6 +25,7 @@ def summarize_metrics(evidence: Evidence) -> list[MetricSummary]:
         evidence.settings,
         task=evidence.task,
         bounds=evidence.bounds,
+        own=evidence.metrics,
     )
     others = [name for name in evidence.predictions if name != CANDIDATE]
     return [_metric_summary(resamples, metric, others) for metric in resamples.points[CANDIDATE]]

@@ -55,13 +55,14 @@ def code_of_candidate(model: BoundModel, declared: TrainerSettings) -> str:
     """Return the digest of the code that determines the candidate of ``model`` that ``declared`` fits.
 
     The digest covers the split, the fit, calibration, the choice of the threshold, the files of the model and the
-    classes of the trainers. It covers the examples function and the feature views by their code versions. The code of a
-    scorer does not count, because only a bento runs it.
+    classes of the trainers, and classes of the team's own that the fit uses. It covers the examples function and the
+    feature views by their code versions. The code of a scorer does not count, because only a bento runs it.
     """
     trainers = trainers_of(declared)
     references = [BUILT_IN.get(trainer, trainer) for trainer in trainers]
     scorers = [scorer for scorer in map(scorer_of, trainers) if scorer]
-    fit = code_digest([*FIT_CODE, *references], leave_out=[*LEFT_OUT, *scorers])
+    own = [each.reference for each in [*model.own_primary_metric.values(), *declared.own_classes]]
+    fit = code_digest([*FIT_CODE, *references, *own], leave_out=[*LEFT_OUT, *scorers])
     return value_digest([fit, model.code_version])
 
 
@@ -70,10 +71,13 @@ def declared_inputs(model: BoundModel) -> dict[str, Any]:
 
     These are the task, the split with its time zone, and the views as training and serving read them. The content hash
     of the training set covers months, sources and the times at which values become known. Descriptions, gates,
-    evaluation and monitors do not determine the model.
+    evaluation and monitors do not determine the model, except a primary metric of the team's own, which the manifest
+    records.
     """
     declared = model.declared
+    own = {name: metric.model_dump(mode="json") for name, metric in model.own_primary_metric.items()}
     return {
+        **({"primary_metric": own} if own else {}),
         "task": declared.task.model_dump(mode="json"),
         "split": declared.split.declared_inputs(),
         "time_zone": declared.partitions.time_zone,

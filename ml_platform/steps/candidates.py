@@ -40,12 +40,13 @@ from ml_platform.steps.model import BoundModel
 from ml_platform.steps.pins import pin_tables
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.trials import log_search, trial_logger
+from ml_platform.tasks.own_metric import OwnMetrics, own_scores
 from ml_platform.training.candidate import Candidate, fit_candidate, fitted_settings
 from ml_platform.training.model_directory import write_model
 from ml_platform.training.resource_usage import PriceList
 from ml_platform.training.splits import LABEL, Split, split_by_time
 from ml_platform.training.threshold import ThresholdSettings, choose_threshold
-from ml_platform.training.trainer import TrainerSettings, unlocked_packages
+from ml_platform.training.trainer import unlocked_packages
 from ml_platform.training.training_set import ExamplesError, NoExamplesError, assemble_training_set
 
 if TYPE_CHECKING:
@@ -194,13 +195,16 @@ def make_candidate(
         )
 
 
-def candidate_results(candidate: Candidate, split: Split, threshold: ThresholdSettings) -> dict[str, Any]:
+def candidate_results(
+    candidate: Candidate, split: Split, threshold: ThresholdSettings, own: OwnMetrics | None = None
+) -> dict[str, Any]:
     """Return the results that a rebuild must reproduce: metrics, decision threshold and predictions digest.
 
     The metrics are those of the test rows, and with the prefix ``validation_`` those of the validation rows. Validation
     metrics come from the fit that had not seen these rows, and several candidates are compared by them, so that the
     test month stays unseen. They use the scores before calibration: calibration is fitted on the validation rows, and
-    would look better on them than it is. It hardly changes the ranking (auc).
+    would look better on them than it is. It hardly changes the ranking (auc). ``own`` are further metrics, of a team's
+    own.
     """
     predictions, bounds = candidate.predict(split.test), candidate.calibration.bounds
     task = candidate.task
@@ -214,6 +218,9 @@ def candidate_results(candidate: Candidate, split: Split, threshold: ThresholdSe
     validated = task.score(
         labels, candidate.validation_predictions, bounds(candidate.validation_predictions)
     ) | task.summary(labels)
+    if own:
+        test |= own_scores(own, tested, predictions)
+        validated |= own_scores(own, labels, candidate.validation_predictions)
     return {
         "metrics": test | {f"{VALIDATION_PREFIX}{name}": value for name, value in validated.items()},
         "threshold": None if choice is None else choice.model_dump(),
@@ -348,7 +355,7 @@ def _planned_manifest(
         training_rows=frame.height,
         code=collect_code(repository, code_of_candidate(model, declared)),
         lock=collect_lock(repository),
-        parameters=_model_settings(declared),
+        parameters=declared.declared_inputs(),
         declared=declared_inputs(model),
         threshold_rule=(
             model.declared.threshold.model_dump(exclude_none=True) if model.declared.task.has_threshold else None
@@ -367,8 +374,8 @@ def _completed_manifest(planned: Manifest, model: BoundModel, candidate: Candida
     return planned.model_copy(
         update={
             "hardware": collect_hardware(candidate.resource_usage.device),
-            "fitted": _model_settings(candidate.declared.model_copy(update={"tuning": None})),
-            **candidate_results(candidate, split, model.declared.threshold),
+            "fitted": candidate.declared.model_copy(update={"tuning": None}).declared_inputs(),
+            **candidate_results(candidate, split, model.declared.threshold, model.own_primary_metric),
         }
     )
 
@@ -398,11 +405,6 @@ def _register(
         example = without_pii(split.test.select(model.feature_set.feature_names).head(5), model.pii_columns)
         version = register_or_queue(registry, run, model.name, directory, input_example=example)
         return version, directory_digest(directory, leave_out=[MANIFEST_FILE])
-
-
-def _model_settings(declared: TrainerSettings) -> dict[str, Any]:
-    """Return the settings that determine the model; the machine of the fit is left out."""
-    return declared.model_dump(mode="json", exclude={"compute", "requires"})
 
 
 def _log_run(run: "TrackedRun", candidate: Candidate, manifest: Manifest, split: Split) -> None:

@@ -41,10 +41,11 @@ from ml_platform.steps.candidates import VALIDATION_PREFIX, read_prices, read_tr
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.steps.packaging import model_directory, package_version
 from ml_platform.steps.platform_stores import PlatformStores
-from ml_platform.tasks.metrics import improvement
+from ml_platform.tasks.own_metric import is_higher_better
 from ml_platform.tasks.task import Task
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import read_model
+from ml_platform.training.own_baseline import baseline_prediction
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import TrainerSettings
 from resources.home import Home
@@ -171,6 +172,8 @@ def score_models(model: BoundModel, split: Split, compared: ComparedVersions, st
     predictions[BASE_RATE] = task.baseline(task.encode(split.known[LABEL], "Training set"), split.test.height)
     if model.request_only:
         predictions[REQUEST_ONLY] = request_only(model, split, stores.repository)
+    for name, baseline in model.declared.evaluation.baselines.items():
+        predictions[name] = baseline_prediction(baseline, split, task)
     return ModelScores(task, predictions, {name: ends for name, ends in bounds.items() if ends is not None})
 
 
@@ -197,6 +200,7 @@ def collect_evidence(
         task=scores.task,
         bounds=scores.bounds,
         settings=declared.evaluation.bootstrap,
+        metrics=model.own_metrics,
     )
 
 
@@ -261,7 +265,9 @@ def load_evidence(model: BoundModel, verdict: Verdict, home: Home) -> Evidence:
             found="no table" if table is None else "other rows",
             fix=f"Materialize {model.name}/evaluation for {verdict.partition} again.",
         )
-    return Evidence.from_table(table, task=model.declared.task, settings=model.declared.evaluation.bootstrap)
+    return Evidence.from_table(
+        table, task=model.declared.task, settings=model.declared.evaluation.bootstrap, metrics=model.own_metrics
+    )
 
 
 def leaking_features(model: BoundModel, month: str, lake: Lake) -> list[str]:
@@ -307,7 +313,9 @@ def _validation_metric(model: BoundModel, manifest: Manifest) -> float:
     metric = model.primary_metric
     value = manifest.metrics.get(f"{VALIDATION_PREFIX}{metric}")
     # A version registered without results is chosen only when it is the only candidate.
-    return float("-inf") if value is None else improvement(metric, value, 0.0)
+    if value is None:
+        return float("-inf")
+    return value if is_higher_better(metric, model.own_metrics) else -value
 
 
 def _parquet_bytes(table: pl.DataFrame) -> bytes:

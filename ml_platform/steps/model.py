@@ -8,15 +8,18 @@ from functools import cached_property
 from typing import Annotated, Any
 
 import polars as pl
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from ml_platform.data.canonical import value_digest
+from ml_platform.data.extensions import source_digests
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import RENAMED_IN_VERSION, Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.evaluation.bootstrap import BootstrapSettings
-from ml_platform.evaluation.gates import BaselineGate, Gate, PlausibilityGate, SliceGate
+from ml_platform.evaluation.gates import BaselineGate, Gate, SliceGate
+from ml_platform.evaluation.own_gate import OwnGate
+from ml_platform.evaluation.plausibility import PlausibilityGate
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
@@ -26,7 +29,8 @@ from ml_platform.steps.monitor_settings import MonitorSettings
 from ml_platform.steps.retention import ModelRetention
 from ml_platform.tasks.binary import BinaryTask
 from ml_platform.tasks.catalog import DeclaredTask
-from ml_platform.tasks.metrics import MetricName
+from ml_platform.tasks.own_metric import Metric
+from ml_platform.training.own_baseline import Baseline
 from ml_platform.training.splits import SplitSettings
 from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import TrainerSettings
@@ -36,6 +40,10 @@ REQUEST_ONLY = "request_only"
 
 RENAMED_GATE_TYPES = {"floor": "metric_limit"}
 """Gate types that were renamed in version 0.2.0: old type → new type."""
+
+
+OwnName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+"""A name that a declaration gives to a class of a team's own."""
 
 
 def _reject_renamed_gate_type(gate: Any) -> Any:
@@ -65,7 +73,15 @@ class ExampleSettings(Settings):
 class EvaluationSettings(Settings):
     """How candidates are scored on the test month."""
 
-    primary_metric: MetricName | None = Field(
+    metrics: dict[OwnName, Metric] = Field(
+        default_factory=dict,
+        description="Metrics of your own by name, as type: package.module:Class with its settings; gates may use them.",
+    )
+    baselines: dict[OwnName, Baseline] = Field(
+        default_factory=dict,
+        description="Baselines of your own by name, as type: package.module:Class with its settings.",
+    )
+    primary_metric: str | None = Field(
         default=None,
         description="Metric that chooses the best of several candidates; default: that of the task, for example auc.",
     )
@@ -292,6 +308,16 @@ class BoundModel:
         return self.declared.evaluation.primary_metric or self.declared.task.primary_metric
 
     @property
+    def own_metrics(self) -> dict[str, Metric]:
+        """Metrics of the team's own by name."""
+        return self.declared.evaluation.metrics
+
+    @property
+    def own_primary_metric(self) -> dict[str, Metric]:
+        """The primary metric by its name if it is one of the team's own, else nothing."""
+        return {name: each for name, each in self.own_metrics.items() if name == self.primary_metric}
+
+    @property
     def slice_fields(self) -> list[str]:
         """Request fields that define slices: the declared fields, then the fields of the slice gates."""
         gated = [column for gate in self.gates if isinstance(gate, SliceGate) for column in gate.columns]
@@ -303,6 +329,19 @@ class BoundModel:
         views = self.feature_set.views
         plain = [view.name for view in views if view.kind == "request" and not view.inputs]
         return self.declared.evaluation.request_only or plain
+
+    @property
+    def evaluation_code_version(self) -> str:
+        """Digest of the declared trainers, and of the team's own gates, metrics and baselines with their settings.
+
+        The evaluation chooses among the candidates of the trainers, and the plan sees no input that is gone.
+        """
+        evaluation = self.declared.evaluation
+        gates = [gate for gate in self.gates if isinstance(gate, OwnGate)]
+        own = [*gates, *evaluation.metrics.values(), *evaluation.baselines.values()]
+        trainers = sorted(self.declared.trainers)
+        classes = source_digests({str(at): each for at, each in enumerate(own)})
+        return value_digest([trainers, classes] if own else trainers)[:12]
 
     @property
     def table(self) -> str:

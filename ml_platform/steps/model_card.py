@@ -115,7 +115,8 @@ def _calibration_text(manifest: Manifest, half_width: float | None) -> str:
     method = manifest.parameters.get("calibration", "none")
     if method == "none":
         return "Scores are the probabilities of the trainer, without calibration."
-    return f"Scores are calibrated to probabilities by {method}, fitted on the validation rows."
+    by = method["type"] if isinstance(method, dict) else method
+    return f"Scores are calibrated to probabilities by {by}, fitted on the validation rows."
 
 
 def _threshold_text(manifest: Manifest, task: Task) -> str:

@@ -1,12 +1,15 @@
 """Settings of a model's monitors: leakage screen, skew, drift and performance."""
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
 
 from ml_platform.data.settings import Settings
 from ml_platform.features.leakage_screen import LeakageScreenSettings
 from ml_platform.features.skew import SkewSettings
 from ml_platform.monitoring.drift import DriftSettings
 from ml_platform.monitoring.evidently_report import ReportSettings
+from ml_platform.monitoring.own_monitor import Monitor
 from ml_platform.monitoring.performance import PerformanceSettings
 
 
@@ -31,4 +34,9 @@ class MonitorSettings(Settings):
     performance: PerformanceSettings = Field(
         default_factory=lambda: PerformanceSettings.model_validate({}),
         description="When realised metrics count as a regression from the evaluation.",
+    )
+    own: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Monitor] = Field(
+        default_factory=dict,
+        description="Monitors of your own by name, as type: package.module:Class with its settings; each is a check of "
+        "the asset drift.",
     )

@@ -3,7 +3,7 @@
 The assets and the schedules call the same functions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from ml_platform.monitoring.evidently_report import write_evidently_report
 from ml_platform.monitoring.fact_tables import compact_closed_days
 from ml_platform.monitoring.outcome_join import LabelSource, record_outcomes
 from ml_platform.monitoring.outcomes import outcomes_table
+from ml_platform.monitoring.own_monitor import MonitorResult, monitor_result
 from ml_platform.monitoring.performance import ExpectedMetrics, PerformanceReport, expected_metrics
 from ml_platform.monitoring.performance_periods import PerformanceMeasure, measured_periods
 from ml_platform.monitoring.prediction_days import labelled_count
@@ -51,11 +52,15 @@ class OutcomeJoinResult:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """The drift report of a month, its page (None: no columns to draw), and the version whose scores were compared."""
+    """The drift report of a month, its page (None: no columns to draw), and the version whose scores were compared.
+
+    ``own`` are the results of the team's own monitors by name.
+    """
 
     report: DriftReport
     page: Path | None
     scored_by: int | None
+    own: dict[str, MonitorResult] = field(default_factory=dict)
 
 
 def ingest_predictions(model: BoundModel, stores: PlatformStores, now: datetime) -> IngestionResult:
@@ -147,12 +152,13 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         expected_rows=reference.height / len(earlier) if earlier else None,
         pii_columns=model.pii_columns,
     )
+    own = {name: monitor_result(monitor, reference, current) for name, monitor in monitors.own.items()}
     if not report.columns:
-        return DriftResult(report, None, None)
+        return DriftResult(report, None, None, own)
     # The page draws the values of its columns, so it has none that identifies a person.
     drawn = [each.name for each in report.columns if each.role == "feature" and each.name not in model.pii_columns]
     if not drawn and not scored:
-        return DriftResult(report, None, None)
+        return DriftResult(report, None, None, own)
     page = stores.home.reports / "drift" / model.name / month / "report.html"
     write_evidently_report(
         reference,
@@ -163,7 +169,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         score=next(iter(scored), None),
         drifted=report.drifted,
     )
-    return DriftResult(report, page, champion.version if champion and scored else None)
+    return DriftResult(report, page, champion.version if champion and scored else None, own)
 
 
 def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> ChampionRecord | None:

@@ -70,7 +70,8 @@ def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, stores:
         task=model.declared.task,
         prices=read_prices(stores.repository),
     )
-    results = candidate_results(candidate, split, ThresholdSettings.model_validate(manifest.threshold_rule or 0.5))
+    threshold = ThresholdSettings.model_validate(manifest.threshold_rule or 0.5)
+    results = candidate_results(candidate, split, threshold, model.own_primary_metric)
     return RebuildResult(
         training_set=content_hash(frame),
         stored_training_set=_stored_digest(model, manifest, stores.lake),

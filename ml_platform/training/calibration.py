@@ -16,10 +16,10 @@ from pydantic import Field
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
 from ml_platform.tasks.task import Task
+from ml_platform.training.own_calibrator import PROBABILITY_EPSILON, Calibrator, fitted_knots
 
 CalibrationMethod = Literal["none", "isotonic", "platt"]
 Scores = npt.NDArray[np.float64]
-PROBABILITY_EPSILON = 1e-6
 NEWTON_STEPS = 100
 GRADIENT_TOLERANCE = 1e-9
 """Largest gradient of the mean log loss at the minimum."""
@@ -35,7 +35,9 @@ class Calibration(Settings):
     """Calibration of a model's output, stored as `calibration.json` of a model directory."""
 
     method: CalibrationMethod = Field(default="none", description="Map from score to probability.")
-    x: list[float] = Field(default_factory=list, description="Isotonic: scores at the knots, ascending.")
+    x: list[float] = Field(
+        default_factory=list, description="Isotonic, and calibrators of a team's own: scores at the knots, ascending."
+    )
     y: list[float] = Field(default_factory=list, description="Isotonic: probabilities at the knots.")
     slope: float = Field(default=1.0, description="Platt: factor of the log-odds.")
     intercept: float = Field(default=0.0, description="Platt: constant that is added to the log-odds.")
@@ -67,7 +69,7 @@ class Calibration(Settings):
 
 
 def fit_task_calibration(
-    task: Task, method: CalibrationMethod, interval: float, prediction: Scores, label: Scores
+    task: Task, method: CalibrationMethod | Calibrator, interval: float, prediction: Scores, label: Scores
 ) -> Calibration:
     """Return the calibration that ``task`` needs: of probabilities, class by class, or of an interval.
 
@@ -86,7 +88,7 @@ def fit_task_calibration(
                 raise
             subject = f"{error.subject}, class '{name}'"
             raise CalibrationError(subject, expected=error.expected, found=error.found, fix=error.fix) from error
-    return Calibration(method=method, classes=fitted) if task.output_names else fitted[0]
+    return Calibration(method=fitted[0].method, classes=fitted) if task.output_names else fitted[0]
 
 
 def fit_interval(share: float, value: Scores, label: Scores) -> Calibration:
@@ -110,10 +112,11 @@ def fit_interval(share: float, value: Scores, label: Scores) -> Calibration:
     return Calibration(half_width=float(residuals[rank - 1]))
 
 
-def fit_calibration(method: CalibrationMethod, score: Scores, label: Scores) -> Calibration:
+def fit_calibration(method: CalibrationMethod | Calibrator, score: Scores, label: Scores) -> Calibration:
     """Return the map of ``method`` that fits ``score`` to ``label`` (0 or 1), both of shape (rows,).
 
-    Both maps are monotonic, so they never reverse the order of two scores. Isotonic pools equal scores first. Raises
+    All maps are monotonic, so they never reverse the order of two scores. Isotonic pools equal scores first. The map of
+    a calibrator of a team's own is stored as isotonic knots, so endpoints need no code of its class. Raises
     :class:`CalibrationError` when a score is not a number, the labels have one class only, or Platt's fit does not
     converge.
     """
@@ -133,6 +136,9 @@ def fit_calibration(method: CalibrationMethod, score: Scores, label: Scores) -> 
             found="no rows" if score.size == 0 else f"{label.size} times {label[0]:g}",
             fix="Validate on more months, or set calibration to none.",
         )
+    if isinstance(method, Calibrator):
+        x, y = fitted_knots(method, score, label)
+        return Calibration(method="isotonic", x=x, y=y)
     return _fit_isotonic(score, label) if method == "isotonic" else _fit_platt(score, label)
 
 

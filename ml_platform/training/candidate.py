@@ -80,6 +80,7 @@ def fit_candidate(
     validation; its rounds grow by the share of added rows if the trainer declares it. From the test part, only the
     labels are read, to check that an evaluation is possible. Categories that the fitted rows do not have count as
     missing, and so do infinite values. ``notes`` lists features with infinite values and features without any value.
+    A sampler of ``declared`` chooses among the rows of each fit, and never among validation rows.
     With ``declared.tuning``, settings are first searched on the validation part, in a study in ``study_storage``.
 
     With a ``checkpoint`` folder, a killed call resumes. The caller removes the folder after storing the candidate.
@@ -92,7 +93,7 @@ def fit_candidate(
     with measure_resources(prices) as resource_usage:
         encoder = Encoder.fit(split.known if declared.refit else split.train, features)
         known = _matrix(split.known, encoder, task)
-        train = known.part(0, split.train.height)
+        train = known.part(0, split.train.height).sampled(declared.sampler, declared.seed)
         validation = known.part(known.rows - split.validation.height, known.rows)
         tuning = None
         if declared.tuning is not None:
@@ -106,8 +107,9 @@ def fit_candidate(
         )
         fitted: FittedModel = tuned
         if declared.refit:
-            growth = known.rows / train.rows
-            fitted = refit(trainer, tuned, known, growth, checkpoint=_subfolder(checkpoint, "refit"))
+            refitted = known.sampled(declared.sampler, declared.seed)
+            growth = refitted.rows / train.rows
+            fitted = refit(trainer, tuned, refitted, growth, checkpoint=_subfolder(checkpoint, "refit"))
     return Candidate(
         trainer=declared.trainer,
         task=task,
@@ -176,7 +178,7 @@ def fitted_settings(declared: TrainerSettings, fitted: Any) -> dict[str, Any]:
     return {
         "trainer": declared.trainer,
         "refit": declared.refit,
-        "calibration": declared.calibration,
+        "calibration": declared.calibration_name,
         "rounds": fitted.rounds,
         **getattr(trainer, "settings", declared).model_dump(),
     }

@@ -8,18 +8,21 @@ arrays, so they run in tests, in workers and on GPU machines without Dagster. A 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Discriminator, Field, SerializeAsAny, Tag, ValidationInfo, field_validator
 
+from ml_platform.data.extensions import Extension, is_reference
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.task import Task
 from ml_platform.training.compute import Compute
+from ml_platform.training.own_calibrator import Calibrator
+from ml_platform.training.own_sampler import Sampler, sampled_rows
 from ml_platform.training.resource_usage import gpu_count
 from ml_platform.training.search_space import TuningSettings
 
@@ -58,6 +61,13 @@ class Matrix:
     def part(self, start: int, end: int) -> "Matrix":
         """Return rows ``start`` to ``end`` (not included) as a view."""
         return replace(self, features=self.features[start:end], label=self.label[start:end])
+
+    def sampled(self, sampler: Sampler | None, seed: int) -> "Matrix":
+        """Return the rows that ``sampler`` chooses; all of them without a sampler."""
+        if sampler is None:
+            return self
+        chosen = sampled_rows(sampler, self.features, self.label, self.names, seed)
+        return replace(self, features=self.features[chosen], label=self.label[chosen])
 
 
 class FittedModel(Protocol):
@@ -130,6 +140,14 @@ class Trainer(Protocol):
         ...
 
 
+DeclaredCalibration = Annotated[
+    Annotated[Literal["none", "isotonic", "platt"], Tag("built_in")]
+    | Annotated[SerializeAsAny[Calibrator], Tag("own")],
+    Discriminator(lambda given: "own" if is_reference(given) else "built_in"),
+]
+"""A calibration in a declaration: a built-in one by its name, or a class of a team's own."""
+
+
 class TrainerSettings(Settings):
     """Declaration of one candidate: its trainer, settings, calibration, tuning and resources."""
 
@@ -146,8 +164,14 @@ class TrainerSettings(Settings):
     refit: bool = Field(
         default=True, description="Fit again on train and validation together, with the best number of rounds."
     )
-    calibration: Literal["none", "isotonic", "platt"] = Field(
-        default="none", description="Map from scores to probabilities, fitted on the validation month."
+    calibration: DeclaredCalibration = Field(
+        default="none",
+        description="Map from scores to probabilities, fitted on the validation rows: none, isotonic, platt, or "
+        "package.module:Class of a calibrator of your own.",
+    )
+    sampler: SerializeAsAny[Sampler] | None = Field(
+        default=None,
+        description="Choice of the rows to fit on: package.module:Class of a sampler of your own; none: all rows.",
     )
     interval: float = Field(
         default=0.9, gt=0, lt=1, description="Regression: share of outcomes that a predicted interval should cover."
@@ -156,6 +180,24 @@ class TrainerSettings(Settings):
     tuning: TuningSettings | None = Field(
         default=None, description="Search for settings on validation; none: no search."
     )
+
+    def declared_inputs(self) -> dict[str, Any]:
+        """Return the settings that determine the model, without the machine of the fit and without an absent sampler.
+
+        So a version that was registered before samplers existed keeps its digest.
+        """
+        absent = set() if self.sampler else {"sampler"}
+        return self.model_dump(mode="json", exclude={"compute", "requires", *absent})
+
+    @property
+    def calibration_name(self) -> str:
+        """The name of a built-in calibration, or the class of a calibrator of a team's own."""
+        return self.calibration if isinstance(self.calibration, str) else self.calibration.reference
+
+    @property
+    def own_classes(self) -> list[Extension]:
+        """The classes of a team's own that the fit uses, besides the trainer."""
+        return [each for each in (self.calibration, self.sampler) if isinstance(each, Extension)]
 
     @field_validator("settings")
     @classmethod

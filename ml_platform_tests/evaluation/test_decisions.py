@@ -7,7 +7,8 @@ import pytest
 from benchmarks.interval_coverage import promoted_by_chance
 from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.evidence import Evidence
-from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, PairedTestGate, PlausibilityGate, SliceGate
+from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, PairedTestGate, SliceGate
+from ml_platform.evaluation.plausibility import PlausibilityGate
 from ml_platform.evaluation.verdict import decide
 from ml_platform.tasks.catalog import as_task
 

@@ -11,7 +11,6 @@ from ml_platform.components.declaration import partitions_definition
 from ml_platform.components.metadata import inline_image
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
-from ml_platform.data.canonical import value_digest
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -31,8 +30,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         ),
         partitions_def=partitions_definition(model.declared.partitions),
         deps=[*model.candidate_keys.values(), model.key("training_set")],
-        # It chooses among the candidates of the declared trainers, and the plan sees no input that is gone.
-        code_version=value_digest(sorted(model.declared.trainers))[:12],
+        code_version=model.evaluation_code_version,
         check_specs=[
             dg.AssetCheckSpec(gate.name, asset=key, description=(gate.__doc__ or "").split("\n")[0], blocking=True)
             for gate in model.gates

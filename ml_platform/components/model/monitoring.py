@@ -133,7 +133,11 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
                 "no_drift",
                 asset=key,
                 description="The score distribution, nulls, categories and number of rows are as in earlier months.",
-            )
+            ),
+            *(
+                dg.AssetCheckSpec(name, asset=key, description=monitor.summary())
+                for name, monitor in model.declared.monitors.own.items()
+            ),
         ],
         **model.shared_arguments("evidently"),
     )
@@ -144,12 +148,13 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
         mlflow: MlflowResource,
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.components.check_results import drift_metadata, drift_result
+        from ml_platform.components.check_results import drift_metadata, drift_result, own_monitor_result
         from ml_platform.steps.monitoring import monitor_drift
 
         result = monitor_drift(model, context.partition_key, open_stores(home, lake, mlflow, online_store))
         page = {"report": home.link(result.page)} if result.page else {}
         yield dg.MaterializeResult(metadata={**drift_metadata(result), **page})
         yield drift_result(result.report)
+        yield from (own_monitor_result(name, each) for name, each in result.own.items())
 
     return _drift

@@ -4,7 +4,7 @@ The settings models validate single attributes. The validation here reports othe
 definitions load; without it, a step would fail hours later, after the training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
 
@@ -13,7 +13,7 @@ from ml_platform.components.model.declaration import ModelDeclaration
 from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.bootstrap import ROW_UNIT, TIME_UNITS
-from ml_platform.evaluation.evidence import BASE_RATE
+from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION
 from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, MetricLimitGate, PairedTestGate, SliceGate
 from ml_platform.features.key_types import KEY_DTYPES
 from ml_platform.features.view import ViewError
@@ -65,7 +65,7 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
         raise model.error_at(
             [*path, "calibration"],
             expected="'none', because the model predicts values, not probabilities",
-            found=f"'{declared.calibration}'",
+            found=f"'{declared.calibration_name}'",
             fix="Remove it. To predict intervals, declare 'interval'.",
         )
     if declared.tuning is not None:
@@ -140,6 +140,7 @@ def _validate_request(model: ModelDeclaration, bound: BoundModel) -> None:
 def _validate_evaluation(model: ModelDeclaration, bound: BoundModel) -> None:
     fields = bound.request_fields
     declared = model.evaluation
+    _validate_own_names(model)
     if declared.primary_metric is not None:
         _validate_metric(model, ["evaluation", "primary_metric"], declared.primary_metric, intervals=False)
     for at, column in enumerate(declared.slices):
@@ -157,6 +158,30 @@ def _validate_evaluation(model: ModelDeclaration, bound: BoundModel) -> None:
             raise model.unknown_name_error(
                 ["evaluation", "request_only", at], name, views, "a request view among the model's features"
             )
+
+
+def _validate_own_names(model: ModelDeclaration) -> None:
+    """Raise :class:`DeclarationError` for a class of the team's own that has a name of a built-in one."""
+    taken = {
+        "metrics": [*model.task.metrics, "rows", "base_rate"],
+        "baselines": [CANDIDATE, CHAMPION, BASE_RATE, REQUEST_ONLY],
+        "monitors": ["no_drift"],
+    }
+    own: dict[str, tuple[list[str], Iterable[str]]] = {
+        "metrics": (["evaluation", "metrics"], model.evaluation.metrics),
+        "baselines": (["evaluation", "baselines"], model.evaluation.baselines),
+        "monitors": (["monitors", "own"], model.monitors.own),
+    }
+    for attribute, names in taken.items():
+        path, declared = own[attribute]
+        for name in declared:
+            if name in names:
+                raise model.error_at(
+                    [*path, name],
+                    expected=f"a name that no built-in one has ({listed(names, 10)})",
+                    found=f"'{name}'",
+                    fix="Give it another name.",
+                )
 
 
 def _require_shown(model: ModelDeclaration, bound: BoundModel, path: Path, column: str) -> None:
@@ -200,7 +225,8 @@ def _validate_gates(model: ModelDeclaration, bound: BoundModel) -> None:
 
 
 def _validate_metric(model: ModelDeclaration, path: Path, metric: str, *, intervals: bool) -> None:
-    known = [each for each in model.task.metrics if intervals or each not in model.task.interval_metrics]
+    built_in = [each for each in model.task.metrics if intervals or each not in model.task.interval_metrics]
+    known = [*built_in, *model.evaluation.metrics]
     if metric not in known:
         raise model.unknown_name_error(path, metric, known, f"a metric of task {model.task.name} here")
 
@@ -212,10 +238,12 @@ def _validate_baselines(model: ModelDeclaration, bound: BoundModel) -> None:
         if isinstance(gate, BaselineGate) and gate.required:
             required = [*(required or []), *gate.required]
             for place, name in enumerate(gate.required):
-                if name not in (BASE_RATE, REQUEST_ONLY):
+                known = [BASE_RATE, REQUEST_ONLY, *model.evaluation.baselines]
+                if name not in known:
                     path: Path = ["gates", at, "required", place]
-                    raise model.unknown_name_error(path, name, [BASE_RATE, REQUEST_ONLY], "a baseline")
-    if not bound.request_only and (required is None or REQUEST_ONLY in required):
+                    raise model.unknown_name_error(path, name, known, "a baseline")
+    own = model.evaluation.baselines
+    if not bound.request_only and (REQUEST_ONLY in required if required is not None else not own):
         raise model.error_at(
             ["evaluation", "request_only"],
             expected="request views without inputs, for the baseline on request features alone",

@@ -23,6 +23,7 @@ from ml_platform.features.materialize import materialize
 from ml_platform.features.online_store import Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
+from ml_platform.monitoring.own_monitor import Monitor, MonitorResult
 from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.steps.candidates import build_training_sets, make_candidate
@@ -370,6 +371,34 @@ def test_drift_compares_with_all_earlier_months(platform: PlatformFixture) -> No
     mapping = monitoring.drift(bound()).get_partition_mapping(dg.AssetKey(["legs", "training_set"]))
     assert isinstance(mapping, dg.TimeWindowPartitionMapping)
     assert mapping.start_offset < -11
+
+
+class DelayLimit(Monitor):
+    """The mean delay before a prediction is as it was."""
+
+    maximum_change: float = 5.0
+
+    def check(self, reference: pl.DataFrame, current: pl.DataFrame) -> MonitorResult:
+        now, before = (float(rows["recent__delay"].mean() or 0.0) for rows in (current, reference))  # type: ignore[arg-type]
+        change = abs(now - before)
+        return MonitorResult(
+            passed=change <= self.maximum_change, reason=f"{change:.1f} min.", numbers={"change": change}
+        )
+
+
+def test_own_monitor_is_a_check_of_the_drift_asset(platform: PlatformFixture) -> None:
+    declared = {"drift": {"minimum_rows": 100}}
+    for limit, passed in ((1e6, True), (0.0, False)):
+        own = {"delay_limit": {"type": f"{__name__}:DelayLimit", "maximum_change": limit}}
+        asset = monitoring.drift(bound(declared | {"own": own}))
+        _, checks = platform.materialize(asset, "2013-03")
+        assert (checks["delay_limit"].passed, checks["no_drift"].passed) == (passed, True)
+        assert checks["delay_limit"].severity == dg.AssetCheckSeverity.WARN
+        assert float(checks["delay_limit"].metadata["change"].value) > 0  # type: ignore[arg-type]
+    _, first = platform.materialize(asset, "2013-01")
+    assert first["delay_limit"].description == "Not evaluated: there are no rows of earlier partitions."
+    descriptions = {spec.name: spec.description for spec in asset.check_specs}
+    assert descriptions["delay_limit"] == "The mean delay before a prediction is as it was."
 
 
 def lose_rows(platform: PlatformFixture, month: str) -> None:

@@ -1,4 +1,4 @@
-"""A custom trainer works from candidate to bento and reproduction, without a change in the engine."""
+"""Classes of a team's own work from candidate to bento and reproduction, without a change in the engine."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,9 @@ from ml_platform.training.trainer import Matrix, TrainerSettings, make_trainer
 from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
 from ml_platform_tests.components.delivery_model import deliveries, delivery_model
 
-LOGISTIC = {"trainer": "assets.logistic:LogisticTrainer", "settings": {"penalty": 0.5}, "calibration": "platt"}
+LOGISTIC = {"trainer": "assets.logistic:LogisticTrainer", "settings": {"penalty": 0.5}}
+OWN = "assets.own_classes"
+"""The module with the team's own metric, gate, baseline, calibrator and sampler."""
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +52,33 @@ def test_candidate_of_a_custom_trainer_is_packaged_verified_and_reproduced(platf
     shops = deliveries("2013-03")["shop"].value_counts().sort("count", descending=True)
     most = shops["count"][0]
     model = delivery_model(
-        trainers={"own": LOGISTIC},
+        trainers={"own": {**LOGISTIC, "calibration": f"{OWN}:Bins", "sampler": {"type": f"{OWN}:FewerNegatives"}}},
         approval={"mode": "manual"},
         gates=[
             {"type": "paired_test", "metric": "log_loss"},
             {"type": "slices", "columns": ["shop"]},
             {"type": "latency", "maximum_p99_ms": 10_000},
+            {"type": f"{OWN}:AlertBudget", "maximum_share": 0.6},
+            {"type": "metric_limit", "metric": "profit", "limit": 0.0},
+            {"type": "baseline", "required": ["shop_rate"]},
         ],
-        evaluation={"minimum_support": most, "request_only": ["when"], "bootstrap": {"resamples": 200}},
+        evaluation={
+            "minimum_support": most,
+            "request_only": ["when"],
+            "bootstrap": {"resamples": 200},
+            "primary_metric": "profit",
+            "metrics": {"profit": {"type": f"{OWN}:Profit", "saved": 4}},
+            "baselines": {"shop_rate": f"{OWN}:ShopRate"},
+        },
     )
     candidate = materialized_metadata(platform, training.candidate(model, "own"))
     verdict = materialized_metadata(platform, evaluation.evaluation(model))
 
     assert verdict["decision"] == "PROMOTE"
+    assert {"profit", "profit_low", "profit_shop_rate", "log_loss_shop_rate"} <= set(verdict)
+    assert 0 < verdict["profit"] < 1.5
+    checks = {spec.name: spec.description for spec in evaluation.evaluation(model).check_specs}
+    assert checks["alert_budget"] == "Require that no more alerts are raised than people can handle."
     # Slices below the declared minimum support are not listed.
     assert [(row.data["value"], row.data["rows"]) for row in verdict["weakest_slices"].records] == [
         (shops["shop"][0], most)
@@ -77,6 +93,8 @@ def test_candidate_of_a_custom_trainer_is_packaged_verified_and_reproduced(platf
     card = platform.home.reports / "model_card" / "late" / "2013-03" / "card.md"
     assert made == [model.key("model_card")]  # the version waits as challenger and has a model card
     assert card.read_text().count("ada") == 0
+    for shown in ("| profit |", "shop_rate", "alert_budget", f"calibrated to probabilities by {OWN}:Bins"):
+        assert shown in card.read_text()
 
     champion = materialized_metadata(platform, promotion.champion(model), approved_by="ada", reason="read the card")
     bento = materialized_metadata(platform, serving.bento(model))
@@ -88,5 +106,7 @@ def test_candidate_of_a_custom_trainer_is_packaged_verified_and_reproduced(platf
     # The bento carries the scorer but not the trainer.
     assert (source / "assets" / "logistic_scorer.py").exists()
     assert not (source / "assets" / "logistic.py").exists()
+    assert not (source / "assets" / "own_classes.py").exists()
+    assert json.loads((source / "model" / "calibration.json").read_text())["method"] == "isotonic"
     rebuilt = reproduce_version(model, 1, platform.stores)
     assert rebuilt.equal, rebuilt.lines()

@@ -21,6 +21,23 @@ class Own:
     def fit(self): ...
     def load(self): ...
 
+from ml_platform.evaluation.own_gate import OwnGate
+from ml_platform.monitoring.own_monitor import Monitor
+from ml_platform.tasks.own_metric import Metric
+
+class Empty(OwnGate):
+    pass
+
+class Gated(OwnGate):
+    limit: float = 0.5
+    def evaluate(self, evidence): ...
+
+class Cost(Metric):
+    def value(self, label, prediction, weight): ...
+
+class Watched(Monitor):
+    def check(self, reference, current): ...
+
 class Scorerless:
     Settings, rounds_follow_rows, fit, load = Own.Settings, False, None, None
 """
@@ -29,6 +46,8 @@ SCORER = "def load(model_dir): ...\n"
 TRAINERS = "lightgbm: {trainer: lightgbm, settings: {num_leaves: 15}}"
 EVALUATION = "evaluation: {primary_metric: log_loss, slices: [desk], request_only: [late_case_request]}"
 METRIC_LIMIT = "- {type: metric_limit, metric: auc, limit: 0.6}"
+OWN_METRIC = (EVALUATION, "evaluation: {metrics: {cost: 'shop.own:Cost'}, request_only: [late_case_request]}")
+GATES = "gates:"
 BASELINE = "- {type: baseline, metric: log_loss, required: [base_rate, request_only]}"
 CALIBRATION = "- {type: calibration, maximum_ece: 0.1, maximum_bias: 0.1}"
 NUMBER = "- {name: desk, type: int}"
@@ -161,6 +180,24 @@ VALID_REGRESSION = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
             [gate("type: metric_limit, metric: mae, limit: 5")], "gates.3.metric", "found 'mae'", id="metric limit"
         ),
         pytest.param([gate("type: paired_test, metric: rmse")], "gates.3.metric", "found 'rmse'", id="paired test"),
+        pytest.param(
+            [OWN_METRIC, gate("type: metric_limit, metric: cots, limit: 5")],
+            "gates.3.metric",
+            "Did you mean 'cost'?",
+            id="own metric",
+        ),
+        pytest.param(
+            [evaluation("metrics: {brier: 'shop.own:Cost'}, request_only: [late_case_request]")],
+            "evaluation.metrics.brier",
+            "a name that no built-in one has",
+            id="own metric with a taken name",
+        ),
+        pytest.param(
+            [(GATES, f"monitors: {{own: {{no_drift: 'shop.own:Watched'}}}}\n  {GATES}")],
+            "monitors.own.no_drift",
+            "a name that no built-in one has ('no_drift')",
+            id="own monitor with a taken name",
+        ),
         pytest.param(REGRESSION, "gates.3.type", "'calibration', which needs probabilities", id="calibration gate"),
         pytest.param(
             [*REGRESSION, gate("type: slices, columns: [desk]")],
@@ -263,6 +300,34 @@ def test_renamed_gate_type_is_rejected_with_its_new_name(project: Callable[..., 
 
 
 @pytest.mark.parametrize(
+    ("change", "place", "message"),
+    [
+        (
+            evaluation("baselines: {mine: 'shop.own:Cost'}"),
+            "evaluation.baselines.mine",
+            "expected a subclass of ml_platform.training.own_baseline:Baseline, found a class without this base",
+        ),
+        (
+            gate("type: 'shop.own:Empty'"),
+            "gates.3",
+            "expected the methods of ml_platform.evaluation.own_gate:OwnGate: 'evaluate', found no 'evaluate'",
+        ),
+        (gate("type: 'shop.own:Gated', limits: 1"), "gates.3.own.limits", "Did you mean 'limit'?"),
+    ],
+)
+def test_own_class_is_refused_with_file_attribute_and_protocol(
+    project: Callable[..., Path], change: tuple[str, str], place: str, message: str
+) -> None:
+    root = project(change)
+    with pytest.raises(Exception) as error:  # Dagster wraps the error in its own type
+        load(root)
+    chain = error_chain(error.value)
+    assert "late_case/defs.yaml" in chain
+    assert place in chain
+    assert message in chain
+
+
+@pytest.mark.parametrize(
     ("scorer", "scoring", "message"),
     [
         ("shop.scoring:laod", SCORER, "Did you mean 'load'?"),
@@ -289,8 +354,9 @@ def test_invalid_scorer_is_rejected_with_the_line_of_its_trainer(
         # The declaration says that beating the base rate is enough.
         [(FEATURES, ""), evaluation("slices: [desk]"), (BASELINE, "- {type: baseline, required: [base_rate]}")],
         [gate("type: slices, columns: [desk]"), evaluation("primary_metric: auc, bootstrap: {unit: desk}")],
+        [gate("type: 'shop.own:Gated', limit: 0.4"), OWN_METRIC, (METRIC_LIMIT, METRIC_LIMIT.replace("auc", "cost"))],
     ],
-    ids=["as scaffolded", "own trainer", "regression", "base rate alone", "slices"],
+    ids=["as scaffolded", "own trainer", "regression", "base rate alone", "slices", "own classes"],
 )
 def test_valid_declaration_loads(project: Callable[..., Path], changes: list[tuple[str, str]]) -> None:
     definitions = load(project(*changes))
