@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from ml_platform.data.exact_json import MAX_DECIMAL_DIGITS as MAX_DECIMAL_DIGITS
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
 
@@ -16,9 +17,6 @@ ItemType = Literal["string", "integer", "float", "boolean", "date", "timestamp"]
 """Types of the items of a list."""
 
 ColumnType = Literal[ItemType, "decimal", "duration", "vector", "list"]
-
-MAX_DECIMAL_DIGITS = 38
-"""Number of digits that a decimal can have, those after the point included."""
 
 MAX_VECTOR_SIZE = 65_536
 """Largest number of components of a vector."""

@@ -1,13 +1,14 @@
 """Reading logged requests and features: JSON text of the predictions table becomes columns of declared types."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import polars as pl
 
+from ml_platform.data.exact_json import date_of, decimal_of, duration_of
 from ml_platform.errors import PlatformError, did_you_mean, listed
 
 
@@ -101,6 +102,9 @@ def _record(text: str) -> dict[str, Any]:
 
 
 def _column(name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
+    parse = _exact_reader(dtype)
+    if parse is not None:
+        return pl.Series(name, [None if value is None else parse(value) for value in values], dtype)
     if not dtype.is_temporal():
         try:
             # Most values have their type already.
@@ -108,6 +112,28 @@ def _column(name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
         except (pl.exceptions.PolarsError, TypeError):
             pass  # Others, such as the text of a number, are cast below.
     return _cast(pl.from_dicts([{name: value} for value in values], infer_schema_length=None)[name], dtype)
+
+
+def _exact_reader(dtype: pl.DataType) -> Callable[[Any], Any] | None:
+    """Return the function that reads one logged value of ``dtype``, for types that JSON lacks; else None."""
+    if dtype == pl.Date:
+        return lambda value: _known(date_of(value), value)
+    if isinstance(dtype, pl.Duration):
+        return lambda value: _known(duration_of(value), value)
+    if isinstance(dtype, pl.Decimal):
+        scale = dtype.scale
+        return lambda value: _known(decimal_of(value, scale), value)
+    if isinstance(dtype, pl.List) and dtype.inner == pl.Date:
+        return lambda value: [_known(date_of(each), each) for each in value]
+    if isinstance(dtype, (pl.Array, pl.List)) and dtype.inner.is_float():
+        return lambda value: list(map(float, value))
+    return None
+
+
+def _known(found: Any, value: Any) -> Any:
+    if found is None:
+        raise ValueError(f"a value of another type: {type(value).__name__}")
+    return found
 
 
 def _cast(column: pl.Series, dtype: pl.DataType) -> pl.Series:

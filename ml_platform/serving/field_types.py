@@ -7,14 +7,18 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 
 import polars as pl
 
+from ml_platform.data.exact_json import MAX_DECIMAL_DIGITS, date_of, decimal_of, duration_of
 from ml_platform.features.view import INSTANT
 
-FieldType = Literal["string", "int", "float", "bool", "datetime"]
+FieldType = Literal["string", "int", "float", "bool", "datetime", "date", "duration", "decimal", "vector", "list"]
+
+ItemType = Literal["string", "int", "float", "bool", "date"]
+"""Types of the items of a list."""
 
 MAX_VALUE_CHARACTERS = 60
 """Characters of a wrong value that an error response repeats."""
@@ -28,6 +32,18 @@ _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(?P<off
 
 
 @dataclass(frozen=True)
+class Problem:
+    """One wrong value: its description, its place in the value of the field, and the rule that it breaks, if its own.
+
+    ``place`` is empty for a whole value, and like ``[7]`` for an item.
+    """
+
+    found: str
+    place: str = ""
+    expected: str | None = None
+
+
+@dataclass(frozen=True)
 class TypeRules:
     """Rules of one field type.
 
@@ -38,11 +54,12 @@ class TypeRules:
     dtype: pl.DataType
     expected: str
     read: Callable[[list[Any], bool], list[Any] | None]
-    find_problem: Callable[[Any], str | None]
+    find_problem: Callable[[Any], str | Problem | None]
 
-    def problem(self, value: Any, nullable: bool) -> str | None:
-        """Return a description of ``value`` if it is wrong, else None."""
-        return None if value is None and nullable else self.find_problem(value)
+    def problem(self, value: Any, nullable: bool) -> Problem | None:
+        """Return the problem of ``value`` if it is wrong, else None."""
+        found = None if value is None and nullable else self.find_problem(value)
+        return Problem(found) if isinstance(found, str) else found
 
 
 def describe_value(value: Any) -> str:
@@ -132,6 +149,28 @@ def _instant_problem(value: Any) -> str | None:
     return instant if isinstance(instant, str) else None
 
 
+def decimal_rules(scale: int) -> TypeRules:
+    """Return the rules of a decimal with ``scale`` digits after the point: text, or a number of few digits."""
+    expected = f"a decimal with at most {scale} digits after the point, as text or number"
+    return _parsed_rules(pl.Decimal(MAX_DECIMAL_DIGITS, scale), expected, lambda value: decimal_of(value, scale))
+
+
+def _parsed_rules(dtype: pl.DataType, expected: str, parse: Callable[[Any], Any]) -> TypeRules:
+    """Return the rules of a type whose values ``parse`` reads; it returns None for a wrong value."""
+
+    def read(values: list[Any], nullable: bool) -> list[Any] | None:
+        found = [parse(value) for value in values]
+        wrong = (each is None and not (value is None and nullable) for each, value in zip(found, values, strict=True))
+        return None if any(wrong) else found
+
+    return TypeRules(dtype, expected, read, lambda value: describe_value(value) if parse(value) is None else None)
+
+
+def _near_date(value: Any) -> date | None:
+    found = date_of(value)
+    return found if found is not None and found.year in _YEARS else None
+
+
 TYPE_RULES: dict[str, TypeRules] = {
     "string": TypeRules(pl.String(), "a string", _read_values(str), _type_problem(str)),
     "int": TypeRules(pl.Int64(), "an int", _read_ints, _int_problem),
@@ -140,4 +179,9 @@ TYPE_RULES: dict[str, TypeRules] = {
     "datetime": TypeRules(
         INSTANT, "a time with an offset, like '2013-07-01T08:30:00-04:00'", _read_instants, _instant_problem
     ),
+    "date": _parsed_rules(pl.Date(), f"a date like '2026-01-31', in the years {_YEARS[0]} to {_YEARS[-1]}", _near_date),
+    "duration": _parsed_rules(
+        pl.Duration("us"), "seconds, or ISO 8601 like 'PT1H30M', exact in microseconds", duration_of
+    ),
 }
+"""Rules of the types that need no attribute."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ml_platform.serving.nested_fields import MAX_LIST_ITEMS
 from ml_platform.serving.request_contract import (
     MAX_REASONS,
     MAX_ROWS_WITH_REASONS,
@@ -11,12 +12,15 @@ from ml_platform.serving.request_contract import (
 from ml_platform.tasks.binary import BinaryTask
 from ml_platform.tasks.task import Task
 
-JSON_SCHEMA_TYPES: dict[str, dict[str, str]] = {
+JSON_SCHEMA_TYPES: dict[str, dict[str, Any]] = {
     "string": {"type": "string"},
     "int": {"type": "integer", "format": "int64"},
     "float": {"type": "number", "format": "double"},
     "bool": {"type": "boolean"},
     "datetime": {"type": "string", "format": "date-time"},
+    "date": {"type": "string", "format": "date"},
+    "duration": {"type": ["number", "string"], "format": "duration"},
+    "decimal": {"type": ["string", "number"], "format": "decimal"},
 }
 
 MAX_REQUEST_ID_LENGTH = 200
@@ -178,14 +182,23 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
 
 
 def _field_schema(field: RequestField) -> dict[str, Any]:
-    schema: dict[str, Any] = dict(JSON_SCHEMA_TYPES[field.type])
+    schema = _type_schema(field)
     if field.nullable:
-        schema["type"] = [schema["type"], "null"]
+        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        schema["type"] = [*types, "null"]
     if field.description:
         schema["description"] = field.description
     if field.examples:
         schema["examples"] = field.examples
     return schema
+
+
+def _type_schema(field: RequestField) -> dict[str, Any]:
+    if field.type == "vector":
+        return {"type": "array", "items": {"type": "number"}, "minItems": field.size, "maxItems": field.size}
+    if field.items is not None:
+        return {"type": "array", "items": JSON_SCHEMA_TYPES[field.items], "maxItems": MAX_LIST_ITEMS}
+    return dict(JSON_SCHEMA_TYPES[field.type])
 
 
 def _object_schema(properties: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -7,18 +7,28 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Self
 
 import orjson
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from ml_platform.data.exact_json import MAX_DECIMAL_DIGITS
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.online_store import FEW_ROWS
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import INSTANT
-from ml_platform.serving.field_types import TYPE_RULES, FieldType, describe_value
+from ml_platform.serving.field_types import (
+    TYPE_RULES,
+    FieldType,
+    ItemType,
+    TypeRules,
+    decimal_rules,
+    describe_value,
+)
+from ml_platform.serving.nested_fields import MAX_VECTOR_SIZE, list_rules, vector_rules
 
 __all__ = [
     "MAX_REASONS",
@@ -40,6 +50,9 @@ MAX_ROWS_WITH_REASONS = 50
 MAX_ERRORS = 10
 """Maximum number of wrong fields named in one error response; the rest are counted."""
 
+_SHAPE_OF_TYPE = {"decimal": "scale", "vector": "size", "list": "items"}
+"""The attribute that completes a type."""
+
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
@@ -47,22 +60,54 @@ class RequestField(Settings):
     """One field of a row in a request."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the field in the JSON row.")
-    type: FieldType = Field(description="string, int, float, bool, or datetime (ISO 8601 with an offset).")
+    type: FieldType = Field(
+        description="string, int, float, bool, datetime (ISO 8601 with an offset), date, duration (seconds or ISO "
+        "8601), decimal (text or number, exact), vector (a list of `size` numbers) or list (of `items`)."
+    )
     description: str = Field(default="", description="Meaning of the field, for callers of the endpoint.")
     nullable: bool = Field(default=False, description="Whether it can be null; it is required even then.")
     examples: list[Any] = Field(default_factory=list, description="Values shown on the OpenAPI page.")
+    scale: int | None = Field(
+        default=None, ge=0, le=MAX_DECIMAL_DIGITS, description="Digits of a decimal after the point."
+    )
+    size: int | None = Field(default=None, ge=1, le=MAX_VECTOR_SIZE, description="Number of components of a vector.")
+    items: ItemType | None = Field(default=None, description="Type of the items of a list; none of them is null.")
 
     @property
     def dtype(self) -> pl.DataType:
-        return TYPE_RULES[self.type].dtype
+        return self.rules.dtype
+
+    @cached_property
+    def rules(self) -> TypeRules:
+        """How values of the field are read and described."""
+        if self.scale is not None:
+            return decimal_rules(self.scale)
+        if self.size is not None:
+            return vector_rules(self.size)
+        return TYPE_RULES[self.type] if self.items is None else list_rules(TYPE_RULES[self.items])
+
+    @model_serializer(mode="wrap")
+    def _without_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The contract of an earlier release is written again as it was.
+        unused = {name for name in _SHAPE_OF_TYPE.values() if getattr(self, name) is None}
+        return {name: value for name, value in serialize(self).items() if name not in unused}
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        needed = _SHAPE_OF_TYPE.get(self.type)
+        for attribute in _SHAPE_OF_TYPE.values():
+            if (getattr(self, attribute) is not None) != (attribute == needed):
+                action = "declare" if attribute == needed else "remove"
+                raise ValueError(f"field '{self.name}' of type {self.type}: {action} '{attribute}'")
+        return self
 
     @model_validator(mode="after")
     def _examples_are_valid(self) -> Self:
         for example in self.examples:
             # YAML reads an unquoted timestamp as a datetime; the endpoint takes text.
-            problem = TYPE_RULES[self.type].problem(example, self.nullable)
+            problem = self.rules.problem(example, self.nullable)
             if problem is not None:
-                raise ValueError(f"field '{self.name}': example {example!r} is not a {self.type}: {problem}")
+                raise ValueError(f"field '{self.name}': example {example!r} is not a {self.type}: {problem.found}")
         return self
 
 
@@ -207,7 +252,7 @@ class RequestContract(Settings):
         if not complete:
             raise self._invalid_request(rows)
         for field in self.fields:
-            read = TYPE_RULES[field.type].read(columns[field.name], field.nullable)
+            read = field.rules.read(columns[field.name], field.nullable)
             if read is None:
                 raise self._invalid_request(rows)
             columns[field.name] = read
@@ -245,14 +290,14 @@ class RequestContract(Settings):
                 continue
             for field in self.fields:
                 path = f"rows[{index}].{field.name}"
-                expected = TYPE_RULES[field.type].expected + (" or null" if field.nullable else "")
+                expected = field.rules.expected + (" or null" if field.nullable else "")
                 if field.name not in row:
                     similar = [key for key in row if key not in names]
                     yield FieldError(path, expected, "nothing: the field is missing", _suggestion(field.name, similar))
                     continue
-                problem = TYPE_RULES[field.type].problem(row[field.name], field.nullable)
+                problem = field.rules.problem(row[field.name], field.nullable)
                 if problem is not None:
-                    yield FieldError(path, expected, problem)
+                    yield FieldError(path + problem.place, problem.expected or expected, problem.found)
             for key in row:
                 if key not in names:
                     found = "a field that is not declared"

@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from ml_platform.data.exact_json import json_value
 from ml_platform.data.lake import Lake
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError, listed
@@ -102,11 +103,8 @@ def require_published_reads(
 
 
 def request_rows(fields: Sequence[str], frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return ``fields`` of ``frame`` as an app sends them: instants as ISO 8601 text with an offset."""
-    return [
-        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-        for row in frame.select(fields).to_dicts()
-    ]
+    """Return ``fields`` of ``frame`` as an app sends them: times as ISO 8601 text, decimals as text."""
+    return [{name: json_value(value) for name, value in row.items()} for row in frame.select(fields).to_dicts()]
 
 
 def _facts_of(trained: pl.DataFrame, features: FeatureSet, logs: Mapping[str, pl.LazyFrame]) -> dict[str, pl.DataFrame]:

@@ -73,7 +73,7 @@ def _check_columns(subject: str, rows: pl.DataFrame, request_fields: Sequence[st
     naive = [
         name
         for name in (LABEL_KNOWN_AT, *request_fields)
-        if (dtype := rows.schema[name]).is_temporal() and dtype != INSTANT
+        if isinstance(dtype := rows.schema[name], pl.Datetime) and dtype != INSTANT
     ]
     if naive:
         raise ExamplesError(
@@ -94,6 +94,18 @@ def _in_request_types(subject: str, rows: pl.DataFrame, request_types: Mapping[s
             found=", ".join(f"'{name}' {rows.schema[name]}" for name in wrong),
             fix="Correct the types in the examples function, or in 'request' of the model's defs.yaml.",
         )
+    vectors = {name: dtype for name, dtype in request_types.items() if isinstance(dtype, pl.Array)}
+    for name, dtype in vectors.items():
+        if rows[name].dtype != pl.Null:
+            lengths = rows[name].arr.len() if isinstance(rows[name].dtype, pl.Array) else rows[name].list.len()
+            others = (lengths != dtype.size).sum()
+            if others:
+                raise ExamplesError(
+                    subject,
+                    expected=f"vectors of {dtype.size} components in '{name}'",
+                    found=f"{others} of {rows.height} rows with others",
+                    fix="Correct the examples function, or the size in 'request' of the model's defs.yaml.",
+                )
     return rows.with_columns(pl.col(name).cast(dtype) for name, dtype in request_types.items())
 
 
@@ -101,6 +113,10 @@ def _same_type(found: pl.DataType, declared: pl.DataType) -> bool:
     """Return whether a service gets the same values: another width of whole numbers, whole numbers for floats."""
     if found in (declared, pl.Null):
         return True
+    if isinstance(declared, pl.Array):
+        return isinstance(found, (pl.Array, pl.List)) and found.inner.is_float()
+    if isinstance(declared, pl.Duration):
+        return isinstance(found, pl.Duration)
     if declared == pl.String:
         return isinstance(found, pl.Categorical | pl.Enum)
     return found.is_integer() if declared == pl.Int64 else declared == pl.Float64 and found.is_numeric()
