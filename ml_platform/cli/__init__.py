@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ml_platform.cli import care, decisions
+from ml_platform.cli import care, decisions, lifecycle
 from ml_platform.cli.opening import open_console, open_home
 from ml_platform.errors import PlatformError
 from resources import environment
@@ -29,6 +29,9 @@ app.add_typer(features, name="features")
 
 audit = typer.Typer(help="Check, anchor and export the log of all decisions.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
+app.add_typer(lifecycle.model, name="model")
+app.add_typer(lifecycle.dataset, name="dataset")
+app.add_typer(lifecycle.table, name="table")
 
 Partitions = Annotated[
     str, typer.Option("--partitions", "-p", help="One partition (2013-06) or a range (2013-01...2013-06).")
@@ -111,6 +114,7 @@ def demo(
 @app.command()
 def up() -> None:
     """Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops all of them."""
+    from ml_platform.console.lifecycle import orphans_of
     from ml_platform.console.services import platform_processes
     from ml_platform.serving.processes import up as run_until_stopped
     from resources.orchestration import open_instance
@@ -118,6 +122,8 @@ def up() -> None:
     from resources.run_monitoring import recover_from_killed_processes
 
     home, console = open_home(), open_console()
+    for orphan in orphans_of(home):
+        console.print(f"Orphan: {orphan}", highlight=False, markup=False, soft_wrap=True)
 
     def recover() -> None:
         with open_instance(home) as instance:

@@ -1,4 +1,4 @@
-"""What every verb opens first: the home, which is created and migrated, and the console."""
+"""Opens the home, which is created and migrated, and the console of every verb."""
 
 import os
 from collections.abc import Iterator

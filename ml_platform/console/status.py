@@ -31,17 +31,19 @@ def status(home: Home) -> dict[str, Any]:
 
     The models are those with a declaration, a promotion or a desired state. ``champion`` is None before the first
     promotion; ``endpoint`` is None while the services are down. ``not_loaded`` has the errors of each domain that does
-    not load.
+    not load. ``orphans`` names what the home serves or stores without a declaration, with the verb that ends it.
     """
     from ml_platform.components.dataset.component import Dataset
     from ml_platform.components.model.component import Model
     from ml_platform.components.project import load_project, read_project
+    from ml_platform.console.lifecycle import declared_names
     from ml_platform.definitions import PROJECT_ROOT
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
     from ml_platform.registry.verdict_record import verdict_metrics
     from ml_platform.serving.desired_state import all_desired_states
     from ml_platform.serving.serving_status import read_serving_status
+    from ml_platform.steps.orphans import orphans
     from resources.state import open_state
 
     store = open_state(home)
@@ -76,7 +78,13 @@ def status(home: Home) -> dict[str, Any]:
             "endpoint": served.endpoint if served else None,
         }
     not_loaded = dict(load_project(PROJECT_ROOT).not_loaded)
-    return {"data_clock": data_clock(home, project.components(Dataset)), "models": models, "not_loaded": not_loaded}
+    return {
+        "data_clock": data_clock(home, project.components(Dataset)),
+        "models": models,
+        "not_loaded": not_loaded,
+        # The names of a domain that does not load are not known, so nothing is an orphan for certain.
+        "orphans": [] if project.not_loaded else [str(each) for each in orphans(store, declared_names(project))],
+    }
 
 
 def data_clock(home: Home, datasets: "Sequence[Dataset]") -> str | None:
@@ -112,6 +120,10 @@ def show(found: dict[str, Any], last: Sequence[dict[str, Any]], console: Console
     for name, problem in found.get("not_loaded", {}).items():
         console.print(Text(f"\nDomain {name} does not load, so it is left out", style="bold red"))
         console.print(Padding(Text(problem, overflow="fold"), (0, 0, 0, 2), expand=False))
+    if found.get("orphans"):
+        console.print(Text("\nWithout a declaration", style="bold yellow"))
+    for orphan in found.get("orphans", []):
+        console.print(Padding(Text(orphan, overflow="fold"), (0, 0, 0, 2), expand=False))
     if last:
         console.print(Text("\nLast decisions", style="bold"))
     for decision in last:

@@ -192,10 +192,12 @@ class Lake:
         found = self.catalog.digests(table, partitions)
         return {None if name == WHOLE else name: digest for name, digest in found.items()}
 
-    def drop_partitions(self, table: str, partitions: Sequence[str]) -> int | None:
+    def drop_partitions(
+        self, table: str, partitions: Sequence[str], record: Callable[[], object] = lambda: None
+    ) -> int | None:
         """Remove ``partitions`` from ``table``; return the new version, or None if none of them existed.
 
-        Older versions keep the rows until they are cleaned.
+        Older versions keep the rows until they are cleaned. ``record`` runs in the transaction of the removal.
         """
         with self.state.write():
             stored = self.catalog.table(table)
@@ -205,6 +207,7 @@ class Lake:
             version = self.catalog.record(
                 table, stored.columns, partitioned=stored.partitioned, added=[], replaced=[each.id for each in dropped]
             )
+            record()
         self.publish(table)
         return version
 

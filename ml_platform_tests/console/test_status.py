@@ -37,3 +37,10 @@ def test_approval_is_listed_with_its_decision_reason_and_person(tmp_path: Path) 
         "      stable in summer",
         "      by ada",
     ]
+
+
+def test_orphans_are_shown_with_the_verb_that_ends_them() -> None:
+    output = StringIO()
+    orphan = "model 'late' has no declaration, but it is served. End it with `ml-platform model retire late`."
+    show({"data_clock": None, "models": {}, "orphans": [orphan]}, [], Console(file=output, width=200))
+    assert output.getvalue().splitlines()[-2:] == ["Without a declaration", f"  {orphan}"]

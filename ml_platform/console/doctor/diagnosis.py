@@ -26,6 +26,7 @@ CHECKS: Mapping[str, Callable[[Subject], Finding]] = {
     "audit log": home_state.audit_log,
     "desired states": home_state.desired_states,
     "tables": home_state.lake_tables,
+    "orphans": home_state.undeclared,
 }
 
 STYLES: Mapping[State, tuple[str, str]] = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}

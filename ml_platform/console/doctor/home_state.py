@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from ml_platform.console.doctor.declarations import read_declarations
 from ml_platform.console.doctor.finding import NO_HOME, Finding, Subject, capped, failed, ok, warning
 from ml_platform.errors import PlatformError
 from resources.home_version import HOME_VERSION, stored_version
@@ -171,6 +172,24 @@ def desired_states(subject: Subject) -> Finding:
             capped(problems), "Materialize bento and rollout of the model again, or restore the home from a backup."
         )
     return ok(f"{models} readable, all bentos exist" if models else "no rollout yet")
+
+
+def undeclared(subject: Subject) -> Finding:
+    """Check that everything that the home serves and stores has a declaration."""
+    from ml_platform.steps.orphans import DeclaredNames, orphans
+
+    with opened_state(subject) as state:
+        if state is None:
+            return NO_HOME
+        found = read_declarations(subject) if (subject.repository / "pyproject.toml").is_file() else ""
+        if isinstance(found, str) or found.not_loaded:
+            return ok("not checked: not all domains can be read")
+        names = found.names
+        declared = DeclaredNames(set(names["Dataset"]), set(names["FeatureView"]), set(names["Model"]))
+        lines = [str(each) for each in orphans(state, declared)]
+    if lines:
+        return warning("\n".join(lines), "Declare it again, or run the verb; `--dry-run` shows what it would do.")
+    return ok("all models, datasets and tables of the home have a declaration")
 
 
 @contextmanager

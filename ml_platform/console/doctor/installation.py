@@ -1,28 +1,15 @@
 """Checks of the installation: Python, the packages against the lock, and torch against the accelerators."""
 
 import importlib.metadata
-import json
 import platform
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+from ml_platform.console.doctor.declarations import read_declarations
 from ml_platform.console.doctor.finding import Finding, Subject, capped, failed, ok, warning
 
 DISTRIBUTION = "ml-platform"
 LOCK = "requirements.lock"
-
-LOADING_SECONDS = 120
-"""Time that all domains may take to load."""
-
-NOT_LOADED_AS_JSON = """
-import json, pathlib, sys
-from resources import environment
-environment.apply()
-from ml_platform.components.project import load_project
-print(json.dumps(dict(load_project(pathlib.Path(sys.argv[1])).not_loaded)))
-"""
 
 
 def python_version(subject: Subject) -> Finding:
@@ -63,13 +50,10 @@ def domains(subject: Subject) -> Finding:
     """
     if not (subject.repository / "pyproject.toml").is_file():
         return ok("none in this repository")
-    command = [sys.executable, "-W", "ignore", "-c", NOT_LOADED_AS_JSON, str(subject.repository)]
-    done = subprocess.run(
-        command, cwd=subject.repository, capture_output=True, text=True, timeout=LOADING_SECONDS, check=False
-    )
-    if done.returncode != 0:
-        return failed(f"the domains cannot be read: {capped(done.stderr.splitlines()[-1:])}", "Run `dg check defs`.")
-    not_loaded: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    found = read_declarations(subject)
+    if isinstance(found, str):
+        return failed(f"the domains cannot be read: {found}", "Run `dg check defs`.")
+    not_loaded = found.not_loaded
     if not_loaded:
         return failed(
             "\n".join(f"{name} is left out: {text}" for name, text in not_loaded.items()),

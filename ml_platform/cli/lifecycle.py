@@ -1,0 +1,54 @@
+"""The verbs that end a model, a dataset or a table, each with a record, a dry run and a confirmation."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from ml_platform.cli.decisions import By, Reason
+from ml_platform.cli.opening import open_home
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the steps.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Confirm that something in use ends.")]
+
+model = typer.Typer(help="End a model.", no_args_is_help=True)
+dataset = typer.Typer(help="End a dataset.", no_args_is_help=True)
+table = typer.Typer(help="End a table of the lake.", no_args_is_help=True)
+
+
+@model.command("retire")
+def retire_model(name: str, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """End the service and the champion of the model NAME; versions, verdicts and tables stay."""
+    from ml_platform.components.stores import open_home_stores
+    from ml_platform.console.lifecycle import run_steps
+    from ml_platform.steps.lifecycle import LifecycleDecision, retirement_of_model
+
+    decision = LifecycleDecision(by, reason, datetime.now(UTC))
+    steps = retirement_of_model(name, open_home_stores(open_home()), decision)
+    run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Model '{name}'")
+
+
+@dataset.command("drop")
+def drop_dataset(name: str, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Drop the table of the dataset NAME, whose declaration was deleted; the landed files stay."""
+    from ml_platform.console.lifecycle import declared_names, run_steps
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.steps.lifecycle import LifecycleDecision, removal_of_dataset
+    from resources.home_lake import open_lake
+
+    lake, decision = open_lake(open_home()), LifecycleDecision(by, reason, datetime.now(UTC))
+    steps = removal_of_dataset(name, lake, AuditLog(lake.state), decision, declared_names())
+    run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Dataset '{name}'")
+
+
+@table.command("drop")
+def drop_table(name: str, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Drop the tables below NAME (features/…, online/…, models/…) of a view or model without a declaration."""
+    from ml_platform.console.lifecycle import declared_names, run_steps
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.steps.lifecycle import LifecycleDecision, removal_of_tables
+    from resources.home_lake import open_lake
+
+    lake, decision = open_lake(open_home()), LifecycleDecision(by, reason, datetime.now(UTC))
+    steps = removal_of_tables(name, lake, AuditLog(lake.state), decision, declared_names())
+    run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Table '{name}'")
