@@ -72,7 +72,7 @@ def test_retired_model_is_served_no_more_and_the_record_says_why(stores: Platfor
     assert ("model", "late") not in named(stores, NOTHING)
 
 
-def test_dropped_dataset_has_no_rows_and_may_be_declared_anew(stores: PlatformStores) -> None:
+def test_dropped_dataset_has_no_rows_and_may_be_declared_again(stores: PlatformStores) -> None:
     before = stores.lake.version("datasets/orders")
     for step in removal_of_dataset("orders", stores.lake, stores.audit, DECISION, NOTHING):
         step.run()

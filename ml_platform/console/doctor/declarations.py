@@ -1,4 +1,4 @@
-"""What the project declares, read by another process, because the modules of a domain may import anything."""
+"""Reads the declarations of the project in another process, because the modules of a domain may import anything."""
 
 import json
 import subprocess
