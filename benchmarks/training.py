@@ -39,7 +39,7 @@ from ml_platform.steps.candidates import make_candidate, read_training_set
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMSettings, seeds_of_segment
-from ml_platform.training.splits import LABEL, Split, SplitSettings, split_by_time
+from ml_platform.training.splits import LABEL, Split, TimeSplit, split_by_time
 from ml_platform.training.trainer import TrainerSettings
 from resources.home import Home
 
@@ -130,7 +130,7 @@ def compare(frame: pl.DataFrame, rounds: int, repeats: int, threads: int = 0) ->
     # Patience equals the rounds, so that both sides run the same number of rounds with any seed.
     fixed = {"max_rounds": rounds, "patience": rounds, "num_threads": threads}
     settings = LightGBMSettings.model_validate(fixed)
-    split = split_by_time(frame, MONTH, MONTHS, SplitSettings(), model="benchmark")
+    split = split_by_time(frame, MONTH, MONTHS, TimeSplit(), model="benchmark")
     names = [name for name in frame.columns if name.startswith(f"{VIEW}__")]
     arrays = _arrays(split, names)
     bare(arrays, LightGBMSettings(max_rounds=2), refit=False)

@@ -34,24 +34,30 @@ app.add_typer(lifecycle.dataset, name="dataset")
 app.add_typer(lifecycle.table, name="table")
 
 Partitions = Annotated[
-    str, typer.Option("--partitions", "-p", help="One partition (2013-06) or a range (2013-01...2013-06).")
+    str,
+    typer.Option(
+        "--partitions", "-p", help="One partition (2013-06) or a range (2013-01...2013-06).", show_default=False
+    ),
 ]
 
 
 @app.command()
-def land(domain: str, through: Annotated[str, typer.Option(help="Last partition to land, such as 2013-06.")]) -> None:
+def land(
+    domain: str,
+    through: Annotated[str, typer.Option(help="Last partition to land, such as 2013-06.", show_default=False)] = "",
+) -> None:
     """Write the raw files of DOMAIN into the landing zone, partition by partition."""
     from ml_platform.console.arguments import domain_module
     from ml_platform.data.landing import Landing
 
     landed = domain_module(domain, "landing").land(Landing(open_home().landing), through)
-    open_console().print(f"{len(landed)} files have landed through {through}.")
+    open_console().print(f"{len(landed)} files have landed{f' through {through}' if through else ''}.")
 
 
 @app.command()
 def materialize(
     select: Annotated[str, typer.Option(help="Assets, in Dagster's selection syntax.")],
-    partitions: Partitions,
+    partitions: Partitions = "",
     force: Annotated[bool, typer.Option(help="Also materialize assets that are up to date.")] = False,
 ) -> None:
     """Materialize the stale assets of a selection, with live progress."""

@@ -27,7 +27,7 @@ def late_fields_result(found: list[LateField] | NotEvaluated) -> dg.AssetCheckRe
     Its table has one row per late field and example, with the number of affected rows.
     """
     if isinstance(found, NotEvaluated):
-        return _not_evaluated("known_in_time", found)
+        return not_evaluated("known_in_time", found)
     lines = [
         {"field": each.field, "rows": str(each.rows), **{name: str(value) for name, value in example.items()}}
         for each in found
@@ -54,7 +54,7 @@ def leakage_screen_result(found: LeakageScreenReport | NotEvaluated) -> dg.Asset
     Its table has one row per feature, with the AUC of the feature alone.
     """
     if isinstance(found, NotEvaluated):
-        return _not_evaluated("leakage_screen", found)
+        return not_evaluated("leakage_screen", found)
     alone = sorted(found.auc_alone.items(), key=lambda each: -each[1])
     best, value = alone[0]
     description = (
@@ -84,7 +84,7 @@ def skew_result(found: SkewReport | NotEvaluated) -> dg.AssetCheckResult:
     Its table names feature, prediction, logged value and recomputed value.
     """
     if isinstance(found, NotEvaluated):
-        return _not_evaluated("skew", found)
+        return not_evaluated("skew", found)
     differing = list(dict.fromkeys(each.feature for each in found.mismatches))
     description = (
         f"{found.features} features of {found.rows} predictions are equal when recomputed from the change logs."
@@ -212,7 +212,8 @@ def _column(column: ColumnDrift) -> dict[str, Any]:
     )
 
 
-def _not_evaluated(check: str, found: NotEvaluated) -> dg.AssetCheckResult:
+def not_evaluated(check: str, found: NotEvaluated) -> dg.AssetCheckResult:
+    """Return the passed result of a check that could not be evaluated, with the reason."""
     return dg.AssetCheckResult(check_name=check, passed=True, description=f"Not evaluated: {found.reason}")
 
 

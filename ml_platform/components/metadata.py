@@ -31,19 +31,20 @@ def training_set_schema(model: "BoundModel") -> dg.TableSchema:
     }
     ages = {view.age_column: f"Age of the values of view '{view.name}' [min]" for view in views}
     types = {name: str(dtype) for view in views for name, dtype in view.columns.items()}
-    label = model.declared.task.label_type
+    label, known_at = model.declared.task.label_type, "Time at which the label became known (UTC)."
     return dg.TableSchema(
         [
             dg.TableColumn("example_id", "String", "Identifier of the example."),
-            dg.TableColumn("predict_at", "Datetime", "Prediction time (UTC)."),
+            *([dg.TableColumn("predict_at", "Datetime", "Prediction time (UTC).")] if model.has_time else []),
             dg.TableColumn("label", label, f"Label: {model.declared.target}. Null: never known."),
-            dg.TableColumn("label_known_at", "Datetime", "Time at which the label became known (UTC)."),
+            *([dg.TableColumn("label_known_at", "Datetime", known_at)] if model.has_time else []),
             *(
                 dg.TableColumn(
                     field.name, field.type, field.description, dg.TableColumnConstraints(nullable=field.nullable)
                 )
                 for field in model.declared.request
             ),
+            *(dg.TableColumn(name, description="Column of the split.") for name in model.kept_columns),
             *(dg.TableColumn(name, types[name], (meaning | ages)[name]) for name in model.feature_set.feature_names),
         ]
     )

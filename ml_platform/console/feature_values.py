@@ -1,7 +1,7 @@
 """`ml-platform features show`: the features of one row, with value, unit, view and the time they became known."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 
 import polars as pl
@@ -28,7 +28,9 @@ def feature_values(home: Home, model: str, row: str, as_of: datetime | None) -> 
 
     bound = bound_model(model)
     request = bound.contract.validate(b'{"rows": [' + row.encode() + b"]}").frame()
-    timed = request.with_columns(bound.declared.prediction_time.expression())
+    rule = bound.declared.prediction_time
+    now = pl.lit(datetime.now(UTC)).dt.cast_time_unit("us").alias(PREDICT_AT)
+    timed = request.with_columns(now if rule is None else rule.expression())
     if as_of is None:
         return explain_online(bound.feature_set, timed, SnapshotStore(home.online))
     at = pl.lit(as_of).dt.convert_time_zone("UTC").dt.cast_time_unit("us")

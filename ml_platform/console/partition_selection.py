@@ -23,12 +23,21 @@ def select_partitions(text: str, schemes: Schemes) -> dict[dg.AssetKey, list[str
 
     ``text`` is one key (``2013-06``), or a range with both ends (``2013-06-01...2013-06-07``). An asset with keys of
     this form gets the range; another one gets all partitions whose time overlaps it, so that a week names its days.
-    Raises :class:`.ArgumentError` for a range that runs backwards, and
+    An empty ``text`` is for assets without partitions.
+    Raises :class:`.ArgumentError` for a range that runs backwards or a missing one, and
     :class:`~ml_platform.data.partitions.PartitionError` for keys of no selected asset.
     """
+    partitioned = {key: scheme for key, scheme in schemes.items() if scheme is not None}
+    if not text and partitioned:
+        key, scheme = next(iter(partitioned.items()))
+        raise ArgumentError(
+            "Partitions",
+            expected=f"those of {key.to_user_string()}: {scheme.describe()}",
+            found="none",
+            fix="Name them with --partitions.",
+        )
     first, _, last = text.partition("...")
     last = last or first
-    partitioned = {key: scheme for key, scheme in schemes.items() if scheme is not None}
     native = [scheme for scheme in partitioned.values() if scheme.names_key(first) and scheme.names_key(last)]
     if partitioned and not native:
         scheme = next(iter(partitioned.values()))

@@ -7,6 +7,7 @@ more files. A later write may replace it; the row of the segment stays, so earli
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import polars as pl
 import sqlalchemy as sa
@@ -186,6 +187,13 @@ class LakeCatalog:
         with self.state.read() as connection:
             rows, size = connection.execute(query).one()
         return int(rows or 0), int(size or 0)
+
+    def written_at(self, table: str) -> datetime | None:
+        """Return when the latest rows of the current version of ``table`` were written; None without rows."""
+        current = sa.and_(lake_segments.c.table_name == table, lake_segments.c.replaced_in.is_(None))
+        with self.state.read() as connection:
+            latest = connection.scalar(sa.select(sa.func.max(lake_segments.c.written_at)).where(current))
+        return None if latest is None else datetime.fromisoformat(latest)
 
     def small_segments(self, table: str, below_bytes: int) -> dict[str, int]:
         """Return the number of current segments smaller than ``below_bytes``, by partition."""

@@ -34,10 +34,13 @@ from ml_platform.monitoring.outcomes import (
 from ml_platform.monitoring.prediction_days import add_outcomes, day_counts, day_name
 from ml_platform.monitoring.prediction_log import predictions_table
 from ml_platform.state.cursors import read_cursor, write_cursor
-from ml_platform.state.schema import joined_labels
+from ml_platform.state.schema import WHOLE, joined_labels
 
 MARGIN = timedelta(days=7)
 """Time by which a prediction may lie outside the prediction times of the label's partition."""
+
+ANY_TIME = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
+"""Times of the predictions to which labels without a time may belong."""
 
 _BATCH_ROWS = 200_000
 _GROUP_SPAN = timedelta(days=31)
@@ -53,13 +56,15 @@ class LabelSource:
     """The table with the columns ``label``, ``label_known_at`` and ``predict_at``, and the fields ``identity``.
 
     ``outcome_type`` is the type of outcomes: numbers, or text for classes.
-    Values of the ``pii_columns`` among these fields are shown in no message.
+    Values of the ``pii_columns`` among these fields are shown in no message. A table without time has neither
+    ``label_known_at`` nor ``predict_at``: its labels are known since ``written_at``, for predictions of any time.
     """
 
     table: str
     identity: Sequence[str]
     pii_columns: Collection[str] = ()
     outcome_type: pl.DataType = field(default_factory=pl.Float64)
+    written_at: datetime | None = None
 
 
 def record_outcomes(lake: Lake, model: str, labels: LabelSource, *, known_by: datetime, now: datetime) -> int:
@@ -132,7 +137,8 @@ class _Join:
     def changed_labels(self) -> Iterator[list[_Change]]:
         """Yield the changed partitions of the labels, those of about one month together."""
         # Read the digests before the rows: rows that are written meanwhile are then joined again.
-        current = {str(name): self._digest(digest) for name, digest in self.lake.digests(self.source.table).items()}
+        digests = self.lake.digests(self.source.table)
+        current = {WHOLE if name is None else name: self._digest(digest) for name, digest in digests.items()}
         changes = [
             change
             for partition in sorted({*current, *self.joined})
@@ -206,19 +212,23 @@ class _Join:
             return None
         labels = self._labels(partition)
         times = labels["predict_at"]
+        first, last = ANY_TIME if self.source.written_at is not None else (times.min(), times.max())
         later = labels.filter(pl.col("label").is_not_null(), pl.col("label_known_at") > self.known_by)
         now = _JoinedPartition(
             digest,
             content_hash(labels),
-            _text(times.min()),
-            _text(times.max()),
+            _text(first),
+            _text(last),
             _text(later["label_known_at"].min()),
         )
         return _Change(partition, before, now, is_due)
 
     def _labels(self, partition: str) -> pl.DataFrame:
         if partition not in self._frames:
-            rows = self.lake.scan(self.source.table, partitions=[partition])
+            rows = self.lake.scan(self.source.table, partitions=None if partition == WHOLE else [partition])
+            if self.source.written_at is not None:
+                known = pl.lit(self.source.written_at, FACT_SCHEMA[OUTCOME_KNOWN_AT])
+                rows = rows.with_columns(label_known_at=known, predict_at=known)
             identity = [pl.col(name).alias(identity_column(name)) for name in self.source.identity]
             self._frames[partition] = rows.select(*identity, "label", "label_known_at", "predict_at").collect()
             if len(self._frames) > _PARTITIONS_IN_MEMORY:

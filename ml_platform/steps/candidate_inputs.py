@@ -80,7 +80,7 @@ def declared_inputs(model: BoundModel) -> dict[str, Any]:
         **({"primary_metric": own} if own else {}),
         "task": declared.task.model_dump(mode="json"),
         "split": declared.split.declared_inputs(),
-        "time_zone": declared.partitions.time_zone,
+        **({"time_zone": declared.partitions.time_zone} if declared.partitions is not None else {}),
         "features": model.feature_set.feature_names,
         "views": [_read_settings(view) for view in model.feature_set.views],
     }

@@ -40,14 +40,17 @@ from ml_platform.steps.model import BoundModel
 from ml_platform.steps.pins import pin_tables
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.trials import log_search, trial_logger
+from ml_platform.steps.untimed import key_of, read_untimed_set, read_untimed_version, write_untimed_set, written_at
 from ml_platform.tasks.own_metric import OwnMetrics, own_scores
 from ml_platform.training.candidate import Candidate, fit_candidate, fitted_settings
 from ml_platform.training.model_directory import write_model
 from ml_platform.training.resource_usage import PriceList
-from ml_platform.training.splits import LABEL, Split, split_by_time
+from ml_platform.training.splits import LABEL, Split, TimeSplit, split_by_time
+from ml_platform.training.table_splits import as_split, split_table
 from ml_platform.training.threshold import ThresholdSettings, choose_threshold
 from ml_platform.training.trainer import unlocked_packages
-from ml_platform.training.training_set import ExamplesError, NoExamplesError, assemble_training_set
+from ml_platform.training.training_set import EXAMPLE_ID, ExamplesError, NoExamplesError, assemble_training_set
+from ml_platform.training.untimed_set import assemble_untimed_set
 
 if TYPE_CHECKING:
     from ml_platform.data.lake import TableVersion
@@ -80,8 +83,13 @@ def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake
     """Assemble and store the training set of each month in ``partitions``; return the written versions by month.
 
     Raises :class:`~ml_platform.data.lake.LakeError` when a feature view lacks a month whose facts an example may read.
-    This happens after a change of its code, until its months are materialized again.
+    This happens after a change of its code, until its months are materialized again. Without a time of the examples,
+    ``partitions`` is empty, and the one version is returned under its key.
     """
+    if not model.has_time:
+        frame = assemble_partition(model, "", lake, model.feature_set.logs(lake))
+        version = write_untimed_set(model, frame, lake)
+        return {key_of(version.sha256): version}
     scheme = model.partitions
     _require_facts(model, scheme.earliest(partitions), scheme.latest(partitions), lake)
     logs = model.feature_set.logs(lake)
@@ -106,17 +114,30 @@ def assemble_partition(
         name: lake.scan(table, (versions or {}).get(table), model.example_partitions(name, month))
         for name, table in tables.items()
     }
+    prediction_time = model.declared.prediction_time
     try:
+        examples = model.examples_function(sources)
+        if prediction_time is None:
+            return assemble_untimed_set(
+                examples,
+                features or model.feature_set,
+                logs,
+                model.contract.dtypes,
+                model=model.name,
+                kept=model.kept_columns,
+            )
         return assemble_training_set(
-            model.examples_function(sources),
+            examples,
             features or model.feature_set,
             logs,
             model.contract.dtypes,
-            model.declared.prediction_time,
+            prediction_time,
             model=model.name,
             partition=month,
         )
     except NoExamplesError as error:
+        if prediction_time is None:
+            raise
         empty = [tables[name] for name, source in sources.items() if source.limit(1).collect().is_empty()]
         raise _no_examples(error, month, empty) from error
     except Exception as error:
@@ -137,6 +158,8 @@ def read_training_set(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame
     :class:`~ml_platform.data.lake.LakeError` when a month is missing, because a model fitted on fewer months than
     declared would not be recognised.
     """
+    if not model.has_time:
+        return read_untimed_set(model, month, lake)
     return _read_months(
         model, lake, (model.table, None), model.declared.split.first_partition(month, model.partitions), month
     )
@@ -148,18 +171,42 @@ def read_recorded_training_set(model: BoundModel, manifest: Manifest, lake: Lake
     They are read from the table version that the manifest pins, or from the current one in a lake that was ``rebuilt``.
     """
     table = (model.table, None) if rebuilt else model.pinned_training_set(manifest.tables)
+    if not model.has_time:
+        return read_untimed_version(lake, table)
     return _read_months(model, lake, table, manifest.first_month, manifest.partition)
 
 
 def data_clock(model: BoundModel, lake: Lake) -> datetime:
-    """Return the end of the latest partition in the training set: the time that counts as now for the data."""
+    """Return the end of the latest partition in the training set: the time that counts as now for the data.
+
+    Without a time of the examples, it is the time at which the training set was written.
+    """
+    if not model.has_time:
+        return written_at(model, lake)
     return model.partitions.bounds(model.partitions.latest(lake.partitions(model.table)))[1]
 
 
+def fitted_examples(model: BoundModel, manifest: Manifest, lake: Lake) -> pl.Series:
+    """Return the ids of the examples on which the version of ``manifest`` was fitted, tuned or calibrated.
+
+    The rows are those of its recorded training set, split as its manifest records. For splits that are not by time.
+    """
+    frame = read_recorded_training_set(model, manifest, lake, rebuilt=False)
+    settings = as_split((manifest.declared or {}).get("split", {}))
+    if isinstance(settings, TimeSplit):
+        return split_by_time(frame, manifest.partition, model.partitions, settings, model=model.name).known[EXAMPLE_ID]
+    stratified = model.declared.task.has_probabilities
+    return split_table(frame, settings, subject=f"Model '{model.name}'", stratified=stratified).known[EXAMPLE_ID]
+
+
 def split_of(model: BoundModel, month: str, frame: pl.DataFrame) -> Split:
-    """Return the rows of ``frame`` split by time into train, validation and test for the candidate of ``month``."""
+    """Return the rows of ``frame`` in train, validation and test for the candidate of ``month``, as declared."""
     declared = model.declared
-    return split_by_time(frame, month, declared.partitions, declared.split, model=model.name)
+    if isinstance(declared.split, TimeSplit):
+        return split_by_time(frame, month, model.partitions, declared.split, model=model.name)
+    # Classes are stratified; values of a regression are not, because most occur once.
+    stratified = declared.task.has_probabilities
+    return split_table(frame, declared.split, subject=f"Model '{model.name}', {month}", stratified=stratified)
 
 
 def make_candidate(
@@ -351,7 +398,7 @@ def _planned_manifest(
         trainer=trainer,
         tables=tables,
         training_set=content_hash(frame),
-        first_month=model.declared.split.first_partition(month, model.partitions),
+        first_month=model.declared.split.first_partition(month, model.partitions) if model.has_time else None,
         training_rows=frame.height,
         code=collect_code(repository, code_of_candidate(model, declared)),
         lock=collect_lock(repository),

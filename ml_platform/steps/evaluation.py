@@ -37,7 +37,13 @@ from ml_platform.registry.models import ModelError, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import require_champion
 from ml_platform.registry.verdict_record import PromotionError, record_verdict
 from ml_platform.serving.bento_build import BuiltBento
-from ml_platform.steps.candidates import VALIDATION_PREFIX, read_prices, read_training_set, split_of
+from ml_platform.steps.candidates import (
+    VALIDATION_PREFIX,
+    fitted_examples,
+    read_prices,
+    read_training_set,
+    split_of,
+)
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.steps.packaging import model_directory, package_version
 from ml_platform.steps.platform_stores import PlatformStores
@@ -48,6 +54,7 @@ from ml_platform.training.model_directory import read_model
 from ml_platform.training.own_baseline import baseline_prediction
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import TrainerSettings
+from ml_platform.training.training_set import EXAMPLE_ID
 from resources.home import Home
 
 
@@ -70,6 +77,7 @@ class ModelScores:
     task: Task
     predictions: dict[str, npt.NDArray[np.float64]]
     bounds: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
+    champion_fitted_on_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,12 @@ def score_models(model: BoundModel, split: Split, compared: ComparedVersions, st
         predictions[REQUEST_ONLY] = request_only(model, split, stores.repository)
     for name, baseline in model.declared.evaluation.baselines.items():
         predictions[name] = baseline_prediction(baseline, split, task)
-    return ModelScores(task, predictions, {name: ends for name, ends in bounds.items() if ends is not None})
+    return ModelScores(
+        task,
+        predictions,
+        {name: ends for name, ends in bounds.items() if ends is not None},
+        champion_fitted_on_rows=fitted_on_rows(model, split, compared, stores),
+    )
 
 
 def collect_evidence(
@@ -188,14 +201,12 @@ def collect_evidence(
         block=bootstrap_blocks(
             split.test,
             declared.evaluation.bootstrap.unit,
-            time=declared.prediction_time.field,
-            time_zone=declared.partitions.time_zone,
+            time="" if declared.prediction_time is None else declared.prediction_time.field,
+            time_zone="UTC" if declared.partitions is None else declared.partitions.time_zone,
         ),
         slices=split.test.select(model.slice_fields) if model.slice_fields else None,
-        candidate_is_newer=champion is not None
-        and model.partitions.precedes(champion.partition, compared.candidate.partition),
-        champion_fitted_on_rows=champion is not None
-        and model.partitions.precedes(compared.candidate.partition, champion.partition),
+        candidate_is_newer=champion is not None and has_newer_data(model, compared.candidate, champion),
+        champion_fitted_on_rows=scores.champion_fitted_on_rows,
         system_checks=checks,
         task=scores.task,
         bounds=scores.bounds,
@@ -271,7 +282,12 @@ def load_evidence(model: BoundModel, verdict: Verdict, home: Home) -> Evidence:
 
 
 def leaking_features(model: BoundModel, month: str, lake: Lake) -> list[str]:
-    """Return the features of ``month`` that change when later facts are scrambled (see `features.leak`)."""
+    """Return the features of ``month`` that change when later facts are scrambled (see `features.leak`).
+
+    There are none without stored views, and none in a model without time, which has no later facts.
+    """
+    if not model.stored_views or not model.has_time:
+        return []
     start, end = model.partitions.bounds(month)
     window_start, sources = start, {}
     lookback = timedelta(days=max((view.lookback_days for view in model.stored_views), default=0))
@@ -296,6 +312,28 @@ def request_only(model: BoundModel, split: Split, repository: Path) -> npt.NDArr
     settings = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
     fitted = fit_candidate(split, names, settings, task=model.declared.task, prices=read_prices(repository))
     return fitted.predict(split.test)
+
+
+def has_newer_data(model: BoundModel, candidate: ModelVersion, champion: ModelVersion) -> bool:
+    """Return whether ``candidate`` is of a later partition than ``champion``, or of other rows of a table."""
+    if model.has_time:
+        return model.partitions.precedes(champion.partition, candidate.partition)
+    return candidate.partition != champion.partition
+
+
+def fitted_on_rows(model: BoundModel, split: Split, compared: ComparedVersions, stores: PlatformStores) -> bool:
+    """Return whether the champion was fitted on test rows of ``split``.
+
+    With a split by time, a champion of a later partition was. With other splits, the examples are compared by their
+    ids: rows may have changed their parts since the champion was fitted.
+    """
+    champion = compared.champion
+    if champion is None:
+        return False
+    if model.declared.split.is_by_time:
+        return model.partitions.precedes(compared.candidate.partition, champion.partition)
+    seen = fitted_examples(model, stores.registry.manifest(champion), stores.lake)
+    return bool(split.test[EXAMPLE_ID].is_in(seen.implode()).any())
 
 
 def _champion_to_compare(stores: PlatformStores, version: ModelVersion) -> ModelVersion | None:

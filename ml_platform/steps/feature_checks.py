@@ -37,6 +37,9 @@ class NotEvaluated:
     reason: str
 
 
+NOT_APPLICABLE = NotEvaluated("Not applicable: the model has no time.")
+
+
 def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | NotEvaluated:
     """Return the leakage screen of the latest months in the training set, as many as the monitor declares.
 
@@ -44,6 +47,8 @@ def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | 
     below :data:`MIN_MONTHS` months, and for a label without exactly two values. Rows
     without a label are left out.
     """
+    if not model.has_time:
+        return NOT_APPLICABLE
     months = model.partitions.sort(lake.partitions(model.table))
     if not model.declared.task.has_two_values:
         task = model.declared.task.name
@@ -63,6 +68,9 @@ def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | 
 
 def check_late_fields(model: BoundModel, lake: Lake) -> list[LateField] | NotEvaluated:
     """Return the request fields that become known only after the prediction, found in the latest month."""
+    prediction_time = model.declared.prediction_time
+    if prediction_time is None:
+        return NOT_APPLICABLE
     months = model.partitions.sort(lake.partitions(model.table))
     if not months:
         return NotEvaluated("The training set has no months yet.")
@@ -79,7 +87,7 @@ def check_late_fields(model: BoundModel, lake: Lake) -> list[LateField] | NotEva
         sources,
         availability_for_examples(model.feature_set, declared.available_from),
         model.request_fields,
-        model.declared.prediction_time,
+        prediction_time,
         choose_cuts(examples, CUTS),
     )
     return [replace(each, examples=_shown_examples(each, model.pii_columns)) for each in found]

@@ -34,8 +34,11 @@ def record_late_partitions(
     """Record each of the ``written`` partitions whose rows differ from ``earlier`` and that a verdict has read.
 
     ``earlier`` are the content digests before the write; a partition that was absent counts as changed. A window is
-    judged on the training set from the first partition of its split to its own.
+    judged on the training set from the first partition of its split to its own. A model without time has none: each
+    verdict names its rows.
     """
+    if not model.has_time:
+        return []
     changed = [key for key, version in written.items() if earlier.get(key) != version.sha256]
     if not changed:
         return []

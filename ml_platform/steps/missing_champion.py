@@ -59,8 +59,12 @@ def _input_example(champion: ChampionRecord, directories: list[Path], stores: Pl
     # The manifest pins the table that the version was trained on, under the version of its code.
     prefix = f"models/{champion.model}/training_set/"
     table = next((name for name in champion.manifest["tables"] if name.startswith(prefix)), "")
-    if table and champion.partition in stores.lake.partitions(table):
+    stored = stores.lake.partitions(table) if table else []
+    if champion.partition in stored:
         rows = stores.lake.scan(table, partitions=[champion.partition])
+    elif table and not stored and stores.lake.exists(table):
+        # The training set of a model without time is one table; any of its versions has the columns.
+        rows = stores.lake.scan(table)
     elif released.exists():
         rows = pl.scan_parquet(released)
     else:

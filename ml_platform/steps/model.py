@@ -5,10 +5,10 @@ It does not import Dagster, so the steps run and are tested without it. The comp
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.extensions import source_digests
@@ -16,7 +16,8 @@ from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import RENAMED_IN_VERSION, Settings
 from ml_platform.data.source_hash import source_hash
-from ml_platform.evaluation.bootstrap import BootstrapSettings
+from ml_platform.errors import PlatformError
+from ml_platform.evaluation.bootstrap import ROW_UNIT, BootstrapSettings
 from ml_platform.evaluation.gates import BaselineGate, Gate, SliceGate
 from ml_platform.evaluation.own_gate import OwnGate
 from ml_platform.evaluation.plausibility import PlausibilityGate
@@ -31,7 +32,8 @@ from ml_platform.tasks.binary import BinaryTask
 from ml_platform.tasks.catalog import DeclaredTask
 from ml_platform.tasks.own_metric import Metric
 from ml_platform.training.own_baseline import Baseline
-from ml_platform.training.splits import SplitSettings
+from ml_platform.training.splits import TimeSplit
+from ml_platform.training.table_splits import DeclaredSplit, GroupSplit, HashSplit
 from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import TrainerSettings
 
@@ -138,18 +140,30 @@ class ModelSettings(Settings):
     target: str = Field(description="Description of the label, for readers of the model card.")
     intended_use: str = Field(default="", description="Intended and unintended uses; part of the model card.")
     limits: list[str] = Field(default_factory=list, description="Known limits; part of the model card.")
-    partitions: PartitionScheme = Field(description="Partitions of the training set: how its examples arrive.")
+    time: Literal["none"] | None = Field(
+        default=None,
+        description="'none' for a model whose examples have no time: its training set is one table that is replaced as "
+        "a whole. It has neither partitions nor prediction_time.",
+    )
+    partitions: PartitionScheme | None = Field(
+        default=None, description="Partitions of the training set: how its examples arrive."
+    )
     first_candidate: str | None = Field(
         default=None,
         description="First partition with a candidate; earlier ones are needed for training and validation.",
     )
     examples: ExampleSettings = Field(description="Rows of the training set.")
     request: list[RequestField] = Field(min_length=1, description="Request fields of one row at the endpoint.")
-    prediction_time: PredictionTime = Field(description="Time of a prediction, relative to a request field.")
+    prediction_time: PredictionTime | None = Field(
+        default=None, description="Time of a prediction, relative to a request field."
+    )
     features: list[str] = Field(min_length=1, description="Names of the feature views.")
-    split: SplitSettings = Field(
-        default_factory=lambda: SplitSettings.model_validate({}),
-        description="Split of time into training, validation and test.",
+    split: DeclaredSplit = Field(
+        default_factory=lambda declared: (
+            TimeSplit.model_validate({}) if declared.get("time") is None else HashSplit.model_validate({"by": "hash"})
+        ),
+        description="Split into training, validation and test: by time, hash, group or column. Default: by time, and "
+        "by hash for a model without time.",
     )
     trainers: dict[str, TrainerSettings] = Field(
         min_length=1, description="Trainers by name; each adds the asset candidate_<name>."
@@ -183,6 +197,32 @@ class ModelSettings(Settings):
     monitors: MonitorSettings = Field(
         default_factory=lambda: MonitorSettings.model_validate({}), description="Monitors of the model."
     )
+
+    @model_validator(mode="after")
+    def _validate_time(self) -> "ModelSettings":
+        timed = {"partitions": self.partitions, "prediction_time": self.prediction_time}
+        if self.time is None:
+            absent = [name for name, value in timed.items() if value is None]
+            if absent:
+                raise ValueError(f"{' and '.join(absent)} missing; for examples without a time declare 'time: none'")
+            return self
+        declared = [name for name, value in (timed | {"first_candidate": self.first_candidate}).items() if value]
+        if declared:
+            names = " and no ".join(declared)
+            raise ValueError(f"a model with 'time: none' has no {names}; remove them, or remove 'time'")
+        if self.split.is_by_time:
+            raise ValueError("a model with 'time: none' has no split by time; declare split.by: hash, group or column")
+        bootstrap = self.evaluation.bootstrap
+        if "unit" not in bootstrap.model_fields_set:
+            # The groups of a split are independent of each other, the rows of one group are not.
+            unit = self.split.column if isinstance(self.split, GroupSplit) else ROW_UNIT
+            bootstrap = bootstrap.model_copy(update={"unit": unit})
+            self.evaluation = self.evaluation.model_copy(update={"bootstrap": bootstrap})
+        return self
+
+
+class ModelWithoutTimeError(PlatformError):
+    """Raised where the time of a model is needed that has none."""
 
 
 class BoundModel:
@@ -230,13 +270,40 @@ class BoundModel:
         return sorted({*self.declared.examples.sources, *viewed})
 
     @property
-    def partitions(self) -> PartitionScheme:
-        """The partitions of the training set."""
+    def has_time(self) -> bool:
+        """Whether the examples have a time; otherwise the training set is replaced as a whole."""
+        return self.declared.time is None
+
+    @property
+    def scheme(self) -> PartitionScheme | None:
+        """The partitions of the training set; None for a model without time."""
         return self.declared.partitions
+
+    @property
+    def partitions(self) -> PartitionScheme:
+        """The partitions of the training set; raises :class:`ModelWithoutTimeError` for a model without time."""
+        if self.declared.partitions is None:
+            raise ModelWithoutTimeError(
+                f"Model '{self.name}'",
+                expected="partitions of time",
+                found="time: none",
+                fix="Declare partitions and prediction_time where time is needed.",
+            )
+        return self.declared.partitions
+
+    def stored_partitions(self, key: str) -> list[str] | None:
+        """Return the partitions of the training set with the rows of ``key``; None: the whole table."""
+        return [key] if self.has_time else None
+
+    @property
+    def kept_columns(self) -> list[str]:
+        """Columns of the examples besides the request fields that the split reads, and the training set stores."""
+        column = self.declared.split.split_column
+        return [column] if column is not None and column not in self.request_fields else []
 
     def dataset_scheme(self, dataset: str) -> PartitionScheme | None:
         """Return the partitions of ``dataset``; None for a table that is replaced as a whole."""
-        return self.schemes.get(dataset, self.partitions)
+        return self.schemes.get(dataset, self.scheme)
 
     def view_scheme(self, view: FeatureViewSettings) -> PartitionScheme | None:
         """Return the partitions of the change log of ``view``, which are those of its sources; None without any."""
@@ -250,7 +317,7 @@ class BoundModel:
         gives an example of one partition only.
         """
         scheme = self.dataset_scheme(dataset)
-        if scheme is None:
+        if scheme is None or not self.has_time:
             return None
         return [key] if scheme == self.partitions else scheme.starting_in(*self.partitions.bounds(key))
 
@@ -259,7 +326,7 @@ class BoundModel:
 
         def is_read(dataset: str, partition: str) -> bool:
             scheme = self.dataset_scheme(dataset)
-            if scheme is None or not scheme.names_key(partition):
+            if scheme is None or not self.has_time or not scheme.names_key(partition):
                 return True
             if scheme == self.partitions:
                 return not scheme.precedes(key, partition)
@@ -325,7 +392,17 @@ class BoundModel:
 
     @property
     def request_only(self) -> list[str]:
-        """Names of the views of the request-only baseline; empty when the model has no such views."""
+        """Names of the views of the request-only baseline; empty when the model has none, or is the baseline itself."""
+        return [] if self.is_request_only else self._request_only_views
+
+    @property
+    def is_request_only(self) -> bool:
+        """Whether all features are those of the request-only baseline, which then is the model itself."""
+        views = [view.name for view in self.feature_set.views if view.feature_names]
+        return bool(self._request_only_views) and set(views) <= set(self._request_only_views)
+
+    @property
+    def _request_only_views(self) -> list[str]:
         views = self.feature_set.views
         plain = [view.name for view in views if view.kind == "request" and not view.inputs]
         return self.declared.evaluation.request_only or plain

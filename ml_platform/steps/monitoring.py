@@ -28,9 +28,11 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import RETIRE, ChampionRecord, champion_history
 from ml_platform.registry.verdict_record import verdict_metrics
 from ml_platform.steps.candidates import data_clock
+from ml_platform.steps.feature_checks import NOT_APPLICABLE, NotEvaluated
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.untimed import written_at
 from ml_platform.tasks.catalog import realised_metrics
 from ml_platform.training.model_directory import StoredModel, read_model
 
@@ -81,7 +83,13 @@ def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinRe
     """
     if not lake.exists(predictions_table(model.name)):
         return None
-    labels = LabelSource(model.table, model.identity, model.pii_columns, model.declared.task.outcome_type)
+    labels = LabelSource(
+        model.table,
+        model.identity,
+        model.pii_columns,
+        model.declared.task.outcome_type,
+        written_at=None if model.has_time else written_at(model, lake),
+    )
     table = outcomes_table(model.name)
     added = record_outcomes(lake, model.name, labels, known_by=data_clock(model, lake), now=now)
     compact_closed_days(lake, table, now.astimezone(UTC).date())
@@ -119,14 +127,18 @@ def expected_by_version(model: BoundModel, stores: PlatformStores) -> dict[str, 
     return found
 
 
-def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> DriftResult:
+def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> DriftResult | NotEvaluated:
     """Compare the rows of ``month`` with those of the months before it, and write a page of the largest changes.
 
     The monitor declares the number of these months. The month of the champion's evaluation is read too.
 
     When a champion was promoted before the month, its scores are compared too: those for this month with those for the
     month of its evaluation, which it had not been fitted on. The registry is opened only in this case.
+
+    Not applicable to a model without time.
     """
+    if not model.has_time:
+        return NOT_APPLICABLE
     lake, monitors = stores.lake, model.declared.monitors
     champion = _champion_before(stores.audit, model, month)
     stored = model.partitions.sort(lake.partitions(model.table))

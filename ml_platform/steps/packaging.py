@@ -12,6 +12,7 @@ import polars as pl
 
 from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.view import INSTANT, PREDICT_AT
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import ROLL_BACK, ChampionRecord, current_champion
 from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
@@ -36,6 +37,7 @@ from ml_platform.steps.read_verification import (
     require_published_reads,
     require_reads_of_training,
 )
+from ml_platform.steps.untimed import written_at
 from ml_platform.training.model_directory import read_model
 
 ROLLOUT_KIND = "rollout"
@@ -188,10 +190,16 @@ def features_of(directory: Path) -> FeatureSet:
 
 
 def reference_rows(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:
-    """Return the last requests of ``month`` (request fields, predict_at), at most as many as one request may have."""
+    """Return the last requests of ``month`` (request fields, predict_at), at most as many as one request may have.
+
+    A model without time gets those with the last ids, at the time at which its training set was written.
+    """
     count = min(REFERENCE_ROWS, model.declared.maximum_rows)
-    rows = lake.scan(model.table, partitions=[month]).select(*model.request_fields, "predict_at", "example_id")
-    return rows.sort("predict_at", "example_id").tail(count).drop("example_id").collect()
+    rows = lake.scan(model.table, partitions=model.stored_partitions(month))
+    if not model.has_time:
+        rows = rows.with_columns(pl.lit(written_at(model, lake), INSTANT).alias(PREDICT_AT))
+    ordered = rows.select(*model.request_fields, PREDICT_AT, "example_id").sort(PREDICT_AT, "example_id")
+    return ordered.tail(count).drop("example_id").collect()
 
 
 def _record_rollout(audit: AuditLog, name: str, desired: DesiredState, *, by: str, at: datetime) -> None:

@@ -28,6 +28,7 @@ from ml_platform.registry.manifest import MANIFEST_FILE, Manifest
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.request_contract import RequestContract
 from ml_platform.steps.model import BoundModel
+from ml_platform.steps.untimed import written_at
 
 REFERENCE_ROWS = 50
 """Largest number of rows on which a bento must reproduce the reads and scores of training before it may serve."""
@@ -48,7 +49,11 @@ def require_reads_of_training(
     manifest = Manifest.read(directory / MANIFEST_FILE)
     contract = RequestContract.model_validate_json((directory / "contract.json").read_text())
     table, version = model.pinned_training_set(manifest.tables)
-    stored = lake.scan(table, version, [manifest.partition]).sort(PREDICT_AT, "example_id")
+    stored = lake.scan(table, version, model.stored_partitions(manifest.partition))
+    if not model.has_time:
+        # Another time than in training: features must not depend on the time of a request.
+        stored = stored.with_columns(pl.lit(written_at(model, lake), INSTANT).alias(PREDICT_AT))
+    stored = stored.sort(PREDICT_AT, "example_id")
     last = stored.tail(min(REFERENCE_ROWS, contract.max_rows))
     trained = last.select(*contract.dtypes, PREDICT_AT, *features.feature_names).collect()
     instants = trained[PREDICT_AT].unique().sort().tail(INSTANTS).to_list()

@@ -103,6 +103,10 @@ def _rebuild_training_set(
     model: BoundModel, manifest: Manifest, features: FeatureSet, lake: Lake, rebuilt_lake: Lake
 ) -> None:
     logs = _logs(manifest.tables, features, lake)
+    if not model.has_time:
+        frame = assemble_partition(model, manifest.partition, lake, logs, features=features, versions=manifest.tables)
+        rebuilt_lake.write(model.table, frame, None)
+        return
     stored = model.partitions.until(lake.partitions(*model.pinned_training_set(manifest.tables)), manifest.partition)
     for month in stored:
         if manifest.first_month is None or not model.partitions.precedes(month, manifest.first_month):

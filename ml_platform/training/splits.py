@@ -5,7 +5,7 @@ Fitting, tuning, early stopping and calibration never see the test rows, and no 
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field, model_validator
@@ -27,12 +27,16 @@ class SplitError(PlatformError):
     """Raised when a part of the split has too few rows, or labels of one class only."""
 
 
-class SplitSettings(Settings):
+class TimeSplit(Settings):
     """Lengths of the parts. The test part ends with the candidate's own partition, and is that partition by default.
 
     A length is a number of hours, days or weeks, like ``28d``. The lengths in months stay for models of months.
     """
 
+    is_by_time: ClassVar[bool] = True
+    split_column: ClassVar[str | None] = None
+
+    by: Literal["time"] = Field(default="time", description="By time.")
     evaluation: str | None = Field(
         default=None,
         pattern=SPAN,
@@ -60,7 +64,7 @@ class SplitSettings(Settings):
     minimum_rows: int = Field(default=100, ge=1, description="Lowest number of labelled rows of each part.")
 
     @model_validator(mode="after")
-    def _validate_lengths(self) -> "SplitSettings":
+    def _validate_lengths(self) -> "TimeSplit":
         for length, months in (("validation", "validation_months"), ("train", "train_months")):
             if getattr(self, length) is not None and months in self.model_fields_set:
                 raise ValueError(f"{length} and {months} both give the length of one part; remove {months}")
@@ -72,7 +76,7 @@ class SplitSettings(Settings):
         So a version that was registered before these lengths existed keeps its digest.
         """
         lengths = {"evaluation", "validation", "train", "embargo"}
-        absent = {name for name in lengths if getattr(self, name) is None}
+        absent = {"by", *(name for name in lengths if getattr(self, name) is None)}
         return self.model_dump(mode="json", exclude=absent)
 
     def first_partition(self, key: str, partitions: PartitionScheme) -> str | None:
@@ -81,7 +85,7 @@ class SplitSettings(Settings):
         It lies one partition before the training rows, because an example may have its prediction time in the
         partition after its own.
 
-        >>> split = SplitSettings(train_months=6, validation_months=2)
+        >>> split = TimeSplit(train_months=6, validation_months=2)
         >>> split.first_partition("2013-12", PartitionScheme(start="2013-01"))
         '2013-03'
         """
@@ -106,7 +110,7 @@ class SplitTimes:
     test_end: datetime
 
 
-def split_times(key: str, partitions: PartitionScheme, settings: SplitSettings) -> SplitTimes:
+def split_times(key: str, partitions: PartitionScheme, settings: TimeSplit) -> SplitTimes:
     """Return the times of the parts for the candidate of ``key``.
 
     Raises :class:`~ml_platform.data.partitions.PartitionError` for partitions without a time.
@@ -168,7 +172,7 @@ class Split:
 
 
 def split_by_time(
-    frame: pl.DataFrame, key: str, partitions: PartitionScheme, settings: SplitSettings, *, model: str
+    frame: pl.DataFrame, key: str, partitions: PartitionScheme, settings: TimeSplit, *, model: str
 ) -> Split:
     """Return the split of ``frame`` (``predict_at``, ``label``, ``label_known_at``, …) for the candidate of ``key``.
 
@@ -210,9 +214,14 @@ def split_by_time(
         unlabelled={name: part.height - labelled[name].height for name, part in parts.items()},
     )
     for name, rows in (("train", split.train), ("validation", split.validation), ("test", split.test)):
-        _require_rows(f"Model '{model}', {key}, {name} part", rows, settings.minimum_rows)
+        require_part_rows(
+            f"Model '{model}', {key}, {name} part",
+            rows,
+            settings.minimum_rows,
+            "Materialize the training sets of the earlier months, or choose a later partition.",
+        )
     for name, rows in (("train", split.train), ("validation", split.validation)):
-        _require_two_labels(f"Model '{model}', {key}, {name} part", rows)
+        require_two_labels(f"Model '{model}', {key}, {name} part", rows)
     return split
 
 
@@ -235,17 +244,16 @@ def _require_columns(subject: str, frame: pl.DataFrame) -> None:
         )
 
 
-def _require_rows(subject: str, part: pl.DataFrame, minimum: int) -> None:
+def require_part_rows(subject: str, part: pl.DataFrame, minimum: int, fix: str) -> None:
+    """Raise :class:`SplitError`, which gives ``fix``, when ``part`` has fewer than ``minimum`` rows."""
     if part.height < minimum:
         raise SplitError(
-            subject,
-            expected=f"at least {minimum} rows with a known label",
-            found=f"{part.height}",
-            fix="Materialize the training sets of the earlier months, or choose a later partition.",
+            subject, expected=f"at least {minimum} rows with a known label", found=f"{part.height}", fix=fix
         )
 
 
-def _require_two_labels(subject: str, part: pl.DataFrame) -> None:
+def require_two_labels(subject: str, part: pl.DataFrame) -> None:
+    """Raise :class:`SplitError` when all rows of ``part`` have one label."""
     if part[LABEL].n_unique() < 2:
         raise SplitError(
             subject,

@@ -50,7 +50,7 @@ def assemble_training_set(
     subject = f"Examples of '{model}', partition {partition}"
     rows = examples.collect()
     _check_columns(subject, rows, list(request_types))
-    rows = _in_request_types(subject, rows, request_types).with_columns(prediction_time.expression())
+    rows = in_request_types(subject, rows, request_types).with_columns(prediction_time.expression())
     _check_rows(subject, rows)
     own = [*RESERVED, *request_types]
     features = feature_set.feature_names
@@ -84,7 +84,8 @@ def _check_columns(subject: str, rows: pl.DataFrame, request_fields: Sequence[st
         )
 
 
-def _in_request_types(subject: str, rows: pl.DataFrame, request_types: Mapping[str, pl.DataType]) -> pl.DataFrame:
+def in_request_types(subject: str, rows: pl.DataFrame, request_types: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Return ``rows`` with the request fields in their declared types; raises :class:`ExamplesError` for others."""
     wrong = {name: dtype for name, dtype in request_types.items() if not _same_type(rows.schema[name], dtype)}
     if wrong:
         raise ExamplesError(

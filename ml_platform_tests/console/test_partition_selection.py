@@ -36,3 +36,9 @@ def test_backward_range_and_text_of_another_form_are_rejected() -> None:
         select_partitions("June", {MODEL: MONTHS})
     with pytest.raises(PartitionError, match="Partition '2013-06-01': expected a week"):
         select_partitions("2013-06-01", {MODEL: WEEKS})
+
+
+def test_partitions_may_be_left_out_where_no_asset_has_any() -> None:
+    assert select_partitions("", {TABLE: None}) == {}
+    with pytest.raises(ArgumentError, match="those of model: months from 2013-01 to now in UTC, found none"):
+        select_partitions("", {TABLE: None, MODEL: MONTHS})

@@ -14,7 +14,7 @@ from ml_platform.tasks.task import LabelError
 from ml_platform.training.candidate import Candidate, fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMTrainer
 from ml_platform.training.model_directory import ModelDirectoryError, read_model, write_model
-from ml_platform.training.splits import Split, SplitSettings, split_by_time
+from ml_platform.training.splits import Split, TimeSplit, split_by_time
 from ml_platform.training.trainer import TrainerSettings, TrainingError
 
 FEATURES = ["strong", "weak", "place"]
@@ -51,7 +51,7 @@ def training_set(rows: int = 3000, seed: int = 0) -> pl.DataFrame:
 
 
 def split(frame: pl.DataFrame) -> Split:
-    return split_by_time(frame, "2013-03", PartitionScheme(start="2013-01"), SplitSettings(), model="toy")
+    return split_by_time(frame, "2013-03", PartitionScheme(start="2013-01"), TimeSplit(), model="toy")
 
 
 def declared(**changes: Any) -> TrainerSettings:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from ml_platform.data.partitions import PartitionScheme
-from ml_platform.training.splits import Split, SplitError, SplitSettings, SplitTimes, split_by_time, split_times
+from ml_platform.training.splits import Split, SplitError, SplitTimes, TimeSplit, split_by_time, split_times
 
 ZONE = "America/New_York"
 MONTHS = PartitionScheme(start="2013-01", time_zone=ZONE)
@@ -39,7 +39,7 @@ PLENTY = frame(
 def cut(extra: pl.DataFrame | None = None, **settings: Any) -> Split:
     """Return the split of the rows above and ``extra`` for June; rows of ``extra`` are numbered from 1000."""
     rows = PLENTY if extra is None else pl.concat([PLENTY, extra.with_columns(pl.col("row") + 1000)])
-    return split_by_time(rows, "2013-06", MONTHS, SplitSettings(minimum_rows=10, **settings), model="toy")
+    return split_by_time(rows, "2013-06", MONTHS, TimeSplit(minimum_rows=10, **settings), model="toy")
 
 
 def extras(part: pl.DataFrame) -> list[int]:
@@ -117,12 +117,12 @@ def test_empty_validation_month_is_rejected():
     rows = PLENTY.filter((pl.col("predict_at") < MAY) | (pl.col("predict_at") >= JUNE))
 
     with pytest.raises(SplitError, match="validation part: expected at least 10 rows with a known label, found 0"):
-        split_by_time(rows, "2013-06", MONTHS, SplitSettings(minimum_rows=10), model="toy")
+        split_by_time(rows, "2013-06", MONTHS, TimeSplit(minimum_rows=10), model="toy")
 
 
 def test_fewer_rows_than_declared_are_rejected():
     with pytest.raises(SplitError, match="expected at least 40 rows with a known label, found 39"):
-        split_by_time(PLENTY, "2013-06", MONTHS, SplitSettings(minimum_rows=40), model="toy")
+        split_by_time(PLENTY, "2013-06", MONTHS, TimeSplit(minimum_rows=40), model="toy")
 
 
 @pytest.mark.parametrize(("start", "part"), [(MAY - 720 * HOUR, "train"), (MAY, "validation")])
@@ -131,26 +131,26 @@ def test_constant_label_is_rejected(start: datetime, part: str):
     rows = PLENTY.with_columns(pl.when(month).then(pl.lit(1, pl.Int8)).otherwise("label").alias("label"))
 
     with pytest.raises(SplitError, match=f"{part} part: expected labels of more than one value, found 39 times 1"):
-        split_by_time(rows, "2013-06", MONTHS, SplitSettings(minimum_rows=10), model="toy")
+        split_by_time(rows, "2013-06", MONTHS, TimeSplit(minimum_rows=10), model="toy")
 
 
 def test_missing_column_is_rejected_with_the_nearest_name():
     with pytest.raises(SplitError, match=r"found no 'label_known_at'.*Did you mean 'label_known'\?"):
-        split_by_time(PLENTY.rename({"label_known_at": "label_known"}), "2013-06", MONTHS, SplitSettings(), model="toy")
+        split_by_time(PLENTY.rename({"label_known_at": "label_known"}), "2013-06", MONTHS, TimeSplit(), model="toy")
 
 
 def test_naive_times_are_rejected():
     rows = PLENTY.with_columns(pl.col("predict_at").dt.replace_time_zone(None))
 
     with pytest.raises(SplitError, match=r"expected times in UTC, found .* in 'predict_at'"):
-        split_by_time(rows, "2013-06", MONTHS, SplitSettings(), model="toy")
+        split_by_time(rows, "2013-06", MONTHS, TimeSplit(), model="toy")
 
 
 WEEKS = PartitionScheme(cadence="week", start="2013-01-06", time_zone=ZONE)
 
 
 def test_lengths_in_days_end_with_the_partition_and_follow_the_local_calendar():
-    settings = SplitSettings(evaluation="28d", validation="2w", train="30d", embargo="12h")
+    settings = TimeSplit(evaluation="28d", validation="2w", train="30d", embargo="12h")
 
     # The week of June 2nd ends on the 9th; New York is four hours behind UTC until March 10th back in time.
     assert split_times("2013-06-02", WEEKS, settings) == SplitTimes(
@@ -161,16 +161,16 @@ def test_lengths_in_days_end_with_the_partition_and_follow_the_local_calendar():
         test_start=datetime(2013, 5, 12, 4, tzinfo=UTC),
         test_end=datetime(2013, 6, 9, 4, tzinfo=UTC),
     )
-    over_the_clock_change = split_times("2013-03-10", WEEKS, SplitSettings(validation="1d"))
+    over_the_clock_change = split_times("2013-03-10", WEEKS, TimeSplit(validation="1d"))
     assert over_the_clock_change.test_start == datetime(2013, 3, 10, 5, tzinfo=UTC)
     assert over_the_clock_change.test_end == datetime(2013, 3, 17, 4, tzinfo=UTC)
 
 
 def test_first_partition_lies_one_before_the_training_rows():
-    settings = SplitSettings(validation="7d", train="14d")
+    settings = TimeSplit(validation="7d", train="14d")
 
     assert settings.first_partition("2013-06-02", WEEKS) == "2013-05-05"
-    assert SplitSettings(train="all").first_partition("2013-06-02", WEEKS) is None
+    assert TimeSplit(train="all").first_partition("2013-06-02", WEEKS) is None
 
 
 def test_rows_within_the_embargo_are_in_no_part_but_late_ones_serve_a_refit():
@@ -184,11 +184,11 @@ def test_rows_within_the_embargo_are_in_no_part_but_late_ones_serve_a_refit():
 
 def test_length_that_is_given_twice_is_rejected():
     with pytest.raises(ValidationError, match="validation and validation_months both give"):
-        SplitSettings(validation="7d", validation_months=1)
+        TimeSplit(validation="7d", validation_months=1)
     with pytest.raises(ValidationError, match="pattern"):
-        SplitSettings(evaluation="28 days")
+        TimeSplit(evaluation="28 days")
 
 
 def test_lengths_that_are_not_declared_leave_the_inputs_of_earlier_versions_unchanged():
-    assert SplitSettings().declared_inputs() == {"validation_months": 1, "train_months": None, "minimum_rows": 100}
-    assert SplitSettings(evaluation="28d").declared_inputs()["evaluation"] == "28d"
+    assert TimeSplit().declared_inputs() == {"validation_months": 1, "train_months": None, "minimum_rows": 100}
+    assert TimeSplit(evaluation="28d").declared_inputs()["evaluation"] == "28d"

@@ -13,6 +13,7 @@ from ml_platform.components.materializations import latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import listed
+from ml_platform.steps.untimed import training_set_key
 from resources.lake import LakeResource
 
 if TYPE_CHECKING:
@@ -30,14 +31,15 @@ def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def new_month(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
-        due = due_month(context.instance, model, lake.lake())
+        find = due_month if model.has_time else due_table
+        due = find(context.instance, model, lake.lake())
         if isinstance(due, dg.SkipReason):
             return due
         month, digest = due
         # The run key contains the digest: a restarted sensor requests no second run for the same rows.
         return dg.RunRequest(
             run_key=f"{model.name}|{month}|{digest}",
-            partition_key=month,
+            partition_key=month if model.has_time else None,
             asset_selection=model.training_cycle_keys,
             tags={"trigger": "new month"},
         )
@@ -65,6 +67,18 @@ def due_month(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") ->
         waiting = incomplete_window(model, lake, model.partitions.shift(month, 1)) if model.partitions.is_timed else ""
         return dg.SkipReason(f"The candidates of {month} are newer than the latest training set.{waiting}")
     return month, value_digest(digests)[:12]
+
+
+def due_table(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") -> tuple[str, str] | dg.SkipReason:
+    """Return the key of the training set of a model without time and its digest, or the reason to skip."""
+    if not lake.exists(model.table):
+        return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
+    trained_on = latest_materialization(instance, model.key("training_set"))
+    if trained_on is not None and all(
+        _is_newer(instance, key, None, trained_on.storage_id) for key in model.candidate_keys.values()
+    ):
+        return dg.SkipReason("The candidates are newer than the latest training set.")
+    return (key := training_set_key(model, lake)), key
 
 
 def incomplete_window(model: ModelAssets, lake: "Lake", key: str) -> str:
@@ -107,6 +121,8 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
     def retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+        if not model.has_time and lake.lake().exists(model.table):
+            return dg.RunRequest(asset_selection=model.training_cycle_keys)
         months = lake.lake().partitions(model.table)
         if not months:
             return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
@@ -126,6 +142,6 @@ def monitoring_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
     )
 
 
-def _is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, month: str, than: int) -> bool:
+def _is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, month: str | None, than: int) -> bool:
     own = latest_materialization(instance, key, month)
     return own is not None and own.storage_id > than

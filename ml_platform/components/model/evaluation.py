@@ -7,7 +7,6 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import partitions_definition
 from ml_platform.components.metadata import inline_image
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
@@ -15,6 +14,9 @@ from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
+
+ITSELF = "Not fitted: the model itself has request features only."
+"""Reason why a model has no request-only baseline."""
 
 
 def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
@@ -28,7 +30,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
             "champion and baselines are scored on the same rows of the month; the candidate was not fitted, tuned or "
             "calibrated on them. The candidate's bento is built and load-tested here, and reused after a promotion."
         ),
-        partitions_def=partitions_definition(model.declared.partitions),
+        partitions_def=model.partitions_def,
         deps=[*model.candidate_keys.values(), model.key("training_set")],
         code_version=model.evaluation_code_version,
         check_specs=[
@@ -50,15 +52,16 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.steps.evaluation import evaluate_candidate
 
         stores = open_stores(home, lake, mlflow, online_store)
+        key_of_run = model.key_of_run(context, stores.lake)
         with mlflow.run(context, model.name) as run:
             result = evaluate_candidate(
                 model,
-                context.partition_key,
+                key_of_run,
                 stores,
                 broken_contracts=broken_contracts(
                     stores.lake,
                     model.source_datasets,
-                    model.reads_until(context.partition_key),
+                    model.reads_until(key_of_run),
                 ),
                 now=datetime.now(UTC),
             )
@@ -94,6 +97,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
                 "bento_latency_p99_ms": result.evidence.system_checks.latency_p99_ms or 0.0,
                 "bento_size_bytes": result.package.size_bytes,
                 "verdict": result.verdict.digest,
+                **({"request_only_baseline": ITSELF} if model.is_request_only else {}),
                 **plots,
                 "weakest_slices": dg.MetadataValue.table(
                     [dg.TableRecord(asdict(each)) for each in result.slices],

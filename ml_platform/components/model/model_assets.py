@@ -1,10 +1,15 @@
 """A bound model for the asset modules: its settings, the keys of its assets, and the shared asset arguments."""
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import dagster as dg
 
+from ml_platform.components.declaration import partitions_definition, this_and_earlier
 from ml_platform.steps.model import BoundModel
+from ml_platform.steps.untimed import training_set_key
+
+if TYPE_CHECKING:
+    from ml_platform.data.lake import Lake
 
 
 class AssetArguments(TypedDict):
@@ -21,6 +26,21 @@ class ModelAssets(BoundModel):
 
     def key(self, asset: str) -> dg.AssetKey:
         return dg.AssetKey([self.name, asset])
+
+    @property
+    def partitions_def(self) -> dg.PartitionsDefinition[str] | None:
+        """Dagster's partitions of the assets of a training cycle; None for a model without time."""
+        return None if self.scheme is None else partitions_definition(self.scheme)
+
+    @property
+    def earlier_rows(self) -> dg.AssetDep:
+        """The dependency on the training set up to the partition of an asset."""
+        mapping = None if self.scheme is None else this_and_earlier(self.scheme)
+        return dg.AssetDep(self.key("training_set"), partition_mapping=mapping)
+
+    def key_of_run(self, context: dg.AssetExecutionContext, lake: "Lake") -> str:
+        """Return the partition of the run, or for a model without time the key of its training set."""
+        return context.partition_key if self.has_time else training_set_key(self, lake)
 
     @property
     def candidate_keys(self) -> dict[str, dg.AssetKey]:

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import partitions_definition
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
@@ -26,7 +25,7 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
             "Model card of the version that the month's verdict evaluates, as HTML and as Markdown; MLflow shows it "
             "too. It is written before a person decides, and again when the version becomes champion."
         ),
-        partitions_def=partitions_definition(model.declared.partitions),
+        partitions_def=model.partitions_def,
         deps=[model.key("evaluation")],
         **model.shared_arguments("html"),
     )
@@ -38,7 +37,7 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
         online_store: OnlineStoreResource,
     ) -> dg.MaterializeResult[Any]:
         stores = open_stores(home, lake, mlflow, online_store)
-        written = write_month_card(model, context.partition_key, stores)
+        written = write_month_card(model, model.key_of_run(context, stores.lake), stores)
         return dg.MaterializeResult(
             metadata={
                 "version": written.version.version,

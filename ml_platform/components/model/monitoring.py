@@ -6,7 +6,6 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import partitions_definition, this_and_earlier
 from ml_platform.components.materializations import table_metadata
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
@@ -126,8 +125,8 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
             "Drift report of the month: feature values and champion scores compared with those of earlier months, "
             "with the columns that changed more than usual."
         ),
-        partitions_def=partitions_definition(model.declared.partitions),
-        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier(model.partitions))],
+        partitions_def=model.partitions_def,
+        deps=[model.earlier_rows],
         check_specs=[
             dg.AssetCheckSpec(
                 "no_drift",
@@ -148,10 +147,21 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
         mlflow: MlflowResource,
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.components.check_results import drift_metadata, drift_result, own_monitor_result
+        from ml_platform.components.check_results import (
+            drift_metadata,
+            drift_result,
+            not_evaluated,
+            own_monitor_result,
+        )
+        from ml_platform.steps.feature_checks import NotEvaluated
         from ml_platform.steps.monitoring import monitor_drift
 
-        result = monitor_drift(model, context.partition_key, open_stores(home, lake, mlflow, online_store))
+        stores = open_stores(home, lake, mlflow, online_store)
+        result = monitor_drift(model, model.key_of_run(context, stores.lake), stores)
+        if isinstance(result, NotEvaluated):
+            yield dg.MaterializeResult(metadata={"reason": result.reason})
+            yield not_evaluated("no_drift", result)
+            return
         page = {"report": home.link(result.page)} if result.page else {}
         yield dg.MaterializeResult(metadata={**drift_metadata(result), **page})
         yield drift_result(result.report)

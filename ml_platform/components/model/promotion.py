@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from ml_platform.components.declaration import partitions_definition
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.model_card import write_month_card
 from ml_platform.components.stores import open_stores
@@ -78,7 +77,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
             "manual approval, the version is challenger, and neither this asset nor those downstream are "
             "materialized. To decide, materialize this asset with approved_by or rejected_by, and reason."
         ),
-        partitions_def=partitions_definition(model.declared.partitions),
+        partitions_def=model.partitions_def,
         deps=[model.key("evaluation"), model.key("model_card")],
         output_required=False,
         check_specs=[
@@ -99,9 +98,10 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.steps.release import release_champion
 
         stores = open_stores(home, lake, mlflow, online_store)
+        key_of_run = model.key_of_run(context, stores.lake)
         promoted = promote_candidate(
             model,
-            context.partition_key,
+            key_of_run,
             stores,
             decision=config.decision(),
             decided_by=f"dagster run {context.run_id}",
@@ -120,7 +120,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
                 "approved_by": list(promoted.approved_by),
                 "reason": promoted.reason,
                 "release": release.message,
-                "model_card": refresh_model_card(lambda: write_month_card(model, context.partition_key, stores)),
+                "model_card": refresh_model_card(lambda: write_month_card(model, key_of_run, stores)),
             },
             data_version=dg.DataVersion(promoted.content_digest),
         )

@@ -5,7 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import partitions_definition
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
@@ -24,7 +23,7 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
             "training scores of reference rows in its own process. The bento that the evaluation verified is reused; "
             "after a change of code, lock or files it is built and verified again."
         ),
-        partitions_def=partitions_definition(model.declared.partitions),
+        partitions_def=model.partitions_def,
         deps=[model.key("champion")],
         **model.shared_arguments("bentoml"),
     )
@@ -37,7 +36,8 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.steps.packaging import package_champion
 
-        packaged = package_champion(model, context.partition_key, open_stores(home, lake, mlflow, online_store))
+        stores = open_stores(home, lake, mlflow, online_store)
+        packaged = package_champion(model, model.key_of_run(context, stores.lake), stores)
         return dg.MaterializeResult(
             metadata={
                 "version": packaged.version,
@@ -64,7 +64,7 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
             "Desired state of the endpoint: the champion's verified bento as stable version, beside a canary or shadow "
             "that continues, each with its share of the requests. Running services follow within seconds."
         ),
-        partitions_def=partitions_definition(model.declared.partitions),
+        partitions_def=model.partitions_def,
         deps=[model.key("bento")],
         **model.shared_arguments("envoy"),
     )

@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import (
-    on_new_inputs,
-    partition_mapping,
-    partitions_definition,
-    this_and_earlier,
-)
+from ml_platform.components.declaration import on_new_inputs, partition_mapping
 from ml_platform.components.materializations import table_metadata
 from ml_platform.components.metadata import inline_image, training_set_schema, trials_table
 from ml_platform.components.model.model_assets import ModelAssets
@@ -40,15 +35,15 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
             "One row per example of the month: its request fields, the features known at its prediction time, and its "
             f"label ({declared.target}). The label is null if the outcome is never known."
         ),
-        partitions_def=partitions_definition(declared.partitions),
+        partitions_def=model.partitions_def,
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[
             *(
-                _dep(dg.AssetKey(["datasets", name]), model.dataset_scheme(name), declared.partitions)
+                _dep(dg.AssetKey(["datasets", name]), model.dataset_scheme(name), model.scheme)
                 for name in declared.examples.sources
             ),
             *(
-                _dep(dg.AssetKey(["features", view.name]), model.view_scheme(view), declared.partitions)
+                _dep(dg.AssetKey(["features", view.name]), model.view_scheme(view), model.scheme)
                 for view in model.feature_set.views
             ),
         ],
@@ -85,7 +80,8 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.steps.late_arrivals import record_late_partitions
         from ml_platform.training.resource_usage import measure_resources
 
-        tables, keys = lake.lake(), list(context.partition_keys)
+        tables = lake.lake()
+        keys = list(context.partition_keys) if model.has_time else []
         earlier = tables.digests(model.table, keys)
         with measure_resources(read_prices(home.code)) as used:
             written = build_training_sets(model, keys, tables)
@@ -93,7 +89,7 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         for each in late:
             context.log.warning(f"{each.partition} changed after it was judged: {each.judged}")
         for month, table in written.items():
-            context.add_asset_metadata(table_metadata(table), partition_key=month)
+            context.add_asset_metadata(table_metadata(table), partition_key=month if model.has_time else None)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])),
             metadata=asdict(used.total()),
@@ -104,7 +100,7 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
     return _training_set
 
 
-def _dep(key: dg.AssetKey, upstream: PartitionScheme | None, own: PartitionScheme) -> dg.AssetDep:
+def _dep(key: dg.AssetKey, upstream: PartitionScheme | None, own: PartitionScheme | None) -> dg.AssetDep:
     return dg.AssetDep(key, partition_mapping=partition_mapping(upstream, own))
 
 
@@ -119,8 +115,8 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
             "them; the month itself is its test set. It is not fitted again if its inputs are unchanged."
             + (" It is skipped on a machine without a GPU." if declared.requires == "gpu" else "")
         ),
-        partitions_def=partitions_definition(model.declared.partitions),
-        deps=[dg.AssetDep(model.key("training_set"), partition_mapping=this_and_earlier(model.partitions))],
+        partitions_def=model.partitions_def,
+        deps=[model.earlier_rows],
         pool=pool_of(declared),
         op_tags=placement_tags(declared),
         **model.shared_arguments(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),
@@ -145,7 +141,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
             result = make_candidate(
                 model,
                 trainer,
-                context.partition_key,
+                model.key_of_run(context, stores.lake),
                 stores,
                 run=run,
                 study_storage=studies.storage(f"{model.name}-{trainer}"),

@@ -82,12 +82,18 @@ def _located_error(model: ModelDeclaration, path: Path, error: PlatformError) ->
 def _validate_partitions(model: ModelDeclaration, bound: BoundModel) -> None:
     """Raise :class:`DeclarationError` for partitions without a time, and for examples that arrive in longer ones."""
     own = model.partitions
+    if own is None:
+        _validate_untimed(model, bound)
+        return
+    column = model.split.split_column
+    if column is not None and column not in bound.request_fields:
+        raise model.unknown_name_error(["split", "column"], column, bound.request_fields, "a field of the request")
     if not own.is_timed:
         raise model.error_at(
             ["partitions"],
             expected="partitions of time, because the split of a model is by time",
             found=own.describe(),
-            fix="Declare a cadence: hour, day, week, month, quarter or year.",
+            fix="Declare a cadence: hour, day, week, month, quarter or year; or 'time: none' for one whole table.",
         )
     if model.first_candidate is not None and not own.names_key(model.first_candidate):
         raise model.error_at(
@@ -107,6 +113,39 @@ def _validate_partitions(model: ModelDeclaration, bound: BoundModel) -> None:
                 found=scheme.describe(),
                 fix=f"Give the model the cadence of '{name}', or a longer one.",
             )
+
+
+def _validate_untimed(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` for what needs a time, in a model with ``time: none``."""
+    path: Path = ["features"]
+    for view in bound.stored_views:
+        path = ["features", model.features.index(view.name)] if view.name in model.features else path
+        scheme = bound.view_scheme(view)
+        ages = [name for name, used in (("age", view.age), ("tolerance_minutes", view.tolerance_minutes)) if used]
+        if scheme is not None or ages:
+            raise model.error_at(
+                path,
+                expected="request views, and stored views of datasets without partitions: a model with 'time: none' "
+                "reads the last facts",
+                found=f"'{view.name}', which has "
+                + (f"partitions, {scheme.describe()}" if scheme is not None else listed(ages)),
+                fix="Leave the view out, or declare partitions and prediction_time.",
+            )
+    if model.examples.available_from:
+        raise model.error_at(
+            ["examples", "available_from"],
+            expected="nothing, because the model declares 'time: none'",
+            found=listed(model.examples.available_from),
+            fix="Remove it, or declare partitions and prediction_time.",
+        )
+    unit = model.evaluation.bootstrap.unit
+    if unit in TIME_UNITS:
+        raise model.error_at(
+            ["evaluation", "bootstrap", "unit"],
+            expected="'row' or a column of groups, because the model declares 'time: none'",
+            found=f"'{unit}'",
+            fix="Write row, or the column whose values are independent groups.",
+        )
 
 
 def _validate_request(model: ModelDeclaration, bound: BoundModel) -> None:
@@ -148,7 +187,7 @@ def _validate_evaluation(model: ModelDeclaration, bound: BoundModel) -> None:
             raise model.unknown_name_error(["evaluation", "slices", at], column, fields, "a field of the request")
         _require_shown(model, bound, ["evaluation", "slices", at], column)
     unit = declared.bootstrap.unit
-    units = [*TIME_UNITS, ROW_UNIT, *fields]
+    units = [*TIME_UNITS, ROW_UNIT, *fields, *bound.kept_columns]
     if unit not in units:
         path = ["evaluation", "bootstrap", "unit"]
         raise model.unknown_name_error(path, unit, units, "hour, day, week, row or a field of the request")
@@ -242,6 +281,16 @@ def _validate_baselines(model: ModelDeclaration, bound: BoundModel) -> None:
                 if name not in known:
                     path: Path = ["gates", at, "required", place]
                     raise model.unknown_name_error(path, name, known, "a baseline")
+    if bound.is_request_only:
+        if required is not None and REQUEST_ONLY in required:
+            raise model.error_at(
+                ["gates"],
+                expected="baselines other than the model itself, which has request features only",
+                found=f"'{REQUEST_ONLY}' among those of the gate 'baseline'",
+                fix="Declare {type: baseline, required: [base_rate]}, or name fewer views under "
+                "evaluation.request_only.",
+            )
+        return
     own = model.evaluation.baselines
     if not bound.request_only and (REQUEST_ONLY in required if required is not None else not own):
         raise model.error_at(

@@ -42,3 +42,13 @@ def order_distance(rows: pl.DataFrame) -> pl.DataFrame:
 
 def order_hour(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(pl.col("ordered_at").dt.hour().cast(pl.Float32).alias("hour"))
+
+
+def table_of_examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """Return the same examples without any time, with the day of each order."""
+    return examples(sources).select("example_id", "shop", "distance", "label", order_day=pl.col("ordered_at").dt.date())
+
+
+def order_second(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return a feature of the time of the request, which a model without time must not have."""
+    return rows.select(pl.col("predict_at").dt.second().cast(pl.Float32).alias("second"))
