@@ -31,7 +31,7 @@ _HASH_SPAN = 2.0**64
 
 
 class TableSplit(Settings):
-    """What the splits without time have in common."""
+    """The common settings of the splits without time."""
 
     minimum_rows: int = Field(default=MINIMUM_ROWS, ge=1, description="Lowest number of labelled rows of each part.")
 

@@ -29,7 +29,7 @@ from ml_platform.steps.candidates import (
 )
 from ml_platform.steps.release import release_champion
 from ml_platform.steps.reproduction import reproduce_version
-from ml_platform.training.splits import split_by_time
+from ml_platform.training.splits import TimeSplit, split_by_time
 from ml_platform_tests.components.delivery_home import FAST, PlatformFixture, open_platform
 from ml_platform_tests.components.delivery_model import deliveries, delivery_model
 
@@ -140,7 +140,8 @@ def test_manifest_of_an_earlier_release_reads_all_months(platform: PlatformFixtu
 def test_split_of_the_needed_months_is_the_split_of_all_months(platform: PlatformFixture) -> None:
     model, table = short_model(), short_model().table
     every = platform.lake.scan(table, partitions=MONTHS[1:]).drop(PARTITION).sort("predict_at", "example_id").collect()
-    expected = split_by_time(every, LAST, model.declared.partitions, model.declared.split, model="late")
+    assert isinstance(model.declared.split, TimeSplit)
+    expected = split_by_time(every, LAST, model.partitions, model.declared.split, model="late")
     found = split_of(model, LAST, read_training_set(model, LAST, platform.lake))
     assert months_of(found.train) == ["2013-02"]
     for part in ("train", "validation", "test", "late"):

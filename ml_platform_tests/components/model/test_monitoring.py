@@ -28,7 +28,7 @@ from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.steps.candidates import build_training_sets, make_candidate
 from ml_platform.steps.feature_checks import NotEvaluated, screen_training_set
-from ml_platform.steps.monitoring import monitor_drift
+from ml_platform.steps.monitoring import DriftResult, monitor_drift
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
 from resources.dagster_home import HomeResource
@@ -450,7 +450,9 @@ def test_retired_champion_scores_nothing(platform: PlatformFixture) -> None:
     champion(platform, 1, "2013-03", 0.7)
     champion(platform, 1, "2013-03", 0.7, action="retire")
     platform.land("2013-04")
-    assert monitor_drift(bound(), "2013-04", platform.stores).scored_by is None
+    result = monitor_drift(bound(), "2013-04", platform.stores)
+    assert isinstance(result, DriftResult)
+    assert result.scored_by is None
 
 
 # The training set.
