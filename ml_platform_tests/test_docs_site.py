@@ -180,7 +180,7 @@ def expanded_keys() -> dict[str, set[str]]:
         "asdict(used.total())": resources,
         "asdict(result.candidate.resource_usage)": resources,
         "result.counts": split,
-        "result.metric_values": {"<…>", "<…>_low", "<…>_high", "base_rate", "rows"},
+        "result.metric_values": {"<…>", "<…>_low", "<…>_high", "<…>_delay_<…>", "base_rate", "rows"},
         "latest.metrics": {"<…>"},
         "ingested.model_dump(exclude={'rows'})": set(IngestionResult.model_fields) - {"rows"},
         "{name: value for name, value in builds.report.as_metadata().items() if name != 'rows'}": build,

@@ -1,6 +1,7 @@
 """Metadata that the UI draws in place: images, column schemas, and the table of tuning trials."""
 
 import base64
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -48,6 +49,12 @@ def training_set_schema(model: "BoundModel") -> dg.TableSchema:
             *(dg.TableColumn(name, types[name], (meaning | ages)[name]) for name in model.feature_set.feature_names),
         ]
     )
+
+
+def records_table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Return ``rows`` with equal names as a table."""
+    schema = dg.TableSchema([dg.TableColumn(name) for name in (rows[0] if rows else ())])
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=schema)
 
 
 def trials_table(tuning: "TuningResult") -> dg.TableMetadataValue:

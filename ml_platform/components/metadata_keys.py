@@ -150,6 +150,8 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("<metric>_high", "Upper end of the metric's confidence interval.", "of the metric"),
         MetadataKey("base_rate", "Mean of the labels.", "share, 0 to 1"),
         MetadataKey("<metric>_<model>", "Metric of the champion or a baseline on the same rows.", "of the metric"),
+        MetadataKey("<metric>_delay_<delay>", "Metric if each fact arrived after this delay.", "of the metric"),
+        MetadataKey("freshness", "Table of metrics by the arrival of facts, the declared one first."),
         MetadataKey("rows", "Rows that were scored.", "rows"),
         MetadataKey("bento_latency_p99_ms", "99th percentile of one-row latency of the bento.", "milliseconds"),
         MetadataKey("bento_size_bytes", "Size of the bento.", "bytes"),

@@ -18,15 +18,17 @@ MAX_FEATURES = 30
 def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, plots: Path) -> None:
     """Write the figures of the latest verdict on ``month``: ``metrics`` (JSON), and tables (CSV) in ``plots``.
 
-    They are computed from the evidence of the gates. The tables are the feature importance and, for a task with
-    probabilities, the ROC and reliability curves. Raises :class:`~ml_platform.console.arguments.ArgumentError` when a
-    file cannot be written.
+    They are computed from the evidence of the gates. The tables are the feature importance, the quality by the arrival
+    of facts where it was measured, and, for a task with probabilities, the ROC and reliability curves. Raises
+    :class:`~ml_platform.console.arguments.ArgumentError` when a file cannot be written.
     """
     from ml_platform.components import loading
     from ml_platform.components.stores import open_home_stores
     from ml_platform.evaluation.evidence import CANDIDATE
     from ml_platform.evaluation.reliability import reliability_bins
+    from ml_platform.registry.verdict_record import verdict_metrics
     from ml_platform.steps.evaluation import load_evidence
+    from ml_platform.steps.freshness import curve_table
     from ml_platform.steps.packaging import model_directory
     from ml_platform.steps.promotion import evaluated_version, latest_verdict
     from ml_platform.training.model_directory import read_model
@@ -49,6 +51,9 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
         tables[f"reliability{suffix}"] = pl.DataFrame(
             {"mean_score": [b.predicted for b in bins], "observed_share": [b.observed for b in bins]}
         )
+    curve = curve_table(verdict_metrics(stores.audit.state, verdict.digest), bound.arrivals)
+    if curve:
+        tables["freshness"] = pl.DataFrame(curve)
     try:
         write_json(
             metrics,

@@ -159,9 +159,9 @@ def _model_table(model: dict[str, Any]) -> Table:
 
 
 def _metrics_text(metrics: dict[str, float]) -> str:
-    """Return the metrics of the champion without the bounds of their intervals."""
+    """Return the metrics of the champion without the bounds of their intervals, and without those of other delays."""
     names = [name for name in METRIC_LABELS if name in metrics]
-    names = names or [name for name in metrics if not name.endswith(("_low", "_high"))]
+    names = names or [name for name in metrics if not name.endswith(("_low", "_high")) and "_delay_" not in name]
     return ", ".join(f"{METRIC_LABELS.get(name, name)} {metrics[name]:.4f}" for name in names) or "none recorded"
 
 

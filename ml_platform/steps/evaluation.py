@@ -44,13 +44,14 @@ from ml_platform.steps.candidates import (
     read_training_set,
     split_of,
 )
+from ml_platform.steps.freshness import flat_curve, freshness_curve
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.steps.packaging import model_directory, package_version
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.tasks.own_metric import is_higher_better
 from ml_platform.tasks.task import Task
 from ml_platform.training.candidate import fit_candidate
-from ml_platform.training.model_directory import read_model
+from ml_platform.training.model_directory import StoredModel, read_model
 from ml_platform.training.own_baseline import baseline_prediction
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import TrainerSettings
@@ -84,8 +85,8 @@ class ModelScores:
 class EvaluationResult:
     """The verdict on one version, and the results that the UI and the model card show.
 
-    ``metric_values`` maps stable names to the candidate's metrics, their interval ends, the base rate and the number of
-    rows.
+    ``metric_values`` maps stable names to the candidate's metrics, their interval ends, its metrics for other delays of
+    facts, the base rate and the number of rows.
     """
 
     version: ModelVersion
@@ -120,8 +121,10 @@ def evaluate_candidate(
     scores = score_models(model, split, compared, stores)
     evidence = collect_evidence(model, split, compared, scores, checks)
     metrics = summarize_metrics(evidence)
+    curve = freshness_curve(model, _stored_model(candidate, stores), split.test, evidence, stores.lake)
     metric_values = {
         **flat_metrics(metrics),
+        **flat_curve(curve),
         **evidence.task.summary(evidence.label),
         "rows": float(len(evidence.label)),
     }
@@ -173,7 +176,7 @@ def score_models(model: BoundModel, split: Split, compared: ComparedVersions, st
     versions = {CANDIDATE: compared.candidate}
     if compared.champion is not None:
         versions[CHAMPION] = compared.champion
-    stored = {name: read_model(model_directory(version, stores)) for name, version in versions.items()}
+    stored = {name: _stored_model(version, stores) for name, version in versions.items()}
     task = stored[CANDIDATE].task
     predictions = {name: task.aligned(one.predict(split.test), one.task) for name, one in stored.items()}
     bounds = {name: one.calibration.bounds(predictions[name]) for name, one in stored.items()}
@@ -334,6 +337,10 @@ def fitted_on_rows(model: BoundModel, split: Split, compared: ComparedVersions, 
         return model.partitions.precedes(compared.candidate.partition, champion.partition)
     seen = fitted_examples(model, stores.registry.manifest(champion), stores.lake)
     return bool(split.test[EXAMPLE_ID].is_in(seen.implode()).any())
+
+
+def _stored_model(version: ModelVersion, stores: PlatformStores) -> StoredModel:
+    return read_model(model_directory(version, stores))
 
 
 def _champion_to_compare(stores: PlatformStores, version: ModelVersion) -> ModelVersion | None:

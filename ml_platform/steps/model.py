@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import polars as pl
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from ml_platform.data.arrival import DELAY, Arrival
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.extensions import source_digests
 from ml_platform.data.partitions import PartitionScheme
@@ -96,6 +97,11 @@ class EvaluationSettings(Settings):
     bootstrap: BootstrapSettings = Field(
         default_factory=lambda: BootstrapSettings.model_validate({}),
         description="Resampling of the confidence intervals.",
+    )
+    freshness_curve: list[Annotated[str, Field(pattern=DELAY)]] | None = Field(
+        default=None,
+        description="Delays of facts, like 0m or 6h, for which the quality is shown beside that with the declared "
+        "arrival; default: 0m, 1h, 6h, 1d and 7d if a dataset of the model declares its arrival, otherwise none.",
     )
     request_only: list[str] = Field(
         default_factory=list,
@@ -262,6 +268,12 @@ class BoundModel:
     @property
     def stored_views(self) -> list[FeatureViewSettings]:
         return self.feature_set.stored
+
+    @property
+    def arrivals(self) -> list[Arrival]:
+        """The different arrivals that the sources of the stored views declare, in order."""
+        found = [arrival for view in self.stored_views for arrival in view.arrivals]
+        return [arrival for place, arrival in enumerate(found) if arrival not in found[:place]]
 
     @property
     def source_datasets(self) -> list[str]:

@@ -18,9 +18,10 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import champion_history
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelRegistry, ModelVersion
-from ml_platform.registry.verdict_record import PromotionError
+from ml_platform.registry.verdict_record import PromotionError, verdict_metrics
 from ml_platform.steps.candidates import read_prices
 from ml_platform.steps.evaluation import load_evidence, weakest_slices
+from ml_platform.steps.freshness import curve_table
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
@@ -80,7 +81,7 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         threshold=_threshold_text(manifest, task),
         answers=_answers(manifest, evidence),
         reliability=[] if task.output_names else [each for of_class in bins.values() for each in of_class],
-        tables=task.tables(evidence.label, candidate),
+        tables={**_freshness(model, stores.audit, verdict.digest), **task.tables(evidence.label, candidate)},
         plots={
             f"{title}: {name}" if task.output_names else title: reliability_plot(each) for name, each in bins.items()
         },
@@ -127,6 +128,12 @@ def _threshold_text(manifest: Manifest, task: Task) -> str:
     choice = ThresholdChoice.model_validate(manifest.threshold)
     chosen = f"chosen on {choice.rows:,} validation rows by {choice.rule}"
     return f"The endpoint returns true for scores of at least {choice.value:.4f}, {chosen}. {choice.note}".rstrip()
+
+
+def _freshness(model: BoundModel, audit: AuditLog, verdict_digest: str) -> dict[str, list[dict[str, object]]]:
+    """Return the table of quality by delay, of the metrics that the verdict was recorded with; empty without one."""
+    rows = curve_table(verdict_metrics(audit.state, verdict_digest), model.arrivals)
+    return {"Quality by the arrival of facts": rows} if rows else {}
 
 
 def _answers(manifest: Manifest, evidence: Evidence) -> dict[str, AnswerQuality]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.components.metadata import inline_image
+from ml_platform.components.metadata import inline_image, records_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
@@ -50,6 +50,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.evaluation.plots import improvement_plot, reliability_plot
         from ml_platform.evaluation.reliability import reliability_bins
         from ml_platform.steps.evaluation import evaluate_candidate
+        from ml_platform.steps.freshness import curve_table
 
         stores = open_stores(home, lake, mlflow, online_store)
         key_of_run = model.key_of_run(context, stores.lake)
@@ -99,6 +100,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
                 "verdict": result.verdict.digest,
                 **({"request_only_baseline": ITSELF} if model.is_request_only else {}),
                 **plots,
+                "freshness": records_table(curve_table(result.metric_values, model.arrivals)),
                 "weakest_slices": dg.MetadataValue.table(
                     [dg.TableRecord(asdict(each)) for each in result.slices],
                     schema=dg.TableSchema([dg.TableColumn(name) for name in ("column", "value", "rows", "score")]),
