@@ -40,10 +40,15 @@ class ArrivalSettings(Settings):
         pattern=DELAY,
         description="Time from the end of the period, or from the fact, to the arrival, like 15m, 6h or 1d (24 hours).",
     )
+    clock: list[str] = Field(
+        default_factory=list,
+        description="Timestamp columns whose latest value shows how far the latest partition has arrived; default: "
+        "event_time. Name others if rows arrive before their event, such as a schedule.",
+    )
 
 
 class Arrival(ArrivalSettings):
-    """How a dataset arrives, with the time zone of its periods.
+    """How one dataset arrives, with the time zone of its periods.
 
     The facts known in a period ``[a, b)`` arrive together at ``b + delay``; an instant equal to that may use them.
 
@@ -54,6 +59,7 @@ class Arrival(ArrivalSettings):
     '2013-06-01T12:00:00+00:00'
     """
 
+    dataset: str = Field(default="", description="Name of the dataset.")
     time_zone: str = Field(default="UTC", description="Time zone of the periods, for example America/New_York.")
 
     def cut_off(self, instant: datetime) -> datetime:
@@ -76,6 +82,11 @@ class Arrival(ArrivalSettings):
         starts = [_microseconds(calendar.first_instant(number, zone)) for number in range(first, last + 1)]
         begins = np.array(starts, dtype=np.int64)
         return begins[np.searchsorted(begins, arrived, side="right") - 1]
+
+    @property
+    def timing(self) -> dict[str, object]:
+        """The settings that determine reads: period, delay and time zone."""
+        return {"every": self.every, "delay": self.delay, "time_zone": self.time_zone}
 
     def arrived_with(self, known_at: datetime) -> datetime:
         """Return the end of the period of a fact: all facts known before that instant arrive with it or earlier."""
@@ -126,16 +137,6 @@ def cut_offs(arrivals: Sequence[Arrival], instants: pl.Series) -> pl.Series:
     """
     at = instants.cast(_INSTANT).to_physical().to_numpy()
     return pl.Series(instants.name, np.minimum.reduce([arrival.cut_offs(at) for arrival in arrivals])).cast(_INSTANT)
-
-
-def arrived_until(arrivals: Sequence[Arrival], last_known_at: datetime) -> datetime:
-    """Return the instant before which all facts of a log have arrived whose last fact is known at ``last_known_at``.
-
-    The last fact shows how far the fastest source has arrived. The slower sources have then arrived as declared.
-    """
-    fastest = min(arrival.arrived_with(last_known_at) for arrival in arrivals)
-    slower = [arrival.cut_off(fastest) for arrival in arrivals if arrival.arrived_with(last_known_at) > fastest]
-    return min([fastest, *slower])
 
 
 def _datetime(microseconds: int) -> datetime:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from ml_platform.data.arrival import arrived_until
+from ml_platform.data.arrival import Arrival
 from ml_platform.data.dataset import table_of
 from ml_platform.data.lake import Lake, LakeError, TableVersion
 from ml_platform.data.partitions import PartitionScheme
@@ -76,7 +76,9 @@ def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: Par
             found="none",
             fix=f"Materialize features/{view.name} for a partition of its sources.",
         )
-    watermark = _watermark(view, lake, version, partitioning, partitioning.latest(digests))
+    latest = partitioning.latest(digests)
+    ends = [arrived_until(arrival, lake, latest, partitioning) for arrival in view.arrivals]
+    watermark = min([partitioning.bounds(latest)[1], *ends])
     if view.tolerance_minutes is None:
         return store.publish(update_last_facts(view, lake, version, digests, watermark, partitioning))
     oldest = watermark - timedelta(minutes=view.tolerance_minutes)
@@ -84,14 +86,19 @@ def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: Par
     return store.publish(latest_facts(view, change_log.read(view, lake, version, usable), watermark))
 
 
-def _watermark(view: FeatureView, lake: Lake, version: int, partitioning: PartitionScheme, latest: str) -> datetime:
-    """Return the instant before which the log has all facts, where ``latest`` is its latest partition."""
-    start, end = partitioning.bounds(latest)
-    if not view.arrivals:
+def arrived_until(arrival: Arrival, lake: Lake, partition: str, scheme: PartitionScheme) -> datetime:
+    """Return the instant until which ``partition`` of a dataset has arrived; its end if no clock can tell.
+
+    It is the end of the period that contains the latest value of the clock's columns, and at most that of the
+    partition. Only the latest partition can be a part, because data arrive in order.
+    """
+    start, end = scheme.bounds(partition)
+    table = table_of(arrival.dataset)
+    if not arrival.clock or partition not in lake.digests(table, [partition]):
         return end
-    facts = change_log.read(view, lake, version, [latest])
-    last_known_at: datetime | None = facts.select(pl.col(KNOWN_AT).max()).collect().item()
-    return start if last_known_at is None else min(end, arrived_until(view.arrivals, last_known_at))
+    clocks = lake.scan(table, partitions=[partition]).select(pl.max_horizontal(pl.col(arrival.clock).max()))
+    last: datetime | None = clocks.collect().item()
+    return start if last is None else min(end, max(start, arrival.arrived_with(last)))
 
 
 def source_partitions(view: FeatureView, partition: str, partitioning: PartitionScheme) -> list[str]:

@@ -449,6 +449,6 @@ class BoundModel:
     def code_version(self) -> str:
         """Digest of the code of the training set: examples function, views, request fields, and declared arrivals."""
         views = {view.name: view.code_version for view in self.feature_set.views}
-        arrivals = {view.name: [each.model_dump() for each in view.arrivals] for view in self.views if view.arrivals}
+        arrivals = {view.name: [each.timing for each in view.arrivals] for view in self.views if view.arrivals}
         parts = [source_hash(self.declared.examples.function), views, self.request_fields]
         return value_digest([*parts, *([arrivals] if arrivals else [])])[:12]

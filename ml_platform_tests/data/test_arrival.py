@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ml_platform.data.arrival import Arrival, arrived_until, cut_offs
+from ml_platform.data.arrival import Arrival, cut_offs
 
 NEW_YORK = "America/New_York"
 NIGHTS = [datetime(2013, 3, 10, 5, tzinfo=UTC), datetime(2013, 11, 3, 4, tzinfo=UTC)]
@@ -84,18 +84,6 @@ def test_fact_is_usable_from_its_arrival_on_and_not_before(arrival: Arrival, kno
 def test_day_of_25_hours_arrives_after_25_hours() -> None:
     day = Arrival(every="day", delay="15m", time_zone=NEW_YORK)
     assert day.arrived_with(NIGHTS[1]) - NIGHTS[1] == timedelta(hours=25)
-
-
-def test_log_has_all_facts_until_the_end_of_the_last_hour_with_a_fact() -> None:
-    hourly = Arrival(every="hour", delay="15m")
-    assert arrived_until([hourly], datetime(2013, 6, 1, 11, 20, tzinfo=UTC)) == datetime(2013, 6, 1, 12, tzinfo=UTC)
-
-
-def test_slower_source_limits_a_log_by_its_declaration() -> None:
-    hourly, daily = Arrival(every="hour"), Arrival(every="day", delay="6h")
-    before_six, after_six = datetime(2013, 6, 2, 3, 20, tzinfo=UTC), datetime(2013, 6, 2, 5, 20, tzinfo=UTC)
-    assert arrived_until([hourly, daily], before_six) == datetime(2013, 6, 1, tzinfo=UTC)
-    assert arrived_until([hourly, daily], after_six) == datetime(2013, 6, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("delay", ["", "15", "-1h", "1.5h", "2 days"])

@@ -149,15 +149,27 @@ SOLD = {"k": pl.String(), "at": INSTANT, "x": pl.Int32()}
 
 def test_part_of_a_month_is_published_until_its_last_hour_and_the_whole_month_until_its_end(tmp_path: Path) -> None:
     lake, online = Lake.standalone(tmp_path / "lake"), SnapshotStore(tmp_path / "online", refresh_seconds=0)
+    declared = view(HOURLY.model_copy(update={"dataset": "sales", "clock": ["at"]}))
 
     def publish(*times: datetime) -> datetime:
         sales = pl.DataFrame([("a", at, at.day) for at in times], schema=SOLD, orient="row")
         lake.write("datasets/sales", sales, "2013-06")
-        return materialize(view(HOURLY), lake, online, ["2013-06"], MONTHS)[1].watermark
+        return materialize(declared, lake, online, ["2013-06"], MONTHS)[1].watermark
 
     morning, noon = datetime(2013, 6, 5, 9, 10, tzinfo=UTC), datetime(2013, 6, 5, 11, 50, tzinfo=UTC)
     assert publish() == datetime(2013, 6, 1, tzinfo=UTC)
     assert publish(morning) == datetime(2013, 6, 5, 10, tzinfo=UTC)
     assert publish(morning, noon) == datetime(2013, 6, 5, 12, tzinfo=UTC)
-    assert online.lookup([view(HOURLY)], {"k": ["a"]}, 1).values.tolist() == [[5.0]]
+    assert online.lookup([declared], {"k": ["a"]}, 1).values.tolist() == [[5.0]]
     assert publish(morning, datetime(2013, 6, 30, 23, 1, tzinfo=UTC)) == datetime(2013, 7, 1, tzinfo=UTC)
+
+
+def test_slowest_source_limits_the_watermark_of_a_view(tmp_path: Path) -> None:
+    lake, online = Lake.standalone(tmp_path / "lake"), SnapshotStore(tmp_path / "online", refresh_seconds=0)
+    daily = Arrival(every="day", dataset="weather", clock=["at"])
+    hourly = HOURLY.model_copy(update={"dataset": "sales", "clock": ["at"]})
+    sold = pl.DataFrame([("a", datetime(2013, 6, 5, 9, tzinfo=UTC), 1)], schema=SOLD, orient="row")
+    lake.write("datasets/sales", sold, "2013-06")
+    lake.write("datasets/weather", sold.with_columns(pl.col("at").dt.offset_by("-1d")), "2013-06")
+    publication = materialize(view(hourly, daily), lake, online, ["2013-06"], MONTHS)[1]
+    assert publication.watermark == datetime(2013, 6, 5, tzinfo=UTC)

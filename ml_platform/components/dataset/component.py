@@ -83,6 +83,11 @@ class Dataset(DatasetDeclaration):
                 found=self.partitions.describe() if self.partitions else "none",
                 fix="Remove arrival, or declare partitions with a cadence of time.",
             )
+        types = {rule.name: rule.type for rule in self.contract.columns}
+        for place, column in enumerate(self.arrival.clock):
+            if types.get(column) != "timestamp":
+                known = [name for name, found in types.items() if found == "timestamp"]
+                raise self.unknown_name_error(["arrival", "clock", place], column, known, "a timestamp of the contract")
         try:
             _ = self.arrival_in_zone
         except ValidationError as error:

@@ -81,10 +81,12 @@ class DatasetDeclaration(Declaration):
 
     @property
     def arrival_in_zone(self) -> Arrival | None:
-        """The declared arrival, with the time zone of the partitions; None if undeclared."""
+        """The declared arrival, with its clock and the time zone of the partitions; None if undeclared."""
         if self.arrival is None or self.partitions is None:
             return None
-        return Arrival(**self.arrival.model_dump(), time_zone=self.partitions.time_zone)
+        clock = self.arrival.clock or [self.event_time] * (self.event_time is not None)
+        settings = self.arrival.model_dump() | {"clock": clock}
+        return Arrival(dataset=self.name, time_zone=self.partitions.time_zone, **settings)
 
     def engine_source(self, lake: LakeResource) -> "DatasetSource":
         """Return the settings of the dataset for the engine, with its lookup tables read from ``lake``."""

@@ -136,9 +136,9 @@ def pii_columns_of(names: Iterable[str], datasets: Mapping[str, Dataset]) -> lis
 
 
 def arrivals_of(names: Iterable[str], datasets: Mapping[str, Dataset]) -> list[Arrival]:
-    """Return the different arrivals that the datasets ``names`` declare, in order; unknown datasets have none."""
-    found = [datasets[name].arrival_in_zone for name in names if name in datasets]
-    return [each for place, each in enumerate(found) if each is not None and each not in found[:place]]
+    """Return the arrivals that the datasets ``names`` declare; unknown datasets have none."""
+    found = (datasets[name].arrival_in_zone for name in dict.fromkeys(names) if name in datasets)
+    return [each for each in found if each is not None]
 
 
 def datasets_by_name(tree: "ComponentTree") -> dict[str, Dataset]:

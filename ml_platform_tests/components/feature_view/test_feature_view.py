@@ -104,13 +104,14 @@ def dataset(name: str, arrival: dict[str, str] | None) -> Dataset:
     )
 
 
-def test_view_has_each_arrival_of_its_sources_in_their_time_zone() -> None:
+def test_view_has_the_arrivals_of_its_sources_in_their_time_zone() -> None:
     hourly = {"every": "hour", "delay": "15m"}
     datasets = {name: dataset(name, arrival) for name, arrival in [("a", hourly), ("b", None), ("c", hourly)]}
     sources = [{"dataset": name} for name in datasets]
     features = [{"name": "delay", "description": "Minutes late"}]
     view = declared(sources=sources, features=features).settings(datasets)
-    assert [each.model_dump() for each in view.arrivals] == [{**hourly, "time_zone": "America/New_York"}]
+    assert [each.dataset for each in view.arrivals] == ["a", "c"]
+    assert view.arrivals[0].timing == {**hourly, "time_zone": "America/New_York"}
 
 
 def test_arrival_in_the_declaration_of_a_view_is_refused() -> None:
