@@ -76,9 +76,9 @@ def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: Par
             found="none",
             fix=f"Materialize features/{view.name} for a partition of its sources.",
         )
-    latest = partitioning.latest(digests)
-    ends = [arrived_until(arrival, lake, latest, partitioning) for arrival in view.arrivals]
-    watermark = min([partitioning.bounds(latest)[1], *ends])
+    last = partitioning.latest(digests)
+    ends = [arrived_until(arrival, lake, last, partitioning) for arrival in view.arrivals]
+    watermark = min([partitioning.bounds(last)[1], *ends])
     if view.tolerance_minutes is None:
         return store.publish(update_last_facts(view, lake, version, digests, watermark, partitioning))
     oldest = watermark - timedelta(minutes=view.tolerance_minutes)

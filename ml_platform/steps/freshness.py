@@ -78,16 +78,15 @@ def flat_curve(points: Sequence[FreshnessPoint]) -> dict[str, float]:
 
 def curve_table(metrics: Mapping[str, float], arrivals: Sequence[Arrival] = ()) -> list[dict[str, object]]:
     """Return the curve among the stored ``metrics`` of a verdict as rows, in order of delay; empty without a curve."""
-    stored = [(*name.split(_MARK), value) for name, value in metrics.items() if _MARK in name]
+    stored = [tuple(name.split(_MARK)) for name in metrics if _MARK in name]
     if not stored:
         return []
-    names = list(dict.fromkeys(name for name, _, _ in stored))
-    rows: dict[str, dict[str, object]] = {
-        DECLARED: {"facts arrive": arrival_text(arrivals), **{name: metrics.get(name) for name in names}}
+    names = list(dict.fromkeys(name for name, _ in stored))
+    delays = sorted({delay for _, delay in stored}, key=delay_of)
+    rows = {arrival_text(arrivals): metrics} | {
+        f"{delay} after they are known": {name: metrics[f"{name}{_MARK}{delay}"] for name in names} for delay in delays
     }
-    for metric, delay, value in sorted(stored, key=lambda each: delay_of(each[1])):
-        rows.setdefault(delay, {"facts arrive": f"{delay} after they are known"})[metric] = value
-    return list(rows.values())
+    return [{"facts arrive": text, **{name: of_row.get(name) for name in names}} for text, of_row in rows.items()]
 
 
 def arrival_text(arrivals: Sequence[Arrival]) -> str:

@@ -84,7 +84,7 @@ class DatasetDeclaration(Declaration):
         """The declared arrival, with its clock and the time zone of the partitions; None if undeclared."""
         if self.arrival is None or self.partitions is None:
             return None
-        clock = self.arrival.clock or [self.event_time] * (self.event_time is not None)
+        clock = self.arrival.clock or ([self.event_time] if self.event_time else [])
         settings = self.arrival.model_dump() | {"clock": clock}
         return Arrival(dataset=self.name, time_zone=self.partitions.time_zone, **settings)
 
