@@ -45,7 +45,7 @@ def freshness_curve(
     Views of tables without partitions do not change, and request views see the changed values.
     """
     delays = curve_delays(model)
-    if not delays:
+    if not delays or not model.has_time:
         return []
     names = list(dict.fromkeys([model.primary_metric, evidence.task.baseline_metric]))
     logs = _logs_in_memory(model.feature_set, test, lake)
