@@ -85,7 +85,8 @@ def plain(folder: Path) -> dict[str, Any]:
 
     from assets.aviation.departure_risk.examples import flights as examples_of
     from benchmarks.features import LEAD, by_hand
-    from ml_platform.training.lightgbm_trainer import LightGBMSettings, seeds_of_segment
+    from ml_platform.training.lightgbm_boosting import seeds_of_segment
+    from ml_platform.training.lightgbm_trainer import LightGBMSettings
 
     clock = _Clock()
     sources = _read(folder)

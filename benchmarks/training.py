@@ -38,7 +38,8 @@ from ml_platform.registry.tracking import Tracking
 from ml_platform.steps.candidates import make_candidate, read_training_set
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.training.candidate import fit_candidate
-from ml_platform.training.lightgbm_trainer import LightGBMSettings, seeds_of_segment
+from ml_platform.training.lightgbm_boosting import seeds_of_segment
+from ml_platform.training.lightgbm_trainer import LightGBMSettings
 from ml_platform.training.splits import LABEL, Split, TimeSplit, split_by_time
 from ml_platform.training.trainer import TrainerSettings
 from resources.home import Home

@@ -1,6 +1,8 @@
 """Scores rows with a LightGBM booster read from its native file."""
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,9 +12,14 @@ import numpy as np
 from bento.scorer import Features, Scores
 
 
-def load(model_dir: Path) -> "LightGbmScorer":
-    """Return the booster in `model.txt` of ``model_dir``."""
-    return LightGbmScorer(_import_lightgbm_alone().Booster(model_file=model_dir / "model.txt"))
+def load(model_dir: Path) -> "LightGbmScorer | LevelsScorer":
+    """Return the booster in `model.txt` of ``model_dir``, or the boosters that `levels.json` lists."""
+    lightgbm, levels = _import_lightgbm_alone(), model_dir / "levels.json"
+    if not levels.is_file():
+        return LightGbmScorer(lightgbm.Booster(model_file=model_dir / "model.txt"))
+    stored = json.loads(levels.read_text())
+    boosters = [LightGbmScorer(lightgbm.Booster(model_file=model_dir / file)) for file in stored["files"]]
+    return LevelsScorer(boosters, stored["explained"])
 
 
 class LightGbmScorer:
@@ -39,6 +46,21 @@ class LightGbmScorer:
             return contributions[:, 0, :-1]
         explained = self.predict(features).argmax(axis=1)
         return contributions[np.arange(len(features)), explained, :-1]
+
+
+class LevelsScorer:
+    """One booster for each level of a task of several quantiles."""
+
+    def __init__(self, boosters: Sequence[LightGbmScorer], explained: int) -> None:
+        self._boosters, self._explained = boosters, explained
+
+    def predict(self, features: Features) -> Scores:
+        """Return the outputs of all boosters (rows, levels)."""
+        return np.column_stack([each.predict(features)[:, 0] for each in self._boosters])
+
+    def contributions(self, features: Features) -> Scores:
+        """Return the contributions (rows, features) to the explained level."""
+        return self._boosters[self._explained].contributions(features)
 
 
 def _import_lightgbm_alone() -> ModuleType:

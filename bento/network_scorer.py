@@ -73,7 +73,7 @@ class NetworkScorer:
         """Return each score minus its mean when one feature takes its values from the background rows.
 
         Shape (rows, features), in log-odds or units of the label. A feature that the network does not read contributes
-        0. With several classes, the most probable class of each row is explained.
+        0. Of several outputs, the one that the task explains is used, for example the most probable class.
         After Robnik-Sikonja and Kononenko (2008), Explaining classifications for individual instances.
         """
         layer, columns = self._layers[0], [*self._numbers, *self._categories]
@@ -84,7 +84,7 @@ class NetworkScorer:
         for row, inputs in enumerate(self._embed(features)):
             pre_activation = self._first_layer(inputs[np.newaxis])
             outputs = self._scores(pre_activation)
-            explained = int(outputs[0].argmax())
+            explained = int(self._task.explained_output(outputs)[0])
             odds = self._log_odds(outputs[:, explained])
             # A replaced feature changes only its own terms of the first layer; the rest is not computed again.
             change = (background - inputs).reshape(len(background), len(columns), size)

@@ -57,7 +57,8 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
     try:
         write_json(
             metrics,
-            evidence.task.score(label, predicted, evidence.bounds.get(CANDIDATE)) | evidence.task.summary(label),
+            evidence.task.score(label, predicted, evidence.bounds.get(CANDIDATE), context=evidence.context)
+            | evidence.task.summary(label),
         )
         for name, table in tables.items():
             write_bytes(plots / f"{name}.csv", table.write_csv().encode())

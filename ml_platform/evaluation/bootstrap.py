@@ -21,13 +21,14 @@ from ml_platform.evaluation.serial_dependence import Dependence, serial_dependen
 from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.metrics import (
     ALERT_RATE,
+    UNBOUNDED,
     Array,
     Bounds,
     EvaluationError,
     require_metric,
 )
 from ml_platform.tasks.own_metric import OwnMetrics, is_higher_better, resampled_own
-from ml_platform.tasks.task import MetricOptions, Task
+from ml_platform.tasks.task import Context, MetricOptions, Task
 
 TIME_UNITS = ("hour", "day", "week")
 """Units of time that the bootstrap can draw as blocks; they have an order."""
@@ -171,15 +172,15 @@ class Bootstrap:
     def _range(self, metric: str) -> tuple[float, float]:
         if metric in self.own:
             return self.own[metric].lowest, self.own[metric].highest
-        return 0.0, np.inf if metric in {"log_loss", "mae", "rmse", "pinball"} else 1.0
+        return 0.0, np.inf if metric in UNBOUNDED else 1.0
 
     def _point(self, model: str, metric: str) -> float:
         if metric not in self.points[model]:
             raise EvaluationError(
                 f"Metric '{metric}' of '{model}'",
                 expected="a value",
-                found="none (coverage needs the bounds that the model predicts)",
-                fix="Pass the bounds with the evidence, or remove the metric from the gates.",
+                found="none (coverage needs the bounds that the model predicts, and mase the seasonal naive forecast)",
+                fix="Pass them with the evidence, or remove the metric from the gates.",
             )
         return self.points[model][metric]
 
@@ -207,14 +208,15 @@ def bootstrap(
     metrics: Sequence[str] | None = None,
     bounds: Mapping[str, Bounds] | None = None,
     own: OwnMetrics | None = None,
+    context: Context | None = None,
 ) -> Bootstrap:
     """Return ``metrics`` of each model in ``predictions`` on the rows and on resamples; default: all of them.
 
     ``block`` is the block of each row, as sortable values without nulls. All models are scored on the same resamples,
     so their differences are paired. ``bounds`` maps models to the lower and upper ends that a regression predicts, and
-    adds their coverage. ``own`` are metrics of a team's own, besides those of the task. Raises
-    :class:`EvaluationError` as :func:`~ml_platform.tasks.metrics.score` does, for an unknown metric and for fewer than
-    two blocks.
+    adds their coverage. ``context`` is that of the rows, for tasks that need it. ``own`` are metrics of a team's own,
+    besides those of the task. Raises :class:`EvaluationError` as :func:`~ml_platform.tasks.metrics.score` does, for an
+    unknown metric and for fewer than two blocks.
     """
     task = as_task(task)
     own = own or {}
@@ -232,7 +234,14 @@ def bootstrap(
     calibration: dict[str, CalibrationError] = {}
     for name, prediction in predictions.items():
         values[name] = task.resampled(
-            label, prediction, codes, counts, built_in, bounds=(bounds or {}).get(name), options=options
+            label,
+            prediction,
+            codes,
+            counts,
+            built_in,
+            bounds=(bounds or {}).get(name),
+            options=options,
+            context=context,
         )
         for metric in (each for each in selected if each in own):
             truth, predicted = np.asarray(label, dtype=np.float64), np.asarray(prediction, dtype=np.float64)

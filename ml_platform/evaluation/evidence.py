@@ -21,13 +21,16 @@ from ml_platform.tasks.binary import BinaryTask
 from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.metrics import Bounds, EvaluationError
 from ml_platform.tasks.own_metric import OwnMetrics
-from ml_platform.tasks.task import Task
+from ml_platform.tasks.task import Context, Task
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 BASE_RATE = "base_rate"
 PREDICTION, LOWER, UPPER = "prediction__", "lower__", "upper__"
 """Column prefixes in a stored table, before the model's name: its prediction, and the ends of its interval."""
+
+CONTEXT = "context__"
+"""Column prefix in a stored table, before the name of a number that the task needs of each row."""
 
 OUTPUT = "__output__"
 """Separates the name of the model from that of the output, for a task with several outputs."""
@@ -50,6 +53,7 @@ class Evidence:
     ``predictions`` maps ``candidate``, ``champion`` (absent for the first version) and the names of baselines to arrays
     of the same length as ``label``. ``block`` is the bootstrap unit of each row. ``slices`` is a table of the same
     height whose columns define slices. ``bounds`` maps models to the interval ends that a regression predicts.
+    ``context`` has the numbers of each row that the metrics of the task need.
 
     ``candidate_is_newer`` is true when the candidate saw newer data than the champion. ``champion_fitted_on_rows`` is
     true when the champion belongs to a later month and was fitted on these rows, the one exception to the first
@@ -65,12 +69,14 @@ class Evidence:
     system_checks: SystemChecks = field(default_factory=SystemChecks)
     task: Task = field(default_factory=BinaryTask)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    context: Context = field(default_factory=dict)
     settings: BootstrapSettings = field(default_factory=BootstrapSettings)
     metrics: OwnMetrics = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", as_task(self.task))
-        lengths = {name: len(values) for name, values in {**self.predictions, "block": self.block}.items()}
+        columns = {**self.predictions, **self.context, "block": self.block}
+        lengths = {name: len(values) for name, values in columns.items()}
         if self.slices is not None:
             lengths["slices"] = self.slices.height
         wrong_lengths = {name: length for name, length in lengths.items() if length != len(self.label)}
@@ -108,6 +114,7 @@ class Evidence:
                 metrics=[metric],
                 bounds=self.bounds,
                 own=self.metrics,
+                context=self.context,
             )
         return cache[metric]
 
@@ -118,13 +125,16 @@ class Evidence:
         """Return the evidence of a table from :meth:`to_table`, without system checks. Reports read it."""
         lower, upper = (_columns_by_model(table, prefix) for prefix in (LOWER, UPPER))
         predictions, outputs = _predictions_by_model(table)
-        slices = table.select(pl.exclude("label", "block", f"^({PREDICTION}|{LOWER}|{UPPER}).*$"))
+        slices = table.select(pl.exclude("label", "block", f"^({PREDICTION}|{LOWER}|{UPPER}|{CONTEXT}).*$"))
         return cls(
             label=table["label"].to_numpy(),
             predictions=predictions,
             block=table["block"].to_numpy(),
             slices=slices if slices.width else None,
             bounds={name: (ends, upper[name]) for name, ends in lower.items()},
+            context={
+                name.removeprefix(CONTEXT): table[name].to_numpy() for name in table.columns if name.startswith(CONTEXT)
+            },
             task=as_task(task).with_outputs(outputs),
             settings=settings,
             metrics=metrics or {},
@@ -135,6 +145,7 @@ class Evidence:
         columns = self._prediction_columns()
         columns |= {f"{LOWER}{name}": lower for name, (lower, _) in self.bounds.items()}
         columns |= {f"{UPPER}{name}": upper for name, (_, upper) in self.bounds.items()}
+        columns |= {f"{CONTEXT}{name}": values for name, values in self.context.items()}
         blocks = np.unique(self.block, return_inverse=True)[1]
         table = pl.DataFrame({"label": self.label, "block": blocks, **columns})
         return table if self.slices is None else table.hstack(self.slices)
@@ -156,7 +167,10 @@ class Evidence:
         predictions again. The latency gate evaluates each new measurement.
         """
         blocks = np.unique(self.block, return_inverse=True)[1]
+        # A task without a context keeps the digests of earlier releases.
         own = {"metrics": source_digests(self.metrics)} if self.metrics else {}
+        if self.context:
+            own["context"] = {name: _array_digest(values) for name, values in self.context.items()}
         return value_digest(
             {
                 **own,

@@ -27,11 +27,8 @@ class PlausibilityGate(Settings):
         if "auc" in evidence.task.metrics:
             metric, limit = "AUC", self.maximum_auc
             value = evidence.resampled("auc").points[CANDIDATE]["auc"]
-        elif evidence.task.loss == "squared_error":
-            metric, limit = "R2", self.maximum_r2
-            variance = float(evidence.label.var())
-            error = float(((evidence.predictions[CANDIDATE] - evidence.label) ** 2).mean())
-            value = 1 - error / variance if variance else 0.0
+        elif (share := evidence.task.explained_variance(evidence.label, evidence.predictions[CANDIDATE])) is not None:
+            metric, limit, value = "R2", self.maximum_r2, share
         else:
             return GateResult(name=self.name, passed=True, numbers={}, reason="The task has no AUC and no R2.")
         passed = value < limit

@@ -95,6 +95,11 @@ def pool_windows(windows: Sequence[Evidence]) -> Evidence:
             )
             for name in bounded
         },
+        context={
+            name: np.concatenate([each.context[name] for each in windows])
+            for name in last.context
+            if all(name in each.context for each in windows)
+        },
         settings=last.settings.model_copy(update={"confidence": 1 - 2 * level}),
     )
 

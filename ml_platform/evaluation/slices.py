@@ -21,7 +21,7 @@ from ml_platform.tasks.metrics import (
     Array,
     EvaluationError,
 )
-from ml_platform.tasks.task import Task
+from ml_platform.tasks.task import Context, Task, rows_of
 
 if TYPE_CHECKING:
     from ml_platform.evaluation.evidence import Evidence
@@ -76,6 +76,7 @@ def worst_slices(
     minimum_support: int = 200,
     limit: int = 10,
     task: Task | str = "binary",
+    context: Context | None = None,
 ) -> list[SliceScore]:
     """Return the ``limit`` slices with the worst ``metric``, worst first, by fairlearn's ``MetricFrame``.
 
@@ -87,7 +88,7 @@ def worst_slices(
     truth, predicted = np.asarray(label, np.float64), np.asarray(prediction, np.float64)
     # MetricFrame takes one number per row, so the functions find the rows of a prediction by their position.
     positions = np.arange(len(truth))
-    functions = {"rows": _rows, metric: _metric_or_nan(metric, as_task(task), predicted)}
+    functions = {"rows": _rows, metric: _metric_or_nan(metric, as_task(task), predicted, context or {})}
     scores: list[SliceScore] = []
     for column in slices.columns:
         features = slices[column].cast(pl.String).fill_null("null").to_numpy()
@@ -177,6 +178,7 @@ def _difference(evidence: "Evidence", metric: str, rows: npt.NDArray[np.int64], 
         task=evidence.task,
         metrics=[metric],
         own=evidence.metrics,
+        context=rows_of(evidence.context, rows),
     )
     return resamples.difference("candidate", opponent, metric)
 
@@ -185,9 +187,13 @@ def _rows(truth: Array, _: npt.NDArray[np.int64]) -> int:
     return len(truth)
 
 
-def _metric_or_nan(metric: str, task: Task, prediction: Array) -> Callable[[Array, npt.NDArray[np.int64]], float]:
+def _metric_or_nan(
+    metric: str, task: Task, prediction: Array, context: Context
+) -> Callable[[Array, npt.NDArray[np.int64]], float]:
     def value(truth: Array, positions: npt.NDArray[np.int64]) -> float:
         rows = np.asarray(positions)
-        return task.score(truth, prediction[rows])[metric] if task.is_comparable(truth) else float("nan")
+        if not task.is_comparable(truth):
+            return float("nan")
+        return task.score(truth, prediction[rows], context=rows_of(context, rows))[metric]
 
     return value

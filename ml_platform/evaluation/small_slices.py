@@ -47,7 +47,7 @@ class PooledSlices:
 def pool_small_slices(evidence: Evidence, settings: SliceSettings, opponent: str) -> PooledSlices | None:
     """Return the pooled test of candidate against ``opponent`` in the small slices; None when there is none.
 
-    The loss of a row is its log loss, or its squared error for a regression. Per slice, the statistic is the sum of the
+    The loss of a row is that of the task, for example its log loss. Per slice, the statistic is the sum of the
     excess losses over the root of the sum of their squares by block. The null distribution turns the signs of whole
     blocks, for all slices at once, so it knows how slices overlap (Westfall and Young 1993, Resampling-based multiple
     testing). The p-value combines the largest statistic, which finds one bad slice, and the sum of all slices, which
@@ -69,14 +69,14 @@ def pool_small_slices(evidence: Evidence, settings: SliceSettings, opponent: str
     of_all = _share_at_least(drawn[:, -1], float(statistic[-1]))
     order = np.argsort(-statistic[:-1], kind="stable")
     found = [SmallSlice(column, value, len(rows), -float(excess[rows].mean())) for column, value, rows in small]
-    loss = "log loss" if evidence.task.has_probabilities else "squared error"
-    return PooledSlices([found[at] for at in order], min(1.0, 2 * min(of_one, of_all)), loss)
+    return PooledSlices([found[at] for at in order], min(1.0, 2 * min(of_one, of_all)), evidence.task.loss_text)
 
 
 def _excess_loss(evidence: Evidence, opponent: str) -> Array:
     candidate, other = evidence.predictions[CANDIDATE], evidence.predictions[opponent]
     of_candidate, of_other = (
-        evidence.task.losses(evidence.label, each.reshape(len(each), -1)) for each in (candidate, other)
+        evidence.task.losses(evidence.label, each.reshape(len(each), -1), evidence.context)
+        for each in (candidate, other)
     )
     return of_candidate - of_other
 

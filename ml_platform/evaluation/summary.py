@@ -26,6 +26,7 @@ def summarize_metrics(evidence: Evidence) -> list[MetricSummary]:
         task=evidence.task,
         bounds=evidence.bounds,
         own=evidence.metrics,
+        context=evidence.context,
     )
     others = [name for name in evidence.predictions if name != CANDIDATE]
     return [_metric_summary(resamples, metric, others) for metric in resamples.points[CANDIDATE]]

@@ -261,10 +261,14 @@ def candidate_results(
         calibrated = candidate.calibration.apply(candidate.validation_predictions)
         choice = choose_threshold(threshold, labels, calibrated)
     tested = task.encode(split.test[LABEL], "Training set, test part")
-    test = task.score(tested, predictions, bounds(predictions)) | task.summary(tested)
+    test = task.score(tested, predictions, bounds(predictions), context=task.context(split.test))
     validated = task.score(
-        labels, candidate.validation_predictions, bounds(candidate.validation_predictions)
-    ) | task.summary(labels)
+        labels,
+        candidate.validation_predictions,
+        bounds(candidate.validation_predictions),
+        context=task.context(split.validation),
+    )
+    test, validated = test | task.summary(tested), validated | task.summary(labels)
     if own:
         test |= own_scores(own, tested, predictions)
         validated |= own_scores(own, labels, candidate.validation_predictions)

@@ -49,7 +49,7 @@ from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.steps.packaging import model_directory, package_version
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.tasks.own_metric import is_higher_better
-from ml_platform.tasks.task import Task
+from ml_platform.tasks.task import Context, Task
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import StoredModel, read_model
 from ml_platform.training.own_baseline import baseline_prediction
@@ -72,12 +72,13 @@ class ModelScores:
     """Predictions for the test rows by name, in the outputs of ``task``, and the bounds of their intervals.
 
     ``task`` is that of the candidate. The names are candidate, champion, and the baselines; ``bounds`` contains only
-    the models that give intervals.
+    the models that give intervals. ``context`` has the numbers of each row that the metrics of the task need.
     """
 
     task: Task
     predictions: dict[str, npt.NDArray[np.float64]]
     bounds: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
+    context: Context
     champion_fitted_on_rows: bool = False
 
 
@@ -180,7 +181,9 @@ def score_models(model: BoundModel, split: Split, compared: ComparedVersions, st
     task = stored[CANDIDATE].task
     predictions = {name: task.aligned(one.predict(split.test), one.task) for name, one in stored.items()}
     bounds = {name: one.calibration.bounds(predictions[name]) for name, one in stored.items()}
-    predictions[BASE_RATE] = task.baseline(task.encode(split.known[LABEL], "Training set"), split.test.height)
+    known, context = task.encode(split.known[LABEL], "Training set"), task.context(split.test)
+    predictions[BASE_RATE] = task.baseline(known, split.test.height)
+    predictions |= task.baselines(known, task.context(split.known), context)
     if model.request_only:
         predictions[REQUEST_ONLY] = request_only(model, split, stores.repository)
     for name, baseline in model.declared.evaluation.baselines.items():
@@ -189,6 +192,7 @@ def score_models(model: BoundModel, split: Split, compared: ComparedVersions, st
         task,
         predictions,
         {name: ends for name, ends in bounds.items() if ends is not None},
+        context,
         champion_fitted_on_rows=fitted_on_rows(model, split, compared, stores),
     )
 
@@ -213,6 +217,7 @@ def collect_evidence(
         system_checks=checks,
         task=scores.task,
         bounds=scores.bounds,
+        context=scores.context,
         settings=declared.evaluation.bootstrap,
         metrics=model.own_metrics,
     )
@@ -257,6 +262,7 @@ def weakest_slices(model: BoundModel, evidence: Evidence) -> list[SliceScore]:
         metric=evidence.task.slice_metric,
         minimum_support=model.declared.evaluation.minimum_support,
         task=evidence.task,
+        context=evidence.context,
     )
 
 

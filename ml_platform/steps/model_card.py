@@ -77,7 +77,7 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         feature_importance=dict(list(importance.items())[:MAX_FEATURES_SHOWN]),
         cost=training_cost(registry, version, manifest, read_prices(stores.repository).currency),
         approvals=decision_history(stores.audit, version),
-        calibration=_calibration_text(manifest, stored_model.calibration.half_width),
+        calibration=_calibration_text(manifest, task, stored_model.calibration.half_width),
         threshold=_threshold_text(manifest, task),
         answers=_answers(manifest, evidence),
         reliability=[] if task.output_names else [each for of_class in bins.values() for each in of_class],
@@ -109,10 +109,12 @@ def refresh_model_card(write: Callable[[], ModelCardFiles]) -> str:
     return f"Written again for version {written.version.version}, verdict {written.verdict_digest[:12]}."
 
 
-def _calibration_text(manifest: Manifest, half_width: float | None) -> str:
+def _calibration_text(manifest: Manifest, task: Task, half_width: float | None) -> str:
     if half_width is not None:
         share = manifest.parameters.get("interval")
         return f"Intervals of ± {half_width:.4g} around each value, calibrated to contain {share:.0%} of the outcomes."
+    if not task.has_probabilities:
+        return "Not applicable: the task predicts no probabilities."
     method = manifest.parameters.get("calibration", "none")
     if method == "none":
         return "Scores are the probabilities of the trainer, without calibration."

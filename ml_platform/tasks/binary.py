@@ -18,7 +18,7 @@ from ml_platform.tasks.metrics import (
     score,
 )
 from ml_platform.tasks.resampling import Codes, block_sizes, resampled_mean
-from ml_platform.tasks.task import LabelError, MetricOptions, Task, constant
+from ml_platform.tasks.task import Context, LabelError, MetricOptions, Task, constant
 
 
 class BinaryTask(Task):
@@ -79,7 +79,12 @@ class BinaryTask(Task):
         return constant([float(label.mean())], rows)
 
     def score(
-        self, label: Any, prediction: Any, bounds: Bounds | None = None, options: MetricOptions | None = None
+        self,
+        label: Any,
+        prediction: Any,
+        bounds: Bounds | None = None,
+        options: MetricOptions | None = None,
+        context: Context | None = None,
     ) -> dict[str, float]:
         return score(label, prediction)
 
@@ -93,6 +98,7 @@ class BinaryTask(Task):
         *,
         bounds: Bounds | None = None,
         options: MetricOptions | None = None,
+        context: Context | None = None,
     ) -> dict[str, Array]:
         truth, scores = classification_arrays(label, prediction)
         values: dict[str, Array] = {}
@@ -113,7 +119,7 @@ class BinaryTask(Task):
             values["ece"] = resampled_ece(truth, scores, codes, counts)
         return {metric: values[metric] for metric in metrics}
 
-    def losses(self, label: Array, outputs: Array) -> Array:
+    def losses(self, label: Array, outputs: Array, context: Context | None = None) -> Array:
         clipped = np.clip(outputs[:, 0], 1e-12, 1 - 1e-12)
         return np.where(np.isnan(label), np.nan, -np.log(np.where(label > 0, clipped, 1 - clipped)))
 

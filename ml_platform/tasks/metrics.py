@@ -32,6 +32,9 @@ MetricName = Literal[
     "rmse",
     "pinball",
     "coverage",
+    "mase",
+    "ndcg",
+    "mean_average_precision",
 ]
 
 HIGHER_IS_BETTER = frozenset(
@@ -44,8 +47,13 @@ HIGHER_IS_BETTER = frozenset(
         "macro_f1",
         "top_2_accuracy",
         "coverage",
+        "ndcg",
+        "mean_average_precision",
     }
 )
+UNBOUNDED = frozenset({"log_loss", "mae", "rmse", "pinball", "mase"})
+"""Metrics without a largest value; all others are at most 1."""
+
 CALIBRATION_BINS = 15
 ALERT_RATE = 0.01
 """Share of rows with an alert for `recall_at_rate`, unless the declaration gives another."""

@@ -14,7 +14,7 @@ from ml_platform.tasks import resampled_auc
 from ml_platform.tasks.binary import resampled_ece
 from ml_platform.tasks.metrics import Array, Bounds, EvaluationError, ece, regression_arrays
 from ml_platform.tasks.resampling import Codes, resampled_mean, resampled_sum
-from ml_platform.tasks.task import LabelError, MetricOptions, Task
+from ml_platform.tasks.task import Context, LabelError, MetricOptions, Task
 
 MINIMUM_CLASSES = 2
 MINIMUM_CLASS_ROWS = 2
@@ -122,7 +122,12 @@ class MulticlassTask(Task):
         return np.tile(shares, (rows, 1))
 
     def score(
-        self, label: Any, prediction: Any, bounds: Bounds | None = None, options: MetricOptions | None = None
+        self,
+        label: Any,
+        prediction: Any,
+        bounds: Bounds | None = None,
+        options: MetricOptions | None = None,
+        context: Context | None = None,
     ) -> dict[str, float]:
         return self._metrics(*self._arrays(label, prediction), self._codes)
 
@@ -151,6 +156,7 @@ class MulticlassTask(Task):
         *,
         bounds: Bounds | None = None,
         options: MetricOptions | None = None,
+        context: Context | None = None,
     ) -> dict[str, Array]:
         truth, shares = self._arrays(label, prediction)
         answer = shares.argmax(axis=1)
@@ -172,7 +178,7 @@ class MulticlassTask(Task):
             values[metric] = np.asarray(np.mean(by_class, axis=0))
         return values
 
-    def losses(self, label: Array, outputs: Array) -> Array:
+    def losses(self, label: Array, outputs: Array, context: Context | None = None) -> Array:
         epsilon = np.finfo(np.float64).eps
         known = np.nan_to_num(label).astype(np.int64)
         losses = -np.log(np.clip(outputs[np.arange(len(label)), known], epsilon, 1.0))
@@ -247,7 +253,9 @@ class MulticlassTask(Task):
     def answer_schema(self) -> dict[str, Any]:
         return {"enum": list(self.classes), "description": "The most probable class."}
 
-    def answer_details(self, prediction: Array, half_width: float | None) -> list[dict[str, Any]] | None:
+    def answer_details(
+        self, prediction: Array, half_width: float | None, context: Context | None = None
+    ) -> list[dict[str, Any]] | None:
         names = self.output_names
         return [{"probabilities": dict(zip(names, row, strict=True))} for row in prediction.tolist()]
 

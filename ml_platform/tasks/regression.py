@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ml_platform.tasks.metrics import Array, Bounds, pinball_losses, regression_arrays, score_regression
 from ml_platform.tasks.resampling import Codes, resampled_mean
-from ml_platform.tasks.task import MetricOptions, Task, constant, number_label
+from ml_platform.tasks.task import Context, MetricOptions, Task, constant, explained_share, number_label
 
 
 class RegressionTask(Task):
@@ -35,7 +35,12 @@ class RegressionTask(Task):
         return constant([float(label.mean())], rows)
 
     def score(
-        self, label: Any, prediction: Any, bounds: Bounds | None = None, options: MetricOptions | None = None
+        self,
+        label: Any,
+        prediction: Any,
+        bounds: Bounds | None = None,
+        options: MetricOptions | None = None,
+        context: Context | None = None,
     ) -> dict[str, float]:
         lower, upper = bounds or (None, None)
         quantile = (options or MetricOptions()).quantile
@@ -51,6 +56,7 @@ class RegressionTask(Task):
         *,
         bounds: Bounds | None = None,
         options: MetricOptions | None = None,
+        context: Context | None = None,
     ) -> dict[str, Array]:
         truth, predicted = regression_arrays(label, prediction)
         quantile = (options or MetricOptions()).quantile
@@ -63,8 +69,11 @@ class RegressionTask(Task):
             values["coverage"] = resampled_mean(is_covered(label, *bounds), codes, counts)
         return {metric: values[metric] for metric in metrics if metric in values}
 
-    def losses(self, label: Array, outputs: Array) -> Array:
+    def losses(self, label: Array, outputs: Array, context: Context | None = None) -> Array:
         return np.asarray(np.square(outputs[:, 0] - label))
+
+    def explained_variance(self, label: Array, prediction: Array) -> float | None:
+        return explained_share(label, prediction)
 
     def summary(self, label: Array) -> dict[str, float]:
         return {"base_rate": float(label.mean())}
@@ -82,7 +91,9 @@ class RegressionTask(Task):
             }
         }
 
-    def answer_details(self, prediction: Array, half_width: float | None) -> list[dict[str, Any]] | None:
+    def answer_details(
+        self, prediction: Array, half_width: float | None, context: Context | None = None
+    ) -> list[dict[str, Any]] | None:
         if half_width is None:
             return [{"interval": None}] * len(prediction)
         ends = zip((prediction - half_width).tolist(), (prediction + half_width).tolist(), strict=True)

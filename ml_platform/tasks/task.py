@@ -5,7 +5,7 @@ example the classes; that task is stored with the model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -17,6 +17,9 @@ from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
 from ml_platform.tasks.metrics import ALERT_RATE, Array, Bounds
 from ml_platform.tasks.resampling import Codes
+
+Context = Mapping[str, Array]
+"""Numbers of each row that a task needs besides label and prediction, by name, each of shape (rows,)."""
 
 
 class LabelError(PlatformError):
@@ -90,6 +93,36 @@ class Task(Settings, ABC):
         return []
 
     @property
+    def usable_metrics(self) -> tuple[str, ...]:
+        """The metrics that have a value with the declared settings."""
+        return self.metrics
+
+    @property
+    def quantile_levels(self) -> list[float]:
+        """Levels of the quantiles that a trainer fits, one for each output; empty for other tasks."""
+        return []
+
+    @property
+    def context_features(self) -> dict[str, str]:
+        """Settings that name a feature, ``view__feature``, whose values :meth:`context` reads, with the feature."""
+        return {}
+
+    @property
+    def context_fields(self) -> dict[str, str]:
+        """Settings that name a request field whose values :meth:`context` reads, with the field."""
+        return {}
+
+    @property
+    def baseline_names(self) -> list[str]:
+        """Names of the baselines of :meth:`baselines`."""
+        return []
+
+    @property
+    def loss_text(self) -> str:
+        """Name of the loss of a row, for readers of reports."""
+        return "log loss" if self.has_probabilities else "squared error"
+
+    @property
     def outputs(self) -> int:
         """Number of columns that a fitted model returns."""
         return max(1, len(self.output_names))
@@ -119,15 +152,34 @@ class Task(Settings, ABC):
         """Return a ``prediction`` of another version, whose task is ``task``, in the outputs of this task."""
         return prediction
 
+    def context(self, rows: pl.DataFrame) -> dict[str, Array]:
+        """Return the numbers besides label and prediction that the task needs, from request fields and features."""
+        return {}
+
     @abstractmethod
     def baseline(self, label: Array, rows: int) -> Array:
         """Return the best constant prediction by the known ``label``, for ``rows`` rows."""
 
+    def baselines(self, label: Array, context: Context, rows: Context) -> dict[str, Array]:
+        """Return the predictions of further baselines by name, for rows with the context ``rows``.
+
+        ``label`` and ``context`` are those of the known rows.
+        """
+        return {}
+
     @abstractmethod
     def score(
-        self, label: Any, prediction: Any, bounds: Bounds | None = None, options: MetricOptions | None = None
+        self,
+        label: Any,
+        prediction: Any,
+        bounds: Bounds | None = None,
+        options: MetricOptions | None = None,
+        context: Context | None = None,
     ) -> dict[str, float]:
-        """Return the metrics; raises :class:`~ml_platform.tasks.metrics.EvaluationError` without a value."""
+        """Return the metrics; raises :class:`~ml_platform.tasks.metrics.EvaluationError` without a value.
+
+        ``context`` is that of the rows. A metric that needs what it lacks is left out.
+        """
 
     @abstractmethod
     def resampled(
@@ -140,15 +192,25 @@ class Task(Settings, ABC):
         *,
         bounds: Bounds | None = None,
         options: MetricOptions | None = None,
+        context: Context | None = None,
     ) -> dict[str, Array]:
         """Return ``metrics`` of each resample, shape (resamples,), as :mod:`ml_platform.tasks.resampling` defines it.
 
-        NaN marks a resample in which a metric has no value; a metric that needs absent ``bounds`` is left out.
+        NaN marks a resample in which a metric has no value; a metric that needs absent ``bounds`` or ``context`` is
+        left out.
         """
 
     @abstractmethod
-    def losses(self, label: Array, outputs: Array) -> Array:
+    def losses(self, label: Array, outputs: Array, context: Context | None = None) -> Array:
         """Return the loss of each row that trainers minimise, from ``outputs`` (rows, outputs), shape (rows,)."""
+
+    def explained_output(self, outputs: Array) -> Array:
+        """Return the number of the output that explanations explain for each row of ``outputs``, shape (rows,)."""
+        return np.asarray(outputs.argmax(axis=1))
+
+    def explained_variance(self, label: Array, prediction: Array) -> float | None:
+        """Return the share of the variance of ``label`` that is explained (R²); None for a task that has none."""
+        return None
 
     def is_comparable(self, label: Array) -> bool:
         """Return whether a metric has a value on the rows of a slice."""
@@ -192,8 +254,13 @@ class Task(Settings, ABC):
         """OpenAPI schemas of the fields of an answer besides ``score`` and ``label``, by name."""
         return {}
 
-    def answer_details(self, prediction: Array, half_width: float | None) -> list[dict[str, Any]] | None:
-        """Return the fields of :attr:`details` of each row, and None for a task without them."""
+    def answer_details(
+        self, prediction: Array, half_width: float | None, context: Context | None = None
+    ) -> list[dict[str, Any]] | None:
+        """Return the fields of :attr:`details` of each row, and None for a task without them.
+
+        ``half_width`` is that of a fitted interval, and ``context`` that of the rows of one request.
+        """
         return None
 
     def scores(self, prediction: Array) -> Array:
@@ -216,6 +283,17 @@ class Task(Settings, ABC):
         """
         label = outcomes["outcome"].to_numpy()
         return self.score(label, outcomes["score"].to_numpy()) | self.summary(label)
+
+
+def explained_share(label: Array, value: Array) -> float:
+    """Return the share of the variance of ``label`` that ``value`` explains (R²), and 0 for a constant label."""
+    variance = float(label.var())
+    return 1 - float(np.square(value - label).mean()) / variance if variance else 0.0
+
+
+def rows_of(context: Context, rows: Any) -> dict[str, Array]:
+    """Return the ``context`` of some ``rows``, given as numbers, flags or a slice."""
+    return {name: values[rows] for name, values in context.items()}
 
 
 def number_label(label: pl.Series, subject: str, *, fix: str) -> Array:

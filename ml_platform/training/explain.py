@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ml_platform.tasks.task import Task
 from ml_platform.training.calibration import logit
 
 Scores = npt.NDArray[np.float64]
@@ -41,17 +42,17 @@ def reasons(names: Sequence[str], contributions: Scores, most: int = 3) -> list[
 
 
 def contributions_by_ablation(
-    predict: Callable[[Features], Scores], features: Features, background: Features, *, log_odds: bool
+    predict: Callable[[Features], Scores], features: Features, background: Features, *, task: Task
 ) -> Scores:
     """Return each score minus its mean when one feature is taken from the ``background`` rows, shape (rows, features).
 
-    ``predict`` returns (rows, outputs); of several outputs, the largest of each row is explained.
+    ``predict`` returns (rows, outputs); of several outputs, the one that ``task`` explains is used.
     Features are replaced one at a time, so a joint effect counts for each of them. The cost is rows x features x
     background predictions. Source: Robnik-Sikonja and Kononenko (2008), Explaining classifications for individual
     instances.
     """
     outputs = predict(features)
-    explained = outputs.argmax(axis=1)
+    explained, log_odds = task.explained_output(outputs), task.has_probabilities
     baseline = _to_log_odds(outputs[np.arange(len(features)), explained], log_odds)
     explained_of_copies = np.repeat(explained, len(background))
     result = np.zeros(features.shape, dtype=np.float64)

@@ -1,11 +1,7 @@
-"""Gradient boosted trees by LightGBM, with checkpoints from which a resumed fit gives the same bits.
+"""Gradient boosted trees by LightGBM: one booster, or one for each level of a task of several quantiles."""
 
-The random state of a booster cannot be saved. The trainer therefore splits the rounds into segments with their own
-seeds and writes checkpoints between segments. A fit resumed from a checkpoint then draws the same rows and features as
-an uninterrupted fit, and both predict the same bits.
-"""
-
-import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,20 +9,27 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from ml_platform.data.atomic import write_text
+from ml_platform.data.atomic import write_json, write_text
 from ml_platform.data.settings import Settings
 from ml_platform.errors import listed
 from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.task import Task
-from ml_platform.training.checkpoint import Checkpoint, Checkpoints, fingerprint
+from ml_platform.training.lightgbm_boosting import MODEL_FILE, Rounds, boost
 from ml_platform.training.trainer import Matrix, ReportProgress, TrainingError, require_labels
 
 if TYPE_CHECKING:
-    from lightgbm import Booster, Dataset
+    from lightgbm import Booster
 
-MODEL_FILE = "model.txt"
-SEEDS = ("bagging_seed", "feature_fraction_seed", "extra_seed", "objective_seed")
-CHANGED_SHARE_FACTOR = 0.99
+LEVELS_FILE = "levels.json"
+"""Lists the boosters of a model with one for each level, and the number of the one that explanations explain."""
+
+OBJECTIVES = {
+    "log_loss": {"objective": "binary", "metric": "binary_logloss"},
+    "multinomial": {"objective": "multiclass", "metric": "multi_logloss"},
+    "squared_error": {"objective": "regression", "metric": "l2"},
+    "pinball": {"objective": "quantile", "metric": "quantile"},
+}
+"""LightGBM's objective and metric for each loss of a task."""
 
 
 class LightGBMSettings(Settings):
@@ -58,12 +61,15 @@ class LightGBMSettings(Settings):
     )
     num_threads: int = Field(default=0, ge=0, description="Number of threads; 0: one per core.")
 
-    def parameters(self, task: Task | str) -> dict[str, Any]:
-        """Return the parameters for LightGBM, without the seeds, which change with the segment."""
+    def parameters(self, task: Task | str, level: float | None = None) -> dict[str, Any]:
+        """Return the parameters for LightGBM, without the seeds, which change with the segment.
+
+        ``level`` is that of the quantile, for a task of several quantiles.
+        """
         own = self.model_dump(exclude={"max_rounds", "patience", "segment_rounds", "histogram"})
         by_column = self.histogram == "column"
         fixed = {"deterministic": True, "force_col_wise": by_column, "force_row_wise": not by_column, "verbose": -1}
-        return {**own, **_objective(as_task(task)), **fixed}
+        return {**own, **_objective(as_task(task), level), **fixed}
 
 
 class LightGBMModel:
@@ -80,8 +86,16 @@ class LightGBMModel:
         found = np.asarray(self.booster.predict(features, num_iteration=self.rounds), dtype=np.float64)
         return found.reshape(len(features), -1)
 
-    def save(self, directory: Path) -> None:
-        write_text(directory / MODEL_FILE, self.booster.model_to_string(num_iteration=self.rounds))
+    def save(self, directory: Path, file: str = MODEL_FILE) -> None:
+        write_text(directory / file, self.booster.model_to_string(num_iteration=self.rounds))
+
+    @classmethod
+    def load(cls, path: Path) -> "LightGBMModel":
+        """Return the booster in the file ``path``, which ends at its best round."""
+        import lightgbm as lgb
+
+        booster = lgb.Booster(model_file=path)
+        return cls(booster, booster.current_iteration(), [], [])
 
     def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return TreeSHAP contributions without the constant, shape (rows, features), in units of the raw score.
@@ -104,10 +118,50 @@ class LightGBMModel:
         return {names[index]: float(shares[index]) for index in np.argsort(-shares, kind="stable")}
 
 
+class LightGBMLevels:
+    """One booster for each level; the prediction has a column for each, in their order."""
+
+    def __init__(self, members: Sequence[LightGBMModel], explained: int) -> None:
+        self.members, self.explained = list(members), explained
+        self.rounds = max(member.rounds for member in self.members)
+        self.notes = [note for member in self.members for note in member.notes]
+        self.history = _mean_history([member.history for member in self.members])
+
+    def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Return the outputs of the task, shape (rows, levels)."""
+        return np.column_stack([member.predict(features)[:, 0] for member in self.members])
+
+    def save(self, directory: Path) -> None:
+        """Write a file for each booster, and then their list."""
+        files = [f"level_{at}.txt" for at in range(len(self.members))]
+        for member, file in zip(self.members, files, strict=True):
+            member.save(directory, file)
+        write_json(directory / LEVELS_FILE, {"files": files, "explained": self.explained})
+
+    @classmethod
+    def load(cls, directory: Path) -> "LightGBMLevels":
+        """Return the boosters that `levels.json` of ``directory`` lists."""
+        stored = json.loads((directory / LEVELS_FILE).read_text())
+        return cls([LightGBMModel.load(directory / file) for file in stored["files"]], stored["explained"])
+
+    def explain(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Return the contributions to the explained level, shape (rows, features), in label units."""
+        return self.members[self.explained].explain(features)
+
+    def importance(self) -> dict[str, float]:
+        """Return each feature's mean share of the gain over the levels, largest first."""
+        shares: dict[str, float] = {}
+        for member in self.members:
+            for name, share in member.importance().items():
+                shares[name] = shares.get(name, 0.0) + share / len(self.members)
+        return dict(sorted(shares.items(), key=lambda each: -each[1]))
+
+
 class LightGBMTrainer:
     """Fit boosted trees with early stopping on the loss of the task."""
 
     Settings = LightGBMSettings
+    losses = tuple(OBJECTIVES)
     rounds_follow_rows = True
 
     def __init__(self, settings: LightGBMSettings, *, task: Task | str, seed: int) -> None:
@@ -123,10 +177,11 @@ class LightGBMTrainer:
         rounds: int | None = None,
         checkpoint: Path | None = None,
         report: ReportProgress | None = None,
-    ) -> LightGBMModel:
-        """Return the booster; see :class:`ml_platform.training.trainer.Trainer`. Raises :class:`TrainingError`."""
-        import lightgbm as lgb
+    ) -> "LightGBMModel | LightGBMLevels":
+        """Return the booster; see :class:`ml_platform.training.trainer.Trainer`. Raises :class:`TrainingError`.
 
+        A task of several quantiles gets one booster for each level, with its own number of rounds.
+        """
         if validation is None and rounds is None:
             raise TrainingError(
                 "LightGBM",
@@ -134,172 +189,90 @@ class LightGBMTrainer:
                 found="neither",
                 fix="Pass validation rows or rounds.",
             )
+        counts = [rounds] * max(1, len(self.task.quantile_levels))
+        return self._fitted(train, validation, counts, checkpoint, report)
+
+    def refit(
+        self, tuned: "LightGBMModel | LightGBMLevels", rows: Matrix, growth: float, *, checkpoint: Path | None = None
+    ) -> "LightGBMModel | LightGBMLevels":
+        """Return the model fitted on ``rows``, each booster with its own rounds, which grow by ``growth``."""
+        boosters = tuned.members if isinstance(tuned, LightGBMLevels) else [tuned]
+        counts = [max(1, round(each.rounds * growth)) for each in boosters]
+        return self._fitted(rows, None, counts, checkpoint, None)
+
+    def _fitted(
+        self,
+        train: Matrix,
+        validation: Matrix | None,
+        rounds: Sequence[int | None],
+        checkpoint: Path | None,
+        report: ReportProgress | None,
+    ) -> "LightGBMModel | LightGBMLevels":
         require_labels(train, self.task)
-        max_rounds = rounds or self.settings.max_rounds
-        # LightGBM samples the rows for the bins once, before the first segment.
-        parameters = self.settings.parameters(self.task) | {"data_random_seed": self.seed}
-        checkpoints, resumed_from = None, None
-        if checkpoint is not None:
-            identity = {
-                **self.settings.model_dump(),
-                "task": self.task.model_dump(),
-                "seed": self.seed,
-                "most": max_rounds,
-            }
-            checkpoints = Checkpoints(checkpoint, fingerprint(identity, train, validation))
-            resumed_from = checkpoints.latest()
-        progress = _BoostingProgress(self.settings, max_rounds, resumed_from, checkpoints, report)
-        if resumed_from is not None and progress.is_finished():
-            booster = lgb.Booster(model_file=resumed_from.folder / MODEL_FILE)
-        else:
-            data = _dataset(train, parameters)
-            booster = lgb.train(
-                parameters | seeds_of_segment(self.seed, progress.round // self.settings.segment_rounds),
-                data,
-                num_boost_round=max_rounds - progress.round,
-                valid_sets=[] if validation is None else [_dataset(validation, parameters, data)],
-                init_model=None if resumed_from is None else resumed_from.folder / MODEL_FILE,
-                callbacks=[_SegmentSeeds(self.settings.segment_rounds, self.seed, progress.round), progress],
-            )
-            progress.write_checkpoint(booster)
-        return LightGBMModel(booster, progress.best_trees, progress.history, progress.notes)
+        levels = self.task.quantile_levels
+        if not levels:
+            return self._boosted(None, train, validation, rounds[0], checkpoint, report)
+        members = [
+            self._boosted(level, train, validation, count, checkpoint and checkpoint / f"level_{level:g}", None)
+            for level, count in zip(levels, rounds, strict=True)
+        ]
+        model = LightGBMLevels(members, explained=int(self.task.explained_output(np.zeros((1, len(levels))))[0]))
+        # The rounds of one level alone say nothing about the others, so the loss is reported when all are fitted.
+        for at, loss in model.history if report is not None else []:
+            report(at, loss)
+        return model
+
+    def _boosted(
+        self,
+        level: float | None,
+        train: Matrix,
+        validation: Matrix | None,
+        rounds: int | None,
+        checkpoint: Path | None,
+        report: ReportProgress | None,
+    ) -> LightGBMModel:
+        most = rounds or self.settings.max_rounds
+        identity = {**self.settings.model_dump(), "task": self.task.model_dump(), "seed": self.seed, "most": most}
+        fitted = boost(
+            self.settings.parameters(self.task, level),
+            Rounds(most, self.settings.patience, self.settings.segment_rounds),
+            train,
+            validation,
+            seed=self.seed,
+            checkpoint=checkpoint,
+            identity=identity if level is None else {**identity, "level": level},
+            report=report,
+        )
+        return LightGBMModel(fitted.booster, fitted.trees, fitted.history, fitted.notes)
 
     @classmethod
-    def load(cls, directory: Path) -> LightGBMModel:
-        """Return the booster in ``directory``, which ends at its best round."""
-        import lightgbm as lgb
+    def load(cls, directory: Path) -> LightGBMModel | LightGBMLevels:
+        """Return the model in ``directory``."""
+        if (directory / LEVELS_FILE).is_file():
+            return LightGBMLevels.load(directory)
+        return LightGBMModel.load(directory / MODEL_FILE)
 
-        booster = lgb.Booster(model_file=directory / MODEL_FILE)
-        return LightGBMModel(booster, booster.current_iteration(), [], [])
 
-
-def _objective(task: Task) -> dict[str, Any]:
+def _objective(task: Task, level: float | None) -> dict[str, Any]:
     """Return LightGBM's parameters for the loss of ``task``. Raises :class:`TrainingError` for another loss."""
-    objectives: dict[str, dict[str, Any]] = {
-        "log_loss": {"objective": "binary", "metric": "binary_logloss"},
-        "multinomial": {"objective": "multiclass", "metric": "multi_logloss", "num_class": task.outputs},
-        "squared_error": {"objective": "regression", "metric": "l2"},
-    }
-    if task.loss not in objectives:
+    if task.loss not in OBJECTIVES:
         raise TrainingError(
             "LightGBM",
-            expected=f"a task with the loss {listed(objectives)}",
+            expected=f"a task with the loss {listed(OBJECTIVES)}",
             found=f"'{task.name}' with {task.loss}",
             fix="Choose another trainer.",
         )
-    return objectives[task.loss]
+    objective = dict(OBJECTIVES[task.loss])
+    if level is not None:
+        return {**objective, "alpha": level}
+    return {**objective, "num_class": task.outputs} if task.outputs > 1 else objective
 
 
-def seeds_of_segment(seed: int, segment: int) -> dict[str, int]:
-    """Return LightGBM's seeds for the rounds of ``segment``; they differ from each other and between segments."""
-    digest = hashlib.sha256(f"{seed}/{segment}".encode()).digest()
-    return {name: int.from_bytes(digest[4 * at : 4 * at + 4]) >> 1 for at, name in enumerate(SEEDS)}
-
-
-class _SegmentSeeds:
-    """Callback that sets the segment's seeds before the first round of each segment after the first."""
-
-    before_iteration = True
-
-    def __init__(self, segment_rounds: int, seed: int, first_round: int) -> None:
-        self.segment_rounds = segment_rounds
-        self.seed = seed
-        self.first_round = first_round
-
-    def __call__(self, env: Any) -> None:
-        segment, index = divmod(self.first_round + env.iteration - env.begin_iteration, self.segment_rounds)
-        if index == 0 and env.iteration > env.begin_iteration:
-            seeds, share = seeds_of_segment(self.seed, segment), env.params["bagging_fraction"]
-            if share < 1:
-                # LightGBM uses a new bagging seed only when the share changes too, and ignores it for a share of 1.
-                env.model.reset_parameter({"bagging_fraction": share * CHANGED_SHARE_FACTOR})
-            env.model.reset_parameter({"bagging_fraction": share, **seeds})
-
-
-class _BoostingProgress:
-    """Callback that records and reports each loss, writes checkpoints between segments, and stops early."""
-
-    def __init__(
-        self,
-        settings: LightGBMSettings,
-        max_rounds: int,
-        resumed_from: Checkpoint | None,
-        checkpoints: Checkpoints | None,
-        report: ReportProgress | None,
-    ) -> None:
-        self.settings = settings
-        self.max_rounds = max_rounds
-        self.checkpoints = checkpoints
-        self.report = report
-        self.first_round = self.round = resumed_from.step if resumed_from else 0
-        # A round without a possible split adds no tree, so the numbers of rounds and trees can differ.
-        self.trees: list[int] = list(resumed_from.state["trees"]) if resumed_from else []
-        self.history: list[tuple[int, float]] = (
-            [(at, loss) for at, loss in resumed_from.state["history"]] if resumed_from else []
-        )
-        self.notes = [f"Resumed from the checkpoint after round {self.round}."] if resumed_from else []
-
-    @property
-    def best_round(self) -> int:
-        """The first round with the lowest validation loss, or without validation the last round."""
-        return min(self.history, key=lambda each: (each[1], each[0]))[0] if self.history else self.round
-
-    @property
-    def best_trees(self) -> int:
-        """Number of trees after the best round."""
-        return self.trees[self.best_round - 1]
-
-    def is_finished(self) -> bool:
-        """Return whether fitting has reached its rounds or run out of patience."""
-        return self.round >= self.max_rounds or (
-            bool(self.history) and self.round - self.best_round >= self.settings.patience
-        )
-
-    def write_checkpoint(self, booster: "Booster") -> None:
-        """Write a checkpoint if the fit has a checkpoint folder."""
-        if self.checkpoints is not None:
-            # Write all rounds, not only those up to the best: a later segment may have a better one.
-            text = booster.model_to_string(num_iteration=-1)
-            state = {"history": self.history, "trees": self.trees}
-            self.checkpoints.write(self.round, state, lambda folder: write_text(folder / MODEL_FILE, text))
-
-    def __call__(self, env: Any) -> None:
-        from lightgbm.callback import EarlyStopException
-
-        self.round = self.first_round + env.iteration - env.begin_iteration + 1
-        self.trees.append(env.model.current_iteration())
-        found = env.evaluation_result_list or []
-        if found:
-            loss = float(found[0][2])
-            if not np.isfinite(loss):
-                raise TrainingError(
-                    f"LightGBM, round {self.round}",
-                    expected="a validation loss that is a number",
-                    found=str(loss),
-                    fix="Lower the learning rate, or remove infinite labels.",
-                )
-            self.history.append((self.round, loss))
-            if self.report is not None:
-                self.report(self.round, loss)
-        if self.round % self.settings.segment_rounds == 0 and self.round < self.max_rounds:
-            self.write_checkpoint(env.model)
-        if self.is_finished() and self.round < self.max_rounds:
-            raise EarlyStopException(env.iteration, found)
-
-
-def _dataset(rows: Matrix, parameters: dict[str, Any], reference: "Dataset | None" = None) -> "Dataset":
-    import lightgbm as lgb
-
-    return lgb.Dataset(
-        rows.features,
-        rows.label,
-        feature_name=[_feature_name(name) for name in rows.names],
-        categorical_feature=list(rows.categories),
-        params=parameters,
-        reference=reference,
-    )
-
-
-def _feature_name(name: str) -> str:
-    # LightGBM rejects names with special characters of JSON.
-    return "".join("_" if character in '[]{}":,' else character for character in name)
+def _mean_history(histories: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
+    """Return the mean over the levels of the lowest loss so far, by round; a level that has stopped keeps its own."""
+    if not all(histories):
+        return []
+    longest = max(len(history) for history in histories)
+    lowest = [np.minimum.accumulate([loss for _, loss in history]) for history in histories]
+    mean = np.mean([np.pad(losses, (0, longest - len(losses)), mode="edge") for losses in lowest], axis=0)
+    return [(at + 1, float(loss)) for at, loss in enumerate(mean)]

@@ -6,6 +6,7 @@ step therefore draws the same numbers, and a resumed fit equals an uninterrupted
 
 import inspect
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -202,7 +203,10 @@ class TrainingLoop:
         if self.fit.task.loss == "multinomial":
             classes = label.long().unsqueeze(1).expand(-1, logits.shape[1])
             return functional.cross_entropy(logits.flatten(0, 1), classes.flatten())
-        target = ((label - self.spec.label_mean) / self.spec.label_scale).unsqueeze(1).expand_as(logits)
+        standardised = (label - self.spec.label_mean) / self.spec.label_scale
+        if self.fit.task.loss == "pinball":
+            return pinball_loss(logits, standardised, self.fit.task.quantile_levels)
+        target = standardised.unsqueeze(1).expand_as(logits)
         if self.fit.task.loss == "log_loss":
             return functional.binary_cross_entropy_with_logits(logits, target)
         return functional.mse_loss(logits, target)
@@ -323,6 +327,13 @@ def predict(
     else:
         scores = logits * spec.label_scale + spec.label_mean
     return scores.mean(dim=1).numpy().reshape(len(features), spec.outputs)
+
+
+def pinball_loss(quantiles: "Tensor", label: "Tensor", levels: Sequence[float]) -> "Tensor":
+    """Return the mean pinball loss of ``quantiles`` (rows, members, levels) for ``label`` (rows,)."""
+    level = quantiles.new_tensor(list(levels))
+    error = label[:, None, None] - quantiles
+    return (level * error).maximum((level - 1) * error).mean()
 
 
 def autocast(settings: TorchSettings, device: "torch.device") -> Any:

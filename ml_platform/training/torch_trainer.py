@@ -94,7 +94,7 @@ class TorchModel:
 
         The shape is (rows, features).
         """
-        return contributions_by_ablation(self.predict, features, self.background, log_odds=self.task.has_probabilities)
+        return contributions_by_ablation(self.predict, features, self.background, task=self.task)
 
     def importance(self) -> dict[str, float]:
         """Return each feature's share of the permutation importance on the sample rows, largest first."""
@@ -119,6 +119,7 @@ class TorchTrainer:
     """Fit TabM with early stopping on the loss of the task."""
 
     Settings = TorchSettings
+    losses = ("log_loss", "multinomial", "squared_error", "pinball")
     rounds_follow_rows = False
     # The build of torch depends on the machine, so the manifest names it beside the lock.
     unlocked_packages = ("torch",)

@@ -5,7 +5,7 @@ arrays, so they run in tests, in workers and on GPU machines without Dagster. A 
 `package.module:Class`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -111,6 +111,9 @@ class Trainer(Protocol):
     A bento carries that module and its imports, which must not import training code. :data:`bento.scorer.SCORERS` has
     the scorers of the built-in trainers.
     """
+
+    losses: Collection[str]
+    """Losses of tasks that the trainer minimises; a trainer without this attribute accepts every task."""
 
     rounds_follow_rows: bool
     """Whether a refit takes more rounds by its share of rows, as in boosting; epochs grow with the rows anyway."""
@@ -267,6 +270,19 @@ def trainers_of(declared: TrainerSettings) -> list[str]:
     kind = trainer_class(declared.trainer).Settings
     members = kind.model_validate(declared.settings).trainers if hasattr(kind, "trainers") else []
     return [declared.trainer, *members]
+
+
+def require_task(declared: TrainerSettings, task: Task) -> None:
+    """Raise :class:`TrainingError` when ``declared``, or a member of a blend, cannot fit ``task``."""
+    for name in trainers_of(declared):
+        losses = getattr(trainer_class(name), "losses", None)
+        if losses is not None and task.loss not in losses:
+            raise TrainingError(
+                f"Trainer '{name}'",
+                expected=f"a task with the loss {listed(sorted(losses))}",
+                found=f"task '{task.name}' with {task.loss}",
+                fix="Choose another trainer.",
+            )
 
 
 def unlocked_packages(declared: TrainerSettings) -> list[str]:

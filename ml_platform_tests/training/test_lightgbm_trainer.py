@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ml_platform.tasks.task import Task
+from ml_platform.training.lightgbm_boosting import seeds_of_segment
 from ml_platform.training.lightgbm_trainer import (
     LightGBMModel,
     LightGBMSettings,
     LightGBMTrainer,
-    seeds_of_segment,
 )
 from ml_platform.training.trainer import Matrix, ReportProgress, TrainingError
 

@@ -19,7 +19,14 @@ from ml_platform.features.key_types import KEY_DTYPES
 from ml_platform.features.view import ViewError
 from ml_platform.serving.bento_sources import BentoError, find_sources
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
-from ml_platform.training.trainer import TrainerSettings, TrainingError, scorer_of, trainer_class, trainers_of
+from ml_platform.training.trainer import (
+    TrainerSettings,
+    TrainingError,
+    require_task,
+    scorer_of,
+    trainer_class,
+    trainers_of,
+)
 from ml_platform.training.tuning import validate_search_space
 
 Path = Sequence[str | int]
@@ -32,6 +39,7 @@ def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
     """
     for name, declared in model.trainers.items():
         _validate_trainer(model, name, declared)
+    _validate_task(model, bound)
     _validate_partitions(model, bound)
     _validate_request(model, bound)
     _validate_evaluation(model, bound)
@@ -61,12 +69,16 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
             find_sources([scorer.partition(":")[0]])
     except (TrainingError, FunctionNotFoundError, BentoError) as error:
         raise _located_error(model, [*path, "trainer"], error) from error
+    try:
+        require_task(declared, model.task)
+    except TrainingError as error:
+        raise _located_error(model, [*path, "trainer"], error) from error
     if not model.task.has_probabilities and declared.calibration != "none":
         raise model.error_at(
             [*path, "calibration"],
             expected="'none', because the model predicts values, not probabilities",
             found=f"'{declared.calibration_name}'",
-            fix="Remove it. To predict intervals, declare 'interval'.",
+            fix="Remove it. For intervals, declare 'interval' of a regression, or task: quantile.",
         )
     if declared.tuning is not None:
         try:
@@ -77,6 +89,17 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
 
 def _located_error(model: ModelDeclaration, path: Path, error: PlatformError) -> DeclarationError:
     return model.error_at(path, expected=error.expected, found=f"{error.subject}: {error.found}", fix=error.fix)
+
+
+def _validate_task(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` for a feature or a request field that the task reads and the model lacks."""
+    for setting, feature in model.task.context_features.items():
+        if feature not in bound.feature_set.feature_names:
+            known = bound.feature_set.feature_names
+            raise model.unknown_name_error(["task", setting], feature, known, "a feature of the model")
+    for setting, name in model.task.context_fields.items():
+        if name not in bound.request_fields:
+            raise model.unknown_name_error(["task", setting], name, bound.request_fields, "a field of the request")
 
 
 def _validate_partitions(model: ModelDeclaration, bound: BoundModel) -> None:
@@ -264,7 +287,7 @@ def _validate_gates(model: ModelDeclaration, bound: BoundModel) -> None:
 
 
 def _validate_metric(model: ModelDeclaration, path: Path, metric: str, *, intervals: bool) -> None:
-    built_in = [each for each in model.task.metrics if intervals or each not in model.task.interval_metrics]
+    built_in = [each for each in model.task.usable_metrics if intervals or each not in model.task.interval_metrics]
     known = [*built_in, *model.evaluation.metrics]
     if metric not in known:
         raise model.unknown_name_error(path, metric, known, f"a metric of task {model.task.name} here")
@@ -277,7 +300,7 @@ def _validate_baselines(model: ModelDeclaration, bound: BoundModel) -> None:
         if isinstance(gate, BaselineGate) and gate.required:
             required = [*(required or []), *gate.required]
             for place, name in enumerate(gate.required):
-                known = [BASE_RATE, REQUEST_ONLY, *model.evaluation.baselines]
+                known = [BASE_RATE, REQUEST_ONLY, *model.task.baseline_names, *model.evaluation.baselines]
                 if name not in known:
                     path: Path = ["gates", at, "required", place]
                     raise model.unknown_name_error(path, name, known, "a baseline")

@@ -1,0 +1,251 @@
+"""The task that predicts several quantiles of a number, compared with a seasonal naive forecast."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import polars as pl
+from pydantic import Field, field_validator
+
+from ml_platform.tasks.metrics import Array, Bounds, EvaluationError, pinball_losses, regression_arrays
+from ml_platform.tasks.resampling import Codes, resampled_mean, resampled_sum
+from ml_platform.tasks.task import Context, MetricOptions, Task, explained_share, number_label
+
+MEDIAN = 0.5
+NAIVE = "naive"
+"""Name of the seasonal naive forecast in the context of the rows."""
+
+SEASONAL_NAIVE = "seasonal_naive"
+"""Name of the baseline that forecasts the value of one season before."""
+
+Level = Annotated[float, Field(gt=0, lt=1)]
+
+
+class QuantileTask(Task):
+    """Predict quantiles of a number. The median is the score, and all quantiles ascend within a row.
+
+    A trainer fits each level alone, so quantiles of a row may cross. They are sorted, which never raises the pinball
+    loss (Chernozhukov, Fernández-Val and Galichon 2010, Quantile and probability curves without crossing).
+
+    >>> QuantileTask().prediction(np.array([[2.0, 1.0, 4.0]])).tolist()
+    [[1.0, 2.0, 4.0]]
+    """
+
+    type: Literal["quantile"] = Field(default="quantile", description="Labels that are numbers.")
+    levels: list[Level] = Field(
+        default_factory=lambda: [0.1, MEDIAN, 0.9],
+        min_length=2,
+        description="Levels of the quantiles, ascending; 0.5 must be among them, and its quantile is the score.",
+    )
+    season_feature: str | None = Field(
+        default=None,
+        description="Feature, as view__feature, with the outcome of the same entity one season before, as known at "
+        "prediction time: the seasonal naive forecast. It adds the metric mase and the baseline seasonal_naive.",
+    )
+
+    metrics: ClassVar[tuple[str, ...]] = ("pinball", "mae", "coverage", "mase")
+    primary_metric: ClassVar[str] = "pinball"
+    baseline_metric: ClassVar[str] = "pinball"
+    slice_metric: ClassVar[str] = "pinball"
+    loss: ClassVar[str] = "pinball"
+    label_type: ClassVar[str] = "Float64"
+    score_text: ClassVar[str] = "Predicted median, in units of the label."
+    answer_text: ClassVar[str] = "Not applicable: the endpoint returns the median and all quantiles."
+
+    @field_validator("levels")
+    @classmethod
+    def _require_ascending_levels_with_median(cls, given: list[float]) -> list[float]:
+        if given != sorted(set(given)) or MEDIAN not in given:
+            raise ValueError("levels must ascend and contain 0.5, for example [0.1, 0.5, 0.9]")
+        return given
+
+    @property
+    def output_names(self) -> list[str]:
+        return [f"{level:g}" for level in self.levels]
+
+    def with_outputs(self, names: Sequence[str]) -> Self:
+        same = self.output_names == list(names)
+        return self if same else self.model_copy(update={"levels": [float(name) for name in names]})
+
+    @property
+    def usable_metrics(self) -> tuple[str, ...]:
+        return tuple(name for name in self.metrics if name != "mase" or self.season_feature)
+
+    @property
+    def quantile_levels(self) -> list[float]:
+        return self.levels
+
+    @property
+    def context_features(self) -> dict[str, str]:
+        return {"season_feature": self.season_feature} if self.season_feature else {}
+
+    @property
+    def baseline_names(self) -> list[str]:
+        return [SEASONAL_NAIVE] if self.season_feature else []
+
+    @property
+    def loss_text(self) -> str:
+        return "pinball loss"
+
+    def encode(self, label: pl.Series, subject: str) -> Array:
+        return number_label(label, subject, fix="Return a number for each example, or declare another task.")
+
+    def prediction(self, outputs: Array) -> Array:
+        return np.sort(outputs, axis=1)
+
+    def aligned(self, prediction: Array, task: Task) -> Array:
+        """Return the quantiles of another version, interpolated between its levels and constant beyond them."""
+        own, others = self.levels, [float(name) for name in task.output_names]
+        if own == others:
+            return prediction
+        return np.array([np.interp(own, others, row) for row in prediction]).reshape(len(prediction), len(own))
+
+    def context(self, rows: pl.DataFrame) -> dict[str, Array]:
+        """Return the seasonal naive forecast of each row, NaN where none was known at prediction time."""
+        if self.season_feature is None:
+            return {}
+        values = rows[self.season_feature].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return {NAIVE: np.where(np.isfinite(values), values, np.nan)}
+
+    def baseline(self, label: Array, rows: int) -> Array:
+        return np.tile(np.quantile(label, self.levels), (rows, 1))
+
+    def baselines(self, label: Array, context: Context, rows: Context) -> dict[str, Array]:
+        """Return the seasonal naive forecast plus the quantiles of its errors on the known rows.
+
+        A row without a naive forecast gets the quantiles of the known labels.
+        """
+        if NAIVE not in context:
+            return {}
+        errors = label - context[NAIVE]
+        errors = errors[np.isfinite(errors)]
+        naive = rows[NAIVE][:, np.newaxis]
+        offsets = np.quantile(errors, self.levels) if errors.size else np.full(len(self.levels), np.nan)
+        forecast = naive + offsets
+        return {SEASONAL_NAIVE: np.where(np.isfinite(forecast), forecast, self.baseline(label, len(naive)))}
+
+    def score(
+        self,
+        label: Any,
+        prediction: Any,
+        bounds: Bounds | None = None,
+        options: MetricOptions | None = None,
+        context: Context | None = None,
+    ) -> dict[str, float]:
+        rows = len(np.asarray(label))
+        once, block = np.ones((1, 1)), np.zeros(rows, dtype=np.int64)
+        found = self.resampled(label, prediction, block, once, self.metrics, context=context)
+        return {name: float(values[0]) for name, values in found.items()}
+
+    def resampled(
+        self,
+        label: Any,
+        prediction: Any,
+        codes: Codes,
+        counts: Array,
+        metrics: Sequence[str],
+        *,
+        bounds: Bounds | None = None,
+        options: MetricOptions | None = None,
+        context: Context | None = None,
+    ) -> dict[str, Array]:
+        """Return the metrics of each resample.
+
+        ``pinball`` is the mean over rows and levels, ``mae`` that of the median, and ``coverage`` the share of rows
+        within the lowest and the highest quantile. ``mase`` is the absolute error of the median by that of the seasonal
+        naive forecast, over the rows that have one. It scales as Hyndman and Koehler (2006, Another look at measures of
+        forecast accuracy), but on the evaluated rows, so it needs no training rows.
+        """
+        truth, quantiles = self._arrays(label, prediction)
+        error = np.abs(quantiles[:, self._median] - truth)
+        rows = {
+            "pinball": self.losses(truth, quantiles),
+            "mae": error,
+            "coverage": ((quantiles[:, 0] <= truth) & (truth <= quantiles[:, -1])).astype(np.float64),
+        }
+        values = {metric: resampled_mean(rows[metric], codes, counts) for metric in metrics if metric in rows}
+        naive = (context or {}).get(NAIVE)
+        if "mase" in metrics and naive is not None:
+            known = np.isfinite(naive)
+            naive_error = np.where(known, np.abs(np.nan_to_num(naive) - truth), 0.0)
+            if naive_error.any():
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    ratio = resampled_sum(error * known, codes, counts) / resampled_sum(naive_error, codes, counts)
+                values["mase"] = np.where(np.isfinite(ratio), ratio, np.nan)
+        return {metric: values[metric] for metric in metrics if metric in values}
+
+    def losses(self, label: Array, outputs: Array, context: Context | None = None) -> Array:
+        levels = enumerate(self.levels)
+        return np.asarray(np.mean([pinball_losses(label, outputs[:, at], level) for at, level in levels], axis=0))
+
+    def explained_output(self, outputs: Array) -> Array:
+        return np.full(len(outputs), self._median)
+
+    def explained_variance(self, label: Array, prediction: Array) -> float | None:
+        return explained_share(label, prediction[:, self._median])
+
+    def summary(self, label: Array) -> dict[str, float]:
+        return {"base_rate": float(label.mean())}
+
+    def tables(self, label: Array, prediction: Array) -> dict[str, list[dict[str, Any]]]:
+        return {
+            "Quantiles: a level is right when as many outcomes lie at or below it": [
+                {
+                    "level": name,
+                    "outcomes at or below": float((label <= prediction[:, at]).mean()),
+                    "pinball loss": float(pinball_losses(label, prediction[:, at], self.levels[at]).mean()),
+                }
+                for at, name in enumerate(self.output_names)
+            ]
+        }
+
+    def score_columns(self, prediction: Array) -> dict[str, Array]:
+        return {f"score_{name}": prediction[:, at] for at, name in enumerate(self.output_names)}
+
+    @property
+    def details(self) -> dict[str, Any]:
+        number = {"type": "number"}
+        return {
+            "quantiles": {
+                "type": "object",
+                "description": "Predicted quantiles by level, ascending, in units of the label.",
+                "properties": dict.fromkeys(self.output_names, number),
+                "required": self.output_names,
+                "additionalProperties": False,
+            }
+        }
+
+    def answer_details(
+        self, prediction: Array, half_width: float | None, context: Context | None = None
+    ) -> list[dict[str, Any]] | None:
+        names = self.output_names
+        return [{"quantiles": dict(zip(names, row, strict=True))} for row in prediction.tolist()]
+
+    def scores(self, prediction: Array) -> Array:
+        return prediction[:, self._median]
+
+    def realised_metrics(self, outcomes: pl.DataFrame) -> dict[str, float]:
+        """Return the metrics of the levels that the version answered, without mase: an answer has no naive forecast."""
+        answered = [json.loads(text)["quantiles"] for text in outcomes["details"]]
+        names = sorted(answered[0], key=float)
+        quantiles = np.array([[row[name] for name in names] for row in answered], dtype=np.float64)
+        label = outcomes["outcome"].to_numpy()
+        return self.with_outputs(names).score(label, quantiles) | self.summary(label)
+
+    @property
+    def _median(self) -> int:
+        return self.levels.index(MEDIAN)
+
+    def _arrays(self, label: Any, prediction: Any) -> tuple[Array, Array]:
+        truth, _ = regression_arrays(label, label)
+        quantiles = np.asarray(prediction, dtype=np.float64)
+        expected = (len(truth), len(self.levels))
+        if quantiles.shape != expected or not np.isfinite(quantiles).all():
+            raise EvaluationError(
+                "Predictions",
+                expected=f"a finite quantile of each level, shape {expected}",
+                found=f"shape {quantiles.shape}" if quantiles.shape != expected else "NaN or infinity",
+                fix="Predict with a trainer of task quantile.",
+            )
+        return truth, quantiles
