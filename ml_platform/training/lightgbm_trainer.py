@@ -218,8 +218,9 @@ class LightGBMTrainer:
         ]
         model = LightGBMLevels(members, explained=int(self.task.explained_output(np.zeros((1, len(levels))))[0]))
         # The rounds of one level alone say nothing about the others, so the loss is reported when all are fitted.
-        for at, loss in model.history if report is not None else []:
-            report(at, loss)
+        if report is not None:
+            for at, loss in model.history:
+                report(at, loss)
         return model
 
     def _boosted(

@@ -5,7 +5,7 @@ arrays, so they run in tests, in workers and on GPU machines without Dagster. A 
 `package.module:Class`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -100,7 +100,11 @@ class FittedModel(Protocol):
 
 
 class Trainer(Protocol):
-    """Fit models of one kind."""
+    """Fit models of one kind.
+
+    A trainer may list the losses of tasks that it minimises as ``losses``. A declaration with another task is then
+    refused when it is loaded.
+    """
 
     Settings: type[BaseModel]
     """Pydantic model of the parameters. A ``device`` other than ``cpu`` means that a fit uses a GPU if there is one."""
@@ -111,9 +115,6 @@ class Trainer(Protocol):
     A bento carries that module and its imports, which must not import training code. :data:`bento.scorer.SCORERS` has
     the scorers of the built-in trainers.
     """
-
-    losses: Collection[str]
-    """Losses of tasks that the trainer minimises; a trainer without this attribute accepts every task."""
 
     rounds_follow_rows: bool
     """Whether a refit takes more rounds by its share of rows, as in boosting; epochs grow with the rows anyway."""

@@ -108,6 +108,24 @@ def delivery_speed_model() -> ModelAssets:
     )
 
 
+def delivery_quantiles_model() -> ModelAssets:
+    """Return a model of quantiles of the delay, beside a naive forecast that is wrong: the distance of the order."""
+    return delivery_model(
+        name="quantiles",
+        target="minutes late",
+        task={"type": "quantile", "levels": [0.2, 0.5, 0.8], "season_feature": "order__distance"},
+        examples={"function": f"{FUNCTIONS}:minutes_late", "sources": ["deliveries"]},
+        gates=[
+            {"type": "paired_test", "metric": "pinball", "margin": 0.05},
+            {"type": "baseline", "metric": "pinball", "required": ["seasonal_naive"]},
+            {"type": "metric_limit", "metric": "mase", "limit": 0.95},
+            {"type": "leak"},
+            {"type": "contract"},
+            {"type": "latency", "maximum_p99_ms": 10_000},
+        ],
+    )
+
+
 VIEWS = [
     FeatureView.model_validate(
         {

@@ -28,7 +28,7 @@ from ml_platform.training.candidate import Candidate, fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMLevels, LightGBMSettings, LightGBMTrainer
 from ml_platform.training.model_directory import read_model, write_model
 from ml_platform.training.splits import Split
-from ml_platform.training.trainer import Matrix, TrainerSettings, refit
+from ml_platform.training.trainer import Matrix, TrainerSettings
 
 COLUMNS = ["level", "spread", "before"]
 FEATURES = [f"demand__{name}" for name in COLUMNS]
@@ -198,8 +198,8 @@ def test_quantiles_are_learned_stored_and_served_as_in_training(trainer: str, tm
     assert stored.task == TASK
     assert np.abs(stored.predict(test) - predicted).max() < 1e-12
     predictor = Predictor(directory, SnapshotStore(tmp_path / "online"))
-    asked = test.head(40)
-    body = json.dumps({"rows": asked.select(pl.col(FEATURES).name.map(_field)).to_dicts()}).encode()
+    requested = test.head(40)
+    body = json.dumps({"rows": requested.select(pl.col(FEATURES).name.map(_field)).to_dicts()}).encode()
     request = CONTRACT.validate(body)
     now = datetime(2026, 1, 1, tzinfo=UTC)
     prediction = predictor.predict(request, now)
@@ -208,15 +208,15 @@ def test_quantiles_are_learned_stored_and_served_as_in_training(trainer: str, tm
     assert np.abs(served - predicted[:40]).max() < 1e-10
     assert np.abs(np.array(prediction.scores) - predicted[:40, 1]).max() < 1e-10
     assert prediction.labels == [None] * 40
-    assert np.abs(stored.answer_numbers(asked)[:, 1:] - served).max() < 1e-10
+    assert np.abs(stored.answer_numbers(requested)[:, 1:] - served).max() < 1e-10
     reasons = predictor.strongest_reasons(prediction, 1)
     assert [row[0]["feature"] for row in reasons].count("demand__level") > 30
-    assert candidate.explain(asked, 1)[0][0].contribution == pytest.approx(reasons[0][0]["contribution"])
+    assert candidate.explain(requested, 1)[0][0].contribution == pytest.approx(reasons[0][0]["contribution"])
     answer = openapi_document(CONTRACT, "1", predictor.task)["components"]["schemas"]["Prediction"]["properties"]
     assert list(answer["quantiles"]["properties"]) == ["0.1", "0.5", "0.9"]
     lines = log_lines("demand", "1", AnsweredRequest("0" * 32, "r", "stable", now, request.rows, prediction))
     logged = parse_lines(b"".join(lines), 0).predictions
-    outcomes = logged.select("score", "details", asked["label"].alias("outcome"))
+    outcomes = logged.select("score", "details", requested["label"].alias("outcome"))
     realised = TASK.realised_metrics(outcomes)
     assert realised == pytest.approx(TASK.score(label[:40], served) | TASK.summary(label[:40]))
 
@@ -237,6 +237,6 @@ def test_levels_are_refitted_with_their_own_rounds_and_resume_from_their_checkpo
     assert again.predict(matrix.features).tolist() == tuned.predict(matrix.features).tolist()
     losses = [loss for _, loss in tuned.history]
     assert losses == sorted(losses, reverse=True)
-    grown = refit(trainer, tuned, matrix, 1.5)
+    grown = trainer.refit(tuned, matrix, 1.5)
     assert isinstance(grown, LightGBMLevels)
     assert [each.rounds for each in grown.members] == [round(each.rounds * 1.5) for each in tuned.members]

@@ -34,7 +34,9 @@ def fit(
     """Return the model of the first 900 rows, validated on the others unless ``rounds`` are given."""
     trainer = LightGBMTrainer(LightGBMSettings.model_validate(SMALL | changes), task=task, seed=seed)
     validation = None if rounds else matrix.part(900, 1200)
-    return trainer.fit(matrix.part(0, 900), validation, rounds=rounds, checkpoint=checkpoint, report=report)
+    model = trainer.fit(matrix.part(0, 900), validation, rounds=rounds, checkpoint=checkpoint, report=report)
+    assert isinstance(model, LightGBMModel)
+    return model
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ from ml_platform_tests.components.delivery_model import (
     deliveries,
     delivery_minutes_model,
     delivery_model,
+    delivery_quantiles_model,
     delivery_speed_model,
 )
 from resources.dagster_home import HomeResource
@@ -502,6 +503,27 @@ def test_model_of_three_classes_is_evaluated_served_in_its_bento_described_and_r
     assert "## Confusion: rows by class and answer" in card
     assert "the endpoint returns the most probable class" in card
     assert reproduce_version(model, 1, platform.stores).equal
+
+
+def test_model_of_quantiles_is_compared_with_the_seasonal_naive_forecast_served_and_described(
+    platform: PlatformFixture,
+) -> None:
+    model = delivery_quantiles_model()
+    build_training_sets(model, MONTHS, platform.lake)
+    platform.candidate(model, "2013-03")
+
+    shown, gates = platform.evaluate(model, "2013-03")
+
+    assert (shown["decision"], gates["metric_limit_mase"].passed) == ("PROMOTE", True)
+    assert shown["pinball"] < shown["pinball_seasonal_naive"]
+    assert 0.5 < shown["coverage"] < 0.7
+    kept = pl.read_parquet(platform.home.evidence / f"{evidence_of(platform, shown)}.parquet")
+    median, naive = kept["prediction__candidate__output__0.5"], kept["context__naive"]
+    error, naive_error = (float((each - kept["label"]).abs().mean()) for each in (median, naive))  # type: ignore[arg-type]
+    assert shown["mase"] == pytest.approx(error / naive_error)
+    card = write_model_card(model, "2013-03", platform.stores, {}).markdown_path.read_text()
+    assert "the endpoint returns the median and all quantiles" in card
+    assert "## Quantiles: a level is right" in card
 
 
 def test_evaluation_has_its_own_run_and_logs_its_metrics_to_the_run_of_the_candidate(platform: PlatformFixture) -> None:

@@ -106,6 +106,17 @@ REGRESSION = (
 VALID_REGRESSION = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
 
 
+def quantiles(task: str) -> list[tuple[str, str]]:
+    """Return the changes that make the model one of quantiles, with a gate that tests may replace."""
+    return [
+        ("- {type: paired_test, metric: log_loss, margin: 0.005}", "- {type: paired_test, metric: pinball}"),
+        (BASELINE, "- {type: baseline, metric: pinball}"),
+        (METRIC_LIMIT, "- {type: metric_limit, metric: coverage, limit: 0.7}"),
+        (EVALUATION, "evaluation: {primary_metric: pinball, slices: [desk]}"),
+        ("  target:", f"  task: {task}\n  target:"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "attribute", "message"),
     [
@@ -204,6 +215,18 @@ VALID_REGRESSION = (*REGRESSION, (f"    {CALIBRATION}\n", ""))
             "gates.3.metric",
             "a metric of task regression here ('mae', 'rmse', 'pinball'), found 'log_loss'",
             id="slices of a regression by default",
+        ),
+        pytest.param(
+            quantiles("{type: quantile, season_feature: late_case_request__dsk}"),
+            "task.season_feature",
+            "Did you mean 'late_case_request__desk'?",
+            id="seasonal naive forecast that is no feature",
+        ),
+        pytest.param(
+            [*quantiles("quantile"), gate("type: metric_limit, metric: mase, limit: 1")],
+            "gates.3.metric",
+            "a metric of task quantile here ('pinball', 'mae', 'coverage'), found 'mase'",
+            id="metric of a naive forecast that is not declared",
         ),
         pytest.param(
             [gate("type: slices, columns: [desk, dsk]")], "gates.3.columns.1", "Did you mean 'desk'?", id="gated slice"
