@@ -168,7 +168,7 @@ class Evidence:
         """
         blocks = np.unique(self.block, return_inverse=True)[1]
         # A task without a context keeps the digests of earlier releases.
-        own = {"metrics": source_digests(self.metrics)} if self.metrics else {}
+        own: dict[str, Any] = {"metrics": source_digests(self.metrics)} if self.metrics else {}
         if self.context:
             own["context"] = {name: _array_digest(values) for name, values in self.context.items()}
         return value_digest(

@@ -5,7 +5,6 @@ again. `benchmarks/statistics_libraries.py` compares time and results with sciki
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,26 +15,6 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 Array = npt.NDArray[np.float64]
 Bounds = tuple[Array, Array]
 """The lower and upper ends of predicted intervals, each of shape (rows,)."""
-
-MetricName = Literal[
-    "auc",
-    "average_precision",
-    "recall_at_rate",
-    "log_loss",
-    "brier",
-    "ece",
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "top_2_accuracy",
-    "mae",
-    "rmse",
-    "pinball",
-    "coverage",
-    "mase",
-    "ndcg",
-    "mean_average_precision",
-]
 
 HIGHER_IS_BETTER = frozenset(
     {

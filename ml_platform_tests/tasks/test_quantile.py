@@ -14,7 +14,8 @@ from bento.prediction_log import AnsweredRequest, log_lines
 from bento.predictor import Predictor
 from ml_platform.evaluation.bootstrap import BootstrapSettings, bootstrap
 from ml_platform.evaluation.evidence import Evidence
-from ml_platform.evaluation.gates import BaselineGate, MetricLimitGate, PlausibilityGate
+from ml_platform.evaluation.gates import BaselineGate, MetricLimitGate
+from ml_platform.evaluation.plausibility import PlausibilityGate
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
