@@ -48,7 +48,7 @@ def _description_comment(component: type[BaseModel], attribute: str) -> list[str
 
 def _commented_default(component: type[BaseModel], attribute: str) -> Iterator[str]:
     field = component.model_fields[attribute]
-    default = field.get_default(call_default_factory=True)
+    default = field.get_default(call_default_factory=True, validated_data={})
     yield from _description_comment(component, attribute)
     if isinstance(default, Settings):
         yield f"  # {attribute}:"
