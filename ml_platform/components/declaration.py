@@ -46,6 +46,9 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 HOURS: dict[str, int] = {"hour": 1, "day": 23, "week": 167, "month": 672, "quarter": 2159, "year": 8760}
 """Length of the shortest partition of each cadence in hours; clocks change within some of them."""
 
+EQUAL_HOURS: dict[str, int] = {"hour": 1, "day": 24, "week": 168}
+"""Length in hours of the cadences whose partitions are equally long but for changes of the clock."""
+
 EARLIEST = timedelta(days=36_500)
 """A hundred years, because the partition mapping of Dagster needs a finite number of partitions."""
 
@@ -166,19 +169,37 @@ def scheme_of(definition: dg.PartitionsDefinition[str] | None) -> PartitionSchem
 
 
 def partition_mapping(
-    upstream: PartitionScheme | None, downstream: PartitionScheme | None, *, reach: timedelta = timedelta()
+    upstream: PartitionScheme | None,
+    downstream: PartitionScheme | None,
+    *,
+    reach: timedelta = timedelta(),
+    ahead: timedelta = timedelta(),
 ) -> dg.PartitionMapping | None:
-    """Return the mapping of a partition to those of its input: all that overlap its time, and ``reach`` before it.
+    """Return the mapping of a partition to those of its input: all that overlap its time, and some before and after.
+
+    ``reach`` is the time before the partition, and ``ahead`` the time after it, both rounded up to whole partitions of
+    the consumer. Partitions of the input that do not exist yet are allowed.
 
     None stands for Dagster's own mapping: between equal partitions, or where one side has none. Partitions that cannot
     be compared, such as names with days or two time zones, depend on all partitions of the input.
     """
-    if upstream is None or downstream is None or (upstream == downstream and not reach):
+    if upstream is None or downstream is None or (upstream == downstream and not reach and not ahead):
         return None
     if not (upstream.is_timed and downstream.is_timed) or upstream.time_zone != downstream.time_zone:
         return dg.AllPartitionMapping()
     steps = math.ceil(reach / timedelta(hours=HOURS[downstream.cadence]))
-    return dg.TimeWindowPartitionMapping(start_offset=-steps, allow_nonexistent_upstream_partitions=True)
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-steps, end_offset=_steps_ahead(ahead, downstream), allow_nonexistent_upstream_partitions=True
+    )
+
+
+def _steps_ahead(ahead: timedelta, partitions: PartitionScheme) -> int:
+    """Return the highest number of ``partitions`` that a time of the length ``ahead`` touches from their beginning."""
+    if partitions.cadence not in EQUAL_HOURS:
+        return math.ceil(ahead / timedelta(hours=HOURS[partitions.cadence]))
+    # Where clocks change, one hour more than the nominal length may be needed.
+    change = timedelta(hours=0 if not ahead or partitions.time_zone == "UTC" or partitions.cadence == "hour" else 1)
+    return math.ceil((ahead + change) / timedelta(hours=EQUAL_HOURS[partitions.cadence]))
 
 
 def this_and_earlier(partitions: PartitionScheme) -> dg.PartitionMapping:
@@ -189,15 +210,18 @@ def this_and_earlier(partitions: PartitionScheme) -> dg.PartitionMapping:
     return partition_mapping(partitions, partitions, reach=EARLIEST) or dg.AllPartitionMapping()
 
 
-def on_new_inputs() -> dg.AutomationCondition[Any]:
+def on_new_inputs(optional: Sequence[dg.AssetKey] = ()) -> dg.AutomationCondition[Any]:
     """Return the condition that materializes an asset, partition by partition, when its inputs are new.
 
     Unlike Dagster's `eager`, it covers all partitions and not only the latest one of the calendar. It waits for
     blocking checks, and it includes partitions that were missing before the daemon first ran. A failed partition is not
-    requested again until an input changes.
+    requested again until an input changes. It does not wait for missing partitions of the inputs ``optional``.
     """
     condition = dg.AutomationCondition
+    absent = condition.any_deps_missing()
+    if optional:
+        absent = absent.ignore(dg.AssetSelection.assets(*optional))
     updated = (condition.any_deps_updated() | condition.newly_missing()).since_last_handled()
     missing = condition.missing() & ~condition.execution_failed()
-    ready = ~condition.any_deps_missing() & ~condition.any_deps_in_progress() & ~condition.in_progress()
+    ready = ~absent & ~condition.any_deps_in_progress() & ~condition.in_progress()
     return ((updated | missing) & ready & condition.all_deps_blocking_checks_passed()).with_label("on new inputs")

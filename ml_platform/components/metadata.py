@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 if TYPE_CHECKING:
+    from ml_platform.steps.labels import LabelCounts
     from ml_platform.steps.model import BoundModel
     from ml_platform.training.tuning import TuningResult
 
@@ -37,7 +38,7 @@ def training_set_schema(model: "BoundModel") -> dg.TableSchema:
         [
             dg.TableColumn("example_id", "String", "Identifier of the example."),
             *([dg.TableColumn("predict_at", "Datetime", "Prediction time (UTC).")] if model.has_time else []),
-            dg.TableColumn("label", label, f"Label: {model.declared.target}. Null: never known."),
+            dg.TableColumn("label", label, f"Label: {model.declared.target}. Null: never known, or not yet."),
             *([dg.TableColumn("label_known_at", "Datetime", known_at)] if model.has_time else []),
             *(
                 dg.TableColumn(
@@ -55,6 +56,19 @@ def records_table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
     """Return ``rows`` with equal names as a table."""
     schema = dg.TableSchema([dg.TableColumn(name) for name in (rows[0] if rows else ())])
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=schema)
+
+
+def label_metadata(counts: "LabelCounts | None") -> dict[str, Any]:
+    """Return how far a training set is labelled; empty for examples that have labels themselves."""
+    if counts is None:
+        return {}
+    return {
+        "labelled": counts.labelled,
+        "unlabelled": counts.unlabelled,
+        "labels_until": counts.until.isoformat(),
+        "labels_due": counts.due.isoformat(),
+        "label_rows_without_example": counts.without_example,
+    }
 
 
 def trials_table(tuning: "TuningResult") -> dg.TableMetadataValue:

@@ -95,6 +95,13 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("features", "Number of features.", "features"),
         *_TABLE,
         *_RESOURCES,
+        MetadataKey("labelled", "Rows with a label, where labels are a dataset of their own.", "rows"),
+        MetadataKey("unlabelled", "Rows whose label is not known yet.", "rows"),
+        MetadataKey("labels_until", "Time until which the labels have landed without a gap."),
+        MetadataKey("labels_due", "Time at which all labels of the partition are due."),
+        MetadataKey(
+            "label_rows_without_example", "Label rows known within the partition that match no example.", "rows"
+        ),
     ),
     "<model>/training_set, check known_in_time": (
         MetadataKey("late_fields", "Request fields that are known only after the prediction."),

@@ -60,12 +60,13 @@ def stale_assets(
     for key in ordered:
         node = graph.get(key)
         parents = {parent: inputs[parent] for parent in sorted(node.parent_keys, key=str)}
+        ahead = {parent: _ahead(graph.get_partition_mapping(key, parent)) for parent in parents}
         stale: list[str | None] = []
         for partition in partitions.get(key) or (None,):
             own = materialized[key].get(partition)
             reason = _own_reason(own, node.code_version, landed_digest(key, partition)) or damage(key, partition)
             if reason is None and own is not None:
-                reason = _input_reason(own, partition, schemes[key], parents)
+                reason = _input_reason(own, partition, schemes[key], parents, ahead)
             if reason is not None:
                 found.append(StaleAsset(key, partition, reason))
                 stale.append(partition)
@@ -77,6 +78,11 @@ def data_of_model(definitions: dg.Definitions, model: str) -> list[dg.AssetKey]:
     """Return the sorted keys of the training set of ``model`` and of all assets that its training set is made of."""
     training_set = dg.AssetSelection.keys([model, "training_set"])
     return sorted(training_set.upstream().resolve(definitions.resolve_asset_graph()))
+
+
+def _ahead(mapping: dg.PartitionMapping | None) -> int:
+    """Return how many partitions after its own a consumer reads of its input, in partitions of the consumer."""
+    return mapping.end_offset if isinstance(mapping, dg.TimeWindowPartitionMapping) else 0
 
 
 def _own_reason(own: MaterializationRecord | None, code_version: str | None, landed: str | None) -> str | None:
@@ -133,15 +139,18 @@ class _Input:
         first_stale = min((number(partition) for partition in stale), default=None)
         return cls(scheme, [place for place, _ in ordered], newest, first_stale)
 
-    def last_read(self, partition: str | None, scheme: PartitionScheme | None) -> int | None:
-        """Return the number of the last partition that ``partition`` of a consumer reads; None: it reads all."""
+    def last_read(self, partition: str | None, scheme: PartitionScheme | None, ahead: int) -> int | None:
+        """Return the number of the last partition that ``partition`` of a consumer reads; None: it reads all.
+
+        The consumer reads its input until the end of its partition that lies ``ahead`` of its own.
+        """
         if partition is None or scheme is None or self.scheme is None:
             return None
         if self.scheme == scheme:
-            return scheme.number(partition)
+            return scheme.number(partition) + ahead
         if not (scheme.is_timed and self.scheme.is_timed):
             return None
-        return self.scheme.number_at(scheme.bounds(partition)[1] - RESOLUTION)
+        return self.scheme.number_at(scheme.bounds(scheme.shift(partition, ahead))[1] - RESOLUTION)
 
 
 def _input_reason(
@@ -149,10 +158,11 @@ def _input_reason(
     partition: str | None,
     scheme: PartitionScheme | None,
     parents: Mapping[dg.AssetKey, _Input],
+    ahead: Mapping[dg.AssetKey, int],
 ) -> str | None:
-    # A partition reads its own and earlier partitions of its inputs, never later ones.
+    # A partition reads its own and earlier partitions of its inputs, and later ones of late labels only.
     for parent, read in parents.items():
-        last = read.last_read(partition, scheme)
+        last = read.last_read(partition, scheme, ahead[parent])
         if read.first_stale is not None and (last is None or read.first_stale <= last):
             return f"its input {parent.to_user_string()} is stale"
         count = len(read.numbers) if last is None else bisect_right(read.numbers, last)

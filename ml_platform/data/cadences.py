@@ -191,6 +191,16 @@ def span_before(instant: datetime, span: str, zone: ZoneInfo) -> datetime:
     return (instant.astimezone(zone) - timedelta(days=days)).replace(fold=0).astimezone(UTC)
 
 
+def span_length(span: str) -> timedelta:
+    """Return the length of ``span`` (like ``12h``, ``30d`` or ``4w``) with days of 24 hours.
+
+    >>> span_length("2w")
+    datetime.timedelta(days=14)
+    """
+    count, unit = int(span[:-1]), span[-1]
+    return timedelta(hours=count) if unit == "h" else timedelta(days=count * (DAYS_PER_WEEK if unit == "w" else 1))
+
+
 def months_before(instant: datetime, months: int, zone: ZoneInfo) -> datetime:
     """Return the same local time ``months`` calendar months before ``instant``, in UTC; a day too late is cut.
 

@@ -36,6 +36,8 @@ from ml_platform.registry.manifest import (
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduction import predictions_digest
 from ml_platform.steps.candidate_inputs import code_of_candidate, declared_inputs
+from ml_platform.steps.closed_window import require_closed_window
+from ml_platform.steps.labels import labels_table, landed_labels
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.pins import pin_tables
 from ml_platform.steps.platform_stores import PlatformStores
@@ -134,6 +136,7 @@ def assemble_partition(
             prediction_time,
             model=model.name,
             partition=month,
+            labels=landed_labels(model, month, lake, (versions or {}).get(labels_table(model) or "")),
         )
     except NoExamplesError as error:
         if prediction_time is None:
@@ -227,8 +230,10 @@ def make_candidate(
     kill; each trial is a nested run. While the tracking server is down, run and version wait in its outbox.
 
     Of two processes that make the same candidate at once, the second waits and then finds the version of the first.
-    Raises :class:`~ml_platform.state.store.StateLockedError`, which names the first, after ten minutes.
+    Raises :class:`~ml_platform.state.store.StateLockedError`, which names the first, after ten minutes. Raises
+    :class:`~ml_platform.steps.closed_window.OpenWindowError` while the window of ``month`` is open at ``now``.
     """
+    require_closed_window(model, month, stores.lake, now)
     with stores.state.lock(f"candidate/{model.name}/{trainer}/{month}", seconds=FIT_SECONDS):
         return _make_candidate(
             model,
@@ -392,9 +397,7 @@ def _planned_manifest(
     champion = current_champion(stores.audit, model.name)
     declared = model.declared.trainers[trainer]
     tables = {model.table: lake.version(model.table) or 0}
-    tables |= {
-        table: lake.version(table) or 0 for table in (f"datasets/{name}" for name in model.declared.examples.sources)
-    }
+    tables |= {table: lake.version(table) or 0 for table in (f"datasets/{name}" for name in model.example_datasets)}
     tables |= {view.table: model.feature_set.versions(lake)[view.name] for view in model.stored_views}
     return Manifest(
         model=model.name,

@@ -44,6 +44,7 @@ from ml_platform.steps.candidates import (
     read_training_set,
     split_of,
 )
+from ml_platform.steps.closed_window import require_closed_window
 from ml_platform.steps.freshness import flat_curve, freshness_curve
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.steps.packaging import model_directory, package_version
@@ -107,8 +108,10 @@ def evaluate_candidate(
     The candidate's bento is built, verified and recorded on the way; its size and latency are part of the
     evidence. ``broken_contracts`` lists the contract violations of the data that the model read. Raises
     :class:`~ml_platform.registry.models.ModelError` when the month has no candidate, and
-    :class:`~ml_platform.serving.bento_sources.BentoError` when the bento cannot be built or scores differently.
+    :class:`~ml_platform.serving.bento_sources.BentoError` when the bento cannot be built or scores differently. Raises
+    :class:`~ml_platform.steps.closed_window.OpenWindowError` while the window of the month is open at ``now``.
     """
+    require_closed_window(model, month, stores.lake, now)
     candidate = choose_candidate(model, month, stores.registry)
     compared = ComparedVersions(candidate, _champion_to_compare(stores, candidate))
     split = split_of(model, month, read_training_set(model, month, stores.lake))

@@ -4,6 +4,7 @@ It does not import Dagster, so the steps run and are tested without it. The comp
 """
 
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,7 @@ from ml_platform.steps.retention import ModelRetention
 from ml_platform.tasks.binary import BinaryTask
 from ml_platform.tasks.catalog import DeclaredTask
 from ml_platform.tasks.own_metric import Metric
+from ml_platform.training.labels import LabelSettings
 from ml_platform.training.own_baseline import Baseline
 from ml_platform.training.splits import TimeSplit
 from ml_platform.training.table_splits import DeclaredSplit, GroupSplit, HashSplit
@@ -60,7 +62,8 @@ class ExampleSettings(Settings):
     """The function that returns a model's examples, and its sources."""
 
     function: str = Field(
-        description="package.module:function(sources) returning example_id, request fields, label, label_known_at."
+        description="package.module:function(sources) returning example_id, request fields, label, label_known_at; "
+        "with 'labels', without the last two."
     )
     sources: list[str] = Field(min_length=1, description="Datasets that the function reads, by name.")
     identity: list[str] = Field(
@@ -160,6 +163,10 @@ class ModelSettings(Settings):
         description="First partition with a candidate; earlier ones are needed for training and validation.",
     )
     examples: ExampleSettings = Field(description="Rows of the training set.")
+    labels: LabelSettings | None = Field(
+        default=None,
+        description="Dataset whose rows label the examples, also later than these; none: the examples have labels.",
+    )
     request: list[RequestField] = Field(min_length=1, description="Request fields of one row at the endpoint.")
     prediction_time: PredictionTime | None = Field(
         default=None, description="Time of a prediction, relative to a request field."
@@ -278,9 +285,15 @@ class BoundModel:
 
     @property
     def source_datasets(self) -> list[str]:
-        """Names of the datasets that the examples and the stored views read, sorted."""
+        """Names of the datasets that the examples, their labels and the stored views read, sorted."""
         viewed = {source.dataset for view in self.stored_views for source in view.sources}
-        return sorted({*self.declared.examples.sources, *viewed})
+        return sorted({*self.example_datasets, *viewed})
+
+    @property
+    def example_datasets(self) -> list[str]:
+        """Names of the datasets of the examples and of their labels."""
+        labels = self.declared.labels
+        return [*self.declared.examples.sources, *([] if labels is None else [labels.dataset])]
 
     @property
     def has_time(self) -> bool:
@@ -334,13 +347,44 @@ class BoundModel:
             return None
         return [key] if scheme == self.partitions else scheme.starting_in(*self.partitions.bounds(key))
 
+    @property
+    def prediction_lead(self) -> timedelta:
+        """Time by which a prediction is made before the time of its example."""
+        declared = self.declared.prediction_time
+        return timedelta() if declared is None else timedelta(minutes=declared.minutes_before)
+
+    def predicted_in(self, key: str) -> tuple[datetime, datetime]:
+        """Return the time of the predictions of the examples of ``key``: from the first to before the second instant.
+
+        A prediction is made up to ``minutes_before`` earlier than its example.
+        """
+        start, end = self.partitions.bounds(key)
+        return start - self.prediction_lead, end
+
+    def label_partitions(self, key: str) -> list[str]:
+        """Return the partitions of the labels that the training set of ``key`` reads, in order.
+
+        They cover the time from its first possible prediction until the horizon of its last one is over. Partitions
+        that have not landed yet are included. Empty without declared labels.
+        """
+        labels = self.declared.labels
+        scheme = None if labels is None else self.dataset_scheme(labels.dataset)
+        if labels is None or scheme is None:
+            return []
+        start, end = self.predicted_in(key)
+        return scheme.covering(start, end + labels.wait)
+
     def reads_until(self, key: str) -> Callable[[str, str], bool]:
         """Return the function that tells of a dataset's partition whether it is not later than the model's ``key``."""
+
+        labels = self.declared.labels
 
         def is_read(dataset: str, partition: str) -> bool:
             scheme = self.dataset_scheme(dataset)
             if scheme is None or not self.has_time or not scheme.names_key(partition):
                 return True
+            if labels is not None and dataset == labels.dataset:
+                return scheme.bounds(partition)[0] < self.partitions.bounds(key)[1] + labels.wait
             if scheme == self.partitions:
                 return not scheme.precedes(key, partition)
             return scheme.bounds(partition)[0] < self.partitions.bounds(key)[1]
@@ -448,8 +492,11 @@ class BoundModel:
 
     @property
     def code_version(self) -> str:
-        """Digest of the code of the training set: examples function, views, request fields, and declared arrivals."""
+        """Digest of the code of the training set: examples, views, request fields, declared arrivals and labels."""
         views = {view.name: view.code_version for view in self.feature_set.views}
         arrivals = {view.name: [each.timing for each in view.arrivals] for view in self.views if view.arrivals}
+        labels = self.declared.labels
         parts = [source_hash(self.declared.examples.function), views, self.request_fields]
-        return value_digest([*parts, *([arrivals] if arrivals else [])])[:12]
+        # Without arrivals and labels of their own, the digest is that of earlier releases.
+        declared = [*([arrivals] if arrivals else []), *([] if labels is None else [labels.model_dump(mode="json")])]
+        return value_digest([*parts, *declared])[:12]

@@ -4,7 +4,7 @@ The assets and the schedules call the same functions.
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,12 @@ from ml_platform.monitoring.fact_tables import compact_closed_days
 from ml_platform.monitoring.outcome_join import LabelSource, record_outcomes
 from ml_platform.monitoring.outcomes import outcomes_table
 from ml_platform.monitoring.own_monitor import MonitorResult, monitor_result
-from ml_platform.monitoring.performance import ExpectedMetrics, PerformanceReport, expected_metrics
+from ml_platform.monitoring.performance import (
+    ExpectedMetrics,
+    PerformanceReport,
+    PerformanceSettings,
+    expected_metrics,
+)
 from ml_platform.monitoring.performance_periods import PerformanceMeasure, measured_periods
 from ml_platform.monitoring.prediction_days import labelled_count
 from ml_platform.monitoring.prediction_log import IngestionResult, ingest_log_files, predictions_table
@@ -28,6 +33,7 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import RETIRE, ChampionRecord, champion_history
 from ml_platform.registry.verdict_record import verdict_metrics
 from ml_platform.steps.candidates import data_clock
+from ml_platform.steps.closed_window import landed_until
 from ml_platform.steps.feature_checks import NOT_APPLICABLE, NotEvaluated
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
@@ -78,8 +84,9 @@ def ingest_predictions(model: BoundModel, stores: PlatformStores, now: datetime)
 def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinResult | None:
     """Record the outcomes that became known, changed or were withdrawn; return None without logged predictions.
 
-    A label counts as known when it became known before the data clock (:func:`~.candidates.data_clock`). ``now`` is the
-    time of recording.
+    A label counts as known when it became known before :func:`label_clock`. Labels of a dataset of their
+    own come from the training set, so a prediction has no outcome before its label is due. ``now`` is the time of
+    recording.
     """
     if not lake.exists(predictions_table(model.name)):
         return None
@@ -91,10 +98,15 @@ def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinRe
         written_at=None if model.has_time else written_at(model, lake),
     )
     table = outcomes_table(model.name)
-    added = record_outcomes(lake, model.name, labels, known_by=data_clock(model, lake), now=now)
+    added = record_outcomes(lake, model.name, labels, known_by=label_clock(model, lake), now=now)
     compact_closed_days(lake, table, now.astimezone(UTC).date())
     summary = lake.summary(table) if lake.exists(table) else None
     return OutcomeJoinResult(summary, labelled_count(lake.state, model.name), added)
+
+
+def label_clock(model: BoundModel, lake: Lake) -> datetime:
+    """Return the time until which labels are known: that of the data, or the end of the last landed labels."""
+    return landed_until(model, lake) or data_clock(model, lake)
 
 
 def performance_report(model: BoundModel, stores: PlatformStores) -> PerformanceReport:
@@ -102,7 +114,7 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
 
     Only periods about which something changed are measured again.
     """
-    lake, settings = stores.lake, model.declared.monitors.performance
+    lake, settings = stores.lake, _performance_settings(model)
     if not lake.exists(predictions_table(model.name)):
         return PerformanceReport(periods=[])
     schema = lake.scan(model.table).collect_schema()
@@ -113,8 +125,16 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
         settings=settings,
         outcome_type=model.declared.task.outcome_type,
     )
-    periods = measured_periods(lake, model.name, measure, known_by=data_clock(model, lake))
+    periods = measured_periods(lake, model.name, measure, known_by=label_clock(model, lake))
     return performance.performance_report(periods, settings, expected_by_version(model, stores))
+
+
+def _performance_settings(model: BoundModel) -> PerformanceSettings:
+    """Return the declared settings; unless declared, labels of a dataset of their own are late after their horizon."""
+    settings, labels = model.declared.monitors.performance, model.declared.labels
+    if labels is None or "label_delay_hours" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"label_delay_hours": labels.wait / timedelta(hours=1)})
 
 
 def expected_by_version(model: BoundModel, stores: PlatformStores) -> dict[str, ExpectedMetrics]:

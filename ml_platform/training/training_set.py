@@ -1,6 +1,7 @@
 """Training set: examples with the features that were known at their prediction times.
 
 The rows of a month do not change once they are known. Each month adds its rows, and all candidates read the same rows.
+Labels that land later in a dataset of their own fill rows in until their horizon is over.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,9 @@ from ml_platform.errors import PlatformError, listed
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import INSTANT, PREDICT_AT
+from ml_platform.training.labels import LABEL, LABEL_KNOWN_AT, LandedLabels, with_labels
 
 EXAMPLE_ID = "example_id"
-LABEL = "label"
-LABEL_KNOWN_AT = "label_known_at"
 RESERVED = (EXAMPLE_ID, PREDICT_AT, LABEL, LABEL_KNOWN_AT)
 
 
@@ -36,21 +36,25 @@ def assemble_training_set(
     *,
     model: str,
     partition: str,
+    labels: LandedLabels | None = None,
 ) -> pl.DataFrame:
     """Return one row per example of ``partition``: id, request fields, times, label, and every feature of the set.
 
     ``examples`` has ``example_id`` (unique), the request fields, ``label`` (null where the outcome is never known) and
-    ``label_known_at`` (UTC). The declared rule adds ``predict_at``, as in serving. Fractional features are stored as
-    Float32, and rows are sorted by ``predict_at`` and ``example_id``.
+    ``label_known_at`` (UTC). With ``labels``, it has no such columns, and :func:`~.labels.with_labels` joins them. The
+    declared rule adds ``predict_at``, as in serving. Fractional features are stored as Float32, and rows are sorted by
+    ``predict_at`` and ``example_id``.
 
     Raises :class:`NoExamplesError` when there is no row, and :class:`ExamplesError` when a column is missing, an id
     occurs twice, or a time is naive or missing. It also raises when a label has no ``label_known_at`` or was known
-    before its prediction.
+    before its prediction. Raises :class:`~.labels.LabelsError` when ``labels`` cannot be joined.
     """
     subject = f"Examples of '{model}', partition {partition}"
     rows = examples.collect()
-    _check_columns(subject, rows, list(request_types))
+    _check_columns(subject, rows, list(request_types), own_labels=labels is None)
     rows = in_request_types(subject, rows, request_types).with_columns(prediction_time.expression())
+    if labels is not None and not rows.is_empty():
+        rows = with_labels(subject, rows, labels)
     _check_rows(subject, rows)
     own = [*RESERVED, *request_types]
     features = feature_set.feature_names
@@ -61,8 +65,17 @@ def assemble_training_set(
     return narrow.sort(PREDICT_AT, EXAMPLE_ID).collect()
 
 
-def _check_columns(subject: str, rows: pl.DataFrame, request_fields: Sequence[str]) -> None:
-    missing = [name for name in (EXAMPLE_ID, LABEL, LABEL_KNOWN_AT, *request_fields) if name not in rows.columns]
+def _check_columns(subject: str, rows: pl.DataFrame, request_fields: Sequence[str], *, own_labels: bool) -> None:
+    labels = (LABEL, LABEL_KNOWN_AT)
+    if not own_labels and (extra := [name for name in labels if name in rows.columns]):
+        raise ExamplesError(
+            subject,
+            expected="no label columns, because 'labels' in the model's defs.yaml joins them",
+            found=listed(extra),
+            fix="Remove them from the examples function, or remove 'labels'.",
+        )
+    needed = (EXAMPLE_ID, *(labels if own_labels else ()), *request_fields)
+    missing = [name for name in needed if name not in rows.columns]
     if missing:
         raise ExamplesError(
             subject,
@@ -72,7 +85,7 @@ def _check_columns(subject: str, rows: pl.DataFrame, request_fields: Sequence[st
         )
     naive = [
         name
-        for name in (LABEL_KNOWN_AT, *request_fields)
+        for name in (*(labels[1:] if own_labels else ()), *request_fields)
         if isinstance(dtype := rows.schema[name], pl.Datetime) and dtype != INSTANT
     ]
     if naive:

@@ -5,6 +5,7 @@ restart or a manual run does no harm. Every skipped tick gives its reason.
 """
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -13,6 +14,7 @@ from ml_platform.components.materializations import latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import listed
+from ml_platform.steps.closed_window import latest_due, open_window, outdated_labels
 from ml_platform.steps.untimed import training_set_key
 from resources.lake import LakeResource
 
@@ -31,8 +33,12 @@ def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def new_month(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
-        find = due_month if model.has_time else due_table
-        due = find(context.instance, model, lake.lake())
+        tables = lake.lake()
+        due = (
+            due_month(context.instance, model, tables, datetime.now(UTC))
+            if model.has_time
+            else (due_table(context.instance, model, tables))
+        )
         if isinstance(due, dg.SkipReason):
             return due
         month, digest = due
@@ -47,25 +53,41 @@ def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
     return new_month
 
 
-def due_month(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") -> tuple[str, str] | dg.SkipReason:
-    """Return the latest month with a training set and a digest of all its training sets, or the reason to skip."""
+def due_month(
+    instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake", now: datetime
+) -> tuple[str, str] | dg.SkipReason:
+    """Return the latest closed month with a training set and a digest of all training sets, or the reason to skip.
+
+    A month is closed at ``now`` when it is over, its data landed, and its labels are due.
+    """
     digests = {month: digest for month, digest in lake.digests(model.table).items() if month}
     first = model.declared.first_candidate
     if not digests:
         waiting = incomplete_window(model, lake, model.partitions.first)
         return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.{waiting}")
-    month = model.partitions.latest(digests)
+    latest = model.partitions.latest(digests)
+    month = latest_due(model, list(digests), lake)
+    if month is None:
+        earliest = model.partitions.earliest(digests)
+        reason = open_window(model, earliest, lake, now) or "its labels have not landed"
+        return dg.SkipReason(f"{earliest} is not closed: {reason}.")
     if first is not None and model.partitions.precedes(month, first):
         return dg.SkipReason(f"'{model.name}' is trained from {first} on; the latest training set is for {month}.")
     missing = _missing_partitions(model, month, digests)
     if missing:
         return dg.SkipReason(f"'{model.name}' waits for the training sets of {listed(missing)}: {month} needs them.")
+    waiting = open_window(model, month, lake, now)
+    if waiting:
+        return dg.SkipReason(f"{month} is not closed: {waiting}.")
     trained_on = latest_materialization(instance, model.key("training_set"))
     if trained_on is not None and all(
         _is_newer(instance, key, month, trained_on.storage_id) for key in model.candidate_keys.values()
     ):
-        waiting = incomplete_window(model, lake, model.partitions.shift(month, 1)) if model.partitions.is_timed else ""
+        waiting = _next_window(model, lake, month, latest, now)
         return dg.SkipReason(f"The candidates of {month} are newer than the latest training set.{waiting}")
+    outdated = outdated_labels(model, month, lake)
+    if outdated:
+        return dg.SkipReason(f"{month} waits for its training sets: {outdated}.")
     return month, value_digest(digests)[:12]
 
 
@@ -79,6 +101,15 @@ def due_table(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") ->
     ):
         return dg.SkipReason("The candidates are newer than the latest training set.")
     return (key := training_set_key(model, lake)), key
+
+
+def _next_window(model: ModelAssets, lake: "Lake", month: str, latest: str, now: datetime) -> str:
+    """Return why the window after ``month`` is open, as a sentence; ``latest`` is the latest with a training set."""
+    following = model.partitions.shift(month, 1)
+    if model.partitions.precedes(month, latest):
+        reason = open_window(model, following, lake, now)
+        return f" {following} is not closed: {reason}." if reason else ""
+    return incomplete_window(model, lake, following)
 
 
 def incomplete_window(model: ModelAssets, lake: "Lake", key: str) -> str:
@@ -121,12 +152,17 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
     def retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
-        if not model.has_time and lake.lake().exists(model.table):
+        tables = lake.lake()
+        if not model.has_time and tables.exists(model.table):
             return dg.RunRequest(asset_selection=model.training_cycle_keys)
-        months = lake.lake().partitions(model.table)
+        months = tables.partitions(model.table)
         if not months:
             return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
-        return dg.RunRequest(partition_key=model.partitions.latest(months), asset_selection=model.training_cycle_keys)
+        month = latest_due(model, months, tables) or model.partitions.earliest(months)
+        waiting = open_window(model, month, tables, datetime.now(UTC)) or outdated_labels(model, month, tables)
+        if waiting:
+            return dg.SkipReason(f"{month} is not closed: {waiting}.")
+        return dg.RunRequest(partition_key=month, asset_selection=model.training_cycle_keys)
 
     return retrain
 

@@ -36,6 +36,7 @@ class Model(ModelDeclaration):
                 raise self.unknown_name_error(["examples", "identity", at], name, fields, "a field of the request")
         # Report a missing function now, with file and line, and not when the first training set is materialized.
         self.function_at("examples.function", self.examples.function)
+        self.validate_labels(context.component_tree)
         views = self.views(context.component_tree)
         bound = ModelAssets(self, views, self.example_pii(context.component_tree), self.schemes(context.component_tree))
         validate_declaration(self, bound)

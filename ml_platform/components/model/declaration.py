@@ -17,12 +17,47 @@ class ModelDeclaration(Declaration, ModelSettings):
     """The attributes of a model."""
 
     def example_pii(self, tree: "ComponentTree") -> list[str]:
-        """Return the columns of the sources of the examples that identify a person."""
-        return pii_columns_of(self.examples.sources, datasets_by_name(tree))
+        """Return the columns of the sources of the examples and of their labels that identify a person."""
+        labels = [] if self.labels is None else [self.labels.dataset]
+        return pii_columns_of([*self.examples.sources, *labels], datasets_by_name(tree))
 
     def schemes(self, tree: "ComponentTree") -> dict[str, PartitionScheme | None]:
         """Return the partitions of the declared datasets by name; None for one that is replaced as a whole."""
         return {name: each.partitions for name, each in datasets_by_name(tree).items()}
+
+    def validate_labels(self, tree: "ComponentTree") -> None:
+        """Raise :class:`DeclarationError` for labels whose dataset or columns a training set could not join.
+
+        Without the contract of the dataset, only the columns of the request are checked.
+        """
+        if self.labels is None:
+            return
+        fields = ["example_id", *(field.name for field in self.request)]
+        for name in self.labels.keys:
+            if name not in fields:
+                raise self.unknown_name_error(["labels", "join"], name, fields, "example_id or a field of the request")
+        if self.labels.dataset in self.examples.sources:
+            raise self.error_at(
+                ["labels", "dataset"],
+                expected="a dataset that the examples do not read, because its rows land after them",
+                found=f"'{self.labels.dataset}', one of examples.sources",
+                fix="Remove it from examples.sources; the platform joins its labels.",
+            )
+        datasets = datasets_by_name(tree)
+        if self.labels.dataset not in datasets:
+            raise self.unknown_name_error(["labels", "dataset"], self.labels.dataset, list(datasets), "a dataset")
+        dataset = datasets[self.labels.dataset]
+        known = dataset.contract.column_names
+        for name in self.labels.columns:
+            if name not in known:
+                raise self.unknown_name_error(["labels"], name, known, f"a column of '{dataset.name}'")
+        if dataset.event_time != self.labels.known_at:
+            raise self.error_at(
+                ["labels", "known_at"],
+                expected=f"the event_time of '{dataset.name}', so that a partition has the rows known within its time",
+                found=f"'{self.labels.known_at}', and event_time {dataset.event_time or 'absent'}",
+                fix=f"Declare event_time: {self.labels.known_at} in the dataset.",
+            )
 
     def views(self, tree: "ComponentTree") -> list[FeatureViewSettings]:
         """Return the settings of the declared views in order, followed by the views that these take as inputs.

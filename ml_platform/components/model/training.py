@@ -9,7 +9,7 @@ import dagster as dg
 
 from ml_platform.components.declaration import on_new_inputs, partition_mapping
 from ml_platform.components.materializations import table_metadata
-from ml_platform.components.metadata import inline_image, training_set_schema, trials_table
+from ml_platform.components.metadata import inline_image, label_metadata, training_set_schema, trials_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.placement import placement_tags, pool_of
 from ml_platform.components.stores import open_stores
@@ -33,7 +33,7 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         key=key,
         description=(
             "One row per example of the month: its request fields, the features known at its prediction time, and its "
-            f"label ({declared.target}). The label is null if the outcome is never known."
+            f"label ({declared.target}). The label is null if the outcome is never known, or not known yet."
         ),
         partitions_def=model.partitions_def,
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -42,6 +42,7 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
                 _dep(dg.AssetKey(["datasets", name]), model.dataset_scheme(name), model.scheme)
                 for name in declared.examples.sources
             ),
+            *_label_deps(model),
             *(
                 _dep(dg.AssetKey(["features", view.name]), model.view_scheme(view), model.scheme)
                 for view in model.feature_set.views
@@ -61,7 +62,8 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
                 description="No feature alone, and no random split, gives an implausibly high AUC.",
             ),
         ],
-        automation_condition=on_new_inputs(),
+        # Labels may land long after their examples, which are unlabelled until then.
+        automation_condition=on_new_inputs(optional=[dep.asset_key for dep in _label_deps(model)]),
         metadata={
             "dagster/table_name": model.table,
             "dagster/column_schema": training_set_schema(model),
@@ -77,6 +79,7 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.registry.audit import AuditLog
         from ml_platform.steps.candidates import build_training_sets, read_prices
         from ml_platform.steps.feature_checks import check_late_fields, screen_training_set
+        from ml_platform.steps.labels import count_labels
         from ml_platform.steps.late_arrivals import record_late_partitions
         from ml_platform.training.resource_usage import measure_resources
 
@@ -88,8 +91,10 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         late = record_late_partitions(model, earlier, written, AuditLog(tables.state), datetime.now(UTC))
         for each in late:
             context.log.warning(f"{each.partition} changed after it was judged: {each.judged}")
+        labels = count_labels(model, keys, tables)
         for month, table in written.items():
-            context.add_asset_metadata(table_metadata(table), partition_key=month if model.has_time else None)
+            metadata = table_metadata(table) | label_metadata(labels.get(month))
+            context.add_asset_metadata(metadata, partition_key=month if model.has_time else None)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])),
             metadata=asdict(used.total()),
@@ -98,6 +103,16 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         yield leakage_screen_result(screen_training_set(model, lake.lake()))
 
     return _training_set
+
+
+def _label_deps(model: ModelAssets) -> list[dg.AssetDep]:
+    """Return the dependency on the labels from the first prediction until the last horizon is over; none without."""
+    labels = model.declared.labels
+    if labels is None:
+        return []
+    scheme = model.dataset_scheme(labels.dataset)
+    mapping = partition_mapping(scheme, model.partitions, reach=model.prediction_lead, ahead=labels.wait)
+    return [dg.AssetDep(dg.AssetKey(["datasets", labels.dataset]), partition_mapping=mapping)]
 
 
 def _dep(key: dg.AssetKey, upstream: PartitionScheme | None, own: PartitionScheme | None) -> dg.AssetDep:

@@ -19,6 +19,7 @@ from ml_platform.features.key_types import KEY_DTYPES
 from ml_platform.features.view import ViewError
 from ml_platform.serving.bento_sources import BentoError, find_sources
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
+from ml_platform.training.splits import TimeSplit, split_times
 from ml_platform.training.trainer import (
     TrainerSettings,
     TrainingError,
@@ -41,6 +42,7 @@ def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
         _validate_trainer(model, name, declared)
     _validate_task(model, bound)
     _validate_partitions(model, bound)
+    _validate_label_time(model, bound)
     _validate_request(model, bound)
     _validate_evaluation(model, bound)
     _validate_gates(model, bound)
@@ -168,6 +170,46 @@ def _validate_untimed(model: ModelDeclaration, bound: BoundModel) -> None:
             expected="'row' or a column of groups, because the model declares 'time: none'",
             found=f"'{unit}'",
             fix="Write row, or the column whose values are independent groups.",
+        )
+
+
+def _validate_label_time(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` for labels without a time, that begin too late, or that no validation row has."""
+    if model.labels is None:
+        return
+    if not bound.has_time:
+        raise model.error_at(
+            ["labels"],
+            expected="examples with labels, because the model declares 'time: none'",
+            found=f"labels of '{model.labels.dataset}', which are late by a time",
+            fix="Return label from the examples function, or declare partitions and prediction_time.",
+        )
+    scheme, own = bound.dataset_scheme(model.labels.dataset), bound.partitions
+    if scheme is None or not scheme.is_timed:
+        raise model.error_at(
+            ["labels", "dataset"],
+            expected="a dataset with partitions of time, so that it is known until when labels landed",
+            found="a table that is replaced as a whole" if scheme is None else scheme.describe(),
+            fix="Partition the dataset by the time at which its rows become known.",
+        )
+    begins = own.bounds(own.first)[0]
+    if scheme.bounds(scheme.first)[0] > begins:
+        raise model.error_at(
+            ["labels", "dataset"],
+            expected=f"labels from the first partition of the model on, {own.first}",
+            found=scheme.describe(),
+            fix="Begin the partitions of the labels earlier, or those of the model later.",
+        )
+    if not isinstance(model.split, TimeSplit):
+        return
+    times = split_times(own.first, own, model.split)
+    if model.labels.absent is not None and times.validation_end - times.validation_start <= model.labels.wait:
+        raise model.error_at(
+            ["split"],
+            expected=f"a validation part longer than the horizon of the labels, {model.labels.horizon}: the labels of "
+            "its last rows are not due when the test part begins",
+            found=f"{(times.validation_end - times.validation_start).total_seconds() / 86_400:g} days",
+            fix="Declare a longer split.validation, for example twice the horizon.",
         )
 
 

@@ -1,6 +1,7 @@
 """A model is retrained once per content of its training sets, and assets follow their inputs month by month."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +18,7 @@ from ml_platform.steps.model import RetrainingSettings
 from resources.home import Home
 from resources.lake import LakeResource
 
+NOW = datetime(2014, 1, 1, tzinfo=UTC)
 TRAINING_SET = dg.AssetKey(["departure_risk", "training_set"])
 
 
@@ -125,7 +127,7 @@ def test_partial_week_is_named_with_its_missing_days(
     weekly = ModelAssets(declared, model.views, schemes={"flights": days})
     for day in days.between("2013-06-02", "2013-06-06"):
         lake.lake().write("datasets/flights", pl.DataFrame({"flight": [1]}), day)
-    result = due_month(instance, weekly, lake.lake())
+    result = due_month(instance, weekly, lake.lake(), NOW)
 
     assert isinstance(result, dg.SkipReason)
     assert (
@@ -152,7 +154,7 @@ def test_months_before_the_first_candidate_are_skipped(
     later = ModelAssets(model.declared.model_copy(update={"first_candidate": "2013-04"}), model.views)
     make_training_set(later, instance, lake, "2013-02", "a")
 
-    result = due_month(instance, later, lake.lake())
+    result = due_month(instance, later, lake.lake(), NOW)
     assert isinstance(result, dg.SkipReason)
     assert "trained from 2013-04 on" in str(result.skip_message)
 
