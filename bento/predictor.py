@@ -90,7 +90,7 @@ class Predictor:
             task.labels(predicted, self.threshold),
             rows,
             served,
-            task.answer_details(predicted, self._half_width),
+            task.answer_details(predicted, self._half_width, task.answer_context(rows)),
         )
 
     def strongest_reasons(self, prediction: Prediction, max_reasons: int) -> list[list[dict[str, Any]]]:

@@ -79,15 +79,14 @@ def outcomes_of_period(
 ) -> pl.DataFrame:
     """Return the predictions of the stable role from ``start`` until before ``end`` that were logged on ``days``.
 
-     The columns are ``version``, ``predict_at``, ``score``, ``details`` and ``outcome`` (null: unknown).
-    Of several predictions of
-     one example by one version only the one logged last counts.
+    The columns are ``version``, ``request_id``, ``predict_at``, ``score``, ``details`` and ``outcome`` (null:
+    unknown). Of several predictions of one example by one version only the one logged last counts.
     """
     keys = [_EXAMPLE, "version"]
     # Later days come last, so the last row of an example is the one logged last.
     parts = [_outcomes_of_day(lake, model, identity, start, end, day, outcome_type) for day in sorted(days)]
     rows = pl.concat(parts).unique(keys, keep="last", maintain_order=True)
-    return rows.select("version", "predict_at", "score", DETAILS, OUTCOME)
+    return rows.select("version", "request_id", "predict_at", "score", DETAILS, OUTCOME)
 
 
 def _outcomes_of_day(
@@ -109,7 +108,7 @@ def _outcomes_of_day(
     joined = latest.join(outcomes, on=PREDICTION_ID, how="left", maintain_order="left")
     # The hash takes eight bytes where the identity may be long text.
     return joined.select(
-        pl.struct(keys).hash(seed=0).alias(_EXAMPLE), "version", "predict_at", "score", DETAILS, OUTCOME
+        pl.struct(keys).hash(seed=0).alias(_EXAMPLE), "version", "request_id", "predict_at", "score", DETAILS, OUTCOME
     )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.serving.bento_sources import BentoError
+from ml_platform.tasks.task import answered_numbers
 
 TIMEOUT_SECONDS = 120
 LATENCY_ROUNDS, REQUESTS_PER_ROUND = 5, 150
@@ -116,8 +117,7 @@ def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> lis
 
 def _numbers(answer: Mapping[str, Any]) -> Any:
     """Return the score of ``answer``, or all its numbers if it has further ones."""
-    details = [value for key, value in answer.items() if key not in ("score", "label", "reasons")]
-    numbers = [number for value in details for number in (value or {}).values()]
+    numbers = answered_numbers({key: answer[key] for key in answer if key not in ("score", "label", "reasons")})
     return [answer["score"], *numbers] if numbers else answer["score"]
 
 

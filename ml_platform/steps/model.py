@@ -144,8 +144,8 @@ class ModelSettings(Settings):
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the assets.")
     task: DeclaredTask = Field(
         default_factory=BinaryTask,
-        description="Type of prediction: binary, multiclass, regression or quantile; with settings, an object with a "
-        "type.",
+        description="Type of prediction: binary, multiclass, regression, quantile or ranking; with settings, an object "
+        "with a type.",
     )
     target: str = Field(description="Description of the label, for readers of the model card.")
     intended_use: str = Field(default="", description="Intended and unintended uses; part of the model card.")

@@ -95,7 +95,7 @@ def package_version(model: BoundModel, version: ModelVersion, month: str, stores
     require_reads_of_training(model, directory, features, stores.lake, subject)
     rows = reference_rows(model, month, stores.lake)
     trained = require_published_reads(rows, features, stores.online_store, stores.lake, subject, model.pii_columns)
-    expected = read_model(directory).answer_numbers(trained)
+    expected = read_model(directory).answer_numbers(trained, rows)
     requests = request_rows(model.request_fields, rows)
     verified = verify_bento(package, requests, expected, online=stores.online_store.location)
     record_verified_bento(

@@ -9,13 +9,14 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from ml_platform.tasks.binary import BinaryTask
 from ml_platform.tasks.multiclass import MulticlassTask
 from ml_platform.tasks.quantile import QuantileTask
+from ml_platform.tasks.ranking import RankingTask
 from ml_platform.tasks.regression import RegressionTask
 from ml_platform.tasks.task import Task
 
 FORMER_NAMES = {"classification": "binary"}
 """Names of tasks before 0.4.0, in declarations, manifests, stored models and bentos."""
 
-TaskName = Literal["binary", "multiclass", "regression", "quantile"]
+TaskName = Literal["binary", "multiclass", "regression", "quantile", "ranking"]
 
 
 def _with_type(given: Any) -> Any:
@@ -27,7 +28,9 @@ def _with_type(given: Any) -> Any:
     return named
 
 
-_AnyTask = Annotated[BinaryTask | MulticlassTask | RegressionTask | QuantileTask, Field(discriminator="type")]
+_AnyTask = Annotated[
+    BinaryTask | MulticlassTask | RegressionTask | QuantileTask | RankingTask, Field(discriminator="type")
+]
 
 DeclaredTask = Annotated[_AnyTask, BeforeValidator(_with_type, json_schema_input_type=TaskName | _AnyTask)]
 """A task in a declaration: its name, or an object with its settings and the name as ``type``."""

@@ -103,6 +103,11 @@ class Task(Settings, ABC):
         return []
 
     @property
+    def ranked_rows(self) -> int | None:
+        """Number of first rows that the metric of early stopping counts; None for a task that ranks no rows."""
+        return None
+
+    @property
     def context_features(self) -> dict[str, str]:
         """Settings that name a feature, ``view__feature``, whose values :meth:`context` reads, with the feature."""
         return {}
@@ -154,6 +159,10 @@ class Task(Settings, ABC):
 
     def context(self, rows: pl.DataFrame) -> dict[str, Array]:
         """Return the numbers besides label and prediction that the task needs, from request fields and features."""
+        return {}
+
+    def answer_context(self, rows: pl.DataFrame) -> dict[str, Array]:
+        """Return the part of :meth:`context` that :meth:`answer_details` needs, from the request fields of ``rows``."""
         return {}
 
     @abstractmethod
@@ -279,10 +288,21 @@ class Task(Settings, ABC):
     def realised_metrics(self, outcomes: pl.DataFrame) -> dict[str, float]:
         """Return the metrics of logged predictions whose outcomes are known.
 
-        ``outcomes`` has ``outcome``, ``score`` and the JSON text ``details``, null for a task without details.
+        ``outcomes`` has ``outcome``, ``score``, ``request_id`` and the JSON text ``details``, null for a task without
+        details.
         """
         label = outcomes["outcome"].to_numpy()
         return self.score(label, outcomes["score"].to_numpy()) | self.summary(label)
+
+
+def answered_numbers(details: Mapping[str, Any]) -> list[float]:
+    """Return the numbers in the fields of one answer, those of an object one after the other.
+
+    >>> answered_numbers({"rank": 2, "interval": {"lower": 0.5, "upper": 1.5}, "other": None})
+    [2, 0.5, 1.5]
+    """
+    parts = [list(each.values()) if isinstance(each, Mapping) else [each] for each in details.values()]
+    return [number for part in parts for number in part if number is not None]
 
 
 def explained_share(label: Array, value: Array) -> float:

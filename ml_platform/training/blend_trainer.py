@@ -169,12 +169,13 @@ class BlendTrainer:
             names.append(name)
             members.append(fitted)
             predictions.append(fitted.predict(validation.features))
-            history.append(
-                (len(members), float(self.task.losses(validation.label, _mean(predictions, self.task)).mean()))
-            )
+            history.append((len(members), self._loss(validation, _mean(predictions, self.task))))
             if report is not None:
                 report(*history[-1])
         return BlendModel(names, members, self.task, history)
+
+    def _loss(self, validation: Matrix, outputs: npt.NDArray[np.float64]) -> float:
+        return float(self.task.losses(validation.label, outputs, validation.context).mean())
 
     def refit(self, tuned: BlendModel, rows: Matrix, growth: float, *, checkpoint: Path | None = None) -> BlendModel:
         """Return a blend of the members fitted on ``rows``, each with its own number of rounds."""

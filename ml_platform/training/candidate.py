@@ -130,6 +130,7 @@ def _matrix(rows: pl.DataFrame, encoder: Encoder, task: Task) -> Matrix:
         features=encoder.transform(rows),
         label=task.encode(rows[LABEL], "Training set"),
         names=encoder.feature_names,
+        context=task.context(rows),
         categories={place: len(encoder.categories[encoder.feature_names[place]]) for place in encoder.category_indices},
     )
 

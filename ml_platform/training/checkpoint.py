@@ -82,4 +82,7 @@ def fingerprint(parameters: Mapping[str, Any], *parts: Matrix | None) -> str:
         digest.update(repr((part.features.shape, tuple(part.names), sorted(part.categories.items()))).encode())
         digest.update(np.ascontiguousarray(part.features).view(np.uint8).data)
         digest.update(np.ascontiguousarray(part.label).view(np.uint8).data)
+        for name, values in part.context.items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(values).view(np.uint8).data)
     return digest.hexdigest()

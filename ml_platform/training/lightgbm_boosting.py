@@ -7,7 +7,7 @@ uninterrupted fit, and both predict the same bits.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +161,8 @@ class _BoostingProgress:
         self.trees.append(env.model.current_iteration())
         found = env.evaluation_result_list or []
         if found:
-            loss = float(found[0][2])
+            value, is_higher_better = float(found[0][2]), found[0][3]
+            loss = 1 - value if is_higher_better else value
             if not np.isfinite(loss):
                 raise TrainingError(
                     f"LightGBM, round {self.round}",
@@ -181,9 +182,16 @@ class _BoostingProgress:
 def _dataset(rows: Matrix, parameters: dict[str, Any], reference: "Dataset | None" = None) -> "Dataset":
     import lightgbm as lgb
 
+    group = None
+    if parameters["objective"] == "lambdarank":
+        # LightGBM takes the rows of a group one after the other, and the sizes of the groups.
+        order = np.argsort(rows.context["group"], kind="stable")
+        group = np.unique(rows.context["group"], return_counts=True)[1]
+        rows = replace(rows, features=rows.features[order], label=rows.label[order])
     return lgb.Dataset(
         rows.features,
         rows.label,
+        group=group,
         feature_name=[_feature_name(name) for name in rows.names],
         categorical_feature=list(rows.categories),
         params=parameters,

@@ -28,6 +28,7 @@ OBJECTIVES = {
     "multinomial": {"objective": "multiclass", "metric": "multi_logloss"},
     "squared_error": {"objective": "regression", "metric": "l2"},
     "pinball": {"objective": "quantile", "metric": "quantile"},
+    "lambdarank": {"objective": "lambdarank", "metric": "ndcg"},
 }
 """LightGBM's objective and metric for each loss of a task."""
 
@@ -266,6 +267,8 @@ def _objective(task: Task, level: float | None) -> dict[str, Any]:
     objective = dict(OBJECTIVES[task.loss])
     if level is not None:
         return {**objective, "alpha": level}
+    if task.ranked_rows is not None:
+        return {**objective, "eval_at": [task.ranked_rows]}
     return {**objective, "num_class": task.outputs} if task.outputs > 1 else objective
 
 

@@ -18,7 +18,7 @@ from ml_platform.data.atomic import write_json, write_text
 from ml_platform.errors import PlatformError
 from ml_platform.features.encoder import Encoder
 from ml_platform.tasks.catalog import as_task
-from ml_platform.tasks.task import Task
+from ml_platform.tasks.task import Task, answered_numbers
 from ml_platform.training.calibration import Calibration
 from ml_platform.training.candidate import Candidate
 from ml_platform.training.trainer import FittedModel, scorer_of, trainer_class
@@ -45,15 +45,17 @@ class StoredModel:
         outputs = self.fitted.predict(self.encoder.transform(frame))
         return self.calibration.apply(self.task.prediction(outputs))
 
-    def answer_numbers(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
+    def answer_numbers(self, frame: pl.DataFrame, requests: pl.DataFrame | None = None) -> npt.NDArray[np.float64]:
         """Return the numbers that an endpoint answers for the rows of ``frame``, score first.
 
+        ``requests`` has the request fields of these rows, by default as columns of ``frame``.
         The shape is (rows,) for a task without further numbers, else (rows, numbers).
         """
         prediction = self.predict(frame)
         scores = self.task.scores(prediction)
-        details = self.task.answer_details(prediction, self.calibration.half_width)
-        numbers = [[number for value in row.values() for number in (value or {}).values()] for row in details or []]
+        context = self.task.answer_context(frame if requests is None else requests)
+        details = self.task.answer_details(prediction, self.calibration.half_width, context)
+        numbers = [answered_numbers(row) for row in details or []]
         return np.column_stack([scores, numbers]) if numbers and numbers[0] else scores
 
 

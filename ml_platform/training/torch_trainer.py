@@ -171,7 +171,9 @@ class TorchTrainer:
             history=[(epoch, loss) for epoch, loss in progress["history"]],
             notes=list(progress["notes"]),
             device=str(device),
-            sample=replace(train, features=train.features[importance_rows], label=train.label[importance_rows]),
+            sample=replace(
+                train, features=train.features[importance_rows], label=train.label[importance_rows], context={}
+            ),
         )
 
     @classmethod

@@ -19,7 +19,7 @@ from ml_platform.data.references import load_function
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.tasks.catalog import as_task
-from ml_platform.tasks.task import Task
+from ml_platform.tasks.task import Context, Task, rows_of
 from ml_platform.training.compute import Compute
 from ml_platform.training.own_calibrator import Calibrator
 from ml_platform.training.own_sampler import Sampler, sampled_rows
@@ -46,13 +46,14 @@ class Matrix:
     """Rows of a fit: ``features`` of shape (rows, features), float32 with NaN for missing, and ``label`` of (rows,).
 
     ``names`` are the names of the features. ``categories`` maps the columns with category codes to their numbers of
-    categories.
+    categories. ``context`` has the numbers of each row that the task needs besides, such as its group.
     """
 
     features: npt.NDArray[np.float32]
     label: npt.NDArray[np.float64]
     names: Sequence[str]
     categories: Mapping[int, int] = field(default_factory=dict)
+    context: Context = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -60,7 +61,9 @@ class Matrix:
 
     def part(self, start: int, end: int) -> "Matrix":
         """Return rows ``start`` to ``end`` (not included) as a view."""
-        return replace(self, features=self.features[start:end], label=self.label[start:end])
+        rows = slice(start, end)
+        context = rows_of(self.context, rows)
+        return replace(self, features=self.features[rows], label=self.label[rows], context=context)
 
     def sampled(self, sampler: Sampler | None, seed: int) -> "Matrix":
         """Return the rows that ``sampler`` chooses; all of them without a sampler."""

@@ -217,6 +217,12 @@ def quantiles(task: str) -> list[tuple[str, str]]:
             id="slices of a regression by default",
         ),
         pytest.param(
+            [("  target:", "  task: {type: ranking, group: dsk}\n  target:")],
+            "task.group",
+            "a field of the request ('desk', 'due_at'), found 'dsk'. Did you mean 'desk'?",
+            id="group that is no request field",
+        ),
+        pytest.param(
             quantiles("{type: quantile, season_feature: late_case_request__dsk}"),
             "task.season_feature",
             "Did you mean 'late_case_request__desk'?",
