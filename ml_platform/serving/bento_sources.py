@@ -7,14 +7,15 @@ import importlib.metadata
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ml_platform.data.code_dependencies import imported_modules
 from ml_platform.data.project_modules import is_package, module_file
 from ml_platform.errors import PlatformError, listed
+from ml_platform.serving.bento_locks import BentoLocks
 
 PLATFORM_PACKAGES = ("ml_platform", "bento")
 """Packages in which strings name functions of which a bento needs one only, such as the scorers."""
@@ -82,43 +83,36 @@ def find_sources(entry_points: Iterable[str]) -> BentoSources:
     return BentoSources(dict(sorted(files.items())), tuple(sorted(libraries - set(sys.stdlib_module_names))))
 
 
-def pinned_requirements(libraries: Iterable[str], lock: Path) -> list[str]:
-    """Return ``name==version`` for the distributions of ``libraries``, as ``lock`` (requirements.lock) pins them.
+def pinned_requirements(libraries: Iterable[str], locks: BentoLocks) -> list[str]:
+    """Return ``name==version`` for the distributions of ``libraries``, and for all that the lock of the domain pins.
 
     Only pins whose environment marker holds for the running interpreter count. ``libraries`` are names of top-level
     modules. Raises :class:`BentoError` when a library has no pin.
     """
-    pins = _applicable_pins(lock)
-    owners = importlib.metadata.packages_distributions()
+    pins = locks.pins()
+    owners = _distributions_by_module()
     distributions = {canonicalize_name(owner) for library in libraries for owner in owners.get(library, [library])}
     unpinned = sorted(distributions - set(pins))
     if unpinned:
         raise BentoError(
             "Requirements of the bento",
-            expected=f"a pin in {lock} for each library",
+            expected=f"a pin in {locks.platform}, or in requirements.lock of the domain, for each library",
             found=f"none for {listed(unpinned)}",
-            fix="Add the library to pyproject.toml and run make lock.",
+            fix="Add the library to pyproject.toml and run make lock, or add it to the lock of the domain.",
         )
-    return [f"{name}=={pins[name]}" for name in sorted(distributions)]
+    return [f"{name}=={pins[name]}" for name in sorted(distributions | set(locks.domain_pins()))]
+
+
+@cache
+def _distributions_by_module() -> Mapping[str, list[str]]:
+    # Reading the files of all installed distributions takes a second.
+    return importlib.metadata.packages_distributions()
 
 
 def request_view_modules(features: Mapping[str, object]) -> list[str]:
     """Return the modules of the request views' functions in ``features`` (`features.json`)."""
     views: list[dict[str, str]] = features["views"]  # type: ignore[assignment]
     return sorted({view["function"].partition(":")[0] for view in views if view["kind"] == "request"})
-
-
-def _applicable_pins(lock: Path) -> dict[str, str]:
-    """Return the pinned version of each distribution whose environment marker holds for the running interpreter."""
-    pins: dict[str, str] = {}
-    for line in lock.read_text().splitlines():
-        if not line or line[0] in "#- \t":  # a comment, an option, or a hash of the pin above
-            continue
-        requirement = Requirement(line.partition("--hash=")[0].rstrip(" \\"))
-        versions = [each.version for each in requirement.specifier if each.operator == "=="]
-        if versions and (requirement.marker is None or requirement.marker.evaluate()):
-            pins[canonicalize_name(requirement.name)] = versions[0]
-    return pins
 
 
 def _reject_forbidden_import(name: str, importer: str) -> None:

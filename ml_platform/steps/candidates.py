@@ -416,7 +416,7 @@ def _planned_manifest(
         ),
         seeds={"trainer": declared.seed},
         hardware=collect_hardware(),
-        libraries=collect_libraries(unlocked_packages(declared)),
+        libraries=collect_libraries([*unlocked_packages(declared), *model.locks(repository).domain_pins()]),
         parent=None if champion is None else champion.content_digest,
         data_clock=data_clock(model, lake).isoformat(),
         dagster_run_id=dagster_run_id,

@@ -6,6 +6,7 @@ It does not import Dagster, so the steps run and are tested without it. The comp
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import polars as pl
@@ -27,6 +28,7 @@ from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.registry.approvals import ApprovalSettings
+from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.request_contract import RequestContract, RequestField
 from ml_platform.steps.monitor_settings import MonitorSettings
 from ml_platform.steps.retention import ModelRetention
@@ -430,6 +432,10 @@ class BoundModel:
     def primary_metric(self) -> str:
         """Metric that chooses the best of several candidates."""
         return self.declared.evaluation.primary_metric or self.declared.task.primary_metric
+
+    def locks(self, repository: Path) -> BentoLocks:
+        """Return the lock files of a bento of the model; its domain is the one of the examples function."""
+        return BentoLocks.of(repository, self.declared.examples.function)
 
     @property
     def own_metrics(self) -> dict[str, Metric]:

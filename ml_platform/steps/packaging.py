@@ -68,7 +68,10 @@ def package_champion(model: BoundModel, month: str, stores: PlatformStores) -> P
         version=str(version.version),
         model_digest=version.content_digest,
         build_digest=bento_digest(
-            model_directory(version, stores), model.contract, version=str(version.version), lock=_lock(stores)
+            model_directory(version, stores),
+            model.contract,
+            version=str(version.version),
+            locks=model.locks(stores.repository),
         ),
     )
     if found is not None:
@@ -89,7 +92,7 @@ def package_version(model: BoundModel, version: ModelVersion, month: str, stores
         model.contract,
         version=str(version.version),
         bentos_root=stores.home.bentos,
-        lock=_lock(stores),
+        locks=model.locks(stores.repository),
     )
     features, subject = features_of(directory), f"Bento {package.tag}"
     require_reads_of_training(model, directory, features, stores.lake, subject)
@@ -212,7 +215,3 @@ def _record_rollout(audit: AuditLog, name: str, desired: DesiredState, *, by: st
         "weights": desired.weights,
     }
     audit.append(ROLLOUT_KIND, actor=by, at=at, facts=facts)
-
-
-def _lock(stores: PlatformStores) -> Path:
-    return stores.repository / "requirements.lock"

@@ -25,8 +25,10 @@ from ml_platform.training.trainer import (
     Trainer,
     TrainerSettings,
     TrainingError,
+    libraries_of,
     make_trainer,
     refit,
+    require_task,
     scorer_of,
     trainer_class,
     uses_gpu,
@@ -73,6 +75,12 @@ class BlendSettings(Settings):
         return list(dict.fromkeys(member.trainer for member in self.members))
 
     @property
+    def libraries(self) -> list[str]:
+        """Packages that the members' trainers import besides those of the platform."""
+        declared = [TrainerSettings(trainer=each.trainer, settings=each.settings) for each in self.members]
+        return sorted({name for each in declared for name in libraries_of(each)})
+
+    @property
     def device(self) -> str:
         """``auto`` when a member uses a GPU if there is one, else ``cpu``."""
         declared = [TrainerSettings(trainer=each.trainer, settings=each.settings) for each in self.members]
@@ -98,6 +106,11 @@ class BlendModel:
             for at, (trainer, member) in enumerate(zip(self.trainers, self.members, strict=True))
             for note in member.notes
         ]
+
+    @property
+    def libraries(self) -> list[str]:
+        """Packages that the files of the members need besides those that their scorers import."""
+        return sorted({name for member in self.members for name in getattr(member, "libraries", [])})
 
     def predict(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return the mean outputs of the members, shape (rows, outputs)."""
@@ -140,6 +153,12 @@ class BlendTrainer:
         self.settings = settings
         self.task = as_task(task)
         self.seed = seed
+
+    @classmethod
+    def require_task(cls, settings: BlendSettings, task: Task) -> None:
+        """Raise :class:`TrainingError` when a member cannot fit ``task``."""
+        for each in settings.members:
+            require_task(TrainerSettings(trainer=each.trainer, settings=each.settings), task)
 
     def fit(
         self,

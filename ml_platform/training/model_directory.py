@@ -71,7 +71,8 @@ def write_model(
 ) -> None:
     """Write ``candidate`` with the features it reads and the contract of its endpoint into the empty ``directory``.
 
-    ``threshold`` is the lowest score that is answered as true, and None for a task without one.
+    ``threshold`` is the lowest score that is answered as true, and None for a task without one. A fitted model may have
+    ``libraries``, the packages that its files need besides those that its scorer imports.
     """
     directory.mkdir(parents=True, exist_ok=True)
     description = {
@@ -86,6 +87,9 @@ def write_model(
     scorer = scorer_of(candidate.trainer)
     if scorer is not None:
         description["scorer"] = scorer
+    libraries = getattr(candidate.fitted, "libraries", [])
+    if libraries:
+        description["libraries"] = libraries
     write_text(directory / "encoder.json", candidate.encoder.to_json())
     write_json(directory / "calibration.json", candidate.calibration.model_dump())
     write_json(directory / "features.json", features)

@@ -34,6 +34,9 @@ BUILT_IN = {
     "lightgbm": "ml_platform.training.lightgbm_trainer:LightGBMTrainer",
     "torch": "ml_platform.training.torch_trainer:TorchTrainer",
     "blend": "ml_platform.training.blend_trainer:BlendTrainer",
+    "sklearn": "ml_platform.training.sklearn_trainer:SklearnTrainer",
+    "xgboost": "ml_platform.training.xgboost_trainer:XgboostTrainer",
+    "catboost": "ml_platform.training.catboost_trainer:CatboostTrainer",
 }
 
 
@@ -159,7 +162,8 @@ class TrainerSettings(Settings):
     """Declaration of one candidate: its trainer, settings, calibration, tuning and resources."""
 
     trainer: str = Field(
-        default="lightgbm", description="lightgbm, torch, blend, or package.module:Class of a custom trainer."
+        default="lightgbm",
+        description="lightgbm, torch, blend, sklearn, xgboost, catboost, or package.module:Class of a custom trainer.",
     )
     requires: Literal["any", "gpu"] = Field(
         default="any", description="gpu: a machine without one skips the trainer and shows the reason."
@@ -276,8 +280,20 @@ def trainers_of(declared: TrainerSettings) -> list[str]:
     return [declared.trainer, *members]
 
 
+def libraries_of(declared: TrainerSettings) -> list[str]:
+    """Return the packages that a fit of ``declared`` imports besides those of the platform, by their module names."""
+    settings = trainer_class(declared.trainer).Settings.model_validate(declared.settings)
+    kinds = [trainer_class(name) for name in trainers_of(declared)]
+    own = [*getattr(settings, "libraries", ()), *(name for kind in kinds for name in getattr(kind, "libraries", ()))]
+    return sorted(dict.fromkeys(own))
+
+
 def require_task(declared: TrainerSettings, task: Task) -> None:
-    """Raise :class:`TrainingError` when ``declared``, or a member of a blend, cannot fit ``task``."""
+    """Raise :class:`TrainingError` when ``declared``, or a member of a blend, cannot fit ``task``.
+
+    A trainer names the ``losses`` that it can minimise. One that can tell more has a class method
+    ``require_task(settings, task)``.
+    """
     for name in trainers_of(declared):
         losses = getattr(trainer_class(name), "losses", None)
         if losses is not None and task.loss not in losses:
@@ -287,6 +303,10 @@ def require_task(declared: TrainerSettings, task: Task) -> None:
                 found=f"task '{task.name}' with {task.loss}",
                 fix="Choose another trainer.",
             )
+    kind = trainer_class(declared.trainer)
+    check = getattr(kind, "require_task", None)
+    if check is not None:
+        check(kind.Settings.model_validate(declared.settings), task)
 
 
 def unlocked_packages(declared: TrainerSettings) -> list[str]:

@@ -24,6 +24,7 @@ from ml_platform.features.online_store import Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
 from ml_platform.serving.bento_build import BuiltBento, build_bento
+from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.request_contract import RequestContract
 
 LOCK = Path(__file__).parents[2] / "requirements.lock"
@@ -147,9 +148,9 @@ def bentos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built_bento(toy: ToyModel, bentos: Path) -> BuiltBento:
-    return build_bento(toy.model_dir, CONTRACT, version="1", bentos_root=bentos, lock=LOCK)
+    return build_bento(toy.model_dir, CONTRACT, version="1", bentos_root=bentos, locks=BentoLocks(LOCK))
 
 
 @pytest.fixture(scope="session")
 def second_bento(toy: ToyModel, bentos: Path) -> BuiltBento:
-    return build_bento(toy.model_dir, CONTRACT, version="2", bentos_root=bentos, lock=LOCK)
+    return build_bento(toy.model_dir, CONTRACT, version="2", bentos_root=bentos, locks=BentoLocks(LOCK))

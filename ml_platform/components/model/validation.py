@@ -5,9 +5,11 @@ definitions load; without it, a step would fail hours later, after the training.
 """
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 
 from pydantic import ValidationError
 
+from bento.scorer import SCORERS
 from ml_platform.components.declaration import HOURS, DeclarationError
 from ml_platform.components.model.declaration import ModelDeclaration
 from ml_platform.data.references import FunctionNotFoundError, load_function
@@ -17,12 +19,14 @@ from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION
 from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, MetricLimitGate, PairedTestGate, SliceGate
 from ml_platform.features.key_types import KEY_DTYPES
 from ml_platform.features.view import ViewError
-from ml_platform.serving.bento_sources import BentoError, find_sources
+from ml_platform.serving.bento_locks import LockError
+from ml_platform.serving.bento_sources import BentoError, find_sources, pinned_requirements
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.training.splits import TimeSplit, split_times
 from ml_platform.training.trainer import (
     TrainerSettings,
     TrainingError,
+    libraries_of,
     require_task,
     scorer_of,
     trainer_class,
@@ -41,6 +45,7 @@ def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
     for name, declared in model.trainers.items():
         _validate_trainer(model, name, declared)
     _validate_task(model, bound)
+    _validate_pins(model, bound)
     _validate_partitions(model, bound)
     _validate_label_time(model, bound)
     _validate_request(model, bound)
@@ -71,10 +76,18 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
             find_sources([scorer.partition(":")[0]])
     except (TrainingError, FunctionNotFoundError, BentoError) as error:
         raise _located_error(model, [*path, "trainer"], error) from error
+    missing = [library for library in libraries_of(declared) if find_spec(library) is None]
+    if missing:
+        raise model.error_at(
+            [*path, "trainer"],
+            expected=f"the libraries of trainer '{declared.trainer}' installed",
+            found=f"no package {listed(missing)}",
+            fix="Run make boosting for xgboost and catboost; add others to requirements.lock in the domain's folder.",
+        )
     try:
         require_task(declared, model.task)
-    except TrainingError as error:
-        raise _located_error(model, [*path, "trainer"], error) from error
+    except (TrainingError, FunctionNotFoundError) as error:
+        raise _located_error(model, [*path, "settings"], error) from error
     if not model.task.has_probabilities and declared.calibration != "none":
         raise model.error_at(
             [*path, "calibration"],
@@ -87,6 +100,32 @@ def _validate_trainer(model: ModelDeclaration, name: str, declared: TrainerSetti
             validate_search_space(declared)
         except TrainingError as error:
             raise _located_error(model, [*path, "tuning", "space"], error) from error
+
+
+def _validate_pins(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` for a library of a scorer or a request view that no lock pins for the bento.
+
+    A project without a lock of the platform, as in tests, is not checked.
+    """
+    locks = None if model.repository is None else bound.locks(model.repository)
+    if locks is None or not locks.platform.exists():
+        return
+    try:
+        locks.require_usable()
+    except LockError as error:
+        raise _located_error(model, ["examples", "function"], error) from error
+    views = [view.function.partition(":")[0] for view in bound.views if view.kind == "request"]
+    try:
+        pinned_requirements(find_sources(views).libraries, locks)
+    except BentoError as error:
+        raise _located_error(model, ["features"], error) from error
+    for name, declared in model.trainers.items():
+        scorers = [scorer_of(each) or SCORERS[each] for each in trainers_of(declared)]
+        sources = find_sources(scorer.partition(":")[0] for scorer in scorers)
+        try:
+            pinned_requirements([*sources.libraries, *libraries_of(declared)], locks)
+        except BentoError as error:
+            raise _located_error(model, ["trainers", name, "trainer"], error) from error
 
 
 def _located_error(model: ModelDeclaration, path: Path, error: PlatformError) -> DeclarationError:

@@ -192,6 +192,18 @@ def quantiles(task: str) -> list[tuple[str, str]]:
         ),
         pytest.param([gate("type: paired_test, metric: rmse")], "gates.3.metric", "found 'rmse'", id="paired test"),
         pytest.param(
+            [trainer("trainer: sklearn, settings: {estimator: 'no_such_library:Model'}")],
+            "trainers.mine.trainer",
+            "the libraries of trainer 'sklearn' installed, found no package 'no_such_library'",
+            id="library",
+        ),
+        pytest.param(
+            [trainer("trainer: sklearn, settings: {estimator: 'sklearn.linear_model:Ridge'}")],
+            "trainers.mine.settings",
+            "a classifier with predict_proba for task binary, found another kind of estimator",
+            id="estimator of another task",
+        ),
+        pytest.param(
             [OWN_METRIC, gate("type: metric_limit, metric: cots, limit: 5")],
             "gates.3.metric",
             "Did you mean 'cost'?",
@@ -326,6 +338,26 @@ def test_renamed_gate_type_is_rejected_with_its_new_name(project: Callable[..., 
         load(root)
     assert "gates.2" in error_chain(error.value)
     assert "gate type 'floor' was renamed to metric_limit in 0.2.0" in error_chain(error.value)
+
+
+@pytest.mark.parametrize(
+    ("lock", "own", "attribute", "message"),
+    [
+        ("polars==2.1.0\n", "", "trainers.lightgbm.trainer", "for each library, found none for 'lightgbm'"),
+        ("polars==2.1.0\n", "polars==1.0.0\n", "examples.function", "both pin (polars 2.1.0), found 'polars 1.0.0'"),
+    ],
+)
+def test_library_without_a_pin_is_refused_before_any_training(
+    project: Callable[..., Path], lock: str, own: str, attribute: str, message: str
+) -> None:
+    root = project()
+    (root / "requirements.lock").write_text(lock + "numpy==2\n")
+    if own:
+        (root / "shop" / "late_case" / "requirements.lock").write_text(own)
+    with pytest.raises(Exception) as error:  # Dagster wraps the error in its own type
+        load(root)
+    assert f"attribute '{attribute}'" in error_chain(error.value)
+    assert message in error_chain(error.value)
 
 
 @pytest.mark.parametrize(

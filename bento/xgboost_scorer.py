@@ -1,0 +1,52 @@
+"""Scores rows with an XGBoost booster read from its native JSON file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bento.scorer import Features, Scores
+
+MODEL_FILE = "booster.json"
+DESCRIPTION_FILE = "booster_features.json"
+
+
+def load(model_dir: Path) -> "XgboostScorer":
+    """Return the booster in ``model_dir``, on one thread."""
+    import xgboost
+
+    booster = xgboost.Booster({"nthread": 1}, model_file=str(model_dir / MODEL_FILE))
+    types = json.loads((model_dir / DESCRIPTION_FILE).read_text())["types"]
+    return XgboostScorer(booster, types)
+
+
+class XgboostScorer:
+    """A booster with the type of each feature: ``q`` for a number, ``c`` for the codes of a category."""
+
+    def __init__(self, booster: Any, types: list[str]) -> None:
+        self.booster, self.types = booster, types
+
+    def predict(self, features: Features) -> Scores:
+        """Return the booster's outputs (rows, outputs)."""
+        found = np.asarray(self.booster.predict(self._matrix(features)), dtype=np.float64)
+        return found.reshape(len(features), -1)
+
+    def contributions(self, features: Features) -> Scores:
+        """Return XGBoost's own contributions (rows, features): Shapley values, without the expected value.
+
+        With several classes they explain the most probable one.
+
+        After Lundberg, Erion and Lee (2018), Consistent individualized feature attribution for tree ensembles.
+        """
+        found = np.asarray(self.booster.predict(self._matrix(features), pred_contribs=True), dtype=np.float64)
+        contributions = found.reshape(len(features), -1, features.shape[1] + 1)
+        if contributions.shape[1] == 1:
+            return contributions[:, 0, :-1]
+        explained = self.predict(features).argmax(axis=1)
+        return contributions[np.arange(len(features)), explained, :-1]
+
+    def _matrix(self, features: Features) -> Any:
+        import xgboost
+
+        return xgboost.DMatrix(features, feature_types=self.types, enable_categorical=True, nthread=1)

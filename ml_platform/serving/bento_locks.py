@@ -1,0 +1,95 @@
+"""The lock files that pin the libraries of a bento: the platform's, that of optional trainers, and the domain's own."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from ml_platform.errors import PlatformError, listed
+
+PLATFORM_LOCK = "requirements.lock"
+OPTIONAL_TRAINERS_LOCK = "deploy/boosting.txt"
+DOMAIN_LOCK = "requirements.lock"
+"""Name of the file in the folder of a domain, for example `assets/shop/requirements.lock`."""
+
+
+class LockError(PlatformError):
+    """Raised when the lock of a domain contradicts that of the platform, or the libraries that are installed."""
+
+
+@dataclass(frozen=True)
+class BentoLocks:
+    """Lock files, in the form of pip's requirements with hashes; None for one that is absent."""
+
+    platform: Path
+    optional: Path | None = None
+    domain: Path | None = None
+
+    @classmethod
+    def of(cls, repository: Path, function: str) -> "BentoLocks":
+        """Return the locks of ``repository`` and of the domain of ``function`` (assets.domain.module:name)."""
+        folders = function.partition(":")[0].split(".")[:2]
+        return cls(
+            repository / PLATFORM_LOCK,
+            _existing(repository / OPTIONAL_TRAINERS_LOCK),
+            _existing(repository.joinpath(*folders, DOMAIN_LOCK)),
+        )
+
+    def pins(self) -> dict[str, str]:
+        """Return the pinned version of each distribution for the running interpreter; the platform's comes first."""
+        found: dict[str, str] = {}
+        for lock in (self.domain, self.optional, self.platform):
+            found |= {} if lock is None else applicable_pins(lock)
+        return found
+
+    def domain_pins(self) -> dict[str, str]:
+        """Return the pins of the domain's own lock, all of which its bentos carry."""
+        return {} if self.domain is None else applicable_pins(self.domain)
+
+    def require_usable(self) -> None:
+        """Raise :class:`LockError` when the domain pins another version than the platform, or than is installed."""
+        domain, shared = self.domain_pins(), BentoLocks(self.platform, self.optional).pins()
+        contradicting = [name for name, version in domain.items() if shared.get(name, version) != version]
+        if contradicting:
+            name = contradicting[0]
+            raise LockError(
+                f"Lock {self.domain}",
+                expected=f"the version of the platform for each package that both pin ({name} {shared[name]})",
+                found=listed(f"{each} {domain[each]}" for each in contradicting),
+                fix="Pin the same version, or leave the package out: the bento gets that of the platform.",
+            )
+        installed = {name: _installed(name) for name in domain}
+        differing = [name for name, version in domain.items() if installed[name] != version]
+        if differing:
+            raise LockError(
+                f"Lock {self.domain}",
+                expected="its packages installed in the pinned versions",
+                found=listed(f"{name} {installed[name] or 'not installed'}" for name in differing),
+                fix="Run make install, which installs the locks of all domains.",
+            )
+
+
+def applicable_pins(lock: Path) -> dict[str, str]:
+    """Return the pinned version of each distribution whose environment marker holds for the running interpreter."""
+    pins: dict[str, str] = {}
+    for line in lock.read_text().splitlines():
+        if not line or line[0] in "#- \t":  # a comment, an option, or a hash of the pin above
+            continue
+        requirement = Requirement(line.partition("--hash=")[0].rstrip(" \\"))
+        versions = [each.version for each in requirement.specifier if each.operator == "=="]
+        if versions and (requirement.marker is None or requirement.marker.evaluate()):
+            pins[canonicalize_name(requirement.name)] = versions[0]
+    return pins
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
