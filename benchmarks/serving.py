@@ -38,6 +38,7 @@ from ml_platform.features.online_store import Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
 from ml_platform.serving.bento_build import build_bento
+from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states, swap_desired_state
 from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
 from ml_platform.serving.request_contract import RequestContract
@@ -127,7 +128,7 @@ def of_home(home: Path, root: Path, *, deployed: bool) -> Subject:
 def built(model_dir: Path, contract: RequestContract, online: Path, row: dict[str, Any], root: Path) -> Subject:
     """Build a bento of the model in ``model_dir`` and return it as a subject."""
     started = time.perf_counter()
-    package = build_bento(model_dir, contract, version="1", bentos_root=root / "bentos", lock=LOCK)
+    package = build_bento(model_dir, contract, version="1", bentos_root=root / "bentos", locks=BentoLocks(LOCK))
     return Subject(package.path, contract, model_dir, online, row, time.perf_counter() - started)
 
 

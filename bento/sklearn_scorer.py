@@ -111,10 +111,12 @@ def import_skops_alone() -> ModuleType:
     sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
     try:
         import skops.io
+
+        library: ModuleType = skops.io
     finally:
         for name in unused:
             del sys.modules[name]
-    return skops.io
+    return library
 
 
 def typical_row(features: Features, categories: Sequence[int]) -> list[float | None]:

@@ -4,6 +4,7 @@ The estimator gets numbers without missing values unless the declaration keeps t
 and checkpoints do not apply.
 """
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -230,7 +231,7 @@ def _make(settings: SklearnSettings, seed: int) -> Any:
             found=f"a {type(kind).__name__}",
             fix="Name an estimator of scikit-learn's interface.",
         )
-    known = list(kind._get_param_names())
+    known = [name for name in inspect.signature(kind).parameters if name != "kwargs"]
     unknown = [name for name in settings.settings if name not in known]
     if unknown:
         raise TrainingError(

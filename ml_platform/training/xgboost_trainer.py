@@ -144,7 +144,7 @@ def _reporter(metric: str, report: ReportProgress | None) -> Any:
     """Return the callback that passes each validation loss to ``report``."""
     import xgboost
 
-    class Reporter(xgboost.callback.TrainingCallback):  # type: ignore[misc] # the library has no types
+    class Reporter(xgboost.callback.TrainingCallback):
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
             loss = float(evals_log["validation"][metric][-1])
             if not np.isfinite(loss):

@@ -123,7 +123,7 @@ def test_contributions_of_an_estimator_are_those_of_ablation_by_the_typical_row(
     model, rows = fitted(matrix, "sklearn", LINEAR, as_task("binary")), matrix.features[900:920]
     typical = model.description["typical"]  # type: ignore[attr-defined]
     background = np.array([[np.nan if each is None else each for each in typical]], dtype=np.float32)
-    twin = contributions_by_ablation(model.predict, rows, background, log_odds=True)
+    twin = contributions_by_ablation(model.predict, rows, background, task=as_task("binary"))
     assert model.explain(rows) == pytest.approx(twin)
     assert typical[0] == pytest.approx(np.nanmean(matrix.features[:900, 0].astype(float)))
     assert typical[3] is None
@@ -187,7 +187,7 @@ def test_libraries_of_optional_trainers_are_known_without_them() -> None:
 def test_search_prunes_and_finds_settings(matrix: Matrix) -> None:
     for trainer in ("xgboost", "catboost", "sklearn"):
         space: dict[str, Any] = {"learning_rate": {"kind": "float", "low": 0.01, "high": 0.5}}
-        settings = BOOSTERS
+        settings: dict[str, Any] = BOOSTERS
         if trainer == "sklearn":
             settings, space = LINEAR, {"max_categories": {"kind": "int", "low": 2, "high": 9}}
         declared = TrainerSettings.model_validate(
