@@ -20,7 +20,8 @@ from ml_platform.serving.request_contract import RequestContract
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import features_of, model_directory
 from ml_platform.steps.platform_stores import PlatformStores
-from ml_platform.training.training_set import EXAMPLE_ID, LABEL
+from ml_platform.training.labels import LABEL
+from ml_platform.training.training_set import EXAMPLE_ID
 
 MIN_MONTHS = 2
 """Months that the leakage screen needs: within one month, a split by time and a random split do not differ."""

@@ -1,5 +1,6 @@
 """A model whose labels land up to 30 days after its examples: training sets as of each cut, and closed windows only."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,13 +21,15 @@ from ml_platform.console.materialization_plan import _Input
 from ml_platform.data.lake import Lake
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.view import INSTANT
+from ml_platform.monitoring.outcomes import current_outcomes
+from ml_platform.monitoring.prediction_log import ingest_log_files
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.verdict_record import VERDICT_KIND
 from ml_platform.steps.candidates import assemble_partition, build_training_sets, make_candidate
 from ml_platform.steps.closed_window import OpenWindowError, require_closed_window
 from ml_platform.steps.labels import count_labels
 from ml_platform.steps.late_arrivals import record_late_partitions
-from ml_platform.steps.monitoring import label_clock
+from ml_platform.steps.monitoring import join_outcomes, label_clock
 from ml_platform.steps.reproduction import reproduce_version
 from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
 from ml_platform_tests.components.delivery_model import VIEWS, deliveries, delivery_model
@@ -130,7 +133,7 @@ def test_training_sets_equal_a_brute_force_join_as_of_each_cut_and_only_mapped_p
     definition = partitions_definition(DAYS)
     after: dict[str, pl.DataFrame] = {}
     absent: list[str] = []
-    for last in [*range(len(LABEL_DAYS) - 1, 27, -1), 20, 5]:
+    for last in (35, 34, 32, 30, 20, 5):
         lake.drop_partitions("datasets/complaints", absent)
         now = assembled(lake)
         labels = pl.concat(now.values()).select("example_id", "label").rows()
@@ -142,7 +145,8 @@ def test_training_sets_equal_a_brute_force_join_as_of_each_cut_and_only_mapped_p
         assert changed <= set(mapped.get_partition_keys())
         if not after:
             assert 10 < pl.concat(now.values())["label"].sum() < 60
-        after, absent = now, LABEL_DAYS[last:] if last <= 28 else [LABEL_DAYS[last]]
+        after, before = now, {35: 34, 34: 32, 32: 30, 30: 20, 20: 5}.get(last, 0)
+        absent = LABEL_DAYS[before + 1 : last + 1]
     assert pl.concat(after.values())["label"].null_count() == len(labels)
 
 
@@ -357,6 +361,51 @@ def test_label_that_lands_after_the_verdict_leaves_a_record_of_the_decision(plat
 
     late = record_late_partitions(trained_model(), earlier, written, audit, NOW)
     assert [(each.partition, each.judged) for each in late] == [("2013-01-04", {"2013-01-07": "PROMOTE"})]
+
+
+def test_prediction_has_no_outcome_until_its_label_is_due_and_then_that_of_its_example(lake: Lake) -> None:
+    fields = ["shop", "distance", "ordered_at"]
+    predicted = orders().filter(pl.col("ordered_at") < DAYS.bounds("2013-01-02")[1]).with_row_index("place")
+    logs = Path(lake.root) / "logs"
+    logs.mkdir()
+    with (logs / "a.jsonl").open("w") as opened:
+        for row in predicted.iter_rows(named=True):
+            at = row["ordered_at"]
+            request = {name: at.isoformat() if name == "ordered_at" else row[name] for name in fields}
+            line = {
+                "prediction_id": row["delivery"],
+                "request_id": "r",
+                "row": row["place"],
+                "model": "late",
+                "version": "1",
+                "role": "stable",
+                "predict_at": at.isoformat(),
+                "as_of": at.isoformat(),
+                "logged_at": at.isoformat(),
+                "request": request,
+                "features": {},
+                "score": 0.5,
+            }
+            opened.write(json.dumps(line) + "\n")
+    ingest_log_files(lake, "late", logs)
+
+    landed = {day: lake.scan("datasets/complaints", partitions=[day]).drop("partition").collect() for day in LABEL_DAYS}
+    lake.drop_partitions("datasets/complaints", LABEL_DAYS[31:])
+    build_training_sets(model(), EXAMPLE_DAYS[:2], lake)
+    first = join_outcomes(model(), lake, NOW)
+    # Labels landed until February 1st, 30 days after January 1st ended 24 hours earlier.
+    assert first is not None
+    assert first.labelled == 30
+
+    for day in LABEL_DAYS[31:]:
+        lake.write("datasets/complaints", landed[day], day)
+    build_training_sets(model(), EXAMPLE_DAYS[:2], lake)
+    second = join_outcomes(model(), lake, NOW)
+    assert second is not None
+    assert second.labelled == predicted.height == 60
+    known = dict(current_outcomes(lake, "late", ["2013-01-01", "2013-01-02"]).select("prediction_id", "outcome").rows())
+    labels = brute_force(DAYS.bounds(LABEL_DAYS[-1])[1])
+    assert known == {delivery: labels[delivery] for delivery in predicted["delivery"]}
 
 
 def test_labels_that_cannot_be_due_are_rejected_at_load() -> None:
