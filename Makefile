@@ -37,8 +37,10 @@ boosting: install  ## Install the libraries of the trainers xgboost and catboost
 hooks: install   ## Install the pre-commit hooks of this checkout
 	$(BIN)/pre-commit install
 
-demo: install    ## Run the whole loop on real flights: land, train, promote, serve, predict
-	@$(BIN)/ml-platform demo
+DOMAIN ?= aviation
+
+demo: install    ## Run the whole loop on real flights: land, train, promote, serve, predict (DOMAIN=penguins: others)
+	@$(BIN)/ml-platform demo $(DOMAIN)
 
 up: install      ## Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops them
 	@$(BIN)/ml-platform up

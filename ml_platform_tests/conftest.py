@@ -62,7 +62,7 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> DemoHome:
     home, printed = DemoHome(shared / "demo" / "home", ""), shared / "demo.txt"
     with FileLock(shared / "demo.lock"):
         if not printed.exists():
-            printed.write_text(home.run("demo"))
+            printed.write_text(home.run("demo", "aviation"))
     return DemoHome(home.root, printed.read_text())
 
 

@@ -9,7 +9,7 @@ from assets.aviation.departure_risk.examples import LATE_MINUTES, REQUEST_FIELDS
 from assets.aviation.landing import land
 from ml_platform.data.landing import Landing
 
-FIRST_MONTH, LAST_MONTH = "2013-01", "2013-06"
+FIRST_PARTITION, LAST_PARTITION = "2013-01", "2013-06"
 MODEL = "departure_risk"
 REQUEST_MONTH = "2013-07"
 

@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 SVG_PATH = Path(__file__).with_name("asset-graph.svg")
+MODEL = "departure_risk"
 COLLAPSED_FOLDER = "features"
 LANDED, ENDPOINT, CHAMPION = "landed files", "endpoint", "champion"
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 46, 22, 16, 18
@@ -45,7 +46,9 @@ class Box:
 def asset_boxes(graph: BaseAssetGraph[Any]) -> dict[str, Box]:
     """Return the boxes by key: assets with their inputs, the landed files and the endpoint."""
     boxes = {LANDED: Box(LANDED, "", "from outside")}
-    for node in sorted(graph.asset_nodes, key=lambda node: node.key):
+    drawn = dg.AssetSelection.groups(MODEL).upstream().resolve(graph)
+    nodes = [node for node in graph.asset_nodes if node.key in drawn or node.key.path[0] == "platform"]
+    for node in sorted(nodes, key=lambda node: node.key):
         key, folder = _box_of(node.key), node.key.path[0]
         box = boxes.setdefault(key, Box(node.key.path[-1] if "/" in key else folder, folder))
         box.inputs |= {_box_of(parent) for parent in node.parent_keys} - {key}
@@ -54,7 +57,7 @@ def asset_boxes(graph: BaseAssetGraph[Any]) -> dict[str, Box]:
             box.note = " · ".join([*sorted(node.kinds), *([f"{checks} checks"] if checks > 1 else [])])
         if folder == "datasets":
             box.inputs.add(LANDED)
-    count = sum(node.key.path[0] == COLLAPSED_FOLDER for node in graph.asset_nodes)
+    count = sum(node.key.path[0] == COLLAPSED_FOLDER for node in nodes)
     boxes[COLLAPSED_FOLDER].note = f"{count} feature views"
     rolled_out = next(key for key in boxes if key.endswith("/rollout"))
     boxes[ENDPOINT] = Box(ENDPOINT, "", f"POST /v1/{boxes[rolled_out].folder}/…", {rolled_out})

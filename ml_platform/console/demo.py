@@ -1,13 +1,15 @@
 """`ml-platform demo`: land, materialize, promote, serve and predict, then print the results.
 
-The module `assets/<domain>/demo.py` declares the data that is shown; this module names no dataset and no column.
+The module `assets/<domain>/demo.py` declares the data that is shown; this module names no dataset and no column. It
+defines MODEL, FIRST_PARTITION and LAST_PARTITION (empty where nothing has partitions), ROW_NOUN, LABELS (texts of
+answers; others are shown as they are), `request_rows` and `display_columns`.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from ml_platform.console.materialize import bring_up_to_date, load_definitions
 from ml_platform.console.progress import live_progress
 from ml_platform.console.runs import Listener
 from ml_platform.console.services import serving_processes
-from ml_platform.console.status import status
+from ml_platform.console.status import METRIC_LABELS, status
 from ml_platform.data.landing import Landing
 from ml_platform.data.scratch import scratch_folder
 from resources.addresses import address
@@ -57,8 +59,9 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     declared, land = domain_module(domain, "demo"), domain_module(domain, "landing").land
     stages = Stages()
     with stages.stage("land"):
-        land(Landing(home.landing), declared.LAST_MONTH)
-    console.print(f"Landed {declared.FIRST_MONTH} to {declared.LAST_MONTH}.")
+        landed = land(Landing(home.landing), declared.LAST_PARTITION)
+    span = f"{declared.FIRST_PARTITION} to {declared.LAST_PARTITION}" if declared.LAST_PARTITION else ""
+    console.print(f"Landed {span or f'{len(landed)} whole tables'}.")
     with open_instance(home) as instance, live_progress(console) as listener:
         _materialize(declared, home, instance, listener, stages)
     with scratch_folder("demo") as scratch:
@@ -76,7 +79,7 @@ class PredictionResponse:
     """The endpoint's predictions of all rows, and the duration in seconds of each request with one row."""
 
     scores: list[float]
-    labels: list[bool]
+    labels: list[Any]
     version: str
     seconds: list[float]
 
@@ -91,7 +94,8 @@ class PredictionResponse:
 
 def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listener: Listener, stages: Stages) -> None:
     loaded = load_definitions()
-    partitions, last = f"{declared.FIRST_MONTH}...{declared.LAST_MONTH}", declared.LAST_MONTH
+    last = declared.LAST_PARTITION
+    partitions = f"{declared.FIRST_PARTITION}...{last}" if last else ""
     keys = loaded.resolve_asset_graph().get_all_asset_keys()
     of_model = {key for key in keys if key.path[0] == declared.MODEL}
     data = data_of_model(loaded, declared.MODEL)
@@ -113,7 +117,7 @@ def _predict(model: str, home: Home, rows: pl.DataFrame) -> PredictionResponse:
 
     fields = [name for name in rows.columns if name not in ("outcome_text", "outcome")]
     payload = [
-        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+        {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
         for row in rows.select(fields).to_dicts()
     ]
     with serve_temporarily(serving_processes(home)) as address, httpx.Client(base_url=address) as client:
@@ -139,8 +143,13 @@ def _show_predictions(declared: Any, rows: pl.DataFrame, response: PredictionRes
     for name in (*displayed.columns, "score", "label", "outcome"):
         table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
     for at in range(0, rows.height, max(1, rows.height // ROWS_SHOWN)):
-        label = declared.LABELS[response.labels[at]]
-        table.add_row(*map(str, displayed.row(at)), f"{response.scores[at]:.3f}", label, rows["outcome_text"][at])
+        label = response.labels[at]
+        table.add_row(
+            *map(str, displayed.row(at)),
+            f"{response.scores[at]:.3f}",
+            "" if label is None else str(declared.LABELS.get(label, label)),
+            rows["outcome_text"][at],
+        )
     console.print(table)
 
 
@@ -149,15 +158,12 @@ def _show_summary(
 ) -> None:
     champion = found["champion"]
     metrics, latency = champion["metrics"], response.latency_ms()
-    table = Table(
-        title=f"{declared.MODEL} on {declared.LAST_MONTH}, a month outside its training data", show_header=False
-    )
+    partition = champion["manifest"]["partition"]
+    table = Table(title=f"{declared.MODEL} on rows of {partition} outside its training data", show_header=False)
     for name, value in (
         ("champion", f"version {champion['version']} (served: {response.version})"),
-        ("AUC", f"{metrics['auc']:.4f}  ({metrics['auc_low']:.4f} to {metrics['auc_high']:.4f})"),
-        ("log loss", f"{metrics['log_loss']:.4f}"),
-        ("calibration error", f"{metrics['ece']:.4f}"),
-        ("base rate", f"{metrics['base_rate']:.4f}  of {metrics['rows']:,.0f} {declared.ROW_NOUN}"),
+        *_metric_lines(metrics),
+        ("evaluated on", f"{metrics['rows']:,.0f} {declared.ROW_NOUN}"),
         ("request latency", f"{latency['p50']:.1f} ms median, {latency['p99']:.1f} ms p99"),
         ("", f"{len(response.seconds)} requests of one row, through the gateway"),
     ):
@@ -168,13 +174,29 @@ def _show_summary(
     table.add_row("time: total", f"{sum(stages.seconds.values()):.1f} s")
     console.print(table)
     # Print paths without wrapping: a path broken over two lines cannot be opened.
-    reports, of = home.reports, f"{declared.MODEL}/{declared.LAST_MONTH}"
+    of = f"{declared.MODEL}/{partition}"
+    reports = {"Model card": f"model_card/{of}/card.html", "Drift report": f"drift/{of}/report.html"}
     for name, where in (
-        ("Model card", shortened(reports / "model_card" / of / "card.html")),
-        ("Drift report", shortened(reports / "drift" / of / "report.html")),
+        *((name, shortened(home.reports / path)) for name, path in reports.items() if (home.reports / path).exists()),
         ("Next", f"`make up`, then the Dagster UI at {address('webserver')}; `ml-platform status`"),
     ):
         console.print(f"{name:<14}{where}", highlight=False, soft_wrap=True)
+
+
+def _metric_lines(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    """Return label and value of the metrics that `status` shows for a classifier, else of all, with their intervals."""
+    shown = METRIC_LABELS if "auc" in metrics and "base_rate" in metrics else dict.fromkeys(metrics)
+    return [
+        (label or name.replace("_", " "), f"{metrics[name]:.4f}{_interval(metrics, name)}")
+        for name, label in shown.items()
+        if name in metrics and name != "rows" and not name.endswith(("_low", "_high"))
+    ]
+
+
+def _interval(metrics: dict[str, float], name: str) -> str:
+    if f"{name}_low" not in metrics:
+        return ""
+    return f"  ({metrics[f'{name}_low']:.4f} to {metrics[f'{name}_high']:.4f})"
 
 
 def shortened(path: Path) -> str:

@@ -1,15 +1,14 @@
-"""The asset graph of the reference domain: exact keys, no external assets, and owner, group and description."""
+"""The asset graph of the domains: exact keys, no external assets, and owner, group and description."""
+
+from dataclasses import dataclass
 
 import dagster as dg
 import pytest
 
 from ml_platform.definitions import defs
 
-DATASETS = {"airports", "flights", "planes", "weather"}
-MODEL = {
+OF_EVERY_MODEL = {
     "training_set",
-    "candidate_lightgbm",
-    "candidate_torch",
     "evaluation",
     "champion",
     "model_card",
@@ -22,20 +21,48 @@ MODEL = {
 }
 
 
+@dataclass(frozen=True)
+class Domain:
+    """The datasets of a domain, its number of views, its model and the trainers of it."""
+
+    datasets: set[str]
+    views: int
+    model: str
+    trainers: set[str]
+
+
+DOMAINS = {
+    "aviation": Domain({"airports", "flights", "planes", "weather"}, 23, "departure_risk", {"lightgbm", "torch"}),
+    "penguins": Domain({"penguins"}, 1, "penguin_species", {"lightgbm"}),
+}
+
+
 @pytest.fixture(scope="module")
 def loaded() -> dg.Definitions:
     return defs()
 
 
-def test_graph_has_exactly_the_expected_assets(loaded: dg.Definitions) -> None:
-    keys = loaded.resolve_asset_graph().get_all_asset_keys()
-    views = {key.path[1] for key in keys if key.path[0] == "features"}
+def keys_of(loaded: dg.Definitions, model: str) -> set[tuple[str, ...]]:
+    """Return the paths of the assets of ``model`` and of all assets that they are made of."""
+    selection = dg.AssetSelection.groups(model).upstream()
+    return {tuple(key.path) for key in selection.resolve(loaded.resolve_asset_graph())}
 
-    assert {key.path[1] for key in keys if key.path[0] == "datasets"} == DATASETS
-    assert {key.path[1] for key in keys if key.path[0] == "departure_risk"} == MODEL
-    assert len(views) == 23
-    assert {key.path[1] for key in keys if key.path[0] == "platform"} == {"housekeeping"}
-    assert len(keys) == len(DATASETS) + len(MODEL) + len(views) + 1  # a typo in deps would add an external asset
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_domain_has_exactly_the_expected_assets(loaded: dg.Definitions, name: str) -> None:
+    domain = DOMAINS[name]
+    found = keys_of(loaded, domain.model)
+
+    assert {path[1] for path in found if path[0] == "datasets"} == domain.datasets
+    assert len([path for path in found if path[0] == "features"]) == domain.views
+    candidates = {f"candidate_{trainer}" for trainer in domain.trainers}
+    assert {path[1] for path in found if path[0] == domain.model} == OF_EVERY_MODEL | candidates
+
+
+def test_graph_has_no_other_assets(loaded: dg.Definitions) -> None:
+    every = {tuple(key.path) for key in loaded.resolve_asset_graph().get_all_asset_keys()}
+    known = set[tuple[str, ...]]().union(*(keys_of(loaded, domain.model) for domain in DOMAINS.values()))
+    assert every - known == {("platform", "housekeeping")}  # a typo in deps would add an external asset
 
 
 def test_every_asset_has_owner_group_and_description(loaded: dg.Definitions) -> None:
@@ -54,7 +81,11 @@ def test_every_asset_has_owner_group_and_description(loaded: dg.Definitions) -> 
 
 def test_every_declared_gate_is_a_blocking_check(loaded: dg.Definitions) -> None:
     graph = loaded.resolve_asset_graph()
-    gates = {key.name: graph.get(key) for key in graph.asset_check_keys if key.asset_key.path[-1] == "evaluation"}
+    gates = {
+        key.name: graph.get(key)
+        for key in graph.asset_check_keys
+        if key.asset_key.path == ["departure_risk", "evaluation"]
+    }
 
     assert set(gates) == {
         "paired_test_log_loss",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import assets
 from ml_platform.cli import main
 from ml_platform.console.arguments import ArgumentError, domain_module, only_domain, parse_instant
 
@@ -93,8 +94,14 @@ def test_error_names_a_home_that_cannot_be_created(
     assert "expected a writable folder, found Not a directory" in capfd.readouterr().err
 
 
-def test_domain_may_be_left_out_where_only_one_declares_a_demo() -> None:
-    assert only_domain("demo") == "aviation"
+def test_domain_may_be_left_out_where_only_one_declares_a_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "__path__", [str(tmp_path)])
+    for file in ("shop/demo.py", "shop/landing.py", "bank/landing.py"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert only_domain("demo") == "shop"
+    with pytest.raises(ArgumentError, match=r"found 'bank', 'shop'\. Name the domain"):
+        only_domain("landing")
 
 
 def test_domain_must_be_named_where_none_or_several_have_the_module() -> None:

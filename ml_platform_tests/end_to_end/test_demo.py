@@ -48,7 +48,7 @@ def test_printed_report_paths_exist(demo_home: DemoHome) -> None:
 
 
 def test_second_run_materializes_nothing_and_serves_the_same_version(demo_home: DemoHome, tmp_path: Path) -> None:
-    again = demo_home.copy(tmp_path / "home").run("demo")
+    again = demo_home.copy(tmp_path / "home").run("demo", "aviation")
 
     assert "✓" not in again
     assert "served: 1" in again

@@ -1,0 +1,1 @@
+"""The domain of penguins: their species by island and body measures, from one static table."""
