@@ -1,6 +1,6 @@
 """The incremental join records each outcome once, and equals the join of all predictions with all labels."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ml_platform.monitoring import outcome_join
 from ml_platform.monitoring.logged_fields import PredictionLogError
+from ml_platform.monitoring.outcome_join import LabelSource, record_outcomes
 from ml_platform.monitoring.outcomes import OutcomeError, latest_facts, outcomes_table
 from ml_platform.monitoring.prediction_days import labelled_count
 from ml_platform.monitoring.prediction_log import predictions_table
@@ -258,3 +259,25 @@ def test_incremental_join_equals_the_join_of_everything(steps: list[tuple[str, A
         assert history.outcomes() == history.expected_outcomes()
         assert labelled_count(history.lake.state, MODEL) == len(history.outcomes())
         assert history.join() == 0
+
+
+def test_labels_of_a_table_without_time_belong_to_predictions_of_any_time(history: PredictionHistory) -> None:
+    def replace(labels: dict[int, int | None], written_at: datetime) -> int:
+        table = pl.DataFrame(
+            {"flight": list(labels), "label": list(labels.values())}, {"flight": pl.Int64, "label": pl.Int8}
+        )
+        history.lake.write(LABELS, table, None)
+        source = LabelSource(LABELS, ["flight"], written_at=written_at)
+        return record_outcomes(history.lake, MODEL, source, known_by=written_at, now=written_at)
+
+    history.predict(1, 2, 900, 2)  # flight 900 was predicted three months later
+    history.ingest()
+    assert replace({1: 1, 2: 0, 900: 1}, JULY) == 4
+    assert replace({1: 1, 2: 0, 900: 1}, JULY) == 0
+    assert history.outcomes() == {"p000001": 1.0, "p000002": 0.0, "p000003": 1.0, "p000004": 0.0}
+    # The replaced table corrects one label and no longer has flight 900.
+    replace({1: 1, 2: 1}, JULY + timedelta(days=1))
+    assert history.outcomes() == {"p000001": 1.0, "p000002": 1.0, "p000004": 1.0}
+    history.predict(1, file="b")
+    history.ingest()
+    assert replace({1: 1, 2: 1}, JULY + timedelta(days=1)) == 1
