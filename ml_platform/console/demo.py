@@ -61,7 +61,7 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     with stages.stage("land"):
         landed = land(Landing(home.landing), declared.LAST_PARTITION)
     span = f"{declared.FIRST_PARTITION} to {declared.LAST_PARTITION}" if declared.LAST_PARTITION else ""
-    console.print(f"Landed {span or f'{len(landed)} whole tables'}.")
+    console.print(f"Landed {span or f'{len(landed)} files'}.")
     with open_instance(home) as instance, live_progress(console) as listener:
         _materialize(declared, home, instance, listener, stages)
     with scratch_folder("demo") as scratch:

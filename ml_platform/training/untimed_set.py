@@ -9,14 +9,8 @@ import polars.selectors as cs
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.view import INSTANT, PREDICT_AT
-from ml_platform.training.training_set import (
-    EXAMPLE_ID,
-    LABEL,
-    LABEL_KNOWN_AT,
-    ExamplesError,
-    NoExamplesError,
-    in_request_types,
-)
+from ml_platform.training.labels import LABEL, LABEL_KNOWN_AT
+from ml_platform.training.training_set import EXAMPLE_ID, ExamplesError, NoExamplesError, in_request_types
 
 AFTER_ALL_FACTS = datetime(9999, 1, 1, tzinfo=UTC)
 """Time of the reads of examples without a time: each gets the last fact."""
