@@ -19,6 +19,7 @@ from bento.scorer import ModelUnreadableError, Scores, load_scorer
 from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.fitted_views import load_transformers
 from ml_platform.features.online_store import OnlineStore
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.view import PREDICT_AT
@@ -67,7 +68,7 @@ class Predictor:
         self.task = as_task(description["task"])
         self.threshold = float(description["threshold"]) if self.task.has_threshold else None
         self.contract = RequestContract.model_validate(_read_json(model_dir, "contract.json"))
-        self.features = FeatureSet.from_dict(_read_json(model_dir, "features.json"))
+        self.features = load_transformers(FeatureSet.from_dict(_read_json(model_dir, "features.json")), model_dir)
         self.encoder = Encoder.from_json(_read_text(model_dir, "encoder.json"))
         calibration = _read_json(model_dir, "calibration.json")
         self._calibrate = calibration_function(calibration)

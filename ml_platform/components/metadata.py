@@ -47,7 +47,7 @@ def training_set_schema(model: "BoundModel") -> dg.TableSchema:
                 for field in model.declared.request
             ),
             *(dg.TableColumn(name, description="Column of the split.") for name in model.kept_columns),
-            *(dg.TableColumn(name, types[name], (meaning | ages)[name]) for name in model.feature_set.feature_names),
+            *(dg.TableColumn(name, types[name], (meaning | ages)[name]) for name in model.feature_set.training_columns),
         ]
     )
 

@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from ml_platform.data.pii import MASK
-from ml_platform.data.references import load_function
 from ml_platform.data.settings import RENAMED_ATTRIBUTES
 from ml_platform.data.stored_names import with_current_names
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features import change_log
-from ml_platform.features.exact_values import InexactValuesError, cast_exactly
 from ml_platform.features.feature_layout import FeatureLayout
 from ml_platform.features.key_types import KEY_DTYPES, KeyType, key_type_of, typed_key
 from ml_platform.features.online_store import LookupColumns, OnlineStore
@@ -34,8 +31,9 @@ from ml_platform.features.point_in_time import (
     iterate_chunks,
     validate_examples,
 )
-from ml_platform.features.returned_values import stored_values
+from ml_platform.features.request_values import checked_values, run_request_view, select_columns
 from ml_platform.features.served_features import ServedFeatures
+from ml_platform.features.transformers.transformer import FeatureTransformer, transformer_input
 from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT, FeatureView, ViewError
 
 if TYPE_CHECKING:
@@ -50,10 +48,16 @@ class FeatureSet:
     reading the logs and snapshots of the code that the model was trained on.
     """
 
-    def __init__(self, views: Sequence[FeatureView], leave_out: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        views: Sequence[FeatureView],
+        leave_out: Sequence[str] = (),
+        transformers: Mapping[str, FeatureTransformer] | None = None,
+    ) -> None:
         """Make a set of ``views``; models do not get the features in ``leave_out`` (as ``<view>__<column>``).
 
-        The name of a vector stands for all of its components.
+        The name of a vector stands for all of its components. ``transformers`` are those of a fitted model, by view.
+        Without them, the set leaves out the values of fitted views: a training set has only what they read.
 
         Raises :class:`ViewError` when a view occurs twice, an input does not run before its view, two views declare
         different types for a key, a request view derives a key of another type, or ``leave_out`` has a name that is not
@@ -71,15 +75,52 @@ class FeatureSet:
             )
         ]
         self.stored = [view for view in self.views if view.kind == "stored"]
-        self._views_before_lookup = [view for view in self.views if view.kind == "request" and not view.inputs]
-        self._views_after_lookup = [view for view in self.views if view.kind == "request" and view.inputs]
+        self.fitted = [view for view in self.views if view.fitted is not None]
+        self.transformers = dict(transformers or {})
+        requested = [view for view in self.views if view.kind == "request" and view.fitted is None]
+        self._views_before_lookup = [view for view in requested if not view.inputs]
+        self._views_after_lookup = [view for view in requested if view.inputs]
+        self._views_after_lookup += [view for view in self.fitted if view.name in self.transformers]
         self._derived = {name: view.column(name) for view in self._views_before_lookup for name in view.dtypes}
         self._validate()
 
     @cached_property
     def feature_names(self) -> list[str]:
-        """Columns that a model gets, in the order of the views and of their features."""
-        return [name for view in self.views for name in view.feature_names if name not in self.leave_out]
+        """Columns that a model gets, in the order of the views and of their features.
+
+        Those of fitted views are left out without their transformers.
+        """
+        return [
+            name
+            for view in self.views
+            if view.fitted is None or view.name in self.transformers
+            for name in view.feature_names
+            if name not in self.leave_out
+        ]
+
+    @cached_property
+    def training_columns(self) -> list[str]:
+        """Columns of a training set that views compute: the features, then what only fitted views read."""
+        read = [column for view in self.fitted for column in self.read_columns(view) if column not in view.fields]
+        features = [name for view in self.views if view.fitted is None for name in view.feature_names]
+        return list(dict.fromkeys([*(name for name in features if name not in self.leave_out), *read]))
+
+    def read_columns(self, view: FeatureView) -> list[str]:
+        """Return the columns that the transformer of a fitted ``view`` gets: its fields, and the values of its inputs.
+
+        Ages are left out: they belong to a read, and not to an entity.
+        """
+        inputs = [each.column(name) for each in self.views if each.name in view.inputs for name in each.dtypes]
+        return [*view.fields, *inputs]
+
+    def with_transformers(self, transformers: Mapping[str, FeatureTransformer]) -> "FeatureSet":
+        """Return the set with the values of its fitted views, which ``transformers`` (by view) compute."""
+        return FeatureSet(self.views, self.leave_out, transformers)
+
+    def transformed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return ``rows`` of a training set with the columns of the fitted views; unchanged if it has them already."""
+        absent = [view for view in self.fitted if not set(view.columns) <= set(rows.columns)]
+        return rows.hstack([column for view in absent for column in self._run_fitted(view, rows).get_columns()])
 
     @cached_property
     def key_types(self) -> dict[str, KeyType]:
@@ -149,7 +190,8 @@ class FeatureSet:
         validate_examples(given, [])
         clock = AS_OF if AS_OF in given else PREDICT_AT
         dtypes = {name: dtype for view in self.views for name, dtype in view.columns.items()}
-        schema = given | {PREDICT_AT: INSTANT, clock: INSTANT} | {name: dtypes[name] for name in self.feature_names}
+        names = list(dict.fromkeys([*self.feature_names, *self.training_columns]))
+        schema = given | {PREDICT_AT: INSTANT, clock: INSTANT} | {name: dtypes[name] for name in names}
 
         def batches(
             with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
@@ -164,7 +206,7 @@ class FeatureSet:
                 keys = self._entity_keys(chunk, before, chunk[clock])
                 read = pl.concat([before, *(reader.read(keys) for reader in readers)], how="horizontal")
                 values = self._run_views_after_lookup(chunk, read, chunk[clock])
-                yield apply_pushdown(chunk.hstack(values.select(self.feature_names)), with_columns, predicate)
+                yield apply_pushdown(chunk.hstack(values.select(names)), with_columns, predicate)
 
         return register_io_source(batches, schema=schema)
 
@@ -192,8 +234,12 @@ class FeatureSet:
             read = found.table(ages, stored)
             if len(inputs) > read.width:
                 read = read.hstack(request_values).select(inputs)
+            if view.fitted is not None:
+                seen = pl.DataFrame([rows[name] for name in view.fields], height=rows.height)
+                request_values = request_values.hstack(self._run_fitted(view, seen.hstack(read)))
+                continue
             seen = pl.DataFrame([*(rows[name] for name in (*view.fields, PREDICT_AT)), as_of])
-            request_values = request_values.hstack(_run_request_view(view, seen.hstack(read)))
+            request_values = request_values.hstack(run_request_view(view, seen.hstack(read)))
         return ServedFeatures(self.layout, request_values, found, as_of)
 
     @cached_property
@@ -203,6 +249,8 @@ class FeatureSet:
         found = []
         for view in self._views_after_lookup:
             inputs = [column for name in view.inputs for column in views[name].columns]
+            if view.fitted is not None:
+                inputs = [column for column in self.read_columns(view) if column not in view.fields]
             found.append((view, self.layout.lookup_columns(inputs), inputs))
         return found
 
@@ -218,7 +266,7 @@ class FeatureSet:
     def to_dict(self) -> dict[str, object]:
         """Return the set as plain data for `features.json`; :meth:`from_dict` returns an equal set."""
         # Undeclared attributes are left out, so that a model of an earlier version can be written again unchanged.
-        later = ("key_types", "arrivals")
+        later = ("key_types", "arrivals", "fitted", "settings")
         views = [view.model_dump(exclude={name for name in later if not getattr(view, name)}) for view in self.views]
         return {"views": views, "leave_out": self.leave_out}
 
@@ -236,7 +284,7 @@ class FeatureSet:
 
     def _run_views_before_lookup(self, rows: pl.DataFrame) -> pl.DataFrame:
         parts = [
-            _run_request_view(view, _select_columns(rows, [*view.fields, PREDICT_AT]))
+            run_request_view(view, select_columns(rows, [*view.fields, PREDICT_AT]))
             for view in self._views_before_lookup
         ]
         # Concatenating no frames would lose the height.
@@ -264,12 +312,19 @@ class FeatureSet:
     def _run_views_after_lookup(self, rows: pl.DataFrame, read: pl.DataFrame, as_of: pl.Series) -> pl.DataFrame:
         named = {view.name: view for view in self.views}
         for view in self._views_after_lookup:
+            if view.fitted is not None:
+                read = read.hstack(self._run_fitted(view, rows.select(view.fields).hstack(read)))
+                continue
             inputs = [column for name in view.inputs for column in named[name].columns]
-            seen = [*_select_columns(rows, [*view.fields, PREDICT_AT]).get_columns(), as_of.alias(AS_OF)]
+            seen = [*select_columns(rows, [*view.fields, PREDICT_AT]).get_columns(), as_of.alias(AS_OF)]
             read = read.hstack(
-                _run_request_view(view, pl.DataFrame([*seen, *_select_columns(read, inputs).get_columns()]))
+                run_request_view(view, pl.DataFrame([*seen, *select_columns(read, inputs).get_columns()]))
             )
         return read
+
+    def _run_fitted(self, view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
+        seen = transformer_input(rows, self.read_columns(view), view.fields)
+        return checked_values(view, self.transformers[view.name].transform(seen), rows.height)
 
     def _require_fields(self, schema: Mapping[str, pl.DataType]) -> None:
         absent = [field for field in self.fields if field not in schema]
@@ -289,7 +344,7 @@ class FeatureSet:
                 "Feature set", expected="each view once", found=f"{listed(twice)} twice", fix="Remove the repetition."
             )
         ready = {view.name for view in (*self._views_before_lookup, *self.stored)}
-        for view in self._views_after_lookup:
+        for view in (*self._views_after_lookup, *(each for each in self.fitted if each.name not in self.transformers)):
             unready = [name for name in view.inputs if name not in ready]
             if unready:
                 raise ViewError(
@@ -298,7 +353,8 @@ class FeatureSet:
                     found=f"{listed(unready)}; before it run {listed(sorted(ready), limit=30)}",
                     fix=f"Add the view to the set, or move it before this view.{did_you_mean(unready[0], names)}",
                 )
-            ready.add(view.name)
+            if view.fitted is None:
+                ready.add(view.name)
         self._validate_key_types()
         feature_names = [name for view in self.views for name in view.feature_names]
         unknown = [name for name in self.leave_out if name not in feature_names]
@@ -335,52 +391,3 @@ class FeatureSet:
 def _with_current_attributes(view: Mapping[str, Any]) -> dict[str, Any]:
     sources = [with_current_names(source, RENAMED_ATTRIBUTES) for source in view.get("sources", [])]
     return {**view, "sources": sources}
-
-
-def _run_request_view(view: FeatureView, seen: pl.DataFrame) -> pl.DataFrame:
-    """Run a request view's function on ``seen`` and check its result against the declaration: columns and height."""
-    frame = load_function(view.function)(seen)
-    if not isinstance(frame, pl.DataFrame) or frame.height != seen.height:
-        raise ViewError(
-            f"Feature view '{view.name}', function {view.function}",
-            expected=f"a DataFrame of {seen.height} rows, one for each input row",
-            found=f"{frame.height} rows" if isinstance(frame, pl.DataFrame) else type(frame).__name__,
-            fix="Return one row for each input row, in the same order.",
-        )
-    if set(frame.columns) != set(view.returned_columns):
-        absent = [name for name in view.returned_columns if name not in frame.columns]
-        extra = [name for name in frame.columns if name not in view.returned_columns]
-        raise ViewError(
-            f"Feature view '{view.name}', function {view.function}",
-            expected=f"the columns {listed(view.returned_columns, limit=50)}",
-            found=f"{len(absent)} missing ({listed(absent)}) and {len(extra)} not declared ({listed(extra)})",
-            fix="Fix the function or the declared features.",
-        )
-    subject = f"Feature view '{view.name}', function {view.function}"
-    stored = stored_values(view, frame, subject, lambda wrong: f"row {wrong.arg_max()}")
-    typed = zip(stored, view.dtypes.values(), strict=True)
-    found = pl.DataFrame([_typed(view, column, dtype) for column, dtype in typed])
-    found.columns = list(view.columns)
-    return found
-
-
-def _typed(view: FeatureView, column: pl.Series, dtype: pl.DataType) -> pl.Series:
-    if column.dtype == dtype and dtype not in (pl.Int64, INSTANT):
-        return column
-    try:
-        return cast_exactly(column, dtype)
-    except InexactValuesError as error:
-        expected, first = error.expected, column.filter(error.rows)[0]
-    except pl.exceptions.InvalidOperationError:
-        expected, first = f"values of {dtype}", column.drop_nulls()[0]
-    raise ViewError(
-        f"Feature view '{view.name}', function {view.function}, column '{column.name}'",
-        expected=expected,
-        found=MASK if column.name in view.pii_names else repr(first),
-        fix="Declare another type, or round the values in the function.",
-    )
-
-
-def _select_columns(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    # The query engine is avoided: for one row it costs more than all other steps together.
-    return pl.DataFrame([frame[name] for name in names]) if names else pl.DataFrame(height=frame.height)

@@ -1,5 +1,6 @@
 """The declaration of a feature view: its entity, features, sources, function, and the greatest age of a value."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import polars as pl
@@ -26,6 +27,13 @@ PREDICT_AT = "predict_at"
 
 AGE = "age_minutes"
 """Suffix, after the view's name, of the column with the age of the fact that was read."""
+
+TRANSFORMERS: Mapping[str, str] = {
+    "pca": "ml_platform.features.transformers.pca:Pca",
+    "text": "ml_platform.features.transformers.text:WordTerms",
+    "onnx": "ml_platform.features.transformers.onnx:OnnxModel",
+}
+"""The built-in transformers of fitted views."""
 
 NOT_VERSIONED = {"name", "description", "owner", "code_version", "function", "age", "arrivals"}
 """Settings of a view that change no fact and no snapshot; the function counts by its code, the age by its column.
@@ -83,7 +91,15 @@ class FeatureView(Settings):
     )
     features: list[Feature] = Field(description="Value columns of the view", min_length=1)
     sources: list[FeatureSource] = Field(default_factory=list, description="Datasets that a stored view reads")
-    function: str = Field(description="package.module:function that returns the rows")
+    function: str = Field(default="", description="package.module:function that returns the rows")
+    fitted: str | None = Field(
+        default=None,
+        description="In place of a function: package.module:Class of a transformer, or pca, text or onnx. It is fitted "
+        "with each candidate, on the candidate's train rows, and saved with the model; for a request view",
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of the transformer that `fitted` names"
+    )
     fields: list[str] = Field(default_factory=list, description="Request fields that a request view's function gets")
     inputs: list[str] = Field(
         default_factory=list,
@@ -122,6 +138,11 @@ class FeatureView(Settings):
     def returned_columns(self) -> list[str]:
         """Columns of values that the view's function returns, in the order declared."""
         return [feature.name for feature in self.features]
+
+    @property
+    def code(self) -> str:
+        """The function or class that computes the values, as ``package.module:name``."""
+        return self.function if self.fitted is None else TRANSFORMERS.get(self.fitted, self.fitted)
 
     @property
     def age_column(self) -> str:
@@ -177,7 +198,7 @@ class FeatureView(Settings):
 
         Settings that are not declared are not in the digest, so a later release may add some.
         """
-        version = f"{self.code_version or source_hash(self.function)}-{value_digest(self._versioned_settings())[:8]}"
+        version = f"{self.code_version or source_hash(self.code)}-{value_digest(self._versioned_settings())[:8]}"
         return self.model_copy(update={"code_version": version})
 
     def _versioned_settings(self) -> dict[str, Any]:
@@ -200,6 +221,14 @@ class FeatureView(Settings):
             raise ValueError(
                 f"view '{self.name}': a request view takes no entity, sources, lookback_days or age; remove them"
             )
+        if (self.fitted is None) != bool(self.function):
+            raise ValueError(f"view '{self.name}': declare 'function' or 'fitted'")
+        if self.fitted is not None and (self.kind == "stored" or not (self.fields or self.inputs)):
+            raise ValueError(
+                f"view '{self.name}': 'fitted' needs kind: request, and 'fields' or 'inputs' that the transformer reads"
+            )
+        if self.settings and self.fitted is None:
+            raise ValueError(f"view '{self.name}': only a view with 'fitted' takes 'settings'; remove them")
         undeclared = [name for name in self.key_types if name not in self.entity]
         if undeclared:
             raise ValueError(

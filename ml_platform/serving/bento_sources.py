@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from ml_platform.data.code_dependencies import imported_modules
 from ml_platform.data.project_modules import is_package, module_file
 from ml_platform.errors import PlatformError, listed
+from ml_platform.features.view import TRANSFORMERS
 from ml_platform.serving.bento_locks import BentoLocks
 
 PLATFORM_PACKAGES = ("ml_platform", "bento")
@@ -110,9 +111,14 @@ def _distributions_by_module() -> Mapping[str, list[str]]:
 
 
 def request_view_modules(features: Mapping[str, object]) -> list[str]:
-    """Return the modules of the request views' functions in ``features`` (`features.json`)."""
+    """Return the modules of the request views' functions and transformers in ``features`` (`features.json`)."""
     views: list[dict[str, str]] = features["views"]  # type: ignore[assignment]
-    return sorted({view["function"].partition(":")[0] for view in views if view["kind"] == "request"})
+    code = [
+        TRANSFORMERS.get(view["fitted"], view["fitted"]) if view.get("fitted") else view["function"]
+        for view in views
+        if view["kind"] == "request"
+    ]
+    return sorted({reference.partition(":")[0] for reference in code})
 
 
 def _reject_forbidden_import(name: str, importer: str) -> None:

@@ -331,6 +331,7 @@ def _make_candidate(
         checkpoint=checkpoint,
         study_storage=study_storage,
         on_trial=trial_logger(run),
+        feature_set=model.feature_set,
     )
     manifest = _completed_manifest(planned_manifest, model, candidate, split)
     version, content = _register(model, candidate, manifest, split, stores.registry, run)

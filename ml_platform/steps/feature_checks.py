@@ -59,6 +59,8 @@ def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | 
     limits = model.declared.monitors.leakage_screen
     months = months[-limits.reference_partitions :]
     features = model.feature_set.feature_names
+    if not features:
+        return NotEvaluated("Transformers compute all features of this model; the screen reads stored ones.")
     rows = lake.scan(model.table, partitions=months).select(*features, LABEL, PREDICT_AT).drop_nulls(LABEL).collect()
     if rows[LABEL].n_unique() != LABEL_VALUES:
         return NotEvaluated(

@@ -220,7 +220,7 @@ def _scores(
 
     There are none when the training set no longer has all features of the model.
     """
-    if any(name not in rows.columns for name in stored.encoder.feature_names):
+    if any(name not in rows.columns for name in stored.required_columns):
         return {}
     # The model may have been fitted on rows with a prediction time before the month of its evaluation.
     first, _ = model.partitions.bounds(evaluated_on)

@@ -12,6 +12,7 @@ import polars as pl
 
 from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.fitted_views import load_transformers
 from ml_platform.features.view import INSTANT, PREDICT_AT
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import ROLL_BACK, ChampionRecord, current_champion
@@ -189,7 +190,7 @@ def features_of(directory: Path) -> FeatureSet:
 
     They may be older than the declared views. Verification and reproduction both use these.
     """
-    return FeatureSet.from_dict(json.loads((directory / "features.json").read_text()))
+    return load_transformers(FeatureSet.from_dict(json.loads((directory / "features.json").read_text())), directory)
 
 
 def reference_rows(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:

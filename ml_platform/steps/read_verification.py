@@ -55,7 +55,7 @@ def require_reads_of_training(
         stored = stored.with_columns(pl.lit(written_at(model, lake), INSTANT).alias(PREDICT_AT))
     stored = stored.sort(PREDICT_AT, "example_id")
     last = stored.tail(min(REFERENCE_ROWS, contract.max_rows))
-    trained = last.select(*contract.dtypes, PREDICT_AT, *features.feature_names).collect()
+    trained = features.transformed(last.select(*contract.dtypes, PREDICT_AT, *features.training_columns).collect())
     instants = trained[PREDICT_AT].unique().sort().tail(INSTANTS).to_list()
     trained = trained.filter(pl.col(PREDICT_AT).is_in(instants))
     logs = features.logs(lake, {view.name: manifest.tables[view.table] for view in features.stored})

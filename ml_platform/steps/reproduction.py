@@ -69,6 +69,7 @@ def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, stores:
         _settings_of(manifest),
         task=model.declared.task,
         prices=read_prices(stores.repository),
+        feature_set=features,
     )
     threshold = ThresholdSettings.model_validate(manifest.threshold_rule or 0.5)
     results = candidate_results(candidate, split, threshold, model.own_primary_metric)

@@ -13,6 +13,8 @@ import polars as pl
 
 from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.fitted_views import fit_transformers
 from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.task import Task
 from ml_platform.training.calibration import Calibration, fit_task_calibration
@@ -37,6 +39,7 @@ class Candidate:
 
     ``declared`` has the settings of the fit, including those from tuning. ``history`` is (round, validation loss).
     ``task`` has what the training rows determine.
+    ``features`` has the fitted transformers of fitted views, and None stands for a model without any.
     ``validation_predictions`` are uncalibrated predictions of the validation rows by the fit that had not seen them.
     """
 
@@ -51,15 +54,19 @@ class Candidate:
     notes: list[str]
     declared: TrainerSettings
     tuning: TuningResult | None = None
+    features: FeatureSet | None = None
 
     def explain(self, frame: pl.DataFrame, most: int = 3) -> list[list[Reason]]:
         """Return for each row of ``frame`` the ``most`` features with the largest effect on its score."""
-        return reasons(self.encoder.feature_names, self.fitted.explain(self.encoder.transform(frame)), most)
+        return reasons(self.encoder.feature_names, self.fitted.explain(self.matrix(frame)), most)
 
     def predict(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
         """Return the prediction of the rows of ``frame``, which has the features as columns; see :class:`Task`."""
-        outputs = self.fitted.predict(self.encoder.transform(frame))
-        return self.calibration.apply(self.task.prediction(outputs))
+        return self.calibration.apply(self.task.prediction(self.fitted.predict(self.matrix(frame))))
+
+    def matrix(self, frame: pl.DataFrame) -> npt.NDArray[np.float32]:
+        """Return the matrix of the model for the rows of ``frame``, which has the columns of a training set."""
+        return self.encoder.transform(frame if self.features is None else self.features.transformed(frame))
 
 
 def fit_candidate(
@@ -73,8 +80,12 @@ def fit_candidate(
     report: ReportProgress | None = None,
     study_storage: str | None = None,
     on_trial: OnTrial | None = None,
+    feature_set: FeatureSet | None = None,
 ) -> Candidate:
     """Return the candidate that ``declared`` fits on ``split``.
+
+    ``features`` names columns of the split. The model also gets the fitted views of ``feature_set``: their transformers
+    are fitted on the train part, and for a refit again on train and validation.
 
     The validation part determines rounds and calibration. With ``refit``, the final model is fitted on train and
     validation; its rounds grow by the share of added rows if the trainer declares it. From the test part, only the
@@ -89,10 +100,15 @@ def fit_candidate(
     suit ``task``.
     """
     task = _fitted_task(split, as_task(task))
-    notes = _feature_notes(split, features)
+    fitted_set = None if feature_set is None or not feature_set.fitted else feature_set
     with measure_resources(prices) as resource_usage:
-        encoder = Encoder.fit(split.known if declared.refit else split.train, features)
-        known = _matrix(split.known, encoder, task)
+        if fitted_set is not None:
+            fitted_set = fit_transformers(fitted_set, split.train, declared.seed)
+            features = fitted_set.feature_names
+        rows = split.known if fitted_set is None else fitted_set.transformed(split.known)
+        notes = _feature_notes(rows, features)
+        encoder = Encoder.fit(rows if declared.refit else rows.head(split.train.height), features)
+        known = _matrix(rows, encoder, task)
         train = known.part(0, split.train.height).sampled(declared.sampler, declared.seed)
         validation = known.part(known.rows - split.validation.height, known.rows)
         tuning = None
@@ -107,6 +123,11 @@ def fit_candidate(
         )
         fitted: FittedModel = tuned
         if declared.refit:
+            if fitted_set is not None:
+                fitted_set = fit_transformers(fitted_set, split.known, declared.seed)
+                rows = fitted_set.transformed(split.known)
+                encoder = Encoder.fit(rows, features)
+                known = _matrix(rows, encoder, task)
             refitted = known.sampled(declared.sampler, declared.seed)
             growth = refitted.rows / train.rows
             fitted = refit(trainer, tuned, refitted, growth, checkpoint=_subfolder(checkpoint, "refit"))
@@ -121,6 +142,7 @@ def fit_candidate(
         validation_predictions=validation_predictions,
         declared=declared,
         tuning=tuning,
+        features=fitted_set,
         notes=[*notes, *tuned.notes, *(fitted.notes if fitted is not tuned else [])],
     )
 
@@ -144,8 +166,7 @@ def _fitted_task(split: Split, task: Task) -> Task:
     return task
 
 
-def _feature_notes(split: Split, features: list[str]) -> list[str]:
-    known = split.known
+def _feature_notes(known: pl.DataFrame, features: list[str]) -> list[str]:
     empty = [name for name in features if not _has_value(known[name])]
     if len(empty) == len(features):
         raise TrainingError(

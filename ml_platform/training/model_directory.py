@@ -1,7 +1,8 @@
 """The model directory: native files with a model and all that serving needs, for the registry and the bento.
 
 `model.json` describes the model. `encoder.json`, `calibration.json`, `features.json` and `contract.json` describe how a
-request becomes a probability. The trainer's own files contain the fitted model.
+request becomes a probability. `fitted/` has the files of the transformers of fitted views. The trainer's own files
+contain the fitted model.
 """
 
 import json
@@ -17,6 +18,8 @@ import polars as pl
 from ml_platform.data.atomic import write_json, write_text
 from ml_platform.errors import PlatformError
 from ml_platform.features.encoder import Encoder
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.fitted_views import load_transformers, save_transformers
 from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.task import Task, answered_numbers
 from ml_platform.training.calibration import Calibration
@@ -39,11 +42,23 @@ class StoredModel:
     fitted: FittedModel
     encoder: Encoder
     calibration: Calibration
+    features: FeatureSet
 
     def predict(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
         """Return the prediction of the rows of ``frame``, which has the features as columns; see :class:`Task`."""
-        outputs = self.fitted.predict(self.encoder.transform(frame))
-        return self.calibration.apply(self.task.prediction(outputs))
+        return self.calibration.apply(self.task.prediction(self.fitted.predict(self.matrix(frame))))
+
+    def matrix(self, frame: pl.DataFrame) -> npt.NDArray[np.float32]:
+        """Return the matrix of the model for the rows of ``frame``, which has the columns of a training set."""
+        return self.encoder.transform(self.features.transformed(frame))
+
+    @property
+    def required_columns(self) -> list[str]:
+        """Columns of a training set from which the model predicts."""
+        features = self.features
+        computed = {name for view in features.fitted for name in view.feature_names}
+        read = [column for view in features.fitted for column in features.read_columns(view)]
+        return list(dict.fromkeys([*(name for name in self.encoder.feature_names if name not in computed), *read]))
 
     def answer_numbers(self, frame: pl.DataFrame, requests: pl.DataFrame | None = None) -> npt.NDArray[np.float64]:
         """Return the numbers that an endpoint answers for the rows of ``frame``, score first.
@@ -94,6 +109,8 @@ def write_model(
     write_json(directory / "calibration.json", candidate.calibration.model_dump())
     write_json(directory / "features.json", features)
     write_json(directory / "contract.json", contract)
+    if candidate.features is not None:
+        save_transformers(candidate.features.transformers, directory)
     candidate.fitted.save(directory)
     # Write model.json last, so a folder with this file is complete.
     write_json(directory / "model.json", description)
@@ -108,6 +125,9 @@ def read_model(directory: Path) -> StoredModel:
         fitted=trainer_class(description["trainer"]).load(directory),
         encoder=Encoder.from_json((directory / "encoder.json").read_text()),
         calibration=Calibration.model_validate_json((directory / "calibration.json").read_text()),
+        features=load_transformers(
+            FeatureSet.from_dict(json.loads((directory / "features.json").read_text())), directory
+        ),
     )
 
 

@@ -57,7 +57,7 @@ def assemble_training_set(
         rows = with_labels(subject, rows, labels)
     _check_rows(subject, rows)
     own = [*RESERVED, *request_types]
-    features = feature_set.feature_names
+    features = feature_set.training_columns
     joined = feature_set.as_of(rows.lazy().select(own), logs).select(
         *own, *(name for name in features if name not in own)
     )

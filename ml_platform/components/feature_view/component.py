@@ -20,6 +20,8 @@ from ml_platform.components.feature_view.request_view import request_view
 from ml_platform.components.feature_view.scaffolder import FeatureViewScaffolder
 from ml_platform.data.arrival import Arrival
 from ml_platform.data.partitions import PartitionScheme
+from ml_platform.errors import PlatformError
+from ml_platform.features.fitted_views import make_transformer
 from ml_platform.features.view import FeatureSource
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 
@@ -66,13 +68,24 @@ class FeatureView(Declaration, FeatureViewSettings):
                 found="arrivals of a view",
                 fix="Remove it, and declare arrival for the datasets that the view reads.",
             )
-        self.function_at("function", self.function)
+        self._require_code()
         if self.kind == "request":
             settings = self.settings()
             return dg.Definitions(assets=[request_view(settings, self.shared_arguments(settings))])
         partitions = self._partitions(context)
         settings = self.settings(datasets_by_name(context.component_tree))
         return dg.Definitions(assets=[change_log(settings, partitions, self.shared_arguments(settings))])
+
+    def _require_code(self) -> None:
+        """Raise :class:`DeclarationError` when the function, or the transformer with its settings, cannot be used."""
+        if self.fitted is None:
+            self.function_at("function", self.function)
+            return
+        self.function_at("fitted", self.code)
+        try:
+            make_transformer(self)
+        except PlatformError as error:
+            raise self.error_at(["fitted"], expected=error.expected, found=error.found, fix=error.fix) from error
 
     def shared_arguments(self, settings: FeatureViewSettings) -> ViewAssetArguments:
         """Return the arguments of `dg.asset` that stored views and request views share."""
@@ -89,7 +102,7 @@ class FeatureView(Declaration, FeatureViewSettings):
                 **({"dagster/table_name": settings.table} if self.kind == "stored" else {}),
                 "entity": self.entity,
                 "lookback_days": self.lookback_days,
-                "function": self.function,
+                "function": self.code,
                 **({} if self.tolerance_minutes is None else {"tolerance_minutes": self.tolerance_minutes}),
             },
         }

@@ -1,0 +1,1 @@
+"""Transformers of fitted views: the protocol, and the built-in ones."""
