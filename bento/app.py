@@ -283,12 +283,7 @@ class PredictApp:
         return message
 
     def _warm_up(self, predictor: Predictor) -> None:
-        example: dict[str, Any] = {}
-        for field in predictor.contract.fields:
-            example_value = {"string": "", "int": 0, "float": 0.0, "bool": False, "datetime": "2020-01-01T00:00:00Z"}[
-                field.type
-            ]
-            example[field.name] = field.examples[0] if field.examples else example_value
+        example = {field.name: field.example for field in predictor.contract.fields}
         for rows in (1, 2):  # one row and several rows take different code paths
             request: ValidRequest = predictor.contract.validate(
                 orjson.dumps({"rows": [example] * min(rows, predictor.contract.max_rows)})

@@ -5,7 +5,6 @@ The page has no script and loads nothing from elsewhere.
 
 import json
 from html import escape
-from typing import Any
 
 from ml_platform.serving.openapi import ERROR_RESPONSES
 from ml_platform.serving.request_contract import RequestContract, RequestField
@@ -15,20 +14,11 @@ _STYLE = (
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}"
     "pre{background:#f5f5f5;padding:1rem;overflow:auto}code{background:#f5f5f5}"
 )
-_EXAMPLE_VALUES: dict[str, Any] = {
-    "string": "text",
-    "int": 1,
-    "float": 1.5,
-    "bool": True,
-    "datetime": "2020-01-01T08:30:00Z",
-}
 
 
 def docs_page(contract: RequestContract, version: str) -> str:
     """Return the HTML page of the endpoint of ``contract``, served by ``version`` of the model."""
-    row = {
-        field.name: field.examples[0] if field.examples else _EXAMPLE_VALUES[field.type] for field in contract.fields
-    }
+    row = {field.name: field.example for field in contract.fields}
     body = json.dumps({"rows": [row]}, ensure_ascii=False)
     fields = "".join(_field_row(field) for field in contract.fields)
     error_responses = "".join(f"<tr><td>{status}<td>{escape(text)}" for status, text in ERROR_RESPONSES.items())

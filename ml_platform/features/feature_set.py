@@ -266,7 +266,7 @@ class FeatureSet:
     def to_dict(self) -> dict[str, object]:
         """Return the set as plain data for `features.json`; :meth:`from_dict` returns an equal set."""
         # Undeclared attributes are left out, so that a model of an earlier version can be written again unchanged.
-        later = ("key_types", "arrivals", "fitted", "settings")
+        later = ("key_types", "arrivals", "fitted", "parameters")
         views = [view.model_dump(exclude={name for name in later if not getattr(view, name)}) for view in self.views]
         return {"views": views, "leave_out": self.leave_out}
 

@@ -36,19 +36,19 @@ def transformer_class(view: FeatureView) -> type[FeatureTransformer]:
 
 
 def make_transformer(view: FeatureView) -> FeatureTransformer:
-    """Return a new transformer of the fitted ``view``, with its features and settings, for ``fit``.
+    """Return a new transformer of the fitted ``view``, with its features and parameters, for ``fit``.
 
-    Raises :class:`TransformerError` for a class without the methods, and for settings that it does not take.
+    Raises :class:`TransformerError` for a class without the methods, and for parameters that it does not take.
     """
     made = transformer_class(view)
     try:
-        return made(features=view.features, **view.settings)  # type: ignore[call-arg]
+        return made(features=view.features, **view.parameters)  # type: ignore[call-arg]
     except TypeError as error:
         raise TransformerError(
             f"Feature view '{view.name}', fitted: {view.code}",
-            expected="settings that its class takes",
+            expected="parameters that its class takes",
             found=str(error),
-            fix="Correct 'settings' of the view.",
+            fix="Correct 'parameters' of the view.",
         ) from error
 
 

@@ -97,8 +97,8 @@ class FeatureView(Settings):
         description="In place of a function: package.module:Class of a transformer, or pca, text or onnx. It is fitted "
         "with each candidate, on the candidate's train rows, and saved with the model; for a request view",
     )
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="Settings of the transformer that `fitted` names"
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Parameters of the transformer that `fitted` names"
     )
     fields: list[str] = Field(default_factory=list, description="Request fields that a request view's function gets")
     inputs: list[str] = Field(
@@ -227,8 +227,8 @@ class FeatureView(Settings):
             raise ValueError(
                 f"view '{self.name}': 'fitted' needs kind: request, and 'fields' or 'inputs' that the transformer reads"
             )
-        if self.settings and self.fitted is None:
-            raise ValueError(f"view '{self.name}': only a view with 'fitted' takes 'settings'; remove them")
+        if self.parameters and self.fitted is None:
+            raise ValueError(f"view '{self.name}': only a view with 'fitted' takes 'parameters'; remove them")
         undeclared = [name for name in self.key_types if name not in self.entity]
         if undeclared:
             raise ValueError(

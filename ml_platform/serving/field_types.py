@@ -185,3 +185,16 @@ TYPE_RULES: dict[str, TypeRules] = {
     ),
 }
 """Rules of the types that need no attribute."""
+
+EXAMPLE_VALUES: dict[str, Any] = {
+    "string": "text",
+    "int": 1,
+    "float": 1.5,
+    "bool": True,
+    "datetime": "2020-01-01T08:30:00Z",
+    "date": "2020-01-01",
+    "duration": "PT1H30M",
+    "decimal": "0",
+    "list": [],
+}
+"""A right value of each type; that of a vector depends on its size."""

@@ -21,6 +21,7 @@ from ml_platform.features.online_store import FEW_ROWS
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import INSTANT
 from ml_platform.serving.field_types import (
+    EXAMPLE_VALUES,
     TYPE_RULES,
     FieldType,
     ItemType,
@@ -85,6 +86,13 @@ class RequestField(Settings):
         if self.size is not None:
             return vector_rules(self.size)
         return TYPE_RULES[self.type] if self.items is None else list_rules(TYPE_RULES[self.items])
+
+    @property
+    def example(self) -> Any:
+        """The first of ``examples``, or a right value of the type."""
+        if self.examples:
+            return self.examples[0]
+        return [0.0] * self.size if self.size is not None else EXAMPLE_VALUES[self.type]
 
     @model_serializer(mode="wrap")
     def _without_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -87,6 +87,6 @@ def declared_inputs(model: BoundModel) -> dict[str, Any]:
 
 
 def _read_settings(view: FeatureView) -> dict[str, Any]:
-    fitted = {"fitted", "settings"} if view.fitted is not None else set()
+    fitted = {"fitted", "parameters"} if view.fitted is not None else set()
     settings = view.model_dump(mode="json", include={*READ_SETTINGS, *fitted})
     return settings | {"features": {feature.name: feature.full_type for feature in view.features}}

@@ -130,3 +130,10 @@ def test_field_is_complete_and_an_old_contract_is_written_as_before() -> None:
         "nullable",
         "examples",
     }
+
+
+def test_example_of_every_field_is_a_right_request() -> None:
+    example = {field.name: field.example for field in CONTRACT.fields}
+
+    assert example["day"] == "2026-01-31"
+    assert CONTRACT.validate(body(example)).frame()["embedding"].to_list() == [[0.0, 0.0, 0.0]]

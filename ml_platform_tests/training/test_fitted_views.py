@@ -74,7 +74,7 @@ LETTERS = declared(
     fitted="pca",
     fields=["letters"],
     inputs=["length"],
-    settings={"columns": ["letters", "length__root"]},
+    parameters={"columns": ["letters", "length__root"]},
 )
 FEATURES = FeatureSet([LENGTH, TERMS, LETTERS])
 
@@ -253,7 +253,7 @@ def test_components_explain_the_variance_in_order_and_reproduce_by_hand() -> Non
 
 def test_weights_of_terms_equal_hand_computed_ones() -> None:
     view = declared("t", [{"name": "w", "type": "vector", "size": 2}], fitted="text", fields=["text"])
-    terms = make_transformer(view.model_copy(update={"settings": {"words_per_term": 1}}))
+    terms = make_transformer(view.model_copy(update={"parameters": {"words_per_term": 1}}))
     terms.fit(pl.DataFrame({"text": ["a b", "A c", "a b b", None]}), 0)
     found = terms.transform(pl.DataFrame({"text": ["a b b", "c", "", None]}))["w"].to_list()
 
@@ -287,7 +287,7 @@ class Own:
 
 
 def test_class_of_a_team_is_fitted_saved_and_loaded(tmp_path: Path) -> None:
-    view = declared("own", [{"name": "y"}], fitted=f"{__name__}:Own", fields=["text"], settings={"start": 1.0})
+    view = declared("own", [{"name": "y"}], fitted=f"{__name__}:Own", fields=["text"], parameters={"start": 1.0})
     frame = pl.DataFrame({"text": ["abc", "a"], "predict_at": [datetime(2026, 1, 1, tzinfo=UTC)] * 2})
     fitted = fit_transformers(FeatureSet([view]), frame, 1)
     save_transformers(fitted.transformers, tmp_path)
@@ -301,7 +301,7 @@ def test_class_of_a_team_is_fitted_saved_and_loaded(tmp_path: Path) -> None:
     ("attributes", "message"),
     [
         ({"fitted": "pca", "fields": ["x"], "features": [{"name": "y"}]}, "one feature of type vector"),
-        ({"fitted": "text", "fields": ["x"], "settings": {"word": 1}}, "settings that its class takes"),
+        ({"fitted": "text", "fields": ["x"], "parameters": {"word": 1}}, "parameters that its class takes"),
         ({"fitted": "json:loads", "fields": ["x"]}, "a class with the methods fit, transform, save, load"),
     ],
 )
@@ -318,7 +318,7 @@ def test_transformer_that_cannot_be_made_is_refused(attributes: dict[str, Any], 
         ({}, "declare 'function' or 'fitted'"),
         ({"fitted": "pca", "function": "m:f", "fields": ["x"]}, "declare 'function' or 'fitted'"),
         ({"fitted": "pca", "kind": "stored"}, "'fitted' needs kind: request"),
-        ({"function": "m:f", "settings": {"a": 1}}, "only a view with 'fitted' takes 'settings'"),
+        ({"function": "m:f", "parameters": {"a": 1}}, "only a view with 'fitted' takes 'parameters'"),
     ],
 )
 def test_inconsistent_declaration_is_refused(attributes: dict[str, Any], message: str) -> None:
@@ -334,6 +334,6 @@ def test_fitted_view_is_no_input_of_another_view() -> None:
 
 
 def test_view_without_a_transformer_is_written_as_before() -> None:
-    (view,) = FeatureSet([LENGTH]).to_dict()["views"]  # type: ignore[misc]
+    view = FeatureSet([LENGTH]).to_dict()["views"][0]  # type: ignore[index]
 
-    assert {"fitted", "settings"} & set(view) == set()
+    assert {"fitted", "parameters"} & set(view) == set()

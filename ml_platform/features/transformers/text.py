@@ -47,7 +47,7 @@ class WordTerms:
                 "Transformer text",
                 expected="words_per_term and minimum_texts of at least 1",
                 found=f"{words_per_term} and {minimum_texts}",
-                fix="Correct its settings.",
+                fix="Correct its parameters.",
             )
         self.name, self.size = features[0].name, features[0].size
         self.columns = None if columns is None else list(columns)
@@ -66,7 +66,7 @@ class WordTerms:
                 "Transformer text",
                 expected=f"a word in at least {self.minimum_texts} of the texts",
                 found=f"none in {len(texts)} texts",
-                fix="Lower minimum_texts in its settings, or add rows.",
+                fix="Lower minimum_texts in its parameters, or add rows.",
             )
         # A count above that of the texts keeps the weight of a term in all texts above zero.
         self._set({term: math.log((1 + len(texts)) / (1 + count)) + 1 for term, count in sorted(chosen)})
@@ -124,7 +124,7 @@ class WordTerms:
                 "Transformer text",
                 expected="columns of text",
                 found=f"{frame.schema[other[0]]} in '{other[0]}'",
-                fix="Name the texts in 'columns' of its settings.",
+                fix="Name the texts in 'columns' of its parameters.",
             )
         rows = frame.select(columns).rows()
         return [None if all(each is None for each in row) else "\n".join(filter(None, row)) for row in rows]

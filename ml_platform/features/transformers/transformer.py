@@ -18,14 +18,14 @@ VIEW_SEPARATOR = "__"
 
 
 class TransformerError(PlatformError):
-    """Raised when a transformer cannot be made, fitted or read with its settings and columns."""
+    """Raised when a transformer cannot be made, fitted or read with its parameters and columns."""
 
 
 class FeatureTransformer(Protocol):
     """Computes the features of a fitted view from its fields and inputs.
 
-    The class is called as ``Class(features=…, **settings)``: the declared features of the view, and its settings. The
-    result of ``transform`` must not depend on the other rows of the table, because serving transforms one row.
+    The class is called as ``Class(features=…, **parameters)`` with the declared features and parameters of the view.
+    The result of ``transform`` must not depend on the other rows of the table, because serving transforms one row.
     """
 
     def fit(self, frame: pl.DataFrame, seed: int) -> None:
@@ -70,7 +70,7 @@ def chosen_columns(frame: pl.DataFrame, names: Sequence[str] | None, subject: st
                 subject,
                 expected="columns among the fields and inputs of the view",
                 found=f"'{name}', which is not in {listed(frame.columns, 20)}",
-                fix=f"Correct 'columns' in its settings.{did_you_mean(name, frame.columns)}",
+                fix=f"Correct 'columns' in its parameters.{did_you_mean(name, frame.columns)}",
             )
         chosen += found
     return chosen
@@ -96,7 +96,7 @@ def numeric_matrix(frame: pl.DataFrame, subject: str) -> npt.NDArray[np.float64]
                 subject,
                 expected="numbers and vectors",
                 found=f"{column.dtype} in '{column.name}'",
-                fix="Name the numeric columns in 'columns' of its settings.",
+                fix="Name the numeric columns in 'columns' of its parameters.",
             )
     return np.hstack(parts) if parts else np.empty((frame.height, 0))
 
