@@ -88,7 +88,7 @@ class FeatureSet:
     def feature_names(self) -> list[str]:
         """Columns that a model gets, in the order of the views and of their features.
 
-        Those of fitted views are left out without their transformers.
+        A set without transformers leaves out the columns of fitted views.
         """
         return [
             name

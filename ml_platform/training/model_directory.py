@@ -35,14 +35,14 @@ class ModelDirectoryError(PlatformError):
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model read back from its directory."""
+    """A model read back from its directory; ``features`` has its transformers, None: it has no fitted view."""
 
     description: Mapping[str, Any]
     task: Task
     fitted: FittedModel
     encoder: Encoder
     calibration: Calibration
-    features: FeatureSet
+    features: FeatureSet | None = None
 
     def predict(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
         """Return the prediction of the rows of ``frame``, which has the features as columns; see :class:`Task`."""
@@ -50,12 +50,14 @@ class StoredModel:
 
     def matrix(self, frame: pl.DataFrame) -> npt.NDArray[np.float32]:
         """Return the matrix of the model for the rows of ``frame``, which has the columns of a training set."""
-        return self.encoder.transform(self.features.transformed(frame))
+        return self.encoder.transform(frame if self.features is None else self.features.transformed(frame))
 
     @property
     def required_columns(self) -> list[str]:
         """Columns of a training set from which the model predicts."""
         features = self.features
+        if features is None:
+            return list(self.encoder.feature_names)
         computed = {name for view in features.fitted for name in view.feature_names}
         read = [column for view in features.fitted for column in features.read_columns(view)]
         return list(dict.fromkeys([*(name for name in self.encoder.feature_names if name not in computed), *read]))
@@ -125,10 +127,15 @@ def read_model(directory: Path) -> StoredModel:
         fitted=trainer_class(description["trainer"]).load(directory),
         encoder=Encoder.from_json((directory / "encoder.json").read_text()),
         calibration=Calibration.model_validate_json((directory / "calibration.json").read_text()),
-        features=load_transformers(
-            FeatureSet.from_dict(json.loads((directory / "features.json").read_text())), directory
-        ),
+        features=_fitted_features(directory),
     )
+
+
+def _fitted_features(directory: Path) -> FeatureSet | None:
+    stored = json.loads((directory / "features.json").read_text())
+    if not any(view.get("fitted") for view in stored.get("views", [])):
+        return None
+    return load_transformers(FeatureSet.from_dict(stored), directory)
 
 
 def _read_description(directory: Path) -> dict[str, Any]:
