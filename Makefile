@@ -45,8 +45,8 @@ demo: install    ## Run the whole loop on real flights: land, train, promote, se
 up: install      ## Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops them
 	@$(BIN)/ml-platform up
 
-# One worker per core, four at most, because each worker imports all libraries.
-WORKERS := -n auto --maxprocesses 4 --dist loadfile
+# One worker per core, four at most, because each worker imports all libraries. The order is that of conftest.py.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: install    ## Run all tests, with linters and type checker
 	@$(BIN)/pytest $(WORKERS)

@@ -54,6 +54,27 @@ class DemoHome:
         )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, so that no worker ends long before the others.
+
+    The first file makes the home of the demo. Other files that need it come after the slow ones that do not, so no
+    worker waits for it.
+    """
+    needs: dict[Path, set[str]] = {}
+    for item in items:
+        found = needs.setdefault(item.path, set())
+        found.update({"demo_home"} & set(getattr(item, "fixturenames", ())))
+        found.update({"slow"} if item.get_closest_marker("slow") else ())
+    first = next((path for path, found in needs.items() if found == {"demo_home", "slow"}), None)
+
+    def turn(item: pytest.Item) -> int:
+        if item.path == first:
+            return 0
+        return 2 if "demo_home" in needs[item.path] else 1 if "slow" in needs[item.path] else 3
+
+    items.sort(key=turn)
+
+
 @pytest.fixture(scope="session")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> DemoHome:
     """Return the home of this test run; the first worker makes it and the others wait."""
