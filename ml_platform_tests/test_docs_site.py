@@ -185,6 +185,7 @@ def expanded_keys() -> dict[str, set[str]]:
         "ingested.model_dump(exclude={'rows'})": set(IngestionResult.model_fields) - {"rows"},
         "{name: value for name, value in builds.report.as_metadata().items() if name != 'rows'}": build,
         "{name: value for name, value in gate.numbers.items() if value is not None}": set(),  # keys of the gates
+        "dict(result.numbers)": set(),  # keys of a team's own monitors
         "{name: value for name, value in optional.items() if value is not None}": set(),  # keys of another dict
     }
 

@@ -163,6 +163,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("bento_latency_p99_ms", "99th percentile of one-row latency of the bento.", "milliseconds"),
         MetadataKey("bento_size_bytes", "Size of the bento.", "bytes"),
         MetadataKey("verdict", "Digest of the recorded verdict."),
+        MetadataKey("request_only_baseline", "Why there is no such baseline: the model itself has only such features."),
         MetadataKey("reliability", "Plot of predicted and observed shares."),
         MetadataKey("reliability_<class>", "The same plot of one of several classes."),
         MetadataKey("improvement", "Plot of the improvement over the champion, with intervals."),
@@ -284,7 +285,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
     ),
     "<model>/drift": (
         MetadataKey("decision", "Result: steady, notice, alert or not evaluated."),
-        MetadataKey("reason", "Reason of the decision."),
+        MetadataKey("reason", "Reason of the decision, or why the check is not applicable."),
         MetadataKey("features", "Features that were compared.", "features"),
         MetadataKey("drifted_features", "Features that drifted.", "features"),
         MetadataKey("drifted", "Names of the columns that drifted, scores included."),

@@ -36,7 +36,7 @@ class TimeSplit(Settings):
     is_by_time: ClassVar[bool] = True
     split_column: ClassVar[str | None] = None
 
-    by: Literal["time"] = Field(default="time", description="By time.")
+    by: Literal["time"] = Field(default="time", description="By the prediction times of the examples.")
     evaluation: str | None = Field(
         default=None,
         pattern=SPAN,
