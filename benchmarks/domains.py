@@ -26,7 +26,7 @@ import dagster as dg
 import polars as pl
 import sqlalchemy as sa
 import yaml
-from dagster._core.events import AssetMaterialization, DagsterEvent, DagsterEventType, StepMaterializationData
+from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 from dagster._serdes import serialize_value
 
@@ -36,7 +36,7 @@ from ml_platform.data.landing import Landing
 from ml_platform.data.landing_index import LandingIndex
 from ml_platform.data.landing_requests import record_request
 from ml_platform.data.partitions import PartitionScheme
-from ml_platform.state.schema import contract_results, lake_segments
+from ml_platform.state.schema import contract_results, lake_files, lake_segments
 from ml_platform.state.store import now_text
 from resources.home import Home
 from resources.home_lake import open_lake
@@ -244,6 +244,10 @@ def fill_home(home: Home, keys: list[str]) -> None:
         segment = connection.execute(sa.select(lake_segments)).one()._asdict()
         rest = [{**segment, "partition": key, "id": None} for key in keys[1:]]
         connection.execute(sa.insert(lake_segments), [{k: v for k, v in each.items() if k != "id"} for each in rest])
+        # All segments share one small file, so that the time of a stat counts for each.
+        file = connection.execute(sa.select(lake_files)).one()._asdict()
+        ids = connection.scalars(sa.select(lake_segments.c.id).where(lake_segments.c.id != segment["id"])).all()
+        connection.execute(sa.insert(lake_files), [{**file, "segment_id": each} for each in ids])
         connection.execute(
             sa.insert(contract_results),
             [
@@ -272,7 +276,7 @@ def _insert_materializations(
     def rows() -> Iterator[dict[str, Any]]:
         for key in keys:
             metadata = {LANDED_DIGEST: dg.TextMetadataValue(digests[key])} if digests else {}
-            made = AssetMaterialization(
+            made = dg.AssetMaterialization(
                 asset, partition=key, metadata=metadata, tags={"dagster/code_version": "1", "dagster/data_version": key}
             )
             event = DagsterEvent(
@@ -280,7 +284,7 @@ def _insert_materializations(
                 job_name="filled",
                 event_specific_data=StepMaterializationData(made, []),
             )
-            entry = EventLogEntry(
+            entry: Any = EventLogEntry(  # type: ignore[no-untyped-call]
                 error_info=None, level="INFO", user_message="", run_id="filled", timestamp=at, dagster_event=event
             )
             yield {
@@ -294,7 +298,7 @@ def _insert_materializations(
 
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
-    instance.report_runless_asset_event(AssetMaterialization(asset, partition=keys[0]))
+    instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=keys[0]))
     with storage.index_connection() as connection:
         connection.execute(sa.insert(SqlEventLogStorageTable), list(rows()))
 

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+import sqlalchemy as sa
+from dagster._core.definitions.data_version import CODE_VERSION_TAG
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from ml_platform.data.lake import TableVersion
 
@@ -22,14 +26,20 @@ RECORDS_PER_QUERY = 500
 """Number of materializations that one query reads."""
 
 
+_VERSION_BEGINS = f'"{CODE_VERSION_TAG}": "'
+"""Text before the code version in a stored event, which is JSON."""
+
+_VERSION_LENGTH = 200
+"""Number of characters read from there; a longer code version differs from every declared one."""
+
+
 @dataclass(frozen=True)
 class MaterializationRecord:
-    """A recorded materialization of ``run_id``. A later one has a higher ``storage_id``; ``at`` is POSIX seconds."""
+    """A recorded materialization. A later one has a higher ``storage_id``; ``at`` is POSIX time in seconds."""
 
     storage_id: int
     at: float
     event: dg.AssetMaterialization
-    run_id: str
 
     def metadata(self, name: str) -> str | None:
         """Return the metadata value ``name`` as text, or None if it was not recorded."""
@@ -58,8 +68,47 @@ def latest_materializations(
         for record in instance.fetch_materializations(chosen, limit=RECORDS_PER_QUERY).records:
             if record.asset_materialization is not None:
                 found[record.partition_key] = MaterializationRecord(
-                    record.storage_id, record.timestamp, record.asset_materialization, record.run_id
+                    record.storage_id, record.timestamp, record.asset_materialization
                 )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class MaterializedVersion:
+    """The id of a materialization in the event log, its code version, and the run that made it."""
+
+    storage_id: int
+    code_version: str | None
+    run_id: str
+
+
+def latest_versions(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] = ()
+) -> dict[str | None, MaterializedVersion]:
+    """Return the version of the latest materialization of each partition of ``key``, as latest_materializations does.
+
+    One query cuts the code version out of the stored text: reading 175,000 events as objects takes minutes.
+    """
+    storage, event = instance.event_log_storage, SqlEventLogStorageTable.c
+    if not isinstance(storage, SqlEventLogStorage):
+        raise TypeError(f"expected an event log in a database, found {type(storage).__name__}")
+    last = sa.select(sa.func.max(event.id).label("id")).where(
+        event.asset_key == key.to_string(), event.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value
+    )
+    if 0 < len(partitions) <= RECORDS_PER_QUERY:
+        last = last.where(event.partition.in_(partitions))
+    latest = last.group_by(event.partition).subquery()
+    with storage.index_connection() as connection:
+        place = sa.func.instr if connection.dialect.name == "sqlite" else sa.func.strpos
+        begin = place(event.event, _VERSION_BEGINS)
+        version = sa.case((begin > 0, sa.func.substr(event.event, begin + len(_VERSION_BEGINS), _VERSION_LENGTH)))
+        query = sa.select(event.partition, event.id, version, event.run_id).join(latest, event.id == latest.c.id)
+        found = {
+            row[0]: MaterializedVersion(row[1], None if row[2] is None else row[2].partition('"')[0], row[3])
+            for row in connection.execute(query)
+        }
+    if len(found) > 1:
+        found.pop(None, None)  # from a time when the asset had no partitions
     return found
 
 
@@ -72,9 +121,7 @@ def latest_materialization(
         chosen = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
     for record in instance.fetch_materializations(chosen, limit=1).records:
         if record.asset_materialization is not None:
-            return MaterializationRecord(
-                record.storage_id, record.timestamp, record.asset_materialization, record.run_id
-            )
+            return MaterializationRecord(record.storage_id, record.timestamp, record.asset_materialization)
     return None
 
 

@@ -142,8 +142,10 @@ def load_definitions_of(root: Path, shared: dg.Definitions) -> tuple[Project, dg
 
     The definitions are resolved: a domain that cannot be resolved beside the domains before it by name is left out.
     """
-    project = _project(root, (_load_failures, _clashes, _build_failures, _Resolution(shared)))
-    return project, dg.Definitions.merge(project.tree.build_defs(), shared)
+    resolution = _Resolution(shared)
+    project = _project(root, (_load_failures, _clashes, _build_failures, resolution))
+    # Dagster keeps what it resolved for the object, so the process that asked does not resolve it again.
+    return project, resolution.resolved or dg.Definitions.merge(project.tree.build_defs(), shared)
 
 
 def is_validation() -> bool:
@@ -228,14 +230,24 @@ def _domain_of(tree: ProjectTree, place: str) -> str:
     return Path(file.relative_to(tree.defs_module_path).parts[0]).stem
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Resolution:
-    """The last stage: Dagster resolves all definitions together, such as dependencies and the names of jobs."""
+    """The last stage: Dagster resolves all definitions together, such as dependencies and the names of jobs.
+
+    ``resolved`` has the definitions of the last call without a failure.
+    """
 
     shared: dg.Definitions
+    resolved: dg.Definitions | None = None
 
     def __call__(self, tree: ProjectTree) -> Failures:
-        if self._error_with(tree.build_defs()) is None:
+        merged = dg.Definitions.merge(tree.build_defs(), self.shared)
+        try:
+            merged.get_repository_def()
+        except Exception:
+            self.resolved = None
+        else:
+            self.resolved = merged
             return {}
         before: list[dg.Definitions] = []
         failures: Failures = {}

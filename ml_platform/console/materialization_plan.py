@@ -12,10 +12,9 @@ from itertools import accumulate
 import dagster as dg
 
 from ml_platform.components.declaration import scheme_of
-from ml_platform.components.materializations import LANDED_DIGEST, MaterializationRecord, latest_materializations
+from ml_platform.components.materializations import MaterializedVersion, latest_versions
 from ml_platform.data.partitions import PartitionScheme
 
-CODE_VERSION_TAG = "dagster/code_version"
 RESOLUTION = timedelta(microseconds=1)
 """Smallest difference of two instants."""
 
@@ -34,43 +33,43 @@ def stale_assets(
     instance: dg.DagsterInstance,
     keys: Sequence[dg.AssetKey],
     partitions: Mapping[dg.AssetKey, Sequence[str]],
-    landed_digest: Callable[[dg.AssetKey, str | None], str | None],
-    damage: Callable[[dg.AssetKey, str | None], str | None] = lambda _key, _partition: None,
+    damage: Callable[[dg.AssetKey, Sequence[str | None]], Mapping[str | None, str]] = lambda _key, _partitions: {},
 ) -> list[StaleAsset]:
     """Return the stale assets of ``keys``, upstream first.
 
-    ``partitions`` lists the requested partitions of each partitioned key. ``landed_digest`` returns the digest of the
-    landed file that an asset reads now, or None for an asset that reads no file. ``damage`` returns what is wrong with
-    the stored rows of an asset, or None.
+    ``partitions`` lists the requested partitions of each partitioned key. ``damage`` returns, by partition, why
+    requested partitions of an asset are stale although they were materialized, such as a landed file that changed.
 
-    An asset is stale when it was never materialized, when its code version or its landed file changed, and when its
-    rows are damaged. It is also stale when an input was materialized later, even an input that is not in ``keys``.
+    An asset is stale when it was never materialized, when its code version changed, and when ``damage``
+    names it. It is also stale when an input was materialized later, even an input that is not in ``keys``.
     """
     graph = definitions.resolve_asset_graph()
     selected = set(keys)
     ordered = [key for key in graph.toposorted_asset_keys if key in selected]
-    materialized = {key: latest_materializations(instance, key, partitions.get(key, ())) for key in ordered}
+    materialized = {key: latest_versions(instance, key, partitions.get(key, ())) for key in ordered}
     outside = {parent for key in ordered for parent in graph.get(key).parent_keys} - selected
-    materialized |= {parent: latest_materializations(instance, parent) for parent in outside}
+    materialized |= {parent: latest_versions(instance, parent) for parent in outside}
     schemes = {key: scheme_of(graph.get(key).partitions_def) for key in {*ordered, *outside}}
+    numbers = _Numbers()
     inputs: dict[dg.AssetKey, _Input] = {
-        parent: _Input.of(schemes[parent], materialized[parent], ()) for parent in outside
+        parent: _Input.of(schemes[parent], materialized[parent], (), numbers) for parent in outside
     }
     found: list[StaleAsset] = []
     for key in ordered:
         node = graph.get(key)
         parents = {parent: inputs[parent] for parent in sorted(node.parent_keys, key=str)}
         ahead = {parent: _ahead(graph.get_partition_mapping(key, parent)) for parent in parents}
-        stale: list[str | None] = []
-        for partition in partitions.get(key) or (None,):
+        requested = partitions.get(key) or (None,)
+        damaged, stale, scheme = damage(key, requested), list[str | None](), schemes[key]
+        for partition in requested:
             own = materialized[key].get(partition)
-            reason = _own_reason(own, node.code_version, landed_digest(key, partition)) or damage(key, partition)
+            reason = _own_reason(own, node.code_version) or damaged.get(partition)
             if reason is None and own is not None:
-                reason = _input_reason(own, partition, schemes[key], parents, ahead)
+                reason = _input_reason(own, partition, scheme, parents, ahead, numbers)
             if reason is not None:
                 found.append(StaleAsset(key, partition, reason))
                 stale.append(partition)
-        inputs[key] = _Input.of(schemes[key], materialized[key], stale)
+        inputs[key] = _Input.of(scheme, materialized[key], stale, numbers)
     return found
 
 
@@ -85,15 +84,12 @@ def _ahead(mapping: dg.PartitionMapping | None) -> int:
     return mapping.end_offset if isinstance(mapping, dg.TimeWindowPartitionMapping) else 0
 
 
-def _own_reason(own: MaterializationRecord | None, code_version: str | None, landed: str | None) -> str | None:
+def _own_reason(own: MaterializedVersion | None, code_version: str | None) -> str | None:
     if own is None:
         return "never materialized"
-    made_by = (own.event.tags or {}).get(CODE_VERSION_TAG)
     # Dagster records the run as the version of an asset that declares none; declaring one later changes nothing.
-    if code_version is not None and made_by not in (code_version, own.run_id):
-        return _version_reason(made_by or "", code_version)
-    if landed is not None and landed != own.metadata(LANDED_DIGEST):
-        return "its landed file changed"
+    if code_version is not None and own.code_version not in (code_version, own.run_id):
+        return _version_reason(own.code_version or "", code_version)
     return None
 
 
@@ -110,16 +106,48 @@ def _version_reason(made_by: str, code_version: str) -> str:
     )
 
 
+class _Numbers:
+    """The numbers of partitions by scheme; each key is parsed once for all assets of equal schemes."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[PartitionScheme, dict[str, int]]] = []
+        self._of: dict[int, tuple[PartitionScheme, dict[str, int]]] = {}
+
+    def of(self, scheme: PartitionScheme) -> dict[str, int]:
+        """Return the known numbers of ``scheme``; :meth:`number` adds to them."""
+        if id(scheme) not in self._of:
+            known = next((each for each in self._known if each[0] == scheme), None)
+            if known is None:
+                known = (scheme, {})
+                self._known.append(known)
+            # The scheme is kept, so that its id stays its own.
+            self._of[id(scheme)] = (scheme, known[1])
+        return self._of[id(scheme)][1]
+
+    def number(self, scheme: PartitionScheme | None, partition: str | None) -> int:
+        """Return the number of ``partition``; 0 without partitions."""
+        if scheme is None or partition is None:
+            return 0
+        known = self.of(scheme)
+        if partition not in known:
+            known[partition] = scheme.number(partition)
+        return known[partition]
+
+    def names_key(self, scheme: PartitionScheme, partition: str) -> bool:
+        """Return whether ``partition`` has the form of the keys of ``scheme``."""
+        return partition in self.of(scheme) or scheme.names_key(partition)
+
+
 @dataclass(frozen=True)
 class _Input:
     """The partitions of an input in order, so that one search finds what a partition of a consumer reads of it.
 
-    ``newest`` has, for each of ``numbers``, the highest storage id up to it; ``first_stale`` is the number of its first
+    ``newest`` has, for each of ``places``, the highest storage id up to it; ``first_stale`` is the number of its first
     stale partition (None: it is up to date). Without partitions, everything has the number 0.
     """
 
     scheme: PartitionScheme | None
-    numbers: list[int]
+    places: list[int]
     newest: list[int]
     first_stale: int | None
 
@@ -127,45 +155,49 @@ class _Input:
     def of(
         cls,
         scheme: PartitionScheme | None,
-        materialized: Mapping[str | None, MaterializationRecord],
+        materialized: Mapping[str | None, MaterializedVersion],
         stale: Sequence[str | None],
+        numbers: _Numbers,
     ) -> "_Input":
-        def number(partition: str | None) -> int:
-            return 0 if scheme is None or partition is None else scheme.number(partition)
-
-        known = {key: each for key, each in materialized.items() if key is None or not scheme or scheme.names_key(key)}
-        ordered = sorted((number(partition), record.storage_id) for partition, record in known.items())
+        ordered = sorted(
+            (numbers.number(scheme, key), each.storage_id)
+            for key, each in materialized.items()
+            if key is None or not scheme or numbers.names_key(scheme, key)
+        )
         newest = list(accumulate((storage_id for _, storage_id in ordered), max))
-        first_stale = min((number(partition) for partition in stale), default=None)
+        first_stale = min((numbers.number(scheme, partition) for partition in stale), default=None)
         return cls(scheme, [place for place, _ in ordered], newest, first_stale)
 
-    def last_read(self, partition: str | None, scheme: PartitionScheme | None, ahead: int) -> int | None:
+    def last_read(
+        self, partition: str | None, scheme: PartitionScheme | None, ahead: int, numbers: _Numbers
+    ) -> int | None:
         """Return the number of the last partition that ``partition`` of a consumer reads; None: it reads all.
 
         The consumer reads its input until the end of its partition that lies ``ahead`` of its own.
         """
         if partition is None or scheme is None or self.scheme is None:
             return None
-        if self.scheme == scheme:
-            return scheme.number(partition) + ahead
+        if numbers.of(self.scheme) is numbers.of(scheme):
+            return numbers.number(scheme, partition) + ahead
         if not (scheme.is_timed and self.scheme.is_timed):
             return None
         return self.scheme.number_at(scheme.bounds(scheme.shift(partition, ahead))[1] - RESOLUTION)
 
 
 def _input_reason(
-    own: MaterializationRecord,
+    own: MaterializedVersion,
     partition: str | None,
     scheme: PartitionScheme | None,
     parents: Mapping[dg.AssetKey, _Input],
     ahead: Mapping[dg.AssetKey, int],
+    numbers: _Numbers,
 ) -> str | None:
     # A partition reads its own and earlier partitions of its inputs, and later ones of late labels only.
     for parent, read in parents.items():
-        last = read.last_read(partition, scheme, ahead[parent])
+        last = read.last_read(partition, scheme, ahead[parent], numbers)
         if read.first_stale is not None and (last is None or read.first_stale <= last):
             return f"its input {parent.to_user_string()} is stale"
-        count = len(read.numbers) if last is None else bisect_right(read.numbers, last)
+        count = len(read.places) if last is None else bisect_right(read.places, last)
         if count and read.newest[count - 1] > own.storage_id:
             return f"its input {parent.to_user_string()} is newer"
     return None

@@ -12,8 +12,10 @@ from ml_platform.console.materialization_plan import StaleAsset, stale_assets
 from ml_platform.console.partition_selection import Schemes, schemes_of, select_partitions
 from ml_platform.console.runs import Listener, RunReport, execute
 from ml_platform.data.landing import Landing
+from ml_platform.data.landing_index import LandingIndex
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import PlatformError
+from ml_platform.state.schema import WHOLE
 from resources.home import Home
 from resources.home_lake import open_lake
 from resources.run_monitoring import recover_from_killed_processes
@@ -121,17 +123,25 @@ def _stale(
     selected: Mapping[dg.AssetKey, Sequence[str]],
 ) -> list[StaleAsset]:
     graph = loaded.resolve_asset_graph()
-    landing, lake = Landing(home.landing), open_lake(home)
+    lake, landing = open_lake(home), Landing(home.landing)
+    index, schemes = LandingIndex(landing, lake.state), schemes_of(graph, keys)
 
-    def landed_digest(key: dg.AssetKey, partition: str | None) -> str | None:
-        return landing.find(key.path[-1], partition).sha256 if key.path[0] == "datasets" else None
+    def damage(key: dg.AssetKey, partitions: Sequence[str | None]) -> dict[str | None, str]:
+        metadata, name = graph.get(key).metadata, key.path[-1]
+        wanted = {partition or WHOLE for partition in partitions}
+        table = metadata.get("dagster/table_name")
+        damaged = lake.damaged_partitions(str(table), sorted(wanted)) if table else {}
+        found = {each: f"its rows are damaged: {file.path}: {file.found}" for each, file in damaged.items()}
+        if key.path[0] == "datasets":
+            scheme = schemes[key]
+            index.refresh(name, lambda _: False) if scheme is None else index.refresh(name, scheme.contains)
+            landed, changed = index.unpublished(name)
+            if "source" not in metadata and (missing := wanted - landed):
+                landing.find(name, min(missing) or None)  # raises the error that says what has landed
+            found |= dict.fromkeys(changed, "its landed file changed")
+        return {each or None: reason for each, reason in found.items() if each in wanted}
 
-    def damage(key: dg.AssetKey, partition: str | None) -> str | None:
-        table = graph.get(key).metadata.get("dagster/table_name")
-        damaged = lake.damaged_files(str(table), partition) if table else []
-        return f"its rows are damaged: {damaged[0].path}: {damaged[0].found}" if damaged else None
-
-    return stale_assets(loaded, instance, keys, selected, landed_digest, damage)
+    return stale_assets(loaded, instance, keys, selected, damage)
 
 
 def _steps(graph: BaseAssetGraph[Any], keys: Sequence[dg.AssetKey], schemes: Schemes) -> list[list[dg.AssetKey]]:

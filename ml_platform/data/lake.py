@@ -247,6 +247,18 @@ class Lake:
         segments = self.catalog.segments(table, partitions=None if partition is None else [partition])
         return list(self.files.damaged(table, (f for each in segments for f in each.files), content=content))
 
+    def damaged_partitions(self, table: str, partitions: Sequence[str] | None = None) -> dict[str, DamagedFile]:
+        """Return the first file of each partition that is missing or has another size; intact ones are left out.
+
+        The key is "" for a table without partitions; None for ``partitions`` selects all.
+        """
+        stored = self.catalog.current_files(table, partitions)
+        partition_of = {file.path: partition for partition, file in stored}
+        found: dict[str, DamagedFile] = {}
+        for damaged in self.files.damaged(table, (file for _, file in stored), content=False):
+            found.setdefault(partition_of[damaged.path], damaged)
+        return found
+
     def delta_address(self, table: str) -> str:
         """Return the folder or address of ``table`` as a Delta table, for other tools."""
         return f"{self.root}/{table}"

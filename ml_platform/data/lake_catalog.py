@@ -156,6 +156,19 @@ class LakeCatalog:
         found = self._selected(table, *conditions, bounds, with_files=with_files)
         return [segment for segment in found if segment.partition in wanted]
 
+    def current_files(self, table: str, partitions: Sequence[str] | None = None) -> list[tuple[str, StoredFile]]:
+        """Return the files of the current segments of ``table`` with their partitions, without the segments."""
+        columns, file = lake_segments.c, lake_files.c
+        query = (
+            sa.select(columns.partition, file.path, file.size_bytes, file.sha256)
+            .join(lake_segments, columns.id == file.segment_id)
+            .where(columns.table_name == table, columns.replaced_in.is_(None))
+        )
+        if partitions is not None and len(partitions) <= PARTITIONS_IN_QUERY:
+            query = query.where(columns.partition.in_(partitions))
+        with self.state.read() as connection:
+            return [(row[0], StoredFile(row[1], row[2], row[3])) for row in connection.execute(query)]
+
     def digests(self, table: str, partitions: Sequence[str] | None = None) -> dict[str, str]:
         """Return the content digest of each current partition of ``table``, sorted by partition."""
         columns = lake_segments.c

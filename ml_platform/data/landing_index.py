@@ -107,6 +107,22 @@ class LandingIndex:
         # Earlier releases did not record whether a requested content was published.
         return LandedState(due, last.get("open", True), last["files"], last["ambiguous"], last["strays"])
 
+    def unpublished(self, dataset: str) -> tuple[set[str], set[str]]:
+        """Return the partitions with a landed file, and those whose rows were published from another one.
+
+        "" is the partition of a dataset without partitions. The index is as of the last :meth:`refresh`.
+        """
+        file, result = landed_files.c, contract_results.c
+        same_partition = sa.and_(result.dataset == file.dataset, result.partition == file.partition)
+        query = (
+            sa.select(file.partition, file.sha256, result.passed_landed_sha256)
+            .select_from(landed_files.outerjoin(contract_results, same_partition))
+            .where(file.dataset == dataset)
+        )
+        with self.state.read() as connection:
+            rows = connection.execute(query).all()
+        return {row[0] for row in rows}, {row[0] for row in rows if row[1] != row[2]}
+
     def mark_open(self, dataset: str) -> None:
         """Record that contents were requested; a request counts once its tick is stored, so the next refresh looks."""
         self._mark(dataset, due=True, open=True)

@@ -1,9 +1,17 @@
 """Stale assets: never materialized, made by another code version, or older than an input."""
 
+from pathlib import Path
+
 import dagster as dg
+import polars as pl
 import pytest
 
 from ml_platform.console.materialization_plan import data_of_model, stale_assets
+from ml_platform.console.materialize import find_stale
+from ml_platform.data.contract_record import record_passed
+from ml_platform.data.landing import Landing, LandingError
+from resources.home import Home
+from resources.home_lake import open_lake
 
 SOURCE, RESULT = dg.AssetKey("source"), dg.AssetKey("result")
 MONTHS = dg.MonthlyPartitionsDefinition(start_date="2013-01", end_date="2013-04", fmt="%Y-%m")
@@ -26,7 +34,7 @@ def _run(instance: dg.DagsterInstance, keys: list[dg.AssetKey], month: str, code
 
 def _stale(instance: dg.DagsterInstance, months: list[str], code_version: str = "1") -> dict[tuple[str, str], str]:
     requested = {SOURCE: months, RESULT: months}
-    found = stale_assets(_definitions(code_version), instance, [SOURCE, RESULT], requested, lambda key, month: None)
+    found = stale_assets(_definitions(code_version), instance, [SOURCE, RESULT], requested)
     return {(each.key.path[0], each.partition or ""): each.reason for each in found}
 
 
@@ -54,7 +62,7 @@ def test_newer_input_outside_the_selection_makes_its_consumer_stale() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _run(instance, [SOURCE, RESULT], "2013-01")
         _run(instance, [SOURCE], "2013-01")
-        found = stale_assets(_definitions(), instance, [RESULT], {RESULT: ["2013-01"]}, lambda key, month: None)
+        found = stale_assets(_definitions(), instance, [RESULT], {RESULT: ["2013-01"]})
 
         assert [each.reason for each in found] == ["its input source is newer"]
 
@@ -92,7 +100,11 @@ def test_changed_landed_file_makes_its_dataset_stale() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _run(instance, [SOURCE, RESULT], "2013-01")
         found = stale_assets(
-            _definitions(), instance, [SOURCE], {SOURCE: ["2013-01"]}, lambda key, month: "another digest"
+            _definitions(),
+            instance,
+            [SOURCE],
+            {SOURCE: ["2013-01"]},
+            lambda key, months: dict.fromkeys(months, "its landed file changed"),
         )
 
         assert [each.reason for each in found] == ["its landed file changed"]
@@ -121,3 +133,38 @@ def test_data_of_a_model_are_only_what_its_training_set_is_made_of() -> None:
         "features/delays",
         "late/training_set",
     ]
+
+
+def test_changed_file_and_damaged_rows_of_a_month_are_found_without_reading_other_months(tmp_path: Path) -> None:
+    """A file is read again only where it differs from the one whose rows are in the table."""
+    home = Home(tmp_path / "home")
+    lake, landing = open_lake(home), Landing(home.landing)
+    key = dg.AssetKey(["datasets", "orders"])
+
+    @dg.asset(key=key, partitions_def=MONTHS, metadata={"dagster/table_name": "datasets/orders"})
+    def orders() -> None: ...
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        for month in ("2013-01", "2013-02", "2013-03"):
+            landed = landing.land_bytes("orders", month, month.encode(), "csv")
+            lake.write("datasets/orders", pl.DataFrame({"month": [month]}), month)
+            record_passed(lake.state, "orders", month, content_digest="0" * 64, landed_sha256=landed.sha256)
+            instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=month))
+        loaded = dg.Definitions(assets=[orders])
+
+        def found(months: str) -> dict[str | None, str]:
+            stale = find_stale(loaded, instance, home, [key], months)
+            return {each.partition: each.reason.partition(":")[0] for each in stale}
+
+        assert found("2013-01...2013-03") == {}
+        landing.land_bytes("orders", "2013-02", b"corrected", "csv")
+        (path,) = [file.path for partition, file in lake.catalog.current_files("datasets/orders", ["2013-03"])]
+        (home.lake / "datasets/orders" / path).unlink()
+        assert found("2013-01...2013-03") == {
+            "2013-02": "its landed file changed",
+            "2013-03": "its rows are damaged",
+        }
+        assert found("2013-01") == {}
+        (landing.root / "orders" / "2013-01.csv").unlink()
+        with pytest.raises(LandingError, match="partition 2013-01: expected a file"):
+            found("2013-01")
