@@ -144,7 +144,7 @@ def load_definitions_of(root: Path, shared: dg.Definitions) -> tuple[Project, dg
     """
     resolution = _Resolution(shared)
     project = _project(root, (_load_failures, _clashes, _build_failures, resolution))
-    # Dagster keeps what it resolved for the object, so the process that asked does not resolve it again.
+    # Dagster keeps what it resolved for the object, so this process does not resolve it twice.
     return project, resolution.resolved or dg.Definitions.merge(project.tree.build_defs(), shared)
 
 
