@@ -32,18 +32,25 @@ PREDICTION, LOWER, UPPER = "prediction__", "lower__", "upper__"
 CONTEXT = "context__"
 """Column prefix in a stored table, before the name of a number that the task needs of each row."""
 
+NOT_APPROVED = ("latency_p99_ms", "importance")
+"""System checks that the digest of the evidence leaves out."""
+
 OUTPUT = "__output__"
 """Separates the name of the model from that of the output, for a task with several outputs."""
 
 
 @dataclass(frozen=True)
 class SystemChecks:
-    """Measurements besides predictions. None means "not measured", and no gate passes on it."""
+    """Measurements besides predictions. None means "not measured", and no gate passes on it.
+
+    ``importance`` is the share of each feature in the importance of the candidate; it follows from the candidate.
+    """
 
     leaks: list[str] | None = None
     contract_violations: list[str] | None = None
     latency_p99_ms: float | None = None
     size_bytes: int | None = None
+    importance: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,7 @@ class Evidence:
         """Return the digest of labels, predictions, blocks, slices, system checks and settings; approvals belong to it.
 
         The digest leaves out the latency, because no two measurements are equal and people need not approve the same
-        predictions again. The latency gate evaluates each new measurement.
+        predictions again. The latency gate evaluates each new measurement. The importance follows from the candidate.
         """
         blocks = np.unique(self.block, return_inverse=True)[1]
         # A task without a context keeps the digests of earlier releases.
@@ -181,7 +188,7 @@ class Evidence:
                 "slices": None if self.slices is None else _table_digest(self.slices),
                 "newer": self.candidate_is_newer,
                 "seen_by_champion": self.champion_fitted_on_rows,
-                "facts": {name: fact for name, fact in vars(self.system_checks).items() if name != "latency_p99_ms"},
+                "facts": {name: fact for name, fact in vars(self.system_checks).items() if name not in NOT_APPROVED},
                 "task": self.task.name,
                 "settings": self.settings.model_dump(),
             }

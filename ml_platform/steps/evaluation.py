@@ -121,6 +121,7 @@ def evaluate_candidate(
         contract_violations=list(broken_contracts),
         latency_p99_ms=packaged.verified.latency_p99_ms,
         size_bytes=packaged.package.size_bytes,
+        importance=_stored_model(candidate, stores).fitted.importance(),
     )
     scores = score_models(model, split, compared, stores)
     evidence = collect_evidence(model, split, compared, scores, checks)

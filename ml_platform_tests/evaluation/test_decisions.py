@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.interval_coverage import promoted_by_chance
 from ml_platform.evaluation.bootstrap import BootstrapSettings
-from ml_platform.evaluation.evidence import Evidence
+from ml_platform.evaluation.evidence import Evidence, SystemChecks
 from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, PairedTestGate, SliceGate
 from ml_platform.evaluation.plausibility import PlausibilityGate
 from ml_platform.evaluation.verdict import decide
@@ -156,3 +156,27 @@ def test_calibration_test_decides_where_it_is_declared() -> None:
     assert result.numbers["p_value"] is not None
     assert result.numbers["p_value"] < 0.01
     assert CalibrationGate(minimum_p_value=0.01).evaluate(pair(CHANCE, CHANCE)).passed
+
+
+@pytest.mark.parametrize(
+    ("importance", "noise", "passed", "text"),
+    [
+        ({"leak": 0.95, "other": 0.05}, 0.4, False, "'leak' alone has 95% of the importance. Look for a feature"),
+        ({"leak": 0.95, "other": 0.05}, 1.5, True, "'leak' alone has 95% of the importance."),
+        ({"leak": 0.6, "other": 0.4}, 0.4, True, "below 0.995."),
+        ({"only": 1.0}, 0.4, True, "below 0.995."),
+        (None, 0.4, True, "below 0.995."),
+    ],
+)
+def test_limit_is_lower_where_one_feature_is_nearly_the_whole_model(
+    importance: dict[str, float] | None, noise: float, passed: bool, text: str
+) -> None:
+    random = np.random.default_rng(8)
+    label = (random.random(3000) < 0.5).astype(np.float64)
+    score = 1 / (1 + np.exp(-(label - 0.5 + noise * random.normal(size=3000))))
+    checks = SystemChecks(importance=importance)
+    evidence = Evidence(label, {"candidate": score}, np.arange(3000) % 30, system_checks=checks)
+    result = PlausibilityGate(maximum_auc=0.995, maximum_auc_of_one_feature=0.9).evaluate(evidence)
+    assert (result.passed, text in result.reason) == (passed, True), result.reason
+    assert result.numbers["largest_share"] == (max(importance.values()) if importance and len(importance) > 1 else None)
+    assert evidence.digest() == Evidence(label, {"candidate": score}, np.arange(3000) % 30).digest()

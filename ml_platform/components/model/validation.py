@@ -36,6 +36,9 @@ from ml_platform.training.tuning import validate_search_space
 
 Path = Sequence[str | int]
 
+LONGEST_BLOCK_HOURS = {"hour": 1, "day": 25, "week": 169}
+"""Length of the longest block of a unit; a clock is put back within some of them."""
+
 
 def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
     """Raise :class:`DeclarationError` for the first value in ``model`` on which a later step would fail.
@@ -295,12 +298,31 @@ def _validate_evaluation(model: ModelDeclaration, bound: BoundModel) -> None:
     if unit not in units:
         path = ["evaluation", "bootstrap", "unit"]
         raise model.unknown_name_error(path, unit, units, "hour, day, week, row or a field of the request")
+    _validate_blocks(model, bound)
     views = [view.name for view in bound.views if view.kind == "request"]
     for at, name in enumerate(declared.request_only):
         if name not in views:
             raise model.unknown_name_error(
                 ["evaluation", "request_only", at], name, views, "a request view among the model's features"
             )
+
+
+def _validate_blocks(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` for an evaluation window that holds one block of the bootstrap only."""
+    unit = model.evaluation.bootstrap.unit
+    if not bound.has_time or unit not in TIME_UNITS or not isinstance(model.split, TimeSplit):
+        return
+    own = bound.partitions
+    times = split_times(own.first, own, model.split)
+    hours = (times.test_end - times.test_start).total_seconds() / 3600
+    # A week that begins on another day than the window would be cut in two, so only longer windows hold two blocks.
+    if hours <= LONGEST_BLOCK_HOURS[unit]:
+        raise model.error_at(
+            ["evaluation", "bootstrap", "unit"],
+            expected=f"at least two blocks in the evaluation window of {hours:g} hours",
+            found=f"blocks of a {unit}",
+            fix="Declare a smaller unit, or a longer split.evaluation.",
+        )
 
 
 def _validate_own_names(model: ModelDeclaration) -> None:

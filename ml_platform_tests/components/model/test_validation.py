@@ -192,6 +192,15 @@ def quantiles(task: str) -> list[tuple[str, str]]:
         ),
         pytest.param([gate("type: paired_test, metric: rmse")], "gates.3.metric", "found 'rmse'", id="paired test"),
         pytest.param(
+            [
+                ("  target:", "  split: {evaluation: 7d}\n  target:"),
+                evaluation("request_only: [late_case_request], bootstrap: {unit: week}"),
+            ],
+            "evaluation.bootstrap.unit",
+            "at least two blocks in the evaluation window of 168 hours, found blocks of a week",
+            id="one block",
+        ),
+        pytest.param(
             [trainer("trainer: sklearn, settings: {estimator: 'no_such_library:Model'}")],
             "trainers.mine.trainer",
             "the libraries of trainer 'sklearn' installed, found no package 'no_such_library'",
