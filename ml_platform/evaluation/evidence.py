@@ -63,8 +63,8 @@ class Evidence:
     ``context`` has the numbers of each row that the metrics of the task need.
 
     ``candidate_is_newer`` is true when the candidate saw newer data than the champion. ``champion_fitted_on_rows`` is
-    true when the champion belongs to a later month and was fitted on these rows, the one exception to the first
-    sentence. ``metrics`` are those of a team's own, by name.
+    true when the champion was fitted on some of these rows, the one exception to the first sentence: it belongs to a
+    later partition, or rows of a table have changed their parts since. ``metrics`` are those of a team's own, by name.
     """
 
     label: npt.NDArray[np.float64]

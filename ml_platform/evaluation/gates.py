@@ -23,7 +23,7 @@ from ml_platform.tasks.metrics import EvaluationError
 RARE_SHARE = 0.05
 """Share of positives below which a loss alone hardly notices how a model ranks them."""
 
-CHAMPION_FITTED_NOTE = " The champion is of a later month and was fitted on these rows, which favours it."
+CHAMPION_FITTED_NOTE = " The champion was fitted on some of these rows, which favours it."
 
 
 class PairedTestGate(Settings):

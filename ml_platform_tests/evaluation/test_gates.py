@@ -69,7 +69,7 @@ def test_reason_mentions_a_champion_that_was_fitted_on_the_rows() -> None:
         for seen in (False, True)
     )
     assert favoured.reason.removeprefix(fair.reason) == (
-        " The champion is of a later month and was fitted on these rows, which favours it."
+        " The champion was fitted on some of these rows, which favours it."
     )
     assert favoured.numbers == fair.numbers
 
