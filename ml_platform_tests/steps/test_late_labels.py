@@ -41,15 +41,10 @@ LABEL_DAYS = DAYS.between("2013-01-01", "2013-02-05")
 HORIZON = timedelta(days=30)
 
 
-def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """Return the examples without labels."""
-    return sources["deliveries"].select(pl.col("delivery").alias("example_id"), "shop", "distance", "ordered_at")
-
-
 def model(**changes: Any) -> ModelAssets:
     declared: dict[str, Any] = {
         "partitions": {"cadence": "day", "start": "2013-01-01"},
-        "examples": {"function": f"{__name__}:examples", "sources": ["deliveries"]},
+        "examples": {"function": "ml_platform_tests.steps.late_label_functions:examples", "sources": ["deliveries"]},
         "labels": {
             "dataset": "complaints",
             "join": {"example_id": "delivery"},
