@@ -105,6 +105,12 @@ class FeatureSet:
         features = [name for view in self.views if view.fitted is None for name in view.feature_names]
         return list(dict.fromkeys([*(name for name in features if name not in self.leave_out), *read]))
 
+    @property
+    def prediction_columns(self) -> list[str]:
+        """Columns of a training set from which a model predicts: its own, and the fields that fitted views read."""
+        fields = [field for view in self.fitted for field in view.fields]
+        return list(dict.fromkeys([*self.training_columns, *fields]))
+
     def read_columns(self, view: FeatureView) -> list[str]:
         """Return the columns that the transformer of a fitted ``view`` gets: its fields, and the values of its inputs.
 

@@ -31,7 +31,6 @@ AGE = "age_minutes"
 TRANSFORMERS: Mapping[str, str] = {
     "pca": "ml_platform.features.transformers.pca:Pca",
     "text": "ml_platform.features.transformers.text:WordTerms",
-    "onnx": "ml_platform.features.transformers.onnx:OnnxModel",
 }
 """The built-in transformers of fitted views."""
 
@@ -94,7 +93,7 @@ class FeatureView(Settings):
     function: str = Field(default="", description="package.module:function that returns the rows")
     fitted: str | None = Field(
         default=None,
-        description="In place of a function: package.module:Class of a transformer, or pca, text or onnx. It is fitted "
+        description="In place of a function: package.module:Class of a transformer, or pca or text. It is fitted "
         "with each candidate, on the candidate's train rows, and saved with the model; for a request view",
     )
     parameters: dict[str, Any] = Field(

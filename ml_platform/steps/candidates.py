@@ -457,7 +457,7 @@ def _register(
         )
         (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
         _log_run(run, candidate, manifest, split)
-        example = without_pii(split.test.select(model.feature_set.feature_names).head(5), model.pii_columns)
+        example = without_pii(split.test.select(model.feature_set.prediction_columns).head(5), model.pii_columns)
         version = register_or_queue(registry, run, model.name, directory, input_example=example)
         return version, directory_digest(directory, leave_out=[MANIFEST_FILE])
 

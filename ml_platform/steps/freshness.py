@@ -105,9 +105,7 @@ def _read_with_delay(
     """Return the rows of ``test`` with the features that they have when each fact arrives after ``delay``."""
     features = FeatureSet([_with_delay(model, view, delay) for view in model.feature_set.views])
     rows = test.select(list(dict.fromkeys([EXAMPLE_ID, PREDICT_AT, *model.request_fields])))
-    read = {field for view in features.fitted for field in view.fields}
-    columns = [*read, *(name for name in features.training_columns if name not in read)]
-    joined = features.as_of(rows.lazy(), logs).select(EXAMPLE_ID, *columns).collect()
+    joined = features.as_of(rows.lazy(), logs).select(EXAMPLE_ID, *features.prediction_columns).collect()
     # The scores must stand in the order of the labels of the test rows.
     return test.select(EXAMPLE_ID).join(joined, on=EXAMPLE_ID, how="left", maintain_order="left")
 

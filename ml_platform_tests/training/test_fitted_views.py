@@ -165,6 +165,7 @@ def test_training_set_has_the_fields_and_inputs_of_fitted_views_and_not_their_va
         "length__root",
     ]
     assert FEATURES.feature_names == ["length__characters"]
+    assert FEATURES.prediction_columns == ["length__characters", "length__root", "text", "letters"]
     assert content_hash(frame) == content_hash(training_set())
 
 
