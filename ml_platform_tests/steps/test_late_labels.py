@@ -17,7 +17,7 @@ from ml_platform.components.model.automation import due_month
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.training import training_set
 from ml_platform.components.model.validation import validate_declaration
-from ml_platform.console.materialization_plan import _Input
+from ml_platform.console.materialization_plan import _Input, _Numbers
 from ml_platform.data.lake import Lake
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.view import INSTANT
@@ -235,10 +235,11 @@ def test_mapping_allows_partitions_of_labels_that_do_not_exist_yet() -> None:
 
 
 def test_plan_of_commands_reads_labels_ahead_of_the_partition() -> None:
-    read = _Input.of(DAYS, {}, ["2013-01-31"])
-    assert read.last_read("2013-01-01", DAYS, 30) == DAYS.number("2013-01-31")
+    numbers = _Numbers()
+    read = _Input.of(DAYS, {}, ["2013-01-31"], numbers)
+    assert read.last_read("2013-01-01", DAYS, 30, numbers) == DAYS.number("2013-01-31")
     weeks = PartitionScheme(cadence="week", start="2013-01-06")
-    assert read.last_read("2013-01-06", weeks, 1) == DAYS.number("2013-01-19")
+    assert read.last_read("2013-01-06", weeks, 1, numbers) == DAYS.number("2013-01-19")
 
 
 LANDED = DAYS.between("2013-01-01", "2013-01-08")
