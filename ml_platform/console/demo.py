@@ -60,8 +60,9 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     stages = Stages()
     with stages.stage("land"):
         landed = land(Landing(home.landing), declared.LAST_PARTITION)
-    span = f"{declared.FIRST_PARTITION} to {declared.LAST_PARTITION}" if declared.LAST_PARTITION else ""
-    console.print(f"Landed {span or f'{len(landed)} files'}.")
+        if _live_partition(declared):
+            declared.land_live(Landing(home.landing))
+    console.print(_landed_text(declared, len(landed)))
     with open_instance(home) as instance, live_progress(console) as listener:
         _materialize(declared, home, instance, listener, stages)
     with scratch_folder("demo") as scratch:
@@ -94,20 +95,39 @@ class PredictionResponse:
 
 def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listener: Listener, stages: Stages) -> None:
     loaded = load_definitions()
-    last = declared.LAST_PARTITION
-    partitions = f"{declared.FIRST_PARTITION}...{last}" if last else ""
+    first, last = declared.FIRST_PARTITION, declared.LAST_PARTITION
+    partitions = f"{first}...{last}" if last else ""
+    landed = f"{first}...{live}" if (live := _live_partition(declared)) else partitions
     keys = loaded.resolve_asset_graph().get_all_asset_keys()
     of_model = {key for key in keys if key.path[0] == declared.MODEL}
     data = data_of_model(loaded, declared.MODEL)
+    inputs = [key for key in data if key not in of_model]
     candidates = [key for key in of_model if key.path[-1].startswith("candidate_")]
     rest = [dg.AssetKey([declared.MODEL, name]) for name in SINGLE_PARTITION_ASSETS]
     for name, selected, named in (
-        ("datasets and features", data, partitions),
+        ("datasets and features", inputs, landed),
+        ("training set", [key for key in data if key in of_model], partitions),
         ("training", candidates, last),
         ("evaluation to rollout", rest, last),
     ):
         with stages.stage(name):
             bring_up_to_date(loaded, instance, home, selected, named, listener=listener)
+
+
+def _live_partition(declared: Any) -> str | None:
+    """Return the partition that has not ended: only its data are materialized. None for a demo of whole partitions.
+
+    The module of such a demo has ``LIVE_PARTITION``, ``LIVE_AT`` and ``land_live``.
+    """
+    return getattr(declared, "LIVE_PARTITION", None)
+
+
+def _landed_text(declared: Any, files: int) -> str:
+    if not declared.LAST_PARTITION:
+        return f"Landed {files} files."
+    text = f"Landed {declared.FIRST_PARTITION} to {declared.LAST_PARTITION}"
+    live = _live_partition(declared)
+    return f"{text}, and the part of {live} until {declared.LIVE_AT:%Y-%m-%d %H:%M}." if live else f"{text}."
 
 
 def _predict(model: str, home: Home, rows: pl.DataFrame) -> PredictionResponse:

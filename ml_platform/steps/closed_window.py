@@ -9,6 +9,7 @@ import polars as pl
 
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.errors import PlatformError, listed
+from ml_platform.steps.arriving import still_arriving
 from ml_platform.steps.labels import labels_table, read_labels, stored_labels
 from ml_platform.steps.model import BoundModel
 from ml_platform.training.labels import LABEL, LABEL_KNOWN_AT, with_labels
@@ -34,16 +35,17 @@ def require_closed_window(model: BoundModel, key: str, lake: Lake, now: datetime
 
 
 def open_window(model: BoundModel, key: str, lake: Lake, now: datetime) -> str:
-    """Return why the window of ``key`` is open; empty when its time is over and its labels landed until they are due.
+    """Return why the window of ``key`` is open; empty when it is closed.
 
-    A model without time has no windows. No rows are read.
+    It is closed when its time is over, its examples arrived until its end, and its labels landed until they are due. A
+    model without time has no windows. Only the clocks of datasets that declare their arrival are read, no rows.
     """
     if not model.has_time:
         return ""
     end = model.partitions.bounds(key)[1]
     if now < end:
         return f"{key} ends at {_shown(end)}"
-    return _missing_labels(model, key, lake)
+    return still_arriving(model, key, lake) or _missing_labels(model, key, lake)
 
 
 def labels_due(model: BoundModel, key: str) -> datetime:

@@ -1,11 +1,15 @@
 """Landing of the aviation data: months land byte for byte and once, and damaged files land again."""
 
 import gzip
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
+import polars as pl
 import pytest
 
-from assets.aviation.landing import AviationLandingError, land
+from assets.aviation.datasets import loaders
+from assets.aviation.landing import AviationLandingError, land, land_until
 from ml_platform.data.landing import Landing
 
 
@@ -58,3 +62,28 @@ def test_a_damaged_file_is_landed_again(landed: Landing) -> None:
 def test_a_month_without_data_is_rejected(tmp_path: Path, month: str) -> None:
     with pytest.raises(AviationLandingError, match=f"expected a month from 2013-01 to 2013-12, found {month}"):
         land(Landing(tmp_path), month)
+
+
+def test_month_that_has_not_ended_lands_as_it_was_at_an_hour(landed: Landing, tmp_path: Path) -> None:
+    landing, noon = Landing(tmp_path), datetime(2013, 2, 20, 12, tzinfo=ZoneInfo("America/New_York"))
+    landing.land("airports", None, landed.find("airports", None).path, "csv")
+    before = {file.dataset: file.sha256 for file in land_until(landing, noon)}
+    airports = loaders.airports(landing.find("airports", None).path)
+    whole = loaders.flights(landed.find("flights", "2013-02").path, airports)
+    part = loaders.flights(landing.find("flights", "2013-02").path, airports)
+    weather = loaders.weather(landing.find("weather", "2013-02").path)
+
+    scheduled = whole.filter(pl.col("flight_date") <= date(2013, 2, 23))
+    known = ["flight_date", "carrier", "flight", "origin", "tailnum", "scheduled_departure", "scheduled_arrival"]
+    assert part.select(known).equals(scheduled.select(known))
+    for name in ("departed_at", "arrived_at"):
+        assert part[name].to_list() == [at if at and at < noon else None for at in scheduled[name].to_list()]
+    assert weather["observed_at"].max() == noon - timedelta(hours=1)
+    assert {file.dataset: file.sha256 for file in land_until(landing, noon)} == before
+
+
+def test_month_that_landed_as_a_whole_stays(landed: Landing) -> None:
+    whole = landed.find("flights", "2013-02").sha256
+    land_until(landed, datetime(2013, 2, 20, 12, tzinfo=ZoneInfo("America/New_York")))
+
+    assert landed.find("flights", "2013-02").sha256 == whole

@@ -14,6 +14,7 @@ from ml_platform.components.materializations import latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import listed
+from ml_platform.steps.arriving import still_arriving
 from ml_platform.steps.closed_window import latest_due, open_window, outdated_labels
 from ml_platform.steps.untimed import training_set_key
 from resources.lake import LakeResource
@@ -58,7 +59,7 @@ def due_month(
 ) -> tuple[str, str] | dg.SkipReason:
     """Return the latest closed month with a training set and a digest of all training sets, or the reason to skip.
 
-    A month is closed at ``now`` when it is over, its data landed, and its labels are due.
+    A month is closed at ``now`` when it is over, its data landed and arrived until its end, and its labels are due.
     """
     digests = {month: digest for month, digest in lake.digests(model.table).items() if month}
     first = model.declared.first_candidate
@@ -66,6 +67,11 @@ def due_month(
         waiting = incomplete_window(model, lake, model.partitions.first)
         return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.{waiting}")
     latest = model.partitions.latest(digests)
+    arriving = still_arriving(model, latest, lake)
+    if arriving:
+        del digests[latest]
+        if not digests:
+            return dg.SkipReason(f"{latest} is not closed: {arriving}.")
     month = latest_due(model, list(digests), lake)
     if month is None:
         earliest = model.partitions.earliest(digests)
@@ -79,7 +85,8 @@ def due_month(
     waiting = open_window(model, month, lake, now)
     if waiting:
         return dg.SkipReason(f"{month} is not closed: {waiting}.")
-    trained_on = latest_materialization(instance, model.key("training_set"))
+    # A new part of a later month changes no row that the candidates of this one read.
+    trained_on = latest_materialization(instance, model.key("training_set"), month if arriving else None)
     if trained_on is not None and all(
         _is_newer(instance, key, month, trained_on.storage_id) for key in model.candidate_keys.values()
     ):
@@ -155,7 +162,9 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
         tables = lake.lake()
         if not model.has_time and tables.exists(model.table):
             return dg.RunRequest(asset_selection=model.training_cycle_keys)
-        months = tables.partitions(model.table)
+        months = model.partitions.sort(tables.partitions(model.table))
+        if months and still_arriving(model, months[-1], tables):
+            months.pop()
         if not months:
             return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
         month = latest_due(model, months, tables) or model.partitions.earliest(months)

@@ -231,3 +231,29 @@ def test_evaluation_is_of_another_code_version_without_one_of_its_trainers(model
     versions = [evaluation(each).get_asset_spec().code_version for each in (model, without)]
     assert versions[0] != versions[1]
     assert versions[0] == evaluation(model).get_asset_spec().code_version
+
+
+def test_month_that_has_not_ended_is_not_trained_on(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
+) -> None:
+    def land_july(until: datetime) -> None:
+        instants = {name: [until] for name in ("departed_at", "arrived_at", "observed_at")}
+        for dataset in ("flights", "weather"):
+            lake.lake().write(f"datasets/{dataset}", pl.DataFrame(instants), "2013-07")
+
+    for month in ("2013-05", "2013-06", "2013-07"):
+        make_training_set(model, instance, lake, month, "a")
+    land_july(datetime(2013, 7, 25, 18, 40, tzinfo=UTC))
+    requested = evaluate_sensor(model, instance, lake)
+    make_candidates(instance, model, "2013-06")
+    make_training_set(model, instance, lake, "2013-07", "b")
+    skipped = evaluate_sensor(model, instance, lake)
+    land_july(datetime(2013, 8, 1, 3, 59, tzinfo=UTC))
+    ended = evaluate_sensor(model, instance, lake)
+
+    assert isinstance(requested, dg.RunRequest)
+    assert requested.partition_key == "2013-06"
+    assert isinstance(skipped, dg.SkipReason)
+    assert "datasets/flights has arrived until 2013-07-25 15:00" in str(skipped.skip_message)
+    assert isinstance(ended, dg.RunRequest)
+    assert ended.partition_key == "2013-07"
