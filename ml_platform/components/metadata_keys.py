@@ -294,6 +294,8 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("volume_changed", "Whether the number of rows is outside the expected range."),
         MetadataKey("rows_reference", "Rows of the earlier months.", "rows"),
         MetadataKey("rows_current", "Rows of the month.", "rows"),
+        MetadataKey("logged_rows", "Logged predictions whose nulls were compared; 0 means too few.", "rows"),
+        MetadataKey("logged_nulls", "Features with more nulls in the log than in earlier months."),
         MetadataKey("expected_rows", "Mean number of rows of the earlier months.", "rows"),
         MetadataKey("largest_effect", "Largest distance of any column.", "distance, 0 to 1"),
         MetadataKey("score_effect", "Distance of the scores.", "distance, 0 to 1"),

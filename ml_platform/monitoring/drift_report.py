@@ -9,6 +9,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml_platform.errors import listed
+from ml_platform.monitoring.logged_nulls import LoggedNulls
 
 Decision = Literal["steady", "notice", "alert", "not evaluated"]
 
@@ -56,6 +57,10 @@ class DriftReport(BaseModel):
     expected_rows: float | None
     volume_changed: bool
     windows_evaluated: int
+    logged_rows: int = Field(default=0, description="Logged predictions whose nulls were compared; 0: too few.")
+    logged_nulls: list[LoggedNulls] = Field(
+        default_factory=list, description="Features with more nulls in the log than in the reference."
+    )
 
     @property
     def drifted(self) -> list[str]:
@@ -70,12 +75,12 @@ class DriftReport(BaseModel):
     def decision(self) -> Decision:
         """The most serious finding.
 
-        ``alert``: the scores drifted, or the data are broken (nulls, unseen categories, volume). ``notice``: only
-        features shifted, which is often harmless. ``steady``: no finding. ``not evaluated``: too few rows to rule out
-        a shift.
+        ``alert``: the scores drifted, or the data are broken (nulls, also in the log, unseen categories, volume).
+        ``notice``: only features shifted, which is often harmless. ``steady``: no finding. ``not evaluated``: too few
+        rows to rule out a shift.
         """
         data_changed = any(column.nulls_changed or column.unseen_appeared for column in self.columns)
-        if self.score_drifted or data_changed or self.volume_changed:
+        if self.score_drifted or data_changed or self.volume_changed or self.logged_nulls:
             return "alert"
         if self.drifted:
             return "notice"
@@ -98,6 +103,9 @@ class DriftReport(BaseModel):
             )
             if columns
         ]
+        if self.logged_nulls:
+            names = listed(each.name for each in self.logged_nulls)
+            findings.append(f"more nulls in the features of {self.logged_rows} logged predictions: {names}")
         if self.volume_changed:
             findings.insert(0, f"{self.rows_current} rows where about {self.expected_rows:.0f} are usual")
         if not self.windows_evaluated:

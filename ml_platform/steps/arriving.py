@@ -1,12 +1,19 @@
-"""Whether a partition is still a part: its datasets have not arrived until its end.
+"""Until when a partition has arrived: the latest one is a part while its datasets have not arrived until its end.
 
 A training set may be built from a part, but a model is neither trained nor judged on one.
 """
+
+from datetime import datetime
 
 from ml_platform.data.dataset import table_of
 from ml_platform.data.lake import Lake
 from ml_platform.features.materialize import arrived_until
 from ml_platform.steps.model import BoundModel
+
+
+def arrived_end(model: BoundModel, key: str, lake: Lake) -> datetime:
+    """Return the end of the model's partition ``key``, or the earlier time until which its examples have arrived."""
+    return min([model.partitions.bounds(key)[1], *_arrived(model, lake).values()])
 
 
 def still_arriving(model: BoundModel, key: str, lake: Lake) -> str:
@@ -17,13 +24,20 @@ def still_arriving(model: BoundModel, key: str, lake: Lake) -> str:
     if not model.partitions.is_timed:
         return ""
     end = model.partitions.bounds(key)[1]
-    parts = []
+    parts = [
+        f"datasets/{name} has arrived until {until.astimezone(model.partitions.zone):%Y-%m-%d %H:%M}"
+        for name, until in _arrived(model, lake).items()
+        if until < end
+    ]
+    return f"{key} has not ended: {'; '.join(parts)}." if parts else ""
+
+
+def _arrived(model: BoundModel, lake: Lake) -> dict[str, datetime]:
+    """Return the time until which each dataset of the examples has arrived that declares its arrival."""
+    found = {}
     for arrival in model.arrivals:
         scheme = model.dataset_scheme(arrival.dataset)
         landed = [each for each in lake.digests(table_of(arrival.dataset)) if each is not None]
-        if arrival.dataset not in model.declared.examples.sources or scheme is None or not landed:
-            continue
-        until = arrived_until(arrival, lake, scheme.latest(landed), scheme)
-        if until < end:
-            parts.append(f"datasets/{arrival.dataset} has arrived until {until.astimezone(scheme.zone):%Y-%m-%d %H:%M}")
-    return f"{key} has not ended: {'; '.join(parts)}." if parts else ""
+        if arrival.dataset in model.declared.examples.sources and scheme is not None and landed:
+            found[arrival.dataset] = arrived_until(arrival, lake, scheme.latest(landed), scheme)
+    return found

@@ -35,6 +35,7 @@ from ml_platform.registry.manifest import (
 )
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduction import predictions_digest
+from ml_platform.steps.arriving import arrived_end
 from ml_platform.steps.candidate_inputs import code_of_candidate, declared_inputs
 from ml_platform.steps.closed_window import require_closed_window
 from ml_platform.steps.labels import labels_table, landed_labels
@@ -182,11 +183,12 @@ def read_recorded_training_set(model: BoundModel, manifest: Manifest, lake: Lake
 def data_clock(model: BoundModel, lake: Lake) -> datetime:
     """Return the end of the latest partition in the training set: the time that counts as now for the data.
 
-    Without a time of the examples, it is the time at which the training set was written.
+    If that partition is still arriving, it is the time until which it has arrived. Without a time of the examples, it
+    is the time at which the training set was written.
     """
     if not model.has_time:
         return written_at(model, lake)
-    return model.partitions.bounds(model.partitions.latest(lake.partitions(model.table)))[1]
+    return arrived_end(model, model.partitions.latest(lake.partitions(model.table)), lake)
 
 
 def fitted_examples(model: BoundModel, manifest: Manifest, lake: Lake) -> pl.Series:

@@ -17,6 +17,7 @@ from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_report import DriftReport
 from ml_platform.monitoring.evidently_report import write_evidently_report
 from ml_platform.monitoring.fact_tables import compact_closed_days
+from ml_platform.monitoring.logged_nulls import logged_features, risen_nulls
 from ml_platform.monitoring.outcome_join import LabelSource, record_outcomes
 from ml_platform.monitoring.outcomes import outcomes_table
 from ml_platform.monitoring.own_monitor import MonitorResult, monitor_result
@@ -153,7 +154,8 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     The monitor declares the number of these months. The month of the champion's evaluation is read too.
 
     When a champion was promoted before the month, its scores are compared too: those for this month with those for the
-    month of its evaluation, which it had not been fitted on. The registry is opened only in this case.
+    month of its evaluation, which it had not been fitted on. The registry is opened only in this case. Features that
+    the endpoint logged for the month show nulls of late data, which the training set no longer has.
 
     Not applicable to a model without time.
     """
@@ -184,6 +186,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         expected_rows=reference.height / len(earlier) if earlier else None,
         pii_columns=model.pii_columns,
     )
+    report = _with_logged_nulls(report, reference, model, month, lake)
     own = {name: monitor_result(monitor, reference, current) for name, monitor in monitors.own.items()}
     if not report.columns:
         return DriftResult(report, None, None, own)
@@ -202,6 +205,23 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         drifted=report.drifted,
     )
     return DriftResult(report, page, champion.version if champion and scored else None, own)
+
+
+def _with_logged_nulls(
+    report: DriftReport, reference: pl.DataFrame, model: BoundModel, month: str, lake: Lake
+) -> DriftReport:
+    """Return ``report`` with the nulls of the features that the endpoint logged for ``month``, if there are enough."""
+    table, settings = predictions_table(model.name), model.declared.monitors.drift
+    if not lake.exists(table):
+        return report
+    parts = (lake.scan(table, partitions=[day]) for day in reversed(lake.partitions(table)))
+    start, end = model.partitions.bounds(month)
+    logged = logged_features(parts, start, end, rows=settings.sample_rows, seed=settings.seed)
+    if logged.height < settings.minimum_rows:
+        return report
+    names, change = model.feature_set.feature_names, settings.null_rate_change
+    risen = risen_nulls(reference, logged, names, by=PARTITION, change=change)
+    return report.model_copy(update={"logged_rows": logged.height, "logged_nulls": risen})
 
 
 def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> ChampionRecord | None:
