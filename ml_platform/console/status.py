@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from resources.home import Home
 
 if TYPE_CHECKING:
     from ml_platform.components.dataset.component import Dataset
+    from ml_platform.data.partitions import PartitionScheme
 
 METRIC_LABELS = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error", "base_rate": "base rate"}
 """The metrics shown for a classifier, with their labels; other models show all metrics."""
@@ -88,16 +90,29 @@ def status(home: Home) -> dict[str, Any]:
 
 
 def data_clock(home: Home, datasets: "Sequence[Dataset]") -> str | None:
-    """Return the end of the latest landed partition of ``datasets`` in its time zone, as ISO 8601, or None."""
+    """Return the end of the latest landed partition of ``datasets``, as ISO 8601, or None.
+
+    Of a materialized partition that is still arriving, the time until which it has arrived counts.
+    """
     landing = Landing(home.landing)
     ends = [
-        dataset.partitions.bounds(dataset.partitions.latest(landed))[1]
+        _arrived_end(home, dataset, dataset.partitions, dataset.partitions.latest(landed))
         for dataset in datasets
         if dataset.partitions is not None
         and dataset.partitions.is_timed
         and (landed := [key for key in landing.partitions(dataset.name) if dataset.partitions.contains(key)])
     ]
     return max(ends).isoformat() if ends else None
+
+
+def _arrived_end(home: Home, dataset: "Dataset", partitions: "PartitionScheme", latest: str) -> datetime:
+    from ml_platform.features.materialize import arrived_until
+    from resources.home_lake import open_lake
+
+    arrival = dataset.arrival_in_zone
+    if arrival is None:
+        return partitions.bounds(latest)[1]
+    return arrived_until(arrival, open_lake(home), latest, partitions)
 
 
 def last_decisions(home: Home, limit: int = 5) -> list[dict[str, Any]]:

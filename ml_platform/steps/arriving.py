@@ -17,7 +17,7 @@ def arrived_end(model: BoundModel, key: str, lake: Lake) -> datetime:
 
 
 def still_arriving(model: BoundModel, key: str, lake: Lake) -> str:
-    """Return until when the datasets of the examples have arrived, as a sentence; empty if ``key`` is whole.
+    """Return until when the datasets of the examples have arrived, as text; empty if ``key`` is whole.
 
     Only datasets that declare their arrival can tell, and only their latest partition can be a part.
     """
@@ -29,7 +29,7 @@ def still_arriving(model: BoundModel, key: str, lake: Lake) -> str:
         for name, until in _arrived(model, lake).items()
         if until < end
     ]
-    return f"{key} has not ended: {'; '.join(parts)}." if parts else ""
+    return "; ".join(parts)
 
 
 def _arrived(model: BoundModel, lake: Lake) -> dict[str, datetime]:

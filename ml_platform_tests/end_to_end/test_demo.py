@@ -64,5 +64,5 @@ def test_logged_predictions_are_joined_with_outcomes(demo_home: DemoHome, tmp_pa
     assert [f"departure_risk/{name}" in output for name, output in zip(names, outputs, strict=True)] == [True] * 3
 
 
-def test_data_clock_is_the_end_of_the_latest_landed_month(demo_home: DemoHome) -> None:
-    assert json.loads(demo_home.run("status", "--json"))["data_clock"] == "2013-07-01T04:00:00+00:00"
+def test_data_clock_is_the_time_until_which_the_latest_month_has_arrived(demo_home: DemoHome) -> None:
+    assert json.loads(demo_home.run("status", "--json"))["data_clock"] == "2013-07-25T19:00:00+00:00"
