@@ -149,8 +149,10 @@ def _read_at(
 
 
 def _last_facts(view: FeatureView, facts: pl.DataFrame, instant: datetime) -> pl.DataFrame:
-    """Return the last fact of each entity at ``instant``; unlike a published snapshot it has the facts known then."""
-    known = facts.filter(pl.col(KNOWN_AT) <= instant).sort(KNOWN_AT, maintain_order=True)
+    """Return the last fact of each entity that had arrived at ``instant``, as the sources of ``view`` declare it."""
+    cut_off = min((arrival.cut_off(instant) for arrival in view.arrivals), default=None)
+    usable = pl.col(KNOWN_AT) <= instant if cut_off is None else pl.col(KNOWN_AT) < cut_off
+    known = facts.filter(usable).sort(KNOWN_AT, maintain_order=True)
     return known.unique(subset=view.entity, keep="last", maintain_order=True) if view.entity else known.tail(1)
 
 
