@@ -1,5 +1,6 @@
 """Serving must read what training read, before a bento may serve: the stored training set, and the change logs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 import assets
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.data.arrival import Arrival
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.features.key_types import KeyTypeError
 from ml_platform.features.materialize import materialize
@@ -76,9 +78,11 @@ def _manifest(tables: dict[str, int]) -> Manifest:
     )
 
 
-def train(root: Path, shop: pl.Expr | None = None) -> Trained:
-    """Return a trained version; ``shop`` changes the shop of each delivery."""
-    model, lake = delivery_model(), Lake.standalone(root / "lake")
+def train(root: Path, shop: pl.Expr | None = None, arrivals: Sequence[Arrival] = ()) -> Trained:
+    """Return a trained version; ``shop`` changes the shop of each delivery, and ``arrivals`` are those of its view."""
+    declared, lake = delivery_model(), Lake.standalone(root / "lake")
+    shops = declared.views[0].model_copy(update={"arrivals": list(arrivals)})
+    model = ModelAssets(declared.declared, [shops, *declared.views[1:]])
     for month in MONTHS:
         lake.write("datasets/deliveries", deliveries(month).with_columns(*([] if shop is None else [shop])), month)
     store = SnapshotStore(root / "online", refresh_seconds=0.0)
@@ -99,6 +103,13 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def trained(tmp_path: Path) -> Trained:
     return train(tmp_path)
+
+
+def test_serving_reads_the_facts_that_had_arrived_as_training_did(tmp_path: Path) -> None:
+    daily = Arrival(every="day", delay="6h", dataset="deliveries", clock=["came_at"])
+    trained = train(tmp_path, arrivals=[daily])
+    assert trained.reads_of_training() == 3
+    assert trained.published_reads().height == 50
 
 
 def test_serving_reads_what_training_read(trained: Trained) -> None:
