@@ -73,7 +73,8 @@ class Matrix:
         if sampler is None:
             return self
         chosen = sampled_rows(sampler, self.features, self.label, self.names, seed)
-        return replace(self, features=self.features[chosen], label=self.label[chosen])
+        context = rows_of(self.context, chosen)
+        return replace(self, features=self.features[chosen], label=self.label[chosen], context=context)
 
 
 class FittedModel(Protocol):

@@ -1,6 +1,7 @@
 """Calibrators, samplers and baselines of a team's own are called with checked values and refused for wrong ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,10 @@ def test_wrong_knots_are_refused(calibrator: Line, message: str) -> None:
 
 def test_sampler_chooses_rows_in_its_order() -> None:
     matrix = Matrix(np.arange(6, dtype=np.float32).reshape(3, 2), np.array([0.0, 1.0, 2.0]), ["a", "b"])
+    matrix = replace(matrix, context={"group": np.array([7.0, 8.0, 9.0])})
     sampled = matrix.sampled(Rows(), seed=1)
     assert sampled.label.tolist() == [2, 0, 2]
+    assert sampled.context["group"].tolist() == [9, 7, 9]
     assert sampled.features.tolist() == [[4, 5], [0, 1], [4, 5]]
     assert matrix.sampled(None, seed=1) is matrix
 
