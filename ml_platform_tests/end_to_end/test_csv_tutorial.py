@@ -52,8 +52,8 @@ def test_table_is_read_as_published(tmp_path: Path) -> None:
     assert rows.select(*MEASURES).null_count().row(0) == (2, 2, 2, 2)
     made = examples({"penguins": rows.lazy()}).collect()
     assert made["example_id"].n_unique() == 344
-    asked = request_rows(tmp_path / "other")
-    assert display_columns(asked).row(0) == ("Biscoe", "35.0 × 17.9 mm")
+    requests = request_rows(tmp_path / "other")
+    assert display_columns(requests).row(0) == ("Biscoe", "35.0 × 17.9 mm")
 
 
 @pytest.fixture(scope="module")
