@@ -41,13 +41,15 @@ def freshness_curve(
 ) -> list[FreshnessPoint]:
     """Return the quality of ``candidate`` on the rows ``test`` for each delay of the curve, the declared arrival first.
 
-    The list is empty when the model has no curve. The metrics are the primary one and the one of the baseline gate.
-    Views of tables without partitions do not change, and request views see the changed values.
+    The list is empty when the model has no curve. The metrics are the primary ones of model and task, and
+    the one of the baseline gate. Views of tables without partitions do not change, and request views see the changed
+    values.
     """
     delays = curve_delays(model)
     if not delays or not model.has_time:
         return []
-    names = list(dict.fromkeys([model.primary_metric, evidence.task.baseline_metric]))
+    task = evidence.task
+    names = list(dict.fromkeys([model.primary_metric, task.primary_metric, task.baseline_metric]))
     logs = _logs_in_memory(model.feature_set, test, lake)
     label = evidence.label
     points = [FreshnessPoint(DECLARED, _metrics(evidence.task, label, evidence.predictions[CANDIDATE], names))]
