@@ -114,11 +114,13 @@ def test_declarations_on_the_page_are_valid(page: Path, monkeypatch: pytest.Monk
 
 
 def validate_part(part: dict[str, Any]) -> None:
-    """Validate a fragment of a declaration: attributes of a model or dataset, or trainers by name."""
+    """Validate a fragment of a declaration: attributes of a model, dataset or contract, or trainers by name."""
     from ml_platform.components import Dataset, Model
+    from ml_platform.data.contract import Contract
 
     for name, value in part.items():
-        field = Model.model_fields.get(name) or Dataset.model_fields.get(name)
+        parts = (Model, Dataset, Contract)
+        field = next((part.model_fields[name] for part in parts if name in part.model_fields), None)
         if field is not None:
             TypeAdapter(field.annotation).validate_python(value)  # type: ignore[arg-type]
         else:

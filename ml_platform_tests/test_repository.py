@@ -1,6 +1,7 @@
 """Tests of repository files: version, changelog, licences, hooks, continuous integration and issue forms."""
 
 import importlib.metadata
+import importlib.util
 import re
 import shlex
 import sys
@@ -144,15 +145,18 @@ def copyleft_among(requirements: Iterable[str]) -> list[str]:
 def request_view_modules() -> set[str]:
     declared = [each for file in (ROOT / "assets").rglob("defs.yaml") for each in yaml.safe_load_all(file.read_text())]
     views = [each["attributes"] for each in declared if each["type"] == "ml_platform.FeatureView"]
-    return {view["function"].partition(":")[0] for view in views if view.get("kind") == "request"}
+    return {
+        view["function"].partition(":")[0] for view in views if view.get("kind") == "request" and "function" in view
+    }
 
 
 @cache
 def requirements_of_bentos() -> list[str]:
-    """Return the pinned requirements of the bentos of all declared models, for all trainers."""
-    scorers = {reference.partition(":")[0] for reference in SCORERS.values()}
+    """Return the pinned requirements of the bentos of all declared models, for all trainers that are installed."""
+    modules = {reference.partition(":")[0] for reference in SCORERS.values()}
+    scorers = {each for each in modules if all(map(importlib.util.find_spec, find_sources([each]).libraries))}
     views = request_view_modules()
-    assert scorers
+    assert {"bento.lightgbm_scorer", "bento.network_scorer"} <= scorers
     assert views
     sources = find_sources([*ENTRY_POINTS, *scorers, *views])
     return pinned_requirements(

@@ -21,7 +21,8 @@ def read_cursor(state: StateStore, name: str) -> Any:
 
 def read_cursors(state: StateStore, names: Iterable[str]) -> dict[str, Any]:
     """Return the values of the cursors ``names``, by name; absent ones are left out."""
-    listed, found = list(names), {}
+    listed = list(names)
+    found: dict[str, Any] = {}
     with state.read() as connection:
         for start in range(0, len(listed), _NAMES_AT_ONCE):
             chunk = listed[start : start + _NAMES_AT_ONCE]

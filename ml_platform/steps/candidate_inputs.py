@@ -50,6 +50,9 @@ READ_SETTINGS = (
 )
 """Settings of a view on which the value of a read depends. Besides, the names and types of its features count."""
 
+FITTED_SETTINGS = ("fitted", "parameters")
+"""Further settings of a view that is fitted with each candidate."""
+
 
 def code_of_candidate(model: BoundModel, declared: TrainerSettings) -> str:
     """Return the digest of the code that determines the candidate of ``model`` that ``declared`` fits.
@@ -87,6 +90,6 @@ def declared_inputs(model: BoundModel) -> dict[str, Any]:
 
 
 def _read_settings(view: FeatureView) -> dict[str, Any]:
-    fitted = {"fitted", "parameters"} if view.fitted is not None else set()
+    fitted = FITTED_SETTINGS if view.fitted is not None else ()
     settings = view.model_dump(mode="json", include={*READ_SETTINGS, *fitted})
     return settings | {"features": {feature.name: feature.full_type for feature in view.features}}

@@ -144,7 +144,9 @@ def _reporter(metric: str, report: ReportProgress | None) -> Any:
     """Return the callback that passes each validation loss to ``report``."""
     import xgboost
 
-    class Reporter(xgboost.callback.TrainingCallback):
+    callback: Any = xgboost.callback.TrainingCallback
+
+    class Reporter(callback):  # type: ignore[misc]
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
             loss = float(evals_log["validation"][metric][-1])
             if not np.isfinite(loss):

@@ -10,7 +10,13 @@ import pytest
 from ml_platform.data import landed_read
 from ml_platform.data.landed_read import FINGERPRINT, land_read
 from ml_platform.data.landing import Landing
-from ml_platform.data.source_record import changed_slices, record_failed_read, record_read
+from ml_platform.data.read_attempts import FIRST_WAIT_SECONDS, RunState
+from ml_platform.data.source_record import (
+    changed_slices,
+    record_broken_read,
+    record_read,
+    record_requests,
+)
 from ml_platform.data.sources.files import FilesSource
 from ml_platform.data.sources.function import FunctionSource
 from ml_platform.data.sources.source import Slice, SourceChangedError, SourceEmptyError
@@ -94,28 +100,45 @@ def test_source_without_the_partition_is_named_and_the_landed_file_stays(tmp_pat
 def test_part_is_requested_until_published_as_it_is_now(tmp_path: Path, state_store: StateStore) -> None:
     source, parts = files(tmp_path), [JANUARY, Slice("2013-02")]
 
-    def requested() -> list[tuple[str | None, str]]:
-        found = changed_slices(source, "orders", parts, state_store, "v1")
-        return [(each.partition, each.request) for each in found]
+    def requested(now: float = 0.0, runs: RunState = "running") -> list[tuple[str | None, int]]:
+        found = changed_slices(source, "orders", parts, state_store, "v1", now, lambda request: runs)
+        record_requests(state_store, "orders", found.due, "request", now)
+        return [(each.partition, each.attempt) for each in found.due]
 
     (tmp_path / "2013-01.csv").write_text("id\n1\n")
-    first = requested()
-    assert [name for name, _ in first] == ["2013-01"]
-    assert requested() == first
-    record_failed_read(state_store, "orders", "2013-01")
-    assert requested() != first
+    assert requested() == [("2013-01", 1)]
+    assert requested(FIRST_WAIT_SECONDS, "running") == []
+    assert requested(FIRST_WAIT_SECONDS - 1, "ended") == []
+    assert requested(FIRST_WAIT_SECONDS, "ended") == [("2013-01", 2)]
     record_read(state_store, "orders", "2013-01", source.fingerprint(JANUARY) or "")
     assert requested() == []
     (tmp_path / "2013-01.csv").write_text("id\n22\n")
-    assert [name for name, _ in requested()] == ["2013-01"]
+    assert requested() == [("2013-01", 1)]
 
 
-def test_return_of_a_source_to_an_earlier_state_is_another_request(tmp_path: Path, state_store: StateStore) -> None:
-    requests = []
+def test_part_that_broke_the_contract_is_requested_only_with_other_rows_or_code(
+    tmp_path: Path, state_store: StateStore
+) -> None:
+    source = files(tmp_path)
+
+    def changed(code_version: str) -> tuple[list[str | None], dict[str, str]]:
+        found = changed_slices(source, "orders", [JANUARY], state_store, code_version, 1e9, lambda request: "ended")
+        record_requests(state_store, "orders", found.due, "request", 0.0)
+        return [each.partition for each in found.due], found.reasons
+
+    (tmp_path / "2013-01.csv").write_text("id\n1\n")
+    assert changed("v1") == (["2013-01"], {})
+    record_broken_read(state_store, "orders", "2013-01", source.fingerprint(JANUARY) or "", "schema")
+    assert changed("v1") == ([], {"2013-01": "check 'schema' failed"})
+    assert changed("v2") == (["2013-01"], {})
+
+
+def test_return_of_a_source_to_an_earlier_state_is_another_reason(tmp_path: Path, state_store: StateStore) -> None:
+    reasons = []
     for state in ("a", "b", "a", "b"):
         prints[:] = [state]
-        (found,) = changed_slices(API, "orders", [JANUARY], state_store, "v1")
-        requests.append(found.request)
+        found = changed_slices(API, "orders", [JANUARY], state_store, "v1", 0.0, lambda request: "ended")
+        reasons.append(found.due[0].reason)
         record_read(state_store, "orders", "2013-01", state)
 
-    assert len(set(requests)) == 4
+    assert len(set(reasons)) == 4

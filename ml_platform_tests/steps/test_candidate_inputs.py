@@ -13,7 +13,14 @@ import assets
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.code_dependencies import code_dependencies
 from ml_platform.features.view import FeatureView
-from ml_platform.steps.candidate_inputs import FIT_CODE, LEFT_OUT, READ_SETTINGS, code_of_candidate, declared_inputs
+from ml_platform.steps.candidate_inputs import (
+    FIT_CODE,
+    FITTED_SETTINGS,
+    LEFT_OUT,
+    READ_SETTINGS,
+    code_of_candidate,
+    declared_inputs,
+)
 from ml_platform.steps.candidates import candidate_results
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import write_model
@@ -214,6 +221,6 @@ def test_description_of_a_feature_is_no_input(domain: Path) -> None:
 
 def test_every_setting_of_a_view_is_an_input_or_named_here() -> None:
     # The content hash of the training set covers the rows that these give.
-    by_rows = {"sources", "lookback_days"}
+    by_rows = {"sources", "lookback_days", "arrivals"}
     for_reports = {"description", "owner", "pii_columns"}
-    assert set(FeatureView.model_fields) == {*READ_SETTINGS, "features", *by_rows, *for_reports}
+    assert set(FeatureView.model_fields) == {*READ_SETTINGS, *FITTED_SETTINGS, "features", *by_rows, *for_reports}
