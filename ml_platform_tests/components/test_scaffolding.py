@@ -62,7 +62,10 @@ def test_commented_defaults_equal_the_defaults_of_the_settings(tmp_path: Path) -
 
 
 def _all_names(component: type[Any]) -> set[str]:
-    nested = [type(field.get_default(call_default_factory=True)) for field in component.model_fields.values()]
+    nested = [
+        type(field.get_default(call_default_factory=True, validated_data={}))
+        for field in component.model_fields.values()
+    ]
     return {*component.model_fields, *(name for each in nested for name in getattr(each, "model_fields", {}))}
 
 

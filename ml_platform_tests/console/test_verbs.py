@@ -33,8 +33,10 @@ def home(demo_home: DemoHome, tmp_path_factory: pytest.TempPathFactory) -> DemoH
 def test_status_as_json_has_exactly_the_documented_shape(home: DemoHome) -> None:
     found = json.loads(home.run("status", "--json"))
 
-    assert set(found) == {"data_clock", "models", "not_loaded"}
-    assert set(found["models"]) == {MODEL}
+    assert set(found) == {"data_clock", "models", "not_loaded", "orphans"}
+    assert not found["not_loaded"]
+    assert not found["orphans"]
+    assert MODEL in found["models"]
     model = found["models"][MODEL]
     assert set(model) == {"champion", "serving", "endpoint"}
     assert set(model["champion"]) == {"version", "metrics", "manifest"}
@@ -80,7 +82,7 @@ def test_each_feature_of_a_row_is_shown_with_its_unit_and_known_at(home: DemoHom
 
     assert any(line.split()[:3] == ["block", "195", "minutes"] for line in shown)  # 06:15 to 09:30, New York
     (weather,) = [line for line in shown if line.startswith("weather")]
-    assert weather.startswith("weather  known 2013-07-01 0")
+    assert weather.startswith("weather  known 2013-07-25 ")  # the store has what arrived until then
     assert "weather  known 2013-06-20 " in before
     assert not any("\x1b" in line for line in shown)
 
@@ -100,7 +102,12 @@ def test_report_has_the_metrics_of_the_verdict(home: DemoHome, tmp_path: Path) -
 
     assert written["auc"] == pytest.approx(champion["metrics"]["auc"], abs=1e-9)
     assert curve["true_positive_rate"].is_sorted()
-    assert {file.stem for file in (tmp_path / "plots").iterdir()} == {"roc", "reliability", "importance"}
+    assert {file.stem for file in (tmp_path / "plots").iterdir()} == {
+        "roc",
+        "reliability",
+        "importance",
+        "freshness",
+    }
 
 
 def test_asset_that_is_up_to_date_is_materialized_only_when_forced(home: DemoHome) -> None:
