@@ -151,7 +151,11 @@ def test_reference_describes_the_http_api_of_the_reference_model(pages: Mapping[
 
 
 def test_reference_has_a_page_for_every_package_of_the_engine(pages: Mapping[str, str]) -> None:
-    packages = {path.parent.name for path in (ROOT / "ml_platform").glob("*/__init__.py")} - {"cli", "components", "console"}
+    packages = {path.parent.name for path in (ROOT / "ml_platform").glob("*/__init__.py")} - {
+        "cli",
+        "components",
+        "console",
+    }
     assert {f"python/{name}.md" for name in packages} <= set(pages)
     for name in packages:
         modules = [path.stem for path in (ROOT / "ml_platform" / name).glob("*.py") if path.stem[0] != "_"]
