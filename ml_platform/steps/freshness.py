@@ -15,7 +15,6 @@ from ml_platform.evaluation.evidence import CANDIDATE, Evidence
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.view import KNOWN_AT, PREDICT_AT, FeatureView
 from ml_platform.steps.model import BoundModel
-from ml_platform.tasks.task import Task
 from ml_platform.training.model_directory import StoredModel
 from ml_platform.training.training_set import EXAMPLE_ID
 
@@ -51,12 +50,11 @@ def freshness_curve(
     task = evidence.task
     names = list(dict.fromkeys([model.primary_metric, task.primary_metric, task.baseline_metric]))
     logs = _logs_in_memory(model.feature_set, test, lake)
-    label = evidence.label
-    points = [FreshnessPoint(DECLARED, _metrics(evidence.task, label, evidence.predictions[CANDIDATE], names))]
+    points = [FreshnessPoint(DECLARED, _metrics(evidence, evidence.predictions[CANDIDATE], names))]
     for delay in delays:
         rows = _read_with_delay(model, test, logs, delay)
         predicted = evidence.task.aligned(candidate.predict(rows), candidate.task)
-        points.append(FreshnessPoint(delay, _metrics(evidence.task, label, predicted, names)))
+        points.append(FreshnessPoint(delay, _metrics(evidence, predicted, names)))
     return points
 
 
@@ -124,6 +122,6 @@ def _logs_in_memory(features: FeatureSet, test: pl.DataFrame, lake: Lake) -> dic
     return {name: log.filter(pl.col(KNOWN_AT) <= end).collect().lazy() for name, log in logs.items()}
 
 
-def _metrics(task: Task, label: object, predicted: object, names: Sequence[str]) -> dict[str, float]:
-    scored = task.score(label, predicted)
+def _metrics(evidence: Evidence, predicted: object, names: Sequence[str]) -> dict[str, float]:
+    scored = evidence.task.score(evidence.label, predicted, context=evidence.context)
     return {name: scored[name] for name in names if name in scored}
