@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bento.scorer import Features, Scores
+from bento.scorer import Features, Scores, explained_contributions
 
 MODEL_FILE = "model.cbm"
 DESCRIPTION_FILE = "model_features.json"
@@ -49,11 +49,7 @@ class CatboostScorer:
 
         pool = catboost.Pool(feature_table(features, self.categories))
         found = self.model.get_feature_importance(pool, type="ShapValues", thread_count=1)
-        contributions = np.asarray(found, dtype=np.float64).reshape(len(features), -1, features.shape[1] + 1)
-        explained = (
-            self.predict(features).argmax(axis=1) if contributions.shape[1] > 1 else np.zeros(len(features), int)
-        )
-        ordered = contributions[np.arange(len(features)), explained, :-1]
+        ordered = explained_contributions(found, features, self.predict)
         restored = np.empty_like(ordered)
         restored[:, column_order(features.shape[1], self.categories)] = ordered
         return restored

@@ -1,7 +1,6 @@
 """Scores rows with a LightGBM booster read from its native file."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bento.scorer import Features, Scores
+from bento.hidden_modules import hidden_modules
+from bento.scorer import Features, Scores, explained_contributions
 
 
 def load(model_dir: Path) -> "LightGbmScorer | LevelsScorer":
@@ -40,12 +40,8 @@ class LightGbmScorer:
 
         After Lundberg, Erion and Lee (2018), Consistent individualized feature attribution for tree ensembles.
         """
-        found = np.asarray(self._booster.predict(features, pred_contrib=True, num_threads=1), dtype=np.float64)
-        contributions = found.reshape(len(features), -1, features.shape[1] + 1)
-        if contributions.shape[1] == 1:
-            return contributions[:, 0, :-1]
-        explained = self.predict(features).argmax(axis=1)
-        return contributions[np.arange(len(features)), explained, :-1]
+        found = self._booster.predict(features, pred_contrib=True, num_threads=1)
+        return explained_contributions(found, features, self.predict)
 
 
 class LevelsScorer:
@@ -65,11 +61,6 @@ class LevelsScorer:
 
 def _import_lightgbm_alone() -> ModuleType:
     # LightGBM imports pandas, scikit-learn and others where they are installed: seconds at every start, for no use.
-    unused = [name for name in ("pandas", "sklearn", "pyarrow", "dask", "matplotlib") if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
-    try:
+    with hidden_modules(("pandas", "sklearn", "pyarrow", "dask", "matplotlib")):
         import lightgbm
-    finally:
-        for name in unused:
-            del sys.modules[name]
     return lightgbm

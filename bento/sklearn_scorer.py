@@ -1,7 +1,6 @@
 """Scores rows with an estimator of scikit-learn's interface, read from a file of skops, which is no pickle."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bento.hidden_modules import hidden_modules
 from bento.scorer import Features, ModelUnreadableError, Scores
 from ml_platform.errors import listed
 
@@ -107,15 +107,9 @@ def import_skops_alone() -> ModuleType:
     import sklearn  # noqa: F401 # the file of an estimator names its classes, so the bento pins the library
 
     # skops walks through all modules of scikit-learn, one of which imports torch: seconds at a start, for no use.
-    unused = [name for name in ("torch", "cupy", "dask", "jax", "pandas", "matplotlib") if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
-    try:
+    with hidden_modules(("torch", "cupy", "dask", "jax", "pandas", "matplotlib")):
         import skops.io
-
-        library: ModuleType = skops.io
-    finally:
-        for name in unused:
-            del sys.modules[name]
+    library: ModuleType = skops.io
     return library
 
 

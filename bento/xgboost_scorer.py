@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bento.scorer import Features, Scores
+from bento.scorer import Features, Scores, explained_contributions
 
 MODEL_FILE = "booster.json"
 DESCRIPTION_FILE = "booster_features.json"
@@ -39,12 +39,8 @@ class XgboostScorer:
 
         After Lundberg, Erion and Lee (2018), Consistent individualized feature attribution for tree ensembles.
         """
-        found = np.asarray(self.booster.predict(self._matrix(features), pred_contribs=True), dtype=np.float64)
-        contributions = found.reshape(len(features), -1, features.shape[1] + 1)
-        if contributions.shape[1] == 1:
-            return contributions[:, 0, :-1]
-        explained = self.predict(features).argmax(axis=1)
-        return contributions[np.arange(len(features)), explained, :-1]
+        found = self.booster.predict(self._matrix(features), pred_contribs=True)
+        return explained_contributions(found, features, self.predict)
 
     def _matrix(self, features: Features) -> Any:
         import xgboost

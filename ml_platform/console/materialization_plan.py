@@ -99,11 +99,9 @@ def _version_reason(made_by: str, code_version: str) -> str:
     changed = f"({made_by} → {code_version})"
     if before != now:
         return f"its code changed {changed}"
-    return (
-        f"its declaration changed {changed}"
-        if declared and declares
-        else (f"its version covers its declaration now, as of release 0.4 {changed}")
-    )
+    if declared and declares:
+        return f"its declaration changed {changed}"
+    return f"its version covers its declaration now, as of release 0.4 {changed}"
 
 
 class _Numbers:

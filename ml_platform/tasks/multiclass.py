@@ -12,9 +12,17 @@ from ml_platform.data.roc_auc import auc
 from ml_platform.errors import listed
 from ml_platform.tasks import resampled_auc
 from ml_platform.tasks.binary import resampled_ece
-from ml_platform.tasks.metrics import Array, Bounds, EvaluationError, ece, regression_arrays
+from ml_platform.tasks.metrics import Array, Bounds, EvaluationError, ece
 from ml_platform.tasks.resampling import Codes, resampled_mean, resampled_sum
-from ml_platform.tasks.task import Context, LabelError, MetricOptions, Task
+from ml_platform.tasks.task import (
+    Context,
+    LabelError,
+    MetricOptions,
+    Task,
+    named_outputs,
+    output_arrays,
+    outputs_schema,
+)
 
 MINIMUM_CLASSES = 2
 MINIMUM_CLASS_ROWS = 2
@@ -233,21 +241,9 @@ class MulticlassTask(Task):
             ],
         }
 
-    def score_columns(self, prediction: Array) -> dict[str, Array]:
-        return {f"score_{name}": prediction[:, code] for code, name in enumerate(self.output_names)}
-
     @property
     def details(self) -> dict[str, Any]:
-        number = {"type": "number"}
-        return {
-            "probabilities": {
-                "type": "object",
-                "description": "Probability of each class; they add up to 1.",
-                "properties": dict.fromkeys(self.output_names, number),
-                "required": self.output_names,
-                "additionalProperties": False,
-            }
-        }
+        return {"probabilities": outputs_schema(self, "Probability of each class; they add up to 1.")}
 
     @property
     def answer_schema(self) -> dict[str, Any]:
@@ -256,8 +252,7 @@ class MulticlassTask(Task):
     def answer_details(
         self, prediction: Array, half_width: float | None, context: Context | None = None
     ) -> list[dict[str, Any]] | None:
-        names = self.output_names
-        return [{"probabilities": dict(zip(names, row, strict=True))} for row in prediction.tolist()]
+        return [{"probabilities": probabilities} for probabilities in named_outputs(self, prediction)]
 
     def scores(self, prediction: Array) -> Array:
         return np.asarray(prediction.max(axis=1))
@@ -289,15 +284,7 @@ class MulticlassTask(Task):
         return range(len(self.classes))
 
     def _arrays(self, label: Any, prediction: Any) -> tuple[Array, Array]:
-        shares = np.asarray(prediction, dtype=np.float64)
-        truth, _ = regression_arrays(label, label)
-        if shares.shape != (len(truth), len(self.classes)) or not np.isfinite(shares).all():
-            raise EvaluationError(
-                "Predictions",
-                expected=f"a finite probability of each class, shape ({len(truth)}, {len(self.classes)})",
-                found=f"shape {shares.shape}" if shares.shape != (len(truth), len(self.classes)) else "NaN or infinity",
-                fix="Predict with a trainer of task multiclass.",
-            )
+        truth, shares = output_arrays(self, label, prediction, "probability of each class")
         vanished = [name for code, name in enumerate(self.output_names) if not (truth == code).any()]
         if vanished:
             raise EvaluationError(

@@ -8,9 +8,18 @@ import numpy as np
 import polars as pl
 from pydantic import Field, field_validator
 
-from ml_platform.tasks.metrics import Array, Bounds, EvaluationError, pinball_losses, regression_arrays
+from ml_platform.tasks.metrics import Array, Bounds, pinball_losses
 from ml_platform.tasks.resampling import Codes, resampled_mean, resampled_sum
-from ml_platform.tasks.task import Context, MetricOptions, Task, explained_share, number_label
+from ml_platform.tasks.task import (
+    Context,
+    MetricOptions,
+    Task,
+    explained_share,
+    named_outputs,
+    number_label,
+    output_arrays,
+    outputs_schema,
+)
 
 MEDIAN = 0.5
 NAIVE = "naive"
@@ -125,19 +134,6 @@ class QuantileTask(Task):
         forecast = naive + offsets
         return {SEASONAL_NAIVE: np.where(np.isfinite(forecast), forecast, self.baseline(label, len(naive)))}
 
-    def score(
-        self,
-        label: Any,
-        prediction: Any,
-        bounds: Bounds | None = None,
-        options: MetricOptions | None = None,
-        context: Context | None = None,
-    ) -> dict[str, float]:
-        rows = len(np.asarray(label))
-        once, block = np.ones((1, 1)), np.zeros(rows, dtype=np.int64)
-        found = self.resampled(label, prediction, block, once, self.metrics, context=context)
-        return {name: float(values[0]) for name, values in found.items()}
-
     def resampled(
         self,
         label: Any,
@@ -157,7 +153,7 @@ class QuantileTask(Task):
         naive forecast, over the rows that have one. It scales as Hyndman and Koehler (2006, Another look at measures of
         forecast accuracy), but on the evaluated rows, so it needs no training rows.
         """
-        truth, quantiles = self._arrays(label, prediction)
+        truth, quantiles = output_arrays(self, label, prediction, "quantile of each level")
         error = np.abs(quantiles[:, self._median] - truth)
         rows = {
             "pinball": self.losses(truth, quantiles),
@@ -200,27 +196,14 @@ class QuantileTask(Task):
             ]
         }
 
-    def score_columns(self, prediction: Array) -> dict[str, Array]:
-        return {f"score_{name}": prediction[:, at] for at, name in enumerate(self.output_names)}
-
     @property
     def details(self) -> dict[str, Any]:
-        number = {"type": "number"}
-        return {
-            "quantiles": {
-                "type": "object",
-                "description": "Predicted quantiles by level, ascending, in units of the label.",
-                "properties": dict.fromkeys(self.output_names, number),
-                "required": self.output_names,
-                "additionalProperties": False,
-            }
-        }
+        return {"quantiles": outputs_schema(self, "Predicted quantiles by level, ascending, in units of the label.")}
 
     def answer_details(
         self, prediction: Array, half_width: float | None, context: Context | None = None
     ) -> list[dict[str, Any]] | None:
-        names = self.output_names
-        return [{"quantiles": dict(zip(names, row, strict=True))} for row in prediction.tolist()]
+        return [{"quantiles": quantiles} for quantiles in named_outputs(self, prediction)]
 
     def scores(self, prediction: Array) -> Array:
         return prediction[:, self._median]
@@ -236,16 +219,3 @@ class QuantileTask(Task):
     @property
     def _median(self) -> int:
         return self.levels.index(MEDIAN)
-
-    def _arrays(self, label: Any, prediction: Any) -> tuple[Array, Array]:
-        truth, _ = regression_arrays(label, label)
-        quantiles = np.asarray(prediction, dtype=np.float64)
-        expected = (len(truth), len(self.levels))
-        if quantiles.shape != expected or not np.isfinite(quantiles).all():
-            raise EvaluationError(
-                "Predictions",
-                expected=f"a finite quantile of each level, shape {expected}",
-                found=f"shape {quantiles.shape}" if quantiles.shape != expected else "NaN or infinity",
-                fix="Predict with a trainer of task quantile.",
-            )
-        return truth, quantiles

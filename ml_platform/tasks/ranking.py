@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from ml_platform.tasks.metrics import Array, Bounds, EvaluationError, regression_arrays
-from ml_platform.tasks.resampling import Codes
+from ml_platform.tasks.resampling import Codes, resampled_mean
 from ml_platform.tasks.task import Context, LabelError, MetricOptions, Task, constant, number_label
 
 GROUP, FEATURE = "group", "feature"
@@ -108,19 +108,6 @@ class RankingTask(Task):
         known = values[np.isfinite(values)]
         return {BY_FEATURE: np.where(np.isfinite(values), values, known.min() - 1 if known.size else 0.0)}
 
-    def score(
-        self,
-        label: Any,
-        prediction: Any,
-        bounds: Bounds | None = None,
-        options: MetricOptions | None = None,
-        context: Context | None = None,
-    ) -> dict[str, float]:
-        rows = len(np.asarray(label))
-        once, block = np.ones((1, 1)), np.zeros(rows, dtype=np.int64)
-        found = self.resampled(label, prediction, block, once, self.metrics, context=context)
-        return {name: float(values[0]) for name, values in found.items()}
-
     def resampled(
         self,
         label: Any,
@@ -156,17 +143,8 @@ class RankingTask(Task):
                 "ndcg": self._gain(truth, rank, group) / self._gain(truth, best, group),
                 "mean_average_precision": _precision(truth, rank, group) / relevant,
             }
-            sizes = counts @ np.bincount(codes[first[has_value]], minlength=counts.shape[1])
-            return {
-                metric: np.asarray(
-                    counts
-                    @ np.bincount(
-                        codes[first[has_value]], weights=by_group[metric][has_value], minlength=counts.shape[1]
-                    )
-                    / sizes
-                )
-                for metric in metrics
-            }
+            blocks = codes[first[has_value]]
+            return {metric: resampled_mean(by_group[metric][has_value], blocks, counts) for metric in metrics}
 
     def losses(self, label: Array, outputs: Array, context: Context | None = None) -> Array:
         """Return the part of each row in the listwise loss of its group (Cao and others 2007, Learning to rank)."""

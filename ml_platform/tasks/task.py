@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
-from ml_platform.tasks.metrics import ALERT_RATE, Array, Bounds
+from ml_platform.tasks.metrics import ALERT_RATE, Array, Bounds, EvaluationError, regression_arrays
 from ml_platform.tasks.resampling import Codes
 
 Context = Mapping[str, Array]
@@ -176,7 +176,6 @@ class Task(Settings, ABC):
         """
         return {}
 
-    @abstractmethod
     def score(
         self,
         label: Any,
@@ -187,8 +186,14 @@ class Task(Settings, ABC):
     ) -> dict[str, float]:
         """Return the metrics; raises :class:`~ml_platform.tasks.metrics.EvaluationError` without a value.
 
-        ``context`` is that of the rows. A metric that needs what it lacks is left out.
+        ``context`` is that of the rows. A metric that needs what it lacks is left out. By default the metrics are those
+        of one resample that has every row once.
         """
+        once, block = np.ones((1, 1)), np.zeros(len(np.asarray(label)), dtype=np.int64)
+        found = self.resampled(
+            label, prediction, block, once, self.metrics, bounds=bounds, options=options, context=context
+        )
+        return {name: float(values[0]) for name, values in found.items()}
 
     @abstractmethod
     def resampled(
@@ -248,7 +253,9 @@ class Task(Settings, ABC):
 
     def score_columns(self, prediction: Array) -> dict[str, Array]:
         """Return the columns whose distribution is monitored for drift, each of shape (rows,)."""
-        return {"score": prediction}
+        if not self.output_names:
+            return {"score": prediction}
+        return {f"score_{name}": prediction[:, output] for output, name in enumerate(self.output_names)}
 
     @property
     def answer_schema(self) -> dict[str, Any]:
@@ -303,6 +310,42 @@ def answered_numbers(details: Mapping[str, Any]) -> list[float]:
     """
     parts = [list(each.values()) if isinstance(each, Mapping) else [each] for each in details.values()]
     return [number for part in parts for number in part if number is not None]
+
+
+def output_arrays(task: Task, label: Any, prediction: Any, each: str) -> tuple[Array, Array]:
+    """Return label (rows,) and prediction (rows, outputs) of ``task`` as float64.
+
+    Raises :class:`~ml_platform.tasks.metrics.EvaluationError` unless the prediction has ``each`` (an output, in words)
+    in every row.
+    """
+    outputs = np.asarray(prediction, dtype=np.float64)
+    truth, _ = regression_arrays(label, label)
+    expected = (len(truth), len(task.output_names))
+    if outputs.shape != expected or not np.isfinite(outputs).all():
+        raise EvaluationError(
+            "Predictions",
+            expected=f"a finite {each}, shape {expected}",
+            found=f"shape {outputs.shape}" if outputs.shape != expected else "NaN or infinity",
+            fix=f"Predict with a trainer of task {task.name}.",
+        )
+    return truth, outputs
+
+
+def outputs_schema(task: Task, description: str) -> dict[str, Any]:
+    """Return the OpenAPI schema of an object with a number for each output of ``task``."""
+    return {
+        "type": "object",
+        "description": description,
+        "properties": {name: {"type": "number"} for name in task.output_names},
+        "required": task.output_names,
+        "additionalProperties": False,
+    }
+
+
+def named_outputs(task: Task, prediction: Array) -> list[dict[str, float]]:
+    """Return for each row of ``prediction`` (rows, outputs) its numbers by the names of the outputs."""
+    names = task.output_names
+    return [dict(zip(names, row, strict=True)) for row in prediction.tolist()]
 
 
 def explained_share(label: Array, value: Array) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from bento.scorer import explained_contributions
 from ml_platform.data.atomic import write_json, write_text
 from ml_platform.data.settings import Settings
 from ml_platform.errors import listed
@@ -105,11 +106,7 @@ class LightGBMModel:
         Source: Lundberg et al. (2018), Consistent individualized feature attribution for tree ensembles.
         """
         found = self.booster.predict(features, num_iteration=self.rounds, pred_contrib=True)
-        contributions = np.asarray(found, dtype=np.float64).reshape(len(features), -1, features.shape[1] + 1)
-        if contributions.shape[1] == 1:
-            return contributions[:, 0, :-1]
-        explained = self.predict(features).argmax(axis=1)
-        return contributions[np.arange(len(features)), explained, :-1]
+        return explained_contributions(found, features, self.predict)
 
     def importance(self) -> dict[str, float]:
         """Return each feature's share of the gain of all splits, largest first."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ml_platform.features.feature import Feature
-from ml_platform.features.transformers.transformer import TransformerError, chosen_columns, numeric_matrix
+from ml_platform.features.transformers.transformer import TransformerError, chosen_columns, numeric_matrix, one_vector
 
 CHUNK_ROWS = 4_096
 """Rows that are transformed together: the product needs one matrix of this height."""
@@ -27,14 +27,7 @@ class Pca:
 
     def __init__(self, features: Sequence[Feature], columns: Sequence[str] | None = None) -> None:
         """Make a transformer for the one vector of ``features``. Raises :class:`TransformerError` for others."""
-        if len(features) != 1 or features[0].size is None:
-            raise TransformerError(
-                "Transformer pca",
-                expected="one feature of type vector",
-                found=f"{len(features)} features: {', '.join(each.full_type for each in features)}",
-                fix="Declare {name: component, type: vector, size: 16}.",
-            )
-        self.name, self.size = features[0].name, features[0].size
+        self.name, self.size = one_vector("pca", features, "{name: component, type: vector, size: 16}")
         self.columns = None if columns is None else list(columns)
         self.mean: npt.NDArray[np.float64] = np.empty(0)
         self.components: npt.NDArray[np.float64] = np.empty((0, 0))

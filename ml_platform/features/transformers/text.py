@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from ml_platform.features.feature import Feature
-from ml_platform.features.transformers.transformer import TransformerError, chosen_columns
+from ml_platform.features.transformers.transformer import TransformerError, chosen_columns, one_vector
 
 _FILE = "terms.json"
 _WORD = re.compile(r"\w+")
@@ -35,13 +35,7 @@ class WordTerms:
         minimum_texts: int = 2,
     ) -> None:
         """Make a transformer for the one vector of ``features``. Raises :class:`TransformerError` for others."""
-        if len(features) != 1 or features[0].size is None:
-            raise TransformerError(
-                "Transformer text",
-                expected="one feature of type vector",
-                found=f"{len(features)} features: {', '.join(each.full_type for each in features)}",
-                fix="Declare {name: term, type: vector, size: 256}.",
-            )
+        self.name, self.size = one_vector("text", features, "{name: term, type: vector, size: 256}")
         if words_per_term < 1 or minimum_texts < 1:
             raise TransformerError(
                 "Transformer text",
@@ -49,7 +43,6 @@ class WordTerms:
                 found=f"{words_per_term} and {minimum_texts}",
                 fix="Correct its parameters.",
             )
-        self.name, self.size = features[0].name, features[0].size
         self.columns = None if columns is None else list(columns)
         self.words_per_term, self.minimum_texts = words_per_term, minimum_texts
         self.weights: dict[str, float] = {}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.features.feature import Feature
 
 VIEW_SEPARATOR = "__"
 """Separates the view from the feature in a column that a transformer reads."""
@@ -40,6 +41,21 @@ class FeatureTransformer(Protocol):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Return the transformer that :meth:`save` wrote; it must need no other file."""
+
+
+def one_vector(transformer: str, features: Sequence[Feature], example: str) -> tuple[str, int]:
+    """Return name and size of the one vector of ``features``.
+
+    Raises :class:`TransformerError`, which shows ``example`` as the declaration to write, for other features.
+    """
+    if len(features) != 1 or features[0].size is None:
+        raise TransformerError(
+            f"Transformer {transformer}",
+            expected="one feature of type vector",
+            found=f"{len(features)} features: {', '.join(each.full_type for each in features)}",
+            fix=f"Declare {example}.",
+        )
+    return features[0].name, features[0].size
 
 
 def transformer_input(rows: pl.DataFrame, columns: Sequence[str], fields: Sequence[str]) -> pl.DataFrame:
