@@ -1,7 +1,9 @@
 """The lock files that pin the libraries of a bento: the platform's, that of optional trainers, and the domain's own."""
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -41,10 +43,10 @@ class BentoLocks:
         """Return the pinned version of each distribution for the running interpreter; the platform's comes first."""
         found: dict[str, str] = {}
         for lock in (self.domain, self.optional, self.platform):
-            found |= {} if lock is None else applicable_pins(lock)
+            found |= applicable_pins(lock) if lock is not None else {}
         return found
 
-    def domain_pins(self) -> dict[str, str]:
+    def domain_pins(self) -> Mapping[str, str]:
         """Return the pins of the domain's own lock, all of which its bentos carry."""
         return {} if self.domain is None else applicable_pins(self.domain)
 
@@ -71,10 +73,16 @@ class BentoLocks:
             )
 
 
-def applicable_pins(lock: Path) -> dict[str, str]:
+def applicable_pins(lock: Path) -> Mapping[str, str]:
     """Return the pinned version of each distribution whose environment marker holds for the running interpreter."""
+    return _pins_of(lock.read_text())
+
+
+@lru_cache(maxsize=8)
+def _pins_of(text: str) -> Mapping[str, str]:
+    # Each model of a project asks for the pins of the same few files several times while definitions load.
     pins: dict[str, str] = {}
-    for line in lock.read_text().splitlines():
+    for line in text.splitlines():
         if not line or line[0] in "#- \t":  # a comment, an option, or a hash of the pin above
             continue
         requirement = Requirement(line.partition("--hash=")[0].rstrip(" \\"))

@@ -104,6 +104,18 @@ def pinned_requirements(libraries: Iterable[str], locks: BentoLocks) -> list[str
     return [f"{name}=={pins[name]}" for name in sorted(distributions | set(locks.domain_pins()))]
 
 
+def require_pins(libraries: Iterable[str], locks: BentoLocks) -> None:
+    """Raise :class:`BentoError` as :func:`pinned_requirements` does, without its cost at every load of definitions.
+
+    A pinned distribution of a module's own name counts as its owner, so the installed distributions are read only for
+    other modules. The build of a bento resolves all owners.
+    """
+    pins = locks.pins()
+    others = [library for library in libraries if canonicalize_name(library) not in pins]
+    if others:
+        pinned_requirements(others, locks)
+
+
 @cache
 def _distributions_by_module() -> Mapping[str, list[str]]:
     # Reading the files of all installed distributions takes a second.

@@ -20,7 +20,7 @@ from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, MetricLi
 from ml_platform.features.key_types import KEY_DTYPES
 from ml_platform.features.view import ViewError
 from ml_platform.serving.bento_locks import LockError
-from ml_platform.serving.bento_sources import BentoError, find_sources, pinned_requirements
+from ml_platform.serving.bento_sources import BentoError, find_sources, require_pins
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.training.splits import TimeSplit, split_times
 from ml_platform.training.trainer import (
@@ -119,14 +119,14 @@ def _validate_pins(model: ModelDeclaration, bound: BoundModel) -> None:
         raise _located_error(model, ["examples", "function"], error) from error
     views = [view.function.partition(":")[0] for view in bound.views if view.kind == "request"]
     try:
-        pinned_requirements(find_sources(views).libraries, locks)
+        require_pins(find_sources(views).libraries, locks)
     except BentoError as error:
         raise _located_error(model, ["features"], error) from error
     for name, declared in model.trainers.items():
         scorers = [scorer_of(each) or SCORERS[each] for each in trainers_of(declared)]
         sources = find_sources(scorer.partition(":")[0] for scorer in scorers)
         try:
-            pinned_requirements([*sources.libraries, *libraries_of(declared)], locks)
+            require_pins([*sources.libraries, *libraries_of(declared)], locks)
         except BentoError as error:
             raise _located_error(model, ["trainers", name, "trainer"], error) from error
 
