@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bento.scorer import Features, Scores, explained_contributions
+from bento.scorer import Features, Scores
+from ml_platform.data.contributions import explained_contributions
 
 MODEL_FILE = "model.cbm"
 DESCRIPTION_FILE = "model_features.json"

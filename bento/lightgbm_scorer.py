@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from bento.hidden_modules import hidden_modules
-from bento.scorer import Features, Scores, explained_contributions
+from bento.scorer import Features, Scores
+from ml_platform.data.contributions import explained_contributions
 
 
 def load(model_dir: Path) -> "LightGbmScorer | LevelsScorer":

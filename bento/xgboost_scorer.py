@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bento.scorer import Features, Scores, explained_contributions
+from bento.scorer import Features, Scores
+from ml_platform.data.contributions import explained_contributions
 
 MODEL_FILE = "booster.json"
 DESCRIPTION_FILE = "booster_features.json"

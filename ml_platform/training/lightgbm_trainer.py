@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from bento.scorer import explained_contributions
 from ml_platform.data.atomic import write_json, write_text
+from ml_platform.data.contributions import explained_contributions
 from ml_platform.data.settings import Settings
 from ml_platform.errors import listed
 from ml_platform.tasks.catalog import as_task
