@@ -1,5 +1,6 @@
 """Shared fixtures: signal handling as in a terminal, state stores, and a home with the results of the demo."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -106,6 +107,31 @@ def postgres() -> Iterator[str]:
                 time.sleep(0.5)
         yield server.get_uri()
         server.cleanup()
+
+
+Importable = Callable[..., None]
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Importable]:
+    """A function that makes the named packages of a folder importable until the test ends: `importable(root, "shop")`.
+
+    Tests have packages of the same names in their own folders, so an imported one is forgotten before and after.
+    """
+    packages: set[str] = set()
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+            del sys.modules[name]
+
+    def make_importable(root: Path, *names: str) -> None:
+        packages.update(names)
+        forget()
+        monkeypatch.syspath_prepend(root)
+        importlib.invalidate_caches()
+
+    yield make_importable
+    forget()
 
 
 @pytest.fixture

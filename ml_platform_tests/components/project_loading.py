@@ -1,10 +1,10 @@
 """Loads a temporary project with the package `shop`, and collects the messages of its loading errors."""
 
-import sys
 from pathlib import Path
 
 import dagster as dg
-import pytest
+
+from ml_platform_tests.conftest import Importable
 
 PROJECT_FILE = """\
 [tool.dg]
@@ -16,12 +16,10 @@ registry_modules = ["ml_platform.components"]
 """
 
 
-def make_importable(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make ``root`` a project, and forget an imported package `shop` of an earlier test."""
+def make_project(root: Path, importable: Importable) -> None:
+    """Make ``root`` a project whose package `shop` can be imported."""
     (root / "pyproject.toml").write_text(PROJECT_FILE)
-    monkeypatch.syspath_prepend(str(root))
-    for name in [name for name in sys.modules if name == "shop" or name.startswith("shop.")]:
-        monkeypatch.delitem(sys.modules, name)
+    importable(root, "shop")
 
 
 def load(root: Path) -> dg.Definitions:

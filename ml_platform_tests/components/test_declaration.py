@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ml_platform_tests.components.project_loading import error_chain, load, make_importable
+from ml_platform_tests.components.project_loading import error_chain, load, make_project
+from ml_platform_tests.conftest import Importable
 
 GOOD = """\
 type: ml_platform.Dataset
@@ -27,12 +28,12 @@ attributes:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def project(tmp_path: Path, importable: Importable) -> Callable[[str], Path]:
     """A temporary project with `shop/loaders.py`; the argument is the text of `shop/orders/defs.yaml`."""
     (tmp_path / "shop/orders").mkdir(parents=True)
     (tmp_path / "shop/__init__.py").touch()
     (tmp_path / "shop/loaders.py").write_text("def orders(path): ...\n")
-    make_importable(tmp_path, monkeypatch)
+    make_project(tmp_path, importable)
 
     def write(text: str) -> Path:
         (tmp_path / "shop/orders/defs.yaml").write_text(textwrap.dedent(text))

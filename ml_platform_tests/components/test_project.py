@@ -12,7 +12,8 @@ from ml_platform.cli import app
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.not_loaded import not_loaded_definitions
 from ml_platform.components.project import DomainNotLoadedError, load_definitions_of, load_project, read_project
-from ml_platform_tests.components.project_loading import make_importable
+from ml_platform_tests.components.project_loading import make_project
+from ml_platform_tests.conftest import Importable
 
 DATASET = """\
 type: ml_platform.Dataset
@@ -29,11 +30,11 @@ attributes:
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path, importable: Importable) -> Path:
     """A project with the working domain `good`, which declares the dataset `orders`."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/__init__.py").touch()
-    make_importable(tmp_path, monkeypatch)
+    make_project(tmp_path, importable)
     add_domain(tmp_path, "good", dataset("orders", "shop.good.loaders:orders"), "def orders(path): ...\n")
     return tmp_path
 

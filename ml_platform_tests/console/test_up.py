@@ -20,6 +20,7 @@ from ml_platform_tests.polling import until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NAMES = ("GATEWAY", "WEBSERVER", "MLFLOW", "REPORTS")
+ADDRESSES = {"gateway", "webserver", "mlflow", "reports", "departure_risk"}
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,18 @@ class PlatformHome:
     def output(self) -> str:
         return (self.temporary.parent / "output.txt").read_text()
 
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Return the address that `up` has printed for each process and endpoint that answers."""
+        printed = [line.split() for line in self.output.splitlines(keepends=True) if line.endswith("\n")]
+        return {words[0]: words[1] for words in printed if len(words) > 1 and words[1].startswith("http")}
+
     def start(self) -> "subprocess.Popen[bytes]":
         with (self.temporary.parent / "output.txt").open("wb") as output:
             running = subprocess.Popen(
                 [COMMAND, "up"], env=self.environment, cwd=PROJECT, stdout=output, stderr=output, start_new_session=True
             )
-        complete = ("/predict", "webserver", "mlf")
-        until(
-            lambda: running.poll() is not None or all(name in self.output for name in complete),
-            seconds=180,
-        )
+        until(lambda: running.poll() is not None or set(self.addresses) >= ADDRESSES, seconds=180)
         assert running.poll() is None, self.output
         return running
 
@@ -84,11 +87,10 @@ def running(platform: PlatformHome) -> "Iterator[subprocess.Popen[bytes]]":
 def test_each_server_is_printed_with_an_address_that_answers(
     platform: PlatformHome, running: "subprocess.Popen[bytes]"
 ) -> None:
-    output = [line.split() for line in platform.output.splitlines()]
-    addresses = {words[0]: words[1] for words in output if len(words) > 1 and words[1].startswith("http")}
+    addresses = platform.addresses
 
-    assert set(addresses) == {"gateway", "webserver", "mlflow", "reports", "departure_risk"}
-    assert {words[0] for words in output} >= {"daemon", "reconciler"}
+    assert set(addresses) == ADDRESSES
+    assert {line.partition(" ")[0] for line in platform.output.splitlines()} >= {"daemon", "reconciler"}
     for name in ("webserver", "mlflow", "reports"):
         assert httpx.get(addresses[name], timeout=60, follow_redirects=True).status_code == 200
     assert httpx.get(addresses["departure_risk"].removesuffix("predict"), timeout=60).status_code == 200

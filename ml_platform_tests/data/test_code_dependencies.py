@@ -3,7 +3,7 @@
 import importlib
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,18 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_platform.data.code_dependencies import code_dependencies, code_digest, imported_modules
+from ml_platform_tests.conftest import Importable
 
 ENTRY = "domain.views:view"
 Write = Callable[..., None]
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+def write(tmp_path: Path, importable: Importable) -> Write:
     """A function that writes modules of the packages `domain` and `other`: `write(views="…", lib__rates="…")`.
 
     Two underscores separate packages, and the module `init` is the package itself.
     """
-    monkeypatch.syspath_prepend(tmp_path)
+    importable(tmp_path, "domain", "other")
 
     def write(package: str = "domain", **modules: str) -> None:
         for name, source in {"init": None, **modules}.items():
@@ -35,9 +36,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
                 path.write_text(textwrap.dedent(source))
         importlib.invalidate_caches()
 
-    yield write
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("domain", "other")]:
-        del sys.modules[name]
+    return write
 
 
 @pytest.mark.parametrize(

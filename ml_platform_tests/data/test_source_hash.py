@@ -1,28 +1,23 @@
 """The source hash of a function changes with its code and its imports, and not with comments."""
 
-import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ml_platform.data.source_hash import source_hash
+from ml_platform_tests.conftest import Importable
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def package(tmp_path: Path, importable: Importable) -> Path:
     """A package `domain` whose module `view` imports a module of the package and one of the standard library."""
     folder = tmp_path / "domain"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "view.py").write_text("import json\nfrom domain.windows import HOURS\n\ndef f(s):\n    return HOURS\n")
     (folder / "windows.py").write_text("HOURS = 3\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    yield folder
-    for name in [name for name in sys.modules if name.partition(".")[0] == "domain"]:
-        del sys.modules[name]
+    importable(tmp_path, "domain")
+    return folder
 
 
 def test_hash_changes_with_the_function(package: Path) -> None:

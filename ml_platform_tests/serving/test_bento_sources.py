@@ -11,6 +11,7 @@ import pytest
 from ml_platform.serving.bento_build import ENTRY_POINTS, REQUIRED_LIBRARIES
 from ml_platform.serving.bento_locks import BentoLocks, LockError
 from ml_platform.serving.bento_sources import BentoError, find_sources, pinned_requirements
+from ml_platform_tests.conftest import Importable
 from ml_platform_tests.serving.conftest import LOCK
 
 
@@ -20,18 +21,14 @@ def test_code_that_imports_dagster_is_rejected_and_named() -> None:
 
 
 @pytest.fixture
-def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def domain(tmp_path: Path, importable: Importable) -> Path:
     """A package `shop` of a team, with a module that serving may not import."""
     folder = tmp_path / "shop"
     (folder / "windows").mkdir(parents=True)
     for name in ("__init__.py", "rates.py", "holidays.py", "windows/__init__.py", "windows/hours.py"):
         (folder / name).write_text("VALUE = 1\n")
     (folder / "training.py").write_text("import dagster\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    # Another test may have loaded a package of this name from its own folder.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
-        monkeypatch.delitem(sys.modules, name)
-    importlib.invalidate_caches()
+    importable(tmp_path, "shop")
     return folder
 
 

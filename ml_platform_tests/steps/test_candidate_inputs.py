@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +26,7 @@ from ml_platform.training.model_directory import write_model
 from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import BUILT_IN, TrainerSettings
 from ml_platform_tests.components.delivery_model import DOMAIN, VIEWS, delivery_model
+from ml_platform_tests.conftest import Importable
 from ml_platform_tests.training.test_candidate import FEATURES, split, training_set
 
 CODE = {
@@ -49,17 +49,14 @@ CODE = {
 
 
 @pytest.fixture
-def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, importable: Importable) -> Path:
     folder = tmp_path / "shop"
     folder.mkdir()
     for name, source in {"__init__": "", **CODE}.items():
         (folder / f"{name}.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(assets, "__path__", [*assets.__path__, str(DOMAIN)])
-    importlib.invalidate_caches()
-    yield folder
-    for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
-        del sys.modules[name]
+    importable(tmp_path, "shop")
+    return folder
 
 
 def model(**changes: Any) -> ModelAssets:

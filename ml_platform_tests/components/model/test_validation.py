@@ -7,7 +7,8 @@ import dagster as dg
 import pytest
 
 from ml_platform.components.model.scaffolder import ModelScaffolder
-from ml_platform_tests.components.project_loading import error_chain, load, make_importable
+from ml_platform_tests.components.project_loading import error_chain, load, make_project
+from ml_platform_tests.conftest import Importable
 
 OWN = """\
 from pydantic import BaseModel
@@ -60,9 +61,9 @@ PERSON = ("allowed: [a, b, c, d, e],", "pii: true,")
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def project(tmp_path: Path, importable: Importable) -> Callable[..., Path]:
     """A project with the scaffolded model `late_case`, the trainer `shop.own` and its scorer `shop.scoring`."""
-    make_importable(tmp_path, monkeypatch)
+    make_project(tmp_path, importable)
 
     def write(*changes: tuple[str, str], scorer: str = "shop.scoring:load", scoring: str = SCORER) -> Path:
         folder = tmp_path / "shop" / "late_case"
