@@ -114,12 +114,13 @@ def test_declarations_on_the_page_are_valid(page: Path, monkeypatch: pytest.Monk
 
 
 def validate_part(part: dict[str, Any]) -> None:
-    """Validate a fragment of a declaration: attributes of a model, dataset or contract, or trainers by name."""
+    """Validate attributes of a model, dataset, contract or domain, or trainers by name."""
     from ml_platform.components import Dataset, Model
+    from ml_platform.components.namespace import DomainSettings
     from ml_platform.data.contract import Contract
 
     for name, value in part.items():
-        parts = (Model, Dataset, Contract)
+        parts = (Model, Dataset, Contract, DomainSettings)
         field = next((part.model_fields[name] for part in parts if name in part.model_fields), None)
         if field is not None:
             TypeAdapter(field.annotation).validate_python(value)  # type: ignore[arg-type]

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from ml_platform.cli import care, decisions, lifecycle
-from ml_platform.cli.opening import open_console, open_home
+from ml_platform.cli.opening import ModelName, open_console, open_home
+from ml_platform.data.names import full_name
 from ml_platform.errors import PlatformError
 from resources import environment
 from resources.home import Home
@@ -160,7 +161,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
 @app.command()
 def report(
-    model: Annotated[str, typer.Option(help="Name of the model.")],
+    model: Annotated[str, typer.Option(help="Name of the model.", parser=full_name, metavar="TEXT")],
     partition: Annotated[str, typer.Option(help="Partition that was evaluated.")],
     metrics: Annotated[Path, typer.Option(help="JSON file to write.")],
     plots: Annotated[Path, typer.Option(help="Folder for the tables behind the plots.")],
@@ -173,7 +174,7 @@ def report(
 
 @app.command()
 def history(
-    model: str,
+    model: ModelName,
     at: Annotated[str, typer.Option(help="Instant in ISO 8601 with offset; without it, every decision is shown.")] = "",
     request: Annotated[str, typer.Option(help="Id of a request; shows the version that answered it.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
@@ -192,7 +193,7 @@ def history(
 
 
 @app.command()
-def reproduce(model: str, version: int) -> None:
+def reproduce(model: ModelName, version: int) -> None:
     """Rebuild VERSION of MODEL from its manifest and compare the result; exit code 1 if it differs."""
     from ml_platform.components.loading import bound_model
     from ml_platform.components.stores import open_home_stores
@@ -206,7 +207,9 @@ def reproduce(model: str, version: int) -> None:
 
 
 @app.command("leak-check")
-def leak_check(model: str, partition: Annotated[str, typer.Option(help="Partition whose rows are checked.")]) -> None:
+def leak_check(
+    model: ModelName, partition: Annotated[str, typer.Option(help="Partition whose rows are checked.")]
+) -> None:
     """Check that no feature of MODEL uses later facts: scramble these and compare; exit code 1 if one changes."""
     from ml_platform.components.loading import bound_model
     from ml_platform.steps.evaluation import leaking_features
@@ -239,7 +242,7 @@ for verb in VERBS:
 
 @features.command("show")
 def features_show(
-    model: str,
+    model: ModelName,
     row: Annotated[str, typer.Option(help="JSON object with the request fields.")],
     as_of: Annotated[
         str, typer.Option(help="Instant in ISO 8601 with offset; without it, the values served now.")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ml_platform.cli.opening import open_home
+from ml_platform.cli.opening import ModelName, open_home
 
 By = Annotated[str, typer.Option(help="Name of the person who decides.")]
 Reason = Annotated[str, typer.Option(help="Reason of the decision, for the record.")]
@@ -13,17 +13,17 @@ EvidenceDigest = Annotated[
 ]
 
 
-def approve(model: str, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
+def approve(model: ModelName, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
     """Approve VERSION of MODEL on its latest verdict; it becomes champion at once if all other conditions are met."""
     _decide("approve", model, version, by, reason, evidence)
 
 
-def reject(model: str, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
+def reject(model: ModelName, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
     """Reject VERSION of MODEL on its latest verdict; a rejected version is no longer challenger."""
     _decide("reject", model, version, by, reason, evidence)
 
 
-def rollback(model: str, by: By, reason: Reason) -> None:
+def rollback(model: ModelName, by: By, reason: Reason) -> None:
     """Make the previous champion of MODEL the champion again, and the stable version of its endpoint."""
     from datetime import UTC, datetime
 
@@ -39,7 +39,7 @@ def rollback(model: str, by: By, reason: Reason) -> None:
     typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {back.partition} --force")
 
 
-def retire(model: str, by: By, reason: Reason) -> None:
+def retire(model: ModelName, by: By, reason: Reason) -> None:
     """End the champion of MODEL without a successor, also when its version was deleted in MLflow."""
     from datetime import UTC, datetime
 
@@ -51,7 +51,7 @@ def retire(model: str, by: By, reason: Reason) -> None:
     typer.echo(f"Version {ended.version} is champion of '{model}' no longer; its endpoint serves until a rollout.")
 
 
-def restore_version(model: str, by: By, reason: Reason) -> None:
+def restore_version(model: ModelName, by: By, reason: Reason) -> None:
     """Register the champion of MODEL again after its version was deleted in MLflow, from its release or bento."""
     from datetime import UTC, datetime
 

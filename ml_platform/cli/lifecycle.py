@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ml_platform.cli.decisions import By, Reason
-from ml_platform.cli.opening import open_home
+from ml_platform.cli.opening import DatasetName, ModelName, open_home
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the steps.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Confirm that something in use ends.")]
@@ -17,7 +17,7 @@ table = typer.Typer(help="End a table of the lake.", no_args_is_help=True)
 
 
 @model.command("retire")
-def retire_model(name: str, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False) -> None:
+def retire_model(name: ModelName, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False) -> None:
     """End the service and the champion of the model NAME; versions, verdicts and tables stay."""
     from ml_platform.components.stores import open_home_stores
     from ml_platform.console.lifecycle import run_steps
@@ -29,7 +29,7 @@ def retire_model(name: str, by: By, reason: Reason, dry_run: DryRun = False, yes
 
 
 @dataset.command("drop")
-def drop_dataset(name: str, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False) -> None:
+def drop_dataset(name: DatasetName, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False) -> None:
     """Drop the table of the dataset NAME, whose declaration was deleted; the landed files stay."""
     from ml_platform.console.lifecycle import declared_names, run_steps
     from ml_platform.registry.audit import AuditLog

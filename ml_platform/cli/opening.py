@@ -1,14 +1,20 @@
-"""Opens the home, which is created and migrated, and the console of every verb."""
+"""Opens the home, which is created and migrated, and the console of every verb; and the names that verbs take."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from ml_platform.data.names import full_name
 from ml_platform.errors import PlatformError
 from resources.home import Home
 from resources.orchestration import prepare
+
+ModelName = Annotated[str, typer.Argument(parser=full_name, metavar="MODEL")]
+DatasetName = Annotated[str, typer.Argument(parser=full_name, metavar="DATASET")]
 
 
 class HomeError(PlatformError):

@@ -37,6 +37,7 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import BaseModel, PrivateAttr
 
+from ml_platform.components.namespace import Namespace
 from ml_platform.data.cadences import CALENDARS
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import FunctionNotFoundError, load_function
@@ -62,6 +63,7 @@ class Declaration(dg.Component, Settings):
 
     _project_root: Path | None = PrivateAttr(default=None)
     _positions: Any = PrivateAttr(default=None)
+    _domain: str = PrivateAttr(default="")
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -75,12 +77,23 @@ class Declaration(dg.Component, Settings):
             raise TypeError(f"{cls.__name__}.load expects a {cls.__name__} or None, got {type(attributes).__name__}")
         declared._project_root = context.project_root
         declared._positions = context.resolution_context.source_position_tree
+        namespace = Namespace.at(context.path, context.defs_module_path)
+        declared._domain = namespace.domain
+        declared.resolve_names(namespace)
         return declared
+
+    def resolve_names(self, namespace: Namespace) -> None:
+        """Replace the names in the declaration by full names of ``namespace``."""
 
     @property
     def repository(self) -> Path | None:
         """The root of the project; None for a component that was created in Python."""
         return self._project_root
+
+    @property
+    def domain(self) -> str:
+        """The folder directly below `assets/` with the declaration; empty for one that was created in Python."""
+        return self._domain
 
     def line(self, *path: str | int) -> str:
         """Return ``assets/…/defs.yaml:31`` for the attribute at ``path``, or for its nearest ancestor in the file.

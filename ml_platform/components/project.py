@@ -209,7 +209,8 @@ def _first_line(tree: ProjectTree, declared: ComponentDecl[Any]) -> str:
 def _clashes(tree: ProjectTree) -> Failures:
     declared: dict[tuple[str, str], list[Declaration]] = defaultdict(list)
     for each in tree.get_all_components(Declaration):  # type: ignore[type-abstract]
-        declared[type(each).__name__, str(getattr(each, "name", ""))].append(each)
+        # Steps have names of letters, digits and underscores.
+        declared[type(each).__name__, str(getattr(each, "name", "")).replace(".", "_")].append(each)
     failures: Failures = defaultdict(list)
     for (kind, name), same in declared.items():
         if len(same) > 1 and name:

@@ -16,6 +16,7 @@ import dagster as dg
 import yaml
 from pydantic import BaseModel
 
+from ml_platform.components.namespace import read_domain
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
 
@@ -68,7 +69,7 @@ def _wrapped(comment: str) -> list[str]:
 
 
 def template_values(request: dg.ScaffoldRequest[Any]) -> dict[str, str]:
-    """Return the template variables: name of the folder, its module, and its path below the project.
+    """Return the template variables: name of the folder, the full name, its module, and its path below the project.
 
     Raises ``click.ClickException`` for a folder name that is not an importable name.
     """
@@ -83,7 +84,9 @@ def template_values(request: dg.ScaffoldRequest[Any]) -> dict[str, str]:
                 found=f"'{part}'",
                 fix=f"Try '{re.sub(r'[^a-z0-9_]+', '_', part.lower())}'.",
             )
-    return {"name": path.parts[-1], "module": ".".join(path.parts), "path": path.as_posix()}
+    name, domain = path.parts[-1], root.joinpath(*path.parts[:2])
+    full_name = f"{domain.name}.{name}" if read_domain(domain).namespace else name
+    return {"name": name, "full_name": full_name, "module": ".".join(path.parts), "path": path.as_posix()}
 
 
 def scaffold_error(request: dg.ScaffoldRequest[Any], subject: str, **parts: str) -> click.ClickException:

@@ -8,6 +8,7 @@ import polars as pl
 from rich.console import Console
 from rich.text import Text
 
+from ml_platform.data.names import short_name
 from ml_platform.features.explain import FeatureExplanation
 from ml_platform.features.view import PREDICT_AT
 from resources.home import Home
@@ -41,7 +42,7 @@ def feature_values(home: Home, model: str, row: str, as_of: datetime | None) -> 
 
 def show(found: list[FeatureExplanation], console: Console) -> None:
     """Print the features grouped by view: name, value and description, which wraps to the next line if necessary."""
-    names = {each.feature: each.feature.removeprefix(f"{each.view}__") for each in found}
+    names = {each.feature: each.feature.removeprefix(f"{short_name(each.view)}__") for each in found}
     values = {each.feature: _value(each) for each in found}
     name_width = max((len(name) for name in names.values()), default=0)
     value_width = max((len(value) for value in values.values()), default=0)

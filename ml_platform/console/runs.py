@@ -70,6 +70,7 @@ def execute(
     job = definitions.resolve_implicit_global_asset_job_def()
     run_id = str(uuid.uuid4())
     report = RunReport(run_id)
+    assets = {key.to_python_identifier(): key.to_user_string() for key in keys}
     failures: dict[str, str] = {}
     started: dict[str, float] = {}
 
@@ -77,7 +78,7 @@ def execute(
         step = event.dagster_event
         if step is None or step.step_key is None:
             return
-        asset = step.step_key.replace("__", "/")
+        asset = assets.get(step.step_key) or step.step_key.replace("__", "/")
         if step.event_type == dg.DagsterEventType.STEP_START:
             started[asset] = event.timestamp
             _notify(listener, StepEvent(asset, "start"))

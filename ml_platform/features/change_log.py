@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ml_platform.data.names import short_name
 from ml_platform.data.pii import shown, shown_error
 from ml_platform.data.references import load_function
 from ml_platform.errors import PlatformError, did_you_mean, listed
@@ -190,6 +191,7 @@ def _visible_sources(view: FeatureView, sources: dict[str, pl.LazyFrame]) -> dic
 
 def _call_function(view: FeatureView, sources: dict[str, pl.LazyFrame], window: Window) -> pl.DataFrame:
     function = load_function(view.function)
+    sources = {short_name(name): frame for name, frame in sources.items()}
     takes_window = len(inspect.signature(function).parameters) > 1
     try:
         result = function(sources, window) if takes_window else function(sources)

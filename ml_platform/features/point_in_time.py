@@ -204,7 +204,7 @@ class AsOfReader:
             pl.when(usable).then(_FACT).alias(_FACT),
             pl.when(usable).then(age / _MICROSECONDS_PER_MINUTE).cast(pl.Float32).alias(view.age_column),
         )
-        values = facts.select(*view.dtypes).select(pl.all().gather(read[_FACT]).name.prefix(f"{view.name}__"))
+        values = facts.select(*view.dtypes).select(pl.all().gather(read[_FACT]).name.prefix(view.column("")))
         return values.with_columns(read[view.age_column])
 
 

@@ -9,6 +9,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from ml_platform.data.arrival import Arrival
 from ml_platform.data.canonical import value_digest
+from ml_platform.data.names import FULL_NAME, short_name
 from ml_platform.data.settings import Settings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import PlatformError
@@ -73,7 +74,7 @@ class FeatureSource(Settings):
 class FeatureView(Settings):
     """A view of kind stored (facts: entity…, known_at, values…) or request (values computed from the request)."""
 
-    name: str = Field(description="Name of the view; its asset is features/<name>", pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(description="Name of the view; its asset is features/<name>", pattern=FULL_NAME)
     description: str = Field(default="", description="Meaning of one row of the view, for an analyst")
     owner: str = Field(default="", description="Owner of the view: team:<name> or an e-mail address")
     kind: Literal["stored", "request"] = Field(
@@ -145,7 +146,7 @@ class FeatureView(Settings):
 
     @property
     def age_column(self) -> str:
-        return f"{self.name}__{AGE}"
+        return self.column(AGE)
 
     @property
     def pii_names(self) -> set[str]:
@@ -168,8 +169,8 @@ class FeatureView(Settings):
         return derived | (pii & {*self.entity, *self.dtypes})
 
     def column(self, feature: str) -> str:
-        """Return the name of ``feature`` in a table with several views: ``<view>__<feature>``."""
-        return f"{self.name}__{feature}"
+        """Return the name of ``feature`` in a table with several views: ``<view>__<feature>``, without the domain."""
+        return f"{short_name(self.name)}__{feature}"
 
     @property
     def columns(self) -> dict[str, pl.DataType]:

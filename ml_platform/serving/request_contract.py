@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ml_platform.data.exact_json import MAX_DECIMAL_DIGITS
+from ml_platform.data.names import FULL_NAME
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.online_store import FEW_ROWS
@@ -205,7 +206,7 @@ def to_microseconds(times: Sequence[datetime | None]) -> list[int | None]:
 class RequestContract(Settings):
     """Contract of the requests of one model's endpoint; `contract.json` of a model directory."""
 
-    model: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the model; part of the path.")
+    model: str = Field(pattern=FULL_NAME, description="Name of the model; part of the path.")
     fields: list[RequestField] = Field(min_length=1, description="Fields of one row.")
     max_rows: int = Field(default=1000, ge=1, description="Maximum number of rows in one request.")
     max_bytes: int = Field(default=4 * 2**20, ge=1024, description="Maximum size of one request (bytes).")

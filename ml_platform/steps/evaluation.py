@@ -321,7 +321,9 @@ def leaking_features(model: BoundModel, month: str, lake: Lake) -> list[str]:
 
 def request_only(model: BoundModel, split: Split, repository: Path) -> npt.NDArray[np.float64]:
     """Return the test predictions of the baseline that is fitted on request features alone, of shape (rows,)."""
-    names = [name for name in model.feature_set.feature_names if name.partition("__")[0] in model.request_only]
+    views = [view for view in model.feature_set.views if view.name in model.request_only]
+    own = {name for view in views for name in view.feature_names}
+    names = [name for name in model.feature_set.feature_names if name in own]
     settings = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
     fitted = fit_candidate(split, names, settings, task=model.declared.task, prices=read_prices(repository))
     return fitted.predict(split.test)

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from ml_platform.data.arrival import DELAY, Arrival
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.extensions import source_digests
+from ml_platform.data.names import FULL_NAME, short_name
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import RENAMED_IN_VERSION, Settings
@@ -136,7 +137,7 @@ class ModelSettings(Settings):
     """A model: its examples, features, trainers, gates, endpoint and monitors."""
 
     name: str = Field(
-        pattern=r"^[a-z][a-z0-9_]*$",
+        pattern=FULL_NAME,
         description="Name of the model, of the group of its assets, and of the path of its endpoint.",
     )
     description: str = Field(description="One sentence: the prediction and its users.")
@@ -413,7 +414,14 @@ class BoundModel:
 
     @cached_property
     def examples_function(self) -> Callable[[dict[str, pl.LazyFrame]], pl.LazyFrame]:
-        return load_function(self.declared.examples.function)
+        """The declared function, which gets its sources without their domains."""
+        function = load_function(self.declared.examples.function)
+
+        def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+            rows: pl.LazyFrame = function({short_name(name): frame for name, frame in sources.items()})
+            return rows
+
+        return examples
 
     @property
     def gates(self) -> list[Gate]:

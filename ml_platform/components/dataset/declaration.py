@@ -6,9 +6,11 @@ import dagster as dg
 from pydantic import Field
 
 from ml_platform.components.declaration import Declaration
+from ml_platform.components.namespace import Namespace
 from ml_platform.data.arrival import Arrival, ArrivalSettings
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract
+from ml_platform.data.names import FULL_NAME, short_name
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.source_hash import source_hash
 from ml_platform.data.sources.declared import DeclaredSource
@@ -25,7 +27,7 @@ Owner = Annotated[str, Field(pattern=r"^(team:[\w.-]+|[^@\s]+@[^@\s]+)$")]
 class DatasetDeclaration(Declaration):
     """The attributes of a dataset."""
 
-    name: str = Field(description="Name of the dataset: its asset is datasets/<name>.", pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(description="Name of the dataset: its asset is datasets/<name>.", pattern=FULL_NAME)
     description: str = Field(description="Meaning and origin of one row.")
     source: DeclaredSource | None = Field(
         default=None,
@@ -71,6 +73,10 @@ class DatasetDeclaration(Declaration):
         default=None, description="Version of loader and contract; none: a hash of both, which follows every change."
     )
 
+    def resolve_names(self, namespace: Namespace) -> None:
+        self.name = namespace.own(self.name)
+        self.lookups = namespace.references(self.lookups)
+
     @property
     def key(self) -> dg.AssetKey:
         return dg.AssetKey(["datasets", self.name])
@@ -100,7 +106,7 @@ class DatasetDeclaration(Declaration):
             keys=self.keys,
             partitions=self.partitions,
             event_time=self.event_time,
-            lookups={name: lake.lake().scan(table_of(name)).collect() for name in self.lookups},
+            lookups={short_name(name): lake.lake().scan(table_of(name)).collect() for name in self.lookups},
             lines={
                 rule.name: self.line("contract", "columns", place) for place, rule in enumerate(self.contract.columns)
             },

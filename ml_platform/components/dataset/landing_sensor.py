@@ -16,6 +16,7 @@ from ml_platform.data.landing_requests import (
     record_request,
     request_name,
 )
+from ml_platform.data.names import identifier
 from ml_platform.errors import listed
 from resources.lake import LakeResource
 
@@ -32,7 +33,7 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
     """
 
     @dg.sensor(
-        name=f"{declared.name}_landed",
+        name=f"{identifier(declared.name)}_landed",
         target=dg.AssetSelection.assets(declared.key),
         description=f"Materializes datasets/{declared.name} when a landed file is new or has changed.",
         minimum_interval_seconds=60,

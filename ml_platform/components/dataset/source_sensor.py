@@ -9,6 +9,7 @@ from ml_platform.components.dataset.declaration import DatasetDeclaration
 from ml_platform.components.dataset.landing_sensor import missing_lookups
 from ml_platform.components.dataset.requested_runs import run_requests, run_state
 from ml_platform.data.landing_index import LandedContent
+from ml_platform.data.names import identifier
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.sources.source import Source
 from ml_platform.errors import listed
@@ -30,7 +31,7 @@ def source_sensor(declared: DatasetDeclaration, source: Source) -> dg.SensorDefi
     """
 
     @dg.sensor(
-        name=f"{declared.name}_source",
+        name=f"{identifier(declared.name)}_source",
         target=dg.AssetSelection.assets(declared.key),
         description=f"Materializes datasets/{declared.name} when {source.describe()} has new or changed rows.",
         minimum_interval_seconds=60,

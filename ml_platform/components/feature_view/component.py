@@ -18,6 +18,7 @@ from ml_platform.components.feature_view.columns import column_lineage, column_s
 from ml_platform.components.feature_view.key_types import declared_key_types
 from ml_platform.components.feature_view.request_view import request_view
 from ml_platform.components.feature_view.scaffolder import FeatureViewScaffolder
+from ml_platform.components.namespace import Namespace
 from ml_platform.data.arrival import Arrival
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import PlatformError
@@ -38,6 +39,13 @@ class FeatureView(Declaration, FeatureViewSettings):
 
     group: str = Field(default="features", description="Group of the asset in the UI.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the asset.")
+
+    def resolve_names(self, namespace: Namespace) -> None:
+        self.name = namespace.own(self.name)
+        self.inputs = namespace.references(self.inputs)
+        datasets = namespace.references([source.dataset for source in self.sources])
+        for source, name in zip(self.sources, datasets, strict=True):
+            source.dataset = name
 
     @property
     def key(self) -> dg.AssetKey:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.scaffolding import scaffold_error, template_values, write_templates
+from ml_platform.data.names import short_name
 from ml_platform.errors import did_you_mean, listed
 
 
@@ -26,9 +27,16 @@ class FeatureViewScaffolder(dg.Scaffolder[FeatureViewScaffoldParams]):
         return FeatureViewScaffoldParams
 
     def scaffold(self, request: dg.ScaffoldRequest[FeatureViewScaffoldParams]) -> None:
-        source = _source(request)
-        names = {"dataset": source.name, "event_time": str(source.event_time), "entity": _text_keys(source)[0]}
-        write_templates("feature_view", request, {**template_values(request), **names}, "ml_platform.FeatureView")
+        source, values = _source(request), template_values(request)
+        short = short_name(source.name)
+        plain = short == source.name and values["name"] == values["full_name"]
+        names = {
+            "dataset": short if plain else f"{source.domain}/{short}",
+            "source": short,
+            "event_time": str(source.event_time),
+            "entity": _text_keys(source)[0],
+        }
+        write_templates("feature_view", request, values | names, "ml_platform.FeatureView")
 
 
 def _source(request: dg.ScaffoldRequest[FeatureViewScaffoldParams]) -> Dataset:

@@ -13,6 +13,7 @@ import dagster as dg
 from ml_platform.components.materializations import latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.canonical import value_digest
+from ml_platform.data.names import identifier
 from ml_platform.errors import listed
 from ml_platform.steps.arriving import still_arriving
 from ml_platform.steps.closed_window import latest_due, open_window, outdated_labels
@@ -27,7 +28,7 @@ def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
     """Return the sensor `<model>_new_month`, which requests one training cycle per content of the training set."""
 
     @dg.sensor(
-        name=f"{model.name}_new_month",
+        name=f"{identifier(model.name)}_new_month",
         target=dg.AssetSelection.assets(*model.training_cycle_keys),
         description=f"Trains {model.name} on the latest month with a materialized training set.",
         minimum_interval_seconds=60,
@@ -152,7 +153,7 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
     """
 
     @dg.schedule(
-        name=f"{model.name}_retrain",
+        name=f"{identifier(model.name)}_retrain",
         cron_schedule=cron,
         target=dg.AssetSelection.assets(*model.training_cycle_keys),
         description=f"Trains {model.name} on the latest month with a materialized training set.",
@@ -179,7 +180,7 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
 def monitoring_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
     """Return the schedule `<model>_monitor`, which materializes predictions, outcomes and performance."""
     return dg.ScheduleDefinition(
-        name=f"{model.name}_monitor",
+        name=f"{identifier(model.name)}_monitor",
         cron_schedule=cron,
         target=dg.AssetSelection.assets(*(model.key(name) for name in ("predictions", "outcomes", "performance"))),
         description=f"Ingests the predictions of {model.name}, joins their outcomes and computes realised metrics.",

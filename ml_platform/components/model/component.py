@@ -19,6 +19,7 @@ from ml_platform.components.model.declaration import ModelDeclaration
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.scaffolder import ModelScaffolder
 from ml_platform.components.model.validation import validate_declaration
+from ml_platform.data.names import identifier
 
 
 @dg.scaffold_with(ModelScaffolder)
@@ -55,7 +56,7 @@ class Model(ModelDeclaration):
         ]
         rebuilt = dg.AssetCheckKey(bound.key("champion"), promotion.REPRODUCIBLE)
         job = dg.define_asset_job(
-            self.name,
+            identifier(self.name),
             selection=dg.AssetSelection.assets(*bound.training_cycle_keys) - dg.AssetSelection.checks(rebuilt),
             description=f"Training cycle of one month, from the candidates to the rollout. {self.description}",
         )

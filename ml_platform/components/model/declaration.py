@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from ml_platform.components.declaration import Declaration
 from ml_platform.components.feature_view.component import FeatureView, datasets_by_name, pii_columns_of
+from ml_platform.components.namespace import Namespace
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features.view import FeatureView as FeatureViewSettings
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 
 class ModelDeclaration(Declaration, ModelSettings):
     """The attributes of a model."""
+
+    def resolve_names(self, namespace: Namespace) -> None:
+        examples, evaluation = self.examples, self.evaluation
+        self.name = namespace.own(self.name)
+        self.features = namespace.references(self.features)
+        examples.sources = namespace.references(examples.sources)
+        examples.available_from = {namespace.reference(name): each for name, each in examples.available_from.items()}
+        evaluation.request_only = namespace.references(evaluation.request_only)
+        if self.labels is not None:
+            self.labels.dataset = namespace.reference(self.labels.dataset)
 
     def example_pii(self, tree: "ComponentTree") -> list[str]:
         """Return the columns of the sources of the examples and of their labels that identify a person."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, TypedDict
 import dagster as dg
 
 from ml_platform.components.declaration import partitions_definition, this_and_earlier
+from ml_platform.data.names import identifier
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.untimed import training_set_key
 
@@ -58,7 +59,7 @@ class ModelAssets(BoundModel):
     def shared_arguments(self, *kinds: str) -> AssetArguments:
         """Return group, owners, tags and kinds of an asset of the model."""
         return {
-            "group_name": self.name,
+            "group_name": identifier(self.name),
             "owners": self.declared.owners,
             "tags": self.declared.tags,
             "kinds": set(kinds),

@@ -11,6 +11,7 @@ from pydantic import Field
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.model_card import write_month_card
 from ml_platform.components.stores import open_stores
+from ml_platform.data.names import identifier
 from ml_platform.registry.approvals import ApprovalError
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
@@ -152,7 +153,7 @@ def reproducible(model: ModelAssets) -> dg.AssetChecksDefinition:
     key = model.key("champion")
 
     @dg.multi_asset_check(
-        name=f"{model.name}__{REPRODUCIBLE}",
+        name=f"{identifier(model.name)}__{REPRODUCIBLE}",
         specs=[
             dg.AssetCheckSpec(
                 REPRODUCIBLE,
@@ -196,7 +197,7 @@ def reproducible(model: ModelAssets) -> dg.AssetChecksDefinition:
 
 def reproduce_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
     """Return the schedule `<model>_reproduce` with its job; it is off by default, because a run costs a training."""
-    name = f"{model.name}_reproduce"
+    name = f"{identifier(model.name)}_reproduce"
     description = f"Rebuilds the champion of {model.name} from its manifest and compares the results."
     check = dg.AssetCheckKey(model.key("champion"), REPRODUCIBLE)
     job = dg.define_asset_job(name, selection=dg.AssetSelection.checks(check), description=description)
