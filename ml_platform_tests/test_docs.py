@@ -116,8 +116,8 @@ def test_declarations_on_the_page_are_valid(page: Path, monkeypatch: pytest.Monk
 def validate_part(part: dict[str, Any]) -> None:
     """Validate attributes of a model, dataset, contract or domain, or trainers by name."""
     from ml_platform.components import Dataset, Model
-    from ml_platform.components.namespace import DomainSettings
     from ml_platform.data.contract import Contract
+    from ml_platform.data.domains import DomainSettings
 
     for name, value in part.items():
         parts = (Model, Dataset, Contract, DomainSettings)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.data.atomic import write_text
+from ml_platform.data.domains import declared_pools
 from ml_platform.errors import PlatformError
 from resources.home import HOME_VARIABLE, Home
 from resources.home_version import prepare_home
+from resources.profiles import REPOSITORY
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -79,7 +81,8 @@ def prepare(home: Home) -> None:
 def open_instance(home: Home) -> "dg.DagsterInstance":
     """Return the Dagster instance of ``home``, a context manager that the caller closes.
 
-    The pool of the GPU steps gets one slot for each GPU of this machine, and one slot on a machine without GPU.
+    The pool of the GPU steps gets one slot for each GPU of this machine, and one slot on a machine without GPU. The
+    pools of domains get the slots that their `domain.yaml` declares.
     """
     import dagster as dg
 
@@ -87,9 +90,10 @@ def open_instance(home: Home) -> "dg.DagsterInstance":
 
     prepare(home)
     instance = dg.DagsterInstance.get()
-    slots, storage = gpu_slots(), instance.event_log_storage
-    if storage.get_concurrency_info(GPU_POOL).slot_count != slots:
-        storage.set_concurrency_slots(GPU_POOL, slots)
+    storage = instance.event_log_storage
+    for pool, slots in {GPU_POOL: gpu_slots(), **declared_pools(REPOSITORY / "assets")}.items():
+        if storage.get_concurrency_info(pool).slot_count != slots:
+            storage.set_concurrency_slots(pool, slots)
     return instance
 
 

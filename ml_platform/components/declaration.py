@@ -39,6 +39,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from ml_platform.components.namespace import Namespace
 from ml_platform.data.cadences import CALENDARS
+from ml_platform.data.domains import DOMAIN_FILE, DomainSettings
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.data.settings import Settings
@@ -63,7 +64,7 @@ class Declaration(dg.Component, Settings):
 
     _project_root: Path | None = PrivateAttr(default=None)
     _positions: Any = PrivateAttr(default=None)
-    _domain: str = PrivateAttr(default="")
+    _namespace: Namespace | None = PrivateAttr(default=None)
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -77,9 +78,8 @@ class Declaration(dg.Component, Settings):
             raise TypeError(f"{cls.__name__}.load expects a {cls.__name__} or None, got {type(attributes).__name__}")
         declared._project_root = context.project_root
         declared._positions = context.resolution_context.source_position_tree
-        namespace = Namespace.at(context.path, context.defs_module_path)
-        declared._domain = namespace.domain
-        declared.resolve_names(namespace)
+        declared._namespace = Namespace.at(context.path, context.defs_module_path)
+        declared.resolve_names(declared._namespace)
         return declared
 
     def resolve_names(self, namespace: Namespace) -> None:
@@ -93,7 +93,24 @@ class Declaration(dg.Component, Settings):
     @property
     def domain(self) -> str:
         """The folder directly below `assets/` with the declaration; empty for one that was created in Python."""
-        return self._domain
+        return "" if self._namespace is None else self._namespace.domain
+
+    @property
+    def domain_settings(self) -> DomainSettings:
+        """The settings of the domain; the defaults for a component that was created in Python."""
+        return DomainSettings() if self._namespace is None else self._namespace.settings
+
+    def owners_or_those_of_domain(self, owners: list[str]) -> list[str]:
+        """Return ``owners``, or those of the domain; raises :class:`DeclarationError` if neither has one."""
+        found = owners or list(self.domain_settings.owners)
+        if not found:
+            raise self.error_at(
+                ["owners"],
+                expected="responsible people or teams, here or for the whole domain",
+                found="none",
+                fix=f"Declare owners, or 'owners' in {self.domain}/{DOMAIN_FILE}.",
+            )
+        return found
 
     def line(self, *path: str | int) -> str:
         """Return ``assets/…/defs.yaml:31`` for the attribute at ``path``, or for its nearest ancestor in the file.

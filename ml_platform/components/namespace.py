@@ -12,28 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from pydantic import Field, ValidationError
-
+from ml_platform.data.domains import DOMAIN_FILE, DomainError, DomainSettings, read_domain
 from ml_platform.data.names import short_name
-from ml_platform.data.settings import Settings
-from ml_platform.errors import PlatformError, did_you_mean, listed
-
-DOMAIN_FILE = "domain.yaml"
-
-
-class DomainError(PlatformError):
-    """Raised for an invalid `domain.yaml`, and for a name that means nothing."""
-
-
-class DomainSettings(Settings):
-    """The settings of a domain."""
-
-    namespace: bool = Field(
-        default=False,
-        description="Whether the names of datasets, views and models belong to the domain: their full names are "
-        "<domain>.<name>, and other domains write <domain>/<name>.",
-    )
+from ml_platform.errors import did_you_mean, listed
 
 
 @dataclass(frozen=True)
@@ -95,20 +76,3 @@ class Namespace:
                 fix="Copy one of them under another name by a dataset or view of your own.",
             )
         return names
-
-
-def read_domain(folder: Path) -> DomainSettings:
-    """Return the settings in `domain.yaml` of ``folder``, or the defaults; raises :class:`DomainError` if invalid."""
-    file = folder / DOMAIN_FILE
-    if not file.is_file():
-        return DomainSettings()
-    try:
-        return DomainSettings.model_validate(yaml.safe_load(file.read_text()) or {})
-    except (yaml.YAMLError, ValidationError) as error:
-        found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise DomainError(
-            f"{folder.name}/{DOMAIN_FILE}",
-            expected=f"the settings of a domain: {listed(DomainSettings.model_fields)}",
-            found=found,
-            fix="Correct the file.",
-        ) from error

@@ -16,7 +16,7 @@ import dagster as dg
 import yaml
 from pydantic import BaseModel
 
-from ml_platform.components.namespace import read_domain
+from ml_platform.data.domains import read_domain
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError
 

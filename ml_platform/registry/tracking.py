@@ -10,6 +10,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ ATTEMPT_TAG = "ml_platform.attempt"
 DAGSTER_RUN_TAG = "dagster_run_id"
 WRITER_TAG = "ml_platform.writer"
 PARENT_TAG = "mlflow.parentRunId"
+COST = "cost"
+"""Metric of a run with the cost of its fit."""
 
 SQLITE_PREFIX = "sqlite:///"
 MAX_PARAMS_PER_BATCH = 100
@@ -163,6 +166,20 @@ class Tracking:
     def find_runs(self, experiment: str, tags: Mapping[str, str]) -> list[str]:
         """Return the ids of the runs with all ``tags``, latest first."""
         return [run.info.run_id for run in self._search([self.experiment(experiment)], tags)]
+
+    def cost_since(self, experiments: Sequence[str], since: datetime) -> float:
+        """Return the recorded cost of the runs of ``experiments`` that began at ``since`` or later; trials are parts.
+
+        Experiments that do not exist have no cost.
+        """
+        found = [self.client.get_experiment_by_name(name) for name in experiments]
+        ids = [str(each.experiment_id) for each in found if each is not None]
+        if not ids:
+            return 0.0
+        recorded = self._search(
+            ids, {}, f"attributes.start_time >= {int(since.timestamp() * 1000)}", f"metrics.{COST} > 0"
+        )
+        return sum(float(run.data.metrics[COST]) for run in recorded if PARENT_TAG not in run.data.tags)
 
     def end_abandoned_runs(self, experiment: str, has_ended: Callable[[str], bool]) -> list[str]:
         """End as KILLED every open run, trials included, whose writer or Dagster run has ended; return their ids.

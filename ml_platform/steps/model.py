@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from ml_platform.data.arrival import DELAY, Arrival
 from ml_platform.data.canonical import value_digest
+from ml_platform.data.domains import Owner
 from ml_platform.data.extensions import source_digests
 from ml_platform.data.names import FULL_NAME, short_name
 from ml_platform.data.partitions import PartitionScheme
@@ -141,8 +142,9 @@ class ModelSettings(Settings):
         description="Name of the model, of the group of its assets, and of the path of its endpoint.",
     )
     description: str = Field(description="One sentence: the prediction and its users.")
-    owners: list[str] = Field(
-        min_length=1, description="Responsible people or teams: team:<name> or an e-mail address."
+    owners: list[Owner] = Field(
+        default_factory=list,
+        description="Responsible people or teams: team:<name> or an e-mail address; none: those of the domain.",
     )
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the assets.")
     task: DeclaredTask = Field(

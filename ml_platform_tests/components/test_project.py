@@ -102,7 +102,7 @@ def test_verb_check_names_what_is_missing_in_any_document_of_any_domain(
 
     assert found.exit_code == 1
     assert re.search(r"bad: .*attributes.keys at shop/bad/defs.yaml:2.*required", found.output)
-    assert re.search(r"bad: .*attributes.owners at shop/bad/defs.yaml:12.*required", found.output)
+    assert re.search(r"bad: .*shop/bad/defs.yaml:1\d, attribute 'owners': .*bad/domain.yaml", found.output)
     assert re.search(r"worse: .*shop/worse/defs.yaml:5.*absent", found.output)
     assert "1 domains load, 2 do not." in found.output
 

@@ -1,6 +1,6 @@
 """The attributes of a dataset in defs.yaml, and their translation for the engine."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -10,6 +10,7 @@ from ml_platform.components.namespace import Namespace
 from ml_platform.data.arrival import Arrival, ArrivalSettings
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract
+from ml_platform.data.domains import Owner
 from ml_platform.data.names import FULL_NAME, short_name
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.source_hash import source_hash
@@ -20,8 +21,6 @@ from resources.lake import LakeResource
 
 if TYPE_CHECKING:
     from ml_platform.data.dataset import DatasetSource
-
-Owner = Annotated[str, Field(pattern=r"^(team:[\w.-]+|[^@\s]+@[^@\s]+)$")]
 
 
 class DatasetDeclaration(Declaration):
@@ -65,7 +64,8 @@ class DatasetDeclaration(Declaration):
         default=None, description="Values that replace those under retention in params.yaml for this dataset."
     )
     owners: list[Owner] = Field(
-        min_length=1, description="Responsible people or teams: team:<name> or an e-mail address."
+        default_factory=list,
+        description="Responsible people or teams: team:<name> or an e-mail address; none: those of the domain.",
     )
     group: str = Field(default="datasets", description="Group of the asset in the UI.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the asset.")
@@ -76,6 +76,7 @@ class DatasetDeclaration(Declaration):
     def resolve_names(self, namespace: Namespace) -> None:
         self.name = namespace.own(self.name)
         self.lookups = namespace.references(self.lookups)
+        self.owners = self.owners_or_those_of_domain(self.owners)
 
     @property
     def key(self) -> dg.AssetKey:

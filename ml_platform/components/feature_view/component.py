@@ -100,7 +100,7 @@ class FeatureView(Declaration, FeatureViewSettings):
         return {
             "key": self.key,
             "description": self.description,
-            "owners": [self.owner] if self.owner else None,
+            "owners": [self.owner] if self.owner else list(self.domain_settings.owners) or None,
             "group_name": self.group,
             "tags": self.tags,
             "code_version": settings.code_version,

@@ -4,7 +4,7 @@ The sensor is level-triggered: it compares the training set in the lake with the
 restart or a manual run does no harm. Every skipped tick gives its reason.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,20 @@ import dagster as dg
 from ml_platform.components.materializations import latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.canonical import value_digest
+from ml_platform.data.domains import DOMAIN_FILE
 from ml_platform.data.names import identifier
 from ml_platform.errors import listed
 from ml_platform.steps.arriving import still_arriving
 from ml_platform.steps.closed_window import latest_due, open_window, outdated_labels
 from ml_platform.steps.untimed import training_set_key
 from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
 
 if TYPE_CHECKING:
     from ml_platform.data.lake import Lake
 
 
-def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
+def new_month_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) -> dg.SensorDefinition:
     """Return the sensor `<model>_new_month`, which requests one training cycle per content of the training set."""
 
     @dg.sensor(
@@ -34,7 +36,9 @@ def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def new_month(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+    def new_month(
+        context: dg.SensorEvaluationContext, lake: LakeResource, mlflow: MlflowResource
+    ) -> dg.RunRequest | dg.SkipReason:
         tables = lake.lake()
         due = (
             due_month(context.instance, model, tables, datetime.now(UTC))
@@ -43,6 +47,8 @@ def new_month_sensor(model: ModelAssets) -> dg.SensorDefinition:
         )
         if isinstance(due, dg.SkipReason):
             return due
+        if spent := spent_budget(model, models_of_domain, mlflow, datetime.now(UTC)):
+            return dg.SkipReason(spent)
         month, digest = due
         # The run key contains the digest: a restarted sensor requests no second run for the same rows.
         return dg.RunRequest(
@@ -146,7 +152,7 @@ def _missing_partitions(model: ModelAssets, month: str, stored: Collection[str])
     return [key for key in scheme.between(first, month) if key not in stored]
 
 
-def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
+def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[str] = ()) -> dg.ScheduleDefinition:
     """Return the schedule `<model>_retrain`, which requests a training cycle at fixed times.
 
     A candidate with unchanged inputs is not fitted again.
@@ -159,7 +165,11 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
         description=f"Trains {model.name} on the latest month with a materialized training set.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
-    def retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+    def retrain(
+        context: dg.ScheduleEvaluationContext, lake: LakeResource, mlflow: MlflowResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        if spent := spent_budget(model, models_of_domain, mlflow, datetime.now(UTC)):
+            return dg.SkipReason(spent)
         tables = lake.lake()
         if not model.has_time and tables.exists(model.table):
             return dg.RunRequest(asset_selection=model.training_cycle_keys)
@@ -175,6 +185,24 @@ def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
         return dg.RunRequest(partition_key=month, asset_selection=model.training_cycle_keys)
 
     return retrain
+
+
+def spent_budget(model: ModelAssets, models: Sequence[str], mlflow: MlflowResource, now: datetime) -> str:
+    """Return why the budget of the domain allows no further fit in the calendar month of ``now``; empty if it does.
+
+    ``models`` are the names of the models of the domain.
+    """
+    budget = model.domain_settings.budget
+    if budget is None:
+        return ""
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    spent = mlflow.tracking.cost_since(models, month)
+    if spent < budget.per_month:
+        return ""
+    return (
+        f"The fits of the domain '{model.domain}' have cost {spent:,.4g} since {month:%Y-%m-%d}, and its budget is "
+        f"{budget.per_month:,.4g} a month. Raise it in {model.domain}/{DOMAIN_FILE}, or train by hand."
+    )
 
 
 def monitoring_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:

@@ -4,6 +4,8 @@ The modules beside this one define the assets, in the order of the data: `traini
 `model_card.py`, `promotion.py`, `serving.py` and `monitoring.py`. The assets call the steps in `ml_platform/steps/`.
 """
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from ml_platform.components.model import (
@@ -61,16 +63,17 @@ class Model(ModelDeclaration):
             description=f"Training cycle of one month, from the candidates to the rollout. {self.description}",
         )
         own = dg.Definitions(assets=assets, asset_checks=[promotion.reproducible(bound)], jobs=[job])
-        return dg.Definitions.merge(own, self.automation_definitions(bound))
+        models = [each.name for each in context.component_tree.get_all_components(Model) if each.domain == self.domain]
+        return dg.Definitions.merge(own, self.automation_definitions(bound, models))
 
-    def automation_definitions(self, bound: ModelAssets) -> dg.Definitions:
+    def automation_definitions(self, bound: ModelAssets, models_of_domain: Sequence[str] = ()) -> dg.Definitions:
         """Return the sensors and schedules that retrain, monitor and reproduce the model."""
         declared = self.retraining
-        sensors = [automation.new_month_sensor(bound)] if declared.on_new_partition else []
+        sensors = [automation.new_month_sensor(bound, models_of_domain)] if declared.on_new_partition else []
         schedules = [
             automation.monitoring_schedule(bound, declared.monitoring_cron),
             promotion.reproduce_schedule(bound, declared.reproduce_cron),
         ]
         if declared.cron is not None:
-            schedules.append(automation.training_schedule(bound, declared.cron))
+            schedules.append(automation.training_schedule(bound, declared.cron, models_of_domain))
         return dg.Definitions(sensors=sensors, schedules=schedules)

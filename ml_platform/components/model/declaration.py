@@ -20,6 +20,7 @@ class ModelDeclaration(Declaration, ModelSettings):
     def resolve_names(self, namespace: Namespace) -> None:
         examples, evaluation = self.examples, self.evaluation
         self.name = namespace.own(self.name)
+        self.owners = self.owners_or_those_of_domain(self.owners)
         self.features = namespace.references(self.features)
         examples.sources = namespace.references(examples.sources)
         examples.available_from = {namespace.reference(name): each for name, each in examples.available_from.items()}

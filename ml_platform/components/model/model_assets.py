@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 import dagster as dg
 
-from ml_platform.components.declaration import partitions_definition, this_and_earlier
+from ml_platform.components.declaration import Declaration, partitions_definition, this_and_earlier
+from ml_platform.data.domains import DomainSettings, fits_pool
 from ml_platform.data.names import identifier
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.untimed import training_set_key
@@ -42,6 +43,20 @@ class ModelAssets(BoundModel):
     def key_of_run(self, context: dg.AssetExecutionContext, lake: "Lake") -> str:
         """Return the partition of the run, or for a model without time the key of its training set."""
         return context.partition_key if self.has_time else training_set_key(self, lake)
+
+    @property
+    def domain(self) -> str:
+        """The domain of the declaration; empty for a model that was created in Python."""
+        return self.declared.domain if isinstance(self.declared, Declaration) else ""
+
+    @property
+    def domain_settings(self) -> DomainSettings:
+        return self.declared.domain_settings if isinstance(self.declared, Declaration) else DomainSettings()
+
+    @property
+    def fits_pool(self) -> str | None:
+        """The pool of the fits of the domain, if it limits how many run at the same time."""
+        return None if self.domain_settings.concurrent_fits is None else fits_pool(self.domain)
 
     @property
     def candidate_keys(self) -> dict[str, dg.AssetKey]:

@@ -11,12 +11,15 @@ RAY_TAG, KUBERNETES_TAG = "dagster-ray/config", "dagster-k8s/config"
 GIB = 1024**3
 
 
-def pool_of(declared: TrainerSettings) -> str | None:
-    """Return the pool that limits concurrent fits of ``declared``, or None if the fit needs no GPU.
+def pool_of(declared: TrainerSettings, of_domain: str | None = None) -> str | None:
+    """Return the pool that limits concurrent fits of ``declared``, or None without a limit.
 
-    A fit needs a GPU if it declares one, or if it would use a GPU of this machine without declaring it.
+    A fit needs a GPU if it declares one, or if it would use a GPU of this machine without declaring it. Other fits are
+    in the pool ``of_domain``, if their domain limits them.
     """
-    return GPU_POOL if gpu_count_of(declared) or (uses_gpu(declared) and _local_gpu_count()) else None
+    if gpu_count_of(declared) or (uses_gpu(declared) and _local_gpu_count()):
+        return GPU_POOL
+    return of_domain
 
 
 def placement_tags(declared: TrainerSettings) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         ),
         partitions_def=model.partitions_def,
         deps=[model.earlier_rows],
-        pool=pool_of(declared),
+        pool=pool_of(declared, model.fits_pool),
         op_tags=placement_tags(declared),
         **model.shared_arguments(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),
     )

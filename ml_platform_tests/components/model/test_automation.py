@@ -17,6 +17,7 @@ from ml_platform.definitions import defs
 from ml_platform.steps.model import RetrainingSettings
 from resources.home import Home
 from resources.lake import LakeResource
+from resources.mlflow import MlflowResource
 
 NOW = datetime(2014, 1, 1, tzinfo=UTC)
 TRAINING_SET = dg.AssetKey(["departure_risk", "training_set"])
@@ -41,6 +42,10 @@ def lake(tmp_path: Path) -> LakeResource:
     return LakeResource.for_home(Home(tmp_path / "home"))
 
 
+MLFLOW = MlflowResource(tracking_uri="http://127.0.0.1:9")
+"""No server; none is needed while no budget is declared."""
+
+
 def make(instance: dg.DagsterInstance, key: dg.AssetKey, month: str) -> None:
     instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=month))
 
@@ -60,7 +65,7 @@ def make_candidates(instance: dg.DagsterInstance, model: ModelAssets, month: str
 def evaluate_sensor(
     model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
 ) -> dg.RunRequest | dg.SkipReason:
-    with dg.build_sensor_context(instance=instance, resources={"lake": lake}) as context:
+    with dg.build_sensor_context(instance=instance, resources={"lake": lake, "mlflow": MLFLOW}) as context:
         result = new_month_sensor(model)(context)
     assert isinstance(result, dg.RunRequest | dg.SkipReason)
     return result
@@ -163,7 +168,7 @@ def test_schedule_requests_the_latest_month(model: ModelAssets, lake: LakeResour
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         make_training_set(model, instance, lake, "2013-05", "a")
         make_training_set(model, instance, lake, "2013-06", "a")
-        with dg.build_schedule_context(instance=instance, resources={"lake": lake}) as context:
+        with dg.build_schedule_context(instance=instance, resources={"lake": lake, "mlflow": MLFLOW}) as context:
             result = training_schedule(model, "0 3 * * *")(context)
 
     assert isinstance(result, dg.RunRequest)
