@@ -3,13 +3,16 @@
 The plan reads only the records of the Dagster instance, so a second `demo` or `dvc repro` ends in seconds.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import accumulate
+from itertools import islice
+from typing import Any
 
 import dagster as dg
+import numpy as np
+import numpy.typing as npt
 
 from ml_platform.components.declaration import scheme_of
 from ml_platform.components.materializations import MaterializedVersion, latest_versions
@@ -17,6 +20,9 @@ from ml_platform.data.partitions import PartitionScheme
 
 RESOLUTION = timedelta(microseconds=1)
 """Smallest difference of two instants."""
+
+_ALL = np.iinfo(np.int64).max
+"""Stands for the last partition of an input that is read as a whole."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,16 @@ def stale_assets(
     graph = definitions.resolve_asset_graph()
     selected = set(keys)
     ordered = [key for key in graph.toposorted_asset_keys if key in selected]
-    materialized = {key: latest_versions(instance, key, partitions.get(key, ())) for key in ordered}
+    materialized = {
+        key: latest_versions(instance, key, partitions.get(key, ()), expected=graph.get(key).code_version)
+        for key in ordered
+    }
     outside = {parent for key in ordered for parent in graph.get(key).parent_keys} - selected
     materialized |= {parent: latest_versions(instance, parent) for parent in outside}
     schemes = {key: scheme_of(graph.get(key).partitions_def) for key in {*ordered, *outside}}
     numbers = _Numbers()
+    for key in ordered:
+        numbers.add_range(schemes[key], partitions.get(key, ()))
     inputs: dict[dg.AssetKey, _Input] = {
         parent: _Input.of(schemes[parent], materialized[parent], (), numbers) for parent in outside
     }
@@ -61,8 +72,13 @@ def stale_assets(
         ahead = {parent: _ahead(graph.get_partition_mapping(key, parent)) for parent in parents}
         requested = partitions.get(key) or (None,)
         damaged, stale, scheme = damage(key, requested), list[str | None](), schemes[key]
-        for partition in requested:
-            own = materialized[key].get(partition)
+        versions = [materialized[key].get(partition) for partition in requested]
+        suspect = _with_changed_input(versions, requested, scheme, parents, ahead, numbers)
+        suspect |= np.fromiter((each is None or each.code_version != node.code_version for each in versions), np.bool_)
+        if damaged:
+            suspect |= np.fromiter((each in damaged for each in requested), np.bool_)
+        for place in map(int, np.flatnonzero(suspect)):
+            partition, own = requested[place], versions[place]
             reason = _own_reason(own, node.code_version) or damaged.get(partition)
             if reason is None and own is not None:
                 reason = _input_reason(own, partition, scheme, parents, ahead, numbers)
@@ -122,6 +138,15 @@ class _Numbers:
             self._of[id(scheme)] = (scheme, known[1])
         return self._of[id(scheme)][1]
 
+    def add_range(self, scheme: PartitionScheme | None, keys: Sequence[str]) -> None:
+        """Remember the numbers of ``keys`` of one length, without parsing each, if they are all of a range in order."""
+        if scheme is None or not scheme.is_timed or not keys or keys[0] in self.of(scheme):
+            return
+        first, last = scheme.number(keys[0]), scheme.number(keys[-1])
+        # Keys of time are in order as text. As many different ones as the range has are all of it.
+        if last - first + 1 == len(keys) and all(map(operator.lt, keys, islice(keys, 1, None))):
+            self.of(scheme).update(zip(keys, range(first, last + 1), strict=True))
+
     def number(self, scheme: PartitionScheme | None, partition: str | None) -> int:
         """Return the number of ``partition``; 0 without partitions."""
         if scheme is None or partition is None:
@@ -145,8 +170,8 @@ class _Input:
     """
 
     scheme: PartitionScheme | None
-    places: list[int]
-    newest: list[int]
+    places: npt.NDArray[np.int64]
+    newest: npt.NDArray[np.int64]
     first_stale: int | None
 
     @classmethod
@@ -157,14 +182,16 @@ class _Input:
         stale: Sequence[str | None],
         numbers: _Numbers,
     ) -> "_Input":
-        ordered = sorted(
-            (numbers.number(scheme, key), each.storage_id)
-            for key, each in materialized.items()
-            if key is None or not scheme or numbers.names_key(scheme, key)
-        )
-        newest = list(accumulate((storage_id for _, storage_id in ordered), max))
+        keys: Collection[str | None] = materialized
+        known: Mapping[Any, int] = {} if scheme is None else numbers.of(scheme)
+        if not materialized.keys() <= known.keys():
+            keys = [key for key in materialized if key is None or not scheme or numbers.names_key(scheme, key)]
+            known = {key: numbers.number(scheme, key) for key in keys}
+        places = np.fromiter((known[key] for key in keys), np.int64, len(keys))
+        ids = np.fromiter((materialized[key].storage_id for key in keys), np.int64, len(keys))
+        order = np.argsort(places, kind="stable")
         first_stale = min((numbers.number(scheme, partition) for partition in stale), default=None)
-        return cls(scheme, [place for place, _ in ordered], newest, first_stale)
+        return cls(scheme, places[order], np.maximum.accumulate(ids[order]), first_stale)
 
     def last_read(
         self, partition: str | None, scheme: PartitionScheme | None, ahead: int, numbers: _Numbers
@@ -182,6 +209,35 @@ class _Input:
         return self.scheme.number_at(scheme.bounds(scheme.shift(partition, ahead))[1] - RESOLUTION)
 
 
+def _with_changed_input(
+    versions: Sequence[MaterializedVersion | None],
+    partitions: Sequence[str | None],
+    scheme: PartitionScheme | None,
+    parents: Mapping[dg.AssetKey, _Input],
+    ahead: Mapping[dg.AssetKey, int],
+    numbers: _Numbers,
+) -> npt.NDArray[np.bool_]:
+    """Return, for each of ``partitions``, whether :func:`_input_reason` has a reason; ``versions`` are their own."""
+    own = np.fromiter((-1 if each is None else each.storage_id for each in versions), np.int64, len(versions))
+    found = np.zeros(len(versions), np.bool_)
+    for parent, read in parents.items():
+        if scheme is not None and read.scheme is not None and numbers.of(read.scheme) is numbers.of(scheme):
+            known = numbers.of(scheme)
+            last = np.fromiter((known[each] for each in partitions if each in known), np.int64) + ahead[parent]
+            if len(last) < len(partitions):
+                found[:] = True  # not all are parsed yet: look at each
+                continue
+        else:
+            each_last = [read.last_read(each, scheme, ahead[parent], numbers) for each in partitions]
+            last = np.fromiter((_ALL if each is None else each for each in each_last), np.int64, len(partitions))
+        if read.first_stale is not None:
+            found |= read.first_stale <= last
+        if len(read.places):
+            count = np.searchsorted(read.places, last, side="right")
+            found |= (count > 0) & (read.newest[count - 1] > own)
+    return found
+
+
 def _input_reason(
     own: MaterializedVersion,
     partition: str | None,
@@ -195,7 +251,7 @@ def _input_reason(
         last = read.last_read(partition, scheme, ahead[parent], numbers)
         if read.first_stale is not None and (last is None or read.first_stale <= last):
             return f"its input {parent.to_user_string()} is stale"
-        count = len(read.places) if last is None else bisect_right(read.places, last)
+        count = len(read.places) if last is None else int(np.searchsorted(read.places, last, side="right"))
         if count and read.newest[count - 1] > own.storage_id:
             return f"its input {parent.to_user_string()} is newer"
     return None

@@ -11,6 +11,7 @@ from ml_platform.components.dataset.landed_adoption import adopt_published_files
 from ml_platform.console.materialization_plan import StaleAsset, stale_assets
 from ml_platform.console.partition_selection import Schemes, schemes_of, select_partitions
 from ml_platform.console.runs import Listener, RunReport, execute
+from ml_platform.data.collector import collector_paused
 from ml_platform.data.landing import Landing
 from ml_platform.data.landing_index import LandingIndex
 from ml_platform.data.partitions import PartitionScheme
@@ -141,7 +142,8 @@ def _stale(
             found |= dict.fromkeys(changed, "its landed file changed")
         return {each or None: reason for each, reason in found.items() if each in wanted}
 
-    return stale_assets(loaded, instance, keys, selected, damage)
+    with collector_paused():
+        return stale_assets(loaded, instance, keys, selected, damage)
 
 
 def _steps(graph: BaseAssetGraph[Any], keys: Sequence[dg.AssetKey], schemes: Schemes) -> list[list[dg.AssetKey]]:

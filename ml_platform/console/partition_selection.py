@@ -50,7 +50,11 @@ def select_partitions(text: str, schemes: Schemes) -> dict[dg.AssetKey, list[str
             found=f"{last} before {first}",
             fix=f"Write {last}...{first}.",
         )
-    return {key: _in_scheme(scheme, native[0], first, last) for key, scheme in partitioned.items()}
+    found: list[tuple[PartitionScheme, list[str]]] = []
+    for scheme in partitioned.values():
+        if all(scheme != other for other, _ in found):
+            found.append((scheme, _in_scheme(scheme, native[0], first, last)))
+    return {key: next(keys for other, keys in found if other == scheme) for key, scheme in partitioned.items()}
 
 
 def _in_scheme(scheme: PartitionScheme, named: PartitionScheme, first: str, last: str) -> list[str]:

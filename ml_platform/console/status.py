@@ -37,8 +37,9 @@ def status(home: Home) -> dict[str, Any]:
     """
     from ml_platform.components.dataset.component import Dataset
     from ml_platform.components.model.component import Model
-    from ml_platform.components.project import load_project, read_project
+    from ml_platform.components.project import read_project
     from ml_platform.console.lifecycle import declared_names
+    from ml_platform.console.load_check import domains_not_loaded
     from ml_platform.definitions import PROJECT_ROOT
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
@@ -79,11 +80,10 @@ def status(home: Home) -> dict[str, Any]:
             },
             "endpoint": served.endpoint if served else None,
         }
-    not_loaded = dict(load_project(PROJECT_ROOT).not_loaded)
     return {
         "data_clock": data_clock(home, project.components(Dataset)),
         "models": models,
-        "not_loaded": not_loaded,
+        "not_loaded": domains_not_loaded(home, project),
         # The names of a domain that does not load are not known, so nothing is an orphan for certain.
         "orphans": [] if project.not_loaded else [str(each) for each in orphans(store, declared_names(project))],
     }
@@ -96,11 +96,11 @@ def data_clock(home: Home, datasets: "Sequence[Dataset]") -> str | None:
     """
     landing = Landing(home.landing)
     ends = [
-        _arrived_end(home, dataset, dataset.partitions, dataset.partitions.latest(landed))
+        _arrived_end(home, dataset, dataset.partitions, latest)
         for dataset in datasets
         if dataset.partitions is not None
         and dataset.partitions.is_timed
-        and (landed := [key for key in landing.partitions(dataset.name) if dataset.partitions.contains(key)])
+        and (latest := landing.latest_partition(dataset.name, dataset.partitions.contains))
     ]
     return max(ends).isoformat() if ends else None
 

@@ -35,6 +35,10 @@ class Calendar(ABC):
     def key(self, number: int, zone: ZoneInfo, offset: int = 0) -> str:
         """Return the key of ``number``; ``offset`` as in :meth:`first_instant`."""
 
+    def keys(self, first: int, last: int, zone: ZoneInfo, offset: int = 0) -> list[str]:
+        """Return the keys of the numbers from ``first`` to ``last``, both included."""
+        return [self.key(number, zone, offset) for number in range(first, last + 1)]
+
     @abstractmethod
     def first_instant(self, number: int, zone: ZoneInfo, offset: int = 0) -> datetime:
         """Return the first instant of ``number`` in UTC.
@@ -85,6 +89,9 @@ class _Dates(Calendar):
         return self.count(instant.astimezone(zone).date())
 
 
+_EPOCH = date(1970, 1, 1).toordinal()
+
+
 class _Hours(Calendar):
     """Hours of the clock of a zone; they are counted in UTC, because a local hour may occur twice or never."""
 
@@ -113,6 +120,14 @@ class _Hours(Calendar):
     def key(self, number: int, zone: ZoneInfo, offset: int = 0) -> str:
         local = self.first_instant(number, zone, offset).astimezone(zone)
         return local.strftime(f"{self.form}%z" if local.fold else self.form)
+
+    def keys(self, first: int, last: int, zone: ZoneInfo, offset: int = 0) -> list[str]:
+        if zone.key != "UTC" or offset:
+            return super().keys(first, last, zone, offset)
+        # Twenty years of hours take a tenth of the time of single keys.
+        (day, skipped), last_day = divmod(first, 24), last // 24
+        days = (date.fromordinal(_EPOCH + each).isoformat() for each in range(day, last_day + 1))
+        return [f"{each}-{hour:02}:00" for each in days for hour in range(24)][skipped : skipped + last - first + 1]
 
     def first_instant(self, number: int, zone: ZoneInfo, offset: int = 0) -> datetime:
         return datetime.fromtimestamp(number * SECONDS_PER_HOUR + offset, UTC)

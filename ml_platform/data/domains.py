@@ -19,7 +19,7 @@ class DomainError(PlatformError):
 
 
 class Budget(Settings):
-    """What the fits of a domain may cost."""
+    """A limit of the cost of the fits of a domain."""
 
     per_month: float = Field(
         gt=0,
@@ -46,7 +46,7 @@ class DomainSettings(Settings):
         description="Fits of the domain that run at the same time, in its pool <domain>_fits; none: as many as runs. "
         "Fits on a GPU are in the pool gpu.",
     )
-    budget: Budget | None = Field(default=None, description="What the fits of the domain may cost; none: anything.")
+    budget: Budget | None = Field(default=None, description="A limit of the cost of the fits; none: no limit.")
 
 
 def read_domain(folder: Path) -> DomainSettings:

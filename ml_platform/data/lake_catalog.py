@@ -167,7 +167,9 @@ class LakeCatalog:
         if partitions is not None and len(partitions) <= PARTITIONS_IN_QUERY:
             query = query.where(columns.partition.in_(partitions))
         with self.state.read() as connection:
-            return [(row[0], StoredFile(row[1], row[2], row[3])) for row in connection.execute(query)]
+            # Fetched at once: one call for each row would take most of the time.
+            rows = connection.execute(query).tuples().all()
+        return [(partition, StoredFile(path, size, digest)) for partition, path, size, digest in rows]
 
     def digests(self, table: str, partitions: Sequence[str] | None = None) -> dict[str, str]:
         """Return the content digest of each current partition of ``table``, sorted by partition."""

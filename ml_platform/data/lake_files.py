@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -35,8 +35,7 @@ DELTA_LOG = "_delta_log"
 """Part of the name of each folder with a Delta log, a damaged one included."""
 
 
-@dataclass(frozen=True)
-class StoredFile:
+class StoredFile(NamedTuple):
     """A file of a table: its path below the folder of the table, its size in bytes, and the SHA-256 of its bytes."""
 
     path: str

@@ -115,12 +115,30 @@ class Landing:
         files: dict[str, list[os.DirEntry[str]]] = {}
         strays: list[str] = []
         for entry in self._entries(dataset):
-            partition = partition_of_stem(_stem(entry.name))
-            if is_partition(partition) and _is_data(entry.name):
+            partition = partition_of_file(entry.name, is_partition)
+            if partition is not None:
                 files.setdefault(partition, []).append(entry)
             else:
                 strays.append(entry.name)
         return LandingListing(files, sorted(strays))
+
+    def entries(self, dataset: str) -> dict[str, "os.DirEntry[str]"]:
+        """Return what is in the folder of ``dataset`` by name, without unfinished writes and without looking at it."""
+        try:
+            with os.scandir(self.root / dataset) as found:
+                return {entry.name: entry for entry in found if entry.name[0] != "."}
+        except FileNotFoundError:
+            return {}
+
+    def latest_partition(self, dataset: str, is_partition: Callable[[str], bool]) -> str | None:
+        """Return the latest landed partition of time that ``is_partition`` accepts, or None.
+
+        Keys of time are in order as text, so only the latest names are looked at.
+        """
+        for stem, name in sorted(((_stem(name), name) for name in self.entries(dataset)), reverse=True):
+            if _is_data(name) and is_partition(partition_of_stem(stem)):
+                return partition_of_stem(stem)
+        return None
 
     def partitions(self, dataset: str) -> list[str]:
         """Return the partitions that have landed, sorted; empty for a dataset without partitions."""
@@ -149,6 +167,12 @@ class Landing:
                 return [entry for entry in entries if not entry.name.startswith(".") and entry.is_file()]
         except FileNotFoundError:
             return []
+
+
+def partition_of_file(name: str, is_partition: Callable[[str], bool]) -> str | None:
+    """Return the partition of the file ``name`` if it is data of one that ``is_partition`` accepts, else None."""
+    partition = partition_of_stem(_stem(name))
+    return partition if is_partition(partition) and _is_data(name) else None
 
 
 def _stem(name: str) -> str:

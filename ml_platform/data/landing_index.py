@@ -7,7 +7,7 @@ A full comparison every hour finds files that were overwritten in place.
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ml_platform.data.canonical import file_digest
-from ml_platform.data.landing import Landing, LandingListing
+from ml_platform.data.collector import collector_paused
+from ml_platform.data.landing import Landing, partition_of_file
 from ml_platform.data.partitions import WHOLE as WHOLE_FILE
 from ml_platform.state.cursors import read_cursor, write_cursor
 from ml_platform.state.schema import WHOLE, contract_results, landed_files
@@ -24,15 +25,31 @@ from ml_platform.state.store import StateStore, now_text
 SETTLED_NS = 2_000_000_000
 """Age at which a modification time is trusted: a second change within its resolution would not be visible."""
 
+FILES_COMPARED = 20_000
+"""Most files of a folder of which each is compared when the folder has changed; of more, only new names and inodes.
+
+A file that is deleted and written again may get the same inode. A full comparison of 175,000 files takes seconds.
+"""
+
+NAMES_PER_QUERY = 500
+
 FULL_COMPARISON_SECONDS = 3600.0
 """Time after which all files of a folder are compared again, for files that were overwritten in place."""
 
 
-class _IndexedFile(NamedTuple):
-    size_bytes: int
-    modified_ns: int
-    inode: int
-    sha256: str
+_IndexedFile = tuple[str, int, int, int, str]
+"""Name, size in bytes, modification time in nanoseconds (0: unknown), inode and digest of a file of the index."""
+
+_ChangedFile = tuple[str, str, os.stat_result, str]
+"""Name, partition, status and digest of a new or replaced file."""
+
+
+class _Found(NamedTuple):
+    """Content of a folder: the number of files, those that claim to be one partition, and the strays."""
+
+    files: int
+    ambiguous: dict[str, list[str]]
+    strays: list[str]
 
 
 @dataclass(frozen=True)
@@ -84,20 +101,16 @@ class LandingIndex:
         if last is not None and compared_recently and folder_ns == last["folder_ns"]:
             due = self._due(dataset, confirmed_tick) if last["due"] else []
         else:
-            listing = self.landing.listing(dataset, lambda name: name == WHOLE_FILE or is_partition(name))
-            self._compare(dataset, listing, only_new=compared_recently)
+            with collector_paused():
+                found = self._look_for_new(dataset, last, is_partition) if last and compared_recently else None
+                if found is None:
+                    found = self._look_at_all(dataset, is_partition, only_new=compared_recently)
             due = self._due(dataset, confirmed_tick)
             last = {
                 "compared_at": last["compared_at"] if last is not None and compared_recently else now,
                 # A file that landed within the resolution of the folder's time would not be visible in it.
                 "folder_ns": folder_ns if now * 1e9 - folder_ns > SETTLED_NS else None,
-                "files": sum(len(entries) == 1 for entries in listing.files.values()),
-                "ambiguous": {
-                    name: sorted(entry.name for entry in entries)
-                    for name, entries in listing.files.items()
-                    if len(entries) > 1
-                },
-                "strays": listing.strays,
+                **found._asdict(),
                 "due": True,
                 "open": last is None or last.get("open", True),
             }
@@ -114,14 +127,12 @@ class LandingIndex:
         """
         file, result = landed_files.c, contract_results.c
         same_partition = sa.and_(result.dataset == file.dataset, result.partition == file.partition)
-        query = (
-            sa.select(file.partition, file.sha256, result.passed_landed_sha256)
-            .select_from(landed_files.outerjoin(contract_results, same_partition))
-            .where(file.dataset == dataset)
+        landed = sa.select(file.partition).where(file.dataset == dataset)
+        changed = landed.select_from(landed_files.outerjoin(contract_results, same_partition)).where(
+            file.sha256.is_distinct_from(result.passed_landed_sha256)
         )
         with self.state.read() as connection:
-            rows = connection.execute(query).all()
-        return {row[0] for row in rows}, {row[0] for row in rows if row[1] != row[2]}
+            return set(connection.scalars(landed).all()), set(connection.scalars(changed).all())
 
     def mark_open(self, dataset: str) -> None:
         """Record that contents were requested; a request counts once its tick is stored, so the next refresh looks."""
@@ -162,11 +173,12 @@ class LandingIndex:
                 for row in connection.execute(query)
             ]
 
-    def _compare(self, dataset: str, listing: LandingListing, *, only_new: bool) -> None:
-        """Hash the new and replaced files of ``listing``, and forget those that are gone.
+    def _look_at_all(self, dataset: str, is_partition: Callable[[str], bool], *, only_new: bool) -> "_Found":
+        """Hash the new and replaced files of ``dataset``, forget those that are gone, and return what is there.
 
         Without ``only_new``, files that were overwritten in place are found too, which needs one call per file.
         """
+        listing = self.landing.listing(dataset, lambda name: name == WHOLE_FILE or is_partition(name))
         entries = {
             each[0].name: (each[0], WHOLE if name == WHOLE_FILE else name)
             for name, each in listing.files.items()
@@ -176,24 +188,72 @@ class LandingIndex:
         changed = []
         for name, (entry, partition) in entries.items():
             row = known.get(name)
-            if row is not None and only_new and row.modified_ns and row.inode == entry.inode():
-                continue
-            status = entry.stat()
-            if row is None or row[:3] != (status.st_size, status.st_mtime_ns, status.st_ino):
-                changed.append((name, partition, status, file_digest(Path(entry.path))))
+            if row is None or not only_new or len(entries) <= FILES_COMPARED or _may_differ(row, entry):
+                changed += self._changed(row, entry, partition)
         self._store(dataset, changed, known, gone=known.keys() - entries.keys())
+        several = {name: sorted(each.name for each in files) for name, files in listing.files.items() if len(files) > 1}
+        return _Found(len(entries), several, listing.strays)
+
+    def _look_for_new(
+        self, dataset: str, last: Mapping[str, Any], is_partition: Callable[[str], bool]
+    ) -> "_Found | None":
+        """Do as :meth:`_look_at_all` with ``only_new``, but without parsing the names that the index has.
+
+        Return None where that does not suffice: when several files claim to be one partition.
+        """
+        if last["ambiguous"]:
+            return None
+        entries, known = self.landing.entries(dataset), self._known(dataset)
+        changed, new, strays = list[_ChangedFile](), list[str](), list[str]()
+        for name, entry in entries.items():
+            row = known.get(name)
+            if row is not None and len(entries) > FILES_COMPARED and not _may_differ(row, entry):
+                continue
+            if not entry.is_file():
+                continue
+            partition = partition_of_file(name, lambda each: each == WHOLE_FILE or is_partition(each))
+            if partition is None:
+                strays.append(name)
+                continue
+            partition = WHOLE if partition == WHOLE_FILE else partition
+            if row is None:
+                new.append(partition)
+            changed += self._changed(row, entry, partition)
+        gone = known.keys() - entries.keys()
+        if len(set(new)) < len(new) or self._named(dataset, new) - gone:
+            return None
+        self._store(dataset, changed, known, gone=gone)
+        return _Found(len(known) + len(new) - len(gone), {}, sorted(strays))
+
+    def _changed(self, row: _IndexedFile | None, entry: "os.DirEntry[str]", partition: str) -> list[_ChangedFile]:
+        """Return the file of ``entry`` with its digest, or nothing if it is as ``row`` says."""
+        status = entry.stat()
+        if row is not None and row[1:4] == (status.st_size, status.st_mtime_ns, status.st_ino):
+            return []
+        return [(entry.name, partition, status, file_digest(Path(entry.path)))]
+
+    def _named(self, dataset: str, partitions: Sequence[str]) -> set[str]:
+        """Return the names of the indexed files of ``partitions``."""
+        file = landed_files.c
+        found: set[str] = set()
+        with self.state.read() as connection:
+            for start in range(0, len(partitions), NAMES_PER_QUERY):
+                some = partitions[start : start + NAMES_PER_QUERY]
+                query = sa.select(file.name).where(file.dataset == dataset, file.partition.in_(some))
+                found |= set(connection.scalars(query))
+        return found
 
     def _known(self, dataset: str) -> dict[str, _IndexedFile]:
         file = landed_files.c
         query = sa.select(file.name, file.size_bytes, file.modified_ns, file.inode, file.sha256)
         with self.state.read() as connection:
-            rows = connection.execute(query.where(file.dataset == dataset))
-            return {name: _IndexedFile(*values) for name, *values in rows}
+            rows = connection.execute(query.where(file.dataset == dataset)).tuples().all()
+        return {row[0]: row for row in rows}
 
     def _store(
         self,
         dataset: str,
-        changed: Sequence[tuple[str, str, os.stat_result, str]],
+        changed: Sequence[_ChangedFile],
         known: dict[str, _IndexedFile],
         gone: set[str],
     ) -> None:
@@ -216,7 +276,7 @@ class LandingIndex:
                     "sha256": digest,
                     "landed_at": now_text(),
                 }
-                unchanged = name in known and known[name].sha256 == digest
+                unchanged = name in known and known[name][4] == digest
                 updated = connection.execute(
                     sa.update(landed_files)
                     .where(landed_files.c.dataset == dataset, landed_files.c.name == name)
@@ -225,3 +285,8 @@ class LandingIndex:
                 # Another process may have added the file since it was compared.
                 if not updated.rowcount:
                     connection.execute(sa.insert(landed_files).values(dataset=dataset, name=name, **values))
+
+
+def _may_differ(row: _IndexedFile, entry: "os.DirEntry[str]") -> bool:
+    """Return whether ``entry`` may be another file than that of ``row``, or one whose time was not to be trusted."""
+    return not row[2] or row[3] != entry.inode()

@@ -129,7 +129,7 @@ class PartitionScheme(Settings):
         >>> PartitionScheme(start="2012-01").between("2012-12", "2013-02")
         ['2012-12', '2013-01', '2013-02']
         """
-        return [self._key(number) for number in range(self.number(first), self.number(last) + 1)]
+        return self._keys(self.number(first), self.number(last))
 
     def covering(self, start: datetime, end: datetime) -> list[str]:
         """Return the partitions of the scheme whose time overlaps that from ``start`` to before ``end``, in order."""
@@ -139,7 +139,7 @@ class PartitionScheme(Settings):
         last = self.number_at(end)
         if self._first_instant(last) >= end:
             last -= 1
-        return [self._key(number) for number in range(first, self._limited(last) + 1)]
+        return self._keys(first, self._limited(last))
 
     def starting_in(self, start: datetime, end: datetime) -> list[str]:
         """Return the partitions of the scheme that begin at or after ``start`` and before ``end``, in order.
@@ -255,6 +255,11 @@ class PartitionScheme(Settings):
                 fix="Name a partition of the list, or add the missing name to 'names'.",
             )
         return self.names[number]
+
+    def _keys(self, first: int, last: int) -> list[str]:
+        if self.is_timed:
+            return self.calendar.keys(first, last, self.zone, self._hour_offset)
+        return [self._key(number) for number in range(first, last + 1)]
 
     def _limited(self, number: int) -> int:
         return number if self.last is None else min(number, self.number(self.last))

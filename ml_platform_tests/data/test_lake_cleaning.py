@@ -138,7 +138,7 @@ def test_file_that_a_current_segment_also_names_stays(lake: Lake) -> None:
     lake.write(TABLE, rows(2), "2013-01")
     (old,), (new,) = lake.catalog.segments(TABLE, 0), lake.catalog.segments(TABLE)
     with lake.state.write() as connection:
-        values = {"segment_id": new.id, **vars(old.files[0])}
+        values = {"segment_id": new.id, **old.files[0]._asdict()}
         connection.execute(sa.text("INSERT INTO lake_files VALUES (:segment_id, :path, :size_bytes, :sha256)"), values)
     remove(replaced(lake))
     assert old.files[0].path in files(lake)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ml_platform.data import landing_index
@@ -148,3 +149,45 @@ def test_removed_file_is_forgotten(landed: LandingFixture) -> None:
     landed.now += 60
     found = landed.refresh()
     assert ([each.partition for each in found.due], found.files) == (["2024-02"], 1)
+
+
+@pytest.mark.parametrize("compared", [0, 100])
+def test_every_sequence_of_changes_is_seen_as_by_an_index_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compared: int
+) -> None:
+    """The index looks at new names and inodes only; a new index of the same folder looks at all."""
+    monkeypatch.setattr(landing_index, "FILES_COMPARED", compared)
+    random, now = np.random.default_rng(7), START
+    landing, own = Landing(tmp_path / "landing"), StateStore.in_folder(tmp_path / "own")
+    folder = landing.root / "orders"
+    folder.mkdir(parents=True)
+    ambiguous = strays = removed = 0
+
+    def seen(state: StateStore) -> tuple[object, ...]:
+        found = LandingIndex(landing, state, lambda: now).refresh("orders", lambda name: name.startswith("2024"))
+        due = [(each.name, each.partition, each.sha256) for each in found.due]
+        return due, found.files, found.ambiguous, found.strays
+
+    for step in range(40):
+        now += 60
+        names = sorted(path.name for path in folder.iterdir())
+        for _ in range(int(random.integers(1, 4))):
+            year, suffix = random.choice(["2024", "2024", "1999"]), random.choice(["csv", "csv", "parquet"])
+            name = f"{year}-0{random.integers(1, 6)}.{suffix}"
+            if names and random.random() < 0.35:
+                (folder / str(random.choice(names))).unlink(missing_ok=True)
+                removed += 1
+            else:
+                (tmp_path / "new").write_text(f"{step} {name}")
+                os.utime(tmp_path / "new", (now - 30, now - 30))
+                if not compared:
+                    (tmp_path / f"link{now}{name}{random.random()}").hardlink_to(
+                        tmp_path / "new"
+                    )  # so that no inode is used again
+                (tmp_path / "new").rename(folder / name)
+        os.utime(folder, (now - 20, now - 20))
+        found = seen(own)
+        assert found == seen(StateStore.in_folder(tmp_path / f"fresh{step}")), step
+        ambiguous, strays = ambiguous + bool(found[2]), strays + bool(found[3])
+
+    assert min(ambiguous, strays, removed) > 5
