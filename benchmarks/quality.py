@@ -33,7 +33,7 @@ from ml_platform.definitions import PROJECT_ROOT
 from ml_platform.features.materialize import materialize
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.steps.candidates import build_training_sets, read_training_set, split_of
-from ml_platform.steps.evaluation import request_only
+from ml_platform.steps.scoring import request_only
 from ml_platform.tasks.metrics import score
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.splits import LABEL, Split

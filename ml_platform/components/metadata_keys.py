@@ -158,6 +158,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("base_rate", "Mean of the labels.", "share, 0 to 1"),
         MetadataKey("<metric>_<model>", "Metric of the champion or a baseline on the same rows.", "of the metric"),
         MetadataKey("<metric>_delay_<delay>", "Metric if each fact arrived after this delay.", "of the metric"),
+        MetadataKey("looks", "Table of the looks at the candidate: window, rows, blocks, level, improvement."),
         MetadataKey("freshness", "Table of metrics by the arrival of facts, the declared one first."),
         MetadataKey("rows", "Rows that were scored.", "rows"),
         MetadataKey("bento_latency_p99_ms", "99th percentile of one-row latency of the bento.", "milliseconds"),

@@ -19,12 +19,14 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
     """Write the figures of the latest verdict on ``month``: ``metrics`` (JSON), and tables (CSV) in ``plots``.
 
     They are computed from the evidence of the gates. The tables are the feature importance, the quality by the arrival
-    of facts where it was measured, and, for a task with probabilities, the ROC and reliability curves. Raises
-    :class:`~ml_platform.console.arguments.ArgumentError` when a file cannot be written.
+    of facts where it was measured, the looks at a candidate that was judged again, and, for a task with probabilities,
+    the ROC and reliability curves. Raises :class:`~ml_platform.console.arguments.ArgumentError` when a file cannot be
+    written.
     """
     from ml_platform.components import loading
     from ml_platform.components.stores import open_home_stores
     from ml_platform.evaluation.evidence import CANDIDATE
+    from ml_platform.evaluation.look import looks_table
     from ml_platform.evaluation.reliability import reliability_bins
     from ml_platform.registry.verdict_record import verdict_metrics
     from ml_platform.steps.evaluation import load_evidence
@@ -51,6 +53,8 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
         tables[f"reliability{suffix}"] = pl.DataFrame(
             {"mean_score": [b.predicted for b in bins], "observed_share": [b.observed for b in bins]}
         )
+    if len(verdict.looks) > 1:
+        tables["looks"] = pl.DataFrame(looks_table(verdict.looks))
     curve = curve_table(verdict_metrics(stores.audit.state, verdict.digest), bound.arrivals)
     if curve:
         tables["freshness"] = pl.DataFrame(curve)

@@ -19,6 +19,7 @@ from resources.home import Home
 if TYPE_CHECKING:
     from ml_platform.components.dataset.component import Dataset
     from ml_platform.data.partitions import PartitionScheme
+    from ml_platform.registry.waiting import WaitingCandidate
 
 METRIC_LABELS = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error", "base_rate": "base rate"}
 """The metrics shown for a classifier, with their labels; other models show all metrics."""
@@ -32,8 +33,9 @@ def status(home: Home) -> dict[str, Any]:
     """Return the data clock (ISO 8601, or None) and the state of every model.
 
     The models are those with a declaration, a promotion or a desired state. ``champion`` is None before the first
-    promotion; ``endpoint`` is None while the services are down. ``not_loaded`` has the errors of each domain that does
-    not load. ``orphans`` names what the home serves or stores without a declaration, with the verb that ends it.
+    promotion; ``endpoint`` is None while the services are down. ``waiting`` are the candidates on HOLD.
+    ``not_loaded`` has the errors of each domain that does not load. ``orphans`` names what the home serves or stores
+    without a declaration, with the verb that ends it.
     """
     from ml_platform.components.dataset.component import Dataset
     from ml_platform.components.model.component import Model
@@ -44,6 +46,7 @@ def status(home: Home) -> dict[str, Any]:
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
     from ml_platform.registry.verdict_record import verdict_metrics
+    from ml_platform.registry.waiting import waiting_candidates
     from ml_platform.serving.desired_state import all_desired_states
     from ml_platform.serving.serving_status import read_serving_status
     from ml_platform.steps.orphans import orphans
@@ -54,7 +57,8 @@ def status(home: Home) -> dict[str, Any]:
     desired = stored.readable
     serving = read_serving_status(home.run / "status.json")
     project = read_project(PROJECT_ROOT)
-    declared = {each.name for each in project.components(Model)}
+    maximum_looks = {each.name: each.maximum_looks for each in project.components(Model)}
+    declared = set(maximum_looks)
     names = sorted({*declared, *audit.models(CHAMPION_KIND), *desired, *stored.unreadable})
     models: dict[str, Any] = {}
     champions = {name: current_champion(audit, name) for name in names}
@@ -79,6 +83,10 @@ def status(home: Home) -> dict[str, Any]:
                 **({"problem": str(stored.unreadable[name])} if name in stored.unreadable else {}),
             },
             "endpoint": served.endpoint if served else None,
+            "waiting": [
+                _waiting_values(each, maximum_looks[name])
+                for each in (waiting_candidates(audit, name, maximum_looks[name]) if name in declared else ())
+            ],
         }
     return {
         "data_clock": data_clock(home, project.components(Dataset)),
@@ -165,12 +173,31 @@ def _model_table(model: dict[str, Any]) -> Table:
     ]
     lines["serving"] = f"{', '.join(shares)}; generation {serving['generation']}" if shares else "no version yet"
     lines["endpoint"] = model["endpoint"] or "not running; start it with `ml-platform up`"
+    if model.get("waiting"):
+        lines["on hold"] = "; ".join(each["text"] for each in model["waiting"])
     if "problem" in serving:
         lines["serving"] = serving["problem"]
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, value in lines.items():
         table.add_row(name, Text(value, overflow="fold"))
     return table
+
+
+def _waiting_values(waiting: "WaitingCandidate", maximum_looks: int) -> dict[str, Any]:
+    """Return the looks at a waiting candidate, and about how many more windows would decide, with a text."""
+    from ml_platform.evaluation.look import waiting_text, windows_needed
+
+    needed = windows_needed(waiting.labels_needed, waiting.rows, len(waiting.windows))
+    text = waiting_text(waiting.look, maximum_looks, needed)
+    return {
+        "partition": waiting.partition,
+        "look": waiting.look,
+        "maximum_looks": maximum_looks,
+        "windows": list(waiting.windows),
+        "rows": waiting.rows,
+        "windows_needed": needed,
+        "text": f"candidate of {waiting.partition}, {waiting.rows:,} rows so far. {text}",
+    }
 
 
 def _metrics_text(metrics: dict[str, float]) -> str:

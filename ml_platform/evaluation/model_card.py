@@ -45,6 +45,7 @@ class ModelCard:
     reliability: Sequence[ReliabilityBin] = ()
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     verdict: Verdict | None = None
+    waiting: str = ""
     feature_importance: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, str] = field(default_factory=dict)
     approvals: Sequence[str] = ()

@@ -5,6 +5,8 @@ that a candidate that is no better ever passes. The first look has the level of 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -28,8 +30,6 @@ def nominal_levels(information: Sequence[float], error: float) -> list[float]:
     >>> tuple(round(level, 4) for level in nominal_levels([1000, 2000, 3000], 0.05))
     (0.025, 0.0163, 0.0093)
     """
-    from scipy.special import ndtr
-
     if any(later <= earlier for earlier, later in zip([0.0, *information], information, strict=False)):
         raise EvaluationError(
             "Looks of a sequential test",
@@ -37,6 +37,13 @@ def nominal_levels(information: Sequence[float], error: float) -> list[float]:
             found=f"{list(information)}",
             fix="Test again when another window has closed.",
         )
+    return list(_levels(tuple(information), error))
+
+
+@lru_cache
+def _levels(information: tuple[float, ...], error: float) -> tuple[float, ...]:
+    from scipy.special import ndtr
+
     levels: list[float] = []
     scores, density, before = np.zeros(1), np.ones(1), 0.0
     for look, rows in enumerate(information, start=1):
@@ -51,7 +58,7 @@ def nominal_levels(information: Sequence[float], error: float) -> list[float]:
         new_scores = np.linspace(-_RANGE * np.sqrt(rows), high, _GRID)
         density = _moved(scores, density, new_scores, step)
         scores, before = new_scores, rows
-    return levels
+    return tuple(levels)
 
 
 def pool_windows(windows: Sequence[Evidence]) -> Evidence:
@@ -101,6 +108,35 @@ def pool_windows(windows: Sequence[Evidence]) -> Evidence:
             if all(name in each.context for each in windows)
         },
         settings=last.settings.model_copy(update={"confidence": 1 - 2 * level}),
+        metrics=last.metrics,
+    )
+
+
+def split_windows(pooled: Evidence, rows: Sequence[int]) -> list[Evidence]:
+    """Return the evidence of each window of ``pooled``, which :func:`pool_windows` made of windows with ``rows`` rows.
+
+    ``pooled`` has the declared confidence, as it does when it is read from its table. Raises :class:`EvaluationError` when the rows do not add up.
+    """
+    if sum(rows) != len(pooled.label):
+        raise EvaluationError(
+            "Evidence of several windows",
+            expected=f"{sum(rows)} rows, as its looks record",
+            found=f"{len(pooled.label)}",
+            fix="Restore the evidence from a backup of the home.",
+        )
+    ends = np.cumsum(rows).tolist()
+    return [_rows_of(pooled, slice(end - count, end)) for count, end in zip(rows, ends, strict=True)]
+
+
+def _rows_of(evidence: Evidence, rows: slice) -> Evidence:
+    return replace(
+        evidence,
+        label=evidence.label[rows],
+        predictions={name: values[rows] for name, values in evidence.predictions.items()},
+        block=evidence.block[rows],
+        slices=None if evidence.slices is None else evidence.slices[rows],
+        bounds={name: (lower[rows], upper[rows]) for name, (lower, upper) in evidence.bounds.items()},
+        context={name: values[rows] for name, values in evidence.context.items()},
     )
 
 

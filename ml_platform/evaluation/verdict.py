@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import PlatformError
 from ml_platform.evaluation.gate_result import GateResult
+from ml_platform.evaluation.look import Look, waiting_text, windows_needed
 
 Decision = Literal["PROMOTE", "HOLD", "REJECT"]
 
@@ -24,7 +25,8 @@ class Verdict(BaseModel):
     """The decision on one candidate, with its gates and its evidence.
 
     ``candidate`` and ``champion`` are content digests of model directories. ``evidence`` is the digest of the evidence,
-    and ``table`` is the content hash of its stored rows. ``digest`` covers all other fields of the record.
+    and ``table`` is the content hash of its stored rows. ``looks`` are those at the windows that the evidence pools, in
+    order; it is empty for a model whose candidates are judged once. ``digest`` covers all other fields of the record.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +41,7 @@ class Verdict(BaseModel):
     labels_needed: int | None
     evidence: str
     table: str = ""
+    looks: list[Look] = Field(default_factory=list)
     decided_at: str
     digest: str
 
@@ -68,10 +71,18 @@ def build_verdict(
     evidence: str,
     at: datetime,
     table: str = "",
+    looks: Sequence[Look] = (),
+    maximum_looks: int = 1,
 ) -> Verdict:
-    """Return the verdict on ``candidate`` over ``champion`` (content digests), with its own digest."""
+    """Return the verdict on ``candidate`` over ``champion`` (content digests), with its own digest.
+
+    The reasons of a HOLD say whether the candidate is judged again, by its ``looks`` and ``maximum_looks``.
+    """
     decision, reasons = decide(gates)
     needed = [gate.labels_needed for gate in gates if not gate.passed and gate.labels_needed]
+    if looks and decision == "HOLD":
+        windows = windows_needed(max(needed, default=None), looks[-1].pooled_rows, len(looks))
+        reasons.append(waiting_text(len(looks), maximum_looks, windows))
     content = {
         "model": model,
         "partition": partition,
@@ -83,6 +94,7 @@ def build_verdict(
         "labels_needed": max(needed) if needed and decision == "HOLD" else None,
         "evidence": evidence,
         "table": table,
+        "looks": [look.model_dump() for look in looks],
         "decided_at": at.isoformat(),
     }
     return Verdict.model_validate({**content, "digest": value_digest(content)})

@@ -68,9 +68,13 @@ def record_verdict(
     """Store a verdict (JSON values) with its metrics and record it in the audit log, in one transaction.
 
     Promotion accepts only recorded verdicts. A verdict that is recorded already is not recorded again; its audit record
-    is returned.
+    is returned. The record of a verdict with looks also has the last look, the windows and the compared champion.
     """
     facts = {name: verdict[name] for name in ("model", "partition", "candidate", "decision", "evidence", "digest")}
+    if looks := verdict.get("looks"):
+        windows = [look["window"] for look in looks]
+        facts |= {"champion": verdict["champion"], "labels_needed": verdict["labels_needed"]}
+        facts |= {"look": {**looks[-1], "windows": windows}}
     with audit.state.write() as connection:
         sequence = connection.scalar(sa.select(verdicts.c.sequence).where(verdicts.c.digest == verdict["digest"]))
         if sequence is not None:
@@ -95,6 +99,15 @@ def stored_verdict(state: StateStore, digest: str) -> StoredVerdict:
 def latest_verdict_of(audit: AuditLog, model: str, partition: str) -> StoredVerdict | None:
     """Return the verdict on the candidate of ``partition`` that was recorded last, or None; raises as the above."""
     return _latest_recorded(audit, (verdicts.c.model == model) & (verdicts.c.partition == partition))
+
+
+def judged_partitions(state: StateStore, model: str) -> dict[str, str]:
+    """Return the digest of the verdict that was recorded last on each partition of ``model``."""
+    last = sa.select(sa.func.max(verdicts.c.sequence)).where(verdicts.c.model == model).group_by(verdicts.c.partition)
+    query = sa.select(verdicts.c.partition, verdicts.c.digest)
+    with state.read() as connection:
+        rows = connection.execute(query.where(verdicts.c.model == model, verdicts.c.sequence.in_(last))).all()
+    return {row.partition: row.digest for row in rows}
 
 
 def latest_verdict_on(audit: AuditLog, version: ModelVersion) -> StoredVerdict:

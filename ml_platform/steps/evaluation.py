@@ -9,8 +9,6 @@ from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from ml_platform.data.atomic import write_bytes
@@ -18,14 +16,13 @@ from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.errors import listed
 from ml_platform.evaluation.evidence import (
-    BASE_RATE,
     CANDIDATE,
-    CHAMPION,
     Evidence,
     SystemChecks,
     bootstrap_blocks,
 )
 from ml_platform.evaluation.gates import evaluate_gates
+from ml_platform.evaluation.look import Look, LookWindow, next_look
 from ml_platform.evaluation.slices import SliceScore, worst_slices
 from ml_platform.evaluation.summary import MetricSummary, flat_metrics, summarize_metrics
 from ml_platform.evaluation.verdict import Verdict, build_verdict
@@ -39,48 +36,18 @@ from ml_platform.registry.verdict_record import PromotionError, record_verdict
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.steps.candidates import (
     VALIDATION_PREFIX,
-    fitted_examples,
-    read_prices,
     read_training_set,
     split_of,
 )
 from ml_platform.steps.closed_window import require_closed_window
 from ml_platform.steps.freshness import flat_curve, freshness_curve
-from ml_platform.steps.model import REQUEST_ONLY, BoundModel
-from ml_platform.steps.packaging import model_directory, package_version
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.packaging import PackageResult, package_version
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.scoring import ComparedVersions, ModelScores, has_newer_data, score_models, stored_model
 from ml_platform.tasks.own_metric import is_higher_better
-from ml_platform.tasks.task import Context, Task
-from ml_platform.training.candidate import fit_candidate
-from ml_platform.training.model_directory import StoredModel, read_model
-from ml_platform.training.own_baseline import baseline_prediction
-from ml_platform.training.splits import LABEL, Split
-from ml_platform.training.trainer import TrainerSettings
-from ml_platform.training.training_set import EXAMPLE_ID
+from ml_platform.training.splits import LABEL, TimeSplit, split_times
 from resources.home import Home
-
-
-@dataclass(frozen=True)
-class ComparedVersions:
-    """The candidate to evaluate, and the champion to compare it with; None where the model has no champion yet."""
-
-    candidate: ModelVersion
-    champion: ModelVersion | None
-
-
-@dataclass(frozen=True)
-class ModelScores:
-    """Predictions for the test rows by name, in the outputs of ``task``, and the bounds of their intervals.
-
-    ``task`` is that of the candidate. The names are candidate, champion, and the baselines; ``bounds`` contains only
-    the models that give intervals. ``context`` has the numbers of each row that the metrics of the task need.
-    """
-
-    task: Task
-    predictions: dict[str, npt.NDArray[np.float64]]
-    bounds: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
-    context: Context
-    champion_fitted_on_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,36 +79,55 @@ def evaluate_candidate(
     :class:`~ml_platform.steps.closed_window.OpenWindowError` while the window of the month is open at ``now``.
     """
     require_closed_window(model, month, stores.lake, now)
-    candidate = choose_candidate(model, month, stores.registry)
-    compared = ComparedVersions(candidate, _champion_to_compare(stores, candidate))
+    compared = compared_versions(model, month, stores)
     split = split_of(model, month, read_training_set(model, month, stores.lake))
-    packaged = package_version(model, candidate, month, stores)
-    checks = SystemChecks(
-        leaks=leaking_features(model, month, stores.lake),
-        contract_violations=list(broken_contracts),
-        latency_p99_ms=packaged.verified.latency_p99_ms,
-        size_bytes=packaged.package.size_bytes,
-        importance=_stored_model(candidate, stores).fitted.importance(),
-    )
+    packaged = package_version(model, compared.candidate, month, stores)
+    checks = system_checks(model, compared.candidate, month, packaged, stores, broken_contracts)
     scores = score_models(model, split, compared, stores)
-    evidence = collect_evidence(model, split, compared, scores, checks)
-    metrics = summarize_metrics(evidence)
-    curve = freshness_curve(model, _stored_model(candidate, stores), split.test, evidence, stores.lake)
-    metric_values = {
-        **flat_metrics(metrics),
-        **flat_curve(curve),
-        **evidence.task.summary(evidence.label),
-        "rows": float(len(evidence.label)),
-    }
+    evidence = collect_evidence(model, split.test, compared, scores, checks)
+    curve = freshness_curve(model, stored_model(compared.candidate, stores), split.test, evidence, stores.lake)
+    metrics, metric_values = described(evidence)
+    metric_values |= flat_curve(curve)
     verdict = record_evaluation(model, compared, evidence, metric_values, stores, now)
     return EvaluationResult(
-        version=candidate,
+        version=compared.candidate,
         verdict=verdict,
         evidence=evidence,
         metrics=metrics,
         metric_values=metric_values,
         slices=weakest_slices(model, evidence),
         package=packaged.package,
+    )
+
+
+def described(evidence: Evidence) -> tuple[list[MetricSummary], dict[str, float]]:
+    """Return the metrics of ``evidence`` with their intervals, and the same as numbers by stable names."""
+    metrics = summarize_metrics(evidence)
+    summary = evidence.task.summary(evidence.label)
+    return metrics, {**flat_metrics(metrics), **summary, "rows": float(len(evidence.label))}
+
+
+def compared_versions(model: BoundModel, month: str, stores: PlatformStores) -> ComparedVersions:
+    """Return the best candidate of ``month`` and the champion; raises as :func:`choose_candidate`."""
+    candidate = choose_candidate(model, month, stores.registry)
+    return ComparedVersions(candidate, _champion_to_compare(stores, candidate))
+
+
+def system_checks(
+    model: BoundModel,
+    candidate: ModelVersion,
+    month: str,
+    packaged: PackageResult,
+    stores: PlatformStores,
+    broken_contracts: Sequence[str],
+) -> SystemChecks:
+    """Return the measurements of ``candidate`` besides its predictions; the leak check reads the rows of ``month``."""
+    return SystemChecks(
+        leaks=leaking_features(model, month, stores.lake),
+        contract_violations=list(broken_contracts),
+        latency_p99_ms=packaged.verified.latency_p99_ms,
+        size_bytes=packaged.package.size_bytes,
+        importance=stored_model(candidate, stores).fitted.importance(),
     )
 
 
@@ -176,46 +162,21 @@ def candidates_of(model: BoundModel, month: str, registry: ModelRegistry) -> dic
     }
 
 
-def score_models(model: BoundModel, split: Split, compared: ComparedVersions, stores: PlatformStores) -> ModelScores:
-    """Return the predictions of candidate, champion and baselines for the test rows of ``split``."""
-    versions = {CANDIDATE: compared.candidate}
-    if compared.champion is not None:
-        versions[CHAMPION] = compared.champion
-    stored = {name: _stored_model(version, stores) for name, version in versions.items()}
-    task = stored[CANDIDATE].task
-    predictions = {name: task.aligned(one.predict(split.test), one.task) for name, one in stored.items()}
-    bounds = {name: one.calibration.bounds(predictions[name]) for name, one in stored.items()}
-    known, context = task.encode(split.known[LABEL], "Training set"), task.context(split.test)
-    predictions[BASE_RATE] = task.baseline(known, split.test.height)
-    predictions |= task.baselines(known, task.context(split.known), context)
-    if model.request_only:
-        predictions[REQUEST_ONLY] = request_only(model, split, stores.repository)
-    for name, baseline in model.declared.evaluation.baselines.items():
-        predictions[name] = baseline_prediction(baseline, split, task)
-    return ModelScores(
-        task,
-        predictions,
-        {name: ends for name, ends in bounds.items() if ends is not None},
-        context,
-        champion_fitted_on_rows=fitted_on_rows(model, split, compared, stores),
-    )
-
-
 def collect_evidence(
-    model: BoundModel, split: Split, compared: ComparedVersions, scores: ModelScores, checks: SystemChecks
+    model: BoundModel, test: pl.DataFrame, compared: ComparedVersions, scores: ModelScores, checks: SystemChecks
 ) -> Evidence:
-    """Return the evidence that the gates read: labels, predictions, bootstrap blocks, slices and ``checks``."""
+    """Return the evidence on the rows ``test``: labels, predictions, bootstrap blocks, slices and ``checks``."""
     declared, champion = model.declared, compared.champion
     return Evidence(
-        label=scores.task.encode(split.test[LABEL], f"Test rows of '{model.name}'"),
+        label=scores.task.encode(test[LABEL], f"Test rows of '{model.name}'"),
         predictions=scores.predictions,
         block=bootstrap_blocks(
-            split.test,
+            test,
             declared.evaluation.bootstrap.unit,
             time="" if declared.prediction_time is None else declared.prediction_time.field,
             time_zone="UTC" if declared.partitions is None else declared.partitions.time_zone,
         ),
-        slices=split.test.select(model.slice_fields) if model.slice_fields else None,
+        slices=test.select(model.slice_fields) if model.slice_fields else None,
         candidate_is_newer=champion is not None and has_newer_data(model, compared.candidate, champion),
         champion_fitted_on_rows=scores.champion_fitted_on_rows,
         system_checks=checks,
@@ -234,25 +195,46 @@ def record_evaluation(
     metric_values: Mapping[str, float],
     stores: PlatformStores,
     now: datetime,
+    *,
+    earlier: Sequence[Look] = (),
+    window: LookWindow | None = None,
+    judged: Verdict | None = None,
 ) -> Verdict:
     """Evaluate the gates, store evidence, verdict and ``metric_values``, and return the verdict.
 
-    The evidence is written first, so a verdict on record always has its evidence.
+    The evidence is written first, so a verdict on record always has its evidence. ``earlier`` are the looks before this
+    one, and ``window`` is the one that it adds (None: that of the candidate). If the last verdict ``judged`` has the
+    same evidence, looks and decision, it is returned and nothing is recorded.
     """
-    table = evidence.to_table()
+    table, gates = evidence.to_table(), evaluate_gates(model.gates, evidence)
+    window = window or own_window(model, compared.candidate.partition, len(evidence.label))
+    error = 1 - model.declared.evaluation.bootstrap.confidence
+    looks = [] if window is None else [*earlier, next_look(earlier, window, evidence, gates, error)]
     verdict = build_verdict(
         model=model.name,
         partition=compared.candidate.partition,
         candidate=compared.candidate.content_digest,
         champion=None if compared.champion is None else compared.champion.content_digest,
-        gates=evaluate_gates(model.gates, evidence),
+        gates=gates,
         evidence=evidence.digest(),
         table=content_hash(table),
         at=now,
+        looks=looks,
+        maximum_looks=model.maximum_looks,
     )
+    if judged is not None and _says_the_same(judged, verdict):
+        return judged
     write_bytes(evidence_path(stores.home, verdict), _parquet_bytes(table))
     record_verdict(stores.audit, verdict.model_dump(), metric_values, actor="gates", at=now)
     return verdict
+
+
+def own_window(model: BoundModel, partition: str, rows: int) -> LookWindow | None:
+    """Return the window on which the candidate of ``partition`` is judged first; None where no window follows it."""
+    if not isinstance(model.declared.split, TimeSplit) or not model.has_time:
+        return None
+    times = split_times(partition, model.partitions, model.declared.split)
+    return LookWindow(partition, rows, times.test_end.isoformat())
 
 
 def weakest_slices(model: BoundModel, evidence: Evidence) -> list[SliceScore]:
@@ -319,42 +301,6 @@ def leaking_features(model: BoundModel, month: str, lake: Lake) -> list[str]:
     return list(dict.fromkeys(found.feature for found in report.leaks))
 
 
-def request_only(model: BoundModel, split: Split, repository: Path) -> npt.NDArray[np.float64]:
-    """Return the test predictions of the baseline that is fitted on request features alone, of shape (rows,)."""
-    views = [view for view in model.feature_set.views if view.name in model.request_only]
-    own = {name for view in views for name in view.feature_names}
-    names = [name for name in model.feature_set.feature_names if name in own]
-    settings = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
-    fitted = fit_candidate(split, names, settings, task=model.declared.task, prices=read_prices(repository))
-    return fitted.predict(split.test)
-
-
-def has_newer_data(model: BoundModel, candidate: ModelVersion, champion: ModelVersion) -> bool:
-    """Return whether ``candidate`` is of a later partition than ``champion``, or of other rows of a table."""
-    if model.has_time:
-        return model.partitions.precedes(champion.partition, candidate.partition)
-    return candidate.partition != champion.partition
-
-
-def fitted_on_rows(model: BoundModel, split: Split, compared: ComparedVersions, stores: PlatformStores) -> bool:
-    """Return whether the champion was fitted on test rows of ``split``.
-
-    With a split by time, a champion of a later partition was. With other splits, the examples are compared by their
-    ids: rows may have changed their parts since the champion was fitted.
-    """
-    champion = compared.champion
-    if champion is None:
-        return False
-    if model.declared.split.is_by_time:
-        return model.partitions.precedes(compared.candidate.partition, champion.partition)
-    seen = fitted_examples(model, stores.registry.manifest(champion), stores.lake)
-    return bool(split.test[EXAMPLE_ID].is_in(seen.implode()).any())
-
-
-def _stored_model(version: ModelVersion, stores: PlatformStores) -> StoredModel:
-    return read_model(model_directory(version, stores))
-
-
 def _champion_to_compare(stores: PlatformStores, version: ModelVersion) -> ModelVersion | None:
     """Return the champion, or its predecessor when ``version`` is the champion: a repeated evaluation is equal."""
     champion = current_champion(stores.audit, version.name)
@@ -373,6 +319,10 @@ def _validation_metric(model: BoundModel, manifest: Manifest) -> float:
     if value is None:
         return float("-inf")
     return value if is_higher_better(metric, model.own_metrics) else -value
+
+
+def _says_the_same(judged: Verdict, verdict: Verdict) -> bool:
+    return (judged.evidence, judged.decision, judged.looks) == (verdict.evidence, verdict.decision, verdict.looks)
 
 
 def _parquet_bytes(table: pl.DataFrame) -> bytes:

@@ -6,6 +6,7 @@ Nothing is judged again by itself. The record lets a person decide, and shows la
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from ml_platform.data.lake import TableVersion
 from ml_platform.registry.audit import AuditLog
@@ -42,10 +43,7 @@ def record_late_partitions(
     changed = [key for key, version in written.items() if earlier.get(key) != version.sha256]
     if not changed:
         return []
-    decisions = {
-        str(record.facts["partition"]): str(record.facts["decision"])
-        for record in audit.records(VERDICT_KIND, model.name)
-    }
+    decisions = {str(record.facts["partition"]): record.facts for record in audit.records(VERDICT_KIND, model.name)}
     late = [LatePartition(key, _judged_with(model, key, decisions)) for key in model.partitions.sort(changed)]
     late = [each for each in late if each.judged]
     for each in late:
@@ -54,8 +52,13 @@ def record_late_partitions(
     return late
 
 
-def _judged_with(model: BoundModel, key: str, decisions: Mapping[str, str]) -> dict[str, str]:
-    return {partition: decision for partition, decision in decisions.items() if _reads(model, partition, key)}
+def _judged_with(model: BoundModel, key: str, decisions: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    return {
+        partition: str(facts["decision"])
+        for partition, facts in decisions.items()
+        # A candidate that waited was judged on later windows too.
+        if _reads(model, partition, key) or key in facts.get("look", {}).get("windows", ())
+    }
 
 
 def _reads(model: BoundModel, judged: str, key: str) -> bool:

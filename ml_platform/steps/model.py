@@ -80,6 +80,18 @@ class ExampleSettings(Settings):
     )
 
 
+class RejudgeSettings(Settings):
+    """How often a candidate on HOLD is judged again."""
+
+    max_looks: int = Field(
+        default=6,
+        ge=1,
+        le=50,
+        description="Highest number of looks at one candidate: its own window, and the ones that close after it. With "
+        "1, a candidate on HOLD is not judged again.",
+    )
+
+
 class EvaluationSettings(Settings):
     """How candidates are scored on the test month."""
 
@@ -104,6 +116,10 @@ class EvaluationSettings(Settings):
     bootstrap: BootstrapSettings = Field(
         default_factory=lambda: BootstrapSettings.model_validate({}),
         description="Resampling of the confidence intervals.",
+    )
+    rejudge: RejudgeSettings = Field(
+        default_factory=lambda: RejudgeSettings.model_validate({}),
+        description="Repeated judgement of a candidate on HOLD, on the rows of all windows so far.",
     )
     freshness_curve: list[Annotated[str, Field(pattern=DELAY)]] | None = Field(
         default=None,
@@ -238,6 +254,11 @@ class ModelSettings(Settings):
             bootstrap = bootstrap.model_copy(update={"unit": unit})
             self.evaluation = self.evaluation.model_copy(update={"bootstrap": bootstrap})
         return self
+
+    @property
+    def maximum_looks(self) -> int:
+        """Highest number of looks at one candidate; 1 without windows of time that close after its own."""
+        return self.evaluation.rejudge.max_looks if self.time is None and self.split.is_by_time else 1
 
 
 class ModelWithoutTimeError(PlatformError):
@@ -446,6 +467,11 @@ class BoundModel:
     def locks(self, repository: Path) -> BentoLocks:
         """Return the lock files of a bento of the model; its domain is the one of the examples function."""
         return BentoLocks.of(repository, self.declared.examples.function)
+
+    @property
+    def maximum_looks(self) -> int:
+        """Highest number of looks at one candidate."""
+        return self.declared.maximum_looks
 
     @property
     def own_metrics(self) -> dict[str, Metric]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml_platform.data.atomic import write_text
 from ml_platform.evaluation.evidence import CANDIDATE, Evidence
+from ml_platform.evaluation.look import looks_table
 from ml_platform.evaluation.model_card import ModelCard, render_html, render_markdown
 from ml_platform.evaluation.plots import reliability_plot
 from ml_platform.evaluation.reliability import reliability_bins
@@ -31,6 +32,9 @@ from ml_platform.training.model_directory import read_model
 from ml_platform.training.threshold import AnswerQuality, ThresholdChoice, answer_quality
 
 MAX_FEATURES_SHOWN = 15
+
+LOOKS = "Looks at this candidate, all windows so far together"
+"""Title of the table of looks."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         slices=weakest_slices(model, evidence),
         slice_metric=task.slice_metric,
         verdict=verdict,
+        # The last reason of a HOLD says whether the candidate is judged again.
+        waiting=verdict.reasons[-1] if verdict.decision == "HOLD" and verdict.looks else "",
         feature_importance=dict(list(importance.items())[:MAX_FEATURES_SHOWN]),
         cost=training_cost(registry, version, manifest, read_prices(stores.repository).currency),
         approvals=decision_history(stores.audit, version),
@@ -81,7 +87,11 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         threshold=_threshold_text(manifest, task),
         answers=_answers(manifest, evidence),
         reliability=[] if task.output_names else [each for of_class in bins.values() for each in of_class],
-        tables={**_freshness(model, stores.audit, verdict.digest), **task.tables(evidence.label, candidate)},
+        tables={
+            **({LOOKS: looks_table(verdict.looks)} if len(verdict.looks) > 1 else {}),
+            **_freshness(model, stores.audit, verdict.digest),
+            **task.tables(evidence.label, candidate),
+        },
         plots={
             f"{title}: {name}" if task.output_names else title: reliability_plot(each) for name, each in bins.items()
         },

@@ -61,7 +61,11 @@ def package_champion(model: BoundModel, month: str, stores: PlatformStores) -> P
     reused while its files are unchanged and a build would give the same content from the code, lock and model of now.
     Raises :class:`PromotionError` when the model has no champion, and otherwise as :func:`package_version`.
     """
-    version = champion_of(model.name, stores.registry)
+    return reuse_or_package(model, champion_of(model.name, stores.registry), month, stores)
+
+
+def reuse_or_package(model: BoundModel, version: ModelVersion, month: str, stores: PlatformStores) -> PackageResult:
+    """Return the verified bento of ``version`` if a build would give the same, else as :func:`package_version`."""
     found = find_verified_bento(
         stores.state,
         stores.home.bentos,

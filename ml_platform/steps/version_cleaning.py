@@ -16,6 +16,7 @@ from ml_platform.data.leftovers import Leftover, before, folder_size, old_folder
 from ml_platform.registry.champion_history import champion_history
 from ml_platform.registry.models import ModelVersion
 from ml_platform.registry.version_protection import champion_versions, protected_versions
+from ml_platform.registry.waiting import waiting_candidates
 from ml_platform.serving.desired_state import DesiredStates, all_desired_states
 from ml_platform.state.cursors import cursors_below, delete_cursors, write_cursor
 from ml_platform.state.schema import verdicts, verified_bentos
@@ -75,6 +76,8 @@ class VersionCleaning:
             repository=self.stores.repository,
             champions_since=before(self.now, retention.champions_days),
         )
+        waiting = {each.candidate for each in waiting_candidates(self.stores.audit, model)}
+        reasons |= {each.version: "waits on HOLD" for each in registered if each.content_digest in waiting}
         served = states.readable[model].served_versions if model in states.readable else []
         return {int(each.version): "served" for each in served if each.version.isdigit()} | reasons
 

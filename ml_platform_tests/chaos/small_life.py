@@ -395,14 +395,15 @@ def evaluate(platform: Any, rounds: int = 30) -> None:
     from ml_platform.evaluation.evidence import SystemChecks
     from ml_platform.steps import evaluation as work
     from ml_platform.steps.candidates import read_training_set, split_of
+    from ml_platform.steps.scoring import ComparedVersions, score_models
 
     model, stores = _model(rounds), platform.stores
-    compared = work.ComparedVersions(work.choose_candidate(model, MONTH, stores.registry), None)
+    compared = ComparedVersions(work.choose_candidate(model, MONTH, stores.registry), None)
     split = split_of(model, MONTH, read_training_set(model, MONTH, stores.lake))
     broken = broken_contracts(stores.lake, model.source_datasets, model.reads_until(MONTH))
     checks = SystemChecks(leaks=[], contract_violations=broken, latency_p99_ms=5.0, size_bytes=1000)
-    scores = work.score_models(model, split, compared, stores)
-    evidence = work.collect_evidence(model, split, compared, scores, checks)
+    scores = score_models(model, split, compared, stores)
+    evidence = work.collect_evidence(model, split.test, compared, scores, checks)
     work.record_evaluation(model, compared, evidence, {"auc": 0.8}, stores, NOW)
 
 

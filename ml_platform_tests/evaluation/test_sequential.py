@@ -7,7 +7,7 @@ from scipy.special import ndtr, ndtri, stdtr
 
 from ml_platform.evaluation.bootstrap import BootstrapSettings
 from ml_platform.evaluation.evidence import Evidence
-from ml_platform.evaluation.sequential import nominal_levels, pool_windows
+from ml_platform.evaluation.sequential import nominal_levels, pool_windows, split_windows
 from ml_platform.evaluation.serial_dependence import serial_dependence
 from ml_platform.tasks.metrics import EvaluationError
 
@@ -50,6 +50,27 @@ def test_equal_candidate_passes_at_any_of_six_looks_at_most_at_the_declared_rate
                 passed += 1
                 break
     assert passed / 1500 <= 0.05 + 0.012  # two standard errors
+
+
+def test_gates_promote_an_equal_candidate_over_six_windows_at_most_at_the_declared_rate() -> None:
+    from benchmarks.repeated_looks import simulate
+
+    outcomes = simulate(300, better_by=0.0, autocorrelation=0.26, resamples=100)
+    promoted = [each.looks for each in outcomes if each.decision == "PROMOTE"]
+    assert len(promoted) / 300 <= 0.05 + 0.025  # two standard errors
+    assert any(looks > 1 for looks in promoted)  # an error that later looks could not make would test nothing
+
+
+def test_windows_are_split_as_they_were_pooled() -> None:
+    windows = [window(1), window(2)]
+    stored = pool_windows(windows).to_table()
+    again = split_windows(Evidence.from_table(stored, task="binary", settings=windows[0].settings), [200, 200])
+    for one, other in zip(windows, again, strict=True):
+        assert np.array_equal(one.predictions["candidate"], other.predictions["candidate"])
+        assert len(np.unique(other.block)) == 10
+    assert pool_windows(again).digest() == pool_windows(windows).digest()
+    with pytest.raises(EvaluationError, match="expected 300 rows, as its looks record, found 400"):
+        split_windows(pool_windows(windows), [200, 100])
 
 
 def test_looks_without_more_rows_are_refused() -> None:

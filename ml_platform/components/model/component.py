@@ -14,6 +14,7 @@ from ml_platform.components.model import (
     model_card,
     monitoring,
     promotion,
+    rejudging,
     serving,
     training,
 )
@@ -70,6 +71,8 @@ class Model(ModelDeclaration):
         """Return the sensors and schedules that retrain, monitor and reproduce the model."""
         declared = self.retraining
         sensors = [automation.new_month_sensor(bound, models_of_domain)] if declared.on_new_partition else []
+        if bound.maximum_looks > 1:
+            sensors.append(rejudging.waiting_candidates_sensor(bound))
         schedules = [
             automation.monitoring_schedule(bound, declared.monitoring_cron),
             promotion.reproduce_schedule(bound, declared.reproduce_cron),

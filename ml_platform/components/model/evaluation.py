@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from ml_platform.components.metadata import inline_image, records_table
 from ml_platform.components.model.model_assets import ModelAssets
@@ -19,6 +20,15 @@ ITSELF = "Not fitted: the model itself has request features only."
 """Reason why a model has no request-only baseline."""
 
 
+class EvaluationConfig(dg.Config):
+    """Which candidates to judge; the sensor of waiting candidates sets it."""
+
+    only_waiting: bool = Field(
+        default=False,
+        description="Only judge a candidate on HOLD again, on one more window; fail if it does not wait any more.",
+    )
+
+
 def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
     """Return `<model>/evaluation`: the verdict on the month's candidate, with each gate as a blocking check."""
     key = model.key("evaluation")
@@ -28,7 +38,9 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         description=(
             "Verdict on the month's candidate: PROMOTE, HOLD or REJECT, with the numbers of every gate. Candidate, "
             "champion and baselines are scored on the same rows of the month; the candidate was not fitted, tuned or "
-            "calibrated on them. The candidate's bento is built and load-tested here, and reused after a promotion."
+            "calibrated on them. A candidate on HOLD is judged again on the rows of each window that closes later, and "
+            "all its windows count together. The candidate's bento is built and load-tested here, and reused after a "
+            "promotion."
         ),
         partitions_def=model.partitions_def,
         deps=[*model.candidate_keys.values(), model.key("training_set")],
@@ -41,31 +53,22 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
     )
     def _evaluation(
         context: dg.AssetExecutionContext,
+        config: EvaluationConfig,
         lake: LakeResource,
         mlflow: MlflowResource,
         home: HomeResource,
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.data.contract_record import broken_contracts
+        from ml_platform.evaluation.look import looks_table
         from ml_platform.evaluation.plots import improvement_plot, reliability_plot
         from ml_platform.evaluation.reliability import reliability_bins
-        from ml_platform.steps.evaluation import evaluate_candidate
         from ml_platform.steps.freshness import curve_table
+        from ml_platform.steps.rejudgement import judge_candidate
 
         stores = open_stores(home, lake, mlflow, online_store)
         key_of_run = model.key_of_run(context, stores.lake)
         with mlflow.run(context, model.name) as run:
-            result = evaluate_candidate(
-                model,
-                key_of_run,
-                stores,
-                broken_contracts=broken_contracts(
-                    stores.lake,
-                    model.source_datasets,
-                    model.reads_until(key_of_run),
-                ),
-                now=datetime.now(UTC),
-            )
+            result = judge_candidate(model, key_of_run, stores, now=datetime.now(UTC), only_waiting=config.only_waiting)
             run.set_tags({"verdict": result.verdict.decision, "candidate_run": result.version.run_id})
             run.log_metrics(result.metric_values)
         # MLflow compares candidates by their own runs, so the results are logged there too.
@@ -100,6 +103,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
                 "verdict": result.verdict.digest,
                 **({"request_only_baseline": ITSELF} if model.is_request_only else {}),
                 **plots,
+                "looks": records_table(looks_table(result.verdict.looks)),
                 "freshness": records_table(curve_table(result.metric_values, model.arrivals)),
                 "weakest_slices": dg.MetadataValue.table(
                     [dg.TableRecord(asdict(each)) for each in result.slices],

@@ -189,7 +189,7 @@ def test_declared_retraining_settings_select_sensors_and_schedules(
     settings = RetrainingSettings.model_validate(declared)
     made = model.declared.model_copy(update={"retraining": settings}).automation_definitions(model)  # type: ignore[attr-defined]
 
-    assert {each.name for each in made.sensors or ()} == sensors
+    assert {each.name for each in made.sensors or ()} == sensors | {"departure_risk_waiting_candidates"}
     assert {each.name for each in made.schedules or ()} == schedules | {
         "departure_risk_monitor",
         "departure_risk_reproduce",

@@ -1,0 +1,108 @@
+"""The sensor that has a candidate on HOLD judged again when a further window of its model was evaluated.
+
+It is level-triggered: what waits follows from the recorded verdicts and champions. Each tick gives its reason.
+"""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.data.canonical import value_digest
+from ml_platform.data.names import identifier
+from resources.lake import LakeResource
+
+if TYPE_CHECKING:
+    from ml_platform.registry.waiting import WaitingCandidate
+    from ml_platform.state.store import StateStore
+
+REJUDGED_TAG = "ml_platform/rejudged_model"
+"""Run tag with the name of the model whose waiting candidate the run judges again."""
+
+RUN_KEY_TAG = "dagster/run_key"
+
+
+def waiting_candidates_sensor(model: ModelAssets) -> dg.SensorDefinition:
+    """Return the sensor `<model>_waiting_candidates`, which requests one run per candidate on HOLD and new window.
+
+    The run materializes the evaluation of the candidate's own partition with one more window, and when the candidate
+    passes, its model card, champion, bento and rollout.
+    """
+    assets = [model.key(name) for name in ("evaluation", "model_card", "champion", "bento", "rollout")]
+
+    @dg.sensor(
+        name=f"{identifier(model.name)}_waiting_candidates",
+        target=dg.AssetSelection.assets(*assets),
+        description=f"Judges candidates of {model.name} on HOLD again when a further window was evaluated.",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def waiting_candidates(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+        due = due_candidate(context.instance, model, lake.lake().state, datetime.now(UTC))
+        if isinstance(due, dg.SkipReason):
+            return due
+        partition, run_key = due
+        return dg.RunRequest(
+            run_key=run_key,
+            partition_key=partition,
+            asset_selection=assets,
+            run_config={"ops": {model.key("evaluation").to_python_identifier(): {"config": {"only_waiting": True}}}},
+            tags={"trigger": "waiting candidate", REJUDGED_TAG: model.name},
+        )
+
+    return waiting_candidates
+
+
+def due_candidate(
+    instance: dg.DagsterInstance, model: ModelAssets, state: "StateStore", now: datetime
+) -> tuple[str, str] | dg.SkipReason:
+    """Return partition and run key of the waiting candidate to judge again, or the reason to skip.
+
+    The end of each wait that is over is recorded first. One candidate is judged at a time, the one with the latest
+    verdict first, because a promotion ends the wait of the others.
+    """
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.registry.waiting import end_waits, waiting_candidates
+
+    audit = AuditLog(state)
+    ended = end_waits(audit, model.name, model.maximum_looks, at=now)
+    waiting = waiting_candidates(audit, model.name, model.maximum_looks)
+    if not waiting:
+        over = [f" The wait of {each.waiting.partition} ended: {each.reason}" for each in ended]
+        return dg.SkipReason(f"No candidate of '{model.name}' waits on HOLD.{''.join(over)}")
+    running = instance.get_runs(
+        dg.RunsFilter(tags={REJUDGED_TAG: model.name}, statuses=[*NOT_FINISHED_STATUSES]), limit=1
+    )
+    if running:
+        return dg.SkipReason(f"Run {running[0].run_id} judges a candidate of '{model.name}' again.")
+    reasons = []
+    for each in waiting:
+        found = _run_key(instance, model, each, state)
+        if isinstance(found, str):
+            return each.partition, found
+        reasons.append(str(found.skip_message))
+    return dg.SkipReason(" ".join(reasons))
+
+
+def _run_key(
+    instance: dg.DagsterInstance, model: ModelAssets, waiting: "WaitingCandidate", state: "StateStore"
+) -> str | dg.SkipReason:
+    """Return the run key of the next look at ``waiting``, or the reason why none is due."""
+    from ml_platform.registry.verdict_record import stored_verdict
+    from ml_platform.steps.rejudgement import pending_windows
+
+    last = waiting.windows[-1]
+    subject = f"The candidate of {waiting.partition}, after look {waiting.look} of at most {model.maximum_looks},"
+    windows = pending_windows(model, last, state)
+    if not windows:
+        return dg.SkipReason(f"{subject} waits until a window after {last} is closed and evaluated.")
+    latest = list(windows)[-1]
+    own = stored_verdict(state, windows[latest]).content
+    if own["decision"] == "PROMOTE" and own["champion"] == waiting.champion:
+        return dg.SkipReason(f"{subject} waits for the promotion of the candidate of {latest}, which passed.")
+    run_key = f"{model.name}|waiting|{waiting.verdict[:12]}|{value_digest(windows)[:12]}"
+    if runs := instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1):
+        return dg.SkipReason(f"{subject} was not judged by run {runs[0].run_id}; repair its error and re-execute it.")
+    return run_key

@@ -1,0 +1,250 @@
+"""Judges the candidate of a partition: first on its own window, and while it is on HOLD on later windows too.
+
+A later look scores candidate and champion on the rows of one more window, and pools them with the stored evidence of
+the looks before. The baselines are those of the evaluation of that window, which has judged its own candidate first.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ml_platform.data.contract_record import broken_contracts
+from ml_platform.data.lake import PARTITION, Lake
+from ml_platform.errors import PlatformError, listed
+from ml_platform.evaluation.evidence import CANDIDATE, Evidence, SystemChecks
+from ml_platform.evaluation.look import LookWindow
+from ml_platform.evaluation.sequential import pool_windows, split_windows
+from ml_platform.evaluation.verdict import Verdict, parse_verdict
+from ml_platform.features.view import PREDICT_AT
+from ml_platform.registry.verdict_record import PromotionError, judged_partitions, latest_verdict_of, stored_verdict
+from ml_platform.registry.waiting import end_waits, waiting_candidates
+from ml_platform.state.store import StateStore
+from ml_platform.steps.evaluation import (
+    EvaluationResult,
+    collect_evidence,
+    compared_versions,
+    described,
+    evaluate_candidate,
+    load_evidence,
+    record_evaluation,
+    system_checks,
+    weakest_slices,
+)
+from ml_platform.steps.model import BoundModel
+from ml_platform.steps.packaging import reuse_or_package
+from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.scoring import ComparedVersions, has_newer_data, score_versions
+from ml_platform.training.splits import LABEL, MARGIN_PARTITIONS, TimeSplit, split_times
+
+
+class NotWaitingError(PlatformError):
+    """Raised when a candidate should be judged again that does not wait, or for whom no window has closed."""
+
+
+@dataclass(frozen=True)
+class NextWindow:
+    """The window that a look adds: its rows after those of the looks before, and the baselines on these rows."""
+
+    window: LookWindow
+    rows: pl.DataFrame
+    evaluated: Evidence
+
+
+def judge_candidate(
+    model: BoundModel, month: str, stores: PlatformStores, *, now: datetime, only_waiting: bool = False
+) -> EvaluationResult:
+    """Judge the best candidate of ``month`` and record the verdict.
+
+    A candidate that waits is judged on its windows so far and the next one that closed. One that was judged on several
+    windows is judged on the same ones again. Every other candidate is evaluated on its own window. With
+    ``only_waiting``, raises :class:`NotWaitingError` instead of the last two. Raises otherwise as
+    :func:`~ml_platform.steps.evaluation.evaluate_candidate`.
+    """
+    end_waits(stores.audit, model.name, model.maximum_looks, at=now)
+    compared = compared_versions(model, month, stores)
+    judged = judged_so_far(model, month, compared, stores)
+    waits = judged is not None and any(
+        judged.digest == each.verdict for each in waiting_candidates(stores.audit, model.name, model.maximum_looks)
+    )
+    later = next_window(model, judged, stores) if judged is not None and waits else None
+    if only_waiting and later is None:
+        raise NotWaitingError(
+            f"Candidate of '{model.name}', {month}",
+            expected="a candidate on HOLD against the current champion, and a later window that was evaluated",
+            found="no such window" if waits else "a candidate that does not wait",
+            fix="Nothing is to do: the audit log has the reason. Materialize the evaluation by hand to start again.",
+        )
+    if judged is not None and (later is not None or len(judged.looks) > 1):
+        result = _judge_pooled(model, compared, judged, later, stores, now)
+    else:
+        violations = broken_contracts(stores.lake, model.source_datasets, model.reads_until(month))
+        result = evaluate_candidate(model, month, stores, broken_contracts=violations, now=now)
+    end_waits(stores.audit, model.name, model.maximum_looks, at=now)
+    return result
+
+
+def judged_so_far(model: BoundModel, month: str, compared: ComparedVersions, stores: PlatformStores) -> Verdict | None:
+    """Return the last verdict on ``month`` if it has looks and compares the same two versions; None otherwise."""
+    found = latest_verdict_of(stores.audit, model.name, month)
+    if found is None or model.maximum_looks == 1:
+        return None
+    verdict = parse_verdict(found.content)
+    champion = None if compared.champion is None else compared.champion.content_digest
+    same = (verdict.candidate, verdict.champion) == (compared.candidate.content_digest, champion)
+    return verdict if same and verdict.looks else None
+
+
+def pending_windows(model: BoundModel, last: str, state: StateStore) -> dict[str, str]:
+    """Return the evaluated windows after ``last`` in order of time, each with the digest of its latest verdict."""
+    scheme = model.partitions
+    judged = judged_partitions(state, model.name)
+    # Verdicts from before a change of the cadence were reached on other partitions.
+    later = [key for key in judged if scheme.names_key(key) and scheme.precedes(last, key)]
+    return {key: judged[key] for key in scheme.sort(later)}
+
+
+def next_window(model: BoundModel, judged: Verdict, stores: PlatformStores) -> NextWindow | None:
+    """Return the first evaluated window after those of ``judged`` with new rows; None when none has closed.
+
+    Only the rows of one window are read. A window whose rows have changed since its evaluation is passed over; raises
+    :class:`NotWaitingError`, which names it, when there is no other.
+    """
+    last, changed = judged.looks[-1], []
+    for key, digest in pending_windows(model, last.window, stores.state).items():
+        own = parse_verdict(stored_verdict(stores.state, digest).content)
+        rows = window_rows(model, key, stores.lake)
+        try:
+            evaluated = load_evidence(model, own, stores.home)
+        except PromotionError:
+            changed.append(key)  # its version was removed with its evidence
+            continue
+        evaluated = split_windows(evaluated, [look.rows for look in own.looks])[0] if own.looks else evaluated
+        if not _has_rows(evaluated, rows):
+            changed.append(key)
+            continue
+        is_new = rows[PREDICT_AT] >= datetime.fromisoformat(last.until)
+        if is_new.any():
+            new = rows.filter(is_new)
+            until = split_times(key, model.partitions, _split_of(model)).test_end.isoformat()
+            kept = _selected(evaluated, is_new.to_numpy())
+            return NextWindow(LookWindow(key, new.height, until), new, kept)
+    if changed:
+        raise NotWaitingError(
+            f"Waiting candidate of '{model.name}', {judged.partition}",
+            expected=f"the rows on which {listed(changed)} was evaluated",
+            found="other rows in its training set, or no evidence",
+            fix=f"Materialize {model.name}/evaluation for {changed[-1]} again, or wait for the next window.",
+        )
+    return None
+
+
+def window_rows(model: BoundModel, key: str, lake: Lake) -> pl.DataFrame:
+    """Return the labelled rows of the test part of ``key``, in the order of its evaluation; no other row is read."""
+    times, scheme = split_times(key, model.partitions, _split_of(model)), model.partitions
+    start = scheme.shift(scheme.key_at(times.test_start), -MARGIN_PARTITIONS)
+    rows = lake.scan(model.table, partitions=scheme.between(scheme.latest([scheme.first, start]), key))
+    is_tested = pl.col(PREDICT_AT).is_between(times.test_start, times.test_end, closed="left")
+    return rows.filter(is_tested & pl.col(LABEL).is_not_null()).drop(PARTITION).sort(PREDICT_AT, "example_id").collect()
+
+
+def _judge_pooled(
+    model: BoundModel,
+    compared: ComparedVersions,
+    judged: Verdict,
+    later: NextWindow | None,
+    stores: PlatformStores,
+    now: datetime,
+) -> EvaluationResult:
+    """Judge the windows of ``judged`` and ``later`` together; None repeats the last look."""
+    at = judged.looks[-1].window if later is None else later.window.partition
+    packaged = reuse_or_package(model, compared.candidate, at, stores)
+    violations = broken_contracts(stores.lake, model.source_datasets, model.reads_until(at))
+    checks = system_checks(model, compared.candidate, at, packaged, stores, violations)
+    windows = _stored_windows(model, compared, judged, checks, stores)
+    if later is None:
+        earlier, last = judged.looks[:-1], judged.looks[-1]
+        window = LookWindow(last.window, last.rows, last.until)
+    else:
+        earlier, window = judged.looks, later.window
+        windows.append(_window_evidence(model, compared, later, checks, stores))
+    pooled = pool_windows(windows)
+    metrics, metric_values = described(pooled)
+    verdict = record_evaluation(
+        model, compared, pooled, metric_values, stores, now, earlier=earlier, window=window, judged=judged
+    )
+    return EvaluationResult(
+        version=compared.candidate,
+        verdict=verdict,
+        evidence=pooled,
+        metrics=metrics,
+        metric_values=metric_values,
+        slices=weakest_slices(model, pooled),
+        package=packaged.package,
+    )
+
+
+def _stored_windows(
+    model: BoundModel, compared: ComparedVersions, judged: Verdict, checks: SystemChecks, stores: PlatformStores
+) -> list[Evidence]:
+    """Return the evidence of each look of ``judged``, with what its table does not have."""
+    windows = split_windows(load_evidence(model, judged, stores.home), [look.rows for look in judged.looks])
+    newer = compared.champion is not None and has_newer_data(model, compared.candidate, compared.champion)
+    return [
+        replace(
+            evidence,
+            system_checks=checks,
+            candidate_is_newer=newer,
+            champion_fitted_on_rows=_champion_saw(model, compared, look.window),
+        )
+        for evidence, look in zip(windows, judged.looks, strict=True)
+    ]
+
+
+def _window_evidence(
+    model: BoundModel, compared: ComparedVersions, later: NextWindow, checks: SystemChecks, stores: PlatformStores
+) -> Evidence:
+    scores = score_versions(later.rows, compared, stores)
+    evaluated = later.evaluated
+    baselines = {name: scores.task.aligned(evaluated.predictions[name], evaluated.task) for name in evaluated.baselines}
+    scores = replace(
+        scores,
+        predictions=scores.predictions | baselines,
+        champion_fitted_on_rows=_champion_saw(model, compared, later.window.partition),
+    )
+    return collect_evidence(model, later.rows, compared, scores, checks)
+
+
+def _champion_saw(model: BoundModel, compared: ComparedVersions, window: str) -> bool:
+    champion = compared.champion
+    return champion is not None and model.partitions.precedes(window, champion.partition)
+
+
+def _has_rows(evaluated: Evidence, rows: pl.DataFrame) -> bool:
+    """Return whether ``rows`` are those of the evidence ``evaluated``, by their number, labels and slices."""
+    if len(evaluated.label) != rows.height:
+        return False
+    label = evaluated.task.encode(rows[LABEL], "Rows of a window")
+    slices = pl.DataFrame() if evaluated.slices is None else evaluated.slices
+    names = [name for name in slices.columns if name in rows.columns]
+    return np.array_equal(label, evaluated.label) and slices.select(names).equals(rows.select(names))
+
+
+def _selected(evidence: Evidence, kept: npt.NDArray[np.bool_]) -> Evidence:
+    """Return the predictions of the candidate and the baselines for the rows ``kept``."""
+    names = evidence.baselines
+    return Evidence(
+        label=evidence.label[kept],
+        predictions={name: evidence.predictions[name][kept] for name in (CANDIDATE, *names)},
+        block=evidence.block[kept],
+        task=evidence.task,
+        settings=evidence.settings,
+    )
+
+
+def _split_of(model: BoundModel) -> TimeSplit:
+    split = model.declared.split
+    assert isinstance(split, TimeSplit)  # only such a model has looks
+    return split
