@@ -115,7 +115,8 @@ def pool_windows(windows: Sequence[Evidence]) -> Evidence:
 def split_windows(pooled: Evidence, rows: Sequence[int]) -> list[Evidence]:
     """Return the evidence of each window of ``pooled``, which :func:`pool_windows` made of windows with ``rows`` rows.
 
-    ``pooled`` has the declared confidence, as it does when it is read from its table. Raises :class:`EvaluationError` when the rows do not add up.
+    ``pooled`` has the declared confidence, as it does when it is read from its table. Raises :class:`EvaluationError`
+    when the rows do not add up.
     """
     if sum(rows) != len(pooled.label):
         raise EvaluationError(

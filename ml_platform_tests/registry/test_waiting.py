@@ -31,11 +31,11 @@ GATES = {
 def audit(tmp_path: Path) -> AuditLog:
     """Return the log of a home whose model 'late' has a champion."""
     log = AuditLog(StateStore.in_folder(tmp_path))
-    crown(log, CHAMPION)
+    change_champion(log, CHAMPION)
     return log
 
 
-def crown(audit: AuditLog, content: str, action: str = PROMOTE) -> None:
+def change_champion(audit: AuditLog, content: str, action: str = PROMOTE) -> None:
     before = current_champion(audit, "late")
     facts = {
         "model": "late",
@@ -120,7 +120,7 @@ def test_decided_candidate_waits_no_longer(audit: AuditLog, decision: Literal["P
 
 def test_another_champion_ends_the_wait_as_superseded(audit: AuditLog) -> None:
     judge(audit, "HOLD")
-    crown(audit, OTHER)
+    change_champion(audit, OTHER)
     assert waiting_candidates(audit, "late") == []
     assert ends(audit) == ["superseded"]
     record = audit.latest(WAIT_ENDED_KIND, "late")
@@ -130,7 +130,7 @@ def test_another_champion_ends_the_wait_as_superseded(audit: AuditLog) -> None:
 
 
 def test_verdict_against_an_earlier_champion_that_was_recorded_late_does_not_wait(audit: AuditLog) -> None:
-    crown(audit, OTHER)
+    change_champion(audit, OTHER)
     judge(audit, "HOLD")
     assert waiting_candidates(audit, "late") == []
     assert ends(audit) == ["superseded"]
@@ -138,13 +138,13 @@ def test_verdict_against_an_earlier_champion_that_was_recorded_late_does_not_wai
 
 def test_retired_champion_ends_the_wait(audit: AuditLog) -> None:
     judge(audit, "HOLD")
-    crown(audit, CHAMPION, action=RETIRE)
+    change_champion(audit, CHAMPION, action=RETIRE)
     assert ends(audit) == ["superseded"]
 
 
 def test_candidate_that_became_champion_has_no_ended_wait(audit: AuditLog) -> None:
     judge(audit, "HOLD")
-    crown(audit, CANDIDATE)
+    change_champion(audit, CANDIDATE)
     assert waiting_candidates(audit, "late") == []
     assert ends(audit) == []
 
@@ -153,7 +153,7 @@ def test_candidate_of_a_model_without_champion_waits(tmp_path: Path) -> None:
     audit = AuditLog(StateStore.in_folder(tmp_path))
     judge(audit, "HOLD", champion=None)
     assert [each.champion for each in waiting_candidates(audit, "late")] == [None]
-    crown(audit, OTHER)
+    change_champion(audit, OTHER)
     assert ends(audit) == ["superseded"]
 
 
