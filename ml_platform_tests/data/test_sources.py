@@ -113,7 +113,7 @@ def test_partition_names_in_a_source_need_a_partition(tmp_path: Path) -> None:
         ({"type": "files", "path": "x/{month}.csv"}, r"braces around 'month'"),
         ({"type": "files", "path": "x.csv", "separator": "a"}, r"separates no fields"),
         ({"type": "files", "path": "x.csv", "encoding": "klingon"}, r"'klingon' is no encoding"),
-        ({"type": "iceberg", "path": "x"}, r"does not match any of the expected tags: 'files'"),
+        ({"type": "hudi", "path": "x"}, r"does not match any of the expected tags: 'files'"),
         ({"type": "sql", "address_variable": "A", "query": "DELETE FROM x"}, r"write one SELECT statement"),
         ({"type": "sql", "address_variable": "A", "query": "SELECT 1; SELECT 2"}, r"write one SELECT statement"),
         ({"type": "sql", "address_variable": "postgresql://u:p@h/d", "query": "SELECT 1"}, r"should match pattern"),
@@ -243,6 +243,84 @@ def test_delta_table_gives_the_rows_of_a_partition_and_ignores_changes_of_anothe
 def test_delta_table_that_is_absent_is_away(tmp_path: Path) -> None:
     with pytest.raises(SourceAwayError, match=r"Delta table .*orders: expected a Delta table"):
         declared(type="delta", path=str(tmp_path / "orders")).fingerprint(Slice())
+
+
+class IcebergTable:
+    """The table `shop.orders` of a catalog in SQLite, in a folder."""
+
+    def __init__(self, folder: Path, rows: pl.DataFrame) -> None:
+        from pyiceberg.catalog import load_catalog
+
+        (folder / "warehouse").mkdir()
+        self.catalog = {
+            "name": "default",
+            "type": "sql",
+            "uri": f"sqlite:///{folder}/catalog.db",
+            "warehouse": f"file://{folder}/warehouse",
+        }
+        opened = load_catalog(**self.catalog)
+        opened.create_namespace("shop")
+        self.table = opened.create_table("shop.orders", schema=rows.to_arrow().schema)
+        self.table.append(rows.to_arrow())
+
+    def source(self, **settings: Any) -> Source:
+        return declared(**{"type": "iceberg", "table": "shop.orders", "catalog": self.catalog} | settings)
+
+
+@pytest.fixture
+def iceberg(tmp_path: Path) -> IcebergTable:
+    pytest.importorskip("pyiceberg")
+    return IcebergTable(tmp_path, FRAME.with_columns(month=pl.col("made").dt.strftime("%Y-%m")))
+
+
+@pytest.mark.parametrize("settings", [{"partition_column": "month"}, {"time_column": "made"}])
+def test_iceberg_table_gives_the_rows_of_a_partition_and_ignores_changes_of_another(
+    iceberg: IcebergTable, settings: dict[str, str]
+) -> None:
+    february = pl.DataFrame([(3, 1.0, datetime(2013, 2, 1, tzinfo=UTC), date(2013, 2, 1))], COLUMNS, orient="row")
+    february = february.with_columns(month=pl.lit("2013-02"))
+    source = iceberg.source(**settings)
+
+    assert sorted(source.read(JANUARY, COLUMNS).rows()) == ROWS
+    assert source.fingerprint(MARCH) is None
+    before = source.fingerprint(JANUARY)
+    iceberg.table.append(february.to_arrow())
+    assert source.fingerprint(JANUARY) == before
+    assert sorted(source.read(JANUARY, COLUMNS).rows()) == ROWS
+    iceberg.table.append(february.with_columns(made=pl.lit(FRAME["made"][0]), month=pl.lit("2013-01")).to_arrow())
+    assert source.fingerprint(JANUARY) != before
+    assert iceberg.source().read(Slice(), {"id": pl.Int64()}).height == FRAME.height + 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"partition_column": "absent"}, "Could not find field with name absent"),
+        ({"partition_column": "id"}, "Could not convert 2013-01"),
+        ({"time_column": "month"}, "Cannot convert TimestampLiteral into string"),
+        ({}, "expected partition_column or time_column"),
+    ],
+)
+def test_wrong_column_of_the_partitions_of_an_iceberg_table_is_named(
+    iceberg: IcebergTable, settings: dict[str, str], message: str
+) -> None:
+    source = iceberg.source(**settings)
+    for call in (source.fingerprint, lambda part: source.read(part, COLUMNS)):
+        with pytest.raises(SourceError, match=message) as error:
+            call(JANUARY)
+        assert not isinstance(error.value, SourceAwayError)
+
+
+def test_iceberg_table_or_catalog_that_is_absent_is_away(
+    iceberg: IcebergTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SourceAwayError, match=r"Iceberg table shop.absent: expected a table.*NoSuchTableError"):
+        iceberg.source(table="shop.absent").fingerprint(Slice())
+    monkeypatch.setenv("TOKEN", "hunter2")
+    away = {"catalog": {"type": "rest", "uri": "http://127.0.0.1:1/hunter2"}, "options": {"token": "TOKEN"}}
+    with pytest.raises(SourceAwayError, match=r"Iceberg table shop.orders: expected a table.*ConnectionError") as error:
+        iceberg.source(**away).fingerprint(Slice())
+    assert "hunter2" not in str(error.value)
 
 
 def rows_of_an_api(partition: str, start: datetime, end: datetime) -> pl.DataFrame:

@@ -30,7 +30,7 @@ class DatasetDeclaration(Declaration):
     description: str = Field(description="Meaning and origin of one row.")
     source: DeclaredSource | None = Field(
         default=None,
-        description="Where rows come from: files, object_storage, sql, delta or function; none: files that land.",
+        description="Where rows come from: files, object_storage, sql, delta, iceberg or function; none: landed files.",
     )
     loader: str | None = Field(
         default=None,

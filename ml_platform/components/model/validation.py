@@ -16,8 +16,15 @@ from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.bootstrap import ROW_UNIT, TIME_UNITS
 from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION
-from ml_platform.evaluation.gates import BaselineGate, CalibrationGate, MetricLimitGate, PairedTestGate, SliceGate
+from ml_platform.evaluation.gates import (
+    BaselineGate,
+    CalibrationGate,
+    MetricLimitGate,
+    PairedTestGate,
+    SliceGate,
+)
 from ml_platform.features.key_types import KEY_DTYPES
+from ml_platform.features.leak import column_availability
 from ml_platform.features.view import ViewError
 from ml_platform.serving.bento_locks import LockError
 from ml_platform.serving.bento_sources import BentoError, find_sources, require_pins
@@ -54,6 +61,7 @@ def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
     _validate_request(model, bound)
     _validate_evaluation(model, bound)
     _validate_gates(model, bound)
+    _validate_known_times(model, bound)
     _validate_baselines(model, bound)
 
 
@@ -129,6 +137,16 @@ def _validate_pins(model: ModelDeclaration, bound: BoundModel) -> None:
             require_pins([*sources.libraries, *libraries_of(declared)], locks)
         except BentoError as error:
             raise _located_error(model, ["trainers", name, "trainer"], error) from error
+
+
+def _validate_known_times(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` for a column without a known time, on which the leak gate would fail."""
+    if not bound.has_time or not any(gate.type == "leak" for gate in bound.gates):
+        return
+    try:
+        column_availability(bound.feature_set)
+    except ViewError as error:
+        raise _located_error(model, ["features"], error) from error
 
 
 def _located_error(model: ModelDeclaration, path: Path, error: PlatformError) -> DeclarationError:

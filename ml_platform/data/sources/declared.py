@@ -7,9 +7,11 @@ from pydantic import Field
 from ml_platform.data.sources.delta import DeltaSource
 from ml_platform.data.sources.files import FilesSource
 from ml_platform.data.sources.function import FunctionSource
+from ml_platform.data.sources.iceberg import IcebergSource
 from ml_platform.data.sources.object_storage import ObjectStorageSource
 from ml_platform.data.sources.sql import SqlSource
 
 DeclaredSource = Annotated[
-    FilesSource | ObjectStorageSource | SqlSource | DeltaSource | FunctionSource, Field(discriminator="type")
+    FilesSource | ObjectStorageSource | SqlSource | DeltaSource | IcebergSource | FunctionSource,
+    Field(discriminator="type"),
 ]

@@ -121,6 +121,13 @@ def quantiles(task: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("changes", "attribute", "message"),
     [
+        pytest.param(
+            [("available_from: {done_at: [done_at, minutes_late]}", "columns: [done_at, minutes_late]")],
+            "features",
+            "expected for every column, when it becomes known, found Feature view 'late_case_desk', "
+            "source 'late_case_cases': nothing about 'done_at', 'minutes_late'. Move columns",
+            id="known time",
+        ),
         pytest.param([trainer("trainer: lightgmb")], "trainers.mine.trainer", "Did you mean 'lightgbm'?", id="name"),
         pytest.param(
             [trainer("trainer: 'shop.nowhere:Own'")], "trainers.mine.trainer", "no module 'shop.nowhere'", id="module"
