@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ml_platform.tasks.ranking import GROUP
 from ml_platform.training.torch_settings import TorchSettings
 from ml_platform.training.trainer import Matrix
 
@@ -19,14 +20,26 @@ if TYPE_CHECKING:
 
 RESIDENT_MEMORY_SHARE = 0.5
 
+Groups = npt.NDArray[np.int64]
 
-def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order of the rows in ``epoch``, which depends on the arguments only: a resumed epoch has the same."""
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+def epoch_order(rows: int, seed: int, epoch: int, group: Groups | None = None) -> npt.NDArray[np.int64]:
+    """Return the order of the rows in ``epoch``, which depends on the arguments only: a resumed epoch has the same.
+
+    With ``group``, the number of the group of each row from 0, the groups are in random order, each with its rows
+    together.
+    """
+    random = np.random.default_rng([seed, epoch])
+    if group is None:
+        return random.permutation(rows)
+    return np.argsort(random.permutation(group.max() + 1)[group], kind="stable")
 
 
 class BatchLoader:
-    """Batches of ``matrix`` on ``device``."""
+    """Batches of ``matrix`` on ``device``.
+
+    With groups in the context of the rows, a batch has whole groups, and its label has two columns: label and group.
+    """
 
     def __init__(self, matrix: Matrix, device: "torch.device", settings: TorchSettings) -> None:
         import torch
@@ -37,6 +50,11 @@ class BatchLoader:
         self.chunk_rows = max(1, settings.chunk_rows // settings.batch_rows) * settings.batch_rows
         self.features = torch.from_numpy(np.ascontiguousarray(matrix.features))
         self.label = torch.from_numpy(matrix.label.astype(np.float32))
+        self.group: Groups | None = None
+        if GROUP in matrix.context:
+            self.group = np.unique(matrix.context[GROUP], return_inverse=True)[1]
+            # Numbers up to 2^24 are exact.
+            self.label = torch.stack([self.label, torch.from_numpy(self.group.astype(np.float32))], dim=1)
         self.resident = is_resident(matrix, device, settings)
         if self.resident:
             self.features, self.label = self.features.to(device), self.label.to(device)
@@ -51,10 +69,9 @@ class BatchLoader:
         import torch
 
         rank, ranks = share
-        parts = [
-            batch[: batch.size // ranks * ranks][rank::ranks]
-            for batch in np.split(order, range(self.batch_rows, order.size, self.batch_rows))
-        ][first:]
+        parts = [batch[: batch.size // ranks * ranks][rank::ranks] for batch in np.split(order, self._ends(order))][
+            first:
+        ]
         selected = [part for part in parts if part.size]
         if self.resident:
             for part in selected:
@@ -62,6 +79,16 @@ class BatchLoader:
                 yield self.features.index_select(0, row_indices), self.label.index_select(0, row_indices)
             return
         yield from self._stream(selected)
+
+    def _ends(self, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the places in ``order`` at which a batch ends; the last one ends with the rows."""
+        ends = np.arange(self.batch_rows, order.size, self.batch_rows)
+        if self.group is None:
+            return ends
+        begins = np.flatnonzero(np.diff(self.group[order], prepend=-1))
+        # The last group that begins within the batch is the first one of the next batch.
+        found = np.unique(begins[np.searchsorted(begins, ends, side="right") - 1])
+        return found[found > 0]
 
     def _stream(self, selected: list[npt.NDArray[np.int64]]) -> "Iterator[tuple[Tensor, Tensor]]":
         batches_per_chunk = self.chunk_rows // self.batch_rows

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_platform.tasks.task import Task
+from ml_platform.tasks.task import Task, rows_of
 from ml_platform.training.checkpoint import Checkpoint, Checkpoints
 from ml_platform.training.torch_batches import BatchLoader, epoch_order
 from ml_platform.training.torch_network import NetworkSpec, build_network, category_counts, fill_unseen_categories
@@ -145,7 +145,7 @@ class TrainingLoop:
     def _run_epoch(self, loader: BatchLoader, steps: int) -> None:
         progress = self.progress
         self.network.train()
-        order = epoch_order(len(loader.label), self.fit.seed, progress.epoch)
+        order = epoch_order(len(loader.label), self.fit.seed, progress.epoch, loader.group)
         for features, label in loader.batches(order, progress.step, (self.rank, self.ranks)):
             self._optimizer_step(features, label)
             progress.step += 1
@@ -203,6 +203,8 @@ class TrainingLoop:
         if self.fit.task.loss == "multinomial":
             classes = label.long().unsqueeze(1).expand(-1, logits.shape[1])
             return functional.cross_entropy(logits.flatten(0, 1), classes.flatten())
+        if self.fit.task.loss == "lambdarank":
+            return listwise_loss(logits, label[:, 0], label[:, 1])
         standardised = (label - self.spec.label_mean) / self.spec.label_scale
         if self.fit.task.loss == "pinball":
             return pinball_loss(logits, standardised, self.fit.task.quantile_levels)
@@ -238,7 +240,9 @@ class TrainingLoop:
         scores = predict(
             self.network, self.spec, validation.features[own_rows], self.device, self.fit.task, self.settings
         )
-        loss = self._sum_over_ranks(self.fit.task.losses(validation.label[own_rows], scores).sum()) / validation.rows
+        context = rows_of(validation.context, own_rows)
+        losses = self.fit.task.losses(validation.label[own_rows], scores, context)
+        loss = self._sum_over_ranks(losses.sum()) / validation.rows
         if not math.isfinite(loss):
             raise TrainingError(
                 f"torch, epoch {self.progress.epoch}",
@@ -334,6 +338,27 @@ def pinball_loss(quantiles: "Tensor", label: "Tensor", levels: Sequence[float]) 
     level = quantiles.new_tensor(list(levels))
     error = label[:, None, None] - quantiles
     return (level * error).maximum((level - 1) * error).mean()
+
+
+def listwise_loss(scores: "Tensor", label: "Tensor", group: "Tensor") -> "Tensor":
+    """Return the mean over groups and members of the cross-entropy between shares of relevance and of scores.
+
+    ``scores`` has shape (rows, members); ``label`` and ``group`` have (rows,). Groups without a relevance above 0
+    are left out. The loss is that of ListNet (Cao and others 2007, Learning to rank: from pairwise approach to listwise
+    approach), as in :meth:`.RankingTask.losses`.
+    """
+    import torch
+
+    group = torch.unique(group, return_inverse=True)[1]
+    groups, members = int(group.max()) + 1, scores.shape[1]
+    places = group.unsqueeze(1).expand_as(scores)
+    largest = scores.new_full((groups, members), -math.inf).scatter_reduce(0, places, scores.detach(), "amax")
+    shifted = scores - largest[group]
+    total = scores.new_zeros(groups, members).index_add(0, group, shifted.exp())
+    relevance = scores.new_zeros(groups).index_add(0, group, label)
+    share = label / relevance.clamp_min(1)[group]
+    counted = (relevance > 0).sum().clamp_min(1)
+    return -(share.unsqueeze(1) * (shifted - total.log()[group])).sum() / (counted * members)
 
 
 def autocast(settings: TorchSettings, device: "torch.device") -> Any:

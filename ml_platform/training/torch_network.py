@@ -82,6 +82,7 @@ def network_spec_for(train: Matrix, settings: TorchSettings, task: Task, seed: i
         mean.append(center)
         scale.append(spread)
         edges.append(bounds)
+    has_no_unit = task.has_probabilities or task.loss == "lambdarank"
     return NetworkSpec(
         numbers=numbers,
         categories={column: count for column, count in train.categories.items() if count > 0},
@@ -95,8 +96,8 @@ def network_spec_for(train: Matrix, settings: TorchSettings, task: Task, seed: i
         dropout=settings.dropout,
         embedding_size=settings.embedding_size,
         outputs=task.outputs,
-        label_mean=0.0 if task.has_probabilities else float(train.label.mean()),
-        label_scale=1.0 if task.has_probabilities else max(float(train.label.std()), MINIMUM_SCALE),
+        label_mean=0.0 if has_no_unit else float(train.label.mean()),
+        label_scale=1.0 if has_no_unit else max(float(train.label.std()), MINIMUM_SCALE),
     )
 
 

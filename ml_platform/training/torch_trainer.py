@@ -13,9 +13,11 @@ import numpy.typing as npt
 from ml_platform.data.atomic import write_json
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.tasks.catalog import as_task
-from ml_platform.tasks.task import Task
+from ml_platform.tasks.ranking import GROUP
+from ml_platform.tasks.task import Task, rows_of
 from ml_platform.training.checkpoint import Checkpoints, fingerprint
 from ml_platform.training.explain import contributions_by_ablation, permutation_importance, shares
+from ml_platform.training.torch_batches import epoch_order
 from ml_platform.training.torch_loop import NetworkFit, TrainingLoop, predict
 from ml_platform.training.torch_network import NetworkSpec, load_network, network_spec_for, save_network
 from ml_platform.training.torch_settings import TorchSettings
@@ -104,11 +106,12 @@ class TorchModel:
     def _importance(self) -> dict[str, float]:
         if self._sample is None:
             return self._known_importance
+        context = self._sample.context
         loss_increases = permutation_importance(
             self.predict,
             self._sample.features,
             self._sample.label,
-            lambda label, outputs: float(self.task.losses(label, outputs).mean()),
+            lambda label, outputs: float(self.task.losses(label, outputs, context).mean()),
             repeats=1,
         )
         # A negative importance is noise of a small sample, so it counts as 0.
@@ -119,7 +122,7 @@ class TorchTrainer:
     """Fit TabM with early stopping on the loss of the task."""
 
     Settings = TorchSettings
-    losses = ("log_loss", "multinomial", "squared_error", "pinball")
+    losses = ("log_loss", "multinomial", "squared_error", "pinball", "lambdarank")
     rounds_follow_rows = False
     # The build of torch depends on the machine, so the manifest names it beside the lock.
     unlocked_packages = ("torch",)
@@ -153,8 +156,11 @@ class TorchTrainer:
         checkpoints = None if checkpoint is None else Checkpoints(checkpoint, fingerprint(identity, train, validation))
         fit = NetworkFit(self.settings, self.task, self.seed, spec, epochs, checkpoints)
         device = chosen_device(self.settings)
-        processes = self.settings.processes or _device_count(device)
+        processes = self._process_count(device)
         permutation = np.random.default_rng(self.seed).permutation(train.rows)
+        if GROUP in train.context:  # the importance needs whole groups
+            groups = np.unique(train.context[GROUP], return_inverse=True)[1]
+            permutation = epoch_order(train.rows, self.seed, 0, groups)
         background, importance_rows = np.sort(permutation[:BACKGROUND_ROWS]), np.sort(permutation[:IMPORTANCE_ROWS])
         if processes > 1:
             network, progress = _fit_distributed(fit, processes, device, train, validation, report)
@@ -172,9 +178,24 @@ class TorchTrainer:
             notes=list(progress["notes"]),
             device=str(device),
             sample=replace(
-                train, features=train.features[importance_rows], label=train.label[importance_rows], context={}
+                train,
+                features=train.features[importance_rows],
+                label=train.label[importance_rows],
+                context=rows_of(train.context, importance_rows),
             ),
         )
+
+    def _process_count(self, device: "torch.device") -> int:
+        if self.task.loss != "lambdarank":
+            return self.settings.processes or _device_count(device)
+        if (self.settings.processes or 1) > 1:
+            raise TrainingError(
+                "torch, processes",
+                expected="1 for a ranking, because several processes would divide each group",
+                found=str(self.settings.processes),
+                fix="Remove processes.",
+            )
+        return 1
 
     @classmethod
     def load(cls, directory: Path) -> TorchModel:

@@ -22,7 +22,11 @@ from ml_platform.tasks.task import LabelError
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import read_model, write_model
 from ml_platform.training.splits import Split
-from ml_platform.training.trainer import TrainerSettings, TrainingError, require_task
+from ml_platform.training.torch_batches import BatchLoader, epoch_order
+from ml_platform.training.torch_loop import listwise_loss
+from ml_platform.training.torch_settings import TorchSettings
+from ml_platform.training.torch_trainer import TorchTrainer
+from ml_platform.training.trainer import Matrix, TrainerSettings, TrainingError, require_task
 
 TASK = RankingTask(group="search", k=2, baseline_feature="item__popularity")
 VIEW = FeatureView.model_validate(
@@ -44,6 +48,8 @@ CONTRACT = RequestContract.model_validate(
         ],
     }
 )
+RIDGE = {"estimator": "sklearn.linear_model:Ridge"}
+FEATURES = ["item__match", "item__popularity"]
 LABEL = np.array([0.0, 2.0, 1.0, 0.0, 1.0, 0.0, 0.0])
 SCORE = np.array([0.9, 0.8, 0.1, 0.2, 0.5, 0.4, 0.3])
 CONTEXT = {GROUP: np.array([0.0, 0.0, 0.0, 1.0, 1.0, 2.0, 2.0])}
@@ -120,14 +126,77 @@ def test_rows_without_any_relevance_are_refused() -> None:
         TASK.score([0, 0], [1, 2])
 
 
-def test_network_is_refused_for_groups_also_in_a_blend() -> None:
+def test_task_is_refused_for_a_trainer_without_its_loss_also_in_a_blend() -> None:
     blend = TrainerSettings.model_validate(
-        {"trainer": "blend", "settings": {"members": [{"seeds": 2}, {"trainer": "torch"}]}}
+        {"trainer": "blend", "settings": {"members": [{"seeds": 2}, {"trainer": "sklearn", "settings": RIDGE}]}}
     )
-    for declared in (TrainerSettings(trainer="torch"), blend):
-        with pytest.raises(TrainingError, match=r"Trainer 'torch': .* found task 'ranking' with lambdarank"):
+    for declared in (TrainerSettings.model_validate({"trainer": "sklearn", "settings": RIDGE}), blend):
+        with pytest.raises(TrainingError, match=r"Trainer 'sklearn': .* found task 'ranking' with lambdarank"):
             require_task(declared, TASK)
-    require_task(TrainerSettings(trainer="lightgbm"), TASK)
+    for name in ("lightgbm", "torch"):
+        require_task(TrainerSettings(trainer=name), TASK)
+
+
+def network_settings(**changes: object) -> TrainerSettings:
+    settings = {"max_epochs": 12, "members": 2, "width": 16, "blocks": 1, "bins": 8, "batch_rows": 64, "device": "cpu"}
+    return TrainerSettings.model_validate({"trainer": "torch", "refit": False, "settings": settings | changes})
+
+
+def test_network_ranks_nearly_as_well_as_the_trees_and_is_the_same_when_loaded(tmp_path: Path) -> None:
+    rows, tested = searches()[:800], searches()[800:]
+    split = Split(rows[:600], rows[600:], tested, rows[:0], 0, {})
+    candidate = fit_candidate(split, FEATURES, network_settings(), task=TASK)
+    label = TASK.encode(tested["label"], "test")
+
+    found = TASK.score(label, candidate.predict(tested), context=TASK.context(tested))["ndcg"]
+    by_popularity = TASK.baselines(label, {}, TASK.context(tested))[BY_FEATURE]
+    assert found > TASK.score(label, by_popularity, context=TASK.context(tested))["ndcg"] + 0.1
+    importance = candidate.fitted.importance()
+    assert importance["item__match"] > importance["item__popularity"]
+    candidate.fitted.save(tmp_path)
+    loaded = TorchTrainer.load(tmp_path)
+    assert (
+        loaded.predict(candidate.matrix(tested)).tolist() == candidate.fitted.predict(candidate.matrix(tested)).tolist()
+    )
+
+
+def test_listwise_loss_is_that_of_the_task_and_its_gradient_follows_the_shares() -> None:
+    import torch
+
+    scores = torch.tensor(SCORE, dtype=torch.float64)[:, None].requires_grad_()
+    loss = listwise_loss(scores, torch.tensor(LABEL), torch.tensor(CONTEXT[GROUP]))
+    assert loss.item() == pytest.approx(TASK.losses(LABEL, SCORE[:, None], CONTEXT).sum() / 2)
+    torch.autograd.backward(loss)
+    share = np.exp(SCORE[:3]) / np.exp(SCORE[:3]).sum()
+    assert scores.grad is not None
+    assert scores.grad[:3, 0].tolist() == pytest.approx(((share - LABEL[:3] / 3) / 2).tolist())
+    assert scores.grad[5:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("batch_rows", [1, 4, 7, 1000])
+def test_batches_have_whole_groups_and_each_row_once(batch_rows: int) -> None:
+    import torch
+
+    sizes = np.random.default_rng(3).integers(1, 9, 40)
+    group = np.random.default_rng(4).permutation(np.repeat(np.arange(40), sizes))
+    features = np.arange(len(group), dtype=np.float32)[:, None]
+    matrix = Matrix(features, np.zeros(len(group)), ["row"], context={GROUP: group * 10.0})
+    loader = BatchLoader(matrix, torch.device("cpu"), TorchSettings(batch_rows=batch_rows, chunk_rows=batch_rows))
+    order = epoch_order(len(group), 0, 0, loader.group)
+
+    batches = [(found[:, 0].tolist(), label[:, 1].tolist()) for found, label in loader.batches(order)]
+    assert sorted(row for rows, _ in batches for row in rows) == features[:, 0].tolist()
+    of_batch = [set(groups) for _, groups in batches]
+    assert sum(map(len, of_batch)) == 40
+    assert len(of_batch) <= np.ceil(len(group) / batch_rows)
+    assert order.tolist() != epoch_order(len(group), 0, 1, loader.group).tolist()
+
+
+def test_several_processes_are_refused_for_groups() -> None:
+    rows = searches(20)
+    split = Split(rows, rows, rows, rows[:0], 0, {})
+    with pytest.raises(TrainingError, match="several processes would divide each group"):
+        fit_candidate(split, FEATURES, network_settings(processes=2), task=TASK)
 
 
 def test_losses_of_a_group_add_up_to_its_cross_entropy() -> None:
