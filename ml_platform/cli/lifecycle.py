@@ -12,7 +12,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the steps.")
 Yes = Annotated[bool, typer.Option("--yes", help="Confirm that something in use ends.")]
 
 model = typer.Typer(help="End a model.", no_args_is_help=True)
-dataset = typer.Typer(help="End a dataset.", no_args_is_help=True)
+dataset = typer.Typer(help="Change the history of a dataset, or end it.", no_args_is_help=True)
 table = typer.Typer(help="End a table of the lake.", no_args_is_help=True)
 
 
@@ -39,6 +39,40 @@ def drop_dataset(name: DatasetName, by: By, reason: Reason, dry_run: DryRun = Fa
     lake, decision = open_lake(open_home()), LifecycleDecision(by, reason, datetime.now(UTC))
     steps = removal_of_dataset(name, lake, AuditLog(lake.state), decision, declared_names())
     run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Dataset '{name}'")
+
+
+@dataset.command("evolve")
+def evolve_dataset(
+    name: DatasetName,
+    by: By,
+    reason: Reason,
+    rename: Annotated[list[str] | None, typer.Option(help="A renamed column as old=new; repeatable.")] = None,
+    fill: Annotated[list[str] | None, typer.Option(help="The value of an added column as column=value.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="A column to leave out from now on; repeatable.")] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Bring the stored rows of the dataset NAME to the columns of its contract; earlier versions stay."""
+    from ml_platform.console import dataset_history as work
+    from ml_platform.console.lifecycle import run_steps
+    from ml_platform.console.materialize import load_definitions
+    from ml_platform.errors import listed
+    from ml_platform.steps.lifecycle import LifecycleDecision
+    from resources.home_lake import open_lake
+    from resources.orchestration import open_instance
+
+    home, decision = open_home(), LifecycleDecision(by, reason, datetime.now(UTC))
+    declared = work.declared_dataset(name)
+    request = work.parsed_request(rename or [], fill or [], drop or [])
+    with open_instance(home) as instance:
+        steps = work.evolution_steps(declared, request, open_lake(home), instance, decision, check=dry_run)
+        if steps:
+            run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Dataset '{name}'")
+    if not steps:
+        typer.echo(f"Nothing to do: the rows of dataset '{name}' have the columns of its contract.")
+    else:
+        stale = [key.to_user_string() for key in work.downstream_of(load_definitions(), declared.key)]
+        typer.echo(f"Stale afterwards: {listed(stale, 20) or 'nothing'}.")
 
 
 @table.command("drop")

@@ -64,7 +64,7 @@ def run_steps(
         raise ConfirmationError(
             subject,
             expected="a confirmation",
-            found=f"{len(steps)} steps that end something in use: {'; '.join(step.text for step in steps)}",
+            found=f"{len(steps)} steps that change or end something in use: {'; '.join(step.text for step in steps)}",
             fix="Add --yes to do it, or --dry-run to see the steps only.",
         )
     else:

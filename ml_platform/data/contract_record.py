@@ -4,7 +4,7 @@ A partition is published only after its checks passed, in the same transaction a
 evaluation compares the record with the catalog of the lake, so rows from another source are noticed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import sqlalchemy as sa
 
@@ -32,6 +32,18 @@ def record_passed(
     _record(state, dataset, partition, values)
 
 
+def record_changed_rows(state: StateStore, dataset: str, digests: Mapping[str, tuple[str, str]]) -> None:
+    """Record, by partition, that rows with the first digest became those with the second, which pass all checks too.
+
+    A partition whose rows had not passed stays without a pass.
+    """
+    table = contract_results
+    with state.write() as connection:
+        for partition, (before, after) in digests.items():
+            same = (table.c.dataset == dataset) & (table.c.partition == partition) & (table.c.passed_digest == before)
+            connection.execute(sa.update(table).where(same).values(passed_digest=after))
+
+
 def record_failed(
     state: StateStore, dataset: str, partition: str | None, *, check: str, landed_sha256: str | None
 ) -> None:
@@ -48,6 +60,23 @@ def published_files(state: StateStore, dataset: str) -> dict[str, str | None]:
     )
     with state.read() as connection:
         return {row.partition: row.passed_landed_sha256 for row in connection.execute(query)}
+
+
+def passed_rows(lake: Lake, dataset: str) -> dict[str, tuple[str, str | None]]:
+    """Return the digests of the rows and of the landed file of each partition whose current rows passed all checks.
+
+    The key is empty for a table without partitions.
+    """
+    stored = {partition or WHOLE: digest for partition, digest in lake.digests(f"datasets/{dataset}").items()}
+    table = contract_results
+    query = sa.select(table.c.partition, table.c.passed_digest, table.c.passed_landed_sha256)
+    with lake.state.read() as connection:
+        rows = connection.execute(query.where(table.c.dataset == dataset)).all()
+    return {
+        row.partition: (row.passed_digest, row.passed_landed_sha256)
+        for row in rows
+        if row.passed_digest is not None and stored.get(row.partition) == row.passed_digest
+    }
 
 
 def await_adoption(state: StateStore, dataset: str) -> None:

@@ -20,6 +20,7 @@ from ml_platform.data.contract import (
 )
 from ml_platform.data.contract_record import record_failed, record_passed
 from ml_platform.data.data_docs import results_page
+from ml_platform.data.evolution_record import EarlierFiles, Evolution, as_changed, earlier_columns
 from ml_platform.data.expectations import Period, check_expectations
 from ml_platform.data.lake import Lake, TableVersion
 from ml_platform.data.landed_bytes import LandedFileError
@@ -27,7 +28,7 @@ from ml_platform.data.landed_read import land_read
 from ml_platform.data.landing import LandedFile, Landing, LandingError
 from ml_platform.data.partitions import PartitionScheme, file_stem
 from ml_platform.data.pii import shown_error
-from ml_platform.data.reading import ColumnsMissingError
+from ml_platform.data.reading import ColumnsMissingError, reading_earlier
 from ml_platform.data.schema import check_schema, conform, missing_columns, stored_type
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.data.source_record import record_broken_read, record_read
@@ -49,7 +50,7 @@ class DatasetSource:
     ``event_time`` is the column whose values must lie within the partition. ``lookups`` are the tables that the loader
     takes besides the landed file. ``lines`` maps columns to the place of their rule in the YAML file. ``origin`` is
     read and landed first; without it, another system lands the files. ``typed`` says that no loader of one's own parses
-    the columns, so the origin does.
+    the columns, so the origin does. ``earlier`` has the changes of the columns since files landed.
     """
 
     name: str
@@ -63,6 +64,7 @@ class DatasetSource:
     declared_at: str | None = None
     origin: Source | None = None
     typed: bool = False
+    earlier: EarlierFiles = field(default_factory=EarlierFiles)
 
     @property
     def table(self) -> str:
@@ -154,10 +156,13 @@ def audit_partition(
         landed = _landed_file(source, partition, landing)
     except (LandingError, SourceEmptyError, LandedFileError) as error:
         return PartitionAudit(source, partition, None, (_unreadable(subject, "landed", error),), None)
+    changes = source.earlier.after(landed.sha256) or source.earlier.after_read(partition, landed.fingerprint)
     try:
-        loaded = _load(source, landed, subject)
+        loaded = _load(source, landed, subject, changes)
     except ColumnsMissingError as error:
-        missing = missing_columns(error.missing, _undeclared_columns(error.present, source.contract), subject)
+        undeclared = _undeclared_columns(error.present, source.contract)
+        hint = source.earlier.hint(undeclared)
+        missing = missing_columns(error.missing, undeclared, subject, hint)
         schema = ContractReport(subject, "schema", 0, len(error.missing), tuple(missing))
         return PartitionAudit(source, partition, landed, (_landed(subject, 0), schema), None)
     except LandedFileError as error:
@@ -169,7 +174,8 @@ def audit_partition(
     loaded.write_parquet(staged)
     reports = [_landed(subject, loaded.height)]
     stored = pl.read_parquet(staged)
-    reports.append(check_schema(stored, source.contract, subject, source.keys))
+    hint = source.earlier.hint(_undeclared_columns(stored.columns, source.contract))
+    reports.append(check_schema(stored, source.contract, subject, source.keys, hint))
     if not reports[-1].passed:
         return PartitionAudit(source, partition, landed, tuple(reports), None)
 
@@ -265,12 +271,18 @@ def _landed_file(source: DatasetSource, partition: str | None, landing: Landing)
     if source.origin is None:
         return landing.find(source.name, partition)
     columns = {rule.name: stored_type(rule) for rule in source.contract.columns} if source.typed else {}
-    return land_read(source.origin, source.name, source.slice(partition), landing, columns)
+    part = source.slice(partition)
+    changes = source.earlier.after_read(partition, source.origin.fingerprint(part)) if source.earlier.changes else []
+    with reading_earlier(earlier_columns(changes)):
+        return land_read(source.origin, source.name, part, landing, columns)
 
 
-def _load(source: DatasetSource, landed: LandedFile, subject: ContractSubject) -> pl.DataFrame:
+def _load(
+    source: DatasetSource, landed: LandedFile, subject: ContractSubject, changes: Sequence[Evolution]
+) -> pl.DataFrame:
     try:
-        loaded = source.loader(landed.path, **source.lookups)
+        with reading_earlier(earlier_columns(changes)):
+            loaded = source.loader(landed.path, **source.lookups)
     except LandedFileError:
         raise
     except Exception as error:
@@ -288,7 +300,7 @@ def _load(source: DatasetSource, landed: LandedFile, subject: ContractSubject) -
             found=type(loaded).__name__,
             fix="Return the collected table from the loader.",
         )
-    return loaded
+    return as_changed(loaded, changes, source.contract) if changes else loaded
 
 
 def _landed(subject: ContractSubject, rows: int) -> ContractReport:

@@ -75,13 +75,14 @@ def publish(
         return None
     with _named_errors(target.address):
         table = _open(target) or _create(target)
-        # A whole table is replaced at once, because its columns may change.
-        if changes is not None and target.partition_column is not None and table.version() == changes.since:
+        # A whole table is replaced at once, because its columns may change; so is one whose columns have changed.
+        as_whole = target.partition_column is None or not _has_columns(table, target)
+        if changes is not None and not as_whole and table.version() == changes.since:
             return _commit(table, target, changes.added, changes.removed)
         files, listed = all_files(), _listed_files(table, target.partition_column)
         added = {path: file for path, file in files.items() if path not in listed}
         removed = {path: file for path, file in listed.items() if path not in files}
-        return _commit(table, target, added, removed, replaced_by=files)
+        return _commit(table, target, added, removed, replaced_by=files if as_whole else None)
 
 
 def is_current(target: DeltaTarget, files: FilePartitions) -> bool:
@@ -146,13 +147,13 @@ def _commit(
     removed: FilePartitions,
     replaced_by: FilePartitions | None = None,
 ) -> int:
-    """Commit the files; ``replaced_by`` has all files of a table without partitions."""
+    """Commit the files; ``replaced_by`` has all files of a table that is replaced at once."""
     from deltalake.transaction import AddAction, RemoveAction
 
-    if not added and not removed:
+    if not added and not removed and (replaced_by is None or _has_columns(table, target)):
         return table.version()
     column = target.partition_column
-    if column is None and replaced_by is not None:
+    if replaced_by is not None:
         added, removed = replaced_by, {}
     now = int(datetime.now(UTC).timestamp() * 1000)
     actions: list[AddAction | RemoveAction] = [
@@ -165,11 +166,22 @@ def _commit(
     ]
     table.create_write_transaction(
         actions,
-        mode="overwrite" if column is None else "append",
+        mode="overwrite" if column is None or replaced_by is not None else "append",
         schema=_schema(target),
         partition_by=None if column is None else [column],
     )
     return table.version()
+
+
+def _has_columns(table: "DeltaTable", target: DeltaTarget) -> bool:
+    """Return whether the log declares the columns of ``target``, in any order."""
+    from deltalake import Schema
+
+    declared, wanted = (
+        {each.name: str(each.type) for each in found.fields}
+        for found in (table.schema(), Schema.from_arrow(_schema(target)))
+    )
+    return declared == wanted
 
 
 def _listed_files(table: "DeltaTable", partition_column: str | None) -> dict[str, tuple[int, str | None]]:

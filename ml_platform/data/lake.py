@@ -4,7 +4,7 @@ The catalog in the state store says which files a version has, and each file is 
 version, so readers never wait for writers. The tables are published as Delta tables for other tools.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,7 +163,7 @@ class Lake:
         stored = self._table(table, version)
         segments = self._segments(stored, version, partitions)
         self._require_readable(stored, version, segments)
-        return self._rows(stored, segments, is_current=version in (None, stored.version) or stored.partitioned)
+        return self._rows(stored, segments, is_current=version in (None, stored.version))
 
     def exists(self, table: str) -> bool:
         """Return whether ``table`` has at least one version."""
@@ -435,9 +435,10 @@ class Lake:
         if not scans:
             return pl.DataFrame(schema=schema).lazy()
         rows = scans[0] if len(scans) == 1 else pl.concat(scans)
+        # A table may have had other columns in an earlier version.
+        is_current = is_current or (stored.partitioned and _has_columns(rows, schema))
         rows = lists_as_vectors(rows, schema, is_current=is_current)
-        # A whole table may have had other columns in an earlier version.
-        return rows.select(list(schema)) if stored.partitioned else rows
+        return rows.select(list(schema)) if stored.partitioned and is_current else rows
 
     def _require_same_columns(self, table: str, stored: CatalogTable | None, staged: StagedRows) -> None:
         if stored is None or (not stored.partitioned and not staged.partitioned):
@@ -455,8 +456,15 @@ class Lake:
                 f"Table '{table}'",
                 expected="the columns that it already has",
                 found=f"{len(changed)} that differ: {listed(changed)}",
-                fix="Write the same columns, or drop the table and write all partitions again.",
+                fix="Write the same columns. After a change of the contract of a dataset, change its history first: "
+                "`ml-platform dataset evolve NAME`.",
             )
+
+
+def _has_columns(rows: pl.LazyFrame, schema: Mapping[str, pl.DataType]) -> bool:
+    """Return whether the files of ``rows`` have the columns of ``schema`` in the types in which files store them."""
+    stored = vectors_as_lists(pl.DataFrame(schema=schema)).schema
+    return dict(rows.collect_schema()) == dict(stored)
 
 
 def _groups(segments: Sequence[Segment], target_bytes: int | None) -> list[list[Segment]]:

@@ -7,8 +7,10 @@ may identify a person.
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +32,31 @@ class ColumnsMissingError(LandedFileError):
 
     missing: tuple[str, ...] = ()
     present: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EarlierColumns:
+    """How a file that landed before a change of its contract differs: earlier names by column, and added columns."""
+
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    added: frozenset[str] = frozenset()
+
+    def find(self, column: str, present: Sequence[str]) -> str | None:
+        """Return the name of ``column`` among those ``present``; None if it is absent."""
+        return next((name for name in (column, *self.names.get(column, ())) if name in present), None)
+
+
+_EARLIER: ContextVar[EarlierColumns | None] = ContextVar("earlier_columns", default=None)
+
+
+@contextmanager
+def reading_earlier(columns: EarlierColumns) -> Iterator[None]:
+    """Let :func:`read_csv` in the body find renamed columns under earlier names, and read added ones as nulls."""
+    token = _EARLIER.set(columns)
+    try:
+        yield
+    finally:
+        _EARLIER.reset(token)
 
 
 def read_csv(
@@ -56,12 +83,16 @@ def read_csv(
     """
     text = _opened(path, separator, encoding)
     header = text.header()
-    missing = [name for name in columns if name not in header]
+    earlier = _EARLIER.get() or EarlierColumns()
+    names = {name: earlier.find(name, header) for name in columns}
+    missing = [name for name, found in names.items() if found is None and name not in earlier.added]
     if missing:
         raise _missing_columns_error(path, missing, header, list(columns))
     text.require_distinct_names()
-    values = _values(text, sorted(header.index(name) for name in columns), null_values)
-    return pl.DataFrame([parsed(values[name], dtype, decimal) for name, dtype in columns.items()])
+    values = _values(text, sorted(header.index(name) for name in {*names.values()} if name is not None), null_values)
+    absent = pl.Series([None] * (len(text.row_ends) - 1), dtype=pl.String)
+    read = {name: absent if found is None else values[found] for name, found in names.items()}
+    return pl.DataFrame([parsed(read[name].alias(name), dtype, decimal) for name, dtype in columns.items()])
 
 
 def csv_columns(path: Path, *, separator: str = ",", encoding: str | None = None) -> list[str]:

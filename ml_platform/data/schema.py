@@ -57,9 +57,11 @@ def stored_type(rule: ColumnRule) -> pl.DataType:
 
 
 def check_schema(
-    frame: pl.DataFrame, contract: Contract, subject: ContractSubject, keys: Sequence[str] = ()
+    frame: pl.DataFrame, contract: Contract, subject: ContractSubject, keys: Sequence[str] = (), hint: str = ""
 ) -> ContractReport:
     """Return a report of absent, undeclared and mistyped columns; example rows show the columns ``keys`` too.
+
+    ``hint`` is a sentence about absent columns, such as their earlier name.
 
     A column of the declared kind but another width (Int32 for integer, an integer for float) is accepted if the
     declared type holds each of its values exactly; ``conform`` stores it in that type. A column without values has
@@ -69,7 +71,7 @@ def check_schema(
     """
     rules = {rule.name: rule for rule in contract.columns}
     undeclared = [name for name in frame.columns if name not in rules]
-    violations = missing_columns([name for name in rules if name not in frame.columns], undeclared, subject)
+    violations = missing_columns([name for name in rules if name not in frame.columns], undeclared, subject, hint)
     violations += [_undeclared(name, frame, contract, subject) for name in undeclared]
     for rule in contract.columns:
         if rule.name in frame.columns:
@@ -78,16 +80,21 @@ def check_schema(
     return ContractReport(subject, "schema", frame.height, len(rules) * 3, tuple(violations))
 
 
-def missing_columns(missing: Sequence[str], candidates: Sequence[str], subject: ContractSubject) -> list[Violation]:
-    """Return one violation per column of ``missing``; each offers the closest of the undeclared ``candidates``."""
+def missing_columns(
+    missing: Sequence[str], candidates: Sequence[str], subject: ContractSubject, hint: str = ""
+) -> list[Violation]:
+    """Return one violation per column of ``missing``; each offers the closest of the undeclared ``candidates``.
+
+    ``hint`` is a sentence that each message has, such as the earlier name of a column.
+    """
     return [
         Violation(
             name,
             "present",
             1,
             (),
-            f"{subject}: column '{name}' should be there, found no such column.{did_you_mean(name, candidates)} "
-            f"Fix the landed file or the contract in {subject.line(name)}.",
+            f"{subject}: column '{name}' should be there, found no such column."
+            f"{hint or did_you_mean(name, candidates)} Fix the landed file or the contract in {subject.line(name)}.",
         )
         for name in missing
     ]

@@ -6,11 +6,12 @@ failed for another reason than the contract.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.read_attempts import Attempt, RunStates
 from ml_platform.data.sources.source import Slice, Source
-from ml_platform.state.cursors import read_cursor, read_cursors, write_cursor
+from ml_platform.state.cursors import cursors_below, read_cursor, read_cursors, write_cursor
 from ml_platform.state.store import StateStore
 
 
@@ -38,6 +39,11 @@ def record_read(state: StateStore, dataset: str, partition: str | None, fingerpr
     """Record that the read with ``fingerprint`` is published, in the current transaction if one is open."""
     reads = (read_cursor(state, _name(dataset, partition)) or {}).get("reads", 0)
     write_cursor(state, _name(dataset, partition), {"fingerprint": fingerprint, "reads": reads + 1})
+
+
+def recorded_reads(state: StateStore, dataset: str) -> dict[str, Any]:
+    """Return what is recorded of the reads of ``dataset``, by partition (empty: the whole)."""
+    return cursors_below(state, _name(dataset, None))
 
 
 def record_broken_read(state: StateStore, dataset: str, partition: str | None, fingerprint: str, check: str) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from ml_platform.data.evolution_record import EVOLUTIONS
 from ml_platform.data.lake import Lake
 from ml_platform.errors import PlatformError
 from ml_platform.registry.approvals import require_decider
@@ -187,5 +188,6 @@ def _forget(state: StateStore, dataset: str) -> None:
 def _cursors(state: StateStore, dataset: str) -> list[str]:
     folders = (f"landing_requests/{dataset}/", f"source/{dataset}/")
     names = [folder + name for folder in folders for name in cursors_below(state, folder)]
-    own = f"landing/{dataset}"
-    return [*names, *(own for rest in cursors_below(state, own) if not rest)]
+    for own in (f"landing/{dataset}", EVOLUTIONS + dataset):
+        names += [own for rest in cursors_below(state, own) if not rest]
+    return names

@@ -97,17 +97,31 @@ class DatasetDeclaration(Declaration):
 
     def engine_source(self, lake: LakeResource) -> "DatasetSource":
         """Return the settings of the dataset for the engine, with its lookup tables read from ``lake``."""
-        from ml_platform.data.dataset import DatasetSource, table_of
+        from dataclasses import replace
+
+        from ml_platform.data.dataset import table_of
+        from ml_platform.data.evolution_record import earlier_files
+
+        rules = self.engine_rules()
+        return replace(
+            rules,
+            loader=self.function_at("loader", self.loader) if self.loader else rules.loader,
+            lookups={short_name(name): lake.lake().scan(table_of(name)).collect() for name in self.lookups},
+            earlier=earlier_files(lake.lake().state, self.name),
+        )
+
+    def engine_rules(self) -> "DatasetSource":
+        """Return the settings of the dataset for the engine without its loader and lookups, to check stored rows."""
+        from ml_platform.data.dataset import DatasetSource
         from ml_platform.data.landed_read import read_landed
 
         return DatasetSource(
             name=self.name,
-            loader=self.function_at("loader", self.loader) if self.loader else read_landed,
+            loader=read_landed,
             contract=self.contract,
             keys=self.keys,
             partitions=self.partitions,
             event_time=self.event_time,
-            lookups={short_name(name): lake.lake().scan(table_of(name)).collect() for name in self.lookups},
             lines={
                 rule.name: self.line("contract", "columns", place) for place, rule in enumerate(self.contract.columns)
             },
