@@ -75,6 +75,30 @@ def evolve_dataset(
         typer.echo(f"Stale afterwards: {listed(stale, 20) or 'nothing'}.")
 
 
+@dataset.command("rename")
+def rename_dataset(
+    old: DatasetName, new: DatasetName, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False
+) -> None:
+    """Move the history of the dataset OLD to NEW, after its declaration was renamed."""
+    from ml_platform.console import dataset_history as work
+    from ml_platform.console.lifecycle import run_steps
+    from ml_platform.data.landing import Landing
+    from ml_platform.steps.lifecycle import LifecycleDecision
+    from resources.home_lake import open_lake
+    from resources.orchestration import open_instance
+
+    home, decision = open_home(), LifecycleDecision(by, reason, datetime.now(UTC))
+    declared = work.declared_dataset(new)
+    with open_instance(home) as instance:
+        steps = work.rename_steps(old, declared, open_lake(home), Landing(home.landing), instance, decision)
+        if steps:
+            run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Dataset '{old}'")
+    if not steps:
+        typer.echo(f"Nothing to do: the history of dataset '{old}' has moved to '{new}'.")
+    else:
+        typer.echo(f"Events of '{old}' in Dagster keep their name. What is made of '{new}' is stale afterwards.")
+
+
 @table.command("drop")
 def drop_table(name: str, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False) -> None:
     """Drop the tables below NAME (features/…, online/…, models/…) of a view or model without a declaration."""

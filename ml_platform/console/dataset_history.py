@@ -3,22 +3,24 @@
 Dagster's event log is not changed. New materializations say which rows a dataset has now, so nothing is read again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
 
 from ml_platform.components.dataset.component import Dataset
-from ml_platform.components.materializations import LANDED_DIGEST, table_metadata
+from ml_platform.components.materializations import LANDED_DIGEST, latest_versions, table_metadata
 from ml_platform.data.contract_record import passed_rows
 from ml_platform.data.dataset import table_of
 from ml_platform.data.evolution import EvolutionError, EvolutionRequest
 from ml_platform.data.evolution_record import record_reported
 from ml_platform.data.lake import Lake, TableVersion
+from ml_platform.data.landing import Landing
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.registry.audit import AuditLog
 from ml_platform.state.schema import WHOLE
+from ml_platform.steps.dataset_rename import record_rename_reported, rename_of_dataset
 from ml_platform.steps.evolution import evolution_of_dataset
 from ml_platform.steps.lifecycle import LifecycleDecision, LifecycleStep
 from resources.profiles import REPOSITORY
@@ -104,15 +106,27 @@ def require_no_run(instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) ->
             )
 
 
-def report_rows(declared: Dataset, lake: Lake, instance: dg.DagsterInstance, description: str) -> int:
+def report_rows(
+    declared: Dataset,
+    lake: Lake,
+    instance: dg.DagsterInstance,
+    description: str,
+    partitions: Collection[str] | None = None,
+) -> int:
     """Tell Dagster which checked rows ``declared`` has, as of its current code version; return the number of events.
 
-    A partition whose rows did not pass the contract is left out, so it stays stale.
+    With ``partitions``, only these (empty: the whole table). A partition whose rows did not pass the contract is left
+    out, so it stays stale.
     """
     table, code_version = table_of(declared.name), declared.code_version or declared.code_hash()
     stored = lake.catalog.table(table)
-    assert stored is not None
-    passed = passed_rows(lake, declared.name)
+    if stored is None:
+        return 0
+    passed = {
+        partition: digests
+        for partition, digests in passed_rows(lake, declared.name).items()
+        if partitions is None or partition in partitions
+    }
     sizes: dict[str, tuple[int, int]] = {}
     for each in lake.catalog.segments(table, with_files=False):
         rows, size = sizes.get(each.partition, (0, 0))
@@ -149,3 +163,39 @@ def _pairs(option: str, form: str, texts: Sequence[str]) -> dict[str, str]:
             )
         found[name] = value
     return found
+
+
+def rename_steps(
+    old: str, declared: Dataset, lake: Lake, landing: Landing, instance: dg.DagsterInstance, decision: LifecycleDecision
+) -> list[LifecycleStep]:
+    """Return the steps that move the history of the dataset ``old`` to the name of ``declared``.
+
+    Raises as :func:`~ml_platform.steps.dataset_rename.rename_of_dataset`, and :class:`DatasetInUseError` while a run
+    writes one of both.
+    """
+    from ml_platform.console.lifecycle import declared_names
+
+    require_no_run(instance, [dg.AssetKey(["datasets", old]), declared.key])
+    return rename_of_dataset(
+        old,
+        declared.name,
+        lake,
+        landing,
+        AuditLog(lake.state),
+        decision,
+        declared_names(),
+        lambda: report_renamed_rows(old, declared, lake, instance),
+    )
+
+
+def report_renamed_rows(old: str, declared: Dataset, lake: Lake, instance: dg.DagsterInstance) -> int:
+    """Tell Dagster of the rows that ``declared`` has from the dataset ``old``; return the number of events.
+
+    Only partitions that the loader and the contract of now made are reported; the next run reads the others again.
+    """
+    code_version = declared.code_version or declared.code_hash()
+    made = latest_versions(instance, dg.AssetKey(["datasets", old]))
+    current = {partition or WHOLE for partition, each in made.items() if each.code_version == code_version}
+    reported = report_rows(declared, lake, instance, f"Renamed from '{old}' by `ml-platform dataset rename`.", current)
+    record_rename_reported(lake.state, declared.name)
+    return reported

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from ml_platform.components.declaration import partitions_definition
+from ml_platform.components.materializations import latest_materializations
 from ml_platform.console.dataset_history import evolution_steps, parsed_request
 from ml_platform.console.materialization_plan import stale_assets
 from ml_platform.data.evolution import EvolutionError
@@ -51,8 +52,8 @@ def test_changed_dataset_is_up_to_date_and_its_consumers_are_stale(tmp_path: Pat
             step.run()
 
         assert stale(after) == [("report", "2013-01"), ("report", "2013-02")]
-        event = instance.get_latest_data_version_record(KEY, partition_key="2013-02").asset_materialization
-        assert event.metadata["content_sha256"].value == after.lake.digests("datasets/orders")["2013-02"]
+        reported = latest_materializations(instance, KEY)["2013-02"]
+        assert reported.metadata("content_sha256") == after.lake.digests("datasets/orders")["2013-02"]
         # A landed file of the old columns is read again with the loader of the old names.
         assert after.materialize("2013-01").success
         assert after.lake.scan("datasets/orders", partitions=["2013-01"]).collect().rows() == [(1, 5.0, "2013-01")]
