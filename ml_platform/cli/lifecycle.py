@@ -96,7 +96,9 @@ def rename_dataset(
     if not steps:
         typer.echo(f"Nothing to do: the history of dataset '{old}' has moved to '{new}'.")
     else:
-        typer.echo(f"Events of '{old}' in Dagster keep their name. What is made of '{new}' is stale afterwards.")
+        typer.echo(
+            f"Events of '{old}' in Dagster keep their name. The assets downstream of '{new}' are stale afterwards."
+        )
 
 
 @table.command("drop")

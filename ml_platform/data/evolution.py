@@ -31,7 +31,7 @@ class EvolutionError(PlatformError):
 
 @dataclass(frozen=True)
 class EvolutionRequest:
-    """What a person named: new names by old ones, texts of the values of added columns, and columns to drop."""
+    """The names that a person gave: new names by old ones, texts of added values by column, and columns to drop."""
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     fills: Mapping[str, str] = field(default_factory=dict)

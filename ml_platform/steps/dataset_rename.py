@@ -156,9 +156,9 @@ def _move(old: str, new: str, lake: Lake, audit: AuditLog, decision: LifecycleDe
         for table in (landed_files, contract_results):
             connection.execute(sa.delete(table).where(table.c.dataset == new))
             connection.execute(sa.update(table).where(table.c.dataset == old).values(dataset=new))
-        # The sensor of the new name counts its ticks anew, and requests what is not published.
-        asked = sa.update(landed_files).where(landed_files.c.dataset == new)
-        connection.execute(asked.values(requested_sha256=None, requested_tick=None))
+        # The sensor of the new name counts its ticks from 0, and requests only files that are not published.
+        of_new = sa.update(landed_files).where(landed_files.c.dataset == new)
+        connection.execute(of_new.values(requested_sha256=None, requested_tick=None))
         _move_cursors(lake.state, old, new)
         write_cursor(lake.state, RENAMED + new, {"from": old, "is_reported": False})
         facts = {"dataset": new, "renamed_from": old, "table_version": version, "reason": decision.reason}
