@@ -7,12 +7,14 @@ unreadable, and with one these servers learn of every view. This module makes th
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from great_expectations.data_context.store.store import DataDocsSiteConfigTypedDict
 
 INDEX = "index.html"
+
+_VIEWS = "ml_platform.data.data_docs_views"
 
 _EXTERNAL_REFERENCES = re.compile(
     r"""<script[^>]*\ssrc=["']https?://[^>]*>\s*</script>|<link[^>]*\shref=["']https?://[^>]*>"""
@@ -37,11 +39,14 @@ a { color: #0b5ed7; text-decoration: none } ol.breadcrumb { display: flex; gap: 
 def site_config(folder: Path) -> "DataDocsSiteConfigTypedDict":
     """Empty ``folder`` and return the settings of a Data Docs site there, so that it shows the next check only."""
     shutil.rmtree(folder, ignore_errors=True)
-    return {
+    page, index = ({"module_name": _VIEWS, "class_name": name} for name in ("PageView", "IndexView"))
+    config: Any = {  # the type of the library does not know the views of a site
         "class_name": "SiteBuilder",
         "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)},
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "view": index},
+        "site_section_builders": {"expectations": {"view": page}, "validations": {"view": page}},
     }
+    return cast("DataDocsSiteConfigTypedDict", config)
 
 
 def results_page(folder: Path) -> Path:
