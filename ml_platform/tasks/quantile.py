@@ -9,7 +9,8 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from ml_platform.tasks.metrics import Array, Bounds, pinball_losses
-from ml_platform.tasks.resampling import Codes, resampled_mean, resampled_sum
+from ml_platform.tasks.resampling import Codes, resampled_mean
+from ml_platform.tasks.seasonal_naive import MASE, SeasonalTask, resampled_mase
 from ml_platform.tasks.task import (
     Context,
     MetricOptions,
@@ -22,16 +23,11 @@ from ml_platform.tasks.task import (
 )
 
 MEDIAN = 0.5
-NAIVE = "naive"
-"""Name of the seasonal naive forecast in the context of the rows."""
-
-SEASONAL_NAIVE = "seasonal_naive"
-"""Name of the baseline that forecasts the value of one season before."""
 
 Level = Annotated[float, Field(gt=0, lt=1)]
 
 
-class QuantileTask(Task):
+class QuantileTask(SeasonalTask):
     """Predict quantiles of a number. The median is the score, and all quantiles ascend within a row.
 
     A trainer fits each level alone, so quantiles of a row may cross. They are sorted, which never raises the pinball
@@ -46,11 +42,6 @@ class QuantileTask(Task):
         default_factory=lambda: [0.1, MEDIAN, 0.9],
         min_length=2,
         description="Levels of the quantiles, ascending; 0.5 must be among them, and its quantile is the score.",
-    )
-    season_feature: str | None = Field(
-        default=None,
-        description="Feature, as view__feature, with the outcome of the same entity one season before, as known at "
-        "prediction time: the seasonal naive forecast. It adds the metric mase and the baseline seasonal_naive.",
     )
 
     metrics: ClassVar[tuple[str, ...]] = ("pinball", "mae", "coverage", "mase")
@@ -78,20 +69,8 @@ class QuantileTask(Task):
         return self if same else self.model_copy(update={"levels": [float(name) for name in names]})
 
     @property
-    def usable_metrics(self) -> tuple[str, ...]:
-        return tuple(name for name in self.metrics if name != "mase" or self.season_feature)
-
-    @property
     def quantile_levels(self) -> list[float]:
         return self.levels
-
-    @property
-    def context_features(self) -> dict[str, str]:
-        return {"season_feature": self.season_feature} if self.season_feature else {}
-
-    @property
-    def baseline_names(self) -> list[str]:
-        return [SEASONAL_NAIVE] if self.season_feature else []
 
     @property
     def loss_text(self) -> str:
@@ -110,29 +89,14 @@ class QuantileTask(Task):
             return prediction
         return np.array([np.interp(own, others, row) for row in prediction]).reshape(len(prediction), len(own))
 
-    def context(self, rows: pl.DataFrame) -> dict[str, Array]:
-        """Return the seasonal naive forecast of each row, NaN where none was known at prediction time."""
-        if self.season_feature is None:
-            return {}
-        values = rows[self.season_feature].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        return {NAIVE: np.where(np.isfinite(values), values, np.nan)}
-
     def baseline(self, label: Array, rows: int) -> Array:
         return np.tile(np.quantile(label, self.levels), (rows, 1))
 
-    def baselines(self, label: Array, context: Context, rows: Context) -> dict[str, Array]:
-        """Return the seasonal naive forecast plus the quantiles of its errors on the known rows.
-
-        A row without a naive forecast gets the quantiles of the known labels.
-        """
-        if NAIVE not in context:
-            return {}
-        errors = label - context[NAIVE]
+    def naive_prediction(self, naive: Array, errors: Array) -> Array:
+        """Return the naive forecast plus the quantiles of its errors on the known rows, shape (rows, levels)."""
         errors = errors[np.isfinite(errors)]
-        naive = rows[NAIVE][:, np.newaxis]
         offsets = np.quantile(errors, self.levels) if errors.size else np.full(len(self.levels), np.nan)
-        forecast = naive + offsets
-        return {SEASONAL_NAIVE: np.where(np.isfinite(forecast), forecast, self.baseline(label, len(naive)))}
+        return np.asarray(naive[:, np.newaxis] + offsets)
 
     def resampled(
         self,
@@ -149,9 +113,7 @@ class QuantileTask(Task):
         """Return the metrics of each resample.
 
         ``pinball`` is the mean over rows and levels, ``mae`` that of the median, and ``coverage`` the share of rows
-        within the lowest and the highest quantile. ``mase`` is the absolute error of the median by that of the seasonal
-        naive forecast, over the rows that have one. It scales as Hyndman and Koehler (2006, Another look at measures of
-        forecast accuracy), but on the evaluated rows, so it needs no training rows.
+        within the lowest and the highest quantile. ``mase`` is that of the median, see :func:`.resampled_mase`.
         """
         truth, quantiles = output_arrays(self, label, prediction, "quantile of each level")
         error = np.abs(quantiles[:, self._median] - truth)
@@ -161,14 +123,8 @@ class QuantileTask(Task):
             "coverage": ((quantiles[:, 0] <= truth) & (truth <= quantiles[:, -1])).astype(np.float64),
         }
         values = {metric: resampled_mean(rows[metric], codes, counts) for metric in metrics if metric in rows}
-        naive = (context or {}).get(NAIVE)
-        if "mase" in metrics and naive is not None:
-            known = np.isfinite(naive)
-            naive_error = np.where(known, np.abs(np.nan_to_num(naive) - truth), 0.0)
-            if naive_error.any():
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    ratio = resampled_sum(error * known, codes, counts) / resampled_sum(naive_error, codes, counts)
-                values["mase"] = np.where(np.isfinite(ratio), ratio, np.nan)
+        if MASE in metrics:
+            values |= resampled_mase(error, truth, context, codes, counts)
         return {metric: values[metric] for metric in metrics if metric in values}
 
     def losses(self, label: Array, outputs: Array, context: Context | None = None) -> Array:

@@ -9,15 +9,16 @@ from pydantic import Field
 
 from ml_platform.tasks.metrics import Array, Bounds, pinball_losses, regression_arrays, score_regression
 from ml_platform.tasks.resampling import Codes, resampled_mean
-from ml_platform.tasks.task import Context, MetricOptions, Task, constant, explained_share, number_label
+from ml_platform.tasks.seasonal_naive import MASE, SeasonalTask, resampled_mase
+from ml_platform.tasks.task import Context, MetricOptions, constant, explained_share, number_label
 
 
-class RegressionTask(Task):
+class RegressionTask(SeasonalTask):
     """Predict the mean of a number."""
 
     type: Literal["regression"] = Field(default="regression", description="Labels that are numbers.")
 
-    metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "pinball", "coverage")
+    metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "pinball", "coverage", "mase")
     interval_metrics: ClassVar[frozenset[str]] = frozenset({"coverage"})
     primary_metric: ClassVar[str] = "rmse"
     baseline_metric: ClassVar[str] = "rmse"
@@ -44,7 +45,11 @@ class RegressionTask(Task):
     ) -> dict[str, float]:
         lower, upper = bounds or (None, None)
         quantile = (options or MetricOptions()).quantile
-        return score_regression(label, prediction, quantile=quantile, lower=lower, upper=upper)
+        found = score_regression(label, prediction, quantile=quantile, lower=lower, upper=upper)
+        truth, predicted = regression_arrays(label, prediction)
+        once, block = np.ones((1, 1)), np.zeros(len(truth), dtype=np.int64)
+        scaled = resampled_mase(np.abs(predicted - truth), truth, context, block, once)
+        return found | {name: float(values[0]) for name, values in scaled.items()}
 
     def resampled(
         self,
@@ -67,6 +72,8 @@ class RegressionTask(Task):
         }
         if bounds is not None and "coverage" in metrics:
             values["coverage"] = resampled_mean(is_covered(label, *bounds), codes, counts)
+        if MASE in metrics:
+            values |= resampled_mase(np.abs(predicted - truth), truth, context, codes, counts)
         return {metric: values[metric] for metric in metrics if metric in values}
 
     def losses(self, label: Array, outputs: Array, context: Context | None = None) -> Array:

@@ -23,7 +23,8 @@ from ml_platform.monitoring.log_lines import parse_lines
 from ml_platform.serving.openapi import openapi_document
 from ml_platform.serving.request_contract import RequestContract
 from ml_platform.tasks.metrics import EvaluationError
-from ml_platform.tasks.quantile import NAIVE, SEASONAL_NAIVE, QuantileTask
+from ml_platform.tasks.quantile import QuantileTask
+from ml_platform.tasks.seasonal_naive import NAIVE, SEASONAL_NAIVE
 from ml_platform.tasks.task import LabelError
 from ml_platform.training.candidate import Candidate, fit_candidate
 from ml_platform.training.lightgbm_trainer import LightGBMLevels, LightGBMSettings, LightGBMTrainer
