@@ -82,7 +82,9 @@ def availability_for_examples(
         for source in view.sources:
             for at, columns in source.available_from.items():
                 columns_of_dataset = known.setdefault(source.dataset, {})
-                columns_of_dataset |= dict.fromkeys([at, *columns], (at, source.available_after_minutes))
+                # The time of a planned event is known before it, if the view declares so.
+                named = [at, *columns] if at not in source.known_upfront else columns
+                columns_of_dataset |= dict.fromkeys(named, (at, source.available_after_minutes))
     for dataset, times in declared.items():
         for time, names in times.items():
             known.setdefault(dataset, {}).update(dict.fromkeys([time, *names], (time, 0)))
