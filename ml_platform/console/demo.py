@@ -6,7 +6,7 @@ answers; others are shown as they are), `request_rows` and `display_columns`.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,6 +21,7 @@ from rich.table import Table
 from ml_platform.console.arguments import domain_module
 from ml_platform.console.materialization_plan import data_of_model
 from ml_platform.console.materialize import bring_up_to_date, load_definitions
+from ml_platform.console.partition_selection import Schemes, schemes_of
 from ml_platform.console.progress import live_progress
 from ml_platform.console.runs import Listener
 from ml_platform.console.services import serving_processes
@@ -68,7 +69,7 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     with scratch_folder("demo") as scratch:
         rows = declared.request_rows(scratch)
     with stages.stage("serve and predict"):
-        response = _predict(declared.MODEL, home, rows)
+        response = _predict(declared.MODEL, home, rows, declared.LABELS)
     found = status(home)["models"][declared.MODEL]
     _show_predictions(declared, rows, response, console)
     _show_summary(declared, found, response, stages, home, console)
@@ -77,10 +78,13 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PredictionResponse:
-    """The endpoint's predictions of all rows, and the duration in seconds of each request with one row."""
+    """The endpoint's predictions of all rows, and the duration in seconds of each request with one row.
+
+    ``answers`` are the texts of the labels, or of the intervals of a task that answers a number.
+    """
 
     scores: list[float]
-    labels: list[Any]
+    answers: list[str]
     version: str
     seconds: list[float]
 
@@ -102,16 +106,33 @@ def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listen
     of_model = {key for key in keys if key.path[0] == declared.MODEL}
     data = data_of_model(loaded, declared.MODEL)
     inputs = [key for key in data if key not in of_model]
+    judged = _model_partitions(declared, schemes_of(loaded.resolve_asset_graph(), data))
     candidates = [key for key in of_model if key.path[-1].startswith("candidate_")]
     rest = [dg.AssetKey([declared.MODEL, name]) for name in SINGLE_PARTITION_ASSETS]
     for name, selected, named in (
         ("datasets and features", inputs, landed),
-        ("training set", [key for key in data if key in of_model], partitions),
-        ("training", candidates, last),
-        ("evaluation to rollout", rest, last),
+        ("training set", [key for key in data if key in of_model], f"{judged[0]}...{judged[-1]}" if judged else ""),
+        ("training", candidates, judged[-1] if judged else ""),
+        ("evaluation to rollout", rest, judged[-1] if judged else ""),
     ):
         with stages.stage(name):
             bring_up_to_date(loaded, instance, home, selected, named, listener=listener)
+
+
+def _model_partitions(declared: Any, schemes: Schemes) -> list[str]:
+    """Return the partitions of the model whose time is within that of the demo; empty for a model without any.
+
+    The demo may name days of data while its model has weeks. ``schemes`` are those of the model and its data.
+    """
+    scheme = schemes[dg.AssetKey([declared.MODEL, "training_set"])]
+    if scheme is None:
+        return []
+    first, last = declared.FIRST_PARTITION, declared.LAST_PARTITION
+    if scheme.names_key(first) and scheme.names_key(last):
+        return scheme.between(first, last)
+    named = next(each for each in schemes.values() if each and each.names_key(first) and each.names_key(last))
+    start, end = named.bounds(first)[0], named.bounds(last)[1]
+    return [each for each in scheme.starting_in(start, end) if scheme.bounds(each)[1] <= end]
 
 
 def _live_partition(declared: Any) -> str | None:
@@ -130,7 +151,7 @@ def _landed_text(declared: Any, files: int) -> str:
     return f"{text}, and the part of {live} until {declared.LIVE_AT:%Y-%m-%d %H:%M}." if live else f"{text}."
 
 
-def _predict(model: str, home: Home, rows: pl.DataFrame) -> PredictionResponse:
+def _predict(model: str, home: Home, rows: pl.DataFrame, labels: Mapping[Any, str]) -> PredictionResponse:
     import httpx
 
     from ml_platform.serving.processes import serve_temporarily
@@ -151,23 +172,30 @@ def _predict(model: str, home: Home, rows: pl.DataFrame) -> PredictionResponse:
     predictions = answer["predictions"]
     return PredictionResponse(
         scores=[each["score"] for each in predictions],
-        labels=[each["label"] for each in predictions],
+        answers=[_answer_text(each, labels) for each in predictions],
         version=str(answer["model"]["version"]),
         seconds=seconds,
     )
 
 
+def _answer_text(prediction: Mapping[str, Any], labels: Mapping[Any, str]) -> str:
+    """Return the label of ``prediction`` in words, or its interval; empty for an answer without either."""
+    label, interval = prediction["label"], prediction.get("interval")
+    if label is not None:
+        return str(labels.get(label, label))
+    return f"{interval['lower']:.1f} to {interval['upper']:.1f}" if interval else ""
+
+
 def _show_predictions(declared: Any, rows: pl.DataFrame, response: PredictionResponse, console: Console) -> None:
     displayed = declared.display_columns(rows)
     table = Table(title="Predictions of the running endpoint, with the outcomes")
-    for name in (*displayed.columns, "score", "label", "outcome"):
+    for name in (*displayed.columns, "score", "answer", "outcome"):
         table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
     for at in range(0, rows.height, max(1, rows.height // ROWS_SHOWN)):
-        label = response.labels[at]
         table.add_row(
             *map(str, displayed.row(at)),
             f"{response.scores[at]:.3f}",
-            "" if label is None else str(declared.LABELS.get(label, label)),
+            response.answers[at],
             rows["outcome_text"][at],
         )
     console.print(table)
