@@ -72,7 +72,7 @@ class Predictor:
         self.encoder = Encoder.from_json(_read_text(model_dir, "encoder.json"))
         calibration = _read_json(model_dir, "calibration.json")
         self._calibrate = calibration_function(calibration)
-        self._half_width: float | None = calibration.get("half_width")
+        self._half_width = half_width_function(calibration)
         self.scorer = load_scorer(description, model_dir)
         self._require_consistent_parts()
 
@@ -91,7 +91,7 @@ class Predictor:
             task.labels(predicted, self.threshold),
             rows,
             served,
-            task.answer_details(predicted, self._half_width, task.answer_context(rows)),
+            task.answer_details(predicted, self._half_width(predicted), task.answer_context(rows)),
         )
 
     def strongest_reasons(self, prediction: Prediction, max_reasons: int) -> list[list[dict[str, Any]]]:
@@ -153,6 +153,18 @@ def calibration_function(parameters: Mapping[str, Any]) -> Callable[[Scores], Sc
         slope, intercept = parameters["slope"], parameters["intercept"]
         return lambda score: _sigmoid(slope * _log_odds_of(score) + intercept)
     return lambda score: score
+
+
+def half_width_function(parameters: Mapping[str, Any]) -> Callable[[Scores], float | Scores | None]:
+    """Return the function from values to the half widths of their intervals of `calibration.json`; None without one.
+
+    A group of alike values has its own half width, and the value of the group's edge belongs to the group above.
+    """
+    overall, edges = parameters.get("half_width"), np.asarray(parameters.get("edges") or [])
+    if not len(edges):
+        return lambda value: overall
+    widths = np.asarray(parameters["half_widths"])
+    return lambda value: widths[np.searchsorted(edges, value, side="right")]
 
 
 def _scaled(probabilities: Scores) -> Scores:

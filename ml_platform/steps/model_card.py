@@ -28,6 +28,7 @@ from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.promotion import evaluated_version, latest_verdict
 from ml_platform.tasks.task import Task
+from ml_platform.training.calibration import Calibration
 from ml_platform.training.model_directory import read_model
 from ml_platform.training.threshold import AnswerQuality, ThresholdChoice, answer_quality
 
@@ -83,7 +84,7 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         feature_importance=dict(list(importance.items())[:MAX_FEATURES_SHOWN]),
         cost=training_cost(registry, version, manifest, read_prices(stores.repository).currency),
         approvals=decision_history(stores.audit, version),
-        calibration=_calibration_text(manifest, task, stored_model.calibration.half_width),
+        calibration=_calibration_text(manifest, task, stored_model.calibration),
         threshold=_threshold_text(manifest, task),
         answers=_answers(manifest, evidence),
         reliability=[] if task.output_names else [each for of_class in bins.values() for each in of_class],
@@ -119,10 +120,13 @@ def refresh_model_card(write: Callable[[], ModelCardFiles]) -> str:
     return f"Written again for version {written.version.version}, verdict {written.verdict_digest[:12]}."
 
 
-def _calibration_text(manifest: Manifest, task: Task, half_width: float | None) -> str:
-    if half_width is not None:
+def _calibration_text(manifest: Manifest, task: Task, calibration: Calibration) -> str:
+    if calibration.half_width is not None:
+        widths = calibration.half_widths or [calibration.half_width]
+        low, high = (f"± {width:.4g}" for width in (min(widths), max(widths)))
+        sizes = low if low == high else f"{low} to {high}, by the size of the value,"
         share = manifest.parameters.get("interval")
-        return f"Intervals of ± {half_width:.4g} around each value, calibrated to contain {share:.0%} of the outcomes."
+        return f"Intervals of {sizes} around each value, calibrated to contain {share:.0%} of the outcomes."
     if not task.has_probabilities:
         return "Not applicable: the task predicts no probabilities."
     method = manifest.parameters.get("calibration", "none")

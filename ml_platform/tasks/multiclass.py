@@ -250,7 +250,7 @@ class MulticlassTask(Task):
         return {"enum": list(self.classes), "description": "The most probable class."}
 
     def answer_details(
-        self, prediction: Array, half_width: float | None, context: Context | None = None
+        self, prediction: Array, half_width: float | Array | None, context: Context | None = None
     ) -> list[dict[str, Any]] | None:
         return [{"probabilities": probabilities} for probabilities in named_outputs(self, prediction)]
 

@@ -157,7 +157,7 @@ class QuantileTask(SeasonalTask):
         return {"quantiles": outputs_schema(self, "Predicted quantiles by level, ascending, in units of the label.")}
 
     def answer_details(
-        self, prediction: Array, half_width: float | None, context: Context | None = None
+        self, prediction: Array, half_width: float | Array | None, context: Context | None = None
     ) -> list[dict[str, Any]] | None:
         return [{"quantiles": quantiles} for quantiles in named_outputs(self, prediction)]
 

@@ -171,7 +171,7 @@ class RankingTask(Task):
         }
 
     def answer_details(
-        self, prediction: Array, half_width: float | None, context: Context | None = None
+        self, prediction: Array, half_width: float | Array | None, context: Context | None = None
     ) -> list[dict[str, Any]] | None:
         group = _groups(prediction, context).astype(np.int64)
         # Rows of equal score keep the order of the request.

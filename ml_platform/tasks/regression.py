@@ -99,7 +99,7 @@ class RegressionTask(SeasonalTask):
         }
 
     def answer_details(
-        self, prediction: Array, half_width: float | None, context: Context | None = None
+        self, prediction: Array, half_width: float | Array | None, context: Context | None = None
     ) -> list[dict[str, Any]] | None:
         if half_width is None:
             return [{"interval": None}] * len(prediction)

@@ -271,11 +271,12 @@ class Task(Settings, ABC):
         return {}
 
     def answer_details(
-        self, prediction: Array, half_width: float | None, context: Context | None = None
+        self, prediction: Array, half_width: float | Array | None, context: Context | None = None
     ) -> list[dict[str, Any]] | None:
         """Return the fields of :attr:`details` of each row, and None for a task without them.
 
-        ``half_width`` is that of a fitted interval, and ``context`` that of the rows of one request.
+        ``half_width`` is that of a fitted interval, one for all or one for each row; ``context`` is that of the rows of
+        one request.
         """
         return None
 

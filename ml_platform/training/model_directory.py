@@ -71,7 +71,7 @@ class StoredModel:
         prediction = self.predict(frame)
         scores = self.task.scores(prediction)
         context = self.task.answer_context(frame if requests is None else requests)
-        details = self.task.answer_details(prediction, self.calibration.half_width, context)
+        details = self.task.answer_details(prediction, self.calibration.half_width_at(prediction), context)
         numbers = [answered_numbers(row) for row in details or []]
         return np.column_stack([scores, numbers]) if numbers and numbers[0] else scores
 

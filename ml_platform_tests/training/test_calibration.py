@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from bento.predictor import half_width_function
 from ml_platform.training import calibration
 from ml_platform.training.calibration import (
     Calibration,
@@ -162,3 +163,31 @@ def test_interval_uses_one_rank_more_for_the_finite_sample():
     assert fit_interval(0.9, np.zeros(9), np.arange(1.0, 10.0)).half_width == 9
     with pytest.raises(CalibrationError, match="at least 9, found 8"):
         fit_interval(0.9, np.zeros(8), np.arange(1.0, 9.0))
+
+
+def test_large_values_that_err_more_have_wider_intervals_and_each_group_is_covered():
+    random = np.random.default_rng(3)
+    value = random.uniform(0, 100, 6000)
+    label = value + random.normal(0, 1 + value / 10)
+    fitted = fit_interval(0.9, value[:1000], label[:1000])
+    assert len(fitted.half_widths) == 5
+    assert fitted.half_widths == sorted(fitted.half_widths)
+    for low, high in ((0, 20), (40, 60), (80, 100)):
+        part = (value >= low) & (value < high) & (np.arange(6000) >= 1000)
+        bounds = fitted.bounds(value[part])
+        assert bounds is not None
+        lower, upper = bounds
+        assert 0.85 < ((lower <= label[part]) & (label[part] <= upper)).mean() < 0.95
+    served = half_width_function(fitted.model_dump())(value)
+    assert np.array_equal(np.asarray(served), np.asarray(fitted.half_width_at(value)))
+
+
+def test_interval_groups_keep_equal_values_together_and_enough_rows():
+    random = np.random.default_rng(4)
+    # 150 equal values fill one group; the 60 others are too few for a group.
+    few = fit_interval(0.9, np.repeat([1.0, 2.0], [150, 60]), random.normal(size=210))
+    assert (few.half_widths, few.edges) == ([], [])
+    assert np.array_equal(np.asarray(few.half_width_at(np.zeros(2))), np.full(2, few.half_width))
+    two = fit_interval(0.9, np.repeat([1.0, 2.0, 3.0], [150, 10, 190]), random.normal(size=350))
+    assert two.edges == [1.5]
+    assert fit_interval(0.9, np.ones(1000), random.normal(size=1000)).edges == []
