@@ -7,7 +7,7 @@ import polars as pl
 from ml_platform.data.reading import read_csv
 
 ZONE = "America/New_York"
-HOUR = pl.duration(hours=1)
+COUNTED = pl.duration(minutes=59)  # the count of the last hour is known before the day ends, and arrives with it
 REQUEST_FIELDS = ("starts_at", "holiday")
 
 
@@ -26,7 +26,7 @@ def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
         *REQUEST_FIELDS,
         example_id=pl.col("starts_at").dt.strftime("%Y%m%dT%HZ"),
         label="bikers",
-        label_known_at=pl.col("starts_at") + HOUR,
+        label_known_at=pl.col("starts_at") + COUNTED,
     )
 
 
@@ -48,6 +48,6 @@ def same_kind_of_day(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
 
 
 def _last(rows: pl.LazyFrame, entity: list[str], days: int) -> pl.LazyFrame:
-    known_at, riders = (pl.col("starts_at") + HOUR).alias("known_at"), pl.col("bikers").cast(pl.Float64)
+    known_at, riders = (pl.col("starts_at") + COUNTED).alias("known_at"), pl.col("bikers").cast(pl.Float64)
     ago = [riders.shift(at).over(entity) for at in range(days)]
     return rows.sort("starts_at").select(*entity, known_at, riders=riders, mean=pl.mean_horizontal(ago))

@@ -22,8 +22,8 @@ def request_rows(scratch: Path) -> pl.DataFrame:
     first = DAYS.bounds(LAST_PARTITION)[1] + ARRIVAL_DELAY + HORIZON
     landed = land(Landing(scratch), DAYS.shift(LAST_PARTITION, 3))
     rows = pl.concat(hours(file.path) for file in landed[-2:])
-    asked = rows.filter(pl.col("starts_at").is_between(first, first + timedelta(days=1), closed="left"))
-    return asked.select(*REQUEST_FIELDS, outcome_text=pl.format("{} riders", "bikers"), outcome="bikers")
+    requests = rows.filter(pl.col("starts_at").is_between(first, first + timedelta(days=1), closed="left"))
+    return requests.select(*REQUEST_FIELDS, outcome_text=pl.format("{} riders", "bikers"), outcome="bikers")
 
 
 def display_columns(rows: pl.DataFrame) -> pl.DataFrame:

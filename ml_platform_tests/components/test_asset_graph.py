@@ -33,6 +33,7 @@ class Domain:
 
 DOMAINS = {
     "aviation": Domain({"airports", "flights", "planes", "weather"}, 23, "departure_risk", {"lightgbm", "torch"}),
+    "bikes": Domain({"bike_hours"}, 3, "bike_demand", {"lightgbm"}),
     "penguins": Domain({"penguins"}, 1, "penguin_species", {"lightgbm"}),
 }
 

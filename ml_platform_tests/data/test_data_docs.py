@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ml_platform.data.data_docs import make_self_contained, results_page
+from ml_platform.data.data_docs_views import IndexView, PageView
 
 
 def page(folder: Path, name: str) -> Path:
@@ -47,3 +48,8 @@ def test_page_loses_references_to_other_servers_and_keeps_its_own_content(tmp_pa
     for kept in ("const own = 1;", "../index.html", "../static/favicon.ico", "<td>arr_delay</td>", "fa-check-circle"):
         assert kept in text
     assert text.count("<style>") == 1
+
+
+def test_templates_are_compiled_once_for_all_sites() -> None:
+    compiled = {id(PageView().env), id(PageView(custom_styles_directory=None).env), id(IndexView().env)}
+    assert len(compiled) == 1

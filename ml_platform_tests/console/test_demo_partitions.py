@@ -1,0 +1,35 @@
+"""The partitions that the demo trains on: those of the model within the data that it names."""
+
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+
+from ml_platform.console.demo import _answer_text, _model_partitions
+from ml_platform.data.partitions import PartitionScheme
+
+DAYS = PartitionScheme(cadence="day", start="2011-01-01", time_zone="America/New_York")
+WEEKS = PartitionScheme(cadence="week", start="2011-01-02", time_zone="America/New_York")
+DATA, TRAINING_SET = dg.AssetKey(["datasets", "rides"]), dg.AssetKey(["demand", "training_set"])
+
+
+def demo(first: str, last: str) -> SimpleNamespace:
+    return SimpleNamespace(MODEL="demand", FIRST_PARTITION=first, LAST_PARTITION=last)
+
+
+@pytest.mark.parametrize(("last", "expected"), [("2011-01-15", ["2011-01-02", "2011-01-09"]), ("2011-01-07", [])])
+def test_days_of_data_name_the_weeks_that_are_whole(last: str, expected: list[str]) -> None:
+    assert _model_partitions(demo("2011-01-01", last), {DATA: DAYS, TRAINING_SET: WEEKS}) == expected
+
+
+def test_model_with_the_partitions_of_its_data_or_without_any() -> None:
+    days = ["2011-01-01", "2011-01-02"]
+    assert _model_partitions(demo(*days), {DATA: DAYS, TRAINING_SET: DAYS}) == days
+    assert _model_partitions(demo("", ""), {DATA: None, TRAINING_SET: None}) == []
+
+
+def test_answer_is_the_label_in_words_or_the_interval() -> None:
+    assert _answer_text({"label": True}, {True: "late"}) == "late"
+    assert _answer_text({"label": "Gentoo"}, {}) == "Gentoo"
+    assert _answer_text({"label": None, "interval": {"lower": 1.26, "upper": 20.0}}, {}) == "1.3 to 20.0"
+    assert _answer_text({"label": None, "interval": None}, {}) == ""
