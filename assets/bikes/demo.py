@@ -10,7 +10,7 @@ from assets.bikes.demand import REQUEST_FIELDS, ZONE, hours
 from assets.bikes.landing import DAYS, land
 from ml_platform.data.landing import Landing
 
-FIRST_PARTITION, LAST_PARTITION = "2011-01-01", "2011-06-25"
+FIRST_PARTITION, LAST_PARTITION = "2011-01-01", "2011-06-04"
 MODEL = "bike_demand"
 ARRIVAL_DELAY, HORIZON = timedelta(hours=1), timedelta(hours=24)
 ROW_NOUN = "hours"

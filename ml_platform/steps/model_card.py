@@ -30,6 +30,7 @@ from ml_platform.steps.promotion import evaluated_version, latest_verdict
 from ml_platform.tasks.task import Task
 from ml_platform.training.calibration import Calibration
 from ml_platform.training.model_directory import read_model
+from ml_platform.training.splits import TimeSplit
 from ml_platform.training.threshold import AnswerQuality, ThresholdChoice, answer_quality
 
 MAX_FEATURES_SHOWN = 15
@@ -74,7 +75,7 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         trainer=version.trainer,
         manifest=manifest.model_dump(mode="json"),
         evaluated_rows=len(evidence.label),
-        evaluated_partition=month,
+        evaluated_partition=_evaluated_partition(model, month),
         metrics=summarize_metrics(evidence),
         slices=weakest_slices(model, evidence),
         slice_metric=task.slice_metric,
@@ -118,6 +119,13 @@ def refresh_model_card(write: Callable[[], ModelCardFiles]) -> str:
     except PromotionError as error:
         return f"Not written again: {error}"
     return f"Written again for version {written.version.version}, verdict {written.verdict_digest[:12]}."
+
+
+def _evaluated_partition(model: BoundModel, month: str) -> str:
+    """Return the partition, with the length of the test part if it is not that of the partition."""
+    split = model.declared.split
+    length = split.evaluation if isinstance(split, TimeSplit) else None
+    return month if length is None else f"{month} and before it, {length} in all"
 
 
 def _calibration_text(manifest: Manifest, task: Task, calibration: Calibration) -> str:

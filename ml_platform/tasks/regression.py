@@ -10,13 +10,18 @@ from pydantic import Field
 from ml_platform.tasks.metrics import Array, Bounds, pinball_losses, regression_arrays, score_regression
 from ml_platform.tasks.resampling import Codes, resampled_mean
 from ml_platform.tasks.seasonal_naive import MASE, SeasonalTask, resampled_mase
-from ml_platform.tasks.task import Context, MetricOptions, constant, explained_share, number_label
+from ml_platform.tasks.task import Context, LabelError, MetricOptions, constant, explained_share, number_label
 
 
 class RegressionTask(SeasonalTask):
     """Predict the mean of a number."""
 
     type: Literal["regression"] = Field(default="regression", description="Labels that are numbers.")
+
+    minimum: float | None = Field(
+        default=None,
+        description="Lowest possible label, such as 0 for a count; no prediction and no interval goes below it.",
+    )
 
     metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "pinball", "coverage", "mase")
     interval_metrics: ClassVar[frozenset[str]] = frozenset({"coverage"})
@@ -30,7 +35,18 @@ class RegressionTask(SeasonalTask):
     answer_text: ClassVar[str] = "Not applicable: a regression returns a value and its interval."
 
     def encode(self, label: pl.Series, subject: str) -> Array:
-        return number_label(label, subject, fix="Return a number for each example, or declare task: multiclass.")
+        values = number_label(label, subject, fix="Return a number for each example, or declare task: multiclass.")
+        if self.minimum is not None and (low := values[values < self.minimum]).size:
+            raise LabelError(
+                subject,
+                expected=f"labels of at least {self.minimum:g}, the declared minimum of the task",
+                found=f"{low.size} of {values.size} below it, for example {low[0]:g}",
+                fix="Correct the label rule in the examples function, or the minimum.",
+            )
+        return values
+
+    def prediction(self, outputs: Array) -> Array:
+        return self._limited(super().prediction(outputs))
 
     def baseline(self, label: Array, rows: int) -> Array:
         return constant([float(label.mean())], rows)
@@ -103,8 +119,12 @@ class RegressionTask(SeasonalTask):
     ) -> list[dict[str, Any]] | None:
         if half_width is None:
             return [{"interval": None}] * len(prediction)
-        ends = zip((prediction - half_width).tolist(), (prediction + half_width).tolist(), strict=True)
-        return [{"interval": {"lower": lower, "upper": upper}} for lower, upper in ends]
+        lower, upper = self._limited(prediction - half_width), prediction + half_width
+        ends = zip(lower.tolist(), upper.tolist(), strict=True)
+        return [{"interval": {"lower": low, "upper": high}} for low, high in ends]
+
+    def _limited(self, values: Array) -> Array:
+        return values if self.minimum is None else np.maximum(values, self.minimum)
 
 
 def is_covered(label: Any, lower: Any, upper: Any) -> Array:

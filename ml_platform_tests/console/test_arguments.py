@@ -43,7 +43,7 @@ def test_unknown_domain_is_rejected_with_a_list_of_valid_domains() -> None:
         (("demo", "../x"), r"Domain '\.\./x': .*no folder"),
         (("materialize", "--select", "key:(((", "-p", "2013-06"), "found text that Dagster cannot parse"),
         (("materialize", "--select", 'key:"[/no]"', "-p", "2013-06"), r"Selection 'key:\"\[/no\]\"': .*found none"),
-        (("materialize", "--select", "*", "-p", "junk"), "Partition 'junk': expected a month"),
+        (("materialize", "--select", "group:departure_risk", "-p", "junk"), "Partition 'junk': expected a month"),
         (("history", "departure_risk", "--at", "junk"), "Instant 'junk'"),
         (("history", "depature_risk"), "Model 'depature_risk': .*Did you mean 'departure_risk'"),
         (("report", "--model", "nobody", "--partition", "2013-06", "--metrics", "m", "--plots", "p"), "Model 'nobody'"),

@@ -138,6 +138,8 @@ def test_served_answer_has_the_offline_features_beside_another_domain(
         {"starts_at": row["starts_at"].isoformat(), "holiday": row["holiday"]}
         for row in requests.select(REQUEST_FIELDS).iter_rows(named=True)
     ]
+    card = (platform.home.reports / "model_card" / "bike_demand" / WEEK / "card.md").read_text()
+    assert f"rows of {WEEK} and before it, 28d in all" in card
     with serve_temporarily(serving_processes(platform.home)) as address, httpx.Client(base_url=address) as client:
         bikes = client.post("/v1/bike_demand/predict", json={"rows": rows}, timeout=30).raise_for_status().json()
         others = penguin_requests(tmp_path / "penguins").head(5).drop("outcome_text", "outcome").to_dicts()

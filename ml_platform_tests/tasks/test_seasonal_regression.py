@@ -8,6 +8,7 @@ from ml_platform.evaluation.evidence import Evidence
 from ml_platform.evaluation.gates import BaselineGate, MetricLimitGate
 from ml_platform.tasks.regression import RegressionTask
 from ml_platform.tasks.seasonal_naive import NAIVE, SEASONAL_NAIVE
+from ml_platform.tasks.task import LabelError
 
 TASK = RegressionTask(season_feature="demand__before")
 LABEL = np.array([10.0, 20.0, 30.0, 40.0])
@@ -37,6 +38,22 @@ def test_regression_without_a_season_has_neither_mase_nor_the_baseline() -> None
 def test_baseline_is_the_naive_forecast_and_the_mean_of_the_known_labels_where_none_is_known() -> None:
     context = TASK.context(pl.DataFrame({"demand__before": [12, None]}))
     assert TASK.baselines(LABEL, CONTEXT, context)[SEASONAL_NAIVE].tolist() == [12.0, 25.0]
+
+
+def test_no_prediction_and_no_interval_is_below_the_minimum_and_a_lower_label_is_refused() -> None:
+    count = RegressionTask(minimum=0)
+    prediction = count.prediction(np.array([[-2.0], [3.0]]))
+    assert prediction.tolist() == [0.0, 3.0]
+    assert count.answer_details(prediction, np.array([1.0, 5.0])) == [
+        {"interval": {"lower": 0.0, "upper": 1.0}},
+        {"interval": {"lower": 0.0, "upper": 8.0}},
+    ]
+    assert RegressionTask().answer_details(prediction, 5.0) == [
+        {"interval": {"lower": -5.0, "upper": 5.0}},
+        {"interval": {"lower": -2.0, "upper": 8.0}},
+    ]
+    with pytest.raises(LabelError, match=r"at least 0.*found 1 of 2 below it, for example -3"):
+        count.encode(pl.Series([1, -3]), "Training set")
 
 
 def test_gates_compare_with_the_naive_forecast() -> None:
