@@ -34,6 +34,9 @@ class Domain:
 DOMAINS = {
     "aviation": Domain({"airports", "flights", "planes", "weather"}, 23, "departure_risk", {"lightgbm", "torch"}),
     "bikes": Domain({"bike_hours"}, 3, "bike_demand", {"lightgbm"}),
+    "credit": Domain(
+        {"credit_applications", "credit_outcomes", "credit_statements"}, 2, "credit_default", {"lightgbm"}
+    ),
     "penguins": Domain({"penguins"}, 1, "penguin_species", {"lightgbm"}),
 }
 
