@@ -25,7 +25,7 @@ from ml_platform.console.partition_selection import Schemes, schemes_of
 from ml_platform.console.progress import live_progress
 from ml_platform.console.runs import Listener
 from ml_platform.console.services import serving_processes
-from ml_platform.console.status import METRIC_LABELS, status
+from ml_platform.console.status import metric_labels, status
 from ml_platform.data.landing import Landing
 from ml_platform.data.scratch import scratch_folder
 from resources.addresses import address
@@ -233,7 +233,7 @@ def _show_summary(
 
 def _metric_lines(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """Return label and value of the metrics that `status` shows for a classifier, else of all, with their intervals."""
-    shown = METRIC_LABELS if "auc" in metrics and "base_rate" in metrics else dict.fromkeys(metrics)
+    shown = metric_labels(metrics) if "auc" in metrics and "base_rate" in metrics else dict.fromkeys(metrics)
     return [
         (label or name.replace("_", " "), f"{metrics[name]:.4f}{_interval(metrics, name)}")
         for name, label in shown.items()

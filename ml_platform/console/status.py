@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ml_platform.data.landing import Landing
+from ml_platform.tasks.metrics import RARE_SHARE
 from resources.home import Home
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 METRIC_LABELS = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error", "base_rate": "base rate"}
 """The metrics shown for a classifier, with their labels; other models show all metrics."""
 
+RARE_LABELS = {"average_precision": "average precision", "recall_at_rate": "recall at alert rate"}
+"""The metrics shown besides where positives are rare: AUC and losses hardly notice the order of the first rows."""
 
 BUSY_SECONDS = 0.5
 """Time that the check of MLflow's database waits for a writer."""
@@ -200,11 +203,17 @@ def _waiting_values(waiting: "WaitingCandidate", maximum_looks: int) -> dict[str
     }
 
 
+def metric_labels(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Return the labels of the metrics to show for a classifier; with rare positives, those of their order first."""
+    return METRIC_LABELS if metrics.get("base_rate", 1.0) >= RARE_SHARE else RARE_LABELS | METRIC_LABELS
+
+
 def _metrics_text(metrics: dict[str, float]) -> str:
     """Return the metrics of the champion without the bounds of their intervals, and without those of other delays."""
-    names = [name for name in METRIC_LABELS if name in metrics]
+    labels = metric_labels(metrics)
+    names = [name for name in labels if name in metrics]
     names = names or [name for name in metrics if not name.endswith(("_low", "_high")) and "_delay_" not in name]
-    return ", ".join(f"{METRIC_LABELS.get(name, name)} {metrics[name]:.4f}" for name in names) or "none recorded"
+    return ", ".join(f"{labels.get(name, name)} {metrics[name]:.4f}" for name in names) or "none recorded"
 
 
 def _deleted_in_mlflow(home: Home, champions: Mapping[str, int]) -> dict[str, str]:

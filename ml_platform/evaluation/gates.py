@@ -18,10 +18,7 @@ from ml_platform.evaluation.plausibility import PlausibilityGate
 from ml_platform.evaluation.slices import SliceComparison, SliceSettings, compare_slices
 from ml_platform.evaluation.small_slices import pool_small_slices
 from ml_platform.evaluation.system_gates import ContractGate, LatencyGate, LeakGate, SizeGate
-from ml_platform.tasks.metrics import EvaluationError
-
-RARE_SHARE = 0.05
-"""Share of positives below which a loss alone hardly notices how a model ranks them."""
+from ml_platform.tasks.metrics import RARE_SHARE, EvaluationError
 
 CHAMPION_FITTED_NOTE = " The champion was fitted on some of these rows, which favours it."
 

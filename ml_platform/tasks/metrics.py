@@ -37,6 +37,9 @@ CALIBRATION_BINS = 15
 ALERT_RATE = 0.01
 """Share of rows with an alert for `recall_at_rate`, unless the declaration gives another."""
 
+RARE_SHARE = 0.05
+"""Share of positives below which a loss alone hardly notices how a model ranks them."""
+
 
 class EvaluationError(PlatformError):
     """Raised when a metric has no value on the rows: no rows, one class only, or a score that is not a number."""

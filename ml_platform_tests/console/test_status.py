@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ml_platform.console.status import last_decisions, show
+from ml_platform.console.status import last_decisions, metric_labels, show
 from ml_platform.registry.approvals import APPROVAL_KIND
 from ml_platform.registry.audit import AuditLog
 from resources.home import Home
@@ -44,3 +44,9 @@ def test_orphans_are_shown_with_the_verb_that_ends_them() -> None:
     orphan = "model 'late' has no declaration, but it is served. End it with `ml-platform model retire late`."
     show({"data_clock": None, "models": {}, "orphans": [orphan]}, [], Console(file=output, width=200))
     assert output.getvalue().splitlines()[-2:] == ["Without a declaration", f"  {orphan}"]
+
+
+def test_rare_positives_are_shown_with_the_metrics_of_their_order() -> None:
+    assert list(metric_labels({"base_rate": 0.031}))[:2] == ["average_precision", "recall_at_rate"]
+    assert next(iter(metric_labels({"base_rate": 0.25}))) == "auc"
+    assert "average_precision" not in metric_labels({"accuracy": 0.9})
