@@ -33,6 +33,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(lifecycle.model, name="model")
 app.add_typer(lifecycle.dataset, name="dataset")
 app.add_typer(lifecycle.table, name="table")
+app.add_typer(lifecycle.domain, name="domain")
 
 Partitions = Annotated[
     str,

@@ -14,6 +14,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Confirm that something in use 
 model = typer.Typer(help="End a model.", no_args_is_help=True)
 dataset = typer.Typer(help="Change the history of a dataset, or end it.", no_args_is_help=True)
 table = typer.Typer(help="End a table of the lake.", no_args_is_help=True)
+domain = typer.Typer(help="End a domain.", no_args_is_help=True)
 
 
 @model.command("retire")
@@ -112,3 +113,29 @@ def drop_table(name: str, by: By, reason: Reason, dry_run: DryRun = False, yes: 
     lake, decision = open_lake(open_home()), LifecycleDecision(by, reason, datetime.now(UTC))
     steps = removal_of_tables(name, lake, AuditLog(lake.state), decision, declared_names())
     run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Table '{name}'")
+
+
+@domain.command("remove")
+def remove_domain(
+    name: str,
+    by: By,
+    reason: Reason,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A further orphan of the domain, like features/shops; repeatable."),
+    ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """End all that the domain NAME, whose folder was deleted, has left: services, champions, tables and datasets."""
+    from ml_platform.components.project import read_project
+    from ml_platform.components.stores import open_home_stores
+    from ml_platform.console.lifecycle import declared_names, run_steps
+    from ml_platform.steps.domain_removal import removal_of_domain
+    from ml_platform.steps.lifecycle import LifecycleDecision
+    from resources.profiles import REPOSITORY
+
+    project, decision = read_project(REPOSITORY), LifecycleDecision(by, reason, datetime.now(UTC))
+    declared, stores = declared_names(project), open_home_stores(open_home())
+    steps = removal_of_domain(name, stores, decision, declared, list(project.tree.domains), also or ())
+    run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Domain '{name}'")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ml_platform.errors import PlatformError
+from ml_platform.steps.domain_removal import remember_domains
 from ml_platform.steps.lifecycle import LifecycleStep
 from ml_platform.steps.orphans import DeclaredNames, Orphan, orphans
 from resources.home import Home
@@ -37,15 +38,27 @@ def declared_names(project: "Project | None" = None) -> DeclaredNames:
     )
 
 
+def declared_domains(project: "Project") -> dict[str, str]:
+    """Return the domain of each declaration of ``project``, by area and name like ``features/shops``."""
+    from ml_platform.components.dataset.component import Dataset
+    from ml_platform.components.feature_view.component import FeatureView
+    from ml_platform.components.model.component import Model
+
+    return {
+        **{f"datasets/{each.name}": each.domain for each in project.components(Dataset)},
+        **{f"features/{each.name}": each.domain for each in project.components(FeatureView)},
+        **{f"models/{each.name}": each.domain for each in project.components(Model)},
+    }
+
+
 def orphans_of(home: Home) -> list[Orphan]:
     """Return the orphans of ``home``; none while a domain does not load, because its names are not known."""
-    from ml_platform.components.project import DomainNotLoadedError
+    from ml_platform.components.project import read_project
     from resources.state import open_state
 
-    try:
-        return orphans(open_state(home), declared_names())
-    except DomainNotLoadedError:
-        return []
+    project, state = read_project(REPOSITORY), open_state(home)
+    remember_domains(state, declared_domains(project))
+    return [] if project.not_loaded else orphans(state, declared_names(project))
 
 
 def run_steps(

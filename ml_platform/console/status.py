@@ -43,7 +43,7 @@ def status(home: Home) -> dict[str, Any]:
     from ml_platform.components.dataset.component import Dataset
     from ml_platform.components.model.component import Model
     from ml_platform.components.project import read_project
-    from ml_platform.console.lifecycle import declared_names
+    from ml_platform.console.lifecycle import declared_domains, declared_names
     from ml_platform.console.load_check import domains_not_loaded
     from ml_platform.definitions import PROJECT_ROOT
     from ml_platform.registry.audit import AuditLog
@@ -52,6 +52,7 @@ def status(home: Home) -> dict[str, Any]:
     from ml_platform.registry.waiting import waiting_candidates
     from ml_platform.serving.desired_state import all_desired_states
     from ml_platform.serving.serving_status import read_serving_status
+    from ml_platform.steps.domain_removal import remember_domains
     from ml_platform.steps.orphans import orphans
     from resources.state import open_state
 
@@ -60,6 +61,7 @@ def status(home: Home) -> dict[str, Any]:
     desired = stored.readable
     serving = read_serving_status(home.run / "status.json")
     project = read_project(PROJECT_ROOT)
+    remember_domains(store, declared_domains(project))
     maximum_looks = {each.name: each.maximum_looks for each in project.components(Model)}
     declared = set(maximum_looks)
     names = sorted({*declared, *audit.models(CHAMPION_KIND), *desired, *stored.unreadable})
