@@ -18,6 +18,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from ml_platform.components.not_loaded import FIX, NOT_LOADED
+from ml_platform.components.project import DomainNotLoadedError
 from ml_platform.console.arguments import domain_module
 from ml_platform.console.materialization_plan import data_of_model
 from ml_platform.console.materialize import bring_up_to_date, load_definitions
@@ -76,6 +78,18 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     return {"model": found, "stages": stages.seconds, "latency_ms": response.latency_ms()}
 
 
+def require_loaded(loaded: dg.Definitions, domain: str) -> None:
+    """Raise :class:`~ml_platform.components.project.DomainNotLoadedError` if ``domain`` was left out of ``loaded``."""
+    graph, key = loaded.resolve_asset_graph(), dg.AssetKey([domain, NOT_LOADED])
+    if graph.has(key):
+        raise DomainNotLoadedError(
+            f"Domain '{domain}'",
+            expected="declarations that load",
+            found=str(graph.get(key).metadata["error"].value),
+            fix=FIX,
+        )
+
+
 @dataclass(frozen=True)
 class PredictionResponse:
     """The endpoint's predictions of all rows, and the duration in seconds of each request with one row.
@@ -99,6 +113,7 @@ class PredictionResponse:
 
 def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listener: Listener, stages: Stages) -> None:
     loaded = load_definitions()
+    require_loaded(loaded, declared.__name__.split(".")[1])
     first, last = declared.FIRST_PARTITION, declared.LAST_PARTITION
     partitions = f"{first}...{last}" if last else ""
     landed = f"{first}...{live}" if (live := _live_partition(declared)) else partitions

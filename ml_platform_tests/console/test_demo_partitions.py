@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 
-from ml_platform.console.demo import _answer_text, _model_partitions
+from ml_platform.components.not_loaded import not_loaded_definitions
+from ml_platform.components.project import DomainNotLoadedError
+from ml_platform.console.demo import _answer_text, _model_partitions, require_loaded
 from ml_platform.data.partitions import PartitionScheme
 
 DAYS = PartitionScheme(cadence="day", start="2011-01-01", time_zone="America/New_York")
@@ -26,6 +28,15 @@ def test_model_with_the_partitions_of_its_data_or_without_any() -> None:
     days = ["2011-01-01", "2011-01-02"]
     assert _model_partitions(demo(*days), {DATA: DAYS, TRAINING_SET: DAYS}) == days
     assert _model_partitions(demo("", ""), {DATA: None, TRAINING_SET: None}) == []
+
+
+def test_domain_that_does_not_load_is_named_with_its_error() -> None:
+    loaded = not_loaded_definitions({"rides": "assets/rides/defs.yaml:3: there is no attribute 'kyes'"})
+    with pytest.raises(
+        DomainNotLoadedError, match=r"Domain 'rides': expected .*defs.yaml:3: there is no.*'kyes'\. Correct"
+    ):
+        require_loaded(loaded, "rides")
+    require_loaded(loaded, "demand")
 
 
 def test_answer_is_the_label_in_words_or_the_interval() -> None:
