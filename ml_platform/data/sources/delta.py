@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ml_platform.data.canonical import value_digest
-from ml_platform.data.settings import Settings
+from ml_platform.data.sources.partitioned_table import PartitionedTable
 from ml_platform.data.sources.source import (
     Slice,
     SourceAwayError,
     SourceError,
     declared_of,
     option_values,
-    require_partition_bounds,
     without_secrets,
 )
 
@@ -22,25 +21,15 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 
-class DeltaSource(Settings):
+class DeltaSource(PartitionedTable):
     """The rows of a Delta table, by partition."""
 
     type: Literal["delta"] = Field(description="Kind of the source.")
     path: str = Field(description="Folder or s3://bucket/prefix of the table.")
-    partition_column: str | None = Field(default=None, description="Column with the name of the partition.")
-    time_column: str | None = Field(
-        default=None, description="Timestamp column that places a row in its partition, in place of partition_column."
-    )
     options: dict[str, str] = Field(
         default_factory=dict,
         description="Option of the object store, like AWS_SECRET_ACCESS_KEY → environment variable with its value.",
     )
-
-    @model_validator(mode="after")
-    def _has_one_column(self) -> "DeltaSource":
-        if self.partition_column and self.time_column:
-            raise ValueError("declare partition_column or time_column, not both")
-        return self
 
     def describe(self) -> str:
         return f"the Delta table {self.path}"
@@ -74,15 +63,8 @@ class DeltaSource(Settings):
     def _is_in(self, part: Slice) -> pl.Expr:
         if self.partition_column:
             return pl.col(self.partition_column).cast(pl.String) == part.partition
-        if not self.time_column:
-            raise SourceError(
-                f"Delta table {self.path}",
-                expected="partition_column or time_column for a dataset with partitions",
-                found="neither",
-                fix="Declare one of them.",
-            )
-        require_partition_bounds(part, ["start", "end"], f"Delta table {self.path}")
-        return (pl.col(self.time_column) >= part.start) & (pl.col(self.time_column) < part.end)
+        column = self.require_time_column(part, f"Delta table {self.path}")
+        return (pl.col(column) >= part.start) & (pl.col(column) < part.end)
 
     def _open(self) -> "DeltaTable":
         from deltalake import DeltaTable

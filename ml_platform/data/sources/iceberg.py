@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ml_platform.data.canonical import value_digest
-from ml_platform.data.settings import Settings
+from ml_platform.data.sources.partitioned_table import PartitionedTable
 from ml_platform.data.sources.source import (
     Slice,
     SourceAwayError,
     SourceError,
     declared_of,
     option_values,
-    require_partition_bounds,
     without_secrets,
 )
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import DataScan
 
 
-class IcebergSource(Settings):
+class IcebergSource(PartitionedTable):
     """The rows of an Iceberg table in a catalog, by partition. Needs the extra `iceberg`."""
 
     type: Literal["iceberg"] = Field(description="Kind of the source.")
@@ -36,16 +35,6 @@ class IcebergSource(Settings):
         default_factory=dict,
         description="Property of the catalog with a secret, like token → environment variable with its value.",
     )
-    partition_column: str | None = Field(default=None, description="Column with the name of the partition.")
-    time_column: str | None = Field(
-        default=None, description="Timestamp column that places a row in its partition, in place of partition_column."
-    )
-
-    @model_validator(mode="after")
-    def _has_one_column(self) -> "IcebergSource":
-        if self.partition_column and self.time_column:
-            raise ValueError("declare partition_column or time_column, not both")
-        return self
 
     def describe(self) -> str:
         return f"the Iceberg table {self.table}"
@@ -95,16 +84,9 @@ class IcebergSource(Settings):
 
         if self.partition_column:
             return EqualTo(self.partition_column, part.partition)  # type: ignore[call-arg, arg-type]
-        if not self.time_column:
-            raise SourceError(
-                f"Iceberg table {self.table}",
-                expected="partition_column or time_column for a dataset with partitions",
-                found="neither",
-                fix="Declare one of them.",
-            )
-        require_partition_bounds(part, ["start", "end"], f"Iceberg table {self.table}")
-        begins = GreaterThanOrEqual(self.time_column, part.start)  # type: ignore[call-arg, arg-type]
-        return And(begins, LessThan(self.time_column, part.end))  # type: ignore[call-arg, arg-type]
+        column = self.require_time_column(part, f"Iceberg table {self.table}")
+        begins = GreaterThanOrEqual(column, part.start)  # type: ignore[call-arg, arg-type]
+        return And(begins, LessThan(column, part.end))  # type: ignore[call-arg, arg-type]
 
     def _unreadable(self, error: Exception) -> SourceError:
         return SourceError(
