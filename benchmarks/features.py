@@ -32,6 +32,7 @@ from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import load_function
 from ml_platform.features.change_log import Window, build
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.row_columns import call_with_table
 from ml_platform.features.view import KNOWN_AT, PREDICT_AT, FeatureView
 
 ZONE = "America/New_York"
@@ -170,7 +171,7 @@ def compare(repeats: int) -> dict[str, Any]:
     join_only = FeatureSet([*(view for view in views if view.name == "schedule"), *stored])
     join = _best(lambda: join_only.as_of(examples, lazy).collect(), repeats)
     rows = examples.collect().with_columns(
-        load_function("assets.aviation.features.request:schedule")(examples.collect()).select(
+        call_with_table(load_function("assets.aviation.features.request:schedule"), examples.collect()).select(
             pl.col("hour").cast(pl.Int64), pl.col("departure_hour").cast(pl.Int32), pl.col("weekday").cast(pl.Int8)
         )
     )

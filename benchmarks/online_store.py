@@ -23,6 +23,7 @@ from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.change_log import Window, build
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online_store import Snapshot, latest_facts
+from ml_platform.features.row_columns import call_with_table
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import PREDICT_AT
 
@@ -66,7 +67,7 @@ def _requests(sources: dict[str, pl.LazyFrame]) -> pl.DataFrame:
     start, end = MONTHS.bounds("2013-07")
     due = pl.col("scheduled_departure")
     flights = sources["flights"].filter((due >= start) & (due < end)).collect().sample(5_000, seed=0)
-    derived = schedule(flights).select(pl.col("hour", "weekday", "departure_hour").cast(pl.Int64))
+    derived = call_with_table(schedule, flights).select(pl.col("hour", "weekday", "departure_hour").cast(pl.Int64))
     rows = flights.select(*FIELDS, (pl.col("scheduled_departure") - LEAD).alias(PREDICT_AT))
     return rows.hstack(derived)
 

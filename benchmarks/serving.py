@@ -182,7 +182,7 @@ def stages(predictor: Predictor, body: bytes) -> dict[str, float]:
     now = datetime.now(UTC)
     request = predictor.contract.validate(body)
     prediction = predictor.predict(request, now)
-    served, rows = prediction.served, prediction.rows
+    served, rows = prediction.served, predictor.rows_together([(request, now)])
     matrix = served.encode(predictor.encoder)
     answer = [{"score": score, "label": True} for score in prediction.scores]
     ids = PredictionIds()
@@ -197,8 +197,8 @@ def stages(predictor: Predictor, body: bytes) -> dict[str, float]:
 
     timed: dict[str, Callable[[], object]] = {
         "validate": lambda: predictor.contract.validate(body),
-        "rows as a table": lambda: predictor.rows_with_prediction_time(request, now),
-        "request views and lookup": lambda: predictor.features.serve(rows, predictor.store),
+        "rows by column": lambda: predictor.rows_together([(request, now)]),
+        "request views and lookup": lambda: predictor.features.serving_plan.serve(rows, predictor.store),
         "encode": lambda: served.encode(predictor.encoder),
         "score": lambda: predictor.scorer.predict(matrix),
         "respond": lambda: orjson.dumps({"predictions": answer}),

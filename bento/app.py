@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
+from bento.batching import Batcher
 from bento.docs_page import docs_page
 from bento.metrics import CONTENT_TYPE, Metrics
 from bento.prediction_id import PredictionIds
@@ -102,6 +103,7 @@ class PredictApp:
         self.ready = False
         self._load = load
         self._predictor: Predictor | None = None
+        self._batcher = Batcher(lambda requests: self.predictor.predict_together(requests))
         self._log: PredictionLog | None = None
         self._ids = PredictionIds()
         self._path = f"/v1/{config.model}/predict"
@@ -224,7 +226,7 @@ class PredictApp:
         now = datetime.now(UTC)
         request = predictor.contract.validate(body, MAX_ROWS_WITH_REASONS if max_reasons else None)
         if len(request.rows) <= INLINE_ROWS and not max_reasons and not predictor.store.remote:
-            prediction = predictor.predict(request, now)
+            prediction = await self._batcher.predict(request, now)
         else:
             prediction = await self._with_timeout(predictor.predict, request, now)
         predictions: list[dict[str, Any]] = [

@@ -23,17 +23,18 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy.typing as npt
 import orjson
 
 from bento.log_files import LogFiles
 from bento.prediction_id import row_prediction_id
 from bento.predictor import Prediction
-from ml_platform.features.view import PREDICT_AT
+from ml_platform.features.row_columns import EPOCH
 
 logger = logging.getLogger("bento.prediction_log")
 
@@ -84,8 +85,8 @@ def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes
     }
     fields_by_row = zip(
         answered.rows,
-        prediction.rows[PREDICT_AT].to_list(),
-        served.as_of.to_list(),
+        _times(prediction.predict_at),
+        _times(served.as_of_microseconds),
         served.age_records(),
         served.records(),
         prediction.scores,
@@ -111,6 +112,10 @@ def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes
         )
         for row, (request, predict_at, as_of, ages, features, score, label, details) in enumerate(fields_by_row)
     ]
+
+
+def _times(microseconds: npt.NDArray[Any]) -> list[datetime]:
+    return [EPOCH + timedelta(microseconds=int(each)) for each in microseconds.tolist()]
 
 
 class PredictionLog:

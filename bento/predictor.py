@@ -5,14 +5,14 @@ It reads the native files of a model directory and needs no training code. Every
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
+import numpy.typing as npt
 
 from bento.reasons import strongest_reasons
 from bento.scorer import ModelUnreadableError, Scores, load_scorer
@@ -21,9 +21,9 @@ from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.fitted_views import load_transformers
 from ml_platform.features.online_store import OnlineStore
+from ml_platform.features.row_columns import EPOCH, MICROSECOND, RowColumns
 from ml_platform.features.served_features import ServedFeatures
-from ml_platform.features.view import PREDICT_AT
-from ml_platform.serving.request_contract import RequestContract, ValidRequest, instant_series
+from ml_platform.serving.request_contract import RequestContract, ValidRequest
 from ml_platform.tasks.catalog import as_task
 
 MODEL_FORMAT = "ml_platform/1"
@@ -33,16 +33,16 @@ MIN_PROBABILITY = 1e-6
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predictions for n rows, and the inputs that they were made from.
+    """Predictions for the n rows of a request, and the inputs that they were made from.
 
     ``scores`` (n,) and ``labels`` (n,) are those of the task; a label is None for a task that answers a number.
-    ``rows`` has the request's fields and predict_at; ``served`` has the features as read. ``details`` (n,) are the
-    further fields of the answers, and None for a task without them.
+    ``predict_at`` (n, microseconds) is the time of each prediction; ``served`` has the features as read. ``details``
+    (n,) are the further fields of the answers, and None for a task without them.
     """
 
     scores: list[float]
     labels: list[Any]
-    rows: pl.DataFrame
+    predict_at: npt.NDArray[np.int64]
     served: ServedFeatures
     details: list[dict[str, Any]] | None = None
 
@@ -82,17 +82,36 @@ class Predictor:
         ``arrived_at`` (aware) is the prediction time if the contract declares none. Errors of the online store pass
         through, for example when a feature view was never published.
         """
-        rows = self.rows_with_prediction_time(request, arrived_at)
-        served = self.features.serve(rows, self.store)
+        return self.predict_together([(request, arrived_at)])[0]
+
+    def predict_together(self, requests: Sequence[tuple[ValidRequest, datetime]]) -> list[Prediction]:
+        """Return the predictions of several requests with the times of their arrival, which share one pass.
+
+        Each request gets the same predictions as alone.
+        """
+        rows = self.rows_together(requests)
+        served = self.features.serving_plan.serve(rows, self.store)
         task = self.task
         predicted = self._calibrate(task.prediction(self.scorer.predict(served.encode(self.encoder))))
-        return Prediction(
-            task.scores(predicted).tolist(),
-            task.labels(predicted, self.threshold),
-            rows,
-            served,
-            task.answer_details(predicted, self._half_width(predicted), task.answer_context(rows)),
-        )
+        scores, labels = task.scores(predicted).tolist(), task.labels(predicted, self.threshold)
+        half_widths = self._half_width(predicted)
+        found, start = [], 0
+        for request, _ in requests:
+            stop = start + len(request.rows)
+            part = slice(start, stop)
+            own_widths = half_widths[part] if isinstance(half_widths, np.ndarray) else half_widths
+            context = task.answer_context(request.columns)
+            found.append(
+                Prediction(
+                    scores[part],
+                    labels[part],
+                    rows.predict_at[part],
+                    served if len(requests) == 1 else served.part(start, stop),
+                    task.answer_details(predicted[part], own_widths, context),
+                )
+            )
+            start = stop
+        return found
 
     def strongest_reasons(self, prediction: Prediction, max_reasons: int) -> list[list[dict[str, Any]]]:
         """Return, for each row, up to ``max_reasons`` features that moved its score most, strongest first."""
@@ -100,17 +119,25 @@ class Predictor:
         contributions = self.scorer.contributions(served.encode(self.encoder))
         return strongest_reasons(self.encoder.feature_names, served.records(), contributions, max_reasons)
 
-    def rows_with_prediction_time(self, request: ValidRequest, arrived_at: datetime) -> pl.DataFrame:
-        """Return the rows of ``request`` with a column of their prediction times."""
-        return request.frame().hstack([self._predict_at(request, arrived_at)])
+    def rows_together(self, requests: Sequence[tuple[ValidRequest, datetime]]) -> RowColumns:
+        """Return the rows of ``requests`` by column, with the time of each prediction."""
+        if len(requests) == 1:
+            columns: Mapping[str, Sequence[Any]] = requests[0][0].columns
+        else:
+            columns = {
+                name: [value for request, _ in requests for value in request.columns[name]]
+                for name in self.contract.dtypes
+            }
+        predict_at = [time for request, arrived_at in requests for time in self._prediction_times(request, arrived_at)]
+        return RowColumns(columns, self.contract.dtypes, np.array(predict_at, dtype=np.int64))
 
-    def _predict_at(self, request: ValidRequest, arrived_at: datetime) -> pl.Series:
-        # The rule of PredictionTime.expression(): a polars expression would take longer than the rest of a request.
+    def _prediction_times(self, request: ValidRequest, arrived_at: datetime) -> list[int]:
+        """Return the prediction times of the rows in microseconds: the rule of PredictionTime.expression()."""
         prediction_time = self.contract.prediction_time
         if prediction_time is None:
-            return instant_series(PREDICT_AT, [arrived_at] * len(request.rows))
+            return [(arrived_at - EPOCH) // MICROSECOND] * len(request.rows)
         minutes_before = timedelta(minutes=prediction_time.minutes_before)
-        return instant_series(PREDICT_AT, [time - minutes_before for time in request.columns[prediction_time.field]])
+        return [(time - minutes_before - EPOCH) // MICROSECOND for time in request.columns[prediction_time.field]]
 
     def _require_consistent_parts(self) -> None:
         missing_fields = [name for name in self.features.fields if name not in self.contract.dtypes]

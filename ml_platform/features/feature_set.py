@@ -19,9 +19,8 @@ from ml_platform.data.settings import RENAMED_ATTRIBUTES
 from ml_platform.data.stored_names import with_current_names
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features import change_log
-from ml_platform.features.feature_layout import FeatureLayout
-from ml_platform.features.key_types import KEY_DTYPES, KeyType, key_type_of, typed_key
-from ml_platform.features.online_store import LookupColumns, OnlineStore
+from ml_platform.features.key_types import KeyType, key_type_of, typed_key
+from ml_platform.features.online_store import OnlineStore
 from ml_platform.features.point_in_time import (
     CHUNK_ROWS,
     AsOfReader,
@@ -32,13 +31,19 @@ from ml_platform.features.point_in_time import (
     validate_examples,
 )
 from ml_platform.features.request_values import checked_values, run_request_view, select_columns
+from ml_platform.features.row_columns import RowColumns
 from ml_platform.features.served_features import ServedFeatures
+from ml_platform.features.serving_plan import ServingPlan
 from ml_platform.features.transformers.transformer import FeatureTransformer, transformer_input
 from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT, FeatureView, ViewError
 
 if TYPE_CHECKING:
     # A bento carries this module, and reads no lake.
     from ml_platform.data.lake import Lake
+
+
+_LATER_ATTRIBUTES = ("key_types", "arrivals", "fitted", "parameters", "takes")
+"""Attributes of views that earlier releases did not write."""
 
 
 class FeatureSet:
@@ -160,11 +165,25 @@ class FeatureSet:
         return frozenset(found)
 
     @cached_property
-    def layout(self) -> FeatureLayout:
-        """Positions of the features in the reads of :meth:`serve`."""
-        request_views = (*self._views_before_lookup, *self._views_after_lookup)
-        request_dtypes = {name: dtype for view in request_views for name, dtype in view.columns.items()}
-        return FeatureLayout(self.stored, request_dtypes, self.feature_names)
+    def serving_plan(self) -> ServingPlan:
+        """The steps of :meth:`serve`, with all that does not depend on the rows resolved."""
+        named = {view.name: view for view in self.views}
+        inputs = {
+            view.name: [column for column in self.read_columns(view) if column not in view.fields]
+            if view.fitted is not None
+            else [column for name in view.inputs for column in named[name].columns]
+            for view in self._views_after_lookup
+        }
+        return ServingPlan(
+            self.stored,
+            self._views_before_lookup,
+            self._views_after_lookup,
+            inputs,
+            self._derived,
+            self._keys,
+            self.feature_names,
+            self.transformers,
+        )
 
     @cached_property
     def fields(self) -> list[str]:
@@ -230,35 +249,8 @@ class FeatureSet:
         """
         self._require_fields(rows.schema)
         validate_examples(rows.schema, [])
-        request_values = self._run_views_before_lookup(rows)
-        keys = self._entity_keys(rows, request_values, rows[PREDICT_AT])
-        entity_keys = {name: keys[name].to_list() for name in keys.columns if name != PREDICT_AT}
-        found = store.lookup(self.stored, entity_keys, rows.height)
-        as_of = found.as_of(rows[PREDICT_AT])
-        ages = found.ages(as_of)
-        for view, stored, inputs in self._inputs:
-            read = found.table(ages, stored)
-            if len(inputs) > read.width:
-                read = read.hstack(request_values).select(inputs)
-            if view.fitted is not None:
-                seen = pl.DataFrame([rows[name] for name in view.fields], height=rows.height)
-                request_values = request_values.hstack(self._run_fitted(view, seen.hstack(read)))
-                continue
-            seen = pl.DataFrame([*(rows[name] for name in (*view.fields, PREDICT_AT)), as_of])
-            request_values = request_values.hstack(run_request_view(view, seen.hstack(read)))
-        return ServedFeatures(self.layout, request_values, found, as_of)
-
-    @cached_property
-    def _inputs(self) -> list[tuple[FeatureView, LookupColumns, list[str]]]:
-        """Each request view with inputs, its input columns in a lookup, and all its input columns in declared order."""
-        views = {view.name: view for view in self.views}
-        found = []
-        for view in self._views_after_lookup:
-            inputs = [column for name in view.inputs for column in views[name].columns]
-            if view.fitted is not None:
-                inputs = [column for column in self.read_columns(view) if column not in view.fields]
-            found.append((view, self.layout.lookup_columns(inputs), inputs))
-        return found
+        typed = [self._typed_key(key, rows[key]) for key in self.key_fields]
+        return self.serving_plan.serve(RowColumns.of_table(rows.with_columns(typed)), store)
 
     def logs(self, lake: "Lake", versions: Mapping[str, int] | None = None) -> dict[str, pl.LazyFrame]:
         """Return the change log of each stored view, at the version that ``versions`` has for it, or the latest."""
@@ -272,8 +264,12 @@ class FeatureSet:
     def to_dict(self) -> dict[str, object]:
         """Return the set as plain data for `features.json`; :meth:`from_dict` returns an equal set."""
         # Undeclared attributes are left out, so that a model of an earlier version can be written again unchanged.
-        later = ("key_types", "arrivals", "fitted", "parameters")
-        views = [view.model_dump(exclude={name for name in later if not getattr(view, name)}) for view in self.views]
+        fields = FeatureView.model_fields
+        later = {name: fields[name].get_default(call_default_factory=True) for name in _LATER_ATTRIBUTES}
+        views = [
+            view.model_dump(exclude={name for name, default in later.items() if getattr(view, name) == default})
+            for view in self.views
+        ]
         return {"views": views, "leave_out": self.leave_out}
 
     @classmethod
@@ -308,12 +304,11 @@ class FeatureSet:
         columns = []
         for key in self._keys:
             column = before[self._derived[key]].alias(key) if key in self._derived else rows[key]
-            key_type = self.key_types.get(key)
-            # One comparison for each key and request; the check that names the fault is slower.
-            if key_type is None or column.dtype != KEY_DTYPES[key_type]:
-                column = typed_key(column, key_type, f"Rows of a feature set, key '{key}'")
-            columns.append(column)
+            columns.append(self._typed_key(key, column))
         return pl.DataFrame([*columns, read_at.cast(INSTANT).alias(PREDICT_AT)])
+
+    def _typed_key(self, key: str, column: pl.Series) -> pl.Series:
+        return typed_key(column, self.key_types.get(key), f"Rows of a feature set, key '{key}'")
 
     def _run_views_after_lookup(self, rows: pl.DataFrame, read: pl.DataFrame, as_of: pl.Series) -> pl.DataFrame:
         named = {view.name: view for view in self.views}

@@ -2,26 +2,24 @@
 
 Two implementations exist: `snapshot_store.py` (memory-mapped files, the default) and `valkey_store.py` (a server, for
 serving on several machines). Both return the published facts, whatever their age. The reader knows the prediction time
-and decides whether a fact is too old: see :meth:`LookupResult.frame`.
+and decides whether a fact is too old: see :meth:`LookupResult.ages`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, Self
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 
 from ml_platform.features.exact_values import MAX_EXACT_INTEGER, beyond_float64
 from ml_platform.features.key_types import KeyTypeError, require_storable_keys, typed_key
-from ml_platform.features.view import AS_OF, INSTANT, KNOWN_AT, FeatureView, ViewError
+from ml_platform.features.row_columns import EPOCH, MICROSECOND, Numbers
+from ml_platform.features.view import INSTANT, KNOWN_AT, FeatureView, ViewError
 
 ABSENT = np.iinfo(np.int64).min
 """The known_at (microseconds) of an entity without a fact."""
-
-FEW_ROWS = 16
-"""Up to this many rows, plain Python values are faster than a column at a time."""
 
 _MICROSECONDS_PER_MINUTE = 60_000_000
 
@@ -103,51 +101,6 @@ class Publication:
 
 
 @dataclass(frozen=True)
-class LookupColumns:
-    """Positions of selected columns in a lookup, computed once and used by all requests.
-
-    ``positions`` are columns of :attr:`LookupResult.values` (0 for an age); ``views`` are the views of the columns.
-    ``ages``, ``float32_positions`` and ``other_positions`` index the selected columns.
-    """
-
-    dtypes: dict[str, pl.DataType]
-    positions: np.ndarray
-    views: np.ndarray
-    ages: list[int]
-    float32_positions: list[int]
-    other_positions: list[tuple[int, str, pl.DataType]]
-
-    @classmethod
-    def of(cls, views: Sequence[FeatureView], names: Sequence[str] | None = None) -> Self:
-        """Return the columns ``names`` of ``views``, in that order; without names all columns, view by view."""
-        entries: list[tuple[str, pl.DataType, int, int, bool]] = []
-        start = 0
-        for view_position, view in enumerate(views):
-            values = list(view.dtypes.items())
-            entries += [
-                (view.column(name), dtype, start + position, view_position, False)
-                for position, (name, dtype) in enumerate(values)
-            ]
-            entries.append((view.age_column, pl.Float32(), 0, view_position, True))
-            start += len(values)
-        known = {entry[0]: entry for entry in entries}
-        selected = entries if names is None else [known[name] for name in names]
-        return cls(
-            dtypes={name: dtype for name, dtype, *_ in selected},
-            positions=np.array([position for _, _, position, _, _ in selected], dtype=np.int64),
-            views=np.array([view_position for _, _, _, view_position, _ in selected], dtype=np.int64),
-            ages=[position for position, entry in enumerate(selected) if entry[4]],
-            float32_positions=[position for position, entry in enumerate(selected) if entry[1] == pl.Float32],
-            other_positions=[
-                (position, entry[0], entry[1]) for position, entry in enumerate(selected) if not entry[1].is_float()
-            ],
-        )
-
-    def __len__(self) -> int:
-        return len(self.dtypes)
-
-
-@dataclass(frozen=True)
 class LookupResult:
     """Facts found for n rows and v views.
 
@@ -162,83 +115,26 @@ class LookupResult:
     watermarks: dict[str, datetime]
     categories: dict[str, list[str]]
 
-    def as_of(self, predict_at: pl.Series) -> pl.Series:
+    def as_of(self, predict_at: Numbers) -> Numbers:
         """Return the instant to which the facts belong: the later of ``predict_at`` and the latest watermark, per row.
 
-        The watermark is later for a prediction time in the past: the store has only the facts known today.
+        Both are in microseconds (n, float64). The watermark is later for a prediction time in the past: the store has
+        only the facts known today.
         """
-        latest_watermark = max(self.watermarks.values(), default=datetime.fromtimestamp(0, UTC))
-        latest_microseconds = (latest_watermark - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
-        requested_at = predict_at.cast(INSTANT).cast(pl.Int64).to_numpy()
-        return pl.Series(AS_OF, np.maximum(requested_at, latest_microseconds)).cast(INSTANT)
+        if not self.watermarks:
+            return predict_at
+        return np.maximum(predict_at, (max(self.watermarks.values()) - EPOCH) / MICROSECOND)
 
-    def frame(self, as_of: pl.Series) -> pl.DataFrame:
-        """Return the columns ``<view>__…`` and ``<view>__age_minutes``, with ages measured at ``as_of`` (n instants).
+    def ages(self, as_of: Numbers, tolerances: Numbers) -> Numbers:
+        """Return the age at ``as_of`` of each usable fact, in minutes (n × v); NaN without a fact or for a stale one.
 
-        A fact older than its view's tolerance counts as missing: values and age are null.
+        ``tolerances`` (v) are the greatest ages of the views, in minutes.
         """
-        return self.table(self.ages(as_of), LookupColumns.of(self.views))
-
-    def ages(self, as_of: pl.Series) -> np.ndarray:
-        """Return the age of each usable fact, in minutes (n × v, float64); NaN without a fact or for a stale one."""
-        now = as_of.cast(INSTANT).cast(pl.Int64).to_numpy()[:, None]
-        tolerance = np.array(
-            [np.inf if view.tolerance_minutes is None else view.tolerance_minutes for view in self.views]
-        )
-        absent = self.known_at == ABSENT
-        minutes = (now - np.where(absent, now, self.known_at)) / _MICROSECONDS_PER_MINUTE
-        return np.where(absent | (minutes > tolerance), np.nan, minutes)
-
-    def table(self, ages: np.ndarray, columns: LookupColumns) -> pl.DataFrame:
-        """Return ``columns`` in their types; a fact whose age in ``ages`` is NaN reads null."""
-        rows = len(ages)
-        if not len(columns):
-            return pl.DataFrame(height=rows)
-        if 0 < rows <= FEW_ROWS:
-            # For a few rows, building the table from plain values is several times faster than column by column.
-            plain_dtypes: dict[str, Any] = {n: pl.Int64() if t == INSTANT else t for n, t in columns.dtypes.items()}
-            records = [dict(zip(plain_dtypes, row, strict=True)) for row in self.plain_rows(ages, columns)]
-            found = pl.from_dicts(records, schema=plain_dtypes)
-            instants = [name for name, dtype in columns.dtypes.items() if dtype == INSTANT]
-            for name in instants:
-                found.replace_column(found.get_column_index(name), found[name].cast(INSTANT))
-            return found
-        block = self._block(ages, columns).T
-        named = zip(columns.dtypes.items(), block, strict=True)
-        return pl.DataFrame([self._series(name, raw, dtype) for (name, dtype), raw in named])
-
-    def plain_rows(self, ages: np.ndarray, columns: LookupColumns) -> list[list[Any]]:
-        """Return the values of :meth:`table` as a list per row: null is None, an instant is in microseconds."""
-        block = self._block(ages, columns)
-        block[:, columns.float32_positions] = block[:, columns.float32_positions].astype(np.float32)
-        rows: list[list[Any]] = block.tolist()
-        read: list[tuple[int, Callable[[Any], Any]]] = [
-            (position, self._reader(name, dtype)) for position, name, dtype in columns.other_positions
-        ]
-        for row in rows:
-            for position, reader in read:
-                value = row[position]
-                if value == value:
-                    row[position] = reader(value)
-        return [[None if value != value else value for value in row] for row in rows]
-
-    def _block(self, ages: np.ndarray, columns: LookupColumns) -> np.ndarray:
-        block = np.where(np.isnan(ages)[:, columns.views], np.nan, self.values[:, columns.positions])
-        block[:, columns.ages] = ages[:, columns.views[columns.ages]]
-        return block
-
-    def _reader(self, name: str, dtype: pl.DataType) -> Callable[[Any], Any]:
-        if dtype == pl.String:
-            known = self.categories.get(name, [])
-            return lambda code: known[int(code)]
-        return bool if dtype == pl.Boolean else int
-
-    def _series(self, name: str, raw: np.ndarray, dtype: pl.DataType) -> pl.Series:
-        if dtype == pl.String:
-            known = self.categories.get(name, [])
-            return pl.Series(name, [None if code != code else known[int(code)] for code in raw.tolist()], dtype)
-        column = pl.Series(name, raw, nan_to_null=True)
-        return column.cast(pl.Int64).cast(dtype) if dtype == INSTANT else column.cast(dtype)
+        known_at = self.known_at.astype(np.float64)
+        known_at[self.known_at == ABSENT] = np.nan
+        minutes = (as_of[:, np.newaxis] - known_at) / _MICROSECONDS_PER_MINUTE
+        minutes[minutes > tolerances] = np.nan
+        return minutes
 
 
 class OnlineStore(Protocol):

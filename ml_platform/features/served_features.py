@@ -1,84 +1,167 @@
-"""Features read online, as a matrix for a model, as records for a log, or as a table.
+"""Features as a service reads them: a block of numbers that becomes a matrix for a model, records, or a table."""
 
-Each form is computed on first use: a service encodes the matrix first, and makes the records after its response.
-"""
-
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from ml_platform.features.encoder import Encoder
-from ml_platform.features.feature_layout import FeatureLayout
-from ml_platform.features.online_store import FEW_ROWS, LookupResult
-from ml_platform.features.view import INSTANT
+from ml_platform.features.row_columns import EPOCH, Numbers
+from ml_platform.features.typed_values import plain_value, typed_series
+from ml_platform.features.view import INSTANT, FeatureView
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_PLANS = 16
+"""Encoders whose plans are kept; a service has one per model version that it serves."""
 
 
-class ServedFeatures:
-    """Features read online, with the data needed to read the same features offline later.
+class BlockColumns:
+    """The columns of a block of features, and the plans by which encoders read them.
 
-    ``as_of`` (n instants) is the time at which ages are measured. ``watermarks`` has, for each view, the instant before
-    which the store knew all facts. Log both beside the features of a prediction: `skew.py` recomputes from them.
-
-    :meth:`encode` returns the matrix for a model, :meth:`records` the rows for a log, ``frame`` the table.
+    ``places`` and ``dtypes`` are by name of the column; ``views`` (columns of stored views) has the position of the
+    view of each.
     """
 
     def __init__(
-        self, layout: FeatureLayout, request_columns: pl.DataFrame, lookup: LookupResult, as_of: pl.Series
+        self, stored: Sequence[FeatureView], requested: Sequence[FeatureView], feature_names: Sequence[str]
     ) -> None:
-        """Keep the reads: ``request_columns`` from the request views, ``lookup`` from the stored views."""
-        self.as_of = as_of
-        self.watermarks = lookup.watermarks
-        self._layout = layout
-        self._request_columns = request_columns
-        self._lookup = lookup
+        """Lay out the columns of the ``stored`` views, their ages, and the columns of the ``requested`` views."""
+        facts = {view.column(name): dtype for view in stored for name, dtype in view.dtypes.items()}
+        ages: dict[str, pl.DataType] = {view.age_column: pl.Float32() for view in stored}
+        computed = {name: dtype for view in requested for name, dtype in view.columns.items()}
+        self.dtypes: dict[str, pl.DataType] = {**facts, **ages, **computed}
+        self.places = {name: place for place, name in enumerate(self.dtypes)}
+        self.width = len(self.dtypes)
+        self.view_names = [view.name for view in stored]
+        self.views = np.repeat(np.arange(len(stored)), [len(view.dtypes) for view in stored])
+        self.feature_names = list(feature_names)
+        self.feature_places = np.array([self.places[name] for name in feature_names], dtype=np.int64)
+        self.stored_texts = frozenset(self.places[name] for name, dtype in facts.items() if dtype == pl.String)
+        self.names = list(self.dtypes)
+        self._plans: dict[int, tuple[Encoder, _EncoderPlan]] = {}
 
-    @cached_property
-    def ages_minutes(self) -> np.ndarray:
-        """Age of the fact of each stored view (n × views, float64); NaN without a fact or for a stale one."""
-        return self._lookup.ages(self.as_of)
+    def encoder_plan(self, encoder: Encoder) -> "_EncoderPlan":
+        """Return the places of the features of ``encoder``, computed once for each of the last :data:`MAX_PLANS`."""
+        cached = self._plans.get(id(encoder))
+        if cached is None or cached[0] is not encoder:
+            for name in encoder.feature_names:
+                encoder.require_kind(name, self.dtypes[name])
+            places = np.array([self.places[name] for name in encoder.feature_names], dtype=np.int64)
+            texts = [
+                (position, self.places[name], name)
+                for position, name in enumerate(encoder.feature_names)
+                if self.dtypes[name] == pl.String
+            ]
+            cached = encoder, _EncoderPlan(places, texts)
+            # Other threads read the dictionary meanwhile, so it is replaced and never changed.
+            kept = [each for each in self._plans.values() if each[0] is not encoder]
+            self._plans = {id(each[0]): each for each in [*kept[-(MAX_PLANS - 1) :], cached]}
+        return cached[1]
 
-    @cached_property
+
+class _EncoderPlan(NamedTuple):
+    """Place in the block of each feature, and (position, place, name) of each feature of text."""
+
+    places: np.ndarray
+    texts: list[tuple[int, int, str]]
+
+
+class ServedFeatures:
+    """Features read online for n rows, with the data needed to read the same features offline later.
+
+    ``block`` (n × columns, float64) is laid out by ``columns``; ``texts`` has the texts of request views by place.
+    ``ages`` (n × stored views) are minutes, NaN without a usable fact, measured at ``as_of`` (n, microseconds).
+    ``watermarks`` has, for each view, the instant before which the store knew all facts. Log both beside the features
+    of a prediction: `skew.py` recomputes from them.
+    """
+
+    def __init__(
+        self,
+        columns: BlockColumns,
+        block: Numbers,
+        texts: Mapping[int, list[str | None]],
+        *,
+        ages: Numbers,
+        as_of: Numbers,
+        watermarks: Mapping[str, datetime],
+        categories: Mapping[str, list[str]],
+    ) -> None:
+        self.columns, self.block, self.texts = columns, block, texts
+        self.ages_minutes, self.as_of_microseconds = ages, as_of
+        self.watermarks, self.categories = watermarks, categories
+
+    @property
     def views(self) -> list[str]:
         """Names of the stored views, in the order of the ages."""
-        return [view.name for view in self._lookup.views]
+        return self.columns.view_names
 
-    @cached_property
+    @property
+    def as_of(self) -> pl.Series:
+        """The instant at which ages are measured, for each row."""
+        return typed_series("as_of", self.as_of_microseconds, INSTANT)
+
+    def part(self, start: int, stop: int) -> "ServedFeatures":
+        """Return the features of rows ``start`` up to ``stop``."""
+        return ServedFeatures(
+            self.columns,
+            self.block[start:stop],
+            {place: texts[start:stop] for place, texts in self.texts.items()},
+            ages=self.ages_minutes[start:stop],
+            as_of=self.as_of_microseconds[start:stop],
+            watermarks=self.watermarks,
+            categories=self.categories,
+        )
+
+    @property
     def frame(self) -> pl.DataFrame:
         """Features as a table: n rows in the order of the request, columns in the order of the set."""
-        stored = self._lookup.table(self.ages_minutes, self._layout.stored_columns)
-        columns = {column.name: column for column in (*self._request_columns.get_columns(), *stored.get_columns())}
-        return pl.DataFrame([columns[name] for name in self._layout.feature_names])
+        return pl.DataFrame([self.column(name) for name in self.columns.feature_names])
 
-    @cached_property
+    @property
     def ages(self) -> pl.DataFrame:
         """Ages in minutes as a table (one float32 column per view), with null for NaN."""
         return pl.DataFrame(
-            [
-                pl.Series(name, self.ages_minutes[:, position], nan_to_null=True).cast(pl.Float32)
-                for position, name in enumerate(self.views)
-            ]
+            [typed_series(name, self.ages_minutes[:, place], pl.Float32()) for place, name in enumerate(self.views)]
         )
+
+    def column(self, name: str) -> pl.Series:
+        """Return one column of the block in its type."""
+        place, dtype = self.columns.places[name], self.columns.dtypes[name]
+        if dtype == pl.String:
+            return pl.Series(name, self.text(place), pl.String)
+        return typed_series(name, self.block[:, place], dtype)
+
+    def text(self, place: int) -> list[str | None]:
+        """Return the values (n) of the column of text at ``place`` of the block."""
+        if place not in self.columns.stored_texts:
+            return self.texts[place]
+        known = self.categories.get(self.columns.names[place], [])
+        return [None if code != code else known[int(code)] for code in self.block[:, place].tolist()]
 
     def records(self) -> list[dict[str, Any]]:
         """Return ``frame.to_dicts()``; for a few rows without building the frame, which would dominate the cost."""
-        if len(self.as_of) > FEW_ROWS:
-            return self.frame.to_dicts()
-        layout = self._layout
-        stored = self._lookup.plain_rows(self.ages_minutes, layout.stored_columns)
-        instants = [position for position, _, dtype in layout.stored_columns.other_positions if dtype == INSTANT]
-        for row in stored:
-            for position in instants:
-                row[position] = None if row[position] is None else _EPOCH + timedelta(microseconds=row[position])
-        positions = layout.feature_positions
-        return [
-            dict(zip(layout.feature_names, map((*requested, *stored_values).__getitem__, positions), strict=True))
-            for requested, stored_values in zip(self._request_rows, stored, strict=True)
+        columns = self.columns
+        rows: list[list[Any]] = [
+            [None if value != value else value for value in row]
+            for row in self.block[:, columns.feature_places].tolist()
         ]
+        for position, name in enumerate(columns.feature_names):
+            dtype = columns.dtypes[name]
+            if dtype == pl.String:
+                for row, text in zip(rows, self.text(columns.places[name]), strict=True):
+                    row[position] = text
+                continue
+            convert = plain_value(dtype)
+            if convert is None:
+                continue
+            for row in rows:
+                value = row[position]
+                if value is not None:
+                    row[position] = convert(value)
+                    if dtype == INSTANT:
+                        row[position] = EPOCH + timedelta(microseconds=row[position])
+        return [dict(zip(columns.feature_names, row, strict=True)) for row in rows]
 
     def age_records(self) -> list[dict[str, float | None]]:
         """Return ``ages.to_dicts()`` without building the table."""
@@ -89,33 +172,13 @@ class ServedFeatures:
 
     def encode(self, encoder: Encoder) -> np.ndarray:
         """Return ``encoder.transform(self.frame)`` without building the frame: float32, (n, features)."""
-        matrix = np.full((len(self.as_of), len(encoder.feature_names)), np.nan, dtype=np.float32)
-        ages = self.ages_minutes
-        usable = ~np.isnan(ages)
-        plan = self._layout.lookup_plan(encoder)
-        if len(plan.columns):
-            numbers = self._lookup.values[:, plan.columns]
-            matrix[:, plan.positions] = np.where(usable[:, plan.views], numbers, np.nan)
-        for position, column, view, name in plan.texts:
+        plan = self.columns.encoder_plan(encoder)
+        matrix: np.ndarray = self.block[:, plan.places].astype(np.float32)
+        for position, place, name in plan.texts:
             codes = encoder.codes(name)
-            known = [codes.get(text, np.nan) for text in self._lookup.categories.get(name, [])]
-            raw = self._lookup.values[:, column]
-            present = usable[:, view] & ~np.isnan(raw)
-            matrix[present, position] = np.asarray(known, dtype=np.float32)[raw[present].astype(np.int64)]
-        if plan.ages:
-            matrix[:, [position for position, _ in plan.ages]] = ages[:, [view for _, view in plan.ages]]
-        if len(matrix) <= FEW_ROWS:
-            for position, column, name in plan.request_columns:
-                code_of = encoder.codes(name).get if name in encoder.categories else None
-                for line, row in zip(matrix, self._request_rows, strict=True):
-                    value = row[column] if code_of is None else code_of(row[column])
-                    line[position] = np.nan if value is None else value
-        else:
-            for position, _, name in plan.request_columns:
-                matrix[:, position] = encoder.encode_column(name, self._request_columns[name])
-        matrix[np.isinf(matrix)] = np.nan
+            texts = self.text(place)
+            matrix[:, position] = [np.nan if text is None else codes.get(text, np.nan) for text in texts]
+        infinite = np.isinf(matrix)
+        if infinite.any():
+            matrix[infinite] = np.nan
         return matrix
-
-    @cached_property
-    def _request_rows(self) -> list[tuple[Any, ...]]:
-        return self._request_columns.rows() if self._request_columns.width else [()] * len(self.as_of)

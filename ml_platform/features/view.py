@@ -92,6 +92,12 @@ class FeatureView(Settings):
     features: list[Feature] = Field(description="Value columns of the view", min_length=1)
     sources: list[FeatureSource] = Field(default_factory=list, description="Datasets that a stored view reads")
     function: str = Field(default="", description="package.module:function that returns the rows")
+    takes: Literal["table", "arrays"] = Field(
+        default="table",
+        description="What the function of a request view takes and returns: a Polars table, or a mapping from column "
+        "to NumPy array, which a service computes several times as fast (numbers, flags and times in microseconds as "
+        "float64 with NaN for null; text as objects)",
+    )
     fitted: str | None = Field(
         default=None,
         description="In place of a function: package.module:Class of a transformer, or pca or text. It is fitted "
@@ -229,6 +235,17 @@ class FeatureView(Settings):
             )
         if self.parameters and self.fitted is None:
             raise ValueError(f"view '{self.name}': only a view with 'fitted' takes 'parameters'; remove them")
+        if self.takes == "arrays":
+            if self.kind == "stored" or self.fitted is not None:
+                raise ValueError(
+                    f"view '{self.name}': only a request view with a function takes arrays; remove 'takes'"
+                )
+            others = [feature.name for feature in self.features if feature.type in ("vector", "date", "duration")]
+            if others:
+                raise ValueError(
+                    f"view '{self.name}': features {others} of type vector, date or duration; a view that takes arrays "
+                    "returns numbers, flags, categories and times: set takes: table"
+                )
         undeclared = [name for name in self.key_types if name not in self.entity]
         if undeclared:
             raise ValueError(

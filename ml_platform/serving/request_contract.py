@@ -4,10 +4,10 @@ Training declares the contract, the bento enforces it, and clients read it. It n
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import chain, islice
 from typing import Any, Self
 
 import orjson
@@ -18,11 +18,12 @@ from ml_platform.data.exact_json import MAX_DECIMAL_DIGITS
 from ml_platform.data.names import FULL_NAME
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
-from ml_platform.features.online_store import FEW_ROWS
 from ml_platform.features.prediction_time import PredictionTime
+from ml_platform.features.row_columns import instant_series
 from ml_platform.features.view import INSTANT
 from ml_platform.serving.field_types import (
     EXAMPLE_VALUES,
+    MAX_VALUE_CHARACTERS,
     TYPE_RULES,
     FieldType,
     ItemType,
@@ -40,7 +41,6 @@ __all__ = [
     "RequestContract",
     "RequestField",
     "ValidRequest",
-    "instant_series",
 ]
 
 MAX_REASONS = 20
@@ -50,12 +50,15 @@ MAX_ROWS_WITH_REASONS = 50
 """Maximum number of rows in a request for reasons: each row costs as much as a hundred predictions."""
 
 MAX_ERRORS = 10
-"""Maximum number of wrong fields named in one error response; the rest are counted."""
+"""Maximum number of wrong fields named in one error response; the search for them ends there."""
+
+MAX_SIMILAR = 100
+"""Maximum number of names among which a near name is searched for the hint of an error."""
+
+_ROWS_HINT = 'Send {"rows": [{…}, …]}.'
 
 _SHAPE_OF_TYPE = {"decimal": "scale", "vector": "size", "list": "items"}
 """The attribute that completes a type."""
-
-_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 class RequestField(Settings):
@@ -133,19 +136,19 @@ class FieldError:
 class InvalidRequestError(PlatformError):
     """Raised for an invalid request. ``status`` is 400 (not JSON), 413 (too large) or 422 (wrong fields).
 
-    ``reason`` is the label under which the error is counted. ``details`` are the wrong values in the order of the
-    declaration, and ``path`` is the path of the first. ``total`` is their number when ``details`` is capped.
+    ``reason`` is the label under which the error is counted. ``details`` are the first wrong values in the order of
+    the declaration, and ``path`` is the path of the first; with ``has_more`` there are others.
     """
 
-    def __init__(self, status: int, reason: str, details: Sequence[FieldError], total: int | None = None) -> None:
+    def __init__(self, status: int, reason: str, details: Sequence[FieldError], *, has_more: bool = False) -> None:
         first = details[0]
-        self.total = len(details) if total is None else total
-        more = self.total - 1
+        self.has_more = has_more
+        others = f" {'More than ' if has_more else ''}{len(details) - 1} more values are wrong." if details[1:] else ""
         super().__init__(
             first.path,
             expected=first.expected,
             found=first.found,
-            fix=f"{first.hint or 'Correct the request.'}{f' {more} more values are wrong.' if more else ''}",
+            fix=f"{first.hint or 'Correct the request.'}{others}",
         )
         self.status = status
         self.reason = reason
@@ -174,33 +177,11 @@ class ValidRequest:
 
     def frame(self) -> pl.DataFrame:
         """Return the rows as a table with one column per field in its declared type; times are in UTC."""
-        if len(self.rows) > FEW_ROWS:
-            return pl.DataFrame([self._series(name, dtype) for name, dtype in self.dtypes.items()])
-        # For a few rows, one table from plain values is faster than one series per column.
-        times = [name for name, dtype in self.dtypes.items() if dtype == INSTANT]
-        columns = [
-            self.columns[name] if name not in times else to_microseconds(self.columns[name]) for name in self.dtypes
-        ]
-        rows = [dict(zip(self.dtypes, values, strict=True)) for values in zip(*columns, strict=True)]
-        frame = pl.from_dicts(rows, schema=dict(self.dtypes) | dict.fromkeys(times, pl.Int64()))
-        for name in times:
-            frame.replace_column(frame.get_column_index(name), frame[name].cast(INSTANT))
-        return frame
+        return pl.DataFrame([self._series(name, dtype) for name, dtype in self.dtypes.items()])
 
     def _series(self, name: str, dtype: pl.DataType) -> pl.Series:
         values = self.columns[name]
         return instant_series(name, values) if dtype == INSTANT else pl.Series(name, values, dtype=dtype, strict=False)
-
-
-def instant_series(name: str, times: Sequence[datetime | None]) -> pl.Series:
-    """Return aware ``times`` as a series of instants in UTC with microseconds; None becomes null."""
-    # Convert through integers: polars takes twenty times as long for datetimes with a time zone.
-    return pl.Series(name, to_microseconds(times), dtype=pl.Int64).cast(INSTANT)
-
-
-def to_microseconds(times: Sequence[datetime | None]) -> list[int | None]:
-    """Return aware ``times`` as microseconds since 1970 in UTC; None stays None."""
-    return [None if time is None else (time - _EPOCH) // _MICROSECOND for time in times]
 
 
 class RequestContract(Settings):
@@ -236,9 +217,13 @@ class RequestContract(Settings):
         """Path of the endpoint."""
         return f"/v1/{self.model}/predict"
 
-    @property
+    @cached_property
     def dtypes(self) -> dict[str, pl.DataType]:
         return {field.name: field.dtype for field in self.fields}
+
+    @cached_property
+    def _readers(self) -> list[tuple[str, Callable[[list[Any], bool], list[Any] | None], bool]]:
+        return [(field.name, field.rules.read, field.nullable) for field in self.fields]
 
     def validate(self, body: bytes, max_rows: int | None = None) -> ValidRequest:  # type: ignore[override]
         """Return the rows of ``body``, JSON of the form ``{"rows": [{…}, …]}``.
@@ -260,11 +245,11 @@ class RequestContract(Settings):
             complete = False
         if not complete:
             raise self._invalid_request(rows)
-        for field in self.fields:
-            read = field.rules.read(columns[field.name], field.nullable)
-            if read is None:
+        for name, read, nullable in self._readers:
+            values = read(columns[name], nullable)
+            if values is None:
                 raise self._invalid_request(rows)
-            columns[field.name] = read
+            columns[name] = values
         return ValidRequest(rows, columns, names)
 
     def _rows(self, payload: Any, max_rows: int) -> list[dict[str, Any]]:
@@ -272,12 +257,14 @@ class RequestContract(Settings):
             raise InvalidRequestError(
                 422, "field", [FieldError("body", 'an object {"rows": […]}', describe_value(payload))]
             )
-        field_errors = [FieldError(key, "only 'rows'", "another field", _suggestion(key, ["rows"])) for key in payload]
-        errors = [each for each in field_errors if each.path != "rows"]
-        if "rows" not in payload:
-            errors.insert(0, FieldError("rows", "a list of rows", "nothing", 'Send {"rows": [{…}, …]}.'))
-        if errors:
-            raise InvalidRequestError(422, "field", errors[:MAX_ERRORS], len(errors))
+        if payload.keys() != {"rows"}:
+            missing = [] if "rows" in payload else [FieldError("rows", "a list of rows", "nothing", _ROWS_HINT)]
+            others = (
+                FieldError(_shortened(key), "only 'rows'", "another field", _suggestion(key, ["rows"]))
+                for key in payload
+                if key != "rows"
+            )
+            raise _field_error(chain(missing, others))
         rows = payload["rows"]
         if not isinstance(rows, list) or not rows:
             found = "an empty list" if rows == [] else describe_value(rows)
@@ -287,12 +274,12 @@ class RequestContract(Settings):
         return rows
 
     def _invalid_request(self, rows: Sequence[Any]) -> InvalidRequestError:
-        """Return the error for rows with at least one wrong value, after a slow search for all of them."""
-        errors = list(self._field_errors(rows))
-        return InvalidRequestError(422, "field", errors[:MAX_ERRORS], len(errors))
+        """Return the error for rows with at least one wrong value, after a slow search for the first of them."""
+        return _field_error(self._field_errors(rows))
 
     def _field_errors(self, rows: Sequence[Any]) -> Iterator[FieldError]:
-        names = [field.name for field in self.fields]
+        names = self.dtypes
+        expected_keys = f"only {listed(names, 20)}"
         for index, row in enumerate(rows):
             if not isinstance(row, dict):
                 yield FieldError(f"rows[{index}]", "an object with the fields of a row", describe_value(row))
@@ -301,7 +288,7 @@ class RequestContract(Settings):
                 path = f"rows[{index}].{field.name}"
                 expected = field.rules.expected + (" or null" if field.nullable else "")
                 if field.name not in row:
-                    similar = [key for key in row if key not in names]
+                    similar = [key for key in islice(row, MAX_SIMILAR) if key not in names]
                     yield FieldError(path, expected, "nothing: the field is missing", _suggestion(field.name, similar))
                     continue
                 problem = field.rules.problem(row[field.name], field.nullable)
@@ -310,9 +297,8 @@ class RequestContract(Settings):
             for key in row:
                 if key not in names:
                     found = "a field that is not declared"
-                    yield FieldError(
-                        f"rows[{index}].{key}", f"only {listed(names, 20)}", found, _suggestion(key, names)
-                    )
+                    hint = _suggestion(key, list(names)[:MAX_SIMILAR])
+                    yield FieldError(f"rows[{index}].{_shortened(key)}", expected_keys, found, hint)
 
 
 def _parse_json(body: bytes) -> Any:
@@ -335,5 +321,17 @@ def _too_large(path: str, expected: str, found: str) -> InvalidRequestError:
     return InvalidRequestError(413, "size", [FieldError(path, expected, found, "Send several smaller requests.")])
 
 
+def _field_error(errors: Iterator[FieldError]) -> InvalidRequestError:
+    """Return the error with the first :data:`MAX_ERRORS` of ``errors``; the search ends there."""
+    found = list(islice(errors, MAX_ERRORS + 1))
+    return InvalidRequestError(422, "field", found[:MAX_ERRORS], has_more=len(found) > MAX_ERRORS)
+
+
+def _shortened(key: str) -> str:
+    return key if len(key) <= MAX_VALUE_CHARACTERS else f"{key[:MAX_VALUE_CHARACTERS]}…"
+
+
 def _suggestion(name: str, candidates: Sequence[str]) -> str:
-    return did_you_mean(name, candidates).strip()
+    # The search for a near name takes time by the square of the length.
+    near = [each for each in candidates if len(each) <= MAX_VALUE_CHARACTERS]
+    return did_you_mean(name, near).strip() if len(name) <= MAX_VALUE_CHARACTERS else ""

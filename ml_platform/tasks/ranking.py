@@ -1,7 +1,7 @@
 """The task that orders the rows of a group, for example the results of a search, by graded relevance."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -92,9 +92,9 @@ class RankingTask(Task):
             found[FEATURE] = rows[self.baseline_feature].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         return found
 
-    def answer_context(self, rows: pl.DataFrame) -> dict[str, Array]:
+    def answer_context(self, fields: Mapping[str, Sequence[Any]] | pl.DataFrame) -> dict[str, Array]:
         numbers: dict[Any, int] = {}
-        codes = [numbers.setdefault(value, len(numbers)) for value in rows[self.group].to_list()]
+        codes = [numbers.setdefault(value, len(numbers)) for value in fields[self.group]]
         return {GROUP: np.array(codes, dtype=np.float64)}
 
     def baseline(self, label: Array, rows: int) -> Array:

@@ -161,8 +161,8 @@ class Task(Settings, ABC):
         """Return the numbers besides label and prediction that the task needs, from request fields and features."""
         return {}
 
-    def answer_context(self, rows: pl.DataFrame) -> dict[str, Array]:
-        """Return the part of :meth:`context` that :meth:`answer_details` needs, from the request fields of ``rows``."""
+    def answer_context(self, fields: Mapping[str, Sequence[Any]] | pl.DataFrame) -> dict[str, Array]:
+        """Return the part of :meth:`context` that :meth:`answer_details` needs, from the ``fields`` of one request."""
         return {}
 
     @abstractmethod

@@ -15,6 +15,7 @@ from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.change_log import Window, build
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.leak import choose_cuts, run_leak_test
+from ml_platform.features.row_columns import call_with_table
 from ml_platform.features.view import FeatureView
 
 MONTHS = PartitionScheme(start="2013-01", time_zone="America/New_York")
@@ -45,6 +46,14 @@ def flights(*rows: tuple[int, int | None, int | None]) -> dict[str, pl.LazyFrame
     ]
     times = ["scheduled_departure", "scheduled_arrival", "departed_at", "arrived_at"]
     return {"flights": pl.LazyFrame(records).with_columns(pl.col(times).cast(pl.Datetime("us", "UTC")))}
+
+
+def schedule(rows: pl.DataFrame) -> pl.DataFrame:
+    return call_with_table(request.schedule, rows)
+
+
+def outlook(rows: pl.DataFrame) -> pl.DataFrame:
+    return call_with_table(request.outlook, rows)
 
 
 def fact(facts: pl.DataFrame, minutes: int) -> dict[str, float]:
@@ -110,11 +119,24 @@ def test_legs_of_an_aircraft_count_from_eight_in_the_morning_utc() -> None:
 def test_days_to_the_next_holiday_are_null_after_the_last_known_holiday() -> None:
     due = pl.Series([datetime(2100, 12, 24, 15, tzinfo=UTC), datetime(2103, 5, 3, 15, tzinfo=UTC)])
     rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
-    found = request.schedule(rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6)))
+    found = call_with_table(
+        request.schedule, rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6))
+    )
     assert found["days_to_holiday"].to_list() == [0, None]  # Christmas falls on a Saturday and is observed on Friday
     assert found["days_since_holiday"].to_list() == [0, 8]
-    alone = request.schedule(rows.tail(1).with_columns(scheduled_arrival=due.tail(1) + timedelta(hours=6)))
+    alone = call_with_table(
+        request.schedule, rows.tail(1).with_columns(scheduled_arrival=due.tail(1) + timedelta(hours=6))
+    )
     assert (alone["days_to_holiday"].item(), alone["days_since_holiday"].item()) == (None, 8)
+
+
+@pytest.mark.parametrize("year", [1685, 1799, 1870, 2254])
+def test_schedule_of_any_year_that_a_request_can_have_is_computed(year: int) -> None:
+    due = pl.Series([datetime(year, 7, 4, 15, tzinfo=UTC)], dtype=pl.Datetime("us", "UTC"))
+    rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
+    found = schedule(rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6)))
+    assert found["weekday"].item() == datetime(year, 7, 4).isoweekday()
+    assert found["days_since_holiday"].item() in (None, *range(9))
 
 
 def test_legs_of_yesterday_do_not_count_as_legs_of_today() -> None:
@@ -127,7 +149,9 @@ def test_legs_of_yesterday_do_not_count_as_legs_of_today() -> None:
     views = {view.name: view for view in declared()}
     inputs = {name: dtype for each in views["outlook"].inputs for name, dtype in views[each].columns.items()}
     absent = [pl.lit(None, dtype).alias(name) for name, dtype in inputs.items() if name not in rows.columns]
-    found = request.outlook(rows.with_columns(*(pl.lit(at).alias(name) for name, at in times.items()), *absent))
+    found = call_with_table(
+        request.outlook, rows.with_columns(*(pl.lit(at).alias(name) for name, at in times.items()), *absent)
+    )
     assert found["aircraft_legs_today"].to_list() == [None, 0, 3, 3]
 
 
@@ -163,7 +187,9 @@ def test_weather_is_known_an_hour_after_its_stamp_with_its_trend() -> None:
 def test_schedule_uses_the_clock_and_calendar_of_new_york() -> None:
     due = pl.Series([datetime(2013, 7, 4, 3, 30, tzinfo=UTC), datetime(2013, 7, 4, 13, 5, tzinfo=UTC)])
     rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
-    found = request.schedule(rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6)))
+    found = call_with_table(
+        request.schedule, rows.with_columns(scheduled_arrival=pl.col("scheduled_departure") + timedelta(hours=6))
+    )
     # 03:30 UTC on Independence Day is 23:30 of the day before in New York.
     assert found.select("hour", "minute", "weekday", "days_to_holiday", "days_since_holiday", "block").rows() == [
         (23, 30, 3, 1, 8, 360), (9, 5, 4, 0, 0, 360)
@@ -188,14 +214,14 @@ def test_clock_of_new_york_equals_that_of_polars_around_clock_changes() -> None:
         day_of_year=local.dt.ordinal_day(),
         block=pl.lit(61),
     )
-    assert request.schedule(rows).select(expected.columns).rows() == expected.rows()
+    assert schedule(rows).select(expected.columns).rows() == expected.rows()
 
 
 def test_flight_without_a_planned_arrival_has_no_duration_and_keeps_the_rest() -> None:
     due = pl.Series([datetime(2013, 7, 4, 13, 5, tzinfo=UTC)] * 2)
     rows = pl.DataFrame({"origin": "JFK", "dest": "LAX", "carrier": "AA", "scheduled_departure": due})
     arrival = pl.Series("scheduled_arrival", [None, datetime(2013, 7, 4, 15, 5, tzinfo=UTC)])
-    found = request.schedule(rows.hstack([arrival]))
+    found = schedule(rows.hstack([arrival]))
     assert found.select("hour", "block", "arrival_minute_of_day").rows() == [(9, None, None), (9, 120, 665)]
 
 

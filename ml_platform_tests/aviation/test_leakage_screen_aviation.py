@@ -16,6 +16,7 @@ from ml_platform.features.late_fields import availability_for_examples, late_fie
 from ml_platform.features.leak import choose_cuts
 from ml_platform.features.leakage_screen import screen_for_leakage
 from ml_platform.features.prediction_time import PredictionTime
+from ml_platform.features.row_columns import call_with_table
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def year(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     flights = pl.concat([loaders.flights(landing.find("flights", month).path, airports) for month in MONTHS])
     known = flights.filter(pl.col("arr_delay").is_not_null())
     outcome_columns = known.select("dep_time", "air_time", "departed_at", "arrived_at")
-    features = request.schedule(known).select(SCHEDULE)
+    features = call_with_table(request.schedule, known).select(SCHEDULE)
     label = (known["arr_delay"] > 15).cast(pl.Int8).alias("label")
     predict_at = (known["scheduled_departure"] - timedelta(hours=2)).alias("predict_at")
     return features.hstack(outcome_columns.get_columns()).with_columns(label, predict_at)

@@ -1,19 +1,18 @@
 """Features as a service reads them, without a store: a real lookup result, made by hand."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import numpy as np
-import polars as pl
 import pytest
 
 from bento.prediction_id import PredictionIds
 from bento.prediction_log import AnsweredRequest
 from bento.predictor import Prediction
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.online_store import LookupResult
+from ml_platform.features.row_columns import EPOCH, MICROSECOND
 from ml_platform.features.served_features import ServedFeatures
-from ml_platform.features.view import INSTANT, FeatureView
+from ml_platform.features.view import FeatureView
 
 VIEW = FeatureView.model_validate(
     {
@@ -35,25 +34,28 @@ NOW = datetime(2013, 7, 1, 10, 0, tzinfo=UTC)
 _ids = PredictionIds()
 
 
+def microseconds(at: datetime) -> float:
+    return float((at - EPOCH) // MICROSECOND)
+
+
 def served_features(at: datetime, rows: int, minutes: float) -> ServedFeatures:
     """Return the features read at ``at`` for ``rows`` rows from facts ``minutes`` old."""
-    known_at = (at - timedelta(minutes=minutes) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    found = LookupResult(
-        views=FEATURES.stored,
-        values=np.array([[1.5, 0.0]] * rows),
-        known_at=np.full((rows, 1), known_at),
+    instants = np.full(rows, microseconds(at))
+    return ServedFeatures(
+        FEATURES.serving_plan.columns,
+        np.array([[1.5, 0.0, minutes]] * rows),
+        {},
+        ages=np.full((rows, 1), minutes),
+        as_of=instants,
         watermarks={"view": at},
         categories={"view__kind": ["a"]},
-    )
-    return ServedFeatures(
-        FEATURES.layout, pl.DataFrame(height=rows), found, pl.Series("as_of", [at] * rows, dtype=INSTANT)
     )
 
 
 def answered_request(request_id: str, rows: int = 1) -> AnsweredRequest:
     """Return a request that was answered at ``NOW`` with features that were three minutes old."""
-    times = pl.Series("predict_at", [NOW] * rows, dtype=pl.Datetime("us", "UTC"))
-    prediction = Prediction([0.25] * rows, [False] * rows, pl.DataFrame([times]), served_features(NOW, rows, 3.0))
+    times = np.full(rows, int(microseconds(NOW)), dtype=np.int64)
+    prediction = Prediction([0.25] * rows, [False] * rows, times, served_features(NOW, rows, 3.0))
     return AnsweredRequest(_ids.next(), request_id, "stable", NOW, [{"carrier": "UA"}] * rows, prediction)
 
 

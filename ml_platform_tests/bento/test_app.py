@@ -5,14 +5,13 @@ import json
 import logging
 import math
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import numpy as np
-import polars as pl
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,6 +19,7 @@ from bento.app import Limits, PredictApp, ServiceConfig
 from bento.predictor import Prediction, Predictor, calibration_function
 from ml_platform.data.lake import Lake
 from ml_platform.errors import PlatformError
+from ml_platform.features.row_columns import EPOCH, MICROSECOND
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.monitoring.prediction_log import ingest_log_files, predictions_table
@@ -40,16 +40,19 @@ class HalvingModel:
     def __init__(self, read: Callable[[datetime, int, float], ServedFeatures] | None = None) -> None:
         self._read = read
 
-    def predict(self, request: ValidRequest, arrived_at: Any) -> Prediction:
+    def predict_together(self, requests: Sequence[tuple[ValidRequest, datetime]]) -> list[Prediction]:
+        return [self.predict(*each) for each in requests]
+
+    def predict(self, request: ValidRequest, arrived_at: datetime) -> Prediction:
         rows = request.frame()
         if 13 in request.columns["x"]:
             raise ZeroDivisionError
         if 14 in request.columns["x"]:
             raise PlatformError("View 'delays'", expected="a snapshot", found="none", fix="Publish it.")
-        times = pl.Series("predict_at", [arrived_at] * rows.height, dtype=pl.Datetime("us", "UTC"))
+        times = np.full(rows.height, (arrived_at - EPOCH) // MICROSECOND, dtype=np.int64)
         served = self._read(arrived_at, rows.height, 5.0) if self._read else cast(ServedFeatures, None)
         scores = (rows["x"] / 2).to_list()
-        return Prediction(scores, [score >= 1 for score in scores], rows.with_columns(times), served)
+        return Prediction(scores, [score >= 1 for score in scores], times, served)
 
 
 def app_of(log: Path | None = None, limits: Limits | None = None, read: Any = None) -> PredictApp:

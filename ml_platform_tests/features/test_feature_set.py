@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.features.encoder import Encoder
-from ml_platform.features.feature_layout import MAX_PLANS
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online_store import latest_facts
+from ml_platform.features.served_features import MAX_PLANS
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import INSTANT, FeatureView, ViewError
 
@@ -170,7 +170,7 @@ def test_encoders_that_come_and_go_are_forgotten(tmp_path: Path) -> None:
         encoder = Encoder.fit(history, chosen.feature_names)
         for each in (first, encoder):
             np.testing.assert_array_equal(served.encode(each), each.transform(served.frame))
-    assert len(chosen.layout._plans) == MAX_PLANS
+    assert len(chosen.serving_plan.columns._plans) == MAX_PLANS
 
 
 @settings(max_examples=20, deadline=None)

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.key_types import KeyTypeError
 from ml_platform.features.online_store import ABSENT, LookupResult, OnlineStore, Publication, Snapshot, latest_facts
+from ml_platform.features.row_columns import EPOCH, MICROSECOND
+from ml_platform.features.served_features import BlockColumns, ServedFeatures
 from ml_platform.features.snapshot_file import SnapshotError
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.valkey_store import OnlineServerError, ValkeyStore
@@ -84,7 +86,25 @@ def publish(store: OnlineStore, facts: pl.LazyFrame = LEGS, watermark: datetime 
 
 def read(store: OnlineStore, *keys: tuple[str | None, int | None], now: datetime = NOON) -> pl.DataFrame:
     columns: dict[str, Sequence[Any]] = {"carrier": [key[0] for key in keys], "flight": [key[1] for key in keys]}
-    return store.lookup([VIEW], columns, len(keys)).frame(pl.Series([now] * len(keys), dtype=INSTANT))
+    return frame_of([VIEW], store.lookup([VIEW], columns, len(keys)), now)
+
+
+def frame_of(views: Sequence[FeatureView], found: LookupResult, now: datetime = NOON) -> pl.DataFrame:
+    """Return all columns of ``found`` with their ages at ``now``, view by view."""
+    as_of = np.full(len(found.values), (now - EPOCH) / MICROSECOND)
+    tolerances = np.array([np.inf if each.tolerance_minutes is None else each.tolerance_minutes for each in views])
+    ages = found.ages(as_of, tolerances)
+    columns = BlockColumns(views, [], [name for view in views for name in view.columns])
+    values = np.where(np.isnan(ages)[:, columns.views], np.nan, found.values)
+    return ServedFeatures(
+        columns,
+        np.hstack([values, ages]),
+        {},
+        ages=ages,
+        as_of=as_of,
+        watermarks=found.watermarks,
+        categories=found.categories,
+    ).frame
 
 
 def test_last_fact_of_each_entity_comes_back_in_its_types(store: OnlineStore) -> None:
@@ -140,7 +160,7 @@ def test_one_lookup_reads_all_views(store: OnlineStore) -> None:
     publish(store)
     store.publish(latest_facts(WHOLE, SYSTEM, NOON))
     found = store.lookup([WHOLE, VIEW], {"carrier": ["UA"], "flight": [1]}, 1)
-    frame = found.frame(pl.Series([NOON], dtype=INSTANT))
+    frame = frame_of([WHOLE, VIEW], found)
     assert frame.select("system__n", "system__age_minutes", "leg__delay").rows() == [(2**40, 3.0, 3.0)]
     assert found.watermarks == {"system": NOON, "leg": NOON}
 
@@ -165,7 +185,7 @@ def test_each_code_version_has_its_own_snapshot(store: OnlineStore) -> None:
 
 def test_request_without_rows_returns_an_empty_frame(store: OnlineStore) -> None:
     publish(store)
-    assert store.lookup([VIEW], {"carrier": [], "flight": []}, 0).frame(pl.Series([], dtype=INSTANT)).shape == (0, 5)
+    assert frame_of([VIEW], store.lookup([VIEW], {"carrier": [], "flight": []}, 0)).shape == (0, 5)
 
 
 entities = st.tuples(st.text("abcé", max_size=3), st.integers(-5, 5))

@@ -1,5 +1,6 @@
 """Validation of requests: each invalid one is rejected with its status and the path of the field."""
 
+import itertools
 import json
 import pickle
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from ml_platform.serving import request_contract
 from ml_platform.serving.openapi import openapi_document
 from ml_platform.serving.request_contract import InvalidRequestError, RequestContract
 
@@ -44,13 +46,13 @@ def rejected(data: bytes, **settings: Any) -> InvalidRequestError:
     return caught.value
 
 
-def test_error_keeps_its_details_and_their_number_between_processes() -> None:
+def test_error_keeps_its_details_between_processes() -> None:
     error = rejected(body(*[{**ROW, "flight": "x"}] * 30))
     copied = pickle.loads(pickle.dumps(error))
-    assert (type(copied), copied.total, len(copied.details)) == (InvalidRequestError, 30, 10)
+    assert (type(copied), copied.has_more, len(copied.details)) == (InvalidRequestError, True, 10)
     assert (copied.status, copied.reason, copied.path) == (422, "field", "rows[0].flight")
     assert copied.details == error.details
-    assert "29 more values are wrong." in str(copied)
+    assert "More than 9 more values are wrong." in str(copied)
     assert copied.to_dict() == error.to_dict()
 
 
@@ -117,10 +119,41 @@ def test_extra_field_is_rejected() -> None:
     assert rejected(body({**ROW, "color": "red"})).path == "rows[0].color"
 
 
-def test_ten_wrong_values_are_listed_and_the_rest_counted() -> None:
+def test_ten_wrong_values_are_listed_and_the_error_says_that_there_are_more() -> None:
     error = rejected(body(*[{**ROW, "flight": "x"}] * 30))
     assert len(error.details) == 10
-    assert "29 more values are wrong" in str(error)
+    assert "More than 9 more values are wrong." in str(error)
+    few = rejected(body(*[{**ROW, "flight": "x"}] * 3))
+    assert (few.has_more, len(few.details)) == (False, 3)
+    assert "2 more values are wrong." in str(few)
+
+
+def test_search_for_wrong_values_ends_after_the_first_ten() -> None:
+    # Rows after the tenth wrong value are never looked at: they are no rows.
+    rows = [{**ROW, "flight": "x"}] * 11
+    wrong = itertools.chain(rows, iter(lambda: pytest.fail("read on"), None))
+    error = contract()._invalid_request(wrong)  # type: ignore[arg-type]
+    assert len(error.details) == 10
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**ROW, **{f"unknown_{number}": 1 for number in range(100_000)}},
+        {f"unknown_{number}": 1 for number in range(100_000)},
+        {**ROW, "x" * 3_000_000: 1},
+    ],
+    ids=["unknown fields", "no field", "long name"],
+)
+def test_error_of_a_row_with_many_or_long_names_is_small(row: dict[str, Any]) -> None:
+    error = rejected(body(row), max_bytes=8 * 2**20)
+    assert len(json.dumps(error.to_dict())) < 10_000
+    assert len(error.details) <= 10
+
+
+def test_valid_request_needs_no_search_for_near_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_contract, "did_you_mean", lambda *_: pytest.fail("searched"))
+    assert contract().validate(body(ROW)).rows == [ROW]
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ They compute on plain arrays, with instants in microseconds and NaN for null. An
 and for a single row one call of the query engine costs more than all of this.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from assets.aviation.features.movements import NIGHT_UTC
 
@@ -28,14 +29,16 @@ MINUTE = 60_000_000
 HOUR, DAY = 60 * MINUTE, 24 * 60 * MINUTE
 
 Numbers = npt.NDArray[np.float64]
+Columns = Mapping[str, npt.NDArray[Any]]
 
 
-def schedule(rows: pl.DataFrame) -> pl.DataFrame:
+def schedule(rows: Columns) -> Columns:
     """Return one row per request: local clock and calendar, holidays, planned duration, and keys of other views."""
-    departure, arrival = _instants(rows["scheduled_departure"]), _instants(rows["scheduled_arrival"])
+    departure, arrival = rows["scheduled_departure"], rows["scheduled_arrival"]
     local = _local(departure)
     day = local // DAY
-    calendar = {
+    return {
+        **{name: rows[name] for name in ("origin", "dest", "carrier")},
         "hour": local // HOUR % 24,
         "minute_of_day": local % DAY // MINUTE,
         "minute": local % HOUR // MINUTE,
@@ -47,35 +50,32 @@ def schedule(rows: pl.DataFrame) -> pl.DataFrame:
         "departure_hour": departure // HOUR,
         **_beside_holidays(day),
     }
-    names = ("origin", "dest", "carrier")
-    return pl.DataFrame([*(rows[name] for name in names), *(_column(name, found) for name, found in calendar.items())])
 
 
-def outlook(rows: pl.DataFrame) -> pl.DataFrame:
+def outlook(rows: Columns) -> Columns:
     """Return one row per request, computed from the facts: slack of its aircraft, ages of facts, likely duration."""
-    due, now = _instants(rows["scheduled_departure"]), _instants(rows["as_of"])
-    block = _minutes(_instants(rows["scheduled_arrival"]) - due)
-    gap = _minutes(due - _instants(rows["aircraft_leg__scheduled_departure"]))
+    due, now = rows["scheduled_departure"], rows["as_of"]
+    block = _minutes(rows["scheduled_arrival"] - due)
+    gap = _minutes(due - rows["aircraft_leg__scheduled_departure"])
     same_day = np.where(gap < SAME_DAY_MINUTES, 0.0, np.nan)
-    plan = gap - 2 * _numbers(rows["aircraft_leg__block"]) - TURNAROUND_MINUTES + same_day
-    delay = _numbers(rows["aircraft_leg__delay"])
-    left = _instants(rows["aircraft_history__last_left_at"])
+    plan = gap - 2 * rows["aircraft_leg__block"] - TURNAROUND_MINUTES + same_day
+    delay = rows["aircraft_leg__delay"]
+    left = rows["aircraft_history__last_left_at"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        speed = _numbers(rows["distance__miles"]) / block
-    found = {
+        speed = rows["distance__miles"] / block
+    return {
         "aircraft_gap": gap,
         "aircraft_planned_slack": plan,
         "aircraft_slack": plan - np.maximum(delay, 0),
         "aircraft_delay_today": delay + same_day,
-        "aircraft_legs_today": _legs_today(now, left, _numbers(rows["aircraft_history__legs_that_day"])),
+        "aircraft_legs_today": _legs_today(now, left, rows["aircraft_history__legs_that_day"]),
         "aircraft_idle": _minutes(now - left),
-        "aircraft_age": _year(due) - _numbers(rows["fleet__built_in"]),
-        "route_idle": _minutes(now - _instants(rows["route__last_landed_at"])),
-        "flight_number_idle": _minutes(now - _instants(rows["flight_number__last_landed_at"])),
-        "likely_duration": block + _numbers(rows["flight_number__lost_in_air_last_5"]),
+        "aircraft_age": _year(due) - rows["fleet__built_in"],
+        "route_idle": _minutes(now - rows["route__last_landed_at"]),
+        "flight_number_idle": _minutes(now - rows["flight_number__last_landed_at"]),
+        "likely_duration": block + rows["flight_number__lost_in_air_last_5"],
         "speed": speed,
     }
-    return pl.DataFrame([_column(name, values) for name, values in found.items()])
 
 
 def _legs_today(now: Numbers, left: Numbers, legs_that_day: Numbers) -> Numbers:
@@ -85,21 +85,8 @@ def _legs_today(now: Numbers, left: Numbers, legs_that_day: Numbers) -> Numbers:
     return np.where(left < morning, 0.0, legs_that_day)
 
 
-def _instants(column: pl.Series) -> Numbers:
-    """Return microseconds since 1970 in UTC, exact for years of up to four digits."""
-    return column.cast(pl.Int64).cast(pl.Float64).to_numpy()
-
-
-def _numbers(column: pl.Series) -> Numbers:
-    return column.cast(pl.Float64).to_numpy()
-
-
 def _minutes(duration: Numbers) -> Numbers:
     return np.trunc(duration / MINUTE)
-
-
-def _column(name: str, values: Numbers) -> pl.Series:
-    return pl.Series(name, values, nan_to_null=True)
 
 
 def _local(instants: Numbers) -> Numbers:
@@ -132,12 +119,12 @@ def _years(days: Numbers) -> tuple[int, int]:
 def _beside_holidays(days: Numbers) -> dict[str, Numbers]:
     """Return days to the next holiday and since the last one: 0 on a holiday, at most eight.
 
-    Days to the next holiday are NaN after the last holiday that the library knows.
+    Both are NaN beyond the holidays that the library knows.
     """
     known = _holidays(*_years(days))
-    place = np.searchsorted(known, days, side="left")
-    ahead = np.where(place < len(known), known[np.minimum(place, len(known) - 1)] - days, np.nan)
-    since = days - known[np.searchsorted(known, days, side="right") - 1]
+    # The neighbours of a day are one place to the left and right in a list that begins and ends with NaN.
+    ahead = known[np.searchsorted(known[1:-1], days, side="left") + 1] - days
+    since = days - known[np.searchsorted(known[1:-1], days, side="right")]
     return {
         name: np.minimum(distance, HOLIDAY_HORIZON_DAYS)
         for name, distance in (("days_to_holiday", ahead), ("days_since_holiday", since))
@@ -145,12 +132,16 @@ def _beside_holidays(days: Numbers) -> dict[str, Numbers]:
 
 
 @lru_cache(maxsize=32)
-def _holidays(first: int, last: int) -> npt.NDArray[np.int64]:
-    """Return the federal holidays from the year before ``first`` to the year after ``last``, as days since 1970."""
+def _holidays(first: int, last: int) -> Numbers:
+    """Return the federal holidays from the year before ``first`` to the year after ``last``, as days since 1970.
+
+    NaN stands before the first and after the last one.
+    """
     import holidays
 
     found = holidays.country_holidays("US", years=range(min(first - 1, LAST_HOLIDAY_YEAR), last + 2))
-    return np.array(sorted(found), dtype="datetime64[D]").astype(np.int64)
+    days = np.array(sorted(found), dtype="datetime64[D]").astype(np.float64)
+    return np.concatenate([[np.nan], days, [np.nan]])
 
 
 @lru_cache(maxsize=32)
