@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bento.prediction_id import PredictionIds
-from bento.prediction_log import AnsweredRequest, log_lines
+from bento.prediction_log import AnsweredRequest, blocks_of
 from bento.predictor import Predictor
+from ml_platform.data.log_block import pack_block
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.online_store import Snapshot
@@ -192,7 +193,8 @@ def stages(predictor: Predictor, body: bytes) -> dict[str, float]:
         fresh = predictor.predict(request, now)
         answered = AnsweredRequest(ids.next(), "id", "stable", now, request.rows, fresh)
         began = time.perf_counter()
-        log_lines("made_up", "1", answered)
+        for block in blocks_of([answered]):
+            pack_block(block)
         elapsed["log (another thread)"].append(time.perf_counter() - began)
 
     timed: dict[str, Callable[[], object]] = {

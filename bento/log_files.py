@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -31,20 +31,31 @@ class _OpenFile:
     descriptor: int
     opened_at: float
     lines: int = 0
+    rows: int = 0
 
 
 class LogFiles:
     """The files of one writer in ``folder``; their names begin with ``prefix``. Not safe to share between threads.
 
-    A file is full at ``max_file_bytes``; only a single longer line makes it larger. It is old after
-    ``max_file_seconds``, and :meth:`close_old` then closes it. ``unconfirmed_lines`` counts the lines of files that the
-    disk did not confirm when they were closed: they may be lost.
+    ``first_line`` returns the first line of a file from the name of its writer and number, which no other file has. A
+    file is full at ``max_file_bytes``; only a single longer line makes it larger. It is old after ``max_file_seconds``,
+    and :meth:`close_old` then closes it. ``unconfirmed_rows`` counts the rows of files that the disk did not confirm
+    when they were closed: they may be lost.
     """
 
-    def __init__(self, folder: Path, prefix: str, *, max_file_bytes: int, max_file_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        prefix: str,
+        *,
+        max_file_bytes: int,
+        max_file_seconds: float,
+        first_line: Callable[[str], bytes] = lambda _: b"",
+    ) -> None:
         self.folder, self.prefix = folder, prefix
         self.max_file_bytes, self.max_file_seconds = max_file_bytes, max_file_seconds
-        self.unconfirmed_lines = 0
+        self.unconfirmed_rows = 0
+        self._first_line = first_line
         # The time alone is not enough: a restarted container has the same process id and maybe an earlier clock.
         self._writer = secrets.token_hex(6)
         self._file_count = 0
@@ -57,28 +68,32 @@ class LogFiles:
             return None
         return max(0.0, self._file.opened_at + self.max_file_seconds - time.monotonic())
 
-    def append(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
+    def append(self, lines: Sequence[bytes], rows: Sequence[int] | None = None) -> tuple[int, OSError | None]:
         """Append ``lines``, each with its newline; return how many are in the files, and the error that stopped it.
 
-        The lines before the error are complete in the files, and no part of the others is. A file that cannot grow is
-        closed, and a new one takes the rest. The call ends when a new file takes no line; the next call tries again.
+        ``rows`` are the rows in each line, one without. The lines before the error are complete in the files, and no
+        part of the others is. A file that cannot grow is closed, and a new one takes the rest. The call ends when a new
+        file takes no line; the next call tries again.
         """
         appended = 0
+        rows_in = [1] * len(lines) if rows is None else rows
         try:
             while appended < len(lines):
                 self.close_old()
                 file, size = self._writable_file()
                 count = _fitting(lines[appended:], self.max_file_bytes - size)
-                if not count and size:
+                if not count and file.lines:
                     self.close()
                     continue
                 count = max(count, 1)
                 written, error = self._write(file, size, lines[appended : appended + count])
+                is_new = not file.lines
                 file.lines += written
+                file.rows += sum(rows_in[appended : appended + written])
                 appended += written
                 if error is not None:
                     self.close()
-                    if not size and not written:
+                    if is_new and not written:
                         return appended, error
         except OSError as error:
             return appended, error
@@ -104,8 +119,8 @@ class LogFiles:
             finally:
                 os.close(file.descriptor)
         except OSError as error:
-            self.unconfirmed_lines += file.lines
-            logger.error("the disk did not confirm %d lines of %s: %s", file.lines, file.path.name, error)
+            self.unconfirmed_rows += file.rows
+            logger.error("the disk did not confirm %d rows of %s: %s", file.rows, file.path.name, error)
 
     def _writable_file(self) -> tuple[_OpenFile, int]:
         """Return the open file, or a new one, with its size."""
@@ -117,10 +132,17 @@ class LogFiles:
         _make_private_folder(self.folder)
         self._file_count += 1
         opened = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-        path = self.folder / f"{self.prefix}-{opened}-{self._writer}-{self._file_count:05d}.jsonl"
+        writer = f"{self._writer}-{self._file_count:05d}"
+        path = self.folder / f"{self.prefix}-{opened}-{writer}.jsonl"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._file = _OpenFile(path, descriptor, time.monotonic())
-        return self._file, 0
+        first_line = self._first_line(writer)
+        if first_line:
+            _, error = self._write(self._file, 0, [first_line])
+            if error is not None:
+                self.close()
+                raise error
+        return self._file, len(first_line)
 
     def _size_if_listed(self, file: _OpenFile) -> int | None:
         """Return the size of ``file``; None when it was deleted or cannot be reached, so that no reader finds it."""

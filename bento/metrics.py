@@ -1,6 +1,7 @@
 """Prometheus metrics of a service: latency, predictions, errors, and the age of the features that it used."""
 
 from collections import Counter as CountByValue
+from collections.abc import Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -80,16 +81,16 @@ class Metrics:
             if name != "failing":
                 self._log_gauges[name].set(getattr(status, name))
 
-    def observe(self, answered: AnsweredRequest) -> None:
-        """Count labels and feature ages of an answered request. The log's thread calls this, so no request waits."""
-        prediction = answered.prediction
-        for label, rows in CountByValue(prediction.labels).items():
+    def observe(self, answered: Sequence[AnsweredRequest]) -> None:
+        """Count labels and feature ages of answered requests. The log's thread calls this, so no request waits."""
+        predictions = [each.prediction for each in answered]
+        for label, rows in CountByValue(label for each in predictions for label in each.labels).items():
             label_value = "none" if label is None else str(label).lower()
             self._predicted_labels.labels(**self._service_labels, label=label_value).inc(rows)
-        ages = prediction.served.ages_minutes
-        missing = np.isnan(ages).sum(axis=0).tolist()
-        oldest = np.fmax.reduce(ages, axis=0, initial=np.nan).tolist()
-        for view, rows, age in zip(prediction.served.views, missing, oldest, strict=True):
+        missing = np.isnan(np.concatenate([each.served.ages_minutes for each in predictions])).sum(axis=0).tolist()
+        last = predictions[-1].served
+        oldest = np.fmax.reduce(last.ages_minutes, axis=0, initial=np.nan).tolist()
+        for view, rows, age in zip(last.views, missing, oldest, strict=True):
             if view not in self._views:
                 self._views[view] = (
                     self._ages.labels(**self._service_labels, view=view),

@@ -1,12 +1,12 @@
-"""Writes the prediction log: one JSON line per predicted row. Its own thread writes, so no request waits for the disk.
+"""Writes the prediction log: blocks of predicted rows. Its own thread writes, so no request waits for the disk.
 
-Fields of a line:
+A record, as :mod:`ml_platform.data.log_block` reads it back from a block, has these fields:
 
 - ``prediction_id``: id of this prediction, from :mod:`bento.prediction_id`
 - ``request_id``: id of the request; the client may choose it, and stable, candidate and shadow share it
 - ``row``, ``model``, ``version``
 - ``role``: ``stable``, ``candidate`` or ``shadow``
-- ``predict_at``, ``as_of``, ``logged_at``: ISO 8601 in UTC
+- ``predict_at``, ``as_of``, ``logged_at``: times in UTC
 - ``watermarks``: view → time up to which its facts were known
 - ``ages``: view → age of its facts in minutes, null where no fact was used
 - ``request``: the fields as received
@@ -21,20 +21,21 @@ Fields of a line:
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import repeat
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy.typing as npt
-import orjson
+import numpy as np
+import polars as pl
 
 from bento.log_files import LogFiles
-from bento.prediction_id import row_prediction_id
 from bento.predictor import Prediction
-from ml_platform.features.row_columns import EPOCH
+from ml_platform.data.log_block import Block, Layout, pack_block
+from ml_platform.features.row_columns import EPOCH, MICROSECOND
+from ml_platform.features.served_features import BlockColumns
+from ml_platform.features.view import INSTANT
 
 logger = logging.getLogger("bento.prediction_log")
 
@@ -71,58 +72,66 @@ class LogStatus:
     failing_since: datetime | None
 
 
-def log_lines(model: str, version: str, answered: AnsweredRequest) -> list[bytes]:
-    """Return the lines of the log for ``answered``, one per row, each with its newline."""
-    prediction = answered.prediction
-    served = prediction.served
-    shared = {
-        "request_id": answered.request_id,
-        "model": model,
-        "version": version,
-        "role": answered.role,
-        "logged_at": answered.answered_at,
-        "watermarks": served.watermarks,
-    }
-    fields_by_row = zip(
-        answered.rows,
-        _times(prediction.predict_at),
-        _times(served.as_of_microseconds),
-        served.age_records(),
-        served.records(),
-        prediction.scores,
-        prediction.labels,
-        repeat(None, len(answered.rows)) if prediction.details is None else prediction.details,
-        strict=True,
+def blocks_of(answered: Sequence[AnsweredRequest]) -> Iterator[Block]:
+    """Yield blocks with the predictions of ``answered``, in order; a block ends where the read facts change."""
+    group: list[AnsweredRequest] = []
+    for each in answered:
+        if group and each.prediction.served.watermarks != group[0].prediction.served.watermarks:
+            yield _block(group)
+            group = []
+        group.append(each)
+    if group:
+        yield _block(group)
+
+
+def layout_of(model: str, version: str, columns: BlockColumns, writer: str) -> Layout:
+    """Return the layout of the blocks of a service with features in ``columns``."""
+    features = [(name, _kind(columns.dtypes[name])) for name in columns.feature_names]
+    return Layout(writer, model, version, columns.view_names, features)
+
+
+def _block(answered: Sequence[AnsweredRequest]) -> Block:
+    predictions = [each.prediction for each in answered]
+    served = [each.served for each in predictions]
+    columns = served[0].columns
+    places = columns.feature_places
+    texts = [position for position, place in enumerate(places) if columns.dtypes[columns.names[place]] == pl.String]
+    return Block(
+        ids=[each.prediction_id for each in answered],
+        request_ids=[each.request_id for each in answered],
+        roles=[each.role for each in answered],
+        answered_at=[(each.answered_at - EPOCH) // MICROSECOND for each in answered],
+        row_counts=[len(each.rows) for each in answered],
+        watermarks=served[0].watermarks,
+        requests=[row for each in answered for row in each.rows],
+        scores=[score for each in predictions for score in each.scores],
+        labels=[label for each in predictions for label in each.labels],
+        details=[
+            detail
+            for each in predictions
+            for detail in (each.details or [None] * len(each.scores))  # type: ignore[list-item]
+        ],
+        predict_at=np.concatenate([each.predict_at for each in predictions]),
+        as_of=np.concatenate([each.as_of_microseconds for each in served]),
+        ages=np.concatenate([each.ages_minutes for each in served]),
+        numbers=np.concatenate([each.block for each in served])[:, places],
+        texts={place: [text for each in served for text in each.text(int(places[place]))] for place in texts},
     )
-    return [
-        orjson.dumps(
-            {
-                "prediction_id": row_prediction_id(answered.prediction_id, row),
-                **shared,
-                "row": row,
-                "predict_at": predict_at,
-                "as_of": as_of,
-                "ages": ages,
-                "request": request,
-                "features": features,
-                "score": score,
-                **({"label": label} if details is None else {"label": None, "details": {"label": label, **details}}),
-            },
-            option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
-        )
-        for row, (request, predict_at, as_of, ages, features, score, label, details) in enumerate(fields_by_row)
-    ]
 
 
-def _times(microseconds: npt.NDArray[Any]) -> list[datetime]:
-    return [EPOCH + timedelta(microseconds=int(each)) for each in microseconds.tolist()]
+def _kind(dtype: pl.DataType) -> str:
+    if dtype == pl.String:
+        return "text"
+    if dtype == INSTANT:
+        return "instant"
+    return "float" if dtype.is_float() else "bool" if dtype == pl.Boolean else "int"
 
 
 class PredictionLog:
     """Writes answered requests to ``folder``; no request waits, and rows beyond ``max_pending_rows`` are dropped.
 
     Requests that were answered within ``batch_seconds`` are written together; a killed service loses only these.
-    ``on_handled`` is called in the thread after each request that was written or dropped there.
+    ``on_handled`` is called in the thread with the requests that were written or dropped there together.
 
     No error ends the thread. Rows that cannot be written are dropped and counted, and the next write tries again.
     """
@@ -133,18 +142,25 @@ class PredictionLog:
         model: str,
         version: str,
         *,
-        max_pending_rows: int = 100_000,
+        max_pending_rows: int = 20_000,
         max_file_bytes: int = 64 * 2**20,
         max_file_seconds: float = 3600.0,
         batch_seconds: float = 0.2,
-        on_handled: Callable[[AnsweredRequest], None] | None = None,
+        on_handled: Callable[[Sequence[AnsweredRequest]], None] | None = None,
     ) -> None:
         self.model, self.version = model, version
         self.max_pending_rows = max_pending_rows
         self.batch_seconds = batch_seconds
         self._on_handled = on_handled
-        self._files = LogFiles(folder, version, max_file_bytes=max_file_bytes, max_file_seconds=max_file_seconds)
+        self._files = LogFiles(
+            folder,
+            version,
+            max_file_bytes=max_file_bytes,
+            max_file_seconds=max_file_seconds,
+            first_line=lambda writer: layout_of(model, version, self._columns, writer).to_line(),
+        )
         self._urgent_rows = min(max_pending_rows / 2, _ROWS_AT_ONCE)
+        self._columns: BlockColumns
         self._pending: deque[AnsweredRequest] = deque()
         # The condition guards all that follows: the thread and the requests change the counts.
         self._condition = threading.Condition()
@@ -185,7 +201,7 @@ class PredictionLog:
                 state="closed" if self._closed else "writing" if self._error is None else "failing",
                 written_rows=self._written_rows,
                 dropped_rows=self._dropped_rows,
-                unconfirmed_rows=self._files.unconfirmed_lines,
+                unconfirmed_rows=self._files.unconfirmed_rows,
                 pending_rows=self._pending_rows,
                 error=_cause(self._error),
                 failing_since=self._failing_since,
@@ -209,8 +225,8 @@ class PredictionLog:
                 self._write(batch)
             except Exception as error:
                 self._count(batch, 0, error)
-            for answered in batch:
-                self._report_handled(answered)
+            if batch:
+                self._report_handled(batch)
             self._files.close_old()
         self._files.close()
 
@@ -231,15 +247,26 @@ class PredictionLog:
         return self._closing or self._pending_rows > self._urgent_rows
 
     def _write(self, batch: list[AnsweredRequest]) -> None:
-        lines: list[bytes] = []
-        for answered in batch:
-            try:
-                lines += log_lines(self.model, self.version, answered)
-            except Exception:
-                # One request that has no lines must not cost the others theirs.
-                logger.exception("request %s was answered but not logged", answered.request_id)
-        written, error = self._files.append(lines)
-        self._count(batch, written, error)
+        if not batch:
+            return
+        # All requests of a service are answered from the same columns.
+        self._columns = batch[0].prediction.served.columns
+        lines, rows = self._lines(batch)
+        appended, error = self._files.append(lines, rows)
+        self._count(batch, sum(rows[:appended]), error)
+
+    def _lines(self, batch: Sequence[AnsweredRequest]) -> tuple[list[bytes], list[int]]:
+        """Return the lines of the blocks of ``batch``, and the rows in each."""
+        try:
+            blocks = [(pack_block(block), len(block.scores)) for block in blocks_of(batch)]
+        except Exception:
+            if len(batch) == 1:
+                logger.exception("request %s was answered but not logged", batch[0].request_id)
+                return [], []
+            # One request that fits no block must not cost the others theirs.
+            parts = [self._lines([each]) for each in batch]
+            return [line for lines, _ in parts for line in lines], [row for _, rows in parts for row in rows]
+        return [line for line, _ in blocks], [rows for _, rows in blocks]
 
     def _count(self, batch: list[AnsweredRequest], written: int, error: Exception | None) -> None:
         """Count ``written`` rows of ``batch`` as written and its other rows as dropped."""
@@ -265,13 +292,13 @@ class PredictionLog:
         elif error is None and before is not None:
             logger.warning("the prediction log writes again; %d rows were dropped since the start", dropped)
 
-    def _report_handled(self, answered: AnsweredRequest) -> None:
+    def _report_handled(self, batch: Sequence[AnsweredRequest]) -> None:
         if self._on_handled is None:
             return
         try:
-            self._on_handled(answered)
+            self._on_handled(batch)
         except Exception:
-            logger.exception("request %s was answered but is not in the metrics", answered.request_id)
+            logger.exception("requests from %s on were answered but are not in the metrics", batch[0].request_id)
 
 
 def _cause(error: Exception | None) -> str | None:

@@ -1,22 +1,27 @@
-"""Parsing of log lines: a valid line becomes a row of the predictions table, an invalid one gets the reason.
+"""Parsing of log lines: valid predictions become rows of the predictions table, an invalid line gets the reason.
 
-Lines as the services write them are decoded with msgspec, about 20 times as fast as with pydantic. Every other line
-goes through :class:`LoggedPrediction`, which also accepts other forms of times and numbers, and names the fault.
+Services write blocks of predictions (:mod:`ml_platform.data.log_block`). Services of earlier releases wrote a line for
+each prediction; these are decoded with msgspec, about 20 times as fast as with pydantic. Every other line goes through
+:class:`LoggedPrediction`, which also accepts other forms of times and numbers, and names the fault.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import orjson
 import polars as pl
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
+
+from ml_platform.data.log_block import BLOCK_START, LAYOUT_START, BlockError, Layout, unpack_block
 
 PREDICTION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prediction_id": pl.String,
@@ -105,8 +110,10 @@ class ParsedLines:
         return self.predictions.height + self.corrupt.height
 
 
-def parse_lines(data: bytes, start: int) -> ParsedLines:
+def parse_lines(data: bytes, start: int, first_line: bytes = b"") -> ParsedLines:
     """Parse the complete lines ``data``; ``start`` is the position of the first one in its file.
+
+    ``first_line`` is that of the file: it has the layout of its blocks.
 
     Request and features are stored as the text that was logged, so their numbers stay equal bit by bit. A prediction
     without an id gets :func:`derived_prediction_id`.
@@ -115,6 +122,13 @@ def parse_lines(data: bytes, start: int) -> ParsedLines:
     corrupt: list[tuple[int, str, str]] = []
     offset = start
     for line in data.split(b"\n")[:-1]:
+        if line.startswith((BLOCK_START, LAYOUT_START)):
+            try:
+                valid += _block_lines(line, first_line)
+            except BlockError as error:
+                corrupt.append((offset, str(error), line[:_MAX_LINE_BYTES_KEPT].decode(errors="replace")))
+            offset += len(line) + 1
+            continue
         parsed = _decode(line)
         if parsed is None:
             try:
@@ -126,6 +140,24 @@ def parse_lines(data: bytes, start: int) -> ParsedLines:
             valid.append(parsed)
         offset += len(line) + 1
     return ParsedLines(_table(valid), pl.DataFrame(corrupt, schema=CORRUPT_SCHEMA, orient="row"))
+
+
+def read_records(path: Path, needle: bytes = b"") -> Iterator[dict[str, Any]]:
+    """Yield the predictions of the log file at ``path`` as plain values; lines that are incomplete are left out.
+
+    ``needle`` skips lines of single predictions that do not contain it: parsing every line would take minutes.
+    """
+    with path.open("rb") as lines:
+        first_line = b""
+        for line in lines:
+            first_line = first_line or line
+            try:
+                if line.startswith(BLOCK_START):
+                    yield from unpack_block(line, Layout.from_line(first_line))
+                elif needle in line and not line.startswith(LAYOUT_START):
+                    yield LoggedPrediction.model_validate_json(line).model_dump()
+            except (BlockError, ValidationError):
+                continue
 
 
 def derived_prediction_id(identity: Sequence[str | int], logged_at_us: int) -> str:
@@ -186,6 +218,23 @@ def _decode(line: bytes) -> _Line | None:
 def _watermarks(text: bytes) -> msgspec.Raw:
     """Return watermarks in one form, so that predictions with equal watermarks have equal text."""
     return msgspec.Raw(to_json(_WATERMARKS.validate_json(text)))
+
+
+def _block_lines(line: bytes, first_line: bytes) -> list[_Line]:
+    layout = Layout.from_line(first_line)
+    if line.startswith(LAYOUT_START):
+        return []
+    found = []
+    for record in unpack_block(line, layout):
+        texts = {
+            name: msgspec.Raw(orjson.dumps(record[name]))
+            for name in ("ages", "request", "features", DETAILS)
+            if name in record
+        }
+        texts["watermarks"] = _watermarks(orjson.dumps(record["watermarks"]))
+        label = None if record["label"] is None else float(record["label"])
+        found.append(_Line(**{**record, **texts, "label": label}))
+    return found
 
 
 def _validated(line: bytes) -> _Line:

@@ -9,11 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
-from pydantic import ValidationError
 
 from ml_platform.data.lake import Lake
 from ml_platform.errors import PlatformError
-from ml_platform.monitoring.log_lines import LoggedPrediction
+from ml_platform.monitoring.log_lines import read_records
 from ml_platform.monitoring.prediction_days import day_of
 from ml_platform.monitoring.prediction_log import predictions_table
 from ml_platform.registry.audit import AuditLog
@@ -121,18 +120,7 @@ def _predictions_of_day(table: str, request_id: str, lake: Lake, day: str) -> li
 
 
 def _log_predictions(logs: Sequence[Path], request_id: str) -> Iterator[tuple[str, str, datetime, datetime]]:
-    needle = request_id.encode()
     for path in logs:
-        with path.open("rb") as lines:
-            for line in lines:
-                # Parse only lines that contain the id: parsing every line would take minutes.
-                if needle in line and (prediction := _parse_line(line)) and prediction.request_id == request_id:
-                    yield prediction.role, prediction.version, prediction.predict_at, prediction.logged_at
-
-
-def _parse_line(line: bytes) -> LoggedPrediction | None:
-    try:
-        return LoggedPrediction.model_validate_json(line)
-    except ValidationError:
-        # Ingestion reports incomplete lines, so skip them here.
-        return None
+        for found in read_records(path, request_id.encode()):
+            if found["request_id"] == request_id:
+                yield found["role"], found["version"], found["predict_at"], found["logged_at"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bento.prediction_log import PredictionLog
+from ml_platform.monitoring.log_lines import read_records
 from ml_platform_tests.bento.conftest import answered_request
 
 LIMIT_BYTES = 100
@@ -42,10 +43,11 @@ def main(kind: str, folder: Path) -> dict[str, Any]:
     free(folder)
     put("after")
     log.close()
-    content = b"".join(path.read_bytes() for path in sorted((folder / "log").glob("*.jsonl")))
+    files = sorted((folder / "log").glob("*.jsonl"))
+    content = b"".join(path.read_bytes() for path in files)
     return {
         "statuses": statuses,
-        "names": [json.loads(line)["request_id"] for line in content.splitlines()],
+        "names": [record["request_id"] for path in files for record in read_records(path)],
         "ends_with_newline": content.endswith(b"\n"),
         "final": [log.status().state, log.written_rows, log.dropped_rows],
     }

@@ -22,6 +22,7 @@ from ml_platform.errors import PlatformError
 from ml_platform.features.row_columns import EPOCH, MICROSECOND
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.snapshot_store import SnapshotStore
+from ml_platform.monitoring.log_lines import read_records
 from ml_platform.monitoring.prediction_log import ingest_log_files, predictions_table
 from ml_platform.serving.request_contract import RequestContract, ValidRequest
 from ml_platform.tasks.catalog import as_task
@@ -112,7 +113,7 @@ def test_requests_with_one_request_id_are_logged_as_different_predictions(tmp_pa
     answers = [ask(app, {"rows": [{"x": 1}, {"x": x}]}, headers={"x-request-id": "same"}) for x in (2, 3, 4)]
     app.stop()
     (file,) = tmp_path.glob("*.jsonl")
-    logged = [json.loads(line) for line in file.read_text().splitlines()]
+    logged = list(read_records(file))
     assert {line["request_id"] for line in logged} == {"same"}
     assert {answer.headers["x-request-id"] for answer in answers} == {"same"}
     # The header has the id of the first row; the last six digits are the row.

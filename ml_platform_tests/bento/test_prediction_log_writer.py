@@ -3,22 +3,26 @@
 The errors are real: files that cannot grow, a full file system, no free file descriptor, folders and files that vanish.
 """
 
+import dataclasses
 import json
 import os
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import numpy as np
+import orjson
 import pytest
 
 from bento import log_files
 from bento.log_files import LogFiles
-from bento.prediction_log import AnsweredRequest, PredictionLog
-from ml_platform.monitoring.log_lines import LoggedPrediction
+from bento.prediction_log import AnsweredRequest, PredictionLog, blocks_of
+from ml_platform.data.log_block import Layout, pack_block, unpack_block
+from ml_platform.monitoring.log_lines import LoggedPrediction, parse_lines, read_records
 from ml_platform_tests.bento.conftest import NOW, answered_request
 from ml_platform_tests.polling import until
 
@@ -27,7 +31,8 @@ SCRIPT = "ml_platform_tests.bento.disk_full_script"
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+    """Return the logged predictions in the order of the files."""
+    return [record for file in sorted(folder.glob("*.jsonl")) for record in read_records(file)]
 
 
 def log_files_of(folder: Path, **settings: Any) -> LogFiles:
@@ -69,9 +74,10 @@ def test_each_row_has_the_fields_of_the_contract_and_its_own_prediction_id(tmp_p
 
 
 def test_full_file_is_closed_and_the_next_opened(tmp_path: Path) -> None:
-    log = PredictionLog(tmp_path, "toy", "3", max_file_bytes=1)
-    for name in ("a", "b", "c"):
+    log = PredictionLog(tmp_path, "toy", "3", max_file_bytes=1, batch_seconds=0)
+    for number, name in enumerate("abc", start=1):
         log.put(answered_request(name))
+        until(lambda number=number: log.written_rows == number)  # type: ignore[misc]
     log.close()
     assert len(list(tmp_path.glob("*.jsonl"))) == 3
     assert [str(line["request_id"]) for line in lines(tmp_path)] == ["a", "b", "c"]
@@ -122,7 +128,7 @@ def test_files_and_new_folders_are_private_to_the_owner(tmp_path: Path) -> None:
 def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path: Path) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
-    def block(_: AnsweredRequest) -> None:
+    def block(_: Sequence[AnsweredRequest]) -> None:
         reached.set()
         go_on.wait(10)
 
@@ -158,7 +164,7 @@ def test_rows_of_many_threads_are_written_or_counted(tmp_path: Path) -> None:
 def test_rows_that_wait_when_closing_takes_too_long_are_dropped_once(tmp_path: Path) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
-    def block(_: AnsweredRequest) -> None:
+    def block(_: Sequence[AnsweredRequest]) -> None:
         reached.set()
         go_on.wait(30)
 
@@ -182,7 +188,7 @@ def test_rows_that_come_after_close_are_counted_as_dropped(tmp_path: Path) -> No
 
 
 def test_unwritable_folder_loses_lines_but_not_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    handled: list[AnsweredRequest] = []
+    handled: list[Sequence[AnsweredRequest]] = []
     (tmp_path / "file").touch()
     log = PredictionLog(
         tmp_path / "file" / "folder",
@@ -306,14 +312,14 @@ def test_file_without_lines_is_not_left_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lines_that_the_disk_did_not_confirm_are_counted(tmp_path: Path) -> None:
+def test_rows_that_the_disk_did_not_confirm_are_counted(tmp_path: Path) -> None:
     files = log_files_of(tmp_path)
-    files.append([b"a\n", b"b\n"])
+    files.append([b"a\n", b"b\n"], rows=[3, 4])
     file = files._file
     assert file is not None
     os.close(file.descriptor)  # so that the file cannot be synced
     files.close()
-    assert files.unconfirmed_lines == 2
+    assert files.unconfirmed_rows == 7
     assert files.append([b"c\n"]) == (1, None)
 
 
@@ -330,7 +336,7 @@ def test_request_without_lines_costs_no_other_its_own(tmp_path: Path, caplog: py
 
 
 def test_failing_metrics_do_not_count_a_written_row_as_dropped(tmp_path: Path) -> None:
-    def fail(_: AnsweredRequest) -> None:
+    def fail(_: Sequence[AnsweredRequest]) -> None:
         raise ZeroDivisionError
 
     log = PredictionLog(tmp_path, "toy", "3", on_handled=fail)
@@ -366,10 +372,42 @@ def test_many_waiting_rows_are_written_before_the_limit_is_reached(tmp_path: Pat
     assert log.dropped_rows == 0
 
 
-def test_lines_can_be_read_by_polars_while_the_file_grows(tmp_path: Path) -> None:
+def test_predictions_can_be_read_while_the_file_grows(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path, "toy", "3", batch_seconds=0)
     log.put(answered_request("a", rows=3))
     until(lambda: log.written_rows == 3)
-    (file,) = tmp_path.glob("*.jsonl")
-    assert pl.read_ndjson(file)["row"].to_list() == [0, 1, 2]
+    assert [line["row"] for line in lines(tmp_path)] == [0, 1, 2]
     log.close()
+
+
+def test_damaged_block_costs_only_its_own_rows(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path, "toy", "3", batch_seconds=0)
+    for number, name in enumerate("abc", start=1):
+        log.put(answered_request(name))
+        until(lambda number=number: log.written_rows == number)  # type: ignore[misc]
+    log.close()
+    (file,) = tmp_path.glob("*.jsonl")
+    layout, first, second, third = file.read_bytes().splitlines(keepends=True)
+    cut = second.replace(second[40:60], b"A" * 20)
+    parsed = parse_lines(first + cut + third, len(layout), layout)
+    assert parsed.predictions["request_id"].to_list() == ["a", "c"]
+    assert parsed.corrupt["offset"].to_list() == [len(layout) + len(first)]
+    assert "found a damaged one" in parsed.corrupt["reason"][0]
+    strange = parse_lines(first, len(layout), b"{}\n")
+    assert (strange.predictions.height, "expected the layout" in strange.corrupt["reason"][0]) == (0, True)
+
+
+def test_a_row_of_a_hundred_features_takes_a_tenth_of_its_json(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows, features = 500, 100
+    names = [f"view__some_feature_{number:03d}" for number in range(features)]
+    numbers = rng.normal(size=(rows, features)).astype(np.float32).astype(np.float64)
+    numbers[:, ::3] = numbers[0, ::3]  # facts that many requests share
+    answered = answered_request("r", rows)
+    (block,) = blocks_of([answered])
+    wide = dataclasses.replace(block, numbers=numbers, texts={})
+    layout = Layout("w", "toy", "3", ["view"], [(name, "float") for name in names])
+    line = pack_block(wide)
+    records = unpack_block(line, layout)
+    assert [list(each["features"].values()) for each in records] == numbers.tolist()
+    assert len(line) < sum(len(orjson.dumps(each)) for each in records) / 10

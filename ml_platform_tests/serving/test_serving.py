@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import pytest
 
+from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
 from ml_platform.serving.openapi import openapi_document
@@ -96,10 +97,8 @@ class RunningPlatform:
 
 
 def logged_lines(live: RunningPlatform, request_id: str) -> list[dict[str, Any]]:
-    """Return the complete lines of the prediction logs with ``request_id``, the first prediction first."""
-    files = (live.plan.predictions / "toy").glob("*.jsonl")
-    text = [line for file in files for line in file.read_text().splitlines(keepends=True)]
-    records = [json.loads(line) for line in text if line.endswith("\n")]
+    """Return the logged predictions with ``request_id``, the first prediction first."""
+    records = [record for file in (live.plan.predictions / "toy").glob("*.jsonl") for record in read_records(file)]
     return sorted(
         (line for line in records if line["request_id"] == request_id), key=lambda line: str(line["prediction_id"])
     )

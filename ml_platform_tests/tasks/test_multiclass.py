@@ -12,8 +12,9 @@ from sklearn import datasets
 from sklearn import metrics as oracle
 from sklearn.preprocessing import label_binarize
 
-from bento.prediction_log import AnsweredRequest, log_lines
+from bento.prediction_log import AnsweredRequest, blocks_of, layout_of
 from bento.predictor import Predictor
+from ml_platform.data.log_block import pack_block
 from ml_platform.evaluation.bootstrap import BootstrapSettings, bootstrap
 from ml_platform.evaluation.evidence import Evidence
 from ml_platform.features.feature_set import FeatureSet
@@ -217,8 +218,9 @@ def test_wine_is_learned_stored_and_served_with_the_probabilities_of_training(
     assert answer["label"]["enum"] == sorted(NAMES)
     assert set(answer["probabilities"]["properties"]) == set(NAMES)
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    lines = log_lines("wine", "1", AnsweredRequest("0" * 32, "r", "stable", now, request.rows, prediction))
-    logged = parse_lines(b"".join(lines), 0).predictions
+    answered = AnsweredRequest("0" * 32, "r", "stable", now, request.rows, prediction)
+    layout = layout_of("wine", "1", prediction.served.columns, "writer").to_line()
+    logged = parse_lines(b"".join(map(pack_block, blocks_of([answered]))), 0, layout).predictions
     assert logged.height == 38
     assert json.loads(logged["details"][0]) == {"label": prediction.labels[0], **prediction.details[0]}
     outcomes = logged.select("score", "details", test["label"].alias("outcome"))

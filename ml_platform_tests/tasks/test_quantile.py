@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from bento.prediction_log import AnsweredRequest, log_lines
+from bento.prediction_log import AnsweredRequest, blocks_of, layout_of
 from bento.predictor import Predictor
+from ml_platform.data.log_block import pack_block
 from ml_platform.evaluation.bootstrap import BootstrapSettings, bootstrap
 from ml_platform.evaluation.evidence import Evidence
 from ml_platform.evaluation.gates import BaselineGate, MetricLimitGate
@@ -216,8 +217,9 @@ def test_quantiles_are_learned_stored_and_served_as_in_training(trainer: str, tm
     assert candidate.explain(requested, 1)[0][0].contribution == pytest.approx(reasons[0][0]["contribution"])
     answer = openapi_document(CONTRACT, "1", predictor.task)["components"]["schemas"]["Prediction"]["properties"]
     assert list(answer["quantiles"]["properties"]) == ["0.1", "0.5", "0.9"]
-    lines = log_lines("demand", "1", AnsweredRequest("0" * 32, "r", "stable", now, request.rows, prediction))
-    logged = parse_lines(b"".join(lines), 0).predictions
+    answered = AnsweredRequest("0" * 32, "r", "stable", now, request.rows, prediction)
+    layout = layout_of("demand", "1", prediction.served.columns, "writer").to_line()
+    logged = parse_lines(b"".join(map(pack_block, blocks_of([answered]))), 0, layout).predictions
     outcomes = logged.select("score", "details", requested["label"].alias("outcome"))
     realised = TASK.realised_metrics(outcomes)
     assert realised == pytest.approx(TASK.score(label[:40], served) | TASK.summary(label[:40]))
