@@ -39,6 +39,7 @@ class RequestViewRunner:
         dtypes = list(view.dtypes.values())
         self._texts = [place for place, dtype in enumerate(dtypes) if dtype == pl.String]
         self._numbers = [place for place, dtype in enumerate(dtypes) if dtype != pl.String]
+        self._number_names = [self._names[place] for place in self._numbers]
         self._whole = [place for place, dtype in enumerate(dtypes) if _is_whole(dtype)]
         self._float32 = [place for place, dtype in enumerate(dtypes) if dtype == pl.Float32]
         limits = [_limits(dtype) for dtype in dtypes]
@@ -54,14 +55,8 @@ class RequestViewRunner:
         if found.keys() != self._returned:
             raise _wrong_columns(self.view, list(found))
         values = np.full((rows, len(self._names)), np.nan)
-        for place in self._numbers:
-            name = self._names[place]
-            column = np.asarray(found[name])
-            if column.shape != (rows,) or column.dtype.kind not in "fiub":
-                raise self._wrong_shape(
-                    f"numbers or flags of shape ({rows},) in column '{name}'", f"{column.dtype} of {column.shape}"
-                )
-            values[:, place] = column
+        if self._numbers:
+            values[:, self._numbers] = self._stacked(found, rows).T
         texts = {place: self._text(self._names[place], found[self._names[place]], rows) for place in self._texts}
         if self._whole:
             whole = values[:, self._whole]
@@ -90,6 +85,21 @@ class RequestViewRunner:
                 for place, (name, dtype) in enumerate(self.view.columns.items())
             ]
         )
+
+    def _stacked(self, found: Mapping[str, Any], rows: int) -> Numbers:
+        """Return the columns of numbers and flags, shape (columns, rows)."""
+        try:
+            stacked = np.array([found[name] for name in self._number_names])
+        except ValueError:
+            stacked = np.empty(0)
+        if stacked.shape != (len(self._numbers), rows) or stacked.dtype.kind not in "fiub":
+            for name in self._number_names:
+                column = np.asarray(found[name])
+                if column.shape != (rows,) or column.dtype.kind not in "fiub":
+                    raise self._wrong_shape(
+                        f"numbers or flags of shape ({rows},) in column '{name}'", f"{column.dtype} of {column.shape}"
+                    )
+        return stacked
 
     def _text(self, name: str, column: Any, rows: int) -> list[str | None]:
         values = column.tolist() if isinstance(column, np.ndarray) else list(column)

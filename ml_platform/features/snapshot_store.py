@@ -25,6 +25,9 @@ from ml_platform.features.view import FeatureView
 
 SUFFIX = ".snapshot"
 
+FEW_ROWS = 4
+"""Up to this many rows, one lookup for each row is faster than one for all of them."""
+
 MAX_PLANS = 16
 """Lists of views whose plans a reader keeps; a service has one per model version that it serves."""
 
@@ -74,8 +77,9 @@ class SnapshotStore:
                 require_python_types(keys[column], types, f"Online lookup, key '{column}'")
         values = np.full((rows, plan.width), np.nan)
         known_at = np.full((rows, len(plan.files)), ABSENT, dtype=np.int64)
-        if rows == 1:
-            _find_one(plan, keys, values[0], known_at[0])
+        if rows <= FEW_ROWS:
+            for row in range(rows):
+                _find_one(plan, keys, row, values[row], known_at[row])
         else:
             _find_many(plan, keys, rows, values, known_at)
         return LookupResult(views, values, known_at, plan.watermarks, plan.categories)
@@ -161,13 +165,13 @@ def _python_types(files: Sequence[SnapshotFile]) -> dict[str, frozenset[type]]:
 
 
 def _find_one(
-    plan: _FileLookupPlan, keys: Mapping[str, Sequence[Any]], values: np.ndarray, known_at: np.ndarray
+    plan: _FileLookupPlan, keys: Mapping[str, Sequence[Any]], position: int, values: np.ndarray, known_at: np.ndarray
 ) -> None:
-    # For one row, Python numbers and bisection over the mapped keys are several times faster than array calls.
+    # For a few rows, Python numbers and bisection over the mapped keys are several times faster than array calls.
     for view_position, (file, (start, end)) in enumerate(zip(plan.files, plan.spans, strict=True)):
         key = 0
         for column, codes in zip(file.entity, file.codes, strict=True):
-            code = codes[keys[column][0]]
+            code = codes[keys[column][position]]
             if code < 0:
                 break
             key = key * codes.size + code

@@ -1,7 +1,9 @@
 """Scorers: a built-in trainer has one, a model can bring its own, and both score as training does."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -46,6 +48,36 @@ def test_lightgbm_scorer_equals_the_booster(tmp_path: Path) -> None:
     score = scorer.predict(features)[:, 0]
     odds = np.log(score / (1 - score))
     assert np.allclose(scorer.contributions(features).sum(axis=1) + contributions[:, -1], odds)
+
+
+@pytest.mark.parametrize("settings", [{"objective": "multiclass", "num_class": 3}, {"objective": "lambdarank"}])
+def test_one_row_and_many_score_like_the_python_package(tmp_path: Path, settings: dict[str, Any]) -> None:
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(300, 5)).astype(np.float32)
+    features[rng.random(features.shape) < 0.2] = np.nan
+    label = rng.integers(0, 3, 300)
+    group = [10] * 30 if settings["objective"] == "lambdarank" else None
+    data = lightgbm.Dataset(features, label, group=group, categorical_feature=[4])
+    booster = lightgbm.train({**settings, "verbose": -1, "num_leaves": 5}, data, 6)
+    booster.save_model(tmp_path / "model.txt")
+    expected = np.asarray(booster.predict(features)).reshape(300, -1)
+    scorer = load(tmp_path)
+    assert np.array_equal(scorer.predict(features), expected)
+    assert np.array_equal(np.vstack([scorer.predict(features[[row]]) for row in range(300)]), expected)
+    assert scorer.predict(features[:0]).shape == (0, expected.shape[1])
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda row: scorer.predict(features[[row]]), range(300)))
+    assert np.array_equal(np.vstack(found), expected)
+
+
+def test_file_without_a_booster_and_rows_of_another_width_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.txt").write_text("no booster")
+    with pytest.raises(ModelUnreadableError, match=r"model.txt: expected a booster"):
+        load(tmp_path)
+    features = np.zeros((50, 3), dtype=np.float32)
+    lightgbm.train({"verbose": -1}, lightgbm.Dataset(features, np.zeros(50)), 1).save_model(tmp_path / "model.txt")
+    with pytest.raises(ModelUnreadableError, match=r"rows of 3 features, found an array of shape \(1, 2\)"):
+        load(tmp_path).predict(features[:1, :2])
 
 
 @pytest.mark.parametrize("task", ["binary", "regression"])
