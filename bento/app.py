@@ -160,7 +160,7 @@ class PredictApp:
             self._log = PredictionLog(
                 self.config.log_folder, self.config.model, self.config.version, on_handled=self.metrics.observe
             )
-        # What the service loaded stays for its whole life: no collection has to look at it again.
+        # Loaded objects stay for the whole life of the service: no collection has to look at them again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)

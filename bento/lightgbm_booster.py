@@ -1,6 +1,6 @@
 """A LightGBM booster through the library's C interface, which scores one row in half the time of its Python package.
 
-The package prepares every call anew; the interface keeps that for rows that come one at a time. It is documented at
+The package prepares every call; the interface prepares once for rows that come one at a time. It is documented at
 LightGBM's C API page, and the results are equal to the last bit.
 """
 

@@ -34,7 +34,7 @@ class BlockError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """What all blocks of a file share: its writer, model and version, its stored views, and its features by kind."""
+    """Writer, model and version of all blocks of a file, the stored views, and the features by kind."""
 
     writer: str
     model: str

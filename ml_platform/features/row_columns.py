@@ -21,7 +21,7 @@ ARRAY_DTYPES = (pl.Int64, pl.Float64, pl.Float32, pl.Boolean, pl.Int8, pl.Int16,
 
 
 class RowColumns:
-    """Request fields of n rows, and the prediction time of each row. A form is computed when it is first asked for.
+    """Request fields of n rows, and the prediction time of each row. A form is computed on first use.
 
     ``values`` maps each field to its Python values (n,), times as aware datetimes; ``predict_at`` (n, int64) is in
     microseconds since 1970 in UTC.

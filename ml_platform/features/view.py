@@ -94,9 +94,9 @@ class FeatureView(Settings):
     function: str = Field(default="", description="package.module:function that returns the rows")
     takes: Literal["table", "arrays"] = Field(
         default="table",
-        description="What the function of a request view takes and returns: a Polars table, or a mapping from column "
-        "to NumPy array, which a service computes several times as fast (numbers, flags and times in microseconds as "
-        "float64 with NaN for null; text as objects)",
+        description="Form in which the function of a request view takes and returns columns: a Polars table, or a "
+        "mapping from column to NumPy array, which a service computes several times as fast (numbers, flags and times "
+        "in microseconds as float64 with NaN for null; text as objects)",
     )
     fitted: str | None = Field(
         default=None,

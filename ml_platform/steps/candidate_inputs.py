@@ -50,6 +50,9 @@ READ_SETTINGS = (
 )
 """Settings of a view on which the value of a read depends. Besides, the names and types of its features count."""
 
+LATER_SETTINGS = ("takes",)
+"""Further settings, which count where they are declared: candidates of earlier releases had none."""
+
 FITTED_SETTINGS = ("fitted", "parameters")
 """Further settings of a view that is fitted with each candidate."""
 
@@ -91,5 +94,7 @@ def declared_inputs(model: BoundModel) -> dict[str, Any]:
 
 def _read_settings(view: FeatureView) -> dict[str, Any]:
     fitted = FITTED_SETTINGS if view.fitted is not None else ()
-    settings = view.model_dump(mode="json", include={*READ_SETTINGS, *fitted})
+    settings = view.model_dump(
+        mode="json", include={*READ_SETTINGS, *fitted, *(view.model_fields_set & {*LATER_SETTINGS})}
+    )
     return settings | {"features": {feature.name: feature.full_type for feature in view.features}}

@@ -213,7 +213,7 @@ def test_prediction_is_logged_with_its_features(live: RunningPlatform) -> None:
     (line,) = until(lambda: logged_lines(live, "logged-1"))
     assert (line["role"], line["version"], line["row"]) == ("stable", "1", 0)
     assert line["features"] == {"delays__mean": 40.0, "delays__age_minutes": 60.0}
-    assert line["predict_at"] == "2013-07-01T10:00:00+00:00"
+    assert line["predict_at"] == datetime(2013, 7, 1, 10, tzinfo=UTC)
 
 
 def test_three_requests_with_one_request_id_are_three_predictions(live: RunningPlatform) -> None:

@@ -15,6 +15,7 @@ from ml_platform.features.view import FeatureView
 from ml_platform.steps.candidate_inputs import (
     FIT_CODE,
     FITTED_SETTINGS,
+    LATER_SETTINGS,
     LEFT_OUT,
     READ_SETTINGS,
     code_of_candidate,
@@ -220,4 +221,5 @@ def test_every_setting_of_a_view_is_an_input_or_named_here() -> None:
     # The content hash of the training set covers the rows that these give.
     by_rows = {"sources", "lookback_days", "arrivals"}
     for_reports = {"description", "owner", "pii_columns"}
-    assert set(FeatureView.model_fields) == {*READ_SETTINGS, *FITTED_SETTINGS, "features", *by_rows, *for_reports}
+    settings = {*READ_SETTINGS, *FITTED_SETTINGS, *LATER_SETTINGS}
+    assert set(FeatureView.model_fields) == {*settings, "features", *by_rows, *for_reports}
