@@ -11,7 +11,7 @@ from ml_platform.cli.opening import DatasetName, ModelName, open_home
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the steps.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Confirm that something in use ends.")]
 
-model = typer.Typer(help="End a model.", no_args_is_help=True)
+model = typer.Typer(help="Rename a model, or end it.", no_args_is_help=True)
 dataset = typer.Typer(help="Change the history of a dataset, or end it.", no_args_is_help=True)
 table = typer.Typer(help="End a table of the lake.", no_args_is_help=True)
 domain = typer.Typer(help="End a domain.", no_args_is_help=True)
@@ -27,6 +27,29 @@ def retire_model(name: ModelName, by: By, reason: Reason, dry_run: DryRun = Fals
     decision = LifecycleDecision(by, reason, datetime.now(UTC))
     steps = retirement_of_model(name, open_home_stores(open_home()), decision)
     run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Model '{name}'")
+
+
+@model.command("rename")
+def rename_model(
+    old: ModelName, new: ModelName, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False
+) -> None:
+    """Give the history and the service of the model OLD to NEW, after its declaration was renamed."""
+    from ml_platform.console.lifecycle import run_steps
+    from ml_platform.console.model_history import rename_steps
+    from ml_platform.steps.lifecycle import LifecycleDecision
+    from resources.orchestration import open_instance
+
+    home, decision = open_home(), LifecycleDecision(by, reason, datetime.now(UTC))
+    with open_instance(home) as instance:
+        steps = rename_steps(old, new, home, instance, decision)
+    if not steps:
+        typer.echo(f"Nothing to do: the history of model '{old}' has moved to '{new}'.")
+        return
+    run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Model '{old}'")
+    typer.echo(
+        f"Requests to /v1/{old}/ are answered until `ml-platform model retire {old}`. Events of '{old}' in Dagster "
+        f"keep their name."
+    )
 
 
 @dataset.command("drop")

@@ -87,16 +87,19 @@ def champion_at_instant(home: Home, model: str, at: datetime) -> ChampionRecord:
 
 def answers(home: Home, model: str, request_id: str) -> "list[RequestAnswer]":
     """Return the versions that answered a request; raises for a request that no log contains, and an unknown model."""
+    from ml_platform.steps.monitoring import logged_names
     from ml_platform.steps.request_lookup import lookup_request
     from resources.home_lake import open_lake
 
     _champion_records(home, model)
+    audit = _audit(home)
+    names = logged_names(model, audit)
     return lookup_request(
         model,
         request_id,
         lake=open_lake(home),
-        logs=sorted((home.prediction_logs / model).glob("*.jsonl")),
-        audit=_audit(home),
+        logs=[log for name in names for log in sorted((home.prediction_logs / name).glob("*.jsonl"))],
+        audit=audit,
     )
 
 

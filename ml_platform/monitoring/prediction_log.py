@@ -48,13 +48,22 @@ class IngestionResult(BaseModel):
     rows: int = Field(description="Predictions in the table after the ingestion.")
     partitions: list[str] = Field(description="Partitions (UTC days of logged_at) of the table that changed.")
 
+    def plus(self, other: "IngestionResult") -> "IngestionResult":
+        """Return the counts of both ingestions into one table; ``other`` came later."""
+        names = ("lines", "added", "duplicates", "corrupt", "pending_bytes")
+        return IngestionResult(
+            **{name: getattr(self, name) + getattr(other, name) for name in names},
+            rows=other.rows,
+            partitions=sorted({*self.partitions, *other.partitions}),
+        )
+
 
 def predictions_table(model: str) -> str:
     """Return the lake table of the predictions of ``model``."""
     return f"models/{model}/predictions"
 
 
-def ingest_log_files(lake: Lake, model: str, folder: Path) -> IngestionResult:
+def ingest_log_files(lake: Lake, model: str, folder: Path, *, logged_as: str | None = None) -> IngestionResult:
     """Add the new lines of the log files in ``folder`` to the predictions of ``model`` and return their counts.
 
     Request, features, watermarks and ages are stored as JSON text, so that all models have one table schema;
@@ -63,18 +72,20 @@ def ingest_log_files(lake: Lake, model: str, folder: Path) -> IngestionResult:
     became shorter, was rotated and is read from its start. A prediction whose id the day already contains is a
     duplicate, for example after a file was copied.
 
+    ``logged_as`` is the former name of a renamed model whose service still wrote these files.
+
     The memory depends on neither the number nor the size of the files. Two ingestions of one model wait for each other.
     """
     table = predictions_table(model)
     counts = _Counts()
     with writing_facts(lake, table):
         files = sorted(folder.glob("*.jsonl"))
-        prefix = _cursor_name(model, "")
+        prefix = _cursor_name(logged_as or model, "")
         positions = cursors_below(lake.state, prefix)
         known = KnownIds(lambda day: _stored_ids(lake, table, day))
         for file in files:
             for chunk in _chunks(file, positions.get(file.name)):
-                _ingest_chunk(lake, model, chunk, known, counts)
+                _ingest_chunk(lake, model, chunk, known, counts, prefix)
         deleted = positions.keys() - {file.name for file in files}
         if deleted:
             delete_cursors(lake.state, (prefix + name for name in deleted))
@@ -200,7 +211,7 @@ def _head_digest(opened: Any, offset: int) -> str:
     return hashlib.sha256(opened.read(min(offset, _HEAD_BYTES))).hexdigest()
 
 
-def _ingest_chunk(lake: Lake, model: str, chunk: _Chunk, known: KnownIds, counts: _Counts) -> None:
+def _ingest_chunk(lake: Lake, model: str, chunk: _Chunk, known: KnownIds, counts: _Counts, cursors: str) -> None:
     counts.pending_bytes += chunk.pending_bytes if chunk.position["read_to"] or not chunk.data else 0
     if not chunk.data:
         return
@@ -219,7 +230,7 @@ def _ingest_chunk(lake: Lake, model: str, chunk: _Chunk, known: KnownIds, counts
             lake.record(each, replace=False)
         for rows in new.values():
             add_predictions(lake.state, model, rows)
-        write_cursor(lake.state, _cursor_name(model, chunk.file.name), chunk.position)
+        write_cursor(lake.state, cursors + chunk.file.name, chunk.position)
     for day, rows in new.items():
         known.add(day, rows)
         counts.days.add(day)

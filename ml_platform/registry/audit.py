@@ -24,6 +24,9 @@ from ml_platform.state.store import StateStore
 
 LOG = logging.getLogger(__name__)
 
+MODEL_RENAMED = "model_renamed"
+"""Kind of the record of a rename: ``model`` is the new name, ``renamed_from`` the old one."""
+
 GENESIS = "0" * 64
 """Digest before the first record."""
 
@@ -103,11 +106,12 @@ class AuditLog:
     def records(self, kind: str | None = None, model: str | None = None) -> list[AuditRecord]:
         """Return the records of ``kind`` on ``model`` in order; None selects all.
 
-        Only the selected rows are read, by their index, and the digest of each is checked. Raises :class:`AuditError`
-        for a changed record. :meth:`verify` also finds missing and replaced ones.
+        The records of a model include those under its former names, see :meth:`former_names`. Only the selected rows
+        are read, by their index, and the digest of each is checked. Raises :class:`AuditError` for a changed record.
+        :meth:`verify` also finds missing and replaced ones.
         """
         with self.state.read() as connection:
-            rows = connection.execute(_selected(kind, model).order_by(audit_records.c.sequence)).all()
+            rows = connection.execute(self._selected(kind, model).order_by(audit_records.c.sequence)).all()
         return [self._verified(row) for row in rows]
 
     def newest_first(self, kind: str | None = None, model: str | None = None) -> Iterator[AuditRecord]:
@@ -115,7 +119,7 @@ class AuditLog:
 
         No transaction is open between the records.
         """
-        query, size = _selected(kind, model).order_by(audit_records.c.sequence.desc()), 1
+        query, size = self._selected(kind, model).order_by(audit_records.c.sequence.desc()), 1
         while True:
             with self.state.read() as connection:
                 rows = connection.execute(query.limit(size)).all()
@@ -144,6 +148,11 @@ class AuditLog:
         query = sa.select(audit_records.c.model).where(audit_records.c.kind == kind).distinct()
         with self.state.read() as connection:
             return sorted(name for name in connection.scalars(query) if name is not None)
+
+    def former_names(self, model: str) -> list[str]:
+        """Return the names that ``model`` had before its renames, the last one first; mostly none."""
+        names = [name for name, *_ in self._spans(model)]
+        return [name for place, name in enumerate(names) if name != model and name not in names[:place]]
 
     def head(self) -> AuditHead:
         """Return the end of the log; raises :class:`AuditError` when its row was removed."""
@@ -202,7 +211,7 @@ class AuditLog:
 
     def export(self, after: int = 0) -> Iterator[bytes]:
         """Yield each record after the number ``after`` as one line of JSON; :meth:`import_jsonl` reads them."""
-        query = _selected(None, None).where(audit_records.c.sequence > after).order_by(audit_records.c.sequence)
+        query = self._selected(None, None).where(audit_records.c.sequence > after).order_by(audit_records.c.sequence)
         with self.state.read() as connection:
             rows = connection.execute(query).all()
         for row in rows:
@@ -227,6 +236,47 @@ class AuditLog:
             if stored:
                 self._move_head(connection, stored[-1])
         return len(stored)
+
+    def _selected(self, kind: str | None, model: str | None) -> sa.Select[Any]:
+        query, column = sa.select(audit_records), audit_records.c
+        if kind is not None:
+            query = query.where(column.kind == kind)
+        if model is None:
+            return query
+        spans = self._spans(model)
+        if len(spans) == 1 and spans[0][1:] == (0, None):
+            return query.where(column.model == model)
+        return query.where(
+            sa.or_(
+                *(
+                    sa.and_(
+                        column.model == name,
+                        column.sequence > after,
+                        *([] if until is None else [column.sequence < until]),
+                    )
+                    for name, after, until in spans
+                )
+            )
+        )
+
+    def _spans(self, model: str) -> list[tuple[str, int, int | None]]:
+        """Return which records are those of ``model``: a name, and the numbers after and before which it counts.
+
+        A record keeps the name of its time. The name of a renamed model may be given to another model later.
+        """
+        with self.state.read() as connection:
+            rows = connection.execute(sa.select(audit_records).where(audit_records.c.kind == MODEL_RENAMED)).all()
+        renames = [
+            (each.sequence, each.facts["renamed_from"], each.facts["model"]) for each in map(self._verified, rows)
+        ]
+
+        def spans(name: str, until: int | None) -> list[tuple[str, int, int | None]]:
+            earlier = [each for each in renames if until is None or each[0] < until]
+            after = max((number for number, old, _ in earlier if old == name), default=0)
+            given = sorted((each for each in earlier if each[2] == name and each[0] > after), reverse=True)
+            return [(name, after, until), *(span for number, old, _ in given for span in spans(old, number))]
+
+        return spans(model, None)
 
     def _extend_copy(self) -> None:
         """Add the records that the copy lacks; a copy that cannot be written is logged and does not undo a decision."""
@@ -302,13 +352,6 @@ class AuditLog:
             found=found,
             fix="The log was changed outside the platform. Restore it from a backup before any promotion.",
         )
-
-
-def _selected(kind: str | None, model: str | None) -> sa.Select[Any]:
-    query = sa.select(audit_records)
-    if kind is not None:
-        query = query.where(audit_records.c.kind == kind)
-    return query if model is None else query.where(audit_records.c.model == model)
 
 
 def _verified_lines(path: Path) -> Iterator[dict[str, Any]]:

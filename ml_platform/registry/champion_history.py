@@ -39,25 +39,25 @@ class ChampionRecord:
 
 def champion_history(audit: AuditLog, model: str) -> list[ChampionRecord]:
     """Return every change of the champion, oldest first; raises :class:`~.audit.AuditError` for a changed record."""
-    return [read_champion_record(record) for record in audit.records(CHAMPION_KIND, model)]
+    return [read_champion_record(record, model) for record in audit.records(CHAMPION_KIND, model)]
 
 
 def current_champion(audit: AuditLog, model: str) -> ChampionRecord | None:
     """Return the record of the current champion, or None before the first promotion and after a retirement."""
     record = audit.latest(CHAMPION_KIND, model)
-    return None if record is None else _unless_retired(read_champion_record(record))
+    return None if record is None else _unless_retired(read_champion_record(record, model))
 
 
 def champion_at(audit: AuditLog, model: str, at: datetime) -> ChampionRecord | None:
     """Return the record of the champion at the time ``at``; None before the first promotion, or when it had ended."""
-    records = (read_champion_record(record) for record in audit.newest_first(CHAMPION_KIND, model))
+    records = (read_champion_record(record, model) for record in audit.newest_first(CHAMPION_KIND, model))
     found = next((record for record in records if record.since <= at), None)
     return None if found is None else _unless_retired(found)
 
 
 def rolled_back_at(audit: AuditLog, model: str, version: int) -> datetime | None:
     """Return the time of the last rollback that replaced ``version``, or None."""
-    records = (read_champion_record(record) for record in audit.newest_first(CHAMPION_KIND, model))
+    records = (read_champion_record(record, model) for record in audit.newest_first(CHAMPION_KIND, model))
     return next(
         (
             later.since
@@ -72,11 +72,11 @@ def _unless_retired(record: ChampionRecord) -> ChampionRecord | None:
     return None if record.action == RETIRE else record
 
 
-def read_champion_record(record: AuditRecord) -> ChampionRecord:
-    """Return an audit record of the kind champion as a champion record."""
+def read_champion_record(record: AuditRecord, model: str) -> ChampionRecord:
+    """Return an audit record of the kind champion as a champion record of ``model``, which may be renamed since."""
     facts = record.facts
     return ChampionRecord(
-        model=facts["model"],
+        model=model,
         version=facts["version"],
         since=record.at,
         decided_by=record.actor,

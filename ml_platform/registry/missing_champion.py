@@ -72,7 +72,8 @@ def retire_champion(
     require_decider(f"Retirement of '{model}'", decided_by, reason)
     with audit.exclusive(model):
         champion = _champion(audit, model, "There is nothing to retire.")
-        facts = {**dict(audit.records(CHAMPION_KIND, model)[-1].facts), "action": RETIRE, "reason": reason}
+        facts = {**dict(audit.records(CHAMPION_KIND, model)[-1].facts), "model": model, "action": RETIRE}
+        facts["reason"] = reason
         record = append_champion_record(audit, facts, champion, decided_by=decided_by, at=at)
         reconcile(registry, audit, model)
     return record

@@ -35,6 +35,7 @@ INPUTS_TAG = "ml_platform.inputs_digest"
 PARTITION_TAG = "ml_platform.partition"
 TRAINER_TAG = "ml_platform.trainer"
 CHOSEN_TAG = "ml_platform.chosen_at_ms"
+RENAMED_TAG = "ml_platform.renamed_from"
 
 ARTIFACT_FOLDER = "model"
 MODEL_FILE = "model.json"
@@ -213,6 +214,19 @@ class ModelRegistry:
                 else:
                     size += entry.file_size or 0
         return size
+
+    def rename(self, old: str, new: str) -> None:
+        """Give the model ``old`` and its experiment the name ``new``; versions keep their numbers, runs and aliases.
+
+        A part that has the new name already is left as it is, so a repeat is harmless.
+        """
+        if old in self.names():
+            aliases = self.aliases(old)
+            self.tracking.client.rename_registered_model(old, new)
+            for alias, version in aliases.items():
+                self.set_alias(new, alias, version)
+            self.tracking.client.set_registered_model_tag(new, RENAMED_TAG, old)
+        self.tracking.rename_experiment(old, new)
 
     def set_description(self, version: ModelVersion, markdown: str) -> None:
         """Set ``markdown`` (the model card) as the description of the version in MLflow."""

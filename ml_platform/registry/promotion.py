@@ -188,7 +188,7 @@ def reconcile(registry: ModelRegistry, audit: AuditLog, model: str) -> bool:
     last = audit.latest(CHAMPION_KIND, model)
     if last is None:
         return False
-    champion, changed = read_champion_record(last), False
+    champion, changed = read_champion_record(last, model), False
     retired = champion.action == RETIRE
     versions = (None, None) if retired else (champion.version, champion.previous_version)
     for alias, desired in zip((CHAMPION, PREVIOUS), versions, strict=True):
@@ -329,7 +329,8 @@ def append_champion_record(
                 found=f"version {current.version}, by another decision" if current else "none, by another decision",
                 fix="Read `ml-platform history` and decide again.",
             )
-        return read_champion_record(audit.append(CHAMPION_KIND, actor=decided_by, at=at, facts=facts))
+        recorded = audit.append(CHAMPION_KIND, actor=decided_by, at=at, facts=facts)
+        return read_champion_record(recorded, facts["model"])
 
 
 def _previous_champion(audit: AuditLog, version: ModelVersion) -> int | None:

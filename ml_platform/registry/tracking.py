@@ -163,6 +163,16 @@ class Tracking:
             )
         return str(experiment.experiment_id)
 
+    def has_experiment(self, name: str) -> bool:
+        """Return whether the experiment ``name`` exists; nothing is created by the question."""
+        return self.exists and self.client.get_experiment_by_name(name) is not None
+
+    def rename_experiment(self, old: str, new: str) -> None:
+        """Give the experiment ``old`` the name ``new``, unless it does not exist or ``new`` does."""
+        found = self.client.get_experiment_by_name(old)
+        if found is not None and not self.has_experiment(new):
+            self.client.rename_experiment(found.experiment_id, new)
+
     def find_runs(self, experiment: str, tags: Mapping[str, str]) -> list[str]:
         """Return the ids of the runs with all ``tags``, latest first."""
         return [run.info.run_id for run in self._search([self.experiment(experiment)], tags)]

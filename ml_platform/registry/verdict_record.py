@@ -161,7 +161,8 @@ def load_verified_verdict(
         verdict = VerdictRecord.model_validate(stored.content)
     except ValidationError as error:
         raise _promotion_error(version, "a complete verdict", type(error).__name__, fix) from error
-    if (verdict.model, verdict.candidate) != (version.name, version.content_digest):
+    names = [version.name, *audit.former_names(version.name)]
+    if verdict.model not in names or verdict.candidate != version.content_digest:
         found = f"a verdict about '{verdict.model}' {verdict.candidate[:12]}"
         raise _promotion_error(version, f"a verdict about content {version.content_digest[:12]}", found, fix)
     failed = [gate.name for gate in verdict.gates if not gate.passed]

@@ -29,7 +29,9 @@ def protected_versions(
     person approved and nobody rejected, and the version in the release folder of ``repository``.
     """
     history = champion_history(audit, model)
-    reasons = dict.fromkeys(_released(repository, model), "released")
+    reasons = {
+        version: "released" for name in (model, *audit.former_names(model)) for version in _released(repository, name)
+    }
     reasons |= dict.fromkeys(_approved(audit, model), "approved")
     reasons |= dict.fromkeys(_recent_champions(history, champions_since), "former champion")
     reasons |= {version: alias for alias, version in aliases.items()}

@@ -108,7 +108,7 @@ def _on_hold(
         waits = is_last and facts["decision"] == "HOLD" and "look" in facts and facts["digest"] not in ended
         if not waits or (champion is not None and champion.facts["content_digest"] == facts["candidate"]):
             continue
-        waiting = _waiting(facts)
+        waiting = _waiting(facts, model)
         if waiting.champion != (None if champion is None else champion.facts["content_digest"]):
             yield waiting, ("superseded", _superseded(champion))
         elif is_replaced:
@@ -133,10 +133,10 @@ def _superseded(champion: AuditRecord | None) -> str:
     return f"The champion is now version {facts['version']} of {facts['partition']} ({facts['action']})."
 
 
-def _waiting(facts: Mapping[str, Any]) -> WaitingCandidate:
+def _waiting(facts: Mapping[str, Any], model: str) -> WaitingCandidate:
     look = facts["look"]
     return WaitingCandidate(
-        model=facts["model"],
+        model=model,
         partition=facts["partition"],
         candidate=facts["candidate"],
         champion=facts["champion"],

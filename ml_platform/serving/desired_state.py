@@ -65,6 +65,12 @@ class DesiredState(Settings):
     shadow: ServedVersion | None = Field(
         default=None, description="Version that receives a copy of each request; its responses are dropped."
     )
+    successor: str | None = Field(
+        default=None, description="New name of the model, after a rename; the answers at the old path are deprecated."
+    )
+    deprecated_since: int | None = Field(
+        default=None, description="Time of that rename (seconds since 1970); None without a successor."
+    )
     generation: int = Field(
         default=0, ge=0, description="Number of changes so far; a change names the generation it replaces."
     )
@@ -206,6 +212,8 @@ def with_stable(current: DesiredState, new_stable: ServedVersion) -> DesiredStat
         candidate=current.candidate if keeps_candidate else None,
         weights=current.weights if keeps_candidate and current.stable is not None else {"stable": 100},
         shadow=current.shadow if keeps_shadow else None,
+        successor=current.successor,
+        deprecated_since=current.deprecated_since,
         generation=current.generation,
     )
 

@@ -104,6 +104,7 @@ def _routes(desired: Mapping[str, DesiredState], version: str) -> dict[str, Any]
 
 
 def _route(model: str, state: DesiredState) -> dict[str, Any]:
+    """Return the route of ``model``; the answers of one that was renamed name its successor in their headers."""
     roles = {"stable": state.stable, "candidate": state.candidate}
     clusters = [
         {
@@ -122,7 +123,11 @@ def _route(model: str, state: DesiredState) -> dict[str, Any]:
     }
     if state.shadow is not None:
         action["request_mirror_policies"] = [{"cluster": cluster_name(model, state.shadow)}]
-    return {"match": {"prefix": f"/v1/{model}/"}, "route": action}
+    route: dict[str, Any] = {"match": {"prefix": f"/v1/{model}/"}, "route": action}
+    if state.successor is not None:
+        link = f'</v1/{state.successor}/predict>; rel="successor-version"'
+        route["response_headers_to_add"] = [_header("deprecation", f"@{state.deprecated_since}"), _header("link", link)]
+    return route
 
 
 def _header(key: str, value: str) -> dict[str, Any]:

@@ -316,7 +316,7 @@ def _make_candidate(
     split = split_of(model, month, frame)
     planned_manifest = _planned_manifest(model, trainer, month, frame, stores, dagster_run_id, now)
     checkpoint = stores.home.models / "checkpoints" / model.name / trainer / month
-    existing = find_version(stores.registry, model.name, planned_manifest.inputs_digest())
+    existing = _version_with_inputs(model, planned_manifest, stores)
     if existing is not None:
         run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {existing.version}"})
         stores.registry.mark_chosen(existing, now)
@@ -341,6 +341,16 @@ def _make_candidate(
     # Remove the checkpoint last: a failure before this line would repeat the fit.
     shutil.rmtree(checkpoint, ignore_errors=True)
     return CandidateResult(version, content, manifest, split.counts(), candidate)
+
+
+def _version_with_inputs(model: BoundModel, planned: Manifest, stores: PlatformStores) -> ModelVersion | None:
+    """Return the version with the inputs of ``planned``; a manifest names the model as it was called when trained."""
+    for name in (model.name, *stores.audit.former_names(model.name)):
+        named = planned.model_copy(update={"model": name})
+        found = find_version(stores.registry, model.name, named.inputs_digest())
+        if found is not None:
+            return found
+    return None
 
 
 def _no_examples(error: NoExamplesError, month: str, empty_tables: Sequence[str]) -> NoExamplesError:

@@ -5,16 +5,13 @@ because models pin them by that name. A command that was killed does the rest wh
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from ml_platform.data.dataset import table_of
 from ml_platform.data.evolution_record import EVOLUTIONS
-from ml_platform.data.lake import PARTITION, Lake
-from ml_platform.data.lake_catalog import combined_digest
+from ml_platform.data.lake import Lake
 from ml_platform.data.landing import Landing
 from ml_platform.registry.approvals import require_decider
 from ml_platform.registry.audit import AuditLog
@@ -23,6 +20,7 @@ from ml_platform.state.schema import contract_results, landed_files
 from ml_platform.state.store import StateStore
 from ml_platform.steps.lifecycle import LifecycleDecision, LifecycleError, LifecycleStep
 from ml_platform.steps.orphans import DeclaredNames
+from ml_platform.steps.table_move import copy_rows, record_move
 
 DATASET_RENAMED = "dataset_renamed"
 """Kind of the audit record."""
@@ -129,30 +127,9 @@ def _rows(lake: Lake, dataset: str) -> int:
 
 def _move(old: str, new: str, lake: Lake, audit: AuditLog, decision: LifecycleDecision) -> None:
     source, target = table_of(old), table_of(new)
-    stored = lake.catalog.table(source)
-    segments = lake.catalog.segments(source) if stored is not None else []
-    staged = []
-    for partition, group in groupby(segments, key=lambda each: each.partition):
-        parts = list(group)
-        rows = lake.scan_segments(source, parts).collect().drop(PARTITION, strict=False)
-        copied = lake.stage(target, rows, partition if stored is not None and stored.partitioned else None)
-        # The contract records name the digest of the partition, which may have had several segments.
-        staged.append(replace(copied.segment, digest=combined_digest(each.digest for each in parts)))
+    copied = copy_rows(lake, source, target)
     with lake.state.write() as connection:
-        if {each.id for each in lake.catalog.segments(source, with_files=False)} != {each.id for each in segments}:
-            raise LifecycleError(
-                f"Dataset '{old}'",
-                expected="no change while its rows are copied",
-                found="rows that another process wrote meanwhile",
-                fix="Run the command again when no run writes to the table.",
-            )
-        version = None
-        if stored is not None:
-            ids = [each.id for each in segments]
-            kind = {"partitioned": stored.partitioned}
-            empty = [each.id for each in lake.catalog.segments(target, with_files=False)]
-            version = lake.catalog.record(target, stored.columns, **kind, added=staged, replaced=empty)
-            lake.catalog.record(source, stored.columns, **kind, added=[], replaced=ids)
+        version = record_move(lake, copied, f"Dataset '{old}'")
         for table in (landed_files, contract_results):
             connection.execute(sa.delete(table).where(table.c.dataset == new))
             connection.execute(sa.update(table).where(table.c.dataset == old).values(dataset=new))

@@ -12,6 +12,7 @@ from ml_platform.registry.missing_champion import restore_champion
 from ml_platform.registry.models import MODEL_FILE
 from ml_platform.registry.verdict_record import PromotionError
 from ml_platform.serving.verified_bentos import verified_bento_of
+from ml_platform.steps.model import is_training_set
 from ml_platform.steps.platform_stores import PlatformStores
 
 EXAMPLE_ROWS = 5
@@ -46,26 +47,32 @@ def _directories(champion: ChampionRecord, stores: PlatformStores) -> list[Path]
     bento = verified_bento_of(stores.state, champion.model, str(champion.version))
     return [
         stores.home.models / champion.model / str(champion.version),
-        stores.repository / RELEASES / champion.model / MODEL_FOLDER,
+        *(folder / MODEL_FOLDER for folder in _releases(champion, stores)),
         *([stores.home.bentos / bento.folder / "src" / "model"] if bento is not None else []),
     ]
+
+
+def _releases(champion: ChampionRecord, stores: PlatformStores) -> list[Path]:
+    """Return the folders in which the champion may be released: a release keeps the name that the model had then."""
+    names = [champion.model, *stores.audit.former_names(champion.model)]
+    return [stores.repository / RELEASES / name for name in names]
 
 
 def _input_example(champion: ChampionRecord, directories: list[Path], stores: PlatformStores) -> pl.DataFrame:
     """Return a few rows of model input, from the training set of the lake or of the release; empty without both."""
     described = next((folder / MODEL_FILE for folder in directories if (folder / MODEL_FILE).exists()), None)
     names = [] if described is None else list(json.loads(described.read_bytes()).get("feature_names", []))
-    released = stores.repository / RELEASES / champion.model / TRAINING_SET_FILE
+    sets = [folder / TRAINING_SET_FILE for folder in _releases(champion, stores)]
+    released = next((path for path in sets if path.exists()), None)
     # The manifest pins the table that the version was trained on, under the version of its code.
-    prefix = f"models/{champion.model}/training_set/"
-    table = next((name for name in champion.manifest["tables"] if name.startswith(prefix)), "")
+    table = next((name for name in champion.manifest["tables"] if is_training_set(name)), "")
     stored = stores.lake.partitions(table) if table else []
     if champion.partition in stored:
         rows = stores.lake.scan(table, partitions=[champion.partition])
     elif table and not stored and stores.lake.exists(table):
         # The training set of a model without time is one table; any of its versions has the columns.
         rows = stores.lake.scan(table)
-    elif released.exists():
+    elif released is not None:
         rows = pl.scan_parquet(released)
     else:
         return pl.DataFrame()

@@ -261,6 +261,11 @@ class ModelSettings(Settings):
         return self.evaluation.rejudge.max_looks if self.time is None and self.split.is_by_time else 1
 
 
+def is_training_set(table: str) -> bool:
+    """Return whether ``table`` is the training set of a model."""
+    return table.startswith("models/") and table.split("/")[2] == "training_set"
+
+
 class ModelWithoutTimeError(PlatformError):
     """Raised where the time of a model is needed that has none."""
 
@@ -522,15 +527,14 @@ class BoundModel:
     @property
     def table(self) -> str:
         """Lake table of the training set; each code version has its own table, because its columns follow the views."""
-        return f"{self._training_sets}/{self.code_version}"
+        return f"models/{self.name}/training_set/{self.code_version}"
 
     def pinned_training_set(self, tables: Mapping[str, int]) -> tuple[str, int]:
-        """Return table and version of the training set among the ``tables`` that a manifest pins."""
-        return next((name, version) for name, version in tables.items() if name.startswith(self._training_sets))
+        """Return table and version of the training set among the ``tables`` that a manifest pins.
 
-    @property
-    def _training_sets(self) -> str:
-        return f"models/{self.name}/training_set"
+        The table has the name that the model had when it was trained.
+        """
+        return next((name, version) for name, version in tables.items() if is_training_set(name))
 
     @property
     def code_version(self) -> str:

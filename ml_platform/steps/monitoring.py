@@ -31,7 +31,7 @@ from ml_platform.monitoring.performance_periods import PerformanceMeasure, measu
 from ml_platform.monitoring.prediction_days import labelled_count
 from ml_platform.monitoring.prediction_log import IngestionResult, ingest_log_files, predictions_table
 from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.champion_history import RETIRE, ChampionRecord, champion_history
+from ml_platform.registry.champion_history import CHAMPION_KIND, RETIRE, ChampionRecord, champion_history
 from ml_platform.registry.verdict_record import verdict_metrics
 from ml_platform.steps.candidates import data_clock
 from ml_platform.steps.closed_window import landed_until
@@ -72,12 +72,24 @@ class DriftResult:
     own: dict[str, MonitorResult] = field(default_factory=dict)
 
 
+def logged_names(model: str, audit: AuditLog) -> list[str]:
+    """Return the names under which services logged predictions of ``model``: its own, then the former ones.
+
+    The service of a former name goes on until a person ends it. A name that another model has now is left out.
+    """
+    former = [name for name in audit.former_names(model) if audit.latest(CHAMPION_KIND, name) is None]
+    return [model, *former]
+
+
 def ingest_predictions(model: BoundModel, stores: PlatformStores, now: datetime) -> IngestionResult:
     """Append the lines that the services logged since the last call to the predictions table.
 
     The days before ``now`` whose rows lie in many small files are compacted.
     """
-    result = ingest_log_files(stores.lake, model.name, stores.home.prediction_logs / model.name)
+    logs, lake = stores.home.prediction_logs, stores.lake
+    result = ingest_log_files(lake, model.name, logs / model.name)
+    for name in logged_names(model.name, stores.audit)[1:]:
+        result = result.plus(ingest_log_files(lake, model.name, logs / name, logged_as=name))
     compact_closed_days(stores.lake, predictions_table(model.name), now.astimezone(UTC).date())
     return result
 

@@ -134,7 +134,7 @@ def roll_out_champion(name: str, stores: PlatformStores, *, by: str, at: datetim
             stores.state, name, lambda current: with_stable(current, served), replace_unreadable=True
         )
         if desired.generation != before:
-            _record_rollout(stores.audit, name, desired, by=by, at=at)
+            record_rollout(stores.audit, name, desired, by=by, at=at)
     return desired
 
 
@@ -210,7 +210,7 @@ def reference_rows(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:
     return ordered.tail(count).drop("example_id").collect()
 
 
-def _record_rollout(audit: AuditLog, name: str, desired: DesiredState, *, by: str, at: datetime) -> None:
+def record_rollout(audit: AuditLog, name: str, desired: DesiredState, *, by: str, at: datetime) -> None:
     """Record which versions should serve from now on, with their weights, as decided by ``by``."""
     served: dict[str, ServedVersion | None] = {role: getattr(desired, role) for role in ROLES}
     facts = {

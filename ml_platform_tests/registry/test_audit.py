@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from ml_platform.data.canonical import canonical_json, value_digest
-from ml_platform.registry.audit import GENESIS, AuditError, AuditHead, AuditLog
+from ml_platform.registry.audit import GENESIS, MODEL_RENAMED, AuditError, AuditHead, AuditLog
 from ml_platform.state.schema import audit_head, audit_records
 from ml_platform.state.sqlite_file import StateStoreError
 from ml_platform.state.store import StateStore
@@ -368,3 +368,26 @@ def test_copy_beside_the_store_follows_each_commit_and_catches_up(tmp_path: Path
     other = AuditLog(StateStore.in_folder(tmp_path / "other"))
     assert other.import_jsonl(log.copy) == 3
     assert other.head() == log.head()
+
+
+def test_records_follow_a_renamed_model_and_its_old_name_may_be_used_again(state_store: StateStore) -> None:
+    log = AuditLog(state_store)
+    for number, (kind, facts) in enumerate(
+        (
+            ("champion", {"model": "a"}),
+            (MODEL_RENAMED, {"model": "b", "renamed_from": "a"}),
+            ("champion", {"model": "a"}),  # another model
+            ("champion", {"model": "b"}),
+            (MODEL_RENAMED, {"model": "c", "renamed_from": "b"}),
+            ("champion", {"model": "c"}),
+            (MODEL_RENAMED, {"model": "b", "renamed_from": "c"}),
+            ("champion", {"model": "b"}),
+        )
+    ):
+        log.append(kind, actor="ada", at=datetime(2024, 1, 1 + number, tzinfo=UTC), facts=facts)
+
+    of = {name: [each.sequence for each in log.records("champion", name)] for name in "abcd"}
+    assert of == {"a": [3], "b": [1, 4, 6, 8], "c": [], "d": []}
+    assert [each.sequence for each in log.newest_first(model="b")] == [8, 7, 6, 5, 4, 2, 1]
+    assert {name: log.former_names(name) for name in "abcd"} == {"a": [], "b": ["c", "a"], "c": [], "d": []}
+    assert log.verify() == 8
