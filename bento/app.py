@@ -7,7 +7,6 @@ error of its prediction log.
 
 import asyncio
 import gc
-import hashlib
 import logging
 import re
 import sys
@@ -54,6 +53,9 @@ GC_THRESHOLD = 20_000
 """New objects between two collections of the youngest generation; a request makes hundreds, and nearly no cycle."""
 
 JSON = b"application/json"
+MAX_SHOWN_PATH = 100
+"""Characters of a path or header that an error repeats."""
+
 TEXT = b"text/plain; charset=utf-8"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_REQUEST_ID_LENGTH)
 
@@ -77,13 +79,21 @@ class ServiceConfig:
 
 
 class HttpError(Exception):
-    """Ends a request with an HTTP status; ``reason`` is the label under which the error is counted."""
+    """Ends a request with an HTTP status; ``reason`` is the label under which the error is counted.
+
+    ``detail`` names the part of the request that is wrong, if one is.
+    """
 
     def __init__(
-        self, status: int, reason: str, message: str, headers: list[tuple[bytes, bytes]] | None = None
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        detail: FieldError | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.reason, self.headers = status, reason, headers or []
+        self.status, self.reason, self.headers, self.detail = status, reason, headers or [], detail
 
 
 class Response(NamedTuple):
@@ -112,7 +122,7 @@ class PredictApp:
         self._ids = PredictionIds()
         self._path = f"/v1/{config.model}/predict"
         self._model = orjson.dumps({"name": config.model, "version": config.version})
-        self._pages: dict[str, Callable[[], Response]] = {
+        self._pages: dict[str, Callable[[], Response | Awaitable[Response]]] = {
             "/healthz": self._health,
             "/livez": lambda: Response(200, TEXT, b"ok\n"),
             "/readyz": self._readiness,
@@ -135,6 +145,8 @@ class PredictApp:
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._refuse_websocket(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -172,23 +184,41 @@ class PredictApp:
         if self._log is not None:
             self._log.close()
 
+    async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        self.metrics.count_error("websocket")
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        detail = FieldError("header.upgrade", "no upgrade", "websocket", f"Send POST {self._path}.")
+        error = _error(400, "websocket", "The service does not speak WebSocket.", detail)
+        body = _error_bytes(error, uuid.uuid4().hex)
+        headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode())]
+        await send({"type": "websocket.http.response.start", "status": 400, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        request_id = _request_id(headers.get(b"x-request-id", b""))
+        received_id = headers.get(b"x-request-id", b"")
+        request_id = _request_id(received_id)
         try:
+            if received_id and not _REQUEST_ID.fullmatch(received_id):
+                raise _wrong_request_id(received_id)
             response = await self._respond(scope, headers, receive, request_id)
         except InvalidRequestError as error:
             self.metrics.count_error(error.reason)
             response = Response(error.status, JSON, _error_bytes(error.to_dict(), request_id))
         except HttpError as error:
             self.metrics.count_error(error.reason)
-            body = _error_bytes(_error(error.status, error.reason, str(error)), request_id)
+            body = _error_bytes(_error(error.status, error.reason, str(error), error.detail), request_id)
             response = Response(error.status, JSON, body, error.headers)
         except PlatformError as error:
-            # A person can fix this from outside, for example by publishing a feature view.
+            # A person can fix this from outside, for example by publishing a feature view. Its text names files.
             self.metrics.count_error("unavailable")
             logger.error("request %s: %s", request_id, error)
-            response = Response(503, JSON, _error_bytes(_error(503, "unavailable", str(error)), request_id))
+            message = "The service cannot answer now, for example because of its features; its log has the cause."
+            retry = [(b"retry-after", b"1")]
+            response = Response(503, JSON, _error_bytes(_error(503, "unavailable", message), request_id), retry)
         except Exception:
             self.metrics.count_error("bug")
             logger.exception("request %s failed", request_id)
@@ -208,22 +238,27 @@ class PredictApp:
         if path != self._path:
             page = self._pages.get(path)
             if page is None:
-                raise HttpError(404, "path", f"There is no {path}; predictions are at POST {self._path}.")
+                shown = path[:MAX_SHOWN_PATH]
+                raise HttpError(
+                    404,
+                    "path",
+                    f"There is no {shown}; predictions are at POST {self._path}.",
+                    detail=FieldError("path", self._path, shown, f"Send predictions to POST {self._path}."),
+                )
             if method not in ("GET", "HEAD"):
-                raise HttpError(405, "method", f"{path} takes GET.", [(b"allow", b"GET, HEAD")])
-            return page()
+                raise _wrong_method(path, method, "GET, HEAD")
+            found = page()
+            return found if isinstance(found, Response) else await found
         if method != "POST":
-            raise HttpError(405, "method", f"{path} takes POST.", [(b"allow", b"POST")])
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise HttpError(
-                415, "encoding", "Send the body as it is, not compressed.", [(b"accept-encoding", b"identity")]
-            )
+            raise _wrong_method(path, method, "POST")
+        _require_plain_json(headers)
+        max_reasons = requested_reason_count(scope.get("query_string", b""))
+        # A slow body must not take the place of a request that is complete.
+        body = await self._body(headers, receive)
         if self.in_flight >= self.limits.requests_at_once:
             raise HttpError(429, "overload", "Too many requests at once.", [(b"retry-after", b"1")])
         self.in_flight += 1
         try:
-            max_reasons = requested_reason_count(scope.get("query_string", b""))
-            body = await self._body(headers, receive)
             return await self._predict(body, headers, request_id, max_reasons)
         finally:
             self.in_flight -= 1
@@ -242,6 +277,10 @@ class PredictApp:
         ]
         if prediction.details is not None:
             predictions = [{**one, **more} for one, more in zip(predictions, prediction.details, strict=True)]
+        if prediction.degraded is not None:
+            for one, marks in zip(predictions, prediction.degraded, strict=True):
+                if marks:
+                    one["degraded"] = marks
         if max_reasons:
             reasons = await self._with_timeout(predictor.strongest_reasons, prediction, max_reasons)
             predictions = [
@@ -300,10 +339,21 @@ class PredictApp:
             )
             predictor.predict(request, datetime.now(UTC))
 
-    def _readiness(self) -> Response:
-        """Return 200 also while the prediction log fails: a full disk must not take every service out of rotation."""
+    async def _readiness(self) -> Response:
+        """Return 503 without online features.
+
+        It returns 200 also while the prediction log fails: a full disk must not take every service out of rotation.
+        """
         if not self.ready:
             return Response(503, TEXT, b"starting or stopping\n")
+        try:
+            if self.predictor.store.remote:
+                await self._with_timeout(self.predictor.require_features)
+            else:
+                self.predictor.require_features()
+        except PlatformError as error:
+            logger.error("not ready: %s", error)
+            return Response(503, TEXT, b"no online features; the log of the service has the cause\n")
         status = None if self._log is None else self._log.status()
         if status is None or status.state == "writing":
             return Response(200, TEXT, b"ready\n")
@@ -337,8 +387,9 @@ def _too_large(limit: int) -> InvalidRequestError:
     return InvalidRequestError(413, "size", [error])
 
 
-def _error(status: int, reason: str, message: str) -> dict[str, Any]:
-    return {"error": {"status": status, "reason": reason, "message": message, "details": []}}
+def _error(status: int, reason: str, message: str, detail: FieldError | None = None) -> dict[str, Any]:
+    details = [] if detail is None else [asdict(detail)]
+    return {"error": {"status": status, "reason": reason, "message": message, "details": details}}
 
 
 def _error_bytes(error: dict[str, Any], request_id: str) -> bytes:
@@ -346,10 +397,37 @@ def _error_bytes(error: dict[str, Any], request_id: str) -> bytes:
 
 
 def _request_id(received: bytes) -> str:
-    """Return the client's id; for an invalid one its hash, which its shadow finds too; without one a generated id."""
-    if _REQUEST_ID.fullmatch(received):
-        return received.decode()
-    return hashlib.blake2b(received, digest_size=16).hexdigest() if received else uuid.uuid4().hex
+    """Return the client's id, or a generated one in place of an absent or invalid id."""
+    return received.decode() if _REQUEST_ID.fullmatch(received) else uuid.uuid4().hex
+
+
+def _wrong_request_id(received: bytes) -> HttpError:
+    expected = f"1 to {MAX_REQUEST_ID_LENGTH} printable ASCII characters without spaces"
+    found = f"{len(received)} bytes" if len(received) > MAX_REQUEST_ID_LENGTH else "other characters"
+    detail = FieldError("header.x-request-id", expected, found, "Send a shorter id, or none: the service makes one.")
+    return HttpError(400, "request_id", f"header.x-request-id: expected {expected}, found {found}.", detail=detail)
+
+
+def _wrong_method(path: str, method: str, allowed: str) -> HttpError:
+    detail = FieldError("method", allowed, method[:MAX_SHOWN_PATH], f"Send {allowed.partition(',')[0]}.")
+    return HttpError(405, "method", f"{path} takes {allowed}.", [(b"allow", allowed.encode())], detail)
+
+
+def _require_plain_json(headers: dict[bytes, bytes]) -> None:
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding != b"identity":
+        message = "Send the body as it is, not compressed."
+        detail = FieldError("header.content-encoding", "identity", _shown(encoding), message)
+        raise HttpError(415, "encoding", message, [(b"accept-encoding", b"identity")], detail)
+    kind = headers.get(b"content-type", JSON)
+    if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
+        message = "Send JSON with the header content-type: application/json."
+        detail = FieldError("header.content-type", "application/json", _shown(kind), message)
+        raise HttpError(415, "content_type", message, [(b"accept-post", JSON)], detail)
+
+
+def _shown(header: bytes) -> str:
+    return header[:MAX_SHOWN_PATH].decode("latin-1")
 
 
 def _role(headers: dict[bytes, bytes]) -> str:

@@ -23,10 +23,11 @@ from ml_platform.features.fitted_views import load_transformers
 from ml_platform.features.online_store import OnlineStore
 from ml_platform.features.row_columns import EPOCH, MICROSECOND, RowColumns
 from ml_platform.features.served_features import ServedFeatures
-from ml_platform.serving.request_contract import RequestContract, ValidRequest
+from ml_platform.serving.request_contract import FieldError, InvalidRequestError, RequestContract, ValidRequest
 from ml_platform.tasks.catalog import as_task
 
 MODEL_FORMAT = "ml_platform/1"
+MICROSECONDS_PER_MINUTE = 60_000_000
 MIN_PROBABILITY = 1e-6
 """Scores are clipped to this distance from 0 and 1 before taking their log-odds."""
 
@@ -37,7 +38,8 @@ class Prediction:
 
     ``scores`` (n,) and ``labels`` (n,) are those of the task; a label is None for a task that answers a number.
     ``predict_at`` (n, microseconds) is the time of each prediction; ``served`` has the features as read. ``details``
-    (n,) are the further fields of the answers, and None for a task without them.
+    (n,) are the further fields of the answers, and None for a task without them. ``degraded`` has, for each row, what
+    was missing, stale, unknown or against a rule; None: nothing for any row.
     """
 
     scores: list[float]
@@ -45,6 +47,7 @@ class Prediction:
     predict_at: npt.NDArray[np.int64]
     served: ServedFeatures
     details: list[dict[str, Any]] | None = None
+    degraded: list[dict[str, Any]] | None = None
 
 
 class Predictor:
@@ -101,23 +104,66 @@ class Predictor:
             part = slice(start, stop)
             own_widths = half_widths[part] if isinstance(half_widths, np.ndarray) else half_widths
             context = task.answer_context(request.columns)
+            own = served if len(requests) == 1 else served.part(start, stop)
             found.append(
                 Prediction(
                     scores[part],
                     labels[part],
                     rows.predict_at[part],
-                    served if len(requests) == 1 else served.part(start, stop),
+                    own,
                     task.answer_details(predicted[part], own_widths, context),
+                    self._degraded(request, rows.predict_at[part], own),
                 )
             )
             start = stop
         return found
+
+    def require_features(self) -> None:
+        """Raise the error of a request for which the online store has no snapshot of a view."""
+        self.store.require(self.features.stored)
 
     def strongest_reasons(self, prediction: Prediction, max_reasons: int) -> list[list[dict[str, Any]]]:
         """Return, for each row, up to ``max_reasons`` features that moved its score most, strongest first."""
         served = prediction.served
         contributions = self.scorer.contributions(served.encode(self.encoder))
         return strongest_reasons(self.encoder.feature_names, served.records(), contributions, max_reasons)
+
+    def _degraded(
+        self, request: ValidRequest, predict_at: npt.NDArray[np.int64], served: ServedFeatures
+    ) -> list[dict[str, Any]] | None:
+        """Return what each row lacks, None when no row lacks anything.
+
+        Raises :class:`~ml_platform.serving.request_contract.InvalidRequestError` for a time before the newest facts, if
+        the contract refuses it.
+        """
+        missing, unknown = served.missing(), served.unknown_texts(self.encoder)
+        past = served.as_of_microseconds - predict_at > self.contract.max_past_minutes * MICROSECONDS_PER_MINUTE
+        any_past = bool(past.any())
+        if missing is None and unknown is None and not any_past and not request.flags:
+            return None
+        if any_past and self.contract.on_past == "refuse":
+            raise self._past_error(int(np.argmax(past)), served)
+        rows: list[dict[str, Any]] = []
+        for row in range(len(request.rows)):
+            marks: dict[str, Any] = dict(missing[row]) if missing is not None else {}
+            if unknown is not None and unknown[row]:
+                marks["unknown"] = unknown[row]
+            if row in request.flags:
+                marks["rules"] = list(request.flags[row])
+            if past[row]:
+                marks["facts_of"] = _instant(served.as_of_microseconds[row])
+            rows.append(marks)
+        return rows
+
+    def _past_error(self, row: int, served: ServedFeatures) -> InvalidRequestError:
+        prediction_time = self.contract.prediction_time
+        name = "" if prediction_time is None else f".{prediction_time.field}"
+        expected = (
+            f"a prediction at most {self.contract.max_past_minutes} minutes before the newest facts, "
+            f"{_instant(served.as_of_microseconds[row])}"
+        )
+        hint = "The online store has only the newest facts: score the past in a batch."
+        return InvalidRequestError(422, "past", [FieldError(f"rows[{row}]{name}", expected, "an earlier one", hint)])
 
     def rows_together(self, requests: Sequence[tuple[ValidRequest, datetime]]) -> RowColumns:
         """Return the rows of ``requests`` by column, with the time of each prediction."""
@@ -192,6 +238,10 @@ def half_width_function(parameters: Mapping[str, Any]) -> Callable[[Scores], flo
         return lambda value: overall
     widths = np.asarray(parameters["half_widths"])
     return lambda value: widths[np.searchsorted(edges, value, side="right")]
+
+
+def _instant(microseconds: float) -> str:
+    return (EPOCH + timedelta(microseconds=int(microseconds))).isoformat()
 
 
 def _scaled(probabilities: Scores) -> Scores:

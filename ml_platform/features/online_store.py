@@ -153,6 +153,9 @@ class OnlineStore(Protocol):
         Readers see the old snapshot or the new one, never a mixture.
         """
 
+    def require(self, views: Sequence[FeatureView]) -> None:
+        """Raise the error of :meth:`lookup` for a view without a snapshot; it reads no facts."""
+
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
         """Return the last facts for ``rows`` rows of ``keys`` (entity column → one value per row, None if unknown).
 

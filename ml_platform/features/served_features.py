@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from ml_platform.features.encoder import Encoder
@@ -71,7 +72,8 @@ class ServedFeatures:
     """Features read online for n rows, with the data needed to read the same features offline later.
 
     ``block`` (n × columns, float64) is laid out by ``columns``; ``texts`` has the texts of request views by place.
-    ``ages`` (n × stored views) are minutes, NaN without a usable fact, measured at ``as_of`` (n, microseconds).
+    ``ages`` (n × stored views) are minutes, NaN without a usable fact, measured at ``as_of`` (n, microseconds);
+    ``found`` (n × stored views) tells whether the store has a fact, however old.
     ``watermarks`` has, for each view, the instant before which the store knew all facts. Log both beside the features
     of a prediction: `skew.py` recomputes from them.
     """
@@ -83,12 +85,13 @@ class ServedFeatures:
         texts: Mapping[int, list[str | None]],
         *,
         ages: Numbers,
+        found: npt.NDArray[np.bool_],
         as_of: Numbers,
         watermarks: Mapping[str, datetime],
         categories: Mapping[str, list[str]],
     ) -> None:
         self.columns, self.block, self.texts = columns, block, texts
-        self.ages_minutes, self.as_of_microseconds = ages, as_of
+        self.ages_minutes, self.found, self.as_of_microseconds = ages, found, as_of
         self.watermarks, self.categories = watermarks, categories
 
     @property
@@ -108,6 +111,7 @@ class ServedFeatures:
             self.block[start:stop],
             {place: texts[start:stop] for place, texts in self.texts.items()},
             ages=self.ages_minutes[start:stop],
+            found=self.found[start:stop],
             as_of=self.as_of_microseconds[start:stop],
             watermarks=self.watermarks,
             categories=self.categories,
@@ -138,6 +142,34 @@ class ServedFeatures:
             return self.texts[place]
         known = self.categories.get(self.columns.names[place], [])
         return [None if code != code else known[int(code)] for code in self.block[:, place].tolist()]
+
+    def missing(self) -> list[dict[str, list[str]]] | None:
+        """Return for each row the stored views without a fact (``missing``) and with an old one only (``stale``).
+
+        A kind without a view is left out. None: every row has a usable fact of every view.
+        """
+        unusable = np.isnan(self.ages_minutes)
+        if not unusable.any():
+            return None
+        rows: list[dict[str, list[str]]] = []
+        for absent, found in zip(unusable.tolist(), self.found.tolist(), strict=True):
+            kinds = {
+                "missing": [view for view, no, has in zip(self.views, absent, found, strict=True) if no and not has],
+                "stale": [view for view, no, has in zip(self.views, absent, found, strict=True) if no and has],
+            }
+            rows.append({kind: views for kind, views in kinds.items() if views})
+        return rows
+
+    def unknown_texts(self, encoder: Encoder) -> list[list[str]] | None:
+        """Return for each row the features whose text ``encoder`` did not meet in training; None: no row has one."""
+        found: list[list[str]] | None = None
+        for _, place, name in self.columns.encoder_plan(encoder).texts:
+            codes = encoder.codes(name)
+            for row, text in enumerate(self.text(place)):
+                if text is not None and text not in codes:
+                    found = found or [[] for _ in range(len(self.block))]
+                    found[row].append(name)
+        return found
 
     def records(self) -> list[dict[str, Any]]:
         """Return ``frame.to_dicts()``; for a few rows without building the frame, which would dominate the cost."""

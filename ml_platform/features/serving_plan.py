@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from ml_platform.features.key_types import key_type_of
-from ml_platform.features.online_store import LookupResult, OnlineStore
+from ml_platform.features.online_store import ABSENT, LookupResult, OnlineStore
 from ml_platform.features.request_values import RequestViewRunner, ViewValues, checked_values
 from ml_platform.features.row_columns import Column, Numbers, RowColumns, text_array
 from ml_platform.features.served_features import BlockColumns, ServedFeatures
@@ -139,6 +139,7 @@ class _Reads:
         self.predict_at: Numbers = rows.predict_at.astype(np.float64)
         self.as_of: Numbers = self.predict_at
         self.ages: Numbers = np.empty((rows.height, 0))
+        self.has_fact = np.empty((rows.height, 0), dtype=bool)
         self._found: LookupResult | None = None
 
     def put(self, start: int, values: ViewValues) -> None:
@@ -150,6 +151,7 @@ class _Reads:
         self._found = found
         self.as_of = found.as_of(self.predict_at)
         self.ages = found.ages(self.as_of, tolerances)
+        self.has_fact = found.known_at != ABSENT
         width = found.values.shape[1]
         absent = np.isnan(self.ages)
         if absent.any():
@@ -166,6 +168,7 @@ class _Reads:
             self.block,
             self.texts,
             ages=self.ages,
+            found=self.has_fact,
             as_of=self.as_of,
             watermarks={} if found is None else found.watermarks,
             categories={} if found is None else found.categories,

@@ -2,7 +2,7 @@
 
 A file contains, for one version of a view's code::
 
-    magic, length of the header, header (JSON)
+    magic, length of the header, header (JSON, with a checksum of all that follows)
     a dictionary per entity column: its distinct values, sorted; text as UTF-8 of fixed width, without NUL
     keys       n × int64, sorted: the positions of the key values in their dictionaries, combined to one number
     known_at   n × int64, microseconds since 1970 in UTC
@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import struct
+import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,11 +68,16 @@ class SnapshotFile:
 
     @classmethod
     def open(cls, path: Path, view: FeatureView) -> "SnapshotFile":
-        """Map the file at ``path``. Raises :class:`SnapshotError` when it is not a snapshot of ``view``."""
+        """Map the file at ``path``. Raises :class:`SnapshotError` when it is damaged, or no snapshot of ``view``."""
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
+            if not status.st_size:
+                raise _damaged(path, "an empty file")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         header, body = _parse_file(mapped, path)
+        checksum = header.get("checksum")
+        if checksum is not None and zlib.crc32(memoryview(mapped)[body:]) != checksum:
+            raise _damaged(path, "other bytes than were written")
         if header["columns"] != list(view.dtypes) or header["entity"] != view.entity:
             raise SnapshotError(
                 f"Online snapshot {path}",
@@ -88,10 +94,13 @@ class SnapshotFile:
                 found=f"{wrong}",
                 fix=f"Materialize features/{view.name} again, or correct its key_types.",
             )
-        *dictionaries, keys, known_at, values = (
-            np.frombuffer(mapped, dtype=part["dtype"], count=part["count"], offset=body + part["offset"])
-            for part in header["arrays"]
-        )
+        try:
+            *dictionaries, keys, known_at, values = (
+                np.frombuffer(mapped, dtype=part["dtype"], count=part["count"], offset=body + part["offset"])
+                for part in header["arrays"]
+            )
+        except ValueError as error:
+            raise _damaged(path, "a part of one") from error
         return cls(
             path=path,
             identity=identity_of(status),
@@ -198,10 +207,10 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
             for array, offset in zip(arrays, offsets, strict=False)
         ],
     }
-    encoded = json.dumps(header).encode()
+    body = b"".join(array.tobytes().ljust(_aligned(array.nbytes), b"\0") for array in arrays)
+    encoded = json.dumps({**header, "checksum": zlib.crc32(body)}).encode()
     start = MAGIC + struct.pack("<Q", len(encoded)) + encoded
-    parts = [start.ljust(_aligned(len(start)), b"\0"), *(a.tobytes().ljust(_aligned(a.nbytes), b"\0") for a in arrays)]
-    return b"".join(parts)
+    return start.ljust(_aligned(len(start)), b"\0") + body
 
 
 def _key_values(values: pl.Series) -> np.ndarray:
@@ -227,11 +236,16 @@ def _parse_file(data: bytes | mmap.mmap, path: Path) -> tuple[dict[str, Any], in
     """Return the header, and the position at which the arrays begin."""
     prefix = len(MAGIC) + struct.calcsize("<Q")
     if data[: len(MAGIC)] != MAGIC:
-        raise SnapshotError(
-            f"File {path}", expected="an online snapshot", found=repr(bytes(data[:8])), fix="Publish the view again."
-        )
-    (length,) = struct.unpack("<Q", data[len(MAGIC) : prefix])
-    return json.loads(bytes(data[prefix : prefix + length])), _aligned(prefix + length)
+        raise _damaged(path, repr(bytes(data[: len(MAGIC)])))
+    try:
+        (length,) = struct.unpack("<Q", data[len(MAGIC) : prefix])
+        return json.loads(bytes(data[prefix : prefix + length])), _aligned(prefix + length)
+    except (struct.error, ValueError) as error:
+        raise _damaged(path, "a damaged header") from error
+
+
+def _damaged(path: Path, found: str) -> SnapshotError:
+    return SnapshotError(f"File {path}", expected="an online snapshot", found=found, fix="Publish the view again.")
 
 
 def _aligned(size: int) -> int:

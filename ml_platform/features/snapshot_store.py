@@ -1,9 +1,12 @@
 """The online store without a server: one memory-mapped file per view, replaced by rename, read without locks.
 
 A reader keeps its open file until it notices a new one, at most ``refresh_seconds`` later. A lookup therefore sees one
-whole snapshot of each view, the old one or the new one. `snapshot_file.py` describes the layout of a file.
+whole snapshot of each view, the old one or the new one. A damaged new file is logged, and the open one stays in use, or
+after a restart the one before it. `snapshot_file.py` describes the layout of a file.
 """
 
+import logging
+import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +26,9 @@ from ml_platform.features.online_store import ABSENT, LookupResult, Publication,
 from ml_platform.features.snapshot_file import SnapshotError, SnapshotFile, identity_of, pack_snapshot, read_header
 from ml_platform.features.view import FeatureView
 
-SUFFIX = ".snapshot"
+SUFFIX, PREVIOUS = ".snapshot", ".previous"
+
+_log = logging.getLogger(__name__)
 
 FEW_ROWS = 4
 """Up to this many rows, one lookup for each row is faster than one for all of them."""
@@ -46,6 +51,8 @@ class SnapshotStore:
         # Plans keep their files open; a file without a plan is closed.
         self._open_files: WeakValueDictionary[Path, SnapshotFile] = WeakValueDictionary()
         self._plans: dict[int, _FileLookupPlan] = {}
+        # The files that could not be read, so that the log names each of them once.
+        self._damaged: dict[Path, tuple[int, int, int]] = {}
 
     @property
     def location(self) -> str:
@@ -57,13 +64,19 @@ class SnapshotStore:
         path = self._path(snapshot.view)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            current_header = read_header(path) if path.exists() else None
+            current_header = _header_of(path)
             if current_header is not None and datetime.fromisoformat(current_header["watermark"]) > snapshot.watermark:
                 current = datetime.fromisoformat(current_header["watermark"])
                 return Publication(snapshot.view.name, False, current_header["rows"], current, path.stat().st_size)
             data = pack_snapshot(snapshot)
+            if current_header is not None:
+                _keep_as_previous(path)
             write_bytes(path, data)
         return Publication(snapshot.view.name, True, snapshot.frame.height, snapshot.watermark, len(data))
+
+    def require(self, views: Sequence[FeatureView]) -> None:
+        """Raise :class:`SnapshotError` for a view without a readable snapshot."""
+        self._plan(views)
 
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
         """Return the last facts for ``rows`` rows of ``keys``; see :class:`.online_store.LookupResult`.
@@ -120,12 +133,46 @@ class SnapshotStore:
             ) from None
         cached = self._open_files.get(path)
         if cached is None or cached.identity != identity_of(status):
-            cached = SnapshotFile.open(path, view)
+            try:
+                cached = SnapshotFile.open(path, view)
+            except SnapshotError as error:
+                cached = cached or _opened(path.with_suffix(PREVIOUS), view)
+                if cached is None:
+                    raise
+                if self._damaged.get(path) != identity_of(status):
+                    self._damaged[path] = identity_of(status)
+                    _log.error("The last snapshot stays in use: %s", error)
+                return cached
             self._open_files[path] = cached
         return cached
 
     def _path(self, view: FeatureView) -> Path:
         return self.root / view.name / f"{view.pinned().code_version}{SUFFIX}"
+
+
+def _header_of(path: Path) -> dict[str, Any] | None:
+    """Return the header of the snapshot at ``path``; None without one, and for a damaged one, which is replaced."""
+    try:
+        return read_header(path)
+    except FileNotFoundError:
+        return None
+    except SnapshotError as error:
+        _log.error("A damaged snapshot is replaced: %s", error)
+        return None
+
+
+def _keep_as_previous(path: Path) -> None:
+    staged = path.with_suffix(".staged")
+    staged.unlink(missing_ok=True)
+    os.link(path, staged)
+    staged.replace(path.with_suffix(PREVIOUS))
+
+
+def _opened(path: Path, view: FeatureView) -> SnapshotFile | None:
+    try:
+        return SnapshotFile.open(path, view)
+    except (FileNotFoundError, SnapshotError):
+        return None
 
 
 @dataclass(eq=False)

@@ -101,6 +101,21 @@ class ValkeyStore:
             raise self._unreachable(error) from error
         return Publication(snapshot.view.name, True, snapshot.frame.height, snapshot.watermark, size)
 
+    def require(self, views: Sequence[FeatureView]) -> None:
+        """Raise :class:`OnlineServerError` when the server does not answer, or a view has no snapshot."""
+        from redis.exceptions import RedisError
+
+        try:
+            pipeline = self._connected().pipeline(transaction=False)
+            for view in views:
+                pipeline.exists(self._key(view))
+            found = pipeline.execute()
+        except RedisError as error:
+            raise self._unreachable(error) from error
+        for view, exists in zip(views, found, strict=True):
+            if not exists:
+                raise self._no_snapshot(view)
+
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
         """Return the last facts for ``rows`` rows of ``keys``; see :class:`.online_store.LookupResult`.
 
@@ -127,12 +142,7 @@ class ValkeyStore:
             zip(views, pairwise(ends), answers, strict=True)
         ):
             if watermark is None:
-                raise OnlineServerError(
-                    f"Online snapshot of feature view '{view.name}', code version {view.pinned().code_version}",
-                    expected=f"a hash {self._key(view)}",
-                    found="none",
-                    fix=f"Materialize features/{view.name}: its latest partition publishes the snapshot.",
-                )
+                raise self._no_snapshot(view)
             _require_key_types(view, json.loads(key_types or b"{}"), keys)
             watermarks[view.name] = _EPOCH + timedelta(microseconds=int(watermark))
             categories |= self._parse_categories(view, header)
@@ -164,6 +174,14 @@ class ValkeyStore:
 
     def _key(self, view: FeatureView) -> str:
         return f"{self.prefix}:{view.name}:{view.pinned().code_version}"
+
+    def _no_snapshot(self, view: FeatureView) -> OnlineServerError:
+        return OnlineServerError(
+            f"Online snapshot of feature view '{view.name}', code version {view.pinned().code_version}",
+            expected=f"a hash {self._key(view)}",
+            found="none",
+            fix=f"Materialize features/{view.name}: its latest partition publishes the snapshot.",
+        )
 
     def _unreachable(self, error: Exception) -> OnlineServerError:
         return OnlineServerError(

@@ -24,7 +24,7 @@ MAX_VALUE_CHARACTERS = 60
 """Characters of a wrong value that an error response repeats."""
 
 _INT64 = range(-(2**63), 2**63)
-_YEARS = range(1685, 2255)
+YEARS = range(1685, 2255)
 """Years whose instants every table, log and online store keeps exactly, also after a shift by hours: microseconds
 since 1970 up to 2⁵³."""
 
@@ -120,9 +120,7 @@ def _parse_instant(value: Any) -> datetime | str:
         instant = datetime.fromisoformat(value.upper())
     except ValueError as error:
         return f"{describe_value(value)}: {error}"
-    return (
-        instant if instant.year in _YEARS else f"{describe_value(value)}, not in the years {_YEARS[0]} to {_YEARS[-1]}"
-    )
+    return instant if instant.year in YEARS else f"{describe_value(value)}, not in the years {YEARS[0]} to {YEARS[-1]}"
 
 
 def _type_problem(kind: type) -> Callable[[Any], str | None]:
@@ -149,6 +147,24 @@ def _instant_problem(value: Any) -> str | None:
     return instant if isinstance(instant, str) else None
 
 
+def text_rules(max_length: int) -> TypeRules:
+    """Return the rules of a text of at most ``max_length`` characters."""
+    read_texts = TYPE_RULES["string"].read
+
+    def read(values: list[Any], nullable: bool) -> list[Any] | None:
+        found = read_texts(values, nullable)
+        return (
+            found if found is not None and all(value is None or len(value) <= max_length for value in found) else None
+        )
+
+    def problem(value: Any) -> str | None:
+        if type(value) is not str:
+            return describe_value(value)
+        return None if len(value) <= max_length else f"{len(value)} characters"
+
+    return TypeRules(pl.String(), f"a string of at most {max_length} characters", read, problem)
+
+
 def decimal_rules(scale: int) -> TypeRules:
     """Return the rules of a decimal with ``scale`` digits after the point: text, or a number of few digits."""
     expected = f"a decimal with at most {scale} digits after the point, as text or number"
@@ -168,7 +184,7 @@ def _parsed_rules(dtype: pl.DataType, expected: str, parse: Callable[[Any], Any]
 
 def _near_date(value: Any) -> date | None:
     found = date_of(value)
-    return found if found is not None and found.year in _YEARS else None
+    return found if found is not None and found.year in YEARS else None
 
 
 TYPE_RULES: dict[str, TypeRules] = {
@@ -179,7 +195,7 @@ TYPE_RULES: dict[str, TypeRules] = {
     "datetime": TypeRules(
         INSTANT, "a time with an offset, like '2013-07-01T08:30:00-04:00'", _read_instants, _instant_problem
     ),
-    "date": _parsed_rules(pl.Date(), f"a date like '2026-01-31', in the years {_YEARS[0]} to {_YEARS[-1]}", _near_date),
+    "date": _parsed_rules(pl.Date(), f"a date like '2026-01-31', in the years {YEARS[0]} to {YEARS[-1]}", _near_date),
     "duration": _parsed_rules(
         pl.Duration("us"), "seconds, or ISO 8601 like 'PT1H30M', exact in microseconds", duration_of
     ),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ml_platform.serving.field_types import YEARS
 from ml_platform.serving.nested_fields import MAX_LIST_ITEMS
 from ml_platform.serving.request_contract import (
     MAX_REASONS,
@@ -27,12 +28,16 @@ MAX_REQUEST_ID_LENGTH = 200
 """Maximum number of characters of a client's request id; the access log of the gateway cuts longer ones."""
 
 ERROR_RESPONSES = {
-    "400": "The body is not JSON.",
+    "400": "The body is not JSON, or the header x-request-id is no id.",
+    "403": "The gateway forbids the request.",
+    "404": "There is no such path, or no such model.",
+    "405": "The path takes another method, which the header allow names.",
     "408": "The body did not arrive in time.",
     "413": "Too many rows or bytes.",
-    "415": "The body is compressed; send it as it is.",
-    "422": "A field or parameter is missing, unknown or wrong; `details` names the path of each.",
+    "415": "The body is compressed, or its content type is not application/json.",
+    "422": "A field or parameter is missing, unknown, wrong or against a rule; `details` names the path of each.",
     "429": "Too many requests at once; retry after the seconds in Retry-After.",
+    "431": "The headers are too large.",
     "500": "The service failed; its log has the cause under the request id.",
     "503": "The service cannot answer now, for example because a feature view was never published.",
 }
@@ -63,10 +68,15 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                             "in": "header",
                             "required": False,
                             "description": (
-                                "Id under which the request is logged; it need not be unique. The service replaces an "
-                                "id that is absent or invalid (too long, or not printable ASCII without spaces)."
+                                "Id under which the request is logged; it need not be unique. Without one, the service "
+                                "makes one."
                             ),
-                            "schema": {"type": "string", "maxLength": MAX_REQUEST_ID_LENGTH},
+                            "schema": {
+                                "type": "string",
+                                "minLength": 1,
+                                "maxLength": MAX_REQUEST_ID_LENGTH,
+                                "pattern": "^[!-~]+$",
+                            },
                         },
                         {
                             "name": "reasons",
@@ -109,7 +119,7 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
         },
         "components": {
             "schemas": {
-                "Row": _object_schema({field.name: _field_schema(field) for field in contract.fields}),
+                "Row": _row_schema(contract),
                 "Request": _object_schema(
                     {
                         "rows": {
@@ -132,9 +142,27 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                             "maxItems": MAX_REASONS,
                             "description": "Features that moved the score most, strongest first; only on request.",
                             "items": {"$ref": "#/components/schemas/Reason"},
-                        }
+                        },
+                        "degraded": {"$ref": "#/components/schemas/Degraded"},
                     },
                 ),
+                "Degraded": {
+                    "type": "object",
+                    "description": "Present when the prediction rests on less than usual; each key only if it applies.",
+                    "properties": {
+                        "missing": _names("Feature views without a fact for this row."),
+                        "stale": _names("Feature views with a fact that is too old to use."),
+                        "unknown": _names("Features with a text that did not occur in training."),
+                        "rules": _names("Rules of the request that the row breaks."),
+                        "facts_of": {
+                            "type": "string",
+                            "format": "date-time",
+                            "description": "Time of the newest facts, if the prediction is about a much earlier time.",
+                        },
+                    },
+                    "minProperties": 1,
+                    "additionalProperties": False,
+                },
                 "Reason": _object_schema(
                     {
                         "feature": {"type": "string", "description": "Name of the feature: <view>__<column>."},
@@ -181,13 +209,38 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
     }
 
 
+def _row_schema(contract: RequestContract) -> dict[str, Any]:
+    schemas = {field.name: _field_schema(field) for field in contract.fields}
+    comparisons = []
+    for rule in contract.rules:
+        if rule.on_breach != "refuse":
+            continue
+        schema = schemas[rule.field]
+        if rule.allowed is not None:
+            schema["enum"] = [*rule.allowed, *([None] if "null" in schema["type"] else [])]
+        elif rule.compare is not None:
+            comparisons.append(f"`{rule.field}` {rule.compare} `{rule.other}`")
+        elif schema["type"] == "string" or "string" in schema["type"]:
+            schema["description"] = f"{schema.get('description', '')} ({rule.expected})".strip()
+        else:
+            limits = {"minimum": rule.at_least, "maximum": rule.at_most}
+            schema |= {name: limit for name, limit in limits.items() if limit is not None}
+    row = _object_schema(schemas)
+    return row | ({"description": f"A row has {' and '.join(comparisons)}."} if comparisons else {})
+
+
+def _names(description: str) -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "items": {"type": "string"}, "description": description}
+
+
 def _field_schema(field: RequestField) -> dict[str, Any]:
     schema = _type_schema(field)
     if field.nullable:
         types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         schema["type"] = [*types, "null"]
     if field.description:
-        schema["description"] = field.description
+        bounds = f" {schema['description']}" if "description" in schema else ""
+        schema["description"] = field.description.rstrip(".") + "." + bounds if bounds else field.description
     if field.examples:
         schema["examples"] = field.examples
     return schema
@@ -197,8 +250,17 @@ def _type_schema(field: RequestField) -> dict[str, Any]:
     if field.type == "vector":
         return {"type": "array", "items": {"type": "number"}, "minItems": field.size, "maxItems": field.size}
     if field.items is not None:
-        return {"type": "array", "items": JSON_SCHEMA_TYPES[field.items], "maxItems": MAX_LIST_ITEMS}
-    return dict(JSON_SCHEMA_TYPES[field.type])
+        return {"type": "array", "items": _scalar_schema(field, field.items), "maxItems": MAX_LIST_ITEMS}
+    return _scalar_schema(field, field.type)
+
+
+def _scalar_schema(field: RequestField, kind: str) -> dict[str, Any]:
+    schema = dict(JSON_SCHEMA_TYPES[kind])
+    if kind == "string":
+        schema["maxLength"] = field.max_length
+    if kind in ("date", "datetime"):
+        schema["description"] = f"In the years {YEARS[0]} to {YEARS[-1]}."
+    return schema
 
 
 def _object_schema(properties: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 Training declares the contract, the bento enforces it, and clients read it. It needs only orjson and polars.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from itertools import chain, islice
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import orjson
 import polars as pl
@@ -30,8 +32,10 @@ from ml_platform.serving.field_types import (
     TypeRules,
     decimal_rules,
     describe_value,
+    text_rules,
 )
 from ml_platform.serving.nested_fields import MAX_VECTOR_SIZE, list_rules, vector_rules
+from ml_platform.serving.request_rules import RequestRule
 
 __all__ = [
     "MAX_REASONS",
@@ -52,6 +56,9 @@ MAX_ROWS_WITH_REASONS = 50
 MAX_ERRORS = 10
 """Maximum number of wrong fields named in one error response; the search for them ends there."""
 
+MAX_PAST_MINUTES = 24 * 60
+"""Default of the time before the newest facts about which an answer is not marked: a day."""
+
 MAX_SIMILAR = 100
 """Maximum number of names among which a near name is searched for the hint of an error."""
 
@@ -59,6 +66,9 @@ _ROWS_HINT = 'Send {"rows": [{…}, …]}.'
 
 _SHAPE_OF_TYPE = {"decimal": "scale", "vector": "size", "list": "items"}
 """The attribute that completes a type."""
+
+MAX_TEXT_CHARACTERS = 1_000
+"""Greatest length of a text, or of a text in a list, unless the field declares another."""
 
 
 class RequestField(Settings):
@@ -77,6 +87,11 @@ class RequestField(Settings):
     )
     size: int | None = Field(default=None, ge=1, le=MAX_VECTOR_SIZE, description="Number of components of a vector.")
     items: ItemType | None = Field(default=None, description="Type of the items of a list; none of them is null.")
+    max_length: int = Field(
+        default=MAX_TEXT_CHARACTERS,
+        ge=1,
+        description="Greatest length of a text, and of a text in a list (characters).",
+    )
 
     @property
     def dtype(self) -> pl.DataType:
@@ -89,7 +104,9 @@ class RequestField(Settings):
             return decimal_rules(self.scale)
         if self.size is not None:
             return vector_rules(self.size)
-        return TYPE_RULES[self.type] if self.items is None else list_rules(TYPE_RULES[self.items])
+        kind = self.type if self.items is None else self.items
+        rules = text_rules(self.max_length) if kind == "string" else TYPE_RULES[kind]
+        return rules if self.items is None else list_rules(rules)
 
     @property
     def example(self) -> Any:
@@ -102,6 +119,7 @@ class RequestField(Settings):
     def _without_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # The contract of an earlier release is written again as it was.
         unused = {name for name in _SHAPE_OF_TYPE.values() if getattr(self, name) is None}
+        unused |= {"max_length"} - self.model_fields_set
         return {name: value for name, value in serialize(self).items() if name not in unused}
 
     @model_validator(mode="after")
@@ -168,12 +186,14 @@ class InvalidRequestError(PlatformError):
 class ValidRequest:
     """A request that satisfies its contract.
 
-    ``rows`` are as received; ``columns`` maps each field to its values, with times as aware datetimes.
+    ``rows`` are as received; ``columns`` maps each field to its values, with times as aware datetimes. ``flags`` has,
+    by row, the names of the rules that the row breaks and is answered in spite of.
     """
 
     rows: list[dict[str, Any]]
     columns: dict[str, list[Any]]
     dtypes: Mapping[str, pl.DataType]
+    flags: Mapping[int, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def frame(self) -> pl.DataFrame:
         """Return the rows as a table with one column per field in its declared type; times are in UTC."""
@@ -194,6 +214,17 @@ class RequestContract(Settings):
     prediction_time: PredictionTime | None = Field(
         default=None, description="Rule for the time of a prediction; null: the time when the request arrives."
     )
+    rules: list[RequestRule] = Field(default_factory=list, description="Rules for the values of the fields.")
+    max_past_minutes: int = Field(
+        default=MAX_PAST_MINUTES,
+        ge=0,
+        description="How far the time of a prediction may lie before the newest facts of the online store (minutes).",
+    )
+    on_past: Literal["flag", "refuse"] = Field(
+        default="flag",
+        description="flag: an answer about an earlier time is marked, since it rests on facts of a later time. refuse: "
+        "the request is answered with 422.",
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -210,7 +241,18 @@ class RequestContract(Settings):
                     f"found '{time_field}'."
                     f"{did_you_mean(time_field, times)}"
                 )
+        types = {field.name: field.type for field in self.fields}
+        for rule in self.rules:
+            problem = rule.problem(types)
+            if problem is not None:
+                raise ValueError(f"rule '{rule.name}': {problem}; correct the rule")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_attributes(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The contract of an earlier release is written again as it was.
+        later = {"rules", "max_past_minutes", "on_past"} - self.model_fields_set
+        return {name: value for name, value in serialize(self).items() if name not in later}
 
     @property
     def path(self) -> str:
@@ -250,7 +292,24 @@ class RequestContract(Settings):
             if values is None:
                 raise self._invalid_request(rows)
             columns[name] = values
-        return ValidRequest(rows, columns, names)
+        return ValidRequest(rows, columns, names, self._checked_rules(columns) if self.rules else {})
+
+    def _checked_rules(self, columns: Mapping[str, Sequence[Any]]) -> dict[int, list[str]]:
+        """Return the names of the rules that each row breaks; raises for a rule whose breach is refused."""
+        flags: dict[int, list[str]] = {}
+        refused: list[FieldError] = []
+        for rule in self.rules:
+            for row in rule.breaches(columns):
+                if rule.on_breach == "flag":
+                    flags.setdefault(row, []).append(rule.name)
+                else:
+                    found = describe_value(_json_text(columns[rule.field][row]))
+                    refused.append(
+                        FieldError(f"rows[{row}].{rule.field}", rule.expected, found, f"Rule '{rule.name}'.")
+                    )
+        if refused:
+            raise _field_error(iter(refused), "rule")
+        return flags
 
     def _rows(self, payload: Any, max_rows: int) -> list[dict[str, Any]]:
         if not isinstance(payload, dict):
@@ -321,10 +380,15 @@ def _too_large(path: str, expected: str, found: str) -> InvalidRequestError:
     return InvalidRequestError(413, "size", [FieldError(path, expected, found, "Send several smaller requests.")])
 
 
-def _field_error(errors: Iterator[FieldError]) -> InvalidRequestError:
+def _json_text(value: Any) -> Any:
+    """Return ``value`` as a client sends it."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _field_error(errors: Iterator[FieldError], reason: str = "field") -> InvalidRequestError:
     """Return the error with the first :data:`MAX_ERRORS` of ``errors``; the search ends there."""
     found = list(islice(errors, MAX_ERRORS + 1))
-    return InvalidRequestError(422, "field", found[:MAX_ERRORS], has_more=len(found) > MAX_ERRORS)
+    return InvalidRequestError(422, reason, found[:MAX_ERRORS], has_more=len(found) > MAX_ERRORS)
 
 
 def _shortened(key: str) -> str:

@@ -31,7 +31,8 @@ from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.bento_locks import BentoLocks
-from ml_platform.serving.request_contract import RequestContract, RequestField
+from ml_platform.serving.request_contract import MAX_PAST_MINUTES, RequestContract, RequestField
+from ml_platform.serving.request_rules import RequestRule
 from ml_platform.steps.monitor_settings import MonitorSettings
 from ml_platform.steps.retention import ModelRetention
 from ml_platform.tasks.binary import BinaryTask
@@ -150,6 +151,10 @@ class RetrainingSettings(Settings):
     )
 
 
+_CONTRACT_ATTRIBUTES = {"request_rules": "rules", "max_past_minutes": "max_past_minutes", "on_past": "on_past"}
+"""Attributes of a model that its request contract has too, by their names there."""
+
+
 class ModelSettings(Settings):
     """A model: its examples, features, trainers, gates, endpoint and monitors."""
 
@@ -229,6 +234,19 @@ class ModelSettings(Settings):
         default=None, description="Values that replace those under retention in params.yaml for this model."
     )
     maximum_rows: int = Field(default=1000, ge=1, description="Maximum number of rows of one request.")
+    request_rules: list[RequestRule] = Field(
+        default_factory=list,
+        description="Rules for the values of request fields: ranges, allowed values, comparisons of two fields.",
+    )
+    max_past_minutes: int = Field(
+        default=MAX_PAST_MINUTES,
+        ge=0,
+        description="How far the time of a prediction may lie before the newest facts of the online store (minutes).",
+    )
+    on_past: Literal["flag", "refuse"] = Field(
+        default="flag",
+        description="flag: an answer about an earlier time is marked as degraded. refuse: it is answered with 422.",
+    )
     monitors: MonitorSettings = Field(
         default_factory=lambda: MonitorSettings.model_validate({}), description="Monitors of the model."
     )
@@ -429,6 +447,12 @@ class BoundModel:
             fields=self.declared.request,
             max_rows=self.declared.maximum_rows,
             prediction_time=self.declared.prediction_time,
+            # Only what is declared: the contract of a candidate of an earlier release stays equal.
+            **{
+                attribute: getattr(self.declared, declared)
+                for declared, attribute in _CONTRACT_ATTRIBUTES.items()
+                if declared in self.declared.model_fields_set
+            },
         )
 
     @property

@@ -46,6 +46,7 @@ def served_features(at: datetime, rows: int, minutes: float) -> ServedFeatures:
         np.array([[1.5, 0.0, minutes]] * rows),
         {},
         ages=np.full((rows, 1), minutes),
+        found=np.ones((rows, 1), dtype=bool),
         as_of=instants,
         watermarks={"view": at},
         categories={"view__kind": ["a"]},

@@ -22,24 +22,33 @@ from ml_platform.errors import PlatformError
 from ml_platform.features.row_columns import EPOCH, MICROSECOND
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.snapshot_store import SnapshotStore
+from ml_platform.features.view import FeatureView
 from ml_platform.monitoring.log_lines import read_records
 from ml_platform.monitoring.prediction_log import ingest_log_files, predictions_table
 from ml_platform.serving.request_contract import RequestContract, ValidRequest
 from ml_platform.tasks.catalog import as_task
+from ml_platform_tests.bento.conftest import VIEW
 from ml_platform_tests.polling import until
 
 CONTRACT = RequestContract.model_validate({"model": "toy", "fields": [{"name": "x", "type": "float"}]})
 
 
 class HalvingModel:
-    """Stands in for a loaded model: the score is half of x; x = 13 is a bug, and x = 14 a missing snapshot."""
+    """Stands in for a loaded model: the score is half of x.
+
+    x = 13 is a bug, x = 14 a missing snapshot, and x = 15 a row without facts.
+    """
 
     contract = CONTRACT
     task = as_task("binary")
     store = SnapshotStore(Path("nothing is read"))
+    views: Sequence[FeatureView] = ()
 
     def __init__(self, read: Callable[[datetime, int, float], ServedFeatures] | None = None) -> None:
         self._read = read
+
+    def require_features(self) -> None:
+        self.store.require(self.views)
 
     def predict_together(self, requests: Sequence[tuple[ValidRequest, datetime]]) -> list[Prediction]:
         return [self.predict(*each) for each in requests]
@@ -53,7 +62,10 @@ class HalvingModel:
         times = np.full(rows.height, (arrived_at - EPOCH) // MICROSECOND, dtype=np.int64)
         served = self._read(arrived_at, rows.height, 5.0) if self._read else cast(ServedFeatures, None)
         scores = (rows["x"] / 2).to_list()
-        return Prediction(scores, [score >= 1 for score in scores], times, served)
+        marks: list[dict[str, Any]] | None = None
+        if 15 in request.columns["x"]:
+            marks = [{"missing": ["view"]} if x == 15 else {} for x in request.columns["x"]]
+        return Prediction(scores, [score >= 1 for score in scores], times, served, degraded=marks)
 
 
 def app_of(log: Path | None = None, limits: Limits | None = None, read: Any = None) -> PredictApp:
@@ -88,24 +100,127 @@ def test_few_and_many_rows_get_equal_predictions() -> None:
     assert many == few * 50
 
 
-def test_valid_request_id_is_kept_and_an_invalid_one_replaced() -> None:
+def test_valid_request_id_is_kept_and_an_invalid_one_refused() -> None:
     app = app_of()
     assert ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": "abc"}).json()["request_id"] == "abc"
     for invalid in ("a b", "x" * 201, "tab\tid"):
         answer = ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": invalid})
-        assert len(answer.json()["request_id"]) == 32
-        assert answer.headers["x-request-id"] == answer.json()["request_id"]
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (400, "request_id")
+        assert answer.json()["error"]["details"][0]["path"] == "header.x-request-id"
+        assert answer.headers["x-request-id"] == answer.json()["request_id"] != invalid
     longest = "x" * 200
     assert ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": longest}).json()["request_id"] == longest
 
 
-def test_service_and_its_shadow_replace_an_invalid_request_id_by_the_same_one() -> None:
-    one, other = (
-        ask(app_of(), {"rows": [{"x": 1}]}, headers={"x-request-id": "a b"}).json()["request_id"] for _ in range(2)
-    )
-    assert one == other
-    missing = {ask(app_of(), {"rows": [{"x": 1}]}).json()["request_id"] for _ in range(2)}
-    assert len(missing) == 2
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "detail"),
+    [
+        ("POST", "/v1/toy/predict", {"content-type": "text/plain"}, 415, "header.content-type"),
+        ("POST", "/v1/toy/predict", {"content-type": "application/x-www-form-urlencoded"}, 415, "header.content-type"),
+        ("POST", "/v1/toy/predict", {"content-encoding": "gzip"}, 415, "header.content-encoding"),
+        ("PUT", "/v1/toy/predict", {}, 405, "method"),
+        ("POST", "/metrics", {}, 405, "method"),
+        ("GET", "/nothing/" + "x" * 5_000, {}, 404, "path"),
+    ],
+)
+def test_refusal_names_the_wrong_part_of_the_request(
+    method: str, path: str, headers: dict[str, str], status: int, detail: str
+) -> None:
+    answer = ask(app_of(), {"rows": [{"x": 1}]}, method, path, headers=headers)
+    assert answer.status_code == status
+    (found,) = answer.json()["error"]["details"]
+    assert found["path"] == detail
+    assert found["expected"]
+    assert len(answer.content) < 1_000
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON", None])
+def test_json_is_accepted_with_and_without_its_content_type(kind: str | None) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    assert ask(app_of(), {"rows": [{"x": 1}]}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("extension", [True, False])
+def test_websocket_is_refused(extension: bool) -> None:
+    app, sent = app_of(), []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "extensions": {"websocket.http.response": {}} if extension else {}}
+    asyncio.run(app(scope, receive, send))
+    if extension:
+        assert sent[0]["status"] == 400
+        assert json.loads(sent[1]["body"])["error"]["reason"] == "websocket"
+    else:
+        assert sent == [{"type": "websocket.close", "code": 1003}]
+
+
+def test_requests_that_arrive_together_share_a_pass_and_one_that_fails_costs_no_other_its_answer() -> None:
+    model = HalvingModel()
+    app = PredictApp(ServiceConfig("toy", "3", None), lambda: cast(Predictor, model))
+    app.start()
+    passes: list[int] = []
+    together = model.predict_together
+
+    def counted(requests: Sequence[tuple[ValidRequest, datetime]]) -> list[Prediction]:
+        passes.append(len(requests))
+        return together(requests)
+
+    model.predict_together = counted  # type: ignore[method-assign]
+
+    async def all_at_once(values: Sequence[float]) -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://toy") as client:
+            bodies = [json.dumps({"rows": [{"x": x}]}) for x in values]
+            return await asyncio.gather(*(client.post("/v1/toy/predict", content=body) for body in bodies))
+
+    answers = asyncio.run(all_at_once([1, 2, 13, 4]))
+    assert [answer.status_code for answer in answers] == [200, 200, 500, 200]
+    assert [answers[at].json()["predictions"][0]["score"] for at in (0, 1, 3)] == [0.5, 1.0, 2.0]
+    assert passes == [4, 1, 1, 1, 1]
+    passes.clear()
+    assert asyncio.run(all_at_once([6]))[0].status_code == 200
+    assert passes == [1]
+
+
+def test_slow_body_does_not_take_the_place_of_a_complete_request() -> None:
+    app = app_of(limits=Limits(requests_at_once=1))
+    finished = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'{"rows": '
+        await finished.wait()
+        yield b'[{"x": 1}]}'
+
+    async def both() -> tuple[int, int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://toy") as client:
+            waiting = asyncio.create_task(client.post("/v1/toy/predict", content=slow()))
+            await asyncio.sleep(0)
+            quick = await client.post("/v1/toy/predict", content=b'{"rows": [{"x": 1}]}')
+            finished.set()
+            return (await waiting).status_code, quick.status_code
+
+    assert asyncio.run(both()) == (200, 200)
+
+
+def test_service_without_online_features_is_not_ready_and_its_answer_names_no_file(tmp_path: Path) -> None:
+    app = app_of()
+    model = cast(HalvingModel, app.predictor)
+    assert ask(app, b"", "GET", "/readyz").status_code == 200
+    model.store = SnapshotStore(tmp_path)
+    model.views = [VIEW]
+    ready = ask(app, b"", "GET", "/readyz")
+    assert (ready.status_code, str(tmp_path) in ready.text) == (503, False)
+
+
+def test_row_of_a_degraded_prediction_is_marked() -> None:
+    app = app_of()
+    answer = ask(app, {"rows": [{"x": 1}, {"x": 15}]}).json()["predictions"]
+    assert "degraded" not in answer[0]
+    assert answer[1]["degraded"] == {"missing": ["view"]}
 
 
 def test_requests_with_one_request_id_are_logged_as_different_predictions(tmp_path: Path, read: Any) -> None:
@@ -175,10 +290,12 @@ def test_bug_gives_a_500_with_the_request_id_and_the_service_continues(caplog: p
     assert ask(app, {"rows": [{"x": 1}]}).status_code == 200
 
 
-def test_error_that_a_person_can_fix_gives_a_503_with_the_fix() -> None:
+def test_error_that_a_person_can_fix_gives_a_503_and_the_log_has_the_fix(caplog: pytest.LogCaptureFixture) -> None:
     answer = ask(app_of(), {"rows": [{"x": 14}]})
     assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "unavailable")
-    assert "Publish it." in answer.json()["error"]["message"]
+    assert answer.headers["retry-after"] == "1"
+    assert "Publish it." in caplog.text
+    assert "Publish it." not in answer.text
 
 
 async def _dripping(parts: list[bytes], pause: float) -> AsyncIterator[bytes]:

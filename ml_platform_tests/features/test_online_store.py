@@ -101,6 +101,7 @@ def frame_of(views: Sequence[FeatureView], found: LookupResult, now: datetime = 
         np.hstack([values, ages]),
         {},
         ages=ages,
+        found=found.known_at != ABSENT,
         as_of=as_of,
         watermarks=found.watermarks,
         categories=found.categories,
@@ -389,3 +390,38 @@ def test_many_rows_are_read_like_one(store: OnlineStore) -> None:
     keys = [("UA", 1), ("ZZ", 9), ("AA", 2)] * 20
     together = read(store, *keys)
     assert together.rows() == [read(store, key).row(0) for key in keys]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "header", "value"])
+def test_damaged_snapshot_leaves_the_last_good_one_in_use(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SnapshotStore(tmp_path, refresh_seconds=0.0)
+    publish(store, legs(("UA", 1, at(1), 3.0, "A320")), watermark=at(2))
+    publish(store, legs(("UA", 1, at(3), 4.0, "A320")), watermark=at(4))
+    assert read(store, ("UA", 1), now=at(4)).row(0)[0] == 4.0
+    (path,) = tmp_path.glob("*/*.snapshot")
+    content = path.read_bytes()
+    changed = {
+        "cut": content[: len(content) - 70],
+        "empty": b"",
+        "header": content[:20] + b"\xff" * 8 + content[28:],
+        "value": content[:-70] + bytes(64) + content[-6:],
+    }[damage]
+    replacement = path.with_suffix(".new")
+    replacement.write_bytes(changed)
+    replacement.replace(path)
+    for _ in range(2):
+        assert read(store, ("UA", 1), now=at(4)).row(0)[0] == 4.0
+    assert caplog.text.count("The last snapshot stays in use") == 1
+    # A service that starts now reads the one before it.
+    assert read(SnapshotStore(tmp_path), ("UA", 1), now=at(4)).row(0)[0] == 3.0
+    publish(store, legs(("UA", 1, at(5), 5.0, "A320")), watermark=at(6))
+    assert read(store, ("UA", 1), now=at(6)).row(0)[0] == 5.0
+
+
+def test_store_without_a_snapshot_of_a_view_says_so_without_a_read(store: OnlineStore) -> None:
+    with pytest.raises((SnapshotError, OnlineServerError), match="Materialize features/leg"):
+        store.require([VIEW])
+    publish(store)
+    store.require([VIEW])

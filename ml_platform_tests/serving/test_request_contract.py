@@ -210,12 +210,12 @@ def test_openapi_schema_equals_the_validated_contract() -> None:
         "type": "object",
         "required": ["carrier", "flight", "miles", "codeshare", "tail", "departs"],
         "properties": {
-            "carrier": {"type": "string"},
+            "carrier": {"type": "string", "maxLength": 1000},
             "flight": {"type": "integer", "format": "int64"},
             "miles": {"type": "number", "format": "double"},
             "codeshare": {"type": "boolean"},
-            "tail": {"type": ["string", "null"]},
-            "departs": {"type": "string", "format": "date-time"},
+            "tail": {"type": ["string", "null"], "maxLength": 1000},
+            "departs": {"type": "string", "format": "date-time", "description": "In the years 1685 to 2254."},
         },
         "additionalProperties": False,
     }
@@ -225,7 +225,7 @@ def test_schema_has_example_and_description_and_a_wrong_example_is_rejected() ->
     field = {"name": "carrier", "type": "string", "description": "Airline", "examples": ["UA"]}
     document = openapi_document(RequestContract.model_validate({"model": "toy", "fields": [field]}), "1")
     schema = document["components"]["schemas"]["Row"]["properties"]["carrier"]
-    assert schema == {"type": "string", "description": "Airline", "examples": ["UA"]}
+    assert schema == {"type": "string", "maxLength": 1000, "description": "Airline", "examples": ["UA"]}
     with pytest.raises(ValidationError, match="example 5 is not a string"):
         RequestContract.model_validate({"model": "toy", "fields": [{**field, "examples": [5]}]})
 

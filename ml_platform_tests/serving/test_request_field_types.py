@@ -115,7 +115,8 @@ def test_openapi_describes_sizes_and_items() -> None:
         "maxItems": 3,
     }
     assert properties["wait"]["type"] == ["number", "string", "null"]
-    assert properties["visits"]["items"] == {"type": "string", "format": "date"}
+    dates = {"type": "string", "format": "date", "description": "In the years 1685 to 2254."}
+    assert properties["visits"]["items"] == dates
 
 
 def test_field_is_complete_and_an_old_contract_is_written_as_before() -> None:
