@@ -113,5 +113,5 @@ def test_service_reads_from_an_online_server_and_survives_its_loss(
         valkey.stop()
         response = httpx.post(f"{url}/v1/toy/predict", json={"rows": [row()]}, timeout=20)
         assert (response.status_code, response.json()["error"]["reason"]) == (503, "unavailable")
-        assert address in response.json()["error"]["message"]
+        assert address not in response.text
         assert httpx.get(f"{url}/healthz").status_code == 200

@@ -115,8 +115,12 @@ def live(tmp_path_factory: pytest.TempPathFactory, toy: ToyModel, built_bento: B
 
 def test_endpoint_scores_as_training_does(live: RunningPlatform, toy: ToyModel) -> None:
     answer = live.post({"rows": toy.rows}, headers={"x-request-id": "r-1"})
+    without_facts = {"degraded": {"missing": ["delays"]}}
     assert answer.json() == {
-        "predictions": [{"score": score, "label": score >= 0.4} for score in toy.scores],
+        "predictions": [
+            {"score": score, "label": score >= 0.4, **(without_facts if place == 2 else {})}
+            for place, score in enumerate(toy.scores)
+        ],
         "model": {"name": "toy", "version": "1"},
         "request_id": "r-1",
     }
@@ -228,16 +232,22 @@ def test_three_requests_with_one_request_id_are_three_predictions(live: RunningP
 
 
 def test_logs_are_private_and_the_access_log_names_the_prediction(live: RunningPlatform) -> None:
-    answer = live.post({"rows": [row()]}, headers={"x-request-id": "x" * 1_000})
-    assert len(answer.headers["x-request-id"]) == 32
+    refused = httpx.post(
+        f"{live.url}/v1/toy/predict", json={"rows": [row()]}, headers={"x-request-id": "y" * 1_000}, timeout=20
+    )
+    assert (refused.status_code, refused.json()["error"]["reason"]) == (400, "request_id")
+    answer = live.post({"rows": [row()]}, headers={"x-request-id": "x" * 200})
     access_log = live.plan.gateway.folder / "access.jsonl"
 
     def access_lines() -> list[dict[str, Any]]:
         records = [json.loads(line) for line in access_log.read_text().splitlines()]
-        return [record for record in records if record["prediction_id"] == answer.headers["x-prediction-id"]]
+        wanted = (answer.headers["x-prediction-id"], "-")
+        found = [record for record in records if record["request_id"][:2] in ("xx", "yy")]
+        return found if len(found) == 2 and {each["prediction_id"] for each in found} <= {*wanted, None} else []
 
-    (line,) = until(access_lines)
-    assert line["request_id"] == "x" * 200
+    long, line = until(access_lines)
+    assert (long["request_id"], line["request_id"]) == ("y" * 200, "x" * 200)
+    assert line["prediction_id"] == answer.headers["x-prediction-id"]
     logs = until(lambda: list((live.plan.predictions / "toy").glob("*.jsonl")))
     assert {stat.S_IMODE(file.stat().st_mode) for file in (access_log, *logs)} == {0o600}
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (access_log.parent, logs[0].parent)} == {0o700}

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
+import orjson
 import polars as pl
 import pytest
 
@@ -23,6 +24,7 @@ from ml_platform.features.materialize import materialize
 from ml_platform.features.online_store import Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
+from ml_platform.monitoring.log_lines import read_records
 from ml_platform.monitoring.own_monitor import Monitor, MonitorResult
 from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.verdict_record import record_verdict
@@ -244,9 +246,9 @@ def test_skew_without_predictions_is_not_evaluated(platform: PlatformFixture) ->
 
 def test_different_served_value_fails_the_check_and_names_feature_and_row(platform: PlatformFixture) -> None:
     platform.predict()
-    lines = [json.loads(line) for line in platform.log.read_text().splitlines()]
+    lines = list(read_records(platform.log))
     lines[7]["features"]["recent__delay"] = 99.5
-    platform.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    platform.log.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
     check = platform.materialize(monitoring.predictions(bound()))[1]["skew"]
     assert (check.passed, check.severity, check.metadata["features_differing"].value) == (
         False, dg.AssetCheckSeverity.ERROR, 1,
