@@ -1,5 +1,8 @@
 """A renamed dataset keeps its rows, records and landed files; a rename that was killed does the rest when run again."""
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,13 +11,15 @@ import polars as pl
 import pytest
 
 from ml_platform.data.contract_record import broken_contracts, published_files
+from ml_platform.data.lake import Lake
+from ml_platform.data.landing import Landing
 from ml_platform.data.landing_index import LandingIndex
 from ml_platform.data.source_record import record_read, recorded_reads
 from ml_platform.registry.audit import AuditLog
 from ml_platform.steps.dataset_rename import DATASET_RENAMED, record_rename_reported, rename_of_dataset
 from ml_platform.steps.lifecycle import LifecycleDecision, LifecycleError, LifecycleStep
 from ml_platform.steps.orphans import DeclaredNames, orphans
-from ml_platform_tests.steps.test_evolution import BEFORE, MONTHS, History, source_with
+from ml_platform_tests.steps.test_evolution import BEFORE, MONTHS, REPOSITORY, History, KillingAudit, source_with
 
 DECISION = LifecycleDecision("ada", "clearer name", datetime(2024, 5, 1, tzinfo=UTC))
 DECLARED = DeclaredNames({"sales"}, frozenset(), frozenset())
@@ -87,6 +92,30 @@ def test_rename_that_stopped_after_a_step_does_the_rest(shop: Shop, completed: i
     for step in rest:
         step.run()
 
+    require_renamed(shop, before, version)
+
+
+def rename_and_die(root: Path) -> None:
+    lake = Lake.standalone(root / "lake")
+    audit, landing = KillingAudit(lake.state), Landing(root / "landing")
+    rename_of_dataset("orders", "sales", lake, landing, audit, DECISION, DECLARED, lambda: None)[0].run()
+
+
+def test_rename_killed_inside_its_transaction_has_changed_nothing_and_the_next_one_completes(shop: Shop) -> None:
+    before, version = shop.rows(), shop.lake.version("datasets/orders")
+    program = (
+        f"from pathlib import Path; from {__name__} import rename_and_die; rename_and_die(Path({str(shop.root)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False)
+
+    assert done.returncode == -signal.SIGKILL
+    assert shop.rows().equals(before)
+    assert not shop.lake.exists("datasets/sales")
+    assert set(published_files(shop.lake.state, "orders")) == {"2013-01", "2013-02"}
+    assert shop.landing.datasets() == ["orders"]
+    assert shop.audit.verify() == 0
+    for step in shop.rename_steps():
+        step.run()
     require_renamed(shop, before, version)
 
 
