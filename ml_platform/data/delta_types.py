@@ -26,11 +26,18 @@ def lists_as_vectors(rows: pl.LazyFrame, schema: Mapping[str, pl.DataType], *, i
     Rows of an earlier version of a table may have vectors of another size, or other columns; their size is read.
     """
     vectors = {name: dtype for name, dtype in schema.items() if isinstance(dtype, pl.Array)}
+    if not is_current:
+        vectors = _earlier_vectors(rows, vectors)
     if not vectors:
         return rows
-    if not is_current:
-        present = rows.collect_schema()
-        vectors = {name: dtype for name, dtype in vectors.items() if isinstance(present.get(name), pl.List)}
-        sizes = rows.select(pl.col(name).list.len().max() for name in vectors).collect().row(0, named=True)
-        vectors = {name: pl.Array(dtype.inner, sizes[name] or dtype.size) for name, dtype in vectors.items()}
     return rows.with_columns(pl.col(name).cast(dtype) for name, dtype in vectors.items())
+
+
+def _earlier_vectors(rows: pl.LazyFrame, current: Mapping[str, pl.Array]) -> dict[str, pl.Array]:
+    # No list has items of 32 bits, so these columns were vectors, also one that was dropped or renamed since.
+    names = [name for name, dtype in rows.collect_schema().items() if dtype == pl.List(pl.Float32)]
+    if not names:
+        return {}
+    sizes = rows.select(pl.col(name).list.len().max() for name in names).collect().row(0, named=True)
+    known = {name: sizes[name] or (current[name].size if name in current else None) for name in names}
+    return {name: pl.Array(pl.Float32, size) for name, size in known.items() if size is not None}

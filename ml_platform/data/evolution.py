@@ -6,10 +6,11 @@ current version, so a person names both.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
-from ml_platform.data.contract import Contract
+from ml_platform.data.contract import ColumnRule, Contract
 from ml_platform.data.schema import stored_type
 from ml_platform.data.text_values import parsed_or_null
 from ml_platform.errors import PlatformError, did_you_mean, listed
@@ -104,11 +105,11 @@ def column_changes(
     _require_values(dataset, contract, added, request)
     widened = {name: dtype for name, dtype in before.items() if dtype != columns[name]}
     for name, dtype in widened.items():
-        if declared[name].type not in WIDER_TYPES.get(_kind(dtype), ()):
+        if not _is_wider(declared[name], dtype):
             raise EvolutionError(
                 f"Dataset '{dataset}', column '{name}'",
                 expected=f"a type that holds every {dtype}",
-                found=f"{declared[name].type} in the contract, which may lose values",
+                found=f"{_type_text(declared[name])} in the contract, which may lose values",
                 fix="Declare a wider type, or declare the column under a new name and drop the old one with "
                 f"`--drop {name}`.",
             )
@@ -116,14 +117,25 @@ def column_changes(
 
 
 def filled(name: str, text: str | None, dtype: pl.DataType, height: int) -> pl.Series:
-    """Return ``height`` times the value that ``text`` is as ``dtype``; nulls for None or for text of another type."""
+    """Return ``height`` times the value that ``text`` is as ``dtype``; nulls for None or for text of another type.
+
+    A vector of another length, and one whose components are not finite numbers of 32 bits, is of another type.
+    """
     value = pl.Series(name, [text], pl.String)
-    typed = value.cast(dtype) if text is None else parsed_or_null(value, dtype).cast(dtype)
-    return typed.new_from_index(0, height)
+    if text is None:
+        return value.cast(dtype).new_from_index(0, height)
+    typed = parsed_or_null(value, dtype)
+    if isinstance(dtype, pl.Array):
+        typed = typed.set(typed.list.len() != dtype.size, None)
+        finite = typed.explode(empty_as_null=True).cast(pl.Float32, strict=False).is_finite().fill_null(False)
+        typed = typed if finite.all() else typed.clear(1)
+    elif isinstance(dtype, pl.List):
+        typed = typed.set(typed.list.eval(pl.element().is_null()).list.any(), None)
+    return typed.cast(dtype).new_from_index(0, height)
 
 
 def _renames(
-    dataset: str, stored: Mapping[str, pl.DataType], declared: Mapping[str, object], request: EvolutionRequest
+    dataset: str, stored: Mapping[str, pl.DataType], declared: Mapping[str, ColumnRule], request: EvolutionRequest
 ) -> dict[str, str]:
     renamed: dict[str, str] = {}
     for old, new in request.renamed.items():
@@ -150,7 +162,7 @@ def _renames(
 def _drops(
     dataset: str,
     stored: Mapping[str, pl.DataType],
-    declared: Mapping[str, object],
+    declared: Mapping[str, ColumnRule],
     request: EvolutionRequest,
     renamed: Mapping[str, str],
 ) -> tuple[str, ...]:
@@ -166,7 +178,7 @@ def _drops(
 
 
 def _require_all_named(
-    dataset: str, stored: Mapping[str, pl.DataType], declared: Mapping[str, object], named: set[str]
+    dataset: str, stored: Mapping[str, pl.DataType], declared: Mapping[str, ColumnRule], named: set[str]
 ) -> None:
     unnamed = [name for name in stored if name not in declared and name not in named]
     if unnamed:
@@ -205,7 +217,7 @@ def _require_values(
         if text is not None and filled(name, text, stored_type(rules[name]), 1).null_count():
             raise EvolutionError(
                 f"Dataset '{dataset}', --fill {name}={text}",
-                expected=f"a value of type {rules[name].type}",
+                expected=f"a value of type {_type_text(rules[name])}",
                 found="text that does not parse as one",
                 fix="Write the value as in a landed CSV file.",
             )
@@ -213,6 +225,8 @@ def _require_values(
 
 def _widened(values: pl.Series, dtype: pl.DataType, dataset: str, partition: str) -> pl.Series:
     wider = values.cast(dtype, strict=False)
+    if _items(dtype) == pl.String:
+        return wider  # each value has a text of its own
     changed = wider.cast(values.dtype, strict=False).ne_missing(values)
     if changed.any():
         raise EvolutionError(
@@ -222,6 +236,26 @@ def _widened(values: pl.Series, dtype: pl.DataType, dataset: str, partition: str
             fix="Declare a type that holds them. Nothing was changed.",
         )
     return wider
+
+
+def _is_wider(rule: ColumnRule, dtype: pl.DataType) -> bool:
+    """Return whether the declared type can hold values of the stored ``dtype``: also a list items, a list a vector."""
+    if isinstance(dtype, pl.List):
+        return rule.type == "list" and rule.items in WIDER_TYPES.get(_kind(_items(dtype)), ())
+    if isinstance(dtype, pl.Array):
+        return rule.type == "list" and rule.items == "float"
+    return rule.type in WIDER_TYPES.get(_kind(dtype), ())
+
+
+def _items(dtype: pl.DataType) -> pl.DataType:
+    inner: Any = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    return inner if isinstance(inner, pl.DataType) else inner()
+
+
+def _type_text(rule: ColumnRule) -> str:
+    if rule.type == "vector":
+        return f"vector of {rule.size} components"
+    return f"list of {rule.items}" if rule.type == "list" else rule.type
 
 
 def _kind(dtype: pl.DataType) -> str:
