@@ -10,7 +10,7 @@ DOMAIN_LOCKS := $(wildcard assets/*/requirements.lock)
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install boosting hooks demo up test test-fast mutants bench lint format docs picture lock clean
+.PHONY: help install boosting onnx hooks demo up test test-fast mutants bench lint format docs picture lock clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ install: .venv/.installed  ## Make .venv from the lock
 
 boosting: install  ## Install the libraries of the trainers xgboost and catboost
 	$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement deploy/boosting.txt
+
+onnx: install    ## Install the library of the transformer onnx
+	$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement deploy/onnx.txt
 
 hooks: install   ## Install the pre-commit hooks of this checkout
 	$(BIN)/pre-commit install

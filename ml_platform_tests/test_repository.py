@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 import ml_platform
 from bento.scorer import SCORERS
 from ml_platform.serving.bento_build import ENTRY_POINTS, REQUIRED_LIBRARIES
-from ml_platform.serving.bento_locks import OPTIONAL_TRAINERS_LOCK, BentoLocks
+from ml_platform.serving.bento_locks import OPTIONAL_LOCKS, BentoLocks
 from ml_platform.serving.bento_sources import find_sources, pinned_requirements
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,7 +160,7 @@ def requirements_of_bentos() -> list[str]:
     assert views
     sources = find_sources([*ENTRY_POINTS, *scorers, *views])
     return pinned_requirements(
-        [*sources.libraries, *REQUIRED_LIBRARIES], BentoLocks(LOCK, ROOT / OPTIONAL_TRAINERS_LOCK)
+        [*sources.libraries, *REQUIRED_LIBRARIES], BentoLocks(LOCK, tuple(ROOT / lock for lock in OPTIONAL_LOCKS))
     )
 
 

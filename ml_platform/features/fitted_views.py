@@ -1,7 +1,7 @@
 """The transformers of a model's fitted views: made from a declaration, fitted, and kept in a model directory."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +33,12 @@ def transformer_class(view: FeatureView) -> type[FeatureTransformer]:
             fix="Write a class as ml_platform.features.transformers.transformer:FeatureTransformer describes.",
         )
     return cast("type[FeatureTransformer]", found)
+
+
+def transformer_libraries(views: Iterable[FeatureView]) -> list[str]:
+    """Return the packages that the transformers of the fitted ones of ``views`` name as their ``libraries``."""
+    classes = [transformer_class(view) for view in views if view.fitted is not None]
+    return sorted({library for each in classes for library in getattr(each, "libraries", ())})
 
 
 def make_transformer(view: FeatureView) -> FeatureTransformer:

@@ -30,6 +30,7 @@ AGE = "age_minutes"
 """Suffix, after the view's name, of the column with the age of the fact that was read."""
 
 TRANSFORMERS: Mapping[str, str] = {
+    "onnx": "ml_platform.features.transformers.onnx:OnnxEncoder",
     "pca": "ml_platform.features.transformers.pca:Pca",
     "text": "ml_platform.features.transformers.text:WordTerms",
 }
@@ -100,7 +101,7 @@ class FeatureView(Settings):
     )
     fitted: str | None = Field(
         default=None,
-        description="In place of a function: package.module:Class of a transformer, or pca or text. It is fitted "
+        description="In place of a function: package.module:Class of a transformer, or onnx, pca or text. It is fitted "
         "with each candidate, on the candidate's train rows, and saved with the model; for a request view",
     )
     parameters: dict[str, Any] = Field(

@@ -1,4 +1,4 @@
-"""The lock files that pin the libraries of a bento: the platform's, that of optional trainers, and the domain's own."""
+"""The lock files that pin the libraries of a bento: the platform's, those of optional parts, and the domain's own."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from packaging.utils import canonicalize_name
 from ml_platform.errors import PlatformError, listed
 
 PLATFORM_LOCK = "requirements.lock"
-OPTIONAL_TRAINERS_LOCK = "deploy/boosting.txt"
+OPTIONAL_LOCKS = ("deploy/boosting.txt", "deploy/onnx.txt")
+"""Locks of the optional trainers, and of the transformer `onnx`."""
+
 DOMAIN_LOCK = "requirements.lock"
 """Name of the file in the folder of a domain, for example `assets/shop/requirements.lock`."""
 
@@ -23,10 +25,10 @@ class LockError(PlatformError):
 
 @dataclass(frozen=True)
 class BentoLocks:
-    """Lock files, in the form of pip's requirements with hashes; None for one that is absent."""
+    """Lock files, in the form of pip's requirements with hashes; ``domain`` is None without one."""
 
     platform: Path
-    optional: Path | None = None
+    optional: tuple[Path, ...] = ()
     domain: Path | None = None
 
     @classmethod
@@ -35,14 +37,14 @@ class BentoLocks:
         folders = function.partition(":")[0].split(".")[:2]
         return cls(
             repository / PLATFORM_LOCK,
-            _existing(repository / OPTIONAL_TRAINERS_LOCK),
+            tuple(path for path in (repository / lock for lock in OPTIONAL_LOCKS) if path.is_file()),
             _existing(repository.joinpath(*folders, DOMAIN_LOCK)),
         )
 
     def pins(self) -> dict[str, str]:
         """Return the pinned version of each distribution for the running interpreter; the platform's comes first."""
         found: dict[str, str] = {}
-        for lock in (self.domain, self.optional, self.platform):
+        for lock in (self.domain, *self.optional, self.platform):
             found |= applicable_pins(lock) if lock is not None else {}
         return found
 

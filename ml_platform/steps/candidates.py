@@ -22,6 +22,7 @@ from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.plots import importance_plot
 from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.fitted_views import transformer_libraries
 from ml_platform.features.view import FeatureView
 from ml_platform.registry.champion_history import current_champion
 from ml_platform.registry.delivery import find_version, register_or_queue
@@ -429,7 +430,13 @@ def _planned_manifest(
         ),
         seeds={"trainer": declared.seed},
         hardware=collect_hardware(),
-        libraries=collect_libraries([*unlocked_packages(declared), *model.locks(repository).domain_pins()]),
+        libraries=collect_libraries(
+            [
+                *unlocked_packages(declared),
+                *transformer_libraries(model.feature_set.fitted),
+                *model.locks(repository).domain_pins(),
+            ]
+        ),
         parent=None if champion is None else champion.content_digest,
         data_clock=data_clock(model, lake).isoformat(),
         dagster_run_id=dagster_run_id,

@@ -19,7 +19,7 @@ from ml_platform.data.atomic import write_json, write_text
 from ml_platform.errors import PlatformError
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.fitted_views import load_transformers, save_transformers
+from ml_platform.features.fitted_views import load_transformers, save_transformers, transformer_libraries
 from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.task import Task, answered_numbers
 from ml_platform.training.calibration import Calibration
@@ -88,8 +88,8 @@ def write_model(
 ) -> None:
     """Write ``candidate`` with the features it reads and the contract of its endpoint into the empty ``directory``.
 
-    ``threshold`` is the lowest score that is answered as true, and None for a task without one. A fitted model may have
-    ``libraries``, the packages that its files need besides those that its scorer imports.
+    ``threshold`` is the lowest score that is answered as true, and None for a task without one. A fitted model and a
+    transformer may have ``libraries``, the packages that their files need besides those that their code imports.
     """
     directory.mkdir(parents=True, exist_ok=True)
     description = {
@@ -104,7 +104,9 @@ def write_model(
     scorer = scorer_of(candidate.trainer)
     if scorer is not None:
         description["scorer"] = scorer
-    libraries = getattr(candidate.fitted, "libraries", [])
+    libraries = list(getattr(candidate.fitted, "libraries", []))
+    if candidate.features is not None:
+        libraries += transformer_libraries(candidate.features.fitted)
     if libraries:
         description["libraries"] = libraries
     write_text(directory / "encoder.json", candidate.encoder.to_json())

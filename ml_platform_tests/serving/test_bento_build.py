@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ml_platform.serving.bento_build import BuiltBento, bento_digest, build_bento, normalized_digest, verify_bento
-from ml_platform.serving.bento_locks import OPTIONAL_TRAINERS_LOCK, BentoLocks
+from ml_platform.serving.bento_locks import OPTIONAL_LOCKS, BentoLocks
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.training.trainer import Matrix, TrainerSettings, make_trainer
 from ml_platform_tests.serving.conftest import CONTRACT, LOCK, ToyModel
@@ -128,7 +128,7 @@ def test_bento_of_library_trainers_carries_their_scorers_and_pins(toy: ToyModel,
     described = json.loads((model / "model.json").read_text())
     (model / "model.json").write_text(json.dumps(described | {"trainer": "blend"}))
 
-    locks = BentoLocks(LOCK, LOCK.parent / OPTIONAL_TRAINERS_LOCK)
+    locks = BentoLocks(LOCK, tuple(LOCK.parent / lock for lock in OPTIONAL_LOCKS))
     built = build_bento(model, CONTRACT, version="3", bentos_root=bentos, locks=locks)
     required = json.loads((built.path / "src" / "package.json").read_text())["requirements"]
     pinned = {each.partition("==")[0] for each in required}

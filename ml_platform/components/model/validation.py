@@ -23,6 +23,7 @@ from ml_platform.evaluation.gates import (
     PairedTestGate,
     SliceGate,
 )
+from ml_platform.features.fitted_views import transformer_libraries
 from ml_platform.features.key_types import KEY_DTYPES
 from ml_platform.features.leak import column_availability
 from ml_platform.features.view import ViewError
@@ -125,9 +126,10 @@ def _validate_pins(model: ModelDeclaration, bound: BoundModel) -> None:
         locks.require_usable()
     except LockError as error:
         raise _located_error(model, ["examples", "function"], error) from error
-    views = [view.function.partition(":")[0] for view in bound.views if view.kind == "request"]
+    views = [view for view in bound.views if view.kind == "request"]
     try:
-        require_pins(find_sources(views).libraries, locks)
+        sources = find_sources(view.code.partition(":")[0] for view in views)
+        require_pins([*sources.libraries, *transformer_libraries(views)], locks)
     except BentoError as error:
         raise _located_error(model, ["features"], error) from error
     for name, declared in model.trainers.items():
