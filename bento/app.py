@@ -272,15 +272,7 @@ class PredictApp:
             prediction = await self._batcher.predict(request, now)
         else:
             prediction = await self._with_timeout(predictor.predict, request, now)
-        predictions: list[dict[str, Any]] = [
-            {"score": score, "label": label} for score, label in zip(prediction.scores, prediction.labels, strict=True)
-        ]
-        if prediction.details is not None:
-            predictions = [{**one, **more} for one, more in zip(predictions, prediction.details, strict=True)]
-        if prediction.degraded is not None:
-            for one, marks in zip(predictions, prediction.degraded, strict=True):
-                if marks:
-                    one["degraded"] = marks
+        predictions = prediction.answers()
         if max_reasons:
             reasons = await self._with_timeout(predictor.strongest_reasons, prediction, max_reasons)
             predictions = [

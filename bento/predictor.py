@@ -49,6 +49,19 @@ class Prediction:
     details: list[dict[str, Any]] | None = None
     degraded: list[dict[str, Any]] | None = None
 
+    def answers(self) -> list[dict[str, Any]]:
+        """Return the answer of each row, as the endpoint gives it."""
+        answers: list[dict[str, Any]] = [
+            {"score": score, "label": label} for score, label in zip(self.scores, self.labels, strict=True)
+        ]
+        if self.details is not None:
+            answers = [{**one, **more} for one, more in zip(answers, self.details, strict=True)]
+        if self.degraded is not None:
+            for one, marks in zip(answers, self.degraded, strict=True):
+                if marks:
+                    one["degraded"] = marks
+        return answers
+
 
 class Predictor:
     """A loaded model directory that predicts on one thread. Safe to share between threads."""

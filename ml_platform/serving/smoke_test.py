@@ -28,6 +28,10 @@ ONE_THREAD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
 """Each model uses one core: more threads would take cores from the other services."""
 
 
+NO_NUMBERS = ("score", "label", "reasons", "degraded")
+"""Fields of an answer that have none of the numbers that training gives besides the score."""
+
+
 @dataclass(frozen=True)
 class SmokeTestResult:
     """Numbers of the answers, latency (ms) of one-row requests, and the file of each loaded module of the project.
@@ -117,7 +121,7 @@ def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> lis
 
 def _numbers(answer: Mapping[str, Any]) -> Any:
     """Return the score of ``answer``, or all its numbers if it has further ones."""
-    numbers = answered_numbers({key: answer[key] for key in answer if key not in ("score", "label", "reasons")})
+    numbers = answered_numbers({key: answer[key] for key in answer if key not in NO_NUMBERS})
     return [answer["score"], *numbers] if numbers else answer["score"]
 
 

@@ -1,0 +1,113 @@
+"""A served model in this process: the same rows give the same answers as the endpoint, without a network or a log."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import orjson
+
+from ml_platform.data.source_hash import source_hash
+from ml_platform.errors import PlatformError, did_you_mean
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.stores import open_store
+from ml_platform.serving.desired_state import all_desired_states
+from ml_platform.state.store import StateStore
+
+if TYPE_CHECKING:
+    from bento.predictor import Predictor
+
+HOME_VARIABLE, DEFAULT_HOME = "ML_PLATFORM_HOME", ".ml_platform"
+ONLINE_VARIABLE = "ML_PLATFORM_ONLINE"
+"""Address of the online store, in place of the folder of the home."""
+
+
+_HASH = re.compile(r"[0-9a-f]{12}")
+
+
+class ServedModelError(PlatformError):
+    """Raised when a model is not served, or was built from other code than that of this process."""
+
+
+class ServedModel:
+    """The stable version of a model, with the features of the online store."""
+
+    def __init__(self, name: str, version: str, predictor: "Predictor") -> None:
+        self.name, self.version = name, version
+        self._predictor = predictor
+
+    @classmethod
+    def load(cls, model: str, home: Path | str | None = None) -> Self:
+        """Return the stable version of ``model`` in ``home``.
+
+        Raises :class:`ServedModelError` when the home serves no such model, or when a request view of the model has
+        other code here. Raises the errors of the state store and of a model directory.
+        """
+        root = Path(home or os.environ.get(HOME_VARIABLE, DEFAULT_HOME)).resolve()
+        desired = all_desired_states(StateStore.in_folder(root)).readable
+        stable = desired[model].stable if model in desired else None
+        if stable is None:
+            served = [name for name, state in desired.items() if state.stable is not None]
+            raise ServedModelError(
+                f"Model '{model}' in {root}",
+                expected="a served model",
+                found=f"{', '.join(served) or 'none'} served there",
+                fix=f"Promote a version and materialize {model}/rollout, or set {HOME_VARIABLE}."
+                f"{did_you_mean(model, served)}",
+            )
+        return cls.of_directory(
+            model,
+            stable.version,
+            root / "bentos" / stable.bento / "src" / "model",
+            os.environ.get(ONLINE_VARIABLE) or str(root / "online"),
+        )
+
+    @classmethod
+    def of_directory(cls, name: str, version: str, model_dir: Path, online: str) -> Self:
+        """Return the model in ``model_dir``, which reads its features from the online store at ``online``."""
+        from bento.predictor import Predictor
+
+        predictor = Predictor(model_dir, open_store(online))
+        _require_same_code(name, version, predictor.features)
+        return cls(name, version, predictor)
+
+    def predict(self, rows: Sequence[Mapping[str, Any]], *, reasons: int = 0) -> list[dict[str, Any]]:
+        """Return the answer for each of ``rows`` as the endpoint gives it, with up to ``reasons`` reasons.
+
+        Times are text with an offset, or aware datetimes. Raises
+        :class:`~ml_platform.serving.request_contract.InvalidRequestError` for rows that the endpoint refuses, and the
+        errors of the online store.
+        """
+        limit = self._predictor.contract.max_rows
+        return [
+            answer
+            for start in range(0, len(rows), limit)
+            for answer in self._predict(rows[start : start + limit], reasons)
+        ]
+
+    def _predict(self, rows: Sequence[Mapping[str, Any]], reasons: int) -> list[dict[str, Any]]:
+        request = self._predictor.contract.validate(orjson.dumps({"rows": list(map(dict, rows))}))
+        prediction = self._predictor.predict(request, datetime.now(UTC))
+        answers = prediction.answers()
+        if reasons:
+            found = self._predictor.strongest_reasons(prediction, reasons)
+            answers = [{**answer, "reasons": each} for answer, each in zip(answers, found, strict=True)]
+        return answers
+
+
+def _require_same_code(name: str, version: str, features: FeatureSet) -> None:
+    """Raise :class:`ServedModelError` for a request view whose function changed since the version was built."""
+    for view in features.views:
+        if view.kind != "request" or view.fitted is not None:
+            continue
+        built, here = view.code_version.partition("-")[0], source_hash(view.function)
+        # A version that the team wrote by hand says nothing about the code.
+        if _HASH.fullmatch(built) and built != here:
+            raise ServedModelError(
+                f"Version {version} of model '{name}', request view '{view.name}'",
+                expected=f"the code with which it was built, {built}",
+                found=f"{here} in this process",
+                fix="Call the endpoint, which runs the code of its bento, or check out the commit of the version.",
+            )

@@ -1,0 +1,61 @@
+"""A served model in this process gives the answers of the endpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ml_platform import serving
+from ml_platform.features.feature_set import FeatureSet
+from ml_platform.features.view import FeatureView
+from ml_platform.serving.bento_build import BuiltBento
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
+from ml_platform.serving.in_process import ServedModel, ServedModelError, _require_same_code
+from ml_platform.serving.request_contract import InvalidRequestError
+from ml_platform.state.store import StateStore
+from ml_platform_tests.serving.conftest import ToyModel
+
+
+def test_served_model_answers_like_the_endpoint_in_any_number_of_rows(
+    toy: ToyModel, built_bento: BuiltBento, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bentos").mkdir()
+    (tmp_path / "bentos" / "toy").symlink_to(built_bento.path)
+    state = StateStore.in_folder(tmp_path)
+    state.migrate()
+    with pytest.raises(ServedModelError, match="expected a served model, found none served there"):
+        serving.load("toy", tmp_path)
+    stable = ServedVersion(version="7", bento="toy")
+    swap_desired_state(state, "toy", DesiredState(stable=stable, weights={"stable": 100}), 0)
+    monkeypatch.setenv("ML_PLATFORM_ONLINE", str(toy.online))
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path))
+    model = serving.load("toy")
+    assert model.version == "7"
+    assert [answer["score"] for answer in model.predict(toy.rows)] == toy.scores
+    assert model.predict(toy.rows)[2]["degraded"] == {"missing": ["delays"]}
+    assert [answer["score"] for answer in model.predict(toy.rows * 500)] == toy.scores * 500
+    assert model.predict(toy.rows[:1], reasons=1)[0]["reasons"][0]["feature"].startswith("delays__")
+    with pytest.raises(InvalidRequestError, match=r"rows\[0\]"):
+        model.predict([{"carrier": 1}])
+    with pytest.raises(ServedModelError, match="Did you mean 'toy'"):
+        serving.load("toys")
+
+
+def test_model_whose_request_view_has_other_code_here_is_refused(toy: ToyModel) -> None:
+    view = FeatureView.model_validate(
+        {
+            "name": "schedule",
+            "kind": "request",
+            "function": "assets.aviation.features.request:schedule",
+            "takes": "arrays",
+            "fields": ["origin"],
+            "features": [{"name": "hour", "description": "…"}],
+        }
+    )
+    features = FeatureSet([view])
+    _require_same_code("toy", "7", features)
+    changed = json.loads(json.dumps(features.to_dict()))
+    changed["views"][0]["code_version"] = "0" * 12 + "-" + "1" * 8
+    with pytest.raises(ServedModelError, match="Call the endpoint, which runs the code of its bento"):
+        _require_same_code("toy", "7", FeatureSet.from_dict(changed))
+    assert ServedModel.of_directory("toy", "1", toy.model_dir, str(toy.online)).predict(toy.rows[:1])
