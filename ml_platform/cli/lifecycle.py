@@ -77,6 +77,7 @@ def evolve_dataset(
     yes: Yes = False,
 ) -> None:
     """Bring the stored rows of the dataset NAME to the columns of its contract; earlier versions stay."""
+    from ml_platform.components.loading import declared_dataset
     from ml_platform.console import dataset_history as work
     from ml_platform.console.lifecycle import run_steps
     from ml_platform.console.materialize import load_definitions
@@ -86,7 +87,7 @@ def evolve_dataset(
     from resources.orchestration import open_instance
 
     home, decision = open_home(), LifecycleDecision(by, reason, datetime.now(UTC))
-    declared = work.declared_dataset(name)
+    declared = declared_dataset(name)
     request = work.parsed_request(rename or [], fill or [], drop or [])
     with open_instance(home) as instance:
         steps = work.evolution_steps(declared, request, open_lake(home), instance, decision, check=dry_run)
@@ -104,6 +105,7 @@ def rename_dataset(
     old: DatasetName, new: DatasetName, by: By, reason: Reason, dry_run: DryRun = False, yes: Yes = False
 ) -> None:
     """Move the history of the dataset OLD to NEW, after its declaration was renamed."""
+    from ml_platform.components.loading import declared_dataset
     from ml_platform.console import dataset_history as work
     from ml_platform.console.lifecycle import run_steps
     from ml_platform.data.landing import Landing
@@ -112,7 +114,7 @@ def rename_dataset(
     from resources.orchestration import open_instance
 
     home, decision = open_home(), LifecycleDecision(by, reason, datetime.now(UTC))
-    declared = work.declared_dataset(new)
+    declared = declared_dataset(new)
     with open_instance(home) as instance:
         steps = work.rename_steps(old, declared, open_lake(home), Landing(home.landing), instance, decision)
         if steps:

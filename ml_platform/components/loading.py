@@ -1,7 +1,7 @@
 """Loads what the project declares: a model by name, bound to its feature views, and the retention of all content."""
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.model.component import Model
@@ -11,26 +11,27 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 from resources.profiles import REPOSITORY
 
 if TYPE_CHECKING:
+    from ml_platform.components.project import Project
     from ml_platform.steps.retention import RetentionPolicies
 
 
-class ModelUnknownError(PlatformError):
-    """Raised when no model with the given name is declared."""
+Declared = TypeVar("Declared", Dataset, Model)
+
+
+class DeclarationUnknownError(PlatformError):
+    """Raised when no dataset or model with the given name is declared."""
 
 
 def bound_model(name: str) -> ModelAssets:
-    """Return the model called ``name``. Raises :class:`ModelUnknownError` if none is declared."""
+    """Return the model called ``name``. Raises :class:`DeclarationUnknownError` if none is declared."""
     project = read_project(REPOSITORY)
-    tree = project.tree
-    known = {each.name: each for each in tree.get_all_components(Model)}
-    if name not in known:
-        raise ModelUnknownError(
-            f"Model '{name}'",
-            expected=f"one of {listed(known)}",
-            found="no such model" + _beside(project.not_loaded),
-            fix=f"Declare the model in assets/, or correct the name.{did_you_mean(name, known)}",
-        )
-    return ModelAssets(known[name], known[name].views(tree), known[name].example_pii(tree), known[name].schemes(tree))
+    tree, found = project.tree, _declared(Model, "model", name, project)
+    return ModelAssets(found, found.views(tree), found.example_pii(tree), found.schemes(tree))
+
+
+def declared_dataset(name: str, project: "Project | None" = None) -> Dataset:
+    """Return the dataset called ``name``. Raises :class:`DeclarationUnknownError` if none is declared."""
+    return _declared(Dataset, "dataset", name, project or read_project(REPOSITORY))
 
 
 def declared_retention() -> "RetentionPolicies":
@@ -60,6 +61,18 @@ def declared_retention() -> "RetentionPolicies":
         {model.table for model in models}
         | {table for model in models for view in model.stored_views for table in (view.table, last_facts_table(view))},
     )
+
+
+def _declared(kind: type[Declared], word: str, name: str, project: "Project") -> Declared:
+    known = {each.name: each for each in project.tree.get_all_components(kind)}
+    if name not in known:
+        raise DeclarationUnknownError(
+            f"{word.capitalize()} '{name}'",
+            expected=f"one of {listed(known)}",
+            found=f"no such {word}" + _beside(project.not_loaded),
+            fix=f"Declare the {word} in assets/, or correct the name.{did_you_mean(name, known)}",
+        )
+    return known[name]
 
 
 def _beside(not_loaded: Collection[str]) -> str:

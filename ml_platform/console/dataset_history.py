@@ -4,7 +4,6 @@ Dagster's event log is not changed. New materializations say which rows a datase
 """
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
@@ -17,40 +16,17 @@ from ml_platform.data.evolution import EvolutionError, EvolutionRequest
 from ml_platform.data.evolution_record import record_reported
 from ml_platform.data.lake import Lake, TableVersion
 from ml_platform.data.landing import Landing
-from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.errors import PlatformError
 from ml_platform.registry.audit import AuditLog
 from ml_platform.state.schema import WHOLE
 from ml_platform.steps.dataset_rename import record_rename_reported, rename_of_dataset
 from ml_platform.steps.evolution import evolution_of_dataset
 from ml_platform.steps.lifecycle import LifecycleDecision, LifecycleStep
-from resources.profiles import REPOSITORY
 from resources.run_monitoring import open_runs
-
-if TYPE_CHECKING:
-    from ml_platform.components.project import Project
-
-
-class DatasetUnknownError(PlatformError):
-    """Raised when no dataset with the given name is declared."""
 
 
 class DatasetInUseError(PlatformError):
     """Raised when a run that has not ended reads or writes a dataset."""
-
-
-def declared_dataset(name: str, project: "Project | None" = None) -> Dataset:
-    """Return the dataset called ``name``; raises :class:`DatasetUnknownError` if none is declared."""
-    from ml_platform.components.project import read_project
-
-    known = {each.name: each for each in (project or read_project(REPOSITORY)).components(Dataset)}
-    if name not in known:
-        raise DatasetUnknownError(
-            f"Dataset '{name}'",
-            expected=f"one of {listed(known)}",
-            found="no such dataset",
-            fix=f"Declare it in assets/, or correct the name.{did_you_mean(name, known)}",
-        )
-    return known[name]
 
 
 def evolution_steps(

@@ -41,8 +41,8 @@ def history_entries(
 def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]":
     """Return every change of the champion of ``model`` and every decision on its versions, oldest first.
 
-    The list is empty when nothing was decided. Raises :class:`~ml_platform.components.loading.ModelUnknownError` when
-    ``model`` has no record and no declaration.
+    The list is empty when nothing was decided. Raises
+    :class:`~ml_platform.components.loading.DeclarationUnknownError` when ``model`` has no record and no declaration.
     """
     from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
     from ml_platform.registry.promotion import CHALLENGER_KIND

@@ -24,30 +24,31 @@ def declared_names(project: "Project | None" = None) -> DeclaredNames:
     Raises :class:`~ml_platform.components.project.DomainNotLoadedError` if a domain does not load, because its names
     are not known then.
     """
-    from ml_platform.components.dataset.component import Dataset
-    from ml_platform.components.feature_view.component import FeatureView
-    from ml_platform.components.model.component import Model
     from ml_platform.components.project import read_project
 
     project = project or read_project(REPOSITORY)
     project.require_all()
-    return DeclaredNames(
-        datasets={each.name for each in project.components(Dataset)},
-        views={each.name for each in project.components(FeatureView)},
-        models={each.name for each in project.components(Model)},
-    )
+    datasets, views, models = (set(names) for names in _domains_by_area(project).values())
+    return DeclaredNames(datasets=datasets, views=views, models=models)
 
 
 def declared_domains(project: "Project") -> dict[str, str]:
     """Return the domain of each declaration of ``project``, by area and name like ``features/shops``."""
+    return {
+        f"{area}/{name}": domain for area, names in _domains_by_area(project).items() for name, domain in names.items()
+    }
+
+
+def _domains_by_area(project: "Project") -> dict[str, dict[str, str]]:
+    """Return the domain of each dataset, view and model by name, by the area of their tables."""
     from ml_platform.components.dataset.component import Dataset
     from ml_platform.components.feature_view.component import FeatureView
     from ml_platform.components.model.component import Model
 
     return {
-        **{f"datasets/{each.name}": each.domain for each in project.components(Dataset)},
-        **{f"features/{each.name}": each.domain for each in project.components(FeatureView)},
-        **{f"models/{each.name}": each.domain for each in project.components(Model)},
+        "datasets": {each.name: each.domain for each in project.components(Dataset)},
+        "features": {each.name: each.domain for each in project.components(FeatureView)},
+        "models": {each.name: each.domain for each in project.components(Model)},
     }
 
 
