@@ -39,6 +39,7 @@ class ModelCard:
     metrics: Sequence[MetricSummary]
     slices: Sequence[SliceScore]
     slice_metric: str
+    metric_notes: Mapping[str, str] = field(default_factory=dict)
     calibration: str = "none"
     threshold: str = ""
     answers: Mapping[str, Answers] = field(default_factory=dict)

@@ -31,7 +31,7 @@ from ml_platform.tasks.task import Task
 from ml_platform.training.calibration import Calibration
 from ml_platform.training.model_directory import read_model
 from ml_platform.training.splits import TimeSplit
-from ml_platform.training.threshold import AnswerQuality, ThresholdChoice, answer_quality
+from ml_platform.training.threshold import AnswerQuality, ThresholdChoice, ThresholdSettings, answer_quality
 
 MAX_FEATURES_SHOWN = 15
 
@@ -86,7 +86,8 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         cost=training_cost(registry, version, manifest, read_prices(stores.repository).currency),
         approvals=decision_history(stores.audit, version),
         calibration=_calibration_text(manifest, task, stored_model.calibration),
-        threshold=_threshold_text(manifest, task),
+        metric_notes={"recall_at_rate": f"alerts for {model.declared.evaluation.bootstrap.alert_rate:.3g} of the rows"},
+        threshold=" ".join([_threshold_text(manifest, task), *_costs_text(manifest, evidence)]),
         answers=_answers(manifest, evidence),
         reliability=[] if task.output_names else [each for of_class in bins.values() for each in of_class],
         tables={
@@ -152,6 +153,20 @@ def _threshold_text(manifest: Manifest, task: Task) -> str:
     choice = ThresholdChoice.model_validate(manifest.threshold)
     chosen = f"chosen on {choice.rows:,} validation rows by {choice.rule}"
     return f"The endpoint returns true for scores of at least {choice.value:.4f}, {chosen}. {choice.note}".rstrip()
+
+
+def _costs_text(manifest: Manifest, evidence: Evidence) -> list[str]:
+    """Return a sentence on the cost of the answers on the test rows; nothing for another rule than that of cost."""
+    rule = None if manifest.threshold_rule is None else ThresholdSettings.model_validate(manifest.threshold_rule)
+    if rule is None or rule.cost is None or manifest.threshold is None:
+        return []
+    threshold = ThresholdChoice.model_validate(manifest.threshold).value
+    at, everything, nothing = (
+        rule.cost.per_row(evidence.label, answer)
+        for answer in (evidence.predictions[CANDIDATE] >= threshold, True, False)
+    )
+    text = f"On the test rows, wrong answers cost {at:.4g} a row at this threshold, {everything:.4g} if all rows were "
+    return [text + f"answered true, and {nothing:.4g} if none were."]
 
 
 def _freshness(model: BoundModel, audit: AuditLog, verdict_digest: str) -> dict[str, list[dict[str, object]]]:

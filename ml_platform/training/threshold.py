@@ -18,6 +18,15 @@ class ErrorCosts(Settings):
     false_positive: float = Field(gt=0, allow_inf_nan=False, description="Cost of a positive answer that is wrong.")
     false_negative: float = Field(gt=0, allow_inf_nan=False, description="Cost of a positive case that is missed.")
 
+    def per_row(self, label: npt.NDArray[np.float64], answers: npt.NDArray[np.bool_] | bool) -> float:
+        """Return the mean cost of ``answers`` (one for all rows, or one a row) for ``label`` (0 or 1).
+
+        >>> ErrorCosts(false_positive=1, false_negative=4).per_row(np.array([1.0, 0, 0, 0]), True)
+        0.75
+        """
+        wrong = np.where(answers, (1 - label) * self.false_positive, label * self.false_negative)
+        return float(wrong.mean())
+
 
 class ThresholdSettings(Settings):
     """Rule for choosing the threshold; exactly one must be declared. A number is short for ``fixed``."""

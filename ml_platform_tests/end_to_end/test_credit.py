@@ -164,6 +164,11 @@ def test_served_answer_has_the_offline_features_and_the_decision_by_cost(
              promotion.champion(credit), serving.bento(credit), serving.rollout(credit))  # fmt: skip
     with dg.DagsterInstance.ephemeral() as instance:
         assert dg.materialize(cycle, partition_key=MONTH, resources=platform.resources, instance=instance).success
+    card = (platform.home.reports / "model_card" / "credit_default" / MONTH / "card.md").read_text()
+    tested = split_of(credit, MONTH, read_training_set(credit, MONTH, platform.lake)).test
+    late = float(tested["label"].to_numpy().mean())
+    assert f"{1 - late:.4g} if all rows were answered true, and {10 * late:.4g} if none were." in card
+    assert "recall_at_rate (alerts for 0.05 of the rows)" in card
     requested = request_rows(tmp_path).select(REQUEST_FIELDS)
     payload = [row | {"applied_at": row["applied_at"].isoformat()} for row in requested.to_dicts()]
     with serve_temporarily(serving_processes(platform.home)) as address, httpx.Client(base_url=address) as client:

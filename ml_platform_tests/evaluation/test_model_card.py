@@ -55,6 +55,7 @@ def card() -> ModelCard:
         metrics=summarize_metrics(EVIDENCE),
         slices=[SliceScore("origin", "J|K", 200, 0.51)],
         slice_metric="log_loss",
+        metric_notes={"auc": "of two rows in order"},
         calibration="Scores are made probabilities by platt.",
         reliability=BINS,
         verdict=build_verdict(
@@ -91,6 +92,7 @@ def test_every_part_is_on_the_card(render: type[str]) -> None:
     for part in (
         "departure_risk, version 7",
         "Warn passengers",
+        "(of two rows in order)",
         f"{auc.low:.4f} to {auc.high:.4f}",
         "datasets/flights",
         "with uncommitted changes",

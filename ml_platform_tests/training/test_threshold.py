@@ -154,3 +154,13 @@ def test_threshold_that_answers_no_row_as_positive_is_just_above_one() -> None:
     rule = ThresholdSettings(cost=ErrorCosts(false_positive=1000, false_negative=1))
     choice = choose_threshold(rule, np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.5, 0.2]))
     assert (choice.value, choice.alert_rate, choice.recall) == (np.nextafter(1.0, 2.0), 0.0, 0.0)
+
+
+def test_cost_of_a_row_is_the_mean_over_wrong_answers() -> None:
+    label, score = rows()
+    costs = ErrorCosts(false_positive=2, false_negative=5)
+    pairs = list(zip(label, score >= 0.3, strict=True))
+    wrong = sum(2 if answer else 5 for true, answer in pairs if answer != bool(true))
+    assert costs.per_row(label, score >= 0.3) == pytest.approx(wrong / len(label))
+    assert costs.per_row(label, True) == pytest.approx(2 * (1 - label.mean()))
+    assert costs.per_row(label, False) == pytest.approx(5 * label.mean())
