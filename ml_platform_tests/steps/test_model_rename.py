@@ -1,16 +1,22 @@
 """A renamed model keeps its versions, decisions, rows and service; a rename that was killed does the rest."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 import httpx
+import polars as pl
 import pytest
 
 from ml_platform.components.model import evaluation, promotion, serving
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.stores import open_home_stores
 from ml_platform.console.services import serving_processes
 from ml_platform.registry.audit import MODEL_RENAMED
 from ml_platform.registry.champion_history import champion_history, current_champion
@@ -28,6 +34,8 @@ from ml_platform.steps.reproduction import reproduce_version
 from ml_platform.steps.verification import verify_home
 from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
 from ml_platform_tests.components.delivery_model import delivery_model
+from ml_platform_tests.steps.test_evolution import REPOSITORY, KillingAudit
+from resources.home import Home
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +77,31 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renamed]:
             for asset in (evaluation.evaluation, promotion.champion, serving.bento, serving.rollout):
                 dg.materialize([asset(late)], partition_key=month, resources=made.resources)
         yield Renamed(made)
+
+
+def rename_and_die(root: Path) -> None:
+    stores = open_home_stores(Home(root))
+    vars(stores)["audit"] = KillingAudit(stores.state)
+    rename_of_model(OLD, model(NEW), stores, DECISION, declared(NEW))[0].run()
+
+
+def test_rename_killed_inside_its_transaction_has_changed_nothing_and_the_next_one_completes(tmp_path: Path) -> None:
+    stores, table = open_home_stores(Home(tmp_path)), "training_set/a-1"
+    rows = pl.DataFrame({"id": [1, 2]})
+    stores.lake.write(f"models/{OLD}/{table}", rows, "2024-01")
+    stores.lake.catalog.pin([(f"models/{OLD}/{table}", 0)], f"model/{OLD}/digest")
+    program = f"from pathlib import Path as P; from {__name__} import rename_and_die as die; die(P({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False)
+
+    assert done.returncode == -signal.SIGKILL
+    assert stores.lake.scan(f"models/{OLD}/{table}").drop("partition").collect().equals(rows)
+    assert not stores.lake.exists(f"models/{NEW}/{table}")
+    assert list(stores.lake.catalog.pins()) == [f"model/{OLD}/digest"]
+    (step,) = rename_of_model(OLD, model(NEW), stores, DECISION, declared(NEW))
+    step.run()
+    assert stores.lake.scan(f"models/{NEW}/{table}").drop("partition").collect().equals(rows)
+    assert list(stores.lake.catalog.pins()) == [f"model/{NEW}/digest"]
+    assert stores.audit.former_names(NEW) == [OLD]
 
 
 def test_name_that_does_not_fit_is_refused(home: Renamed) -> None:
