@@ -101,12 +101,18 @@ def latest_verdict_of(audit: AuditLog, model: str, partition: str) -> StoredVerd
     return _latest_recorded(audit, (verdicts.c.model == model) & (verdicts.c.partition == partition))
 
 
-def judged_partitions(state: StateStore, model: str) -> dict[str, str]:
-    """Return the digest of the verdict that was recorded last on each partition of ``model``."""
-    last = sa.select(sa.func.max(verdicts.c.sequence)).where(verdicts.c.model == model).group_by(verdicts.c.partition)
+def judged_partitions(state: StateStore, model: str, after: str | None = None) -> dict[str, str]:
+    """Return the digest of the verdict that was recorded last on each partition of ``model``.
+
+    Only partitions whose keys are after ``after`` as text are read, so that earlier verdicts cost nothing; None: all.
+    """
+    judged = verdicts.c.model == model
+    if after is not None:
+        judged = sa.and_(judged, verdicts.c.partition > after)
+    last = sa.select(sa.func.max(verdicts.c.sequence)).where(judged).group_by(verdicts.c.partition)
     query = sa.select(verdicts.c.partition, verdicts.c.digest)
     with state.read() as connection:
-        rows = connection.execute(query.where(verdicts.c.model == model, verdicts.c.sequence.in_(last))).all()
+        rows = connection.execute(query.where(judged, verdicts.c.sequence.in_(last))).all()
     return {row.partition: row.digest for row in rows}
 
 

@@ -100,7 +100,8 @@ def judged_so_far(model: BoundModel, month: str, compared: ComparedVersions, sto
 def pending_windows(model: BoundModel, last: str, state: StateStore) -> dict[str, str]:
     """Return the evaluated windows after ``last`` in order of time, each with the digest of its latest verdict."""
     scheme = model.partitions
-    judged = judged_partitions(state, model.name)
+    # Keys of time of one cadence are in order as text. After a change of the cadence, all keys are compared once.
+    judged = judged_partitions(state, model.name, last if scheme.is_timed and scheme.names_key(last) else None)
     # Verdicts from before a change of the cadence were reached on other partitions.
     later = [key for key in judged if scheme.names_key(key) and scheme.precedes(last, key)]
     return {key: judged[key] for key in scheme.sort(later)}

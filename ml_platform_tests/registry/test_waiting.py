@@ -110,6 +110,39 @@ def test_candidate_on_hold_waits_with_all_its_windows(audit: AuditLog) -> None:
     assert ends(audit) == []
 
 
+def test_windows_before_the_last_look_are_not_read(audit: AuditLog) -> None:
+    """SQLite counts its steps: a look at the windows after the last one takes as many however many are before it."""
+
+    def steps(after: str | None) -> int:
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        with audit.state.read() as connection:
+            database = connection.connection.driver_connection
+            assert database is not None
+            database.set_progress_handler(count, 1)
+            try:
+                found = judged_partitions(audit.state, "late", after)
+            finally:
+                database.set_progress_handler(None, 1)
+        assert set(found) >= {"2013-05", "2013-06"}
+        return counted
+
+    judge(audit, "REJECT", ["2013-05"])
+    latest = judge(audit, "REJECT", ["2013-06"])
+    assert judged_partitions(audit.state, "late", "2013-05") == {"2013-06": latest.digest}
+    few, few_of_all = steps("2013-04"), steps(None)
+    for year in range(1993, 2013):
+        judge(audit, "REJECT", [f"{year}-01"])
+    many, many_of_all = steps("2013-04"), steps(None)
+    assert many == few
+    assert many_of_all > 2 * few_of_all
+
+
 @pytest.mark.parametrize("decision", ["PROMOTE", "REJECT"])
 def test_decided_candidate_waits_no_longer(audit: AuditLog, decision: Literal["PROMOTE", "REJECT"]) -> None:
     judge(audit, "HOLD")
