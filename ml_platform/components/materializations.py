@@ -5,6 +5,7 @@ The sensors and the command line both use it, so that they agree on what is up t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -13,6 +14,7 @@ from dagster._core.definitions.data_version import CODE_VERSION_TAG
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
+from ml_platform.components.version_cache import CACHED_FROM, SeenEvents, VersionCache, version_table
 from ml_platform.data.lake import TableVersion
 
 CONTENT_DIGEST = "content_sha256"
@@ -82,39 +84,132 @@ class MaterializedVersion(NamedTuple):
 
 
 def latest_versions(
-    instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] = (), *, expected: str | None = None
+    instance: dg.DagsterInstance,
+    key: dg.AssetKey,
+    partitions: Sequence[str] = (),
+    *,
+    expected: str | None = None,
+    cache: VersionCache | None = None,
 ) -> dict[str | None, MaterializedVersion]:
     """Return the version of the latest materialization of each partition of ``key``, as latest_materializations does.
 
     The stored text is searched for the ``expected`` code version in the database, and read only where it is another:
-    reading 175,000 events as objects takes minutes.
+    reading 175,000 events as objects takes minutes. With ``cache``, only the events after those of the last call are
+    read. Few ``partitions`` are read alone; of more, all partitions of ``key`` are returned.
     """
-    storage, event = instance.event_log_storage, SqlEventLogStorageTable.c
+    storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         raise TypeError(f"expected an event log in a database, found {type(storage).__name__}")
-    last = sa.select(sa.func.max(event.id).label("id")).where(
-        event.asset_key == key.to_string(), event.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value
-    )
-    if 0 < len(partitions) <= RECORDS_PER_QUERY:
-        last = last.where(event.partition.in_(partitions))
-    latest = last.group_by(event.partition).subquery()
+    wiped_at = _wiped_at(storage, key)
+    few = partitions if len(partitions) <= RECORDS_PER_QUERY else ()
     with storage.index_connection() as connection:
-        place = sa.func.instr if connection.dialect.name == "sqlite" else sa.func.strpos
-        begin = place(event.event, _VERSION_BEGINS)
-        text = sa.func.substr(event.event, begin + len(_VERSION_BEGINS), _VERSION_LENGTH)
-        is_expected = sa.false() if expected is None else place(event.event, f'{_VERSION_BEGINS}{expected}"') > 0
-        version = sa.case((is_expected, sa.null()), (begin > 0, text))
-        columns = (event.partition, event.id, is_expected, version, event.run_id)
-        query = sa.select(*columns).join(latest, event.id == latest.c.id)
-        # Fetched at once: one call for each row would take most of the time.
-        rows = connection.execute(query).tuples().all()
-    found = {
-        partition: MaterializedVersion(storage_id, expected if same else _first_text(stored), run)
-        for partition, storage_id, same, stored, run in rows
-    }
+        events = _Events(connection, key, wiped_at, expected)
+        found = _cached_versions(events, cache) if cache is not None and not few else events.latest(few)
     if len(found) > 1:
         found.pop(None, None)  # from a time when the asset had no partitions
     return found
+
+
+def _wiped_at(storage: SqlEventLogStorage, key: dg.AssetKey) -> float | None:
+    """Return when ``key`` was last wiped, in POSIX seconds; its earlier events stay in the log and do not count."""
+    (details,) = storage._get_assets_details([key])
+    return None if details is None else details.last_wipe_timestamp
+
+
+def _cached_versions(events: "_Events", cache: VersionCache) -> dict[str | None, MaterializedVersion]:
+    """Return the versions of all partitions from ``cache`` and the later events, and bring the cache up to date."""
+    last = events.last_id()
+    if last is None:
+        return {}
+    # Counted before the events are read: events that are deleted meanwhile make the next comparison fail.
+    count, stored = events.count(last), cache.read(events.key)
+    if stored is not None and stored[0].last <= last and stored[0] == events.seen(stored[0].last):
+        seen, table = stored
+        ids, codes, runs = (table[name].to_list() for name in ("storage_id", "code_version", "run_id"))
+        found = dict(zip(table["partition"].to_list(), map(MaterializedVersion, ids, codes, runs), strict=True))
+        later = {} if seen.last == last else events.after(seen.last, last)
+        found |= later
+        is_current = seen.last == last
+    else:
+        found, is_current = events.latest(), False
+    # A text that was cut may be the version that a later call expects.
+    is_cut = any(each.code_version is not None and len(each.code_version) >= _VERSION_LENGTH for each in found.values())
+    if not is_current and len(found) >= CACHED_FROM and not is_cut and (now := events.seen(last, count)) is not None:
+        columns = [[getattr(each, name) for each in found.values()] for name in MaterializedVersion._fields]
+        cache.write(events.key, now, version_table(list(found), *columns))
+    return found
+
+
+class _Events:
+    """The materializations of ``key`` in the event log; those before the instant ``wiped_at`` have no version."""
+
+    def __init__(
+        self, connection: sa.engine.Connection, key: dg.AssetKey, wiped_at: float | None, expected: str | None
+    ) -> None:
+        self.connection, self.key, self.wiped_at, self.expected = connection, key, wiped_at, expected
+        event = SqlEventLogStorageTable.c
+        is_materialization = event.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value
+        self._all = sa.and_(event.asset_key == key.to_string(), is_materialization)
+        kept: sa.ColumnElement[bool] = sa.true()
+        if wiped_at is not None:
+            kept = event.timestamp > datetime.fromtimestamp(wiped_at, UTC).replace(tzinfo=None)
+        self._counted = sa.and_(self._all, kept)
+
+    def last_id(self) -> int | None:
+        query = sa.select(sa.func.max(SqlEventLogStorageTable.c.id)).where(self._all)
+        last: int | None = self.connection.scalar(query)
+        return last
+
+    def count(self, last: int) -> int:
+        query = sa.select(sa.func.count()).where(self._all, SqlEventLogStorageTable.c.id <= last)
+        return int(self.connection.scalar(query) or 0)
+
+    def seen(self, last: int, count: int | None = None) -> SeenEvents | None:
+        """Return the events up to ``last`` as they are now, ``count`` of them if given; None without that event."""
+        event = SqlEventLogStorageTable.c
+        query = sa.select(event.timestamp, event.run_id).where(self._all, event.id == last)
+        row = self.connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        counted = self.count(last) if count is None else count
+        return SeenEvents(self.key.to_string(), last, row.timestamp.isoformat(), row.run_id, counted, self.wiped_at)
+
+    def latest(self, partitions: Sequence[str] = ()) -> dict[str | None, MaterializedVersion]:
+        """Return the version of the latest event of each partition, of ``partitions`` only if there are any."""
+        event = SqlEventLogStorageTable.c
+        last = sa.select(sa.func.max(event.id).label("id")).where(self._counted)
+        if partitions:
+            last = last.where(event.partition.in_(partitions))
+        latest = last.group_by(event.partition).subquery()
+        return self._versions(self._select().join(latest, event.id == latest.c.id))
+
+    def after(self, first: int, last: int) -> dict[str | None, MaterializedVersion]:
+        """Return the version of the latest event of each partition among those after ``first`` up to ``last``."""
+        event = SqlEventLogStorageTable.c
+        # In ascending order a later event of a partition replaces an earlier one.
+        return self._versions(
+            self._select().where(self._counted, event.id > first, event.id <= last).order_by(event.id)
+        )
+
+    def _select(self) -> sa.Select[Any]:
+        event = SqlEventLogStorageTable.c
+        place = sa.func.instr if self.connection.dialect.name == "sqlite" else sa.func.strpos
+        begin = place(event.event, _VERSION_BEGINS)
+        text = sa.func.substr(event.event, begin + len(_VERSION_BEGINS), _VERSION_LENGTH)
+        is_expected: sa.ColumnElement[bool] = sa.false()
+        if self.expected is not None:
+            whole = sa.func.substr(event.event, begin + len(_VERSION_BEGINS), len(self.expected) + 1)
+            is_expected = sa.and_(begin > 0, whole == f'{self.expected}"')
+        version = sa.case((is_expected, sa.null()), (begin > 0, text))
+        return sa.select(event.partition, event.id, is_expected, version, event.run_id)
+
+    def _versions(self, query: sa.Select[Any]) -> dict[str | None, MaterializedVersion]:
+        # Fetched at once: one call for each row would take most of the time.
+        rows = self.connection.execute(query).tuples().all()
+        return {
+            partition: MaterializedVersion(storage_id, self.expected if same else _first_text(stored), run)
+            for partition, storage_id, same, stored, run in rows
+        }
 
 
 def _first_text(stored: str | None) -> str | None:

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import dagster as dg
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ml_platform.components.declaration import scheme_of
 from ml_platform.components.materializations import MaterializedVersion, latest_versions
+from ml_platform.components.version_cache import VersionCache
 from ml_platform.data.partitions import PartitionScheme
 
 RESOLUTION = timedelta(microseconds=1)
@@ -23,6 +24,9 @@ RESOLUTION = timedelta(microseconds=1)
 
 _ALL = np.iinfo(np.int64).max
 """Stands for the last partition of an input that is read as a whole."""
+
+_ABSENT = MaterializedVersion(-1, None, "")
+"""Stands for the version of what was never materialized."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,13 @@ def stale_assets(
     keys: Sequence[dg.AssetKey],
     partitions: Mapping[dg.AssetKey, Sequence[str]],
     damage: Callable[[dg.AssetKey, Sequence[str | None]], Mapping[str | None, str]] = lambda _key, _partitions: {},
+    cache: VersionCache | None = None,
 ) -> list[StaleAsset]:
     """Return the stale assets of ``keys``, upstream first.
 
     ``partitions`` lists the requested partitions of each partitioned key. ``damage`` returns, by partition, why
     requested partitions of an asset are stale although they were materialized, such as a landed file that changed.
+    With ``cache``, events that an earlier plan has read are not read again; the answer is the same.
 
     An asset is stale when it was never materialized, when its code version changed, and when ``damage``
     names it. It is also stale when an input was materialized later, even an input that is not in ``keys``.
@@ -53,11 +59,11 @@ def stale_assets(
     selected = set(keys)
     ordered = [key for key in graph.toposorted_asset_keys if key in selected]
     materialized = {
-        key: latest_versions(instance, key, partitions.get(key, ()), expected=graph.get(key).code_version)
+        key: latest_versions(instance, key, partitions.get(key, ()), expected=graph.get(key).code_version, cache=cache)
         for key in ordered
     }
     outside = {parent for key in ordered for parent in graph.get(key).parent_keys} - selected
-    materialized |= {parent: latest_versions(instance, parent) for parent in outside}
+    materialized |= {parent: latest_versions(instance, parent, cache=cache) for parent in outside}
     schemes = {key: scheme_of(graph.get(key).partitions_def) for key in {*ordered, *outside}}
     numbers = _Numbers()
     for key in ordered:
@@ -72,13 +78,17 @@ def stale_assets(
         ahead = {parent: _ahead(graph.get_partition_mapping(key, parent)) for parent in parents}
         requested = partitions.get(key) or (None,)
         damaged, stale, scheme = damage(key, requested), list[str | None](), schemes[key]
-        versions = [materialized[key].get(partition) for partition in requested]
-        suspect = _with_changed_input(versions, requested, scheme, parents, ahead, numbers)
-        suspect |= np.fromiter((each is None or each.code_version != node.code_version for each in versions), np.bool_)
+        versions = [materialized[key].get(partition, _ABSENT) for partition in requested]
+        ids, code_versions, _ = zip(*versions, strict=True)
+        own_ids = np.array(ids, np.int64)
+        suspect = _with_changed_input(own_ids, requested, scheme, parents, ahead, numbers)
+        suspect |= own_ids == _ABSENT.storage_id
+        suspect |= np.fromiter(map(operator.ne, code_versions, repeat(node.code_version)), np.bool_, len(versions))
         if damaged:
             suspect |= np.fromiter((each in damaged for each in requested), np.bool_)
         for place in map(int, np.flatnonzero(suspect)):
-            partition, own = requested[place], versions[place]
+            partition = requested[place]
+            own = None if versions[place] is _ABSENT else versions[place]
             reason = _own_reason(own, node.code_version) or damaged.get(partition)
             if reason is None and own is not None:
                 reason = _input_reason(own, partition, scheme, parents, ahead, numbers)
@@ -187,8 +197,9 @@ class _Input:
         if not materialized.keys() <= known.keys():
             keys = [key for key in materialized if key is None or not scheme or numbers.names_key(scheme, key)]
             known = {key: numbers.number(scheme, key) for key in keys}
-        places = np.fromiter((known[key] for key in keys), np.int64, len(keys))
-        ids = np.fromiter((materialized[key].storage_id for key in keys), np.int64, len(keys))
+        places = np.fromiter(map(known.__getitem__, keys), np.int64, len(keys))
+        versions = map(materialized.__getitem__, keys)
+        ids = np.fromiter(map(operator.itemgetter(0), versions), np.int64, len(keys))  # the storage ids
         order = np.argsort(places, kind="stable")
         first_stale = min((numbers.number(scheme, partition) for partition in stale), default=None)
         return cls(scheme, places[order], np.maximum.accumulate(ids[order]), first_stale)
@@ -210,23 +221,22 @@ class _Input:
 
 
 def _with_changed_input(
-    versions: Sequence[MaterializedVersion | None],
+    own: npt.NDArray[np.int64],
     partitions: Sequence[str | None],
     scheme: PartitionScheme | None,
     parents: Mapping[dg.AssetKey, _Input],
     ahead: Mapping[dg.AssetKey, int],
     numbers: _Numbers,
 ) -> npt.NDArray[np.bool_]:
-    """Return, for each of ``partitions``, whether :func:`_input_reason` has a reason; ``versions`` are their own."""
-    own = np.fromiter((-1 if each is None else each.storage_id for each in versions), np.int64, len(versions))
-    found = np.zeros(len(versions), np.bool_)
+    """Return, for each of ``partitions``, whether :func:`_input_reason` has a reason; ``own`` are their storage ids."""
+    found = np.zeros(len(own), np.bool_)
     for parent, read in parents.items():
         if scheme is not None and read.scheme is not None and numbers.of(read.scheme) is numbers.of(scheme):
-            known = numbers.of(scheme)
-            last = np.fromiter((known[each] for each in partitions if each in known), np.int64) + ahead[parent]
-            if len(last) < len(partitions):
+            known: Mapping[Any, int] = numbers.of(scheme)
+            if not all(map(known.__contains__, partitions)):
                 found[:] = True  # not all are parsed yet: look at each
                 continue
+            last = np.fromiter(map(known.__getitem__, partitions), np.int64, len(partitions)) + ahead[parent]
         else:
             each_last = [read.last_read(each, scheme, ahead[parent], numbers) for each in partitions]
             last = np.fromiter((_ALL if each is None else each for each in each_last), np.int64, len(partitions))

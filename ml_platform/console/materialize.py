@@ -8,6 +8,7 @@ import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 from ml_platform.components.dataset.landed_adoption import adopt_published_files
+from ml_platform.components.version_cache import VersionCache
 from ml_platform.console.materialization_plan import StaleAsset, stale_assets
 from ml_platform.console.partition_selection import Schemes, schemes_of, select_partitions
 from ml_platform.console.runs import Listener, RunReport, execute
@@ -143,7 +144,7 @@ def _stale(
         return {each or None: reason for each, reason in found.items() if each in wanted}
 
     with collector_paused():
-        return stale_assets(loaded, instance, keys, selected, damage)
+        return stale_assets(loaded, instance, keys, selected, damage, VersionCache(home.run / "materialized_versions"))
 
 
 def _steps(graph: BaseAssetGraph[Any], keys: Sequence[dg.AssetKey], schemes: Schemes) -> list[list[dg.AssetKey]]:

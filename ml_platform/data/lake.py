@@ -253,9 +253,10 @@ class Lake:
         The key is "" for a table without partitions; None for ``partitions`` selects all.
         """
         stored = self.catalog.current_files(table, partitions)
-        partition_of = {file.path: partition for partition, file in stored}
+        damaged_files = list(self.files.damaged(table, (file for _, file in stored), content=False))
+        partition_of = {file.path: partition for partition, file in stored} if damaged_files else {}
         found: dict[str, DamagedFile] = {}
-        for damaged in self.files.damaged(table, (file for _, file in stored), content=False):
+        for damaged in damaged_files:
             found.setdefault(partition_of[damaged.path], damaged)
         return found
 

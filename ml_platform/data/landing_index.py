@@ -161,17 +161,18 @@ class LandingIndex:
         if confirmed_tick is not None:
             requested = sa.and_(requested, file.requested_tick <= confirmed_tick)
         published = sa.and_(result.passed_landed_sha256.is_not(None), result.passed_landed_sha256 == file.sha256)
-        query = (
-            sa.select(file.name, file.partition, file.sha256, file.size_bytes)
-            .select_from(landed_files.outerjoin(contract_results, same_partition))
-            .where(file.dataset == dataset, sa.not_(requested), sa.or_(result.dataset.is_(None), sa.not_(published)))
-            .order_by(file.partition)
-        )
         with self.state.read() as connection:
-            return [
+            query = (
+                sa.select(file.name, file.partition, file.sha256, file.size_bytes)
+                .select_from(landed_files.outerjoin(contract_results, same_partition))
+                .where(files_of(connection, dataset), sa.not_(requested))
+                .where(sa.or_(result.dataset.is_(None), sa.not_(published)))
+            )
+            due = [
                 LandedContent(row.name, row.partition or None, row.sha256, row.size_bytes)
                 for row in connection.execute(query)
             ]
+        return sorted(due, key=lambda each: (each.partition or WHOLE, each.name))
 
     def _look_at_all(self, dataset: str, is_partition: Callable[[str], bool], *, only_new: bool) -> "_Found":
         """Hash the new and replaced files of ``dataset``, forget those that are gone, and return what is there.
@@ -247,7 +248,7 @@ class LandingIndex:
         file = landed_files.c
         query = sa.select(file.name, file.size_bytes, file.modified_ns, file.inode, file.sha256)
         with self.state.read() as connection:
-            rows = connection.execute(query.where(file.dataset == dataset)).tuples().all()
+            rows = connection.execute(query.where(files_of(connection, dataset))).tuples().all()
         return {row[0]: row for row in rows}
 
     def _store(
@@ -285,6 +286,20 @@ class LandingIndex:
                 # Another process may have added the file since it was compared.
                 if not updated.rowcount:
                     connection.execute(sa.insert(landed_files).values(dataset=dataset, name=name, **values))
+
+
+def files_of(connection: sa.engine.Connection, dataset: str) -> sa.ColumnElement[bool]:
+    """Return the condition that selects the indexed files of ``dataset``, as cheap as their number allows.
+
+    One look-up by the index for each row takes about eight times as long as reading the rows as they are stored. Where
+    the dataset has a good part of all rows, the condition is therefore one that no index serves.
+    """
+    column = landed_files.c.dataset
+    own = connection.scalar(sa.select(sa.func.count()).where(column == dataset)) or 0
+    if own < FILES_COMPARED:
+        return column == dataset
+    every = connection.scalar(sa.select(sa.func.count()).select_from(landed_files)) or 0
+    return sa.func.coalesce(column, "") == dataset if own * 4 > every else column == dataset
 
 
 def _may_differ(row: _IndexedFile, entry: "os.DirEntry[str]") -> bool:

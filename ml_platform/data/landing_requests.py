@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from ml_platform.data.landing_index import LandedContent
+from ml_platform.data.landing_index import LandedContent, files_of
 from ml_platform.data.read_attempts import Attempt, RunStates
 from ml_platform.errors import listed
 from ml_platform.state.cursors import cursors_below, delete_cursors, write_cursor
@@ -15,6 +15,10 @@ from ml_platform.state.store import StateStore
 
 EARLIER_RELEASE = 0
 """Tick of requests that an earlier release made; it recorded no outcome, so they are not tried again."""
+
+
+TICKS_IN_QUERY = 1_000
+"""Most requests that a query names; of more, those of all ticks are looked at."""
 
 
 @dataclass
@@ -78,7 +82,7 @@ def outstanding(
             states[request] = run_state(request)
         return states[request]
 
-    for content, tick, broken in _unpublished(state, dataset, confirmed_tick):
+    for content, tick, broken in _unpublished(state, dataset, confirmed_tick, [int(name) for name in records]):
         open_ticks.add(str(tick))
         record = records.get(str(tick), {"at": 0.0, "attempts": {}, "code_version": None})
         attempt = Attempt(record["attempts"].get(content.name, 1), record["at"], request_name(dataset, tick))
@@ -109,8 +113,14 @@ def _prefix(dataset: str) -> str:
     return f"landing_requests/{dataset}/"
 
 
-def _unpublished(state: StateStore, dataset: str, confirmed_tick: int) -> list[tuple[LandedContent, int, str | None]]:
-    """Return each requested content that is not published, with its tick and the check that it broke, if any."""
+def _unpublished(
+    state: StateStore, dataset: str, confirmed_tick: int, recorded: Sequence[int]
+) -> list[tuple[LandedContent, int, str | None]]:
+    """Return each requested content that is not published, with its tick and the check that it broke, if any.
+
+    Only requests of the ``recorded`` ticks and of earlier releases are looked at: a record is deleted once all contents
+    of its request are published, so that the cost does not grow with the published ones.
+    """
     file, result = landed_files.c, contract_results.c
     same_partition = sa.and_(result.dataset == file.dataset, result.partition == file.partition)
     # A failure that was adopted from an earlier release names no file.
@@ -129,19 +139,19 @@ def _unpublished(state: StateStore, dataset: str, confirmed_tick: int) -> list[t
         )
         .select_from(landed_files.outerjoin(contract_results, same_partition))
         .where(
-            file.dataset == dataset,
             file.requested_sha256 == file.sha256,
             file.requested_tick <= confirmed_tick,
+            file.requested_tick.in_([EARLIER_RELEASE, *recorded]) if len(recorded) < TICKS_IN_QUERY else sa.true(),
             sa.or_(result.passed_landed_sha256.is_(None), result.passed_landed_sha256 != file.sha256),
         )
-        .order_by(file.partition)
     )
     with state.read() as connection:
-        return [
+        found = [
             (
                 LandedContent(row.name, row.partition or None, row.sha256, row.size_bytes),
                 row.requested_tick,
                 row.broken,
             )
-            for row in connection.execute(query)
+            for row in connection.execute(query.where(files_of(connection, dataset)))
         ]
+    return sorted(found, key=lambda each: (each[0].partition or "", each[0].name))
