@@ -133,8 +133,8 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
     schema = lake.scan(model.table).collect_schema()
     measure = PerformanceMeasure(
         identity={name: schema[name] for name in model.identity},
-        compute_metrics=partial(realised_metrics, model.declared.task),
-        metrics_name=f"{model.declared.task.name} {source_hash('ml_platform.tasks.catalog:realised_metrics')}",
+        compute_metrics=partial(realised_metrics, model.declared.task, own=model.own_metrics),
+        metrics_name=_metrics_name(model),
         settings=settings,
         outcome_type=model.declared.task.outcome_type,
     )
@@ -142,9 +142,24 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
     return performance.performance_report(periods, settings, expected_by_version(model, stores))
 
 
+def _metrics_name(model: BoundModel) -> str:
+    """Return a name of the code and settings of all realised metrics; another name measures all periods again."""
+    own = [
+        f"{name} {metric.source_digest()} {metric.model_dump_json()}"
+        for name, metric in sorted(model.own_metrics.items())
+    ]
+    return " ".join([model.declared.task.name, source_hash("ml_platform.tasks.catalog:realised_metrics"), *own])
+
+
 def _performance_settings(model: BoundModel) -> PerformanceSettings:
-    """Return the declared settings; unless declared, labels of a dataset of their own are late after their horizon."""
+    """Return the declared settings, with the direction of the team's own metrics.
+
+    Unless declared, labels of a dataset of their own are late after their horizon.
+    """
     settings, labels = model.declared.monitors.performance, model.declared.labels
+    higher = [name for name, metric in model.own_metrics.items() if metric.higher_is_better]
+    if higher:
+        settings = settings.model_copy(update={"higher_is_better": [*settings.higher_is_better, *higher]})
     if labels is None or "label_delay_hours" in settings.model_fields_set:
         return settings
     return settings.model_copy(update={"label_delay_hours": labels.wait / timedelta(hours=1)})

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 
 from ml_platform.tasks.binary import BinaryTask
 from ml_platform.tasks.multiclass import MulticlassTask
+from ml_platform.tasks.own_metric import OwnMetrics, own_scores
 from ml_platform.tasks.quantile import QuantileTask
 from ml_platform.tasks.ranking import RankingTask
 from ml_platform.tasks.regression import RegressionTask
@@ -49,6 +50,13 @@ def as_task(given: Task | str | Mapping[str, Any]) -> Task:
     return given if isinstance(given, Task) else _ADAPTER.validate_python(given)
 
 
-def realised_metrics(task: Task, outcomes: pl.DataFrame) -> dict[str, float]:
-    """Return the metrics of logged predictions whose outcomes are known, as :meth:`Task.realised` reads them."""
-    return task.realised_metrics(outcomes)
+def realised_metrics(task: Task, outcomes: pl.DataFrame, own: OwnMetrics | None = None) -> dict[str, float]:
+    """Return the metrics of logged predictions whose outcomes are known, as :meth:`Task.realised_metrics` reads them.
+
+    ``own`` are metrics of a team's own. They get the score of each row, so a task with several outputs has none here.
+    """
+    found = task.realised_metrics(outcomes)
+    if not own or not isinstance(task, BinaryTask | RegressionTask | RankingTask):
+        return found
+    label, score = (outcomes[name].cast(pl.Float64).to_numpy() for name in ("outcome", "score"))
+    return found | own_scores(own, label, score)

@@ -30,9 +30,11 @@ from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.steps.candidates import build_training_sets, make_candidate
 from ml_platform.steps.feature_checks import NotEvaluated, screen_training_set
-from ml_platform.steps.monitoring import DriftResult, monitor_drift
+from ml_platform.steps.monitoring import DriftResult, monitor_drift, performance_report
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.tasks.metrics import Array
+from ml_platform.tasks.own_metric import MeanMetric
 from resources.dagster_home import HomeResource
 from resources.home import Home
 from resources.home_lake import open_lake
@@ -308,8 +310,10 @@ def test_null_in_an_identity_field_matches_null(platform: PlatformFixture) -> No
     assert [json.loads(text)["tail"] for text in rows["request"]] == [None] * 8
 
 
-def champion(platform: PlatformFixture, version: int, month: str, auc: float, action: str = "promote") -> None:
-    """Append a champion record and store the metrics of its evaluation."""
+def champion(
+    platform: PlatformFixture, version: int, month: str, auc: float, action: str = "promote", **more: float
+) -> None:
+    """Append a champion record and store the metrics of its evaluation, ``auc`` and ``more``."""
     platform.resources["home"].audit().append(  # type: ignore[attr-defined]
         CHAMPION_KIND,
         actor="test",
@@ -327,7 +331,7 @@ def champion(platform: PlatformFixture, version: int, month: str, auc: float, ac
             "previous_version": None,
         },
     )
-    numbers = {"auc": auc, "auc_low": auc - 0.01, "auc_high": auc + 0.01, "rows": 600.0}
+    numbers = {"auc": auc, "auc_low": auc - 0.01, "auc_high": auc + 0.01, "rows": 600.0, **more}
     verdict = dict.fromkeys(("partition", "candidate", "decision", "evidence"), "")
     verdict |= {"model": "legs", "digest": f"verdict-{version}"}
     record_verdict(platform.stores.audit, verdict, numbers, actor="gates", at=datetime(2013, 7, 1, tzinfo=UTC))
@@ -345,6 +349,34 @@ def test_realised_metrics_are_compared_with_the_recorded_evaluation(
     assert (shown["version"], shown["predictions"], shown["labelled"]) == ("1", 40, 40)
     assert checks["performance_regression"].passed is passed
     assert checks["performance_regression"].metadata["shortfall_auc"].value == pytest.approx(expected - shown["auc"])
+
+
+class Caught(MeanMetric):
+    """Late legs with a score above ``above``, less half of the others."""
+
+    above: float = 0.5
+
+    def row_values(self, label: Array, prediction: Array) -> Array:
+        return (prediction > self.above) * (1.5 * label - 0.5)
+
+
+def test_own_metric_is_measured_on_outcomes_with_its_direction_and_again_after_a_change(
+    platform: PlatformFixture,
+) -> None:
+    def model(above: float) -> ModelAssets:
+        return bound(
+            {"performance": {"minimum_labels": 20, "minimum_days": 1, "tolerances": {"caught": 0.0}}},
+            evaluation={"metrics": {"caught": {"type": f"{__name__}:Caught", "above": above}}},
+        )
+
+    champion(platform, 1, "2013-03", 0.9, caught=2.0, caught_low=1.9, caught_high=2.1)
+    predict_and_land(platform, model(0.0))
+    platform.materialize(monitoring.outcomes(model(0.0)))
+    (all_late,) = performance_report(model(0.0), platform.stores).periods
+    assert all_late.metrics["caught"] == pytest.approx(1.5 * all_late.base_rate - 0.5)  # type: ignore[operator]
+    assert all_late.regressed_metrics == ["caught"]
+    (none_late,) = performance_report(model(1.0), platform.stores).periods
+    assert none_late.metrics["caught"] == 0.0
 
 
 def test_performance_without_predictions_is_not_evaluated(platform: PlatformFixture) -> None:
