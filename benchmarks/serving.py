@@ -1,22 +1,27 @@
 """Latency and throughput of the endpoint, direct and through the gateway, compared with uvicorn + orjson; and by stage.
 
-`python benchmarks/serving.py [--home HOME] [--seconds 6] [--rows 1] [--json]`. One client sends requests for the same
-booster to each server in turn, over persistent connections. The ratio to the bare server is the cost of the platform.
-Without `--home`, the model is synthetic and as large as a real one. With `--home`, it is the champion of that home with
-its online features, in a bento built from the current code or, with `--deployed`, in the deployed bento.
+`python benchmarks/serving.py [--home HOME] [--seconds 6] [--rows 1] [--others] [--json]`. One client sends requests for
+the same booster to each server in turn, over persistent connections. The ratio to the bare server is the cost of the
+platform. Without `--home`, the model is synthetic and as large as a real one. With `--home`, it is the champion of that
+home with its online features, in a bento built from the current code or, with `--deployed`, in the deployed bento.
+`--others` measures the service of BentoML's tutorial and `mlflow models serve` too, each with features in memory.
+
+`wrk` measures the throughput where it is installed, else threads of this process, which are slower than the servers.
 """
 
 import argparse
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +79,29 @@ uvicorn.run(app, port=int(sys.argv[3]), log_level="error", access_log=False)
 """
 
 
+TUTORIAL = """
+import bentoml, lightgbm, numpy
+
+@bentoml.service
+class Tutorial:
+    def __init__(self):
+        self.booster = lightgbm.Booster(model_file={model!r})
+
+    @bentoml.api
+    def predict(self, rows: list[list[float | None]]) -> list[float]:
+        return self.booster.predict(numpy.array(rows, dtype=float)).tolist()
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server on loopback, and the request that it answers."""
+
+    port: int
+    path: str
+    body: bytes
+
+
 @dataclass(frozen=True)
 class Subject:
     """The served model: its bento, contract, model directory and online features, and one valid request row."""
@@ -94,12 +122,15 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=6.0, help="total seconds of requests to each server")
     options.add_argument("--rows", type=int, default=1, help="rows per request")
     options.add_argument("--connections", type=int, default=8, help="concurrent connections for the throughput")
+    options.add_argument("--others", action="store_true", help="measure BentoML's tutorial and mlflow models serve too")
     options.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         subject = of_home(arguments.home, root, deployed=arguments.deployed) if arguments.home else made_up(root)
-        result = measure(subject, root, arguments.seconds, arguments.rows, arguments.connections)
+        result = measure(
+            subject, root, arguments.seconds, arguments.rows, arguments.connections, others=arguments.others
+        )
     if arguments.json:
         print(json.dumps(result))
     else:
@@ -133,7 +164,9 @@ def built(model_dir: Path, contract: RequestContract, online: Path, row: dict[st
     return Subject(package.path, contract, model_dir, online, row, time.perf_counter() - started)
 
 
-def measure(subject: Subject, root: Path, seconds: float, rows: int, connections: int) -> dict[str, Any]:
+def measure(
+    subject: Subject, root: Path, seconds: float, rows: int, connections: int, *, others: bool = False
+) -> dict[str, Any]:
     """Return milliseconds and requests per second of each server, milliseconds of each stage, and seconds to start."""
     plan = ProcessPlan(
         run=root / "run",
@@ -151,19 +184,40 @@ def measure(subject: Subject, root: Path, seconds: float, rows: int, connections
     predictor = Predictor(subject.model_dir, SnapshotStore(subject.online))
     features = predictor.predict(subject.contract.validate(body), datetime.now(UTC)).served.encode(predictor.encoder)
     started = time.perf_counter()
-    with serve_temporarily(plan), bare(subject.model_dir, features) as bare_port:
+    with ExitStack() as stack:
+        stack.enter_context(serve_temporarily(plan))
         ready = time.perf_counter() - started
         direct_port = int(next(plan.run.glob("*.port")).read_text())
-        ports = {"bare": bare_port, "direct": direct_port, "gateway": plan.gateway_port}
-        found: dict[str, dict[str, list[float]]] = {name: {"milliseconds": [], "rates": []} for name in ports}
+        path = subject.contract.path
+        servers = {
+            "bare": Server(stack.enter_context(bare(subject.model_dir, features)), path, body),
+            "direct": Server(direct_port, path, body),
+            "gateway": Server(plan.gateway_port, path, body),
+        }
+        if others:
+            matrix = np.repeat(features[:1], rows, axis=0).tolist()
+            tutorial_body = json.dumps({"rows": matrix}).encode()
+            servers["BentoML tutorial"] = Server(
+                stack.enter_context(tutorial(subject.model_dir, root)), "/predict", tutorial_body
+            )
+            mlflow_body = json.dumps({"inputs": np.nan_to_num(np.array(matrix)).tolist()}).encode()
+            servers["mlflow models serve"] = Server(
+                stack.enter_context(mlflow_server(subject.model_dir, root)), "/invocations", mlflow_body
+            )
+        found: dict[str, dict[str, list[float]]] = {
+            name: {"milliseconds": [], "rates": [], "alone": [], "many": []} for name in servers
+        }
+        part = seconds / ROUNDS / 4
         for _ in range(ROUNDS):  # in turn, so that other load on the machine affects all servers
-            for name, port in ports.items():
-                found[name]["milliseconds"] += ask(port, subject.contract.path, body, seconds / ROUNDS / 2)
-                found[name]["rates"].append(load(port, subject.contract.path, body, seconds / ROUNDS / 2, connections))
-    ways = {name: summary(each["milliseconds"], each["rates"]) for name, each in found.items()}
+            for name, server in servers.items():
+                found[name]["milliseconds"] += ask(server, part)
+                for key, count in (("alone", 1), ("rates", connections), ("many", 4 * connections)):
+                    found[name][key].append(load(server, part, count))
+    ways = {name: summary(each) for name, each in found.items()}
     for way in ways.values():
         way["latency_ratio"] = way["p50_ms"] / ways["bare"]["p50_ms"]
-        way["throughput_ratio"] = way["requests_per_second"] / ways["bare"]["requests_per_second"]
+        for key in ("requests_per_second_alone", "requests_per_second", "requests_per_second_many"):
+            way[key.replace("requests_per_second", "throughput_ratio")] = way[key] / ways["bare"][key]
     about = {"rows": rows, "features": features.shape[1], "views": len(predictor.features.views)}
     return {
         **about,
@@ -285,15 +339,66 @@ def bare(model_dir: Path, features: np.ndarray) -> Iterator[int]:
         server.wait()
 
 
-def ask(port: int, path: str, body: bytes, seconds: float) -> list[float]:
+@contextmanager
+def tutorial(model_dir: Path, root: Path) -> Iterator[int]:
+    """Serve the booster as BentoML's tutorial does, with features in memory; yield its port once it is ready."""
+    folder = root / "tutorial"
+    folder.mkdir()
+    (folder / "service.py").write_text(TUTORIAL.format(model=str(model_dir / "model.txt")))
+    port = free_port()
+    command = ["-m", "bentoml", "serve", "service:Tutorial", "--port", str(port), "--host", "127.0.0.1"]
+    with process(command, port, cwd=folder):
+        yield port
+
+
+@contextmanager
+def mlflow_server(model_dir: Path, root: Path) -> Iterator[int]:
+    """Serve the booster by `mlflow models serve`; yield its port once it is ready."""
+    import mlflow.lightgbm
+
+    folder = root / "mlflow_model"
+    mlflow.lightgbm.save_model(lightgbm.Booster(model_file=model_dir / "model.txt"), folder)
+    port = free_port()
+    command = ["-m", "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local", "--port", str(port)]
+    with process([*command, "--workers", "1"], port):
+        yield port
+
+
+@contextmanager
+def process(arguments: Sequence[str], port: int, cwd: Path | None = None) -> Iterator[None]:
+    """Run Python with ``arguments`` until the block ends; wait until ``port`` takes connections."""
+    # `mlflow models serve` looks for uvicorn in PATH.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True"}
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(
+        [sys.executable, *arguments], cwd=cwd, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
+    )
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if server.poll() is not None:
+                    raise SystemExit(f"{arguments} ended with {server.returncode}") from None
+                threading.Event().wait(0.05)
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def ask(server: Server, seconds: float) -> list[float]:
     """Return the milliseconds of each request sent for ``seconds`` over one connection; raise on any status but 200."""
-    length = str(len(body)).encode()
+    length = str(len(server.body)).encode()
     request = (
-        b"POST " + path.encode() + b" HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\ncontent-length: "
-        b"" + length + b"\r\n\r\n" + body
+        b"POST " + server.path.encode() + b" HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\ncontent-length: "
+        b"" + length + b"\r\n\r\n" + server.body
     )
     found = []
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         until = time.perf_counter() + seconds
         while (started := time.perf_counter()) < until:
@@ -318,12 +423,33 @@ def read_answer(connection: socket.socket) -> None:
         body += connection.recv(65536)
 
 
-def load(port: int, path: str, body: bytes, seconds: float, connections: int) -> float:
+def load(server: Server, seconds: float, connections: int) -> float:
     """Return the responses per second over ``connections`` concurrent connections."""
+    return wrk_load(server, seconds, connections) if shutil.which("wrk") else thread_load(server, seconds, connections)
+
+
+def wrk_load(server: Server, seconds: float, connections: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        script, body = Path(folder) / "post.lua", Path(folder) / "body.json"
+        body.write_bytes(server.body)
+        script.write_text(
+            'wrk.method = "POST"\nwrk.headers["content-type"] = "application/json"\n'
+            f'local file = io.open("{body}", "rb")\nwrk.body = file:read("*a")\nfile:close()\n'
+        )
+        duration = f"{max(1, round(seconds))}s"
+        address = f"http://127.0.0.1:{server.port}{server.path}"
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}", "-s", str(script), address]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in printed:
+        raise RuntimeError(f"expected status 200 from {address}, found others: {printed}")
+    return float(printed.partition("Requests/sec:")[2].split()[0])
+
+
+def thread_load(server: Server, seconds: float, connections: int) -> float:
     counts = [0] * connections
 
     def one(place: int) -> None:
-        counts[place] = len(ask(port, path, body, seconds))
+        counts[place] = len(ask(server, seconds))
 
     threads = [threading.Thread(target=one, args=(place,)) for place in range(connections)]
     for thread in threads:
@@ -333,13 +459,15 @@ def load(port: int, path: str, body: bytes, seconds: float, connections: int) ->
     return sum(counts) / seconds
 
 
-def summary(milliseconds: list[float], rates: list[float]) -> dict[str, float]:
-    p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
+def summary(found: dict[str, list[float]]) -> dict[str, float]:
+    p50, p95, p99 = np.percentile(found["milliseconds"], [50, 95, 99])
     return {
         "p50_ms": float(p50),
         "p95_ms": float(p95),
         "p99_ms": float(p99),
-        "requests_per_second": float(np.median(rates)),
+        "requests_per_second_alone": float(np.median(found["alone"])),
+        "requests_per_second": float(np.median(found["rates"])),
+        "requests_per_second_many": float(np.median(found["many"])),
     }
 
 
@@ -349,12 +477,18 @@ def show(result: dict[str, Any]) -> None:
         f"{result['rows']} row(s) per request, {result['features']} features of {result['views']} views; "
         f"built in {result['build_seconds']:.1f} s, ready in {result['ready_seconds']:.1f} s"
     )
-    columns = ("p50 ms", "p95 ms", "p99 ms", "requests/s", "latency ×", "requests/s ×")
-    ways = Table("server", *columns, title="Endpoint", caption=about)
+    counts = (1, result["connections"], 4 * result["connections"])
+    columns = ("p50 ms", "p99 ms", "latency ×", *(f"rps, {count} conn." for count in counts))
+    ways = Table(
+        "server", *columns, title="Endpoint: requests/s by connections, and the ratio to the bare server", caption=about
+    )
     for name, way in result["ways"].items():
-        figures = [f"{way[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
-        ratios = [f"{way[key]:.2f}" for key in ("latency_ratio", "throughput_ratio")]
-        ways.add_row(name, *figures, f"{way['requests_per_second']:.0f}", *ratios)
+        figures = [f"{way[key]:.2f}" for key in ("p50_ms", "p99_ms", "latency_ratio")]
+        rates = [
+            f"{way['requests_per_second' + end]:.0f} ({way['throughput_ratio' + end]:.2f} ×)"
+            for end in ("_alone", "", "_many")
+        ]
+        ways.add_row(name, *figures, *rates)
     parts = Table("stage", "median ms", title="Stages of a request")
     for name, milliseconds in result["stages_ms"].items():
         parts.add_row(name, f"{milliseconds:.3f}")
