@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from bento.prediction_log import AnsweredRequest, LogStatus
 
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SCORE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 LOG_GAUGES = {
@@ -68,7 +69,20 @@ class Metrics:
             [*label_names, "view"],
             registry=self.registry,
         )
-        self._views: dict[str, tuple[Gauge, Counter]] = {}
+        self._reads = Counter(
+            "ml_platform_feature_read_rows",
+            "Rows for which a view was read",
+            [*label_names, "view"],
+            registry=self.registry,
+        )
+        self._scores = Histogram(
+            "ml_platform_prediction_score",
+            "Predicted scores",
+            label_names,
+            buckets=SCORE_BUCKETS,
+            registry=self.registry,
+        ).labels(**labels)
+        self._views: dict[str, tuple[Gauge, Counter, Counter]] = {}
 
     def count_error(self, reason: str) -> None:
         """Count a request that was not answered with predictions."""
@@ -82,12 +96,16 @@ class Metrics:
                 self._log_gauges[name].set(getattr(status, name))
 
     def observe(self, answered: Sequence[AnsweredRequest]) -> None:
-        """Count labels and feature ages of answered requests. The log's thread calls this, so no request waits."""
+        """Count labels, scores and feature ages of answers. The log's thread calls this, so no request waits."""
         predictions = [each.prediction for each in answered]
         for label, rows in CountByValue(label for each in predictions for label in each.labels).items():
             label_value = "none" if label is None else str(label).lower()
             self._predicted_labels.labels(**self._service_labels, label=label_value).inc(rows)
-        missing = np.isnan(np.concatenate([each.served.ages_minutes for each in predictions])).sum(axis=0).tolist()
+        for prediction in predictions:
+            for score in prediction.scores:
+                self._scores.observe(score)
+        ages = np.concatenate([each.served.ages_minutes for each in predictions])
+        missing = np.isnan(ages).sum(axis=0).tolist()
         last = predictions[-1].served
         oldest = np.fmax.reduce(last.ages_minutes, axis=0, initial=np.nan).tolist()
         for view, rows, age in zip(last.views, missing, oldest, strict=True):
@@ -95,10 +113,12 @@ class Metrics:
                 self._views[view] = (
                     self._ages.labels(**self._service_labels, view=view),
                     self._missing.labels(**self._service_labels, view=view),
+                    self._reads.labels(**self._service_labels, view=view),
                 )
-            age_gauge, missing_counter = self._views[view]
+            age_gauge, missing_counter, read_counter = self._views[view]
             age_gauge.set(age)
             missing_counter.inc(rows)
+            read_counter.inc(len(ages))
 
     def page(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

@@ -572,6 +572,8 @@ def _yaml(value: Any) -> str:
     """Return ``value`` as YAML on one line, shortened where it is long."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
+    if isinstance(value, tuple):
+        value = [each.model_dump(mode="json") if isinstance(each, BaseModel) else each for each in value]
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
     text = text.removesuffix("\n").removesuffix("...").strip()
     return text if len(text) <= 90 else f"{text[:80]} …"

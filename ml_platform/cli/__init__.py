@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ml_platform.cli import care, decisions, lifecycle
+from ml_platform.cli import care, decisions, lifecycle, rollouts
 from ml_platform.cli.opening import ModelName, open_console, open_home
 from ml_platform.data.names import full_name
 from ml_platform.errors import PlatformError
@@ -34,6 +34,7 @@ app.add_typer(lifecycle.model, name="model")
 app.add_typer(lifecycle.dataset, name="dataset")
 app.add_typer(lifecycle.table, name="table")
 app.add_typer(lifecycle.domain, name="domain")
+app.add_typer(rollouts.rollout, name="rollout")
 
 Partitions = Annotated[
     str,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_platform.serving.processes import ProcessPlan, ProcessSpec, free_port
+from ml_platform.serving.processes import PLAN_FILE, ProcessPlan, ProcessSpec, free_port
 from resources.addresses import LOOPBACK, address, port, port_variable
 from resources.home import Home
 from resources.online_store import OnlineStoreResource
@@ -59,7 +59,8 @@ def platform_processes(home: Home, repository: Path) -> ProcessPlan:
 def serving_processes(home: Home) -> ProcessPlan:
     """Return the plan of the demo: gateway and services only, on a free port, with a separate run folder."""
     plan = _process_plan(home, free_port(), [])
-    return plan.model_copy(update={"run": home.run / "demo", "logs": home.logs / "demo"})
+    run = home.run / "demo"
+    return plan.model_copy(update={"run": run, "logs": home.logs / "demo", "processes": [_rollout_guard(run)]})
 
 
 def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec]) -> ProcessPlan:
@@ -73,5 +74,10 @@ def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec
         gateway_port=gateway_port,
         admin_port=free_port(),
         gateway_setting=port_variable("gateway"),
-        processes=list(processes),
+        processes=[_rollout_guard(home.run), *processes],
     )
+
+
+def _rollout_guard(run: Path) -> ProcessSpec:
+    command = [sys.executable, "-m", "ml_platform.steps.rollout_guard", str(run / PLAN_FILE)]
+    return ProcessSpec(name="rollout_guard", command=command)

@@ -161,6 +161,8 @@ def _bootstrap(gateway: Gateway) -> dict[str, Any]:
     folder = gateway.folder.resolve()
     return {
         "node": {"id": "gateway", "cluster": "ml-platform"},
+        # Histograms show new values after a flush only, and the guard of rollouts compares durations.
+        "stats_flush_interval": "0.25s",
         "admin": {"address": _address("127.0.0.1", gateway.admin_port)},
         "dynamic_resources": {"cds_config": _from_file(folder / CLUSTERS_FILE)},
         "static_resources": {

@@ -36,6 +36,9 @@ RUN_VARIABLE = "ML_PLATFORM_RUN"
 """Environment variable that marks every process started here; its value is the run folder of the home."""
 
 STATUS_FILE, UP_FILE, LOCK_FILE, APPLIED_FILE = "status.json", "up.json", "up.lock", "applied.json"
+PLAN_FILE = "plan.json"
+"""The plan, which the reconciler and the guard of rollouts read."""
+
 CONTROL_FOLDER = "control"
 STOP_SECONDS = 35
 START_SECONDS = 60.0
@@ -140,7 +143,7 @@ def serve_temporarily(plan: ProcessPlan, timeout_seconds: float = START_SECONDS)
     """
     plan.run.mkdir(parents=True, exist_ok=True)
     plan.logs.mkdir(parents=True, exist_ok=True)
-    plan_file = plan.run / "plan.json"
+    plan_file = plan.run / PLAN_FILE
     plan_file.write_text(plan.model_dump_json())
     log = plan.logs / "up.log"
     with log.open("wb") as output:
@@ -287,7 +290,7 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
     os.environ[RUN_VARIABLE] = str(plan.run.resolve())
     plan.gateway.write_bootstrap()
     endpoint = f"ipc://{control}/control"
-    plan_file = plan.run / "plan.json"
+    plan_file = plan.run / PLAN_FILE
     plan_file.write_text(plan.model_dump_json())
     reconciler = ProcessSpec(
         name="reconciler",

@@ -33,6 +33,7 @@ from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.request_contract import MAX_PAST_MINUTES, RequestContract, RequestField
 from ml_platform.serving.request_rules import RequestRule
+from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.steps.monitor_settings import MonitorSettings
 from ml_platform.steps.retention import ModelRetention
 from ml_platform.tasks.binary import BinaryTask
@@ -232,6 +233,10 @@ class ModelSettings(Settings):
     )
     retention: ModelRetention | None = Field(
         default=None, description="Values that replace those under retention in params.yaml for this model."
+    )
+    rollout: RolloutSettings = Field(
+        default_factory=lambda: RolloutSettings.model_validate({}),
+        description="How a new champion reaches the users of the endpoint.",
     )
     maximum_rows: int = Field(default=1000, ge=1, description="Maximum number of rows of one request.")
     request_rules: list[RequestRule] = Field(

@@ -21,7 +21,6 @@ from ml_platform.registry.promotion import roll_back
 from ml_platform.registry.verdict_record import PromotionError
 from ml_platform.serving.bento_build import BentoVerification, BuiltBento, bento_digest, build_bento, verify_bento
 from ml_platform.serving.desired_state import (
-    ROLES,
     DesiredState,
     ServedVersion,
     all_desired_states,
@@ -29,6 +28,7 @@ from ml_platform.serving.desired_state import (
     desired_generation,
     with_stable,
 )
+from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.serving.verified_bentos import find_verified_bento, record_verified_bento, verified_served_version
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.platform_stores import PlatformStores
@@ -38,11 +38,9 @@ from ml_platform.steps.read_verification import (
     require_published_reads,
     require_reads_of_training,
 )
+from ml_platform.steps.rollouts import ROLLOUT_KIND, rollout_facts, start_rollout, supersede_rollout
 from ml_platform.steps.untimed import written_at
 from ml_platform.training.model_directory import read_model
-
-ROLLOUT_KIND = "rollout"
-"""Kind of the audit records of changes of a desired state."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,13 @@ def package_version(model: BoundModel, version: ModelVersion, month: str, stores
     return PackageResult(version.version, package, verified)
 
 
-def roll_out_champion(name: str, stores: PlatformStores, *, by: str, at: datetime) -> DesiredState:
+def roll_out_champion(
+    name: str, stores: PlatformStores, *, by: str, at: datetime, settings: RolloutSettings | None = None
+) -> DesiredState:
     """Make the champion's verified bento the stable one and return the desired state.
+
+    With ``settings`` that declare steps, it becomes the candidate beside another stable version instead, and the guard
+    takes it through the steps. Otherwise a running rollout ends as superseded.
 
     A change is recorded in the audit log, in the same transaction. The desired state does not change when this bento is
     stable already, and an unreadable one is replaced. Nothing is built: the rollout uses exactly the bento that was
@@ -128,7 +131,12 @@ def roll_out_champion(name: str, stores: PlatformStores, *, by: str, at: datetim
     no verified bento or the bento was changed.
     """
     served = verified_version_of(champion_of(name, stores.registry), stores)
+    stable = all_desired_states(stores.state).readable.get(name, DesiredState()).stable
+    if settings is not None and settings.all_steps and stable is not None and stable != served:
+        return start_rollout(stores.state, name, served, settings, by=by, at=at)
     with stores.state.write():
+        if stable is not None:
+            supersede_rollout(stores.state, name, reason="rolled out at once", by=by, at=at)
         before = desired_generation(stores.state, name)
         desired = change_desired_state(
             stores.state, name, lambda current: with_stable(current, served), replace_unreadable=True
@@ -212,11 +220,4 @@ def reference_rows(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:
 
 def record_rollout(audit: AuditLog, name: str, desired: DesiredState, *, by: str, at: datetime) -> None:
     """Record which versions should serve from now on, with their weights, as decided by ``by``."""
-    served: dict[str, ServedVersion | None] = {role: getattr(desired, role) for role in ROLES}
-    facts = {
-        "model": name,
-        "generation": desired.generation,
-        "versions": {role: each.version for role, each in served.items() if each is not None},
-        "weights": desired.weights,
-    }
-    audit.append(ROLLOUT_KIND, actor=by, at=at, facts=facts)
+    audit.append(ROLLOUT_KIND, actor=by, at=at, facts=rollout_facts(name, desired))

@@ -61,8 +61,8 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
     @dg.asset(
         key=model.key("rollout"),
         description=(
-            "Desired state of the endpoint: the champion's verified bento as stable version, beside a canary or shadow "
-            "that continues, each with its share of the requests. Running services follow within seconds."
+            "Desired state of the endpoint: the champion's verified bento as stable version, or as candidate that the "
+            "guard takes through the declared steps, with the share of the requests. Services follow within seconds."
         ),
         partitions_def=model.partitions_def,
         deps=[model.key("bento")],
@@ -74,7 +74,13 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.steps.packaging import roll_out_champion
 
         stores = open_stores(home, lake, mlflow, online_store)
-        state = roll_out_champion(model.name, stores, by=f"{model.name}/rollout", at=datetime.now(UTC))
+        state = roll_out_champion(
+            model.name,
+            stores,
+            by=f"{model.name}/rollout",
+            at=datetime.now(UTC),
+            settings=model.declared.rollout,
+        )
         return dg.MaterializeResult(
             metadata={
                 "generation": state.generation,

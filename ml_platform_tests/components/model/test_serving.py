@@ -25,6 +25,8 @@ from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import reconcile
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
+from ml_platform.serving.rollout import read_rollout
+from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.serving.verified_bentos import verified_bento_of
 from ml_platform.steps.packaging import roll_back_champion
 from ml_platform.steps.platform_stores import PlatformStores
@@ -223,6 +225,29 @@ def test_change_of_the_desired_state_is_recorded_with_it(platform: PlatformFixtu
         "weights": {"stable": 100},
     }
     assert sum(record.facts["generation"] == before + 2 for record in recorded) == 1
+
+
+def test_champion_with_declared_steps_is_a_candidate_until_it_is_rolled_out_at_once(
+    platform: PlatformFixture, bento: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, champion = ServedVersion(version="7", bento="elsewhere"), bento_folder(platform, bento)
+    state, before = open_state(platform.home), platform.desired_state.generation
+    swap_desired_state(state, "toy", DesiredState(stable=other, weights={"stable": 100}), before)
+    with monkeypatch.context() as declared:
+        declared.setattr(platform.model.declared, "rollout", RolloutSettings(strategy="canary"))
+        metadata = recorded_metadata(platform.materialize("rollout"))
+        assert recorded_metadata(platform.materialize("rollout")) == metadata
+    assert platform.desired_state.candidate == ServedVersion(version="1", bento=champion)
+    assert (metadata["stable"], metadata["candidate"], metadata["weights"]) == (
+        "7",
+        "1",
+        {"stable": 95, "candidate": 5},
+    )
+    platform.materialize("rollout")
+    assert platform.desired_state.served_versions == [ServedVersion(version="1", bento=champion)]
+    ended = read_rollout(state, "toy")
+    assert ended is not None
+    assert ended.outcome == "superseded"
 
 
 def test_changed_bento_is_not_rolled_out_until_it_is_built_again(

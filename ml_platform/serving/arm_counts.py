@@ -1,0 +1,110 @@
+"""Reads the counters of the services behind the gateway: answers, errors, slow answers, scores and missing facts."""
+
+import json
+import urllib.request
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ConfigDict, Field
+
+from ml_platform.data.settings import Settings
+
+READ_SECONDS = 0.2
+
+
+class ArmCounts(Settings):
+    """Counters of one service since its start, or their increase between two readings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answers: int = Field(default=0, description="Answers that the gateway received, or gave instead of the service.")
+    errors: int = Field(default=0, description="Answers with another status than 2xx.")
+    timed: int = Field(default=0, description="Answers with a known duration.")
+    slow: int = Field(default=0, description="Answers that took longer than the limit.")
+    active: int = Field(default=0, description="Requests that wait for an answer now.")
+    scores: tuple[int, ...] = Field(default=(), description="Scores between two limits of the histogram.")
+    view_reads: int = Field(default=0, description="Views read for a row.")
+    missing: int = Field(default=0, description="Views that had no fact for a row.")
+
+    def since(self, before: Self) -> Self:
+        """Return the increase since ``before``. A counter that fell belongs to a restarted process and starts at 0."""
+        fell = sum(self.scores) < sum(before.scores) or self.view_reads < before.view_reads
+        old_scores = before.scores if len(before.scores) == len(self.scores) and not fell else (0,) * len(self.scores)
+        reads, missing = (0, 0) if fell else (before.view_reads, before.missing)
+        return type(self)(
+            answers=_increase(self.answers, before.answers),
+            errors=_increase(self.errors, before.errors),
+            timed=_increase(self.timed, before.timed),
+            slow=_increase(self.slow, before.slow),
+            active=self.active,
+            scores=tuple(_increase(new, old) for new, old in zip(self.scores, old_scores, strict=True)),
+            view_reads=_increase(self.view_reads, reads),
+            missing=_increase(self.missing, missing),
+        )
+
+
+def read_counts(admin_url: str, slow_ms: Mapping[str, int], run: Path) -> dict[str, ArmCounts]:
+    """Return the counters of the services ``slow_ms``, by name, each with its limit of a slow answer.
+
+    A service that does not answer in time has the counters of the gateway only. Raises ``OSError`` when the gateway
+    does not answer.
+    """
+    names = "|".join(slow_ms)
+    wanted = "upstream_rq_completed|upstream_rq_2xx|upstream_rq_active|upstream_rq_time"
+    query = f"/stats?filter=^cluster\\.({names})\\.({wanted})$&format=json&histogram_buckets=cumulative"
+    stats = json.loads(_read(f"{admin_url}{query}", 2.0))["stats"]
+    values = {each["name"]: int(each["value"]) for each in stats if "value" in each}
+    buckets: dict[str, dict[float, int]] = {
+        each["name"]: {float(one["upper_bound"]): int(one["cumulative"]) for one in each["buckets"]}
+        for each in _histograms(stats)
+    }
+    found = {}
+    for name, limit in slow_ms.items():
+        completed = values.get(f"cluster.{name}.upstream_rq_completed", 0)
+        durations = buckets.get(f"cluster.{name}.upstream_rq_time", {})
+        timed = max(durations.values(), default=0)
+        gateway = ArmCounts(
+            answers=completed,
+            errors=completed - min(completed, values.get(f"cluster.{name}.upstream_rq_2xx", 0)),
+            timed=timed,
+            slow=timed - durations.get(float(limit), timed),
+            active=values.get(f"cluster.{name}.upstream_rq_active", 0),
+        )
+        found[name] = gateway.model_copy(update=_service_counts(run / f"{name}.port"))
+    return found
+
+
+def _histograms(stats: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [one for each in stats for one in each.get("histograms", [])]
+
+
+def _service_counts(port_file: Path) -> dict[str, object]:
+    """Return the counters that only the service has; none while it does not answer."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        page = _read(f"http://127.0.0.1:{int(port_file.read_text())}/metrics", READ_SECONDS)
+    except (OSError, ValueError):
+        return {}
+    cumulative, reads, missing = [], 0, 0
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name == "ml_platform_prediction_score_bucket":
+                cumulative.append(int(sample.value))
+            elif sample.name == "ml_platform_feature_read_rows_total":
+                reads += int(sample.value)
+            elif sample.name == "ml_platform_feature_missing_rows_total":
+                missing += int(sample.value)
+    scores = tuple(new - old for new, old in zip(cumulative, [0, *cumulative], strict=False))
+    return {"scores": scores, "view_reads": reads, "missing": missing}
+
+
+def _read(url: str, seconds: float) -> str:
+    with urllib.request.urlopen(url, timeout=seconds) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def _increase(new: int, old: int) -> int:
+    return new - old if new >= old else new

@@ -1,0 +1,188 @@
+"""One rollout: what is stored of it, the evidence that each look adds, and the judgement that follows from both.
+
+Everything here is a function of values, so each pass of the guard can be repeated after a crash.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from ml_platform.data.settings import Settings
+from ml_platform.serving.arm_comparison import bet, evidence, no_wealth, rate_values, score_values
+from ml_platform.serving.arm_counts import ArmCounts
+from ml_platform.serving.desired_state import DesiredState, ServedVersion
+from ml_platform.serving.rollout_settings import RolloutSettings, RolloutStep
+from ml_platform.state.cursors import cursors_below, read_cursor, write_cursor
+from ml_platform.state.store import StateStore
+
+CURSOR_PREFIX = "rollout/"
+
+GUARDRAILS = ("errors", "slow", "scores", "missing")
+
+DOUBT = 20.0
+"""Evidence against a candidate above which it does not advance; it is not yet enough to roll back."""
+
+RUNNING, COMPLETED, ROLLED_BACK, SUPERSEDED = "running", "completed", "rolled_back", "superseded"
+
+
+class Rollout(Settings):
+    """The rollout of one version of a model; the store has the last one of each model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    candidate: ServedVersion = Field(description="Version that is rolled out.")
+    stable: ServedVersion = Field(description="Version that served before, and serves again after a rollback.")
+    settings: RolloutSettings = Field(description="Settings when the rollout started.")
+    started: datetime = Field(description="When the rollout started.")
+    step: int = Field(default=0, ge=0, description="Number of the current step.")
+    step_started: datetime | None = Field(default=None, description="When the gateway first routed the step.")
+    answers: int = Field(default=0, description="Answers of the candidate in this step.")
+    stable_answers: int = Field(default=0, description="Answers of the stable version in this step.")
+    errors: int = Field(default=0, description="Errors of the candidate in this step.")
+    last_answer: datetime | None = Field(default=None, description="When the candidate last answered, or was idle.")
+    counts: dict[str, ArmCounts] = Field(default_factory=dict, description="Last counters, by arm.")
+    wealth: dict[str, list[list[float]]] = Field(default_factory=dict, description="Logarithms of wealths.")
+    approved_step: int = Field(default=-1, description="Last step after which a person let the rollout go on.")
+    outcome: Literal["running", "completed", "rolled_back", "superseded"] = Field(default="running")
+    reason: str = Field(default="", description="Reason of the outcome.")
+
+    @property
+    def current_step(self) -> RolloutStep:
+        return self.settings.all_steps[self.step]
+
+    @property
+    def evidence(self) -> dict[str, float]:
+        """The evidence against the candidate, by guardrail."""
+        return {name: evidence(np.array(values)) for name, values in self.wealth.items()}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What happens next, and why."""
+
+    action: Literal["advance", "roll_back", "wait"]
+    reason: str
+
+
+def observe(rollout: Rollout, counts: Mapping[str, ArmCounts], now: datetime, seed: int) -> Rollout:
+    """Return ``rollout`` after a look at the counters ``counts`` of both arms (``candidate`` and ``stable``).
+
+    The answers since the last look are compared once both arms have some; a time in which the candidate answered
+    nothing does not count. The first look of a step only stores the counters.
+    """
+    if not rollout.counts or rollout.step_started is None:
+        return rollout.model_copy(
+            update={"counts": dict(counts), "step_started": rollout.step_started or now, "last_answer": now}
+        )
+    new = {arm: counts[arm].since(rollout.counts[arm]) for arm in ("candidate", "stable")}
+    candidate, stable = new["candidate"], new["stable"]
+    if candidate.answers == 0:
+        waits = candidate.active > 0
+        return rollout if waits else rollout.model_copy(update={"counts": dict(counts), "last_answer": now})
+    if stable.answers == 0:
+        return rollout.model_copy(update={"last_answer": now})
+    generator, guardrails = np.random.default_rng(seed), rollout.settings.guardrails
+    values = {
+        "errors": (rate_values(candidate.errors, candidate.answers), rate_values(stable.errors, stable.answers)),
+        "slow": (rate_values(candidate.slow, candidate.timed), rate_values(stable.slow, stable.timed)),
+        "scores": (score_values(candidate.scores), score_values(stable.scores)),
+        "missing": (
+            rate_values(candidate.missing, candidate.view_reads),
+            rate_values(stable.missing, stable.view_reads),
+        ),
+    }
+    tolerances = {
+        "errors": guardrails.error_share,
+        "slow": guardrails.slow_share,
+        "scores": guardrails.score_share,
+        "missing": guardrails.missing_share,
+    }
+    wealth = dict(rollout.wealth)
+    for name, (of_candidate, of_stable) in values.items():
+        if len(of_candidate) and len(of_stable) and of_candidate.shape[1] == of_stable.shape[1]:
+            before = np.array(wealth[name]) if name in wealth else no_wealth(of_candidate.shape[1])
+            wealth[name] = bet(before, of_candidate, of_stable, tolerances[name], generator).tolist()
+    return rollout.model_copy(
+        update={
+            "counts": dict(counts),
+            "wealth": wealth,
+            "answers": rollout.answers + candidate.answers,
+            "stable_answers": rollout.stable_answers + stable.answers,
+            "errors": rollout.errors + candidate.errors,
+            "last_answer": now,
+        }
+    )
+
+
+def judge(rollout: Rollout, now: datetime) -> Judgement:
+    """Return whether the candidate advances by one step, is rolled back, or waits, with the reason.
+
+    Each guardrail has an equal part of ``guardrails.error``, so all of them together roll a candidate within the
+    tolerances back with at most that probability. Rules about time do not count in it.
+    """
+    settings, guardrails, step = rollout.settings, rollout.settings.guardrails, rollout.current_step
+    limit = len(GUARDRAILS) / guardrails.error
+    found = rollout.evidence
+    broken = [f"{name} (evidence {found[name]:.3g} of {limit:g})" for name in found if found[name] >= limit]
+    if broken:
+        return Judgement("roll_back", f"worse than the stable version by {', '.join(broken)}")
+    if rollout.step_started is None:
+        waited = (now - rollout.started).total_seconds() if rollout.step == 0 else 0
+        if waited > guardrails.ready_seconds:
+            return Judgement("roll_back", f"not ready after {guardrails.ready_seconds:g} s")
+    elif rollout.last_answer and (now - rollout.last_answer).total_seconds() > guardrails.stalled_seconds:
+        return Judgement("roll_back", f"no answer for {guardrails.stalled_seconds:g} s while requests wait")
+    if now - rollout.started > timedelta(minutes=settings.max_minutes):
+        action: Literal["advance", "roll_back"] = "roll_back" if settings.on_timeout == "roll_back" else "advance"
+        return Judgement(action, f"not through its steps after {settings.max_minutes:g} minutes")
+    if rollout.step_started is None:
+        return Judgement("wait", "for the services to be ready")
+    needed = []
+    if rollout.answers < step.min_requests:
+        needed.append(f"{step.min_requests - rollout.answers} answers of the candidate")
+    if (left := step.min_seconds - (now - rollout.step_started).total_seconds()) > 0:
+        needed.append(f"{left:.0f} s")
+    needed += [f"doubts about {name} to end (evidence {found[name]:.3g})" for name in found if found[name] >= DOUBT]
+    if step.approval and rollout.approved_step < rollout.step:
+        needed.append("an approval: ml-platform rollout approve")
+    if needed:
+        return Judgement("wait", f"for {', '.join(needed)}")
+    return Judgement("advance", f"{rollout.answers} answers, {rollout.errors} errors, and no guardrail broken")
+
+
+def routed(current: DesiredState, rollout: Rollout) -> DesiredState:
+    """Return the desired state of the current step, or of the outcome, of ``rollout``."""
+    if rollout.outcome == COMPLETED:
+        return DesiredState(stable=rollout.candidate, weights={"stable": 100}, generation=current.generation)
+    if rollout.outcome != RUNNING:
+        return DesiredState(stable=rollout.stable, weights={"stable": 100}, generation=current.generation)
+    weight = rollout.current_step.weight
+    if weight == 0:
+        return DesiredState(
+            stable=rollout.stable, shadow=rollout.candidate, weights={"stable": 100}, generation=current.generation
+        )
+    weights = {"stable": 100 - weight, "candidate": weight}
+    return DesiredState(
+        stable=rollout.stable, candidate=rollout.candidate, weights=weights, generation=current.generation
+    )
+
+
+def read_rollout(state: StateStore, model: str) -> Rollout | None:
+    """Return the last rollout of ``model``, or None."""
+    stored = read_cursor(state, f"{CURSOR_PREFIX}{model}")
+    return None if stored is None else Rollout.model_validate(stored)
+
+
+def running_rollouts(state: StateStore) -> dict[str, Rollout]:
+    """Return the rollouts that have no outcome yet, by model."""
+    stored = {model: Rollout.model_validate(each) for model, each in cursors_below(state, CURSOR_PREFIX).items()}
+    return {model: each for model, each in stored.items() if each.outcome == RUNNING}
+
+
+def write_rollout(state: StateStore, model: str, rollout: Rollout) -> None:
+    """Replace the rollout of ``model``; joins the write transaction that is open."""
+    write_cursor(state, f"{CURSOR_PREFIX}{model}", rollout.model_dump(mode="json"))

@@ -1,0 +1,125 @@
+"""What a look adds to a rollout, and when the candidate advances, is rolled back or waits."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ml_platform.serving.arm_counts import ArmCounts
+from ml_platform.serving.desired_state import DesiredState, ServedVersion
+from ml_platform.serving.rollout import Rollout, judge, observe, routed
+from ml_platform.serving.rollout_settings import Guardrails, RolloutSettings, RolloutStep
+
+START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+STABLE, CANDIDATE = ServedVersion(version="1", bento="toy/1"), ServedVersion(version="2", bento="toy/2")
+SETTINGS = RolloutSettings(
+    strategy="canary",
+    steps=(RolloutStep(weight=10, min_requests=50, min_seconds=30), RolloutStep(weight=50)),
+    guardrails=Guardrails(stalled_seconds=3, ready_seconds=60),
+    max_minutes=10,
+)
+
+
+def rollout(**changes: Any) -> Rollout:
+    return Rollout(candidate=CANDIDATE, stable=STABLE, settings=SETTINGS, started=START).model_copy(update=changes)
+
+
+def after(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def counts(answers: int, errors: int = 0, **more: Any) -> ArmCounts:
+    return ArmCounts(answers=answers, errors=errors, **more)
+
+
+def looked(candidate: ArmCounts, stable: ArmCounts, seconds: float = 1, start: Rollout | None = None) -> Rollout:
+    """Return the rollout after a first look at zero, and one at ``candidate`` and ``stable``."""
+    first = observe(start or rollout(), {"candidate": counts(0), "stable": counts(0)}, after(0), 1)
+    return observe(first, {"candidate": candidate, "stable": stable}, after(seconds), 2)
+
+
+def test_candidate_with_errors_that_the_stable_version_has_not_is_rolled_back() -> None:
+    judgement = judge(looked(counts(20, 20), counts(100)), after(1))
+    assert (judgement.action, "errors" in judgement.reason) == ("roll_back", True)
+
+
+def test_errors_that_both_have_at_the_same_time_roll_nothing_back() -> None:
+    seen = looked(counts(60, 30), counts(600, 300), seconds=31)
+    assert judge(seen, after(31)).action == "advance"
+
+
+def test_slow_candidate_is_rolled_back() -> None:
+    judgement = judge(looked(counts(30, timed=30, slow=30), counts(100, timed=100, slow=1)), after(1))
+    assert (judgement.action, "slow" in judgement.reason) == ("roll_back", True)
+
+
+def test_shifted_scores_are_rolled_back() -> None:
+    seen = looked(counts(60, scores=(0, 0, 60)), counts(60, scores=(20, 20, 20)))
+    assert (judge(seen, after(1)).action, "scores" in judge(seen, after(1)).reason) == ("roll_back", True)
+
+
+def test_missing_features_are_rolled_back() -> None:
+    seen = looked(counts(30, view_reads=30, missing=30), counts(90, view_reads=90, missing=9))
+    assert (judge(seen, after(1)).action, "missing" in judge(seen, after(1)).reason) == ("roll_back", True)
+
+
+@pytest.mark.parametrize(
+    ("answers", "seconds", "needed"), [(49, 31, "1 answers"), (50, 29, "1 s"), (20, 10, "30 answers")]
+)
+def test_step_waits_for_its_answers_and_its_duration(answers: int, seconds: float, needed: str) -> None:
+    judgement = judge(looked(counts(answers), counts(500), seconds), after(seconds))
+    assert (judgement.action, needed in judgement.reason) == ("wait", True)
+
+
+def test_step_advances_with_its_answers_after_its_duration() -> None:
+    assert judge(looked(counts(50), counts(500), 30), after(30)).action == "advance"
+
+
+def test_step_with_an_approval_waits_for_a_person() -> None:
+    step = RolloutStep(weight=10, min_requests=1, min_seconds=0, approval=True)
+    start = rollout(settings=SETTINGS.model_copy(update={"steps": (step,)}))
+    seen = looked(counts(5), counts(5), start=start)
+    assert "approval" in judge(seen, after(1)).reason
+    assert judge(seen.model_copy(update={"approved_step": 0}), after(1)).action == "advance"
+
+
+def test_candidate_that_answers_nothing_while_requests_wait_is_rolled_back() -> None:
+    seen = looked(counts(0, active=2), counts(50))
+    assert judge(seen, after(3)).action == "wait"
+    assert judge(seen, after(3.1)).action == "roll_back"
+
+
+def test_candidate_without_requests_is_not_stalled() -> None:
+    seen = looked(counts(0), counts(50), seconds=20)
+    assert judge(seen, after(21)).action == "wait"
+
+
+def test_candidate_that_is_never_ready_is_rolled_back() -> None:
+    assert judge(rollout(), after(60)).action == "wait"
+    assert judge(rollout(), after(61)).action == "roll_back"
+
+
+@pytest.mark.parametrize(("outcome", "action"), [("roll_back", "roll_back"), ("complete", "advance")])
+def test_longest_duration_has_the_declared_outcome(outcome: str, action: str) -> None:
+    settings = SETTINGS.model_copy(update={"on_timeout": outcome})
+    seen = rollout(settings=settings, step_started=after(1), last_answer=after(601))
+    assert judge(seen, after(601)).action == action
+
+
+def test_restarted_service_counts_from_zero() -> None:
+    before, now = counts(90, 3, scores=(50, 40), view_reads=90), counts(100, 5, scores=(2, 1), view_reads=3)
+    grown = now.since(before)
+    assert (grown.answers, grown.errors, grown.scores, grown.view_reads) == (10, 2, (2, 1), 3)
+
+
+def test_step_zero_of_a_shadow_rollout_mirrors_requests() -> None:
+    settings = SETTINGS.model_copy(update={"strategy": "shadow_then_canary"})
+    desired = routed(DesiredState(), rollout(settings=settings))
+    assert (desired.shadow, desired.candidate, desired.weights) == (CANDIDATE, None, {"stable": 100})
+
+
+@pytest.mark.parametrize("weights", [(50, 10), (0, 10)])
+def test_weights_that_fall_or_begin_at_zero_are_refused(weights: tuple[int, int]) -> None:
+    with pytest.raises(ValidationError, match="weights above 0 that do not fall"):
+        RolloutSettings(strategy="canary", steps=tuple(RolloutStep(weight=each) for each in weights))
