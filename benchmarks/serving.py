@@ -394,7 +394,9 @@ def ask(server: Server, seconds: float) -> list[float]:
     """Return the milliseconds of each request sent for ``seconds`` over one connection; raise on any status but 200."""
     length = str(len(server.body)).encode()
     request = (
-        b"POST " + server.path.encode() + b" HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\ncontent-length: "
+        b"POST "
+        + server.path.encode()
+        + b" HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: "
         b"" + length + b"\r\n\r\n" + server.body
     )
     found = []

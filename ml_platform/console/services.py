@@ -45,8 +45,8 @@ def platform_processes(home: Home, repository: Path) -> ProcessPlan:
                 name="reports",
                 # Metadata of assets links to it: Data Docs, drift reports and model cards are files of the home.
                 command=[
-                    *(sys.executable, "-m", "http.server", str(reports)),
-                    *("--bind", LOOPBACK, "--directory", str(home.reports)),
+                    *(sys.executable, "-m", "ml_platform.console.reports_server"),
+                    *(str(reports), str(home.reports)),
                 ],
                 port=reports,
                 port_setting=port_variable("reports"),

@@ -24,6 +24,7 @@ from ml_platform.data.canonical import directory_digest, file_digest, value_dige
 from ml_platform.data.module_code import syntax_digest
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import listed
+from ml_platform.serving.bento_digest import BENTOFILE, DIGEST_DIGITS, content_digest
 from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.bento_sources import (
     BentoError,
@@ -42,7 +43,6 @@ REQUIRED_LIBRARIES = ("uvicorn", "redis")
 FILES_NOT_SERVED = ("manifest.json",)
 """Files of a model directory that record how it was made. They name times and machines; serving reads none of them."""
 
-BENTOFILE = "bentofile.yaml"
 LOCK_FILE = ".publication.lock"
 """Lock of the publication of a built bento; it is taken for an instant."""
 
@@ -86,7 +86,7 @@ def build_bento(
     with scratch_folder("bento", bentos_root) as staging:
         requirements = _stage(staging, model_dir, contract, version, locks)
         digest = directory_digest(staging)
-        name = f"{version}-{digest[:12]}"
+        name = f"{version}-{digest[:DIGEST_DIGITS]}"
         bento_folder = bentos_root / "bentos" / contract.model / name
         if not _is_built(bento_folder, digest):
             # In a store of its own: neither a second build nor what a killed one left running can disturb it.
@@ -155,16 +155,6 @@ def verify_bento(
             fix="If a feature view or the encoder changed after training, materialize the candidate again.",
         )
     return BentoVerification(len(rows), result.latency_p50_ms, result.latency_p99_ms)
-
-
-def content_digest(bento: Path) -> str:
-    """Return the digest of the current files in ``bento``, to compare with :attr:`BuiltBento.sha256`.
-
-    Bytecode does not count, because running a bento adds it.
-    """
-    source = bento / "src"
-    bytecode = [file.relative_to(source).as_posix() for file in source.rglob("*.pyc")]
-    return directory_digest(source, leave_out=[BENTOFILE, *bytecode])
 
 
 def _normalized_digest(source: Path) -> str:

@@ -10,13 +10,24 @@ import socket
 import sys
 from pathlib import Path
 
+from ml_platform.serving.bento_digest import ChangedBentoError, require_unchanged
+
 SERVER = "_bentoml_impl.worker.service"
 BACKLOG = 2048
 GRACE_SECONDS = 30
 
 
 def main(bento: Path, port_file: Path, log_file: Path) -> None:
-    """Replace this process by the server of ``bento`` on a free local port, and send its output to ``log_file``."""
+    """Replace this process by the server of ``bento`` on a free local port, and send its output to ``log_file``.
+
+    A bento whose files changed since it was verified is not served: the error is in the log, and no port is written.
+    """
+    try:
+        require_unchanged(bento)
+    except ChangedBentoError as error:
+        with log_file.open("a") as log:
+            log.write(f"{error}\n")
+        raise SystemExit(str(error)) from None
     listener = _bind_socket(port_file)
     listener.set_inheritable(True)
     # Listen before the server runs: an early request then waits instead of being rejected.

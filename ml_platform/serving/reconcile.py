@@ -16,7 +16,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Reconciler:
             for model, state in desired.items()
         }
         target = {model: state for model, state in served.items() if state is not None}
-        self._apply(target, applied, ready)
+        self._apply(target, applied, ready, starting=desired.keys() - target.keys())
         self._stop_unused(
             running - needed.keys() - _services_of(target).keys(), needed.keys() | _services_of(target).keys()
         )
@@ -139,7 +139,12 @@ class Reconciler:
             return None
 
     def _apply(
-        self, target: dict[str, DesiredState], applied: dict[str, DesiredState], ready: Mapping[str, int]
+        self,
+        target: dict[str, DesiredState],
+        applied: dict[str, DesiredState],
+        ready: Mapping[str, int],
+        *,
+        starting: Collection[str],
     ) -> None:
         clusters = {**(self._clusters or {}), **ready}
         for name in _services_of(target).keys() | _services_of(applied).keys():
@@ -148,9 +153,16 @@ class Reconciler:
                 clusters[name] = int(self._port_file(name).read_text())
         self._set_clusters(clusters)
         applied_file = self.plan.run / APPLIED_FILE
-        version = _routes_version(target)
+        version = _routes_version(target, starting)
         if target != applied or self._gateway_routes_version() != version:
-            write_routes(self.plan.gateway.folder, target, version=version)
+            gateway = self.plan.gateway
+            write_routes(
+                gateway.folder,
+                target,
+                version=version,
+                allowed_hosts=gateway.allowed_hosts,
+                starting=starting,
+            )
             self._wait_for_gateway(lambda: self._gateway_routes_version() == version, f"routes {version}")
             write_json(applied_file, {model: state.model_dump() for model, state in target.items()})
             logger.info("the gateway loaded routes %s", version)
@@ -225,8 +237,9 @@ def _services_of(desired: Mapping[str, DesiredState]) -> dict[str, tuple[str, Se
     }
 
 
-def _routes_version(desired: Mapping[str, DesiredState]) -> str:
-    return ",".join(f"{model}:{state.generation}" for model, state in sorted(desired.items())) or "none"
+def _routes_version(desired: Mapping[str, DesiredState], starting: Collection[str]) -> str:
+    served = [f"{model}:{state.generation}" for model, state in sorted(desired.items())]
+    return ",".join([*served, *(f"{model}:starting" for model in sorted(starting))]) or "none"
 
 
 def _main(arguments: list[str]) -> Any:

@@ -13,7 +13,8 @@ from sqlalchemy.engine import Connection
 
 from ml_platform.data.canonical import canonical_json
 from ml_platform.data.settings import Settings
-from ml_platform.serving.bento_build import BentoVerification, BuiltBento, content_digest, normalized_digest
+from ml_platform.serving.bento_build import BentoVerification, BuiltBento, normalized_digest
+from ml_platform.serving.bento_digest import content_digest
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.desired_state import ServedVersion
 from ml_platform.state.schema import verified_bentos

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
+from ml_platform.serving.bento_digest import ChangedBentoError, require_unchanged
 from ml_platform_tests.serving.conftest import ToyModel, row
 
 pytestmark = pytest.mark.slow
@@ -52,3 +54,23 @@ def test_request_in_flight_at_sigterm_is_answered_and_logged(
     finally:
         server.kill()
         server.wait()
+
+
+def test_changed_bento_is_not_served(tmp_path: Path, toy: ToyModel, built_bento: BuiltBento) -> None:
+    bento = tmp_path / built_bento.path.name
+    shutil.copytree(built_bento.path, bento)
+    require_unchanged(bento)
+    model = bento / "src" / "model" / "model.txt"
+    text = model.read_text()
+    place = text.index("leaf_value=") + len("leaf_value=") + 3
+    model.chmod(0o600)
+    model.write_text(text[:place] + ("1" if text[place] != "1" else "2") + text[place + 1 :])
+    command = ["-m", "ml_platform.serving.bento_server", str(bento), str(tmp_path / "port"), str(tmp_path / "log")]
+    server = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60)
+    assert server.returncode == 1
+    assert "expected the content that was verified" in server.stderr
+    assert "expected the content that was verified" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "port").exists()
+    # A folder of another name says nothing about its content.
+    with pytest.raises(ChangedBentoError, match="a name that ends with 12 digits"):
+        require_unchanged(bento.rename(tmp_path / "renamed"))

@@ -15,7 +15,7 @@ ONE, TWO = ServedVersion(version="1", bento="bentos/toy/1-aa"), ServedVersion(ve
 
 
 def routes(folder: Path, **state: Any) -> list[dict[str, Any]]:
-    write_routes(folder, {"toy": DesiredState(**state)}, version="toy:1")
+    write_routes(folder, {"toy": DesiredState(**state)}, version="toy:1", allowed_hosts=["localhost"])
     stored = json.loads((folder / "routes.json").read_text())
     found: list[dict[str, Any]] = stored["resources"][0]["virtual_hosts"][0]["routes"]
     return found
@@ -33,6 +33,24 @@ def test_shadow_receives_copies_and_has_no_weight(tmp_path: Path) -> None:
     _, toy, _ = routes(tmp_path, stable=ONE, shadow=TWO, weights={"stable": 100})
     assert toy["route"]["request_mirror_policies"] == [{"cluster": "toy-2-bb"}]
     assert [each["name"] for each in toy["route"]["weighted_clusters"]["clusters"]] == ["toy-1-aa"]
+
+
+def test_model_that_starts_is_answered_with_503_until_it_has_a_route(tmp_path: Path) -> None:
+    state = {"toy": DesiredState(stable=ONE, weights={"stable": 100})}
+    write_routes(tmp_path, state, version="1", allowed_hosts=["localhost"], starting=["toy", "other"])
+    stored = json.loads((tmp_path / "routes.json").read_text())
+    _, toy, other, unknown = stored["resources"][0]["virtual_hosts"][0]["routes"]
+    assert "weighted_clusters" in toy["route"]
+    assert (other["match"]["prefix"], other["direct_response"]["status"]) == ("/v1/other/", 503)
+    assert unknown["direct_response"]["status"] == 404
+
+
+def test_only_hosts_of_this_machine_reach_the_models_on_loopback(tmp_path: Path) -> None:
+    assert "*" not in Gateway(tmp_path, 18080, 18081).allowed_hosts
+    assert Gateway(tmp_path, 18080, 18081, host="0.0.0.0").allowed_hosts == ["*"]
+    routes(tmp_path, stable=ONE, weights={"stable": 100})
+    _, others = json.loads((tmp_path / "routes.json").read_text())["resources"][0]["virtual_hosts"]
+    assert others["routes"][0]["direct_response"]["status"] == 403
 
 
 def test_model_that_serves_nothing_has_no_route(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Serving with real parts: two bentos, BentoML's server, Envoy, circus and the reconciler."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -9,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ import pytest
 from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
+from ml_platform.serving.gateway import REQUESTS_AT_ONCE, REQUESTS_WAITING
 from ml_platform.serving.openapi import openapi_document
 from ml_platform.serving.processes import (
     RUN_VARIABLE,
@@ -251,6 +254,41 @@ def test_logs_are_private_and_the_access_log_names_the_prediction(live: RunningP
     logs = until(lambda: list((live.plan.predictions / "toy").glob("*.jsonl")))
     assert {stat.S_IMODE(file.stat().st_mode) for file in (access_log, *logs)} == {0o600}
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (access_log.parent, logs[0].parent)} == {0o700}
+
+
+def test_host_of_another_site_is_refused_and_no_client_marks_its_request_as_a_shadow(live: RunningPlatform) -> None:
+    foreign = live.post({"rows": [row()]}, headers={"host": "evil.example"})
+    assert (foreign.status_code, foreign.json()["error"]["reason"]) == (403, "host")
+    marked = live.post({"rows": [row()]}, headers={"host": "localhost-shadow", "x-request-id": "marked"})
+    assert marked.status_code == 403
+    headers = {"host": "localhost", "x-ml-platform-role": "shadow", "x-request-id": "roled"}
+    assert live.post({"rows": [row()]}, headers=headers).status_code == 200
+    (line,) = until(lambda: logged_lines(live, "roled"))
+    assert line["role"] == "stable"
+    assert logged_lines(live, "marked") == []
+
+
+def test_overload_is_answered_at_once_and_the_accepted_requests_are_not_slowed_down(live: RunningPlatform) -> None:
+    body = {"rows": [row()] * 50}
+
+    async def flood(clients: int) -> list[tuple[int, float, str | None]]:
+        limits = httpx.Limits(max_connections=clients)
+        async with httpx.AsyncClient(limits=limits, timeout=30) as client:
+
+            async def ask() -> tuple[int, float, str | None]:
+                started = time.perf_counter()
+                answer = await client.post(f"{live.url}/v1/toy/predict?reasons=5", json=body)
+                return answer.status_code, time.perf_counter() - started, answer.headers.get("retry-after")
+
+            return await asyncio.gather(*(ask() for _ in range(clients)))
+
+    answers = asyncio.run(flood(320))
+    statuses = {status for status, _, _ in answers}
+    assert statuses <= {200, 429, 503}
+    refused = [retry for status, _, retry in answers if status != 200]
+    assert len(refused) >= 320 - REQUESTS_AT_ONCE - REQUESTS_WAITING - 120  # some are answered meanwhile
+    assert set(refused) == {"1"}
+    until(lambda: live.post({"rows": [row()]}).status_code == 200, seconds=2)
 
 
 def test_weights_change_under_load_without_a_failed_request(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform.serving.bento_build import BentoVerification, BuiltBento, content_digest, normalized_digest
+from ml_platform.serving.bento_build import BentoVerification, BuiltBento, normalized_digest
+from ml_platform.serving.bento_digest import content_digest
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.desired_state import ServedVersion
 from ml_platform.serving.verified_bentos import (

@@ -1,0 +1,41 @@
+"""The digest of a bento's content, which is part of its folder's name, and the check before each start of a service."""
+
+import re
+from pathlib import Path
+
+from ml_platform.data.canonical import directory_digest
+from ml_platform.errors import PlatformError
+
+BENTOFILE = "bentofile.yaml"
+DIGEST_DIGITS = 12
+"""Hexadecimal digits of the digest in the name of a bento's folder."""
+
+_NAME = re.compile(rf".*-(?P<digest>[0-9a-f]{{{DIGEST_DIGITS}}})")
+
+
+class ChangedBentoError(PlatformError):
+    """Raised when the files of a bento are not those that were built and verified."""
+
+
+def content_digest(bento: Path) -> str:
+    """Return the digest of the current files in ``bento``.
+
+    Bytecode does not count, because running a bento adds it.
+    """
+    source = bento / "src"
+    bytecode = [file.relative_to(source).as_posix() for file in source.rglob("*.pyc")]
+    return directory_digest(source, leave_out=[BENTOFILE, *bytecode])
+
+
+def require_unchanged(bento: Path) -> None:
+    """Raise :class:`ChangedBentoError` when the content of ``bento`` has not the digest in its folder's name."""
+    name = _NAME.fullmatch(bento.name)
+    expected = name["digest"] if name else f"a name that ends with {DIGEST_DIGITS} digits of the digest"
+    found = content_digest(bento)[:DIGEST_DIGITS] if (bento / "src").is_dir() else "no files"
+    if found != expected:
+        raise ChangedBentoError(
+            f"Bento {bento.name}",
+            expected=f"the content that was verified, {expected}",
+            found=found,
+            fix="Restore its folder from a backup, or materialize the model's bento: it is built and verified again.",
+        )
