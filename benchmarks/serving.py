@@ -176,7 +176,6 @@ def measure(
         online=str(subject.online),
         predictions=root / "predictions",
         gateway_port=free_port(),
-        admin_port=free_port(),
     )
     desired = DesiredState(stable=ServedVersion(version="1", bento=subject.bento.name), weights={"stable": 100})
     swap_desired_state(StateStore.in_folder(root), subject.contract.model, desired, 0)

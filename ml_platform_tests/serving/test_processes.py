@@ -82,7 +82,6 @@ def test_up_ends_and_reports_what_a_killed_run_left_before_it_starts(tmp_path: P
             online=str(tmp_path / "online"),
             predictions=tmp_path / "predictions",
             gateway_port=port,
-            admin_port=port,
         )
         with pytest.raises(PortInUseError, match=rf"Port {port} of the gateway: .*process {os.getpid()}"):
             up(plan, printed.append)

@@ -4,10 +4,12 @@ The tests with real processes are in `test_serving.py`; there the moments betwee
 """
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
@@ -15,6 +17,7 @@ import pytest
 
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, desired_generation, swap_desired_state
 from ml_platform.serving.gateway import CLUSTERS_FILE, ROUTES_FILE
+from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.processes import ProcessPlan
 from ml_platform.serving.reconcile import Reconciler
 from ml_platform.state.schema import desired_states
@@ -111,7 +114,6 @@ class Serving:
             online=str(root / "online"),
             predictions=root / "predictions",
             gateway_port=port,
-            admin_port=port,
         )
         self.plan.open_state().migrate()
         self.gateway = Gateway(self.plan.gateway.folder)
@@ -141,16 +143,22 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
         def log_message(self, format: str, *args: object) -> None:
             """Print nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    started = Serving(tmp_path, server.server_address[1])
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
+    services = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    started = Serving(tmp_path, services.server_address[1])
+    folder = os.open(started.plan.gateway.folder, os.O_RDONLY | os.O_DIRECTORY)
+    admin = ThreadingUnixStreamServer(f"/proc/self/fd/{folder}/{SOCKET_FILE}", Handler)
+    servers = (services, admin)
+    threads = [threading.Thread(target=each.serve_forever, kwargs={"poll_interval": 0.01}) for each in servers]
+    for thread in threads:
+        thread.start()
     try:
         yield started
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        for server, thread in zip(servers, threads, strict=True):
+            server.shutdown()
+            thread.join()
+            server.server_close()
+        os.close(folder)
 
 
 def test_desired_service_starts_and_is_routed_to(serving: Serving) -> None:
@@ -219,7 +227,7 @@ def test_unreadable_desired_state_of_a_new_model_does_not_stop_the_others(servin
     set_desired_state(serving.plan, ALL_ONE)
     set_desired_state(serving.plan, ALL_TWO, model="other")
     damage_desired_state(serving.plan, "{", model="other")
-    assert serving.step() == (["toy-1-abc"], "toy:1", {"toy-1-abc"})
+    assert serving.step() == (["toy-1-abc"], "toy:1,other:starting", {"toy-1-abc"})
 
 
 def test_missing_state_store_keeps_every_service_and_is_named(serving: Serving) -> None:

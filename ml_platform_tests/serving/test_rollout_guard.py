@@ -118,7 +118,6 @@ def platform(tmp_path_factory: pytest.TempPathFactory, toy: ToyModel, built_bent
         online=str(toy.online),
         predictions=root / "predictions",
         gateway_port=free_port(),
-        admin_port=free_port(),
         processes=[ProcessSpec(name="rollout_guard", command=guard)],
     )
     state = plan.open_state()

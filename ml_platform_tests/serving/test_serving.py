@@ -29,6 +29,7 @@ from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
 from ml_platform.serving.gateway import REQUESTS_AT_ONCE, REQUESTS_WAITING
+from ml_platform.serving.gateway_admin import SOCKET_FILE, query_gateway
 from ml_platform.serving.openapi import openapi_document
 from ml_platform.serving.processes import (
     RUN_VARIABLE,
@@ -60,7 +61,6 @@ def process_plan(root: Path, toy: ToyModel, built_bento: BuiltBento) -> ProcessP
         online=str(toy.online),
         predictions=root / "predictions",
         gateway_port=free_port(),
-        admin_port=free_port(),
     )
 
 
@@ -256,6 +256,18 @@ def test_logs_are_private_and_the_access_log_names_the_prediction(live: RunningP
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (access_log.parent, logs[0].parent)} == {0o700}
 
 
+def test_admin_page_of_the_gateway_is_a_socket_of_its_owner(live: RunningPlatform) -> None:
+    socket = live.plan.gateway.folder / SOCKET_FILE
+    assert stat.S_ISSOCK(socket.stat().st_mode)
+    assert stat.S_IMODE(socket.stat().st_mode) & 0o077 == 0
+    assert "envoy" in query_gateway(live.plan.gateway.folder, "/server_info", seconds=5)
+    with pytest.raises(OSError, match="answered 404"):
+        query_gateway(live.plan.gateway.folder, "/nothing", seconds=5)
+    envoy = next(each for each in psutil.process_iter() if str(live.plan.gateway.folder) in " ".join(each.cmdline()))
+    listening = {each.laddr.port for each in envoy.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+    assert listening == {live.plan.gateway_port}
+
+
 def test_host_of_another_site_is_refused_and_no_client_marks_its_request_as_a_shadow(live: RunningPlatform) -> None:
     foreign = live.post({"rows": [row()]}, headers={"host": "evil.example"})
     assert (foreign.status_code, foreign.json()["error"]["reason"]) == (403, "host")
@@ -268,7 +280,7 @@ def test_host_of_another_site_is_refused_and_no_client_marks_its_request_as_a_sh
     assert logged_lines(live, "marked") == []
 
 
-def test_overload_is_answered_at_once_and_the_accepted_requests_are_not_slowed_down(live: RunningPlatform) -> None:
+def test_requests_beyond_the_limit_are_refused_at_once_with_the_time_to_retry(live: RunningPlatform) -> None:
     body = {"rows": [row()] * 50}
 
     async def flood(clients: int) -> list[tuple[int, float, str | None]]:
@@ -284,6 +296,9 @@ def test_overload_is_answered_at_once_and_the_accepted_requests_are_not_slowed_d
 
     answers = asyncio.run(flood(320))
     statuses = {status for status, _, _ in answers}
+    first_refusal = min(seconds for status, seconds, _ in answers if status != 200)
+    last_answer = max(seconds for status, seconds, _ in answers if status == 200)
+    assert first_refusal < last_answer / 2
     assert statuses <= {200, 429, 503}
     refused = [retry for status, _, retry in answers if status != 200]
     assert len(refused) >= 320 - REQUESTS_AT_ONCE - REQUESTS_WAITING - 120  # some are answered meanwhile
