@@ -164,11 +164,11 @@ def built(model_dir: Path, contract: RequestContract, online: Path, row: dict[st
     return Subject(package.path, contract, model_dir, online, row, time.perf_counter() - started)
 
 
-def measure(
-    subject: Subject, root: Path, seconds: float, rows: int, connections: int, *, others: bool = False
-) -> dict[str, Any]:
-    """Return milliseconds and requests per second of each server, milliseconds of each stage, and seconds to start."""
-    plan = ProcessPlan(
+def process_plan(subject: Subject, root: Path) -> ProcessPlan:
+    """Return the plan of gateway and service of ``subject``, with their files in ``root``."""
+    desired = DesiredState(stable=ServedVersion(version="1", bento=subject.bento.name), weights={"stable": 100})
+    swap_desired_state(StateStore.in_folder(root), subject.contract.model, desired, 0)
+    return ProcessPlan(
         run=root / "run",
         logs=root / "logs",
         state=str(root / "state.db"),
@@ -177,8 +177,13 @@ def measure(
         predictions=root / "predictions",
         gateway_port=free_port(),
     )
-    desired = DesiredState(stable=ServedVersion(version="1", bento=subject.bento.name), weights={"stable": 100})
-    swap_desired_state(StateStore.in_folder(root), subject.contract.model, desired, 0)
+
+
+def measure(
+    subject: Subject, root: Path, seconds: float, rows: int, connections: int, *, others: bool = False
+) -> dict[str, Any]:
+    """Return milliseconds and requests per second of each server, milliseconds of each stage, and seconds to start."""
+    plan = process_plan(subject, root)
     body = json.dumps({"rows": [subject.row] * rows}).encode()
     predictor = Predictor(subject.model_dir, SnapshotStore(subject.online))
     features = predictor.predict(subject.contract.validate(body), datetime.now(UTC)).served.encode(predictor.encoder)
