@@ -62,7 +62,7 @@ class Rollout(Settings):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What happens next, and why."""
+    """The next action, with its reason."""
 
     action: Literal["advance", "roll_back", "wait"]
     reason: str

@@ -62,10 +62,10 @@ class RolloutSettings(Settings):
         default=RolloutStep(weight=0), description="The step with copies of requests, of shadow_then_canary."
     )
     steps: tuple[RolloutStep, ...] = Field(default=CANARY_STEPS, min_length=1, description="Steps, in order.")
-    guardrails: Guardrails = Field(default=Guardrails(), description="What rolls the candidate back.")
+    guardrails: Guardrails = Field(default=Guardrails(), description="Limits at which the candidate is rolled back.")
     max_minutes: float = Field(default=1440, gt=0, description="Longest duration of a rollout.")
     on_timeout: Literal["roll_back", "complete"] = Field(
-        default="roll_back", description="What happens to a candidate that is not through its steps by then."
+        default="roll_back", description="Outcome of a candidate that is not through its steps by then."
     )
 
     @model_validator(mode="after")

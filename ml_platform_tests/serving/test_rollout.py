@@ -1,4 +1,4 @@
-"""What a look adds to a rollout, and when the candidate advances, is rolled back or waits."""
+"""The evidence that a look adds to a rollout, and when the candidate advances, is rolled back or waits."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
