@@ -1,7 +1,7 @@
 """Requests to Envoy's admin page, which listens on a Unix socket in the gateway's folder, for its owner alone.
 
-A process that reaches the page can end the gateway (`POST /quitquitquit`), so it is on no port. The path of a socket has at
-most 107 bytes; a path through a descriptor of the folder stays short in a deep home.
+A process that reaches the page can end the gateway (`POST /quitquitquit`), so it is on no port. The path of a socket
+has at most 107 bytes; a path through a descriptor of the folder stays short in a deep home.
 """
 
 import http.client
