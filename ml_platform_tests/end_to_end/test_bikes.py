@@ -1,61 +1,24 @@
-"""The domain of bikes: its days, features, training sets and served answers, and the domains behind one gateway."""
+"""The domain of bikes: its days, features and training sets; `test_four_domains.py` has its served answers."""
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import dagster as dg
-import httpx
 import numpy as np
 import polars as pl
 import pytest
 
-from assets.bikes.demand import REQUEST_FIELDS, hours
-from assets.bikes.landing import DAYS, land
-from assets.penguins.demo import request_rows as penguin_requests
-from assets.penguins.landing import land as land_penguins
-from assets.penguins.species import penguins
-from ml_platform.components.loading import bound_model
-from ml_platform.components.model import evaluation, model_card, promotion, serving, training
+from assets.bikes.demand import hours
+from assets.bikes.landing import land
 from ml_platform.components.model.model_assets import ModelAssets
-from ml_platform.console.services import serving_processes
-from ml_platform.data.contract_record import record_passed
-from ml_platform.data.lake import Lake
-from ml_platform.data.landing import LandedFile, Landing
+from ml_platform.data.landing import Landing
 from ml_platform.data.package_files import package_file
-from ml_platform.features.materialize import materialize
-from ml_platform.serving.processes import serve_temporarily
-from ml_platform.steps.candidates import build_training_sets, read_training_set, split_of
-from ml_platform.training.model_directory import read_model
-from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
+from ml_platform.steps.candidates import read_training_set, split_of
+from ml_platform_tests.components.delivery_home import PlatformFixture
+from ml_platform_tests.end_to_end.conftest import BIKES_WEEK
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "bikes"
 NEW_YORK = ZoneInfo("America/New_York")
-LAST_DAY, WEEK = "2011-03-26", "2011-03-20"
-
-
-def publish(lake: Lake, rows: pl.DataFrame, file: LandedFile) -> None:
-    written = lake.write(f"datasets/{file.dataset}", rows, file.partition)
-    record_passed(lake.state, file.dataset, file.partition, content_digest=written.sha256, landed_sha256=file.sha256)
-
-
-@pytest.fixture(scope="module")
-def demand() -> ModelAssets:
-    return bound_model("bike_demand")
-
-
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory, demand: ModelAssets) -> Iterator[PlatformFixture]:
-    """A home with the days until March 26th, after a change of the clock, their features and training sets."""
-    with open_platform(tmp_path_factory.mktemp("bikes") / ".ml_platform") as made:
-        for file in land(Landing(made.home.landing), LAST_DAY):
-            publish(made.lake, hours(file.path), file)
-        days, store = DAYS.between(DAYS.first, LAST_DAY), made.resources["online_store"].store()
-        for view in demand.stored_views:
-            materialize(view, made.lake, store, days, DAYS)
-        build_training_sets(demand, demand.partitions.between(demand.partitions.first, WEEK), made.lake)
-        yield made
 
 
 def riders_by_hour() -> dict[tuple[date, int], int]:
@@ -80,8 +43,8 @@ def test_days_are_those_of_the_published_file_and_each_hour_is_an_instant(tmp_pa
     assert (local.dt.weekday() % 7 == rows["weekday"]).all()
 
 
-def test_features_are_what_had_arrived_a_day_ahead(platform: PlatformFixture, demand: ModelAssets) -> None:
-    riders, found = riders_by_hour(), read_training_set(demand, WEEK, platform.lake)
+def test_features_are_what_had_arrived_a_day_ahead(bikes_home: PlatformFixture, demand: ModelAssets) -> None:
+    riders, found = riders_by_hour(), read_training_set(demand, BIKES_WEEK, bikes_home.lake)
     assert found.height > 1500
     off = {day: day.weekday() >= 5 or day in (date(2011, 1, 17), date(2011, 2, 21)) for day, _ in riders}
     checked = 0
@@ -104,53 +67,10 @@ def test_features_are_what_had_arrived_a_day_ahead(platform: PlatformFixture, de
     assert checked > 100
 
 
-def test_weeks_are_split_in_the_declared_lengths(platform: PlatformFixture, demand: ModelAssets) -> None:
-    split = split_of(demand, WEEK, read_training_set(demand, WEEK, platform.lake))
+def test_weeks_are_split_in_the_declared_lengths(bikes_home: PlatformFixture, demand: ModelAssets) -> None:
+    split = split_of(demand, BIKES_WEEK, read_training_set(demand, BIKES_WEEK, bikes_home.lake))
     start, end = datetime(2011, 2, 27, 5, tzinfo=UTC), datetime(2011, 3, 27, 4, tzinfo=UTC)
     assert split.test["predict_at"].is_between(start, end, closed="left").all()
     assert (split.validation["label_known_at"] <= start).all()
     # An hour of the last day of the window is predicted on the day before, so 27 days of the window have labels.
     assert split.test["predict_at"].dt.convert_time_zone("America/New_York").dt.date().n_unique() == 27
-
-
-@pytest.mark.slow
-def test_served_answer_has_the_offline_features_beside_another_domain(
-    platform: PlatformFixture, demand: ModelAssets, tmp_path: Path
-) -> None:
-    cycle = (training.candidate(demand, "lightgbm"), evaluation.evaluation(demand), model_card.model_card(demand),
-             promotion.champion(demand), serving.bento(demand), serving.rollout(demand))  # fmt: skip
-    species = bound_model("penguin_species")
-    (file,) = land_penguins(Landing(platform.home.landing))
-    publish(platform.lake, penguins(file.path), file)
-    untimed = (training.training_set(species), training.candidate(species, "lightgbm"), evaluation.evaluation(species),
-               promotion.champion(species), serving.bento(species), serving.rollout(species))  # fmt: skip
-    with dg.DagsterInstance.ephemeral() as instance:
-        assert dg.materialize(cycle, partition_key=WEEK, resources=platform.resources, instance=instance).success
-        assert dg.materialize(untimed, resources=platform.resources, instance=instance).success
-    # The hours that are predicted between the arrival of the last day and that of the next one.
-    first = DAYS.bounds(LAST_DAY)[1] + timedelta(hours=25)
-    landed = land(Landing(tmp_path / "bikes"), "2011-03-29")
-    requests = pl.concat(hours(each.path) for each in landed[-2:]).filter(
-        pl.col("starts_at").is_between(first, first + timedelta(days=1), closed="left")
-    )
-    assert requests.height == 23  # one hour of the night had no riders
-    rows = [
-        {"starts_at": row["starts_at"].isoformat(), "holiday": row["holiday"]}
-        for row in requests.select(REQUEST_FIELDS).iter_rows(named=True)
-    ]
-    card = (platform.home.reports / "model_card" / "bike_demand" / WEEK / "card.md").read_text()
-    assert f"rows of {WEEK} and before it, 28d in all" in card
-    with serve_temporarily(serving_processes(platform.home)) as address, httpx.Client(base_url=address) as client:
-        bikes = client.post("/v1/bike_demand/predict", json={"rows": rows}, timeout=30).raise_for_status().json()
-        others = penguin_requests(tmp_path / "penguins").head(5).drop("outcome_text", "outcome").to_dicts()
-        names = client.post("/v1/penguin_species/predict", json={"rows": others}, timeout=30).raise_for_status().json()
-    assert {each["label"] for each in names["predictions"]} <= {"Adelie", "Chinstrap", "Gentoo"}
-
-    examples = requests.select(REQUEST_FIELDS).with_columns(predict_at=pl.col("starts_at") - timedelta(days=1))
-    offline = demand.feature_set.as_of(examples.lazy(), demand.feature_set.logs(platform.lake)).collect()
-    (version,) = platform.stores.registry.versions("bike_demand")
-    model = read_model(platform.stores.registry.download(version, tmp_path / "model"))
-    expected = model.answer_numbers(offline)
-    served = [[each["score"], each["interval"]["lower"], each["interval"]["upper"]] for each in bikes["predictions"]]
-    assert np.abs(expected - np.array(served)).max() < 1e-9
-    assert len({round(upper - lower, 6) for _, lower, upper in served}) > 1  # quiet hours have narrower intervals
