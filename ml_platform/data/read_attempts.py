@@ -1,7 +1,7 @@
-"""When a requested read is tried again, after a run that failed for another reason than the contract.
+"""When a requested run is tried again, after one that failed for another reason than the contract.
 
-The sensors of landed files and of sources use it. A read that broke the contract is not tried again, because the same
-rows would break the same rule.
+The sensors of landed files, of sources and of waiting candidates use it. A read that broke the contract is not tried
+again, because the same rows would break the same rule.
 """
 
 from collections.abc import Callable

@@ -12,6 +12,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.names import identifier
+from ml_platform.data.read_attempts import MAXIMUM_ATTEMPTS, Attempt, RunState
 from resources.lake import LakeResource
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def due_candidate(
         return dg.SkipReason(f"Run {running[0].run_id} judges a candidate of '{model.name}' again.")
     reasons = []
     for each in waiting:
-        found = _run_key(instance, model, each, state)
+        found = _run_key(instance, model, each, state, now)
         if isinstance(found, str):
             return each.partition, found
         reasons.append(str(found.skip_message))
@@ -87,7 +88,7 @@ def due_candidate(
 
 
 def _run_key(
-    instance: dg.DagsterInstance, model: ModelAssets, waiting: "WaitingCandidate", state: "StateStore"
+    instance: dg.DagsterInstance, model: ModelAssets, waiting: "WaitingCandidate", state: "StateStore", now: datetime
 ) -> str | dg.SkipReason:
     """Return the run key of the next look at ``waiting``, or the reason why none is due."""
     from ml_platform.registry.verdict_record import stored_verdict
@@ -103,6 +104,25 @@ def _run_key(
     if own["decision"] == "PROMOTE" and own["champion"] == waiting.champion:
         return dg.SkipReason(f"{subject} waits for the promotion of the candidate of {latest}, which passed.")
     run_key = f"{model.name}|waiting|{waiting.verdict[:12]}|{value_digest(windows)[:12]}"
-    if runs := instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1):
-        return dg.SkipReason(f"{subject} was not judged by run {runs[0].run_id}; repair its error and re-execute it.")
-    return run_key
+    found = next_attempt(instance, run_key, now)
+    return found if isinstance(found, str) else dg.SkipReason(f"{subject} {found.skip_message}")
+
+
+def next_attempt(instance: dg.DagsterInstance, run_key: str, now: datetime) -> str | dg.SkipReason:
+    """Return the run key of the next attempt at the look ``run_key``, or the reason why none is due.
+
+    A look whose run failed is tried again after growing waits, a limited number of times. A run that a person cancelled
+    is not tried again, and neither is one that succeeded without a verdict.
+    """
+    for number in range(1, MAXIMUM_ATTEMPTS + 1):
+        key = run_key if number == 1 else f"{run_key}|{number}"
+        records = instance.get_run_records(dg.RunsFilter(tags={RUN_KEY_TAG: key}), limit=1)
+        if not records:
+            return key
+        last = records[0]
+        attempt = Attempt(number, last.create_timestamp.timestamp(), key)
+        ended: RunState = "ended" if last.dagster_run.status is dg.DagsterRunStatus.FAILURE else "cancelled"
+        outcome = attempt.outcome(now.timestamp(), lambda _, ended=ended: ended)  # type: ignore[misc]
+        if outcome != "again":
+            return dg.SkipReason(f"was not judged by run {last.dagster_run.run_id}: {attempt.describe(outcome)}.")
+    raise AssertionError("the last attempt is given up")
