@@ -12,6 +12,7 @@ import polars as pl
 
 from ml_platform.data.lake import PARTITION, Lake, TableVersion
 from ml_platform.data.source_hash import source_hash
+from ml_platform.features.feature_set import FeatureSet
 from ml_platform.monitoring import performance
 from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_report import DriftReport
@@ -182,7 +183,8 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
 
     When a champion was promoted before the month, its scores are compared too: those for this month with those for the
     month of its evaluation, which it had not been fitted on. The registry is opened only in this case. Features that
-    the endpoint logged for the month show nulls of late data, which the training set no longer has.
+    the endpoint logged for the month show nulls of late data, which the training set no longer has. The columns of
+    fitted views are those that the transformers of this champion compute.
 
     Not applicable to a model without time.
     """
@@ -198,27 +200,30 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     # Select by partition: the first example of a month may have its prediction time in the month before.
     rows = lake.scan(model.table, partitions=[*earlier, month]).collect()
     scored: dict[str, pl.Series] = {}
+    features = model.feature_set
     if champion is not None:
-        directory = model_directory(stores.registry.version(model.name, champion.version), stores)
-        scored = _scores(read_model(directory), rows, model, champion.partition, month)
+        stored_model = read_model(model_directory(stores.registry.version(model.name, champion.version), stores))
+        scored = _scores(stored_model, rows, model, champion.partition, month)
+        rows, features = with_fitted_columns(rows, stored_model, features)
         rows = rows.hstack(list(scored.values()))
+    pii_columns = features.pii_columns_with(model.example_pii)
     reference, current = rows.filter(pl.col(PARTITION) != month), rows.filter(pl.col(PARTITION) == month)
     report = measure_drift(
         reference,
         current,
-        features=model.feature_set.feature_names,
+        features=features.feature_names,
         settings=monitors.drift,
         scores=list(scored),
         time="predict_at",
         expected_rows=reference.height / len(earlier) if earlier else None,
-        pii_columns=model.pii_columns,
+        pii_columns=pii_columns,
     )
     report = _with_logged_nulls(report, reference, model, month, lake)
     own = {name: monitor_result(monitor, reference, current) for name, monitor in monitors.own.items()}
     if not report.columns:
         return DriftResult(report, None, None, own)
     # The page draws the values of its columns, so it has none that identifies a person.
-    drawn = [each.name for each in report.columns if each.role == "feature" and each.name not in model.pii_columns]
+    drawn = [each.name for each in report.columns if each.role == "feature" and each.name not in pii_columns]
     if not drawn and not scored:
         return DriftResult(report, None, None, own)
     page = stores.home.reports / "drift" / model.name / month / "report.html"
@@ -232,6 +237,25 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         drifted=report.drifted,
     )
     return DriftResult(report, page, champion.version if champion and scored else None, own)
+
+
+def with_fitted_columns(
+    rows: pl.DataFrame, stored: StoredModel, declared: FeatureSet
+) -> tuple[pl.DataFrame, FeatureSet]:
+    """Return ``rows`` of a training set with the columns of fitted views, and ``declared`` with these features.
+
+    The transformers of the ``stored`` model compute them. A view that changed since the model was fitted has none, and
+    neither has any view when the training set no longer has all columns that the model needs.
+    """
+    if stored.features is None or any(name not in rows.columns for name in stored.required_columns):
+        return rows, declared
+    fitted_then = {view.name: view for view in stored.features.fitted}
+    transformers = {
+        view.name: stored.features.transformers[view.name]
+        for view in declared.fitted
+        if view.name in fitted_then and view.code_version == fitted_then[view.name].code_version
+    }
+    return stored.features.transformed(rows), declared.with_transformers(transformers)
 
 
 def _with_logged_nulls(

@@ -24,8 +24,10 @@ from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.transformers.transformer import TransformerError
 from ml_platform.features.view import INSTANT, FeatureView, ViewError
+from ml_platform.monitoring.drift import DriftSettings, measure_drift
 from ml_platform.serving.bento_sources import find_sources, request_view_modules
 from ml_platform.serving.request_contract import RequestContract
+from ml_platform.steps.monitoring import with_fitted_columns
 from ml_platform.training.candidate import Candidate, fit_candidate
 from ml_platform.training.model_directory import read_model, write_model
 from ml_platform.training.splits import Split, TimeSplit, split_by_time
@@ -188,6 +190,32 @@ def test_stored_model_and_service_give_the_numbers_of_the_candidate(
     assert predictor.strongest_reasons(many, 3)[0][0]["feature"] in stored.encoder.feature_names
     # The words tell the packages apart.
     assert ((trained > 0.5) == split.test["label"].to_numpy().astype(bool)).mean() > 0.8
+
+
+def test_drift_sees_the_columns_that_the_transformers_of_the_champion_compute(directory: Path) -> None:
+    rows, stored = training_set(), read_model(directory)
+    found, features = with_fitted_columns(rows, stored, FEATURES)
+    assert features.feature_names == list(stored.encoder.feature_names)
+    assert set(features.feature_names) <= set(found.columns)
+    assert found.select(rows.columns).equals(rows)
+
+    # Other letters from the middle on: the components of the fitted view move, and the length of the texts does not.
+    later = rows.tail(120).with_columns(letters=pl.Series([[1.0] + [0.0] * 25] * 120, dtype=rows.schema["letters"]))
+    moved, _ = with_fitted_columns(later, stored, FEATURES)
+    report = measure_drift(
+        found.head(120), moved, features=features.feature_names, settings=DriftSettings(minimum_rows=100), time="at"
+    )
+    assert "letters__part_000" in report.drifted
+    assert "length__characters" not in report.drifted
+
+    # A view of other code, and a training set without a column that a view reads, have none.
+    changed = FeatureSet([LENGTH, TERMS.model_copy(update={"code_version": "2"}), LETTERS])
+    assert not any(name.startswith("terms__") for name in with_fitted_columns(rows, stored, changed)[1].feature_names)
+    assert with_fitted_columns(rows.drop("letters"), stored, FEATURES)[1].feature_names == FEATURES.feature_names
+    # The columns of a view that reads a person's text identify the person too.
+    hidden = features.pii_columns_with({"text"})
+    assert "terms__term_000" in hidden
+    assert "terms__term_000" not in features.pii_columns_with(set())
 
 
 def test_transformers_see_train_rows_only_and_for_a_refit_validation_rows_too(split: Split) -> None:
