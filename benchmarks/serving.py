@@ -327,20 +327,8 @@ def bare(model_dir: Path, features: np.ndarray) -> Iterator[int]:
     facts = Path(tempfile.mkdtemp()) / "features.npy"
     np.save(facts, features)
     port = free_port()
-    arguments = [str(model_dir / "model.txt"), str(facts), str(port)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen([sys.executable, "-c", BARE, *arguments], env=environment)
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                threading.Event().wait(0.05)
+    with process(["-c", BARE, str(model_dir / "model.txt"), str(facts), str(port)], port):
         yield port
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @contextmanager

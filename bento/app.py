@@ -200,9 +200,10 @@ class PredictApp:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         received_id = headers.get(b"x-request-id", b"")
-        request_id = _request_id(received_id)
+        is_valid = _REQUEST_ID.fullmatch(received_id) is not None
+        request_id = received_id.decode() if is_valid else uuid.uuid4().hex
         try:
-            if received_id and not _REQUEST_ID.fullmatch(received_id):
+            if received_id and not is_valid:
                 raise _wrong_request_id(received_id)
             response = await self._respond(scope, headers, receive, request_id)
         except InvalidRequestError as error:
@@ -386,11 +387,6 @@ def _error(status: int, reason: str, message: str, detail: FieldError | None = N
 
 def _error_bytes(error: dict[str, Any], request_id: str) -> bytes:
     return orjson.dumps({**error, "request_id": request_id})
-
-
-def _request_id(received: bytes) -> str:
-    """Return the client's id, or a generated one in place of an absent or invalid id."""
-    return received.decode() if _REQUEST_ID.fullmatch(received) else uuid.uuid4().hex
 
 
 def _wrong_request_id(received: bytes) -> HttpError:

@@ -32,8 +32,8 @@ import polars as pl
 
 from bento.log_files import LogFiles
 from bento.predictor import Prediction
+from ml_platform.data.instants import microseconds_of
 from ml_platform.data.log_block import Block, Layout, pack_block
-from ml_platform.features.row_columns import EPOCH, MICROSECOND
 from ml_platform.features.served_features import BlockColumns
 from ml_platform.features.view import INSTANT
 
@@ -100,7 +100,7 @@ def _block(answered: Sequence[AnsweredRequest]) -> Block:
         ids=[each.prediction_id for each in answered],
         request_ids=[each.request_id for each in answered],
         roles=[each.role for each in answered],
-        answered_at=[(each.answered_at - EPOCH) // MICROSECOND for each in answered],
+        answered_at=[microseconds_of(each.answered_at) for each in answered],
         row_counts=[len(each.rows) for each in answered],
         watermarks=served[0].watermarks,
         requests=[row for each in answered for row in each.rows],

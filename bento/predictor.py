@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bento.reasons import strongest_reasons
-from bento.scorer import ModelUnreadableError, Scores, load_scorer
+from bento.scorer import Features, ModelUnreadableError, Scores, load_scorer
+from ml_platform.data.instants import instant_of, microseconds_of
 from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.fitted_views import load_transformers
 from ml_platform.features.online_store import OnlineStore
-from ml_platform.features.row_columns import EPOCH, MICROSECOND, RowColumns
+from ml_platform.features.row_columns import RowColumns
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.serving.request_contract import FieldError, InvalidRequestError, RequestContract, ValidRequest
 from ml_platform.tasks.catalog import as_task
@@ -108,7 +109,8 @@ class Predictor:
         rows = self.rows_together(requests)
         served = self.features.serving_plan.serve(rows, self.store)
         task = self.task
-        predicted = self._calibrate(task.prediction(self.scorer.predict(served.encode(self.encoder))))
+        matrix = served.encode(self.encoder)
+        predicted = self._calibrate(task.prediction(self.scorer.predict(matrix)))
         scores, labels = task.scores(predicted).tolist(), task.labels(predicted, self.threshold)
         half_widths = self._half_width(predicted)
         found, start = [], 0
@@ -125,7 +127,7 @@ class Predictor:
                     rows.predict_at[part],
                     own,
                     task.answer_details(predicted[part], own_widths, context),
-                    self._degraded(request, rows.predict_at[part], own),
+                    self._degraded(request, rows.predict_at[part], own, matrix[part]),
                 )
             )
             start = stop
@@ -142,14 +144,14 @@ class Predictor:
         return strongest_reasons(self.encoder.feature_names, served.records(), contributions, max_reasons)
 
     def _degraded(
-        self, request: ValidRequest, predict_at: npt.NDArray[np.int64], served: ServedFeatures
+        self, request: ValidRequest, predict_at: npt.NDArray[np.int64], served: ServedFeatures, matrix: Features
     ) -> list[dict[str, Any]] | None:
         """Return what each row lacks, None when no row lacks anything.
 
         Raises :class:`~ml_platform.serving.request_contract.InvalidRequestError` for a time before the newest facts, if
         the contract refuses it.
         """
-        missing, unknown = served.missing(), served.unknown_texts(self.encoder)
+        missing, unknown = served.missing(), served.unknown_texts(self.encoder, matrix)
         past = served.as_of_microseconds - predict_at > self.contract.max_past_minutes * MICROSECONDS_PER_MINUTE
         any_past = bool(past.any())
         if missing is None and unknown is None and not any_past and not request.flags:
@@ -164,7 +166,7 @@ class Predictor:
             if row in request.flags:
                 marks["rules"] = list(request.flags[row])
             if past[row]:
-                marks["facts_of"] = _instant(served.as_of_microseconds[row])
+                marks["facts_of"] = instant_of(served.as_of_microseconds[row]).isoformat()
             rows.append(marks)
         return rows
 
@@ -173,7 +175,7 @@ class Predictor:
         name = "" if prediction_time is None else f".{prediction_time.field}"
         expected = (
             f"a prediction at most {self.contract.max_past_minutes} minutes before the newest facts, "
-            f"{_instant(served.as_of_microseconds[row])}"
+            f"{instant_of(served.as_of_microseconds[row]).isoformat()}"
         )
         hint = "The online store has only the newest facts: score the past in a batch."
         return InvalidRequestError(422, "past", [FieldError(f"rows[{row}]{name}", expected, "an earlier one", hint)])
@@ -194,9 +196,9 @@ class Predictor:
         """Return the prediction times of the rows in microseconds: the rule of PredictionTime.expression()."""
         prediction_time = self.contract.prediction_time
         if prediction_time is None:
-            return [(arrived_at - EPOCH) // MICROSECOND] * len(request.rows)
+            return [microseconds_of(arrived_at)] * len(request.rows)
         minutes_before = timedelta(minutes=prediction_time.minutes_before)
-        return [(time - minutes_before - EPOCH) // MICROSECOND for time in request.columns[prediction_time.field]]
+        return [microseconds_of(time - minutes_before) for time in request.columns[prediction_time.field]]
 
     def _require_consistent_parts(self) -> None:
         missing_fields = [name for name in self.features.fields if name not in self.contract.dtypes]
@@ -251,10 +253,6 @@ def half_width_function(parameters: Mapping[str, Any]) -> Callable[[Scores], flo
         return lambda value: overall
     widths = np.asarray(parameters["half_widths"])
     return lambda value: widths[np.searchsorted(edges, value, side="right")]
-
-
-def _instant(microseconds: float) -> str:
-    return (EPOCH + timedelta(microseconds=int(microseconds))).isoformat()
 
 
 def _scaled(probabilities: Scores) -> Scores:

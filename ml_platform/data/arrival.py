@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from ml_platform.data.cadences import CALENDARS, SECONDS_PER_HOUR, TimeCadence, shifts_by_whole_hours
+from ml_platform.data.instants import instant_of, microseconds_of
 from ml_platform.data.settings import Settings
 
 DELAY = r"^\d+[mhdw]$"
@@ -21,7 +22,6 @@ DELAY = r"^\d+[mhdw]$"
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _INSTANT = pl.Datetime("us", "UTC")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MICROSECONDS_PER_HOUR = SECONDS_PER_HOUR * 1_000_000
 _REFERENCE = datetime(2020, 1, 1, tzinfo=UTC)
@@ -78,8 +78,8 @@ class Arrival(ArrivalSettings):
         if not len(arrived):
             return arrived
         calendar, zone = CALENDARS[self.every], self._zone
-        first, last = (calendar.number_at(_datetime(int(at)), zone) for at in (arrived.min(), arrived.max()))
-        starts = [_microseconds(calendar.first_instant(number, zone)) for number in range(first, last + 1)]
+        first, last = (calendar.number_at(instant_of(int(at)), zone) for at in (arrived.min(), arrived.max()))
+        starts = [microseconds_of(calendar.first_instant(number, zone)) for number in range(first, last + 1)]
         begins = np.array(starts, dtype=np.int64)
         return begins[np.searchsorted(begins, arrived, side="right") - 1]
 
@@ -137,11 +137,3 @@ def cut_offs(arrivals: Sequence[Arrival], instants: pl.Series) -> pl.Series:
     """
     at = instants.cast(_INSTANT).to_physical().to_numpy()
     return pl.Series(instants.name, np.minimum.reduce([arrival.cut_offs(at) for arrival in arrivals])).cast(_INSTANT)
-
-
-def _datetime(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
-
-
-def _microseconds(instant: datetime) -> int:
-    return (instant - _EPOCH) // _MICROSECOND

@@ -10,22 +10,20 @@ import binascii
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from ml_platform.data.instants import instant_of
+
 FORMAT = 1
 BLOCK_START, LAYOUT_START = b'{"block":', b'{"layout":'
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LEVEL = 1
 """Level of compression: the highest speed. A higher level gains a tenth."""
-
-KINDS = ("float", "int", "bool", "instant", "text")
-"""Kinds of features. All but text are kept as float64: an instant in microseconds since 1970, NaN for null."""
 
 
 class BlockError(ValueError):
@@ -34,7 +32,11 @@ class BlockError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Writer, model and version of all blocks of a file, the stored views, and the features by kind."""
+    """Writer, model and version of all blocks of a file, the stored views, and the features by kind.
+
+    A kind is float, int, bool, instant or text. All but text are kept as float64: an instant in microseconds since
+    1970, NaN for null.
+    """
 
     writer: str
     model: str
@@ -144,11 +146,11 @@ def _records(head: Mapping[str, Any], matrix: npt.NDArray[np.float64], layout: L
                     "model": layout.model,
                     "version": layout.version,
                     "role": head["roles"][request],
-                    "logged_at": _instant(head["answered_at"][request]),
+                    "logged_at": instant_of(head["answered_at"][request]),
                     "watermarks": head["watermarks"],
                     "row": row,
-                    "predict_at": _instant(matrix[position, 0]),
-                    "as_of": _instant(matrix[position, 1]),
+                    "predict_at": instant_of(matrix[position, 0]),
+                    "as_of": instant_of(matrix[position, 1]),
                     "ages": dict(zip(layout.views, ages[position], strict=True)),
                     "request": head["requests"][position],
                     "features": dict(zip(names, values[position], strict=True)),
@@ -173,9 +175,5 @@ def _plain(
             if kind == "text":
                 row[place] = texts[place][position]
             elif value is not None:
-                row[place] = _instant(value) if kind == "instant" else bool(value) if kind == "bool" else int(value)
+                row[place] = instant_of(value) if kind == "instant" else bool(value) if kind == "bool" else int(value)
     return rows
-
-
-def _instant(microseconds: float) -> datetime:
-    return _EPOCH + timedelta(microseconds=int(microseconds))

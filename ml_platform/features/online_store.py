@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
+from ml_platform.data.instants import microseconds_of
 from ml_platform.features.exact_values import MAX_EXACT_INTEGER, beyond_float64
 from ml_platform.features.key_types import KeyTypeError, require_storable_keys, typed_key
-from ml_platform.features.row_columns import EPOCH, MICROSECOND, Numbers
+from ml_platform.features.row_columns import Numbers
 from ml_platform.features.view import INSTANT, KNOWN_AT, FeatureView, ViewError
 
 ABSENT = np.iinfo(np.int64).min
@@ -123,7 +124,7 @@ class LookupResult:
         """
         if not self.watermarks:
             return predict_at
-        return np.maximum(predict_at, (max(self.watermarks.values()) - EPOCH) / MICROSECOND)
+        return np.maximum(predict_at, microseconds_of(max(self.watermarks.values())))
 
     def ages(self, as_of: Numbers, tolerances: Numbers) -> Numbers:
         """Return the age at ``as_of`` of each usable fact, in minutes (n × v); NaN without a fact or for a stale one.

@@ -5,6 +5,7 @@ A function takes and returns a table or arrays, as its view declares. Both forms
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,7 @@ def _is_whole(dtype: pl.DataType) -> bool:
     return dtype.is_integer() or dtype in (pl.Boolean, INSTANT)
 
 
+@cache
 def _limits(dtype: pl.DataType) -> tuple[float, float]:
     """Return the least and the greatest value of ``dtype`` that both reads keep exactly; infinite for fractions."""
     if dtype == pl.Boolean:

@@ -1,16 +1,15 @@
 """The rows of a request by column, in the forms that views need: Python values, arrays, or Polars columns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ml_platform.data.instants import microseconds_of
 from ml_platform.features.view import INSTANT, PREDICT_AT, ViewError
-
-EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 Numbers = npt.NDArray[np.float64]
 Column = npt.NDArray[Any]
@@ -69,7 +68,7 @@ def array_of_values(name: str, values: Sequence[Any], dtype: pl.DataType) -> Col
     Raises :class:`ViewError` for a type that no array holds, and for whole numbers that float64 does not represent.
     """
     if dtype == INSTANT:
-        return np.array([np.nan if time is None else (time - EPOCH) // MICROSECOND for time in values], np.float64)
+        return np.array([np.nan if time is None else microseconds_of(time) for time in values], np.float64)
     if dtype == pl.String:
         return text_array(values)
     if dtype not in ARRAY_DTYPES:
@@ -134,4 +133,4 @@ def instant_series(name: str, times: Sequence[datetime | None]) -> pl.Series:
 
 def to_microseconds(times: Sequence[datetime | None]) -> list[int | None]:
     """Return aware ``times`` as microseconds since 1970 in UTC; None stays None."""
-    return [None if time is None else (time - EPOCH) // MICROSECOND for time in times]
+    return [None if time is None else microseconds_of(time) for time in times]

@@ -1,15 +1,16 @@
 """Features as a service reads them: a block of numbers that becomes a matrix for a model, records, or a table."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ml_platform.data.instants import instant_of
 from ml_platform.features.encoder import Encoder
-from ml_platform.features.row_columns import EPOCH, Numbers
+from ml_platform.features.row_columns import Numbers
 from ml_platform.features.typed_values import plain_value, typed_series
 from ml_platform.features.view import INSTANT, FeatureView
 
@@ -160,13 +161,17 @@ class ServedFeatures:
             rows.append({kind: views for kind, views in kinds.items() if views})
         return rows
 
-    def unknown_texts(self, encoder: Encoder) -> list[list[str]] | None:
-        """Return for each row the features whose text ``encoder`` did not meet in training; None: no row has one."""
+    def unknown_texts(self, encoder: Encoder, matrix: np.ndarray) -> list[list[str]] | None:
+        """Return for each row the features whose text ``encoder`` did not meet in training; None: no row has one.
+
+        ``matrix`` is :meth:`encode` of the rows: a known text has a code there, so only the others are looked at.
+        """
         found: list[list[str]] | None = None
-        for _, place, name in self.columns.encoder_plan(encoder).texts:
-            codes = encoder.codes(name)
-            for row, text in enumerate(self.text(place)):
-                if text is not None and text not in codes:
+        for position, place, name in self.columns.encoder_plan(encoder).texts:
+            without_code = np.flatnonzero(np.isnan(matrix[:, position])).tolist()
+            texts = self.text(place) if without_code else []
+            for row in without_code:
+                if texts[row] is not None:
                     found = found or [[] for _ in range(len(self.block))]
                     found[row].append(name)
         return found
@@ -190,9 +195,7 @@ class ServedFeatures:
             for row in rows:
                 value = row[position]
                 if value is not None:
-                    row[position] = convert(value)
-                    if dtype == INSTANT:
-                        row[position] = EPOCH + timedelta(microseconds=row[position])
+                    row[position] = instant_of(value) if dtype == INSTANT else convert(value)
         return [dict(zip(columns.feature_names, row, strict=True)) for row in rows]
 
     def age_records(self) -> list[dict[str, float | None]]:

@@ -8,13 +8,14 @@ one. A reader therefore sees one whole snapshot of each view, the old one or the
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from ml_platform.data.instants import instant_of, microseconds_of
 from ml_platform.errors import PlatformError
 from ml_platform.features.key_types import (
     MAX_KEY_BYTES,
@@ -41,7 +42,6 @@ BATCH_ENTITIES = 5_000
 
 ABANDONED_AFTER_SECONDS = 3_600
 """Lifetime of an unfinished publication whose process died."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _SWAP = """
 local current = redis.call('HGET', KEYS[2], 'watermark')
@@ -82,7 +82,7 @@ class ValkeyStore:
 
         live = self._key(snapshot.view)
         staged = f"{live}:{uuid.uuid4().hex}"
-        watermark = (snapshot.watermark - _EPOCH) // timedelta(microseconds=1)
+        watermark = microseconds_of(snapshot.watermark)
         try:
             client = self._connected()
             size = 0
@@ -94,7 +94,7 @@ class ValkeyStore:
             client.expire(staged, ABANDONED_AFTER_SECONDS)
             current_watermark = client.eval(_SWAP, 2, staged, live, watermark)
             if current_watermark is not None:
-                current = _EPOCH + timedelta(microseconds=int(current_watermark))
+                current = instant_of(int(current_watermark))
                 described = sum(client.hexists(live, name) for name in (WATERMARK, HEADER, KEY_TYPES))
                 return Publication(snapshot.view.name, False, client.hlen(live) - described, current, 0)
         except RedisError as error:
@@ -144,7 +144,7 @@ class ValkeyStore:
             if watermark is None:
                 raise self._no_snapshot(view)
             _require_key_types(view, json.loads(key_types or b"{}"), keys)
-            watermarks[view.name] = _EPOCH + timedelta(microseconds=int(watermark))
+            watermarks[view.name] = instant_of(int(watermark))
             categories |= self._parse_categories(view, header)
             rows_found = [row for row, fact in enumerate(facts) if fact is not None]
             if rows_found:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ import polars as pl
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from ml_platform.data.instants import microseconds_of
 from ml_platform.data.log_block import BLOCK_START, LAYOUT_START, BlockError, Layout, unpack_block
 
 PREDICTION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -57,8 +58,6 @@ MAX_PREDICTION_ID_LENGTH = 200
 _MAX_LINE_BYTES_KEPT = 2_000
 _MAX_NUMBER_DIGITS = 4_300
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % _MAX_NUMBER_DIGITS)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class LoggedPrediction(BaseModel):
@@ -248,7 +247,7 @@ def _validated(line: bytes) -> _Line:
 
 
 def _table(lines: Sequence[_Line]) -> pl.DataFrame:
-    logged_us = [(line.logged_at - _EPOCH) // _MICROSECOND for line in lines]
+    logged_us = [microseconds_of(line.logged_at) for line in lines]
     columns: dict[str, list[Any]] = {
         "prediction_id": [
             line.prediction_id
@@ -260,8 +259,8 @@ def _table(lines: Sequence[_Line]) -> pl.DataFrame:
             for name in ("request_id", "row", "model", "version", "role", "score", "label")
         },
         # Whole numbers: Polars converts them many times faster than datetime objects.
-        "predict_at": [(line.predict_at - _EPOCH) // _MICROSECOND for line in lines],
-        "as_of": [(line.as_of - _EPOCH) // _MICROSECOND for line in lines],
+        "predict_at": [microseconds_of(line.predict_at) for line in lines],
+        "as_of": [microseconds_of(line.as_of) for line in lines],
         "logged_at": logged_us,
         "watermarks": [bytes(line.watermarks).decode() for line in lines],
         "ages": [bytes(line.ages).decode() for line in lines],

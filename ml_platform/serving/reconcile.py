@@ -63,7 +63,7 @@ class Reconciler:
 
     def step(self) -> ServingStatus:
         """Run one pass and return the status of serving after it."""
-        desired, unreadable = self._read_desired_states()
+        desired, unreadable, problems = self._read_desired_states()
         needed = _services_of(desired)
         running = self._running_services()
         for name in needed.keys() - running:
@@ -77,28 +77,28 @@ class Reconciler:
             for model, state in desired.items()
         }
         target = {model: state for model, state in served.items() if state is not None}
-        self._apply(target, applied, ready, starting=(desired.keys() | unreadable.keys()) - target.keys() - {""})
+        self._apply(target, applied, ready, starting=(desired.keys() | unreadable) - target.keys())
         self._stop_unused(
             running - needed.keys() - _services_of(target).keys(), needed.keys() | _services_of(target).keys()
         )
-        status = self._status(target, [*unreadable.values(), *sorted(needed.keys() - ready.keys())])
+        status = self._status(target, [*problems, *sorted(needed.keys() - ready.keys())])
         write_serving_status(self.plan.status_file, status)
         return status
 
-    def _read_desired_states(self) -> tuple[dict[str, DesiredState], dict[str, str]]:
-        """Return the desired states, and the error of each that cannot be read; its applied state takes its place.
+    def _read_desired_states(self) -> tuple[dict[str, DesiredState], set[str], list[str]]:
+        """Return the desired states, the models whose state cannot be read, and what is wrong.
 
-        The error of the store itself stands under an empty name.
+        The applied state takes the place of one that cannot be read.
         """
         try:
             stored = all_desired_states(self._state)
         except PlatformError as error:
             # The store is locked, full or deleted: everything that serves continues.
-            return self._applied_states(), {"": str(error)}
+            return self._applied_states(), set(), [str(error)]
         if not stored.unreadable:
-            return dict(stored.readable), {}
+            return dict(stored.readable), set(), []
         kept = {model: state for model, state in self._applied_states().items() if model in stored.unreadable}
-        return {**kept, **stored.readable}, {model: str(error) for model, error in stored.unreadable.items()}
+        return {**kept, **stored.readable}, set(stored.unreadable), list(map(str, stored.unreadable.values()))
 
     def _applied_states(self) -> dict[str, DesiredState]:
         """Return the states whose routes the gateway loaded last."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from itertools import chain, islice
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import orjson
 import polars as pl
@@ -58,6 +58,22 @@ MAX_ERRORS = 10
 
 MAX_PAST_MINUTES = 24 * 60
 """Default of the time before the newest facts about which an answer is not marked: a day."""
+
+MaxPastMinutes = Annotated[
+    int,
+    Field(
+        ge=0,
+        description="How far the time of a prediction may lie before the newest facts of the online store (minutes).",
+    ),
+]
+
+OnPast = Annotated[
+    Literal["flag", "refuse"],
+    Field(
+        description="flag: an answer about an earlier time is marked as degraded, since it rests on facts of a later "
+        "time. refuse: the request is answered with 422."
+    ),
+]
 
 MAX_SIMILAR = 100
 """Maximum number of names among which a near name is searched for the hint of an error."""
@@ -215,16 +231,8 @@ class RequestContract(Settings):
         default=None, description="Rule for the time of a prediction; null: the time when the request arrives."
     )
     rules: list[RequestRule] = Field(default_factory=list, description="Rules for the values of the fields.")
-    max_past_minutes: int = Field(
-        default=MAX_PAST_MINUTES,
-        ge=0,
-        description="How far the time of a prediction may lie before the newest facts of the online store (minutes).",
-    )
-    on_past: Literal["flag", "refuse"] = Field(
-        default="flag",
-        description="flag: an answer about an earlier time is marked, since it rests on facts of a later time. refuse: "
-        "the request is answered with 422.",
-    )
+    max_past_minutes: MaxPastMinutes = MAX_PAST_MINUTES
+    on_past: OnPast = "flag"
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

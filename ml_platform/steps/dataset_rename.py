@@ -18,7 +18,12 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.state.cursors import cursors_below, delete_cursors, read_cursor, write_cursor
 from ml_platform.state.schema import contract_results, landed_files
 from ml_platform.state.store import StateStore
-from ml_platform.steps.lifecycle import LifecycleDecision, LifecycleError, LifecycleStep
+from ml_platform.steps.lifecycle import (
+    LifecycleDecision,
+    LifecycleError,
+    LifecycleStep,
+    require_renamed_declaration,
+)
 from ml_platform.steps.orphans import DeclaredNames
 from ml_platform.steps.table_move import copy_rows, record_move
 
@@ -45,7 +50,7 @@ def rename_of_dataset(
     that is declared, a new one that is not, a new one with rows or files, and an old one without any.
     """
     require_decider(f"Rename of '{old}'", decision.by, decision.reason)
-    _require_names(old, new, declared)
+    require_renamed_declaration("dataset", old, new, declared.datasets)
     steps = []
     done = read_cursor(lake.state, RENAMED + new)
     if done is None or done["from"] != old:
@@ -79,23 +84,6 @@ def rename_of_dataset(
 def record_rename_reported(state: StateStore, new: str) -> None:
     """Record that Dagster has the rows of ``new``."""
     write_cursor(state, RENAMED + new, {**read_cursor(state, RENAMED + new), "is_reported": True})
-
-
-def _require_names(old: str, new: str, declared: DeclaredNames) -> None:
-    if old in declared.datasets:
-        raise LifecycleError(
-            f"Dataset '{old}'",
-            expected="an old name that no declaration has",
-            found="its declaration",
-            fix=f"Rename the declaration in defs.yaml to '{new}' first.",
-        )
-    if new not in declared.datasets:
-        raise LifecycleError(
-            f"Dataset '{new}'",
-            expected="a declaration of the new name",
-            found="none",
-            fix=f"Rename the declaration of '{old}' in defs.yaml to '{new}' first, or correct the name.",
-        )
 
 
 def _require_history(old: str, new: str, lake: Lake, landing: Landing) -> None:

@@ -4,7 +4,7 @@ A change and its record are one transaction. A command that was killed between t
 again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -47,6 +47,25 @@ class LifecycleStep:
 
     text: str
     run: Callable[[], object]
+
+
+def require_renamed_declaration(kind: str, old: str, new: str, declared: Collection[str]) -> None:
+    """Raise :class:`LifecycleError` unless ``new`` and not ``old`` is among the ``declared`` names of ``kind``."""
+    subject = kind.capitalize()
+    if old in declared:
+        raise LifecycleError(
+            f"{subject} '{old}'",
+            expected="an old name that no declaration has",
+            found="its declaration",
+            fix=f"Rename the declaration in defs.yaml to '{new}' first.",
+        )
+    if new not in declared:
+        raise LifecycleError(
+            f"{subject} '{new}'",
+            expected="a declaration of the new name",
+            found="none",
+            fix=f"Rename the declaration of '{old}' in defs.yaml to '{new}' first, or correct the name.",
+        )
 
 
 def retirement_of_model(model: str, stores: PlatformStores, decision: LifecycleDecision) -> list[LifecycleStep]:

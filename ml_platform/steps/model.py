@@ -31,7 +31,7 @@ from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.bento_locks import BentoLocks
-from ml_platform.serving.request_contract import MAX_PAST_MINUTES, RequestContract, RequestField
+from ml_platform.serving.request_contract import MAX_PAST_MINUTES, MaxPastMinutes, OnPast, RequestContract, RequestField
 from ml_platform.serving.request_rules import RequestRule
 from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.steps.monitor_settings import MonitorSettings
@@ -243,15 +243,8 @@ class ModelSettings(Settings):
         default_factory=list,
         description="Rules for the values of request fields: ranges, allowed values, comparisons of two fields.",
     )
-    max_past_minutes: int = Field(
-        default=MAX_PAST_MINUTES,
-        ge=0,
-        description="How far the time of a prediction may lie before the newest facts of the online store (minutes).",
-    )
-    on_past: Literal["flag", "refuse"] = Field(
-        default="flag",
-        description="flag: an answer about an earlier time is marked as degraded. refuse: it is answered with 422.",
-    )
+    max_past_minutes: MaxPastMinutes = MAX_PAST_MINUTES
+    on_past: OnPast = "flag"
     monitors: MonitorSettings = Field(
         default_factory=lambda: MonitorSettings.model_validate({}), description="Monitors of the model."
     )

@@ -21,7 +21,12 @@ from ml_platform.serving.desired_state import ROLES, change_desired_state, read_
 from ml_platform.serving.verified_bentos import verified_bento_of
 from ml_platform.state.cursors import cursors_below, delete_cursors, write_cursor
 from ml_platform.state.schema import joined_labels, lake_pins, performance_periods, prediction_days, verdicts
-from ml_platform.steps.lifecycle import LifecycleDecision, LifecycleError, LifecycleStep
+from ml_platform.steps.lifecycle import (
+    LifecycleDecision,
+    LifecycleError,
+    LifecycleStep,
+    require_renamed_declaration,
+)
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.orphans import DeclaredNames
 from ml_platform.steps.packaging import package_version, record_rollout, verified_version_of
@@ -45,7 +50,7 @@ def rename_of_model(
     """
     require_decider(f"Rename of '{old}'", decision.by, decision.reason)
     new = model.name
-    _require_names(old, new, declared)
+    require_renamed_declaration("model", old, new, declared.models)
     steps, tables = [], _tables(old, stores.lake)
     last = stores.audit.latest(MODEL_RENAMED, new)
     if last is None or last.facts["renamed_from"] != old:
@@ -97,23 +102,6 @@ def rename_of_model(
         and not _has_bento(new, version, stores)
     ]
     return steps
-
-
-def _require_names(old: str, new: str, declared: DeclaredNames) -> None:
-    if old in declared.models:
-        raise LifecycleError(
-            f"Model '{old}'",
-            expected="an old name that no declaration has",
-            found="its declaration",
-            fix=f"Rename the declaration in defs.yaml to '{new}' first.",
-        )
-    if new not in declared.models:
-        raise LifecycleError(
-            f"Model '{new}'",
-            expected="a declaration of the new name",
-            found="none",
-            fix=f"Rename the declaration of '{old}' in defs.yaml to '{new}' first, or correct the name.",
-        )
 
 
 def _require_history(old: str, new: str, stores: PlatformStores) -> None:

@@ -9,8 +9,8 @@ import pytest
 from bento.prediction_id import PredictionIds
 from bento.prediction_log import AnsweredRequest
 from bento.predictor import Prediction
+from ml_platform.data.instants import microseconds_of
 from ml_platform.features.feature_set import FeatureSet
-from ml_platform.features.row_columns import EPOCH, MICROSECOND
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.view import FeatureView
 
@@ -35,7 +35,7 @@ _ids = PredictionIds()
 
 
 def microseconds(at: datetime) -> float:
-    return float((at - EPOCH) // MICROSECOND)
+    return float(microseconds_of(at))
 
 
 def served_features(at: datetime, rows: int, minutes: float) -> ServedFeatures:

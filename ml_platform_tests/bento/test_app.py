@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bento.app import Limits, PredictApp, ServiceConfig
 from bento.predictor import Prediction, Predictor, calibration_function
+from ml_platform.data.instants import microseconds_of
 from ml_platform.data.lake import Lake
 from ml_platform.errors import PlatformError
-from ml_platform.features.row_columns import EPOCH, MICROSECOND
 from ml_platform.features.served_features import ServedFeatures
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
@@ -59,7 +59,7 @@ class HalvingModel:
             raise ZeroDivisionError
         if 14 in request.columns["x"]:
             raise PlatformError("View 'delays'", expected="a snapshot", found="none", fix="Publish it.")
-        times = np.full(rows.height, (arrived_at - EPOCH) // MICROSECOND, dtype=np.int64)
+        times = np.full(rows.height, microseconds_of(arrived_at), dtype=np.int64)
         served = self._read(arrived_at, rows.height, 5.0) if self._read else cast(ServedFeatures, None)
         scores = (rows["x"] / 2).to_list()
         marks: list[dict[str, Any]] | None = None

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml_platform.data.instants import microseconds_of
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.key_types import KeyTypeError
 from ml_platform.features.online_store import ABSENT, LookupResult, OnlineStore, Publication, Snapshot, latest_facts
-from ml_platform.features.row_columns import EPOCH, MICROSECOND
 from ml_platform.features.served_features import BlockColumns, ServedFeatures
 from ml_platform.features.snapshot_file import SnapshotError
 from ml_platform.features.snapshot_store import SnapshotStore
@@ -91,7 +91,7 @@ def read(store: OnlineStore, *keys: tuple[str | None, int | None], now: datetime
 
 def frame_of(views: Sequence[FeatureView], found: LookupResult, now: datetime = NOON) -> pl.DataFrame:
     """Return all columns of ``found`` with their ages at ``now``, view by view."""
-    as_of = np.full(len(found.values), (now - EPOCH) / MICROSECOND)
+    as_of = np.full(len(found.values), float(microseconds_of(now)))
     tolerances = np.array([np.inf if each.tolerance_minutes is None else each.tolerance_minutes for each in views])
     ages = found.ages(as_of, tolerances)
     columns = BlockColumns(views, [], [name for view in views for name in view.columns])
