@@ -30,10 +30,11 @@ LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]", "unknown"]
 
 ANY_HOST = ["*"]
 
-REQUESTS_AT_ONCE, REQUESTS_WAITING = 48, 16
+REQUESTS_AT_ONCE, REQUESTS_WAITING = 48, 48
 """Requests to one service at once, and further ones that wait for a connection; all others get 503 at once.
 
-A service answers most requests per second with about 32 at once. A longer queue only makes every client wait.
+A service answers most requests per second with about 32 at once. A longer queue only makes every client wait. As many
+can wait as are answered at once, because all requests of a burst wait until their connections stand.
 """
 
 _REQUEST_ID = f"%REQ(X-REQUEST-ID):{MAX_REQUEST_ID_LENGTH}%"

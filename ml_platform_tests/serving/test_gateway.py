@@ -13,7 +13,7 @@ import pytest
 
 from ml_platform.serving.arm_counts import read_counts
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
-from ml_platform.serving.gateway import Gateway, cluster_name, write_clusters, write_routes
+from ml_platform.serving.gateway import REQUESTS_AT_ONCE, Gateway, cluster_name, write_clusters, write_routes
 from ml_platform.serving.processes import free_port
 
 ONE, TWO = ServedVersion(version="1", bento="bentos/toy/1-aa"), ServedVersion(version="2", bento="bentos/toy/2-bb")
@@ -122,15 +122,15 @@ def test_refusals_by_the_gateway_are_no_errors_of_the_service(tmp_path: Path) ->
 
     async def statuses() -> list[int]:
         service = await asyncio.start_server(slow_service, "127.0.0.1", 0)
-        limits = httpx.Limits(max_connections=200)
-        async with service, httpx.AsyncClient(base_url=gateway.url, limits=limits, timeout=20) as client:
+        async with service, httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
             await _until_status(client, 503)
             write_clusters(gateway.folder, {name: service.sockets[0].getsockname()[1]}, version="1")
             state = {"toy": DesiredState(stable=ONE, weights={"stable": 100})}
             write_routes(gateway.folder, state, version="1", allowed_hosts=gateway.allowed_hosts)
             await _until_status(client, 200)
-            answers = await asyncio.gather(*(client.get("/v1/toy/predict") for _ in range(200)))
-            return [answer.status_code for answer in answers]
+            # At most one connection to the service stands, so all other requests wait until theirs does.
+            assert set(await _statuses_of_a_burst(gateway, REQUESTS_AT_ONCE)) == {200}
+            return await _statuses_of_a_burst(gateway, 200)
 
     try:
         found = asyncio.run(statuses())
@@ -140,6 +140,17 @@ def test_refusals_by_the_gateway_are_no_errors_of_the_service(tmp_path: Path) ->
     finally:
         envoy.terminate()
         envoy.wait()
+
+
+async def _statuses_of_a_burst(gateway: Gateway, requests: int) -> list[int]:
+    """Return the statuses of ``requests`` that are sent at once over connections that stand."""
+    streams = [await asyncio.open_connection(gateway.host, gateway.port) for _ in range(requests)]
+    for _, writer in streams:
+        writer.write(b"GET /v1/toy/predict HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    statuses = [int((await reader.readuntil(b"\r\n\r\n")).split()[1]) for reader, _ in streams]
+    for _, writer in streams:
+        writer.close()
+    return statuses
 
 
 async def _until_status(client: httpx.AsyncClient, status: int) -> None:
