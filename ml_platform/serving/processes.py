@@ -131,6 +131,8 @@ def up(
             with _control_sockets(plan.run) as folder:
                 _run_arbiter(plan, folder, echo)
         finally:
+            # A process that was just being started, by a server that was told to end, is unknown to the manager.
+            stop_orphaned_processes(plan.run)
             _remove_run_files(plan)
 
 
@@ -167,23 +169,32 @@ def serve_temporarily(plan: ProcessPlan, timeout_seconds: float = START_SECONDS)
 
 
 def stop_orphaned_processes(run: Path) -> list[str]:
-    """Stop all other processes that :data:`RUN_VARIABLE` marks as part of ``run``, and return their descriptions."""
+    """Stop all other processes that :data:`RUN_VARIABLE` marks as part of ``run``, and return their descriptions.
+
+    A process that is about to end can start another one, so it looks again until there is none.
+    """
+    descriptions = []
+    while orphans := _processes_of(run):
+        descriptions += [_describe_process(process) for process in orphans]
+        for process in orphans:
+            _signal(process, signal.SIGTERM)
+        _, stubborn = psutil.wait_procs(orphans, timeout=5)
+        for process in stubborn:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(stubborn, timeout=5)
+    return descriptions
+
+
+def _processes_of(run: Path) -> list[psutil.Process]:
     run_folder = str(run.resolve())
-    orphans = []
+    found = []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == run_folder:
-                orphans.append(process)
+                found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue  # it ended meanwhile, or it belongs to another user
-    descriptions = [_describe_process(process) for process in orphans]
-    for process in orphans:
-        _signal(process, signal.SIGTERM)
-    _, stubborn = psutil.wait_procs(orphans, timeout=5)
-    for process in stubborn:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(stubborn, timeout=5)
-    return descriptions
+    return found
 
 
 def free_port() -> int:

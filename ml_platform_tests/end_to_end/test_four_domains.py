@@ -37,6 +37,7 @@ from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.console.services import serving_processes
 from ml_platform.data.landing import Landing
 from ml_platform.serving.desired_state import change_desired_state, read_desired_state, with_stable
+from ml_platform.serving.gateway import REQUESTS_AT_ONCE, REQUESTS_WAITING
 from ml_platform.serving.processes import serve_temporarily
 from ml_platform.steps.candidates import read_training_set, split_of
 from ml_platform.training.model_directory import read_model
@@ -59,8 +60,8 @@ FLIGHT = {
     "scheduled_departure": "2013-07-25T22:00:00+00:00",
     "scheduled_arrival": "2013-07-26T02:00:00+00:00",
 }
-FLOOD_CLIENTS = 96
-"""Clients that ask at once without a pause; the gateway lets 64 requests at once to one service."""
+FLOOD_CLIENTS = 2 * (REQUESTS_AT_ONCE + REQUESTS_WAITING)
+"""Clients that ask at once without a pause: twice what the gateway lets to one service and keeps waiting."""
 
 
 @dataclass(frozen=True)
