@@ -205,7 +205,7 @@ class _Events:
 
     def _versions(self, query: sa.Select[Any]) -> dict[str | None, MaterializedVersion]:
         # Fetched at once: one call for each row would take most of the time.
-        rows = self.connection.execute(query).tuples().all()
+        rows = self.connection.execute(query).all()
         return {
             partition: MaterializedVersion(storage_id, self.expected if same else _first_text(stored), run)
             for partition, storage_id, same, stored, run in rows

@@ -65,7 +65,7 @@ def downstream_of(loaded: dg.Definitions, key: dg.AssetKey) -> list[dg.AssetKey]
     graph = loaded.resolve_asset_graph()
     if not graph.has(key):
         return []
-    return sorted(dg.AssetSelection.keys(key).downstream(include_self=False).resolve(graph))
+    return sorted(dg.AssetSelection.assets(key).downstream(include_self=False).resolve(graph))
 
 
 def require_no_run(instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) -> None:

@@ -101,7 +101,7 @@ def stale_assets(
 
 def data_of_model(definitions: dg.Definitions, model: str) -> list[dg.AssetKey]:
     """Return the sorted keys of the training set of ``model`` and of all assets that its training set is made of."""
-    training_set = dg.AssetSelection.keys([model, "training_set"])
+    training_set = dg.AssetSelection.assets([model, "training_set"])
     return sorted(training_set.upstream().resolve(definitions.resolve_asset_graph()))
 
 

@@ -168,7 +168,7 @@ class LakeCatalog:
             query = query.where(columns.partition.in_(partitions))
         with self.state.read() as connection:
             # Fetched at once: one call for each row would take most of the time.
-            rows = connection.execute(query).tuples().all()
+            rows = connection.execute(query).all()
         return [(partition, StoredFile(path, size, digest)) for partition, path, size, digest in rows]
 
     def digests(self, table: str, partitions: Sequence[str] | None = None) -> dict[str, str]:

@@ -248,7 +248,7 @@ class LandingIndex:
         file = landed_files.c
         query = sa.select(file.name, file.size_bytes, file.modified_ns, file.inode, file.sha256)
         with self.state.read() as connection:
-            rows = connection.execute(query.where(files_of(connection, dataset))).tuples().all()
+            rows = connection.execute(query.where(files_of(connection, dataset))).all()
         return {row[0]: row for row in rows}
 
     def _store(

@@ -105,7 +105,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
             key_of_run,
             stores,
             decision=config.decision(),
-            decided_by=f"dagster run {context.run_id}",
+            decided_by=f"dagster run {context.run.run_id}",
             now=datetime.now(UTC),
         )
         if isinstance(promoted, NotPromoted):

@@ -160,7 +160,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
                 stores,
                 run=run,
                 study_storage=studies.storage(f"{model.name}-{trainer}"),
-                dagster_run_id=context.run_id,
+                dagster_run_id=context.run.run_id,
                 now=datetime.now(UTC),
             )
         return dg.MaterializeResult(
