@@ -225,7 +225,8 @@ def _row_schema(contract: RequestContract) -> dict[str, Any]:
         else:
             limits = {"minimum": rule.at_least, "maximum": rule.at_most}
             schema |= {name: limit for name, limit in limits.items() if limit is not None}
-    row = _object_schema(schemas)
+    optional = {field.name: schemas.pop(field.name) for field in contract.fields if field.optional}
+    row = _object_schema(schemas, optional)
     return row | ({"description": f"A row has {' and '.join(comparisons)}."} if comparisons else {})
 
 

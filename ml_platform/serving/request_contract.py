@@ -97,6 +97,9 @@ class RequestField(Settings):
     )
     description: str = Field(default="", description="Meaning of the field, for callers of the endpoint.")
     nullable: bool = Field(default=False, description="Whether it can be null; it is required even then.")
+    optional: bool = Field(
+        default=False, description="Whether a row can lack it, which is then null; only of a nullable field."
+    )
     examples: list[Any] = Field(default_factory=list, description="Values shown on the OpenAPI page.")
     scale: int | None = Field(
         default=None, ge=0, le=MAX_DECIMAL_DIGITS, description="Digits of a decimal after the point."
@@ -135,7 +138,7 @@ class RequestField(Settings):
     def _without_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # The contract of an earlier release is written again as it was.
         unused = {name for name in _SHAPE_OF_TYPE.values() if getattr(self, name) is None}
-        unused |= {"max_length"} - self.model_fields_set
+        unused |= {"max_length", "optional"} - self.model_fields_set
         return {name: value for name, value in serialize(self).items() if name not in unused}
 
     @model_validator(mode="after")
@@ -145,6 +148,14 @@ class RequestField(Settings):
             if (getattr(self, attribute) is not None) != (attribute == needed):
                 action = "declare" if attribute == needed else "remove"
                 raise ValueError(f"field '{self.name}' of type {self.type}: {action} '{attribute}'")
+        return self
+
+    @model_validator(mode="after")
+    def _absent_is_null(self) -> Self:
+        if self.optional and not self.nullable:
+            raise ValueError(
+                f"field '{self.name}': an optional field needs nullable: true, because it is null if absent"
+            )
         return self
 
     @model_validator(mode="after")
@@ -272,19 +283,27 @@ class RequestContract(Settings):
         return {field.name: field.dtype for field in self.fields}
 
     @cached_property
+    def _optional(self) -> list[str]:
+        return [field.name for field in self.fields if field.optional]
+
+    @cached_property
     def _readers(self) -> list[tuple[str, Callable[[list[Any], bool], list[Any] | None], bool]]:
         return [(field.name, field.rules.read, field.nullable) for field in self.fields]
 
     def validate(self, body: bytes, max_rows: int | None = None) -> ValidRequest:  # type: ignore[override]
         """Return the rows of ``body``, JSON of the form ``{"rows": [{…}, …]}``.
 
-        Every row must have exactly the declared fields; a value can be null only if its field is nullable. NaN and
-        infinities are invalid, and the error names the path of the field. ``max_rows`` lowers the declared limit for
-        this request. Raises :class:`InvalidRequestError`.
+        Every row must have exactly the declared fields; a value can be null only if its field is nullable, and an
+        optional field that is absent is null. NaN and infinities are invalid, and the error names the path of the
+        field. ``max_rows`` lowers the declared limit for this request. Raises :class:`InvalidRequestError`.
         """
         if len(body) > self.max_bytes:
             raise _too_large("body", f"at most {self.max_bytes} bytes", f"{len(body)} bytes")
         rows = self._rows(_parse_json(body), min(self.max_rows, max_rows or self.max_rows))
+        for name in self._optional:
+            for row in rows:
+                if isinstance(row, dict):
+                    row.setdefault(name, None)
         names = self.dtypes
         # Equal lengths without a missing key mean equal sets of keys.
         width = len(names)

@@ -31,6 +31,7 @@ from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.bento_locks import BentoLocks
+from ml_platform.serving.contract_changes import ContractSettings
 from ml_platform.serving.request_contract import MAX_PAST_MINUTES, MaxPastMinutes, OnPast, RequestContract, RequestField
 from ml_platform.serving.request_rules import RequestRule
 from ml_platform.serving.rollout_settings import RolloutSettings
@@ -237,6 +238,10 @@ class ModelSettings(Settings):
     rollout: RolloutSettings = Field(
         default_factory=lambda: RolloutSettings.model_validate({}),
         description="How a new champion reaches the users of the endpoint.",
+    )
+    contract: ContractSettings = Field(
+        default_factory=lambda: ContractSettings.model_validate({}),
+        description="Changes of requests and answers that are intended although they break apps.",
     )
     maximum_rows: int = Field(default=1000, ge=1, description="Maximum number of rows of one request.")
     request_rules: list[RequestRule] = Field(

@@ -20,6 +20,7 @@ from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import roll_back
 from ml_platform.registry.verdict_record import PromotionError
 from ml_platform.serving.bento_build import BentoVerification, BuiltBento, bento_digest, build_bento, verify_bento
+from ml_platform.serving.contract_changes import ContractSettings
 from ml_platform.serving.desired_state import (
     DesiredState,
     ServedVersion,
@@ -30,6 +31,12 @@ from ml_platform.serving.desired_state import (
 )
 from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.serving.verified_bentos import find_verified_bento, record_verified_bento, verified_served_version
+from ml_platform.steps.contract_check import (
+    ContractComparison,
+    compare_contract,
+    record_intended_changes,
+    require_compatible,
+)
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.read_verification import (
@@ -115,13 +122,29 @@ def package_version(model: BoundModel, version: ModelVersion, month: str, stores
     return PackageResult(version.version, package, verified)
 
 
+def contract_of_package(model: BoundModel, packaged: PackageResult, stores: PlatformStores) -> ContractComparison:
+    """Return the comparison of the packaged contract with that of the version that serves."""
+    folder = packaged.package.path.relative_to(stores.home.bentos).as_posix()
+    served = ServedVersion(version=str(packaged.version), bento=folder)
+    return compare_contract(model.name, served, stores, model.declared.contract)
+
+
 def roll_out_champion(
-    name: str, stores: PlatformStores, *, by: str, at: datetime, settings: RolloutSettings | None = None
+    name: str,
+    stores: PlatformStores,
+    *,
+    by: str,
+    at: datetime,
+    settings: RolloutSettings | None = None,
+    contract: ContractSettings | None = None,
 ) -> DesiredState:
     """Make the champion's verified bento the stable one and return the desired state.
 
     With ``settings`` that declare steps, it becomes the candidate beside another stable version instead, and the guard
-    takes it through the steps. Otherwise a running rollout ends as superseded.
+    takes it through the steps. Otherwise a running rollout ends as superseded. With ``contract``, a version whose
+    requests or answers break apps of the stable version is refused
+    (:class:`~ml_platform.serving.contract_changes.IncompatibleContractError`), unless the change is intended; that is
+    recorded. A rollback gives none, because the apps knew the version.
 
     A change is recorded in the audit log, in the same transaction. The desired state does not change when this bento is
     stable already, and an unreadable one is replaced. Nothing is built: the rollout uses exactly the bento that was
@@ -132,6 +155,28 @@ def roll_out_champion(
     """
     served = verified_version_of(champion_of(name, stores.registry), stores)
     stable = all_desired_states(stores.state).readable.get(name, DesiredState()).stable
+    if contract is None:
+        return _roll_out(name, served, stable, stores, settings, by=by, at=at)
+    found = compare_contract(name, served, stores, contract)
+    require_compatible(name, served.version, found)
+    with stores.state.write():
+        before = desired_generation(stores.state, name)
+        desired = _roll_out(name, served, stable, stores, settings, by=by, at=at)
+        if desired.generation != before:
+            record_intended_changes(name, served.version, found, stores, contract, by=by, at=at)
+    return desired
+
+
+def _roll_out(
+    name: str,
+    served: ServedVersion,
+    stable: ServedVersion | None,
+    stores: PlatformStores,
+    settings: RolloutSettings | None,
+    *,
+    by: str,
+    at: datetime,
+) -> DesiredState:
     if settings is not None and settings.all_steps and stable is not None and stable != served:
         return start_rollout(stores.state, name, served, settings, by=by, at=at)
     with stores.state.write():

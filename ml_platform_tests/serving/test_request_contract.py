@@ -240,3 +240,26 @@ def test_prediction_time_must_name_a_time_that_is_never_null() -> None:
 def test_field_declared_twice_is_rejected() -> None:
     with pytest.raises(ValidationError, match="'carrier' declared twice"):
         RequestContract.model_validate({"model": "toy", "fields": [FIELDS[0], FIELDS[0]]})
+
+
+def test_optional_field_may_be_absent_and_is_null_then() -> None:
+    fields = [*FIELDS[:-1], {"name": "gate", "type": "string", "nullable": True, "optional": True}, FIELDS[-1]]
+    optional = contract(fields=fields)
+    valid = optional.validate(body(ROW, {**ROW, "gate": "B2"}))
+    assert valid.columns["gate"] == [None, "B2"]
+    assert [list(row) for row in valid.rows] == [[*ROW, "gate"]] * 2
+    row = openapi_document(optional, "1")["components"]["schemas"]["Row"]
+    assert row["required"] == list(ROW)
+    assert row["properties"]["gate"]["type"] == ["string", "null"]
+    with pytest.raises(InvalidRequestError) as caught:
+        optional.validate(body(ROW, 7, {**ROW, "gates": "B2"}))
+    assert [each.path for each in caught.value.details] == ["rows[1]", "rows[2].gates"]
+
+
+def test_optional_field_that_is_never_null_is_refused() -> None:
+    with pytest.raises(ValidationError, match="field 'gate': an optional field needs nullable: true"):
+        contract(fields=[{"name": "gate", "type": "string", "optional": True}])
+
+
+def test_contract_of_an_earlier_release_is_written_as_it_was() -> None:
+    assert not {"optional", "max_length"} & contract().model_dump()["fields"][0].keys()

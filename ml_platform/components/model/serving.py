@@ -1,10 +1,12 @@
 """The assets between a model's champion and the apps: `bento`, and `rollout`, which decides what serves."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ml_platform.components.metadata import records_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
@@ -12,12 +14,20 @@ from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
 
+if TYPE_CHECKING:
+    from ml_platform.steps.contract_check import ContractComparison
+
+
+COMPATIBLE = "compatible_contract"
+"""Name of the check on the contract of a bento."""
+
 
 def bento(model: ModelAssets) -> dg.AssetsDefinition:
     """Return `<model>/bento`: the champion with its features, contract and libraries, verified against training."""
+    key = model.key("bento")
 
     @dg.asset(
-        key=model.key("bento"),
+        key=key,
         description=(
             "The champion as a BentoML service with only the code and libraries that it needs. It has reproduced the "
             "training scores of reference rows in its own process. The bento that the evaluation verified is reused; "
@@ -25,6 +35,15 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
         ),
         partitions_def=model.partitions_def,
         deps=[model.key("champion")],
+        check_specs=[
+            dg.AssetCheckSpec(
+                COMPATIBLE,
+                asset=key,
+                description="Apps of the version that serves can use this one: it refuses no request that they send, "
+                "and its answers have what they read.",
+                blocking=True,
+            )
+        ],
         **model.shared_arguments("bentoml"),
     )
     def _bento(
@@ -33,12 +52,12 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
         mlflow: MlflowResource,
         home: HomeResource,
         online_store: OnlineStoreResource,
-    ) -> dg.MaterializeResult[Any]:
-        from ml_platform.steps.packaging import package_champion
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.steps.packaging import contract_of_package, package_champion
 
         stores = open_stores(home, lake, mlflow, online_store)
         packaged = package_champion(model, model.key_of_run(context, stores.lake), stores)
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 "version": packaged.version,
                 "tag": packaged.package.tag,
@@ -51,8 +70,27 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
             },
             data_version=dg.DataVersion(packaged.package.sha256),
         )
+        yield _compatible(contract_of_package(model, packaged, stores))
 
     return _bento
+
+
+def _compatible(found: "ContractComparison") -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=COMPATIBLE,
+        passed=not found.refused,
+        description=" ".join(each.text for each in found.refused) or found.text,
+        metadata={
+            "stable": found.stable or "none",
+            "changes": records_table(
+                [
+                    {"place": each.place, "expected": each.expected, "found": each.found, "intended": intended}
+                    for changes, intended in ((found.refused, False), (found.intended, True))
+                    for each in changes
+                ]
+            ),
+        },
+    )
 
 
 def rollout(model: ModelAssets) -> dg.AssetsDefinition:
@@ -80,6 +118,7 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
             by=f"{model.name}/rollout",
             at=datetime.now(UTC),
             settings=model.declared.rollout,
+            contract=model.declared.contract,
         )
         return dg.MaterializeResult(
             metadata={

@@ -24,6 +24,7 @@ from ml_platform.registry.manifest import CodeInfo, HardwareInfo, Manifest
 from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import reconcile
 from ml_platform.serving.bento_sources import BentoError
+from ml_platform.serving.contract_changes import ContractSettings, IncompatibleContractError
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
 from ml_platform.serving.rollout import read_rollout
 from ml_platform.serving.rollout_settings import RolloutSettings
@@ -248,6 +249,49 @@ def test_champion_with_declared_steps_is_a_candidate_until_it_is_rolled_out_at_o
     ended = read_rollout(state, "toy")
     assert ended is not None
     assert ended.outcome == "superseded"
+
+
+def test_version_that_refuses_requests_of_apps_is_refused_unless_that_is_intended(
+    platform: PlatformFixture, bento: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = platform.home.root / bento["path"] / "src" / "model"
+    earlier = platform.home.bentos / "toy" / "earlier" / "src" / "model"
+    earlier.mkdir(parents=True)
+    shutil.copy(model / "model.json", earlier)
+    contract = json.loads((model / "contract.json").read_text())
+    contract["fields"] = [field for field in contract["fields"] if field["name"] != "distance"]
+    (earlier / "contract.json").write_text(json.dumps(contract))
+    state, before = open_state(platform.home), platform.desired_state.generation
+    stable = ServedVersion(version="7", bento="toy/earlier")
+    serving_7 = swap_desired_state(state, "toy", DesiredState(stable=stable, weights={"stable": 100}), before)
+
+    found = check_of_bento(platform)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "distance: expected no such field, or an optional one, found a new field" in str(found.description)
+    with pytest.raises(IncompatibleContractError, match=r"version 1 after 7, distance: .*allow_breaking: \{distance"):
+        platform.materialize("rollout")
+    assert platform.desired_state == serving_7
+
+    intended = ContractSettings(allow_breaking={"distance": "all apps send it since May"})
+    monkeypatch.setattr(platform.model.declared, "contract", intended)
+    found = check_of_bento(platform)
+    assert (found.passed, found.description) == (True, "Compatible with version 7; intended: distance.")
+    for _ in range(2):  # the second one changes nothing
+        platform.materialize("rollout")
+    assert platform.desired_state.stable == ServedVersion(version="1", bento=bento_folder(platform, bento))
+    (recorded,) = AuditLog(state).records("contract_change", "toy")
+    (change,) = recorded.facts["changes"]
+    assert (recorded.facts["version"], recorded.facts["stable"]) == ("1", "7")
+    assert (change["place"], change["reason"]) == ("distance", "all apps send it since May")
+
+
+def check_of_bento(platform: PlatformFixture) -> dg.AssetCheckEvaluation:
+    """Materialize `bento` and return the result of its check on the contract."""
+    definition = serving.bento(platform.model)
+    done = dg.materialize([definition], partition_key=MONTH, resources=platform.resources, raise_on_error=False)
+    (found,) = done.get_asset_check_evaluations()
+    assert next(iter(definition.check_specs)).blocking
+    return found
 
 
 def test_changed_bento_is_not_rolled_out_until_it_is_built_again(
