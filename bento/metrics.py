@@ -1,5 +1,6 @@
 """Prometheus metrics of a service: latency, predictions, errors, and the age of the features that it used."""
 
+import random
 from collections import Counter as CountByValue
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from bento.prediction_log import AnsweredRequest, LogStatus
+from bento.predictor import Prediction
 
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SCORE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -82,6 +84,26 @@ class Metrics:
             buckets=SCORE_BUCKETS,
             registry=self.registry,
         ).labels(**labels)
+        self._sampled_scores = Histogram(
+            "ml_platform_sampled_score",
+            "Predicted score of one row of each request",
+            label_names,
+            buckets=SCORE_BUCKETS,
+            registry=self.registry,
+        ).labels(**labels)
+        self._sampled_reads = Counter(
+            "ml_platform_sampled_reads",
+            "One read of a view for one row of each request",
+            label_names,
+            registry=self.registry,
+        ).labels(**labels)
+        self._sampled_missing = Counter(
+            "ml_platform_sampled_missing",
+            "Sampled reads of a view that found no fact",
+            label_names,
+            registry=self.registry,
+        ).labels(**labels)
+        self._random = random.Random(0)
         self._views: dict[str, tuple[Gauge, Counter, Counter]] = {}
 
     def count_error(self, reason: str) -> None:
@@ -104,6 +126,7 @@ class Metrics:
         for prediction in predictions:
             for score in prediction.scores:
                 self._scores.observe(score)
+            self._observe_sample(prediction)
         ages = np.concatenate([each.served.ages_minutes for each in predictions])
         missing = np.isnan(ages).sum(axis=0).tolist()
         last = predictions[-1].served
@@ -119,6 +142,15 @@ class Metrics:
             age_gauge.set(age)
             missing_counter.inc(rows)
             read_counter.inc(len(ages))
+
+    def _observe_sample(self, prediction: Prediction) -> None:
+        """Count one row, and one view of it, of a request: the rows of one request are not independent."""
+        row = self._random.randrange(len(prediction.scores))
+        self._sampled_scores.observe(prediction.scores[row])
+        of_row = prediction.served.ages_minutes[row]
+        if len(of_row):
+            self._sampled_reads.inc()
+            self._sampled_missing.inc(float(np.isnan(of_row[self._random.randrange(len(of_row))])))
 
     def page(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

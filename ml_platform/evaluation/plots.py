@@ -82,15 +82,49 @@ def search_plot(history: Sequence[tuple[int, float]]) -> bytes:
     return _png(figure)
 
 
+def rollout_plot(
+    seconds: Sequence[float],
+    shares: Mapping[str, Mapping[str, Sequence[float]]],
+    evidence: Mapping[str, Sequence[float]],
+    limit: float,
+) -> bytes:
+    """Return the course of a rollout over ``seconds``: each share by arm, and the evidence against the candidate.
+
+    ``shares`` are those between 0 and 1, by name and arm (``stable``, ``candidate``). The dotted line is the ``limit``
+    of the evidence, at which the candidate is rolled back.
+    """
+    figure, panels = _panels(len(shares) + 1)
+    for axes, (name, by_arm) in zip(panels, shares.items(), strict=False):
+        for arm, color in (("stable", GREY), ("candidate", BLUE)):
+            axes.plot(seconds, [100 * share for share in by_arm[arm]], color=color, linewidth=1.2, label=arm)
+        axes.set(ylabel=f"{name} [%]")
+        axes.set_ylim(bottom=0)
+    panels[0].legend(fontsize=7, frameon=False)
+    for (name, values), style in zip(evidence.items(), ("-", "--", "-.", (0, (1, 1))), strict=False):
+        panels[-1].plot(seconds, np.maximum(values, 1e-3), color=BLUE, linestyle=style, linewidth=1.2, label=name)
+    panels[-1].axhline(limit, color=RED, linewidth=1, linestyle=":")
+    panels[-1].set(ylabel="evidence", xlabel="seconds since the start", yscale="log")
+    panels[-1].legend(fontsize=7, frameon=False)
+    return _png(figure)
+
+
 def _figure() -> "tuple[Figure, Axes]":
+    figure, (axes,) = _panels(1)
+    return figure, axes
+
+
+def _panels(number: int) -> "tuple[Figure, list[Axes]]":
+    """Return a figure with ``number`` panels, one below the other, over the same x axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="tight")
+    width, height = INCHES
+    figure = Figure(figsize=(width, height * (1 + 0.6 * (number - 1))), dpi=DOTS_PER_INCH, layout="tight")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    panels = list(figure.subplots(number, sharex=True, squeeze=False)[:, 0])
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def _png(figure: "Figure") -> bytes:

@@ -24,9 +24,9 @@ class ArmCounts(Settings):
     timed: int = Field(default=0, description="Answers with a known duration.")
     slow: int = Field(default=0, description="Answers that took longer than the limit.")
     active: int = Field(default=0, description="Requests that wait for an answer now.")
-    scores: tuple[int, ...] = Field(default=(), description="Scores between two limits of the histogram.")
-    view_reads: int = Field(default=0, description="Views read for a row.")
-    missing: int = Field(default=0, description="Views that had no fact for a row.")
+    scores: tuple[int, ...] = Field(default=(), description="Scores between two limits, one of each request.")
+    view_reads: int = Field(default=0, description="Views read for a row, one of each request.")
+    missing: int = Field(default=0, description="Those that had no fact.")
 
     def since(self, before: Self) -> Self:
         """Return the increase since ``before``. A counter that fell belongs to a restarted process and starts at 0."""
@@ -42,6 +42,26 @@ class ArmCounts(Settings):
             scores=tuple(_increase(new, old) for new, old in zip(self.scores, old_scores, strict=True)),
             view_reads=_increase(self.view_reads, reads),
             missing=_increase(self.missing, missing),
+        )
+
+
+class ArmTotals(Settings):
+    """Answers of one arm since its rollout started, over all steps and restarts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answers: int = Field(default=0, ge=0, description="Answers.")
+    errors: int = Field(default=0, ge=0, description="Answers with another status than 2xx.")
+    timed: int = Field(default=0, ge=0, description="Answers with a known duration.")
+    slow: int = Field(default=0, ge=0, description="Answers that took longer than the limit.")
+
+    def plus(self, new: ArmCounts) -> "ArmTotals":
+        """Return the totals after the answers ``new``."""
+        return ArmTotals(
+            answers=self.answers + new.answers,
+            errors=self.errors + new.errors,
+            timed=self.timed + new.timed,
+            slow=self.slow + new.slow,
         )
 
 
@@ -93,11 +113,11 @@ def _service_counts(port_file: Path) -> dict[str, object]:
     cumulative, reads, missing = [], 0, 0
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
-            if sample.name == "ml_platform_prediction_score_bucket":
+            if sample.name == "ml_platform_sampled_score_bucket":
                 cumulative.append(int(sample.value))
-            elif sample.name == "ml_platform_feature_read_rows_total":
+            elif sample.name == "ml_platform_sampled_reads_total":
                 reads += int(sample.value)
-            elif sample.name == "ml_platform_feature_missing_rows_total":
+            elif sample.name == "ml_platform_sampled_missing_total":
                 missing += int(sample.value)
     scores = tuple(new - old for new, old in zip(cumulative, [0, *cumulative], strict=False))
     return {"scores": scores, "view_reads": reads, "missing": missing}

@@ -131,7 +131,7 @@ def up(
             with _control_sockets(plan.run) as folder:
                 _run_arbiter(plan, folder, echo)
         finally:
-            # A process that was just being started, by a server that is ending, is unknown to the manager.
+            # The manager does not know a process that a stopping server was just starting.
             stop_orphaned_processes(plan.run)
             _remove_run_files(plan)
 

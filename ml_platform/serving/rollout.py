@@ -13,9 +13,9 @@ from pydantic import ConfigDict, Field
 
 from ml_platform.data.settings import Settings
 from ml_platform.serving.arm_comparison import bet, evidence, no_wealth, rate_values, score_values
-from ml_platform.serving.arm_counts import ArmCounts
+from ml_platform.serving.arm_counts import ArmCounts, ArmTotals
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
-from ml_platform.serving.rollout_settings import RolloutSettings, RolloutStep
+from ml_platform.serving.rollout_settings import Guardrails, RolloutSettings, RolloutStep
 from ml_platform.state.cursors import cursors_below, read_cursor, write_cursor
 from ml_platform.state.store import StateStore
 
@@ -45,6 +45,7 @@ class Rollout(Settings):
     errors: int = Field(default=0, description="Errors of the candidate in this step.")
     last_answer: datetime | None = Field(default=None, description="When the candidate last answered, or was idle.")
     counts: dict[str, ArmCounts] = Field(default_factory=dict, description="Last counters, by arm.")
+    totals: dict[str, ArmTotals] = Field(default_factory=dict, description="Answers since the start, by arm.")
     wealth: dict[str, list[list[float]]] = Field(default_factory=dict, description="Logarithms of wealths.")
     approved_step: int = Field(default=-1, description="Last step after which a person let the rollout go on.")
     outcome: Literal["running", "completed", "rolled_back", "superseded"] = Field(default="running")
@@ -109,6 +110,7 @@ def observe(rollout: Rollout, counts: Mapping[str, ArmCounts], now: datetime, se
     return rollout.model_copy(
         update={
             "counts": dict(counts),
+            "totals": {arm: rollout.totals.get(arm, ArmTotals()).plus(each) for arm, each in new.items()},
             "wealth": wealth,
             "answers": rollout.answers + candidate.answers,
             "stable_answers": rollout.stable_answers + stable.answers,
@@ -118,6 +120,11 @@ def observe(rollout: Rollout, counts: Mapping[str, ArmCounts], now: datetime, se
     )
 
 
+def evidence_limit(guardrails: Guardrails) -> float:
+    """Return the evidence by one guardrail at which the candidate is rolled back."""
+    return len(GUARDRAILS) / guardrails.error
+
+
 def judge(rollout: Rollout, now: datetime) -> Judgement:
     """Return whether the candidate advances by one step, is rolled back, or waits, with the reason.
 
@@ -125,7 +132,7 @@ def judge(rollout: Rollout, now: datetime) -> Judgement:
     tolerances back with at most that probability. Rules about time do not count in it.
     """
     settings, guardrails, step = rollout.settings, rollout.settings.guardrails, rollout.current_step
-    limit = len(GUARDRAILS) / guardrails.error
+    limit = evidence_limit(guardrails)
     found = rollout.evidence
     broken = [f"{name} (evidence {found[name]:.3g} of {limit:g})" for name in found if found[name] >= limit]
     if broken:

@@ -19,12 +19,14 @@ from ml_platform.serving.rollout import (
     SUPERSEDED,
     Judgement,
     Rollout,
+    evidence_limit,
     judge,
     observe,
     read_rollout,
     routed,
     write_rollout,
 )
+from ml_platform.serving.rollout_curve import RolloutCurve, read_curve, write_curve
 from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.state.store import StateStore
 
@@ -72,6 +74,7 @@ def pass_over(state: StateStore, model: str, counts: Mapping[str, ArmCounts], at
             return Judgement("wait", ended.reason)
         seen = observe(rollout, counts, at, seed) if counts else rollout
         judgement = judge(seen, at)
+        _draw(state, model, seen, at)
         if judgement.action == "roll_back":
             _store(state, model, _ended(seen, ROLLED_BACK, judgement.reason), desired, by=GUARD, at=at)
         elif judgement.action == "advance":
@@ -138,6 +141,29 @@ def describe_rollout(state: StateStore, model: str, now: datetime) -> dict[str, 
     }
 
 
+def plot_rollout(state: StateStore, model: str) -> bytes | None:
+    """Return the course of the last rollout of ``model`` as a PNG image; None before its first answers."""
+    from ml_platform.evaluation.plots import rollout_plot
+
+    rollout, curve = read_rollout(state, model), read_curve(state, model)
+    if rollout is None or curve is None or curve.started != rollout.started or not curve.points:
+        return None
+    points = curve.points
+    shares = {
+        "errors": {
+            arm: [one.errors / max(1, one.answers) for one in (getattr(point, arm) for point in points)]
+            for arm in ("stable", "candidate")
+        },
+        "slow answers": {
+            arm: [one.slow / max(1, one.timed) for one in (getattr(point, arm) for point in points)]
+            for arm in ("stable", "candidate")
+        },
+    }
+    evidence = {name: [point.evidence.get(name, 1.0) for point in points] for name in points[-1].evidence}
+    limit = evidence_limit(rollout.settings.guardrails)
+    return rollout_plot([point.seconds for point in points], shares, evidence, limit)
+
+
 def supersede_rollout(state: StateStore, model: str, *, reason: str, by: str, at: datetime) -> None:
     """End a running rollout of ``model``, so that only its stable version serves; without one, do nothing."""
     with state.write():
@@ -155,6 +181,17 @@ def rollout_facts(model: str, desired: DesiredState) -> dict[str, object]:
         "versions": {role: each.version for role, each in served.items() if each is not None},
         "weights": desired.weights,
     }
+
+
+def _draw(state: StateStore, model: str, seen: Rollout, at: datetime) -> None:
+    """Add a point for ``seen`` to the curve of its rollout, if one is due."""
+    curve = read_curve(state, model)
+    if curve is None or curve.started != seen.started:
+        curve = RolloutCurve(started=seen.started)
+    if seen.totals:
+        drawn = curve.after(seen.totals, seen.current_step.weight, seen.evidence, at)
+        if drawn is not curve:
+            write_curve(state, model, drawn)
 
 
 def _required(state: StateStore, model: str) -> Rollout:

@@ -15,6 +15,7 @@ from ml_platform.components.model import (
     monitoring,
     promotion,
     rejudging,
+    rollout_sensor,
     serving,
     training,
 )
@@ -73,6 +74,8 @@ class Model(ModelDeclaration):
         sensors = [automation.new_month_sensor(bound, models_of_domain)] if declared.on_new_partition else []
         if bound.maximum_looks > 1:
             sensors.append(rejudging.waiting_candidates_sensor(bound))
+        if self.rollout.all_steps:
+            sensors.append(rollout_sensor.rollout_sensor(bound))
         schedules = [
             automation.monitoring_schedule(bound, declared.monitoring_cron),
             promotion.reproduce_schedule(bound, declared.reproduce_cron),
