@@ -77,6 +77,11 @@ class Home:
         return self.root / "bentos"
 
     @property
+    def signing_keys(self) -> Path:
+        """The key that signs the bentos, and the public keys of all that did."""
+        return self.root / "signing"
+
+    @property
     def records(self) -> Path:
         """Evidence, outbox, and the copy of the audit log."""
         return self.root / "records"

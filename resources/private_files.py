@@ -15,6 +15,9 @@ from ml_platform.errors import PlatformError
 GROUP_VARIABLE = "ML_PLATFORM_GROUP"
 """Environment variable with the name or number of the group whose members may read the home."""
 
+OWNER_ONLY = frozenset({"signing_key.pem"})
+"""Names of files that no group may read: who reads the private key could sign in the name of the platform."""
+
 PRIVATE_UMASK, GROUP_UMASK = 0o077, 0o027
 PRIVATE_FOLDER, GROUP_FOLDER = 0o700, 0o2750
 _OTHERS = 0o077
@@ -84,6 +87,8 @@ def _below(root: Path) -> Iterator[Path]:
 
 
 def _give_to_group(path: Path, group: int) -> None:
+    if path.name in OWNER_ONLY:
+        return
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from ml_platform.cli.opening import open_console, open_home, writable
+from ml_platform.data.names import full_name
 from resources.home import Home
 
 
@@ -81,6 +82,9 @@ def restore(
 
 
 def verify(
+    model: Annotated[
+        str, typer.Argument(help="Model whose bentos are verified; without it, everything.", show_default=False)
+    ] = "",
     rows: Annotated[bool, typer.Option("--rows", help="Also read the rows of every partition.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -89,7 +93,7 @@ def verify(
 
     from ml_platform.console import home_care
 
-    found = home_care.verify(open_home(), rows=rows)
+    found = home_care.verify(open_home(), rows=rows, model=full_name(model) if model else "")
     if as_json:
         typer.echo(json.dumps(home_care.verification_json(found), indent=2))
     else:

@@ -235,6 +235,11 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         ),
         MetadataKey("latency_p50_ms", "Median of one-row latency in the smoke test.", "milliseconds"),
         MetadataKey("latency_p99_ms", "99th percentile of one-row latency in the smoke test.", "milliseconds"),
+        MetadataKey("signed_by", "Id of the key that signed the files of the bento (first digits)."),
+    ),
+    "<model>/bento, check compatible_contract": (
+        MetadataKey("stable", "Version that serves, with which the contract was compared, or 'none'."),
+        MetadataKey("changes", "Table of the changes that break apps, and whether each is intended."),
     ),
     "<model>/rollout": (
         MetadataKey("generation", "Generation of the desired state; every change raises it by one."),

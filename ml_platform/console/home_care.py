@@ -32,12 +32,12 @@ def restore(home: Home, target: str, backup: str | None) -> "RestoreReport":
     return restore(BackupTarget(target), home, backup)
 
 
-def verify(home: Home, *, rows: bool) -> "VerificationReport":
-    """Verify everything in ``home``; see :func:`ml_platform.steps.verification.verify_home`."""
+def verify(home: Home, *, rows: bool, model: str = "") -> "VerificationReport":
+    """Verify ``home``, or the bentos of ``model``; see :func:`ml_platform.steps.verification.verify_home`."""
     from ml_platform.components.stores import open_home_stores
     from ml_platform.steps.verification import verify_home
 
-    return verify_home(open_home_stores(home), rows=rows)
+    return verify_home(open_home_stores(home), rows=rows, model=model)
 
 
 def repair(home: Home) -> "list[Repair]":
@@ -68,13 +68,16 @@ def restore_line(report: "RestoreReport", home: Home) -> str:
 
 def verification_json(report: "VerificationReport") -> dict[str, Any]:
     """Return a verification as JSON values."""
-    return {"verified": report.verified, "problems": [asdict(each) for each in report.problems]}
+    problems = [asdict(each) for each in report.problems]
+    return {"verified": report.verified, "problems": problems, "notes": report.notes}
 
 
 def show_verification(report: "VerificationReport", console: Console) -> None:
     """Print the numbers of verified items and every problem with its fix."""
     counts = ", ".join(f"{count} {area}" for area, count in report.verified.items())
     console.print(f"Verified: {counts}.", highlight=False)
+    for note in report.notes:
+        console.print(note, highlight=False, soft_wrap=True)
     if not report.problems:
         return
     table = Table("Subject", "Found", "Fix", title=f"{len(report.problems)} problems", title_justify="left")

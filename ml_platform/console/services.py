@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.processes import PLAN_FILE, ProcessPlan, ProcessSpec, free_port
 from resources.addresses import LOOPBACK, address, port, port_variable
 from resources.home import Home
@@ -69,6 +70,7 @@ def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec
         logs=home.logs,
         state=f"${STATE_VARIABLE}" if os.environ.get(STATE_VARIABLE) else str(home.state),
         bentos=home.bentos,
+        trusted_keys=SigningKeys(home.signing_keys).trusted,
         online=OnlineStoreResource.for_home(home).location,
         predictions=home.prediction_logs,
         gateway_port=gateway_port,

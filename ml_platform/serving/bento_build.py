@@ -26,6 +26,8 @@ from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import listed
 from ml_platform.serving.bento_digest import BENTOFILE, DIGEST_DIGITS, content_digest
 from ml_platform.serving.bento_locks import BentoLocks
+from ml_platform.serving.bento_signature import SIGNED, ChangedBentoError, require_signature
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.bento_sources import (
     BentoError,
     BentoSources,
@@ -73,41 +75,53 @@ class BentoVerification:
 
 
 def build_bento(
-    model_dir: Path, contract: RequestContract, *, version: str, bentos_root: Path, locks: BentoLocks
+    model_dir: Path,
+    contract: RequestContract,
+    *,
+    version: str,
+    bentos_root: Path,
+    locks: BentoLocks,
+    keys: SigningKeys | None = None,
 ) -> BuiltBento:
     """Build the bento of ``model_dir`` as ``version`` of its model, under ``bentos_root``.
 
-    ``locks`` pin its libraries. An existing bento with the same content is returned as it
-    is; one that was changed after its build is built again. Raises :class:`BentoError` when the code imports a
-    forbidden module, when a library has no pin, or when BentoML fails. Raises
-    :class:`~bento.scorer.ModelUnreadableError` for a trainer without a scorer.
+    ``locks`` pin its libraries, and ``keys`` sign its files (None: it is not signed). An existing bento with the same
+    content is returned as it is; one that was changed after its build is built again.
+
+    Raises :class:`BentoError` when the code imports a forbidden module, when a library has no pin, or when BentoML
+    fails. Raises :class:`~bento.scorer.ModelUnreadableError` for a trainer without a scorer.
     """
     bentos_root.mkdir(parents=True, exist_ok=True)
     with scratch_folder("bento", bentos_root) as staging:
-        requirements = _stage(staging, model_dir, contract, version, locks)
+        requirements = _stage(staging, model_dir, contract, version, locks, signed=keys is not None)
         digest = directory_digest(staging)
         name = f"{version}-{digest[:DIGEST_DIGITS]}"
         bento_folder = bentos_root / "bentos" / contract.model / name
-        if not _is_built(bento_folder, digest):
+        if not _is_built(bento_folder, digest, keys):
             # In a store of its own: neither a second build nor what a killed one left running can disturb it.
             with scratch_folder("bento-store", bentos_root) as store:
                 _build(staging, contract.model, name, requirements, store)
+                built = store / "bentos" / contract.model / name
+                if keys is not None:
+                    keys.sign(built)
                 with FileLock(bentos_root / LOCK_FILE):
-                    if not _is_built(bento_folder, digest):
-                        publish_directory(store / "bentos" / contract.model / name, bento_folder)
+                    if not _is_built(bento_folder, digest, keys):
+                        publish_directory(built, bento_folder)
     # Running a bento adds bytecode; the size counts only the built files.
     size = sum(file.stat().st_size for file in bento_folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return BuiltBento(f"{contract.model}:{name}", bento_folder, digest, size)
 
 
-def bento_digest(model_dir: Path, contract: RequestContract, *, version: str, locks: BentoLocks) -> str:
+def bento_digest(
+    model_dir: Path, contract: RequestContract, *, version: str, locks: BentoLocks, signed: bool = False
+) -> str:
     """Return the :func:`normalized_digest` of the bento that these inputs give with the code of now, without building.
 
     The digest covers the model, the contract, the code that the bento carries, and the pinned libraries. Raises
     :class:`BentoError` as :func:`build_bento` does for the code and the libraries.
     """
     with scratch_folder("bento-digest") as folder:
-        _stage(folder, model_dir, contract, version, locks)
+        _stage(folder, model_dir, contract, version, locks, signed=signed)
         return _normalized_digest(folder)
 
 
@@ -168,11 +182,18 @@ def _normalized_digest(source: Path) -> str:
     )
 
 
-def _is_built(bento: Path, digest: str) -> bool:
-    return (bento / "bento.yaml").exists() and content_digest(bento) == digest
+def _is_built(bento: Path, digest: str, keys: SigningKeys | None) -> bool:
+    if not (bento / "bento.yaml").exists() or content_digest(bento) != digest:
+        return False
+    try:
+        return keys is None or bool(require_signature(bento, keys.trusted))
+    except ChangedBentoError:
+        return False
 
 
-def _stage(staging: Path, model_dir: Path, contract: RequestContract, version: str, locks: BentoLocks) -> list[str]:
+def _stage(
+    staging: Path, model_dir: Path, contract: RequestContract, version: str, locks: BentoLocks, *, signed: bool
+) -> list[str]:
     """Copy all that the bento will carry to ``staging`` and return its pinned requirements."""
     description = json.loads((model_dir / "model.json").read_text())
     features = json.loads((model_dir / "features.json").read_text())
@@ -180,7 +201,7 @@ def _stage(staging: Path, model_dir: Path, contract: RequestContract, version: s
     sources = find_sources([*ENTRY_POINTS, *scorers, *request_view_modules(features)])
     libraries = [*sources.libraries, *REQUIRED_LIBRARIES, *description.get("libraries", [])]
     requirements = pinned_requirements(libraries, locks)
-    _stage_sources(staging, sources, model_dir, contract, version, requirements)
+    _stage_sources(staging, sources, model_dir, contract, version, requirements, signed=signed)
     return requirements
 
 
@@ -191,6 +212,8 @@ def _stage_sources(
     contract: RequestContract,
     version: str,
     requirements: list[str],
+    *,
+    signed: bool,
 ) -> None:
     for relative_path, file in sources.files.items():
         target = staging / relative_path
@@ -203,6 +226,7 @@ def _stage_sources(
         "version": version,
         "path": contract.path,
         "requirements": requirements,
+        **({SIGNED: True} if signed else {}),
     }
     (staging / "package.json").write_text(json.dumps(metadata, indent=2, sort_keys=True))
 

@@ -4,17 +4,14 @@ import re
 from pathlib import Path
 
 from ml_platform.data.canonical import directory_digest
-from ml_platform.errors import PlatformError
+from ml_platform.serving.bento_signature import ChangedBentoError as ChangedBentoError
+from ml_platform.serving.bento_signature import require_signature
 
 BENTOFILE = "bentofile.yaml"
 DIGEST_DIGITS = 12
 """Hexadecimal digits of the digest in the name of a bento's folder."""
 
 _NAME = re.compile(rf".*-(?P<digest>[0-9a-f]{{{DIGEST_DIGITS}}})")
-
-
-class ChangedBentoError(PlatformError):
-    """Raised when the files of a bento are not those that were built and verified."""
 
 
 def content_digest(bento: Path) -> str:
@@ -27,8 +24,11 @@ def content_digest(bento: Path) -> str:
     return directory_digest(source, leave_out=[BENTOFILE, *bytecode])
 
 
-def require_unchanged(bento: Path) -> None:
-    """Raise :class:`ChangedBentoError` when the content of ``bento`` has not the digest in its folder's name."""
+def require_unchanged(bento: Path, trusted: Path | None = None) -> None:
+    """Raise :class:`ChangedBentoError` when ``bento`` has not the digest in its folder's name, or is not as signed.
+
+    ``trusted`` is the folder of the trusted keys, see :func:`~.bento_signature.require_signature`.
+    """
     name = _NAME.fullmatch(bento.name)
     expected = name["digest"] if name else f"a name that ends with {DIGEST_DIGITS} digits of the digest"
     found = content_digest(bento)[:DIGEST_DIGITS] if (bento / "src").is_dir() else "no files"
@@ -39,3 +39,4 @@ def require_unchanged(bento: Path) -> None:
             found=found,
             fix="Restore its folder from a backup, or materialize the model's bento: it is built and verified again.",
         )
+    require_signature(bento, trusted)

@@ -6,11 +6,13 @@ double the start time.
 """
 
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
 
 from ml_platform.serving.bento_digest import ChangedBentoError, require_unchanged
+from ml_platform.serving.bento_signature import BYTECODE
 
 SERVER = "_bentoml_impl.worker.service"
 BACKLOG = 2048
@@ -20,8 +22,10 @@ GRACE_SECONDS = 30
 def main(bento: Path, port_file: Path, log_file: Path) -> None:
     """Replace this process by the server of ``bento`` on a free local port, and send its output to ``log_file``.
 
-    A bento whose files changed since it was verified is not served: the error is in the log, and no port is written.
+    A bento whose files changed since it was verified, or are not as signed, is not served: the error is in the log, and
+    no port is written. The folder of trusted keys is in ``$ML_PLATFORM_TRUSTED_KEYS``.
     """
+    _remove_bytecode(bento)
     try:
         require_unchanged(bento)
     except ChangedBentoError as error:
@@ -45,6 +49,14 @@ def main(bento: Path, port_file: Path, log_file: Path) -> None:
     arguments = [str(bento.resolve()), "--fd", str(listener.fileno()), "--backlog", str(BACKLOG)]
     shutdown = ["--timeout-graceful-shutdown", str(GRACE_SECONDS)]
     os.execve(sys.executable, [sys.executable, "-m", SERVER, *arguments, *shutdown], environment)
+
+
+def _remove_bytecode(bento: Path) -> None:
+    """Remove the bytecode, which no signature covers, and which Python would run in place of the code."""
+    for folder, names, _ in os.walk(bento):
+        if BYTECODE in names:
+            names.remove(BYTECODE)
+            shutil.rmtree(Path(folder, BYTECODE), ignore_errors=True)
 
 
 def _bind_socket(port_file: Path) -> socket.socket:

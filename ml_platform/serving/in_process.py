@@ -13,6 +13,8 @@ from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import PlatformError, did_you_mean
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.stores import open_store
+from ml_platform.serving.bento_digest import require_unchanged
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.desired_state import all_desired_states
 from ml_platform.state.store import StateStore
 
@@ -43,7 +45,8 @@ class ServedModel:
         """Return the stable version of ``model`` in ``home``.
 
         Raises :class:`ServedModelError` when the home serves no such model, or when a request view of the model has
-        other code here. Raises the errors of the state store and of a model directory.
+        other code here. Raises :class:`~ml_platform.serving.bento_signature.ChangedBentoError` when its bento was
+        changed. Raises the errors of the state store and of a model directory.
         """
         root = Path(home or os.environ.get(HOME_VARIABLE, DEFAULT_HOME)).resolve()
         desired = all_desired_states(StateStore.in_folder(root)).readable
@@ -57,10 +60,12 @@ class ServedModel:
                 fix=f"Promote a version and materialize {model}/rollout, or set {HOME_VARIABLE}."
                 f"{did_you_mean(model, served)}",
             )
+        bento = root / "bentos" / stable.bento
+        require_unchanged(bento, SigningKeys(root / "signing").trusted)
         return cls.of_directory(
             model,
             stable.version,
-            root / "bentos" / stable.bento / "src" / "model",
+            bento / "src" / "model",
             os.environ.get(ONLINE_VARIABLE) or str(root / "online"),
         )
 

@@ -80,6 +80,7 @@ class ProcessPlan(BaseModel):
     logs: Path = Field(description="Folder of log files, one per process.")
     state: str = Field(description="SQLite file of the state store, or `$` and the variable with its address.")
     bentos: Path = Field(description="Root of all bentos.")
+    trusted_keys: Path | None = Field(default=None, description="Folder of the public keys that signed the bentos.")
     online: str = Field(description="Folder of the online snapshots, or address of the server with them.")
     predictions: Path = Field(description="Folder of the prediction logs, with one folder per model.")
     gateway_port: int = Field(description="Port of the gateway.")

@@ -23,6 +23,7 @@ from typing import Any
 from ml_platform.data.atomic import write_json
 from ml_platform.errors import PlatformError
 from ml_platform.features.stores import open_store
+from ml_platform.serving.bento_signature import TRUSTED_KEYS_VARIABLE
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states
 from ml_platform.serving.gateway import cluster_name, write_clusters, write_routes
 from ml_platform.serving.gateway_admin import query_gateway
@@ -118,6 +119,7 @@ class Reconciler:
             "ML_PLATFORM_ONLINE": open_store(self.plan.online).location,
             "ML_PLATFORM_PREDICTION_LOG": str((self.plan.predictions / model).resolve()),
             **ONE_THREAD_ENVIRONMENT,
+            **({} if self.plan.trusted_keys is None else {TRUSTED_KEYS_VARIABLE: str(self.plan.trusted_keys)}),
         }
         options = {"env": environment, "graceful_timeout": STOP_SECONDS - 5, "stop_children": True}
         self._manager.send_message(

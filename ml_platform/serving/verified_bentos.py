@@ -123,8 +123,20 @@ def verified_bento_of(state: StateStore, model: str, version: str) -> VerifiedBe
     """
     with state.read() as connection:
         text = _select(connection, model, version)
+    return None if text is None else _parsed(model, version, text)
+
+
+def all_verified_bentos(state: StateStore) -> list[VerifiedBento]:
+    """Return the records of all verified bentos, ordered by model and version; raises as :func:`verified_bento_of`."""
+    with state.read() as connection:
+        query = sa.select(verified_bentos).order_by(verified_bentos.c.model, verified_bentos.c.version)
+        rows = connection.execute(query).all()
+    return [_parsed(row.model, row.version, row.record) for row in rows]
+
+
+def _parsed(model: str, version: str, text: str) -> VerifiedBento:
     try:
-        return None if text is None else VerifiedBento.model_validate(json.loads(text))
+        return VerifiedBento.model_validate(json.loads(text))
     except ValueError as error:
         raise BentoError(
             f"Verified bento of '{model}' version {version}",

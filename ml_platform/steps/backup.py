@@ -16,6 +16,7 @@ from pathlib import Path
 from ml_platform.data.lake import Lake
 from ml_platform.data.scratch import PREFIX, scratch_folder
 from ml_platform.registry.audit import AuditLog
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.state.state_dump import STATE_DUMP, dump_state, load_state
 from ml_platform.state.store import StateStore
 from ml_platform.steps.backup_target import BackedUpFile, BackupError, BackupIndex, BackupTarget
@@ -212,6 +213,8 @@ def _regular_files(home: Home) -> Iterator[Path]:
             if name.endswith((".lock", *SQLITE_COMPANIONS)) or name.startswith("."):
                 continue
             path = here / name
+            if path == SigningKeys(home.signing_keys).private:
+                continue  # a restored home makes a key of its own, and trusts this one's public key
             if path.is_file() and not path.is_symlink():
                 yield path
 

@@ -20,6 +20,8 @@ from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import roll_back
 from ml_platform.registry.verdict_record import PromotionError
 from ml_platform.serving.bento_build import BentoVerification, BuiltBento, bento_digest, build_bento, verify_bento
+from ml_platform.serving.bento_signature import ChangedBentoError, require_signature
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.contract_changes import ContractSettings
 from ml_platform.serving.desired_state import (
     DesiredState,
@@ -82,11 +84,19 @@ def reuse_or_package(model: BoundModel, version: ModelVersion, month: str, store
             model.contract,
             version=str(version.version),
             locks=model.locks(stores.repository),
+            signed=True,
         ),
     )
-    if found is not None:
+    if found is not None and _is_signed(found[0].path, stores):
         return PackageResult(version.version, *found)
     return package_version(model, version, month, stores)
+
+
+def _is_signed(bento: Path, stores: PlatformStores) -> bool:
+    try:
+        return bool(require_signature(bento, SigningKeys(stores.home.signing_keys).trusted))
+    except ChangedBentoError:
+        return False
 
 
 def package_version(model: BoundModel, version: ModelVersion, month: str, stores: PlatformStores) -> PackageResult:
@@ -103,6 +113,7 @@ def package_version(model: BoundModel, version: ModelVersion, month: str, stores
         version=str(version.version),
         bentos_root=stores.home.bentos,
         locks=model.locks(stores.repository),
+        keys=SigningKeys(stores.home.signing_keys),
     )
     features, subject = features_of(directory), f"Bento {package.tag}"
     require_reads_of_training(model, directory, features, stores.lake, subject)
@@ -120,6 +131,11 @@ def package_version(model: BoundModel, version: ModelVersion, month: str, stores
         model_digest=version.content_digest,
     )
     return PackageResult(version.version, package, verified)
+
+
+def signer_of(packaged: PackageResult, stores: PlatformStores) -> str:
+    """Return the id of the key that signed the packaged bento, after a check of its signature."""
+    return require_signature(packaged.package.path, SigningKeys(stores.home.signing_keys).trusted)
 
 
 def contract_of_package(model: BoundModel, packaged: PackageResult, stores: PlatformStores) -> ContractComparison:
@@ -211,17 +227,20 @@ def roll_back_champion(
 
 
 def verified_version_of(version: ModelVersion, stores: PlatformStores) -> ServedVersion:
-    """Return ``version`` with its verified bento.
+    """Return ``version`` with its verified bento, whose signature is checked if it was signed.
 
-    Raises :class:`~ml_platform.serving.bento_sources.BentoError` when the version has no verified bento.
+    Raises :class:`~ml_platform.serving.bento_sources.BentoError` when the version has no verified bento, and
+    :class:`~ml_platform.serving.bento_signature.ChangedBentoError` when its files are not as signed.
     """
-    return verified_served_version(
+    served = verified_served_version(
         stores.state,
         stores.home.bentos,
         model=version.name,
         version=str(version.version),
         model_digest=version.content_digest,
     )
+    require_signature(stores.home.bentos / served.bento, SigningKeys(stores.home.signing_keys).trusted)
+    return served
 
 
 def champion_of(name: str, registry: ModelRegistry) -> ModelVersion:

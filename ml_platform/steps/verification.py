@@ -4,7 +4,7 @@ It changes nothing. Each problem names the subject and the fix.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ml_platform.data.canonical import file_digest
@@ -15,8 +15,11 @@ from ml_platform.errors import PlatformError
 from ml_platform.registry.audit import AuditError
 from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
 from ml_platform.registry.models import CHAMPION, PREVIOUS
+from ml_platform.serving.bento_digest import ChangedBentoError, content_digest
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.desired_state import all_desired_states
+from ml_platform.serving.verified_bentos import all_verified_bentos
 from ml_platform.state.sqlite_file import StateStoreError
 from ml_platform.steps.packaging import model_directory, verified_version_of
 from ml_platform.steps.platform_stores import PlatformStores
@@ -36,17 +39,20 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """The number of verified items by area, and the problems."""
+    """The number of verified items by area, the problems, and notes about what could not be verified in full."""
 
     verified: dict[str, int]
     problems: list[Problem]
+    notes: list[str] = field(default_factory=list)
 
 
-def verify_home(stores: PlatformStores, *, rows: bool = False) -> VerificationReport:
+def verify_home(stores: PlatformStores, *, rows: bool = False, model: str = "") -> VerificationReport:
     """Verify the files of the lake, landed files, the audit log, champions with their models, and bentos.
 
-    With ``rows``, the rows of each partition are read too and compared with their content digest.
+    With ``rows``, the rows of each partition are read too and compared with their content digest. With ``model``, only
+    the bentos of that model are verified.
     """
+    notes: list[str] = []
     areas: dict[str, Callable[[], Iterator[Problem | None]]] = {
         "audit": lambda: _audit(stores),
         "lake files": lambda: _lake_files(stores),
@@ -55,8 +61,11 @@ def verify_home(stores: PlatformStores, *, rows: bool = False) -> VerificationRe
         "champions": lambda: _champions(stores),
         "desired states": lambda: _desired_states(stores),
         "evidence": lambda: _evidence(stores),
+        "bentos": lambda: _bentos(stores, notes, model),
     }
-    if rows:
+    if model:
+        areas = {"bentos": areas["bentos"]}
+    if rows and not model:
         areas["rows"] = lambda: _rows(stores)
     verified: dict[str, int] = {}
     problems: list[Problem] = []
@@ -64,7 +73,7 @@ def verify_home(stores: PlatformStores, *, rows: bool = False) -> VerificationRe
         results = _results(area, check, stores)
         verified[area] = sum(result is None for result in results)
         problems += [result for result in results if result is not None]
-    return VerificationReport(verified, problems)
+    return VerificationReport(verified, problems, notes)
 
 
 def _results(area: str, check: Callable[[], Iterator[Problem | None]], stores: PlatformStores) -> list[Problem | None]:
@@ -198,6 +207,28 @@ def _desired_states(stores: PlatformStores) -> Iterator[Problem | None]:
                     f"no bento in {served.bento}",
                     f"Materialize {model}/bento and {model}/rollout.",
                 )
+
+
+def _bentos(stores: PlatformStores, notes: list[str], model: str) -> Iterator[Problem | None]:
+    """Verify the content and the signature of each recorded bento that is there; add a note for one without."""
+    keys = SigningKeys(stores.home.signing_keys)
+    for record in all_verified_bentos(stores.state):
+        folder = stores.home.bentos / record.folder
+        if (model and record.model != model) or not folder.is_dir():
+            continue  # cleaning removes old bentos
+        try:
+            if content_digest(folder) != record.sha256:
+                raise ChangedBentoError(
+                    f"Bento {record.tag}",
+                    expected=f"the content {record.sha256[:12]} that was verified",
+                    found=f"content {content_digest(folder)[:12]}",
+                    fix=f"Materialize {record.model}/bento: it is built and verified again.",
+                )
+            if not keys.verify(folder):
+                notes.append(f"Bento {record.tag} of an earlier release has no signature; its content is as recorded.")
+            yield None
+        except PlatformError as error:
+            yield _of_error("bentos", error)
 
 
 def _evidence(stores: PlatformStores) -> Iterator[Problem | None]:

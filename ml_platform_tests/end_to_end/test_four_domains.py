@@ -36,6 +36,7 @@ from ml_platform.components.model import evaluation, model_card, promotion, serv
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.console.services import serving_processes
 from ml_platform.data.landing import Landing
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.desired_state import change_desired_state, read_desired_state, with_stable
 from ml_platform.serving.gateway import REQUESTS_AT_ONCE, REQUESTS_WAITING
 from ml_platform.serving.processes import serve_temporarily
@@ -102,11 +103,13 @@ def bike_requests(scratch: Path) -> pl.DataFrame:
 
 
 def serve_version_of(demo: DemoHome, model: str, platform: PlatformFixture) -> None:
-    """Copy the bento of ``model`` and the facts of its views from ``demo``, and make it the served version."""
+    """Copy the bento of ``model``, its public key and the facts of its views from ``demo``, and make it serve."""
     source, home = Home(demo.root), platform.home
     stable = read_desired_state(open_state(source), model).stable
     assert stable is not None
     shutil.copytree(source.bentos / stable.bento, home.bentos / stable.bento)
+    trusted = SigningKeys(home.signing_keys).trusted
+    shutil.copytree(SigningKeys(source.signing_keys).trusted, trusted, dirs_exist_ok=True)
     shutil.copytree(source.online, home.online, dirs_exist_ok=True)
     change_desired_state(platform.lake.state, model, lambda current: with_stable(current, stable))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ml_platform.data.atomic import publish_directory, write_bytes
+from ml_platform.serving.bento_signing import SigningKeys
 from resources.home import Home
 from resources.home_version import prepare_home
 from resources.private_files import GROUP_VARIABLE, GroupError, apply_umask, restrict_access
@@ -123,6 +124,18 @@ def test_executable_file_stays_executable_for_its_owner_only(tmp_path: Path, gro
     restrict_access(tmp_path / "home")
     assert oct(stat.S_IMODE(script.stat().st_mode)) == "0o740"
     assert link.lstat().st_gid != group or [os.getgid()] == OTHER_GROUPS
+
+
+@needs_group
+def test_private_key_is_read_by_its_owner_only(tmp_path: Path, group: int) -> None:
+    home = Home(tmp_path / "home")
+    keys = SigningKeys(home.signing_keys)
+    (tmp_path / "home" / "bento").mkdir(parents=True)
+    keys.sign(tmp_path / "home" / "bento")
+    (public,) = keys.trusted.iterdir()
+    restrict_access(home.root)
+    found = [oct(stat.S_IMODE(path.stat().st_mode)) for path in (keys.private, public)]
+    assert found == ["0o600", "0o640"]
 
 
 def test_unknown_group_is_refused_before_a_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.bento_digest import ChangedBentoError, require_unchanged
-from ml_platform_tests.serving.conftest import ToyModel, row
+from ml_platform.serving.bento_signature import TRUSTED_KEYS_VARIABLE
+from ml_platform.serving.bento_signing import SigningKeys
+from ml_platform_tests.serving.conftest import ToyModel, row, running_service
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +58,29 @@ def test_request_in_flight_at_sigterm_is_answered_and_logged(
     finally:
         server.kill()
         server.wait()
+
+
+def test_signed_bento_is_served_without_its_bytecode_and_only_as_signed(
+    tmp_path: Path, toy: ToyModel, built_bento: BuiltBento, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, bento = SigningKeys(tmp_path / "signing"), tmp_path / built_bento.path.name
+    shutil.copytree(built_bento.path, bento)
+    keys.sign(bento)
+    monkeypatch.setenv(TRUSTED_KEYS_VARIABLE, str(keys.trusted))
+    bytecode = bento / "src" / "bento" / "__pycache__" / "none.cpython-311.pyc"
+    bytecode.parent.mkdir(exist_ok=True)
+    bytecode.write_bytes(b"no bytecode")
+    with running_service(replace(built_bento, path=bento), tmp_path / "run", str(toy.online)) as url:
+        assert httpx.get(f"{url}/readyz").status_code == 200
+    assert not bytecode.exists()
+    assert keys.verify(bento) != ""  # running it changed none of its files
+    requirements = bento / "env" / "python" / "requirements.txt"
+    requirements.write_text(requirements.read_text().replace("numpy==", "numpy>="))
+    command = ["-m", "ml_platform.serving.bento_server", str(bento), str(tmp_path / "port"), str(tmp_path / "log")]
+    server = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60)
+    assert server.returncode == 1
+    assert "found changed: 'env/python/requirements.txt'" in server.stderr
+    assert not (tmp_path / "port").exists()
 
 
 def test_changed_bento_is_not_served(tmp_path: Path, toy: ToyModel, built_bento: BuiltBento) -> None:

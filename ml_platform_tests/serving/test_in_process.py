@@ -20,12 +20,12 @@ def test_served_model_answers_like_the_endpoint_in_any_number_of_rows(
     toy: ToyModel, built_bento: BuiltBento, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bentos").mkdir()
-    (tmp_path / "bentos" / "toy").symlink_to(built_bento.path)
+    (tmp_path / "bentos" / built_bento.path.name).symlink_to(built_bento.path)
     state = StateStore.in_folder(tmp_path)
     state.migrate()
     with pytest.raises(ServedModelError, match="expected a served model, found none served there"):
         serving.load("toy", tmp_path)
-    stable = ServedVersion(version="7", bento="toy")
+    stable = ServedVersion(version="7", bento=built_bento.path.name)
     swap_desired_state(state, "toy", DesiredState(stable=stable, weights={"stable": 100}), 0)
     monkeypatch.setenv("ML_PLATFORM_ONLINE", str(toy.online))
     monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path))

@@ -10,6 +10,7 @@ import pytest
 
 from ml_platform.data.landing_index import LandingIndex
 from ml_platform.registry.audit import AuditLog
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
 from ml_platform.steps import backup as backup_step
 from ml_platform.steps.backup import CLEANING_LOCK, back_up, restore
@@ -77,6 +78,22 @@ def test_restored_home_is_equal_and_does_not_use_the_original(home: Home, tmp_pa
     assert open_lake(restored).scan(TABLE, 1).collect().height == 3
     texts = [path.read_bytes() for path in restored.root.rglob("*") if path.is_file() and "locks" not in path.parts]
     assert not any(str(home.root).encode() in text for text in texts)
+
+
+def test_backup_has_the_public_keys_of_the_bentos_and_no_private_key(home: Home, tmp_path: Path) -> None:
+    keys = SigningKeys(home.signing_keys)
+    key = keys.sign(home.bentos / "late" / "1")
+    target = BackupTarget(str(tmp_path / "backups"))
+    back_up(home, target, now=NOW)
+    assert [path for path in target.index().files if path.startswith("signing/")] == [f"signing/trusted/{key[:16]}.pem"]
+    restored = Home(tmp_path / "restored")
+    restore(target, restored)
+    again = SigningKeys(restored.signing_keys)
+    assert again.verify(restored.bentos / "late" / "1") == key
+    # The restored home signs with a key of its own, and still trusts the former one.
+    (restored.bentos / "late" / "2").mkdir()
+    assert again.sign(restored.bentos / "late" / "2") != key
+    assert again.verify(restored.bentos / "late" / "1") == key
 
 
 def test_second_backup_copies_only_what_has_changed(home: Home, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
         home: HomeResource,
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.steps.packaging import contract_of_package, package_champion
+        from ml_platform.steps.packaging import contract_of_package, package_champion, signer_of
 
         stores = open_stores(home, lake, mlflow, online_store)
         packaged = package_champion(model, model.key_of_run(context, stores.lake), stores)
@@ -67,6 +67,7 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
                 "verified_rows": packaged.verified.rows,
                 "latency_p50_ms": packaged.verified.latency_p50_ms,
                 "latency_p99_ms": packaged.verified.latency_p99_ms,
+                "signed_by": signer_of(packaged, stores)[:16],
             },
             data_version=dg.DataVersion(packaged.package.sha256),
         )

@@ -23,6 +23,8 @@ from ml_platform.registry.champion_history import ChampionRecord, champion_histo
 from ml_platform.registry.manifest import CodeInfo, HardwareInfo, Manifest
 from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import reconcile
+from ml_platform.serving.bento_signature import SIGNATURE_FILE, ChangedBentoError
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.contract_changes import ContractSettings, IncompatibleContractError
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
@@ -31,6 +33,7 @@ from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.serving.verified_bentos import verified_bento_of
 from ml_platform.steps.packaging import roll_back_champion
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.verification import verify_home
 from ml_platform_tests.serving.conftest import CONTRACT, VIEW, train_toy_model
 from resources.dagster_home import HomeResource
 from resources.home import Home
@@ -190,6 +193,8 @@ def test_bento_is_recorded_with_its_verification(platform: PlatformFixture, bent
     assert (metadata["version"], metadata["verified_rows"]) == (1, 50)
     assert (metadata["tag"], metadata["size_bytes"]) == (record.tag, record.size_bytes)
     assert metadata["path"] == f"bentos/{record.folder}"
+    (public,) = SigningKeys(platform.home.signing_keys).trusted.iterdir()
+    assert metadata["signed_by"] == public.stem
     assert 0 < metadata["latency_p50_ms"] <= metadata["latency_p99_ms"] == record.latency_p99_ms
 
 
@@ -304,6 +309,28 @@ def test_changed_bento_is_not_rolled_out_until_it_is_built_again(
     with pytest.raises(BentoError, match=r"expected the content that was verified.*other content"):
         platform.materialize("rollout")
     assert platform.desired_state == before
+    platform.materialize("bento")
+    assert platform.materialize("rollout")
+
+
+def test_bento_that_is_not_as_signed_is_not_rolled_out_until_it_is_built_again(
+    platform: PlatformFixture, bento: dict[str, Any]
+) -> None:
+    platform.materialize("bento")
+    folder = platform.home.root / bento["path"]
+    assert [(each.area, each.subject) for each in verify_home(platform.stores, model="toy").problems] == []
+    # The digest in the folder's name does not cover this file; the signature does.
+    (folder / "env" / "python" / "requirements.txt").write_text("numpy")
+    (problem,) = verify_home(platform.stores, model="toy").problems
+    assert (problem.area, problem.found) == ("bentos", "changed: 'env/python/requirements.txt'")
+    with pytest.raises(ChangedBentoError, match="expected the files that were signed"):
+        platform.materialize("rollout")
+    platform.materialize("bento")
+    assert verify_home(platform.stores, model="toy").verified == {"bentos": 1}
+
+    (folder / SIGNATURE_FILE).unlink()
+    with pytest.raises(ChangedBentoError, match="found none"):
+        platform.materialize("rollout")
     platform.materialize("bento")
     assert platform.materialize("rollout")
 
