@@ -6,7 +6,7 @@ a head row names the last one. An append compares the last record with the head;
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -112,6 +112,17 @@ class AuditLog:
         """
         with self.state.read() as connection:
             rows = connection.execute(self._selected(kind, model).order_by(audit_records.c.sequence)).all()
+        return [self._verified(row) for row in rows]
+
+    def records_from(self, sequence: int, kinds: Collection[str], model: str) -> list[AuditRecord]:
+        """Return the records of ``kinds`` on ``model`` from the number ``sequence`` on, in order, as :meth:`records`.
+
+        Earlier records cost nothing.
+        """
+        column = audit_records.c
+        query = self._selected(None, model).where(column.kind.in_(kinds), column.sequence >= sequence)
+        with self.state.read() as connection:
+            rows = connection.execute(query.order_by(column.sequence)).all()
         return [self._verified(row) for row in rows]
 
     def newest_first(self, kind: str | None = None, model: str | None = None) -> Iterator[AuditRecord]:

@@ -1,22 +1,21 @@
 """Waiting candidates: those whose last verdict is HOLD, and the record that ends the wait of each.
 
-Nothing else is stored about them. They follow from the recorded verdicts, champions and rejections, so any process
-finds the same ones, and a process that was killed has lost nothing.
+They follow from the recorded verdicts, champions and rejections, so any process finds the same ones, and a process that
+was killed has lost nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice, takewhile
-from typing import Any
 
-from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
-from ml_platform.registry.audit import AuditLog, AuditRecord
-from ml_platform.registry.champion_history import CHAMPION_KIND, RETIRE
-from ml_platform.registry.verdict_record import VERDICT_KIND
-
-WAIT_ENDED_KIND = "wait_ended"
-"""Kind of the audit records that end the wait of a candidate without a verdict on it."""
+from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.open_waits import (
+    WAIT_ENDED_KIND,
+    HoldVerdict,
+    OpenWaits,
+    read_open_waits,
+    write_open_waits,
+)
 
 
 @dataclass(frozen=True)
@@ -49,25 +48,39 @@ class EndedWait:
     reason: str
 
 
+@dataclass(frozen=True)
+class Waits:
+    """The candidates that wait, the one with the latest verdict first, and the ends that were recorded."""
+
+    waiting: list[WaitingCandidate]
+    ended: list[EndedWait]
+
+
 def waiting_candidates(audit: AuditLog, model: str, maximum_looks: int | None = None) -> list[WaitingCandidate]:
     """Return the candidates of ``model`` that wait for a further window, the one with the latest verdict first.
 
     Those with ``maximum_looks`` looks are left out; None reads the records only, without the declaration.
     """
-    return [waiting for waiting, end in _on_hold(audit, model, maximum_looks) if end is None]
+    waits = read_open_waits(audit, model)
+    return [waiting for waiting, end in _on_hold(waits, model, maximum_looks) if end is None]
 
 
-def end_waits(audit: AuditLog, model: str, maximum_looks: int, *, at: datetime) -> list[EndedWait]:
-    """Record the end of each candidate on HOLD that waits no longer, once, and return the recorded ends.
+def end_waits(audit: AuditLog, model: str, maximum_looks: int, *, at: datetime) -> Waits:
+    """Record the end of each candidate on HOLD that waits no longer, once; return these ends, and those that wait.
 
     A wait ends when the champion changes, when another candidate of its partition is judged, when a person rejects the
-    candidate, and after ``maximum_looks`` looks. A verdict of PROMOTE or REJECT ends it too and is its own record.
+    candidate, and after ``maximum_looks`` looks. A verdict of PROMOTE or REJECT ends it too and is its own record. Only
+    the records since the last call are read.
     """
-    if all(end is None for _, end in _on_hold(audit, model, maximum_looks)):
-        return []
+    waits = read_open_waits(audit, model)
+    found = list(_on_hold(waits, model, maximum_looks))
+    if waits.is_stored and all(end is None for _, end in found):
+        return Waits([waiting for waiting, _ in found], [])
     ended = []
     with audit.state.write():  # two processes must not both find the end unrecorded
-        for waiting, end in _on_hold(audit, model, maximum_looks):
+        waits = read_open_waits(audit, model)
+        found = list(_on_hold(waits, model, maximum_looks))
+        for waiting, end in found:
             if end is None:
                 continue
             facts = {
@@ -80,70 +93,52 @@ def end_waits(audit: AuditLog, model: str, maximum_looks: int, *, at: datetime) 
                 "action": end[0],
                 "reason": end[1],
             }
-            audit.append(WAIT_ENDED_KIND, actor="gates", at=at, facts=facts)
+            waits.add(audit.append(WAIT_ENDED_KIND, actor="gates", at=at, facts=facts))
             ended.append(EndedWait(waiting, *end))
-    return ended
+        write_open_waits(audit, model, waits)
+    return Waits([waiting for waiting, end in found if end is None], ended)
 
 
 def _on_hold(
-    audit: AuditLog, model: str, maximum_looks: int | None
+    waits: OpenWaits, model: str, maximum_looks: int | None
 ) -> Iterator[tuple[WaitingCandidate, tuple[str, str] | None]]:
     """Yield each candidate on HOLD without a recorded end, latest first, and why its wait is over (None: it is not)."""
-    champions = list(islice(audit.newest_first(CHAMPION_KIND, model), 2))
-    since = champions[1].sequence if len(champions) == 2 else 0
-    champion = champions[0] if champions and champions[0].facts["action"] != RETIRE else None
-    ended = {record.facts["verdict"] for record in _since(audit, WAIT_ENDED_KIND, model, since)}
-    decided: dict[tuple[str, str], AuditRecord] = {}
-    for record in _since(audit, APPROVAL_KIND, model, since):
-        decided.setdefault((record.facts["evidence"], record.actor.casefold()), record)
-    rejections = {key[0]: each for key, each in decided.items() if each.facts[DECISION_KEY] == "reject"}
-    compared: set[tuple[Any, ...]] = set()
-    partitions: set[str] = set()
-    for record in _since(audit, VERDICT_KIND, model, since):
-        facts = record.facts
-        comparison = (facts["partition"], facts["candidate"], facts.get("champion"))
-        is_last, is_replaced = comparison not in compared, facts["partition"] in partitions
-        compared.add(comparison)
-        partitions.add(facts["partition"])
-        waits = is_last and facts["decision"] == "HOLD" and "look" in facts and facts["digest"] not in ended
-        if not waits or (champion is not None and champion.facts["content_digest"] == facts["candidate"]):
+    champion = waits.champion_digest
+    rejections = {each.evidence: each for each in reversed(waits.rejections)}
+    for hold in reversed(waits.holds):
+        if hold.candidate == champion:
             continue
-        waiting = _waiting(facts, model)
-        if waiting.champion != (None if champion is None else champion.facts["content_digest"]):
-            yield waiting, ("superseded", _superseded(champion))
-        elif is_replaced:
-            yield waiting, ("replaced", f"Another candidate of {waiting.partition} was judged.")
-        elif facts["evidence"] in rejections:
-            by = rejections[facts["evidence"]]
-            yield waiting, ("rejected", f"Rejected by {by.actor}: {by.facts['reason']}")
+        waiting = _waiting(hold, model)
+        if hold.champion != champion:
+            yield waiting, ("superseded", _superseded(waits))
+        elif hold.is_replaced:
+            yield waiting, ("replaced", f"Another candidate of {hold.partition} was judged.")
+        elif hold.evidence in rejections:
+            by = rejections[hold.evidence]
+            yield waiting, ("rejected", f"Rejected by {by.by}: {by.reason}")
         elif maximum_looks is not None and waiting.look >= maximum_looks:
             yield waiting, ("exhausted", f"Look {waiting.look} of at most {maximum_looks} did not decide.")
         else:
             yield waiting, None
 
 
-def _since(audit: AuditLog, kind: str, model: str, sequence: int) -> Iterator[AuditRecord]:
-    return takewhile(lambda record: record.sequence > sequence, audit.newest_first(kind, model))
-
-
-def _superseded(champion: AuditRecord | None) -> str:
-    if champion is None:
+def _superseded(waits: OpenWaits) -> str:
+    champion = waits.champion
+    if champion is None or waits.champion_digest is None:
         return "The champion that it was compared with was retired."
-    facts = champion.facts
-    return f"The champion is now version {facts['version']} of {facts['partition']} ({facts['action']})."
+    return f"The champion is now version {champion.version} of {champion.partition} ({champion.action})."
 
 
-def _waiting(facts: Mapping[str, Any], model: str) -> WaitingCandidate:
-    look = facts["look"]
+def _waiting(hold: HoldVerdict, model: str) -> WaitingCandidate:
     return WaitingCandidate(
         model=model,
-        partition=facts["partition"],
-        candidate=facts["candidate"],
-        champion=facts["champion"],
-        verdict=facts["digest"],
-        look=look["number"],
-        windows=tuple(look["windows"]),
-        until=look["until"],
-        rows=look["pooled_rows"],
-        labels_needed=facts["labels_needed"],
+        partition=hold.partition,
+        candidate=hold.candidate,
+        champion=hold.champion,
+        verdict=hold.digest,
+        look=hold.look["number"],
+        windows=tuple(hold.look["windows"]),
+        until=hold.look["until"],
+        rows=hold.look["pooled_rows"],
+        labels_needed=hold.labels_needed,
     )

@@ -15,6 +15,7 @@ from ml_platform.data.lake import Lake
 from ml_platform.registry.approvals import APPROVAL_KIND, require_decider
 from ml_platform.registry.audit import MODEL_RENAMED
 from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
+from ml_platform.registry.open_waits import WAITING_AREA
 from ml_platform.registry.promotion import CHALLENGER_KIND, reconcile
 from ml_platform.registry.verdict_record import VERDICT_KIND
 from ml_platform.serving.desired_state import ROLES, change_desired_state, read_desired_state
@@ -194,8 +195,9 @@ def _move_cursors(old: str, new: str, stores: PlatformStores) -> None:
     for name, entry in cursors_below(stores.state, deleted).items():
         write_cursor(stores.state, f"{DELETED_VERSIONS}{new}/{name}", {**entry, "model": new})
         delete_cursors(stores.state, [deleted + name])
-    # The outcomes and the removal of personal values count segments; the copied ones are new.
-    delete_cursors(stores.state, [f"{area}/{name}" for area in ("outcomes", "personal_values") for name in (old, new)])
+    # The outcomes and the removal of personal values count segments; the copied ones are new. Waits are found again.
+    areas = ("outcomes", "personal_values", WAITING_AREA)
+    delete_cursors(stores.state, [f"{area}/{name}" for area in areas for name in (old, new)])
 
 
 def _rename_registered(old: str, new: str, stores: PlatformStores) -> None:

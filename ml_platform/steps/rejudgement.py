@@ -20,7 +20,7 @@ from ml_platform.evaluation.sequential import pool_windows, split_windows
 from ml_platform.evaluation.verdict import Verdict, parse_verdict
 from ml_platform.features.view import PREDICT_AT
 from ml_platform.registry.verdict_record import PromotionError, judged_partitions, latest_verdict_of, stored_verdict
-from ml_platform.registry.waiting import end_waits, waiting_candidates
+from ml_platform.registry.waiting import end_waits
 from ml_platform.state.store import StateStore
 from ml_platform.steps.evaluation import (
     EvaluationResult,
@@ -63,12 +63,10 @@ def judge_candidate(
     ``only_waiting``, raises :class:`NotWaitingError` instead of the last two. Raises otherwise as
     :func:`~ml_platform.steps.evaluation.evaluate_candidate`.
     """
-    end_waits(stores.audit, model.name, model.maximum_looks, at=now)
+    waiting = end_waits(stores.audit, model.name, model.maximum_looks, at=now).waiting
     compared = compared_versions(model, month, stores)
     judged = judged_so_far(model, month, compared, stores)
-    waits = judged is not None and any(
-        judged.digest == each.verdict for each in waiting_candidates(stores.audit, model.name, model.maximum_looks)
-    )
+    waits = judged is not None and any(judged.digest == each.verdict for each in waiting)
     later = next_window(model, judged, stores) if judged is not None and waits else None
     if only_waiting and later is None:
         raise NotWaitingError(

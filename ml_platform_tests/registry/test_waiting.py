@@ -1,6 +1,7 @@
 """Candidates on HOLD wait until the records end their wait, and each end is recorded once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -13,9 +14,10 @@ from ml_platform.evaluation.verdict import Verdict, build_verdict
 from ml_platform.registry.approvals import approve, reject
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import PROMOTE, RETIRE, current_champion
+from ml_platform.registry.open_waits import WAIT_ENDED_KIND
 from ml_platform.registry.promotion import append_champion_record
 from ml_platform.registry.verdict_record import judged_partitions, record_verdict
-from ml_platform.registry.waiting import WAIT_ENDED_KIND, end_waits, waiting_candidates
+from ml_platform.registry.waiting import end_waits, waiting_candidates
 from ml_platform.state.store import StateStore
 
 AT = datetime(2013, 7, 1, tzinfo=UTC)
@@ -91,8 +93,10 @@ def judge(
 
 def ends(audit: AuditLog, maximum_looks: int = 6) -> list[str]:
     """End the waits twice and return the recorded actions: the second time must record nothing."""
-    found = [each.action for each in end_waits(audit, "late", maximum_looks, at=AT)]
-    assert end_waits(audit, "late", maximum_looks, at=AT) == []
+    waits = end_waits(audit, "late", maximum_looks, at=AT)
+    found = [each.action for each in waits.ended]
+    assert waits.waiting == waiting_candidates(audit, "late", maximum_looks)
+    assert end_waits(audit, "late", maximum_looks, at=AT) == replace(waits, ended=[])
     assert [record.facts["action"] for record in audit.records(WAIT_ENDED_KIND, "late")][-len(found) or 99 :] == found
     return found
 

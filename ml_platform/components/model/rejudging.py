@@ -65,13 +65,11 @@ def due_candidate(
     verdict first, because a promotion ends the wait of the others.
     """
     from ml_platform.registry.audit import AuditLog
-    from ml_platform.registry.waiting import end_waits, waiting_candidates
+    from ml_platform.registry.waiting import end_waits
 
-    audit = AuditLog(state)
-    ended = end_waits(audit, model.name, model.maximum_looks, at=now)
-    waiting = waiting_candidates(audit, model.name, model.maximum_looks)
-    if not waiting:
-        over = [f" The wait of {each.waiting.partition} ended: {each.reason}" for each in ended]
+    waits = end_waits(AuditLog(state), model.name, model.maximum_looks, at=now)
+    if not waits.waiting:
+        over = [f" The wait of {each.waiting.partition} ended: {each.reason}" for each in waits.ended]
         return dg.SkipReason(f"No candidate of '{model.name}' waits on HOLD.{''.join(over)}")
     running = instance.get_runs(
         dg.RunsFilter(tags={REJUDGED_TAG: model.name}, statuses=[*NOT_FINISHED_STATUSES]), limit=1
@@ -79,7 +77,7 @@ def due_candidate(
     if running:
         return dg.SkipReason(f"Run {running[0].run_id} judges a candidate of '{model.name}' again.")
     reasons = []
-    for each in waiting:
+    for each in waits.waiting:
         found = _run_key(instance, model, each, state, now)
         if isinstance(found, str):
             return each.partition, found

@@ -18,8 +18,9 @@ from ml_platform.evaluation.verdict import Verdict, parse_verdict
 from ml_platform.features.materialize import materialize
 from ml_platform.features.view import PREDICT_AT
 from ml_platform.registry.champion_history import current_champion
+from ml_platform.registry.open_waits import WAIT_ENDED_KIND
 from ml_platform.registry.verdict_record import VERDICT_KIND, stored_verdict
-from ml_platform.registry.waiting import WAIT_ENDED_KIND, waiting_candidates
+from ml_platform.registry.waiting import waiting_candidates
 from ml_platform.steps.candidates import build_training_sets, read_training_set, split_of
 from ml_platform.steps.evaluation import collect_evidence, compared_versions, record_evaluation
 from ml_platform.steps.promotion import promote_candidate
