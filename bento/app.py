@@ -27,6 +27,7 @@ from bento.prediction_id import PredictionIds
 from bento.prediction_log import AnsweredRequest, PredictionLog
 from bento.predictor import Predictor
 from bento.reasons import requested_reason_count
+from bento.recent_scores import RecentScores
 from ml_platform.errors import PlatformError
 from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH, openapi_document
 from ml_platform.serving.request_contract import MAX_ROWS_WITH_REASONS, FieldError, InvalidRequestError, ValidRequest
@@ -113,6 +114,7 @@ class PredictApp:
         self.config = config
         self.limits = limits or Limits()
         self.metrics = Metrics(config.model, config.version)
+        self.recent_scores = RecentScores()
         self.in_flight = 0
         self.ready = False
         self._load = load
@@ -127,6 +129,7 @@ class PredictApp:
             "/livez": lambda: Response(200, TEXT, b"ok\n"),
             "/readyz": self._readiness,
             "/metrics": self._metrics_page,
+            "/recent_scores": lambda: Response(200, JSON, self.recent_scores.page()),
             "/openapi.json": self._openapi_page,
             # The gateway forwards only paths below the model's own path.
             f"/v1/{config.model}/openapi.json": self._openapi_page,
@@ -170,13 +173,17 @@ class PredictApp:
         self._warm_up(self._predictor)
         if self.config.log_folder is not None:
             self._log = PredictionLog(
-                self.config.log_folder, self.config.model, self.config.version, on_handled=self.metrics.observe
+                self.config.log_folder, self.config.model, self.config.version, on_handled=self._observe
             )
         # Loaded objects stay for the whole life of the service: no collection has to look at them again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         self.ready = True
+
+    def _observe(self, answered: Sequence[AnsweredRequest]) -> None:
+        self.metrics.observe(answered)
+        self.recent_scores.observe(answered)
 
     def stop(self) -> None:
         """Write out the prediction log. The server calls it after all requests in flight are answered."""

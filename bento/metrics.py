@@ -1,8 +1,10 @@
 """Prometheus metrics of a service: latency, predictions, errors, and the age of the features that it used."""
 
 import random
+import resource
 from collections import Counter as CountByValue
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -103,6 +105,9 @@ class Metrics:
             label_names,
             registry=self.registry,
         ).labels(**labels)
+        self._resident = Gauge(
+            "ml_platform_resident_bytes", "Memory of the process", label_names, registry=self.registry
+        ).labels(**labels)
         self._random = random.Random(0)
         self._views: dict[str, tuple[Gauge, Counter, Counter]] = {}
 
@@ -154,4 +159,5 @@ class Metrics:
 
     def page(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
+        self._resident.set(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
         return generate_latest(self.registry)

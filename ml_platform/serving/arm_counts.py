@@ -27,6 +27,9 @@ class ArmCounts(Settings):
     scores: tuple[int, ...] = Field(default=(), description="Scores between two limits, one of each request.")
     view_reads: int = Field(default=0, description="Views read for a row, one of each request.")
     missing: int = Field(default=0, description="Those that had no fact.")
+    compared: int = Field(default=0, description="Requests that both versions answered; of the candidate only.")
+    changed: int = Field(default=0, description="Those whose scores differ by more than the limit.")
+    resident_bytes: int = Field(default=0, description="Memory of the process now; 0: not known.")
 
     def since(self, before: Self) -> Self:
         """Return the increase since ``before``. A counter that fell belongs to a restarted process and starts at 0."""
@@ -42,6 +45,9 @@ class ArmCounts(Settings):
             scores=tuple(_increase(new, old) for new, old in zip(self.scores, old_scores, strict=True)),
             view_reads=_increase(self.view_reads, reads),
             missing=_increase(self.missing, missing),
+            compared=_increase(self.compared, before.compared),
+            changed=_increase(self.changed, before.changed),
+            resident_bytes=self.resident_bytes,
         )
 
 
@@ -98,6 +104,14 @@ def read_counts(gateway: Path, slow_ms: Mapping[str, int], run: Path) -> dict[st
     return found
 
 
+def recent_scores(run: Path, name: str) -> str | None:
+    """Return the page of the last scores of the service ``name``; None while it does not answer, or has no page."""
+    try:
+        return _read(f"http://127.0.0.1:{int((run / f'{name}.port').read_text())}/recent_scores", READ_SECONDS)
+    except (OSError, ValueError):
+        return None
+
+
 def _histograms(stats: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [one for each in stats for one in each.get("histograms", [])]
 
@@ -110,7 +124,7 @@ def _service_counts(port_file: Path) -> dict[str, object]:
         page = _read(f"http://127.0.0.1:{int(port_file.read_text())}/metrics", READ_SECONDS)
     except (OSError, ValueError):
         return {}
-    cumulative, reads, missing = [], 0, 0
+    cumulative, reads, missing, resident = [], 0, 0, 0
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             if sample.name == "ml_platform_sampled_score_bucket":
@@ -119,8 +133,10 @@ def _service_counts(port_file: Path) -> dict[str, object]:
                 reads += int(sample.value)
             elif sample.name == "ml_platform_sampled_missing_total":
                 missing += int(sample.value)
+            elif sample.name == "ml_platform_resident_bytes":
+                resident = int(sample.value)
     scores = tuple(new - old for new, old in zip(cumulative, [0, *cumulative], strict=False))
-    return {"scores": scores, "view_reads": reads, "missing": missing}
+    return {"scores": scores, "view_reads": reads, "missing": missing, "resident_bytes": resident}
 
 
 def _read(url: str, seconds: float) -> str:

@@ -21,7 +21,7 @@ from ml_platform.state.store import StateStore
 
 CURSOR_PREFIX = "rollout/"
 
-GUARDRAILS = ("errors", "slow", "scores", "missing")
+GUARDRAILS = ("errors", "slow", "scores", "missing", "changed scores")
 
 DOUBT = 20.0
 """Evidence against a candidate above which it does not advance; it is not yet enough to roll back."""
@@ -95,12 +95,15 @@ def observe(rollout: Rollout, counts: Mapping[str, ArmCounts], now: datetime, se
             rate_values(candidate.missing, candidate.view_reads),
             rate_values(stable.missing, stable.view_reads),
         ),
+        # A pair is one observation: its share is compared with none changed.
+        "changed scores": (rate_values(candidate.changed, candidate.compared), rate_values(0, candidate.compared)),
     }
     tolerances = {
         "errors": guardrails.error_share,
         "slow": guardrails.slow_share,
         "scores": guardrails.score_share,
         "missing": guardrails.missing_share,
+        "changed scores": guardrails.changed_share,
     }
     wealth = dict(rollout.wealth)
     for name, (of_candidate, of_stable) in values.items():
@@ -137,6 +140,8 @@ def judge(rollout: Rollout, now: datetime) -> Judgement:
     broken = [f"{name} (evidence {found[name]:.3g} of {limit:g})" for name in found if found[name] >= limit]
     if broken:
         return Judgement("roll_back", f"worse than the stable version by {', '.join(broken)}")
+    if (memory := _excess_memory(rollout)) > guardrails.memory_mb:
+        return Judgement("roll_back", f"uses {memory:.0f} MB more than the stable version")
     if rollout.step_started is None:
         waited = (now - rollout.started).total_seconds() if rollout.step == 0 else 0
         if waited > guardrails.ready_seconds:
@@ -159,6 +164,12 @@ def judge(rollout: Rollout, now: datetime) -> Judgement:
     if needed:
         return Judgement("wait", f"for {', '.join(needed)}")
     return Judgement("advance", f"{rollout.answers} answers, {rollout.errors} errors, and no guardrail broken")
+
+
+def _excess_memory(rollout: Rollout) -> float:
+    """Return the memory of the candidate beyond that of the stable version (MB); 0 while one of them is not known."""
+    used = {arm: each.resident_bytes for arm, each in rollout.counts.items()}
+    return (used["candidate"] - used["stable"]) / 1e6 if len(used) == 2 and all(used.values()) else 0.0
 
 
 def routed(current: DesiredState, rollout: Rollout) -> DesiredState:

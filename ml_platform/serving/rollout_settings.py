@@ -42,6 +42,18 @@ class Guardrails(Settings):
     missing_share: float = Field(
         default=0.05, ge=0, lt=1, description="Tolerated increase of the share of view reads without a fact."
     )
+    changed_by: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="Difference of two scores between 0 and 1 of one request, above which it counts.",
+    )
+    changed_share: float = Field(
+        default=0.02, ge=0, lt=1, description="Tolerated share of requests whose score changed, while in the shadow."
+    )
+    memory_mb: float = Field(
+        default=512, gt=0, description="Memory by which the candidate may exceed the stable version (MB)."
+    )
     stalled_seconds: float = Field(
         default=3, gt=0, description="Time without an answer, while requests wait, that rolls back."
     )

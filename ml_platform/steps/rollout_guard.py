@@ -10,15 +10,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ml_platform.errors import PlatformError
-from ml_platform.serving.arm_counts import ArmCounts, read_counts
+from ml_platform.serving.arm_counts import ArmCounts, read_counts, recent_scores
 from ml_platform.serving.desired_state import read_desired_state
 from ml_platform.serving.gateway import cluster_name
 from ml_platform.serving.processes import APPLIED_FILE, ProcessPlan
 from ml_platform.serving.rollout import Rollout, running_rollouts
+from ml_platform.serving.score_pairs import PairCounts, ScorePairs
 from ml_platform.state.store import StateStore
 from ml_platform.steps.rollouts import pass_over
 
@@ -34,6 +36,7 @@ class RolloutGuard:
         self.plan = plan
         self.stopping = stopping or threading.Event()
         self._state: StateStore = plan.open_state()
+        self._pairs: dict[tuple[str, datetime], ScorePairs] = {}
 
     def run(self) -> None:
         """Run passes until ``stopping`` is set."""
@@ -46,7 +49,10 @@ class RolloutGuard:
 
     def step(self) -> None:
         """Run one pass: read the counters of both arms of each running rollout, and do what follows."""
-        for model, rollout in running_rollouts(self._state).items():
+        running = running_rollouts(self._state)
+        started = {(model, rollout.started) for model, rollout in running.items()}
+        self._pairs = {each: pairs for each, pairs in self._pairs.items() if each in started}
+        for model, rollout in running.items():
             judgement = pass_over(
                 self._state, model, self._counts(model, rollout), datetime.now(UTC), seed=time.time_ns()
             )
@@ -63,7 +69,18 @@ class RolloutGuard:
         }
         limit = rollout.settings.guardrails.slow_ms
         found = read_counts(self.plan.gateway.folder, dict.fromkeys(names.values(), limit), self.plan.run)
-        return {arm: found[name] for arm, name in names.items()}
+        counts = {arm: found[name] for arm, name in names.items()}
+        if rollout.current_step.weight == 0:
+            compared, changed = self._compared(model, rollout, names)
+            counts["candidate"] = counts["candidate"].model_copy(update={"compared": compared, "changed": changed})
+        return counts
+
+    def _compared(self, model: str, rollout: Rollout, names: Mapping[str, str]) -> PairCounts:
+        """Return the pairs of scores since this guard first saw the rollout; a lost pair is only less evidence."""
+        key = (model, rollout.started)
+        pairs = self._pairs.setdefault(key, ScorePairs(rollout.settings.guardrails.changed_by))
+        pages = ((arm, name, recent_scores(self.plan.run, name)) for arm, name in names.items())
+        return pairs.add((arm, name, page) for arm, name, page in pages if page is not None)
 
     def _applied_generation(self, model: str) -> int | None:
         file = self.plan.run / APPLIED_FILE

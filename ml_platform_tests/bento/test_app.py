@@ -375,6 +375,20 @@ def test_view_without_facts_counts_its_rows_as_missing_and_has_no_age(tmp_path: 
     assert math.isnan(samples["ml_platform_feature_age_minutes", own])
 
 
+def test_recent_scores_are_those_of_one_row_of_each_request(tmp_path: Path, read: Any) -> None:
+    app = app_of(tmp_path, read=read)
+    ask(app, {"rows": [{"x": 1}, {"x": 3}]}, headers={"x-request-id": "one"})
+    ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": "two"})
+    app.stop()
+    page = json.loads(ask(app, b"", "GET", "/recent_scores").text)
+    assert page["requests"] == 2
+    (first, first_score), (second, second_score) = page["scores"]
+    assert first_score in (0.5, 1.5)
+    assert second_score == 0.5
+    assert "one" not in first
+    assert first != second
+
+
 def test_readiness_follows_start_and_stop() -> None:
     app = PredictApp(ServiceConfig("toy", "3", None), lambda: cast(Predictor, HalvingModel()))
     assert ask(app, b"", "GET", "/readyz").status_code == 503

@@ -64,6 +64,24 @@ def test_missing_features_are_rolled_back() -> None:
     assert (judge(seen, after(1)).action, "missing" in judge(seen, after(1)).reason) == ("roll_back", True)
 
 
+def test_scores_that_change_for_a_few_requests_are_rolled_back() -> None:
+    few = counts(600, scores=(0, 300, 300), compared=600, changed=60)
+    judgement = judge(looked(few, counts(600, scores=(0, 300, 300))), after(1))
+    assert (judgement.action, "changed scores" in judgement.reason) == ("roll_back", True)
+
+
+def test_changes_within_the_tolerance_are_no_evidence() -> None:
+    seen = looked(counts(600, compared=600, changed=12), counts(600), seconds=31)
+    assert judge(seen, after(31)).action == "advance"
+
+
+@pytest.mark.parametrize(("used", "action"), [(700e6, "roll_back"), (600e6, "wait"), (0, "wait")])
+def test_candidate_that_takes_much_more_memory_is_rolled_back(used: float, action: str) -> None:
+    seen = looked(counts(10, resident_bytes=int(used)), counts(90, resident_bytes=150_000_000))
+    judgement = judge(seen, after(1))
+    assert (judgement.action, "550 MB more" in judgement.reason) == (action, action == "roll_back")
+
+
 @pytest.mark.parametrize(
     ("answers", "seconds", "needed"), [(49, 31, "1 answers"), (50, 29, "1 s"), (20, 10, "30 answers")]
 )
