@@ -27,11 +27,12 @@ SCORE_BINS = 10
 
 @dataclass(frozen=True)
 class Version:
-    """How a simulated version answers: shares of errors, slow answers and missing facts, and the mean of its scores."""
+    """How a simulated version answers: shares of bad answers of each kind, and the mean score."""
 
     errors: float = 0.002
     slow: float = 0.01
     missing: float = 0.05
+    changed: float = 0.005
     score: float = 0.3
     all_equal: bool = False
 
@@ -44,6 +45,7 @@ GOOD = {
     "slower within the tolerance": replace(STABLE, slow=0.05),
     "scores moved by 0.03": replace(STABLE, score=0.33),
     "more missing facts within the tolerance": replace(STABLE, missing=0.09),
+    "scores changed within the tolerance": replace(STABLE, changed=0.02),
 }
 
 BAD = {
@@ -54,6 +56,7 @@ BAD = {
     "scores moved by 0.2": replace(STABLE, score=0.5),
     "scores all equal": replace(STABLE, all_equal=True),
     "half of the facts missing": replace(STABLE, missing=0.5),
+    "wrong for 5 % of the rows": replace(STABLE, changed=0.05),
 }
 
 
@@ -116,6 +119,8 @@ def _after_a_look(
             "slow": before.slow + int(generator.binomial(answers, version.slow)),
             "scores": tuple(int(old + new) for old, new in zip(before.scores, bins, strict=True)),
             "view_reads": before.view_reads + answers,
+            "compared": before.compared + answers,
+            "changed": before.changed + int(generator.binomial(answers, version.changed)),
             "missing": before.missing + int(generator.binomial(answers, version.missing)),
         }
     )
