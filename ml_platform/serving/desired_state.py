@@ -65,6 +65,12 @@ class DesiredState(Settings):
     shadow: ServedVersion | None = Field(
         default=None, description="Version that receives a copy of each request; its responses are dropped."
     )
+    previous: ServedVersion | None = Field(
+        default=None, description="Version that was stable before; it runs without requests, ready for a rollback."
+    )
+    previous_until: int | None = Field(
+        default=None, description="Time until which it runs (seconds since 1970); None without a previous version."
+    )
     successor: str | None = Field(
         default=None, description="New name of the model, after a rename; the answers at the old path are deprecated."
     )
@@ -92,9 +98,19 @@ class DesiredState(Settings):
 
     @property
     def served_versions(self) -> list[ServedVersion]:
-        """Versions that must run, each once."""
+        """Versions that receive requests, each once."""
         versions = [each for each in (self.stable, self.candidate, self.shadow) if each is not None]
         return list(dict.fromkeys(versions))
+
+    @property
+    def needed_versions(self) -> list[ServedVersion]:
+        """Versions whose bentos are needed: those that receive requests, and the previous one."""
+        return list(dict.fromkeys([*self.served_versions, *([self.previous] if self.previous else [])]))
+
+    def running_versions(self, now: float) -> list[ServedVersion]:
+        """Versions that must run at ``now`` (seconds since 1970), each once."""
+        is_kept = self.previous_until is not None and now < self.previous_until
+        return self.needed_versions if is_kept else self.served_versions
 
 
 @dataclass(frozen=True)
@@ -198,8 +214,12 @@ def change_desired_state(
             continue
 
 
-def with_stable(current: DesiredState, new_stable: ServedVersion) -> DesiredState:
+def with_stable(
+    current: DesiredState, new_stable: ServedVersion, *, keep_previous_until: int | None = None
+) -> DesiredState:
     """Return ``current`` with ``new_stable`` as the stable version.
+
+    The version that was stable before runs on until ``keep_previous_until`` (seconds since 1970), ready for a rollback.
 
     A candidate or shadow of the same version ends, and its weight goes to stable. A candidate or shadow of another
     version continues, because a new stable version is no reason to end a rollout. Without a previous stable version,
@@ -207,8 +227,13 @@ def with_stable(current: DesiredState, new_stable: ServedVersion) -> DesiredStat
     """
     keeps_candidate = current.candidate is not None and current.candidate.version != new_stable.version
     keeps_shadow = current.shadow is not None and current.shadow.version != new_stable.version
+    previous, until = current.previous, current.previous_until
+    if current.stable != new_stable:
+        previous, until = (current.stable, keep_previous_until) if keep_previous_until else (None, None)
     return DesiredState(
         stable=new_stable,
+        previous=previous,
+        previous_until=until if previous else None,
         candidate=current.candidate if keeps_candidate else None,
         weights=current.weights if keeps_candidate and current.stable is not None else {"stable": 100},
         shadow=current.shadow if keeps_shadow else None,

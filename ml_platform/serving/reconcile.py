@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Mapping
@@ -65,7 +66,7 @@ class Reconciler:
     def step(self) -> ServingStatus:
         """Run one pass and return the status of serving after it."""
         desired, unreadable, problems = self._read_desired_states()
-        needed = _services_of(desired)
+        needed = _running_services_of(desired, time.time())
         running = self._running_services()
         for name in needed.keys() - running:
             self._start(name, *needed[name])
@@ -82,7 +83,7 @@ class Reconciler:
         self._stop_unused(
             running - needed.keys() - _services_of(target).keys(), needed.keys() | _services_of(target).keys()
         )
-        status = self._status(target, [*problems, *sorted(needed.keys() - ready.keys())])
+        status = self._status(target, [*problems, *sorted(_services_of(desired).keys() - ready.keys())])
         write_serving_status(self.plan.status_file, status)
         return status
 
@@ -238,6 +239,15 @@ def _services_of(desired: Mapping[str, DesiredState]) -> dict[str, tuple[str, Se
     """Return the model and version of each service that must run, by the name of the service."""
     return {
         cluster_name(model, each): (model, each) for model, state in desired.items() for each in state.served_versions
+    }
+
+
+def _running_services_of(desired: Mapping[str, DesiredState], now: float) -> dict[str, tuple[str, ServedVersion]]:
+    """Return the services that must run, with those of previous versions that are kept ready for a rollback."""
+    return {
+        cluster_name(model, each): (model, each)
+        for model, state in desired.items()
+        for each in state.running_versions(now)
     }
 
 

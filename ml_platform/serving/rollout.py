@@ -6,7 +6,7 @@ Everything here is a function of values, so each pass of the guard can be repeat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from ml_platform.data.settings import Settings
 from ml_platform.serving.arm_comparison import bet, evidence, no_wealth, rate_values, score_values
 from ml_platform.serving.arm_counts import ArmCounts, ArmTotals
-from ml_platform.serving.desired_state import DesiredState, ServedVersion
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, with_stable
 from ml_platform.serving.rollout_settings import Guardrails, RolloutSettings, RolloutStep
 from ml_platform.state.cursors import cursors_below, read_cursor, write_cursor
 from ml_platform.state.store import StateStore
@@ -50,6 +50,7 @@ class Rollout(Settings):
     approved_step: int = Field(default=-1, description="Last step after which a person let the rollout go on.")
     outcome: Literal["running", "completed", "rolled_back", "superseded"] = Field(default="running")
     reason: str = Field(default="", description="Reason of the outcome.")
+    ended: datetime | None = Field(default=None, description="Time of the outcome; None while it runs.")
 
     @property
     def current_step(self) -> RolloutStep:
@@ -174,19 +175,26 @@ def _excess_memory(rollout: Rollout) -> float:
 
 def routed(current: DesiredState, rollout: Rollout) -> DesiredState:
     """Return the desired state of the current step, or of the outcome, of ``rollout``."""
+    same: dict[str, Any] = {
+        "generation": current.generation,
+        "previous": current.previous,
+        "previous_until": current.previous_until,
+    }
     if rollout.outcome == COMPLETED:
-        return DesiredState(stable=rollout.candidate, weights={"stable": 100}, generation=current.generation)
+        kept = timedelta(minutes=rollout.settings.keep_previous_minutes)
+        until = int((rollout.ended + kept).timestamp()) if rollout.ended and kept else None
+        return with_stable(
+            DesiredState(stable=rollout.stable, weights={"stable": 100}, generation=current.generation),
+            rollout.candidate,
+            keep_previous_until=until,
+        )
     if rollout.outcome != RUNNING:
-        return DesiredState(stable=rollout.stable, weights={"stable": 100}, generation=current.generation)
+        return DesiredState(stable=rollout.stable, weights={"stable": 100}, **same)
     weight = rollout.current_step.weight
     if weight == 0:
-        return DesiredState(
-            stable=rollout.stable, shadow=rollout.candidate, weights={"stable": 100}, generation=current.generation
-        )
+        return DesiredState(stable=rollout.stable, shadow=rollout.candidate, weights={"stable": 100}, **same)
     weights = {"stable": 100 - weight, "candidate": weight}
-    return DesiredState(
-        stable=rollout.stable, candidate=rollout.candidate, weights=weights, generation=current.generation
-    )
+    return DesiredState(stable=rollout.stable, candidate=rollout.candidate, weights=weights, **same)
 
 
 def read_rollout(state: StateStore, model: str) -> Rollout | None:

@@ -76,6 +76,9 @@ class RolloutSettings(Settings):
     steps: tuple[RolloutStep, ...] = Field(default=CANARY_STEPS, min_length=1, description="Steps, in order.")
     guardrails: Guardrails = Field(default=Guardrails(), description="Limits at which the candidate is rolled back.")
     max_minutes: float = Field(default=1440, gt=0, description="Longest duration of a rollout.")
+    keep_previous_minutes: float = Field(
+        default=60, ge=0, description="Time that the version before runs on without requests, ready for a rollback."
+    )
     on_timeout: Literal["roll_back", "complete"] = Field(
         default="roll_back", description="Outcome of a candidate that is not through its steps by then."
     )

@@ -90,7 +90,7 @@ def old_logs(stores: PlatformStores, policies: RetentionPolicies, now: datetime)
     served = {
         f"{SERVICE_PREFIX}{cluster_name(model, each)}.log"
         for model, state in all_desired_states(stores.state).readable.items()
-        for each in state.served_versions
+        for each in state.needed_versions
     }
     for path in sorted(path for path in stores.home.logs.rglob("*.log*") if path.is_file()):
         status, changed = path.stat(), _changed(path)

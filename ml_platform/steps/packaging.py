@@ -5,7 +5,7 @@ The assets and `ml-platform rollback` call the same functions.
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -199,8 +199,13 @@ def _roll_out(
         if stable is not None:
             supersede_rollout(stores.state, name, reason="rolled out at once", by=by, at=at)
         before = desired_generation(stores.state, name)
+        kept = timedelta(minutes=(settings or RolloutSettings()).keep_previous_minutes)
+        until = int((at + kept).timestamp()) if kept else None
         desired = change_desired_state(
-            stores.state, name, lambda current: with_stable(current, served), replace_unreadable=True
+            stores.state,
+            name,
+            lambda current: with_stable(current, served, keep_previous_until=until),
+            replace_unreadable=True,
         )
         if desired.generation != before:
             record_rollout(stores.audit, name, desired, by=by, at=at)

@@ -55,7 +55,7 @@ def start_rollout(
         if last is not None and last.candidate == candidate and last.outcome in (RUNNING, ROLLED_BACK):
             return desired
         if last is not None and last.outcome == RUNNING:
-            desired = _store(state, model, _ended(last, SUPERSEDED, "a newer champion"), desired, by=by, at=at)
+            desired = _store(state, model, _ended(last, SUPERSEDED, "a newer champion", at), desired, by=by, at=at)
         assert desired.stable is not None
         new = Rollout(candidate=candidate, stable=desired.stable, settings=settings, started=at)
         return _store(state, model, new, desired, by=by, at=at)
@@ -69,14 +69,14 @@ def pass_over(state: StateStore, model: str, counts: Mapping[str, ArmCounts], at
             return Judgement("wait", "for a rollout")
         if routed(desired, rollout) != desired:
             # Somebody changed the desired state, which is newer than the rollout.
-            ended = _ended(rollout, SUPERSEDED, "the desired state was changed")
+            ended = _ended(rollout, SUPERSEDED, "the desired state was changed", at)
             write_rollout(state, model, ended)
             return Judgement("wait", ended.reason)
         seen = observe(rollout, counts, at, seed) if counts else rollout
         judgement = judge(seen, at)
         _draw(state, model, seen, at)
         if judgement.action == "roll_back":
-            _store(state, model, _ended(seen, ROLLED_BACK, judgement.reason), desired, by=GUARD, at=at)
+            _store(state, model, _ended(seen, ROLLED_BACK, judgement.reason, at), desired, by=GUARD, at=at)
         elif judgement.action == "advance":
             _store(state, model, _advanced(seen, judgement.reason, at), desired, by=GUARD, at=at)
         elif seen != rollout:
@@ -92,7 +92,7 @@ def abort_rollout(state: StateStore, model: str, *, by: str, reason: str, at: da
     with state.write():
         rollout = _required(state, model)
         return _store(
-            state, model, _ended(rollout, ROLLED_BACK, reason), read_desired_state(state, model), by=by, at=at
+            state, model, _ended(rollout, ROLLED_BACK, reason, at), read_desired_state(state, model), by=by, at=at
         )
 
 
@@ -169,7 +169,9 @@ def supersede_rollout(state: StateStore, model: str, *, reason: str, by: str, at
     with state.write():
         rollout = read_rollout(state, model)
         if rollout is not None and rollout.outcome == RUNNING:
-            _store(state, model, _ended(rollout, SUPERSEDED, reason), read_desired_state(state, model), by=by, at=at)
+            _store(
+                state, model, _ended(rollout, SUPERSEDED, reason, at), read_desired_state(state, model), by=by, at=at
+            )
 
 
 def rollout_facts(model: str, desired: DesiredState) -> dict[str, object]:
@@ -210,15 +212,15 @@ def _unexpected(model: str, rollout: Rollout | None, expected: str) -> RolloutEr
     )
 
 
-def _ended(rollout: Rollout, outcome: str, reason: str) -> Rollout:
-    return rollout.model_copy(update={"outcome": outcome, "reason": reason})
+def _ended(rollout: Rollout, outcome: str, reason: str, at: datetime) -> Rollout:
+    return rollout.model_copy(update={"outcome": outcome, "reason": reason, "ended": at})
 
 
 def _advanced(rollout: Rollout, reason: str, at: datetime) -> Rollout:
     """Return ``rollout`` in its next step, or completed. The evidence stays: one error counts for all steps."""
     late = (at - rollout.started).total_seconds() > 60 * rollout.settings.max_minutes
     if late or rollout.step + 1 == len(rollout.settings.all_steps):
-        return _ended(rollout, COMPLETED, reason)
+        return _ended(rollout, COMPLETED, reason, at)
     fresh: dict[str, Any] = {
         "step_started": None,
         "answers": 0,

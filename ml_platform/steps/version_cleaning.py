@@ -78,7 +78,7 @@ class VersionCleaning:
         )
         waiting = {each.candidate for each in waiting_candidates(self.stores.audit, model)}
         reasons |= {each.version: "waits on HOLD" for each in registered if each.content_digest in waiting}
-        served = states.readable[model].served_versions if model in states.readable else []
+        served = states.readable[model].needed_versions if model in states.readable else []
         return {int(each.version): "served" for each in served if each.version.isdigit()} | reasons
 
     def old_versions(self) -> Iterator[Leftover]:
@@ -146,7 +146,7 @@ class VersionCleaning:
     def _kept_bentos(self, model: str) -> set[Path]:
         """Return the folders of the bentos of ``model`` that must stay."""
         bentos, protected = self.stores.home.bentos, self.protected(model)
-        served = {bentos / each.bento for state in self.desired.readable.values() for each in state.served_versions}
+        served = {bentos / each.bento for state in self.desired.readable.values() for each in state.needed_versions}
         query = sa.select(verified_bentos.c.version, verified_bentos.c.record).where(verified_bentos.c.model == model)
         with self.stores.state.read() as connection:
             verified = {
@@ -206,7 +206,7 @@ class VersionCleaning:
     def _bento_removal(self, model: str, bento: Path) -> Callable[[], bool]:
         def remove() -> bool:
             states = all_desired_states(self.stores.state)
-            served = {each.bento for state in states.readable.values() for each in state.served_versions}
+            served = {each.bento for state in states.readable.values() for each in state.needed_versions}
             folder = bento.relative_to(self.stores.home.bentos).as_posix()
             if folder in served or model in states.unreadable or bento in self._kept_bentos(model):
                 return False

@@ -196,3 +196,12 @@ def test_candidate_and_shadow_of_other_versions_continue_beside_a_new_stable_ver
 def test_shadow_that_becomes_stable_ends() -> None:
     with_shadow = DesiredState(stable=ONE, shadow=TWO, weights={"stable": 100})
     assert with_stable(with_shadow, TWO) == DesiredState(stable=TWO, weights={"stable": 100})
+
+
+def test_version_before_runs_on_until_its_time_is_over() -> None:
+    changed = with_stable(ALL_ONE, TWO, keep_previous_until=1000)
+    assert (changed.served_versions, changed.running_versions(999.5)) == ([TWO], [TWO, ONE])
+    assert changed.running_versions(1000) == [TWO]
+    assert with_stable(changed, TWO, keep_previous_until=2000) == changed
+    back = with_stable(changed, ONE)
+    assert (back.stable, back.previous) == (ONE, None)

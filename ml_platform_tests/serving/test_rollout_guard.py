@@ -21,7 +21,14 @@ import pytest
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.bento_build import BuiltBento, build_bento
 from ml_platform.serving.bento_locks import BentoLocks
-from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
+from ml_platform.serving.desired_state import (
+    DesiredState,
+    ServedVersion,
+    change_desired_state,
+    read_desired_state,
+    swap_desired_state,
+    with_stable,
+)
 from ml_platform.serving.processes import PLAN_FILE, ProcessPlan, ProcessSpec, free_port, serve_temporarily
 from ml_platform.serving.rollout import Rollout, read_rollout
 from ml_platform.serving.rollout_settings import RolloutSettings, RolloutStep
@@ -77,11 +84,15 @@ class Platform:
 
         def ended() -> Rollout | None:
             found = read_rollout(state, "toy")
-            status = read_serving_status(self.plan.status_file)
-            same = status and status.models["toy"].generation == read_desired_state(state, "toy").generation
+            same = self.generation() == read_desired_state(state, "toy").generation
             return found if found and found.candidate == candidate and found.outcome != "running" and same else None
 
         return until(ended, seconds=40)  # type: ignore[return-value]
+
+    def generation(self) -> int:
+        """Return the generation of the desired state that the gateway follows."""
+        status = read_serving_status(self.plan.status_file)
+        return status.models["toy"].generation if status else 0
 
     @contextmanager
     def traffic(self) -> Iterator[list[int]]:
@@ -127,12 +138,12 @@ def platform(tmp_path_factory: pytest.TempPathFactory, toy: ToyModel, built_bent
         yield Platform(plan, url, toy)
 
 
-def processes_with(word: str, run: Path) -> list[psutil.Process]:
-    """Return the processes of this run of which the command has ``word``."""
+def processes_with(word: str, folder: Path) -> list[psutil.Process]:
+    """Return the processes whose command has ``word`` and ``folder``."""
     return [
         each
         for each in psutil.process_iter(["cmdline"])
-        if word in " ".join(each.info["cmdline"] or []) and str(run) in " ".join(each.info["cmdline"] or [])
+        if word in " ".join(each.info["cmdline"] or []) and str(folder) in " ".join(each.info["cmdline"] or [])
     ]
 
 
@@ -179,7 +190,22 @@ def test_good_candidate_is_stable_after_its_steps(platform: Platform, second_ben
         platform.start(candidate, QUICK)
         ended = platform.outcome(candidate)
     assert (ended.outcome, ended.step, set(statuses)) == ("completed", 2, {200})
-    assert read_desired_state(platform.plan.open_state(), "toy").stable == candidate
+    state = platform.plan.open_state()
+    desired = read_desired_state(state, "toy")
+    assert (desired.stable, desired.previous) == (candidate, ended.stable)
+
+    # The version before runs on, so a rollback starts no service and fails no request.
+    def services(version: ServedVersion) -> list[int]:
+        return [each.pid for each in processes_with(version.bento, platform.plan.bentos.resolve())]
+
+    before = services(ended.stable)
+    assert before
+    with platform.traffic() as statuses:
+        back = change_desired_state(state, "toy", lambda current: with_stable(current, ended.stable))
+        until(lambda: platform.generation() == back.generation)
+    assert services(ended.stable) == before
+    assert set(statuses) == {200}
+    until(lambda: services(candidate) == [])
 
 
 def test_guard_imports_neither_dagster_nor_mlflow() -> None:
