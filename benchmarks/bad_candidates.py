@@ -145,7 +145,7 @@ Predictor.__init__ = load
 
 @dataclasses.dataclass
 class Answers:
-    """What the clients saw of one rollout."""
+    """The answers that the clients got during one rollout."""
 
     statuses: Counter[int] = dataclasses.field(default_factory=Counter)
     versions: Counter[str] = dataclasses.field(default_factory=Counter)
