@@ -60,7 +60,9 @@ class Rejection(BaseModel):
 
 
 class OpenWaits(BaseModel):
-    """The open waits by the records until the number ``sequence``. The digest of that record tells another log from this one.
+    """The open waits by the records until the number ``sequence``.
+
+    The digest of that record tells another log from this one.
 
     ``holds`` and ``rejections`` are those since the last champion but one, oldest first: what was compared before
     cannot wait for the current champion.
