@@ -235,6 +235,8 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         ),
         MetadataKey("latency_p50_ms", "Median of one-row latency in the smoke test.", "milliseconds"),
         MetadataKey("latency_p99_ms", "99th percentile of one-row latency in the smoke test.", "milliseconds"),
+        MetadataKey("sbom", "Bill of materials of the bento (CycloneDX): its libraries with version and licence."),
+        MetadataKey("libraries", "Libraries that the bento needs, with those that they bring along.", "libraries"),
         MetadataKey("signed_by", "Id of the key that signed the files of the bento (first digits)."),
     ),
     "<model>/bento, check compatible_contract": (

@@ -26,6 +26,7 @@ from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import listed
 from ml_platform.serving.bento_digest import BENTOFILE, DIGEST_DIGITS, content_digest
 from ml_platform.serving.bento_locks import BentoLocks
+from ml_platform.serving.bento_sbom import write_sbom
 from ml_platform.serving.bento_signature import SIGNED, ChangedBentoError, require_signature
 from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.bento_sources import (
@@ -102,6 +103,7 @@ def build_bento(
             with scratch_folder("bento-store", bentos_root) as store:
                 _build(staging, contract.model, name, requirements, store)
                 built = store / "bentos" / contract.model / name
+                write_sbom(built, requirements, locks, model=contract.model, name=name)
                 if keys is not None:
                     keys.sign(built)
                 with FileLock(bentos_root / LOCK_FILE):

@@ -1,6 +1,7 @@
 """The lock files that pin the libraries of a bento: the platform's, those of optional parts, and the domain's own."""
 
 import importlib.metadata
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,9 @@ OPTIONAL_LOCKS = ("deploy/boosting.txt", "deploy/onnx.txt")
 
 DOMAIN_LOCK = "requirements.lock"
 """Name of the file in the folder of a domain, for example `assets/shop/requirements.lock`."""
+
+
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
 class LockError(PlatformError):
@@ -51,6 +55,13 @@ class BentoLocks:
     def domain_pins(self) -> Mapping[str, str]:
         """Return the pins of the domain's own lock, all of which its bentos carry."""
         return {} if self.domain is None else applicable_pins(self.domain)
+
+    def hashes(self) -> dict[str, list[str]]:
+        """Return the SHA-256 of each file that the locks accept, by distribution; those of the platform come first."""
+        found: dict[str, list[str]] = {}
+        for lock in (self.domain, *self.optional, self.platform):
+            found |= _hashes_of(lock.read_text()) if lock is not None else {}
+        return found
 
     def require_usable(self) -> None:
         """Raise :class:`LockError` when the domain pins another version than the platform, or than is installed."""
@@ -92,6 +103,18 @@ def _pins_of(text: str) -> Mapping[str, str]:
         if versions and (requirement.marker is None or requirement.marker.evaluate()):
             pins[canonicalize_name(requirement.name)] = versions[0]
     return pins
+
+
+def _hashes_of(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in text.splitlines():
+        if line and line[0] not in "#- \t":
+            current = found.setdefault(
+                canonicalize_name(Requirement(line.partition("--hash=")[0].rstrip(" \\")).name), []
+            )
+        current += _HASH.findall(line)
+    return found
 
 
 def _existing(path: Path) -> Path | None:

@@ -53,6 +53,7 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
         home: HomeResource,
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        from ml_platform.serving.bento_sbom import SBOM_FILE, library_count
         from ml_platform.steps.packaging import contract_of_package, package_champion, signer_of
 
         stores = open_stores(home, lake, mlflow, online_store)
@@ -67,6 +68,8 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
                 "verified_rows": packaged.verified.rows,
                 "latency_p50_ms": packaged.verified.latency_p50_ms,
                 "latency_p99_ms": packaged.verified.latency_p99_ms,
+                "sbom": dg.MetadataValue.path(str((packaged.package.path / SBOM_FILE).relative_to(home.home().root))),
+                "libraries": library_count(packaged.package.path),
                 "signed_by": signer_of(packaged, stores)[:16],
             },
             data_version=dg.DataVersion(packaged.package.sha256),

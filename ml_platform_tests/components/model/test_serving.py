@@ -195,6 +195,8 @@ def test_bento_is_recorded_with_its_verification(platform: PlatformFixture, bent
     assert metadata["path"] == f"bentos/{record.folder}"
     (public,) = SigningKeys(platform.home.signing_keys).trusted.iterdir()
     assert metadata["signed_by"] == public.stem
+    bill = json.loads((platform.home.root / metadata["sbom"]).read_text())
+    assert metadata["libraries"] == len(bill["components"]) > 10
     assert 0 < metadata["latency_p50_ms"] <= metadata["latency_p99_ms"] == record.latency_p99_ms
 
 
