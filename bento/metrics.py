@@ -108,6 +108,10 @@ class Metrics:
         self._resident = Gauge(
             "ml_platform_resident_bytes", "Memory of the process", label_names, registry=self.registry
         ).labels(**labels)
+        started = Gauge(
+            "ml_platform_started_seconds", "When the service started (Unix time)", label_names, registry=self.registry
+        )
+        started.labels(**labels).set_to_current_time()
         self._random = random.Random(0)
         self._views: dict[str, tuple[Gauge, Counter, Counter]] = {}
 

@@ -29,6 +29,7 @@ class ArmCounts(Settings):
     missing: int = Field(default=0, description="Those that had no fact.")
     compared: int = Field(default=0, description="Requests that both versions answered; of the candidate only.")
     changed: int = Field(default=0, description="Those whose scores differ by more than the limit.")
+    started: float = Field(default=0, description="When the process started (seconds since 1970); 0: not known.")
     resident_bytes: int = Field(default=0, description="Memory of the process now; 0: not known.")
 
     def since(self, before: Self) -> Self:
@@ -48,6 +49,7 @@ class ArmCounts(Settings):
             compared=_increase(self.compared, before.compared),
             changed=_increase(self.changed, before.changed),
             resident_bytes=self.resident_bytes,
+            started=self.started,
         )
 
 
@@ -124,7 +126,7 @@ def _service_counts(port_file: Path) -> dict[str, object]:
         page = _read(f"http://127.0.0.1:{int(port_file.read_text())}/metrics", READ_SECONDS)
     except (OSError, ValueError):
         return {}
-    cumulative, reads, missing, resident = [], 0, 0, 0
+    cumulative, reads, missing, resident, started = [], 0, 0, 0, 0.0
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             if sample.name == "ml_platform_sampled_score_bucket":
@@ -135,8 +137,16 @@ def _service_counts(port_file: Path) -> dict[str, object]:
                 missing += int(sample.value)
             elif sample.name == "ml_platform_resident_bytes":
                 resident = int(sample.value)
+            elif sample.name == "ml_platform_started_seconds":
+                started = sample.value
     scores = tuple(new - old for new, old in zip(cumulative, [0, *cumulative], strict=False))
-    return {"scores": scores, "view_reads": reads, "missing": missing, "resident_bytes": resident}
+    return {
+        "scores": scores,
+        "view_reads": reads,
+        "missing": missing,
+        "resident_bytes": resident,
+        "started": started,
+    }
 
 
 def _read(url: str, seconds: float) -> str:

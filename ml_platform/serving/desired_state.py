@@ -71,6 +71,9 @@ class DesiredState(Settings):
     previous_until: int | None = Field(
         default=None, description="Time until which it runs (seconds since 1970); None without a previous version."
     )
+    sticky_by: str | None = Field(
+        default=None, description="Request header whose value decides between stable and candidate; None: chance."
+    )
     successor: str | None = Field(
         default=None, description="New name of the model, after a rename; the answers at the old path are deprecated."
     )

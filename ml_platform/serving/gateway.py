@@ -157,14 +157,18 @@ def _route(model: str, state: DesiredState) -> dict[str, Any]:
         for role, served in roles.items()
         if served is not None
     ]
+    weighted: dict[str, Any] = {"clusters": clusters}
     action: dict[str, Any] = {
-        "weighted_clusters": {"clusters": clusters},
+        "weighted_clusters": weighted,
         "timeout": f"{REQUEST_SECONDS}s",
         # The copy for a shadow has this host with a suffix; no client's host may have it.
         "host_rewrite_literal": "models",
         # Retry only requests that certainly reached no model: a prediction must not be logged twice.
         "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2},
     }
+    if state.sticky_by is not None:
+        weighted["use_hash_policy"] = True
+        action["hash_policy"] = [{"header": {"header_name": state.sticky_by}}]
     if state.shadow is not None:
         action["request_mirror_policies"] = [{"cluster": cluster_name(model, state.shadow)}]
     route: dict[str, Any] = {"match": {"prefix": f"/v1/{model}/"}, "route": action}

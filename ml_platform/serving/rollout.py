@@ -43,6 +43,8 @@ class Rollout(Settings):
     answers: int = Field(default=0, description="Answers of the candidate in this step.")
     stable_answers: int = Field(default=0, description="Answers of the stable version in this step.")
     errors: int = Field(default=0, description="Errors of the candidate in this step.")
+    process_started: float = Field(default=0, description="When the candidate's process started; 0: not seen yet.")
+    restarts: int = Field(default=0, description="Restarts of the candidate's process that were seen.")
     last_answer: datetime | None = Field(default=None, description="When the candidate last answered, or was idle.")
     counts: dict[str, ArmCounts] = Field(default_factory=dict, description="Last counters, by arm.")
     totals: dict[str, ArmTotals] = Field(default_factory=dict, description="Answers since the start, by arm.")
@@ -76,6 +78,9 @@ def observe(rollout: Rollout, counts: Mapping[str, ArmCounts], now: datetime, se
     The answers since the last look are compared once both arms have some; a time in which the candidate answered
     nothing does not count. The first look of a step only stores the counters.
     """
+    if (started := counts["candidate"].started) and started != rollout.process_started:
+        restarts = rollout.restarts + bool(rollout.process_started)
+        rollout = rollout.model_copy(update={"process_started": started, "restarts": restarts})
     if not rollout.counts or rollout.step_started is None:
         return rollout.model_copy(
             update={"counts": dict(counts), "step_started": rollout.step_started or now, "last_answer": now}
@@ -141,6 +146,8 @@ def judge(rollout: Rollout, now: datetime) -> Judgement:
     broken = [f"{name} (evidence {found[name]:.3g} of {limit:g})" for name in found if found[name] >= limit]
     if broken:
         return Judgement("roll_back", f"worse than the stable version by {', '.join(broken)}")
+    if rollout.restarts > guardrails.restarts:
+        return Judgement("roll_back", f"ended {rollout.restarts} times by itself")
     if (memory := _excess_memory(rollout)) > guardrails.memory_mb:
         return Judgement("roll_back", f"uses {memory:.0f} MB more than the stable version")
     if rollout.step_started is None:
@@ -193,8 +200,15 @@ def routed(current: DesiredState, rollout: Rollout) -> DesiredState:
     weight = rollout.current_step.weight
     if weight == 0:
         return DesiredState(stable=rollout.stable, shadow=rollout.candidate, weights={"stable": 100}, **same)
-    weights = {"stable": 100 - weight, "candidate": weight}
-    return DesiredState(stable=rollout.stable, candidate=rollout.candidate, weights=weights, **same)
+    return DesiredState(
+        stable=rollout.stable,
+        candidate=rollout.candidate,
+        weights={"stable": 100 - weight, "candidate": weight},
+        # Without requests of its own, the stable version gets copies: both are compared over the same time.
+        shadow=rollout.stable if weight == 100 else None,
+        sticky_by=rollout.settings.sticky_by,
+        **same,
+    )
 
 
 def read_rollout(state: StateStore, model: str) -> Rollout | None:

@@ -15,12 +15,15 @@ class RolloutStep(Settings):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: int = Field(
-        ge=0, le=90, description="Percent of the requests that the candidate answers; 0: a copy of each (shadow)."
+        ge=0, le=100, description="Percent of the requests that the candidate answers; 0: a copy of each (shadow)."
     )
     min_requests: int = Field(default=200, ge=1, description="Answers of the candidate that the step needs.")
     min_seconds: float = Field(default=60, ge=0, description="Shortest duration of the step.")
     approval: bool = Field(default=False, description="Whether a person must approve before the next step.")
 
+
+MAX_CANARY_WEIGHT = 90
+"""Both versions answer requests of the same time, so that they can be compared."""
 
 CANARY_STEPS = (RolloutStep(weight=5), RolloutStep(weight=25), RolloutStep(weight=50))
 
@@ -54,6 +57,7 @@ class Guardrails(Settings):
     memory_mb: float = Field(
         default=512, gt=0, description="Memory by which the candidate may exceed the stable version (MB)."
     )
+    restarts: int = Field(default=1, ge=0, description="Restarts of the candidate that are tolerated.")
     stalled_seconds: float = Field(
         default=3, gt=0, description="Time without an answer, while requests wait, that rolls back."
     )
@@ -67,11 +71,24 @@ class RolloutSettings(Settings):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: Literal["immediate", "canary", "shadow_then_canary"] = Field(
-        default="immediate", description="immediate: all requests at once; canary: steps; shadow_then_canary: both."
+    strategy: Literal["immediate", "blue_green", "canary", "shadow_then_canary"] = Field(
+        default="immediate",
+        description=(
+            "immediate: all requests at once; blue_green: all at once, watched; canary: by steps; "
+            "shadow_then_canary: copies of requests first, then by steps."
+        ),
     )
     shadow: RolloutStep = Field(
         default=RolloutStep(weight=0), description="The step with copies of requests, of shadow_then_canary."
+    )
+    watch: RolloutStep = Field(
+        default=RolloutStep(weight=100, min_seconds=600),
+        description="The step of blue_green: the candidate answers all requests, the stable version receives copies.",
+    )
+    sticky_by: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,63}$",
+        description="Request header whose value decides between both versions; None: each request is drawn by chance.",
     )
     steps: tuple[RolloutStep, ...] = Field(default=CANARY_STEPS, min_length=1, description="Steps, in order.")
     guardrails: Guardrails = Field(default=Guardrails(), description="Limits at which the candidate is rolled back.")
@@ -86,10 +103,12 @@ class RolloutSettings(Settings):
     @model_validator(mode="after")
     def _weights_grow(self) -> Self:
         weights = [step.weight for step in self.steps]
-        if weights[0] == 0 or weights != sorted(weights):
-            raise ValueError(f"steps: expected weights above 0 that do not fall, found {weights}")
+        if weights[0] == 0 or weights[-1] > MAX_CANARY_WEIGHT or weights != sorted(weights):
+            raise ValueError(f"steps: expected weights from 1 to {MAX_CANARY_WEIGHT} that do not fall, found {weights}")
         if self.shadow.weight != 0:
             raise ValueError(f"shadow: expected weight 0, found {self.shadow.weight}")
+        if self.watch.weight != 100:
+            raise ValueError(f"watch: expected weight 100, found {self.watch.weight}")
         return self
 
     @property
@@ -97,4 +116,6 @@ class RolloutSettings(Settings):
         """The steps before all requests; none for `immediate`."""
         if self.strategy == "immediate":
             return ()
+        if self.strategy == "blue_green":
+            return (self.watch,)
         return (self.shadow, *self.steps) if self.strategy == "shadow_then_canary" else self.steps

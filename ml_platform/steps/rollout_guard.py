@@ -70,7 +70,7 @@ class RolloutGuard:
         limit = rollout.settings.guardrails.slow_ms
         found = read_counts(self.plan.gateway.folder, dict.fromkeys(names.values(), limit), self.plan.run)
         counts = {arm: found[name] for arm, name in names.items()}
-        if rollout.current_step.weight == 0:
+        if rollout.current_step.weight in (0, 100):  # both versions answer each request
             compared, changed = self._compared(model, rollout, names)
             counts["candidate"] = counts["candidate"].model_copy(update={"compared": compared, "changed": changed})
         return counts

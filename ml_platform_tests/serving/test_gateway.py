@@ -4,7 +4,8 @@ import asyncio
 import json
 import stat
 import subprocess
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,51 @@ def test_refusals_by_the_gateway_are_no_errors_of_the_service(tmp_path: Path) ->
     finally:
         envoy.terminate()
         envoy.wait()
+
+
+@pytest.mark.slow
+def test_client_with_a_sticky_header_stays_on_one_version(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "gateway", free_port())
+    gateway.write_bootstrap(starting=["toy"])
+    quiet = subprocess.DEVNULL
+    envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=quiet, stderr=quiet)
+
+    async def answers() -> list[set[str]]:
+        """Return the versions that answered each of 40 users, who ask three times over connections of their own."""
+        async with AsyncExitStack() as stack:
+            ports = {}
+            for served in (ONE, TWO):
+                service = await asyncio.start_server(partial(_answer, served.version), "127.0.0.1", 0)
+                await stack.enter_async_context(service)
+                ports[cluster_name("toy", served)] = service.sockets[0].getsockname()[1]
+            client = await stack.enter_async_context(httpx.AsyncClient(base_url=gateway.url, timeout=20))
+            await _until_status(client, 503)
+            write_clusters(gateway.folder, ports, version="1")
+            weights = {"stable": 50, "candidate": 50}
+            state = {"toy": DesiredState(stable=ONE, candidate=TWO, weights=weights, sticky_by="x-user")}
+            write_routes(gateway.folder, state, version="1", allowed_hosts=gateway.allowed_hosts)
+            await _until_status(client, 200)
+            return [
+                {(await client.get("/v1/toy/predict", headers={"x-user": f"user-{user}"})).text for _ in range(3)}
+                for user in range(40)
+            ]
+
+    try:
+        found = asyncio.run(answers())
+    finally:
+        envoy.terminate()
+        envoy.wait()
+    assert all(len(versions) == 1 for versions in found)
+    assert set.union(*found) == {"1", "2"}
+
+
+async def _answer(text: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode())
+            await writer.drain()
+    writer.close()
 
 
 async def _statuses_of_a_burst(gateway: Gateway, requests: int) -> list[int]:

@@ -75,6 +75,30 @@ def test_changes_within_the_tolerance_are_no_evidence() -> None:
     assert judge(seen, after(31)).action == "advance"
 
 
+def test_candidate_that_ends_again_and_again_is_rolled_back() -> None:
+    seen = rollout()
+    for second, started in enumerate([100.0, 100.0, 0.0, 105.0, 105.0, 0.0, 110.0]):
+        assert judge(seen, after(second)).action == "wait"
+        seen = observe(seen, {"candidate": counts(second, started=started), "stable": counts(0)}, after(second), 1)
+    assert (seen.restarts, judge(seen, after(7)).action) == (2, "roll_back")
+
+
+def test_blue_green_sends_all_requests_to_the_candidate_and_copies_to_the_stable_version() -> None:
+    settings = RolloutSettings(strategy="blue_green", keep_previous_minutes=30)
+    running = rollout(settings=settings)
+    current = DesiredState(stable=STABLE, weights={"stable": 100}, generation=7)
+    assert routed(current, running) == DesiredState(
+        stable=STABLE,
+        candidate=CANDIDATE,
+        weights={"stable": 0, "candidate": 100},
+        shadow=STABLE,
+        generation=7,
+    )
+    ended = routed(current, running.model_copy(update={"outcome": "completed", "ended": START}))
+    assert (ended.stable, ended.previous, ended.shadow) == (CANDIDATE, STABLE, None)
+    assert ended.previous_until == START.timestamp() + 1800
+
+
 @pytest.mark.parametrize(("used", "action"), [(700e6, "roll_back"), (600e6, "wait"), (0, "wait")])
 def test_candidate_that_takes_much_more_memory_is_rolled_back(used: float, action: str) -> None:
     seen = looked(counts(10, resident_bytes=int(used)), counts(90, resident_bytes=150_000_000))
@@ -137,7 +161,7 @@ def test_step_zero_of_a_shadow_rollout_mirrors_requests() -> None:
     assert (desired.shadow, desired.candidate, desired.weights) == (CANDIDATE, None, {"stable": 100})
 
 
-@pytest.mark.parametrize("weights", [(50, 10), (0, 10)])
+@pytest.mark.parametrize("weights", [(50, 10), (0, 10), (50, 100)])
 def test_weights_that_fall_or_begin_at_zero_are_refused(weights: tuple[int, int]) -> None:
-    with pytest.raises(ValidationError, match="weights above 0 that do not fall"):
+    with pytest.raises(ValidationError, match="weights from 1 to 90 that do not fall"):
         RolloutSettings(strategy="canary", steps=tuple(RolloutStep(weight=each) for each in weights))

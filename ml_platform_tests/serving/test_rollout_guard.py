@@ -158,6 +158,16 @@ def test_candidate_with_shifted_scores_is_rolled_back_in_its_shadow(platform: Pl
     assert set(statuses) == {200}
 
 
+def test_bad_blue_green_switch_goes_back_although_the_stable_version_gets_copies_only(platform: Platform) -> None:
+    candidate = platform.build("13", calibration={"method": "isotonic", "x": [0.0, 0.5, 1.0], "y": [0.5, 0.7, 1.0]})
+    with platform.traffic() as statuses:
+        platform.start(candidate, QUICK.model_copy(update={"strategy": "blue_green"}))
+        ended = platform.outcome(candidate)
+    assert (ended.outcome, "scores" in ended.reason, set(statuses)) == ("rolled_back", True, {200})
+    assert ended.totals["candidate"].answers > 0
+    assert read_desired_state(platform.plan.open_state(), "toy").weights == {"stable": 100}
+
+
 def test_candidate_that_refuses_all_requests_is_rolled_back_also_when_reconciler_and_guard_are_killed(
     platform: Platform,
 ) -> None:
