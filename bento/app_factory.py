@@ -1,4 +1,4 @@
-"""Creates the application for the model that is packed beside this code in a bento; the caller chooses the server.
+"""Creates the application of a bento, by default of the one with this code; the caller chooses the server.
 
 Two environment variables locate its features and its log, because a bento can run anywhere:
 
@@ -14,18 +14,27 @@ from pathlib import Path
 from bento.app import PredictApp, ServiceConfig
 from bento.predictor import Predictor
 from ml_platform.features.stores import open_store
+from ml_platform.serving.bento_digest import MODEL_FOLDER, PACKAGE_FILE
 
 SOURCE_FOLDER = Path(__file__).resolve().parent.parent
-MODEL_FOLDER = SOURCE_FOLDER / "model"
-PACKAGE_FILE = SOURCE_FOLDER / "package.json"
 ONLINE_VARIABLE = "ML_PLATFORM_ONLINE"
 LOG_VARIABLE = "ML_PLATFORM_PREDICTION_LOG"
 
 
-def create_app() -> PredictApp:
-    """Return the application; it loads the model when the server starts it."""
-    metadata = json.loads(PACKAGE_FILE.read_text())
+def create_packed_app() -> PredictApp:
+    """Return the application of the model that is packed beside this code, located by the environment variables."""
     log_folder = os.environ.get(LOG_VARIABLE)
-    config = ServiceConfig(metadata["model"], metadata["version"], Path(log_folder) if log_folder else None)
-    store = open_store(os.environ.get(ONLINE_VARIABLE, "online"))
-    return PredictApp(config, lambda: Predictor(MODEL_FOLDER, store))
+    return create_app(
+        SOURCE_FOLDER, os.environ.get(ONLINE_VARIABLE, "online"), Path(log_folder) if log_folder else None
+    )
+
+
+def create_app(source: Path, online: str, log_folder: Path | None) -> PredictApp:
+    """Return the application of the bento with files in ``source``; it loads the model when the server starts it.
+
+    ``online`` is the location of the online store; without ``log_folder`` it writes no prediction log.
+    """
+    metadata = json.loads((source / PACKAGE_FILE).read_text())
+    store = open_store(online)
+    config = ServiceConfig(metadata["model"], metadata["version"], log_folder)
+    return PredictApp(config, lambda: Predictor(source / MODEL_FOLDER, store))

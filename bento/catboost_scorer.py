@@ -17,6 +17,11 @@ MISSING = b"missing"
 """Category of rows without a known value."""
 
 
+def preload() -> None:
+    """Load the library before there is a model; a process that is forked later shares its memory."""
+    import catboost  # noqa: F401
+
+
 def load(model_dir: Path) -> "CatboostScorer":
     """Return the model in ``model_dir``."""
     import catboost

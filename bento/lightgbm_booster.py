@@ -26,7 +26,7 @@ class Booster:
 
     def __init__(self, model_file: Path) -> None:
         """Load the booster. Raises :class:`.scorer.ModelUnreadableError` when the file is none."""
-        self._library = _library()
+        self._library = library()
         self._handle, rounds = ctypes.c_void_p(), ctypes.c_int()
         self._require(
             self._library.LGBM_BoosterCreateFromModelfile(
@@ -125,7 +125,8 @@ class Booster:
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """Return the library, loaded once."""
     # LightGBM imports pandas, scikit-learn and others where they are installed: seconds at every start, for no use.
     with hidden_modules(("pandas", "sklearn", "pyarrow", "dask", "matplotlib")):
         import lightgbm

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bento.lightgbm_booster import Booster
+from bento.lightgbm_booster import Booster, library
 from bento.scorer import Features, Scores
 from ml_platform.data.contributions import explained_contributions
+
+
+def preload() -> None:
+    """Load the library before there is a model; a process that is forked later shares its memory."""
+    library()
 
 
 def load(model_dir: Path) -> "LightGbmScorer | LevelsScorer":

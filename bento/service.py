@@ -4,14 +4,14 @@ from typing import Any
 
 import bentoml
 
-from bento.app_factory import create_app
+from bento.app_factory import create_packed_app
 
 
 class PlainService(bentoml.Service[Any]):  # type: ignore[misc, unused-ignore]
     """A BentoML service that runs our application, without the layers that cost four fifths of the throughput."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        return create_app()
+        return create_packed_app()
 
 
 @bentoml.service(name="model", service_class=PlainService, workers=1)

@@ -21,6 +21,11 @@ ROWS_AT_ONCE = 20_000
 """Rows with a replaced feature that are scored in one call."""
 
 
+def preload() -> None:
+    """Load the library before there is a model; a process that is forked later shares its memory."""
+    import_skops_alone()
+
+
 def load(model_dir: Path) -> "SklearnScorer":
     """Return the estimator in ``model_dir``.
 

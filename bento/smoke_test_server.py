@@ -13,13 +13,13 @@ from pathlib import Path
 
 import uvicorn
 
-from bento.app_factory import create_app
+from bento.app_factory import create_packed_app
 from ml_platform.data.project_modules import is_project_file
 
 
 def main() -> None:
     """Serve until stdin ends, then print the files of the loaded modules."""
-    server = uvicorn.Server(uvicorn.Config(create_app(), log_level="error", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(create_packed_app(), log_level="error", access_log=False))
     listener = socket.create_server(("127.0.0.1", 0))
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     threading.Thread(target=_stop_at_end_of_input, args=(server,), daemon=True).start()

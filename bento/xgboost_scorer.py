@@ -13,6 +13,11 @@ MODEL_FILE = "booster.json"
 DESCRIPTION_FILE = "booster_features.json"
 
 
+def preload() -> None:
+    """Load the library before there is a model; a process that is forked later shares its memory."""
+    import xgboost  # noqa: F401
+
+
 def load(model_dir: Path) -> "XgboostScorer":
     """Return the booster in ``model_dir``, on one thread."""
     import xgboost

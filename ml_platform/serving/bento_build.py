@@ -39,7 +39,7 @@ from ml_platform.serving.bento_sources import (
 from ml_platform.serving.request_contract import RequestContract
 from ml_platform.serving.smoke_test import run_smoke_test
 
-ENTRY_POINTS = ("bento.service", "bento.smoke_test_server")
+ENTRY_POINTS = ("bento.service", "bento.smoke_test_server", "bento.host")
 REQUIRED_LIBRARIES = ("uvicorn", "redis")
 """Libraries in addition to the imported ones: the HTTP server, and the client of an online store on a server."""
 
