@@ -296,8 +296,8 @@ class Host:
             if service.worker is not None:
                 with contextlib.suppress(OSError):
                     os.close(service.worker.ready_pipe)
-            held = service.worker.connections if service.worker else []
-            for connection in [*service.accepted, *held]:
+            passed = service.worker.connections if service.worker else []
+            for connection in [*service.accepted, *passed]:
                 connection.socket.close()
 
     def _set_ready(self, service: _Service, worker: _Worker) -> None:
@@ -457,7 +457,7 @@ def preload(code: Path) -> None:
     if others:
         logger.warning("modules of this bento started threads, which its workers lack: %s", ", ".join(others))
     gc.collect()
-    # No collection may write to the pages that are shared with the workers.
+    # No collection may write to the pages that the workers share.
     gc.freeze()
 
 

@@ -1,4 +1,4 @@
-"""The services that one host should run, in a file that is replaced as a whole, and what the host says about them."""
+"""The services that one host should run, in a file that is replaced as a whole, and their states."""
 
 from pathlib import Path
 from typing import Literal
@@ -45,7 +45,7 @@ class ServiceStatus(Settings):
     port: int = Field(description="Port of the service.")
     pid: int | None = Field(default=None, description="Process of its worker; None without one.")
     loads: int = Field(default=0, description="How often its model was loaded since the start of the host.")
-    problem: str | None = Field(default=None, description="What failed last; None: nothing.")
+    problem: str | None = Field(default=None, description="Last failure; None: none.")
 
 
 class HostStatus(Settings):

@@ -84,7 +84,11 @@ class RunningHost:
         return HostStatus.model_validate_json(file.read_text()).services.get(name)
 
     def reached(self, name: str, state: str) -> ServiceStatus:
-        return until(lambda: found if (found := self.status(name)) and found.state == state else None)
+        def found() -> list[ServiceStatus]:
+            status = self.status(name)
+            return [status] if status is not None and status.state == state else []
+
+        return until(found)[0]
 
     def started(self) -> None:
         """Wait until all services are ready."""
@@ -173,7 +177,8 @@ def test_request_is_refused_in_time_while_no_model_can_be_unloaded(host: Running
     refused = host.ask("one", toy.rows)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"]["reason"] == "starting"
-    assert scores(until(lambda: answer if (answer := host.ask("one", toy.rows)).status_code == 200 else None))
+    until(lambda: host.ask("one", toy.rows).status_code == 200)
+    assert scores(host.ask("one", toy.rows)) == toy.scores
 
 
 def test_killed_worker_is_replaced_and_the_others_go_on(host: RunningHost, toy: ToyModel) -> None:
