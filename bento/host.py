@@ -49,8 +49,8 @@ STEADY_SECONDS = 10.0
 """A worker that served this long before it crashed is started again at once; after others the pause grows."""
 
 LONGEST_PAUSE_SECONDS = 10.0
-NOT_PRELOADED = ("bento.service",)
-"""Modules of a bento that the host does not run."""
+NOT_IMPORTED = ("bento.service", "bento.host")
+"""The entry point of BentoML, which is large, and this module."""
 
 
 @dataclass(eq=False)
@@ -441,7 +441,7 @@ def bound_socket(port_file: Path) -> socket.socket:
     raise OSError("no free port on 127.0.0.1")
 
 
-def preload(code: Path) -> None:
+def import_ahead(code: Path) -> None:
     """Import the modules in ``code``, the libraries that their function `preload` names, and those of the server.
 
     A module that cannot be imported is logged: the workers of its models report it again.
@@ -451,7 +451,7 @@ def preload(code: Path) -> None:
             module = importlib.import_module(name)
             getattr(module, "preload", lambda: None)()
         except Exception:
-            logger.exception("module %s cannot be loaded in advance", name)
+            logger.exception("module %s cannot be imported ahead", name)
     uvicorn.Config(PredictApp.__call__, log_config=None).load()
     others = [each.name for each in threading.enumerate() if each is not threading.main_thread()]
     if others:
@@ -465,7 +465,7 @@ def _module_names(code: Path) -> Iterable[str]:
     for file in sorted(code.rglob("*.py")):
         parts = file.relative_to(code).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if name and name not in NOT_PRELOADED:
+        if name and name not in NOT_IMPORTED:
             yield name
 
 
@@ -481,7 +481,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def main() -> None:
     """Run the host of the folder in the first argument."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    preload(Path(__file__).resolve().parent.parent)
+    import_ahead(Path(__file__).resolve().parent.parent)
     Host(Path(sys.argv[1])).run()
 
 

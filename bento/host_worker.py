@@ -10,6 +10,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,12 @@ CHANGED_EXIT = 4
 PROBES = ("/readyz", "/livez", "/healthz", "/metrics")
 """Paths that are no use of a model: a monitor that asks for them keeps no model loaded."""
 
+SLICE_NANOSECONDS = 200_000
+"""Time after which a busy worker lets a waiting one run; by default it would be about 3 ms."""
+
 _PR_SET_PDEATHSIG = 1
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+"""Number of the system call, which the C library does not have."""
 
 
 class Activity:
@@ -82,6 +88,17 @@ def follow_host(host: int) -> None:
         raise SystemExit("the host ended")
 
 
+def shorten_slices() -> bool:
+    """Let other processes wait for this one at most :data:`SLICE_NANOSECONDS`; return whether the kernel does it.
+
+    Linux has this setting since 6.12 and ignores it before.
+    """
+    number = _SCHED_SETATTR.get(os.uname().machine)
+    # struct sched_attr: size, policy, flags, nice, priority, runtime (the slice), deadline, period.
+    attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, 0, 0, SLICE_NANOSECONDS, 0, 0)
+    return number is not None and ctypes.CDLL(None).syscall(number, 0, attributes, 0) == 0
+
+
 def serve(
     service: HostedService,
     code: str,
@@ -97,6 +114,7 @@ def serve(
     when the model is loaded. A bento whose files changed, or whose code has not the digest ``code``, is not served.
     """
     _redirect_output(service.log)
+    shorten_slices()
     try:
         require_unchanged(service.bento)
         _require_code(service, code)

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import psutil
 import pytest
 
 from bento.host_plan import PLAN_FILE, STATUS_FILE, HostedService, HostPlan, HostStatus, ServiceStatus
+from bento.host_worker import SLICE_NANOSECONDS, shorten_slices
 from ml_platform.data.atomic import write_text
 from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
@@ -26,6 +29,8 @@ from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import ToyModel
 
 pytestmark = pytest.mark.slow
+
+START_SECONDS = 90.0
 
 
 def copied_bento(bento: Path, model: str, folder: Path) -> Path:
@@ -47,9 +52,10 @@ def copied_bento(bento: Path, model: str, folder: Path) -> Path:
 
 @dataclass
 class RunningHost:
-    """A host, with its folder and the files of its services in ``folder``."""
+    """A host with its plan in ``folder``, and the files of its services in ``files``."""
 
     folder: Path
+    files: Path
     online: Path
     bentos: dict[str, Path]
     process: "subprocess.Popen[bytes] | None" = None
@@ -62,9 +68,9 @@ class RunningHost:
             name: HostedService(
                 name=name,
                 bento=self.bentos[name],
-                port_file=self.folder / f"{name}.port",
-                log=self.folder / f"{name}.log",
-                predictions=self.folder / "predictions" / name,
+                port_file=self.files / f"{name}.port",
+                log=self.files / f"{name}.log",
+                predictions=self.files / "predictions" / name,
                 warm=warm,
             )
             for name in names
@@ -88,12 +94,12 @@ class RunningHost:
             status = self.status(name)
             return [status] if status is not None and status.state == state else []
 
-        return until(found)[0]
+        return until(found, START_SECONDS)[0]
 
     def started(self) -> None:
         """Wait until all services are ready."""
         for name, service in self.services.items():
-            until(service.port_file.exists)
+            until(service.port_file.exists, START_SECONDS)
             assert httpx.get(f"{self.url(name)}/readyz").text == "ready\n"
 
     def url(self, name: str) -> str:
@@ -102,21 +108,45 @@ class RunningHost:
     def ask(self, name: str, rows: list[dict[str, Any]]) -> httpx.Response:
         return httpx.post(f"{self.url(name)}/v1/{name}/predict", json={"rows": rows}, timeout=60)
 
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            assert self.process.wait(30) == 0
+    def logged_scores(self, name: str) -> list[float]:
+        files = (self.files / "predictions" / name).glob("*.jsonl")
+        return [record["score"] for file in files for record in read_records(file)]
+
+
+@contextmanager
+def stopped_at_the_end(host: RunningHost) -> Iterator[RunningHost]:
+    try:
+        yield host
+    finally:
+        if host.process is not None:
+            host.process.kill()
+            host.process.wait()
+
+
+@pytest.fixture(scope="module")
+def shared_host(
+    tmp_path_factory: pytest.TempPathFactory, toy: ToyModel, three_bentos: dict[str, Path]
+) -> Iterator[RunningHost]:
+    """Yield one running host for the tests that give it plans of their own: a start takes seconds."""
+    folder = tmp_path_factory.mktemp("host")
+    with stopped_at_the_end(RunningHost(folder, folder, toy.online, three_bentos)) as host:
+        host.plan(["one"])
+        host.start()
+        yield host
 
 
 @pytest.fixture
-def host(tmp_path: Path, toy: ToyModel, three_bentos: dict[str, Path]) -> Iterator[RunningHost]:
-    running = RunningHost(tmp_path, toy.online, three_bentos)
-    try:
-        yield running
-    finally:
-        if running.process is not None:
-            running.process.kill()
-            running.process.wait()
+def host(shared_host: RunningHost, tmp_path: Path) -> RunningHost:
+    """Return the running host; its services have their files in the folder of the test."""
+    shared_host.files = tmp_path
+    return shared_host
+
+
+@pytest.fixture
+def own_host(tmp_path: Path, toy: ToyModel, three_bentos: dict[str, Path]) -> Iterator[RunningHost]:
+    """Yield a host that the test starts and ends."""
+    with stopped_at_the_end(RunningHost(tmp_path, tmp_path, toy.online, three_bentos)) as host:
+        yield host
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +163,6 @@ def scores(answer: httpx.Response) -> list[float]:
 
 def test_models_of_a_host_have_processes_of_their_own_that_share_its_memory(host: RunningHost, toy: ToyModel) -> None:
     host.plan(["one", "two", "three"])
-    host.start()
     host.started()
     for name in ("one", "two", "three"):
         answer = host.ask(name, toy.rows)
@@ -146,17 +175,12 @@ def test_models_of_a_host_have_processes_of_their_own_that_share_its_memory(host
     # A process of its own for each would take the whole memory of the host again.
     whole = psutil.Process(host.process.pid).memory_full_info().rss
     assert all(psutil.Process(pid).memory_full_info().uss < whole / 2 for pid in workers)
-    host.stop()
     for name in host.services:
-        records = [
-            record for file in (host.folder / "predictions" / name).glob("*.jsonl") for record in read_records(file)
-        ]
-        assert [record["score"] for record in records] == toy.scores
+        assert until(partial(host.logged_scores, name)) == toy.scores
 
 
 def test_request_loads_its_model_in_place_of_the_one_unused_longest(host: RunningHost, toy: ToyModel) -> None:
     host.plan(["one", "two", "three"], warm=False, max_loaded=1)
-    host.start()
     host.started()  # each was loaded once, so it can be loaded
     assert [host.reached(name, state).loads for name, state in (("one", "unloaded"), ("two", "unloaded"))] == [1, 1]
     assert host.reached("three", "loaded").loads == 1
@@ -170,7 +194,6 @@ def test_request_loads_its_model_in_place_of_the_one_unused_longest(host: Runnin
 
 def test_request_is_refused_in_time_while_no_model_can_be_unloaded(host: RunningHost, toy: ToyModel) -> None:
     host.plan(["one", "two"], warm=False, max_loaded=1, wait_seconds=0.5)
-    host.start()
     host.started()
     # A model that was just used stays loaded.
     assert scores(host.ask("two", toy.rows)) == toy.scores
@@ -183,7 +206,6 @@ def test_request_is_refused_in_time_while_no_model_can_be_unloaded(host: Running
 
 def test_killed_worker_is_replaced_and_the_others_go_on(host: RunningHost, toy: ToyModel) -> None:
     host.plan(["one", "two"])
-    host.start()
     host.started()
     killed, other = host.reached("one", "loaded"), host.reached("two", "loaded")
     assert killed.pid is not None
@@ -196,31 +218,31 @@ def test_killed_worker_is_replaced_and_the_others_go_on(host: RunningHost, toy: 
 
 
 def test_changed_bento_is_refused_by_name_and_the_others_go_on(
-    host: RunningHost, toy: ToyModel, tmp_path: Path
+    host: RunningHost, toy: ToyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = tmp_path / host.bentos["one"].name
     shutil.copytree(host.bentos["one"], changed)
     model = changed / "src" / "model" / "model.txt"
     model.chmod(0o600)
     model.write_text(model.read_text().replace("leaf_value=", "leaf_value=0", 1))
-    host.bentos = {**host.bentos, "one": changed}
-    host.plan(["one", "two"])
-    host.start()
+    monkeypatch.setattr(host, "bentos", {**host.bentos, "one": changed})
+    host.plan(["two", "one"])
     failing = host.reached("one", "failing")
     until(host.services["two"].port_file.exists)
     assert scores(host.ask("two", toy.rows)) == toy.scores
     assert failing.problem == "its bento was changed; see one.log"
-    assert f"Bento {changed.name}: expected the content that was verified" in (host.folder / "one.log").read_text()
+    assert f"Bento {changed.name}: expected the content that was verified" in (host.files / "one.log").read_text()
     assert not host.services["one"].port_file.exists()
     assert httpx.get(f"http://127.0.0.1:{failing.port}/readyz").status_code == 503
 
 
 def test_new_plan_adds_and_removes_services_and_keeps_the_others(host: RunningHost, toy: ToyModel) -> None:
     host.plan(["one", "two"])
-    host.start()
     host.started()
     kept, gone = host.reached("two", "loaded"), host.url("one")
-    write_text(host.folder / PLAN_FILE, "{")  # an unreadable plan changes nothing
+    write_text(host.folder / PLAN_FILE, "{")
+    until(lambda: "the last one stays in force" in (host.folder / "host.log").read_text())
+    assert scores(host.ask("one", toy.rows)) == toy.scores
     host.plan(["two", "three"])
     host.started()
     assert host.status("two") == kept
@@ -230,7 +252,8 @@ def test_new_plan_adds_and_removes_services_and_keeps_the_others(host: RunningHo
         httpx.get(f"{gone}/readyz")
 
 
-def test_request_in_flight_at_sigterm_is_answered_and_logged(host: RunningHost, toy: ToyModel) -> None:
+def test_request_in_flight_at_sigterm_is_answered_and_logged(own_host: RunningHost, toy: ToyModel) -> None:
+    host = own_host
     host.plan(["one"])
     host.start()
     host.started()
@@ -248,11 +271,11 @@ def test_request_in_flight_at_sigterm_is_answered_and_logged(host: RunningHost, 
     assert (answer.status, [each["score"] for each in json.loads(answer.read())["predictions"]]) == (200, toy.scores)
     assert host.process.wait(30) == 0
     assert not psutil.pid_exists(worker or 0)
-    (file,) = (host.folder / "predictions" / "one").glob("*.jsonl")
-    assert [record["score"] for record in read_records(file)] == toy.scores
+    assert host.logged_scores("one") == toy.scores
 
 
-def test_killed_host_leaves_no_worker_and_its_successor_has_the_ports(host: RunningHost, toy: ToyModel) -> None:
+def test_killed_host_leaves_no_worker_and_its_successor_has_the_ports(own_host: RunningHost, toy: ToyModel) -> None:
+    host = own_host
     host.plan(["one", "two"])
     host.start()
     host.started()
@@ -265,7 +288,7 @@ def test_killed_host_leaves_no_worker_and_its_successor_has_the_ports(host: Runn
     host.process.wait()
     until(lambda: not any(psutil.pid_exists(pid or 0) for pid in workers))
     host.start()
-    until(lambda: all(_is_ready(url) for url in urls))
+    until(lambda: all(_is_ready(url) for url in urls), START_SECONDS)
     assert [scores(host.ask(name, toy.rows)) for name in host.services] == [toy.scores, toy.scores]
 
 
@@ -288,6 +311,13 @@ def test_code_is_copied_from_the_first_unchanged_bento(tmp_path: Path, three_ben
     assert not (tmp_path / "code" / "model").exists()
     with pytest.raises(ChangedBentoError, match="expected a bento with the code that was verified"):
         copy_code(plan.model_copy(update={"services": services[:1]}), tmp_path / "none")
+
+
+def test_busy_worker_lets_others_run_soon() -> None:
+    assert shorten_slices()
+    slices = [line for line in Path("/proc/self/sched").read_text().splitlines() if line.startswith("se.slice")]
+    # A kernel before 6.12 has no such setting.
+    assert [line.split()[-1] for line in slices] in ([], [str(SLICE_NANOSECONDS)])
 
 
 def _is_ready(url: str) -> bool:
