@@ -128,6 +128,17 @@ class FeatureSet:
         """Return the set with the values of its fitted views, which ``transformers`` (by view) compute."""
         return FeatureSet(self.views, self.leave_out, transformers)
 
+    def only(self, names: Collection[str]) -> "FeatureSet":
+        """Return the set with the features of the views ``names`` alone; it keeps the views that these read."""
+        kept = set(names)
+        for view in reversed(self.views):  # the inputs of a view come before it
+            kept |= set(view.inputs) if view.name in kept else set()
+        views = [view for view in self.views if view.name in kept]
+        left = [name for view in views for name in view.feature_names if view.name not in names]
+        left += [name for view in views for name in view.feature_names if view.name in names and name in self.leave_out]
+        transformers = {name: each for name, each in self.transformers.items() if name in kept}
+        return FeatureSet(views, left, transformers)
+
     def transformed(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return ``rows`` of a training set with the columns of the fitted views; unchanged if it has them already."""
         absent = [view for view in self.fitted if not set(view.columns) <= set(rows.columns)]

@@ -83,12 +83,20 @@ def stored_model(version: ModelVersion, stores: PlatformStores) -> StoredModel:
 
 
 def request_only(model: BoundModel, split: Split, repository: Path) -> npt.NDArray[np.float64]:
-    """Return the test predictions of the baseline that is fitted on request features alone, of shape (rows,)."""
-    views = [view for view in model.feature_set.views if view.name in model.request_only]
-    own = {name for view in views for name in view.feature_names}
-    names = [name for name in model.feature_set.feature_names if name in own]
+    """Return the test predictions of the baseline that is fitted on request features alone, of shape (rows,).
+
+    Fitted views among them are fitted for the baseline, on its train rows.
+    """
+    features = model.feature_set.only(model.request_only)
     settings = TrainerSettings(settings={"max_rounds": 200, "feature_fraction": 0.8})
-    fitted = fit_candidate(split, names, settings, task=model.declared.task, prices=read_prices(repository))
+    fitted = fit_candidate(
+        split,
+        features.feature_names,
+        settings,
+        task=model.declared.task,
+        prices=read_prices(repository),
+        feature_set=features,
+    )
     return fitted.predict(split.test)
 
 

@@ -129,6 +129,17 @@ def test_other_columns_come_back_unchanged() -> None:
     assert read["label"].to_list() == [0, 1]
 
 
+def test_set_of_some_views_keeps_what_they_read_and_gives_their_features_only() -> None:
+    some = FeatureSet(VIEWS, leave_out=["slack__seen", "leg__model"]).only(["slack"])
+    assert [view.name for view in some.views] == ["leg", "slack"]
+    assert some.feature_names == ["slack__left"]
+    assert FeatureSet(VIEWS).only(["clock", "hourly"]).feature_names == [
+        "clock__hour",
+        "hourly__busy",
+        "hourly__age_minutes",
+    ]
+
+
 def test_left_out_features_are_not_given_to_models() -> None:
     chosen = FeatureSet(VIEWS, leave_out=["leg__model"])
     assert "leg__model" not in chosen.feature_names

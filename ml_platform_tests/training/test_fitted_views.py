@@ -239,6 +239,15 @@ def test_labels_of_later_rows_do_not_change_validation_predictions(split: Split)
     assert fit(other_test).validation_predictions.tolist() == fit(split).validation_predictions.tolist()
 
 
+def test_model_of_a_fitted_view_alone_is_fitted_on_its_columns(split: Split) -> None:
+    """The baseline of request features is such a model, where all request views are fitted ones."""
+    features = FEATURES.only(["letters"])
+    settings = TrainerSettings.model_validate({"settings": FAST})
+    alone = fit_candidate(split, features.feature_names, settings, task="binary", feature_set=features)
+    assert list(alone.encoder.feature_names) == ["letters__part_000", "letters__part_001", "letters__part_002"]
+    assert len(np.unique(alone.predict(split.test))) > 5
+
+
 def test_missing_text_and_vector_are_missing_features(directory: Path, tmp_path: Path) -> None:
     predictor = Predictor(directory, SnapshotStore(tmp_path))
     request = CONTRACT.validate(b'{"rows": [{"at": "2026-03-01T00:00:00Z", "text": null, "letters": null}]}')
