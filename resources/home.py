@@ -96,6 +96,11 @@ class Home:
         """The tables that the gates compared, each under the digest in its verdict."""
         return self.records / "evidence"
 
+    @property
+    def load_tests(self) -> Path:
+        """The results of load tests, each under the digest of its bento."""
+        return self.records / "load_tests"
+
     def upgrade(self, before: int, after: int) -> Path:
         """The report of a migration between two versions of the home, and the database that it changed."""
         return self.root / "upgrades" / f"{before}-to-{after}"

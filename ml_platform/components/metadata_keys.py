@@ -243,6 +243,13 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("stable", "Version that serves, with which the contract was compared, or 'none'."),
         MetadataKey("changes", "Table of the changes that break apps, and whether each is intended."),
     ),
+    "<model>/bento, check load_test": (
+        MetadataKey("outcome", "pass, fail, or noisy: the machine was too busy for a decision."),
+        MetadataKey("tested_at", "When the test ended; a bento that has passed is not tested again."),
+        MetadataKey("rate", "Declared load.", "requests per second"),
+        MetadataKey("limit_p99_ms", "Highest p99 beyond that of a bare endpoint.", "milliseconds"),
+        MetadataKey("turns", "Table of the turns of service and bare endpoint: requests, errors, p50 and p99."),
+    ),
     "<model>/rollout": (
         MetadataKey("generation", "Generation of the desired state; every change raises it by one."),
         MetadataKey("stable", "Version that answers by default, or 'none'."),

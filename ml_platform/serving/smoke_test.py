@@ -55,14 +55,7 @@ def run_smoke_test(
     :class:`BentoError`, with the server's error output, when it does not start or does not answer with predictions.
     """
     with scratch_folder("smoke-test") as folder, tempfile.TemporaryFile("w+") as errors:
-        environment = {
-            **os.environ,
-            **ONE_THREAD_ENVIRONMENT,
-            "PYTHONPATH": str(source.resolve()),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "ML_PLATFORM_ONLINE": online,
-            "ML_PLATFORM_PREDICTION_LOG": str(folder),
-        }
+        environment = service_environment(source, online, folder)
         server = subprocess.Popen(
             [sys.executable, "-m", "bento.smoke_test_server"],
             cwd=source,
@@ -80,12 +73,30 @@ def run_smoke_test(
             raise BentoError(
                 subject,
                 expected="a service that answers with predictions",
-                found=f"{error}; error output: {_last_output(errors)}",
+                found=f"{error}; error output: {last_output(errors)}",
                 fix="Fix the error in the last line, then materialize the bento again.",
             ) from error
         finally:
             server.kill()
             server.wait()
+
+
+def service_environment(source: Path, online: str, log_folder: Path) -> dict[str, str]:
+    """Return the environment of a service that runs the code in ``source`` and logs to ``log_folder``."""
+    return {
+        **os.environ,
+        **ONE_THREAD_ENVIRONMENT,
+        "PYTHONPATH": str(source.resolve()),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "ML_PLATFORM_ONLINE": online,
+        "ML_PLATFORM_PREDICTION_LOG": str(log_folder),
+    }
+
+
+def last_output(errors: IO[str]) -> str:
+    """Return the end of the output of a process in the file ``errors``."""
+    errors.seek(0)
+    return errors.read().strip()[-2000:] or "nothing"
 
 
 def _measure(server: "subprocess.Popen[str]", path: str, rows: Sequence[Mapping[str, Any]]) -> SmokeTestResult:
@@ -123,8 +134,3 @@ def _numbers(answer: Mapping[str, Any]) -> Any:
     """Return the score of ``answer``, or all its numbers if it has further ones."""
     numbers = answered_numbers({key: answer[key] for key in answer if key not in NO_NUMBERS})
     return [answer["score"], *numbers] if numbers else answer["score"]
-
-
-def _last_output(errors: IO[str]) -> str:
-    errors.seek(0)
-    return errors.read().strip()[-2000:] or "nothing"

@@ -62,7 +62,9 @@ def compare_contract(
     try:
         before = _contract_of(stores.home.bentos / stable.bento)
     except (OSError, ValueError, KeyError) as error:
-        note = f"Not compared: the bento of version {stable.version} cannot be read ({str(error).splitlines()[0]})."
+        # The text of an OSError has the path of the home.
+        cause = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        note = f"Not compared: the bento of version {stable.version} cannot be read ({cause})."
         return ContractComparison([], [], stable.version, note)
     after = _contract_of(stores.home.bentos / served.bento)
     changes = contract_changes(before[0], after[0], before[1], after[1])

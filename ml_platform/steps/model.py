@@ -32,6 +32,7 @@ from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.contract_changes import ContractSettings
+from ml_platform.serving.load_profile import LoadTestSettings
 from ml_platform.serving.request_contract import MAX_PAST_MINUTES, MaxPastMinutes, OnPast, RequestContract, RequestField
 from ml_platform.serving.request_rules import RequestRule
 from ml_platform.serving.rollout_settings import RolloutSettings
@@ -243,6 +244,9 @@ class ModelSettings(Settings):
         default_factory=lambda: ContractSettings.model_validate({}),
         description="Changes of requests and answers that are intended although they break apps.",
     )
+    load_test: LoadTestSettings | None = Field(
+        default=None, description="Load that a new bento must bear before its rollout; none: it is not tested."
+    )
     maximum_rows: int = Field(default=1000, ge=1, description="Maximum number of rows of one request.")
     request_rules: list[RequestRule] = Field(
         default_factory=list,
@@ -274,6 +278,14 @@ class ModelSettings(Settings):
             unit = self.split.column if isinstance(self.split, GroupSplit) else ROW_UNIT
             bootstrap = bootstrap.model_copy(update={"unit": unit})
             self.evaluation = self.evaluation.model_copy(update={"bootstrap": bootstrap})
+        return self
+
+    @model_validator(mode="after")
+    def _load_fits_a_request(self) -> "ModelSettings":
+        if self.load_test is not None and self.load_test.rows > self.maximum_rows:
+            raise ValueError(
+                f"load_test.rows: expected at most maximum_rows ({self.maximum_rows}), found {self.load_test.rows}"
+            )
         return self
 
     @property

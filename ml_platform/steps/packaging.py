@@ -4,9 +4,11 @@ The assets and `ml-platform rollback` call the same functions.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -31,6 +33,7 @@ from ml_platform.serving.desired_state import (
     desired_generation,
     with_stable,
 )
+from ml_platform.serving.load_profile import LoadTestResult, LoadTestSettings
 from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.serving.verified_bentos import find_verified_bento, record_verified_bento, verified_served_version
 from ml_platform.steps.contract_check import (
@@ -39,6 +42,7 @@ from ml_platform.steps.contract_check import (
     record_intended_changes,
     require_compatible,
 )
+from ml_platform.steps.load_evidence import require_load_test, tested_under_load
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.read_verification import (
@@ -145,6 +149,23 @@ def contract_of_package(model: BoundModel, packaged: PackageResult, stores: Plat
     return compare_contract(model.name, served, stores, model.declared.contract)
 
 
+def load_test_of_package(
+    model: BoundModel, month: str, packaged: PackageResult, stores: PlatformStores, clock: Callable[[], datetime]
+) -> LoadTestResult | None:
+    """Return the result of the declared load test of the packaged bento, with requests of the last rows of ``month``.
+
+    None for a model that declares none; see :func:`~.load_evidence.tested_under_load`.
+    """
+    settings = model.declared.load_test
+    if settings is None:
+        return None
+
+    def rows() -> list[dict[str, Any]]:
+        return request_rows(model.request_fields, reference_rows(model, month, stores.lake))
+
+    return tested_under_load(packaged.package, rows, settings, stores, clock)
+
+
 def roll_out_champion(
     name: str,
     stores: PlatformStores,
@@ -153,6 +174,7 @@ def roll_out_champion(
     at: datetime,
     settings: RolloutSettings | None = None,
     contract: ContractSettings | None = None,
+    load_test: LoadTestSettings | None = None,
 ) -> DesiredState:
     """Make the champion's verified bento the stable one and return the desired state.
 
@@ -160,7 +182,8 @@ def roll_out_champion(
     takes it through the steps. Otherwise a running rollout ends as superseded. With ``contract``, a version whose
     requests or answers break apps of the stable version is refused
     (:class:`~ml_platform.serving.contract_changes.IncompatibleContractError`), unless the change is intended; that is
-    recorded. A rollback gives none, because the apps knew the version.
+    recorded. With ``load_test``, a bento that did not pass it is refused
+    (:class:`~ml_platform.steps.load_evidence.LoadTestError`). A rollback gives neither, because the version has served.
 
     A change is recorded in the audit log, in the same transaction. The desired state does not change when this bento is
     stable already, and an unreadable one is replaced. Nothing is built: the rollout uses exactly the bento that was
@@ -171,6 +194,8 @@ def roll_out_champion(
     """
     served = verified_version_of(champion_of(name, stores.registry), stores)
     stable = all_desired_states(stores.state).readable.get(name, DesiredState()).stable
+    if load_test is not None and stable != served:
+        require_load_test(name, served.version, stores, load_test)
     if contract is None:
         return _roll_out(name, served, stable, stores, settings, by=by, at=at)
     found = compare_contract(name, served, stores, contract)

@@ -15,11 +15,15 @@ from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
 
 if TYPE_CHECKING:
+    from ml_platform.serving.load_profile import LoadTestResult
     from ml_platform.steps.contract_check import ContractComparison
 
 
 COMPATIBLE = "compatible_contract"
 """Name of the check on the contract of a bento."""
+
+LOAD_TEST = "load_test"
+"""Name of the check on a bento under its declared load."""
 
 
 def bento(model: ModelAssets) -> dg.AssetsDefinition:
@@ -42,7 +46,8 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
                 description="Apps of the version that serves can use this one: it refuses no request that they send, "
                 "and its answers have what they read.",
                 blocking=True,
-            )
+            ),
+            *([_load_test_spec(key)] if model.declared.load_test is not None else []),
         ],
         **model.shared_arguments("bentoml"),
     )
@@ -54,10 +59,16 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.serving.bento_sbom import SBOM_FILE, library_count
-        from ml_platform.steps.packaging import contract_of_package, package_champion, signer_of
+        from ml_platform.steps.packaging import (
+            contract_of_package,
+            load_test_of_package,
+            package_champion,
+            signer_of,
+        )
 
         stores = open_stores(home, lake, mlflow, online_store)
-        packaged = package_champion(model, model.key_of_run(context, stores.lake), stores)
+        key_of_run = model.key_of_run(context, stores.lake)
+        packaged = package_champion(model, key_of_run, stores)
         yield dg.MaterializeResult(
             metadata={
                 "version": packaged.version,
@@ -75,6 +86,9 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(packaged.package.sha256),
         )
         yield _compatible(contract_of_package(model, packaged, stores))
+        tested = load_test_of_package(model, key_of_run, packaged, stores, lambda: datetime.now(UTC))
+        if tested is not None:
+            yield _bears_load(tested)
 
     return _bento
 
@@ -93,6 +107,28 @@ def _compatible(found: "ContractComparison") -> dg.AssetCheckResult:
                     for each in changes
                 ]
             ),
+        },
+    )
+
+
+def _load_test_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
+    description = "The bento answers the declared load without an error, and its p99 is within the declared limit."
+    return dg.AssetCheckSpec(LOAD_TEST, asset=key, description=description, blocking=True)
+
+
+def _bears_load(result: "LoadTestResult") -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=LOAD_TEST,
+        passed=result.outcome == "pass",
+        # A test that noise made undecidable stops nothing, unless that is declared.
+        severity=dg.AssetCheckSeverity.ERROR if result.is_refused else dg.AssetCheckSeverity.WARN,
+        description=result.reason,
+        metadata={
+            "outcome": result.outcome,
+            "tested_at": result.at.isoformat(),
+            "rate": result.settings.rate,
+            "limit_p99_ms": result.settings.p99_ms,
+            "turns": records_table([each.model_dump() for each in result.turns]),
         },
     )
 
@@ -123,6 +159,7 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
             at=datetime.now(UTC),
             settings=model.declared.rollout,
             contract=model.declared.contract,
+            load_test=model.declared.load_test,
         )
         return dg.MaterializeResult(
             metadata={

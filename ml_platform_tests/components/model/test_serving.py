@@ -28,9 +28,11 @@ from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.serving.contract_changes import ContractSettings, IncompatibleContractError
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
+from ml_platform.serving.load_profile import LoadTestResult, LoadTestSettings
 from ml_platform.serving.rollout import read_rollout
 from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.serving.verified_bentos import verified_bento_of
+from ml_platform.steps.load_evidence import LoadTestError
 from ml_platform.steps.packaging import roll_back_champion
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.verification import verify_home
@@ -292,12 +294,45 @@ def test_version_that_refuses_requests_of_apps_is_refused_unless_that_is_intende
     assert (change["place"], change["reason"]) == ("distance", "all apps send it since May")
 
 
-def check_of_bento(platform: PlatformFixture) -> dg.AssetCheckEvaluation:
-    """Materialize `bento` and return the result of its check on the contract."""
+def test_bento_with_a_declared_load_is_rolled_out_after_its_load_test_only(
+    platform: PlatformFixture, bento: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, before = open_state(platform.home), platform.desired_state.generation
+    stable = ServedVersion(version="7", bento="elsewhere")
+    serving_7 = swap_desired_state(state, "toy", DesiredState(stable=stable, weights={"stable": 100}), before)
+    # The limit is one that every machine meets; the judgement itself has tests of its own.
+    load = LoadTestSettings(rate=200, seconds=3.5, rows=2, p99_ms=10_000)
+    monkeypatch.setattr(platform.model.declared, "load_test", load)
+    with pytest.raises(LoadTestError, match=r"version 1: expected a load test at the declared 200 .*, found none"):
+        platform.materialize("rollout")
+
+    found = check_of_bento(platform, serving.LOAD_TEST)
+    assert (found.passed, found.metadata["outcome"].value) == (True, "pass")
+    turns: Any = found.metadata["turns"]
+    assert [(each.data["endpoint"], each.data["requests"], each.data["errors"]) for each in turns.records] == [
+        ("calibration", 100, 0),
+        ("service", 100, 0),
+    ] * 7
+    again = check_of_bento(platform, serving.LOAD_TEST)
+    assert again.metadata["tested_at"].value == found.metadata["tested_at"].value  # it is not tested again
+
+    (file,) = platform.home.load_tests.iterdir()
+    kept = LoadTestResult.model_validate_json(file.read_text())
+    file.write_text(kept.model_copy(update={"outcome": "fail", "reason": "p99 90 ms"}).model_dump_json())
+    with pytest.raises(LoadTestError, match=r"expected a p99 of at most 10000 ms .*, found p99 90 ms"):
+        platform.materialize("rollout")
+    assert platform.desired_state == serving_7
+    file.write_text(kept.model_dump_json())
+    platform.materialize("rollout")
+    assert platform.desired_state.stable == ServedVersion(version="1", bento=bento_folder(platform, bento))
+
+
+def check_of_bento(platform: PlatformFixture, name: str = serving.COMPATIBLE) -> dg.AssetCheckEvaluation:
+    """Materialize `bento` and return the result of its check ``name``."""
     definition = serving.bento(platform.model)
     done = dg.materialize([definition], partition_key=MONTH, resources=platform.resources, raise_on_error=False)
-    (found,) = done.get_asset_check_evaluations()
-    assert next(iter(definition.check_specs)).blocking
+    assert all(spec.blocking for spec in definition.check_specs)
+    (found,) = [each for each in done.get_asset_check_evaluations() if each.check_name == name]
     return found
 
 
@@ -327,13 +362,11 @@ def test_bento_that_is_not_as_signed_is_not_rolled_out_until_it_is_built_again(
     assert (problem.area, problem.found) == ("bentos", "changed: 'env/python/requirements.txt'")
     with pytest.raises(ChangedBentoError, match="expected the files that were signed"):
         platform.materialize("rollout")
-    platform.materialize("bento")
-    assert verify_home(platform.stores, model="toy").verified == {"bentos": 1}
-
     (folder / SIGNATURE_FILE).unlink()
     with pytest.raises(ChangedBentoError, match="found none"):
         platform.materialize("rollout")
     platform.materialize("bento")
+    assert verify_home(platform.stores, model="toy").verified == {"bentos": 1}
     assert platform.materialize("rollout")
 
 
