@@ -48,7 +48,8 @@ class LoadTestSettings(Settings):
         "on the same machine (milliseconds).",
     )
     on_noise: Literal["go_on", "refuse"] = Field(
-        default="go_on", description="What happens when the machine is too busy for a decision, also in a second run."
+        default="go_on",
+        description="Whether a bento goes on when the machine is too busy for a decision, also in a second run.",
     )
 
     @model_validator(mode="after")
@@ -69,7 +70,7 @@ class LoadTurn(Settings):
 
     run: int = Field(description="Number of the run; the second one repeats a noisy first one.")
     round: int = Field(description="Number of the turn of the endpoint within its run.")
-    endpoint: Literal["service", "calibration"] = Field(description="What was measured.")
+    endpoint: Literal["service", "calibration"] = Field(description="Endpoint that was measured.")
     requests: int = Field(description="Number of requests.")
     errors: int = Field(description="Number of requests without an answer of status 200.")
     p50_ms: float = Field(description="Median time of a request (milliseconds).")

@@ -36,7 +36,7 @@ def turns(service: Sequence[float], bare: Sequence[float] = (1,) * 7, errors: in
         ([30, 30, 3, 3, 30, 30, 30], [1] * 7, "noisy"),
         # Noise that both endpoints have is none of the service.
         ([60] * 7, [55] * 7, "pass"),
-        # The bare endpoint alone is slower than the limit, so nothing can be told about the service.
+        # The bare endpoint alone is slower than the limit, so it says nothing about the service.
         ([90] * 7, [40] * 7, "noisy"),
     ],
 )
