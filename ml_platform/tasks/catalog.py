@@ -53,10 +53,10 @@ def as_task(given: Task | str | Mapping[str, Any]) -> Task:
 def realised_metrics(task: Task, outcomes: pl.DataFrame, own: OwnMetrics | None = None) -> dict[str, float]:
     """Return the metrics of logged predictions whose outcomes are known, as :meth:`Task.realised_metrics` reads them.
 
-    ``own`` are metrics of a team's own. They get the score of each row, so a task with several outputs has none here.
+    ``own`` are metrics of a team's own; they get the rows of :meth:`Task.realised_rows`, and have no value without one.
     """
     found = task.realised_metrics(outcomes)
-    if not own or not isinstance(task, BinaryTask | RegressionTask | RankingTask):
+    if not own:
         return found
-    label, score = (outcomes[name].cast(pl.Float64).to_numpy() for name in ("outcome", "score"))
-    return found | own_scores(own, label, score)
+    label, prediction = task.realised_rows(outcomes)
+    return found | own_scores(own, label, prediction) if len(label) else found

@@ -279,6 +279,18 @@ class MulticlassTask(Task):
         task = self.model_copy(update={"classes": names})
         return task._metrics(label, shares, range(len(present))) | task.summary(label)
 
+    def realised_rows(self, outcomes: pl.DataFrame) -> tuple[Array, Array]:
+        """Return the code of the class of each row, and the probability of each class of the version.
+
+        The classes have the order in which the version answers them. Rows of a class that it does not know are left
+        out: they have no code.
+        """
+        answered = [json.loads(text)["probabilities"] for text in outcomes["details"]]
+        codes = {name: code for code, name in enumerate(answered[0])}
+        known = [at for at, name in enumerate(outcomes["outcome"]) if name in codes]
+        label = np.array([codes[outcomes["outcome"][at]] for at in known], dtype=np.float64)
+        return label, np.array([[answered[at][name] for name in codes] for at in known], dtype=np.float64)
+
     @property
     def _codes(self) -> range:
         return range(len(self.classes))

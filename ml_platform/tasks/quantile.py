@@ -166,12 +166,19 @@ class QuantileTask(SeasonalTask):
 
     def realised_metrics(self, outcomes: pl.DataFrame) -> dict[str, float]:
         """Return the metrics of the levels that the version answered, without mase: an answer has no naive forecast."""
-        answered = [json.loads(text)["quantiles"] for text in outcomes["details"]]
-        names = sorted(answered[0], key=float)
+        label, quantiles = self.realised_rows(outcomes)
+        return self.with_outputs(_answered_levels(outcomes)).score(label, quantiles) | self.summary(label)
+
+    def realised_rows(self, outcomes: pl.DataFrame) -> tuple[Array, Array]:
+        """Return the label and the quantiles of each row, those of the levels that the version answered, ascending."""
+        answered, names = (json.loads(text)["quantiles"] for text in outcomes["details"]), _answered_levels(outcomes)
         quantiles = np.array([[row[name] for name in names] for row in answered], dtype=np.float64)
-        label = outcomes["outcome"].to_numpy()
-        return self.with_outputs(names).score(label, quantiles) | self.summary(label)
+        return outcomes["outcome"].to_numpy(), quantiles
 
     @property
     def _median(self) -> int:
         return self.levels.index(MEDIAN)
+
+
+def _answered_levels(outcomes: pl.DataFrame) -> list[str]:
+    return sorted(json.loads(outcomes["details"][0])["quantiles"], key=float)

@@ -302,6 +302,14 @@ class Task(Settings, ABC):
         label = outcomes["outcome"].to_numpy()
         return self.score(label, outcomes["score"].to_numpy()) | self.summary(label)
 
+    def realised_rows(self, outcomes: pl.DataFrame) -> tuple[Array, Array]:
+        """Return label (rows,) and prediction of ``outcomes`` of one version, in the shape that they had in training.
+
+        The metrics of a team's own are computed on them.
+        """
+        label, score = (outcomes[name].cast(pl.Float64).to_numpy() for name in ("outcome", "score"))
+        return label, score
+
 
 def answered_numbers(details: Mapping[str, Any]) -> list[float]:
     """Return the numbers in the fields of one answer, those of an object one after the other.

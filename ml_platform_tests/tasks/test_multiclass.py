@@ -23,8 +23,10 @@ from ml_platform.features.view import FeatureView
 from ml_platform.monitoring.log_lines import parse_lines
 from ml_platform.serving.openapi import openapi_document
 from ml_platform.serving.request_contract import RequestContract
-from ml_platform.tasks.metrics import EvaluationError
+from ml_platform.tasks.catalog import realised_metrics
+from ml_platform.tasks.metrics import Array, EvaluationError
 from ml_platform.tasks.multiclass import MulticlassTask
+from ml_platform.tasks.own_metric import MeanMetric, OwnMetrics, own_scores
 from ml_platform.tasks.task import LabelError
 from ml_platform.training.candidate import Candidate, fit_candidate
 from ml_platform.training.model_directory import read_model, write_model
@@ -175,6 +177,26 @@ def test_realised_metrics_count_an_unknown_class_as_wrong() -> None:
     assert found["share_new"] == pytest.approx(1 / 3)
 
 
+class Cost(MeanMetric):
+    """The cost of an answer: 5 for a row of the first class that is answered as another, else 1 for a wrong answer."""
+
+    higher_is_better = False
+
+    def row_values(self, label: Array, prediction: Array) -> Array:
+        return (prediction.argmax(axis=1) != label) * np.where(label == 0, 5.0, 1.0)
+
+
+def test_own_metric_gets_the_classes_of_the_outcomes_in_the_order_of_the_version() -> None:
+    answers = [{"2": 0.7, "10": 0.3}, {"2": 0.4, "10": 0.6}, {"2": 0.4, "10": 0.6}, {"2": 0.9, "10": 0.1}]
+    details = [json.dumps({"label": "2", "probabilities": each}) for each in answers]
+    outcomes = pl.DataFrame({"outcome": ["2", "2", "10", "11"], "score": [0.7, 0.6, 0.6, 0.9], "details": details})
+    found = realised_metrics(MulticlassTask(), outcomes, own={"cost": Cost()})
+    assert found["cost"] == pytest.approx(5 / 3)  # the row of class 11, which the version does not know, is left out
+    assert found["accuracy"] == pytest.approx(2 / 4)
+    unknown = realised_metrics(MulticlassTask(), outcomes.tail(1), own={"cost": Cost()})
+    assert ("cost" in unknown, unknown["accuracy"]) == (False, 0.0)
+
+
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("calibration", ["none", "platt"])
 def test_wine_is_learned_stored_and_served_with_the_probabilities_of_training(
@@ -224,8 +246,10 @@ def test_wine_is_learned_stored_and_served_with_the_probabilities_of_training(
     assert logged.height == 38
     assert json.loads(logged["details"][0]) == {"label": prediction.labels[0], **prediction.details[0]}
     outcomes = logged.select("score", "details", test["label"].alias("outcome"))
-    realised = predictor.task.realised_metrics(outcomes)
-    scored = candidate.task.score(candidate.task.encode(test["label"], "test"), predicted)
+    own: OwnMetrics = {"cost": Cost()}
+    realised = realised_metrics(predictor.task, outcomes, own)
+    label = candidate.task.encode(test["label"], "test")
+    scored = candidate.task.score(label, predicted) | own_scores(own, label, predicted)
     assert {name: realised[name] for name in scored} == pytest.approx(scored)
 
 

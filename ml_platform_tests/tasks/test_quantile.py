@@ -23,7 +23,9 @@ from ml_platform.features.view import FeatureView
 from ml_platform.monitoring.log_lines import parse_lines
 from ml_platform.serving.openapi import openapi_document
 from ml_platform.serving.request_contract import RequestContract
-from ml_platform.tasks.metrics import EvaluationError
+from ml_platform.tasks.catalog import realised_metrics
+from ml_platform.tasks.metrics import Array, EvaluationError
+from ml_platform.tasks.own_metric import MeanMetric
 from ml_platform.tasks.quantile import QuantileTask
 from ml_platform.tasks.seasonal_naive import NAIVE, SEASONAL_NAIVE
 from ml_platform.tasks.task import LabelError
@@ -221,8 +223,21 @@ def test_quantiles_are_learned_stored_and_served_as_in_training(trainer: str, tm
     layout = layout_of("demand", "1", prediction.served.columns, "writer").to_line()
     logged = parse_lines(b"".join(map(pack_block, blocks_of([answered]))), 0, layout).predictions
     outcomes = logged.select("score", "details", requested["label"].alias("outcome"))
-    realised = TASK.realised_metrics(outcomes)
-    assert realised == pytest.approx(TASK.score(label[:40], served) | TASK.summary(label[:40]))
+    realised = realised_metrics(TASK, outcomes, own={"width": Width()})
+    expected = (
+        TASK.score(label[:40], served) | TASK.summary(label[:40]) | {"width": float(np.ptp(served, axis=1).mean())}
+    )
+    assert realised == pytest.approx(expected)
+
+
+class Width(MeanMetric):
+    """Mean distance of the lowest and the highest quantile."""
+
+    higher_is_better = False
+
+    def row_values(self, label: Array, prediction: Array) -> Array:
+        assert prediction.shape == (len(label), len(TASK.levels))
+        return prediction[:, -1] - prediction[:, 0]
 
 
 def _field(feature: str) -> str:
