@@ -202,7 +202,7 @@ def measure(name: str, subject: Subject, root: Path, settings: RolloutSettings, 
         ended = until(lambda: outcome(plan), OUTCOME_SECONDS)
         finished = time.monotonic()
         rate = answers.total
-        until(lambda: answers.total > rate + 100, 30)
+        until(lambda: answers.total > rate + 100, 90)
     first = ended.step_started or ended.started
     return {
         "candidate": name,

@@ -29,6 +29,7 @@ from bento.predictor import Predictor
 from bento.reasons import requested_reason_count
 from bento.recent_scores import RecentScores
 from ml_platform.errors import PlatformError
+from ml_platform.serving.open_inference import PREFIX, inference_answer, model_metadata, read_inference
 from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH, openapi_document
 from ml_platform.serving.request_contract import MAX_ROWS_WITH_REASONS, FieldError, InvalidRequestError, ValidRequest
 
@@ -41,6 +42,9 @@ logger = logging.getLogger("bento.app")
 
 ROLE_HEADER = b"x-ml-platform-role"
 ROLES = {b"stable": "stable", b"candidate": "candidate", b"shadow": "shadow"}
+JSON_SIZE_HEADER = b"inference-header-content-length"
+"""Header of a request of the Open Inference Protocol with binary tensors after its JSON."""
+
 SHADOW_HOST = b"-shadow"
 """Suffix that the gateway appends to the host of a mirrored request."""
 
@@ -123,6 +127,10 @@ class PredictApp:
         self._log: PredictionLog | None = None
         self._ids = PredictionIds()
         self._path = f"/v1/{config.model}/predict"
+        self._infer_paths = [
+            f"{PREFIX}/models/{config.model}/infer",
+            f"{PREFIX}/models/{config.model}/versions/{config.version}/infer",
+        ]
         self._model = orjson.dumps({"name": config.model, "version": config.version})
         self._pages: dict[str, Callable[[], Response | Awaitable[Response]]] = {
             "/healthz": self._health,
@@ -135,6 +143,7 @@ class PredictApp:
             f"/v1/{config.model}/openapi.json": self._openapi_page,
             f"/v1/{config.model}/": self._docs_page,
             "/": self._docs_page,
+            **self._open_inference_pages(),
         }
 
     @property
@@ -199,13 +208,13 @@ class PredictApp:
             return
         detail = FieldError("header.upgrade", "no upgrade", "websocket", f"Send POST {self._path}.")
         error = _error(400, "websocket", "The service does not speak WebSocket.", detail)
-        body = _error_bytes(error, uuid.uuid4().hex)
+        body = _error_bytes(error, uuid.uuid4().hex, "")
         headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode())]
         await send({"type": "websocket.http.response.start", "status": 400, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
+        headers, path = dict(scope["headers"]), scope["path"]
         received_id = headers.get(b"x-request-id", b"")
         is_valid = _REQUEST_ID.fullmatch(received_id) is not None
         request_id = received_id.decode() if is_valid else uuid.uuid4().hex
@@ -215,10 +224,10 @@ class PredictApp:
             response = await self._respond(scope, headers, receive, request_id)
         except InvalidRequestError as error:
             self.metrics.count_error(error.reason)
-            response = Response(error.status, JSON, _error_bytes(error.to_dict(), request_id))
+            response = Response(error.status, JSON, _error_bytes(error.to_dict(), request_id, path))
         except HttpError as error:
             self.metrics.count_error(error.reason)
-            body = _error_bytes(_error(error.status, error.reason, str(error), error.detail), request_id)
+            body = _error_bytes(_error(error.status, error.reason, str(error), error.detail), request_id, path)
             response = Response(error.status, JSON, body, error.headers)
         except PlatformError as error:
             # A person can fix this from outside, for example by publishing a feature view. Its text names files.
@@ -226,12 +235,12 @@ class PredictApp:
             logger.error("request %s: %s", request_id, error)
             message = "The service cannot answer now, for example because of its features; its log has the cause."
             retry = [(b"retry-after", b"1")]
-            response = Response(503, JSON, _error_bytes(_error(503, "unavailable", message), request_id), retry)
+            response = Response(503, JSON, _error_bytes(_error(503, "unavailable", message), request_id, path), retry)
         except Exception:
             self.metrics.count_error("bug")
             logger.exception("request %s failed", request_id)
             failure = _error(500, "bug", "The service failed; its log has the cause under the request id.")
-            response = Response(500, JSON, _error_bytes(failure, request_id))
+            response = Response(500, JSON, _error_bytes(failure, request_id, path))
         response_headers = [
             (b"content-type", response.content_type),
             (b"content-length", str(len(response.body)).encode()),
@@ -243,7 +252,7 @@ class PredictApp:
 
     async def _respond(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str) -> Response:
         path, method = scope["path"], scope["method"]
-        if path != self._path:
+        if path != self._path and path not in self._infer_paths:
             page = self._pages.get(path)
             if page is None:
                 shown = path[:MAX_SHOWN_PATH]
@@ -259,7 +268,8 @@ class PredictApp:
             return found if isinstance(found, Response) else await found
         if method != "POST":
             raise _wrong_method(path, method, "POST")
-        _require_plain_json(headers)
+        if JSON_SIZE_HEADER not in headers or path == self._path:
+            _require_plain_json(headers)
         max_reasons = requested_reason_count(scope.get("query_string", b""))
         # A slow body must not take the place of a request that is complete.
         body = await self._body(headers, receive)
@@ -267,11 +277,31 @@ class PredictApp:
             raise HttpError(429, "overload", "Too many requests at once.", [(b"retry-after", b"1")])
         self.in_flight += 1
         try:
+            if path != self._path:
+                return await self._infer(body, headers, request_id)
             return await self._predict(body, headers, request_id, max_reasons)
         finally:
             self.in_flight -= 1
 
     async def _predict(self, body: bytes, headers: dict[bytes, bytes], request_id: str, max_reasons: int) -> Response:
+        predictions, prediction_id = await self._answers(body, headers, request_id, max_reasons)
+        response = orjson.dumps(
+            {"predictions": predictions, "model": orjson.Fragment(self._model), "request_id": request_id}
+        )
+        return Response(200, JSON, response, [(b"x-prediction-id", prediction_id.encode())])
+
+    async def _infer(self, body: bytes, headers: dict[bytes, bytes], request_id: str) -> Response:
+        """Answer a request of the Open Inference Protocol."""
+        size = headers.get(JSON_SIZE_HEADER, b"")
+        request = read_inference(body, self.predictor.contract, int(size) if size.isdigit() else None)
+        predictions, prediction_id = await self._answers(request.body, headers, request_id, 0)
+        answer = inference_answer(predictions, request, self.config.model, self.config.version)
+        return Response(200, JSON, orjson.dumps(answer), [(b"x-prediction-id", prediction_id.encode())])
+
+    async def _answers(
+        self, body: bytes, headers: dict[bytes, bytes], request_id: str, max_reasons: int
+    ) -> tuple[list[dict[str, Any]], str]:
+        """Return the answer of each row of ``body``, and the id of the first prediction."""
         started = time.perf_counter()
         predictor = self.predictor
         now = datetime.now(UTC)
@@ -287,15 +317,12 @@ class PredictApp:
                 {**prediction, "reasons": row_reasons}
                 for prediction, row_reasons in zip(predictions, reasons, strict=True)
             ]
-        response = orjson.dumps(
-            {"predictions": predictions, "model": orjson.Fragment(self._model), "request_id": request_id}
-        )
         prediction_id = self._ids.next()
         if self._log is not None:
             self._log.put(AnsweredRequest(prediction_id, request_id, _role(headers), now, request.rows, prediction))
         self.metrics.rows.inc(len(predictions))
         self.metrics.latency.observe(time.perf_counter() - started)
-        return Response(200, JSON, response, [(b"x-prediction-id", prediction_id.encode())])
+        return predictions, prediction_id
 
     async def _with_timeout(self, function: Callable[..., Result], *arguments: Any) -> Result:
         try:
@@ -338,6 +365,23 @@ class PredictApp:
                 orjson.dumps({"rows": [example] * min(rows, predictor.contract.max_rows)})
             )
             predictor.predict(request, datetime.now(UTC))
+
+    def _open_inference_pages(self) -> dict[str, Callable[[], Response | Awaitable[Response]]]:
+        """Return the pages of the Open Inference Protocol: its server, its health, and this model."""
+        server = orjson.dumps({"name": "ml_platform", "version": self.config.version, "extensions": []})
+
+        def metadata() -> Response:
+            return Response(200, JSON, orjson.dumps(model_metadata(self.predictor.contract, self.config.version)))
+
+        pages: dict[str, Callable[[], Response | Awaitable[Response]]] = {
+            PREFIX: lambda: Response(200, JSON, server),
+            f"{PREFIX}/health/live": lambda: Response(200, JSON, b"{}"),
+            f"{PREFIX}/health/ready": self._readiness,
+        }
+        for path in (f"{PREFIX}/models/{self.config.model}",
+                     f"{PREFIX}/models/{self.config.model}/versions/{self.config.version}"):  # fmt: skip
+            pages |= {path: metadata, f"{path}/ready": self._readiness}
+        return pages
 
     async def _readiness(self) -> Response:
         """Return 503 without online features.
@@ -392,7 +436,10 @@ def _error(status: int, reason: str, message: str, detail: FieldError | None = N
     return {"error": {"status": status, "reason": reason, "message": message, "details": details}}
 
 
-def _error_bytes(error: dict[str, Any], request_id: str) -> bytes:
+def _error_bytes(error: dict[str, Any], request_id: str, path: str) -> bytes:
+    if path.startswith(PREFIX):
+        # The Open Inference Protocol wants a text.
+        error = {"error": error["error"]["message"], "details": error["error"]["details"]}
     return orjson.dumps({**error, "request_id": request_id})
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from ml_platform.data.atomic import write_json
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
 from ml_platform.serving.gateway_admin import SOCKET_FILE
+from ml_platform.serving.open_inference import PREFIX
 from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH
 
 BOOTSTRAP_FILE, CLUSTERS_FILE, ROUTES_FILE = "envoy.json", "clusters.json", "routes.json"
@@ -116,6 +117,7 @@ def _routes(
 ) -> dict[str, Any]:
     routes = [_route(model, state) for model, state in sorted(desired.items()) if state.served_versions]
     routes += [_starting_route(model) for model in sorted(set(starting) - desired.keys())]
+    routes += [_open_inference_route(each) for each in routes]
     ready = {
         "match": {"path": "/ready"},
         "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}},
@@ -131,7 +133,7 @@ def _routes(
         "@type": _ROUTES_TYPE,
         "name": ROUTES_NAME,
         "virtual_hosts": [
-            {"name": "models", "domains": allowed_hosts, "routes": [ready, *routes, unknown]},
+            {"name": "models", "domains": allowed_hosts, "routes": [ready, *routes, _HEALTH, unknown]},
             *([] if allowed_hosts == ANY_HOST else [{"name": "others", "domains": ANY_HOST, "routes": [_FOREIGN]}]),
         ],
     }
@@ -178,9 +180,27 @@ def _route(model: str, state: DesiredState) -> dict[str, Any]:
     return route
 
 
+def _open_inference_route(route: dict[str, Any]) -> dict[str, Any]:
+    """Return ``route`` of a model with the path that it has in the Open Inference Protocol."""
+    model = route["match"]["prefix"].removeprefix("/v1/").removesuffix("/")
+    return {**route, "match": {"path_separated_prefix": f"{PREFIX}/models/{model}"}}
+
+
 def _header(key: str, value: str) -> dict[str, Any]:
     return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
+
+_HEALTH: dict[str, Any] = {
+    "match": {"safe_regex": {"regex": f"{PREFIX}(/health/(live|ready))?"}},
+    "direct_response": {
+        "status": 200,
+        "body": {"inline_string": '{"name":"ml_platform","version":"2","extensions":[]}\n'},
+    },
+    "response_headers_to_add": [
+        {"header": {"key": "content-type", "value": "application/json"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    ],
+}
+"""The server's own page and health in the Open Inference Protocol; models have theirs."""
 
 _FOREIGN: dict[str, Any] = {
     "match": {"prefix": "/"},

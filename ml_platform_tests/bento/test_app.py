@@ -375,6 +375,25 @@ def test_view_without_facts_counts_its_rows_as_missing_and_has_no_age(tmp_path: 
     assert math.isnan(samples["ml_platform_feature_age_minutes", own])
 
 
+def test_open_inference_request_is_answered_like_one_of_the_own_form(tmp_path: Path) -> None:
+    app = app_of(tmp_path)
+    tensors = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [2], "data": [1, 3]}], "id": "7"}
+    for path in ("/v2/models/toy/infer", "/v2/models/toy/versions/3/infer"):
+        answer = ask(app, tensors, path=path)
+        assert (answer.status_code, answer.headers["x-prediction-id"][-6:]) == (200, "000000")
+        outputs = {each["name"]: each["data"] for each in answer.json()["outputs"]}
+        assert outputs["score"] == [0.5, 1.5]
+        assert (answer.json()["model_name"], answer.json()["model_version"], answer.json()["id"]) == ("toy", "3", "7")
+    wrong = ask(app, {"inputs": [{**tensors["inputs"][0], "datatype": "BYTES"}]}, path="/v2/models/toy/infer")  # type: ignore[dict-item]
+    assert wrong.status_code == 422
+    assert "inputs[0].datatype" in wrong.json()["error"]
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/toy", "/v2/models/toy/versions/3/ready"):
+        assert ask(app, b"", "GET", path).status_code == 200, path
+    assert ask(app, b"", "GET", "/v2/models/other").status_code == 404
+    app.stop()
+    assert ask(app, b"", "GET", "/v2/models/toy/ready").status_code == 503
+
+
 def test_recent_scores_are_those_of_one_row_of_each_request(tmp_path: Path, read: Any) -> None:
     app = app_of(tmp_path, read=read)
     ask(app, {"rows": [{"x": 1}, {"x": 3}]}, headers={"x-request-id": "one"})

@@ -28,15 +28,21 @@ def routes(folder: Path, **state: Any) -> list[dict[str, Any]]:
 
 
 def test_routes_have_the_desired_weights_and_send_the_role(tmp_path: Path) -> None:
-    _, toy, _ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
+    _, toy, *_ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
     clusters = toy["route"]["weighted_clusters"]["clusters"]
     assert toy["match"] == {"prefix": "/v1/toy/"}
     assert [(each["name"], each["weight"]) for each in clusters] == [("toy-1-aa", 90), ("toy-2-bb", 10)]
     assert [each["request_headers_to_add"][0]["header"]["value"] for each in clusters] == ["stable", "candidate"]
 
 
+def test_open_inference_path_has_the_same_versions(tmp_path: Path) -> None:
+    _, own, tensors, *_ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
+    assert tensors["match"] == {"path_separated_prefix": "/v2/models/toy"}
+    assert tensors["route"] == own["route"]
+
+
 def test_shadow_receives_copies_and_has_no_weight(tmp_path: Path) -> None:
-    _, toy, _ = routes(tmp_path, stable=ONE, shadow=TWO, weights={"stable": 100})
+    _, toy, *_ = routes(tmp_path, stable=ONE, shadow=TWO, weights={"stable": 100})
     assert toy["route"]["request_mirror_policies"] == [{"cluster": "toy-2-bb"}]
     assert [each["name"] for each in toy["route"]["weighted_clusters"]["clusters"]] == ["toy-1-aa"]
 
@@ -45,7 +51,7 @@ def test_model_that_starts_is_answered_with_503_until_it_has_a_route(tmp_path: P
     state = {"toy": DesiredState(stable=ONE, weights={"stable": 100})}
     write_routes(tmp_path, state, version="1", allowed_hosts=["localhost"], starting=["toy", "other"])
     stored = json.loads((tmp_path / "routes.json").read_text())
-    _, toy, other, unknown = stored["resources"][0]["virtual_hosts"][0]["routes"]
+    _, toy, other, *_, unknown = stored["resources"][0]["virtual_hosts"][0]["routes"]
     assert "weighted_clusters" in toy["route"]
     assert (other["match"]["prefix"], other["direct_response"]["status"]) == ("/v1/other/", 503)
     assert unknown["direct_response"]["status"] == 404
@@ -61,7 +67,7 @@ def test_only_hosts_of_this_machine_reach_the_models_on_loopback(tmp_path: Path)
 
 
 def test_model_that_serves_nothing_has_no_route(tmp_path: Path) -> None:
-    ready, unknown = routes(tmp_path)
+    ready, _, unknown = routes(tmp_path)
     assert ready["match"] == {"path": "/ready"}
     assert unknown["direct_response"]["status"] == 404
 
