@@ -11,7 +11,7 @@ from ml_platform.data.canonical import file_digest
 from ml_platform.data.delta_log import DeltaLogError
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import PARTITION
-from ml_platform.errors import PlatformError
+from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.registry.audit import AuditError
 from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
 from ml_platform.registry.models import CHAMPION, PREVIOUS
@@ -211,8 +211,16 @@ def _desired_states(stores: PlatformStores) -> Iterator[Problem | None]:
 
 def _bentos(stores: PlatformStores, notes: list[str], model: str) -> Iterator[Problem | None]:
     """Verify the content and the signature of each recorded bento that is there; add a note for one without."""
-    keys = SigningKeys(stores.home.signing_keys)
-    for record in all_verified_bentos(stores.state):
+    keys, records = SigningKeys(stores.home.signing_keys), all_verified_bentos(stores.state)
+    models = sorted({record.model for record in records})
+    if model and model not in models:
+        raise BentoError(
+            f"Model '{model}'",
+            expected="a model with a verified bento",
+            found=f"none; there are bentos of {listed(models)}",
+            fix=f"Correct the name, or materialize {model}/bento.{did_you_mean(model, models)}",
+        )
+    for record in records:
         folder = stores.home.bentos / record.folder
         if (model and record.model != model) or not folder.is_dir():
             continue  # cleaning removes old bentos

@@ -356,6 +356,8 @@ def test_bento_that_is_not_as_signed_is_not_rolled_out_until_it_is_built_again(
     platform.materialize("bento")
     folder = platform.home.root / bento["path"]
     assert [(each.area, each.subject) for each in verify_home(platform.stores, model="toy").problems] == []
+    (unknown,) = verify_home(platform.stores, model="tyo").problems
+    assert (unknown.subject, unknown.found) == ("Model 'tyo'", "none; there are bentos of 'toy'")
     # The digest in the folder's name does not cover this file; the signature does.
     (folder / "env" / "python" / "requirements.txt").write_text("numpy")
     (problem,) = verify_home(platform.stores, model="toy").problems
