@@ -45,6 +45,7 @@ from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
 from ml_platform.serving.bento_build import build_bento
 from ml_platform.serving.bento_locks import BentoLocks
+from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states, swap_desired_state
 from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
 from ml_platform.serving.request_contract import RequestContract
@@ -104,7 +105,10 @@ class Server:
 
 @dataclass(frozen=True)
 class Subject:
-    """The served model: its bento, contract, model directory and online features, and one valid request row."""
+    """The served model: its bento, contract, model directory and online features, and one valid request row.
+
+    ``trusted_keys`` has the public key that signed the bento; None for one that is not signed.
+    """
 
     bento: Path
     contract: RequestContract
@@ -112,6 +116,7 @@ class Subject:
     online: Path
     row: dict[str, Any]
     build_seconds: float
+    trusted_keys: Path | None = None
 
 
 def main() -> None:
@@ -153,7 +158,7 @@ def of_home(home: Path, root: Path, *, deployed: bool) -> Subject:
     contract = RequestContract.model_validate(json.loads((model_dir / "contract.json").read_text()))
     row = {field.name: field.examples[0] for field in contract.fields}
     if deployed:
-        return Subject(bento, contract, model_dir, home / "online", row, 0.0)
+        return Subject(bento, contract, model_dir, home / "online", row, 0.0, SigningKeys(home / "signing").trusted)
     return built(model_dir, contract, home / "online", row, root)
 
 
@@ -173,6 +178,7 @@ def process_plan(subject: Subject, root: Path) -> ProcessPlan:
         logs=root / "logs",
         state=str(root / "state.db"),
         bentos=subject.bento.parent,
+        trusted_keys=subject.trusted_keys,
         online=str(subject.online),
         predictions=root / "predictions",
         gateway_port=free_port(),
