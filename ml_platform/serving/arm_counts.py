@@ -3,6 +3,7 @@
 import json
 import urllib.request
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,11 +78,13 @@ def read_counts(gateway: Path, slow_ms: Mapping[str, int], run: Path) -> dict[st
     """Return the counters of the services ``slow_ms``, by name, each with its limit of a slow answer.
 
     ``gateway`` is the folder of the gateway, ``run`` that of the port files. Requests beyond the limit of a service,
-    which the gateway refuses, say nothing about the service and do not count. A service that does not answer in time
-    has the counters of the gateway only. Raises ``OSError`` when the gateway does not answer.
+    which the gateway refuses, say nothing about the service and do not count. A request that another service answered
+    because this one did not accept it is an error of this one; a request that it was not sent, since it is not healthy,
+    does not count. A service that does not answer in time has the counters of the gateway only. Raises ``OSError``
+    when the gateway does not answer.
     """
     names = "|".join(slow_ms)
-    wanted = "upstream_rq_pending_overflow|upstream_rq_completed|upstream_rq_2xx|upstream_rq_active|upstream_rq_time"
+    wanted = "upstream_rq_(pending_overflow|completed|2xx|active|total|retry|time)"
     query = f"/stats?filter=^cluster\\.({names})\\.({wanted})$&format=json&histogram_buckets=cumulative"
     stats = json.loads(query_gateway(gateway, query, seconds=2.0))["stats"]
     values = {each["name"]: int(each["value"]) for each in stats if "value" in each}
@@ -91,19 +94,24 @@ def read_counts(gateway: Path, slow_ms: Mapping[str, int], run: Path) -> dict[st
     }
     found = {}
     for name, limit in slow_ms.items():
-        refused = values.get(f"cluster.{name}.upstream_rq_pending_overflow", 0)
-        completed = max(0, values.get(f"cluster.{name}.upstream_rq_completed", 0) - refused)
+        of = partial(_value, values, name)
+        completed = max(0, of("completed") - of("pending_overflow"))
+        answers = min(completed, max(0, of("total") - of("active")) + of("retry"))
         durations = buckets.get(f"cluster.{name}.upstream_rq_time", {})
         timed = max(durations.values(), default=0)
         seen = ArmCounts(
-            answers=completed,
-            errors=completed - min(completed, values.get(f"cluster.{name}.upstream_rq_2xx", 0)),
+            answers=answers,
+            errors=min(answers, completed - min(completed, of("2xx")) + of("retry")),
             timed=timed,
             slow=timed - durations.get(float(limit), timed),
-            active=values.get(f"cluster.{name}.upstream_rq_active", 0),
+            active=of("active"),
         )
         found[name] = seen.model_copy(update=_service_counts(run / f"{name}.port"))
     return found
+
+
+def _value(values: Mapping[str, int], service: str, counter: str) -> int:
+    return values.get(f"cluster.{service}.upstream_rq_{counter}", 0)
 
 
 def recent_scores(run: Path, name: str) -> str | None:

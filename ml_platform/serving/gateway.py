@@ -4,7 +4,7 @@ Envoy reads clusters and routes from two files and loads a new file when it is r
 The caller keeps the order: add the clusters that new routes need, write the routes, then remove unused clusters.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,6 +31,12 @@ LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]", "unknown"]
 
 ANY_HOST = ["*"]
 
+HEALTH_SECONDS = 1.0
+"""Time between two health checks of a service, and the time in which it must answer one."""
+
+HEALTH_MISSES = 2
+"""Health checks without an answer after which a service gets no requests, if another one can answer them."""
+
 REQUESTS_AT_ONCE, REQUESTS_WAITING = 48, 48
 """Requests to one service at once, and further ones that wait for a connection; all others get 503 at once.
 
@@ -41,7 +47,8 @@ can wait as are answered at once, because all requests of a burst wait until the
 _REQUEST_ID = f"%REQ(X-REQUEST-ID):{MAX_REQUEST_ID_LENGTH}%"
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 _ROUTES_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
-_HTTP_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+_EXTENSIONS = "type.googleapis.com/envoy.extensions"
+_HTTP_FILTERS = f"{_EXTENSIONS}.filters.http"
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,27 @@ def cluster_name(model: str, served: ServedVersion) -> str:
     return f"{model}-{Path(served.bento).name}"
 
 
-def write_clusters(folder: Path, ports: Mapping[str, int], *, version: str) -> None:
-    """Replace the clusters by ``ports`` (name of the service → local port)."""
+def fallback_name(first: str, *others: str) -> str:
+    """Return the name of the cluster that uses the service ``first``, and ``others`` in order without a healthy one."""
+    return ">".join([first, *others])
+
+
+def fallbacks_of(model: str, state: DesiredState) -> dict[str, list[str]]:
+    """Return the services, in the order in which they are tried, by role; of roles with a fallback only."""
+    if state.candidate is None or state.stable is None or state.candidate == state.stable:
+        return {}
+    return {"candidate": [cluster_name(model, state.candidate), cluster_name(model, state.stable)]}
+
+
+def write_clusters(
+    folder: Path, ports: Mapping[str, int], fallbacks: Iterable[Sequence[str]] = (), *, version: str
+) -> None:
+    """Replace the clusters by ``ports`` (name of the service → local port), and one for each of ``fallbacks``.
+
+    A fallback has the names of the services that are tried, in order.
+    """
     resources = [_cluster(name, port) for name, port in sorted(ports.items())]
+    resources += [_fallback_cluster(names) for names in sorted(map(tuple, fallbacks))]
     write_json(folder / CLUSTERS_FILE, {"version_info": version, "resources": resources})
 
 
@@ -149,10 +174,10 @@ def _starting_route(model: str) -> dict[str, Any]:
 
 def _route(model: str, state: DesiredState) -> dict[str, Any]:
     """Return the route of ``model``; the answers of one that was renamed name its successor in their headers."""
-    roles = {"stable": state.stable, "candidate": state.candidate}
+    roles, fallbacks = {"stable": state.stable, "candidate": state.candidate}, fallbacks_of(model, state)
     clusters = [
         {
-            "name": cluster_name(model, served),
+            "name": fallback_name(*fallbacks.get(role, [cluster_name(model, served)])),
             "weight": state.weights.get(role, 0),
             "request_headers_to_add": [_header(ROLE_HEADER, role)],
         }
@@ -165,8 +190,7 @@ def _route(model: str, state: DesiredState) -> dict[str, Any]:
         "timeout": f"{REQUEST_SECONDS}s",
         # The copy for a shadow has this host with a suffix; no client's host may have it.
         "host_rewrite_literal": "models",
-        # Retry only requests that certainly reached no model: a prediction must not be logged twice.
-        "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2},
+        "retry_policy": _RETRIES,
     }
     if state.sticky_by is not None:
         weighted["use_hash_policy"] = True
@@ -184,6 +208,30 @@ def _open_inference_route(route: dict[str, Any]) -> dict[str, Any]:
     """Return ``route`` of a model with the path that it has in the Open Inference Protocol."""
     model = route["match"]["prefix"].removeprefix("/v1/").removesuffix("/")
     return {**route, "match": {"path_separated_prefix": f"{PREFIX}/models/{model}"}}
+
+
+_RETRIES: dict[str, Any] = {
+    # Retry only requests that certainly reached no model: a prediction must not be logged twice.
+    "retry_on": "connect-failure,refused-stream,reset-before-request",
+    "num_retries": 2,
+    # A connection on this machine is refused at once, so there is nothing to wait for.
+    "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.01s"},
+    # The next instance, and then the next service of a fallback.
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {"@type": f"{_EXTENSIONS}.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+        }
+    ],
+    "host_selection_retry_max_attempts": 5,
+    "retry_priority": {
+        "name": "envoy.retry_priorities.previous_priorities",
+        "typed_config": {
+            "@type": f"{_EXTENSIONS}.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+            "update_frequency": 1,
+        },
+    },
+}
 
 
 def _header(key: str, value: str) -> dict[str, Any]:
@@ -212,19 +260,25 @@ _FOREIGN: dict[str, Any] = {
 """Route of requests that name another host, as a web page does that has bound its name to this machine."""
 
 
+_HEALTH_CHECK: dict[str, Any] = {
+    "timeout": f"{HEALTH_SECONDS}s",
+    "interval": f"{HEALTH_SECONDS}s",
+    # Otherwise a service without requests, such as one that just started, is looked at once a minute.
+    "no_traffic_interval": f"{HEALTH_SECONDS}s",
+    "unhealthy_threshold": HEALTH_MISSES,
+    "healthy_threshold": 1,
+    "http_health_check": {"path": "/readyz", "host": "models"},
+}
+
+
 def _cluster(name: str, port: int) -> dict[str, Any]:
-    thresholds = {
-        "max_connections": REQUESTS_AT_ONCE,
-        "max_pending_requests": REQUESTS_WAITING,
-        "max_requests": REQUESTS_AT_ONCE + REQUESTS_WAITING,
-        "max_retries": 16,
-    }
     return {
         "@type": _CLUSTER_TYPE,
         "name": name,
         "type": "STATIC",
         "connect_timeout": f"{CONNECT_SECONDS}s",
-        "circuit_breakers": {"thresholds": [thresholds]},
+        "circuit_breakers": {"thresholds": [_thresholds()]},
+        "health_checks": [_HEALTH_CHECK],
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address("127.0.0.1", port)}}]}],
@@ -237,6 +291,31 @@ def _cluster(name: str, port: int) -> dict[str, Any]:
                 "explicit_http_config": {"http_protocol_options": {}},
             }
         },
+    }
+
+
+def _fallback_cluster(names: Sequence[str]) -> dict[str, Any]:
+    """Return the cluster of the services ``names``; the statistics of requests that it answers count for the first."""
+    return {
+        "@type": _CLUSTER_TYPE,
+        "name": fallback_name(*names),
+        "alt_stat_name": names[0],
+        "connect_timeout": f"{CONNECT_SECONDS}s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "circuit_breakers": {"thresholds": [_thresholds()]},
+        "cluster_type": {
+            "name": "envoy.clusters.aggregate",
+            "typed_config": {"@type": f"{_EXTENSIONS}.clusters.aggregate.v3.ClusterConfig", "clusters": list(names)},
+        },
+    }
+
+
+def _thresholds() -> dict[str, int]:
+    return {
+        "max_connections": REQUESTS_AT_ONCE,
+        "max_pending_requests": REQUESTS_WAITING,
+        "max_requests": REQUESTS_AT_ONCE + REQUESTS_WAITING,
+        "max_retries": REQUESTS_AT_ONCE + REQUESTS_WAITING,
     }
 
 

@@ -26,7 +26,7 @@ from ml_platform.errors import PlatformError
 from ml_platform.features.stores import open_store
 from ml_platform.serving.bento_signature import TRUSTED_KEYS_VARIABLE
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states
-from ml_platform.serving.gateway import cluster_name, write_clusters, write_routes
+from ml_platform.serving.gateway import cluster_name, fallback_name, fallbacks_of, write_clusters, write_routes
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import APPLIED_FILE, STOP_SECONDS, ProcessPlan
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
@@ -51,6 +51,7 @@ class Reconciler:
         self._state = plan.open_state()
         self._manager = CircusClient(endpoint=control, timeout=STOP_SECONDS + 5)
         self._clusters: dict[str, int] | None = None
+        self._fallbacks: set[tuple[str, ...]] = set()
         self._idle: set[str] = set()
 
     def run(self) -> None:
@@ -158,7 +159,7 @@ class Reconciler:
             # A restarting service keeps its port, so its cluster stays.
             if name not in clusters and self._port_file(name).exists():
                 clusters[name] = int(self._port_file(name).read_text())
-        self._set_clusters(clusters)
+        self._set_clusters(clusters, _fallbacks_of(target) | _fallbacks_of(applied))
         applied_file = self.plan.run / APPLIED_FILE
         version = _routes_version(target, starting)
         if target != applied or self._gateway_routes_version() != version:
@@ -174,19 +175,21 @@ class Reconciler:
             write_json(applied_file, {model: state.model_dump() for model, state in target.items()})
             logger.info("the gateway loaded routes %s", version)
 
-    def _set_clusters(self, clusters: dict[str, int]) -> None:
-        if clusters == self._clusters:
+    def _set_clusters(self, clusters: dict[str, int], fallbacks: set[tuple[str, ...]]) -> None:
+        if clusters == self._clusters and fallbacks == self._fallbacks:
             return
-        version = ",".join(f"{name}:{port}" for name, port in sorted(clusters.items()))
-        write_clusters(self.plan.gateway.folder, clusters, version=version or "none")
-        self._wait_for_gateway(lambda: self._gateway_clusters() == set(clusters), f"clusters {version}")
-        self._clusters = clusters
+        names = {*clusters, *(fallback_name(*each) for each in fallbacks)}
+        version = ",".join(f"{name}:{clusters.get(name, 0)}" for name in sorted(names))
+        write_clusters(self.plan.gateway.folder, clusters, fallbacks, version=version or "none")
+        self._wait_for_gateway(lambda: self._gateway_clusters() == names, f"clusters {version}")
+        self._clusters, self._fallbacks = clusters, fallbacks
 
     def _stop_unused(self, unused: set[str], kept: set[str]) -> None:
         """Stop each service of ``unused`` after two passes in a row without a request in flight there."""
         idle = {name for name in unused if self._active_requests(name) == 0}
         for name in sorted(idle & self._idle):
-            self._set_clusters({each: port for each, port in (self._clusters or {}).items() if each in kept})
+            left = {each: port for each, port in (self._clusters or {}).items() if each in kept}
+            self._set_clusters(left, self._fallbacks)
             self._manager.send_message("rm", name=f"{SERVICE_PREFIX}{name}", waiting=True)
             self._port_file(name).unlink(missing_ok=True)
             logger.info("stopped service %s", name)
@@ -249,6 +252,11 @@ def _running_services_of(desired: Mapping[str, DesiredState], now: float) -> dic
         for model, state in desired.items()
         for each in state.running_versions(now)
     }
+
+
+def _fallbacks_of(states: Mapping[str, DesiredState]) -> set[tuple[str, ...]]:
+    """Return the services that the gateway tries in turn, for each model and role that has a fallback."""
+    return {tuple(names) for model, state in states.items() for names in fallbacks_of(model, state).values()}
 
 
 def _routes_version(desired: Mapping[str, DesiredState], starting: Collection[str]) -> str:

@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import signal
 import stat
 import subprocess
-from contextlib import AsyncExitStack, suppress
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,22 @@ from typing import Any
 import httpx
 import pytest
 
-from ml_platform.serving.arm_counts import read_counts
+from ml_platform.serving.arm_counts import ArmCounts, read_counts
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
-from ml_platform.serving.gateway import REQUESTS_AT_ONCE, Gateway, cluster_name, write_clusters, write_routes
+from ml_platform.serving.gateway import (
+    REQUESTS_AT_ONCE,
+    Gateway,
+    cluster_name,
+    fallbacks_of,
+    write_clusters,
+    write_routes,
+)
+from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import free_port
+from ml_platform_tests.polling import until
 
 ONE, TWO = ServedVersion(version="1", bento="bentos/toy/1-aa"), ServedVersion(version="2", bento="bentos/toy/2-bb")
+HALF = DesiredState(stable=ONE, candidate=TWO, weights={"stable": 50, "candidate": 50})
 
 
 def routes(folder: Path, **state: Any) -> list[dict[str, Any]]:
@@ -31,7 +45,7 @@ def test_routes_have_the_desired_weights_and_send_the_role(tmp_path: Path) -> No
     _, toy, *_ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
     clusters = toy["route"]["weighted_clusters"]["clusters"]
     assert toy["match"] == {"prefix": "/v1/toy/"}
-    assert [(each["name"], each["weight"]) for each in clusters] == [("toy-1-aa", 90), ("toy-2-bb", 10)]
+    assert [(each["name"], each["weight"]) for each in clusters] == [("toy-1-aa", 90), ("toy-2-bb>toy-1-aa", 10)]
     assert [each["request_headers_to_add"][0]["header"]["value"] for each in clusters] == ["stable", "candidate"]
 
 
@@ -104,8 +118,9 @@ def test_service_of_a_rebuilt_bento_has_another_name() -> None:
 def test_envoy_accepts_the_configuration(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path, 18080)
     gateway.write_bootstrap()
-    write_clusters(tmp_path, {"toy-1-aa": 9001}, version="1")
-    routes(tmp_path, stable=ONE, weights={"stable": 100})
+    ports = {"toy-1-aa": 9001, "toy-2-bb": 9002}
+    write_clusters(tmp_path, ports, fallbacks_of("toy", HALF).values(), version="1")
+    routes(tmp_path, **HALF.model_dump())
     done = subprocess.run([*gateway.command, "--mode", "validate"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -166,9 +181,8 @@ def test_client_with_a_sticky_header_stays_on_one_version(tmp_path: Path) -> Non
                 ports[cluster_name("toy", served)] = service.sockets[0].getsockname()[1]
             client = await stack.enter_async_context(httpx.AsyncClient(base_url=gateway.url, timeout=20))
             await _until_status(client, 503)
-            write_clusters(gateway.folder, ports, version="1")
-            weights = {"stable": 50, "candidate": 50}
-            state = {"toy": DesiredState(stable=ONE, candidate=TWO, weights=weights, sticky_by="x-user")}
+            write_clusters(gateway.folder, ports, fallbacks_of("toy", HALF).values(), version="1")
+            state = {"toy": HALF.model_copy(update={"sticky_by": "x-user"})}
             write_routes(gateway.folder, state, version="1", allowed_hosts=gateway.allowed_hosts)
             await _until_status(client, 200)
             return [
@@ -183,6 +197,99 @@ def test_client_with_a_sticky_header_stays_on_one_version(tmp_path: Path) -> Non
         envoy.wait()
     assert all(len(versions) == 1 for versions in found)
     assert set.union(*found) == {"1", "2"}
+
+
+TOY_SERVICE = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "1")
+        self.end_headers()
+        self.wfile.write(sys.argv[2].encode())
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@contextmanager
+def toy_service(text: str, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a service that answers each request with ``text``; yield its process."""
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([sys.executable, "-c", TOY_SERVICE, str(port), text], stdout=quiet, stderr=quiet)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_requests_to_a_candidate_that_ended_or_hangs_are_answered_by_the_stable_version(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "gateway", free_port())
+    gateway.write_bootstrap(starting=["toy"])
+    ports = {cluster_name("toy", each): free_port() for each in (ONE, TWO)}
+    stable_port, candidate_port = ports.values()
+
+    def answers(requests: int) -> Counter[tuple[int, str]]:
+        found = [client.get("/v1/toy/predict") for _ in range(requests)]
+        return Counter((each.status_code, each.text) for each in found)
+
+    def counts() -> ArmCounts:
+        return read_counts(gateway.folder, {cluster_name("toy", TWO): 250}, tmp_path)[cluster_name("toy", TWO)]
+
+    with (
+        toy_service("1", stable_port),
+        toy_service("2", candidate_port) as candidate,
+        running_envoy(gateway),
+        httpx.Client(base_url=gateway.url, timeout=20) as client,
+    ):
+        write_clusters(gateway.folder, ports, fallbacks_of("toy", HALF).values(), version="1")
+        write_routes(gateway.folder, {"toy": HALF}, version="1", allowed_hosts=gateway.allowed_hosts)
+        until(lambda: _text(client) == "2")
+        before = counts()
+        candidate.kill()
+        candidate.wait()
+        assert answers(60) == {(200, "1"): 60}
+        # The guard sees the requests that the candidate did not accept.
+        lost = counts().since(before)
+        assert lost.errors > 0
+        assert lost.errors == lost.answers
+
+        with toy_service("2", candidate_port) as candidate:
+            until(lambda: _text(client) == "2")
+            candidate.send_signal(signal.SIGSTOP)
+            # Nothing tells a hanging service from a slow one before it misses its health checks.
+            until(lambda: _health(gateway, TWO) == "unhealthy")
+            before = counts()
+            assert answers(60) == {(200, "1"): 60}
+            assert counts().since(before).answers == 0
+
+
+def _text(client: httpx.Client) -> str:
+    with suppress(httpx.HTTPError):
+        return client.get("/v1/toy/predict").text
+    return ""
+
+
+def _health(gateway: Gateway, served: ServedVersion) -> str:
+    """Return whether the only instance of ``served`` is healthy: ``healthy`` or not."""
+    dump = json.loads(query_gateway(gateway.folder, "/clusters?format=json", seconds=2))
+    (cluster,) = [each for each in dump["cluster_statuses"] if each["name"] == cluster_name("toy", served)]
+    failed = cluster["host_statuses"][0]["health_status"].get("failed_active_health_check", False)
+    return "unhealthy" if failed else "healthy"
+
+
+@contextmanager
+def running_envoy(gateway: Gateway) -> Iterator[None]:
+    """Run the gateway until the end of the block."""
+    quiet = subprocess.DEVNULL
+    envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=quiet, stderr=quiet)
+    try:
+        yield
+    finally:
+        envoy.terminate()
+        envoy.wait()
 
 
 async def _answer(text: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

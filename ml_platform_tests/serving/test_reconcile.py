@@ -25,6 +25,7 @@ from ml_platform.state.schema import desired_states
 ONE, TWO = (ServedVersion(version=number, bento=f"bentos/{number}-abc") for number in ("1", "2"))
 ALL_ONE = DesiredState(stable=ONE, weights={"stable": 100})
 ALL_TWO = DesiredState(stable=TWO, weights={"stable": 100})
+FALLBACK = "toy-2-abc>toy-1-abc"
 HALF = DesiredState(stable=ONE, candidate=TWO, weights={"stable": 50, "candidate": 50})
 
 
@@ -179,7 +180,7 @@ def test_routes_change_only_when_all_services_of_the_new_state_are_ready(serving
         assert serving.step()[:2] == (both, "toy:1")
     assert serving.reconciler.step().waiting == ["toy-2-abc"]
     serving.manager.finish_start("toy-2-abc")
-    assert serving.step() == (both, "toy:2", set(both))
+    assert serving.step() == (both, "toy:2", {*both, FALLBACK})
     assert serving.reconciler.step().waiting == []
 
 
