@@ -257,6 +257,16 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("shadow", "Version that receives a copy of the requests, or 'none'."),
         MetadataKey("weights", "Share of the requests by role.", "percent"),
     ),
+    "<model>/rollout, observation of a rollout in steps": (
+        MetadataKey("outcome", "Outcome of the rollout: running, completed, rolled_back or superseded."),
+        MetadataKey("step", "Number of the current step, and of all steps."),
+        MetadataKey("next", "Condition of the next step, or the reason of the outcome."),
+        MetadataKey("desired", "Table of the two versions with their answers and the share of the requests."),
+        MetadataKey("observed", "State of the services of the model, as serving reports it."),
+        MetadataKey("errors", "Errors of the candidate in this step.", "answers"),
+        MetadataKey("evidence", "Evidence against the candidate by guardrail; it is rolled back at the declared limit."),
+        MetadataKey("course", "Plot of both versions over the rollout."),
+    ),
     "<model>/predictions": (
         MetadataKey("dagster/table_name", "Table of the logged predictions."),
         MetadataKey("dagster/row_count", "Predictions in the table.", "rows"),
