@@ -264,7 +264,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("desired", "Table of the two versions with their answers and the share of the requests."),
         MetadataKey("observed", "State of the services of the model, as serving reports it."),
         MetadataKey("errors", "Errors of the candidate in this step.", "answers"),
-        MetadataKey("evidence", "Evidence against the candidate by guardrail; it is rolled back at the declared limit."),
+        MetadataKey("evidence", "Evidence against the candidate, by guardrail; enough of it rolls it back."),
         MetadataKey("course", "Plot of both versions over the rollout."),
     ),
     "<model>/predictions": (
