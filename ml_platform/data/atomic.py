@@ -12,12 +12,15 @@ from typing import Any
 from ml_platform.data.scratch import scratch_folder, scratch_prefix
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``; after a crash, and for any reader, the file has the old content or the new."""
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Replace ``path`` by ``data``; after a crash, and for any reader, the file has the old content or the new.
+
+    ``mode`` are the rights of the new file, less those that the umask denies.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name lets a sweep remove what a killed process leaves. The umask decides who may read the file.
+    # The name lets a sweep remove what a killed process leaves.
     staged = str(path.parent / (scratch_prefix("file", hidden=True) + secrets.token_hex(8)))
-    handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -35,9 +38,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as indented JSON with sorted keys, atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
+    """Replace ``path`` by ``value`` as indented JSON with sorted keys, atomically; ``mode`` as in `write_bytes`."""
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode(), mode)
 
 
 def publish_directory(staged: Path, target: Path) -> None:

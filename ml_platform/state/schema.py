@@ -167,6 +167,28 @@ verified_bentos = Table(
     Column("record", Text, nullable=False, comment="JSON."),
 )
 
+clients = Table(
+    "clients",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("requests_per_second", BigInteger, nullable=False),
+    Column("burst", BigInteger, nullable=False, comment="Requests at once after a pause."),
+    Column("requests_per_day", BigInteger, comment="Quota of a day in UTC; null: none."),
+    Column("concurrency", BigInteger, nullable=False, comment="Requests under way in one service."),
+    Column("models", Text, comment="JSON: models that it may ask; null: all."),
+)
+
+client_keys = Table(
+    "client_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("client", Text, ForeignKey("clients.name"), nullable=False),
+    Column("secret_sha1", Text, nullable=False, comment="SHA-1 of the random secret, Base64."),
+    Column("created_at", Text, nullable=False, comment="ISO 8601, UTC."),
+    Column("valid_until", Text, comment="End after a rotation; ISO 8601, UTC."),
+    Column("revoked_at", Text, comment="ISO 8601, UTC."),
+)
+
 # Decisions.
 
 audit_records = Table(

@@ -60,6 +60,16 @@ class StateStore:
         store.migrate()
         return store
 
+    @classmethod
+    def at(cls, location: str) -> "StateStore":
+        """Return the store at ``location``: an SQLite file, or `$` and the variable with an address.
+
+        A location in a file or a command line never contains a password.
+        """
+        if location.startswith("$"):
+            return cls(url=os.environ[location.removeprefix("$")])
+        return cls(path=Path(location))
+
     @property
     def location(self) -> str:
         """The path, or the address without its password."""
