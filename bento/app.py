@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 
 from bento.batching import Batcher
+from bento.client_places import ClientPlaces
 from bento.docs_page import docs_page
 from bento.metrics import CONTENT_TYPE, Metrics
 from bento.prediction_id import PredictionIds
@@ -44,6 +45,12 @@ ROLE_HEADER = b"x-ml-platform-role"
 ROLES = {b"stable": "stable", b"candidate": "candidate", b"shadow": "shadow"}
 JSON_SIZE_HEADER = b"inference-header-content-length"
 """Header of a request of the Open Inference Protocol with binary tensors after its JSON."""
+
+CLIENT_HEADER = b"x-ml-platform-client"
+"""Header with the name of the client whose key the request has; the gateway sets it, and removes one from outside."""
+
+CONCURRENCY_HEADER = b"x-ml-platform-client-concurrency"
+"""Header with the number of requests that the client may have under way in one service."""
 
 SHADOW_HOST = b"-shadow"
 """Suffix that the gateway appends to the host of a mirrored request."""
@@ -120,6 +127,7 @@ class PredictApp:
         self.metrics = Metrics(config.model, config.version)
         self.recent_scores = RecentScores()
         self.in_flight = 0
+        self._clients = ClientPlaces()
         self.ready = False
         self._load = load
         self._predictor: Predictor | None = None
@@ -275,6 +283,9 @@ class PredictApp:
         body = await self._body(headers, receive)
         if self.in_flight >= self.limits.requests_at_once:
             raise HttpError(429, "overload", "Too many requests at once.", [(b"retry-after", b"1")])
+        client = headers.get(CLIENT_HEADER, b"")
+        if not self._clients.take(client, headers.get(CONCURRENCY_HEADER, b"")):
+            raise _too_many_of_client(headers[CONCURRENCY_HEADER])
         self.in_flight += 1
         try:
             if path != self._path:
@@ -282,6 +293,7 @@ class PredictApp:
             return await self._predict(body, headers, request_id, max_reasons)
         finally:
             self.in_flight -= 1
+            self._clients.release(client)
 
     async def _predict(self, body: bytes, headers: dict[bytes, bytes], request_id: str, max_reasons: int) -> Response:
         predictions, prediction_id = await self._answers(body, headers, request_id, max_reasons)
@@ -453,6 +465,17 @@ def _wrong_request_id(received: bytes) -> HttpError:
 def _wrong_method(path: str, method: str, allowed: str) -> HttpError:
     detail = FieldError("method", allowed, method[:MAX_SHOWN_PATH], f"Send {allowed.partition(',')[0]}.")
     return HttpError(405, "method", f"{path} takes {allowed}.", [(b"allow", allowed.encode())], detail)
+
+
+def _too_many_of_client(limit: bytes) -> HttpError:
+    detail = FieldError(
+        "header.x-api-key",
+        f"at most {limit.decode()} requests of the client under way",
+        "more",
+        "Wait for an answer before the next request.",
+    )
+    message = "The client has too many requests under way."
+    return HttpError(429, "concurrency", message, [(b"retry-after", b"1")], detail)
 
 
 def _require_plain_json(headers: dict[bytes, bytes]) -> None:

@@ -29,14 +29,15 @@ MAX_REQUEST_ID_LENGTH = 200
 
 ERROR_RESPONSES = {
     "400": "The body is not JSON, or the header x-request-id is no id.",
-    "403": "The gateway forbids the request.",
+    "401": "The gateway asks for keys, and the request has no valid one.",
+    "403": "The gateway forbids the request, or the key is for other models.",
     "404": "There is no such path, or no such model.",
     "405": "The path takes another method, which the header allow names.",
     "408": "The body did not arrive in time.",
     "413": "Too many rows or bytes.",
     "415": "The body is compressed, or its content type is not application/json.",
     "422": "A field or parameter is missing, unknown, wrong or against a rule; `details` names the path of each.",
-    "429": "Too many requests at once; retry after the seconds in Retry-After.",
+    "429": "Too many requests at once, or the client is at a limit; Retry-After says when to try again.",
     "431": "The headers are too large.",
     "500": "The service failed; its log has the cause under the request id.",
     "503": "The service cannot answer now, for example because a feature view was never published.",
@@ -57,6 +58,8 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
     return {
         "openapi": "3.1.0",
         "info": {"title": contract.model, "version": version},
+        # The gateway may ask for no key, so a request without one may be right, too.
+        "security": [{}, {"apiKey": []}, {"bearer": []}],
         "paths": {
             contract.path: {
                 "post": {
@@ -118,6 +121,10 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
             }
         },
         "components": {
+            "securitySchemes": {
+                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
             "schemas": {
                 "Row": _row_schema(contract),
                 "Request": _object_schema(
@@ -204,7 +211,7 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                         "request_id": {"type": "string"},
                     }
                 ),
-            }
+            },
         },
     }
 

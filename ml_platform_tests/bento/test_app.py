@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
@@ -331,6 +332,41 @@ def test_body_that_does_not_arrive_times_out() -> None:
 def test_requests_beyond_the_limit_are_rejected_with_retry_after() -> None:
     answer = ask(app_of(limits=Limits(requests_at_once=0)), {"rows": [{"x": 1}]})
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+
+
+def test_client_at_its_limit_is_refused_while_others_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, waiting = app_of(), threading.Event()
+
+    def predict(request: ValidRequest, arrived_at: datetime) -> Prediction:
+        waiting.wait(30)
+        return HalvingModel().predict(request, arrived_at)
+
+    monkeypatch.setattr(app.predictor, "predict", predict)
+    large, small = (json.dumps({"rows": [{"x": 1}] * rows}).encode() for rows in (50, 1))
+
+    def headers(client: str, limit: str) -> dict[str, str]:
+        return {"x-ml-platform-client": client, "x-ml-platform-client-concurrency": limit}
+
+    async def requests() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://toy") as client:
+
+            def post(body: bytes, sent: dict[str, str]) -> asyncio.Task[httpx.Response]:
+                return asyncio.create_task(client.post("/v1/toy/predict", content=body, headers=sent))
+
+            slow = [post(large, headers("greedy", "2")) for _ in range(2)]
+            while app.in_flight < 2:
+                await asyncio.sleep(0)
+            refused = await post(large, headers("greedy", "2"))
+            waiting.set()
+            others = [await post(small, sent) for sent in (headers("calm", "1"), {}, headers("odd", "many"))]
+            return [refused, *others, *[await each for each in slow], await post(small, headers("greedy", "2"))]
+
+    refused, *answered = asyncio.run(requests())
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    error = refused.json()["error"]
+    assert (error["reason"], error["details"][0]["path"]) == ("concurrency", "header.x-api-key")
+    assert [each.status_code for each in answered] == [200] * 6
+    assert app._clients._taken == {}  # no client is remembered
 
 
 def test_prediction_that_takes_too_long_times_out() -> None:
