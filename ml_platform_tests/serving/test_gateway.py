@@ -94,6 +94,7 @@ def test_unavailable_response_asks_the_client_to_retry_after_a_second(tmp_path: 
     headers = {
         each["filter"]["status_code_filter"]["comparison"]["value"]["default_value"]: each["headers_to_add"]
         for each in manager["local_reply_config"]["mappers"]
+        if "status_code_filter" in each["filter"]
     }
     assert [header["header"] for header in headers[503]] == [{"key": "retry-after", "value": "1"}]
     assert manager["request_timeout"] == "15s"

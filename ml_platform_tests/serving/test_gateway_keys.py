@@ -1,0 +1,290 @@
+"""The gateway with keys, by a real Envoy: who is answered, who is refused and how, and what follows a change."""
+
+import base64
+import http.client
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from ml_platform.serving.access_watch import AccessPlan, AccessWatch, write_first_access
+from ml_platform.serving.client_keys import Client, NewKey, add_client, revoke_keys, rotate_key, set_limits
+from ml_platform.serving.client_usage import requests_today
+from ml_platform.serving.desired_state import DesiredState, ServedVersion
+from ml_platform.serving.gateway import Gateway, cluster_name, write_clusters, write_routes
+from ml_platform.serving.gateway_access import CLIENTS, KEYS, QUOTAS, RATES
+from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.processes import free_port
+from ml_platform.state.store import StateStore
+from ml_platform_tests.polling import until
+
+pytestmark = pytest.mark.slow
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ONE = ServedVersion(version="1", bento="bentos/toy/1-aa")
+
+
+class Echo(BaseHTTPRequestHandler):
+    """A service that answers with the headers that it received."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Write no line to the output of the tests."""
+
+
+@dataclass
+class KeyedGateway:
+    """A running gateway with keys before the models `toy` and `other`, and the watch over its keys."""
+
+    gateway: Gateway
+    state: StateStore
+    watch: AccessWatch
+    plan: AccessPlan
+
+    def add(self, name: str, **limits: object) -> str:
+        """Return the key of a new client, which the gateway knows already."""
+        key = NewKey.make()
+        add_client(self.state, Client.model_validate({"name": name, **limits}), key, NOW)
+        self.step()
+        return key.text
+
+    def step(self, now: datetime = NOW) -> None:
+        """Run a pass of the watch at ``now`` and wait until the gateway has loaded what it wrote."""
+        self.watch.step(now)
+        files = [self.gateway.folder / f"{name}.json" for name in (KEYS, CLIENTS, RATES, QUOTAS)]
+        written = [json.loads(file.read_text())["version_info"] for file in files]
+        until(lambda: all(each in self._loaded() for each in written), seconds=20)
+
+    def _loaded(self) -> str:
+        return query_gateway(self.gateway.folder, "/config_dump?resource=ecds_filters", seconds=5)
+
+    def post(self, key: str | None = None, *, model: str = "toy", **headers: str) -> httpx.Response:
+        sent = headers if key is None else {"x-api-key": key, **headers}
+        return httpx.post(f"{self.gateway.url}/v1/{model}/predict", content=b"{}", headers=sent)
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedGateway]:
+    folder = tmp_path_factory.mktemp("keys")
+    state = StateStore.in_folder(folder)
+    gateway = Gateway(folder / "gateway", free_port(), keys=True)
+    plan = AccessPlan(gateway=gateway.folder, state=str(state.path), keys=True)
+    gateway.write_bootstrap()
+    write_first_access(plan, NOW)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as service:
+        threading.Thread(target=service.serve_forever, daemon=True).start()
+        models = {model: DesiredState(stable=ONE, weights={"stable": 100}) for model in ("toy", "other")}
+        write_clusters(gateway.folder, {cluster_name(each, ONE): service.server_port for each in models}, version="1")
+        write_routes(gateway.folder, models, version="1", allowed_hosts=gateway.allowed_hosts)
+        with (folder / "envoy.log").open("wb") as log:
+            envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=log, stderr=log)
+        try:
+            started = KeyedGateway(gateway, state, AccessWatch(plan), plan)
+            until(lambda: _is_ready(gateway), seconds=60)
+            yield started
+        finally:
+            envoy.terminate()
+            envoy.wait()
+            service.shutdown()
+
+
+def test_valid_key_is_answered_and_the_service_sees_the_client_but_no_key(keyed: KeyedGateway) -> None:
+    key = keyed.add("alice", concurrency=7)
+    for headers in ({"x-api-key": key}, {"authorization": f"Bearer {key}"}):
+        answer = keyed.post(**{**headers, "x-ml-platform-client": "bob", "x-ml-platform-client-concurrency": "999"})
+        assert answer.status_code == 200
+        received = answer.json()
+        assert (received["x-ml-platform-client"], received["x-ml-platform-client-concurrency"]) == ("alice", "7")
+        assert not {"x-api-key", "authorization"} & received.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        (None, "none"),
+        ("wrong", "an unknown, malformed, expired or revoked one"),
+        (base64.b64encode(b"0123456789:secret").decode(), "an unknown, malformed, expired or revoked one"),
+        ("a" * 20_000, "an unknown, malformed, expired or revoked one"),
+        ('"; DROP \\', "an unknown, malformed, expired or revoked one"),
+    ],
+)
+def test_request_without_a_valid_key_is_refused_in_our_form(keyed: KeyedGateway, key: str | None, found: str) -> None:
+    answer = keyed.post(key)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["status"], error["reason"]) == (401, 401, "key")
+    assert (error["details"][0]["path"], error["details"][0]["found"]) == ("header.x-api-key", found)
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert "username" not in answer.text
+    # The paths of the models are no secret to keep, but nobody without a key learns them here.
+    assert httpx.get(f"{keyed.gateway.url}/unknown").status_code == 401
+
+
+def test_credentials_of_another_scheme_are_no_key(keyed: KeyedGateway) -> None:
+    key = keyed.add("basic")
+    assert keyed.post(authorization=f"Basic {key}").status_code == 401
+    assert keyed.post(authorization=f"bearer {key}").status_code == 200
+
+
+def test_load_balancer_needs_no_key(keyed: KeyedGateway) -> None:
+    for path in ("/ready", "/v2/health/ready", "/v2/health/live"):
+        assert httpx.get(f"{keyed.gateway.url}{path}").status_code == 200
+    assert httpx.get(f"{keyed.gateway.url}/v2/models/toy").status_code == 401
+
+
+def test_client_may_ask_only_its_models(keyed: KeyedGateway) -> None:
+    key = keyed.add("narrow", models=["other"])
+    assert keyed.post(key, model="other").status_code == 200
+    refused = keyed.post(key)
+    assert (refused.status_code, refused.json()["error"]["reason"]) == (403, "model")
+    assert refused.json()["error"]["details"][0]["path"] == "header.x-api-key"
+    infer = httpx.post(f"{keyed.gateway.url}/v2/models/other/infer", content=b"{}", headers={"x-api-key": key})
+    assert infer.status_code == 200
+    for path in (
+        "/v1/other/../toy/predict",
+        "/v1//toy/predict",
+        "/v1/toy%2Fpredict",
+        "/v2/models/toy/infer",
+        "/v2/models/toy?x=/v1/other/",
+        "/v2/repository/index",
+        "/",
+        "/v1/other",
+    ):
+        connection = http.client.HTTPConnection(keyed.gateway.host, keyed.gateway.port)
+        connection.request("POST", path, body=b"{}", headers={"x-api-key": key})
+        assert connection.getresponse().status == 403, path
+        connection.close()
+
+
+def test_revoked_key_ends_on_an_open_connection(keyed: KeyedGateway) -> None:
+    key, other = keyed.add("leaver"), keyed.add("stayer")
+    with httpx.Client(base_url=keyed.gateway.url) as client:
+        path = "/v1/toy/predict"
+        assert client.post(path, headers={"x-api-key": key}).status_code == 200
+        connections = _opened_connections(keyed.gateway)
+        revoke_keys(keyed.state, "leaver", NOW)
+        keyed.step()
+        assert client.post(path, headers={"x-api-key": key}).status_code == 401
+        assert client.post(path, headers={"x-api-key": other}).status_code == 200
+        assert _opened_connections(keyed.gateway) == connections
+
+
+def test_rotated_key_is_valid_until_the_end_of_the_overlap(keyed: KeyedGateway) -> None:
+    old, new = keyed.add("rotating"), NewKey.make()
+    ends = NOW + timedelta(hours=1)
+    rotate_key(keyed.state, "rotating", new, NOW, ends)
+    keyed.step()
+    assert [keyed.post(each).status_code for each in (old, new.text)] == [200, 200]
+    keyed.step(ends)
+    assert [keyed.post(each).status_code for each in (old, new.text)] == [401, 200]
+    keyed.step()
+
+
+def test_flood_of_one_client_is_refused_and_leaves_others_alone(keyed: KeyedGateway) -> None:
+    flooding = keyed.add("flooding", requests_per_second=1, burst=5)
+    calm = keyed.add("calm", requests_per_second=1000, burst=1000)
+    answers = [keyed.post(flooding) for _ in range(40)]
+    others = [keyed.post(calm).status_code for _ in range(20)]
+    refused = [each for each in answers if each.status_code == 429]
+    assert len(refused) >= 20
+    assert {each.status_code for each in answers} == {200, 429}
+    assert (refused[0].headers["retry-after"], refused[0].headers["x-ratelimit-limit"]) == ("1", "5")
+    error = refused[0].json()["error"]
+    assert (error["reason"], error["details"][0]["path"]) == ("limit", "header.x-api-key")
+    assert others == [200] * 20
+
+
+def test_change_of_keys_does_not_fill_the_buckets_again(keyed: KeyedGateway) -> None:
+    key = keyed.add("counted", requests_per_second=1, burst=10, requests_per_day=3)
+    assert [keyed.post(key).status_code for _ in range(4)] == [200, 200, 200, 429]
+    revoke_keys(keyed.state, "counted", NOW)
+    renewed = NewKey.make()
+    rotate_key(keyed.state, "counted", renewed, NOW, NOW + timedelta(hours=1))
+    keyed.step()
+    assert [keyed.post(each).status_code for each in (key, renewed.text)] == [401, 429]
+
+
+def test_quota_says_when_the_day_ends_and_outlives_a_restart_of_the_watch(keyed: KeyedGateway) -> None:
+    key = keyed.add("daily", requests_per_second=1000, burst=1000, requests_per_day=5)
+    assert [keyed.post(key).status_code for _ in range(3)] == [200] * 3
+    until(lambda: _stepped_usage(keyed, "daily") >= 3, seconds=20)
+    used = requests_today(keyed.state, NOW)["daily"]
+    restarted = AccessWatch(keyed.plan)
+    restarted.step(NOW)
+    statuses = [keyed.post(key) for _ in range(6)]
+    refused = [each for each in statuses if each.status_code == 429]
+    assert refused[0].headers["retry-after"] == "Mon, 02 Mar 2026 00:00:00 GMT"
+    assert len(statuses) - len(refused) <= 5 - 3
+    assert used >= 3
+    keyed.watch = restarted
+    keyed.step(NOW + timedelta(days=1))
+    assert keyed.post(key).status_code == 200
+    keyed.step()
+
+
+def test_changed_limits_are_applied(keyed: KeyedGateway) -> None:
+    key = keyed.add("changing", requests_per_second=1, burst=2)
+    set_limits(keyed.state, Client(name="changing", requests_per_second=500, burst=500, models=("toy",)))
+    keyed.step()
+    assert keyed.post(key, model="other").status_code == 403
+    assert keyed.post(key).headers["x-ratelimit-limit"] == "500"
+
+
+def test_headers_for_envoy_change_nothing_and_make_no_series(keyed: KeyedGateway) -> None:
+    key = keyed.add("clever")
+    for number in range(3):
+        headers = {"x-envoy-upstream-alt-stat-name": f"made-up-{number}", "x-envoy-retry-on": "5xx"}
+        received = keyed.post(key, **headers).json()
+        assert not {"x-envoy-retry-on", "x-envoy-upstream-alt-stat-name"} & received.keys()
+        keyed.post("wrong", **{"x-ml-platform-client": f"made-up-{number}"})
+    stats = query_gateway(keyed.gateway.folder, "/stats?usedonly", seconds=5)
+    assert "made-up" not in stats
+    assert "access.requests.client.clever.code.200: 3" in stats
+
+
+def test_no_key_is_in_a_file_of_the_gateway_or_of_the_state_store(keyed: KeyedGateway) -> None:
+    key = keyed.add("secretive")
+    secret = base64.b64decode(key).decode().partition(":")[2]
+    assert keyed.post(key).status_code == 200
+    assert keyed.post(key[:-1]).status_code == 401
+    access_log = keyed.gateway.folder / "access.jsonl"
+    until(lambda: '"client":"secretive"' in access_log.read_text(), seconds=30)
+    files = [each for each in keyed.gateway.folder.parent.rglob("*") if each.is_file()]
+    assert {"access.jsonl", "client_keys.json", "envoy.log", "state.db"} <= {each.name for each in files}
+    for file in files:
+        content = file.read_bytes()
+        assert not [each for each in (key, key[:-1], secret) if each.encode() in content], file
+    assert (keyed.gateway.folder / "client_keys.json").stat().st_mode & 0o077 == 0
+
+
+def _stepped_usage(keyed: KeyedGateway, client: str) -> int:
+    """Return the stored requests of ``client`` after another pass of a watch that stores at once."""
+    watch = AccessWatch(keyed.plan)
+    watch.step(NOW)
+    return requests_today(keyed.state, NOW).get(client, 0)
+
+
+def _opened_connections(gateway: Gateway) -> int:
+    text = query_gateway(gateway.folder, "/stats?filter=^http.gateway.downstream_cx_total$", seconds=5)
+    return int(text.rpartition(":")[2])
+
+
+def _is_ready(gateway: Gateway) -> bool:
+    try:
+        return httpx.get(f"{gateway.url}/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
