@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ml_platform.cli import care, decisions, lifecycle, rollouts
+from ml_platform.cli import care, decisions, keys, lifecycle, rollouts
 from ml_platform.cli.opening import ModelName, open_console, open_home
 from ml_platform.data.names import full_name
 from ml_platform.errors import PlatformError
@@ -35,6 +35,7 @@ app.add_typer(lifecycle.dataset, name="dataset")
 app.add_typer(lifecycle.table, name="table")
 app.add_typer(lifecycle.domain, name="domain")
 app.add_typer(rollouts.rollout, name="rollout")
+app.add_typer(keys.keys, name="keys")
 
 Partitions = Annotated[
     str,
@@ -123,6 +124,9 @@ def demo(
 @app.command()
 def up() -> None:
     """Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops all of them."""
+    from datetime import UTC, datetime
+
+    from ml_platform.console.gateway_reach import require_reachable_safely
     from ml_platform.console.lifecycle import orphans_of
     from ml_platform.console.services import platform_processes
     from ml_platform.serving.processes import up as run_until_stopped
@@ -134,13 +138,17 @@ def up() -> None:
     for orphan in orphans_of(home):
         console.print(f"Orphan: {orphan}", highlight=False, markup=False, soft_wrap=True)
 
+    plan = platform_processes(home, REPOSITORY)
+    for note in require_reachable_safely(plan, datetime.now(UTC)):
+        console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
+
     def recover() -> None:
         with open_instance(home) as instance:
             # All processes of this home have ended, so no process of a launched run can still appear.
             recover_from_killed_processes(home, instance, start_seconds=0)
 
     run_until_stopped(
-        platform_processes(home, REPOSITORY),
+        plan,
         lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
         before_start=recover,
     )

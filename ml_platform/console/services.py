@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ml_platform.console.gateway_reach import reach
 from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.processes import PLAN_FILE, ProcessPlan, ProcessSpec, free_port
 from resources.addresses import LOOPBACK, address, port, port_variable
+from resources.gateway_settings import gateway_settings
 from resources.home import Home
 from resources.online_store import OnlineStoreResource
 from resources.state_location import STATE_VARIABLE
@@ -18,7 +20,7 @@ def platform_processes(home: Home, repository: Path) -> ProcessPlan:
     programs = Path(sys.executable).parent
     web, mlflow, reports = port("webserver"), port("mlflow"), port("reports")
     workspace = ["-w", str(repository / "workspace.yaml")]
-    return _process_plan(
+    plan = _process_plan(
         home,
         port("gateway"),
         [
@@ -55,6 +57,7 @@ def platform_processes(home: Home, repository: Path) -> ProcessPlan:
             ),
         ],
     )
+    return plan.model_copy(update=reach(home, gateway_settings()))
 
 
 def serving_processes(home: Home) -> ProcessPlan:
