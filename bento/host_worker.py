@@ -35,7 +35,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CHANGED_EXIT = 4
 """Exit code of a worker whose bento was changed after its verification."""
 
-PROBES = ("/readyz", "/livez", "/healthz", "/metrics")
+PROBES = ("/readyz", "/livez", "/healthz", "/metrics", "/recent_scores")
 """Paths that are no use of a model: a monitor that asks for them keeps no model loaded."""
 
 SLICE_NANOSECONDS = 200_000

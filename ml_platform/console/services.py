@@ -14,6 +14,9 @@ from resources.home import Home
 from resources.online_store import OnlineStoreResource
 from resources.state_location import STATE_VARIABLE
 
+MAX_LOADED_VARIABLE = "ML_PLATFORM_MAX_LOADED"
+"""Environment variable with the number of models that a host keeps loaded besides the warm ones; unset: no limit."""
+
 
 def platform_processes(home: Home, repository: Path) -> ProcessPlan:
     """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, MLflow and the reports."""
@@ -78,6 +81,7 @@ def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec
         predictions=home.prediction_logs,
         gateway_port=gateway_port,
         gateway_setting=port_variable("gateway"),
+        max_loaded=int(os.environ[MAX_LOADED_VARIABLE]) if os.environ.get(MAX_LOADED_VARIABLE) else None,
         processes=[_rollout_guard(home.run), *processes],
     )
 

@@ -37,6 +37,7 @@ from ml_platform.serving.bento_sources import (
     request_view_modules,
 )
 from ml_platform.serving.request_contract import RequestContract
+from ml_platform.serving.serving_settings import ServingSettings
 from ml_platform.serving.smoke_test import run_smoke_test
 
 ENTRY_POINTS = ("bento.service", "bento.smoke_test_server", "bento.host")
@@ -83,18 +84,21 @@ def build_bento(
     bentos_root: Path,
     locks: BentoLocks,
     keys: SigningKeys | None = None,
+    serving: ServingSettings | None = None,
 ) -> BuiltBento:
     """Build the bento of ``model_dir`` as ``version`` of its model, under ``bentos_root``.
 
     ``locks`` pin its libraries, and ``keys`` sign its files (None: it is not signed). An existing bento with the same
-    content is returned as it is; one that was changed after its build is built again.
+    content is returned as it is; one that was changed after its build is built again. ``serving`` says how its service
+    runs; None: by default.
 
     Raises :class:`BentoError` when the code imports a forbidden module, when a library has no pin, or when BentoML
     fails. Raises :class:`~bento.scorer.ModelUnreadableError` for a trainer without a scorer.
     """
     bentos_root.mkdir(parents=True, exist_ok=True)
     with scratch_folder("bento", bentos_root) as staging:
-        requirements = _stage(staging, model_dir, contract, version, locks, signed=keys is not None)
+        marks = _marks(keys is not None, serving)
+        requirements = _stage(staging, model_dir, contract, version, locks, marks)
         digest = directory_digest(staging)
         name = f"{version}-{digest[:DIGEST_DIGITS]}"
         bento_folder = bentos_root / "bentos" / contract.model / name
@@ -115,7 +119,13 @@ def build_bento(
 
 
 def bento_digest(
-    model_dir: Path, contract: RequestContract, *, version: str, locks: BentoLocks, signed: bool = False
+    model_dir: Path,
+    contract: RequestContract,
+    *,
+    version: str,
+    locks: BentoLocks,
+    signed: bool = False,
+    serving: ServingSettings | None = None,
 ) -> str:
     """Return the :func:`normalized_digest` of the bento that these inputs give with the code of now, without building.
 
@@ -123,7 +133,7 @@ def bento_digest(
     :class:`BentoError` as :func:`build_bento` does for the code and the libraries.
     """
     with scratch_folder("bento-digest") as folder:
-        _stage(folder, model_dir, contract, version, locks, signed=signed)
+        _stage(folder, model_dir, contract, version, locks, _marks(signed, serving))
         return _normalized_digest(folder)
 
 
@@ -193,8 +203,19 @@ def _is_built(bento: Path, digest: str, keys: SigningKeys | None) -> bool:
         return False
 
 
+def _marks(signed: bool, serving: ServingSettings | None) -> dict[str, Any]:
+    """Return what `package.json` says besides the model; nothing for defaults, so that those change no bento."""
+    declared = {} if serving is None or serving.is_default else {"serving": serving.model_dump()}
+    return {**({SIGNED: True} if signed else {}), **declared}
+
+
 def _stage(
-    staging: Path, model_dir: Path, contract: RequestContract, version: str, locks: BentoLocks, *, signed: bool
+    staging: Path,
+    model_dir: Path,
+    contract: RequestContract,
+    version: str,
+    locks: BentoLocks,
+    marks: Mapping[str, Any],
 ) -> list[str]:
     """Copy all that the bento will carry to ``staging`` and return its pinned requirements."""
     description = json.loads((model_dir / "model.json").read_text())
@@ -203,7 +224,7 @@ def _stage(
     sources = find_sources([*ENTRY_POINTS, *scorers, *request_view_modules(features)])
     libraries = [*sources.libraries, *REQUIRED_LIBRARIES, *description.get("libraries", [])]
     requirements = pinned_requirements(libraries, locks)
-    _stage_sources(staging, sources, model_dir, contract, version, requirements, signed=signed)
+    _stage_sources(staging, sources, model_dir, contract, version, requirements, marks)
     return requirements
 
 
@@ -214,8 +235,7 @@ def _stage_sources(
     contract: RequestContract,
     version: str,
     requirements: list[str],
-    *,
-    signed: bool,
+    marks: Mapping[str, Any],
 ) -> None:
     for relative_path, file in sources.files.items():
         target = staging / relative_path
@@ -228,7 +248,7 @@ def _stage_sources(
         "version": version,
         "path": contract.path,
         "requirements": requirements,
-        **({SIGNED: True} if signed else {}),
+        **marks,
     }
     (staging / "package.json").write_text(json.dumps(metadata, indent=2, sort_keys=True))
 

@@ -85,6 +85,9 @@ class ProcessPlan(BaseModel):
     online: str = Field(description="Folder of the online snapshots, or address of the server with them.")
     predictions: Path = Field(description="Folder of the prediction logs, with one folder per model.")
     gateway_port: int = Field(description="Port of the gateway.")
+    max_loaded: int | None = Field(
+        default=None, description="Loaded models of a host at once besides the warm ones; None: no limit."
+    )
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     gateway_setting: str = Field(
         default="ML_PLATFORM_GATEWAY_PORT", description="Setting that chooses the gateway's port."

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from bento.host_plan import HostedService
 from ml_platform.data.atomic import write_json
 from ml_platform.errors import PlatformError
 from ml_platform.features.stores import open_store
@@ -29,12 +30,15 @@ from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_d
 from ml_platform.serving.gateway import cluster_name, fallback_name, fallbacks_of, write_clusters, write_routes
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import APPLIED_FILE, STOP_SECONDS, ProcessPlan
+from ml_platform.serving.service_hosts import ServiceHosts
+from ml_platform.serving.serving_settings import serving_settings_of
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
 from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
 
 logger = logging.getLogger("reconcile")
 
 SERVICE_PREFIX = "service."
+HOST_PREFIX = f"{SERVICE_PREFIX}host."
 PASS_INTERVAL_SECONDS = 0.2
 HTTP_TIMEOUT_SECONDS = 2.0
 GATEWAY_SECONDS = 15.0
@@ -53,6 +57,7 @@ class Reconciler:
         self._clusters: dict[str, int] | None = None
         self._fallbacks: set[tuple[str, ...]] = set()
         self._idle: set[str] = set()
+        self._hosts = ServiceHosts(plan.run, plan.logs, self._send, HOST_PREFIX, plan.max_loaded)
 
     def run(self) -> None:
         """Run passes until ``stopping`` is set."""
@@ -111,19 +116,37 @@ class Reconciler:
 
     def _running_services(self) -> set[str]:
         names = self._manager.send_message("list")["watchers"]
-        return {name.removeprefix(SERVICE_PREFIX) for name in names if name.startswith(SERVICE_PREFIX)}
+        own = {name for name in names if name.startswith(SERVICE_PREFIX) and not name.startswith(HOST_PREFIX)}
+        return {name.removeprefix(SERVICE_PREFIX) for name in own} | self._hosts.services(names)
+
+    def _send(self, command: str, **properties: Any) -> Any:
+        return self._manager.send_message(command, **properties)
 
     def _start(self, name: str, model: str, served: ServedVersion) -> None:
-        log = self.plan.logs / f"{SERVICE_PREFIX}{name}.log"
-        arguments = [str(self.plan.bentos / served.bento), str(self._port_file(name)), str(log)]
+        log, bento = self.plan.logs / f"{SERVICE_PREFIX}{name}.log", self.plan.bentos / served.bento
+        arguments = [str(bento), str(self._port_file(name)), str(log)]
+        online, predictions = open_store(self.plan.online).location, (self.plan.predictions / model).resolve()
         environment = {
             **os.environ,
-            "ML_PLATFORM_ONLINE": open_store(self.plan.online).location,
-            "ML_PLATFORM_PREDICTION_LOG": str((self.plan.predictions / model).resolve()),
+            "ML_PLATFORM_ONLINE": online,
+            "ML_PLATFORM_PREDICTION_LOG": str(predictions),
             **ONE_THREAD_ENVIRONMENT,
             **({} if self.plan.trusted_keys is None else {TRUSTED_KEYS_VARIABLE: str(self.plan.trusted_keys)}),
         }
         options = {"env": environment, "graceful_timeout": STOP_SECONDS - 5, "stop_children": True}
+        declared = serving_settings_of(bento)
+        if declared.isolation == "shared" and self._hosts.accepts(bento):
+            service = HostedService(
+                name=name,
+                bento=bento.resolve(),
+                port_file=self._port_file(name).resolve(),
+                log=log.resolve(),
+                predictions=predictions,
+                warm=declared.warm,
+            )
+            self._hosts.add(service, online=online, environment=environment, options=options)
+            logger.info("started service %s in a host", name)
+            return
         self._manager.send_message(
             "add",
             name=f"{SERVICE_PREFIX}{name}",
@@ -190,7 +213,8 @@ class Reconciler:
         for name in sorted(idle & self._idle):
             left = {each: port for each, port in (self._clusters or {}).items() if each in kept}
             self._set_clusters(left, self._fallbacks)
-            self._manager.send_message("rm", name=f"{SERVICE_PREFIX}{name}", waiting=True)
+            if not self._hosts.remove(name):
+                self._manager.send_message("rm", name=f"{SERVICE_PREFIX}{name}", waiting=True)
             self._port_file(name).unlink(missing_ok=True)
             logger.info("stopped service %s", name)
         self._idle = idle

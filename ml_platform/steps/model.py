@@ -36,6 +36,7 @@ from ml_platform.serving.load_profile import LoadTestSettings
 from ml_platform.serving.request_contract import MAX_PAST_MINUTES, MaxPastMinutes, OnPast, RequestContract, RequestField
 from ml_platform.serving.request_rules import RequestRule
 from ml_platform.serving.rollout_settings import RolloutSettings
+from ml_platform.serving.serving_settings import ServingSettings
 from ml_platform.steps.monitor_settings import MonitorSettings
 from ml_platform.steps.retention import ModelRetention
 from ml_platform.tasks.binary import BinaryTask
@@ -239,6 +240,10 @@ class ModelSettings(Settings):
     rollout: RolloutSettings = Field(
         default_factory=lambda: RolloutSettings.model_validate({}),
         description="How a new champion reaches the users of the endpoint.",
+    )
+    serving: ServingSettings = Field(
+        default_factory=lambda: ServingSettings.model_validate({}),
+        description="Process that the versions of the model run in.",
     )
     contract: ContractSettings = Field(
         default_factory=lambda: ContractSettings.model_validate({}),

@@ -89,6 +89,7 @@ def reuse_or_package(model: BoundModel, version: ModelVersion, month: str, store
             version=str(version.version),
             locks=model.locks(stores.repository),
             signed=True,
+            serving=model.declared.serving,
         ),
     )
     if found is not None and _is_signed(found[0].path, stores):
@@ -118,6 +119,7 @@ def package_version(model: BoundModel, version: ModelVersion, month: str, stores
         bentos_root=stores.home.bentos,
         locks=model.locks(stores.repository),
         keys=SigningKeys(stores.home.signing_keys),
+        serving=model.declared.serving,
     )
     features, subject = features_of(directory), f"Bento {package.tag}"
     require_reads_of_training(model, directory, features, stores.lake, subject)

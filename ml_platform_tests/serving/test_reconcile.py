@@ -15,11 +15,13 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
+from bento.host_plan import PLAN_FILE, HostPlan
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, desired_generation, swap_desired_state
 from ml_platform.serving.gateway import CLUSTERS_FILE, ROUTES_FILE
 from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.processes import ProcessPlan
 from ml_platform.serving.reconcile import Reconciler
+from ml_platform.serving.service_hosts import HOSTS_FOLDER
 from ml_platform.state.schema import desired_states
 
 ONE, TWO = (ServedVersion(version=number, bento=f"bentos/{number}-abc") for number in ("1", "2"))
@@ -182,6 +184,23 @@ def test_routes_change_only_when_all_services_of_the_new_state_are_ready(serving
     serving.manager.finish_start("toy-2-abc")
     assert serving.step() == (both, "toy:2", {*both, FALLBACK})
     assert serving.reconciler.step().waiting == []
+
+
+def test_version_that_declares_it_runs_in_a_host(serving: Serving) -> None:
+    source = serving.plan.bentos / ONE.bento / "src"
+    (source / "bento").mkdir(parents=True)
+    (source / "bento" / "host.py").touch()
+    declared = {"isolation": "shared", "warm": False}
+    (source / "package.json").write_text(json.dumps({"requirements": [], "serving": declared}))
+    set_desired_state(serving.plan, ALL_ONE)
+    (host,), *_ = serving.step()
+    (file,) = (serving.plan.run / HOSTS_FOLDER).glob(f"*/{host.removeprefix('host.')}/{PLAN_FILE}")
+    (service,) = HostPlan.model_validate_json(file.read_text()).services
+    assert (service.name, service.bento, service.warm) == ("toy-1-abc", source.parent, False)
+    service.port_file.write_text(str(serving.manager.port))
+    assert serving.step() == ([host], "toy:1", {"toy-1-abc"})
+    set_desired_state(serving.plan, DesiredState())
+    assert [serving.step()[0] for _ in range(2)] == [[host], []]
 
 
 def test_replaced_service_stops_after_two_idle_passes(serving: Serving) -> None:
