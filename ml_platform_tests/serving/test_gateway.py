@@ -201,7 +201,7 @@ def test_client_with_a_sticky_header_stays_on_one_version(tmp_path: Path) -> Non
 
 
 TOY_SERVICE = """
-import http.server, sys
+import http.server, sys, threading
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
@@ -209,15 +209,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("content-length", "1")
         self.end_headers()
         self.wfile.write(sys.argv[2].encode())
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+if len(sys.argv) > 3:
+    server.handle_request()  # in a thread, which serves this connection until its end
+    server.socket.close()
+    threading.Event().wait()
+else:
+    server.serve_forever()
 """
 
 
 @contextmanager
-def toy_service(text: str, port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a service that answers each request with ``text``; yield its process."""
+def toy_service(text: str, port: int, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a service that answers with ``text``, with options on its first connection only; yield its process."""
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen([sys.executable, "-c", TOY_SERVICE, str(port), text], stdout=quiet, stderr=quiet)
+    command = [sys.executable, "-c", TOY_SERVICE, str(port), text, *options]
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
     try:
         yield process
     finally:
@@ -226,45 +233,57 @@ def toy_service(text: str, port: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @pytest.mark.slow
-def test_requests_to_a_candidate_that_ended_or_hangs_are_answered_by_the_stable_version(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path / "gateway", free_port())
+def test_requests_that_a_candidate_does_not_accept_are_answered_by_the_stable_version(tmp_path: Path) -> None:
+    # The first connection is that of the health checks, so the candidate stays healthy.
+    with candidate_at_half(tmp_path, "first connection only") as (gateway, client, _):
+        before = _counts(gateway)
+        assert _answers(client, 60) == {(200, "1"): 60}
+        # The guard sees the requests that the candidate did not accept.
+        lost = _counts(gateway).since(before)
+        assert lost.errors > 0
+        assert lost.errors == lost.answers
+
+
+@pytest.mark.slow
+def test_requests_to_a_candidate_that_hangs_are_answered_by_the_stable_version(tmp_path: Path) -> None:
+    with candidate_at_half(tmp_path) as (gateway, client, candidate):
+        until(lambda: _text(client) == "2")
+        candidate.send_signal(signal.SIGSTOP)
+        # Nothing tells a hanging service from a slow one before it misses its health checks.
+        until(lambda: (_health(gateway, TWO), _health(gateway, ONE)) == ("unhealthy", "healthy"))
+        before = _counts(gateway)
+        assert _answers(client, 60) == {(200, "1"): 60}
+        assert _counts(gateway).since(before).answers == 0
+
+
+@contextmanager
+def candidate_at_half(folder: Path, *options: str) -> Iterator[tuple[Gateway, httpx.Client, "subprocess.Popen[bytes]"]]:
+    """Run a gateway with two toy services, the candidate with ``options``; yield gateway, client and candidate."""
+    gateway = Gateway(folder / "gateway", free_port())
     gateway.write_bootstrap(starting=["toy"])
     ports = {cluster_name("toy", each): free_port() for each in (ONE, TWO)}
     stable_port, candidate_port = ports.values()
-
-    def answers(requests: int) -> Counter[tuple[int, str]]:
-        found = [client.get("/v1/toy/predict") for _ in range(requests)]
-        return Counter((each.status_code, each.text) for each in found)
-
-    def counts() -> ArmCounts:
-        return read_counts(gateway.folder, {cluster_name("toy", TWO): 250}, tmp_path)[cluster_name("toy", TWO)]
-
     with (
         toy_service("1", stable_port),
-        toy_service("2", candidate_port) as candidate,
+        toy_service("2", candidate_port, *options) as candidate,
         running_envoy(gateway),
         httpx.Client(base_url=gateway.url, timeout=20) as client,
     ):
         write_clusters(gateway.folder, ports, fallbacks_of("toy", HALF).values(), version="1")
+        until(lambda: (_health(gateway, ONE), _health(gateway, TWO)) == ("healthy", "healthy"))
         write_routes(gateway.folder, {"toy": HALF}, version="1", allowed_hosts=gateway.allowed_hosts)
-        until(lambda: _text(client) == "2")
-        before = counts()
-        candidate.kill()
-        candidate.wait()
-        assert answers(60) == {(200, "1"): 60}
-        # The guard sees the requests that the candidate did not accept.
-        lost = counts().since(before)
-        assert lost.errors > 0
-        assert lost.errors == lost.answers
+        until(lambda: _text(client) in ("1", "2"))
+        yield gateway, client, candidate
 
-        with toy_service("2", candidate_port) as candidate:
-            until(lambda: _text(client) == "2")
-            candidate.send_signal(signal.SIGSTOP)
-            # Nothing tells a hanging service from a slow one before it misses its health checks.
-            until(lambda: _health(gateway, TWO) == "unhealthy")
-            before = counts()
-            assert answers(60) == {(200, "1"): 60}
-            assert counts().since(before).answers == 0
+
+def _answers(client: httpx.Client, requests: int) -> Counter[tuple[int, str]]:
+    found = [client.get("/v1/toy/predict") for _ in range(requests)]
+    return Counter((each.status_code, each.text) for each in found)
+
+
+def _counts(gateway: Gateway) -> ArmCounts:
+    name = cluster_name("toy", TWO)
+    return read_counts(gateway.folder, {name: 250}, gateway.folder)[name]
 
 
 def _text(client: httpx.Client) -> str:
@@ -274,11 +293,16 @@ def _text(client: httpx.Client) -> str:
 
 
 def _health(gateway: Gateway, served: ServedVersion) -> str:
-    """Return whether the only instance of ``served`` is healthy: ``healthy`` or not."""
-    dump = json.loads(query_gateway(gateway.folder, "/clusters?format=json", seconds=2))
-    (cluster,) = [each for each in dump["cluster_statuses"] if each["name"] == cluster_name("toy", served)]
-    failed = cluster["host_statuses"][0]["health_status"].get("failed_active_health_check", False)
-    return "unhealthy" if failed else "healthy"
+    """Return whether the only instance of ``served`` is ``healthy``, ``unhealthy`` or ``unknown`` to the gateway."""
+    try:
+        dump = json.loads(query_gateway(gateway.folder, "/clusters?format=json", seconds=2))
+    except OSError:
+        return "unknown"
+    for cluster in dump.get("cluster_statuses", []):
+        if cluster["name"] == cluster_name("toy", served):
+            failed = cluster["host_statuses"][0]["health_status"].get("failed_active_health_check", False)
+            return "unhealthy" if failed else "healthy"
+    return "unknown"
 
 
 @contextmanager
