@@ -12,6 +12,7 @@ import pytest
 from ml_platform.serving.bento_build import BuiltBento, bento_digest, build_bento, normalized_digest, verify_bento
 from ml_platform.serving.bento_locks import OPTIONAL_LOCKS, BentoLocks
 from ml_platform.serving.bento_sources import BentoError
+from ml_platform.serving.serving_settings import ServingSettings
 from ml_platform.training.trainer import Matrix, TrainerSettings, make_trainer
 from ml_platform_tests.serving.conftest import CONTRACT, LOCK, ToyModel
 
@@ -83,6 +84,15 @@ def test_digest_of_a_build_is_known_without_building(toy: ToyModel, built_bento:
     described = json.loads((other / "model.json").read_text())
     (other / "model.json").write_text(json.dumps(described | {"threshold": 0.6}))
     assert bento_digest(other, CONTRACT, version="1", locks=LOCKS) != normalized_digest(built_bento.path)
+
+
+def test_declared_serving_gives_another_bento_and_the_default_none(toy: ToyModel) -> None:
+    digests = [
+        bento_digest(toy.model_dir, CONTRACT, version="1", locks=LOCKS, serving=serving)
+        for serving in (None, ServingSettings(), ServingSettings(isolation="shared"), ServingSettings(warm=False))
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_other_content_gives_another_bento(
