@@ -56,16 +56,14 @@ class SigningKeys:
 
         The key is made when there is none. Raises :class:`SigningKeyError` for a key that cannot sign.
         """
-        signing, hashing = _library("signing"), _library("hashing")
+        signing = _library("signing")
         with self._private_key() as key:
             try:
                 config = signing.Config().use_elliptic_key_signer(private_key=key)
             except (ValueError, TypeError) as error:
                 raise _key_error(str(error)) from error
             (bento / SIGNATURE_FILE).unlink(missing_ok=True)
-            # The signature itself is no file of the signed content.
-            ignored = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
-            config.set_hashing_config(ignored).sign(bento, bento / SIGNATURE_FILE)
+            config.set_hashing_config(_hashing_config(bento)).sign(bento, bento / SIGNATURE_FILE)
             self._trust(key)
         return require_signature(bento, self.trusted)
 
@@ -77,14 +75,7 @@ class SigningKeys:
         key = require_signature(bento, self.trusted)
         if not key:
             return ""
-        verifying, hashing = _library("verifying"), _library("hashing")
-        covered = bento_files(bento)
-        others = [
-            path for path in bento.rglob("*") if path.is_file() and path.relative_to(bento).as_posix() not in covered
-        ]
-        config = hashing.Config().set_ignored_paths(
-            paths=[path.relative_to(bento) for path in others], ignore_git_paths=False
-        )
+        verifying, config = _library("verifying"), _hashing_config(bento)
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=self._public_file(key))
         try:
             verifier.set_hashing_config(config).verify(bento, bento / SIGNATURE_FILE)
@@ -148,6 +139,14 @@ def _write_private(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     staged.replace(path)
+
+
+def _hashing_config(bento: Path) -> Any:
+    """Return the settings by which the library covers :func:`bento_files`: the signature and bytecode are ignored."""
+    covered = bento_files(bento)
+    files = [path.relative_to(bento) for path in bento.rglob("*") if path.is_file()]
+    ignored = [*(path for path in files if path.as_posix() not in covered), Path(SIGNATURE_FILE)]
+    return _library("hashing").Config().set_ignored_paths(paths=ignored, ignore_git_paths=False)
 
 
 def _library(module: str) -> Any:
