@@ -16,6 +16,7 @@ from pathlib import Path
 from ml_platform.data.lake import Lake
 from ml_platform.data.scratch import PREFIX, scratch_folder
 from ml_platform.registry.audit import AuditLog
+from ml_platform.serving.bento_signature import BYTECODE
 from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.state.state_dump import STATE_DUMP, dump_state, load_state
 from ml_platform.state.store import StateStore
@@ -206,7 +207,8 @@ def _regular_files(home: Home) -> Iterator[Path]:
         if here == home.root:
             # The catalog lists the files of the lake.
             names[:] = [name for name in names if name not in LEFT_OUT and name != home.lake.name]
-        names[:] = sorted(name for name in names if not name.startswith(f".{PREFIX}"))
+        # Bytecode names the place where it was compiled, and a service compiles its own.
+        names[:] = sorted(name for name in names if not name.startswith(f".{PREFIX}") and name != BYTECODE)
         for name in sorted(files):
             if here == home.root and name == home.state.name:
                 continue
