@@ -293,14 +293,15 @@ def test_requests_beyond_the_limit_are_refused_at_once_with_the_time_to_retry(li
 
             return await asyncio.gather(*(ask() for _ in range(clients)))
 
-    answers = asyncio.run(flood(320))
+    # A client on a busy machine can be too slow to fill all places at once; then a larger flood follows.
+    floods = (asyncio.run(flood(clients)) for clients in (320, 640, 960, 960))
+    answers = next(found for found in floods if any(status != 200 for status, _, _ in found))
     statuses = {status for status, _, _ in answers}
-    first_refusal = min((seconds for status, seconds, _ in answers if status != 200), default=30.0)
+    first_refusal = min(seconds for status, seconds, _ in answers if status != 200)
     last_answer = max(seconds for status, seconds, _ in answers if status == 200)
     assert first_refusal < last_answer / 2
     assert statuses <= {200, 429, 503}
     refused = [retry for status, _, retry in answers if status != 200]
-    assert refused  # how many depends on how fast the client sends and the service answers
     assert set(refused) == {"1"}
     until(lambda: live.post({"rows": [row()]}).status_code == 200)
 
