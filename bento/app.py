@@ -52,6 +52,9 @@ CLIENT_HEADER = b"x-ml-platform-client"
 CONCURRENCY_HEADER = b"x-ml-platform-client-concurrency"
 """Header with the number of requests that the client may have under way in one service."""
 
+MAX_SIZE_DIGITS = 12
+"""Digits of that header; Python reads no number of thousands of digits, which a client may send."""
+
 SHADOW_HOST = b"-shadow"
 """Suffix that the gateway appends to the host of a mirrored request."""
 
@@ -305,7 +308,8 @@ class PredictApp:
     async def _infer(self, body: bytes, headers: dict[bytes, bytes], request_id: str) -> Response:
         """Answer a request of the Open Inference Protocol."""
         size = headers.get(JSON_SIZE_HEADER, b"")
-        request = read_inference(body, self.predictor.contract, int(size) if size.isdigit() else None)
+        is_size = size.isdigit() and len(size) <= MAX_SIZE_DIGITS
+        request = read_inference(body, self.predictor.contract, int(size) if is_size else None)
         predictions, prediction_id = await self._answers(request.body, headers, request_id, 0)
         answer = inference_answer(predictions, request, self.config.model, self.config.version)
         return Response(200, JSON, orjson.dumps(answer), [(b"x-prediction-id", prediction_id.encode())])

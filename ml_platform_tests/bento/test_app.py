@@ -423,6 +423,8 @@ def test_open_inference_request_is_answered_like_one_of_the_own_form(tmp_path: P
     wrong = ask(app, {"inputs": [{**tensors["inputs"][0], "datatype": "BYTES"}]}, path="/v2/models/toy/infer")  # type: ignore[dict-item]
     assert wrong.status_code == 422
     assert "inputs[0].datatype" in wrong.json()["error"]
+    many_digits = {"inference-header-content-length": "1" * 5000}
+    assert ask(app, b"{", path="/v2/models/toy/infer", headers=many_digits).status_code == 400
     for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/toy", "/v2/models/toy/versions/3/ready"):
         assert ask(app, b"", "GET", path).status_code == 200, path
     assert ask(app, b"", "GET", "/v2/models/other").status_code == 404
