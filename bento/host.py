@@ -34,6 +34,7 @@ from bento.app import PredictApp
 from bento.host_connections import RECEIVE_SECONDS, Connection
 from bento.host_plan import PLAN_FILE, STATUS_FILE, HostedService, HostPlan, HostStatus, ServiceStatus
 from bento.host_worker import BACKLOG, CHANGED_EXIT, GRACE_SECONDS, STOP_SIGNALS, Activity, follow_host, serve
+from bento.service_socket import bound_socket
 from ml_platform.data.atomic import write_text
 
 logger = logging.getLogger("bento.host")
@@ -404,7 +405,7 @@ class Host:
                 service.spec = spec
         for name, spec in wanted.items():
             if name not in self._services:
-                service = self._services[name] = _Service(spec, bound_socket(spec.port_file))
+                service = self._services[name] = _Service(spec, _listening_socket(spec.port_file))
                 self._selector.register(service.listener, selectors.EVENT_READ, (service, None))
 
     def _remove(self, name: str) -> None:
@@ -424,21 +425,11 @@ class Host:
             self._written_status = text
 
 
-def bound_socket(port_file: Path) -> socket.socket:
-    """Return a listening socket on the previous port of a service, where the gateway expects it, or on a free one."""
-    previous_port = int(port_file.read_text()) if port_file.exists() else 0
-    for port in dict.fromkeys((previous_port, 0)):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            listener.close()
-            continue
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-        return listener
-    raise OSError("no free port on 127.0.0.1")
+def _listening_socket(port_file: Path) -> socket.socket:
+    listener = bound_socket(port_file)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
 
 
 def import_ahead(code: Path) -> None:

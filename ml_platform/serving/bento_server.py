@@ -7,10 +7,10 @@ double the start time.
 
 import os
 import shutil
-import socket
 import sys
 from pathlib import Path
 
+from bento.service_socket import bound_socket
 from ml_platform.serving.bento_digest import ChangedBentoError, require_unchanged
 from ml_platform.serving.bento_signature import BYTECODE
 
@@ -32,7 +32,7 @@ def main(bento: Path, port_file: Path, log_file: Path) -> None:
         with log_file.open("a") as log:
             log.write(f"{error}\n")
         raise SystemExit(str(error)) from None
-    listener = _bind_socket(port_file)
+    listener = bound_socket(port_file)
     listener.set_inheritable(True)
     # Listen before the server runs: an early request then waits instead of being rejected.
     listener.listen(BACKLOG)
@@ -57,21 +57,6 @@ def _remove_bytecode(bento: Path) -> None:
         if BYTECODE in names:
             names.remove(BYTECODE)
             shutil.rmtree(Path(folder, BYTECODE), ignore_errors=True)
-
-
-def _bind_socket(port_file: Path) -> socket.socket:
-    """Return a socket on this service's previous port, where the gateway expects it, or else on a free port."""
-    previous_port = int(port_file.read_text()) if port_file.exists() else 0
-    for port in dict.fromkeys((previous_port, 0)):
-        server_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server_socket.bind(("127.0.0.1", port))
-        except OSError:
-            server_socket.close()
-            continue
-        return server_socket
-    raise OSError("no free port on 127.0.0.1")
 
 
 if __name__ == "__main__":

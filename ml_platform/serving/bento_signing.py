@@ -97,7 +97,7 @@ class SigningKeys:
         given = os.environ.get(SIGNING_KEY_VARIABLE, "").strip()
         if given.startswith("-----BEGIN"):
             with scratch_folder("signing-key") as folder:
-                _write_private(folder / PRIVATE_KEY, given.encode())
+                write_bytes(folder / PRIVATE_KEY, given.encode(), mode=0o600)
                 yield folder / PRIVATE_KEY
             return
         if given:
@@ -108,7 +108,7 @@ class SigningKeys:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / LOCK_FILE):
             if not self.private.exists():
-                _write_private(self.private, _new_key())
+                write_bytes(self.private, _new_key(), mode=0o600)
         yield self.private
 
     def _trust(self, private_key: Path) -> None:
@@ -128,17 +128,6 @@ def _new_key() -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    """Write ``data`` to the new file ``path`` that only its owner can read; a killed write leaves no such file."""
-    staged = path.with_name(f".{path.name}.new")
-    staged.unlink(missing_ok=True)
-    with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
 
 
 def _hashing_config(bento: Path) -> Any:

@@ -1,9 +1,6 @@
 """Tests a built bento under its declared load: a real service process, in turns with a bare endpoint."""
 
 import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -27,7 +24,7 @@ from ml_platform.serving.load_profile import (
     judge,
 )
 from ml_platform.serving.open_loop import LoadMeasurement, arrivals, send
-from ml_platform.serving.smoke_test import TIMEOUT_SECONDS, last_output, service_environment
+from ml_platform.serving.smoke_test import TIMEOUT_SECONDS, last_output, piped_server, service_environment
 
 WARM_UP_REQUESTS, WARM_UP_RATE = 50, 100.0
 
@@ -129,28 +126,15 @@ def _running_calibration() -> Iterator[int]:
 
 def _running(module: str, subject: str, folder: Path | None, environment: dict[str, str] | None) -> Iterator[int]:
     """Run a server that prints its port, and yield the port; the server ends afterwards."""
-    with tempfile.TemporaryFile("w+") as errors:
-        server = subprocess.Popen(
-            [sys.executable, "-m", module],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        try:
-            assert server.stdout is not None
-            line = server.stdout.readline()
-            if not line:
-                raise BentoError(
-                    subject,
-                    expected="a service that starts",
-                    found=f"error output: {last_output(errors)}",
-                    fix="Fix the error in the last line, then materialize the bento again.",
-                )
-            yield json.loads(line)["port"]
-            server.communicate(timeout=TIMEOUT_SECONDS)
-        finally:
-            server.kill()
-            server.wait()
+    with piped_server(module, folder, environment) as (server, errors):
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if not line:
+            raise BentoError(
+                subject,
+                expected="a service that starts",
+                found=f"error output: {last_output(errors)}",
+                fix="Fix the error in the last line, then materialize the bento again.",
+            )
+        yield json.loads(line)["port"]
+        server.communicate(timeout=TIMEOUT_SECONDS)

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -54,17 +55,11 @@ def run_smoke_test(
     ``online`` is the location of the online store; ``subject`` names the bento in messages. Raises
     :class:`BentoError`, with the server's error output, when it does not start or does not answer with predictions.
     """
-    with scratch_folder("smoke-test") as folder, tempfile.TemporaryFile("w+") as errors:
-        environment = service_environment(source, online, folder)
-        server = subprocess.Popen(
-            [sys.executable, "-m", "bento.smoke_test_server"],
-            cwd=source,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
+    with (
+        scratch_folder("smoke-test") as folder,
+        piped_server("bento.smoke_test_server", source, service_environment(source, online, folder)) as started,
+    ):
+        server, errors = started
         try:
             return _measure(server, path, rows)
         except (OSError, ValueError, http.client.HTTPException, subprocess.TimeoutExpired) as error:
@@ -76,6 +71,25 @@ def run_smoke_test(
                 found=f"{error}; error output: {last_output(errors)}",
                 fix="Fix the error in the last line, then materialize the bento again.",
             ) from error
+
+
+@contextmanager
+def piped_server(
+    module: str, folder: Path | None, environment: Mapping[str, str] | None
+) -> Iterator[tuple["subprocess.Popen[str]", IO[str]]]:
+    """Run the server ``module`` in ``folder``; yield it with the file of its error output, and kill it afterwards."""
+    with tempfile.TemporaryFile("w+") as errors:
+        server = subprocess.Popen(
+            [sys.executable, "-m", module],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            yield server, errors
         finally:
             server.kill()
             server.wait()

@@ -149,19 +149,15 @@ def plot_rollout(state: StateStore, model: str) -> bytes | None:
     if rollout is None or curve is None or curve.started != rollout.started or not curve.points:
         return None
     points = curve.points
-    shares = {
-        "errors": {
-            arm: [one.errors / max(1, one.answers) for one in (getattr(point, arm) for point in points)]
-            for arm in ("stable", "candidate")
-        },
-        "slow answers": {
-            arm: [one.slow / max(1, one.timed) for one in (getattr(point, arm) for point in points)]
-            for arm in ("stable", "candidate")
-        },
-    }
+
+    def shares(bad: str, known: str) -> dict[str, list[float]]:
+        arms = {arm: [getattr(point, arm) for point in points] for arm in ("stable", "candidate")}
+        return {arm: [getattr(one, bad) / max(1, getattr(one, known)) for one in arms[arm]] for arm in arms}
+
+    drawn = {"errors": shares("errors", "answers"), "slow answers": shares("slow", "timed")}
     evidence = {name: [point.evidence.get(name, 1.0) for point in points] for name in points[-1].evidence}
     limit = evidence_limit(rollout.settings.guardrails)
-    return rollout_plot([point.seconds for point in points], shares, evidence, limit)
+    return rollout_plot([point.seconds for point in points], drawn, evidence, limit)
 
 
 def supersede_rollout(state: StateStore, model: str, *, reason: str, by: str, at: datetime) -> None:

@@ -25,6 +25,7 @@ from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
 from ml_platform.serving.bento_build import BuiltBento, build_bento
 from ml_platform.serving.bento_locks import BentoLocks
+from ml_platform.serving.gateway import Gateway
 from ml_platform.serving.request_contract import RequestContract
 
 LOCK = Path(__file__).parents[2] / "requirements.lock"
@@ -114,6 +115,18 @@ def train_toy_model(root: Path, trees: int = 5) -> ToyModel:
     raw = lightgbm.Booster(model_file=directory / "model.txt").predict(feature_rows)
     scores = np.interp(np.asarray(raw), calibration["x"], calibration["y"])  # type: ignore[arg-type]
     return ToyModel(directory, online, [row("UA"), row("AA"), row("ZZ", tail=None)], scores.tolist())
+
+
+@contextmanager
+def running_envoy(gateway: Gateway) -> Iterator[None]:
+    """Run the gateway until the end of the block."""
+    quiet = subprocess.DEVNULL
+    envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=quiet, stderr=quiet)
+    try:
+        yield
+    finally:
+        envoy.terminate()
+        envoy.wait()
 
 
 @contextmanager

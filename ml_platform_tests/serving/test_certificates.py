@@ -2,7 +2,6 @@
 
 import ssl
 import stat
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ml_platform.serving.certificates import CertificateError, names_of_this_mac
 from ml_platform.serving.gateway import Gateway
 from ml_platform.serving.processes import free_port
 from ml_platform_tests.polling import until
+from ml_platform_tests.serving.conftest import running_envoy
 
 NOW = datetime.now(UTC)
 
@@ -47,9 +47,7 @@ def test_gateway_speaks_tls_and_takes_a_renewed_certificate_without_a_restart(tm
     plan = AccessPlan(gateway=gateway.folder, state="", certificate=certificate, private_key=key)
     gateway.write_bootstrap()
     write_first_access(plan, NOW)
-    quiet = subprocess.DEVNULL
-    envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=quiet, stderr=quiet)
-    try:
+    with running_envoy(gateway):
         until(lambda: _presented(gateway) == certificate.read_text(), seconds=60)
         assert gateway.url.startswith("https://127.0.0.1:")
         trusting = ssl.create_default_context(cafile=str(certificate))
@@ -66,9 +64,6 @@ def test_gateway_speaks_tls_and_takes_a_renewed_certificate_without_a_restart(tm
             assert client.get("/ready").status_code == 200
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://127.0.0.1:{gateway.port}/ready")
-    finally:
-        envoy.terminate()
-        envoy.wait()
 
 
 def _presented(gateway: Gateway) -> str:

@@ -29,6 +29,7 @@ from ml_platform.serving.gateway import (
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import free_port
 from ml_platform_tests.polling import until
+from ml_platform_tests.serving.conftest import running_envoy
 
 ONE, TWO = ServedVersion(version="1", bento="bentos/toy/1-aa"), ServedVersion(version="2", bento="bentos/toy/2-bb")
 HALF = DesiredState(stable=ONE, candidate=TWO, weights={"stable": 50, "candidate": 50})
@@ -130,8 +131,6 @@ def test_envoy_accepts_the_configuration(tmp_path: Path) -> None:
 def test_refusals_by_the_gateway_are_no_errors_of_the_service(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path / "gateway", free_port())
     gateway.write_bootstrap(starting=["toy"])
-    quiet = subprocess.DEVNULL
-    envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=quiet, stderr=quiet)
     name = cluster_name("toy", ONE)
 
     async def slow_service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -155,22 +154,17 @@ def test_refusals_by_the_gateway_are_no_errors_of_the_service(tmp_path: Path) ->
             assert set(await _statuses_of_a_burst(gateway, REQUESTS_AT_ONCE)) == {200}
             return await _statuses_of_a_burst(gateway, 200)
 
-    try:
+    with running_envoy(gateway):
         found = asyncio.run(statuses())
         assert set(found) == {200, 503}
         counts = read_counts(gateway.folder, {name: 250}, tmp_path)[name]
         assert (counts.errors, counts.answers >= found.count(200)) == (0, True)
-    finally:
-        envoy.terminate()
-        envoy.wait()
 
 
 @pytest.mark.slow
 def test_client_with_a_sticky_header_stays_on_one_version(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path / "gateway", free_port())
     gateway.write_bootstrap(starting=["toy"])
-    quiet = subprocess.DEVNULL
-    envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=quiet, stderr=quiet)
 
     async def answers() -> list[set[str]]:
         """Return the versions that answered each of 40 users, who ask three times over connections of their own."""
@@ -191,11 +185,8 @@ def test_client_with_a_sticky_header_stays_on_one_version(tmp_path: Path) -> Non
                 for user in range(40)
             ]
 
-    try:
+    with running_envoy(gateway):
         found = asyncio.run(answers())
-    finally:
-        envoy.terminate()
-        envoy.wait()
     assert all(len(versions) == 1 for versions in found)
     assert set.union(*found) == {"1", "2"}
 
@@ -303,18 +294,6 @@ def _health(gateway: Gateway, served: ServedVersion) -> str:
             failed = cluster["host_statuses"][0]["health_status"].get("failed_active_health_check", False)
             return "unhealthy" if failed else "healthy"
     return "unknown"
-
-
-@contextmanager
-def running_envoy(gateway: Gateway) -> Iterator[None]:
-    """Run the gateway until the end of the block."""
-    quiet = subprocess.DEVNULL
-    envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=quiet, stderr=quiet)
-    try:
-        yield
-    finally:
-        envoy.terminate()
-        envoy.wait()
 
 
 async def _answer(text: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
