@@ -129,7 +129,7 @@ class LogFiles:
             if size is not None:
                 return self._file, size
             self._abandon(self._file)
-        _make_private_folder(self.folder)
+        make_private_folder(self.folder)
         self._file_count += 1
         opened = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
         writer = f"{self._writer}-{self._file_count:05d}"
@@ -186,7 +186,7 @@ def _fitting(lines: Sequence[bytes], size: int) -> int:
     return sum(end <= size for end in accumulate(map(len, lines)))
 
 
-def _make_private_folder(folder: Path) -> None:
+def make_private_folder(folder: Path) -> None:
     """Make ``folder`` and the missing folders above it for the owner alone; existing folders keep their mode."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):

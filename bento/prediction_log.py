@@ -19,6 +19,7 @@ A record, as :mod:`ml_platform.data.log_block` reads it back from a block, has t
 """
 
 import logging
+import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +31,9 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from bento.log_files import LogFiles
+from bento.log_files import LogFiles, make_private_folder
 from bento.predictor import Prediction
+from ml_platform.data.answer_counts import SUFFIX, AnswerCounter
 from ml_platform.data.instants import microseconds_of
 from ml_platform.data.log_block import Block, Layout, pack_block
 from ml_platform.features.served_features import BlockColumns
@@ -130,7 +132,8 @@ def _kind(dtype: pl.DataType) -> str:
 class PredictionLog:
     """Writes answered requests to ``folder``; no request waits, and rows beyond ``max_pending_rows`` are dropped.
 
-    Requests that were answered within ``batch_seconds`` are written together; a killed service loses only these.
+    Requests that were answered within ``batch_seconds`` are written together; a killed service loses only these, and
+    :mod:`ml_platform.data.answer_counts` tells how many rows they had.
     ``on_handled`` is called in the thread with the requests that were written or dropped there together.
 
     No error ends the thread. Rows that cannot be written are dropped and counted, and the next write tries again.
@@ -159,6 +162,7 @@ class PredictionLog:
             max_file_seconds=max_file_seconds,
             first_line=lambda writer: layout_of(model, version, self._columns, writer).to_line(),
         )
+        self._counter = _counter(folder, version)
         self._urgent_rows = min(max_pending_rows / 2, _ROWS_AT_ONCE)
         self._columns: BlockColumns
         self._pending: deque[AnsweredRequest] = deque()
@@ -185,8 +189,11 @@ class PredictionLog:
         """Queue ``answered``, or count its rows as dropped when too many rows wait. Returns at once."""
         rows = len(answered.rows)
         with self._condition:
+            if self._counter is not None:
+                self._counter.answer(rows)
             if self._closing or self._pending_rows + rows > self.max_pending_rows:
                 self._dropped_rows += rows
+                self._settle(0, rows)
                 return
             first = not self._pending
             self._pending.append(answered)
@@ -214,10 +221,16 @@ class PredictionLog:
             self._condition.notify()
         self._thread.join(timeout_seconds)
         with self._condition:
+            if self._closed:
+                return
             self._closed = True
             self._dropped_rows += self._pending_rows
+            self._settle(0, self._pending_rows)
             self._pending.clear()
             self._pending_rows = 0
+            if self._counter is not None:
+                self._counter.close()
+                self._counter = None
 
     def _write_all(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -279,6 +292,7 @@ class PredictionLog:
             self._pending_rows -= rows
             self._written_rows += written
             self._dropped_rows += rows - written
+            self._settle(written, rows - written)
             before, dropped = self._error, self._dropped_rows
             self._error = error
             if error is None:
@@ -292,6 +306,10 @@ class PredictionLog:
         elif error is None and before is not None:
             logger.warning("the prediction log writes again; %d rows were dropped since the start", dropped)
 
+    def _settle(self, written: int, dropped: int) -> None:
+        if self._counter is not None:
+            self._counter.settle(written, dropped)
+
     def _report_handled(self, batch: Sequence[AnsweredRequest]) -> None:
         if self._on_handled is None:
             return
@@ -299,6 +317,16 @@ class PredictionLog:
             self._on_handled(batch)
         except Exception:
             logger.exception("requests from %s on were answered but are not in the metrics", batch[0].request_id)
+
+
+def _counter(folder: Path, version: str) -> AnswerCounter | None:
+    """Return a new counter in ``folder``; None when the disk takes none, since no error of the log ends the service."""
+    try:
+        make_private_folder(folder)
+        return AnswerCounter(folder / f"{version}-{secrets.token_hex(8)}{SUFFIX}")
+    except OSError as error:
+        logger.info("rows that a kill of this service would lose cannot be counted: %s", _cause(error))
+        return None
 
 
 def _cause(error: Exception | None) -> str | None:

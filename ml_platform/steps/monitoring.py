@@ -19,6 +19,7 @@ from ml_platform.monitoring.drift_report import DriftReport
 from ml_platform.monitoring.evidently_report import write_evidently_report
 from ml_platform.monitoring.fact_tables import compact_closed_days
 from ml_platform.monitoring.logged_nulls import logged_features, risen_nulls
+from ml_platform.monitoring.lost_predictions import LostPredictions, count_lost_predictions
 from ml_platform.monitoring.outcome_join import LabelSource, record_outcomes
 from ml_platform.monitoring.outcomes import outcomes_table
 from ml_platform.monitoring.own_monitor import MonitorResult, monitor_result
@@ -93,6 +94,11 @@ def ingest_predictions(model: BoundModel, stores: PlatformStores, now: datetime)
         result = result.plus(ingest_log_files(lake, model.name, logs / name, logged_as=name))
     compact_closed_days(stores.lake, predictions_table(model.name), now.astimezone(UTC).date())
     return result
+
+
+def lost_predictions(model: BoundModel, stores: PlatformStores) -> LostPredictions:
+    """Return the counts of the predictions that the services answered and did not log, since the counting began."""
+    return count_lost_predictions(stores.state, model.name, stores.home.prediction_logs / model.name)
 
 
 def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinResult | None:

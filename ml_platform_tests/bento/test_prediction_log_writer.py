@@ -353,7 +353,7 @@ def test_answers_are_written_in_batches_and_at_the_latest_on_close(tmp_path: Pat
     prompt = PredictionLog(tmp_path / "prompt", "toy", "3", batch_seconds=0, on_handled=lambda _: written.set())
     prompt.put(answered_request("c"))
     assert written.wait(10)
-    assert not (tmp_path / "patient").exists()
+    assert not list((tmp_path / "patient").glob("*.jsonl"))
     patient.close()
     prompt.close()
     assert [line["request_id"] for line in lines(tmp_path / "patient")] == ["a", "b"]

@@ -39,12 +39,16 @@ def predictions(model: ModelAssets) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.check_results import skew_result
         from ml_platform.steps.feature_checks import check_skew
-        from ml_platform.steps.monitoring import ingest_predictions
+        from ml_platform.steps.monitoring import ingest_predictions, lost_predictions
 
         stores = open_stores(home, lake, mlflow, online_store)
         ingested = ingest_predictions(model, stores, datetime.now(UTC))
         yield dg.MaterializeResult(
-            metadata={"dagster/row_count": ingested.rows, **ingested.model_dump(exclude={"rows"})}
+            metadata={
+                "dagster/row_count": ingested.rows,
+                **ingested.model_dump(exclude={"rows"}),
+                **lost_predictions(model, stores).model_dump(),
+            }
         )
         yield skew_result(check_skew(model, stores))
 
