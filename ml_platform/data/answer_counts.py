@@ -36,6 +36,7 @@ class AnswerCounter:
     """The counts of one writer in a new file at ``path``, of one thread at a time. Raises OSError without space."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         hidden = path.with_name(f".{path.name}.tmp")
         self._descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -61,7 +62,11 @@ class AnswerCounter:
         self._numbers[2] += dropped
 
     def close(self) -> None:
-        """Give up the lock: the writer has ended."""
+        """Give up the lock: the writer has ended. A file that says that all rows were written is removed."""
+        answered, written, _ = self._numbers.tolist()
+        if answered == written:
+            # A model that is loaded for a few requests, again and again, would leave a file each time.
+            self._path.unlink(missing_ok=True)
         self._numbers.release()
         self._map.close()
         os.close(self._descriptor)

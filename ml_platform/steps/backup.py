@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ml_platform.data.answer_counts import SUFFIX as COUNTS_SUFFIX
 from ml_platform.data.lake import Lake
 from ml_platform.data.scratch import PREFIX, scratch_folder
 from ml_platform.registry.audit import AuditLog
@@ -212,7 +213,8 @@ def _regular_files(home: Home) -> Iterator[Path]:
         for name in sorted(files):
             if here == home.root and name == home.state.name:
                 continue
-            if name.endswith((".lock", *SQLITE_COMPANIONS)) or name.startswith("."):
+            # Counts belong to a running service; a copy of them would be counted as those of a killed one.
+            if name.endswith((".lock", COUNTS_SUFFIX, *SQLITE_COMPANIONS)) or name.startswith("."):
                 continue
             path = here / name
             if path == SigningKeys(home.signing_keys).private:

@@ -97,8 +97,13 @@ def ingest_predictions(model: BoundModel, stores: PlatformStores, now: datetime)
 
 
 def lost_predictions(model: BoundModel, stores: PlatformStores) -> LostPredictions:
-    """Return the counts of the predictions that the services answered and did not log, since the counting began."""
-    return count_lost_predictions(stores.state, model.name, stores.home.prediction_logs / model.name)
+    """Return the counts of the predictions that the services answered and did not log, since the counting began.
+
+    Services of a former name of the model count too.
+    """
+    logs = stores.home.prediction_logs
+    found = [count_lost_predictions(stores.state, name, logs / name) for name in logged_names(model.name, stores.audit)]
+    return LostPredictions(lost=sum(each.lost for each in found), dropped=sum(each.dropped for each in found))
 
 
 def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinResult | None:

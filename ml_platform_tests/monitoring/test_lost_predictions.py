@@ -90,6 +90,15 @@ def test_rows_that_wait_in_a_living_service_are_not_lost(tmp_path: Path, state: 
     assert not file.exists()
 
 
+def test_service_that_wrote_all_its_rows_leaves_no_counts(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path / "log", "toy", "3")
+    log.put(answered_request("a", rows=2))
+    assert len(list((tmp_path / "log").glob(f"*{SUFFIX}"))) == 1
+    log.close()
+    assert log.written_rows == 2
+    assert not list((tmp_path / "log").glob(f"*{SUFFIX}"))
+
+
 def test_log_that_cannot_be_counted_is_written(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("a file where the folder should be")
     log = PredictionLog(tmp_path / "log", "toy", "3", batch_seconds=0)

@@ -20,6 +20,7 @@ import pytest
 
 from bento.host_plan import PLAN_FILE, STATUS_FILE, HostedService, HostPlan, HostStatus, ServiceStatus
 from bento.host_worker import SLICE_NANOSECONDS, shorten_slices
+from ml_platform.data.answer_counts import SUFFIX, read_counts
 from ml_platform.data.atomic import write_text
 from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
@@ -209,12 +210,18 @@ def test_killed_worker_is_replaced_and_the_others_go_on(host: RunningHost, toy: 
     host.started()
     killed, other = host.reached("one", "loaded"), host.reached("two", "loaded")
     assert killed.pid is not None
+    assert scores(host.ask("one", toy.rows)) == toy.scores
     os.kill(killed.pid, signal.SIGKILL)
     until(lambda: (found := host.status("one")) is not None and found.pid != killed.pid)
     # The host has the socket, so a client waits and is not refused.
     assert scores(host.ask("one", toy.rows)) == toy.scores
     assert host.reached("one", "loaded").port == killed.port
     assert host.status("two") == other
+    # The counts of the killed worker outlive it, and no other process of the host has its lock.
+    rows = len(toy.rows)
+    files = (host.files / "predictions" / "one").glob(f"*{SUFFIX}")
+    counts = [each for path in files if (each := read_counts(path))]
+    assert sorted((each.answered, each.ended) for each in counts) == [(rows, False), (rows, True)]
 
 
 def test_changed_bento_is_refused_by_name_and_the_others_go_on(

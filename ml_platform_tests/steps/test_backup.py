@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from ml_platform.data.answer_counts import AnswerCounter
 from ml_platform.data.landing_index import LandingIndex
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.bento_signing import SigningKeys
@@ -94,6 +95,18 @@ def test_backup_has_the_public_keys_of_the_bentos_and_no_private_key(home: Home,
     (restored.bentos / "late" / "2").mkdir()
     assert again.sign(restored.bentos / "late" / "2") != key
     assert again.verify(restored.bentos / "late" / "1") == key
+
+
+def test_counts_of_a_running_service_are_left_out(home: Home, tmp_path: Path) -> None:
+    logs = home.prediction_logs / "late"
+    logs.mkdir(parents=True)
+    counter = AnswerCounter(logs / "1-a.counts")
+    (logs / "1-a.jsonl").write_text("{}\n")
+    target = BackupTarget(str(tmp_path / "backups"))
+    back_up(home, target, now=NOW)
+    counter.close()
+    relative = logs.relative_to(home.root).as_posix()
+    assert [path for path in target.index().files if path.startswith(relative)] == [f"{relative}/1-a.jsonl"]
 
 
 def test_second_backup_copies_only_what_has_changed(home: Home, tmp_path: Path) -> None:
