@@ -174,6 +174,7 @@ def expanded_keys() -> dict[str, set[str]]:
     from dataclasses import fields
 
     from ml_platform.features.change_log import BuildReport
+    from ml_platform.monitoring.lost_predictions import LostPredictions
     from ml_platform.monitoring.prediction_log import IngestionResult
     from ml_platform.training.resource_usage import ResourceUsage
 
@@ -187,6 +188,7 @@ def expanded_keys() -> dict[str, set[str]]:
         "result.metric_values": {"<…>", "<…>_low", "<…>_high", "<…>_delay_<…>", "base_rate", "rows"},
         "latest.metrics": {"<…>"},
         "ingested.model_dump(exclude={'rows'})": set(IngestionResult.model_fields) - {"rows"},
+        "lost_predictions(model, stores).model_dump()": set(LostPredictions.model_fields),
         "{name: value for name, value in builds.report.as_metadata().items() if name != 'rows'}": build,
         "{name: value for name, value in gate.numbers.items() if value is not None}": set(),  # keys of the gates
         "dict(result.numbers)": set(),  # keys of a team's own monitors

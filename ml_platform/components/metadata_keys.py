@@ -278,6 +278,8 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("corrupt", "Lines that were moved to the quarantine table.", "lines"),
         MetadataKey("pending_bytes", "Bytes after the last complete line.", "bytes"),
         MetadataKey("partitions", "Days (UTC, by the time of logging) of the table that changed."),
+        MetadataKey("lost", "Predictions that killed services had answered and not written yet, in all.", "rows"),
+        MetadataKey("dropped", "Predictions that services did not write, for example on a full disk, in all.", "rows"),
     ),
     "<model>/predictions, check skew": (
         MetadataKey("predictions_compared", "Logged predictions that were recomputed.", "rows"),

@@ -238,6 +238,7 @@ def test_total_and_added_predictions_are_recorded(platform: PlatformFixture) -> 
     shown, _ = platform.materialize(monitoring.predictions(bound()))
     # The client used the request ids r0 to r2 again; these are other predictions.
     assert (shown["dagster/row_count"], shown["added"], shown["duplicates"]) == (7, 4, 0)
+    assert (shown["lost"], shown["dropped"]) == (0, 0)
 
 
 def test_skew_without_predictions_is_not_evaluated(platform: PlatformFixture) -> None:
