@@ -27,7 +27,7 @@ from bento.metrics import CONTENT_TYPE, Metrics
 from bento.prediction_id import PredictionIds
 from bento.prediction_log import AnsweredRequest, PredictionLog
 from bento.predictor import Predictor
-from bento.reasons import requested_reason_count
+from bento.reasons import RequestedReasons, requested_reasons
 from bento.recent_scores import RecentScores
 from ml_platform.errors import PlatformError
 from ml_platform.serving.open_inference import PREFIX, inference_answer, model_metadata, read_inference
@@ -281,7 +281,7 @@ class PredictApp:
             raise _wrong_method(path, method, "POST")
         if JSON_SIZE_HEADER not in headers or path == self._path:
             _require_plain_json(headers)
-        max_reasons = requested_reason_count(scope.get("query_string", b""))
+        reasons = requested_reasons(scope.get("query_string", b""))
         # A slow body must not take the place of a request that is complete.
         body = await self._body(headers, receive)
         if self.in_flight >= self.limits.requests_at_once:
@@ -293,13 +293,15 @@ class PredictApp:
         try:
             if path != self._path:
                 return await self._infer(body, headers, request_id)
-            return await self._predict(body, headers, request_id, max_reasons)
+            return await self._predict(body, headers, request_id, reasons)
         finally:
             self.in_flight -= 1
             self._clients.release(client)
 
-    async def _predict(self, body: bytes, headers: dict[bytes, bytes], request_id: str, max_reasons: int) -> Response:
-        predictions, prediction_id = await self._answers(body, headers, request_id, max_reasons)
+    async def _predict(
+        self, body: bytes, headers: dict[bytes, bytes], request_id: str, reasons: RequestedReasons | None
+    ) -> Response:
+        predictions, prediction_id = await self._answers(body, headers, request_id, reasons)
         response = orjson.dumps(
             {"predictions": predictions, "model": orjson.Fragment(self._model), "request_id": request_id}
         )
@@ -310,29 +312,26 @@ class PredictApp:
         size = headers.get(JSON_SIZE_HEADER, b"")
         is_size = size.isdigit() and len(size) <= MAX_SIZE_DIGITS
         request = read_inference(body, self.predictor.contract, int(size) if is_size else None)
-        predictions, prediction_id = await self._answers(request.body, headers, request_id, 0)
+        predictions, prediction_id = await self._answers(request.body, headers, request_id, None)
         answer = inference_answer(predictions, request, self.config.model, self.config.version)
         return Response(200, JSON, orjson.dumps(answer), [(b"x-prediction-id", prediction_id.encode())])
 
     async def _answers(
-        self, body: bytes, headers: dict[bytes, bytes], request_id: str, max_reasons: int
+        self, body: bytes, headers: dict[bytes, bytes], request_id: str, reasons: RequestedReasons | None
     ) -> tuple[list[dict[str, Any]], str]:
         """Return the answer of each row of ``body``, and the id of the first prediction."""
         started = time.perf_counter()
         predictor = self.predictor
         now = datetime.now(UTC)
-        request = predictor.contract.validate(body, MAX_ROWS_WITH_REASONS if max_reasons else None)
-        if len(request.rows) <= INLINE_ROWS and not max_reasons and not predictor.store.remote:
+        request = predictor.contract.validate(body, MAX_ROWS_WITH_REASONS if reasons else None)
+        if len(request.rows) <= INLINE_ROWS and not reasons and not predictor.store.remote:
             prediction = await self._batcher.predict(request, now)
         else:
             prediction = await self._with_timeout(predictor.predict, request, now)
         predictions = prediction.answers()
-        if max_reasons:
-            reasons = await self._with_timeout(predictor.strongest_reasons, prediction, max_reasons)
-            predictions = [
-                {**prediction, "reasons": row_reasons}
-                for prediction, row_reasons in zip(predictions, reasons, strict=True)
-            ]
+        if reasons:
+            found = await self._with_timeout(predictor.strongest_reasons, prediction, reasons)
+            predictions = [{**answer, **more} for answer, more in zip(predictions, found, strict=True)]
         prediction_id = self._ids.next()
         if self._log is not None:
             self._log.put(AnsweredRequest(prediction_id, request_id, _role(headers), now, request.rows, prediction))

@@ -10,12 +10,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from bento.hidden_modules import hidden_modules
 from bento.scorer import Features, ModelUnreadableError, Scores
 
 _FLOAT32, _ROW_MAJOR = 0, 1
-_NORMAL, _CONTRIBUTIONS = 0, 3
+_NORMAL, _LEAF_NUMBERS, _CONTRIBUTIONS = 0, 2, 3
 _ALL_ROUNDS = -1
 _ONE_THREAD = b"num_threads=1"
 """With several threads, one request in a hundred waits until they start."""
@@ -37,6 +38,8 @@ class Booster:
         self.features, self.outputs = ctypes.c_int(), ctypes.c_int()
         self._library.LGBM_BoosterGetNumFeature(self._handle, ctypes.byref(self.features))
         self._library.LGBM_BoosterGetNumClasses(self._handle, ctypes.byref(self.outputs))
+        self.trees = ctypes.c_int()
+        self._library.LGBM_BoosterNumberOfTotalModel(self._handle, ctypes.byref(self.trees))
         self._one_row = ctypes.c_void_p()
         self._require(
             self._library.LGBM_BoosterPredictForMatSingleRowFastInit(
@@ -73,6 +76,10 @@ class Booster:
     def contributions(self, features: Features) -> Scores:
         """Return the contributions of the features and the expected value, for each output side by side."""
         return self._predict(features, _CONTRIBUTIONS, self.outputs.value * (self.features.value + 1))
+
+    def leaf_numbers(self, features: Features) -> npt.NDArray[np.int64]:
+        """Return the number of the leaf in which each row ends, shape (rows, trees)."""
+        return self._predict(features, _LEAF_NUMBERS, self.trees.value).astype(np.int64)
 
     def _predict(self, features: Features, kind: int, width: int) -> Scores:
         rows = self._checked(features)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bento.reasons import strongest_reasons
+from bento.reasons import RequestedReasons, row_contributions, strongest_reasons
 from bento.scorer import Features, ModelUnreadableError, Scores, load_scorer
 from ml_platform.data.instants import instant_of, microseconds_of
 from ml_platform.errors import listed
@@ -137,11 +137,15 @@ class Predictor:
         """Raise the error of a request for which the online store has no snapshot of a view."""
         self.store.require(self.features.stored)
 
-    def strongest_reasons(self, prediction: Prediction, max_reasons: int) -> list[list[dict[str, Any]]]:
-        """Return, for each row, up to ``max_reasons`` features that moved its score most, strongest first."""
+    def strongest_reasons(self, prediction: Prediction, requested: RequestedReasons) -> list[dict[str, Any]]:
+        """Return for each row what ``requested`` adds to its answer: the reasons, strongest first, and their method.
+
+        Raises :class:`~ml_platform.serving.request_contract.InvalidRequestError` for a method that the model lacks.
+        """
         served = prediction.served
-        contributions = self.scorer.contributions(served.encode(self.encoder))
-        return strongest_reasons(self.encoder.feature_names, served.records(), contributions, max_reasons)
+        contributions, method = row_contributions(self.scorer, served.encode(self.encoder), requested.method)
+        found = strongest_reasons(self.encoder.feature_names, served.records(), contributions, requested.count)
+        return [{"reasons": of_row, "reasons_method": method} for of_row in found]
 
     def _degraded(
         self, request: ValidRequest, predict_at: npt.NDArray[np.int64], served: ServedFeatures, matrix: Features

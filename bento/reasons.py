@@ -1,38 +1,71 @@
-"""Selects the features that moved each prediction most, for requests with ``?reasons=5``."""
+"""Selects the features that moved each prediction most, for requests with ``?reasons=5``.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+The contributions of the model's own method are used if they take at most 3 ms a row, and those along the decision paths
+of its trees otherwise. The answer names the method, and a request may choose it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import numpy as np
 
-from bento.scorer import Scores
-from ml_platform.errors import did_you_mean
-from ml_platform.serving.request_contract import MAX_REASONS, FieldError, InvalidRequestError
+from bento.scorer import Features, PathScorer, Scorer, Scores
+from ml_platform.errors import did_you_mean, listed
+from ml_platform.serving.request_contract import (
+    MAX_REASONS,
+    REASON_METHODS,
+    FieldError,
+    InvalidRequestError,
+    ReasonMethod,
+)
 
-PARAMETER = "reasons"
+PARAMETER, METHOD_PARAMETER = "reasons", "reasons_method"
+
+MAX_MILLISECONDS = 3.0
+"""Expected time of the full method for one row above which the paths are used, unless the request chooses."""
 
 
-def requested_reason_count(query: bytes) -> int:
-    """Return the number of reasons that the query string ``query`` requests; 0 when it is empty.
+@dataclass(frozen=True)
+class RequestedReasons:
+    """The number of reasons that a request wants for each row, and the method that it prefers."""
 
-    Raises :class:`InvalidRequestError` (422) for another parameter, a repeated one, or a number outside 1 to 20.
+    count: int
+    method: ReasonMethod | None = None
+
+
+def requested_reasons(query: bytes) -> RequestedReasons | None:
+    """Return the reasons that the query string ``query`` requests; None without a number of them.
+
+    Raises :class:`InvalidRequestError` (422) for another parameter, a repeated one, a number outside 1 to 20, or an
+    unknown method.
     """
     if not query:
-        return 0
+        return None
     parameters = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    known = [PARAMETER, METHOD_PARAMETER]
     for name, _ in parameters:
-        if name != PARAMETER:
-            hint = did_you_mean(name, [PARAMETER]).strip()
-            raise _invalid_query(FieldError(f"query.{name[:60]}", f"only '{PARAMETER}'", "another parameter", hint))
-    values = [text for _, text in parameters]
-    expected = f"one whole number from 1 to {MAX_REASONS}"
-    if len(values) != 1:
-        raise _invalid_query(FieldError(f"query.{PARAMETER}", expected, f"{len(values)} values"))
-    text = values[0]
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_REASONS):
-        raise _invalid_query(FieldError(f"query.{PARAMETER}", expected, f"'{text[:60]}'"))
-    return int(text)
+        if name not in known:
+            hint = did_you_mean(name, known).strip()
+            raise _invalid_query(FieldError(f"query.{name[:60]}", f"only {listed(known)}", "another parameter", hint))
+    count = _only_value(parameters, PARAMETER, f"one whole number from 1 to {MAX_REASONS}", _is_count)
+    method = _only_value(parameters, METHOD_PARAMETER, f"one of {listed(REASON_METHODS)}", _is_method)
+    return None if count is None else RequestedReasons(int(count), cast("ReasonMethod | None", method))
+
+
+def row_contributions(
+    scorer: Scorer, features: Features, method: ReasonMethod | None = None
+) -> tuple[Scores, ReasonMethod]:
+    """Return the contributions (rows, features) to the scores of ``features``, and the method that gave them.
+
+    It is the preferred ``method``; full for a model without decision paths.
+    """
+    if isinstance(scorer, PathScorer):
+        slow = scorer.contribution_milliseconds > MAX_MILLISECONDS
+        if method == "path" or (slow and method is None):
+            return scorer.path_contributions(features), "path"
+    return scorer.contributions(features), "full"
 
 
 def strongest_reasons(
@@ -55,6 +88,27 @@ def strongest_reasons(
         ]
         for row, added, indices in zip(values, contributions, order, strict=True)
     ]
+
+
+def _only_value(
+    parameters: Sequence[tuple[str, str]], name: str, expected: str, is_valid: Callable[[str], bool]
+) -> str | None:
+    """Return the value of the parameter ``name``, None without one."""
+    values = [text for each, text in parameters if each == name]
+    if not values:
+        return None
+    if len(values) > 1 or not is_valid(values[0]):
+        found = f"{len(values)} values" if len(values) > 1 else f"'{values[0][:60]}'"
+        raise _invalid_query(FieldError(f"query.{name}", expected, found))
+    return values[0]
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_REASONS
+
+
+def _is_method(text: str) -> bool:
+    return text in REASON_METHODS
 
 
 def _invalid_query(error: FieldError) -> InvalidRequestError:

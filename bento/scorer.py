@@ -8,7 +8,7 @@ its own model, and those of the members of a blend. A trainer from `assets/` nam
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,18 @@ class Scorer(Protocol):
 
     def contributions(self, features: Features) -> Scores:
         """Return the amount by which each feature raises each score (rows, features), in log-odds or label units."""
+
+
+@runtime_checkable
+class PathScorer(Scorer, Protocol):
+    """A model of trees that also has a fast approximation of its contributions."""
+
+    @property
+    def contribution_milliseconds(self) -> float:
+        """Expected time of :meth:`contributions` for one row."""
+
+    def path_contributions(self, features: Features) -> Scores:
+        """Return the contributions (rows, features) along the decision paths of the trees, in the same units."""
 
 
 def scorer_reference(description: Mapping[str, Any]) -> str:

@@ -97,8 +97,10 @@ class ServedModel:
         prediction = self._predictor.predict(request, datetime.now(UTC))
         answers = prediction.answers()
         if reasons:
-            found = self._predictor.strongest_reasons(prediction, reasons)
-            answers = [{**answer, "reasons": each} for answer, each in zip(answers, found, strict=True)]
+            from bento.reasons import RequestedReasons
+
+            found = self._predictor.strongest_reasons(prediction, RequestedReasons(reasons))
+            answers = [{**answer, **more} for answer, more in zip(answers, found, strict=True)]
         return answers
 
 

@@ -7,6 +7,7 @@ from ml_platform.serving.nested_fields import MAX_LIST_ITEMS
 from ml_platform.serving.request_contract import (
     MAX_REASONS,
     MAX_ROWS_WITH_REASONS,
+    REASON_METHODS,
     RequestContract,
     RequestField,
 )
@@ -91,6 +92,17 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                             ),
                             "schema": {"type": "integer", "minimum": 1, "maximum": MAX_REASONS},
                         },
+                        {
+                            "name": "reasons_method",
+                            "in": "query",
+                            "required": False,
+                            "description": (
+                                "Preferred method of the reasons: full for the model's own (TreeSHAP for trees), path "
+                                "for the decision paths of its trees, which takes less time. When absent: full, or "
+                                "path if full takes more than 3 ms a row."
+                            ),
+                            "schema": {"enum": list(REASON_METHODS)},
+                        },
                     ],
                     "requestBody": {
                         "required": True,
@@ -150,6 +162,7 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                             "description": "Features that moved the score most, strongest first; only on request.",
                             "items": {"$ref": "#/components/schemas/Reason"},
                         },
+                        "reasons_method": {"enum": list(REASON_METHODS), "description": "Method of the reasons."},
                         "degraded": {"$ref": "#/components/schemas/Degraded"},
                     },
                 ),

@@ -40,8 +40,10 @@ from ml_platform.serving.request_rules import RequestRule
 __all__ = [
     "MAX_REASONS",
     "MAX_ROWS_WITH_REASONS",
+    "REASON_METHODS",
     "FieldError",
     "InvalidRequestError",
+    "ReasonMethod",
     "RequestContract",
     "RequestField",
     "ValidRequest",
@@ -52,6 +54,11 @@ MAX_REASONS = 20
 
 MAX_ROWS_WITH_REASONS = 50
 """Maximum number of rows in a request for reasons: each row costs as much as a hundred predictions."""
+
+ReasonMethod = Literal["full", "path"]
+"""full: the model's own method, TreeSHAP for trees; path: along the decision paths of its trees."""
+
+REASON_METHODS: tuple[ReasonMethod, ...] = ("full", "path")
 
 MAX_ERRORS = 10
 """Maximum number of wrong fields named in one error response; the search for them ends there."""

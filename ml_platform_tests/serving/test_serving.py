@@ -140,6 +140,10 @@ def test_reasons_are_lightgbms_own_contributions_on_the_same_rows(live: RunningP
         expected = sorted((each for each in named if each[2]), key=lambda each: -abs(each[2]))
         assert expected  # an empty list would pass
         assert [(r["feature"], r["value"], r["contribution"]) for r in row_predictions["reasons"]] == expected
+        assert row_predictions["reasons_method"] == "full"
+    query = "reasons=2&reasons_method=path"
+    answer = httpx.post(f"{live.url}/v1/toy/predict", params=query, json={"rows": toy.rows}, timeout=20).json()
+    assert [each["reasons_method"] for each in answer["predictions"]] == ["path"] * len(toy.rows)
     assert "reasons" not in live.post({"rows": toy.rows}).json()["predictions"][0]
 
 

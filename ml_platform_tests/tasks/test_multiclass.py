@@ -14,6 +14,7 @@ from sklearn.preprocessing import label_binarize
 
 from bento.prediction_log import AnsweredRequest, blocks_of, layout_of
 from bento.predictor import Predictor
+from bento.reasons import RequestedReasons
 from ml_platform.data.log_block import pack_block
 from ml_platform.evaluation.bootstrap import BootstrapSettings, bootstrap
 from ml_platform.evaluation.evidence import Evidence
@@ -233,8 +234,8 @@ def test_wine_is_learned_stored_and_served_with_the_probabilities_of_training(
     assert numbers.shape == (38, 4)
     assert np.abs(numbers[:, 0] - prediction.scores).max() < 1e-12
     assert prediction.labels == [sorted(NAMES)[code] for code in predicted.argmax(axis=1)]
-    reasons = predictor.strongest_reasons(prediction, 2)
-    assert all(each["feature"] in FEATURES for row in reasons for each in row)
+    reasons = predictor.strongest_reasons(prediction, RequestedReasons(2))
+    assert all(each["feature"] in FEATURES for row in reasons for each in row["reasons"])
     document = openapi_document(CONTRACT, "1", predictor.task)
     answer = document["components"]["schemas"]["Prediction"]["properties"]
     assert answer["label"]["enum"] == sorted(NAMES)

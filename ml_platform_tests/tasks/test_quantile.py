@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from bento.prediction_log import AnsweredRequest, blocks_of, layout_of
 from bento.predictor import Predictor
+from bento.reasons import RequestedReasons
 from ml_platform.data.log_block import pack_block
 from ml_platform.evaluation.bootstrap import BootstrapSettings, bootstrap
 from ml_platform.evaluation.evidence import Evidence
@@ -214,8 +215,13 @@ def test_quantiles_are_learned_stored_and_served_as_in_training(trainer: str, tm
     assert np.abs(np.array(prediction.scores) - predicted[:40, 1]).max() < 1e-10
     assert prediction.labels == [None] * 40
     assert np.abs(stored.answer_numbers(requested)[:, 1:] - served).max() < 1e-10
-    reasons = predictor.strongest_reasons(prediction, 1)
+    reasons = [row["reasons"] for row in predictor.strongest_reasons(prediction, RequestedReasons(1, "full"))]
     assert [row[0]["feature"] for row in reasons].count("demand__level") > 30
+    (by_path, *_) = predictor.strongest_reasons(prediction, RequestedReasons(1, "path"))
+    assert (by_path["reasons"][0]["feature"], by_path["reasons_method"]) == (
+        "demand__level",
+        "full" if trainer == "torch" else "path",
+    )
     assert candidate.explain(requested, 1)[0][0].contribution == pytest.approx(reasons[0][0]["contribution"])
     answer = openapi_document(CONTRACT, "1", predictor.task)["components"]["schemas"]["Prediction"]["properties"]
     assert list(answer["quantiles"]["properties"]) == ["0.1", "0.5", "0.9"]

@@ -16,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from bento.predictor import Predictor
+from bento.reasons import RequestedReasons
 from ml_platform.data.digest import content_hash
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.feature_set import FeatureSet
@@ -187,7 +188,8 @@ def test_stored_model_and_service_give_the_numbers_of_the_candidate(
         for place in range(0, split.test.height, 7)
     ]
     assert alone == trained.tolist()[::7]
-    assert predictor.strongest_reasons(many, 3)[0][0]["feature"] in stored.encoder.feature_names
+    reasons = predictor.strongest_reasons(many, RequestedReasons(3))[0]["reasons"]
+    assert reasons[0]["feature"] in stored.encoder.feature_names
     # The words tell the packages apart.
     assert ((trained > 0.5) == split.test["label"].to_numpy().astype(bool)).mean() > 0.8
 
