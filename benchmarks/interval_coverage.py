@@ -23,6 +23,7 @@ Array = npt.NDArray[np.float64]
 
 AUTOCORRELATIONS, PERIODS = (0.0, 0.26, 0.5), (15, 30, 90)
 METRICS = ("log_loss", "brier", "auc", "ece")
+PAIR_METRICS = ("log_loss", "brier", "auc", "average_precision")
 RARE_METRICS = ("average_precision", "recall_at_rate", "auc", "log_loss")
 DAY_EFFECT = 0.5
 POSITIVES = (1, 3, 10, 20, 50, 200)
@@ -73,6 +74,34 @@ def coverage(
             interval = found.interval("model", metric)
             covered[metric] += interval.low <= truth[metric] <= interval.high
     return {metric: count / repetitions for metric, count in covered.items()}
+
+
+def pair_coverage(population: Population, repetitions: int, *, resamples: int = 200, seed: int = 0) -> dict[str, float]:
+    """Return coverages with two models of equal quality, each of which sees one of two signals of each row.
+
+    For each metric: the share of intervals of one model that contain the true value, the share of intervals of the
+    difference that contain 0, and the rate at which a one-sided test at 5 % finds one model better.
+    """
+    deviation = float(np.hypot(population.signal, population.day_effect))
+    truth = true_values(replace(population, day_effect=deviation))
+    random, settings = np.random.default_rng(seed), BootstrapSettings(resamples=resamples)
+    found: dict[str, list[bool]] = {}
+    for _ in range(repetitions):
+        day = np.sort(random.integers(0, population.days, population.rows))
+        effect = population.day_effect * autoregression(population.days, population.autocorrelation, random)[day]
+        signals = population.signal * random.normal(size=(2, population.rows))
+        chance = _logistic(population.intercept + signals.sum(axis=0) + effect)
+        label = (random.random(population.rows) < chance).astype(float)
+        seen = {
+            name: _mean_logistic(population.intercept + one, deviation) for name, one in zip("ab", signals, strict=True)
+        }
+        drawn = bootstrap(label, seen, day, settings, metrics=PAIR_METRICS)
+        for metric in PAIR_METRICS:
+            interval, difference = drawn.interval("a", metric), drawn.difference("a", "b", metric)
+            found.setdefault(metric, []).append(interval.low <= truth[metric] <= interval.high)
+            found.setdefault(f"{metric}, difference", []).append(difference.low <= 0 <= difference.high)
+            found.setdefault(f"{metric}, better", []).append(difference.one_sided_p_value(0.0) < 0.05)
+    return {name: float(np.mean(each)) for name, each in found.items()}
 
 
 @cache
@@ -133,6 +162,11 @@ def main() -> None:
         for days in PERIODS
         for correlation in AUTOCORRELATIONS
     }
+    pairs = {
+        f"{days} days, {correlation:g}": pair_coverage(Population(days, 300 * days, correlation), times)
+        for days in PERIODS
+        for correlation in AUTOCORRELATIONS
+    }
     rare = {
         "days": coverage(RARE, RARE_METRICS, times),
         "rows": coverage(replace(RARE, day_effect=0.0), RARE_METRICS, times, unit="row"),
@@ -146,9 +180,10 @@ def main() -> None:
         for metric in ("auc", "average_precision", "recall_at_rate", "log_loss")
     }
     if options.json:
-        print(json.dumps({"coverage": by_cell, "rare": rare, "chance": chance}))
+        print(json.dumps({"coverage": by_cell, "pairs": pairs, "rare": rare, "chance": chance}))
         return
     _show("coverage of 95 % intervals: days and lag-1 autocorrelation", by_cell)
+    _show("two models of equal quality: coverage, and rate of the finding that one is better", pairs)
     _show(f"coverage at {true_values(RARE)['base_rate']:.2%} positives of {RARE.rows:,} rows, by unit", rare)
     _show("random scores against random scores, 3,000 rows on 30 days", chance)
 

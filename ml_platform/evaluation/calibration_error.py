@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ml_platform.evaluation.serial_dependence import MIN_BLOCKS_FOR_COSINES, cosines, serial_dependence
+from ml_platform.evaluation.serial_dependence import cosines, serial_dependence
 from ml_platform.tasks.metrics import CALIBRATION_BINS, Array, calibration_bin
+
+MIN_BLOCKS_FOR_COSINES = 60
+"""With fewer blocks, each bin has its own dependence, so that the cosines' bias in short series is corrected."""
 
 
 @dataclass(frozen=True)
