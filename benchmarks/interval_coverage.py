@@ -169,6 +169,7 @@ def main() -> None:
     }
     rare = {
         "days": coverage(RARE, RARE_METRICS, times),
+        "days, 0.5": coverage(replace(RARE, autocorrelation=0.5), RARE_METRICS, times),
         "rows": coverage(replace(RARE, day_effect=0.0), RARE_METRICS, times, unit="row"),
     }
     chance = {
