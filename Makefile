@@ -10,7 +10,7 @@ DOMAIN_LOCKS := $(wildcard assets/*/requirements.lock)
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install boosting onnx hooks demo up test test-fast mutants bench lint format docs picture lock clean
+.PHONY: help install boosting onnx hooks demo up test test-fast mutants bench lint format docs clients picture lock clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,9 @@ test-fast: install  ## Run the tests that need no server and no year of data
 
 mutants: install ## Measure the share of changed places of the engine that tests notice: make mutants ONLY="--count 200"
 	@$(BIN)/python benchmarks/mutants.py $(ONLY)
+
+clients: install ## Generate docs/clients/ again after a change of the request or the answer (downloads two generators)
+	@$(BIN)/python docs/generate_clients.py
 
 BENCHMARKS := $(filter-out mutants,$(notdir $(basename $(wildcard benchmarks/*.py))))
 

@@ -142,6 +142,7 @@ class PredictApp:
             f"{PREFIX}/models/{config.model}/infer",
             f"{PREFIX}/models/{config.model}/versions/{config.version}/infer",
         ]
+        self._deprecation: list[tuple[bytes, bytes]] = []
         self._model = orjson.dumps({"name": config.model, "version": config.version})
         self._pages: dict[str, Callable[[], Response | Awaitable[Response]]] = {
             "/healthz": self._health,
@@ -191,6 +192,8 @@ class PredictApp:
         self._ids = PredictionIds()  # here, because a process that was forked after __init__ would repeat ids
         self._predictor = self._load()
         self._warm_up(self._predictor)
+        deprecated = self._predictor.contract.deprecated
+        self._deprecation = deprecated.headers if deprecated else []
         if self.config.log_folder is not None:
             self._log = PredictionLog(
                 self.config.log_folder, self.config.model, self.config.version, on_handled=self._observe
@@ -257,6 +260,7 @@ class PredictApp:
             (b"content-length", str(len(response.body)).encode()),
             (b"x-request-id", request_id.encode()),
             *response.headers,
+            *(self._deprecation if path == self._path or path in self._infer_paths else ()),
         ]
         await send({"type": "http.response.start", "status": response.status, "headers": response_headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})

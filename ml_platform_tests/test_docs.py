@@ -81,6 +81,7 @@ def test_doctests_of_the_page_pass(page: Path) -> None:
 def test_python_on_the_page_parses_and_imports_what_exists(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Modules that the reader writes under assets/ exist in the test domain.
     monkeypatch.setattr(assets, "__path__", [*assets.__path__, str(DOMAIN)])
+    monkeypatch.syspath_prepend(ROOT / "docs" / "clients" / "departure_risk")
     for block in fenced(page, "python"):
         if ">>>" not in block:
             statements = ast.parse(block).body

@@ -45,6 +45,17 @@ ERROR_RESPONSES = {
 }
 """Description of each error response, by status."""
 
+_DEPRECATION_HEADERS = {
+    "deprecation": {
+        "description": "Time from which apps should use another endpoint: @ and Unix seconds (RFC 9745).",
+        "schema": {"type": "string", "pattern": "^@[0-9]+$"},
+    },
+    "sunset": {
+        "description": "Time at which the endpoint may end (RFC 8594); absent if it is not decided.",
+        "schema": {"type": "string"},
+    },
+}
+
 
 def openapi_document(contract: RequestContract, version: str, task: Task | None = None) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of the endpoint of ``contract``, served by ``version`` of the model.
@@ -65,6 +76,7 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
             contract.path: {
                 "post": {
                     "operationId": f"predict_{contract.model}",
+                    **({"deprecated": True} if contract.deprecated else {}),
                     "summary": f"Predict {contract.model} for 1 to {contract.max_rows} rows.",
                     "parameters": [
                         {
@@ -124,6 +136,7 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                                     ),
                                     "schema": {"type": "string", "format": "uuid"},
                                 },
+                                **(_DEPRECATION_HEADERS if contract.deprecated else {}),
                             },
                             "content": _json_content({"$ref": "#/components/schemas/PredictionResponse"}),
                         },
@@ -264,6 +277,8 @@ def _field_schema(field: RequestField) -> dict[str, Any]:
         schema["description"] = field.description.rstrip(".") + "." + bounds if bounds else field.description
     if field.examples:
         schema["examples"] = field.examples
+    if field.deprecated:
+        schema["deprecated"] = True
     return schema
 
 

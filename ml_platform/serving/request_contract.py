@@ -23,6 +23,7 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.row_columns import instant_series
 from ml_platform.features.view import INSTANT
+from ml_platform.serving.deprecation import Deprecation
 from ml_platform.serving.field_types import (
     EXAMPLE_VALUES,
     MAX_VALUE_CHARACTERS,
@@ -113,6 +114,7 @@ class RequestField(Settings):
     )
     size: int | None = Field(default=None, ge=1, le=MAX_VECTOR_SIZE, description="Number of components of a vector.")
     items: ItemType | None = Field(default=None, description="Type of the items of a list; none of them is null.")
+    deprecated: bool = Field(default=False, description="Whether new apps should not send it; shown by OpenAPI.")
     max_length: int = Field(
         default=MAX_TEXT_CHARACTERS,
         ge=1,
@@ -145,7 +147,7 @@ class RequestField(Settings):
     def _without_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # The contract of an earlier release is written again as it was.
         unused = {name for name in _SHAPE_OF_TYPE.values() if getattr(self, name) is None}
-        unused |= {"max_length", "optional"} - self.model_fields_set
+        unused |= {"max_length", "optional", "deprecated"} - self.model_fields_set
         return {name: value for name, value in serialize(self).items() if name not in unused}
 
     @model_validator(mode="after")
@@ -251,6 +253,7 @@ class RequestContract(Settings):
     rules: list[RequestRule] = Field(default_factory=list, description="Rules for the values of the fields.")
     max_past_minutes: MaxPastMinutes = MAX_PAST_MINUTES
     on_past: OnPast = "flag"
+    deprecated: Deprecation | None = Field(default=None, description="That the endpoint is to end; null: it is not.")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -277,7 +280,7 @@ class RequestContract(Settings):
     @model_serializer(mode="wrap")
     def _without_later_attributes(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # The contract of an earlier release is written again as it was.
-        later = {"rules", "max_past_minutes", "on_past"} - self.model_fields_set
+        later = {"rules", "max_past_minutes", "on_past", "deprecated"} - self.model_fields_set
         return {name: value for name, value in serialize(self).items() if name not in later}
 
     @property

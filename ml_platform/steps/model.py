@@ -32,6 +32,7 @@ from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.contract_changes import ContractSettings
+from ml_platform.serving.deprecation import Deprecation
 from ml_platform.serving.load_profile import LoadTestSettings
 from ml_platform.serving.request_contract import MAX_PAST_MINUTES, MaxPastMinutes, OnPast, RequestContract, RequestField
 from ml_platform.serving.request_rules import RequestRule
@@ -155,7 +156,12 @@ class RetrainingSettings(Settings):
     )
 
 
-_CONTRACT_ATTRIBUTES = {"request_rules": "rules", "max_past_minutes": "max_past_minutes", "on_past": "on_past"}
+_CONTRACT_ATTRIBUTES = {
+    "request_rules": "rules",
+    "max_past_minutes": "max_past_minutes",
+    "on_past": "on_past",
+    "deprecated": "deprecated",
+}
 """Attributes of a model that its request contract has too, by their names there."""
 
 
@@ -259,6 +265,9 @@ class ModelSettings(Settings):
     )
     max_past_minutes: MaxPastMinutes = MAX_PAST_MINUTES
     on_past: OnPast = "flag"
+    deprecated: Deprecation | None = Field(
+        default=None, description="That the endpoint is to end: each answer has the headers deprecation and sunset."
+    )
     monitors: MonitorSettings = Field(
         default_factory=lambda: MonitorSettings.model_validate({}), description="Monitors of the model."
     )

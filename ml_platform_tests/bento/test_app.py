@@ -7,7 +7,7 @@ import math
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
 from ml_platform.monitoring.log_lines import read_records
 from ml_platform.monitoring.prediction_log import ingest_log_files, predictions_table
+from ml_platform.serving.deprecation import Deprecation
 from ml_platform.serving.request_contract import RequestContract, ValidRequest
 from ml_platform.tasks.catalog import as_task
 from ml_platform_tests.bento.conftest import VIEW
@@ -272,6 +273,27 @@ def test_openapi_document_describes_the_ids_in_the_headers_of_an_answer() -> Non
     assert set(described) <= set(headers)
     assert described["x-prediction-id"]["schema"]["format"] == "uuid"
     assert str(uuid.UUID(headers["x-prediction-id"])) == headers["x-prediction-id"]
+
+
+def test_answers_and_refusals_of_a_deprecated_endpoint_say_until_when_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deprecated = Deprecation(since=date(2026, 11, 1), sunset=date(2027, 2, 1), link="https://models.example.org/next")
+    monkeypatch.setattr(HalvingModel, "contract", CONTRACT.model_copy(update={"deprecated": deprecated}))
+    app = app_of()
+    expected = {
+        "deprecation": "@1793491200",
+        "sunset": "Mon, 01 Feb 2027 00:00:00 GMT",
+        "link": '<https://models.example.org/next>; rel="deprecation"',
+    }
+    for body in ({"rows": [{"x": 1}]}, {"rows": [{"x": "text"}]}):
+        assert expected.items() <= dict(ask(app, body).headers).items()
+    assert "deprecation" not in ask(app, b"", "GET", "/readyz").headers
+    operation = ask(app, b"", "GET", "/openapi.json").json()["paths"]["/v1/toy/predict"]["post"]
+    assert operation["deprecated"] is True
+    assert {"deprecation", "sunset"} <= set(operation["responses"]["200"]["headers"])
+    monkeypatch.undo()
+    assert "deprecation" not in ask(app_of(), {"rows": [{"x": 1}]}).headers
 
 
 def test_only_an_answer_with_predictions_has_a_prediction_id() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from resources.state import open_state
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 AVIATION, BIKES, CREDIT, PENGUINS = MODELS = ("departure_risk", "bike_demand", "credit_default", "penguin_species")
+CLIENTS = Path(__file__).resolve().parents[2] / "docs" / "clients"
 FLIGHT = {
     "carrier": "UA",
     "flight": 1545,
@@ -175,11 +177,31 @@ def test_openapi_page_is_that_of_its_model(gateway: Gateway) -> None:
     assert {model: set(schemas[model]["Row"]["properties"]) for model in MODELS} == {
         AVIATION: set(FLIGHT), BIKES: set(BIKES_FIELDS), CREDIT: set(CREDIT_FIELDS), PENGUINS: set(PENGUIN_FIELDS),
     }  # fmt: skip
-    common = {"score", "label", "reasons", "degraded"}
+    common = {"score", "label", "reasons", "reasons_method", "degraded"}
     assert {model: set(schemas[model]["Prediction"]["properties"]) - common for model in MODELS} == {
         AVIATION: set(), BIKES: {"interval"}, CREDIT: set(), PENGUINS: {"probabilities"},
     }  # fmt: skip
     assert schemas[PENGUINS]["Prediction"]["properties"]["label"]["enum"] == ["Adelie", "Chinstrap", "Gentoo"]
+
+
+def test_generated_python_client_asks_the_gateway_and_reads_answers_and_refusals(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(CLIENTS / AVIATION)
+    package = import_module(f"{AVIATION}_client")
+    endpoint = import_module(f"{AVIATION}_client.api.default.predict_{AVIATION}")
+    models = import_module(f"{AVIATION}_client.models")
+    client, flight = package.Client(str(gateway.client.base_url)), models.Row.from_dict(FLIGHT)
+
+    answer = endpoint.sync(client=client, body=models.Request([flight]), reasons=2)
+    (prediction,) = answer.predictions
+    assert prediction.score == gateway.predict(AVIATION, [FLIGHT]).json()["predictions"][0]["score"]
+    assert [each.contribution != 0 for each in prediction.reasons] == [True, True]
+
+    flight.dest = FLIGHT["origin"]
+    refused = endpoint.sync_detailed(client=client, body=models.Request([flight]))
+    assert refused.status_code == 422
+    assert refused.parsed.error.details[0].path == "rows[0].origin"
 
 
 def test_status_lists_all_four_with_their_endpoints(gateway: Gateway) -> None:

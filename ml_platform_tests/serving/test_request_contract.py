@@ -262,4 +262,4 @@ def test_optional_field_that_is_never_null_is_refused() -> None:
 
 
 def test_contract_of_an_earlier_release_is_written_as_it_was() -> None:
-    assert not {"optional", "max_length"} & contract().model_dump()["fields"][0].keys()
+    assert not {"optional", "max_length", "deprecated"} & contract().model_dump()["fields"][0].keys()
