@@ -23,16 +23,25 @@ import orjson
 from bento.batching import Batcher
 from bento.client_places import ClientPlaces
 from bento.docs_page import docs_page
+from bento.log_protection import LogProtection
 from bento.metrics import CONTENT_TYPE, Metrics
 from bento.prediction_id import PredictionIds
 from bento.prediction_log import AnsweredRequest, PredictionLog
 from bento.predictor import Predictor
 from bento.reasons import RequestedReasons, requested_reasons
 from bento.recent_scores import RecentScores
+from ml_platform.data.pii import shown_error
+from ml_platform.data.pseudonyms import PseudonymKey, pseudonym_key
 from ml_platform.errors import PlatformError
 from ml_platform.serving.open_inference import PREFIX, inference_answer, model_metadata, read_inference
 from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH, openapi_document
-from ml_platform.serving.request_contract import MAX_ROWS_WITH_REASONS, FieldError, InvalidRequestError, ValidRequest
+from ml_platform.serving.request_contract import (
+    MAX_ROWS_WITH_REASONS,
+    FieldError,
+    InvalidRequestError,
+    RequestContract,
+    ValidRequest,
+)
 
 Result = TypeVar("Result")
 Scope = MutableMapping[str, Any]
@@ -86,11 +95,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """Model and version of the service, and the folder of its prediction log (None: no log)."""
+    """Model and version of the service, and the folder of its prediction log (None: no log).
+
+    ``log_key`` returns the key by which the log hashes values that identify a person.
+    """
 
     model: str
     version: str
     log_folder: Path | None
+    log_key: Callable[[], PseudonymKey] | None = None
 
 
 class HttpError(Exception):
@@ -196,13 +209,25 @@ class PredictApp:
         self._deprecation = deprecated.headers if deprecated else []
         if self.config.log_folder is not None:
             self._log = PredictionLog(
-                self.config.log_folder, self.config.model, self.config.version, on_handled=self._observe
+                self.config.log_folder,
+                self.config.model,
+                self.config.version,
+                protection=self._protection(self._predictor.contract),
+                on_handled=self._observe,
             )
         # Loaded objects stay for the whole life of the service: no collection has to look at them again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         self.ready = True
+
+    def _protection(self, contract: RequestContract) -> LogProtection:
+        """Return what hides the PII of the log; raises PseudonymKeyError without the key that it needs."""
+        if not LogProtection.needs_key(contract):
+            return LogProtection(contract)
+        return LogProtection(
+            contract, pseudonym_key(None, {}) if self.config.log_key is None else self.config.log_key()
+        )
 
     def _observe(self, answered: Sequence[AnsweredRequest]) -> None:
         self.metrics.observe(answered)
@@ -250,9 +275,9 @@ class PredictApp:
             message = "The service cannot answer now, for example because of its features; its log has the cause."
             retry = [(b"retry-after", b"1")]
             response = Response(503, JSON, _error_bytes(_error(503, "unavailable", message), request_id, path), retry)
-        except Exception:
+        except Exception as error:
             self.metrics.count_error("bug")
-            logger.exception("request %s failed", request_id)
+            self._log_bug(error, request_id)
             failure = _error(500, "bug", "The service failed; its log has the cause under the request id.")
             response = Response(500, JSON, _error_bytes(failure, request_id, path))
         response_headers = [
@@ -264,6 +289,15 @@ class PredictApp:
         ]
         await send({"type": "http.response.start", "status": response.status, "headers": response_headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
+
+    def _log_bug(self, error: Exception, request_id: str) -> None:
+        contract = None if self._predictor is None else self._predictor.contract
+        hidden = {} if contract is None else {**contract.pii_fields, **contract.pii_features}
+        if hidden:
+            # The message of custom code may quote any value of the request.
+            logger.error("request %s failed: %s", request_id, shown_error(error, hidden))
+        else:
+            logger.exception("request %s failed", request_id)
 
     async def _respond(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str) -> Response:
         path, method = scope["path"], scope["method"]

@@ -1,10 +1,12 @@
 """Creates the application of a bento, by default of the one with this code; the caller chooses the server.
 
-Two environment variables locate its features and its log, because a bento can run anywhere:
+Environment variables locate its features and its log, because a bento can run anywhere:
 
 - ``ML_PLATFORM_ONLINE``: folder of the online snapshots, or address of a Valkey or Redis server with them, such as
   ``redis://host:6379/0``
 - ``ML_PLATFORM_PREDICTION_LOG``: folder of the prediction log; unset: no log
+- ``ML_PLATFORM_PII_KEY``: key by which the log hashes values that identify a person, or its file; unset: the key in the
+  file ``ML_PLATFORM_PII_KEY_FILE``, which is made when there is none
 """
 
 import json
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from bento.app import PredictApp, ServiceConfig
 from bento.predictor import Predictor
+from ml_platform.data.pseudonyms import PII_KEY_FILE_VARIABLE, PseudonymKey, pseudonym_key
 from ml_platform.features.stores import open_store
 from ml_platform.serving.bento_digest import MODEL_FOLDER, PACKAGE_FILE
 
@@ -36,5 +39,10 @@ def create_app(source: Path, online: str, log_folder: Path | None) -> PredictApp
     """
     metadata = json.loads((source / PACKAGE_FILE).read_text())
     store = open_store(online)
-    config = ServiceConfig(metadata["model"], metadata["version"], log_folder)
+    config = ServiceConfig(metadata["model"], metadata["version"], log_folder, _log_key)
     return PredictApp(config, lambda: Predictor(source / MODEL_FOLDER, store))
+
+
+def _log_key() -> PseudonymKey:
+    file = os.environ.get(PII_KEY_FILE_VARIABLE)
+    return pseudonym_key(Path(file) if file else None, os.environ)

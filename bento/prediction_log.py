@@ -9,8 +9,8 @@ A record, as :mod:`ml_platform.data.log_block` reads it back from a block, has t
 - ``predict_at``, ``as_of``, ``logged_at``: times in UTC
 - ``watermarks``: view → time up to which its facts were known
 - ``ages``: view → age of its facts in minutes, null where no fact was used
-- ``request``: the fields as received
-- ``features``: the values that the model used
+- ``request``: the fields as received, except those that :mod:`bento.log_protection` hides
+- ``features``: the values that the model used, with the same exceptions
 - ``score``
 - ``label``: the answer of a task with two classes, else null
 - ``details``: further fields of the answer with the answer as ``label``; absent for a task without them
@@ -32,6 +32,7 @@ import numpy as np
 import polars as pl
 
 from bento.log_files import LogFiles, make_private_folder
+from bento.log_protection import UNPROTECTED, LogProtection
 from bento.predictor import Prediction
 from ml_platform.data.answer_counts import SUFFIX, AnswerCounter
 from ml_platform.data.instants import microseconds_of
@@ -74,30 +75,38 @@ class LogStatus:
     failing_since: datetime | None
 
 
-def blocks_of(answered: Sequence[AnsweredRequest]) -> Iterator[Block]:
+def blocks_of(answered: Sequence[AnsweredRequest], protection: LogProtection = UNPROTECTED) -> Iterator[Block]:
     """Yield blocks with the predictions of ``answered``, in order; a block ends where the read facts change."""
     group: list[AnsweredRequest] = []
     for each in answered:
         if group and each.prediction.served.watermarks != group[0].prediction.served.watermarks:
-            yield _block(group)
+            yield _block(group, protection)
             group = []
         group.append(each)
     if group:
-        yield _block(group)
+        yield _block(group, protection)
 
 
-def layout_of(model: str, version: str, columns: BlockColumns, writer: str) -> Layout:
+def layout_of(
+    model: str, version: str, columns: BlockColumns, writer: str, protection: LogProtection = UNPROTECTED
+) -> Layout:
     """Return the layout of the blocks of a service with features in ``columns``."""
     features = [(name, _kind(columns.dtypes[name])) for name in columns.feature_names]
-    return Layout(writer, model, version, columns.view_names, features)
+    return Layout(writer, model, version, columns.view_names, protection.kinds(features))
 
 
-def _block(answered: Sequence[AnsweredRequest]) -> Block:
+def _block(answered: Sequence[AnsweredRequest], protection: LogProtection) -> Block:
     predictions = [each.prediction for each in answered]
     served = [each.served for each in predictions]
     columns = served[0].columns
     places = columns.feature_places
-    texts = [position for position, place in enumerate(places) if columns.dtypes[columns.names[place]] == pl.String]
+    texts = {
+        position: [text for each in served for text in each.text(int(place))]
+        for position, place in enumerate(places)
+        if columns.dtypes[columns.names[place]] == pl.String
+    }
+    numbers = np.concatenate([each.block for each in served])[:, places]
+    protection.hide(columns, served, numbers, texts)
     return Block(
         ids=[each.prediction_id for each in answered],
         request_ids=[each.request_id for each in answered],
@@ -105,7 +114,7 @@ def _block(answered: Sequence[AnsweredRequest]) -> Block:
         answered_at=[microseconds_of(each.answered_at) for each in answered],
         row_counts=[len(each.rows) for each in answered],
         watermarks=served[0].watermarks,
-        requests=[row for each in answered for row in each.rows],
+        requests=protection.requests([row for each in answered for row in each.rows]),
         scores=[score for each in predictions for score in each.scores],
         labels=[label for each in predictions for label in each.labels],
         details=[
@@ -116,8 +125,8 @@ def _block(answered: Sequence[AnsweredRequest]) -> Block:
         predict_at=np.concatenate([each.predict_at for each in predictions]),
         as_of=np.concatenate([each.as_of_microseconds for each in served]),
         ages=np.concatenate([each.ages_minutes for each in served]),
-        numbers=np.concatenate([each.block for each in served])[:, places],
-        texts={place: [text for each in served for text in each.text(int(places[place]))] for place in texts},
+        numbers=numbers,
+        texts=texts,
     )
 
 
@@ -134,6 +143,7 @@ class PredictionLog:
 
     Requests that were answered within ``batch_seconds`` are written together; a killed service loses only these, and
     :mod:`ml_platform.data.answer_counts` tells how many rows they had.
+    ``protection`` hides values that identify a person.
     ``on_handled`` is called in the thread with the requests that were written or dropped there together.
 
     No error ends the thread. Rows that cannot be written are dropped and counted, and the next write tries again.
@@ -149,18 +159,20 @@ class PredictionLog:
         max_file_bytes: int = 64 * 2**20,
         max_file_seconds: float = 3600.0,
         batch_seconds: float = 0.2,
+        protection: LogProtection = UNPROTECTED,
         on_handled: Callable[[Sequence[AnsweredRequest]], None] | None = None,
     ) -> None:
         self.model, self.version = model, version
         self.max_pending_rows = max_pending_rows
         self.batch_seconds = batch_seconds
         self._on_handled = on_handled
+        self._protection = protection
         self._files = LogFiles(
             folder,
             version,
             max_file_bytes=max_file_bytes,
             max_file_seconds=max_file_seconds,
-            first_line=lambda writer: layout_of(model, version, self._columns, writer).to_line(),
+            first_line=lambda writer: layout_of(model, version, self._columns, writer, self._protection).to_line(),
         )
         self._counter = _counter(folder, version)
         self._urgent_rows = min(max_pending_rows / 2, _ROWS_AT_ONCE)
@@ -271,7 +283,7 @@ class PredictionLog:
     def _lines(self, batch: Sequence[AnsweredRequest]) -> tuple[list[bytes], list[int]]:
         """Return the lines of the blocks of ``batch``, and the rows in each."""
         try:
-            blocks = [(pack_block(block), len(block.scores)) for block in blocks_of(batch)]
+            blocks = [(pack_block(block), len(block.scores)) for block in blocks_of(batch, self._protection)]
         except Exception:
             if len(batch) == 1:
                 logger.exception("request %s was answered but not logged", batch[0].request_id)

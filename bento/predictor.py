@@ -17,6 +17,7 @@ import numpy.typing as npt
 from bento.reasons import RequestedReasons, row_contributions, strongest_reasons
 from bento.scorer import Features, ModelUnreadableError, Scores, load_scorer
 from ml_platform.data.instants import instant_of, microseconds_of
+from ml_platform.data.pii import MASK
 from ml_platform.errors import listed
 from ml_platform.features.encoder import Encoder
 from ml_platform.features.feature_set import FeatureSet
@@ -24,6 +25,7 @@ from ml_platform.features.fitted_views import load_transformers
 from ml_platform.features.online_store import OnlineStore
 from ml_platform.features.row_columns import RowColumns
 from ml_platform.features.served_features import ServedFeatures
+from ml_platform.features.unknown_fields import with_pii
 from ml_platform.serving.request_contract import FieldError, InvalidRequestError, RequestContract, ValidRequest
 from ml_platform.tasks.catalog import as_task
 
@@ -85,7 +87,10 @@ class Predictor:
         self.task = as_task(description["task"])
         self.threshold = float(description["threshold"]) if self.task.has_threshold else None
         self.contract = RequestContract.model_validate(_read_json(model_dir, "contract.json"))
-        self.features = load_transformers(FeatureSet.from_dict(_read_json(model_dir, "features.json")), model_dir)
+        features = FeatureSet.from_dict(_read_json(model_dir, "features.json"))
+        if self.contract.pii_fields or self.contract.pii_features:
+            features = with_pii(features, self.contract.pii_fields, self.contract.pii_features)
+        self.features = load_transformers(features, model_dir)
         self.encoder = Encoder.from_json(_read_text(model_dir, "encoder.json"))
         calibration = _read_json(model_dir, "calibration.json")
         self._calibrate = calibration_function(calibration)
@@ -140,11 +145,18 @@ class Predictor:
     def strongest_reasons(self, prediction: Prediction, requested: RequestedReasons) -> list[dict[str, Any]]:
         """Return for each row what ``requested`` adds to its answer: the reasons, strongest first, and their method.
 
+        The values of features that identify a person are hidden: a stored view may tell a client what it does not know.
         Raises :class:`~ml_platform.serving.request_contract.InvalidRequestError` for a method that the model lacks.
         """
-        served = prediction.served
+        served, hidden = prediction.served, self.contract.pii_features
         contributions, method = row_contributions(self.scorer, served.encode(self.encoder), requested.method)
-        found = strongest_reasons(self.encoder.feature_names, served.records(), contributions, requested.count)
+        values = served.records()
+        if hidden:
+            values = [
+                {name: MASK if name in hidden and value is not None else value for name, value in row.items()}
+                for row in values
+            ]
+        found = strongest_reasons(self.encoder.feature_names, values, contributions, requested.count)
         return [{"reasons": of_row, "reasons_method": method} for of_row in found]
 
     def _degraded(

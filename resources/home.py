@@ -121,6 +121,11 @@ class Home:
         return self.serving / "predictions"
 
     @property
+    def pii_key(self) -> Path:
+        """The key by which prediction logs hash values that identify a person."""
+        return self.serving / "pii.key"
+
+    @property
     def logs(self) -> Path:
         """The log files of processes."""
         return self.root / "logs"

@@ -229,11 +229,12 @@ def _table_cells(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    records = [dg.TableRecord(dict(row)) for row in rows]
-    names = list(dict.fromkeys(name for record in records for name in record.data))
-    kinds = {name: next(record.data[name] for record in records if name in record.data) for name in names}
+    cells = [dict(row) for row in rows]
+    names = list(dict.fromkeys(name for row in cells for name in row))
+    kinds = {name: next(row[name] for row in cells if name in row) for name in names}
     return dg.MetadataValue.table(
-        records,
+        # Dagster wants all columns in each row; a period without enough labels, for example, has no metrics.
+        [dg.TableRecord({name: row.get(name) for name in names}) for row in cells],
         schema=dg.TableSchema(
             [dg.TableColumn(name, type=_KINDS.get(type(value), "string")) for name, value in kinds.items()]
         ),

@@ -79,6 +79,7 @@ def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec
         trusted_keys=SigningKeys(home.signing_keys).trusted,
         online=OnlineStoreResource.for_home(home).location,
         predictions=home.prediction_logs,
+        pii_key=home.pii_key,
         gateway_port=gateway_port,
         gateway_setting=port_variable("gateway"),
         max_loaded=int(os.environ[MAX_LOADED_VARIABLE]) if os.environ.get(MAX_LOADED_VARIABLE) else None,

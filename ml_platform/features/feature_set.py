@@ -166,14 +166,21 @@ class FeatureSet:
     def pii_columns_with(self, request_fields: Collection[str]) -> frozenset[str]:
         """Return :attr:`pii_columns` if ``request_fields`` identify a person too."""
         found = {*request_fields, *(name for view in self.views for name in view.pii_columns)}
-        for view in [*self._views_before_lookup, *self.stored, *self._views_after_lookup]:
-            reads = {
-                *view.fields,
-                *(column for each in self.views if each.name in view.inputs for column in each.columns),
-            }
-            names = set(view.dtypes) if view.kind == "request" and reads & found else view.pii_names
+        for view in self.read_order:
+            names = set(view.dtypes) if view.kind == "request" and self.reads(view) & found else view.pii_names
             found |= {*(names & set(view.entity)), *(view.column(name) for name in names if name in view.dtypes)}
         return frozenset(found)
+
+    @property
+    def read_order(self) -> list[FeatureView]:
+        """The views in the order in which they are read; those that need a transformer which is absent come last."""
+        others = [view for view in self.fitted if view.name not in self.transformers]
+        return [*self._views_before_lookup, *self.stored, *self._views_after_lookup, *others]
+
+    def reads(self, view: FeatureView) -> set[str]:
+        """Return the request fields that a request ``view`` reads, and the columns of its inputs."""
+        inputs = (column for each in self.views if each.name in view.inputs for column in each.columns)
+        return {*view.fields, *inputs}
 
     @cached_property
     def serving_plan(self) -> ServingPlan:

@@ -6,7 +6,7 @@ that was read differently, or a function that depends on more than its rows.
 
 import itertools
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -139,13 +139,14 @@ def compare_features(
     predictions: pl.DataFrame,
     logs: Mapping[str, pl.LazyFrame],
     pii_columns: Collection[str] = (),
+    logged_as: Callable[[pl.DataFrame], pl.DataFrame] = lambda recomputed: recomputed,
 ) -> SkewReport:
     """Recompute the features of logged ``predictions`` from ``logs`` and compare them as float32; null equals null.
 
     ``predictions`` have the request fields, ``predict_at``, ``as_of``, ``watermarks`` and the features, as
     :func:`features_to_log` returns them. The examples of the report show all other columns too, with the values of
-    ``pii_columns`` masked. Raises :class:`ViewError` when a column is missing, or without predictions (a check of
-    nothing would pass).
+    ``pii_columns`` masked. ``logged_as`` returns recomputed features in the form in which the log has them. Raises
+    :class:`ViewError` when a column is missing, or without predictions (a check of nothing would pass).
     """
     needed = [*feature_set.fields, PREDICT_AT, AS_OF, WATERMARKS, *feature_set.feature_names]
     absent = [name for name in needed if name not in predictions.columns]
@@ -161,7 +162,7 @@ def compare_features(
         _recomputed(feature_set, group, logs, json.loads(str(marks[0])))
         for marks, group in rows.group_by([WATERMARKS], maintain_order=True)
     ]
-    mismatches = differing_features(feature_set, rows, pl.concat(parts).sort(_ROW), pii_columns)
+    mismatches = differing_features(feature_set, rows, logged_as(pl.concat(parts).sort(_ROW)), pii_columns)
     return SkewReport(rows.height, len(feature_set.feature_names), mismatches)
 
 

@@ -1,7 +1,7 @@
 """Reading logged requests and features: JSON text of the predictions table becomes columns of declared types."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +9,10 @@ import orjson
 import polars as pl
 
 from ml_platform.data.exact_json import date_of, decimal_of, duration_of
+from ml_platform.data.pii import MASK
+from ml_platform.data.pseudonyms import PseudonymKey
 from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.monitoring.hashed_fields import HashedFields, split_pseudonyms
 
 
 class PredictionLogError(PlatformError):
@@ -51,15 +54,55 @@ def with_features(predictions: pl.DataFrame, features: Mapping[str, pl.DataType]
     return _with_unpacked_fields(predictions, "features", features)
 
 
-def with_identity(predictions: pl.DataFrame, fields: Mapping[str, pl.DataType]) -> pl.DataFrame:
+def with_identity(
+    predictions: pl.DataFrame, fields: Mapping[str, pl.DataType], hashed: HashedFields | None = None
+) -> pl.DataFrame:
     """Return ``predictions`` with the named fields of their requests as columns, each named by :func:`identity_column`.
 
-    A field that a request lacks is null, also when all of a few requests lack it. Raises :class:`PredictionLogError`
-    when a value does not fit its type.
+    Fields that are ``hashed`` are pseudonyms (text), also of requests that were logged with the values themselves. A
+    field that a request lacks is null, also when all of a few requests lack it. Raises :class:`PredictionLogError` when
+    a value does not fit its type.
     """
     requests = predictions.select("request")
-    unpacked = _with_unpacked_fields(requests, "request", fields, may_be_absent=True)
-    return predictions.with_columns(unpacked[name].alias(identity_column(name)) for name in fields)
+    plain = {name: dtype for name, dtype in fields.items() if hashed is None or name not in hashed.dtypes}
+    unpacked = _with_unpacked_fields(requests, "request", plain, may_be_absent=True)
+    columns = [unpacked[name].alias(identity_column(name)) for name in plain]
+    if hashed is not None and len(plain) < len(fields):
+        records = logged_requests(predictions)
+        columns += [
+            hashed_values(name, records, hashed).alias(identity_column(name)) for name in fields if name not in plain
+        ]
+    return predictions.with_columns(columns)
+
+
+def logged_requests(predictions: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the logged request of each prediction."""
+    return [_record(text) for text in predictions["request"]]
+
+
+def hashed_values(name: str, records: Sequence[Mapping[str, Any]], hashed: HashedFields) -> pl.Series:
+    """Return the pseudonyms of the field ``name`` of logged requests, some of which may have the values themselves."""
+    if not records:
+        return pl.Series(name, [], pl.String)
+    logged, values = split_pseudonyms([record.get(name) for record in records])
+    (read,) = _typed_columns("Logged requests", {name: values}, {name: hashed.dtypes[name]}, shows_values=False)
+    return pl.Series(name, logged, pl.String).fill_null(hashed.of_column(name, read))
+
+
+def with_hashed_features(
+    predictions: pl.DataFrame, features: Mapping[str, pl.DataType], key: PseudonymKey
+) -> pl.DataFrame:
+    """Return ``predictions`` with the named features as columns of pseudonyms.
+
+    Predictions that were logged with the values themselves get pseudonyms too. Raises as :func:`with_features`.
+    """
+    records = [_record(text) for text in predictions["features"]]
+    columns = []
+    for name, dtype in features.items():
+        logged, values = split_pseudonyms([record.get(name) for record in records])
+        (read,) = _typed_columns("Logged features", {name: values}, {name: dtype}, shows_values=False)
+        columns.append(pl.Series(name, logged, pl.String).fill_null(key.of_feature(read)))
+    return predictions.with_columns(columns)
 
 
 def identity_column(field: str) -> str:
@@ -83,14 +126,24 @@ def _with_unpacked_fields(
             found=f"{len(missing)} in no request: {listed(missing)}",
             fix=f"Name fields of the request.{did_you_mean(missing[0], logged)}",
         )
+    values = {name: [record.get(name) for record in records] for name in fields}
+    return predictions.with_columns(_typed_columns(subject, values, fields))
+
+
+def _typed_columns(
+    subject: str, values: Mapping[str, list[Any]], fields: Mapping[str, pl.DataType], *, shows_values: bool = True
+) -> list[pl.Series]:
+    """Return the logged ``values`` by field as columns of the given types."""
     try:
-        columns = [_column(name, [record.get(name) for record in records], dtype) for name, dtype in fields.items()]
+        return [_column(name, values[name], dtype) for name, dtype in fields.items()]
     except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
         types = ", ".join(f"{name}: {dtype}" for name, dtype in fields.items())
         raise PredictionLogError(
-            subject, expected=types, found=str(error), fix="Use the types of the model's declaration."
-        ) from error
-    return predictions.with_columns(columns)
+            subject,
+            expected=types,
+            found=str(error) if shows_values else f"values of another type, which identify a person: {MASK}",
+            fix="Use the types of the model's declaration.",
+        ) from (error if shows_values else None)
 
 
 def _record(text: str) -> dict[str, Any]:

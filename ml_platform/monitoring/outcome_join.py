@@ -19,6 +19,7 @@ from ml_platform.data.lake import Lake, StagedRows
 from ml_platform.data.lake_catalog import Segment
 from ml_platform.errors import listed
 from ml_platform.monitoring.fact_tables import writing_facts
+from ml_platform.monitoring.hashed_fields import HashedFields
 from ml_platform.monitoring.known_ids import PREDICTION_ID
 from ml_platform.monitoring.logged_fields import identity_column, with_identity
 from ml_platform.monitoring.outcomes import (
@@ -56,7 +57,8 @@ class LabelSource:
     """The table with the columns ``label``, ``label_known_at`` and ``predict_at``, and the fields ``identity``.
 
     ``outcome_type`` is the type of outcomes: numbers, or text for classes.
-    Values of the ``pii_columns`` among these fields are shown in no message. A table without time has neither
+    Values of the ``pii_columns`` among these fields are shown in no message, and the ``hashed`` fields join by their
+    pseudonyms. A table without time has neither
     ``label_known_at`` nor ``predict_at``: its labels are known since ``written_at``, for predictions of any time.
     """
 
@@ -65,6 +67,7 @@ class LabelSource:
     pii_columns: Collection[str] = ()
     outcome_type: pl.DataType = field(default_factory=pl.Float64)
     written_at: datetime | None = None
+    hashed: HashedFields | None = None
 
 
 def record_outcomes(lake: Lake, model: str, labels: LabelSource, *, known_by: datetime, now: datetime) -> int:
@@ -133,6 +136,7 @@ class _Join:
         self.pii_columns = [identity_column(name) for name in labels.pii_columns]
         self.joined = self._stored_partitions()
         self._frames: OrderedDict[str, pl.DataFrame] = OrderedDict()
+        self._keyed: OrderedDict[str, pl.DataFrame] = OrderedDict()
 
     def changed_labels(self) -> Iterator[list[_Change]]:
         """Yield the changed partitions of the labels, those of about one month together."""
@@ -261,7 +265,7 @@ class _Join:
 
     def _new_facts(self, rows: pl.LazyFrame, *, are_new: bool = False) -> pl.DataFrame:
         """Return the facts about ``rows`` that are not stored, with the column ``labelled`` (1, 0 or -1)."""
-        predictions = with_identity(rows.collect(), self.types).drop("request")
+        predictions = self._with_keys(rows.collect()).drop("request")
         matched = predictions.drop(self.keys).join(
             self._matches(predictions), on=PREDICTION_ID, how="left", maintain_order="left"
         )
@@ -281,6 +285,35 @@ class _Join:
             .select(*FACT_SCHEMA, _LABELLED)
         )
 
+    def _with_keys(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return ``rows`` with their keys; those with pseudonyms of another key stay as they were joined before it."""
+        hashed = self.source.hashed
+        found = with_identity(rows, self.types, hashed)
+        if hashed is None:
+            return found
+        others = [hashed.has_other_key(found[identity_column(name)]) for name in self._hashed_names]
+        return found.filter(~pl.any_horizontal(others)) if others else found
+
+    @property
+    def _hashed_names(self) -> list[str]:
+        hashed = self.source.hashed
+        return [] if hashed is None else [name for name in self.source.identity if name in hashed.dtypes]
+
+    def _keyed_labels(self, partition: str) -> pl.DataFrame:
+        """Return the labels of ``partition`` with pseudonyms in place of the keys that the log hides."""
+        hashed = self.source.hashed
+        if hashed is None or not self._hashed_names:
+            return self._labels(partition)
+        if partition not in self._keyed:
+            labels = self._labels(partition)
+            self._keyed[partition] = labels.with_columns(
+                hashed.of_column(name, labels[identity_column(name)]) for name in self._hashed_names
+            )
+            if len(self._keyed) > _PARTITIONS_IN_MEMORY:
+                self._keyed.popitem(last=False)
+        self._keyed.move_to_end(partition)
+        return self._keyed[partition]
+
     def _matches(self, predictions: pl.DataFrame) -> pl.DataFrame:
         """Return id, outcome and its time for the ``predictions`` of which the label is known."""
         found = [
@@ -296,7 +329,7 @@ class _Join:
             interval = joined.interval
             if interval is None or not (inside := times.is_between(*interval)).any():
                 continue
-            labels = self._labels(partition).drop("predict_at")
+            labels = self._keyed_labels(partition).drop("predict_at")
             matched = match_labels(
                 predictions.filter(inside),
                 labels,

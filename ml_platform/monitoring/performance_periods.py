@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.lake import Lake
+from ml_platform.monitoring.hashed_fields import HashedFields
 from ml_platform.monitoring.known_ids import PREDICTION_ID
 from ml_platform.monitoring.log_lines import DETAILS
 from ml_platform.monitoring.logged_fields import identity_column, with_identity
@@ -35,6 +36,8 @@ _EXAMPLE = "example"
 class PerformanceMeasure:
     """How a model is measured: its ``identity`` fields with their types, its metrics, and the settings.
 
+    The log has pseudonyms of the ``hashed`` fields.
+
     ``metrics_name`` identifies ``compute_metrics``: another name measures all periods again.
     """
 
@@ -43,6 +46,7 @@ class PerformanceMeasure:
     metrics_name: str
     settings: PerformanceSettings
     outcome_type: pl.DataType = field(default_factory=pl.Float64)
+    hashed: HashedFields | None = None
 
 
 def measured_periods(lake: Lake, model: str, measure: PerformanceMeasure, *, known_by: datetime) -> list[Period]:
@@ -76,6 +80,7 @@ def outcomes_of_period(
     end: datetime,
     days: Sequence[str],
     outcome_type: pl.DataType | None = None,
+    hashed: HashedFields | None = None,
 ) -> pl.DataFrame:
     """Return the predictions of the stable role from ``start`` until before ``end`` that were logged on ``days``.
 
@@ -84,7 +89,7 @@ def outcomes_of_period(
     """
     keys = [_EXAMPLE, "version"]
     # Later days come last, so the last row of an example is the one logged last.
-    parts = [_outcomes_of_day(lake, model, identity, start, end, day, outcome_type) for day in sorted(days)]
+    parts = [_outcomes_of_day(lake, model, identity, start, end, day, outcome_type, hashed) for day in sorted(days)]
     rows = pl.concat(parts).unique(keys, keep="last", maintain_order=True)
     return rows.select("version", "request_id", "predict_at", "score", DETAILS, OUTCOME)
 
@@ -97,13 +102,14 @@ def _outcomes_of_day(
     end: datetime,
     day: str,
     outcome_type: pl.DataType | None,
+    hashed: HashedFields | None,
 ) -> pl.DataFrame:
     wanted = (pl.col("role") == STABLE, pl.col("predict_at") >= start, pl.col("predict_at") < end)
     columns = (PREDICTION_ID, "request_id", "row", "model", "version", "role", "predict_at", "logged_at", "score")
     stored = with_details(lake.scan(predictions_table(model), partitions=[day]))
     rows = stored.filter(*wanted).select(*columns, DETAILS, "request").collect()
     keys = [identity_column(name) for name in identity]
-    latest = latest_per_example(with_identity(rows.drop_nulls("request"), identity), keys)
+    latest = latest_per_example(with_identity(rows.drop_nulls("request"), identity, hashed), keys)
     outcomes = current_outcomes(lake, model, [day], outcome_type).select(PREDICTION_ID, OUTCOME)
     joined = latest.join(outcomes, on=PREDICTION_ID, how="left", maintain_order="left")
     # The hash takes eight bytes where the identity may be long text.
@@ -169,7 +175,7 @@ def _measure(
     if not days:
         return []
     end = _period_end(start, measure.settings.period)
-    rows = outcomes_of_period(lake, model, measure.identity, start, end, days, measure.outcome_type)
+    rows = outcomes_of_period(lake, model, measure.identity, start, end, days, measure.outcome_type, measure.hashed)
     return [
         measure_period(start, str(version), group, measure.compute_metrics, measure.settings, known_by)
         for (version,), group in rows.group_by("version", maintain_order=True)

@@ -84,6 +84,7 @@ class ProcessPlan(BaseModel):
     trusted_keys: Path | None = Field(default=None, description="Folder of the public keys that signed the bentos.")
     online: str = Field(description="Folder of the online snapshots, or address of the server with them.")
     predictions: Path = Field(description="Folder of the prediction logs, with one folder per model.")
+    pii_key: Path | None = Field(default=None, description="File of the key of pseudonyms in these logs.")
     gateway_port: int = Field(description="Port of the gateway.")
     max_loaded: int | None = Field(
         default=None, description="Loaded models of a host at once besides the warm ones; None: no limit."

@@ -23,6 +23,7 @@ from typing import Any
 
 from bento.host_plan import HostedService
 from ml_platform.data.atomic import write_json
+from ml_platform.data.pseudonyms import PII_KEY_FILE_VARIABLE
 from ml_platform.errors import PlatformError
 from ml_platform.features.stores import open_store
 from ml_platform.serving.bento_signature import TRUSTED_KEYS_VARIABLE
@@ -131,6 +132,7 @@ class Reconciler:
             "ML_PLATFORM_ONLINE": online,
             "ML_PLATFORM_PREDICTION_LOG": str(predictions),
             **ONE_THREAD_ENVIRONMENT,
+            **({} if self.plan.pii_key is None else {PII_KEY_FILE_VARIABLE: str(self.plan.pii_key.resolve())}),
             **({} if self.plan.trusted_keys is None else {TRUSTED_KEYS_VARIABLE: str(self.plan.trusted_keys)}),
         }
         options = {"env": environment, "graceful_timeout": STOP_SECONDS - 5, "stop_children": True}

@@ -83,6 +83,9 @@ OnPast = Annotated[
     ),
 ]
 
+LogTreatment = Literal["hash", "drop"]
+"""The prediction log stores the keyed hash of a value that identifies a person, or nothing of it."""
+
 MAX_SIMILAR = 100
 """Maximum number of names among which a near name is searched for the hint of an error."""
 
@@ -120,6 +123,11 @@ class RequestField(Settings):
         ge=1,
         description="Greatest length of a text, and of a text in a list (characters).",
     )
+    pii: LogTreatment | None = Field(
+        default=None,
+        description="For a field that identifies a person: what the prediction log stores of it, hash (a keyed hash, "
+        "by which outcomes still join) or drop (nothing). Default: hash for a column that its contract marks as pii.",
+    )
 
     @property
     def dtype(self) -> pl.DataType:
@@ -147,7 +155,7 @@ class RequestField(Settings):
     def _without_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # The contract of an earlier release is written again as it was.
         unused = {name for name in _SHAPE_OF_TYPE.values() if getattr(self, name) is None}
-        unused |= {"max_length", "optional", "deprecated"} - self.model_fields_set
+        unused |= {"max_length", "optional", "deprecated", "pii"} - self.model_fields_set
         return {name: value for name, value in serialize(self).items() if name not in unused}
 
     @model_validator(mode="after")
@@ -254,6 +262,9 @@ class RequestContract(Settings):
     max_past_minutes: MaxPastMinutes = MAX_PAST_MINUTES
     on_past: OnPast = "flag"
     deprecated: Deprecation | None = Field(default=None, description="That the endpoint is to end; null: it is not.")
+    pii_features: dict[str, LogTreatment] = Field(
+        default_factory=dict, description="Features that identify a person, and what the prediction log stores of them."
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -280,7 +291,7 @@ class RequestContract(Settings):
     @model_serializer(mode="wrap")
     def _without_later_attributes(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # The contract of an earlier release is written again as it was.
-        later = {"rules", "max_past_minutes", "on_past", "deprecated"} - self.model_fields_set
+        later = {"rules", "max_past_minutes", "on_past", "deprecated", "pii_features"} - self.model_fields_set
         return {name: value for name, value in serialize(self).items() if name not in later}
 
     @property
@@ -291,6 +302,16 @@ class RequestContract(Settings):
     @cached_property
     def dtypes(self) -> dict[str, pl.DataType]:
         return {field.name: field.dtype for field in self.fields}
+
+    @cached_property
+    def pii_fields(self) -> dict[str, LogTreatment]:
+        """Fields that identify a person, with what the prediction log stores of them."""
+        return {field.name: field.pii for field in self.fields if field.pii is not None}
+
+    @cached_property
+    def hashed_fields(self) -> dict[str, pl.DataType]:
+        """Types of the fields of which the prediction log stores a pseudonym."""
+        return {field.name: field.dtype for field in self.fields if field.pii == "hash"}
 
     @cached_property
     def _optional(self) -> list[str]:

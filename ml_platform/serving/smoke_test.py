@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ml_platform.data.pseudonyms import PII_KEY_FILE_VARIABLE
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.serving.bento_sources import BentoError
 from ml_platform.tasks.task import answered_numbers
@@ -104,6 +105,7 @@ def service_environment(source: Path, online: str, log_folder: Path) -> dict[str
         "PYTHONDONTWRITEBYTECODE": "1",
         "ML_PLATFORM_ONLINE": online,
         "ML_PLATFORM_PREDICTION_LOG": str(log_folder),
+        PII_KEY_FILE_VARIABLE: str(log_folder / "pii.key"),
     }
 
 

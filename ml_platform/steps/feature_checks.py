@@ -3,23 +3,35 @@
 The assets, the command line and the tests call the same functions.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+
+import polars as pl
 
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.data.pii import MASK
 from ml_platform.features import skew
+from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.late_fields import LateField, availability_for_examples, late_fields
 from ml_platform.features.leak import choose_cuts
 from ml_platform.features.leakage_screen import LeakageScreenReport, screen_for_leakage
 from ml_platform.features.skew import SkewReport
+from ml_platform.features.unknown_fields import without_fields
 from ml_platform.features.view import AS_OF, PREDICT_AT
-from ml_platform.monitoring.logged_fields import with_features, with_request_fields
+from ml_platform.monitoring.hashed_fields import HashedFields
+from ml_platform.monitoring.logged_fields import (
+    hashed_values,
+    logged_requests,
+    with_features,
+    with_hashed_features,
+    with_request_fields,
+)
 from ml_platform.monitoring.prediction_log import predictions_table
 from ml_platform.serving.request_contract import RequestContract
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import features_of, model_directory
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.pseudonyms import home_key
 from ml_platform.training.labels import LABEL
 from ml_platform.training.training_set import EXAMPLE_ID
 
@@ -27,6 +39,8 @@ MIN_MONTHS = 2
 """Months that the leakage screen needs: within one month, a split by time and a random split do not differ."""
 
 LABEL_VALUES = 2
+_VALUE = "value of the key"
+
 CUTS = 3
 """Number of times at which late fields are looked for."""
 
@@ -114,17 +128,69 @@ def check_skew(model: BoundModel, stores: PlatformStores) -> SkewReport | NotEva
     reports = []
     for (version,), rows in sample.group_by("version", maintain_order=True):
         directory = model_directory(stores.registry.version(model.name, int(str(version))), stores)
-        features = features_of(directory)
         contract = RequestContract.model_validate_json((directory / "contract.json").read_text())
-        types = {name: dtype for view in features.views for name, dtype in view.columns.items()}
-        typed = with_request_fields(rows, {name: contract.dtypes[name] for name in features.fields})
-        unpacked = with_features(typed, {name: types[name] for name in features.feature_names})
-        logged = unpacked.select(
-            *("request_id", "row", "version", "role", *features.fields),
-            *(PREDICT_AT, AS_OF, skew.WATERMARKS, *features.feature_names),
-        )
-        reports.append(skew.compare_features(features, logged, features.logs(lake), model.pii_columns))
+        report = _skew_of_version(model, rows, features_of(directory), contract.dtypes, stores)
+        if report is not None:
+            reports.append(report)
+    if not reports:
+        return NotEvaluated("All features are computed from request fields that the log hides.")
     return skew.merge_reports(reports)
+
+
+def _skew_of_version(
+    model: BoundModel,
+    rows: pl.DataFrame,
+    features: FeatureSet,
+    dtypes: Mapping[str, pl.DataType],
+    stores: PlatformStores,
+) -> SkewReport | None:
+    """Return the report of the predictions ``rows`` of one version; None when no feature can be recomputed.
+
+    A stored view is read by a hashed key, whose value is found among the keys of its facts. Features that a request
+    view computes from a hidden field are left out, because the log has no value to compute them from.
+    """
+    hidden = model.pii_fields
+    keys = {name for name in features.key_fields if hidden.get(name) == "hash"}
+    features = without_fields(features, hidden, keys)
+    if not features.feature_names:
+        return None
+    logs = features.logs(stores.lake)
+    types = {name: dtype for view in features.views for name, dtype in view.columns.items()}
+    hashed = [name for name in features.feature_names if name in model.pii_features]
+    fields = {name: dtypes[name] for name in features.fields}
+    typed = with_request_fields(rows, {name: dtype for name, dtype in fields.items() if name not in keys})
+    typed = with_features(typed, {name: types[name] for name in features.feature_names if name not in hashed})
+    if hashed or keys & set(fields):
+        key = home_key(stores.home)
+        typed = with_hashed_features(typed, {name: types[name] for name in hashed}, key)
+        found = HashedFields(key, {name: fields[name] for name in sorted(keys & set(fields))})
+        typed = typed.with_columns(_known_keys(name, rows, features, logs, found) for name in found.dtypes)
+    logged = typed.select(
+        *("request_id", "row", "version", "role", *features.fields),
+        *(PREDICT_AT, AS_OF, skew.WATERMARKS, *features.feature_names),
+    )
+
+    def as_logged(recomputed: pl.DataFrame) -> pl.DataFrame:
+        return recomputed.with_columns(key.of_feature(recomputed[name]) for name in hashed)
+
+    return skew.compare_features(features, logged, logs, model.pii_columns, as_logged)
+
+
+def _known_keys(
+    name: str, rows: pl.DataFrame, features: FeatureSet, logs: Mapping[str, pl.LazyFrame], hashed: HashedFields
+) -> pl.Series:
+    """Return the values of the hashed key ``name`` of logged ``rows``; null for one that has no fact in ``logs``."""
+    pseudonyms = hashed_values(name, logged_requests(rows), hashed).to_frame()
+    wanted = pseudonyms[name].unique().implode()
+    found = []
+    for view in (each for each in features.stored if name in each.entity):
+        known = logs[view.name].select(pl.col(name).unique()).collect()[name].drop_nulls()
+        values = known.cast(hashed.dtypes[name])
+        both = pl.DataFrame({name: hashed.of_column(name, known), _VALUE: values})
+        found.append(both.filter(pl.col(name).is_in(wanted)))
+    return pseudonyms.join(pl.concat(found).unique(name), on=name, how="left", maintain_order="left")[_VALUE].rename(
+        name
+    )
 
 
 def _shown_examples(late: LateField, pii_columns: Collection[str]) -> list[dict[str, object]]:

@@ -28,13 +28,21 @@ from ml_platform.evaluation.own_gate import OwnGate
 from ml_platform.evaluation.plausibility import PlausibilityGate
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
+from ml_platform.features.unknown_fields import columns_computed_from
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.contract_changes import ContractSettings
 from ml_platform.serving.deprecation import Deprecation
 from ml_platform.serving.load_profile import LoadTestSettings
-from ml_platform.serving.request_contract import MAX_PAST_MINUTES, MaxPastMinutes, OnPast, RequestContract, RequestField
+from ml_platform.serving.request_contract import (
+    MAX_PAST_MINUTES,
+    LogTreatment,
+    MaxPastMinutes,
+    OnPast,
+    RequestContract,
+    RequestField,
+)
 from ml_platform.serving.request_rules import RequestRule
 from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.serving.serving_settings import ServingSettings
@@ -349,7 +357,21 @@ class BoundModel:
     @cached_property
     def pii_columns(self) -> frozenset[str]:
         """Request fields and features whose values no report, message or example shows."""
-        return self.feature_set.pii_columns_with(self.example_pii)
+        declared = {field.name for field in self.declared.request if field.pii is not None}
+        return self.feature_set.pii_columns_with(self.example_pii | declared)
+
+    @cached_property
+    def pii_fields(self) -> dict[str, LogTreatment]:
+        """Request fields that identify a person, with what the prediction log stores: unless declared, a hash."""
+        return {field.name: field.pii or "hash" for field in self.declared.request if field.name in self.pii_columns}
+
+    @cached_property
+    def pii_features(self) -> dict[str, LogTreatment]:
+        """Features that identify a person; those that are computed from a dropped field are dropped too."""
+        dropped = [name for name, treatment in self.pii_fields.items() if treatment == "drop"]
+        computed = columns_computed_from(self.feature_set, dropped)
+        columns = {name for view in self.feature_set.views for name in view.columns}
+        return {name: "drop" if name in computed else "hash" for name in sorted(self.pii_columns & columns)}
 
     @property
     def stored_views(self) -> list[FeatureViewSettings]:
@@ -471,17 +493,24 @@ class BoundModel:
 
     @cached_property
     def contract(self) -> RequestContract:
+        # Only what is declared: the contract of a candidate of an earlier release stays equal.
+        optional: dict[str, Any] = {
+            attribute: getattr(self.declared, declared)
+            for declared, attribute in _CONTRACT_ATTRIBUTES.items()
+            if declared in self.declared.model_fields_set
+        }
+        if self.pii_features:
+            optional["pii_features"] = self.pii_features
+        pii = self.pii_fields
         return RequestContract(
             model=self.name,
-            fields=self.declared.request,
+            fields=[
+                field.model_copy(update={"pii": pii[field.name]}) if field.name in pii else field
+                for field in self.declared.request
+            ],
             max_rows=self.declared.maximum_rows,
             prediction_time=self.declared.prediction_time,
-            # Only what is declared: the contract of a candidate of an earlier release stays equal.
-            **{
-                attribute: getattr(self.declared, declared)
-                for declared, attribute in _CONTRACT_ATTRIBUTES.items()
-                if declared in self.declared.model_fields_set
-            },
+            **optional,
         )
 
     @property

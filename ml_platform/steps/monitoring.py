@@ -18,6 +18,7 @@ from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_report import DriftReport
 from ml_platform.monitoring.evidently_report import write_evidently_report
 from ml_platform.monitoring.fact_tables import compact_closed_days
+from ml_platform.monitoring.hashed_fields import HashedFields
 from ml_platform.monitoring.logged_nulls import logged_features, risen_nulls
 from ml_platform.monitoring.lost_predictions import LostPredictions, count_lost_predictions
 from ml_platform.monitoring.outcome_join import LabelSource, record_outcomes
@@ -41,6 +42,7 @@ from ml_platform.steps.feature_checks import NOT_APPLICABLE, NotEvaluated
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.pseudonyms import hashed_fields_of
 from ml_platform.steps.untimed import written_at
 from ml_platform.tasks.catalog import realised_metrics
 from ml_platform.training.model_directory import StoredModel, read_model
@@ -106,12 +108,15 @@ def lost_predictions(model: BoundModel, stores: PlatformStores) -> LostPredictio
     return LostPredictions(lost=sum(each.lost for each in found), dropped=sum(each.dropped for each in found))
 
 
-def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinResult | None:
+def join_outcomes(
+    model: BoundModel, lake: Lake, now: datetime, hashed: HashedFields | None = None
+) -> OutcomeJoinResult | None:
     """Record the outcomes that became known, changed or were withdrawn; return None without logged predictions.
 
     A label counts as known when it became known before :func:`label_clock`. Labels of a dataset of their
     own come from the training set, so a prediction has no outcome before its label is due. ``now`` is the time of
-    recording.
+    recording. ``hashed`` are the fields of which the log has pseudonyms; see
+    :func:`~ml_platform.steps.pseudonyms.hashed_fields_of`.
     """
     if not lake.exists(predictions_table(model.name)):
         return None
@@ -121,6 +126,7 @@ def join_outcomes(model: BoundModel, lake: Lake, now: datetime) -> OutcomeJoinRe
         model.pii_columns,
         model.declared.task.outcome_type,
         written_at=None if model.has_time else written_at(model, lake),
+        hashed=hashed,
     )
     table = outcomes_table(model.name)
     added = record_outcomes(lake, model.name, labels, known_by=label_clock(model, lake), now=now)
@@ -149,6 +155,7 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
         metrics_name=_metrics_name(model),
         settings=settings,
         outcome_type=model.declared.task.outcome_type,
+        hashed=hashed_fields_of(model, stores.home),
     )
     periods = measured_periods(lake, model.name, measure, known_by=label_clock(model, lake))
     return performance.performance_report(periods, settings, expected_by_version(model, stores))
@@ -281,7 +288,9 @@ def _with_logged_nulls(
     logged = logged_features(parts, start, end, rows=settings.sample_rows, seed=settings.seed)
     if logged.height < settings.minimum_rows:
         return report
-    names, change = model.feature_set.feature_names, settings.null_rate_change
+    dropped = {name for name, treatment in model.pii_features.items() if treatment == "drop"}
+    names = [name for name in model.feature_set.feature_names if name not in dropped]
+    change = settings.null_rate_change
     risen = risen_nulls(reference, logged, names, by=PARTITION, change=change)
     return report.model_copy(update={"logged_rows": logged.height, "logged_nulls": risen})
 

@@ -71,10 +71,11 @@ def outcomes(model: ModelAssets) -> dg.AssetsDefinition:
         metadata={"dagster/table_name": outcomes_table(model.name)},
         **model.shared_arguments("deltalake"),
     )
-    def _outcomes(lake: LakeResource) -> dg.MaterializeResult[Any]:
+    def _outcomes(lake: LakeResource, home: HomeResource) -> dg.MaterializeResult[Any]:
         from ml_platform.steps.monitoring import join_outcomes
+        from ml_platform.steps.pseudonyms import hashed_fields_of
 
-        joined = join_outcomes(model, lake.lake(), datetime.now(UTC))
+        joined = join_outcomes(model, lake.lake(), datetime.now(UTC), hashed_fields_of(model, home.home()))
         if joined is None:
             return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": "Nothing was predicted yet."})
         if joined.table is None:

@@ -60,6 +60,7 @@ def validate_declaration(model: ModelDeclaration, bound: BoundModel) -> None:
     _validate_partitions(model, bound)
     _validate_label_time(model, bound)
     _validate_request(model, bound)
+    _validate_pii(model, bound)
     _validate_evaluation(model, bound)
     _validate_gates(model, bound)
     _validate_known_times(model, bound)
@@ -300,6 +301,26 @@ def _validate_request(model: ModelDeclaration, bound: BoundModel) -> None:
                 found=f"'{found}'",
                 fix="Give the field that type, or change the type of the key in the dataset's contract or in the "
                 "view's key_types; otherwise training finds facts that serving does not.",
+            )
+
+
+def _validate_pii(model: ModelDeclaration, bound: BoundModel) -> None:
+    """Raise :class:`DeclarationError` for a dropped field by which outcomes join, and for a time that is logged."""
+    for at, field in enumerate(model.request):
+        treatment = bound.pii_fields.get(field.name)
+        if treatment == "drop" and field.name in bound.identity:
+            raise model.error_at(
+                ["request", at, "pii"],
+                expected=f"a logged value of '{field.name}', which identifies an example: outcomes join by it",
+                found="'drop'",
+                fix="Declare pii: hash, by which outcomes still join, or leave the field out of examples.identity.",
+            )
+        if treatment and model.prediction_time is not None and model.prediction_time.field == field.name:
+            raise model.error_at(
+                ["request", at],
+                expected="a time that identifies no person, because the log has the time of each prediction",
+                found=f"'{field.name}', which identifies a person",
+                fix="Name another field in prediction_time, or remove the mark pii of this column.",
             )
 
 

@@ -12,6 +12,7 @@ import orjson
 import polars as pl
 import pytest
 
+from bento.log_protection import UNPROTECTED, LogProtection
 from bento.prediction_id import PredictionIds
 from bento.prediction_log import AnsweredRequest, PredictionLog
 from bento.predictor import Predictor
@@ -20,6 +21,7 @@ from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.lake import LakeError
 from ml_platform.data.partitions import PartitionScheme
+from ml_platform.data.pii import MASK
 from ml_platform.features.materialize import materialize
 from ml_platform.features.online_store import Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
@@ -33,6 +35,7 @@ from ml_platform.steps.feature_checks import NotEvaluated, screen_training_set
 from ml_platform.steps.monitoring import DriftResult, monitor_drift, performance_report
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.pseudonyms import home_key
 from ml_platform.tasks.metrics import Array
 from ml_platform.tasks.own_metric import MeanMetric
 from resources.dagster_home import HomeResource
@@ -151,11 +154,18 @@ class PlatformFixture:
         materialize(RECENT, self.lake, self.store, [month], MONTHS)
         build_training_sets(bound(), [month], self.lake)
 
-    def predict(self, count: int = 40, *, first: datetime = datetime(2013, 4, 1, 6, tzinfo=UTC)) -> None:
+    def predict(
+        self,
+        count: int = 40,
+        *,
+        first: datetime = datetime(2013, 4, 1, 6, tzinfo=UTC),
+        protection: LogProtection = UNPROTECTED,
+    ) -> None:
         """Answer requests of the next morning as a service does, and write the prediction log."""
         version = self.mlflow.models.version("legs", 1)
         predictor = Predictor(model_directory(version, self.stores), self.store)
-        log, ids = PredictionLog(self.home.prediction_logs / "legs", "legs", "1"), PredictionIds()
+        log = PredictionLog(self.home.prediction_logs / "legs", "legs", "1", protection=protection)
+        ids = PredictionIds()
         for at in range(count):
             due = first + timedelta(minutes=30 * at)
             tail = None if at % 5 == 0 else f"N{at % 50}"
@@ -231,6 +241,64 @@ def test_months_that_land_after_a_prediction_cause_no_skew(platform: PlatformFix
     assert platform.materialize(monitoring.predictions(bound()))[1]["skew"].passed
 
 
+HIDDEN_REQUEST: list[dict[str, Any]] = [
+    {"name": "place", "type": "string", "description": "Place", "pii": "hash"},
+    {"name": "tail", "type": "string", "nullable": True, "description": "Aircraft", "pii": "drop"},
+    {"name": "due", "type": "datetime", "description": "When it is due"},
+]
+
+
+def hiding(**changes: Any) -> ModelAssets:
+    """Return the model with a hashed place, whose facts identify a person too, and a dropped tail number."""
+    found = bound(request=HIDDEN_REQUEST, **changes)
+    return ModelAssets(found.declared, [CLOCK, RECENT.model_copy(update={"pii_columns": ["place"]})])
+
+
+def test_hidden_values_are_in_no_table_and_the_checks_find_the_same(platform: PlatformFixture) -> None:
+    model = hiding()
+    assert model.contract.pii_fields == {"place": "hash", "tail": "drop"}
+    assert model.contract.pii_features == {"recent__delay": "hash"}
+    platform.predict(10, first=datetime(2013, 4, 3, 6, tzinfo=UTC))  # before the fields were declared as PII
+    platform.predict(protection=LogProtection(model.contract, home_key(platform.home)))
+    shown, checks = platform.materialize(monitoring.predictions(model))
+    assert (shown["dagster/row_count"], checks["skew"].passed) == (50, True)
+    # The hashed feature is compared too: it is recomputed by the place, which its pseudonym leads to.
+    assert checks["skew"].description == "3 features of 50 predictions are equal when recomputed from the change logs."
+    platform.land("2013-04", legs_every_half_hour())
+    outcomes, _ = platform.materialize(monitoring.outcomes(model))
+    _, performance = platform.materialize(monitoring.performance(model))
+    stored = platform.lake.scan("models/legs/predictions").select("request", "features").collect().rows()
+    logged = [(json.loads(request), json.loads(features)) for request, features in stored]
+    hidden = [(request, features) for request, features in logged if request["place"].startswith("hmac:")]
+    assert len(hidden) == 40
+    assert {frozenset(request) for request, _ in hidden} == {frozenset({"place", "due"})}
+    assert len({request["place"] for request, _ in hidden}) == 2
+    assert {str(features["recent__delay"])[:5] for _, features in hidden} == {"hmac:"}
+    assert outcomes["labelled"] == 50
+    assert performance["performance_regression"].passed
+
+
+def test_feature_that_differs_is_found_behind_its_pseudonym(platform: PlatformFixture) -> None:
+    model = hiding()
+    platform.predict(protection=LogProtection(model.contract, home_key(platform.home)))
+    lines = list(read_records(platform.log))
+    lines[7]["features"]["recent__delay"] = lines[8]["features"]["recent__delay"]
+    platform.log.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+    check = platform.materialize(monitoring.predictions(model))[1]["skew"]
+    assert not check.passed
+    (found,) = rows_of(check, "mismatches")
+    assert (found["feature"], found["rows"], found["logged"]) == ("recent__delay", "1", MASK)
+
+
+def test_features_that_a_hidden_field_enters_are_left_out_of_the_skew_check(platform: PlatformFixture) -> None:
+    request = [{**HIDDEN_REQUEST[0], "pii": "drop"}, *HIDDEN_REQUEST[1:]]
+    model = bound(request=request)
+    platform.predict(protection=LogProtection(model.contract, home_key(platform.home)))
+    check = platform.materialize(monitoring.predictions(model))[1]["skew"]
+    assert check.passed
+    assert check.description == "1 features of 40 predictions are equal when recomputed from the change logs."
+
+
 def test_total_and_added_predictions_are_recorded(platform: PlatformFixture) -> None:
     platform.predict(3)
     platform.materialize(monitoring.predictions(bound()))
@@ -286,13 +354,17 @@ def test_skew_settings_limit_the_recomputed_predictions(platform: PlatformFixtur
 # Outcomes and performance.
 
 
-def predict_and_land(platform: PlatformFixture, model: ModelAssets, **landed: pl.Expr) -> None:
-    """Predict 40 legs of April, then land the month: one leg from each of two places every half hour."""
+def legs_every_half_hour(**landed: pl.Expr) -> pl.DataFrame:
+    """Return the legs of April: one from each of two places every half hour."""
     april = legs("2013-04", 30 * 48).with_columns(place=pl.lit("EWR"), **landed)
-    both = pl.concat([april, april.with_columns(place=pl.lit("JFK"), example_id=pl.col("example_id") + "-JFK")])
+    return pl.concat([april, april.with_columns(place=pl.lit("JFK"), example_id=pl.col("example_id") + "-JFK")])
+
+
+def predict_and_land(platform: PlatformFixture, model: ModelAssets, **landed: pl.Expr) -> None:
+    """Predict 40 legs of April, then land the month."""
     platform.predict()
     platform.materialize(monitoring.predictions(model))
-    platform.land("2013-04", both)
+    platform.land("2013-04", legs_every_half_hour(**landed))
 
 
 def test_outcome_is_joined_by_the_declared_identity_and_not_by_other_fields(platform: PlatformFixture) -> None:

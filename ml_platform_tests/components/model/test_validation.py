@@ -59,6 +59,9 @@ FEATURES = "    - late_case_request\n"
 PERSON = ("allowed: [a, b, c, d, e],", "pii: true,")
 """Changes the contract of the cases, so that the desk identifies a person."""
 
+DESK_FIELD = "- {name: desk, type: string, description: Desk that works on it, examples: [a]}"
+DUE_PERSON = ("- {name: due_at, type: datetime,", "- {name: due_at, pii: hash, type: datetime,")
+
 
 @pytest.fixture
 def project(tmp_path: Path, importable: Importable) -> Callable[..., Path]:
@@ -182,6 +185,20 @@ def quantiles(task: str) -> list[tuple[str, str]]:
             "gates.3.columns.0",
             "found 'desk', which identifies a person",
             id="gated slice of persons",
+        ),
+        pytest.param(
+            [(DESK_FIELD, f"{DESK_FIELD[:-1]}, pii: drop}}")],
+            "request.0.pii",
+            "expected a logged value of 'desk', which identifies an example: outcomes join by it, found 'drop'. "
+            "Declare pii: hash, by which outcomes still join, or leave the field out of examples.identity.",
+            id="dropped identity",
+        ),
+        pytest.param(
+            [DUE_PERSON],
+            "request.1",
+            "expected a time that identifies no person, because the log has the time of each prediction, "
+            "found 'due_at', which identifies a person",
+            id="time of persons",
         ),
         pytest.param(
             [evaluation("bootstrap: {unit: days}")],
