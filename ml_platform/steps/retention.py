@@ -36,7 +36,10 @@ class ModelRetention(Settings):
     table_versions_days: Days = Field(
         default=30, description="Replaced versions of tables that no model version pins (days); null: for ever."
     )
-    predictions_days: Days = Field(default=None, description="Logged predictions (days); null: for ever.")
+    predictions_days: Days = Field(
+        default=730,
+        description="Logged predictions (days); null: for ever. Their outcomes and measured performance stay.",
+    )
     prediction_pii_days: Days = Field(
         default=365,
         description="Values in logged predictions that identify a person (days); null: as long as the predictions.",

@@ -40,6 +40,13 @@ def test_table_has_the_retention_of_its_dataset_or_model() -> None:
     assert [policies.of_table(table).table_versions_days for table in tables] == [2, 1, 3, 1, 1]
 
 
+def test_predictions_have_an_end_and_their_outcomes_have_none_unless_it_is_declared() -> None:
+    found = RetentionSettings()
+    assert (found.predictions_days, found.outcomes_days) == (730, None)
+    kept = found.with_values_of(ModelRetention(predictions_days=None))
+    assert kept.predictions_days is None
+
+
 @pytest.mark.parametrize("days", [0, -1])
 def test_less_than_a_day_is_refused(days: int) -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
