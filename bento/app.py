@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,11 +25,12 @@ from bento.client_places import ClientPlaces
 from bento.docs_page import docs_page
 from bento.log_protection import LogProtection
 from bento.metrics import CONTENT_TYPE, Metrics
-from bento.prediction_id import PredictionIds
+from bento.prediction_id import PredictionIds, row_prediction_id
 from bento.prediction_log import AnsweredRequest, PredictionLog
 from bento.predictor import Predictor
 from bento.reasons import RequestedReasons, requested_reasons
 from bento.recent_scores import RecentScores
+from bento.row_stream import GROUP_ROWS, NDJSON, STREAMS_AT_ONCE, ReceivedLines, answered_lines
 from ml_platform.data.pii import shown_error
 from ml_platform.data.pseudonyms import PseudonymKey, pseudonym_key
 from ml_platform.errors import PlatformError
@@ -133,6 +134,13 @@ class Response(NamedTuple):
     headers: Sequence[tuple[bytes, bytes]] = ()
 
 
+class StreamedResponse(NamedTuple):
+    """A response of newline-delimited JSON whose ``parts`` are computed while it is sent; ``close`` ends it."""
+
+    parts: AsyncIterator[bytes]
+    close: Callable[[], None]
+
+
 class PredictApp:
     """ASGI application with ``POST /v1/<model>/predict`` and the pages about it."""
 
@@ -143,6 +151,7 @@ class PredictApp:
         self.metrics = Metrics(config.model, config.version)
         self.recent_scores = RecentScores()
         self.in_flight = 0
+        self._streams = 0
         self._clients = ClientPlaces()
         self.ready = False
         self._load = load
@@ -261,6 +270,9 @@ class PredictApp:
             if received_id and not is_valid:
                 raise _wrong_request_id(received_id)
             response = await self._respond(scope, headers, receive, request_id)
+            if isinstance(response, StreamedResponse):
+                await self._send_parts(response, request_id, receive, send)
+                return
         except InvalidRequestError as error:
             self.metrics.count_error(error.reason)
             response = Response(error.status, JSON, _error_bytes(error.to_dict(), request_id, path))
@@ -299,7 +311,30 @@ class PredictApp:
         else:
             logger.exception("request %s failed", request_id)
 
-    async def _respond(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str) -> Response:
+    async def _send_parts(self, response: StreamedResponse, request_id: str, receive: Receive, send: Send) -> None:
+        """Send the answers of a stream. An error after the first of them ends it with a line that says so."""
+        headers = [(b"content-type", NDJSON), (b"x-request-id", request_id.encode()), *self._deprecation]
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async for part in response.parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+                if gone.done():
+                    break
+        except Exception as error:
+            self.metrics.count_error("unavailable")
+            self._log_bug(error, request_id)
+            message = "The service cannot answer the rows from here on; its log has the cause under the request id."
+            line = orjson.dumps({**_error(503, "unavailable", message), "request_id": request_id}) + b"\n"
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        finally:
+            gone.cancel()
+            response.close()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _respond(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str
+    ) -> Response | StreamedResponse:
         path, method = scope["path"], scope["method"]
         if path != self._path and path not in self._infer_paths:
             page = self._pages.get(path)
@@ -317,9 +352,12 @@ class PredictApp:
             return found if isinstance(found, Response) else await found
         if method != "POST":
             raise _wrong_method(path, method, "POST")
+        is_stream = path == self._path and _media_type(headers) == NDJSON
         if JSON_SIZE_HEADER not in headers or path == self._path:
-            _require_plain_json(headers)
+            _require_plain_json(headers, NDJSON if is_stream else JSON)
         reasons = requested_reasons(scope.get("query_string", b""))
+        if is_stream:
+            return await self._stream(headers, receive, request_id, reasons)
         # A slow body must not take the place of a request that is complete.
         body = await self._body(headers, receive)
         if self.in_flight >= self.limits.requests_at_once:
@@ -344,6 +382,75 @@ class PredictApp:
             {"predictions": predictions, "model": orjson.Fragment(self._model), "request_id": request_id}
         )
         return Response(200, JSON, response, [(b"x-prediction-id", prediction_id.encode())])
+
+    async def _stream(
+        self, headers: dict[bytes, bytes], receive: Receive, request_id: str, reasons: RequestedReasons | None
+    ) -> StreamedResponse:
+        """Receive the lines of a stream and return its answers, which are computed as they are sent."""
+        if self._streams >= STREAMS_AT_ONCE:
+            raise HttpError(429, "overload", "Too many streams at once.", [(b"retry-after", b"1")])
+        self.predictor.require_features()
+        self._streams += 1
+        lines = ReceivedLines(self.predictor.contract.max_bytes)
+        try:
+            more = True
+            while more:
+                message = await self._receive_with_timeout(receive)
+                lines.write(message.get("body", b""))
+                more = message.get("more_body", False)
+            client = headers.get(CLIENT_HEADER, b"")
+            if not self._clients.take(client, headers.get(CONCURRENCY_HEADER, b"")):
+                raise _too_many_of_client(headers[CONCURRENCY_HEADER])
+        except BaseException:
+            self._streams -= 1
+            lines.close()
+            raise
+
+        def close() -> None:
+            self._streams -= 1
+            self._clients.release(client)
+            lines.close()
+
+        return StreamedResponse(self._stream_answers(lines, _role(headers), request_id, reasons), close)
+
+    async def _stream_answers(
+        self, lines: ReceivedLines, role: str, request_id: str, reasons: RequestedReasons | None
+    ) -> AsyncIterator[bytes]:
+        limit = self.predictor.contract.max_bytes
+        rows = min(MAX_ROWS_WITH_REASONS if reasons else GROUP_ROWS, self.predictor.contract.max_rows)
+        number, groups = 1, lines.groups(rows)
+        while group := await asyncio.to_thread(next, groups, None):
+            answered: list[AnsweredRequest] = []
+
+            def predict(rows: Sequence[Any], answered: list[AnsweredRequest] = answered) -> list[dict[str, Any]]:
+                return self._stream_rows(rows, answered, role, request_id, reasons)
+
+            yield await self._with_timeout(answered_lines, group, number, limit, predict)
+            number += len(group)
+            for each in answered:
+                self.metrics.rows.inc(len(each.rows))
+                if self._log is not None:
+                    self._log.put(each)
+
+    def _stream_rows(
+        self,
+        rows: Sequence[Any],
+        answered: list[AnsweredRequest],
+        role: str,
+        request_id: str,
+        reasons: RequestedReasons | None,
+    ) -> list[dict[str, Any]]:
+        """Return the answers of ``rows``, and add what the log writes about them to ``answered``."""
+        predictor, now = self.predictor, datetime.now(UTC)
+        request = predictor.contract.validate(orjson.dumps({"rows": rows}))
+        prediction = predictor.predict(request, now)
+        found = predictor.strongest_reasons(prediction, reasons) if reasons else [{}] * len(rows)
+        first = self._ids.next()
+        answered.append(AnsweredRequest(first, request_id, role, now, request.rows, prediction))
+        return [
+            {"prediction_id": row_prediction_id(first, row), **answer, **more}
+            for row, (answer, more) in enumerate(zip(prediction.answers(), found, strict=True))
+        ]
 
     async def _infer(self, body: bytes, headers: dict[bytes, bytes], request_id: str) -> Response:
         """Answer a request of the Open Inference Protocol."""
@@ -519,14 +626,25 @@ def _too_many_of_client(limit: bytes) -> HttpError:
     return HttpError(429, "concurrency", message, [(b"retry-after", b"1")], detail)
 
 
-def _require_plain_json(headers: dict[bytes, bytes]) -> None:
+async def _disconnected(receive: Receive) -> None:
+    """Return once the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _media_type(headers: dict[bytes, bytes]) -> bytes:
+    return headers.get(b"content-type", JSON).partition(b";")[0].strip().lower()
+
+
+def _require_plain_json(headers: dict[bytes, bytes], expected: bytes) -> None:
+    """Raise :class:`HttpError` for a body that is compressed or of another media type than ``expected``."""
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding != b"identity":
         message = "Send the body as it is, not compressed."
         detail = FieldError("header.content-encoding", "identity", _shown(encoding), message)
         raise HttpError(415, "encoding", message, [(b"accept-encoding", b"identity")], detail)
     kind = headers.get(b"content-type", JSON)
-    if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
+    if kind != expected and _media_type(headers) != expected:
         message = "Send JSON with the header content-type: application/json."
         detail = FieldError("header.content-type", "application/json", _shown(kind), message)
         raise HttpError(415, "content_type", message, [(b"accept-post", JSON)], detail)

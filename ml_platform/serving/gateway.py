@@ -159,7 +159,8 @@ def _routes(
 ) -> dict[str, Any]:
     routes = [_route(model, state) for model, state in sorted(desired.items()) if state.served_versions]
     routes += [_starting_route(model) for model in sorted(set(starting) - desired.keys())]
-    routes += [_open_inference_route(each) for each in routes]
+    streams = [_stream_route(each) for each in routes if "route" in each]
+    routes = [*streams, *routes, *(_open_inference_route(each) for each in routes)]
     ready = {
         "match": {"path": "/ready"},
         "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}},
@@ -221,6 +222,27 @@ def _route(model: str, state: DesiredState) -> dict[str, Any]:
         link = f'</v1/{state.successor}/predict>; rel="successor-version"'
         route["response_headers_to_add"] = [_header("deprecation", f"@{state.deprecated_since}"), _header("link", link)]
     return route
+
+
+def _stream_route(route: dict[str, Any]) -> dict[str, Any]:
+    """Return ``route`` of a model for newline-delimited JSON, which may take as long as answers come.
+
+    Such a request is not buffered, so it is neither copied for a shadow nor sent again.
+    """
+    action = {name: value for name, value in route["route"].items() if name not in _OF_BUFFERED_REQUESTS}
+    header = {"name": "content-type", "string_match": {"prefix": "application/x-ndjson", "ignore_case": True}}
+    return {
+        **route,
+        "match": {**route["match"], "headers": [header]},
+        "route": {**action, "timeout": "0s", "idle_timeout": f"{REQUEST_SECONDS}s"},
+        "typed_per_filter_config": {
+            **route.get("typed_per_filter_config", {}),
+            "envoy.filters.http.buffer": {"@type": f"{_HTTP_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True},
+        },
+    }
+
+
+_OF_BUFFERED_REQUESTS = frozenset({"retry_policy", "request_mirror_policies"})
 
 
 def _open_inference_route(route: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ ERROR_RESPONSES = {
     "405": "The path takes another method, which the header allow names.",
     "408": "The body did not arrive in time.",
     "413": "Too many rows or bytes.",
-    "415": "The body is compressed, or its content type is not application/json.",
+    "415": "The body is compressed, or its content type is neither application/json nor application/x-ndjson.",
     "422": "A field or parameter is missing, unknown, wrong or against a rule; `details` names the path of each.",
     "429": "Too many requests at once, or the client is at a limit; Retry-After says when to try again.",
     "431": "The headers are too large.",
@@ -118,7 +118,15 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                     ],
                     "requestBody": {
                         "required": True,
-                        "content": _json_content({"$ref": "#/components/schemas/Request"}),
+                        "content": {
+                            **_json_content({"$ref": "#/components/schemas/Request"}),
+                            "application/x-ndjson": {
+                                "schema": {
+                                    "type": "string",
+                                    "description": "A Row in each line, for many rows: up to 256 MiB.",
+                                }
+                            },
+                        },
                     },
                     "responses": {
                         "200": {
@@ -138,7 +146,18 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                                 },
                                 **(_DEPRECATION_HEADERS if contract.deprecated else {}),
                             },
-                            "content": _json_content({"$ref": "#/components/schemas/PredictionResponse"}),
+                            "content": {
+                                **_json_content({"$ref": "#/components/schemas/PredictionResponse"}),
+                                "application/x-ndjson": {
+                                    "schema": {
+                                        "type": "string",
+                                        "description": (
+                                            "For a request of lines: for each line a Prediction with its "
+                                            "`prediction_id`, or an `error` with the number of the `line`."
+                                        ),
+                                    }
+                                },
+                            },
                         },
                         **error_responses,
                     },

@@ -85,6 +85,11 @@ def ask(app: PredictApp, body: Any, method: str = "POST", path: str = "/v1/toy/p
     return asyncio.run(request())
 
 
+def ask_lines(app: PredictApp, body: str) -> httpx.Response:
+    found: httpx.Response = ask(app, body.encode(), headers={"content-type": "application/x-ndjson"})
+    return found
+
+
 def samples_of(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Return the values of a page of metrics by name and labels."""
     return {
@@ -294,6 +299,42 @@ def test_answers_and_refusals_of_a_deprecated_endpoint_say_until_when_it_answers
     assert {"deprecation", "sunset"} <= set(operation["responses"]["200"]["headers"])
     monkeypatch.undo()
     assert "deprecation" not in ask(app_of(), {"rows": [{"x": 1}]}).headers
+
+
+def test_lines_are_answered_and_logged_like_requests(tmp_path: Path, read: Any) -> None:
+    app = app_of(tmp_path, read=read)
+    lines = [json.dumps({"x": x % 11}) for x in range(600)]
+    lines[300] = '{"y": 1}'
+    answer = ask_lines(app, "\n".join(lines))
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+    found = [json.loads(line) for line in answer.text.splitlines()]
+    assert [each.get("score") for each in found] == [None if x == 300 else x % 11 / 2 for x in range(600)]
+    assert (found[300]["line"], found[300]["error"]["details"][0]["path"]) == (301, "rows[0].x")
+    ids = [each["prediction_id"] for each in found if "score" in each]
+    app.stop()
+    (file,) = tmp_path.glob("*.jsonl")
+    logged = list(read_records(file))
+    assert sorted(line["prediction_id"] for line in logged) == sorted(ids)
+    assert {line["request_id"] for line in logged} == {answer.headers["x-request-id"]}
+
+
+def test_stream_whose_service_fails_ends_with_a_line_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    lines = [json.dumps({"x": 13 if number == 400 else 1}) for number in range(600)]
+    *answered, last = ask_lines(app_of(), "\n".join(lines)).text.splitlines()
+    assert len(answered) == 256
+    assert json.loads(last)["error"]["status"] == 503
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_stream_takes_one_of_two_places_and_gives_it_back() -> None:
+    app = app_of()
+    app._streams = 2
+    refused = ask_lines(app, '{"x": 1}')
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    app._streams = 0
+    for body in ('{"x": 1}', "{", ""):
+        assert ask_lines(app, body).status_code == 200
+    assert app._streams == 0
 
 
 def test_only_an_answer_with_predictions_has_a_prediction_id() -> None:

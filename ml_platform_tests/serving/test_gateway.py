@@ -43,7 +43,7 @@ def routes(folder: Path, **state: Any) -> list[dict[str, Any]]:
 
 
 def test_routes_have_the_desired_weights_and_send_the_role(tmp_path: Path) -> None:
-    _, toy, *_ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
+    _, _, toy, *_ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
     clusters = toy["route"]["weighted_clusters"]["clusters"]
     assert toy["match"] == {"prefix": "/v1/toy/"}
     assert [(each["name"], each["weight"]) for each in clusters] == [("toy-1-aa", 90), ("toy-2-bb>toy-1-aa", 10)]
@@ -51,13 +51,15 @@ def test_routes_have_the_desired_weights_and_send_the_role(tmp_path: Path) -> No
 
 
 def test_open_inference_path_has_the_same_versions(tmp_path: Path) -> None:
-    _, own, tensors, *_ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
+    _, _, own, tensors, *_ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
     assert tensors["match"] == {"path_separated_prefix": "/v2/models/toy"}
     assert tensors["route"] == own["route"]
 
 
 def test_shadow_receives_copies_and_has_no_weight(tmp_path: Path) -> None:
-    _, toy, *_ = routes(tmp_path, stable=ONE, shadow=TWO, weights={"stable": 100})
+    _, lines, toy, *_ = routes(tmp_path, stable=ONE, shadow=TWO, weights={"stable": 100})
+    assert lines["match"]["headers"][0]["string_match"]["prefix"] == "application/x-ndjson"
+    assert not {"request_mirror_policies", "retry_policy"} & lines["route"].keys()
     assert toy["route"]["request_mirror_policies"] == [{"cluster": "toy-2-bb"}]
     assert [each["name"] for each in toy["route"]["weighted_clusters"]["clusters"]] == ["toy-1-aa"]
 
@@ -66,7 +68,7 @@ def test_model_that_starts_is_answered_with_503_until_it_has_a_route(tmp_path: P
     state = {"toy": DesiredState(stable=ONE, weights={"stable": 100})}
     write_routes(tmp_path, state, version="1", allowed_hosts=["localhost"], starting=["toy", "other"])
     stored = json.loads((tmp_path / "routes.json").read_text())
-    _, toy, other, *_, unknown = stored["resources"][0]["virtual_hosts"][0]["routes"]
+    _, _, toy, other, *_, unknown = stored["resources"][0]["virtual_hosts"][0]["routes"]
     assert "weighted_clusters" in toy["route"]
     assert (other["match"]["prefix"], other["direct_response"]["status"]) == ("/v1/other/", 503)
     assert unknown["direct_response"]["status"] == 404

@@ -28,6 +28,7 @@ import pytest
 from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
+from ml_platform.serving.gateway import MAX_BODY_BYTES
 from ml_platform.serving.gateway_admin import SOCKET_FILE, query_gateway
 from ml_platform.serving.openapi import openapi_document
 from ml_platform.serving.processes import (
@@ -169,6 +170,24 @@ def test_bad_request_is_rejected_with_its_path_and_the_service_continues(
     answer = live.post(body)
     assert (answer.status_code, answer.json()["error"]["details"][0]["path"]) == (status, path)
     assert live.post({"rows": [row()]}).status_code == 200
+
+
+def test_many_lines_are_answered_in_order_through_the_gateway_like_rows(live: RunningPlatform, toy: ToyModel) -> None:
+    lines = [json.dumps(toy.rows[number % len(toy.rows)]) for number in range(20_000)]
+    lines[12_345] = '{"carrier": 1}'
+    # Blank lines make the body longer than a request that the gateway keeps may be.
+    body = "\n".join([*lines, *([" " * 1023] * (MAX_BODY_BYTES // 1024))]).encode()
+    headers = {"content-type": "application/x-ndjson; charset=utf-8"}
+    with httpx.stream("POST", f"{live.url}/v1/toy/predict", content=body, headers=headers, timeout=60) as answer:
+        assert answer.status_code == 200, answer.read()
+        found = [json.loads(line) for line in answer.iter_lines()]
+
+    expected = live.post({"rows": toy.rows}).json()["predictions"]
+    assert len(found) == len(lines)
+    assert found.pop(12_345)["line"] == 12_346
+    assert len({each.pop("prediction_id") for each in found}) == len(lines) - 1
+    wanted = [expected[number % len(expected)] for number in range(20_000) if number != 12_345]
+    assert found == wanted
 
 
 def test_gateway_and_service_reject_unknown_path_and_method_in_one_form(live: RunningPlatform) -> None:

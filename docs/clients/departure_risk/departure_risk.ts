@@ -158,6 +158,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["Request"];
+                "application/x-ndjson": string;
             };
         };
         responses: {
@@ -172,6 +173,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PredictionResponse"];
+                    "application/x-ndjson": string;
                 };
             };
             /** @description The body is not JSON, or the header x-request-id is no id. */
@@ -237,7 +239,7 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorResponse"];
                 };
             };
-            /** @description The body is compressed, or its content type is not application/json. */
+            /** @description The body is compressed, or its content type is neither application/json nor application/x-ndjson. */
             415: {
                 headers: {
                     [name: string]: unknown;
