@@ -3,6 +3,7 @@
 A model is neither trained nor judged on an open window. Each reason is a sentence for the sensor, the UI and the error.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -13,6 +14,7 @@ from ml_platform.steps.arriving import still_arriving
 from ml_platform.steps.labels import labels_table, read_labels, stored_labels
 from ml_platform.steps.model import BoundModel
 from ml_platform.training.labels import LABEL, LABEL_KNOWN_AT, with_labels
+from ml_platform.training.splits import TimeSplit
 
 
 class OpenWindowError(PlatformError):
@@ -46,6 +48,23 @@ def open_window(model: BoundModel, key: str, lake: Lake, now: datetime) -> str:
     if now < end:
         return f"{key} ends at {_shown(end)}"
     return still_arriving(model, key, lake) or _missing_labels(model, key, lake)
+
+
+def window_ends(model: BoundModel, keys: Iterable[str]) -> list[str]:
+    """Return those of ``keys`` with which a test part ends, in order of time; all of them without a declared step."""
+    ordered, split = model.partitions.sort(keys), model.declared.split
+    if not isinstance(split, TimeSplit) or split.step is None:
+        return ordered
+    first = model.declared.first_candidate or model.partitions.first
+    return [key for key in ordered if split.ends_window(key, first, model.partitions)]
+
+
+def following_window(model: BoundModel, key: str) -> str:
+    """Return the partition with which the next test part after that of ``key`` ends."""
+    following = model.partitions.shift(key, 1)
+    while not window_ends(model, [following]):
+        following = model.partitions.shift(following, 1)
+    return following
 
 
 def labels_due(model: BoundModel, key: str) -> datetime:

@@ -4,13 +4,13 @@ Fitting, tuning, early stopping and calibration never see the test rows, and no 
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field, model_validator
 
-from ml_platform.data.cadences import SPAN, months_before, span_before
+from ml_platform.data.cadences import SPAN, months_before, span_before, span_length
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
@@ -50,6 +50,12 @@ class TimeSplit(Settings):
         pattern=rf"{SPAN}|^all$",
         description="Length of the training part, or all; in place of train_months.",
     )
+    step: str | None = Field(
+        default=None,
+        pattern=SPAN,
+        description="Time between the ends of two test parts, from that of first_candidate on: candidates are trained "
+        "and judged for the partitions that end one; none: for every partition.",
+    )
     embargo: str | None = Field(
         default=None,
         pattern=SPAN,
@@ -71,13 +77,32 @@ class TimeSplit(Settings):
         return self
 
     def declared_inputs(self) -> dict[str, Any]:
-        """Return the settings that determine a split, without lengths that are not declared.
+        """Return the settings that determine a split, without lengths that are not declared and without the step.
 
         So a version that was registered before these lengths existed keeps its digest.
         """
         lengths = {"evaluation", "validation", "train", "embargo"}
-        absent = {"by", *(name for name in lengths if getattr(self, name) is None)}
+        absent = {"by", "step", *(name for name in lengths if getattr(self, name) is None)}
         return self.model_dump(mode="json", exclude=absent)
+
+    def ends_window(self, key: str, first: str, partitions: PartitionScheme) -> bool:
+        """Return whether a test part ends with ``key``, when the first one ends with ``first``.
+
+        Days and weeks follow the local calendar, so that a step over a clock change is an hour longer or shorter.
+
+        >>> days = PartitionScheme(cadence="day", start="2013-01-01", time_zone="America/New_York")
+        >>> [TimeSplit(step="1w").ends_window(key, "2013-03-09", days) for key in ("2013-03-15", "2013-03-16")]
+        [False, True]
+        """
+        if self.step is None:
+            return True
+        ends, first_ends = partitions.bounds(key)[1], partitions.bounds(first)[1]
+        if not self.step.endswith("h"):
+            ends, first_ends = (each.astimezone(partitions.zone) for each in (ends, first_ends))
+            if ends.fold:
+                return False
+            ends, first_ends = ends.replace(tzinfo=None), first_ends.replace(tzinfo=None)
+        return ends >= first_ends and (ends - first_ends) % span_length(self.step) == timedelta()
 
     def first_partition(self, key: str, partitions: PartitionScheme) -> str | None:
         """Return the first partition that may contain rows of the split for the candidate of ``key``; None: all.

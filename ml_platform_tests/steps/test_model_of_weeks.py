@@ -80,3 +80,10 @@ def test_model_finer_than_its_examples_and_names_are_rejected_at_load() -> None:
     named = weekly(partitions={"cadence": "names", "names": ["a", "b"]})
     with pytest.raises(DeclarationError, match="expected partitions of time, because the split"):
         validate_declaration(named.declared, named)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("step", ["10d", "168h"])
+def test_step_that_ends_within_a_partition_is_rejected_at_load(step: str) -> None:
+    stepped = weekly(split={"evaluation": "28d", "step": step})
+    with pytest.raises(DeclarationError, match=rf"a whole number of partitions of the model, weeks.*found '{step}'"):
+        validate_declaration(stepped.declared, stepped)  # type: ignore[arg-type]

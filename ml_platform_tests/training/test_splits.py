@@ -192,3 +192,23 @@ def test_length_that_is_given_twice_is_rejected():
 def test_lengths_that_are_not_declared_leave_the_inputs_of_earlier_versions_unchanged():
     assert TimeSplit().declared_inputs() == {"validation_months": 1, "train_months": None, "minimum_rows": 100}
     assert TimeSplit(evaluation="28d").declared_inputs()["evaluation"] == "28d"
+    assert TimeSplit(step="7d").declared_inputs() == TimeSplit().declared_inputs()
+
+
+@pytest.mark.parametrize(
+    ("cadence", "step", "first", "ends"),
+    [
+        # The clock is put forward on March 10th and back on November 3rd.
+        ("day", "7d", "2013-03-02", ["2013-03-02", "2013-03-09", "2013-03-16"]),
+        ("week", "2w", "2013-03-03", ["2013-03-03", "2013-03-17", "2013-03-31"]),
+        ("hour", "1d", "2013-11-02-11:00", ["2013-11-02-11:00", "2013-11-03-11:00", "2013-11-04-11:00"]),
+        ("hour", "12h", "2013-11-02-11:00", ["2013-11-02-11:00", "2013-11-02-23:00", "2013-11-03-10:00"]),
+    ],
+)
+def test_test_parts_end_once_every_step_of_the_local_calendar(
+    cadence: str, step: str, first: str, ends: list[str]
+) -> None:
+    start = "2013-01-06-00:00" if cadence == "hour" else "2013-01-06"
+    scheme = PartitionScheme.model_validate({"cadence": cadence, "start": start, "time_zone": "America/New_York"})
+    keys = scheme.between(scheme.shift(first, -40), ends[-1])
+    assert [key for key in keys if TimeSplit(step=step).ends_window(key, first, scheme)] == ends

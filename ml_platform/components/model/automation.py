@@ -17,7 +17,7 @@ from ml_platform.data.domains import DOMAIN_FILE
 from ml_platform.data.names import identifier
 from ml_platform.errors import listed
 from ml_platform.steps.arriving import still_arriving
-from ml_platform.steps.closed_window import latest_due, open_window, outdated_labels
+from ml_platform.steps.closed_window import following_window, latest_due, open_window, outdated_labels, window_ends
 from ml_platform.steps.untimed import training_set_key
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -79,9 +79,13 @@ def due_month(
         del digests[latest]
         if not digests:
             return dg.SkipReason(f"{latest} is not closed: {arriving}.")
-    month = latest_due(model, list(digests), lake)
+    windows = window_ends(model, digests)
+    if not windows:
+        following = following_window(model, model.partitions.latest(digests))
+        return dg.SkipReason(f"No test part of '{model.name}' has ended yet: the first one ends with {following}.")
+    month = latest_due(model, windows, lake)
     if month is None:
-        earliest = model.partitions.earliest(digests)
+        earliest = windows[0]
         reason = open_window(model, earliest, lake, now) or "its labels have not landed"
         return dg.SkipReason(f"{earliest} is not closed: {reason}.")
     if first is not None and model.partitions.precedes(month, first):
@@ -92,10 +96,12 @@ def due_month(
     waiting = open_window(model, month, lake, now)
     if waiting:
         return dg.SkipReason(f"{month} is not closed: {waiting}.")
-    # A new part of a later month changes no row that the candidates of this one read.
-    trained_on = latest_materialization(instance, model.key("training_set"), month if arriving else None)
+    # A later training set changes no row that the candidates of this month read.
+    if has_step := len(windows) < len(digests):
+        digests = {key: digest for key, digest in digests.items() if not model.partitions.precedes(month, key)}
+    trained_on = _last_built(instance, model, list(digests) if has_step else [month] if arriving else [])
     if trained_on is not None and all(
-        _is_newer(instance, key, month, trained_on.storage_id) for key in model.candidate_keys.values()
+        _is_newer(instance, key, month, trained_on) for key in model.candidate_keys.values()
     ):
         waiting = _next_window(model, lake, month, latest, now)
         return dg.SkipReason(f"The candidates of {month} are newer than the latest training set.{waiting}")
@@ -103,6 +109,18 @@ def due_month(
     if outdated:
         return dg.SkipReason(f"{month} waits for its training sets: {outdated}.")
     return month, value_digest(digests)[:12]
+
+
+def _last_built(instance: dg.DagsterInstance, model: ModelAssets, keys: Sequence[str]) -> int | None:
+    """Return the storage id of the latest materialization of the training sets of ``keys``, by default of any; or None."""
+    key = model.key("training_set")
+    if len(keys) > 1:
+        ids = instance.event_log_storage.get_latest_storage_id_by_partition(
+            key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)
+        )
+        return max(ids.values(), default=None)
+    found = latest_materialization(instance, key, keys[0] if keys else None)
+    return None if found is None else found.storage_id
 
 
 def due_table(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") -> tuple[str, str] | dg.SkipReason:
@@ -119,8 +137,8 @@ def due_table(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") ->
 
 def _next_window(model: ModelAssets, lake: "Lake", month: str, latest: str, now: datetime) -> str:
     """Return why the window after ``month`` is open, as a sentence; ``latest`` is the latest with a training set."""
-    following = model.partitions.shift(month, 1)
-    if model.partitions.precedes(month, latest):
+    following = following_window(model, month)
+    if not model.partitions.precedes(latest, following):
         reason = open_window(model, following, lake, now)
         return f" {following} is not closed: {reason}." if reason else ""
     return incomplete_window(model, lake, following)
@@ -178,7 +196,11 @@ def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[
             months.pop()
         if not months:
             return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
-        month = latest_due(model, months, tables) or model.partitions.earliest(months)
+        windows = window_ends(model, months)
+        if not windows:
+            following = following_window(model, months[-1])
+            return dg.SkipReason(f"No test part of '{model.name}' has ended yet: the first one ends with {following}.")
+        month = latest_due(model, windows, tables) or windows[0]
         waiting = open_window(model, month, tables, datetime.now(UTC)) or outdated_labels(model, month, tables)
         if waiting:
             return dg.SkipReason(f"{month} is not closed: {waiting}.")

@@ -5,13 +5,16 @@ definitions load; without it, a step would fail hours later, after the training.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 
 from pydantic import ValidationError
 
 from bento.scorer import SCORERS
-from ml_platform.components.declaration import HOURS, DeclarationError
+from ml_platform.components.declaration import EQUAL_HOURS, HOURS, DeclarationError
 from ml_platform.components.model.declaration import ModelDeclaration
+from ml_platform.data.cadences import span_length
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.bootstrap import ROW_UNIT, TIME_UNITS
@@ -190,6 +193,7 @@ def _validate_partitions(model: ModelDeclaration, bound: BoundModel) -> None:
             found=f"'{model.first_candidate}'",
             fix="Name the first partition with a candidate.",
         )
+    _validate_step(model, own)
     for at, name in enumerate(model.examples.sources):
         scheme = bound.dataset_scheme(name)
         if scheme is None or scheme == own:
@@ -201,6 +205,23 @@ def _validate_partitions(model: ModelDeclaration, bound: BoundModel) -> None:
                 found=scheme.describe(),
                 fix=f"Give the model the cadence of '{name}', or a longer one.",
             )
+
+
+def _validate_step(model: ModelDeclaration, own: PartitionScheme) -> None:
+    """Raise :class:`DeclarationError` for a step that is not a whole number of the model's partitions."""
+    step = model.split.step if isinstance(model.split, TimeSplit) else None
+    if step is None:
+        return
+    # Days have 23 to 25 hours, and months have no common length.
+    has_length = own.cadence in EQUAL_HOURS and (own.cadence == "hour" or not step.endswith("h"))
+    if not has_length or span_length(step) % timedelta(hours=EQUAL_HOURS[own.cadence]):
+        raise model.error_at(
+            ["split", "step"],
+            expected=f"a whole number of partitions of the model, {own.describe()}",
+            found=f"'{step}'",
+            fix="Declare a multiple of the cadence, or leave the step out: then every partition ends a test part. The "
+            "step of months, quarters and years is the cadence.",
+        )
 
 
 def _validate_untimed(model: ModelDeclaration, bound: BoundModel) -> None:

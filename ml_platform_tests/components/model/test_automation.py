@@ -15,6 +15,7 @@ from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.definitions import defs
 from ml_platform.steps.model import RetrainingSettings
+from ml_platform.training.splits import TimeSplit
 from resources.home import Home
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -139,6 +140,35 @@ def test_partial_week_is_named_with_its_missing_days(
         "2013-06-02 is not closed: it waits for 2 of 7 partitions of datasets/flights ('2013-06-07', '2013-06-08')"
         in str(result.skip_message)
     )
+
+
+def test_window_is_trained_once_every_step_and_days_between_cause_no_training(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
+) -> None:
+    days = PartitionScheme(cadence="day", start="2013-06-01")
+    split = TimeSplit(evaluation="28d", step="7d", validation="7d", train="7d")
+    update = {"partitions": days, "first_candidate": "2013-07-20", "split": split}
+    stepped = ModelAssets(model.declared.model_copy(update=update), model.views)
+
+    def build(first: str, last: str) -> None:
+        for day in days.between(first, last):
+            make_training_set(stepped, instance, lake, day, "a")
+
+    def due() -> object:
+        found = due_month(instance, stepped, lake.lake(), NOW)
+        return str(found.skip_message) if isinstance(found, dg.SkipReason) else found[0]
+
+    build("2013-06-01", "2013-07-19")
+    assert due() == f"No test part of '{model.name}' has ended yet: the first one ends with 2013-07-20."
+    build("2013-07-20", "2013-07-22")
+    assert due() == "2013-07-20"
+    make_candidates(instance, stepped, "2013-07-20")
+    build("2013-07-23", "2013-07-26")
+    assert "The candidates of 2013-07-20 are newer" in str(due())
+    build("2013-07-02", "2013-07-02")  # a correction of rows that these candidates read
+    assert due() == "2013-07-20"
+    build("2013-07-27", "2013-07-28")
+    assert due() == "2013-07-27"
 
 
 def test_manually_materialized_candidates_are_not_requested_again(
