@@ -112,7 +112,7 @@ def due_month(
 
 
 def _last_built(instance: dg.DagsterInstance, model: ModelAssets, keys: Sequence[str]) -> int | None:
-    """Return the storage id of the latest materialization of the training sets of ``keys``, by default of any; or None."""
+    """Return the storage id of the latest materialization of the training sets of ``keys``, or of any; None without."""
     key = model.key("training_set")
     if len(keys) > 1:
         ids = instance.event_log_storage.get_latest_storage_id_by_partition(
