@@ -82,6 +82,7 @@ MAX_SHOWN_PATH = 100
 """Characters of a path or header that an error repeats."""
 
 TEXT = b"text/plain; charset=utf-8"
+_CLIENT = re.compile(rb"[a-z][a-z0-9_-]{0,62}")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_REQUEST_ID_LENGTH)
 
 
@@ -479,7 +480,19 @@ class PredictApp:
             predictions = [{**answer, **more} for answer, more in zip(predictions, found, strict=True)]
         prediction_id = self._ids.next()
         if self._log is not None:
-            self._log.put(AnsweredRequest(prediction_id, request_id, _role(headers), now, request.rows, prediction))
+            latency_ms = round((time.perf_counter() - started) * 1000, 3)
+            self._log.put(
+                AnsweredRequest(
+                    prediction_id,
+                    request_id,
+                    _role(headers),
+                    now,
+                    request.rows,
+                    prediction,
+                    _client(headers),
+                    latency_ms,
+                )
+            )
         self.metrics.rows.inc(len(predictions))
         self.metrics.latency.observe(time.perf_counter() - started)
         return predictions, prediction_id
@@ -652,6 +665,16 @@ def _require_plain_json(headers: dict[bytes, bytes], expected: bytes) -> None:
 
 def _shown(header: bytes) -> str:
     return header[:MAX_SHOWN_PATH].decode("latin-1")
+
+
+def _client(headers: dict[bytes, bytes]) -> str | None:
+    """Return the name of the client for the log; None without one.
+
+    The gateway removes the header of its own clients' requests and sets it for a valid key. A process of this machine
+    that asks the service directly may name any client, so the log reports it and nothing is granted by it.
+    """
+    name = headers.get(CLIENT_HEADER, b"")
+    return name.decode() if _CLIENT.fullmatch(name) else None
 
 
 def _role(headers: dict[bytes, bytes]) -> str:

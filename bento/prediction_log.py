@@ -11,6 +11,8 @@ A record, as :mod:`ml_platform.data.log_block` reads it back from a block, has t
 - ``ages``: view → age of its facts in minutes, null where no fact was used
 - ``request``: the fields as received, except those that :mod:`bento.log_protection` hides
 - ``features``: the values that the model used, with the same exceptions
+- ``client``: name of the client whose key the gateway accepted, else null; :mod:`bento.app` says why it is no proof
+- ``latency_ms``: milliseconds from the whole body of the request to the answer of its last row
 - ``score``
 - ``label``: the answer of a task with two classes, else null
 - ``details``: further fields of the answer with the answer as ``label``; absent for a task without them
@@ -56,6 +58,8 @@ class AnsweredRequest:
     answered_at: datetime
     rows: list[dict[str, Any]]
     prediction: Prediction
+    client: str | None = None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ def _block(answered: Sequence[AnsweredRequest], protection: LogProtection) -> Bl
         roles=[each.role for each in answered],
         answered_at=[microseconds_of(each.answered_at) for each in answered],
         row_counts=[len(each.rows) for each in answered],
+        clients=[each.client for each in answered],
+        latencies_ms=[each.latency_ms for each in answered],
         watermarks=served[0].watermarks,
         requests=protection.requests([row for each in answered for row in each.rows]),
         scores=[score for each in predictions for score in each.scores],

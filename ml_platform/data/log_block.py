@@ -67,8 +67,9 @@ class Layout:
 class Block:
     """n predictions of r requests, which were read with the same ``watermarks``.
 
-    ``ids``, ``request_ids``, ``roles``, ``answered_at`` (microseconds) and ``row_counts`` are by request; the others by
-    row. ``numbers`` (n × features) has NaN for text, whose values are in ``texts`` by position of the feature.
+    ``ids``, ``request_ids``, ``roles``, ``answered_at`` (microseconds), ``row_counts``, ``clients`` and
+    ``latencies_ms`` are by request; the others by row. ``numbers`` (n × features) has NaN for text, whose values are in
+    ``texts`` by position of the feature.
     """
 
     ids: Sequence[str]
@@ -86,6 +87,8 @@ class Block:
     ages: npt.NDArray[Any]
     numbers: npt.NDArray[np.float64]
     texts: Mapping[int, Sequence[str | None]]
+    clients: Sequence[str | None]
+    latencies_ms: Sequence[float | None]
 
 
 _ARRAYS = ("predict_at", "as_of", "ages", "numbers")
@@ -133,6 +136,8 @@ def _records(head: Mapping[str, Any], matrix: npt.NDArray[np.float64], layout: L
     values = _plain(matrix[:, 2 + views :], kinds, texts)
     names = [name for name, _ in layout.features]
     details = head["details"] or [None] * len(matrix)
+    unknown = [None] * len(head["row_counts"])  # in blocks of earlier releases
+    clients, latencies_ms = head.get("clients", unknown), head.get("latencies_ms", unknown)
     records = []
     position = 0
     for request, count in enumerate(head["row_counts"]):
@@ -154,6 +159,8 @@ def _records(head: Mapping[str, Any], matrix: npt.NDArray[np.float64], layout: L
                     "ages": dict(zip(layout.views, ages[position], strict=True)),
                     "request": head["requests"][position],
                     "features": dict(zip(names, values[position], strict=True)),
+                    "client": clients[request],
+                    "latency_ms": latencies_ms[request],
                     "score": head["scores"][position],
                     "label": label if extra is None else None,
                     **({} if extra is None else {"details": {"label": label, **extra}}),

@@ -40,8 +40,13 @@ PREDICTION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "label": pl.Float64,
     "request": pl.String,
     "features": pl.String,
+    "client": pl.String,
+    "latency_ms": pl.Float64,
 }
 """Columns of the predictions table. Objects are JSON text, because their keys differ by model."""
+
+LATER_COLUMNS = ("client", "latency_ms")
+"""Columns that tables of earlier releases lack."""
 
 DETAILS = "details"
 """Column of the predictions table of a task whose answers have more than score and label: JSON text."""
@@ -92,6 +97,8 @@ class LoggedPrediction(BaseModel):
     features: dict[str, Any] = Field(description="Feature values that the model received.")
     score: float = Field(description="Prediction of the model: a probability or a number.")
     label: float | None = Field(default=None, description="Answer of a task with two classes, else null.")
+    client: str | None = Field(default=None, description="Client whose key the gateway accepted; null: none.")
+    latency_ms: float | None = Field(default=None, ge=0, description="Milliseconds from the request to its answer.")
     details: dict[str, Any] | None = Field(
         default=None, description="Further fields of the answer, for example the probability of each class."
     )
@@ -189,6 +196,8 @@ class _Line(msgspec.Struct, gc=False):
     ages: msgspec.Raw = msgspec.Raw(b"{}")
     label: float | None = None
     details: msgspec.Raw = msgspec.Raw(b"null")
+    client: str | None = None
+    latency_ms: float | None = None
     prediction_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PREDICTION_ID_LENGTH)] | None = None
 
 
@@ -256,7 +265,7 @@ def _table(lines: Sequence[_Line]) -> pl.DataFrame:
         ],
         **{
             name: [getattr(line, name) for line in lines]
-            for name in ("request_id", "row", "model", "version", "role", "score", "label")
+            for name in ("request_id", "row", "model", "version", "role", "score", "label", "client", "latency_ms")
         },
         # Whole numbers: Polars converts them many times faster than datetime objects.
         "predict_at": [microseconds_of(line.predict_at) for line in lines],

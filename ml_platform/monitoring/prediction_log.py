@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml_platform.data.lake import PARTITION, Lake, StagedRows
 from ml_platform.monitoring.fact_tables import writing_facts
 from ml_platform.monitoring.known_ids import PREDICTION_ID, KnownIds, hashed_ids
-from ml_platform.monitoring.log_lines import DETAILS, parse_lines
+from ml_platform.monitoring.log_lines import DETAILS, LATER_COLUMNS, parse_lines
 from ml_platform.monitoring.prediction_days import add_predictions, day_name
 from ml_platform.state.cursors import cursors_below, delete_cursors, read_cursor, write_cursor
 
@@ -240,10 +240,15 @@ def _ingest_chunk(lake: Lake, model: str, chunk: _Chunk, known: KnownIds, counts
 
 
 def _in_columns_of(lake: Lake, table: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return ``rows`` with or without ``details``, as the stored table has it: it was made by the first predictions."""
+    """Return ``rows`` with the columns that the stored table has: it was made by the first predictions.
+
+    ``details``, and the columns that tables of earlier releases lack, may be absent there.
+    """
     if not lake.exists(table):
         return rows
-    if DETAILS not in lake.scan(table).collect_schema():
+    stored = lake.scan(table).collect_schema()
+    rows = rows.drop([name for name in LATER_COLUMNS if name not in stored])
+    if DETAILS not in stored:
         return rows.drop(DETAILS, strict=False)
     return with_details(rows.lazy()).collect()
 

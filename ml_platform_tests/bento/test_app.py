@@ -252,6 +252,21 @@ def wait_for_written_rows(app: PredictApp, rows: int) -> None:
     until(lambda: ask(app, b"", "GET", "/healthz").json()["prediction_log"]["written_rows"] == rows)
 
 
+def test_client_and_latency_of_a_request_are_in_log_and_table(tmp_path: Path, read: Any) -> None:
+    app = app_of(tmp_path / "log", read=read)
+    for number, name in enumerate(("shop", "Not a name", None)):
+        headers = {} if name is None else {"x-ml-platform-client": name}
+        ask(app, {"rows": [{"x": 1}, {"x": 2}]}, headers={"x-request-id": f"r{number}", **headers})
+    app.stop()
+    lake = Lake.standalone(tmp_path / "lake")
+    ingest_log_files(lake, "toy", tmp_path / "log")
+    stored = lake.scan(predictions_table("toy")).sort("request_id", "row").collect()
+    assert stored["client"].to_list() == ["shop", "shop", None, None, None, None]
+    first, second, *_ = latencies = stored["latency_ms"].to_list()
+    assert first == second  # of one request
+    assert all(0 < latency < 60_000 for latency in latencies)
+
+
 def test_lake_stores_each_prediction_once_while_its_file_grows(tmp_path: Path, read: Any) -> None:
     lake = Lake.standalone(tmp_path / "lake")
     app = app_of(tmp_path / "log", read=read)

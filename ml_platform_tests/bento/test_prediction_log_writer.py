@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ def test_each_row_has_the_fields_of_the_contract_and_its_own_prediction_id(tmp_p
     found = lines(tmp_path)
     assert list(found[0]) == [
         "prediction_id", "request_id", "model", "version", "role", "logged_at", "watermarks",
-        "row", "predict_at", "as_of", "ages", "request", "features", "score", "label",
+        "row", "predict_at", "as_of", "ages", "request", "features", "client", "latency_ms", "score", "label",
     ]  # fmt: skip
     assert [line["prediction_id"] for line in found] == [
         answers[0].prediction_id, answers[0].prediction_id[:-1] + "1", answers[1].prediction_id,
@@ -395,6 +397,16 @@ def test_damaged_block_costs_only_its_own_rows(tmp_path: Path) -> None:
     assert "found a damaged one" in parsed.corrupt["reason"][0]
     strange = parse_lines(first, len(layout), b"{}\n")
     assert (strange.predictions.height, "expected the layout" in strange.corrupt["reason"][0]) == (0, True)
+
+
+def test_block_of_an_earlier_release_has_neither_client_nor_latency() -> None:
+    (block,) = blocks_of([answered_request("r", 2)])
+    layout = Layout("w", "toy", "3", ["view"], [("view__mean", "float"), ("view__kind", "text")])
+    head, _, numbers = zlib.decompress(b64decode(orjson.loads(pack_block(block))["block"]["data"])).partition(b"\n")
+    old = {name: value for name, value in orjson.loads(head).items() if name not in ("clients", "latencies_ms")}
+    data = b64encode(zlib.compress(orjson.dumps(old) + b"\n" + numbers)).decode()
+    records = unpack_block(orjson.dumps({"block": {"rows": 2, "data": data}}), layout)
+    assert [(each["score"], each["client"], each["latency_ms"]) for each in records] == [(0.25, None, None)] * 2
 
 
 def test_a_row_of_a_hundred_features_takes_a_tenth_of_its_json(tmp_path: Path) -> None:

@@ -296,6 +296,22 @@ def test_line_of_an_earlier_release_gets_the_same_id_wherever_it_is_read(home: L
     assert (again.added, again.duplicates, home.rows()["prediction_id"].n_unique()) == (0, 1, 2)
 
 
+def test_table_of_an_earlier_release_keeps_its_columns_and_gets_new_predictions(home: LogAndLake) -> None:
+    home.append(line("r1", client="shop", latency_ms=1.5))
+    home.ingest()
+    assert home.rows().select("client", "latency_ms").rows() == [("shop", 1.5)]
+    earlier = home.rows().drop("client", "latency_ms", "partition")
+    day = home.lake.partitions(TABLE)[0]
+    other = Lake.standalone(home.log.parents[1] / "earlier")
+    other.write(TABLE, earlier, day)
+    home.append(line("r2", client="shop", latency_ms=2.5))
+    added = ingest_log_files(other, MODEL, home.log.parent)
+    assert (added.added, added.duplicates) == (1, 1)
+    rows = other.scan(TABLE).collect()
+    assert rows["request_id"].sort().to_list() == ["r1", "r2"]
+    assert "client" not in rows.columns
+
+
 def test_copied_file_adds_nothing(home: LogAndLake) -> None:
     home.append(line("r1") + line("r2"))
     home.ingest()
