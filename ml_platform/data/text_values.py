@@ -17,7 +17,7 @@ BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": F
 """The spellings of truth values."""
 
 _DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_INSTANT = rf"^{_DATE}[T ][0-9]{{2}}:[0-9]{{2}}:[0-5][0-9](\.[0-9]{{1,6}})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+_INSTANT = rf"^{_DATE}[T ][0-9]{{2}}:[0-9]{{2}}:[0-5][0-9](\.[0-9]{{1,6}})?(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])$"
 _DECIMAL = r"^[+-]?[0-9]+(\.[0-9]+)?$"
 _FIRST_YEAR, _LAST_YEAR = 1, 9999
 """The years that Python's own dates can hold."""
@@ -48,10 +48,10 @@ def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
 
     An integer has digits and a sign only, and fits its type. A float is finite and keeps all digits of the text:
     ``9007199254740993``, ``1e400`` and ``nan`` do not parse. A date is written ``2013-01-31``. A timestamp has a zone,
-    like ``2013-01-31T10:00:00Z`` or ``2013-01-31 12:00:00.5+02:00``, and is returned in UTC microseconds. Spaces around
-    a value are not removed. :data:`BOOLEANS` lists the truth values. A decimal has no more digits than its type. A
-    duration is a number of seconds or ISO 8601, see :mod:`.durations`. A list is a JSON array; so is a vector, whose
-    text becomes a list of float64, because its length is checked by the contract.
+    like ``2013-01-31T10:00:00Z``, ``2013-01-31 12:00:00.5+02:00`` or, as Polars writes it, ``…+0200``. It is returned
+    in UTC microseconds. Spaces around a value are not removed. :data:`BOOLEANS` lists the truth values. A decimal has
+    no more digits than its type. A duration is a number of seconds or ISO 8601, see :mod:`.durations`. A list is a JSON
+    array; so is a vector, whose text becomes a list of float64, because its length is checked by the contract.
 
     Raises :class:`UnsupportedTypeError` for other types.
     """
@@ -65,6 +65,7 @@ def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
     if kind is pl.Datetime and getattr(dtype, "time_zone", "UTC") == "UTC":
         # One spelling of the zone makes one format do for all.
         zoned = _only(values, _INSTANT).str.replace("Z$", "+00:00").str.replace(" ", "T", literal=True)
+        zoned = zoned.str.replace(r"([+-]\d\d)(\d\d)$", "${1}:${2}")
         instants = zoned.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False)
         return _within_years(instants)
     if kind.is_integer():

@@ -16,6 +16,8 @@ from ml_platform.data.landed_bytes import LandedFileError
 from ml_platform.data.reading import ColumnsMissingError, read_csv
 from ml_platform.data.text_values import Type
 
+INSTANT = pl.Datetime("us", "UTC")
+
 COLUMNS: dict[str, Type] = {"id": pl.Int64, "delay": pl.Float64, "at": pl.Datetime("us", "UTC"), "ok": pl.Boolean}
 
 
@@ -167,6 +169,16 @@ def test_dates_are_read(tmp_path: Path) -> None:
     path = written(tmp_path / "x.csv", "day\n2024-02-29\n1969-12-31\n")
 
     assert read_csv(path, {"day": pl.Date})["day"].to_list() == [date(2024, 2, 29), date(1969, 12, 31)]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kolkata"])
+def test_times_that_polars_wrote_are_read_back(tmp_path: Path, zone: str) -> None:
+    at = [datetime(2013, 6, 1, 8, 30, 0, 500_000, tzinfo=UTC), None, datetime(2013, 1, 1, tzinfo=UTC)]
+    written = pl.DataFrame({"row": [1, 2, 3], "at": pl.Series(at, dtype=INSTANT)})
+    path = tmp_path / "times.csv"
+    written.with_columns(pl.col("at").dt.convert_time_zone(zone)).write_csv(path)
+
+    assert read_csv(path, written.schema, [""]).equals(written)
 
 
 def test_file_without_a_line_of_column_names_is_refused_without_showing_its_values(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def read(text: str, dtype: Type) -> object:
         ("2024-02-29", pl.Date, date(2024, 2, 29)),
         ("2013-01-01T10:00:00Z", INSTANT, datetime(2013, 1, 1, 10, tzinfo=UTC)),
         ("2013-01-01T10:00:00+02:00", INSTANT, datetime(2013, 1, 1, 8, tzinfo=UTC)),
+        ("2013-01-01T10:00:00.5-0530", INSTANT, datetime(2013, 1, 1, 15, 30, 0, 500_000, tzinfo=UTC)),
         ("2013-01-01 10:00:00.000001-05:30", INSTANT, datetime(2013, 1, 1, 15, 30, 0, 1, tzinfo=UTC)),
     ],
 )
