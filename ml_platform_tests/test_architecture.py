@@ -107,7 +107,9 @@ def test_type_checker_finds_nothing() -> None:
 
 
 def test_every_module_starts_with_a_docstring() -> None:
-    undocumented = [file for file in modules() if not ast.get_docstring(ast.parse(file.read_text()))]
+    # `make clients` generates these from the OpenAPI page, and test_generated_clients.py holds them to it.
+    written = [file for file in modules() if not file.is_relative_to(ROOT / "docs" / "clients")]
+    undocumented = [file for file in written if not ast.get_docstring(ast.parse(file.read_text()))]
     assert [str(file.relative_to(ROOT)) for file in undocumented] == []
 
 
