@@ -91,8 +91,8 @@ class TimeSplit(Settings):
         Days and weeks follow the local calendar, so that a step over a clock change is an hour longer or shorter.
 
         >>> days = PartitionScheme(cadence="day", start="2013-01-01", time_zone="America/New_York")
-        >>> [TimeSplit(step="1w").ends_window(key, "2013-03-09", days) for key in ("2013-03-15", "2013-03-16")]
-        [False, True]
+        >>> tuple(TimeSplit(step="1w").ends_window(key, "2013-03-09", days) for key in ("2013-03-15", "2013-03-16"))
+        (False, True)
         """
         if self.step is None:
             return True
