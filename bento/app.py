@@ -412,10 +412,10 @@ class PredictApp:
             self._clients.release(client)
             lines.close()
 
-        return StreamedResponse(self._stream_answers(lines, _role(headers), request_id, reasons), close)
+        return StreamedResponse(self._stream_answers(lines, headers, request_id, reasons), close)
 
     async def _stream_answers(
-        self, lines: ReceivedLines, role: str, request_id: str, reasons: RequestedReasons | None
+        self, lines: ReceivedLines, headers: dict[bytes, bytes], request_id: str, reasons: RequestedReasons | None
     ) -> AsyncIterator[bytes]:
         limit = self.predictor.contract.max_bytes
         rows = min(MAX_ROWS_WITH_REASONS if reasons else GROUP_ROWS, self.predictor.contract.max_rows)
@@ -424,7 +424,7 @@ class PredictApp:
             answered: list[AnsweredRequest] = []
 
             def predict(rows: Sequence[Any], answered: list[AnsweredRequest] = answered) -> list[dict[str, Any]]:
-                return self._stream_rows(rows, answered, role, request_id, reasons)
+                return self._stream_rows(rows, answered, headers, request_id, reasons)
 
             yield await self._with_timeout(answered_lines, group, number, limit, predict)
             number += len(group)
@@ -437,17 +437,18 @@ class PredictApp:
         self,
         rows: Sequence[Any],
         answered: list[AnsweredRequest],
-        role: str,
+        headers: dict[bytes, bytes],
         request_id: str,
         reasons: RequestedReasons | None,
     ) -> list[dict[str, Any]]:
         """Return the answers of ``rows``, and add what the log writes about them to ``answered``."""
-        predictor, now = self.predictor, datetime.now(UTC)
+        started, predictor, now = time.perf_counter(), self.predictor, datetime.now(UTC)
         request = predictor.contract.validate(orjson.dumps({"rows": rows}))
         prediction = predictor.predict(request, now)
         found = predictor.strongest_reasons(prediction, reasons) if reasons else [{}] * len(rows)
         first = self._ids.next()
-        answered.append(AnsweredRequest(first, request_id, role, now, request.rows, prediction))
+        role, client, latency_ms = _role(headers), _client(headers), _milliseconds_since(started)
+        answered.append(AnsweredRequest(first, request_id, role, now, request.rows, prediction, client, latency_ms))
         return [
             {"prediction_id": row_prediction_id(first, row), **answer, **more}
             for row, (answer, more) in enumerate(zip(prediction.answers(), found, strict=True))
@@ -480,7 +481,6 @@ class PredictApp:
             predictions = [{**answer, **more} for answer, more in zip(predictions, found, strict=True)]
         prediction_id = self._ids.next()
         if self._log is not None:
-            latency_ms = round((time.perf_counter() - started) * 1000, 3)
             self._log.put(
                 AnsweredRequest(
                     prediction_id,
@@ -490,7 +490,7 @@ class PredictApp:
                     request.rows,
                     prediction,
                     _client(headers),
-                    latency_ms,
+                    _milliseconds_since(started),
                 )
             )
         self.metrics.rows.inc(len(predictions))
@@ -665,6 +665,10 @@ def _require_plain_json(headers: dict[bytes, bytes], expected: bytes) -> None:
 
 def _shown(header: bytes) -> str:
     return header[:MAX_SHOWN_PATH].decode("latin-1")
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
 
 
 def _client(headers: dict[bytes, bytes]) -> str | None:

@@ -12,7 +12,7 @@ A record, as :mod:`ml_platform.data.log_block` reads it back from a block, has t
 - ``request``: the fields as received, except those that :mod:`bento.log_protection` hides
 - ``features``: the values that the model used, with the same exceptions
 - ``client``: name of the client whose key the gateway accepted, else null; :mod:`bento.app` says why it is no proof
-- ``latency_ms``: milliseconds from the whole body of the request to the answer of its last row
+- ``latency_ms``: milliseconds from the whole body of the request to its answer; of a request of lines, for its group
 - ``score``
 - ``label``: the answer of a task with two classes, else null
 - ``details``: further fields of the answer with the answer as ``label``; absent for a task without them

@@ -257,11 +257,13 @@ def test_client_and_latency_of_a_request_are_in_log_and_table(tmp_path: Path, re
     for number, name in enumerate(("shop", "Not a name", None)):
         headers = {} if name is None else {"x-ml-platform-client": name}
         ask(app, {"rows": [{"x": 1}, {"x": 2}]}, headers={"x-request-id": f"r{number}", **headers})
+    lines = {"x-request-id": "r3", "x-ml-platform-client": "batch", "content-type": "application/x-ndjson"}
+    assert ask(app, b'{"x": 1}\n{"x": 2}\n', headers=lines).status_code == 200
     app.stop()
     lake = Lake.standalone(tmp_path / "lake")
     ingest_log_files(lake, "toy", tmp_path / "log")
     stored = lake.scan(predictions_table("toy")).sort("request_id", "row").collect()
-    assert stored["client"].to_list() == ["shop", "shop", None, None, None, None]
+    assert stored["client"].to_list() == ["shop", "shop", None, None, None, None, "batch", "batch"]
     first, second, *_ = latencies = stored["latency_ms"].to_list()
     assert first == second  # of one request
     assert all(0 < latency < 60_000 for latency in latencies)
