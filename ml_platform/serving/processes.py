@@ -1,7 +1,8 @@
 """Runs gateway, reconciler, services and daemons of one home under one process manager (circus).
 
-They start and stop together, and a home runs them only once at a time. An environment variable marks the processes, so
-the next run finds and stops processes that a killed run left behind.
+They start and stop together, and a home runs them only once at a time. Environment variables mark the processes, so the
+next run finds what a killed run left behind: it takes over gateway and services without an interruption, and stops the
+others.
 """
 
 import json
@@ -28,20 +29,33 @@ from ml_platform.data.atomic import write_json
 from ml_platform.errors import PlatformError, listed
 from ml_platform.serving.access_watch import AccessPlan, write_first_access
 from ml_platform.serving.desired_state import all_desired_states
-from ml_platform.serving.gateway import Gateway
+from ml_platform.serving.gateway import ANY_MODEL, Gateway
+from ml_platform.serving.gateway_process import remove_restart_files
+from ml_platform.serving.marked_processes import (
+    GATEWAY,
+    PROCESS_VARIABLE,
+    RUN_VARIABLE,
+    SERVICE_PREFIX,
+    describe_process,
+    process_name,
+    processes_of,
+    stop_orphaned_processes,
+)
+from ml_platform.serving.ordered_stop import RECONCILER, OrderedStop
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.serving.startup_status import ManagedProcess, StartupReporter
+from ml_platform.serving.takeover import APPLIED_FILE, EarlierRun, listening_ports
 from ml_platform.state.store import StateStore
 
-RUN_VARIABLE = "ML_PLATFORM_RUN"
-"""Environment variable that marks every process started here; its value is the run folder of the home."""
-
-STATUS_FILE, UP_FILE, LOCK_FILE, APPLIED_FILE = "status.json", "up.json", "up.lock", "applied.json"
+STATUS_FILE, UP_FILE, LOCK_FILE = "status.json", "up.json", "up.lock"
 PLAN_FILE = "plan.json"
 """The plan, which the reconciler and the guard of rollouts read."""
 
 CONTROL_FOLDER = "control"
 STOP_SECONDS = 35
+DRAIN_SECONDS = STOP_SECONDS - 5
+"""Longest wait for the requests under way when the platform stops."""
+
 START_SECONDS = 60.0
 POLL_MILLISECONDS = 500
 
@@ -131,31 +145,51 @@ class ProcessPlan(BaseModel):
 def up(
     plan: ProcessPlan, echo: Callable[[str], None] = print, before_start: Callable[[], object] | None = None
 ) -> None:
-    """Run all processes of ``plan`` until SIGINT or SIGTERM.
+    """Run all processes of ``plan`` until SIGINT or SIGTERM; requests under way are answered, unless it comes twice.
 
-    ``echo`` receives one line with the address of each process and endpoint. Processes that a killed run left behind
-    are stopped first and reported; then ``before_start`` is called, when no process of this home is left. Raises
+    ``echo`` receives one line with the address of each process and endpoint. The gateway and the services that a killed
+    run left behind serve until the new ones do. Its other processes are stopped first and reported; then
+    ``before_start`` is called, when no process of this home but those that serve is left. Raises
     :class:`AlreadyRunningError` when this home is up, and :class:`PortInUseError` when another process listens on a
     needed port.
     """
     plan.run.mkdir(parents=True, exist_ok=True)
     plan.logs.mkdir(parents=True, exist_ok=True)
     with _run_lock(plan.run):
-        if orphans := stop_orphaned_processes(plan.run):
-            echo(
-                f"An earlier run was killed; ended the {len(orphans)} processes that it left behind: {listed(orphans)}."
-            )
+        earlier = _stop_earlier_run(plan, echo)
         if before_start:
             before_start()
         _remove_run_files(plan)
-        _require_free_ports(plan)
+        _require_free_ports(plan, earlier)
+        _write_gateway_files(plan, earlier)
         try:
             with _control_sockets(plan.run) as folder:
-                _run_arbiter(plan, folder, echo)
+                _run_arbiter(plan, folder, earlier, echo)
         finally:
-            # The manager does not know a process that a stopping server was just starting.
+            # A process that was just being started, by a server that was about to end, is unknown to the manager.
             stop_orphaned_processes(plan.run)
+            remove_restart_files(plan.gateway.folder)
             _remove_run_files(plan)
+            (plan.run / APPLIED_FILE).unlink(missing_ok=True)
+
+
+def _stop_earlier_run(plan: ProcessPlan, echo: Callable[[str], None]) -> EarlierRun:
+    """Stop what a killed run left behind except what serves, which is returned."""
+    serving_kinds = [
+        each
+        for each in processes_of(plan.run)
+        if (name := process_name(each)) == GATEWAY or name.startswith(SERVICE_PREFIX)
+    ]
+    # The reconciler first: nothing may change what serves while it is looked at.
+    orphans = stop_orphaned_processes(plan.run, serving_kinds)
+    earlier = EarlierRun.find(plan.run, plan.gateway)
+    orphans += stop_orphaned_processes(plan.run, earlier.processes)
+    if orphans:
+        echo(f"An earlier run was killed; ended the {len(orphans)} processes that it left behind: {listed(orphans)}.")
+    if earlier.processes:
+        gateway = "The gateway" if earlier.gateways else "No gateway"
+        echo(f"{gateway} and {len(earlier.services)} services of the earlier run go on until the new ones serve.")
+    return earlier
 
 
 @contextmanager
@@ -183,40 +217,11 @@ def serve_temporarily(plan: ProcessPlan, timeout_seconds: float = START_SECONDS)
     finally:
         running.send_signal(signal.SIGTERM)
         try:
-            running.wait(STOP_SECONDS)
+            running.wait(DRAIN_SECONDS + STOP_SECONDS)
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait()
             list(stop_orphaned_processes(plan.run))
-
-
-def stop_orphaned_processes(run: Path) -> list[str]:
-    """Stop all other processes that :data:`RUN_VARIABLE` marks as part of ``run``, and return their descriptions.
-
-    A process that is about to end can start another one, so it looks again until there is none.
-    """
-    descriptions = []
-    while orphans := _processes_of(run):
-        descriptions += [_describe_process(process) for process in orphans]
-        for process in orphans:
-            _signal(process, signal.SIGTERM)
-        _, stubborn = psutil.wait_procs(orphans, timeout=5)
-        for process in stubborn:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(stubborn, timeout=5)
-    return descriptions
-
-
-def _processes_of(run: Path) -> list[psutil.Process]:
-    run_folder = str(run.resolve())
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == run_folder:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue  # it ended meanwhile, or it belongs to another user
-    return found
 
 
 def free_port() -> int:
@@ -267,18 +272,32 @@ def _control_sockets(run: Path) -> Iterator[str]:
 
 
 def _remove_run_files(plan: ProcessPlan) -> None:
-    """Remove the files that are valid only during a run: status, ports and applied routes."""
-    stale = [plan.status_file, plan.run / UP_FILE, plan.run / APPLIED_FILE, *plan.run.glob("*.port")]
+    """Remove the files that are valid only during a run: status and ports.
+
+    So new services do not take the ports of those of an earlier run, which still serve.
+    """
+    stale = [plan.status_file, plan.run / UP_FILE, *plan.run.glob("*.port")]
     for file in stale:
         file.unlink(missing_ok=True)
 
 
-def _require_free_ports(plan: ProcessPlan) -> None:
+def _write_gateway_files(plan: ProcessPlan, earlier: EarlierRun) -> None:
+    """Write the files that the gateway starts with: its routes to the services of ``earlier``, and 503 for the rest."""
+    serving, clusters = earlier.serving(plan.run, plan.gateway)
+    desired = _desired_models(plan)
+    plan.gateway.write_bootstrap(starting=desired - serving.keys(), serving=serving, clusters=clusters)
+    write_json(plan.run / APPLIED_FILE, {model: state.model_dump() for model, state in serving.items()})
+
+
+def _require_free_ports(plan: ProcessPlan, earlier: EarlierRun) -> None:
     needed = [
-        ("gateway", plan.host, plan.gateway_port, plan.gateway_setting),
+        (GATEWAY, plan.host, plan.gateway_port, plan.gateway_setting),
         *((each.name, "127.0.0.1", each.port, each.port_setting) for each in plan.processes if each.port),
     ]
+    own = {port for gateway in earlier.gateways for port in listening_ports(gateway)}
     for name, host, port, setting in needed:
+        if name == GATEWAY and port in own:
+            continue  # it is handed over
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -297,40 +316,25 @@ def _process_on_port(port: int) -> str:
         if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
             if connection.pid is None:
                 break
-            return _describe_process(psutil.Process(connection.pid))
+            return describe_process(psutil.Process(connection.pid))
     return "another process (/proc does not show which)"
 
 
-def _describe_process(process: psutil.Process) -> str:
-    try:
-        return f"process {process.pid} ({' '.join(process.cmdline())[:80]})"
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return f"process {process.pid}"
-
-
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
-
-
-def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -> None:
+def _run_arbiter(plan: ProcessPlan, control: str, earlier: EarlierRun, echo: Callable[[str], None]) -> None:
     from circus import get_arbiter
     from tornado.ioloop import PeriodicCallback
 
     os.environ[RUN_VARIABLE] = str(plan.run.resolve())
-    plan.gateway.write_bootstrap(starting=_desired_models(plan))
     access = [] if plan.access is None else [_access_watch(plan.access)]
     endpoint = f"ipc://{control}/control"
     plan_file = plan.run / PLAN_FILE
     plan_file.write_text(plan.model_dump_json())
     reconciler = ProcessSpec(
-        name="reconciler",
+        name=RECONCILER,
         command=[sys.executable, "-m", "ml_platform.serving.reconcile", str(plan_file), endpoint],
     )
     gateway = ProcessSpec(
-        name="gateway",
+        name=GATEWAY,
         command=plan.gateway.command,
         folder=plan.gateway.folder,
         port=plan.gateway_port,
@@ -353,7 +357,14 @@ def _run_arbiter(plan: ProcessPlan, control: str, echo: Callable[[str], None]) -
     managed = [ManagedProcess(each.name, each.address, each.port, plan.logs / f"{each.name}*.log") for each in specs]
     reporter = StartupReporter(managed, plan.status_file, echo, warn_after_seconds=START_SECONDS)
     started_at = time.monotonic()
-    polling = PeriodicCallback(lambda: reporter.poll(time.monotonic() - started_at), POLL_MILLISECONDS)
+
+    def poll() -> None:
+        reporter.poll(time.monotonic() - started_at)
+        earlier.retire(plan.gateway)
+
+    polling = PeriodicCallback(poll, POLL_MILLISECONDS)
+    stop = OrderedStop(arbiter, plan.run, plan.gateway.folder, DRAIN_SECONDS, echo)
+    stop.listen()
     try:
         arbiter.start(cb=lambda _: polling.start())
     finally:
@@ -368,13 +379,13 @@ def _access_watch(access: AccessPlan) -> ProcessSpec:
     return ProcessSpec(name="access_watch", command=command)
 
 
-def _desired_models(plan: ProcessPlan) -> list[str]:
-    """Return the models that will be served; none when the state store cannot be read, which the reconciler reports."""
+def _desired_models(plan: ProcessPlan) -> set[str]:
+    """Return the models that will be served; any when the state store cannot be read, which the reconciler reports."""
     try:
         stored = all_desired_states(plan.open_state())
-        return [*stored.readable, *stored.unreadable]
+        return {*stored.readable, *stored.unreadable}
     except PlatformError:
-        return []
+        return {ANY_MODEL}
 
 
 def is_relevant_log_record(record: logging.LogRecord) -> bool:
@@ -399,7 +410,7 @@ def _watcher(plan: ProcessPlan, spec: ProcessSpec) -> dict[str, Any]:
         "name": spec.name,
         "cmd": spec.command[0],
         "args": spec.command[1:],
-        "env": {**os.environ, **spec.environment},
+        "env": {**os.environ, **spec.environment, PROCESS_VARIABLE: spec.name},
         **({} if spec.folder is None else {"working_dir": str(spec.folder.resolve())}),
         "copy_env": True,
         "stdout_stream": dict(log),

@@ -28,18 +28,28 @@ from ml_platform.errors import PlatformError
 from ml_platform.features.stores import open_store
 from ml_platform.serving.bento_signature import TRUSTED_KEYS_VARIABLE
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states
-from ml_platform.serving.gateway import cluster_name, fallback_name, fallbacks_of, write_clusters, write_routes
+from ml_platform.serving.gateway import (
+    ANY_MODEL,
+    cluster_name,
+    fallback_name,
+    fallbacks_of,
+    read_clusters,
+    write_clusters,
+    write_routes,
+)
 from ml_platform.serving.gateway_admin import query_gateway
-from ml_platform.serving.processes import APPLIED_FILE, STOP_SECONDS, ProcessPlan
+from ml_platform.serving.marked_processes import PROCESS_VARIABLE, SERVICE_PREFIX
+from ml_platform.serving.processes import STOP_SECONDS, ProcessPlan
 from ml_platform.serving.service_hosts import ServiceHosts
 from ml_platform.serving.serving_settings import serving_settings_of
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
 from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
+from ml_platform.serving.takeover import APPLIED_FILE, applied_states
 
 logger = logging.getLogger("reconcile")
 
-SERVICE_PREFIX = "service."
 HOST_PREFIX = f"{SERVICE_PREFIX}host."
+HOST = "host"
 PASS_INTERVAL_SECONDS = 0.2
 HTTP_TIMEOUT_SECONDS = 2.0
 GATEWAY_SECONDS = 15.0
@@ -59,6 +69,7 @@ class Reconciler:
         self._fallbacks: set[tuple[str, ...]] = set()
         self._idle: set[str] = set()
         self._hosts = ServiceHosts(plan.run, plan.logs, self._send, HOST_PREFIX, plan.max_loaded)
+        self._models: set[str] = {ANY_MODEL}
 
     def run(self) -> None:
         """Run passes until ``stopping`` is set."""
@@ -78,7 +89,7 @@ class Reconciler:
         for name in needed.keys() - running:
             self._start(name, *needed[name])
         ready = {name: port for name in needed if (port := self._ready_port(name)) is not None}
-        applied = self._applied_states()
+        applied = applied_states(self.plan.run)
         served = {
             model: state
             if all(cluster_name(model, each) in ready for each in state.served_versions)
@@ -97,23 +108,19 @@ class Reconciler:
     def _read_desired_states(self) -> tuple[dict[str, DesiredState], set[str], list[str]]:
         """Return the desired states, the models whose state cannot be read, and what is wrong.
 
-        The applied state takes the place of one that cannot be read.
+        The applied state takes the place of one that cannot be read. Without the state store, these are the models
+        that it had when it was read last, or any model.
         """
         try:
             stored = all_desired_states(self._state)
         except PlatformError as error:
             # The store is locked, full or deleted: everything that serves continues.
-            return self._applied_states(), set(), [str(error)]
+            return applied_states(self.plan.run), self._models, [str(error)]
+        self._models = {*stored.readable, *stored.unreadable}
         if not stored.unreadable:
             return dict(stored.readable), set(), []
-        kept = {model: state for model, state in self._applied_states().items() if model in stored.unreadable}
+        kept = {model: state for model, state in applied_states(self.plan.run).items() if model in stored.unreadable}
         return {**kept, **stored.readable}, set(stored.unreadable), list(map(str, stored.unreadable.values()))
-
-    def _applied_states(self) -> dict[str, DesiredState]:
-        """Return the states whose routes the gateway loaded last."""
-        path = self.plan.run / APPLIED_FILE
-        stored = json.loads(path.read_text()) if path.exists() else {}
-        return {model: DesiredState.model_validate(state) for model, state in stored.items()}
 
     def _running_services(self) -> set[str]:
         names = self._manager.send_message("list")["watchers"]
@@ -134,6 +141,7 @@ class Reconciler:
             **ONE_THREAD_ENVIRONMENT,
             **({} if self.plan.pii_key is None else {PII_KEY_FILE_VARIABLE: str(self.plan.pii_key.resolve())}),
             **({} if self.plan.trusted_keys is None else {TRUSTED_KEYS_VARIABLE: str(self.plan.trusted_keys)}),
+            PROCESS_VARIABLE: f"{SERVICE_PREFIX}{name}",
         }
         options = {"env": environment, "graceful_timeout": STOP_SECONDS - 5, "stop_children": True}
         declared = serving_settings_of(bento)
@@ -146,7 +154,9 @@ class Reconciler:
                 predictions=predictions,
                 warm=declared.warm,
             )
-            self._hosts.add(service, online=online, environment=environment, options=options)
+            # The next run does not take a host over, since both would read the same plan.
+            marked = {**environment, PROCESS_VARIABLE: HOST}
+            self._hosts.add(service, online=online, environment=marked, options=options)
             logger.info("started service %s in a host", name)
             return
         self._manager.send_message(
@@ -180,7 +190,11 @@ class Reconciler:
         starting: Collection[str],
     ) -> None:
         clusters = {**(self._clusters or {}), **ready}
+        published = read_clusters(self.plan.gateway.folder) if self._clusters is None else {}
         for name in _services_of(target).keys() | _services_of(applied).keys():
+            # The service of an earlier run is used until the new one is ready.
+            if name not in clusters and name in published:
+                clusters[name] = published[name][0]
             # A restarting service keeps its port, so its cluster stays.
             if name not in clusters and self._port_file(name).exists():
                 clusters[name] = int(self._port_file(name).read_text())
@@ -293,8 +307,15 @@ def _routes_version(desired: Mapping[str, DesiredState], starting: Collection[st
 def _main(arguments: list[str]) -> Any:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stopping = threading.Event()
+    manager = os.getppid()
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        if os.getppid() != manager:
+            sys.exit()  # the process manager was killed, so a command to it would wait in vain
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, stop)
     plan = ProcessPlan.model_validate_json(Path(arguments[0]).read_text())
     Reconciler(plan, arguments[1], stopping).run()
 

@@ -29,7 +29,7 @@ from ml_platform.console.doctor.diagnosis import CHECKS, as_json, diagnose, has_
 from ml_platform.console.doctor.finding import Finding, Subject, failed, ok, warning
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
-from ml_platform.serving.processes import RUN_VARIABLE
+from ml_platform.serving.marked_processes import RUN_VARIABLE
 from ml_platform.state.schema import desired_states
 from ml_platform.training import resource_usage
 from ml_platform_tests.components.project_loading import PROJECT_FILE

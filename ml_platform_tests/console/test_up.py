@@ -10,16 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from ml_platform.serving.processes import RUN_VARIABLE, free_port
+from ml_platform.serving.marked_processes import GATEWAY, process_name, processes_of
+from ml_platform.serving.processes import free_port
 from ml_platform_tests.conftest import COMMAND, PROJECT, DemoHome
 from ml_platform_tests.polling import until
+from ml_platform_tests.serving.load import Load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NAMES = ("GATEWAY", "WEBSERVER", "MLFLOW", "REPORTS")
+FLIGHT = {
+    "carrier": "UA",
+    "flight": 1545,
+    "tailnum": "N14228",
+    "origin": "EWR",
+    "dest": "IAH",
+    "scheduled_departure": "2013-07-25T22:00:00+00:00",
+    "scheduled_arrival": "2013-07-26T02:00:00+00:00",
+}
 ADDRESSES = {"gateway", "webserver", "mlflow", "reports", "departure_risk"}
 
 
@@ -55,16 +65,9 @@ class PlatformHome:
         assert running.poll() is None, self.output
         return running
 
-    def process_ids(self) -> list[int]:
-        """Return the ids of the processes of this home."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(RUN_VARIABLE) == str((self.home / "run").resolve()):
-                    found.append(process.pid)
-            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-                continue
-        return found
+    def process_names(self) -> dict[int, str]:
+        """Return the names of the processes of this home by their id."""
+        return {process.pid: process_name(process) for process in processes_of(self.home / "run")}
 
 
 @pytest.fixture(scope="module")
@@ -127,21 +130,28 @@ def test_port_in_use_fails_with_the_variable_that_sets_another(tmp_path: Path) -
     assert "Traceback" not in failed.stderr
 
 
-def test_up_after_a_killed_one_ends_its_processes_and_stops_cleanly(
+def test_up_after_a_killed_one_takes_over_without_a_failed_request_and_stops_cleanly(
     platform: PlatformHome, running: "subprocess.Popen[bytes]"
 ) -> None:
-    running.kill()
-    running.wait()
-    left = platform.process_ids()
-
-    assert left  # the test needs processes to recover from
-    assert not [path for path in platform.temporary.iterdir() if path.name.startswith("mlp")]
-    again = platform.start()
-    try:
-        assert "An earlier run was killed; ended the " in platform.output
-        assert not set(left) & set(platform.process_ids())
-    finally:
-        again.send_signal(signal.SIGINT)
+    with Load(platform.addresses["departure_risk"], {"rows": [FLIGHT]}) as load:
+        running.kill()
+        running.wait()
+        left = platform.process_names()
+        assert not [path for path in platform.temporary.iterdir() if path.name.startswith("mlp")]
+        again = platform.start()
+        try:
+            assert "An earlier run was killed; ended the " in platform.output
+            assert "The gateway and 1 services of the earlier run go on" in platform.output
+            # The services of the earlier run end when the new ones serve; its gateway ends after its last connections.
+            until(lambda: {left[each] for each in left.keys() & platform.process_names().keys()} <= {GATEWAY}, 120)
+            seen = load.answers
+            until(lambda: load.answers > seen + 10)
+        except BaseException:
+            again.kill()
+            raise
+    assert load.failures == []
+    assert {"webserver", "daemon", "mlflow", "reconciler", GATEWAY} < set(left.values())
+    again.send_signal(signal.SIGINT)
     assert again.wait(60) == 0
-    assert platform.process_ids() == []
+    assert platform.process_names() == {}
     assert not [path for path in platform.temporary.iterdir() if path.is_dir()]

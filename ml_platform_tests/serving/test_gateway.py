@@ -19,6 +19,7 @@ import pytest
 from ml_platform.serving.arm_counts import ArmCounts, read_counts
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
 from ml_platform.serving.gateway import (
+    ANY_MODEL,
     REQUESTS_AT_ONCE,
     Gateway,
     cluster_name,
@@ -72,6 +73,20 @@ def test_model_that_starts_is_answered_with_503_until_it_has_a_route(tmp_path: P
     assert "weighted_clusters" in toy["route"]
     assert (other["match"]["prefix"], other["direct_response"]["status"]) == ("/v1/other/", 503)
     assert unknown["direct_response"]["status"] == 404
+
+
+def test_any_model_without_a_route_is_answered_with_503_while_the_models_are_unknown(tmp_path: Path) -> None:
+    state = {"toy": DesiredState(stable=ONE, weights={"stable": 100})}
+    write_routes(tmp_path, state, version="1", allowed_hosts=["localhost"], starting=[ANY_MODEL, "zoo"])
+    stored = json.loads((tmp_path / "routes.json").read_text())
+    found = stored["resources"][0]["virtual_hosts"][0]["routes"]
+    # The first match counts, so the route of all other models comes after those of known ones.
+    paths = [path for each in found for kind, path in each["match"].items() if "prefix" in kind]
+    v2 = ["/v2/models/toy", "/v2/models/zoo", "/v2/models/"]
+    assert paths == ["/v1/toy/", "/v1/zoo/", "/v1/", *v2, "/"]
+    answers = [each for each in found if any("prefix" in kind for kind in each["match"])]
+    statuses = [each.get("direct_response", {}).get("status") for each in answers]
+    assert statuses == [None, 503, 503, None, 503, 503, 404]
 
 
 def test_only_hosts_of_this_machine_reach_the_models_on_loopback(tmp_path: Path) -> None:

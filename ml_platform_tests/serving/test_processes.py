@@ -14,12 +14,11 @@ import pytest
 from circus.exc import ConflictError
 from tornado.ioloop import IOLoop
 
+from ml_platform.serving.marked_processes import RUN_VARIABLE, stop_orphaned_processes
 from ml_platform.serving.processes import (
-    RUN_VARIABLE,
     PortInUseError,
     ProcessPlan,
     is_relevant_log_record,
-    stop_orphaned_processes,
     up,
 )
 

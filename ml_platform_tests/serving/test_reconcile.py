@@ -17,7 +17,7 @@ import pytest
 
 from bento.host_plan import PLAN_FILE, HostPlan
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, desired_generation, swap_desired_state
-from ml_platform.serving.gateway import CLUSTERS_FILE, ROUTES_FILE
+from ml_platform.serving.gateway import CLUSTERS_FILE, ROUTES_FILE, read_clusters, write_clusters
 from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.processes import ProcessPlan
 from ml_platform.serving.reconcile import Reconciler
@@ -254,10 +254,29 @@ def test_missing_state_store_keeps_every_service_and_is_named(serving: Serving) 
     set_desired_state(serving.plan, HALF)
     before = serving.step()
     Path(serving.plan.state).rename(f"{serving.plan.state}.aside")
+    assert serving.step() == before
     serving.reconciler = serving.restarted()
     for _ in range(3):
-        assert serving.step() == before
+        services, routes, clusters = serving.step()
+        # A restarted one does not know which other models exist, so it says of none that it does not.
+        assert (services, routes, clusters) == (before[0], "toy:1,*:starting", before[2])
     assert len(serving.reconciler.step().waiting) == 1
+
+
+def test_service_of_an_earlier_run_is_routed_to_until_the_new_one_is_ready(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    serving.step()
+    port_file = serving.plan.run / "toy-1-abc.port"
+    port_file.unlink()
+    write_clusters(serving.gateway.folder, {"toy-1-abc": 1}, version="earlier")
+    serving.manager.services, serving.manager.slow = [], {"toy-1-abc"}
+    for _ in range(2):
+        serving.reconciler = serving.restarted()
+        assert serving.step() == (["toy-1-abc"], "toy:1", {"toy-1-abc"})
+        assert read_clusters(serving.gateway.folder) == {"toy-1-abc": [1]}
+    serving.manager.finish_start("toy-1-abc")
+    serving.step()
+    assert read_clusters(serving.gateway.folder) == {"toy-1-abc": [serving.plan.gateway_port]}
 
 
 def test_empty_desired_state_stops_the_service(serving: Serving) -> None:

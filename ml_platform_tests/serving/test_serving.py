@@ -30,9 +30,11 @@ from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
 from ml_platform.serving.gateway import MAX_BODY_BYTES
 from ml_platform.serving.gateway_admin import SOCKET_FILE, query_gateway
+from ml_platform.serving.gateway_process import gateways_of
+from ml_platform.serving.marked_processes import GATEWAY, RUN_VARIABLE, SERVICE_PREFIX, process_name
 from ml_platform.serving.openapi import openapi_document
 from ml_platform.serving.processes import (
-    RUN_VARIABLE,
+    UP_FILE,
     AlreadyRunningError,
     PortInUseError,
     ProcessPlan,
@@ -44,6 +46,7 @@ from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.state.schema import desired_states
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import CONTRACT, ToyModel, row
+from ml_platform_tests.serving.load import Load
 
 pytestmark = pytest.mark.slow
 
@@ -285,9 +288,8 @@ def test_admin_page_of_the_gateway_is_a_socket_of_its_owner(live: RunningPlatfor
     assert "envoy" in query_gateway(live.plan.gateway.folder, "/server_info", seconds=5)
     with pytest.raises(OSError, match="answered 404"):
         query_gateway(live.plan.gateway.folder, "/nothing", seconds=5)
-    envoy = next(each for each in psutil.process_iter() if str(live.plan.gateway.folder) in " ".join(each.cmdline()))
-    listening = {each.laddr.port for each in envoy.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
-    assert listening == {live.plan.gateway_port}
+    connections = [one for each in gateways_of(live.plan.run) for one in each.net_connections("tcp")]
+    assert {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN} == {live.plan.gateway_port}
 
 
 def test_host_of_another_site_is_refused_and_no_client_marks_its_request_as_a_shadow(live: RunningPlatform) -> None:
@@ -430,37 +432,94 @@ def test_port_in_use_is_reported_with_its_process(tmp_path: Path, toy: ToyModel,
 
 
 def _start(plan: ProcessPlan) -> "subprocess.Popen[bytes]":
-    plan.run.mkdir(parents=True)
+    plan.run.mkdir(parents=True, exist_ok=True)
     spec = plan.run / "given.json"
     spec.write_text(plan.model_dump_json())
     running = subprocess.Popen(
         [sys.executable, "-m", "ml_platform.serving.processes", str(spec)], start_new_session=True
     )
+    up_file = plan.run / UP_FILE
+    until(lambda: up_file.exists() and json.loads(up_file.read_text())["pid"] == running.pid)
     until(lambda: (status := read_serving_status(plan.status_file)) and status.models)
     return running
 
 
-def test_interrupt_leaves_no_process_behind(tmp_path: Path, toy: ToyModel, built_bento: BuiltBento) -> None:
-    plan = process_plan(tmp_path, toy, built_bento)
-    store_first_state(plan, built_bento)
-    running = _start(plan)
-    assert len(processes_of(plan.run)) >= 3
-    running.send_signal(signal.SIGINT)
-    assert running.wait(30) == 0
-    assert processes_of(plan.run) == []
+class HalfRequest:
+    """A request of which the gateway has received the first half."""
+
+    def __init__(self, plan: ProcessPlan) -> None:
+        body = json.dumps({"rows": [row()]}).encode()
+        head = f"POST /v1/toy/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
+        self._plan = plan
+        self._connection = socket.create_connection((plan.host, plan.gateway_port), timeout=30)
+        self._connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body[:5])
+        self._rest = body[5:]
+        until(lambda: self._active() == 1)
+
+    def _active(self) -> int:
+        query = "/stats?filter=^http.gateway.downstream_rq_active$"
+        return int(query_gateway(self._plan.gateway.folder, query, seconds=5).rpartition(":")[2])
+
+    def finish(self) -> str:
+        """Send the second half, and return the status line of the answer."""
+        self._connection.sendall(self._rest)
+        with self._connection.makefile() as answer:
+            return answer.readline().strip()
+
+    def received(self) -> bytes:
+        """Return what the gateway sends until it closes the connection."""
+        try:
+            return self._connection.recv(1000)
+        except ConnectionResetError:
+            return b""
 
 
-def test_next_run_stops_processes_that_a_killed_run_left_behind(
+def accepts_connections(plan: ProcessPlan) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((plan.host, plan.gateway_port)) == 0
+
+
+def test_interrupt_answers_the_request_under_way_and_leaves_no_process_behind(
     tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
 ) -> None:
     plan = process_plan(tmp_path, toy, built_bento)
     store_first_state(plan, built_bento)
     running = _start(plan)
-    running.kill()
-    running.wait()
-    left = set(processes_of(plan.run))
-    assert left
-    with serve_temporarily(plan) as url:
-        assert httpx.post(f"{url}/v1/toy/predict", json={"rows": [row()]}).status_code == 200
-        assert not left & set(processes_of(plan.run))
+    assert len(processes_of(plan.run)) >= 3
+    request = HalfRequest(plan)
+    running.send_signal(signal.SIGINT)
+    until(lambda: not accepts_connections(plan))
+    assert request.finish() == "HTTP/1.1 200 OK"
+    assert running.wait(60) == 0
+    assert processes_of(plan.run) == []
+    assert not list(plan.gateway.folder.glob("restart_*"))
+
+
+def test_next_run_takes_over_from_a_killed_one_without_a_failed_request(
+    tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
+) -> None:
+    plan = process_plan(tmp_path, toy, built_bento)
+    store_first_state(plan, built_bento)
+    killed = _start(plan)
+    with Load(f"{plan.gateway.url}/v1/toy/predict", {"rows": [row()]}) as load:
+        killed.kill()
+        killed.wait()
+        left = {each: process_name(psutil.Process(each)) for each in processes_of(plan.run)}
+        services = {each for each, name in left.items() if name.startswith(SERVICE_PREFIX)}
+        assert services
+        running = _start(plan)
+        until(lambda: not services & set(processes_of(plan.run)))
+        # The gateway of the earlier run may remain until the connections to it are old.
+        assert {left[each] for each in left.keys() & set(processes_of(plan.run))} <= {GATEWAY}
+        seen = load.answers
+        until(lambda: load.answers > seen + 10)
+    assert load.failures == []
+
+    request = HalfRequest(plan)
+    running.send_signal(signal.SIGINT)
+    until(lambda: not accepts_connections(plan))
+    # The second one does not wait for the request, which is cut: it is not even answered with 408.
+    running.send_signal(signal.SIGINT)
+    assert request.received() == b""
+    assert running.wait(60) == 0
     assert processes_of(plan.run) == []

@@ -109,7 +109,7 @@ def _listener(number: int) -> "psutil.Process | None":
 def _belongs_to(process: "psutil.Process", subject: Subject) -> bool:
     import psutil
 
-    from ml_platform.serving.processes import RUN_VARIABLE
+    from ml_platform.serving.marked_processes import RUN_VARIABLE
 
     try:
         return bool(process.environ().get(RUN_VARIABLE) == str(subject.home.run.resolve()))
