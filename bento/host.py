@@ -110,7 +110,7 @@ class Host:
         self._ending: dict[int, float] = {}
         self._selector = selectors.DefaultSelector()
         self._stopping = False
-        self._pid = os.getpid()
+        self._pid, self._parent = os.getpid(), os.getppid()
         self._written_status = ""
         self._wakeup, wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -314,6 +314,8 @@ class Host:
         self._publish_port(service)
 
     def _publish_port(self, service: _Service) -> None:
+        if os.getppid() != self._parent:
+            return  # the next run has its own services, whose ports are in the same files
         file = service.spec.port_file
         if not file.exists() or file.read_text() != str(service.port):
             staged = file.with_suffix(".new")

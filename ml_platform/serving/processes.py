@@ -188,7 +188,7 @@ def _stop_earlier_run(plan: ProcessPlan, echo: Callable[[str], None]) -> Earlier
         echo(f"An earlier run was killed; ended the {len(orphans)} processes that it left behind: {listed(orphans)}.")
     if earlier.processes:
         gateway = "The gateway" if earlier.gateways else "No gateway"
-        echo(f"{gateway} and {len(earlier.services)} services of the earlier run go on until the new ones serve.")
+        echo(f"{gateway} and {len(earlier.ports)} services of the earlier run go on until the new ones serve.")
     return earlier
 
 

@@ -49,7 +49,6 @@ from ml_platform.serving.takeover import APPLIED_FILE, applied_states
 logger = logging.getLogger("reconcile")
 
 HOST_PREFIX = f"{SERVICE_PREFIX}host."
-HOST = "host"
 PASS_INTERVAL_SECONDS = 0.2
 HTTP_TIMEOUT_SECONDS = 2.0
 GATEWAY_SECONDS = 15.0
@@ -154,9 +153,7 @@ class Reconciler:
                 predictions=predictions,
                 warm=declared.warm,
             )
-            # The next run does not take a host over, since both would read the same plan.
-            marked = {**environment, PROCESS_VARIABLE: HOST}
-            self._hosts.add(service, online=online, environment=marked, options=options)
+            self._hosts.add(service, online=online, environment=environment, options=options)
             logger.info("started service %s in a host", name)
             return
         self._manager.send_message(

@@ -17,6 +17,7 @@ import psutil
 from bento.host_plan import PLAN_FILE, STATUS_FILE, HostedService, HostPlan, HostStatus
 from ml_platform.data.atomic import write_text
 from ml_platform.serving.bento_digest import DIGEST_DIGITS, code_digest
+from ml_platform.serving.marked_processes import PROCESS_VARIABLE
 
 logger = logging.getLogger("reconcile")
 
@@ -68,7 +69,7 @@ class ServiceHosts:
                 name=name,
                 cmd=sys.executable,
                 args=["-m", "ml_platform.serving.host_server", str(folder), str(log)],
-                options={**options, "env": dict(environment)},
+                options={**options, "env": {**environment, PROCESS_VARIABLE: name}},
                 start=True,
             )
             logger.info("started host %s", folder.name)

@@ -25,6 +25,10 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Stop; each last request is answered before."""
         self._ended.set()
         for thread in self._threads:
             thread.join()

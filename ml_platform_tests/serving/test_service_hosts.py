@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bento.host_plan import PLAN_FILE, STATUS_FILE, HostedService, HostPlan, HostStatus
+from ml_platform.serving.marked_processes import PROCESS_VARIABLE
 from ml_platform.serving.service_hosts import HOSTS_FOLDER, ServiceHosts
 from ml_platform.serving.serving_settings import ServingSettings, serving_settings_of
 
@@ -17,10 +18,12 @@ class ProcessManager:
 
     def __init__(self) -> None:
         self.watchers: list[str] = []
+        self.marks: list[str] = []
 
     def send(self, command: str, **properties: Any) -> dict[str, Any]:
         if command == "add":
             self.watchers.append(properties["name"])
+            self.marks.append(properties["options"]["env"][PROCESS_VARIABLE])
         if command == "rm":
             self.watchers.remove(properties["name"])
         return {"watchers": self.watchers}
@@ -62,6 +65,7 @@ def test_services_of_equal_code_share_a_host(hosts: Hosts) -> None:
         hosts.add(name, code)
     assert hosts.plans == [["a", "b"], ["c"]]
     assert len(hosts.manager.watchers) == 2
+    assert hosts.manager.marks == hosts.manager.watchers
     assert hosts.hosts.services(hosts.manager.watchers) == {"a", "b", "c"}
 
 

@@ -1,6 +1,6 @@
 """Services of a killed run keep their routes, and end when nothing needs them: a real Envoy and toy services.
 
-The takeover of real services under load is in `test_serving.py`, and that of a whole platform in `console/test_up.py`.
+Takeovers under load are in `console/test_up.py`, of a whole platform, and in `test_shared_services.py`, of a host.
 """
 
 import json
