@@ -58,7 +58,8 @@ class Skewed(lightgbm_scorer.LightGbmScorer):
         return super().predict(features) + 1e-3
 
 def load(model_dir):
-    return Skewed(lightgbm_scorer.load(model_dir)._booster)
+    scorer = lightgbm_scorer.load(model_dir)
+    return Skewed(scorer._booster, scorer._paths)
 """
 
 
