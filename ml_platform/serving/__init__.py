@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from ml_platform.serving.in_process import ServedModel
 
 
-def load(model: str, home: Path | str | None = None) -> "ServedModel":
+def load(model: str, home: Path | str | None = None, version: str | int | None = None) -> "ServedModel":
     """Return the served version of ``model`` for predictions in this process, for a notebook or a batch.
 
-    ``home`` is the folder with the state of the platform; None: ``$ML_PLATFORM_HOME``, or ``.ml_platform`` here. See
-    :meth:`.in_process.ServedModel.load` for the errors.
+    ``home`` is the folder with the state of the platform; None: ``$ML_PLATFORM_HOME``, or ``.ml_platform`` here.
+    ``version`` is another version that was packaged once. See :meth:`.in_process.ServedModel.load` for the errors.
     """
     from ml_platform.serving.in_process import ServedModel
 
-    return ServedModel.load(model, home)
+    return ServedModel.load(model, home, version)

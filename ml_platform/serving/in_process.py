@@ -3,23 +3,30 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
+import polars as pl
 
 from ml_platform.data.source_hash import source_hash
-from ml_platform.errors import PlatformError, did_you_mean
+from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.stores import open_store
 from ml_platform.serving.bento_digest import require_unchanged
 from ml_platform.serving.bento_signing import SigningKeys
-from ml_platform.serving.desired_state import all_desired_states
+from ml_platform.serving.desired_state import ServedVersion, all_desired_states
+from ml_platform.serving.request_contract import RequestContract
+from ml_platform.serving.verified_bentos import all_verified_bentos
 from ml_platform.state.store import StateStore
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bento.predictor import Predictor
+
+Table = TypeVar("Table", pl.DataFrame, "pd.DataFrame")
 
 HOME_VARIABLE, DEFAULT_HOME = "ML_PLATFORM_HOME", ".ml_platform"
 ONLINE_VARIABLE = "ML_PLATFORM_ONLINE"
@@ -34,40 +41,37 @@ class ServedModelError(PlatformError):
 
 
 class ServedModel:
-    """The stable version of a model, with the features of the online store."""
+    """One version of a model, with the features of the online store."""
 
     def __init__(self, name: str, version: str, predictor: "Predictor") -> None:
         self.name, self.version = name, version
         self._predictor = predictor
 
     @classmethod
-    def load(cls, model: str, home: Path | str | None = None) -> Self:
-        """Return the stable version of ``model`` in ``home``.
+    def load(cls, model: str, home: Path | str | None = None, version: str | int | None = None) -> Self:
+        """Return ``version`` of ``model`` in ``home``; None: the stable version of its endpoint.
 
-        Raises :class:`ServedModelError` when the home serves no such model, or when a request view of the model has
-        other code here. Raises :class:`~ml_platform.serving.bento_signature.ChangedBentoError` when its bento was
-        changed. Raises the errors of the state store and of a model directory.
+        Raises :class:`ServedModelError` when the home serves no such model or has no bento of the version, or when a
+        request view of the model has other code here. Raises
+        :class:`~ml_platform.serving.bento_signature.ChangedBentoError` when its bento was changed. Raises the errors of
+        the state store and of a model directory.
         """
         root = Path(home or os.environ.get(HOME_VARIABLE, DEFAULT_HOME)).resolve()
-        desired = all_desired_states(StateStore.in_folder(root)).readable
-        stable = desired[model].stable if model in desired else None
-        if stable is None:
-            served = [name for name, state in desired.items() if state.stable is not None]
-            raise ServedModelError(
-                f"Model '{model}' in {root}",
-                expected="a served model",
-                found=f"{', '.join(served) or 'none'} served there",
-                fix=f"Promote a version and materialize {model}/rollout, or set {HOME_VARIABLE}."
-                f"{did_you_mean(model, served)}",
-            )
-        bento = root / "bentos" / stable.bento
+        state = StateStore.in_folder(root)
+        served = _stable_version(state, model, root) if version is None else _packaged_version(state, model, version)
+        bento = root / "bentos" / served.bento
         require_unchanged(bento, SigningKeys(root / "signing").trusted)
         return cls.of_directory(
             model,
-            stable.version,
+            served.version,
             bento / "src" / "model",
             os.environ.get(ONLINE_VARIABLE) or str(root / "online"),
         )
+
+    @property
+    def contract(self) -> RequestContract:
+        """The fields of a row, their types, rules and limits."""
+        return self._predictor.contract
 
     @classmethod
     def of_directory(cls, name: str, version: str, model_dir: Path, online: str) -> Self:
@@ -92,8 +96,23 @@ class ServedModel:
             for answer in self._predict(rows[start : start + limit], reasons)
         ]
 
+    def predict_table(self, rows: Table) -> Table:
+        """Return the answers for the table ``rows``, of Polars or pandas, as a table of the same kind and height.
+
+        ``rows`` has a column for each request field; other columns are left out. The answers have the columns
+        ``score``, ``label``, those of the task such as ``probabilities``, and ``degraded``: whether the answer rests on
+        less than usual (:meth:`predict` says on what). Raises as :meth:`predict`.
+        """
+        columns = [name for name in self._predictor.contract.dtypes if name in rows.columns]
+        chosen = rows[columns]
+        frame = chosen if isinstance(chosen, pl.DataFrame) else pl.from_pandas(chosen)
+        answers = [{**answer, "degraded": "degraded" in answer} for answer in self.predict(frame.to_dicts())]
+        found = pl.DataFrame(answers, infer_schema_length=None)
+        return found if isinstance(chosen, pl.DataFrame) else found.to_pandas()
+
     def _predict(self, rows: Sequence[Mapping[str, Any]], reasons: int) -> list[dict[str, Any]]:
-        request = self._predictor.contract.validate(orjson.dumps({"rows": list(map(dict, rows))}))
+        body = orjson.dumps({"rows": list(map(dict, rows))}, default=_json_value)
+        request = self._predictor.contract.validate(body)
         prediction = self._predictor.predict(request, datetime.now(UTC))
         answers = prediction.answers()
         if reasons:
@@ -102,6 +121,38 @@ class ServedModel:
             found = self._predictor.strongest_reasons(prediction, RequestedReasons(reasons))
             answers = [{**answer, **more} for answer, more in zip(answers, found, strict=True)]
         return answers
+
+
+def _stable_version(state: StateStore, model: str, root: Path) -> ServedVersion:
+    desired = all_desired_states(state).readable
+    stable = desired[model].stable if model in desired else None
+    if stable is None:
+        served = [name for name, one in desired.items() if one.stable is not None]
+        raise ServedModelError(
+            f"Model '{model}' in {root}",
+            expected="a served model",
+            found=f"{', '.join(served) or 'none'} served there",
+            fix=f"Promote a version and materialize {model}/rollout, or set {HOME_VARIABLE}."
+            f"{did_you_mean(model, served)}",
+        )
+    return stable
+
+
+def _packaged_version(state: StateStore, model: str, version: str | int) -> ServedVersion:
+    packaged = {each.version: each.folder for each in all_verified_bentos(state) if each.model == model}
+    if str(version) not in packaged:
+        raise ServedModelError(
+            f"Version {version} of model '{model}'",
+            expected="a version with a verified bento",
+            found=f"such versions: {listed(packaged)}",
+            fix=f"Materialize {model}/bento for it, or load one of these.",
+        )
+    return ServedVersion(version=str(version), bento=packaged[str(version)])
+
+
+def _json_value(value: Any) -> Any:
+    """Return a duration in seconds, and a decimal or another value that JSON lacks as text."""
+    return value.total_seconds() if isinstance(value, timedelta) else str(value)
 
 
 def _require_same_code(name: str, version: str, features: FeatureSet) -> None:
