@@ -29,7 +29,10 @@ def platform_processes(home: Home, repository: Path) -> ProcessPlan:
         [
             ProcessSpec(
                 name="webserver",
-                command=[str(programs / "dagster-webserver"), *workspace, "-h", LOOPBACK, "-p", str(web)],
+                command=[
+                    *(sys.executable, "-m", "ml_platform.console.webserver", *workspace),
+                    *("-h", LOOPBACK, "-p", str(web)),
+                ],
                 port=web,
                 port_setting=port_variable("webserver"),
                 address=address("webserver"),

@@ -96,6 +96,9 @@ def test_each_server_is_printed_with_an_address_that_answers(
     assert {line.partition(" ")[0] for line in platform.output.splitlines()} >= {"daemon", "reconciler"}
     for name in ("webserver", "mlflow", "reports"):
         assert httpx.get(addresses[name], timeout=60, follow_redirects=True).status_code == 200
+    for name in ("webserver", "mlflow", "reports"):
+        foreign = httpx.get(addresses[name], timeout=60, headers={"host": "attacker.example.org"})
+        assert foreign.status_code in (400, 403), name
     assert httpx.get(addresses["departure_risk"].removesuffix("predict"), timeout=60).status_code == 200
     assert httpx.post(addresses["departure_risk"], json={}, timeout=60).status_code == 422
     found = DemoHome(platform.home, "").run("status", "--json")
