@@ -34,6 +34,7 @@ def defs() -> dg.Definitions:
 
 def _shared_definitions() -> dg.Definitions:
     """Return what belongs to no domain: the platform's own assets, the resources and the automation."""
+    from ml_platform.components.champion_aliases import champion_aliases_sensor
     from ml_platform.components.platform_assets import platform_definitions
     from resources.profiles import resources_of_profile
 
@@ -42,12 +43,13 @@ def _shared_definitions() -> dg.Definitions:
         dg.Definitions(
             resources=resources_of_profile(),
             sensors=[
+                champion_aliases_sensor(),
                 dg.AutomationConditionSensorDefinition(
                     "auto_materialize",
                     target=dg.AssetSelection.all(),
                     default_status=dg.DefaultSensorStatus.RUNNING,
                     description="Materializes feature views and training sets when their inputs are new.",
-                )
+                ),
             ],
             # One process per run: a separate process per step would repeat every import.
             executor=dg.in_process_executor,

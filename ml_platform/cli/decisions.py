@@ -27,15 +27,15 @@ def rollback(model: ModelName, by: By, reason: Reason) -> None:
     """Make the previous champion of MODEL the champion again, and the stable version of its endpoint."""
     from datetime import UTC, datetime
 
-    from ml_platform.components.loading import bound_model
-    from ml_platform.components.stores import open_home_stores
-    from ml_platform.steps.packaging import roll_back_champion
+    from ml_platform.steps.rollback import roll_back_champion
+    from resources.state import open_state
 
-    stores, name = open_home_stores(open_home()), bound_model(model).name
-    back, state = roll_back_champion(name, stores, decided_by=by, reason=reason, at=datetime.now(UTC))
+    home = open_home()
+    back, state = roll_back_champion(model, home, open_state(home), decided_by=by, reason=reason, at=datetime.now(UTC))
     typer.echo(f"Version {back.version} is champion again; the desired state is generation {state.generation}.")
+    typer.echo("MLflow's aliases follow, by Dagster or the next command that opens the registry.")
     typer.echo("Update its model card and its release folder with:")
-    assets = f'key:"{name}/champion" or key:"{name}/model_card"'
+    assets = f'key:"{model}/champion" or key:"{model}/model_card"'
     typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {back.partition} --force")
 
 

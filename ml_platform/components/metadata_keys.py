@@ -257,6 +257,12 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("shadow", "Version that receives a copy of the requests, or 'none'."),
         MetadataKey("weights", "Share of the requests by role.", "percent"),
     ),
+    "<model>/rollout, observation of a rollback": (
+        _VERSION,
+        MetadataKey("decided_by", "Person that made the decision."),
+        MetadataKey("reason", "Reason of the decision."),
+        MetadataKey("generation", "Generation of the desired state; every change raises it by one."),
+    ),
     "<model>/rollout, observation of a rollout in steps": (
         MetadataKey("outcome", "Outcome of the rollout: running, completed, rolled_back or superseded."),
         MetadataKey("step", "Number of the current step, and of all steps."),

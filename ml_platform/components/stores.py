@@ -23,16 +23,28 @@ def open_stores(
 ) -> "PlatformStores":
     """Return the stores of these resources. The registry and the online store connect on first use.
 
-    With ``deliver``, the registry first gets the records that wait in the outbox.
+    With ``deliver``, the registry first gets the records that wait in the outbox, and the aliases of decisions that
+    were recorded without it.
     """
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.registry.following_aliases import set_pending_aliases
     from ml_platform.registry.models import ModelRegistry
     from ml_platform.steps.platform_stores import PlatformStores
+
+    opened = lake.lake()
+
+    def registry() -> ModelRegistry:
+        if not deliver:
+            return ModelRegistry(mlflow.tracking)
+        found = mlflow.models
+        set_pending_aliases(found, AuditLog(opened.state))
+        return found
 
     return PlatformStores(
         home=home.home(),
         repository=home.code,
-        lake=lake.lake(),
-        open_registry=lambda: mlflow.models if deliver else ModelRegistry(mlflow.tracking),
+        lake=opened,
+        open_registry=registry,
         open_online_store=online_store.store,
     )
 

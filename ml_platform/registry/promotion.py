@@ -1,20 +1,20 @@
-"""Promotion and rollback: change the champion on a verified verdict and valid approvals, and record the change.
+"""Promotion: change the champion on a verified verdict and valid approvals, and record the change.
 
-The record in the audit log is written before MLflow's aliases move. After a crash between the two, `reconcile` sets the
-aliases. A lock separates the decisions on one model; no transaction is open while MLflow is called.
+The record in the audit log is written before MLflow's aliases move, with the note that they have to move
+(:mod:`ml_platform.registry.pending_aliases`). After a crash between the two, `reconcile` sets the aliases. A lock
+separates the promotions of one model; no transaction is open while MLflow is called.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from ml_platform.registry.approvals import ApprovalSettings, ApprovalState, approval_state, reject, require_decider
+from ml_platform.registry.approvals import ApprovalSettings, ApprovalState, approval_state, reject
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import (
     CHAMPION_KIND,
     PROMOTE,
     RETIRE,
-    ROLL_BACK,
     ChampionRecord,
     champion_history,
     current_champion,
@@ -22,6 +22,7 @@ from ml_platform.registry.champion_history import (
     rolled_back_at,
 )
 from ml_platform.registry.models import CHALLENGER, CHAMPION, PREVIOUS, ModelRegistry, ModelVersion
+from ml_platform.registry.pending_aliases import aliases_are_set, note_pending_aliases
 from ml_platform.registry.verdict_record import PromotionError, latest_evidence_digest, load_verified_verdict
 
 CHALLENGER_KIND = "challenger"
@@ -67,7 +68,7 @@ def promote(
         state = _approval_state(audit, approval, version, verdict.evidence, at)
         if state.rejected:
             subject = f"Promotion of '{version.name}' version {version.version}"
-            raise _rejection_error(subject, "no rejection on this evidence", version, state)
+            raise rejection_error(subject, "no rejection on this evidence", version.name, version.version, state)
         if not state.approved:
             set_challenger(registry, audit, version, by=decided_by, reason=state.reason, at=at)
             raise ApprovalPendingError(
@@ -76,19 +77,18 @@ def promote(
                 found=state.reason.rstrip("."),
                 fix=f"Approve or reject it: ml-platform approve {version.name} {version.version}.",
             )
-        return _set_champion(
-            registry,
-            audit,
+        facts = champion_facts(
             version,
-            champion,
             action=PROMOTE,
+            previous=champion.version if champion else _previous_champion(audit, version),
             manifest=registry.manifest(version).model_dump(),
             verdict=verdict.digest,
             approved_by=state.approved_by,
-            decided_by=decided_by,
             reason=reason,
-            at=at,
         )
+        record = append_champion_record(audit, facts, champion, decided_by=decided_by, at=at)
+        reconcile(registry, audit, version.name)
+        return record
 
 
 def set_challenger(
@@ -128,65 +128,17 @@ def reject_version(
             registry.delete_alias(version.name, CHALLENGER)
 
 
-def roll_back(
-    registry: ModelRegistry,
-    audit: AuditLog,
-    model: str,
-    *,
-    decided_by: str,
-    reason: str,
-    at: datetime,
-    to_version: int | None = None,
-) -> ChampionRecord:
-    """Make the previous champion (or the earlier champion ``to_version``) champion again and return its record.
-
-    It needs no new verdict. Raises :class:`PromotionError` when there is no such champion,
-    :class:`VersionRejectedError` when a person has rejected it since, and
-    :class:`~ml_platform.registry.approvals.ApprovalError` without a name and a reason.
-    """
-    require_decider(f"Rollback of '{model}'", decided_by, reason)
-    with audit.exclusive(model):
-        reconcile(registry, audit, model)
-        records = [one for one in champion_history(audit, model) if one.action != RETIRE]
-        champion = current_champion(audit, model)
-        last = champion or (records[-1] if records else None)
-        target = to_version or (last.previous_version if last else None)
-        earlier = [one for one in records if one.version == target]
-        if last is None or target is None or not earlier or (champion and target == champion.version):
-            raise PromotionError(
-                f"Rollback of '{model}'",
-                expected="an earlier champion"
-                if to_version is None
-                else f"version {to_version} among earlier champions",
-                found=f"champions {sorted({one.version for one in records})}, now {champion and champion.version}",
-                fix="Promote a version with a verdict instead.",
-            )
-        record, version = earlier[-1], registry.version(model, target)
-        _require_not_rejected(audit, version, at)
-        return _set_champion(
-            registry,
-            audit,
-            version,
-            champion,
-            action=ROLL_BACK,
-            # Take the manifest from the record: a rollback must not depend on the artifact store.
-            manifest=record.manifest,
-            verdict=record.verdict,
-            approved_by=record.approved_by,
-            decided_by=decided_by,
-            reason=reason,
-            at=at,
-        )
-
-
 def reconcile(registry: ModelRegistry, audit: AuditLog, model: str) -> bool:
     """Set MLflow's aliases to the champions in the audit log and return whether any alias changed.
+
+    The note that they have to move is deleted, unless it is about a later record.
 
     Raises :class:`ChampionMissingError` when the champion's version was deleted in MLflow. A deleted previous champion
     loses its alias.
     """
     last = audit.latest(CHAMPION_KIND, model)
     if last is None:
+        aliases_are_set(audit.state, model)
         return False
     champion, changed = read_champion_record(last, model), False
     retired = champion.action == RETIRE
@@ -208,6 +160,7 @@ def reconcile(registry: ModelRegistry, audit: AuditLog, model: str) -> bool:
     if challenger and challenger.version == champion.version:
         registry.delete_alias(model, CHALLENGER)
         changed = True
+    aliases_are_set(audit.state, model, last.sequence)
     return changed
 
 
@@ -224,25 +177,15 @@ def require_champion(registry: ModelRegistry, champion: ChampionRecord) -> Model
     return registry.version(champion.model, champion.version)
 
 
-def _require_not_rejected(audit: AuditLog, version: ModelVersion, at: datetime) -> None:
-    try:
-        evidence = latest_evidence_digest(audit, version)
-    except PromotionError:
-        return  # a version without a verdict cannot have been rejected
-    state = approval_state(
-        audit, ApprovalSettings(), model=version.name, version=version.version, evidence=evidence, at=at
-    )
-    if state.rejected:
-        subject = f"Rollback of '{version.name}' to version {version.version}"
-        raise _rejection_error(subject, "a version without a rejection", version, state)
-
-
-def _rejection_error(subject: str, expected: str, version: ModelVersion, state: ApprovalState) -> VersionRejectedError:
+def rejection_error(
+    subject: str, expected: str, model: str, version: int, state: ApprovalState
+) -> VersionRejectedError:
+    """Return the error about a rejected version, which names who can approve it."""
     return VersionRejectedError(
         subject,
         expected=expected,
         found=state.reason.rstrip("."),
-        fix=f"The person who rejected it can approve it: ml-platform approve {version.name} {version.version}.",
+        fix=f"The person who rejected it can approve it: ml-platform approve {model} {version}.",
     )
 
 
@@ -256,36 +199,6 @@ def _approval_state(
     return approval_state(
         audit, settings, model=version.name, version=version.version, evidence=evidence, at=at, since=rolled_back
     )
-
-
-def _set_champion(
-    registry: ModelRegistry,
-    audit: AuditLog,
-    version: ModelVersion,
-    champion: ChampionRecord | None,
-    *,
-    action: str,
-    manifest: Mapping[str, Any],
-    verdict: str | None,
-    approved_by: tuple[str, ...],
-    decided_by: str,
-    reason: str,
-    at: datetime,
-) -> ChampionRecord:
-    # After a rollback, the previous champion is the predecessor of the restored version, not the version rolled back.
-    previous = champion.version if champion and action == PROMOTE else _previous_champion(audit, version)
-    facts = champion_facts(
-        version,
-        action=action,
-        previous=previous,
-        manifest=manifest,
-        verdict=verdict,
-        approved_by=approved_by,
-        reason=reason,
-    )
-    record = append_champion_record(audit, facts, champion, decided_by=decided_by, at=at)
-    reconcile(registry, audit, version.name)
-    return record
 
 
 def champion_facts(
@@ -321,16 +234,25 @@ def append_champion_record(
     Raises :class:`PromotionError`, and records nothing, when another change came first.
     """
     with audit.state.write():
-        current = current_champion(audit, facts["model"])
-        if current != champion:
-            raise PromotionError(
-                f"Champion of '{facts['model']}'",
-                expected=f"version {champion.version}" if champion else "no champion",
-                found=f"version {current.version}, by another decision" if current else "none, by another decision",
-                fix="Read `ml-platform history` and decide again.",
-            )
+        require_current_champion(audit, facts["model"], champion)
         recorded = audit.append(CHAMPION_KIND, actor=decided_by, at=at, facts=facts)
+        note_pending_aliases(audit.state, facts["model"], recorded.sequence)
         return read_champion_record(recorded, facts["model"])
+
+
+def require_current_champion(audit: AuditLog, model: str, champion: ChampionRecord | None) -> None:
+    """Raise :class:`PromotionError` unless ``champion`` (None: no champion) is the current one of ``model``.
+
+    Called in a write transaction, it excludes that another decision comes between.
+    """
+    current = current_champion(audit, model)
+    if current != champion:
+        raise PromotionError(
+            f"Champion of '{model}'",
+            expected=f"version {champion.version}" if champion else "no champion",
+            found=f"version {current.version}, by another decision" if current else "none, by another decision",
+            fix="Read `ml-platform history` and decide again.",
+        )
 
 
 def _previous_champion(audit: AuditLog, version: ModelVersion) -> int | None:

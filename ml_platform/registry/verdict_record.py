@@ -121,8 +121,7 @@ def latest_verdict_on(audit: AuditLog, version: ModelVersion) -> StoredVerdict:
 
     Raises :class:`PromotionError` when the version has no verdict.
     """
-    condition = (verdicts.c.model == version.name) & (verdicts.c.candidate == version.content_digest)
-    found = _latest_recorded(audit, condition)
+    found = _latest_about(audit, version.name, version.content_digest)
     if found is None:
         raise _promotion_error(
             version, "a verdict to approve or reject", "none", "Materialize the evaluation of the version first."
@@ -136,6 +135,12 @@ def latest_evidence_digest(audit: AuditLog, version: ModelVersion) -> str:
     Raises :class:`PromotionError` when the version has no verdict.
     """
     return str(latest_verdict_on(audit, version).content["evidence"])
+
+
+def evidence_about(audit: AuditLog, model: str, content_digest: str) -> str | None:
+    """Return the digest of the evidence of the latest verdict on this content; None without a verdict."""
+    found = _latest_about(audit, model, content_digest)
+    return None if found is None else str(found.content["evidence"])
 
 
 def verdict_metrics(state: StateStore, digest: str | None) -> dict[str, float]:
@@ -240,6 +245,10 @@ def _insert_verdict(
             recorded_at=_utc(record.at),
         )
     )
+
+
+def _latest_about(audit: AuditLog, model: str, content_digest: str) -> StoredVerdict | None:
+    return _latest_recorded(audit, (verdicts.c.model == model) & (verdicts.c.candidate == content_digest))
 
 
 def _latest_recorded(audit: AuditLog, condition: sa.ColumnElement[bool]) -> StoredVerdict | None:

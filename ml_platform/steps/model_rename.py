@@ -30,9 +30,10 @@ from ml_platform.steps.lifecycle import (
 )
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.orphans import DeclaredNames
-from ml_platform.steps.packaging import package_version, record_rollout, verified_version_of
+from ml_platform.steps.packaging import package_version, verified_version_of
 from ml_platform.steps.pins import HOLDER_PREFIX
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.rollouts import record_rollout
 from ml_platform.steps.table_move import copy_rows, record_move
 from ml_platform.steps.version_cleaning import DELETED_VERSIONS
 

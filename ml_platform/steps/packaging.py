@@ -1,12 +1,12 @@
-"""From a champion to the endpoint: build and verify its bento, roll it out, and roll back.
+"""From a champion to the endpoint: build and verify its bento, and roll it out.
 
-The assets and `ml-platform rollback` call the same functions.
+The way back is in :mod:`ml_platform.steps.rollback`.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from ml_platform.data.lake import Lake
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.fitted_views import load_transformers
 from ml_platform.features.view import INSTANT, PREDICT_AT
-from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.champion_history import ROLL_BACK, ChampionRecord, current_champion
-from ml_platform.registry.models import CHAMPION, ModelRegistry, ModelVersion
-from ml_platform.registry.promotion import roll_back
+from ml_platform.registry.champion_history import current_champion
+from ml_platform.registry.following_aliases import set_pending_aliases
+from ml_platform.registry.models import CHAMPION, ModelVersion
+from ml_platform.registry.promotion import require_current_champion
 from ml_platform.registry.verdict_record import PromotionError
 from ml_platform.serving.bento_build import BentoVerification, BuiltBento, bento_digest, build_bento, verify_bento
 from ml_platform.serving.bento_signature import ChangedBentoError, require_signature
@@ -29,13 +29,11 @@ from ml_platform.serving.desired_state import (
     DesiredState,
     ServedVersion,
     all_desired_states,
-    change_desired_state,
     desired_generation,
-    with_stable,
 )
 from ml_platform.serving.load_profile import LoadTestResult, LoadTestSettings
 from ml_platform.serving.rollout_settings import RolloutSettings
-from ml_platform.serving.verified_bentos import find_verified_bento, record_verified_bento, verified_served_version
+from ml_platform.serving.verified_bentos import find_verified_bento, record_verified_bento
 from ml_platform.steps.contract_check import (
     ContractComparison,
     compare_contract,
@@ -51,7 +49,8 @@ from ml_platform.steps.read_verification import (
     require_published_reads,
     require_reads_of_training,
 )
-from ml_platform.steps.rollouts import ROLLOUT_KIND, rollout_facts, start_rollout, supersede_rollout
+from ml_platform.steps.rollback import signed_version
+from ml_platform.steps.rollouts import roll_out
 from ml_platform.steps.untimed import written_at
 from ml_platform.training.model_directory import read_model
 
@@ -72,7 +71,7 @@ def package_champion(model: BoundModel, month: str, stores: PlatformStores) -> P
     reused while its files are unchanged and a build would give the same content from the code, lock and model of now.
     Raises :class:`PromotionError` when the model has no champion, and otherwise as :func:`package_version`.
     """
-    return reuse_or_package(model, champion_of(model.name, stores.registry), month, stores)
+    return reuse_or_package(model, champion_of(model.name, stores), month, stores)
 
 
 def reuse_or_package(model: BoundModel, version: ModelVersion, month: str, stores: PlatformStores) -> PackageResult:
@@ -185,7 +184,8 @@ def roll_out_champion(
     requests or answers break apps of the stable version is refused
     (:class:`~ml_platform.serving.contract_changes.IncompatibleContractError`), unless the change is intended; that is
     recorded. With ``load_test``, a bento that did not pass it is refused
-    (:class:`~ml_platform.steps.load_evidence.LoadTestError`). A rollback gives neither, because the version has served.
+    (:class:`~ml_platform.steps.load_evidence.LoadTestError`). A rollback asks for neither, because the version has
+    served.
 
     A change is recorded in the audit log, in the same transaction. The desired state does not change when this bento is
     stable already, and an unreadable one is replaced. Nothing is built: the rollout uses exactly the bento that was
@@ -194,90 +194,37 @@ def roll_out_champion(
     :class:`~ml_platform.serving.bento_sources.BentoError`, and leaves the desired state as it is, when the champion has
     no verified bento or the bento was changed.
     """
-    served = verified_version_of(champion_of(name, stores.registry), stores)
+    decided = current_champion(stores.audit, name)
+    served = verified_version_of(champion_of(name, stores), stores)
     stable = all_desired_states(stores.state).readable.get(name, DesiredState()).stable
     if load_test is not None and stable != served:
         require_load_test(name, served.version, stores, load_test)
-    if contract is None:
-        return _roll_out(name, served, stable, stores, settings, by=by, at=at)
-    found = compare_contract(name, served, stores, contract)
-    require_compatible(name, served.version, found)
+    found = None if contract is None else compare_contract(name, served, stores, contract)
+    if found is not None:
+        require_compatible(name, served.version, found)
     with stores.state.write():
+        # Otherwise a rollout that began before a rollback would undo it.
+        require_current_champion(stores.audit, name, decided)
         before = desired_generation(stores.state, name)
-        desired = _roll_out(name, served, stable, stores, settings, by=by, at=at)
-        if desired.generation != before:
+        desired = roll_out(stores.state, name, served, settings, by=by, at=at)
+        if contract is not None and found is not None and desired.generation != before:
             record_intended_changes(name, served.version, found, stores, contract, by=by, at=at)
     return desired
-
-
-def _roll_out(
-    name: str,
-    served: ServedVersion,
-    stable: ServedVersion | None,
-    stores: PlatformStores,
-    settings: RolloutSettings | None,
-    *,
-    by: str,
-    at: datetime,
-) -> DesiredState:
-    if settings is not None and settings.all_steps and stable is not None and stable != served:
-        return start_rollout(stores.state, name, served, settings, by=by, at=at)
-    with stores.state.write():
-        if stable is not None:
-            supersede_rollout(stores.state, name, reason="rolled out at once", by=by, at=at)
-        before = desired_generation(stores.state, name)
-        kept = timedelta(minutes=(settings or RolloutSettings()).keep_previous_minutes)
-        until = int((at + kept).timestamp()) if kept else None
-        desired = change_desired_state(
-            stores.state,
-            name,
-            lambda current: with_stable(current, served, keep_previous_until=until),
-            replace_unreadable=True,
-        )
-        if desired.generation != before:
-            record_rollout(stores.audit, name, desired, by=by, at=at)
-    return desired
-
-
-def roll_back_champion(
-    name: str, stores: PlatformStores, *, decided_by: str, reason: str, at: datetime
-) -> tuple[ChampionRecord, DesiredState]:
-    """Make the previous champion champion again, and its verified bento the stable one.
-
-    Nothing is built, so a rollback takes seconds. A rollback that was killed between registry and rollout is completed
-    by the next call, which does not go back one more version. Raises the errors of
-    :func:`~ml_platform.registry.promotion.roll_back` and :func:`roll_out_champion`, before anything has changed.
-    """
-    champion = current_champion(stores.audit, name)
-    stable = all_desired_states(stores.state).readable.get(name, DesiredState()).stable
-    if champion is not None and champion.action == ROLL_BACK and stable and stable.version != str(champion.version):
-        return champion, roll_out_champion(name, stores, by=decided_by, at=at)
-    if champion is not None and champion.previous_version is not None:
-        verified_version_of(stores.registry.version(name, champion.previous_version), stores)
-    back = roll_back(stores.registry, stores.audit, name, decided_by=decided_by, reason=reason, at=at)
-    return back, roll_out_champion(name, stores, by=decided_by, at=at)
 
 
 def verified_version_of(version: ModelVersion, stores: PlatformStores) -> ServedVersion:
     """Return ``version`` with its verified bento, whose signature is checked if it was signed.
 
-    Raises :class:`~ml_platform.serving.bento_sources.BentoError` when the version has no verified bento, and
-    :class:`~ml_platform.serving.bento_signature.ChangedBentoError` when its files are not as signed.
+    Raises as :func:`~ml_platform.steps.rollback.signed_version`.
     """
-    served = verified_served_version(
-        stores.state,
-        stores.home.bentos,
-        model=version.name,
-        version=str(version.version),
-        model_digest=version.content_digest,
-    )
-    require_signature(stores.home.bentos / served.bento, SigningKeys(stores.home.signing_keys).trusted)
-    return served
+    return signed_version(version.name, version.version, version.content_digest, stores.home, stores.state)
 
 
-def champion_of(name: str, registry: ModelRegistry) -> ModelVersion:
+def champion_of(name: str, stores: PlatformStores) -> ModelVersion:
     """Return the champion; raises :class:`PromotionError` when the model has none."""
-    champion = registry.by_alias(name, CHAMPION)
+    # A rollback may have been recorded since the registry was opened.
+    set_pending_aliases(stores.registry, stores.audit)
+    champion = stores.registry.by_alias(name, CHAMPION)
     if champion is None:
         raise PromotionError(
             f"Model '{name}'",
@@ -312,8 +259,3 @@ def reference_rows(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:
         rows = rows.with_columns(pl.lit(written_at(model, lake), INSTANT).alias(PREDICT_AT))
     ordered = rows.select(*model.request_fields, PREDICT_AT, "example_id").sort(PREDICT_AT, "example_id")
     return ordered.tail(count).drop("example_id").collect()
-
-
-def record_rollout(audit: AuditLog, name: str, desired: DesiredState, *, by: str, at: datetime) -> None:
-    """Record which versions should serve from now on, with their weights, as decided by ``by``."""
-    audit.append(ROLLOUT_KIND, actor=by, at=at, facts=rollout_facts(name, desired))

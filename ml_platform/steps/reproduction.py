@@ -50,7 +50,7 @@ def reproduce_champion(model: BoundModel, stores: PlatformStores) -> tuple[Model
 
     Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when the model has no champion.
     """
-    champion = champion_of(model.name, stores.registry)
+    champion = champion_of(model.name, stores)
     return champion, _reproduce(model, champion, stores)
 
 

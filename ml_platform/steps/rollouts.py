@@ -5,13 +5,23 @@ line leaves all three as they were before or after the change, and the next pass
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from ml_platform.errors import PlatformError
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.arm_counts import ArmCounts
-from ml_platform.serving.desired_state import ROLES, DesiredState, ServedVersion, read_desired_state, swap_desired_state
+from ml_platform.serving.desired_state import (
+    ROLES,
+    DesiredState,
+    ServedVersion,
+    all_desired_states,
+    change_desired_state,
+    desired_generation,
+    read_desired_state,
+    swap_desired_state,
+    with_stable,
+)
 from ml_platform.serving.rollout import (
     COMPLETED,
     ROLLED_BACK,
@@ -38,6 +48,46 @@ GUARD = "rollout guard"
 
 class RolloutError(PlatformError):
     """Raised when a model has no rollout that a person could decide about."""
+
+
+def roll_out(
+    state: StateStore,
+    model: str,
+    served: ServedVersion,
+    settings: RolloutSettings | None = None,
+    *,
+    by: str,
+    at: datetime,
+) -> DesiredState:
+    """Make ``served`` the stable version and return the desired state, which replaces an unreadable one.
+
+    With ``settings`` that declare steps, it becomes the candidate beside another stable version instead; see
+    :func:`start_rollout`. Otherwise a running rollout ends as superseded. A change is recorded in the same transaction;
+    the desired state does not change when ``served`` is stable already.
+    """
+    with state.write():
+        stable = all_desired_states(state).readable.get(model, DesiredState()).stable
+        if settings is not None and settings.all_steps and stable is not None and stable != served:
+            return start_rollout(state, model, served, settings, by=by, at=at)
+        if stable is not None:
+            supersede_rollout(state, model, reason="rolled out at once", by=by, at=at)
+        before = desired_generation(state, model)
+        kept = timedelta(minutes=(settings or RolloutSettings()).keep_previous_minutes)
+        until = int((at + kept).timestamp()) if kept else None
+        desired = change_desired_state(
+            state,
+            model,
+            lambda current: with_stable(current, served, keep_previous_until=until),
+            replace_unreadable=True,
+        )
+        if desired.generation != before:
+            record_rollout(AuditLog(state), model, desired, by=by, at=at)
+    return desired
+
+
+def record_rollout(audit: AuditLog, model: str, desired: DesiredState, *, by: str, at: datetime) -> None:
+    """Record which versions should serve from now on, with their weights, as decided by ``by``."""
+    audit.append(ROLLOUT_KIND, actor=by, at=at, facts=rollout_facts(model, desired))
 
 
 def start_rollout(

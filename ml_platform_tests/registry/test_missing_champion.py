@@ -17,7 +17,8 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import champion_at, champion_history, current_champion
 from ml_platform.registry.missing_champion import restore_champion, retire_champion
 from ml_platform.registry.models import ModelRegistry, ModelVersion
-from ml_platform.registry.promotion import ChampionMissingError, promote, reconcile, require_champion, roll_back
+from ml_platform.registry.promotion import ChampionMissingError, promote, reconcile, require_champion
+from ml_platform.registry.rollback import roll_back
 from ml_platform.registry.verdict_record import PromotionError, record_verdict
 from ml_platform.state.store import StateStore
 from resources.home import Home
@@ -114,7 +115,7 @@ def test_deleted_champion_is_restored_from_a_folder_with_its_content(
     assert (record.action, record.version, record.previous_version, record.decided_by) == ("restore", 3, 1, "mara")
     assert restored(registry, audit, [], example) == 3  # repeated: nothing changes
     assert len(champion_history(audit, MODEL)) == 3
-    assert roll_back(registry, audit, MODEL, decided_by="mara", reason="x", at=NOON).version == 1
+    assert roll_back(audit, MODEL, decided_by="mara", reason="x", at=NOON).version == 1
 
 
 def test_model_without_manifest_gets_that_of_the_audit_log(
@@ -188,7 +189,8 @@ def test_rollback_after_a_retirement_restores_the_champion_before_it(
     registry: ModelRegistry, audit: AuditLog, champions: list[ModelVersion]
 ) -> None:
     retire_champion(registry, audit, MODEL, decided_by="mara", reason="not needed", at=NOON)
-    assert roll_back(registry, audit, MODEL, decided_by="mara", reason="x", at=NOON).version == 1
+    assert roll_back(audit, MODEL, decided_by="mara", reason="x", at=NOON).version == 1
+    assert reconcile(registry, audit, MODEL)
     assert aliases(registry) == (1, None)
 
 

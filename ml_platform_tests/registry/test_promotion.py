@@ -11,14 +11,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import requests
 import sqlalchemy as sa
 
+from ml_platform.components.champion_aliases import followed_aliases
 from ml_platform.data.canonical import canonical_json
 from ml_platform.evaluation.gate_result import GateResult
 from ml_platform.evaluation.verdict import Verdict, build_verdict, parse_verdict
 from ml_platform.registry.approvals import ApprovalError, ApprovalSettings, approve
 from ml_platform.registry.audit import AuditError, AuditLog
 from ml_platform.registry.champion_history import ChampionRecord, champion_at, champion_history, current_champion
+from ml_platform.registry.following_aliases import set_pending_aliases
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import (
     ApprovalPendingError,
@@ -27,8 +30,8 @@ from ml_platform.registry.promotion import (
     promote,
     reconcile,
     reject_version,
-    roll_back,
 )
+from ml_platform.registry.rollback import roll_back
 from ml_platform.registry.verdict_record import (
     PromotionError,
     import_verdict_files,
@@ -238,9 +241,47 @@ def test_rollback_restores_the_previous_champion_and_removes_the_alias_previous(
     first, second = registered("tree"), registered("forest")
     promote_version(first, recorded_verdict(first))
     promote_version(second, recorded_verdict(second, champion=first))
-    back = roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
+    back = roll_back(audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
     assert (back.version, back.action, back.decided_by) == (1, "roll_back", "mara")
+    # It needs no MLflow, so it may have been killed here: the aliases follow.
+    assert (alias(registry, "champion"), alias(registry, "previous")) == (2, 1)
+    assert set_pending_aliases(registry, audit) == ["departure_risk"]
+    assert set_pending_aliases(registry, audit) == []
     assert (alias(registry, "champion"), alias(registry, "previous")) == (1, None)
+
+
+def test_sensor_sets_the_aliases_once_mlflow_answers_and_opens_it_only_then(
+    registry: ModelRegistry,
+    audit: AuditLog,
+    registered: Register,
+    recorded_verdict: RecordedVerdict,
+    promote_version: PromoteVersion,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = registered("tree"), registered("forest")
+    promote_version(first, recorded_verdict(first))
+    promote_version(second, recorded_verdict(second, champion=first))
+    opened = []
+
+    def look() -> str:
+        found = followed_aliases(audit, lambda: opened.append(1) or registry)  # type: ignore[func-returns-value]
+        return str(found.skip_message)
+
+    assert look() == "MLflow's aliases are those of the audit log."
+    assert opened == []
+    roll_back(audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
+
+    def no_answer(*_: object) -> None:
+        raise requests.exceptions.ConnectionError("refused")
+
+    with monkeypatch.context() as down:
+        down.setattr(registry, "by_alias", no_answer)
+        assert "'departure_risk' must wait" in look()
+    assert alias(registry, "champion") == 2
+    assert look() == "The aliases of 'departure_risk' were set."
+    assert alias(registry, "champion") == 1
+    assert look() == "MLflow's aliases are those of the audit log."
+    assert len(opened) == 2
 
 
 def test_rollback_to_a_version_that_was_never_champion_is_rejected(
@@ -254,7 +295,7 @@ def test_rollback_to_a_version_that_was_never_champion_is_rejected(
     registered("forest")
     promote_version(first, recorded_verdict(first))
     with pytest.raises(PromotionError, match=r"version 2 among earlier champions, found champions \[1\], now 1"):
-        roll_back(registry, audit, "departure_risk", decided_by="mara", reason="x", at=NOON, to_version=2)
+        roll_back(audit, "departure_risk", decided_by="mara", reason="x", at=NOON, to_version=2)
 
 
 def test_history_gives_version_data_and_author_of_a_past_champion(
@@ -377,7 +418,7 @@ def test_version_that_was_rolled_back_needs_the_approval_of_a_person(
     approve(audit, model="departure_risk", version=2, evidence="e" * 64, by="mara", reason="ok", at=NOON)
     promote_version(second, verdict)
     later = NOON + timedelta(hours=1)
-    roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=later)
+    roll_back(audit, "departure_risk", decided_by="mara", reason="errors", at=later)
     with pytest.raises(ApprovalPendingError, match="found 0 of 1 approvals"):
         promote_version(second, verdict, at=later)
     again = later + timedelta(hours=1)
@@ -413,7 +454,7 @@ def test_rollback_needs_a_name_and_a_reason(
     promote_version(first, recorded_verdict(first))
     promote_version(second, recorded_verdict(second, champion=first))
     with pytest.raises(ApprovalError, match="Rollback of 'departure_risk': expected a name and a reason"):
-        roll_back(registry, audit, "departure_risk", decided_by=by, reason=reason, at=NOON)
+        roll_back(audit, "departure_risk", decided_by=by, reason=reason, at=NOON)
     assert len(champion_history(audit, "departure_risk")) == 2
 
 
@@ -429,9 +470,9 @@ def test_rollback_to_a_rejected_version_needs_the_approval_of_the_same_person(
     promote_version(second, recorded_verdict(second, champion=first))
     reject_version(registry, audit, first, by="bob", reason="unfair", at=NOON)
     with pytest.raises(VersionRejectedError, match=r"to version 1: .* found Rejected by bob: unfair\. The person who"):
-        roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
+        roll_back(audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
     approve(audit, model="departure_risk", version=1, evidence="e" * 64, by="bob", reason="fair", at=NOON)
-    assert roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON).version == 1
+    assert roll_back(audit, "departure_risk", decided_by="mara", reason="errors", at=NOON).version == 1
 
 
 def test_rollback_does_not_read_the_artifact_store(
@@ -446,7 +487,7 @@ def test_rollback_does_not_read_the_artifact_store(
     promote_version(first, recorded_verdict(first))
     promote_version(second, recorded_verdict(second, champion=first))
     shutil.rmtree(tmp_path / "artifacts")
-    back = roll_back(registry, audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
+    back = roll_back(audit, "departure_risk", decided_by="mara", reason="errors", at=NOON)
     assert back.manifest == champion_history(audit, "departure_risk")[0].manifest
 
 

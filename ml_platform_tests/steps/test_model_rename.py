@@ -28,9 +28,9 @@ from ml_platform.steps.lifecycle import LifecycleDecision, LifecycleError, Lifec
 from ml_platform.steps.model_rename import rename_of_model
 from ml_platform.steps.monitoring import ingest_predictions
 from ml_platform.steps.orphans import DeclaredNames, orphans
-from ml_platform.steps.packaging import roll_back_champion
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.reproduction import reproduce_version
+from ml_platform.steps.rollback import roll_back_champion
 from ml_platform.steps.verification import verify_home
 from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
 from ml_platform_tests.components.delivery_model import delivery_model
@@ -178,7 +178,9 @@ def test_both_names_answer_and_predictions_of_both_are_those_of_the_model(home: 
 
 
 def test_rollback_serves_the_version_before_under_the_new_name(home: Renamed) -> None:
-    back, desired = roll_back_champion(NEW, home.stores, decided_by="ada", reason="slow", at=datetime.now(UTC))
+    back, desired = roll_back_champion(
+        NEW, home.stores.home, home.stores.state, decided_by="ada", reason="slow", at=datetime.now(UTC)
+    )
     assert back.version == 1
     assert desired.stable is not None
     contract = home.platform.home.bentos / desired.stable.bento / "src/model/contract.json"

@@ -15,6 +15,7 @@ from ml_platform.components.model import (
     monitoring,
     promotion,
     rejudging,
+    rollback,
     rollout_sensor,
     serving,
     training,
@@ -64,7 +65,9 @@ class Model(ModelDeclaration):
             selection=dg.AssetSelection.assets(*bound.training_cycle_keys) - dg.AssetSelection.checks(rebuilt),
             description=f"Training cycle of one month, from the candidates to the rollout. {self.description}",
         )
-        own = dg.Definitions(assets=assets, asset_checks=[promotion.reproducible(bound)], jobs=[job])
+        own = dg.Definitions(
+            assets=assets, asset_checks=[promotion.reproducible(bound)], jobs=[job, rollback.rollback_job(bound)]
+        )
         models = [each.name for each in context.component_tree.get_all_components(Model) if each.domain == self.domain]
         return dg.Definitions.merge(own, self.automation_definitions(bound, models))
 

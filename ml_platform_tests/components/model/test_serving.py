@@ -33,8 +33,8 @@ from ml_platform.serving.rollout import read_rollout
 from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.serving.verified_bentos import verified_bento_of
 from ml_platform.steps.load_evidence import LoadTestError
-from ml_platform.steps.packaging import roll_back_champion
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.rollback import roll_back_champion
 from ml_platform.steps.verification import verify_home
 from ml_platform_tests.serving.conftest import CONTRACT, VIEW, train_toy_model
 from resources.dagster_home import HomeResource
@@ -399,7 +399,7 @@ def test_version_with_other_scores_than_training_is_rejected_and_rolled_back_in_
 
     def rolled_back() -> tuple[ChampionRecord, DesiredState]:
         stores, at = platform.stores, NOW + timedelta(hours=3)
-        return roll_back_champion("toy", stores, decided_by="pager", reason="wrong scores", at=at)
+        return roll_back_champion("toy", stores.home, stores.state, decided_by="pager", reason="wrong scores", at=at)
 
     started = time.perf_counter()
     back, state = rolled_back()
