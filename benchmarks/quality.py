@@ -55,7 +55,7 @@ def prepare(model: ModelAssets, folder: Path) -> Lake:
 
     The folder is named by a digest of the code that builds the lake, so a changed view or loader gets a new lake.
     """
-    datasets = declared_components(Dataset)
+    datasets = [each for each in declared_components(Dataset) if each.domain == model.declared.domain]
     made_by = [model.code_version, {each.name: source_hash(each.loader) for each in datasets if each.loader}]
     home = Home(folder / value_digest(made_by)[:12])
     resource, store = LakeResource.for_home(home), SnapshotStore(home.online)
