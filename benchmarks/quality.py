@@ -40,7 +40,7 @@ from ml_platform.training.splits import LABEL, Split
 from resources.home import Home
 from resources.lake import LakeResource
 
-MODEL = "departure_risk"
+DOMAIN, MODEL = "aviation", "departure_risk"
 TRAINER = "lightgbm"
 MONTHS = PartitionScheme(start="2013-04").between("2013-04", "2013-12")
 GOALS = {"auc": 0.775, "log_loss": 0.443}
@@ -55,7 +55,7 @@ def prepare(model: ModelAssets, folder: Path) -> Lake:
 
     The folder is named by a digest of the code that builds the lake, so a changed view or loader gets a new lake.
     """
-    datasets = [each for each in declared_components(Dataset) if each.domain == model.declared.domain]
+    datasets = [each for each in declared_components(Dataset) if each.domain == DOMAIN]
     made_by = [model.code_version, {each.name: source_hash(each.loader) for each in datasets if each.loader}]
     home = Home(folder / value_digest(made_by)[:12])
     resource, store = LakeResource.for_home(home), SnapshotStore(home.online)

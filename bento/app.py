@@ -268,7 +268,7 @@ class PredictApp:
         is_valid = _REQUEST_ID.fullmatch(received_id) is not None
         request_id = received_id.decode() if is_valid else uuid.uuid4().hex
         try:
-            if received_id and not is_valid:
+            if not is_valid and b"x-request-id" in headers:
                 raise _wrong_request_id(received_id)
             response = await self._respond(scope, headers, receive, request_id)
             if isinstance(response, StreamedResponse):
@@ -618,8 +618,9 @@ def _error_bytes(error: dict[str, Any], request_id: str, path: str) -> bytes:
 
 def _wrong_request_id(received: bytes) -> HttpError:
     expected = f"1 to {MAX_REQUEST_ID_LENGTH} printable ASCII characters without spaces"
-    found = f"{len(received)} bytes" if len(received) > MAX_REQUEST_ID_LENGTH else "other characters"
-    detail = FieldError("header.x-request-id", expected, found, "Send a shorter id, or none: the service makes one.")
+    wrong_length = not 0 < len(received) <= MAX_REQUEST_ID_LENGTH
+    found = f"{len(received)} bytes" if wrong_length else "other characters"
+    detail = FieldError("header.x-request-id", expected, found, "Send such an id, or no header: the service makes one.")
     return HttpError(400, "request_id", f"header.x-request-id: expected {expected}, found {found}.", detail=detail)
 
 

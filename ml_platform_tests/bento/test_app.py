@@ -110,7 +110,7 @@ def test_few_and_many_rows_get_equal_predictions() -> None:
 def test_valid_request_id_is_kept_and_an_invalid_one_refused() -> None:
     app = app_of()
     assert ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": "abc"}).json()["request_id"] == "abc"
-    for invalid in ("a b", "x" * 201, "tab\tid"):
+    for invalid in ("a b", "x" * 201, "tab\tid", ""):
         answer = ask(app, {"rows": [{"x": 1}]}, headers={"x-request-id": invalid})
         assert (answer.status_code, answer.json()["error"]["reason"]) == (400, "request_id")
         assert answer.json()["error"]["details"][0]["path"] == "header.x-request-id"
