@@ -27,15 +27,16 @@ from bento.log_protection import LogProtection
 from bento.metrics import CONTENT_TYPE, Metrics
 from bento.prediction_id import PredictionIds, row_prediction_id
 from bento.prediction_log import AnsweredRequest, PredictionLog
-from bento.predictor import Predictor
+from bento.predictor import Prediction, Predictor
 from bento.reasons import RequestedReasons, requested_reasons
 from bento.recent_scores import RecentScores
-from bento.row_stream import GROUP_ROWS, NDJSON, STREAMS_AT_ONCE, ReceivedLines, answered_lines
+from bento.row_stream import GROUP_ROWS, STREAMS_AT_ONCE, ReceivedLines, answered_lines
 from ml_platform.data.pii import shown_error
 from ml_platform.data.pseudonyms import PseudonymKey, pseudonym_key
 from ml_platform.errors import PlatformError
 from ml_platform.serving.open_inference import PREFIX, inference_answer, model_metadata, read_inference
 from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH, openapi_document
+from ml_platform.serving.openapi import NDJSON as NDJSON_TYPE
 from ml_platform.serving.request_contract import (
     MAX_ROWS_WITH_REASONS,
     FieldError,
@@ -77,7 +78,7 @@ A thread predicts larger requests, requests for reasons, and requests whose feat
 GC_THRESHOLD = 20_000
 """New objects between two collections of the youngest generation; a request makes hundreds, and nearly no cycle."""
 
-JSON = b"application/json"
+JSON, NDJSON = b"application/json", NDJSON_TYPE.encode()
 MAX_SHOWN_PATH = 100
 """Characters of a path or header that an error repeats."""
 
@@ -355,7 +356,9 @@ class PredictApp:
             raise _wrong_method(path, method, "POST")
         is_stream = path == self._path and _media_type(headers) == NDJSON
         if JSON_SIZE_HEADER not in headers or path == self._path:
-            _require_plain_json(headers, NDJSON if is_stream else JSON)
+            _require_uncompressed(headers)
+            if not is_stream:
+                _require_json(headers)
         reasons = requested_reasons(scope.get("query_string", b""))
         if is_stream:
             return await self._stream(headers, receive, request_id, reasons)
@@ -445,14 +448,10 @@ class PredictApp:
         started, predictor, now = time.perf_counter(), self.predictor, datetime.now(UTC)
         request = predictor.contract.validate(orjson.dumps({"rows": rows}))
         prediction = predictor.predict(request, now)
-        found = predictor.strongest_reasons(prediction, reasons) if reasons else [{}] * len(rows)
+        answers = predictor.answers(prediction, reasons)
         first = self._ids.next()
-        role, client, latency_ms = _role(headers), _client(headers), _milliseconds_since(started)
-        answered.append(AnsweredRequest(first, request_id, role, now, request.rows, prediction, client, latency_ms))
-        return [
-            {"prediction_id": row_prediction_id(first, row), **answer, **more}
-            for row, (answer, more) in enumerate(zip(prediction.answers(), found, strict=True))
-        ]
+        answered.append(_answered(first, request_id, headers, now, request, prediction, started))
+        return [{"prediction_id": row_prediction_id(first, row), **answer} for row, answer in enumerate(answers)]
 
     async def _infer(self, body: bytes, headers: dict[bytes, bytes], request_id: str) -> Response:
         """Answer a request of the Open Inference Protocol."""
@@ -475,24 +474,13 @@ class PredictApp:
             prediction = await self._batcher.predict(request, now)
         else:
             prediction = await self._with_timeout(predictor.predict, request, now)
-        predictions = prediction.answers()
         if reasons:
-            found = await self._with_timeout(predictor.strongest_reasons, prediction, reasons)
-            predictions = [{**answer, **more} for answer, more in zip(predictions, found, strict=True)]
+            predictions = await self._with_timeout(predictor.answers, prediction, reasons)
+        else:
+            predictions = prediction.answers()
         prediction_id = self._ids.next()
         if self._log is not None:
-            self._log.put(
-                AnsweredRequest(
-                    prediction_id,
-                    request_id,
-                    _role(headers),
-                    now,
-                    request.rows,
-                    prediction,
-                    _client(headers),
-                    _milliseconds_since(started),
-                )
-            )
+            self._log.put(_answered(prediction_id, request_id, headers, now, request, prediction, started))
         self.metrics.rows.inc(len(predictions))
         self.metrics.latency.observe(time.perf_counter() - started)
         return predictions, prediction_id
@@ -650,15 +638,17 @@ def _media_type(headers: dict[bytes, bytes]) -> bytes:
     return headers.get(b"content-type", JSON).partition(b";")[0].strip().lower()
 
 
-def _require_plain_json(headers: dict[bytes, bytes], expected: bytes) -> None:
-    """Raise :class:`HttpError` for a body that is compressed or of another media type than ``expected``."""
+def _require_uncompressed(headers: dict[bytes, bytes]) -> None:
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding != b"identity":
         message = "Send the body as it is, not compressed."
         detail = FieldError("header.content-encoding", "identity", _shown(encoding), message)
         raise HttpError(415, "encoding", message, [(b"accept-encoding", b"identity")], detail)
-    kind = headers.get(b"content-type", JSON)
-    if kind != expected and _media_type(headers) != expected:
+
+
+def _require_json(headers: dict[bytes, bytes]) -> None:
+    if _media_type(headers) != JSON:
+        kind = headers[b"content-type"]
         message = "Send JSON with the header content-type: application/json."
         detail = FieldError("header.content-type", "application/json", _shown(kind), message)
         raise HttpError(415, "content_type", message, [(b"accept-post", JSON)], detail)
@@ -668,8 +658,19 @@ def _shown(header: bytes) -> str:
     return header[:MAX_SHOWN_PATH].decode("latin-1")
 
 
-def _milliseconds_since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 3)
+def _answered(
+    prediction_id: str,
+    request_id: str,
+    headers: dict[bytes, bytes],
+    now: datetime,
+    request: ValidRequest,
+    prediction: Prediction,
+    started: float,
+) -> AnsweredRequest:
+    """Return what the log writes about a request that was answered just now; ``started`` is by `time.perf_counter`."""
+    latency_ms = round((time.perf_counter() - started) * 1000, 3)
+    role, client = _role(headers), _client(headers)
+    return AnsweredRequest(prediction_id, request_id, role, now, request.rows, prediction, client, latency_ms)
 
 
 def _client(headers: dict[bytes, bytes]) -> str | None:

@@ -142,11 +142,18 @@ class Predictor:
         """Raise the error of a request for which the online store has no snapshot of a view."""
         self.store.require(self.features.stored)
 
+    def answers(self, prediction: Prediction, requested: RequestedReasons | None) -> list[dict[str, Any]]:
+        """Return the answer of each row, with the ``requested`` reasons if there are any."""
+        answers = prediction.answers()
+        if requested is None:
+            return answers
+        found = self.strongest_reasons(prediction, requested)
+        return [{**answer, **more} for answer, more in zip(answers, found, strict=True)]
+
     def strongest_reasons(self, prediction: Prediction, requested: RequestedReasons) -> list[dict[str, Any]]:
         """Return for each row what ``requested`` adds to its answer: the reasons, strongest first, and their method.
 
         The values of features that identify a person are hidden: a stored view may tell a client what it does not know.
-        Raises :class:`~ml_platform.serving.request_contract.InvalidRequestError` for a method that the model lacks.
         """
         served, hidden = prediction.served, self.contract.pii_features
         contributions, method = row_contributions(self.scorer, served.encode(self.encoder), requested.method)

@@ -12,8 +12,6 @@ import orjson
 
 from ml_platform.serving.request_contract import FieldError, InvalidRequestError
 
-NDJSON = b"application/x-ndjson"
-
 MAX_BYTES = 256 * 2**20
 """Greatest size of the body of one stream."""
 

@@ -26,6 +26,7 @@ from ml_platform.serving.gateway_access import (
 from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.gateway_errors import REQUEST_ID, error_responses
 from ml_platform.serving.open_inference import PREFIX
+from ml_platform.serving.openapi import NDJSON
 
 BOOTSTRAP_FILE, CLUSTERS_FILE, ROUTES_FILE = "envoy.json", "clusters.json", "routes.json"
 ACCESS_LOG_FILE = "access.jsonl"
@@ -295,7 +296,7 @@ def _stream_route(route: dict[str, Any]) -> dict[str, Any]:
     Such a request is not buffered, so it is neither copied for a shadow nor sent again.
     """
     action = {name: value for name, value in route["route"].items() if name not in _OF_BUFFERED_REQUESTS}
-    header = {"name": "content-type", "string_match": {"prefix": "application/x-ndjson", "ignore_case": True}}
+    header = {"name": "content-type", "string_match": {"prefix": NDJSON, "ignore_case": True}}
     return {
         **route,
         "match": {**route["match"], "headers": [header]},

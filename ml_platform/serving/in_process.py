@@ -111,16 +111,12 @@ class ServedModel:
         return found if isinstance(chosen, pl.DataFrame) else found.to_pandas()
 
     def _predict(self, rows: Sequence[Mapping[str, Any]], reasons: int) -> list[dict[str, Any]]:
+        from bento.reasons import RequestedReasons
+
         body = orjson.dumps({"rows": list(map(dict, rows))}, default=_json_value)
         request = self._predictor.contract.validate(body)
         prediction = self._predictor.predict(request, datetime.now(UTC))
-        answers = prediction.answers()
-        if reasons:
-            from bento.reasons import RequestedReasons
-
-            found = self._predictor.strongest_reasons(prediction, RequestedReasons(reasons))
-            answers = [{**answer, **more} for answer, more in zip(answers, found, strict=True)]
-        return answers
+        return self._predictor.answers(prediction, RequestedReasons(reasons) if reasons else None)
 
 
 def _stable_version(state: StateStore, model: str, root: Path) -> ServedVersion:

@@ -25,6 +25,9 @@ JSON_SCHEMA_TYPES: dict[str, dict[str, Any]] = {
     "decimal": {"type": ["string", "number"], "format": "decimal"},
 }
 
+NDJSON = "application/x-ndjson"
+"""Media type of requests and answers with one row in each line."""
+
 MAX_REQUEST_ID_LENGTH = 200
 """Maximum number of characters of a client's request id; the access log of the gateway cuts longer ones."""
 
@@ -36,7 +39,7 @@ ERROR_RESPONSES = {
     "405": "The path takes another method, which the header allow names.",
     "408": "The body did not arrive in time.",
     "413": "Too many rows or bytes.",
-    "415": "The body is compressed, or its content type is neither application/json nor application/x-ndjson.",
+    "415": f"The body is compressed, or its content type is neither application/json nor {NDJSON}.",
     "422": "A field or parameter is missing, unknown, wrong or against a rule; `details` names the path of each.",
     "429": "Too many requests at once, or the client is at a limit; Retry-After says when to try again.",
     "431": "The headers are too large.",
@@ -120,7 +123,7 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                         "required": True,
                         "content": {
                             **_json_content({"$ref": "#/components/schemas/Request"}),
-                            "application/x-ndjson": {
+                            NDJSON: {
                                 "schema": {
                                     "type": "string",
                                     "description": "A Row in each line, for many rows: up to 256 MiB.",
@@ -148,7 +151,7 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                             },
                             "content": {
                                 **_json_content({"$ref": "#/components/schemas/PredictionResponse"}),
-                                "application/x-ndjson": {
+                                NDJSON: {
                                     "schema": {
                                         "type": "string",
                                         "description": (

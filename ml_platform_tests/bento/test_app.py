@@ -55,6 +55,9 @@ class HalvingModel:
     def predict_together(self, requests: Sequence[tuple[ValidRequest, datetime]]) -> list[Prediction]:
         return [self.predict(*each) for each in requests]
 
+    def answers(self, prediction: Prediction, requested: object) -> list[dict[str, Any]]:
+        return prediction.answers()
+
     def predict(self, request: ValidRequest, arrived_at: datetime) -> Prediction:
         rows = request.frame()
         if 13 in request.columns["x"]:
