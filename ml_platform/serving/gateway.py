@@ -27,6 +27,7 @@ from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.gateway_errors import REQUEST_ID, error_responses
 from ml_platform.serving.open_inference import PREFIX
 from ml_platform.serving.openapi import NDJSON
+from ml_platform.serving.serving_settings import MAX_TIMEOUT_SECONDS, SettingsOf, default_settings
 
 BOOTSTRAP_FILE, CLUSTERS_FILE, ROUTES_FILE = "envoy.json", "clusters.json", "routes.json"
 ACCESS_LOG_FILE = "access.jsonl"
@@ -34,7 +35,6 @@ ROUTES_NAME = "models"
 ROLE_HEADER = "x-ml-platform-role"
 
 MAX_BODY_BYTES = 8 * 2**20
-REQUEST_SECONDS = 60
 RECEIVE_SECONDS = 15
 CONNECT_SECONDS = 1
 
@@ -123,11 +123,12 @@ class Gateway:
         starting: Collection[str] = (),
         serving: Mapping[str, DesiredState] | None = None,
         clusters: Collection[str] = (),
+        settings_of: SettingsOf = default_settings,
     ) -> None:
         """Write the files that Envoy starts with; they answer 503 for the models ``starting``.
 
         ``serving`` has the models whose services of an earlier run go on, by the present ``clusters`` of these names;
-        all other models and clusters leave the files.
+        all other models and clusters leave the files. ``settings_of`` returns the settings of a version.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Envoy would create the file readable for all; it appends to an existing one.
@@ -137,7 +138,14 @@ class Gateway:
         write_json(self.folder / BOOTSTRAP_FILE, _bootstrap(self))
         # An Envoy of an earlier run reads them too: no route may name a cluster that has left.
         hosts = self.allowed_hosts
-        write_routes(self.folder, serving or {}, version="0", allowed_hosts=hosts, starting=starting)
+        write_routes(
+            self.folder,
+            serving or {},
+            version="0",
+            allowed_hosts=hosts,
+            starting=starting,
+            settings_of=settings_of,
+        )
         kept = [each for each in _stored_clusters(self.folder) if each["name"] in clusters]
         write_json(self.folder / CLUSTERS_FILE, {"version_info": "0", "resources": kept})
 
@@ -206,20 +214,26 @@ def write_routes(
     version: str,
     allowed_hosts: Sequence[str],
     starting: Collection[str] = (),
+    settings_of: SettingsOf = default_settings,
 ) -> None:
     """Replace the routes by the routes of ``desired`` (model → desired state) for requests to ``allowed_hosts``.
 
     The models ``starting`` have no route yet: their requests are answered with 503, so that clients try again. With
-    :data:`ANY_MODEL` among them, this is so for every model without a route.
+    :data:`ANY_MODEL` among them, this is so for every model without a route. ``settings_of`` returns the settings of a
+    version.
     """
-    resources = [_routes(desired, version, allowed_hosts, starting)]
+    resources = [_routes(desired, version, allowed_hosts, starting, settings_of)]
     write_json(folder / ROUTES_FILE, {"version_info": version, "resources": resources})
 
 
 def _routes(
-    desired: Mapping[str, DesiredState], version: str, allowed_hosts: Sequence[str], starting: Collection[str]
+    desired: Mapping[str, DesiredState],
+    version: str,
+    allowed_hosts: Sequence[str],
+    starting: Collection[str],
+    settings_of: SettingsOf,
 ) -> dict[str, Any]:
-    routes = [_route(model, state) for model, state in sorted(desired.items()) if state.served_versions]
+    routes = [_route(model, state, settings_of) for model, state in sorted(desired.items()) if state.served_versions]
     routes += [_starting_route(model) for model in sorted(set(starting) - desired.keys(), key=_any_model_last)]
     streams = [_stream_route(each) for each in routes if "route" in each]
     routes = [*streams, *routes, *(_open_inference_route(each) for each in routes)]
@@ -258,7 +272,7 @@ def _starting_route(model: str) -> dict[str, Any]:
     }
 
 
-def _route(model: str, state: DesiredState) -> dict[str, Any]:
+def _route(model: str, state: DesiredState, settings_of: SettingsOf) -> dict[str, Any]:
     """Return the route of ``model``; the answers of one that was renamed name its successor in their headers."""
     roles, fallbacks = {"stable": state.stable, "candidate": state.candidate}, fallbacks_of(model, state)
     clusters = [
@@ -273,7 +287,8 @@ def _route(model: str, state: DesiredState) -> dict[str, Any]:
     weighted: dict[str, Any] = {"clusters": clusters}
     action: dict[str, Any] = {
         "weighted_clusters": weighted,
-        "timeout": f"{REQUEST_SECONDS}s",
+        # A route has one limit: a candidate is not judged by a shorter one than it declares.
+        "timeout": f"{max(settings_of(each).timeout_seconds for each in roles.values() if each is not None):g}s",
         # The copy for a shadow has this host with a suffix; no client's host may have it.
         "host_rewrite_literal": "models",
         "retry_policy": _RETRIES,
@@ -300,7 +315,7 @@ def _stream_route(route: dict[str, Any]) -> dict[str, Any]:
     return {
         **route,
         "match": {**route["match"], "headers": [header]},
-        "route": {**action, "timeout": "0s", "idle_timeout": f"{REQUEST_SECONDS}s"},
+        "route": {**action, "timeout": "0s", "idle_timeout": f"{MAX_TIMEOUT_SECONDS}s"},
         "typed_per_filter_config": {
             **route.get("typed_per_filter_config", {}),
             "envoy.filters.http.buffer": {"@type": f"{_HTTP_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True},
@@ -488,7 +503,7 @@ def _connection_manager(gateway: Gateway, folder: Path) -> dict[str, Any]:
             "local_reply_config": {"mappers": error_responses(MAX_BODY_BYTES)},
             "request_headers_timeout": "10s",
             "request_timeout": f"{RECEIVE_SECONDS}s",
-            "stream_idle_timeout": f"{REQUEST_SECONDS}s",
+            "stream_idle_timeout": f"{MAX_TIMEOUT_SECONDS}s",
             "access_log": [_access_log(folder / ACCESS_LOG_FILE), *([request_counter()] if gateway.keys else [])],
         },
     }

@@ -10,6 +10,7 @@ REQUEST_ID = f"%REQ(X-REQUEST-ID):{MAX_REQUEST_ID_LENGTH}%"
 """The id of the request as a client sent it, at most as long as an id may be."""
 
 _BODY = "%LOCAL_REPLY_BODY%"
+_TIMEOUT = "The model did not answer in the time that it declares."
 _KEY_HINT = "Send the key as x-api-key, or as authorization: Bearer."
 
 
@@ -34,6 +35,7 @@ def error_responses(max_body_bytes: int) -> list[dict[str, Any]]:
         _mapper(408, "slow"),
         _mapper(404, "path"),
         _mapper(403, "host"),
+        _mapper(504, "timeout", _TIMEOUT),
         # No healthy service, or too many requests in flight: the client can retry after a second.
         _mapper(503, "unavailable", headers={"retry-after": "1"}),
         _mapper(400, "gateway", comparison="GE"),

@@ -45,6 +45,7 @@ ERROR_RESPONSES = {
     "431": "The headers are too large.",
     "500": "The service failed; its log has the cause under the request id.",
     "503": "The service cannot answer now, for example because a feature view was never published.",
+    "504": "The model did not answer in time.",
 }
 """Description of each error response, by status."""
 

@@ -42,6 +42,7 @@ from ml_platform.serving.marked_processes import (
     stop_orphaned_processes,
 )
 from ml_platform.serving.ordered_stop import RECONCILER, OrderedStop
+from ml_platform.serving.serving_settings import BentoSettings
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.serving.startup_status import ManagedProcess, StartupReporter
 from ml_platform.serving.takeover import APPLIED_FILE, EarlierRun, listening_ports
@@ -285,7 +286,12 @@ def _write_gateway_files(plan: ProcessPlan, earlier: EarlierRun) -> None:
     """Write the files that the gateway starts with: its routes to the services of ``earlier``, and 503 for the rest."""
     serving, clusters = earlier.serving(plan.run, plan.gateway)
     desired = _desired_models(plan)
-    plan.gateway.write_bootstrap(starting=desired - serving.keys(), serving=serving, clusters=clusters)
+    plan.gateway.write_bootstrap(
+        starting=desired - serving.keys(),
+        serving=serving,
+        clusters=clusters,
+        settings_of=BentoSettings(plan.bentos),
+    )
     write_json(plan.run / APPLIED_FILE, {model: state.model_dump() for model, state in serving.items()})
 
 

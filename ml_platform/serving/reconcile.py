@@ -41,7 +41,7 @@ from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.marked_processes import PROCESS_VARIABLE, SERVICE_PREFIX
 from ml_platform.serving.processes import STOP_SECONDS, ProcessPlan
 from ml_platform.serving.service_hosts import ServiceHosts
-from ml_platform.serving.serving_settings import serving_settings_of
+from ml_platform.serving.serving_settings import BentoSettings
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
 from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
 from ml_platform.serving.takeover import APPLIED_FILE, applied_states
@@ -69,6 +69,7 @@ class Reconciler:
         self._idle: set[str] = set()
         self._hosts = ServiceHosts(plan.run, plan.logs, self._send, HOST_PREFIX, plan.max_loaded)
         self._models: set[str] = {ANY_MODEL}
+        self._settings_of = BentoSettings(plan.bentos)
 
     def run(self) -> None:
         """Run passes until ``stopping`` is set."""
@@ -143,7 +144,7 @@ class Reconciler:
             PROCESS_VARIABLE: f"{SERVICE_PREFIX}{name}",
         }
         options = {"env": environment, "graceful_timeout": STOP_SECONDS - 5, "stop_children": True}
-        declared = serving_settings_of(bento)
+        declared = self._settings_of(served)
         if declared.isolation == "shared" and self._hosts.accepts(bento):
             service = HostedService(
                 name=name,
@@ -206,6 +207,7 @@ class Reconciler:
                 version=version,
                 allowed_hosts=gateway.allowed_hosts,
                 starting=starting,
+                settings_of=self._settings_of,
             )
             self._wait_for_gateway(lambda: self._gateway_routes_version() == version, f"routes {version}")
             write_json(applied_file, {model: state.model_dump() for model, state in target.items()})

@@ -1,12 +1,17 @@
-"""The attribute `serving` of a model: the process that its versions run in, and when they are loaded."""
+"""The attribute `serving` of a model: the process that its versions run in, and how long a request may take."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
 from ml_platform.data.settings import Settings
+from ml_platform.serving.desired_state import ServedVersion
+
+MAX_TIMEOUT_SECONDS = 60
+"""A gateway that is replaced waits a little longer than this for the answers under way."""
 
 
 class ServingSettings(Settings):
@@ -25,15 +30,50 @@ class ServingSettings(Settings):
         "ML_PLATFORM_MAX_LOADED others are in use, and its next request loads it again.",
     )
 
+    timeout_seconds: float = Field(
+        default=10,
+        ge=0.1,
+        le=MAX_TIMEOUT_SECONDS,
+        description="Time after which the gateway answers a request with 504, which counts as an error of the version "
+        "that did not answer. Requests of lines are answered as long as answers come.",
+    )
+
     @property
     def is_default(self) -> bool:
         return self == ServingSettings()
 
 
-def serving_settings_of(bento: Path) -> ServingSettings:
-    """Return the settings that ``bento`` carries; the defaults for one without any, or without a readable file."""
+SettingsOf = Callable[[ServedVersion], ServingSettings]
+"""Returns the settings of a version."""
+
+
+def default_settings(_: ServedVersion) -> ServingSettings:
+    """Return the settings of a version whose bento declares none."""
+    return ServingSettings()
+
+
+class BentoSettings:
+    """Returns the settings of versions whose bentos are below ``root``; the defaults for one without a readable file.
+
+    Each file is read once, because bentos do not change.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._read: dict[str, ServingSettings] = {}
+
+    def __call__(self, served: ServedVersion) -> ServingSettings:
+        if served.bento not in self._read:
+            settings = _read_settings(self._root / served.bento)
+            if settings is None:
+                return ServingSettings()
+            self._read[served.bento] = settings
+        return self._read[served.bento]
+
+
+def _read_settings(bento: Path) -> ServingSettings | None:
     try:
         package = json.loads((bento / "src" / "package.json").read_bytes())
         return ServingSettings.model_validate(package.get("serving", {}))
     except (OSError, ValueError):
-        return ServingSettings()
+        return None

@@ -29,6 +29,7 @@ from ml_platform.serving.gateway import (
 )
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import free_port
+from ml_platform.serving.serving_settings import ServingSettings
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import running_envoy
 
@@ -55,6 +56,23 @@ def test_open_inference_path_has_the_same_versions(tmp_path: Path) -> None:
     _, _, own, tensors, *_ = routes(tmp_path, stable=ONE, candidate=TWO, weights={"stable": 90, "candidate": 10})
     assert tensors["match"] == {"path_separated_prefix": "/v2/models/toy"}
     assert tensors["route"] == own["route"]
+
+
+def test_route_waits_as_long_as_the_most_patient_of_its_versions_declares(tmp_path: Path) -> None:
+    seconds = {ONE: 2.5, TWO: 0.5}
+    write_routes(
+        tmp_path,
+        {"one": DesiredState(stable=ONE, weights={"stable": 100}), "toy": HALF},
+        version="1",
+        allowed_hosts=["localhost"],
+        settings_of=lambda served: ServingSettings(timeout_seconds=seconds[served]),
+    )
+    stored = json.loads((tmp_path / "routes.json").read_text())
+    found = stored["resources"][0]["virtual_hosts"][0]["routes"]
+    # Requests of lines are answered as long as answers come.
+    expected = [("/v1/one/", "0s"), ("/v1/toy/", "0s"), ("/v1/one/", "2.5s"), ("/v1/toy/", "2.5s")]
+    own = [each for each in found if each["match"].get("prefix", "") in ("/v1/one/", "/v1/toy/")]
+    assert [(each["match"]["prefix"], each["route"]["timeout"]) for each in own] == expected
 
 
 def test_shadow_receives_copies_and_has_no_weight(tmp_path: Path) -> None:

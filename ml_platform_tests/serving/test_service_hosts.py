@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bento.host_plan import PLAN_FILE, STATUS_FILE, HostedService, HostPlan, HostStatus
+from ml_platform.serving.desired_state import ServedVersion
 from ml_platform.serving.marked_processes import PROCESS_VARIABLE
 from ml_platform.serving.service_hosts import HOSTS_FOLDER, ServiceHosts
-from ml_platform.serving.serving_settings import ServingSettings, serving_settings_of
+from ml_platform.serving.serving_settings import BentoSettings, ServingSettings
 
 
 class ProcessManager:
@@ -104,11 +105,15 @@ def test_folders_of_an_earlier_run_stay_until_its_hosts_have_ended(hosts: Hosts)
 
 def test_bento_without_a_host_or_readable_settings_has_the_defaults(tmp_path: Path) -> None:
     assert not ServiceHosts.accepts(tmp_path)
-    assert serving_settings_of(tmp_path) == ServingSettings()
+    served = ServedVersion(version="1", bento=tmp_path.name)
+    settings_of = BentoSettings(tmp_path.parent)
+    assert settings_of(served) == ServingSettings()
     (tmp_path / "src").mkdir()
     package = tmp_path / "src" / "package.json"
     for text in ("{", "{}", '{"serving": {"isolation": "moon"}}'):
         package.write_text(text)
-        assert serving_settings_of(tmp_path) == ServingSettings(isolation="process", warm=True)
+        assert BentoSettings(tmp_path.parent)(served) == ServingSettings(isolation="process", warm=True)
     package.write_text('{"serving": {"isolation": "shared", "warm": false}}')
-    assert serving_settings_of(tmp_path) == ServingSettings(isolation="shared", warm=False)
+    for _ in range(2):
+        assert settings_of(served) == ServingSettings(isolation="shared", warm=False)
+        package.unlink(missing_ok=True)
