@@ -1,36 +1,32 @@
-"""The page "from a CSV to an endpoint": its files are those of the domain, and its last block answers a request."""
+"""The page "from a CSV to an endpoint": its files are those of the domain, and its commands run one after another."""
 
-import re
-from collections.abc import Iterator
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from assets.penguins.demo import display_columns, request_rows
 from assets.penguins.landing import land
 from assets.penguins.species import MEASURES, examples, penguins
+from ml_platform.cli import app
 from ml_platform.components.loading import bound_model
-from ml_platform.components.model import evaluation, model_card, monitoring, promotion, serving, training
-from ml_platform.data.contract_record import record_passed
 from ml_platform.data.landing import Landing
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import current_champion
+from ml_platform.serving.desired_state import read_desired_state
 from ml_platform.steps.untimed import training_set_key
-from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
+from ml_platform_tests.end_to_end.csv_page import PAGE, blocks
+from resources.home import Home
+from resources.home_lake import open_lake
 from resources.state import open_state
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "tutorials" / "from-a-csv-to-an-endpoint.md"
 FOLDER = ROOT / "assets" / "penguins"
-
-
-def blocks(language: str) -> list[tuple[str, str]]:
-    """Return title and code of each block of the page in ``language``; the title may be empty."""
-    pattern = rf'^```{language}(?: title="([^"]*)")?\n(.*?)^```'
-    return re.findall(pattern, PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+PROGRAM = ".venv/bin/ml-platform "
 
 
 def test_files_on_the_page_are_those_of_the_domain() -> None:
@@ -56,31 +52,42 @@ def test_table_is_read_as_published(tmp_path: Path) -> None:
     assert display_columns(requests).row(0) == ("Biscoe", "35.0 × 17.9 mm")
 
 
+@dataclass(frozen=True)
+class Followed:
+    """The home of the commands of the page, and their verbs in order."""
+
+    home: Home
+    verbs: list[str]
+
+
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformFixture]:
-    """A home in which the model is trained, judged, promoted and packaged by its real assets."""
-    root = tmp_path_factory.mktemp("penguins") / ".ml_platform"
-    with open_platform(root) as made, dg.DagsterInstance.ephemeral() as instance:
-        (file,) = land(Landing(made.home.landing))
-        written = made.lake.write("datasets/penguins", penguins(file.path), None)
-        record_passed(made.lake.state, "penguins", None, content_digest=written.sha256, landed_sha256=file.sha256)
-        model = bound_model("penguin_species")
-        cycle = [
-            training.training_set(model),
-            training.candidate(model, "lightgbm"),
-            evaluation.evaluation(model),
-            model_card.model_card(model),
-            promotion.champion(model),
-            serving.bento(model),
-            monitoring.drift(model),
-        ]
-        assert dg.materialize(cycle, resources=made.resources, instance=instance).success
-        yield made
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+    """A home in which the commands of the page have run one after another; each ended without an error."""
+    home, verbs = Home(tmp_path_factory.mktemp("penguins") / ".ml_platform"), []
+    for line in [line for _, code in blocks("") for line in code.splitlines() if line.startswith(PROGRAM)]:
+        arguments = shlex.split(line.removeprefix(PROGRAM), comments=True)
+        # In this process, because each new one would import everything again.
+        done = CliRunner().invoke(app, arguments, env={"ML_PLATFORM_HOME": str(home.root)}, catch_exceptions=False)
+        assert done.exit_code == 0, line
+        verbs.append(arguments[0])
+    return Followed(home, verbs)
 
 
 @pytest.mark.slow
-def test_last_block_of_the_page_answers_a_request(platform: PlatformFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ML_PLATFORM_HOME", str(platform.home.root))
+def test_commands_of_the_page_land_train_promote_and_serve(followed: Followed) -> None:
+    assert followed.verbs == ["land", "materialize", "status", "demo"]
+    assert (followed.home.landing / "penguins" / "whole.csv").is_file()
+    stable = read_desired_state(open_state(followed.home), "penguin_species").stable
+    assert stable is not None
+    assert stable.version == "1"
+    assert (followed.home.bentos / stable.bento).is_dir()
+    # The demo served the version and sent it requests.
+    assert [path for path in (followed.home.prediction_logs / "penguin_species").iterdir() if path.stat().st_size]
+
+
+@pytest.mark.slow
+def test_last_block_of_the_page_answers_a_request(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(followed.home.root))
     (block,) = [code for title, code in blocks("python") if not title]
     names: dict[str, Any] = {}
     exec(compile(block, str(PAGE), "exec"), names)
@@ -91,16 +98,17 @@ def test_last_block_of_the_page_answers_a_request(platform: PlatformFixture, mon
 
 
 @pytest.mark.slow
-def test_champion_names_the_rows_that_it_comes_from(platform: PlatformFixture) -> None:
-    key = training_set_key(bound_model("penguin_species"), platform.lake)
-    champion = current_champion(AuditLog(open_state(platform.home)), "penguin_species")
+def test_champion_names_the_rows_that_it_comes_from(followed: Followed) -> None:
+    home = followed.home
+    key = training_set_key(bound_model("penguin_species"), open_lake(home))
+    champion = current_champion(AuditLog(open_state(home)), "penguin_species")
     assert champion is not None
     assert champion.partition == champion.manifest["partition"] == key
     assert champion.manifest["declared"]["split"] == {
         "by": "hash", "minimum_rows": 30, "seed": 0, "train": 0.6, "validation": 0.2, "test": 0.2,
     }  # fmt: skip
-    card = (platform.home.reports / "model_card" / "penguin_species" / key / "card.md").read_text()
+    card = (home.reports / "model_card" / "penguin_species" / key / "card.md").read_text()
     assert key in card
-    evidence = pl.read_parquet(next(platform.home.evidence.glob("*.parquet")))
+    evidence = pl.read_parquet(next(home.evidence.glob("*.parquet")))
     assert not [name for name in evidence.columns if "request_only" in name]
     assert evidence["block"].n_unique() == evidence.height  # each row is a block

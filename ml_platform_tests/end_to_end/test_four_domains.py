@@ -5,6 +5,7 @@ Bikes, credit and penguins are trained in one home. The bento of aviation and it
 
 import json
 import shutil
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ from ml_platform.training.model_directory import read_model
 from ml_platform_tests.components.delivery_home import PlatformFixture
 from ml_platform_tests.conftest import DemoHome
 from ml_platform_tests.end_to_end.conftest import BIKES_DAY, BIKES_WEEK, CREDIT_MONTH, CreditHome, publish
+from ml_platform_tests.end_to_end.csv_page import blocks
 from ml_platform_tests.polling import until
 from resources.home import Home
 from resources.state import open_state
@@ -164,6 +166,16 @@ def test_each_domain_answers_a_prediction_of_its_kind(gateway: Gateway) -> None:
     for each in gateway.valid_predictions(PENGUINS):
         assert each["probabilities"][each["label"]] == max(each["probabilities"].values()) == each["score"]
         assert sum(each["probabilities"].values()) == pytest.approx(1)
+
+
+def test_curl_on_the_page_of_the_penguins_is_answered(gateway: Gateway) -> None:
+    (command,) = [code for _, code in blocks("") if code.startswith("curl ")]
+    assert "localhost:8080/" in command
+    here = command.replace("localhost:8080", gateway.client.base_url.netloc.decode())
+    done = subprocess.run(["bash", "-c", here], capture_output=True, text=True, check=True)
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    assert prediction["label"] == "Gentoo"
+    assert prediction["probabilities"]["Gentoo"] > 0.8
 
 
 def test_openapi_page_is_that_of_its_model(gateway: Gateway) -> None:
