@@ -16,12 +16,12 @@ from ml_platform.errors import PlatformError
 ItemType = Literal["string", "integer", "float", "boolean", "date", "timestamp"]
 """Types of the items of a list."""
 
-ColumnType = Literal[ItemType, "decimal", "duration", "vector", "list"]
+ColumnType = Literal[ItemType, "decimal", "duration", "vector", "list", "binary"]
 
 MAX_VECTOR_SIZE = 65_536
 """Largest number of components of a vector."""
 
-_SHAPE_OF_TYPE = {"decimal": "scale", "vector": "size", "list": "items"}
+_SHAPE_OF_TYPE = {"decimal": "scale", "vector": "size", "list": "items", "binary": "max_bytes"}
 """The attribute that completes a type: no default of it would be right."""
 
 EXAMPLES_SHOWN = 5
@@ -34,7 +34,8 @@ class ColumnRule(Settings):
     name: str = Field(description="Name of the column.")
     type: ColumnType = Field(
         description="Type of the values; a timestamp is in UTC with microseconds, a vector has `size` numbers of "
-        "32 bits, a decimal is exact with `scale` digits after the point, and a list has any number of `items`."
+        "32 bits, a decimal is exact with `scale` digits after the point, a list has any number of `items`, and a "
+        "binary, such as an image, has at most `max_bytes`."
     )
     description: str = Field(description="Meaning of one value, for a person who sees the table for the first time.")
     unit: str | None = Field(default=None, description="Unit of the numbers, like minutes or miles.")
@@ -50,11 +51,17 @@ class ColumnRule(Settings):
     )
     size: int | None = Field(default=None, ge=1, le=MAX_VECTOR_SIZE, description="Number of components of a vector.")
     items: ItemType | None = Field(default=None, description="Type of the items of a list; none of them may be null.")
+    max_bytes: int | None = Field(default=None, ge=1, description="Greatest size of a binary value (bytes).")
 
     @property
     def is_nested(self) -> bool:
-        """Whether a value has components or items, and so can be no key and no time."""
+        """Whether a value has components or items."""
         return self.type in ("vector", "list")
+
+    @property
+    def has_order(self) -> bool:
+        """Whether values compare, so that they have limits and can be keys."""
+        return not self.is_nested and self.type != "binary"
 
     @model_serializer(mode="wrap")
     def _without_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -70,11 +77,11 @@ class ColumnRule(Settings):
             if declared != (attribute == needed):
                 action = "declare" if attribute == needed else "remove"
                 raise ValueError(f"column '{self.name}' of type {self.type}: {action} '{attribute}'")
-        if self.allowed is not None and self.type in ("decimal", "duration", "vector", "list"):
+        if self.allowed is not None and self.type in ("decimal", "duration", "vector", "list", "binary"):
             raise ValueError(
                 f"column '{self.name}' of type {self.type}: remove 'allowed', which compares text and numbers"
             )
-        if self.is_nested and (self.minimum is not None or self.maximum is not None):
+        if not self.has_order and (self.minimum is not None or self.maximum is not None):
             raise ValueError(f"column '{self.name}' of type {self.type}: remove 'minimum' and 'maximum'")
         return self
 

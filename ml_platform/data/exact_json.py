@@ -1,9 +1,10 @@
-"""Dates, durations and decimals in JSON: from the value that a JSON reader gives to the exact value, and back.
+"""Dates, durations, decimals and bytes in JSON: from the value that a JSON reader gives to the exact value, and back.
 
 Requests, their log and the requests that the platform sends itself use the same forms.
 """
 
 import re
+from base64 import b64decode, b64encode
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -60,6 +61,16 @@ def decimal_of(value: Any, scale: int) -> Decimal | None:
     return Decimal(text)
 
 
+def bytes_of(value: Any) -> bytes | None:
+    """Return the bytes of base64 text (RFC 4648, padded), or None for everything else."""
+    if type(value) is not str:
+        return None
+    try:
+        return b64decode(value, validate=True)
+    except ValueError:
+        return None
+
+
 def json_value(value: Any) -> Any:
     """Return ``value`` in the form in which a request carries it; times are ISO 8601 text.
 
@@ -72,4 +83,6 @@ def json_value(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, timedelta):
         return iso_text(value)
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
     return str(value) if isinstance(value, Decimal) else value

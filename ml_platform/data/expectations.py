@@ -70,7 +70,7 @@ def check_expectations(
 
     The check evaluates: fewest rows, no nulls in columns that are not nullable, allowed values, minimum and maximum,
     unique ``keys``, event times within ``period``, and the declared expectations. They see a duration in seconds, a
-    decimal as float64, and a vector or list by its length. Nulls break only the rule against
+    decimal as float64, and a vector, list or binary by its length. Nulls break only the rule against
     nulls. With ``docs_folder``, the Data Docs site of this check is written there. Neither the report nor the site
     shows a value of a PII column, or a statistic that is computed from one.
 
@@ -214,7 +214,7 @@ def _validate(
 
 
 def _comparable(frame: pl.DataFrame, rules: Sequence[_Rule]) -> pl.DataFrame:
-    """Return ``frame`` with columns that pandas can compare: seconds, float64 of decimals, and lengths of lists.
+    """Return ``frame`` with columns that pandas can compare: seconds, float64 of decimals, lengths of other values.
 
     A decimal among the keys becomes text, because float64 would make two of them equal.
     """
@@ -232,6 +232,8 @@ def _comparable(frame: pl.DataFrame, rules: Sequence[_Rule]) -> pl.DataFrame:
             column = column.cast(pl.String if column.name in keys else pl.Float64)
         elif isinstance(column.dtype, (pl.Array, pl.List)):
             column = as_lists(column).list.len()
+        elif column.dtype == pl.Binary:
+            column = column.bin.size()
         columns.append(column)
     return pl.DataFrame(columns)
 

@@ -53,6 +53,8 @@ def stored_type(rule: ColumnRule) -> pl.DataType:
         return pl.Array(pl.Float32, rule.size or 1)
     if rule.type == "list":
         return pl.List(SCALAR_TYPES[rule.items or "string"])
+    if rule.type == "binary":
+        return pl.Binary()
     return SCALAR_TYPES[rule.type]
 
 
@@ -126,6 +128,8 @@ def example_rows(
 def _shortened(value: object) -> object:
     if isinstance(value, str) and len(value) > LONGEST_EXAMPLE:
         return f"{value[:LONGEST_EXAMPLE]}… ({len(value)} characters)"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
     if isinstance(value, list) and len(value) > ITEMS_SHOWN:
         return [*value[:ITEMS_SHOWN], f"… ({len(value)} items)"]
     return value
@@ -204,7 +208,9 @@ def _faults(values: pl.Series, rule: ColumnRule) -> list[Fault]:
             )
             for each in _faults(table["item"], _item_rule(rule))
         ]
-    if values.dtype.is_float():
+    if rule.type == "binary":
+        wrong, kind, expected = values.bin.size() > rule.max_bytes, "size", f"at most {rule.max_bytes} bytes"
+    elif values.dtype.is_float():
         wrong, kind, expected = ~values.is_finite(), "finite", "finite numbers"
     else:
         wrong = _changed_by_cast(values, stored_type(rule)) | _outside_years(values)
@@ -219,6 +225,8 @@ def _described(rule: ColumnRule) -> str:
         return f"decimal with scale {rule.scale}"
     if rule.type == "vector":
         return f"vector of {rule.size} components"
+    if rule.type == "binary":
+        return f"binary of at most {rule.max_bytes} bytes"
     return f"list of {rule.items}" if rule.type == "list" else rule.type
 
 

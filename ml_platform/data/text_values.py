@@ -10,6 +10,7 @@ from typing import cast
 import polars as pl
 
 from ml_platform.data import durations, json_values
+from ml_platform.data.exact_json import bytes_of
 from ml_platform.data.json_values import Type as Type
 from ml_platform.errors import PlatformError
 
@@ -51,7 +52,8 @@ def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
     like ``2013-01-31T10:00:00Z``, ``2013-01-31 12:00:00.5+02:00`` or, as Polars writes it, ``…+0200``. It is returned
     in UTC microseconds. Spaces around a value are not removed. :data:`BOOLEANS` lists the truth values. A decimal has
     no more digits than its type. A duration is a number of seconds or ISO 8601, see :mod:`.durations`. A list is a JSON
-    array; so is a vector, whose text becomes a list of float64, because its length is checked by the contract.
+    array; so is a vector, whose text becomes a list of float64, because its length is checked by the contract. A binary
+    is base64.
 
     Raises :class:`UnsupportedTypeError` for other types.
     """
@@ -76,6 +78,8 @@ def parsed_or_null(values: pl.Series, dtype: Type) -> pl.Series:
         return _decimals(values, dtype)
     if kind is pl.Duration:
         return _durations(values)
+    if kind is pl.Binary:
+        return pl.Series(values.name, [bytes_of(text) for text in values.to_list()], pl.Binary)
     if isinstance(dtype, pl.Array) and dtype.inner == pl.Float32:
         return json_values.vectors(values)
     if isinstance(dtype, pl.List):

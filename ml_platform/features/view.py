@@ -30,6 +30,7 @@ AGE = "age_minutes"
 """Suffix, after the view's name, of the column with the age of the fact that was read."""
 
 TRANSFORMERS: Mapping[str, str] = {
+    "image": "ml_platform.features.transformers.image:ImageComponents",
     "onnx": "ml_platform.features.transformers.onnx:OnnxEncoder",
     "pca": "ml_platform.features.transformers.pca:Pca",
     "text": "ml_platform.features.transformers.text:WordTerms",
@@ -101,8 +102,8 @@ class FeatureView(Settings):
     )
     fitted: str | None = Field(
         default=None,
-        description="In place of a function: package.module:Class of a transformer, or onnx, pca or text. It is fitted "
-        "with each candidate, on the candidate's train rows, and saved with the model; for a request view",
+        description="In place of a function: package.module:Class of a transformer, or image, onnx, pca or text. It is "
+        "fitted with each candidate, on the candidate's train rows, and saved with the model; for a request view",
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Parameters of the transformer that `fitted` names"

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from ml_platform.data.exact_json import date_of, decimal_of, duration_of
+from ml_platform.data.exact_json import bytes_of, date_of, decimal_of, duration_of
 from ml_platform.data.pii import MASK
 from ml_platform.data.pseudonyms import PseudonymKey
 from ml_platform.errors import PlatformError, did_you_mean, listed
@@ -173,6 +173,8 @@ def _exact_reader(dtype: pl.DataType) -> Callable[[Any], Any] | None:
         return lambda value: _known(date_of(value), value)
     if isinstance(dtype, pl.Duration):
         return lambda value: _known(duration_of(value), value)
+    if dtype == pl.Binary:
+        return lambda value: _known(bytes_of(value), value)
     if isinstance(dtype, pl.Decimal):
         scale = dtype.scale
         return lambda value: _known(decimal_of(value, scale), value)

@@ -116,6 +116,11 @@ def _type_changes(old: RequestField, new: RequestField) -> Iterator[ContractChan
             f"texts of up to {old.max_length} characters",
             f"texts of up to {new.max_length}",
         ),
+        (
+            (new.max_bytes or 0) >= (old.max_bytes or 0) or old.type != new.type,
+            f"values of up to {old.max_bytes} bytes",
+            f"values of up to {new.max_bytes}",
+        ),
     )
     yield from (ContractChange(old.name, before, after) for compatible, before, after in found if not compatible)
 

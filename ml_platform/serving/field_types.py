@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import polars as pl
 
-from ml_platform.data.exact_json import MAX_DECIMAL_DIGITS, date_of, decimal_of, duration_of
+from ml_platform.data.exact_json import MAX_DECIMAL_DIGITS, bytes_of, date_of, decimal_of, duration_of
 from ml_platform.features.view import INSTANT
 
-FieldType = Literal["string", "int", "float", "bool", "datetime", "date", "duration", "decimal", "vector", "list"]
+FieldType = Literal[
+    "string", "int", "float", "bool", "datetime", "date", "duration", "decimal", "vector", "list", "binary"
+]
 
 ItemType = Literal["string", "int", "float", "bool", "date"]
 """Types of the items of a list."""
@@ -171,6 +173,23 @@ def decimal_rules(scale: int) -> TypeRules:
     return _parsed_rules(pl.Decimal(MAX_DECIMAL_DIGITS, scale), expected, lambda value: decimal_of(value, scale))
 
 
+def binary_rules(max_bytes: int) -> TypeRules:
+    """Return the rules of bytes in base64, at most ``max_bytes`` of them."""
+    longest = base64_length(max_bytes)
+
+    def parse(value: Any) -> bytes | None:
+        # The length of the text bounds that of the bytes before anything is decoded.
+        found = bytes_of(value) if type(value) is str and len(value) <= longest else None
+        return found if found is not None and len(found) <= max_bytes else None
+
+    return _parsed_rules(pl.Binary(), f"base64 of at most {max_bytes} bytes", parse)
+
+
+def base64_length(size: int) -> int:
+    """Return the number of characters of ``size`` bytes in base64."""
+    return (size + 2) // 3 * 4
+
+
 def _parsed_rules(dtype: pl.DataType, expected: str, parse: Callable[[Any], Any]) -> TypeRules:
     """Return the rules of a type whose values ``parse`` reads; it returns None for a wrong value."""
 
@@ -212,5 +231,6 @@ EXAMPLE_VALUES: dict[str, Any] = {
     "duration": "PT1H30M",
     "decimal": "0",
     "list": [],
+    "binary": "AAEC",
 }
 """A right value of each type; that of a vector depends on its size."""

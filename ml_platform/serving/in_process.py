@@ -2,6 +2,7 @@
 
 import os
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -147,7 +148,9 @@ def _packaged_version(state: StateStore, model: str, version: str | int) -> Serv
 
 
 def _json_value(value: Any) -> Any:
-    """Return a duration in seconds, and a decimal or another value that JSON lacks as text."""
+    """Return a duration in seconds, bytes in base64, and a decimal or another value that JSON lacks as text."""
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
     return value.total_seconds() if isinstance(value, timedelta) else str(value)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ml_platform.serving.field_types import YEARS
+from ml_platform.serving.field_types import YEARS, base64_length
 from ml_platform.serving.nested_fields import MAX_LIST_ITEMS
 from ml_platform.serving.request_contract import (
     MAX_REASONS,
@@ -308,6 +308,8 @@ def _field_schema(field: RequestField) -> dict[str, Any]:
 def _type_schema(field: RequestField) -> dict[str, Any]:
     if field.type == "vector":
         return {"type": "array", "items": {"type": "number"}, "minItems": field.size, "maxItems": field.size}
+    if field.max_bytes is not None:
+        return {"type": "string", "contentEncoding": "base64", "maxLength": base64_length(field.max_bytes)}
     if field.items is not None:
         return {"type": "array", "items": _scalar_schema(field, field.items), "maxItems": MAX_LIST_ITEMS}
     return _scalar_schema(field, field.type)

@@ -31,6 +31,8 @@ from ml_platform.serving.field_types import (
     FieldType,
     ItemType,
     TypeRules,
+    base64_length,
+    binary_rules,
     decimal_rules,
     describe_value,
     text_rules,
@@ -91,7 +93,7 @@ MAX_SIMILAR = 100
 
 _ROWS_HINT = 'Send {"rows": [{…}, …]}.'
 
-_SHAPE_OF_TYPE = {"decimal": "scale", "vector": "size", "list": "items"}
+_SHAPE_OF_TYPE = {"decimal": "scale", "vector": "size", "list": "items", "binary": "max_bytes"}
 """The attribute that completes a type."""
 
 MAX_TEXT_CHARACTERS = 1_000
@@ -104,7 +106,8 @@ class RequestField(Settings):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the field in the JSON row.")
     type: FieldType = Field(
         description="string, int, float, bool, datetime (ISO 8601 with an offset), date, duration (seconds or ISO "
-        "8601), decimal (text or number, exact), vector (a list of `size` numbers) or list (of `items`)."
+        "8601), decimal (text or number, exact), vector (a list of `size` numbers), list (of `items`) or binary "
+        "(base64 of at most `max_bytes`)."
     )
     description: str = Field(default="", description="Meaning of the field, for callers of the endpoint.")
     nullable: bool = Field(default=False, description="Whether it can be null; it is required even then.")
@@ -117,6 +120,9 @@ class RequestField(Settings):
     )
     size: int | None = Field(default=None, ge=1, le=MAX_VECTOR_SIZE, description="Number of components of a vector.")
     items: ItemType | None = Field(default=None, description="Type of the items of a list; none of them is null.")
+    max_bytes: int | None = Field(
+        default=None, ge=1, description="Greatest size of a binary value (bytes), before base64."
+    )
     deprecated: bool = Field(default=False, description="Whether new apps should not send it; shown by OpenAPI.")
     max_length: int = Field(
         default=MAX_TEXT_CHARACTERS,
@@ -140,6 +146,8 @@ class RequestField(Settings):
             return decimal_rules(self.scale)
         if self.size is not None:
             return vector_rules(self.size)
+        if self.max_bytes is not None:
+            return binary_rules(self.max_bytes)
         kind = self.type if self.items is None else self.items
         rules = text_rules(self.max_length) if kind == "string" else TYPE_RULES[kind]
         return rules if self.items is None else list_rules(rules)
@@ -280,6 +288,12 @@ class RequestContract(Settings):
                     f"prediction_time: expected a datetime field that is not nullable ({listed(times)}), "
                     f"found '{time_field}'."
                     f"{did_you_mean(time_field, times)}"
+                )
+        for each in self.fields:
+            if each.max_bytes is not None and base64_length(each.max_bytes) > self.max_bytes:
+                raise ValueError(
+                    f"field '{each.name}': {each.max_bytes} bytes are {base64_length(each.max_bytes)} in base64, and a "
+                    f"request has at most {self.max_bytes}; declare fewer"
                 )
         types = {field.name: field.type for field in self.fields}
         for rule in self.rules:

@@ -22,6 +22,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "departs": {"type": "datetime"},
     "arrives": {"type": "datetime"},
     "note": {"type": "string", "nullable": True, "optional": True},
+    "photo": {"type": "binary", "max_bytes": 100},
 }
 RULES: list[dict[str, Any]] = [
     {"name": "flights", "field": "flight", "at_least": 1, "at_most": 9000},
@@ -70,6 +71,7 @@ def with_rule(at: int, **changes: Any) -> list[dict[str, Any]]:
         contract({"miles": {"optional": True}}),
         contract({"carrier": {"max_length": 21, "description": "Airline", "examples": ["UA"]}}),
         contract({"price": {"scale": 3}}),
+        contract({"photo": {"max_bytes": 101}}),
         contract({"stops": {"items": "float"}}),
         contract(rules=[]),
         contract(rules=with_rule(0, at_least=0, at_most=None)),
@@ -98,6 +100,8 @@ def test_change_that_no_app_notices_is_compatible(new: RequestContract) -> None:
         (contract({"miles": {"nullable": False}}), "miles", "may be null", "may not"),
         (contract({"note": {"optional": False}}), "note", "may be left out", "every request needs"),
         (contract({"carrier": {"max_length": 19}}), "carrier", "up to 20 characters", "up to 19"),
+        (contract({"photo": {"max_bytes": 99}}), "photo", "up to 100 bytes", "up to 99"),
+        (contract({"photo": {"type": "string", "max_bytes": None}}), "photo", "type binary", "type string"),
         (contract(rules=with_rule(0, at_least=2)), "flight", "at least 1 and at most 9000", "at least 2"),
         (contract(rules=with_rule(0, at_most=8999)), "flight", "at most 9000", "at most 8999 (rule 'flights')"),
         (contract(rules=with_rule(1, allowed=["UA", "AA"])), "carrier", "one of UA, AA, DL", "one of UA, AA"),

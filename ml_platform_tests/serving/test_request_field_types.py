@@ -1,4 +1,4 @@
-"""Dates, durations, decimals, vectors and lists in requests: read exactly, or refused by path."""
+"""Dates, durations, decimals, vectors, lists and binaries in requests: read exactly, or refused by path."""
 
 import json
 from datetime import date, timedelta
@@ -21,6 +21,7 @@ FIELDS: list[dict[str, Any]] = [
     {"name": "embedding", "type": "vector", "size": 3, "nullable": True},
     {"name": "tags", "type": "list", "items": "string"},
     {"name": "visits", "type": "list", "items": "date"},
+    {"name": "photo", "type": "binary", "max_bytes": 4, "nullable": True},
 ]
 CONTRACT = RequestContract(model="items", fields=[RequestField.model_validate(each) for each in FIELDS])
 ROW: dict[str, Any] = {
@@ -30,8 +31,17 @@ ROW: dict[str, Any] = {
     "embedding": [1, 2.5, -3e-2],
     "tags": ["a", "b"],
     "visits": ["2026-01-30"],
+    "photo": "AP+AfQ==",
 }
-OTHER: dict[str, Any] = {"day": "1999-12-31", "wait": 0.1, "price": 2.5, "embedding": None, "tags": [], "visits": []}
+OTHER: dict[str, Any] = {
+    "day": "1999-12-31",
+    "wait": 0.1,
+    "price": 2.5,
+    "embedding": None,
+    "tags": [],
+    "visits": [],
+    "photo": None,
+}
 
 
 def body(*rows: dict[str, Any]) -> bytes:
@@ -51,8 +61,9 @@ def test_values_are_read_exactly_in_few_rows_and_in_many(copies: int) -> None:
         [1.0, 2.5, pytest.approx(-0.03)],
         ["a", "b"],
         [date(2026, 1, 30)],
+        b"\x00\xff\x80\x7d",
     )
-    assert frame.row(1) == (date(1999, 12, 31), timedelta(milliseconds=100), Decimal("2.50"), None, [], [])
+    assert frame.row(1) == (date(1999, 12, 31), timedelta(milliseconds=100), Decimal("2.50"), None, [], [], None)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +94,12 @@ def test_values_are_read_exactly_in_few_rows_and_in_many(copies: int) -> None:
         ({"tags": ["a", ["b"]]}, "rows[1].tags[1]", "a list of 1"),
         ({"tags": ["a"] * 10_001}, "rows[1].tags", "a list of 10001"),
         ({"visits": ["2026-01-30", "x"]}, "rows[1].visits[1]", "a string 'x'"),
+        ({"photo": "AAECAwQ="}, "rows[1].photo", "a string 'AAECAwQ='"),  # five bytes
+        ({"photo": "A" * 5000}, "rows[1].photo", "a string 'AAA"),
+        ({"photo": "AA=="[:3]}, "rows[1].photo", "a string 'AA='"),
+        ({"photo": "A-_="}, "rows[1].photo", "a string 'A-_='"),
+        ({"photo": "AA EC"}, "rows[1].photo", "a string 'AA EC'"),
+        ({"photo": [0, 255]}, "rows[1].photo", "a list of 2"),
     ],
 )
 def test_wrong_value_is_named_by_its_path(changes: dict[str, Any], path: str, found: str) -> None:
@@ -117,6 +134,7 @@ def test_openapi_describes_sizes_and_items() -> None:
     assert properties["wait"]["type"] == ["number", "string", "null"]
     dates = {"type": "string", "format": "date", "description": "In the years 1685 to 2254."}
     assert properties["visits"]["items"] == dates
+    assert properties["photo"] == {"type": ["string", "null"], "contentEncoding": "base64", "maxLength": 8}
 
 
 def test_field_is_complete_and_an_old_contract_is_written_as_before() -> None:
@@ -124,6 +142,11 @@ def test_field_is_complete_and_an_old_contract_is_written_as_before() -> None:
         RequestField(name="x", type="vector")
     with pytest.raises(ValidationError, match="is not a date: a string 'x'"):
         RequestField(name="x", type="date", examples=["x"])
+    with pytest.raises(ValidationError, match="declare 'max_bytes'"):
+        RequestField(name="x", type="binary")
+    photo = RequestField(name="x", type="binary", max_bytes=1000)
+    with pytest.raises(ValidationError, match="1000 bytes are 1336 in base64, and a request has at most 1200"):
+        RequestContract(model="items", fields=[photo], max_bytes=1200)
     assert set(RequestField(name="x", type="int").model_dump()) == {
         "name",
         "type",

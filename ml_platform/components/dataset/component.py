@@ -51,14 +51,14 @@ class Dataset(DatasetDeclaration):
         for path, column in named:
             if column not in known:
                 raise self.unknown_name_error(path, column, known, "a column of the contract")
-        nested = {rule.name: rule.type for rule in self.contract.columns if rule.is_nested}
+        unordered = {rule.name: rule.type for rule in self.contract.columns if not rule.has_order}
         for place, key in enumerate(self.keys):
-            if key in nested:
+            if key in unordered:
                 raise self.error_at(
                     ["keys", place],
                     expected="a key with one value in each row",
-                    found=f"column '{key}' of type {nested[key]}",
-                    fix="Name a column of another type; vectors and lists identify no row.",
+                    found=f"column '{key}' of type {unordered[key]}",
+                    fix="Name a column of another type; vectors, lists and binaries identify no row.",
                 )
 
     def _require_time(self) -> None:
