@@ -110,10 +110,11 @@ class DesiredState(Settings):
         """Versions whose bentos are needed: those that receive requests, and the previous one."""
         return list(dict.fromkeys([*self.served_versions, *([self.previous] if self.previous else [])]))
 
-    def running_versions(self, now: float) -> list[ServedVersion]:
-        """Versions that must run at ``now`` (seconds since 1970), each once."""
-        is_kept = self.previous_until is not None and now < self.previous_until
-        return self.needed_versions if is_kept else self.served_versions
+    def without_ended_previous(self, now: float) -> "DesiredState":
+        """Return this state without its previous version if that must not run at ``now`` (seconds since 1970)."""
+        if self.previous is None or (self.previous_until is not None and now < self.previous_until):
+            return self
+        return self.model_copy(update={"previous": None, "previous_until": None})
 
 
 @dataclass(frozen=True)

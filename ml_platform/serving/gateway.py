@@ -27,7 +27,7 @@ from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.gateway_errors import REQUEST_ID, error_responses
 from ml_platform.serving.open_inference import PREFIX
 from ml_platform.serving.openapi import NDJSON
-from ml_platform.serving.serving_settings import MAX_TIMEOUT_SECONDS, SettingsOf, default_settings
+from ml_platform.serving.serving_settings import MAX_TIMEOUT_SECONDS, Constant, SettingsOf, default_settings
 
 BOOTSTRAP_FILE, CLUSTERS_FILE, ROUTES_FILE = "envoy.json", "clusters.json", "routes.json"
 ACCESS_LOG_FILE = "access.jsonl"
@@ -45,6 +45,9 @@ ANY_HOST = ["*"]
 
 ANY_MODEL = "*"
 """Stands for all models without a route among the models that start, while the state store cannot be read."""
+
+CONSTANT_SERVICE = "constant"
+"""Name of the service that answers with the constants of models without a healthy version; no version has it."""
 
 FALLBACK_MARK = ">"
 """Between the services in the name of a fallback."""
@@ -165,17 +168,28 @@ def services_of_cluster(name: str) -> list[str]:
     return name.split(FALLBACK_MARK)
 
 
-def clusters_of(model: str, state: DesiredState) -> set[str]:
+def clusters_of(model: str, state: DesiredState, settings_of: SettingsOf = default_settings) -> set[str]:
     """Return the names of the clusters that the routes of ``model`` need."""
     services = {cluster_name(model, each) for each in state.served_versions}
-    return services | {fallback_name(*each) for each in fallbacks_of(model, state).values()}
+    return services | {fallback_name(*each) for each in fallbacks_of(model, state, settings_of).values()}
 
 
-def fallbacks_of(model: str, state: DesiredState) -> dict[str, list[str]]:
-    """Return the services, in the order in which they are tried, by role; of roles with a fallback only."""
-    if state.candidate is None or state.stable is None or state.candidate == state.stable:
+def fallbacks_of(model: str, state: DesiredState, settings_of: SettingsOf = default_settings) -> dict[str, list[str]]:
+    """Return the services, in the order in which they are tried, by role; of roles with a fallback only.
+
+    The gateway leaves out a service that it does not know yet.
+    """
+    if state.stable is None:
         return {}
-    return {"candidate": [cluster_name(model, state.candidate), cluster_name(model, state.stable)]}
+    policy = settings_of(state.stable).fallback
+    chain = [state.stable, *([state.previous] if policy == "previous" and state.previous is not None else [])]
+    chains = {"stable": chain, **({} if state.candidate is None else {"candidate": [state.candidate, *chain]})}
+    last = [CONSTANT_SERVICE] if isinstance(policy, Constant) else []
+    names = {
+        role: [*dict.fromkeys(cluster_name(model, each) for each in versions), *last]
+        for role, versions in chains.items()
+    }
+    return {role: services for role, services in names.items() if len(services) > 1}
 
 
 def write_clusters(
@@ -274,7 +288,8 @@ def _starting_route(model: str) -> dict[str, Any]:
 
 def _route(model: str, state: DesiredState, settings_of: SettingsOf) -> dict[str, Any]:
     """Return the route of ``model``; the answers of one that was renamed name its successor in their headers."""
-    roles, fallbacks = {"stable": state.stable, "candidate": state.candidate}, fallbacks_of(model, state)
+    roles = {"stable": state.stable, "candidate": state.candidate}
+    fallbacks = fallbacks_of(model, state, settings_of)
     clusters = [
         {
             "name": fallback_name(*fallbacks.get(role, [cluster_name(model, served)])),

@@ -210,6 +210,10 @@ def openapi_document(contract: RequestContract, version: str, task: Task | None 
                         "stale": _names("Feature views with a fact that is too old to use."),
                         "unknown": _names("Features with a text that did not occur in training."),
                         "rules": _names("Rules of the request that the row breaks."),
+                        "fallback": {
+                            "type": "boolean",
+                            "description": "True if no version was healthy: this is a constant, and no prediction.",
+                        },
                         "facts_of": {
                             "type": "string",
                             "format": "date-time",

@@ -284,13 +284,14 @@ def _remove_run_files(plan: ProcessPlan) -> None:
 
 def _write_gateway_files(plan: ProcessPlan, earlier: EarlierRun) -> None:
     """Write the files that the gateway starts with: its routes to the services of ``earlier``, and 503 for the rest."""
-    serving, clusters = earlier.serving(plan.run, plan.gateway)
+    settings_of = BentoSettings(plan.bentos)
+    serving, clusters = earlier.serving(plan.run, plan.gateway, settings_of)
     desired = _desired_models(plan)
     plan.gateway.write_bootstrap(
         starting=desired - serving.keys(),
         serving=serving,
         clusters=clusters,
-        settings_of=BentoSettings(plan.bentos),
+        settings_of=settings_of,
     )
     write_json(plan.run / APPLIED_FILE, {model: state.model_dump() for model, state in serving.items()})
 

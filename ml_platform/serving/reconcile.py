@@ -3,7 +3,7 @@
 Every pass observes the current state and takes the next steps. It can be killed at any line, and the next pass
 continues:
 
-1. Start the missing services.
+1. Start the missing services: of the versions that answer, of those that are kept ready, and that of the constants.
 2. When all services of a model are ready, write their clusters for the gateway, then the routes of the model.
 3. When no route names a service and no request is in flight there, remove its cluster and stop it.
 """
@@ -27,9 +27,13 @@ from ml_platform.data.pseudonyms import PII_KEY_FILE_VARIABLE
 from ml_platform.errors import PlatformError
 from ml_platform.features.stores import open_store
 from ml_platform.serving.bento_signature import TRUSTED_KEYS_VARIABLE
+from ml_platform.serving.constant_server import PLAN_FILE as CONSTANTS_FILE
+from ml_platform.serving.constant_server import write_constants
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states
 from ml_platform.serving.gateway import (
     ANY_MODEL,
+    CONSTANT_SERVICE,
+    FALLBACK_MARK,
     cluster_name,
     fallback_name,
     fallbacks_of,
@@ -41,7 +45,7 @@ from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.marked_processes import PROCESS_VARIABLE, SERVICE_PREFIX
 from ml_platform.serving.processes import STOP_SECONDS, ProcessPlan
 from ml_platform.serving.service_hosts import ServiceHosts
-from ml_platform.serving.serving_settings import BentoSettings
+from ml_platform.serving.serving_settings import BentoSettings, Constant
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
 from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
 from ml_platform.serving.takeover import APPLIED_FILE, applied_states
@@ -52,6 +56,9 @@ HOST_PREFIX = f"{SERVICE_PREFIX}host."
 PASS_INTERVAL_SECONDS = 0.2
 HTTP_TIMEOUT_SECONDS = 2.0
 GATEWAY_SECONDS = 15.0
+
+FALLBACK_SECONDS = 30.0
+"""Time that a model without routes waits for its versions, before its declared fallback answers in their place."""
 
 
 class Reconciler:
@@ -70,6 +77,7 @@ class Reconciler:
         self._hosts = ServiceHosts(plan.run, plan.logs, self._send, HOST_PREFIX, plan.max_loaded)
         self._models: set[str] = {ANY_MODEL}
         self._settings_of = BentoSettings(plan.bentos)
+        self._waiting_since: dict[str, float] = {}
 
     def run(self) -> None:
         """Run passes until ``stopping`` is set."""
@@ -83,27 +91,62 @@ class Reconciler:
 
     def step(self) -> ServingStatus:
         """Run one pass and return the status of serving after it."""
-        desired, unreadable, problems = self._read_desired_states()
-        needed = _running_services_of(desired, time.time())
+        stored, unreadable, problems = self._read_desired_states()
+        applied = applied_states(self.plan.run)
+        now = time.time()
+        desired = {model: state.without_ended_previous(now) for model, state in stored.items()}
+        needed = _needed_services_of(desired)
+        constants = self._constants({**desired, **applied})
+        write_constants(self._constants_file, constants)
+        expected = {*needed, *([CONSTANT_SERVICE] if constants else [])}
         running = self._running_services()
         for name in needed.keys() - running:
             self._start(name, *needed[name])
-        ready = {name: port for name in needed if (port := self._ready_port(name)) is not None}
-        applied = applied_states(self.plan.run)
+        if CONSTANT_SERVICE in expected - running:
+            self._start_constants()
+        ready = {name: port for name in expected if (port := self._ready_port(name)) is not None}
         served = {
-            model: state
-            if all(cluster_name(model, each) in ready for each in state.served_versions)
-            else applied.get(model)
+            model: state if self._can_answer(model, state, ready, applied, now) else applied.get(model)
             for model, state in desired.items()
         }
         target = {model: state for model, state in served.items() if state is not None}
         self._apply(target, applied, ready, starting=(desired.keys() | unreadable) - target.keys())
-        self._stop_unused(
-            running - needed.keys() - _services_of(target).keys(), needed.keys() | _services_of(target).keys()
-        )
+        kept = expected | _services_of(target).keys()
+        self._stop_unused(running - kept, kept)
         status = self._status(target, [*problems, *sorted(_services_of(desired).keys() - ready.keys())])
         write_serving_status(self.plan.status_file, status)
         return status
+
+    def _can_answer(
+        self,
+        model: str,
+        state: DesiredState,
+        ready: Collection[str],
+        applied: Collection[str],
+        now: float,
+    ) -> bool:
+        """Return whether the gateway can route to ``state``: each version is ready, or a fallback must do."""
+        if all(cluster_name(model, each) in ready for each in state.served_versions):
+            self._waiting_since.pop(model, None)
+            return True
+        waited = now - self._waiting_since.setdefault(model, now)
+        (_, *fallback) = fallbacks_of(model, state, self._settings_of).get("stable", [""])
+        is_alone = state.served_versions == [state.stable]
+        return model not in applied and is_alone and waited >= FALLBACK_SECONDS and not set(ready).isdisjoint(fallback)
+
+    def _constants(self, states: Mapping[str, DesiredState]) -> dict[str, tuple[Path, str, float]]:
+        """Return the bento, the version and the score of the models that declare a constant."""
+        found = {}
+        for model, state in states.items():
+            fallback = self._settings_of(state.stable).fallback if state.stable is not None else None
+            if state.stable is not None and isinstance(fallback, Constant):
+                bento = (self.plan.bentos / state.stable.bento).resolve()
+                found[model] = bento, state.stable.version, fallback.constant
+        return found
+
+    @property
+    def _constants_file(self) -> Path:
+        return self.plan.run / CONSTANTS_FILE
 
     def _read_desired_states(self) -> tuple[dict[str, DesiredState], set[str], list[str]]:
         """Return the desired states, the models whose state cannot be read, and what is wrong.
@@ -167,6 +210,29 @@ class Reconciler:
         )
         logger.info("started service %s", name)
 
+    def _start_constants(self) -> None:
+        self._manager.send_message(
+            "add",
+            name=f"{SERVICE_PREFIX}{CONSTANT_SERVICE}",
+            cmd=sys.executable,
+            args=[
+                "-m",
+                "ml_platform.serving.constant_server",
+                str(self._constants_file),
+                str(self._port_file(CONSTANT_SERVICE)),
+            ],
+            options={
+                "env": {
+                    **os.environ,
+                    **ONE_THREAD_ENVIRONMENT,
+                    PROCESS_VARIABLE: f"{SERVICE_PREFIX}{CONSTANT_SERVICE}",
+                },
+                "graceful_timeout": STOP_SECONDS - 5,
+            },
+            start=True,
+        )
+        logger.info("started the service of constants")
+
     def _ready_port(self, name: str) -> int | None:
         """Return the port of the service ``name``; None while it is not ready."""
         file = self._port_file(name)
@@ -196,9 +262,9 @@ class Reconciler:
             # A restarting service keeps its port, so its cluster stays.
             if name not in clusters and self._port_file(name).exists():
                 clusters[name] = int(self._port_file(name).read_text())
-        self._set_clusters(clusters, _fallbacks_of(target) | _fallbacks_of(applied))
+        self._set_clusters(clusters, self._fallbacks_of(target) | self._fallbacks_of(applied))
         applied_file = self.plan.run / APPLIED_FILE
-        version = _routes_version(target, starting)
+        version = self._routes_version(target, starting)
         if target != applied or self._gateway_routes_version() != version:
             gateway = self.plan.gateway
             write_routes(
@@ -247,6 +313,19 @@ class Reconciler:
         dump = json.loads(self._query_gateway("/clusters?format=json"))
         return {each["name"] for each in dump.get("cluster_statuses", [])}
 
+    def _fallbacks_of(self, states: Mapping[str, DesiredState]) -> set[tuple[str, ...]]:
+        """Return the services that the gateway tries in turn, for each model and role that has a fallback."""
+        found = (fallbacks_of(model, state, self._settings_of).values() for model, state in states.items())
+        return {tuple(names) for each in found for names in each}
+
+    def _routes_version(self, desired: Mapping[str, DesiredState], starting: Collection[str]) -> str:
+        """Return the version of the routes, which differs when they do: also when a previous version ended."""
+        served = []
+        for model, state in sorted(desired.items()):
+            fallback = fallbacks_of(model, state, self._settings_of).get("stable", [])
+            served.append(f"{model}:{state.generation}{FALLBACK_MARK if fallback else ''}")
+        return ",".join([*served, *(f"{model}:starting" for model in sorted(starting))]) or "none"
+
     def _query_gateway(self, path: str) -> str:
         return query_gateway(self.plan.gateway.folder, path, seconds=HTTP_TIMEOUT_SECONDS)
 
@@ -284,23 +363,11 @@ def _services_of(desired: Mapping[str, DesiredState]) -> dict[str, tuple[str, Se
     }
 
 
-def _running_services_of(desired: Mapping[str, DesiredState], now: float) -> dict[str, tuple[str, ServedVersion]]:
+def _needed_services_of(desired: Mapping[str, DesiredState]) -> dict[str, tuple[str, ServedVersion]]:
     """Return the services that must run, with those of previous versions that are kept ready for a rollback."""
     return {
-        cluster_name(model, each): (model, each)
-        for model, state in desired.items()
-        for each in state.running_versions(now)
+        cluster_name(model, each): (model, each) for model, state in desired.items() for each in state.needed_versions
     }
-
-
-def _fallbacks_of(states: Mapping[str, DesiredState]) -> set[tuple[str, ...]]:
-    """Return the services that the gateway tries in turn, for each model and role that has a fallback."""
-    return {tuple(names) for model, state in states.items() for names in fallbacks_of(model, state).values()}
-
-
-def _routes_version(desired: Mapping[str, DesiredState], starting: Collection[str]) -> str:
-    served = [f"{model}:{state.generation}" for model, state in sorted(desired.items())]
-    return ",".join([*served, *(f"{model}:starting" for model in sorted(starting))]) or "none"
 
 
 def _main(arguments: list[str]) -> Any:

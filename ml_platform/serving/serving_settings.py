@@ -14,6 +14,14 @@ MAX_TIMEOUT_SECONDS = 60
 """A gateway that is replaced waits a little longer than this for the answers under way."""
 
 
+class Constant(Settings):
+    """An answer that is given without a model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    constant: float = Field(allow_inf_nan=False, description="Score of every row.")
+
+
 class ServingSettings(Settings):
     """How the versions of a model run. A bento carries them, so a change takes effect with the next bento."""
 
@@ -36,6 +44,13 @@ class ServingSettings(Settings):
         le=MAX_TIMEOUT_SECONDS,
         description="Time after which the gateway answers a request with 504, which counts as an error of the version "
         "that did not answer. Requests of lines are answered as long as answers come.",
+    )
+
+    fallback: Literal["unavailable", "previous"] | Constant = Field(
+        default="unavailable",
+        description="Answer while no version that should answer is healthy. unavailable: 503 with Retry-After; "
+        "previous: that of the version before, as long as it is kept ready for a rollback; constant: this score, "
+        "marked as degraded.",
     )
 
     @property

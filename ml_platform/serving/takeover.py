@@ -24,6 +24,7 @@ from ml_platform.serving.marked_processes import (
     processes_of,
     signal_process,
 )
+from ml_platform.serving.serving_settings import SettingsOf, default_settings
 
 APPLIED_FILE = "applied.json"
 """The desired states whose routes the gateway loaded last, by model."""
@@ -57,13 +58,18 @@ class EarlierRun:
         """All its processes."""
         return [*self.gateways, *self.services]
 
-    def serving(self, run: Path, gateway: Gateway) -> tuple[dict[str, DesiredState], set[str]]:
-        """Return the applied states of the models whose services all go on, and the clusters of services that do."""
+    def serving(
+        self, run: Path, gateway: Gateway, settings_of: SettingsOf = default_settings
+    ) -> tuple[dict[str, DesiredState], set[str]]:
+        """Return the applied states of the models whose services all go on, and the clusters of services that do.
+
+        ``settings_of`` returns the settings of a version. A cluster of several services needs only its first one.
+        """
         if not self.ports:
             return {}, set()
         stored = read_clusters(gateway.folder)
         alive = {name for name, ports in stored.items() if self.ports & set(ports)}
-        clusters = {name for name in stored if alive.issuperset(services_of_cluster(name))}
+        clusters = {name for name in stored if services_of_cluster(name)[0] in alive}
         try:
             applied = applied_states(run)
         except ValueError:
@@ -71,7 +77,7 @@ class EarlierRun:
         serving = {
             model: state
             for model, state in applied.items()
-            if state.served_versions and clusters >= clusters_of(model, state)
+            if state.served_versions and clusters >= clusters_of(model, state, settings_of)
         }
         return serving, clusters
 

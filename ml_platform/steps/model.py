@@ -45,7 +45,7 @@ from ml_platform.serving.request_contract import (
 )
 from ml_platform.serving.request_rules import RequestRule
 from ml_platform.serving.rollout_settings import RolloutSettings
-from ml_platform.serving.serving_settings import ServingSettings
+from ml_platform.serving.serving_settings import Constant, ServingSettings
 from ml_platform.steps.monitor_settings import MonitorSettings
 from ml_platform.steps.retention import ModelRetention
 from ml_platform.tasks.binary import BinaryTask
@@ -308,6 +308,23 @@ class ModelSettings(Settings):
             raise ValueError(
                 f"load_test.rows: expected at most maximum_rows ({self.maximum_rows}), found {self.load_test.rows}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fallback_can_answer(self) -> "ModelSettings":
+        fallback = self.serving.fallback
+        if fallback == "previous" and not self.rollout.keep_previous_minutes:
+            raise ValueError(
+                "serving.fallback: the version before can answer only while it runs; declare "
+                "rollout.keep_previous_minutes above 0"
+            )
+        if isinstance(fallback, Constant):
+            if self.task.details.keys() - {"interval"}:
+                raise ValueError(
+                    f"serving.fallback: a constant needs a task that answers one number, found {self.task.name}"
+                )
+            if self.task.has_probabilities and not 0 <= fallback.constant <= 1:
+                raise ValueError(f"serving.fallback.constant: expected a probability, found {fallback.constant}")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""What the attribute `serving` of a model declares, with real bentos, gateway, process manager and reconciler."""
+"""Models with the attribute `serving`, with real bentos, gateway, process manager and reconciler."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import httpx
 import psutil
 import pytest
 
+from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.arm_counts import ArmCounts, read_counts
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.bento_digest import DIGEST_DIGITS, content_digest
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
 from ml_platform.serving.gateway import cluster_name
+from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.marked_processes import SERVICE_PREFIX, process_name, processes_of
+from ml_platform.serving.openapi import NDJSON
 from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform_tests.polling import until
@@ -73,6 +77,25 @@ class Platform:
         """Return the processes that serve ``served``."""
         name = f"{SERVICE_PREFIX}{cluster_name(model, served)}"
         return [each for each in processes_of(self.plan.run) if process_name(each).partition("@")[0] == name]
+
+    @contextmanager
+    def down(self, versions: Mapping[str, ServedVersion]) -> Iterator[None]:
+        """Kill all processes of ``versions``, by model, which cannot start again during the block."""
+        for served in versions.values():
+            (self.plan.bentos / served.bento).rename(self.plan.bentos / f"{served.bento}.aside")
+        try:
+            for model, served in versions.items():
+                for process in self.processes(model, served):
+                    process.kill()
+            yield
+        finally:
+            for served in versions.values():
+                (self.plan.bentos / f"{served.bento}.aside").rename(self.plan.bentos / served.bento)
+
+    def logged(self, model: str) -> set[str]:
+        """Return the ids of the requests in the prediction log of ``model``."""
+        files = (self.plan.predictions / model).glob("*.jsonl")
+        return {str(record["request_id"]) for file in files for record in read_records(file)}
 
     def counts(self, model: str, served: ServedVersion) -> ArmCounts:
         name = cluster_name(model, served)
@@ -129,3 +152,50 @@ def test_request_to_a_version_that_hangs_is_answered_in_its_declared_time(platfo
         assert (counted.errors, counted.answers) == (len(late), len(late))
     finally:
         hanging.send_signal(signal.SIGCONT)
+
+
+def test_model_without_a_healthy_version_answers_as_declared_until_it_is_back(platform: Platform) -> None:
+    policies = {"before": "previous", "fixed": {"constant": 0.1}}
+    stable = {model: platform.version(model, "2", {"fallback": policy}) for model, policy in policies.items()}
+    previous = platform.version("before", "1", {})
+    kept = {"previous": previous, "previous_until": int(time.time()) + 3600}
+    for model, served in stable.items():
+        platform.serve(model, stable=served, weights={"stable": 100}, **(kept if model == "before" else {}))
+
+    def answers(model: str) -> tuple[int, Any]:
+        answer = platform.post(model, headers={"x-request-id": phase})
+        return answer.status_code, answer.json().get("model", {}).get("version")
+
+    phase = "up"
+    until(lambda: platform.processes("before", previous) and ready(platform, previous))
+    assert [answers(model) for model in policies] == [(200, "2")] * 2
+    # A killed process loses the rows that wait for its log.
+    until(lambda: all("up" in platform.logged(model) for model in policies))
+    with platform.down(stable):
+        phase = "down"
+        assert [answers("before"), answers("fixed")] == [(200, "1"), (200, "2")]
+        marked = {"score": 0.1, "label": False, "degraded": {"fallback": True}}
+        for _ in range(10):
+            assert answers("before") == (200, "1")
+            assert platform.post("fixed").json()["predictions"] == [marked] * len(platform.toy.rows)
+        wrong = httpx.post(f"{platform.url}/v1/fixed/predict", json={"rows": [{"carrier": 5}]})
+        assert (wrong.status_code, wrong.json()["error"]["reason"]) == (422, "field")
+        assert platform.post("fixed", headers={"content-type": NDJSON}).status_code == 503
+    phase = "back"
+    for model in policies:
+        until(lambda: answers(model) == (200, "2") and not is_marked(platform.post(model)), 60)  # noqa: B023
+    # A constant is no prediction, so it is not logged as one.
+    until(lambda: platform.logged("fixed") >= {"up", "back"} and platform.logged("before") >= {"up", "down", "back"})
+    assert "down" not in platform.logged("fixed")
+
+
+def is_marked(answer: httpx.Response) -> bool:
+    return any("fallback" in each.get("degraded", {}) for each in answer.json()["predictions"])
+
+
+def ready(platform: Platform, previous: ServedVersion) -> bool:
+    """Return whether the gateway sends no request to ``previous`` and could."""
+    clusters = query_gateway(platform.plan.gateway.folder, "/clusters?format=json", seconds=2)
+    found = {each["name"]: each.get("host_statuses", []) for each in json.loads(clusters)["cluster_statuses"]}
+    hosts = found.get(cluster_name("before", previous), [])
+    return any("failed_active_health_check" not in each["health_status"] for each in hosts)

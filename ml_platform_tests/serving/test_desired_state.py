@@ -200,8 +200,9 @@ def test_shadow_that_becomes_stable_ends() -> None:
 
 def test_version_before_runs_on_until_its_time_is_over() -> None:
     changed = with_stable(ALL_ONE, TWO, keep_previous_until=1000)
-    assert (changed.served_versions, changed.running_versions(999.5)) == ([TWO], [TWO, ONE])
-    assert changed.running_versions(1000) == [TWO]
+    assert (changed.served_versions, changed.without_ended_previous(999.5)) == ([TWO], changed)
+    assert changed.needed_versions == [TWO, ONE]
+    assert changed.without_ended_previous(1000).needed_versions == [TWO]
     assert with_stable(changed, TWO, keep_previous_until=2000) == changed
     back = with_stable(changed, ONE)
     assert (back.stable, back.previous) == (ONE, None)

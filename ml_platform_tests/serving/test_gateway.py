@@ -20,6 +20,7 @@ from ml_platform.serving.arm_counts import ArmCounts, read_counts
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
 from ml_platform.serving.gateway import (
     ANY_MODEL,
+    CONSTANT_SERVICE,
     REQUESTS_AT_ONCE,
     Gateway,
     cluster_name,
@@ -29,7 +30,7 @@ from ml_platform.serving.gateway import (
 )
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import free_port
-from ml_platform.serving.serving_settings import ServingSettings
+from ml_platform.serving.serving_settings import Constant, ServingSettings
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import running_envoy
 
@@ -281,6 +282,58 @@ def test_requests_to_a_candidate_that_hangs_are_answered_by_the_stable_version(t
         before = _counts(gateway)
         assert _answers(client, 60) == {(200, "1"): 60}
         assert _counts(gateway).since(before).answers == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["unavailable", "previous"])
+def test_policy_without_a_healthy_version_holds_until_the_stable_version_is_back(tmp_path: Path, policy: Any) -> None:
+    gateway = Gateway(tmp_path / "gateway", free_port())
+    gateway.write_bootstrap(starting=["toy"])
+    state = DesiredState(stable=TWO, weights={"stable": 100}, previous=ONE, previous_until=1)
+    settings = ServingSettings(fallback=policy)
+    ports = {cluster_name("toy", each): free_port() for each in (ONE, TWO)}
+    previous_port, stable_port = ports.values()
+    with (
+        toy_service("1", previous_port),
+        toy_service("2", stable_port) as stable,
+        running_envoy(gateway),
+        httpx.Client(base_url=gateway.url, timeout=20) as client,
+    ):
+        chains = fallbacks_of("toy", state, lambda _: settings).values()
+        write_clusters(gateway.folder, ports, chains, version="1")
+        until(lambda: (_health(gateway, ONE), _health(gateway, TWO)) == ("healthy", "healthy"))
+        hosts = gateway.allowed_hosts
+        write_routes(gateway.folder, {"toy": state}, version="1", allowed_hosts=hosts, settings_of=lambda _: settings)
+        until(lambda: _text(client) == "2")
+        stable.kill()
+        stable.wait()
+        found = _answers(client, 20)
+        if policy == "previous":
+            assert found == {(200, "1"): 20}
+        else:
+            assert {status for status, _ in found} == {503}
+            assert client.get("/v1/toy/predict").headers["retry-after"] == "1"
+        with toy_service("2", stable_port):
+            until(lambda: _text(client) == "2")
+            assert _answers(client, 20) == {(200, "2"): 20}
+
+
+def test_fallback_of_the_stable_version_is_as_declared() -> None:
+    state = DesiredState(
+        stable=TWO, candidate=ONE, weights={"stable": 50, "candidate": 50}, previous=ONE, previous_until=1
+    )
+    one, two = cluster_name("toy", ONE), cluster_name("toy", TWO)
+
+    def chains(fallback: Any, **changes: Any) -> dict[str, list[str]]:
+        settings = ServingSettings(fallback=fallback)
+        return fallbacks_of("toy", state.model_copy(update=changes), lambda _: settings)
+
+    assert chains("unavailable") == {"candidate": [one, two]}
+    assert chains("previous") == {"stable": [two, one], "candidate": [one, two]}
+    assert chains("previous", previous=None) == {"candidate": [one, two]}
+    constant = Constant(constant=0.1)
+    assert chains(constant) == {"stable": [two, CONSTANT_SERVICE], "candidate": [one, two, CONSTANT_SERVICE]}
+    assert chains(constant, stable=None) == {}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ The tests with real processes are in `test_serving.py`; there the moments betwee
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,10 +18,10 @@ import pytest
 
 from bento.host_plan import PLAN_FILE, HostPlan
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, desired_generation, swap_desired_state
-from ml_platform.serving.gateway import CLUSTERS_FILE, ROUTES_FILE, read_clusters, write_clusters
+from ml_platform.serving.gateway import CLUSTERS_FILE, CONSTANT_SERVICE, ROUTES_FILE, read_clusters, write_clusters
 from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.processes import ProcessPlan
-from ml_platform.serving.reconcile import Reconciler
+from ml_platform.serving.reconcile import FALLBACK_SECONDS, Reconciler
 from ml_platform.serving.service_hosts import HOSTS_FOLDER
 from ml_platform.state.schema import desired_states
 
@@ -277,6 +278,48 @@ def test_service_of_an_earlier_run_is_routed_to_until_the_new_one_is_ready(servi
     serving.manager.finish_start("toy-1-abc")
     serving.step()
     assert read_clusters(serving.gateway.folder) == {"toy-1-abc": [serving.plan.gateway_port]}
+
+
+def declare(serving: Serving, served: ServedVersion, **declared: Any) -> None:
+    """Write the bento of ``served`` with the serving settings ``declared``."""
+    model = serving.plan.bentos / served.bento / "src" / "model"
+    model.mkdir(parents=True)
+    (model.parent / "package.json").write_text(json.dumps({"serving": declared}))
+    (model / "model.json").write_text(json.dumps({"task": "binary", "threshold": 0.4}))
+    (model / "contract.json").write_text("{}")
+
+
+def test_previous_version_leaves_the_routes_before_it_stops(serving: Serving) -> None:
+    declare(serving, TWO, fallback="previous")
+    state = DesiredState(stable=TWO, weights={"stable": 100}, previous=ONE, previous_until=int(time.time()) + 3600)
+    set_desired_state(serving.plan, state)
+    both, chain = ["toy-1-abc", "toy-2-abc"], "toy-2-abc>toy-1-abc"
+    assert serving.step() == (both, "toy:1>", {*both, chain})
+    set_desired_state(serving.plan, state.model_copy(update={"previous_until": 1}))
+    assert serving.step() == (both, "toy:2", {*both, chain})
+    assert serving.step() == (["toy-2-abc"], "toy:2", {"toy-2-abc"})
+
+
+def test_constant_answers_for_a_model_that_does_not_start_in_time(serving: Serving) -> None:
+    declare(serving, ONE, fallback={"constant": 0.1})
+    serving.manager.slow = {"toy-1-abc"}
+    set_desired_state(serving.plan, ALL_ONE)
+    services = [CONSTANT_SERVICE, "toy-1-abc"]
+    assert serving.step() == (services, "toy:starting", {CONSTANT_SERVICE})
+    serving.reconciler._waiting_since["toy"] -= FALLBACK_SECONDS
+    found = serving.step()
+    assert found == (services, "toy:1>", {CONSTANT_SERVICE, f"toy-1-abc>{CONSTANT_SERVICE}"})
+    assert serving.reconciler.step().waiting == ["toy-1-abc"]
+    (plan,) = serving.plan.run.glob("constants.json")
+    assert json.loads(plan.read_text())["toy"]["row"] == {
+        "score": 0.1,
+        "label": False,
+        "degraded": {"fallback": True},
+    }
+    serving.manager.finish_start("toy-1-abc")
+    assert serving.step() == (services, "toy:1>", {*services, f"toy-1-abc>{CONSTANT_SERVICE}"})
+    set_desired_state(serving.plan, DesiredState())
+    assert [serving.step()[0] for _ in range(3)] == [services, [CONSTANT_SERVICE], []]
 
 
 def test_empty_desired_state_stops_the_service(serving: Serving) -> None:

@@ -94,6 +94,8 @@ export interface components {
             unknown?: string[];
             /** @description Rules of the request that the row breaks. */
             rules?: string[];
+            /** @description True if no version was healthy: this is a constant, and no prediction. */
+            fallback?: boolean;
             /**
              * Format: date-time
              * @description Time of the newest facts, if the prediction is about a much earlier time.

@@ -20,6 +20,7 @@ class Degraded:
         stale (list[str] | Unset): Feature views with a fact that is too old to use.
         unknown (list[str] | Unset): Features with a text that did not occur in training.
         rules (list[str] | Unset): Rules of the request that the row breaks.
+        fallback (bool | Unset): True if no version was healthy: this is a constant, and no prediction.
         facts_of (datetime.datetime | Unset): Time of the newest facts, if the prediction is about a much earlier time.
     """
 
@@ -27,6 +28,7 @@ class Degraded:
     stale: list[str] | Unset = UNSET
     unknown: list[str] | Unset = UNSET
     rules: list[str] | Unset = UNSET
+    fallback: bool | Unset = UNSET
     facts_of: datetime.datetime | Unset = UNSET
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,6 +48,8 @@ class Degraded:
         if not isinstance(self.rules, Unset):
             rules = self.rules
 
+        fallback = self.fallback
+
         facts_of: str | Unset = UNSET
         if not isinstance(self.facts_of, Unset):
             facts_of = self.facts_of.isoformat()
@@ -61,6 +65,8 @@ class Degraded:
             field_dict["unknown"] = unknown
         if rules is not UNSET:
             field_dict["rules"] = rules
+        if fallback is not UNSET:
+            field_dict["fallback"] = fallback
         if facts_of is not UNSET:
             field_dict["facts_of"] = facts_of
 
@@ -77,6 +83,8 @@ class Degraded:
 
         rules = cast(list[str], d.pop("rules", UNSET))
 
+        fallback = d.pop("fallback", UNSET)
+
         _facts_of = d.pop("facts_of", UNSET)
         facts_of: datetime.datetime | Unset
         if isinstance(_facts_of, Unset):
@@ -89,6 +97,7 @@ class Degraded:
             stale=stale,
             unknown=unknown,
             rules=rules,
+            fallback=fallback,
             facts_of=facts_of,
         )
 
