@@ -66,6 +66,11 @@ def curve_delays(model: BoundModel) -> Sequence[str]:
     return DEFAULT_CURVE if any(view.arrivals for view in model.stored_views) else ()
 
 
+def features_with_delay(model: BoundModel, delay: str) -> FeatureSet:
+    """Return the features of ``model`` as they are read when each fact arrives ``delay`` after it became known."""
+    return FeatureSet([_with_delay(model, view, delay) for view in model.feature_set.views])
+
+
 def flat_curve(points: Sequence[FreshnessPoint]) -> dict[str, float]:
     """Return the points but the declared one as numbers by name, like ``auc_delay_1h``, to store with the verdict."""
     return {
@@ -103,7 +108,7 @@ def _read_with_delay(
     model: BoundModel, test: pl.DataFrame, logs: Mapping[str, pl.LazyFrame], delay: str
 ) -> pl.DataFrame:
     """Return the rows of ``test`` with the features that they have when each fact arrives after ``delay``."""
-    features = FeatureSet([_with_delay(model, view, delay) for view in model.feature_set.views])
+    features = features_with_delay(model, delay)
     rows = test.select(list(dict.fromkeys([EXAMPLE_ID, PREDICT_AT, *model.request_fields])))
     joined = features.as_of(rows.lazy(), logs).select(EXAMPLE_ID, *features.prediction_columns).collect()
     # The scores must stand in the order of the labels of the test rows.
