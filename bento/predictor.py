@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from bento.reasons import RequestedReasons, row_contributions, strongest_reasons
 from bento.scorer import Features, ModelUnreadableError, Scores, load_scorer
@@ -115,7 +116,7 @@ class Predictor:
         served = self.features.serving_plan.serve(rows, self.store)
         task = self.task
         matrix = served.encode(self.encoder)
-        predicted = self._calibrate(task.prediction(self.scorer.predict(matrix)))
+        predicted = self._predicted(matrix)
         scores, labels = task.scores(predicted).tolist(), task.labels(predicted, self.threshold)
         half_widths = self._half_width(predicted)
         found, start = [], 0
@@ -137,6 +138,32 @@ class Predictor:
             )
             start = stop
         return found
+
+    def predict_features(self, features: pl.DataFrame) -> tuple[Scores, list[list[str]]]:
+        """Return the predictions of n rows whose ``features`` were read elsewhere, and what is unknown in each.
+
+        ``features`` has a column for each feature of the model. The predictions have the shape of the task's outputs;
+        :meth:`answers_to` gives the answers. Unknown are the features whose text was not met in training.
+        """
+        matrix = self.encoder.transform(features)
+        unknown: list[list[str]] = [[] for _ in range(features.height)]
+        for place in self.encoder.category_indices:
+            name = self.encoder.feature_names[place]
+            for row in np.flatnonzero(np.isnan(matrix[:, place]) & features[name].is_not_null().to_numpy()):
+                unknown[row].append(name)
+        return self._predicted(matrix), unknown
+
+    def answers_to(self, predicted: Scores, fields: pl.DataFrame) -> list[dict[str, Any]]:
+        """Return the answers of n rows with the request ``fields`` and the predictions of :meth:`predict_features`."""
+        task = self.task
+        answers = [
+            {"score": score, "label": label}
+            for score, label in zip(
+                task.scores(predicted).tolist(), task.labels(predicted, self.threshold), strict=True
+            )
+        ]
+        details = task.answer_details(predicted, self._half_width(predicted), task.answer_context(fields))
+        return answers if details is None else [one | more for one, more in zip(answers, details, strict=True)]
 
     def require_features(self) -> None:
         """Raise the error of a request for which the online store has no snapshot of a view."""
@@ -165,6 +192,9 @@ class Predictor:
             ]
         found = strongest_reasons(self.encoder.feature_names, values, contributions, requested.count)
         return [{"reasons": of_row, "reasons_method": method} for of_row in found]
+
+    def _predicted(self, matrix: Features) -> Scores:
+        return self._calibrate(self.task.prediction(self.scorer.predict(matrix)))
 
     def _degraded(
         self, request: ValidRequest, predict_at: npt.NDArray[np.int64], served: ServedFeatures, matrix: Features

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from ml_platform.serving.request_contract import FieldError, InvalidRequestError
+from ml_platform.serving.request_contract import FieldError, InvalidRequestError, answered_or_refused
 
 MAX_BYTES = 256 * 2**20
 """Greatest size of the body of one stream."""
@@ -88,22 +88,14 @@ def answered_lines(lines: Sequence[bytes], first_line: int, max_line_bytes: int,
             rows.append((place, _parsed(line)))
         except InvalidRequestError as error:
             answers[place] = _refusal(error, first_line + place)
-    for (place, _), answer in zip(rows, _answers(rows, first_line, predict), strict=True):
+    found = answered_or_refused(
+        rows,
+        lambda part: predict([row for _, row in part]),
+        lambda row, error: _refusal(error, first_line + row[0]),
+    )
+    for (place, _), answer in zip(rows, found, strict=True):
         answers[place] = answer
     return b"".join(orjson.dumps(answer) + b"\n" for answer in answers)
-
-
-def _answers(rows: Sequence[tuple[int, Any]], first_line: int, predict: PredictRows) -> list[Answer]:
-    if not rows:
-        return []
-    try:
-        return predict([row for _, row in rows])
-    except InvalidRequestError as error:
-        if len(rows) == 1:
-            return [_refusal(error, first_line + rows[0][0])]
-    # Half and half again finds one wrong row among 256 in 16 passes.
-    half = len(rows) // 2
-    return [*_answers(rows[:half], first_line, predict), *_answers(rows[half:], first_line, predict)]
 
 
 def _parsed(line: bytes) -> Any:

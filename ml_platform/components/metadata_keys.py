@@ -316,6 +316,17 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
             "of the metric",
         ),
     ),
+    "<model>/scores": (
+        MetadataKey("dagster/table_name", "Table of the scores; the digest of its columns is part of its name."),
+        *_TABLE,
+        MetadataKey("version", "Version that scored the partition."),
+        MetadataKey("degraded", "Scored rows that lack something or break a rule.", "rows"),
+        MetadataKey("refused", "Rows that the contract refuses, and that are not scored.", "rows"),
+    ),
+    "<model>/scores, check all_rows_scored": (
+        MetadataKey("refused", "Rows that are not scored in the partitions of the run.", "rows"),
+        MetadataKey("examples", "Table of up to 10 such rows: partition, row, reason, message."),
+    ),
     "<model>/drift": (
         MetadataKey("decision", "Result: steady, notice, alert or not evaluated."),
         MetadataKey("reason", "Reason of the decision, or why the check is not applicable."),

@@ -45,8 +45,7 @@ class ServedModel:
     """One version of a model, with the features of the online store."""
 
     def __init__(self, name: str, version: str, predictor: "Predictor") -> None:
-        self.name, self.version = name, version
-        self._predictor = predictor
+        self.name, self.version, self.predictor = name, version, predictor
 
     @classmethod
     def load(cls, model: str, home: Path | str | None = None, version: str | int | None = None) -> Self:
@@ -58,7 +57,11 @@ class ServedModel:
         the state store and of a model directory.
         """
         root = Path(home or os.environ.get(HOME_VARIABLE, DEFAULT_HOME)).resolve()
-        state = StateStore.in_folder(root)
+        return cls.in_home(model, root, StateStore.in_folder(root), version)
+
+    @classmethod
+    def in_home(cls, model: str, root: Path, state: StateStore, version: str | int | None = None) -> Self:
+        """Return ``version`` of ``model`` in the home ``root`` with the state store ``state``, as :meth:`load`."""
         served = _stable_version(state, model, root) if version is None else _packaged_version(state, model, version)
         bento = root / "bentos" / served.bento
         require_unchanged(bento, SigningKeys(root / "signing").trusted)
@@ -72,7 +75,7 @@ class ServedModel:
     @property
     def contract(self) -> RequestContract:
         """The fields of a row, their types, rules and limits."""
-        return self._predictor.contract
+        return self.predictor.contract
 
     @classmethod
     def of_directory(cls, name: str, version: str, model_dir: Path, online: str) -> Self:
@@ -90,7 +93,7 @@ class ServedModel:
         :class:`~ml_platform.serving.request_contract.InvalidRequestError` for rows that the endpoint refuses, and the
         errors of the online store.
         """
-        limit = self._predictor.contract.max_rows
+        limit = self.predictor.contract.max_rows
         return [
             answer
             for start in range(0, len(rows), limit)
@@ -104,7 +107,7 @@ class ServedModel:
         ``score``, ``label``, those of the task such as ``probabilities``, and ``degraded``: whether the answer rests on
         less than usual (:meth:`predict` says on what). Raises as :meth:`predict`.
         """
-        columns = [name for name in self._predictor.contract.dtypes if name in rows.columns]
+        columns = [name for name in self.predictor.contract.dtypes if name in rows.columns]
         chosen = rows[columns]
         frame = chosen if isinstance(chosen, pl.DataFrame) else pl.from_pandas(chosen)
         answers = [{**answer, "degraded": "degraded" in answer} for answer in self.predict(frame.to_dicts())]
@@ -114,10 +117,9 @@ class ServedModel:
     def _predict(self, rows: Sequence[Mapping[str, Any]], reasons: int) -> list[dict[str, Any]]:
         from bento.reasons import RequestedReasons
 
-        body = orjson.dumps({"rows": list(map(dict, rows))}, default=_json_value)
-        request = self._predictor.contract.validate(body)
-        prediction = self._predictor.predict(request, datetime.now(UTC))
-        return self._predictor.answers(prediction, RequestedReasons(reasons) if reasons else None)
+        request = self.predictor.contract.validate(request_body(rows))
+        prediction = self.predictor.predict(request, datetime.now(UTC))
+        return self.predictor.answers(prediction, RequestedReasons(reasons) if reasons else None)
 
 
 def _stable_version(state: StateStore, model: str, root: Path) -> ServedVersion:
@@ -145,6 +147,11 @@ def _packaged_version(state: StateStore, model: str, version: str | int) -> Serv
             fix=f"Materialize {model}/bento for it, or load one of these.",
         )
     return ServedVersion(version=str(version), bento=packaged[str(version)])
+
+
+def request_body(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the body of a request for ``rows``, whose values may be those of Python for the types of the contract."""
+    return orjson.dumps({"rows": list(map(dict, rows))}, default=_json_value)
 
 
 def _json_value(value: Any) -> Any:

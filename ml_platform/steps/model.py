@@ -164,6 +164,24 @@ class RetrainingSettings(Settings):
     )
 
 
+class ScoresSettings(Settings):
+    """A table that is scored as a whole, partition by partition."""
+
+    dataset: str = Field(description="Dataset whose rows are scored.")
+    function: str | None = Field(
+        default=None,
+        description="package.module:function(sources) returning the rows to score, with a column for each request "
+        "field; none: the rows of the dataset, whose columns are the request fields.",
+    )
+    keep: list[str] = Field(
+        default_factory=list,
+        description="Further columns of these rows that the scores repeat, besides those of examples.identity.",
+    )
+    on_new_partition: bool = Field(
+        default=True, description="Score each partition of the dataset when it is materialized."
+    )
+
+
 _CONTRACT_ATTRIBUTES = {
     "request_rules": "rules",
     "max_past_minutes": "max_past_minutes",
@@ -250,6 +268,9 @@ class ModelSettings(Settings):
     )
     retention: ModelRetention | None = Field(
         default=None, description="Values that replace those under retention in params.yaml for this model."
+    )
+    scores: ScoresSettings | None = Field(
+        default=None, description="Table that the served version scores; none: predictions are made on request only."
     )
     rollout: RolloutSettings = Field(
         default_factory=lambda: RolloutSettings.model_validate({}),
@@ -340,6 +361,10 @@ def is_training_set(table: str) -> bool:
 
 class ModelWithoutTimeError(PlatformError):
     """Raised where the time of a model is needed that has none."""
+
+
+class NoScoresError(PlatformError):
+    """Raised where the table to score of a model is needed that declares none."""
 
 
 class BoundModel:
@@ -542,13 +567,45 @@ class BoundModel:
     @cached_property
     def examples_function(self) -> Callable[[dict[str, pl.LazyFrame]], pl.LazyFrame]:
         """The declared function, which gets its sources without their domains."""
-        function = load_function(self.declared.examples.function)
+        return self._function_of_sources(self.declared.examples.function)
 
-        def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    def _function_of_sources(self, reference: str) -> Callable[[dict[str, pl.LazyFrame]], pl.LazyFrame]:
+        function = load_function(reference)
+
+        def rows_of(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
             rows: pl.LazyFrame = function({short_name(name): frame for name, frame in sources.items()})
             return rows
 
-        return examples
+        return rows_of
+
+    @property
+    def scored(self) -> ScoresSettings:
+        """The declared table to score; raises :class:`NoScoresError` for a model without one."""
+        if self.declared.scores is None:
+            raise NoScoresError(
+                f"Model '{self.name}'",
+                expected="a table to score",
+                found="no attribute 'scores'",
+                fix="Declare scores.dataset in the model's defs.yaml.",
+            )
+        return self.declared.scores
+
+    @cached_property
+    def scored_rows_function(self) -> Callable[[dict[str, pl.LazyFrame]], pl.LazyFrame]:
+        """The function that returns the rows to score of the dataset, which it gets without its domain."""
+        if self.scored.function is None:
+            return lambda sources: next(iter(sources.values()))
+        return self._function_of_sources(self.scored.function)
+
+    @property
+    def scored_columns(self) -> list[str]:
+        """Columns of the rows to score that the scores repeat."""
+        return list(dict.fromkeys([*self.identity, *self.scored.keep]))
+
+    @property
+    def scores_scheme(self) -> PartitionScheme | None:
+        """The partitions of the scores, which are those of their dataset; None: they are replaced as a whole."""
+        return self.dataset_scheme(self.scored.dataset)
 
     @property
     def gates(self) -> list[Gate]:

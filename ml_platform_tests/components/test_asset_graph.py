@@ -23,17 +23,18 @@ OF_EVERY_MODEL = {
 
 @dataclass(frozen=True)
 class Domain:
-    """The datasets of a domain, its number of views, its model and the trainers of it."""
+    """The datasets of a domain, its number of views, its model with trainers, and whether it scores a table."""
 
     datasets: set[str]
     views: int
     model: str
     trainers: set[str]
+    scores: bool = False
 
 
 DOMAINS = {
     "aviation": Domain({"airports", "flights", "planes", "weather"}, 23, "departure_risk", {"lightgbm", "torch"}),
-    "bikes": Domain({"bike_hours"}, 3, "bike_demand", {"lightgbm"}),
+    "bikes": Domain({"bike_hours"}, 3, "bike_demand", {"lightgbm"}, scores=True),
     "credit": Domain(
         {"credit_applications", "credit_outcomes", "credit_statements"}, 2, "credit_default", {"lightgbm"}
     ),
@@ -59,8 +60,9 @@ def test_domain_has_exactly_the_expected_assets(loaded: dg.Definitions, name: st
 
     assert {path[1] for path in found if path[0] == "datasets"} == domain.datasets
     assert len([path for path in found if path[0] == "features"]) == domain.views
+    scored = {"scores"} if domain.scores else set()
     candidates = {f"candidate_{trainer}" for trainer in domain.trainers}
-    assert {path[1] for path in found if path[0] == domain.model} == OF_EVERY_MODEL | candidates
+    assert {path[1] for path in found if path[0] == domain.model} == OF_EVERY_MODEL | candidates | scored
 
 
 def test_graph_has_no_other_assets(loaded: dg.Definitions) -> None:

@@ -1,7 +1,8 @@
 """The component `Model`: builds the assets, checks, job, sensor and schedules of a declared model.
 
 The modules beside this one define the assets, in the order of the data: `training.py`, `evaluation.py`,
-`model_card.py`, `promotion.py`, `serving.py` and `monitoring.py`. The assets call the steps in `ml_platform/steps/`.
+`model_card.py`, `promotion.py`, `serving.py`, `monitoring.py` and `scores.py`. The assets call the steps in
+`ml_platform/steps/`.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from ml_platform.components.model import (
     rejudging,
     rollback,
     rollout_sensor,
+    scores,
     serving,
     training,
 )
@@ -32,7 +34,7 @@ class Model(ModelDeclaration):
     """A model: examples, features, trainers, gates, endpoint and monitors.
 
     Assets: `<name>/training_set`, `candidate_<trainer>`, `evaluation`, `model_card`, `champion`, `bento`, `rollout`,
-    `predictions`, `outcomes`, `performance`, `drift`.
+    `predictions`, `outcomes`, `performance`, `drift`, and with a table to score, `scores`.
     """
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
@@ -43,6 +45,7 @@ class Model(ModelDeclaration):
         # Report a missing function now, with file and line, and not when the first training set is materialized.
         self.function_at("examples.function", self.examples.function)
         self.validate_labels(context.component_tree)
+        self.validate_scores(context.component_tree)
         views = self.views(context.component_tree)
         bound = ModelAssets(self, views, self.example_pii(context.component_tree), self.schemes(context.component_tree))
         validate_declaration(self, bound)
@@ -58,6 +61,7 @@ class Model(ModelDeclaration):
             monitoring.outcomes(bound),
             monitoring.performance(bound),
             monitoring.drift(bound),
+            *([] if self.scores is None else [scores.scores(bound)]),
         ]
         rebuilt = dg.AssetCheckKey(bound.key("champion"), promotion.REPRODUCIBLE)
         job = dg.define_asset_job(

@@ -27,6 +27,8 @@ class ModelDeclaration(Declaration, ModelSettings):
         evaluation.request_only = namespace.references(evaluation.request_only)
         if self.labels is not None:
             self.labels.dataset = namespace.reference(self.labels.dataset)
+        if self.scores is not None:
+            self.scores.dataset = namespace.reference(self.scores.dataset)
 
     def example_pii(self, tree: "ComponentTree") -> list[str]:
         """Return the columns of the sources of the examples and of their labels that identify a person."""
@@ -70,6 +72,33 @@ class ModelDeclaration(Declaration, ModelSettings):
                 found=f"'{self.labels.known_at}', and event_time {dataset.event_time or 'absent'}",
                 fix=f"Declare event_time: {self.labels.known_at} in the dataset.",
             )
+
+    def validate_scores(self, tree: "ComponentTree") -> None:
+        """Raise :class:`DeclarationError` for a table to score that is unknown or lacks a request field.
+
+        The columns that a function returns are known only when it runs.
+        """
+        if self.scores is None:
+            return
+        datasets = datasets_by_name(tree)
+        if self.scores.dataset not in datasets:
+            raise self.unknown_name_error(["scores", "dataset"], self.scores.dataset, list(datasets), "a dataset")
+        if self.scores.function is not None:
+            self.function_at("scores.function", self.scores.function)
+            return
+        dataset = datasets[self.scores.dataset]
+        known = dataset.contract.column_names
+        absent = [field.name for field in self.request if field.name not in known]
+        if absent:
+            raise self.error_at(
+                ["scores", "dataset"],
+                expected=f"a dataset with a column for each request field; '{dataset.name}' lacks {listed(absent)}",
+                found=f"the columns {listed(known, 30)}",
+                fix="Declare scores.function, which returns them.",
+            )
+        for at, name in enumerate(self.scores.keep):
+            if name not in known:
+                raise self.unknown_name_error(["scores", "keep", at], name, known, f"a column of '{dataset.name}'")
 
     def views(self, tree: "ComponentTree") -> list[FeatureViewSettings]:
         """Return the settings of the declared views in order, followed by the views that these take as inputs.
