@@ -70,7 +70,8 @@ def serving_processes(home: Home) -> ProcessPlan:
     """Return the plan of the demo: gateway and services only, on a free port, with a separate run folder."""
     plan = _process_plan(home, free_port(), [])
     run = home.run / "demo"
-    return plan.model_copy(update={"run": run, "logs": home.logs / "demo", "processes": [_rollout_guard(run)]})
+    other = {"run": run, "logs": home.logs / "demo", "processes": [_rollout_guard(run)], "streams": False}
+    return plan.model_copy(update=other)
 
 
 def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec]) -> ProcessPlan:

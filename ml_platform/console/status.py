@@ -37,6 +37,7 @@ def status(home: Home) -> dict[str, Any]:
 
     The models are those with a declaration, a promotion or a desired state. ``champion`` is None before the first
     promotion; ``endpoint`` is None while the services are down. ``waiting`` are the candidates on HOLD.
+    ``streams`` has one line for each stream whose requests the endpoint answers.
     ``not_loaded`` has the errors of each domain that does not load. ``orphans`` names what the home serves or stores
     without a declaration, with the verb that ends it.
     """
@@ -52,6 +53,7 @@ def status(home: Home) -> dict[str, Any]:
     from ml_platform.registry.waiting import waiting_candidates
     from ml_platform.serving.desired_state import all_desired_states
     from ml_platform.serving.serving_status import read_serving_status
+    from ml_platform.serving.streams.stream_status import stream_lines
     from ml_platform.steps.domain_removal import remember_domains
     from ml_platform.steps.orphans import orphans
     from resources.state import open_state
@@ -59,7 +61,7 @@ def status(home: Home) -> dict[str, Any]:
     store = open_state(home)
     audit, stored = AuditLog(store), all_desired_states(store)
     desired = stored.readable
-    serving = read_serving_status(home.run / "status.json")
+    serving, streams = read_serving_status(home.run / "status.json"), stream_lines(store, home.run)
     project = read_project(PROJECT_ROOT)
     remember_domains(store, declared_domains(project))
     maximum_looks = {each.name: each.maximum_looks for each in project.components(Model)}
@@ -88,6 +90,7 @@ def status(home: Home) -> dict[str, Any]:
                 **({"problem": str(stored.unreadable[name])} if name in stored.unreadable else {}),
             },
             "endpoint": served.endpoint if served else None,
+            "streams": streams.get(name, []),
             "waiting": [
                 _waiting_values(each, maximum_looks[name])
                 for each in (waiting_candidates(audit, name, maximum_looks[name]) if name in declared else ())
@@ -178,6 +181,8 @@ def _model_table(model: dict[str, Any]) -> Table:
     ]
     lines["serving"] = f"{', '.join(shares)}; generation {serving['generation']}" if shares else "no version yet"
     lines["endpoint"] = model["endpoint"] or "not running; start it with `ml-platform up`"
+    if model.get("streams"):
+        lines["streams"] = "\n".join(model["streams"])
     if model.get("waiting"):
         lines["on hold"] = "; ".join(each["text"] for each in model["waiting"])
     if "problem" in serving:

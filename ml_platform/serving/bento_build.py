@@ -205,8 +205,8 @@ def _is_built(bento: Path, digest: str, keys: SigningKeys | None) -> bool:
 
 def _marks(signed: bool, serving: ServingSettings | None) -> dict[str, Any]:
     """Return what `package.json` says besides the model; nothing for defaults, so that those change no bento."""
-    declared = {} if serving is None or serving.is_default else {"serving": serving.model_dump()}
-    return {**({SIGNED: True} if signed else {}), **declared}
+    declared = {} if serving is None else serving.of_version
+    return {**({SIGNED: True} if signed else {}), **({"serving": declared} if declared else {})}
 
 
 def _stage(

@@ -1,7 +1,8 @@
 """Stops the processes of a run in the order in which no accepted request is cut.
 
-First the reconciler, so that nothing changes any more; then the gateway, after the requests that it has accepted; then
-the services, which write their prediction logs; then all others. The process manager alone would stop all at once.
+First the reconciler, so that nothing changes any more; then the consumer of streams, which asks the gateway; then the
+gateway, after the requests that it has accepted; then the services, which write their prediction logs; then all others.
+The process manager alone would stop all at once.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Any
 from ml_platform.serving.gateway_process import drain_gateway
 from ml_platform.serving.marked_processes import GATEWAY, SERVICE_PREFIX, processes_of, signal_process
 
-RECONCILER = "reconciler"
+RECONCILER, STREAMS = "reconciler", "streams"
 REPEAT_SECONDS = 0.5
 """Time within which a second signal is the first one again, as one Ctrl-C may reach a process on two ways."""
 
@@ -56,6 +57,7 @@ class OrderedStop:
         if self._arbiter.ctrl.caller is not None:
             self._arbiter.ctrl.caller.stop()
         await self._stop_watchers({RECONCILER})
+        await self._stop_watchers({STREAMS})
         await asyncio.to_thread(drain_gateway, self._gateway, self._drain_seconds)
         await self._stop_watchers({GATEWAY})
         names = {watcher.name for watcher in self._arbiter.iter_watchers()}

@@ -45,6 +45,7 @@ from ml_platform.serving.ordered_stop import RECONCILER, OrderedStop
 from ml_platform.serving.serving_settings import BentoSettings
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.serving.startup_status import ManagedProcess, StartupReporter
+from ml_platform.serving.streams.stream_status import STATUS_FILE as STREAMS_FILE
 from ml_platform.serving.takeover import APPLIED_FILE, EarlierRun, listening_ports
 from ml_platform.state.store import StateStore
 
@@ -112,6 +113,7 @@ class ProcessPlan(BaseModel):
     certificate: Path | None = Field(default=None, description="PEM file of the gateway's certificate; None: no TLS.")
     private_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
     workers: int = Field(default=1, ge=1, description="Threads of the gateway that answer requests.")
+    streams: bool = Field(default=True, description="Whether declared streams are consumed.")
     processes: list[ProcessSpec] = Field(
         default_factory=list, description="Processes besides gateway, reconciler and services."
     )
@@ -277,7 +279,7 @@ def _remove_run_files(plan: ProcessPlan) -> None:
 
     So new services do not take the ports of those of an earlier run, which still serve.
     """
-    stale = [plan.status_file, plan.run / UP_FILE, *plan.run.glob("*.port")]
+    stale = [plan.status_file, plan.run / UP_FILE, plan.run / STREAMS_FILE, *plan.run.glob("*.port")]
     for file in stale:
         file.unlink(missing_ok=True)
 

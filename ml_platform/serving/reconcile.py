@@ -6,6 +6,8 @@ continues:
 1. Start the missing services: of the versions that answer, of those that are kept ready, and that of the constants.
 2. When all services of a model are ready, write their clusters for the gateway, then the routes of the model.
 3. When no route names a service and no request is in flight there, remove its cluster and stop it.
+
+It also runs the consumer of streams while a rollout has declared any.
 """
 
 import json
@@ -43,11 +45,15 @@ from ml_platform.serving.gateway import (
 )
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.marked_processes import PROCESS_VARIABLE, SERVICE_PREFIX
+from ml_platform.serving.ordered_stop import STREAMS
 from ml_platform.serving.processes import STOP_SECONDS, ProcessPlan
 from ml_platform.serving.service_hosts import ServiceHosts
 from ml_platform.serving.serving_settings import BentoSettings, Constant
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
 from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
+from ml_platform.serving.streams.consumer_process import StreamPlan
+from ml_platform.serving.streams.declared_streams import stored_streams
+from ml_platform.serving.streams.stream_status import STATUS_FILE as STREAMS_FILE
 from ml_platform.serving.takeover import APPLIED_FILE, applied_states
 
 logger = logging.getLogger("reconcile")
@@ -78,6 +84,7 @@ class Reconciler:
         self._models: set[str] = {ANY_MODEL}
         self._settings_of = BentoSettings(plan.bentos)
         self._waiting_since: dict[str, float] = {}
+        self._has_streams: bool | None = None
 
     def run(self) -> None:
         """Run passes until ``stopping`` is set."""
@@ -115,6 +122,7 @@ class Reconciler:
         self._stop_unused(running - kept, kept)
         status = self._status(target, [*problems, *sorted(_services_of(desired).keys() - ready.keys())])
         write_serving_status(self.plan.status_file, status)
+        self._run_streams()
         return status
 
     def _can_answer(
@@ -147,6 +155,41 @@ class Reconciler:
     @property
     def _constants_file(self) -> Path:
         return self.plan.run / CONSTANTS_FILE
+
+    def _run_streams(self) -> None:
+        """Run the consumer of streams exactly while one is declared; without the state store, change nothing."""
+        try:
+            declared = self.plan.streams and bool(stored_streams(self._state))
+        except PlatformError:
+            return
+        if declared == self._has_streams:
+            return
+        runs = STREAMS in self._manager.send_message("list")["watchers"]
+        if declared and not runs:
+            plan = StreamPlan(
+                run=self.plan.run,
+                log=self.plan.logs / f"{STREAMS}.log",
+                state=self.plan.state,
+                gateway=self.plan.gateway.url,
+                certificate=self.plan.certificate,
+            )
+            self._manager.send_message(
+                "add",
+                name=STREAMS,
+                cmd=sys.executable,
+                args=["-m", "ml_platform.serving.streams.consumer_process", plan.model_dump_json()],
+                options={
+                    "env": {**os.environ, PROCESS_VARIABLE: STREAMS},
+                    "graceful_timeout": STOP_SECONDS - 5,
+                    "stop_children": True,
+                },
+                start=True,
+            )
+            logger.info("started the consumer of streams")
+        if runs and not declared:
+            self._manager.send_message("rm", name=STREAMS, waiting=True)
+            (self.plan.run / STREAMS_FILE).unlink(missing_ok=True)
+        self._has_streams = declared
 
     def _read_desired_states(self) -> tuple[dict[str, DesiredState], set[str], list[str]]:
         """Return the desired states, the models whose state cannot be read, and what is wrong.

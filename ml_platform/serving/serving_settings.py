@@ -1,14 +1,16 @@
-"""The attribute `serving` of a model: the process that its versions run in, and how long a request may take."""
+"""The attribute `serving` of a model: the process of its versions, its time limit, and the streams that it answers."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from ml_platform.data.settings import Settings
+from ml_platform.errors import listed
 from ml_platform.serving.desired_state import ServedVersion
+from ml_platform.serving.streams.kinds import DeclaredStream
 
 MAX_TIMEOUT_SECONDS = 60
 """A gateway that is replaced waits a little longer than this for the answers under way."""
@@ -23,7 +25,10 @@ class Constant(Settings):
 
 
 class ServingSettings(Settings):
-    """How the versions of a model run. A bento carries them, so a change takes effect with the next bento."""
+    """How the versions of a model run. A bento carries them, so a change takes effect with the next bento.
+
+    The streams belong to the endpoint instead, and take effect with the next rollout.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +50,9 @@ class ServingSettings(Settings):
         description="Time after which the gateway answers a request with 504, which counts as an error of the version "
         "that did not answer. Requests of lines are answered as long as answers come.",
     )
+    streams: tuple[DeclaredStream, ...] = Field(
+        default=(), description="Streams whose requests the endpoint answers while the platform runs."
+    )
 
     fallback: Literal["unavailable", "previous"] | Constant = Field(
         default="unavailable",
@@ -54,8 +62,25 @@ class ServingSettings(Settings):
     )
 
     @property
-    def is_default(self) -> bool:
-        return self == ServingSettings()
+    def of_version(self) -> dict[str, Any]:
+        """The settings that a bento carries; empty for the defaults."""
+        declared = self.model_dump(exclude={"streams"})
+        return {} if declared == ServingSettings().model_dump(exclude={"streams"}) else declared
+
+    @model_validator(mode="after")
+    def _streams_fit(self) -> Self:
+        """Two consumers of one name would share the requests, and each answer a part of them."""
+        found = [each.consumer for each in self.streams]
+        twice = sorted({name for name in found if found.count(name) > 1})
+        if twice:
+            raise ValueError(f"streams: the consumer {listed(twice)} is declared twice; each stream needs its own")
+        for each in self.streams:
+            if each.timeout_seconds <= self.timeout_seconds:
+                raise ValueError(
+                    f"streams: timeout_seconds of '{each.requests}', {each.timeout_seconds:g}, is not above that of the "
+                    f"endpoint, {self.timeout_seconds:g}: a request that hangs would be repeated for ever"
+                )
+        return self
 
 
 SettingsOf = Callable[[ServedVersion], ServingSettings]

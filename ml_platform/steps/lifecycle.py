@@ -18,6 +18,7 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import current_champion
 from ml_platform.registry.missing_champion import retire_champion
 from ml_platform.serving.desired_state import DesiredState, all_desired_states, change_desired_state
+from ml_platform.serving.streams.declared_streams import store_streams
 from ml_platform.state.cursors import cursors_below, delete_cursors
 from ml_platform.state.schema import contract_results, landed_files
 from ml_platform.state.store import StateStore
@@ -171,6 +172,7 @@ def _end_service(model: str, stores: PlatformStores, decision: LifecycleDecision
             lambda current: DesiredState(generation=current.generation),
             replace_unreadable=True,
         )
+        store_streams(stores.state, model, [])
         facts = {"model": model, "reason": decision.reason, "generation": empty.generation}
         stores.audit.append(MODEL_RETIRED, actor=decision.by, at=decision.at, facts=facts)
 

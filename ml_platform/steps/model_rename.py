@@ -19,6 +19,7 @@ from ml_platform.registry.open_waits import WAITING_AREA
 from ml_platform.registry.promotion import CHALLENGER_KIND, reconcile
 from ml_platform.registry.verdict_record import VERDICT_KIND
 from ml_platform.serving.desired_state import ROLES, change_desired_state, read_desired_state
+from ml_platform.serving.streams.declared_streams import rename_streams
 from ml_platform.serving.verified_bentos import verified_bento_of
 from ml_platform.state.cursors import cursors_below, delete_cursors, write_cursor
 from ml_platform.state.schema import joined_labels, lake_pins, performance_periods, prediction_days, verdicts
@@ -236,6 +237,7 @@ def _roll_out(old: str, new: str, stores: PlatformStores, decision: LifecycleDec
             replace_unreadable=True,
         )
         change_desired_state(stores.state, old, lambda current: current.model_copy(update=deprecated))
+        rename_streams(stores.state, old, new)
         record_rollout(stores.audit, new, desired, by=decision.by, at=decision.at)
 
 

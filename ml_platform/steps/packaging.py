@@ -4,7 +4,7 @@ The way back is in :mod:`ml_platform.steps.rollback`.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +33,8 @@ from ml_platform.serving.desired_state import (
 )
 from ml_platform.serving.load_profile import LoadTestResult, LoadTestSettings
 from ml_platform.serving.rollout_settings import RolloutSettings
+from ml_platform.serving.streams.declared_streams import store_streams
+from ml_platform.serving.streams.message_stream import MessageStream
 from ml_platform.serving.verified_bentos import find_verified_bento, record_verified_bento
 from ml_platform.steps.contract_check import (
     ContractComparison,
@@ -176,6 +178,7 @@ def roll_out_champion(
     settings: RolloutSettings | None = None,
     contract: ContractSettings | None = None,
     load_test: LoadTestSettings | None = None,
+    streams: Sequence[MessageStream] | None = None,
 ) -> DesiredState:
     """Make the champion's verified bento the stable one and return the desired state.
 
@@ -185,7 +188,7 @@ def roll_out_champion(
     (:class:`~ml_platform.serving.contract_changes.IncompatibleContractError`), unless the change is intended; that is
     recorded. With ``load_test``, a bento that did not pass it is refused
     (:class:`~ml_platform.steps.load_evidence.LoadTestError`). A rollback asks for neither, because the version has
-    served.
+    served. ``streams`` replace those whose requests the endpoint answers; None: they stay.
 
     A change is recorded in the audit log, in the same transaction. The desired state does not change when this bento is
     stable already, and an unreadable one is replaced. Nothing is built: the rollout uses exactly the bento that was
@@ -207,6 +210,8 @@ def roll_out_champion(
         require_current_champion(stores.audit, name, decided)
         before = desired_generation(stores.state, name)
         desired = roll_out(stores.state, name, served, settings, by=by, at=at)
+        if streams is not None:
+            store_streams(stores.state, name, streams)
         if contract is not None and found is not None and desired.generation != before:
             record_intended_changes(name, served.version, found, stores, contract, by=by, at=at)
     return desired

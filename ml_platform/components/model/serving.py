@@ -160,6 +160,7 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
             settings=model.declared.rollout,
             contract=model.declared.contract,
             load_test=model.declared.load_test,
+            streams=model.declared.serving.streams,
         )
         return dg.MaterializeResult(
             metadata={

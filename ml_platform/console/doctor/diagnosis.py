@@ -25,6 +25,7 @@ CHECKS: Mapping[str, Callable[[Subject], Finding]] = {
     "tracking": home_state.tracking_store,
     "audit log": home_state.audit_log,
     "desired states": home_state.desired_states,
+    "streams": home_state.streams,
     "tables": home_state.lake_tables,
     "orphans": home_state.undeclared,
 }

@@ -174,6 +174,30 @@ def desired_states(subject: Subject) -> Finding:
     return ok(f"{models} readable, all bentos exist" if models else "no rollout yet")
 
 
+def streams(subject: Subject) -> Finding:
+    """Check that the streams whose requests the endpoints answer are consumed, while the platform runs."""
+    from ml_platform.serving.streams.declared_streams import stored_streams
+    from ml_platform.serving.streams.stream_status import read_stream_status
+
+    with opened_state(subject) as state:
+        declared = stored_streams(state) if state is not None else {}
+    count = sum(map(len, declared.values()))
+    if not declared:
+        return ok("no model answers a stream")
+    if not (subject.home.run / "status.json").exists():
+        return ok(f"{count} declared; the platform does not run")
+    found = read_stream_status(subject.home.run, subject.now.timestamp())
+    if found is None:
+        return warning(
+            f"{count} declared, and their consumer does not run",
+            f"Read its log: {subject.home.logs / 'streams.log'}.",
+        )
+    problems = [f"{model}: {each.text}" for model, each_of in found.items() for each in each_of if each.problem]
+    if problems:
+        return warning(capped(problems), "Correct the cause; the consumer tries again by itself.")
+    return ok(f"{count} consumed")
+
+
 def undeclared(subject: Subject) -> Finding:
     """Check that everything that the home serves and stores has a declaration."""
     from ml_platform.steps.orphans import DeclaredNames, orphans
