@@ -13,6 +13,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -30,6 +31,9 @@ from ml_platform.console.doctor.finding import Finding, Subject, failed, ok, war
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.serving.marked_processes import RUN_VARIABLE
+from ml_platform.serving.streams.declared_streams import CURSOR_PREFIX
+from ml_platform.serving.streams.stream_status import StreamStatus, write_stream_status
+from ml_platform.state.cursors import write_cursor
 from ml_platform.state.schema import desired_states
 from ml_platform.training import resource_usage
 from ml_platform_tests.components.project_loading import PROJECT_FILE
@@ -396,6 +400,24 @@ def test_changed_audit_log_fails(subject: Subject) -> None:
         connection.execute(sa.text("UPDATE audit_records SET actor = 'eve' WHERE sequence = 1"))
     found = home_state.audit_log(subject)
     assert (found.state, "record 1" in found.found) == ("failed", True)
+
+
+def test_stream_that_is_not_consumed_while_the_platform_runs_warns(subject: Subject) -> None:
+    assert home_state.streams(subject) == ok("no model answers a stream")
+    write_cursor(open_state(subject.home), f"{CURSOR_PREFIX}trips", [{"requests": "trips.requests"}])
+    assert home_state.streams(subject) == ok("1 declared; the platform does not run")
+    subject.home.run.mkdir()
+    (subject.home.run / "status.json").touch()
+    assert home_state.streams(subject).found == "1 declared, and their consumer does not run"
+    running = replace(subject, now=datetime.now(UTC))
+    status = StreamStatus(stream="trips.requests", state="consuming", waiting=2)
+    write_stream_status(subject.home.run, {"trips": [status]})
+    assert home_state.streams(running) == ok("1 consumed")
+    away = status.model_copy(update={"state": "away", "problem": "no server"})
+    write_stream_status(subject.home.run, {"trips": [away]})
+    found = home_state.streams(running)
+    text = "trips: trips.requests: no server (2 waiting, 0 in flight, 0 answered)"
+    assert (found.state, found.found) == ("warning", text)
 
 
 def test_unreadable_desired_state_and_missing_bento_fail(subject: Subject) -> None:

@@ -20,7 +20,8 @@ def test_approval_is_listed_with_its_decision_reason_and_person(tmp_path: Path) 
     facts = {"model": "late", "version": 3, "word": "approve", "reason": "stable in summer", "evidence": "ab12"}
     AuditLog(open_state(home)).append(APPROVAL_KIND, actor="ada", at=datetime(2024, 5, 1, 12, tzinfo=UTC), facts=facts)
     output = StringIO()
-    models = {"late": {"champion": None, "serving": UNSERVED, "endpoint": None}}
+    streams = ["trips.requests: 3 waiting", "more: 0 waiting"]
+    models = {"late": {"champion": None, "serving": UNSERVED, "endpoint": None, "streams": streams}}
 
     show({"data_clock": None, "models": models}, last_decisions(home), Console(file=output, width=80))
 
@@ -31,6 +32,8 @@ def test_approval_is_listed_with_its_decision_reason_and_person(tmp_path: Path) 
         "  champion  none yet",
         "  serving   no version yet",
         "  endpoint  not running; start it with `ml-platform up`",
+        "  streams   trips.requests: 3 waiting",
+        "            more: 0 waiting",
         "",
         "Last decisions",
         "  2024-05-01 12:00:00Z  late version 3: approve",

@@ -23,6 +23,8 @@ from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.processes import ProcessPlan
 from ml_platform.serving.reconcile import FALLBACK_SECONDS, Reconciler
 from ml_platform.serving.service_hosts import HOSTS_FOLDER
+from ml_platform.serving.streams.declared_streams import CURSOR_PREFIX
+from ml_platform.state.cursors import delete_cursors, write_cursor
 from ml_platform.state.schema import desired_states
 
 ONE, TWO = (ServedVersion(version=number, bento=f"bentos/{number}-abc") for number in ("1", "2"))
@@ -90,17 +92,21 @@ class ProcessManager:
     def __init__(self, run: Path, port: int) -> None:
         self.run, self.port = run, port
         self.services: list[str] = []
+        self.others: list[str] = []
         self.slow: set[str] = set()
 
     def send_message(self, command: str, **properties: Any) -> dict[str, Any]:
-        name = str(properties.get("name", "")).removeprefix("service.")
-        if command == "add":
+        watcher = str(properties.get("name", ""))
+        name = watcher.removeprefix("service.")
+        if command in ("add", "rm") and name == watcher:
+            self.others = [*self.others, name] if command == "add" else [each for each in self.others if each != name]
+        elif command == "add":
             self.services.append(name)
             if name not in self.slow:
                 self.finish_start(name)
-        if command == "rm":
+        elif command == "rm":
             self.services.remove(name)
-        return {"watchers": ["gateway", "reconciler", *(f"service.{each}" for each in self.services)]}
+        return {"watchers": ["gateway", "reconciler", *self.others, *(f"service.{each}" for each in self.services)]}
 
     def finish_start(self, name: str) -> None:
         (self.run / f"{name}.port").write_text(str(self.port))
@@ -171,6 +177,20 @@ def test_desired_service_starts_and_is_routed_to(serving: Serving) -> None:
     status = serving.reconciler.step()
     assert (status.models["toy"].stable, status.models["toy"].generation, status.waiting) == ("1", 1, [])
     assert serving.manager.services == ["toy-1-abc"]
+
+
+def test_consumer_of_streams_runs_exactly_while_one_is_declared(serving: Serving) -> None:
+    serving.reconciler.step()
+    assert serving.manager.services == []
+    state = serving.plan.open_state()
+    write_cursor(state, f"{CURSOR_PREFIX}toy", [{"requests": "a"}])
+    serving.reconciler.step()
+    assert serving.manager.others == ["streams"]
+    serving.restarted().step()
+    assert serving.manager.others == ["streams"]
+    delete_cursors(state, [f"{CURSOR_PREFIX}toy"])
+    serving.reconciler.step()
+    assert serving.manager.others == []
 
 
 def test_routes_change_only_when_all_services_of_the_new_state_are_ready(serving: Serving) -> None:

@@ -13,6 +13,8 @@ from ml_platform.data.contract_record import published_files, record_passed
 from ml_platform.registry.approvals import ApprovalError
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import ServedVersion, change_desired_state, read_desired_state, with_stable
+from ml_platform.serving.streams.declared_streams import store_streams, stored_streams
+from ml_platform.serving.streams.nats_stream import NatsStream
 from ml_platform.state.cursors import read_cursor, write_cursor
 from ml_platform.steps.lifecycle import (
     LifecycleDecision,
@@ -62,9 +64,12 @@ def test_deleted_declarations_are_named_with_the_verb_that_ends_them(stores: Pla
 
 
 def test_retired_model_is_served_no_more_and_the_record_says_why(stores: PlatformStores) -> None:
+    stream = NatsStream(server="nats://127.0.0.1:4222", requests="a", results="b", dead_letters="c", consumer="late")
+    store_streams(stores.state, "late", [stream])
     (step,) = retirement_of_model("late", stores, DECISION)
     step.run()
 
+    assert stored_streams(stores.state) == {}
     assert read_desired_state(stores.state, "late").served_versions == []
     (record,) = stores.audit.records("model_retired")
     assert (record.actor, record.facts["model"], record.facts["reason"]) == ("ada", "late", "replaced")

@@ -31,6 +31,8 @@ from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_
 from ml_platform.serving.load_profile import LoadTestResult, LoadTestSettings
 from ml_platform.serving.rollout import read_rollout
 from ml_platform.serving.rollout_settings import RolloutSettings
+from ml_platform.serving.serving_settings import ServingSettings
+from ml_platform.serving.streams.declared_streams import stored_streams
 from ml_platform.serving.verified_bentos import verified_bento_of
 from ml_platform.steps.load_evidence import LoadTestError
 from ml_platform.steps.platform_stores import PlatformStores
@@ -221,12 +223,19 @@ def bento_folder(platform: PlatformFixture, bento: dict[str, Any]) -> str:
     return str(bento["path"]).removeprefix("bentos/")
 
 
-def test_change_of_the_desired_state_is_recorded_with_it(platform: PlatformFixture, bento: dict[str, Any]) -> None:
+def test_change_of_the_desired_state_is_recorded_with_it_and_streams_are_those_declared(
+    platform: PlatformFixture, bento: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = ServedVersion(version="7", bento="elsewhere")
     state, before = open_state(platform.home), platform.desired_state.generation
     swap_desired_state(state, "toy", DesiredState(stable=other, weights={"stable": 100}), before)
-    platform.materialize("rollout")
-    platform.materialize("rollout")  # changes nothing
+    stream = {"server": "$NATS_URL", "requests": "a", "results": "b", "dead_letters": "c", "consumer": "toy"}
+    with monkeypatch.context() as declared:
+        declared.setattr(platform.model.declared, "serving", ServingSettings.model_validate({"streams": [stream]}))
+        platform.materialize("rollout")
+    assert stored_streams(state)["toy"][0].items() >= stream.items()
+    platform.materialize("rollout")  # changes no version
+    assert stored_streams(state) == {}
     recorded = AuditLog(state).records("rollout", "toy")
     assert recorded[-1].actor == "toy/rollout"
     assert recorded[-1].facts == {
