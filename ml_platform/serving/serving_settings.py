@@ -77,8 +77,8 @@ class ServingSettings(Settings):
         for each in self.streams:
             if each.timeout_seconds <= self.timeout_seconds:
                 raise ValueError(
-                    f"streams: timeout_seconds of '{each.requests}', {each.timeout_seconds:g}, is not above that of the "
-                    f"endpoint, {self.timeout_seconds:g}: a request that hangs would be repeated for ever"
+                    f"streams: timeout_seconds of '{each.requests}', {each.timeout_seconds:g}, is not above that of "
+                    f"the endpoint, {self.timeout_seconds:g}: a request that hangs would be repeated for ever"
                 )
         return self
 

@@ -34,7 +34,7 @@ _STREAM: TypeAdapter[MessageStream] = TypeAdapter(DeclaredStream)
 
 
 class StreamPlan(BaseModel):
-    """What the consumer process of a home needs."""
+    """Folder, store and gateway of the home whose streams the process consumes."""
 
     model_config = ConfigDict(extra="forbid")
 

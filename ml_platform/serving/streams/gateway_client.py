@@ -28,7 +28,7 @@ _MAX_ERROR_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request.
+    """The result of a request.
 
     ``answered`` has the answer in ``body``, ``refused`` the error. ``failed`` is an error of the service on this
     request, and ``busy`` says that nobody answers now; ``retry_seconds`` is the time that the gateway named.

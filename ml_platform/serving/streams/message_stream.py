@@ -33,7 +33,7 @@ class StreamAwayError(StreamError):
 
 @dataclass(frozen=True)
 class Backlog:
-    """What a stream holds: requests that ``wait``, and refused requests; None where the stream does not count them."""
+    """Requests that wait in a stream, and refused ones; None where the stream does not count them."""
 
     waiting: int | None
     dead_letters: int | None

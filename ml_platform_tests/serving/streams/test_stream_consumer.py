@@ -398,7 +398,9 @@ def test_declaration_that_cannot_work_is_refused(settings: dict[str, Any], messa
 
 
 def test_two_streams_of_one_consumer_are_refused_and_a_bento_does_not_carry_streams() -> None:
-    declared = stream("nats://127.0.0.1:4222").model_dump()
+    declared = stream("nats://127.0.0.1:4222", ack_seconds=60, timeout_seconds=11).model_dump()
     with pytest.raises(ValidationError, match="the consumer 'toy' is declared twice"):
         ServingSettings.model_validate({"streams": [declared, declared]})
     assert ServingSettings.model_validate({"streams": [declared]}).of_version == {}
+    with pytest.raises(ValidationError, match="11, is not above that of the endpoint, 20"):
+        ServingSettings.model_validate({"streams": [declared], "timeout_seconds": 20})
