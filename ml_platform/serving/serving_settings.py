@@ -42,7 +42,6 @@ class ServingSettings(Settings):
         description="Whether the model stays loaded. false, with isolation shared: it may be unloaded when "
         "ML_PLATFORM_MAX_LOADED others are in use, and its next request loads it again.",
     )
-
     timeout_seconds: float = Field(
         default=10,
         ge=0.1,
@@ -53,7 +52,6 @@ class ServingSettings(Settings):
     streams: tuple[DeclaredStream, ...] = Field(
         default=(), description="Streams whose requests the endpoint answers while the platform runs."
     )
-
     fallback: Literal["unavailable", "previous"] | Constant = Field(
         default="unavailable",
         description="Answer while no version that should answer is healthy. unavailable: 503 with Retry-After; "

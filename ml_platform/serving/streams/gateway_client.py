@@ -137,10 +137,16 @@ def _outcome(answer: "httpx.Response") -> Outcome:
 
 
 def _with_prediction_ids(answer: "httpx.Response") -> bytes:
-    """Return the answer of the endpoint with the ``prediction_id`` of each row, as the prediction log has them."""
+    """Return the answer of the endpoint with the ``prediction_id`` of each row, as the prediction log has them.
+
+    A constant answer in place of a model is not logged and has none.
+    """
     from bento.prediction_id import row_prediction_id
 
-    value, first = answer.json(), answer.headers["x-prediction-id"]
+    first = answer.headers.get("x-prediction-id")
+    if first is None:
+        return answer.content
+    value = answer.json()
     for row, prediction in enumerate(value["predictions"]):
         prediction["prediction_id"] = row_prediction_id(first, row)
     return orjson.dumps(value)
