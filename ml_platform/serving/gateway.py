@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_platform.data.atomic import write_json
+from ml_platform.serving.bridge_settings import MAX_MESSAGE_BYTES, REST_LISTENER, REST_SOCKET
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
 from ml_platform.serving.gateway_access import (
     CLIENT_HEADER,
@@ -25,6 +26,7 @@ from ml_platform.serving.gateway_access import (
 )
 from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.gateway_errors import REQUEST_ID, error_responses
+from ml_platform.serving.gateway_grpc import bridge_cluster, grpc_routes
 from ml_platform.serving.open_inference import PREFIX
 from ml_platform.serving.openapi import NDJSON
 from ml_platform.serving.serving_settings import MAX_TIMEOUT_SECONDS, Constant, SettingsOf, default_settings
@@ -34,7 +36,7 @@ ACCESS_LOG_FILE = "access.jsonl"
 ROUTES_NAME = "models"
 ROLE_HEADER = "x-ml-platform-role"
 
-MAX_BODY_BYTES = 8 * 2**20
+MAX_BODY_BYTES = MAX_MESSAGE_BYTES
 RECEIVE_SECONDS = 15
 CONNECT_SECONDS = 1
 
@@ -76,7 +78,7 @@ class Gateway:
     """Address that the gateway listens on, the folder of its files, and how it is reached.
 
     With ``keys``, every request for a model needs the key of a client; with ``tls``, it listens for HTTPS only.
-    ``workers`` are its threads that answer requests.
+    ``workers`` are its threads that answer requests; with ``grpc``, it passes gRPC calls to the bridge.
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class Gateway:
     keys: bool = False
     tls: bool = False
     workers: int = 1
+    grpc: bool = False
 
     @property
     def url(self) -> str:
@@ -140,17 +143,28 @@ class Gateway:
         access_log.chmod(0o600)
         write_json(self.folder / BOOTSTRAP_FILE, _bootstrap(self))
         # An Envoy of an earlier run reads them too: no route may name a cluster that has left.
-        hosts = self.allowed_hosts
-        write_routes(
-            self.folder,
-            serving or {},
-            version="0",
-            allowed_hosts=hosts,
-            starting=starting,
-            settings_of=settings_of,
-        )
+        self.write_routes(serving or {}, version="0", starting=starting, settings_of=settings_of)
         kept = [each for each in _stored_clusters(self.folder) if each["name"] in clusters]
         write_json(self.folder / CLUSTERS_FILE, {"version_info": "0", "resources": kept})
+
+    def write_routes(
+        self,
+        desired: Mapping[str, DesiredState],
+        *,
+        version: str,
+        starting: Collection[str] = (),
+        settings_of: SettingsOf = default_settings,
+    ) -> None:
+        """Replace the routes by those of ``desired``, as :func:`write_routes` does."""
+        write_routes(
+            self.folder,
+            desired,
+            version=version,
+            allowed_hosts=self.allowed_hosts,
+            starting=starting,
+            settings_of=settings_of,
+            grpc=self.grpc,
+        )
 
 
 def cluster_name(model: str, served: ServedVersion) -> str:
@@ -229,14 +243,15 @@ def write_routes(
     allowed_hosts: Sequence[str],
     starting: Collection[str] = (),
     settings_of: SettingsOf = default_settings,
+    grpc: bool = False,
 ) -> None:
     """Replace the routes by the routes of ``desired`` (model → desired state) for requests to ``allowed_hosts``.
 
     The models ``starting`` have no route yet: their requests are answered with 503, so that clients try again. With
     :data:`ANY_MODEL` among them, this is so for every model without a route. ``settings_of`` returns the settings of a
-    version.
+    version. With ``grpc``, calls go to the bridge.
     """
-    resources = [_routes(desired, version, allowed_hosts, starting, settings_of)]
+    resources = [_routes(desired, version, allowed_hosts, starting, settings_of, grpc)]
     write_json(folder / ROUTES_FILE, {"version_info": version, "resources": resources})
 
 
@@ -246,11 +261,13 @@ def _routes(
     allowed_hosts: Sequence[str],
     starting: Collection[str],
     settings_of: SettingsOf,
+    grpc: bool,
 ) -> dict[str, Any]:
     routes = [_route(model, state, settings_of) for model, state in sorted(desired.items()) if state.served_versions]
     routes += [_starting_route(model) for model in sorted(set(starting) - desired.keys(), key=_any_model_last)]
     streams = [_stream_route(each) for each in routes if "route" in each]
     routes = [*streams, *routes, *(_open_inference_route(each) for each in routes)]
+    routes += grpc_routes() if grpc else []
     ready = {
         "match": {"path": "/ready"},
         "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}},
@@ -461,6 +478,10 @@ def _thresholds() -> dict[str, int]:
 
 def _bootstrap(gateway: Gateway) -> dict[str, Any]:
     folder = gateway.folder.resolve()
+    public = _listener("http", _address(gateway.host, gateway.port), _connection_manager(gateway, folder))
+    if gateway.tls:
+        public["filter_chains"][0]["transport_socket"] = tls_socket(folder)
+    rest = {"pipe": {"path": REST_SOCKET, "mode": 0o600}}
     return {
         "node": {"id": "gateway", "cluster": "ml-platform"},
         # Histograms show new values after a flush only, and the guard of rollouts compares durations.
@@ -470,23 +491,29 @@ def _bootstrap(gateway: Gateway) -> dict[str, Any]:
         "dynamic_resources": {"cds_config": from_file(folder / CLUSTERS_FILE)},
         "static_resources": {
             "listeners": [
-                {
-                    "name": "http",
-                    "address": _address(gateway.host, gateway.port),
-                    "per_connection_buffer_limit_bytes": MAX_BODY_BYTES,
-                    "filter_chains": [
-                        {
-                            "filters": [_connection_manager(gateway, folder)],
-                            **({"transport_socket": tls_socket(folder)} if gateway.tls else {}),
-                        }
-                    ],
-                }
-            ]
+                {**public, "traffic_direction": "INBOUND"},
+                *(
+                    [_listener(REST_LISTENER, rest, _connection_manager(gateway, folder, of_bridge=True))]
+                    if gateway.grpc
+                    else []
+                ),
+            ],
+            "clusters": [bridge_cluster()] if gateway.grpc else [],
         },
     }
 
 
-def _connection_manager(gateway: Gateway, folder: Path) -> dict[str, Any]:
+def _listener(name: str, address: dict[str, Any], manager: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "address": address,
+        "per_connection_buffer_limit_bytes": MAX_BODY_BYTES,
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
+def _connection_manager(gateway: Gateway, folder: Path, *, of_bridge: bool = False) -> dict[str, Any]:
+    """Return the filter that answers HTTP for clients, or for the bridge, whose calls passed the limits."""
     router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_HTTP_FILTERS}.router.v3.Router"}}
     body_limit = {
         "name": "envoy.filters.http.buffer",
@@ -497,10 +524,14 @@ def _connection_manager(gateway: Gateway, folder: Path) -> dict[str, Any]:
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
             "@type": f"type.googleapis.com/{manager}",
-            "stat_prefix": "gateway",
+            "stat_prefix": REST_LISTENER if of_bridge else "gateway",
             "rds": {"route_config_name": ROUTES_NAME, "config_source": from_file(folder / ROUTES_FILE)},
             "early_header_mutation_extensions": [header_removal()],
-            "http_filters": [*(access_filters(folder) if gateway.keys else []), body_limit, router],
+            "http_filters": [
+                *(access_filters(folder, limits=not of_bridge) if gateway.keys else []),
+                body_limit,
+                router,
+            ],
             # The gateway is the first hop: headers that change retries of another Envoy have no effect.
             "use_remote_address": True,
             # The port says nothing about the host.

@@ -21,6 +21,7 @@ from typing import Any
 
 from ml_platform.data.atomic import write_json
 from ml_platform.serving.client_keys import Client, ClientKey
+from ml_platform.serving.inference_messages import SERVICE
 from ml_platform.serving.open_inference import PREFIX
 
 CLIENT_HEADER = "x-ml-platform-client"
@@ -70,10 +71,12 @@ function envoy_on_request(handle)
 end
 """
 
+_GRPC_PATTERN = SERVICE.replace(".", "%.")
 _NAME_CLIENT = f"""
 function envoy_on_request(handle)
   local headers = handle:headers()
   local client = keys[headers:get("{CLIENT_HEADER}")]
+  local key = string.match(headers:get("authorization") or "", "^Basic (.*)$")
   headers:remove("authorization")
   if client == nil then
     headers:remove("{CLIENT_HEADER}")
@@ -82,8 +85,11 @@ function envoy_on_request(handle)
   end
   headers:replace("{CLIENT_HEADER}", client.name)
   headers:replace("{CONCURRENCY_HEADER}", client.concurrency)
-  if client.models ~= nil then
-    local path = headers:get(":path") or ""
+  local path = headers:get(":path") or ""
+  if string.match(path, "^/{_GRPC_PATTERN}/%a+$") then
+    -- The bridge asks for the model with this key.
+    headers:add("{KEY_HEADER}", key)
+  elseif client.models ~= nil then
     local model = string.match(path, "^/v1/([^/?]+)/") or string.match(path, "^{PREFIX}/models/([^/?]+)")
     if model == nil or not client.models[model] then
       handle:streamInfo():dynamicMetadata():set("{REFUSAL_METADATA}", "refusal", "{FOREIGN_MODEL}")
@@ -101,8 +107,11 @@ def header_removal() -> dict[str, Any]:
     return {"name": "own_headers", "typed_config": {"@type": kind, "mutations": mutations}}
 
 
-def access_filters(folder: Path) -> list[dict[str, Any]]:
-    """Return the filters of a gateway with keys; they read the files of :class:`AccessFiles` in ``folder``."""
+def access_filters(folder: Path, *, limits: bool = True) -> list[dict[str, Any]]:
+    """Return the filters of a gateway with keys; they read the files of :class:`AccessFiles` in ``folder``.
+
+    Without ``limits``, a request takes nothing from rate and quota. Each listener would have buckets of its own.
+    """
     first = {
         "name": "move_key",
         "typed_config": {"@type": f"{_FILTERS}.lua.v3.Lua", "default_source_code": {"inline_string": _MOVE_KEY}},
@@ -113,6 +122,7 @@ def access_filters(folder: Path) -> list[dict[str, Any]]:
             "config_discovery": {"config_source": from_file(folder / _file_name(name)), "type_urls": [kind]},
         }
         for name, kind in _KINDS.items()
+        if limits or name not in (RATES, QUOTAS)
     ]
     return [first, *discovered]
 
@@ -124,15 +134,20 @@ def without_key() -> dict[str, Any]:
 
 
 def request_counter() -> dict[str, Any]:
-    """Return the access log that counts the requests of each client by status; clients are known names only."""
+    """Return the access log that counts the requests of each client by status; clients are known names only.
+
+    A gRPC call counts by the request of the bridge, which has its status.
+    """
     tags = [
         {"name": "client", "value_format": f"%REQ({CLIENT_HEADER.upper()})%"},
         {"name": "code", "value_format": "%RESPONSE_CODE%"},
     ]
+    has_client = {"name": CLIENT_HEADER, "present_match": True}
+    no_call = {"name": ":path", "string_match": {"prefix": f"/{SERVICE}/"}, "invert_match": True}
     counter = {"stat": {"name": _REQUESTS, "tags": tags}, "value_fixed": 1}
     return {
         "name": "envoy.access_loggers.stats",
-        "filter": {"header_filter": {"header": {"name": CLIENT_HEADER, "present_match": True}}},
+        "filter": {"and_filter": {"filters": [{"header_filter": {"header": each}} for each in (has_client, no_call)]}},
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config",
             "stats_scope": {"prefix": _STATS_PREFIX},

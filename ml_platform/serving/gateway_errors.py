@@ -1,9 +1,13 @@
-"""Renders the gateway's own error responses, in the same form as the error responses of the services."""
+"""Renders the gateway's own error responses, in the same form as the error responses of the services.
+
+A gRPC call gets the text of the error, and the status of gRPC that the bridge gives for the same status of HTTP.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_platform.serving.gateway_access import FOREIGN_MODEL, KEY_HEADER, REFUSAL_METADATA
+from ml_platform.serving.grpc_status import GrpcStatus, grpc_status
 from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH
 
 REQUEST_ID = f"%REQ(X-REQUEST-ID):{MAX_REQUEST_ID_LENGTH}%"
@@ -27,6 +31,16 @@ def error_responses(max_body_bytes: int) -> list[dict[str, Any]]:
     used_up = _detail(f"header.{KEY_HEADER}", "a client below its limits", "one at its limit", "Wait, then try again.")
     key = "The request has no valid API key."
     return [
+        _grpc_mapper(401, f"{key} {_KEY_HINT}", headers=challenge),
+        _grpc_mapper(403),
+        _grpc_mapper(408),
+        _grpc_mapper(413, f"The message has more than {max_body_bytes} bytes."),
+        _grpc_mapper(429, too_many),
+        # Only unknown methods get it from the gateway; the bridge answers about models.
+        _grpc_mapper(404, grpc=GrpcStatus.UNIMPLEMENTED),
+        _grpc_mapper(503, headers={"retry-after": "1"}),
+        _grpc_mapper(504),
+        _grpc_mapper(400, comparison="GE"),
         _mapper(401, "key", key, details=[no_key], headers=challenge, only=_without_header("authorization")),
         _mapper(401, "key", key, details=[wrong_key], headers=challenge),
         _mapper(403, "model", details=[other_model], only=_with_refusal(FOREIGN_MODEL)),
@@ -71,6 +85,22 @@ def _mapper(
             "content_type": "application/json",
         },
     }
+
+
+def _grpc_mapper(
+    status: int,
+    message: str = _BODY,
+    *,
+    comparison: str = "EQ",
+    headers: Mapping[str, str] | None = None,
+    grpc: GrpcStatus | None = None,
+) -> dict[str, Any]:
+    """Return the mapper of replies of ``status`` to gRPC calls; Envoy's own choice of their status is coarser."""
+    code = grpc_status(status) if grpc is None else grpc
+    call = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
+    headers = {"grpc-status": str(int(code)), **(headers or {})}
+    mapper = _mapper(status, code.name, comparison=comparison, headers=headers, only=call)
+    return {**mapper, "body_format_override": {"text_format_source": {"inline_string": message}}}
 
 
 def _without_header(name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from ml_platform.serving.bridge_settings import REST_LISTENER
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.marked_processes import (
     GATEWAY,
@@ -102,7 +103,10 @@ def drain_gateway(folder: Path, seconds: float) -> None:
     pause = threading.Event()
     try:
         idle = _active(folder, "cx") == 0
-        query_gateway(folder, f"/drain_listeners{'' if idle else '?graceful'}", seconds=ADMIN_SECONDS, method="POST")
+        # The bridge still needs its listener for the calls under way.
+        options = [*([] if idle else ["graceful"]), *(["inboundonly"] if _has_rest_listener(folder) else [])]
+        path = "?".join(["/drain_listeners", *(["&".join(options)] if options else [])])
+        query_gateway(folder, path, seconds=ADMIN_SECONDS, method="POST")
         if not idle:
             pause.wait(DRAIN_SECONDS)
         # Two looks in a row: the counts of an older Envoy, which is about to end, arrive a moment later.
@@ -125,6 +129,12 @@ def _active(folder: Path, kind: str) -> int:
     """Return the number of active connections (``cx``) or requests (``rq``) of clients."""
     text = query_gateway(folder, f"/stats?filter=^http.gateway.downstream_{kind}_active$", seconds=ADMIN_SECONDS)
     return int(text.rpartition(":")[2]) if ":" in text else 0
+
+
+def _has_rest_listener(folder: Path) -> bool:
+    """Return whether the Envoy in ``folder`` answers a bridge for gRPC."""
+    listeners = query_gateway(folder, "/listeners", seconds=ADMIN_SECONDS).splitlines()
+    return any(line.startswith(f"{REST_LISTENER}::") for line in listeners)
 
 
 def _can_hand_over(running: dict[str, Any], envoy: str) -> bool:

@@ -16,8 +16,8 @@ RUN_VARIABLE = "ML_PLATFORM_RUN"
 PROCESS_VARIABLE = "ML_PLATFORM_PROCESS"
 """Environment variable with the name of the process in its run."""
 
-GATEWAY, SERVICE_PREFIX = "gateway", "service."
-"""Name of the gateway, and the prefix of the names of services."""
+GATEWAY, BRIDGE, SERVICE_PREFIX = "gateway", "grpc_bridge", "service."
+"""Names of the gateway and of its bridge for gRPC, and the prefix of the names of services."""
 
 
 def processes_of(run: Path) -> list[psutil.Process]:

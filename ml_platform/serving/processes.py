@@ -32,6 +32,7 @@ from ml_platform.serving.desired_state import all_desired_states
 from ml_platform.serving.gateway import ANY_MODEL, Gateway
 from ml_platform.serving.gateway_process import remove_restart_files
 from ml_platform.serving.marked_processes import (
+    BRIDGE,
     GATEWAY,
     PROCESS_VARIABLE,
     RUN_VARIABLE,
@@ -114,6 +115,7 @@ class ProcessPlan(BaseModel):
     private_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
     workers: int = Field(default=1, ge=1, description="Threads of the gateway that answer requests.")
     streams: bool = Field(default=True, description="Whether declared streams are consumed.")
+    grpc: bool = Field(default=False, description="Whether the gateway answers gRPC calls, by a bridge to REST.")
     processes: list[ProcessSpec] = Field(
         default_factory=list, description="Processes besides gateway, reconciler and services."
     )
@@ -121,7 +123,7 @@ class ProcessPlan(BaseModel):
     @property
     def gateway(self) -> Gateway:
         tls = self.certificate is not None
-        return Gateway(self.run / "gateway", self.gateway_port, self.host, self.keys, tls, self.workers)
+        return Gateway(self.run / "gateway", self.gateway_port, self.host, self.keys, tls, self.workers, self.grpc)
 
     @property
     def access(self) -> AccessPlan | None:
@@ -181,7 +183,7 @@ def _stop_earlier_run(plan: ProcessPlan, echo: Callable[[str], None]) -> Earlier
     serving_kinds = [
         each
         for each in processes_of(plan.run)
-        if (name := process_name(each)) == GATEWAY or name.startswith(SERVICE_PREFIX)
+        if (name := process_name(each)) in (GATEWAY, BRIDGE) or name.startswith(SERVICE_PREFIX)
     ]
     # The reconciler first: nothing may change what serves while it is looked at.
     orphans = stop_orphaned_processes(plan.run, serving_kinds)
@@ -349,7 +351,12 @@ def _run_arbiter(plan: ProcessPlan, control: str, earlier: EarlierRun, echo: Cal
         port=plan.gateway_port,
         address=plan.gateway.url,
     )
-    specs = [gateway, reconciler, *access, *plan.processes]
+    bridge = ProcessSpec(
+        name=BRIDGE,
+        command=[sys.executable, "-m", "ml_platform.serving.grpc_bridge"],
+        folder=plan.gateway.folder,
+    )
+    specs = [gateway, reconciler, *access, *([bridge] if plan.grpc else []), *plan.processes]
     arbiter = get_arbiter(
         [_watcher(plan, each) for each in specs],
         controller=endpoint,

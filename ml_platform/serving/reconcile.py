@@ -41,7 +41,6 @@ from ml_platform.serving.gateway import (
     fallbacks_of,
     read_clusters,
     write_clusters,
-    write_routes,
 )
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.marked_processes import PROCESS_VARIABLE, SERVICE_PREFIX
@@ -309,15 +308,7 @@ class Reconciler:
         applied_file = self.plan.run / APPLIED_FILE
         version = self._routes_version(target, starting)
         if target != applied or self._gateway_routes_version() != version:
-            gateway = self.plan.gateway
-            write_routes(
-                gateway.folder,
-                target,
-                version=version,
-                allowed_hosts=gateway.allowed_hosts,
-                starting=starting,
-                settings_of=self._settings_of,
-            )
+            self.plan.gateway.write_routes(target, version=version, starting=starting, settings_of=self._settings_of)
             self._wait_for_gateway(lambda: self._gateway_routes_version() == version, f"routes {version}")
             write_json(applied_file, {model: state.model_dump() for model, state in target.items()})
             logger.info("the gateway loaded routes %s", version)
@@ -354,7 +345,7 @@ class Reconciler:
 
     def _gateway_clusters(self) -> set[str]:
         dump = json.loads(self._query_gateway("/clusters?format=json"))
-        return {each["name"] for each in dump.get("cluster_statuses", [])}
+        return {each["name"] for each in dump.get("cluster_statuses", []) if each.get("added_via_api")}
 
     def _fallbacks_of(self, states: Mapping[str, DesiredState]) -> set[tuple[str, ...]]:
         """Return the services that the gateway tries in turn, for each model and role that has a fallback."""

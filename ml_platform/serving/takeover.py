@@ -18,6 +18,7 @@ from ml_platform.serving.gateway import Gateway, clusters_of, read_clusters, ser
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.gateway_process import ADMIN_SECONDS, gateways_of, server_info
 from ml_platform.serving.marked_processes import (
+    BRIDGE,
     SERVICE_PREFIX,
     is_alive,
     process_name,
@@ -32,12 +33,13 @@ APPLIED_FILE = "applied.json"
 
 @dataclass
 class EarlierRun:
-    """Gateways and services of an earlier run that still serve, and the ports that they listen on."""
+    """Gateways, services and bridges of an earlier run that still serve, and the ports that they listen on."""
 
     gateways: list[psutil.Process]
     gateway_ports: set[int]
     services: list[psutil.Process]
     ports: set[int]
+    bridges: list[psutil.Process] = field(default_factory=list)
     _unused: set[psutil.Process] = field(default_factory=set)
 
     @classmethod
@@ -45,18 +47,21 @@ class EarlierRun:
         """Return what serves in ``run``: the gateways if one answers, and the services that ``gateway`` routes to."""
         gateways = gateways_of(run) if server_info(gateway.folder) is not None else []
         known = {port for ports in read_clusters(gateway.folder).values() for port in ports}
-        marked = [each for each in processes_of(run) if process_name(each).startswith(SERVICE_PREFIX)]
+        own = processes_of(run)
+        marked = [each for each in own if process_name(each).startswith(SERVICE_PREFIX)]
         ports = {each: found for each in marked if (found := known & listening_ports(each))}
         # A service may be the child of a process that started several ones and listens nowhere.
         started_by = {parent for each in ports for parent in _parent_ids(each)}
         services = [each for each in marked if each in ports or each.pid in started_by]
         gateway_ports = {port for each in gateways for port in listening_ports(each)}
-        return cls(gateways, gateway_ports, services, {port for found in ports.values() for port in found})
+        # The next bridge ends this one.
+        bridges = [each for each in own if process_name(each) == BRIDGE] if gateway.grpc else []
+        return cls(gateways, gateway_ports, services, {port for found in ports.values() for port in found}, bridges)
 
     @property
     def processes(self) -> list[psutil.Process]:
         """All its processes."""
-        return [*self.gateways, *self.services]
+        return [*self.gateways, *self.services, *self.bridges]
 
     def serving(
         self, run: Path, gateway: Gateway, settings_of: SettingsOf = default_settings
@@ -125,6 +130,7 @@ def _ports_of_gateway(folder: Path) -> set[int]:
     return {
         host["address"]["socket_address"]["port_value"]
         for cluster in dump.get("cluster_statuses", [])
+        if cluster.get("added_via_api")
         for host in cluster.get("host_statuses", [])
     }
 
