@@ -1,4 +1,4 @@
-"""Settings of the gateway from the environment: its address, its keys, its certificate, its workers.
+"""Settings of the gateway from the environment: its address, its keys, its certificate, its workers, gRPC.
 
 On loopback only this machine reaches the gateway, so it asks for no key there. On any other address it does, unless
 `ML_PLATFORM_GATEWAY_KEYS=off` says that something in front of it checks its callers.
@@ -16,6 +16,7 @@ KEYS_VARIABLE = "ML_PLATFORM_GATEWAY_KEYS"
 CERTIFICATE_VARIABLE = "ML_PLATFORM_GATEWAY_CERTIFICATE"
 CERTIFICATE_KEY_VARIABLE = "ML_PLATFORM_GATEWAY_CERTIFICATE_KEY"
 WORKERS_VARIABLE = "ML_PLATFORM_GATEWAY_WORKERS"
+GRPC_VARIABLE = "ML_PLATFORM_GATEWAY_GRPC"
 SELF_SIGNED = "self-signed"
 LOOPBACK = "127.0.0.1"
 
@@ -34,6 +35,7 @@ class GatewaySettings:
     certificate: Path | None = None
     private_key: Path | None = None
     workers: int = 1
+    grpc: bool = True
 
     @property
     def tls(self) -> bool:
@@ -59,11 +61,12 @@ def gateway_settings() -> GatewaySettings:
         )
     return GatewaySettings(
         host=host,
-        keys=_keys(os.environ.get(KEYS_VARIABLE, ""), host),
+        keys=_switch(KEYS_VARIABLE, default=not ip_address(host).is_loopback),
         self_signed=is_self_signed,
         certificate=Path(certificate).absolute() if files else None,
         private_key=Path(private_key).absolute() if files else None,
         workers=_workers(os.environ.get(WORKERS_VARIABLE, "")),
+        grpc=_switch(GRPC_VARIABLE, default=True),
     )
 
 
@@ -81,10 +84,11 @@ def _host(text: str) -> str:
         ) from None
 
 
-def _keys(text: str, host: str) -> bool:
+def _switch(variable: str, *, default: bool) -> bool:
+    text = os.environ.get(variable, "")
     if text not in ("", "on", "off"):
-        raise GatewaySettingError(KEYS_VARIABLE, expected="on or off", found=f"'{text}'", fix="Correct or unset it.")
-    return text == "on" or (text == "" and not ip_address(host).is_loopback)
+        raise GatewaySettingError(variable, expected="on or off", found=f"'{text}'", fix="Correct or unset it.")
+    return text == "on" or (text == "" and default)
 
 
 def _workers(text: str) -> int:

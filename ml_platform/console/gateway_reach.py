@@ -23,6 +23,7 @@ def reach(home: Home, settings: GatewaySettings) -> dict[str, Any]:
         "certificate": certificate,
         "private_key": private_key,
         "workers": settings.workers,
+        "grpc": settings.grpc,
     }
 
 

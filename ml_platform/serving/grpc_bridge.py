@@ -46,6 +46,15 @@ STOP_SECONDS = 30
 IDLE_SECONDS = 30
 """Time after which a connection to the gateway without a request is closed."""
 
+CONNECTION_SECONDS, RETIRE_SECONDS = 3, 6
+"""Age at which the gateway opens another connection, to the bridge that has the socket then; and time for all to do so.
+
+A server that ends at once fails the calls that arrive in that moment.
+"""
+
+MAX_NAME = 200
+"""Characters of a model's name; a longer one is of no model."""
+
 MAX_TEXT = 1_000
 """Characters of an error's text; it is sent as a header, whose size is limited."""
 
@@ -160,7 +169,7 @@ class Bridge:
 
 def _model_path(name: str, version: str) -> str:
     """Return the path of the model; raises :class:`CallError` for a name or version that none can have."""
-    if not re.fullmatch(FULL_NAME, name):
+    if len(name) > MAX_NAME or not re.fullmatch(FULL_NAME, name):
         raise CallError(GrpcStatus.NOT_FOUND, f"There is no model '{name[:100]}'.")
     if not version:
         return f"{PREFIX}/models/{name}"
@@ -251,6 +260,8 @@ async def running_bridge() -> AsyncIterator[None]:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_concurrent_streams", CALLS_AT_ONCE),
+                ("grpc.max_connection_age_ms", CONNECTION_SECONDS * 1_000),
+                ("grpc.max_connection_age_grace_ms", ANSWER_SECONDS * 1_000),
                 # No compressed messages: a small one could become a huge one.
                 ("grpc.compression_enabled_algorithms_bitset", 1),
             ],
@@ -266,21 +277,22 @@ async def running_bridge() -> AsyncIterator[None]:
             await server.stop(STOP_SECONDS)
 
 
-def end_earlier_bridges(run: Path) -> None:
-    """Let the other bridges of ``run`` end when their calls are answered."""
+def retire_earlier_bridges(run: Path) -> None:
+    """Let the other bridges of ``run`` end when the gateway has left them and their calls are answered."""
     for process in processes_of(run):
         if process_name(process) == BRIDGE:
-            signal_process(process, signal.SIGTERM)
+            signal_process(process, signal.SIGUSR1)
 
 
 async def main() -> None:
-    """Run the bridge in the working directory until SIGTERM or SIGINT."""
-    stopping = asyncio.Event()
+    """Run the bridge in the working directory until SIGTERM or SIGINT, or for a while after SIGUSR1."""
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGUSR1, loop.call_later, RETIRE_SECONDS, stopping.set)
     async with running_bridge():
         if run := os.environ.get(RUN_VARIABLE):
-            end_earlier_bridges(Path(run))
+            retire_earlier_bridges(Path(run))
         await stopping.wait()
 
 

@@ -8,7 +8,7 @@ from resources.gateway_settings import GatewaySettingError, GatewaySettings, gat
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **values: str) -> GatewaySettings:
-    for name in ("HOST", "KEYS", "CERTIFICATE", "CERTIFICATE_KEY", "WORKERS"):
+    for name in ("HOST", "KEYS", "CERTIFICATE", "CERTIFICATE_KEY", "WORKERS", "GRPC"):
         monkeypatch.delenv(f"ML_PLATFORM_GATEWAY_{name}", raising=False)
     for name, value in values.items():
         monkeypatch.setenv(f"ML_PLATFORM_GATEWAY_{name}", value)
@@ -34,6 +34,11 @@ def test_keys_are_needed_on_every_address_but_loopback(
     assert (found.host, found.keys, found.tls, found.workers) == (host, keys, False, 1)
 
 
+def test_grpc_is_answered_unless_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: list[dict[str, str]] = [{}, {"GRPC": "on"}, {"GRPC": "off"}]
+    assert [settings(monkeypatch, **each).grpc for each in values] == [True, True, False]
+
+
 def test_certificate_is_a_pair_of_files_or_self_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     files = settings(monkeypatch, CERTIFICATE="/etc/a.pem", CERTIFICATE_KEY="/etc/b.pem")
     assert (files.tls, files.self_signed, files.certificate, files.private_key) == (
@@ -56,6 +61,7 @@ def test_certificate_is_a_pair_of_files_or_self_signed(monkeypatch: pytest.Monke
         ({"CERTIFICATE": "self-signed", "CERTIFICATE_KEY": "b.pem"}, "CERTIFICATE"),
         ({"WORKERS": "0"}, "WORKERS"),
         ({"WORKERS": "two"}, "WORKERS"),
+        ({"GRPC": "true"}, "GRPC"),
     ],
 )
 def test_wrong_setting_is_refused_by_name(

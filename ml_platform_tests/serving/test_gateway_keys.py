@@ -4,20 +4,24 @@ import base64
 import http.client
 import json
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc
 import httpx
 import pytest
+from tritonclient.grpc import service_pb2
 
 from ml_platform.serving.access_watch import AccessPlan, AccessWatch, write_first_access
 from ml_platform.serving.client_keys import Client, NewKey, add_client, revoke_keys, rotate_key, set_limits
 from ml_platform.serving.client_usage import requests_today
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
-from ml_platform.serving.gateway import Gateway, cluster_name, write_clusters, write_routes
+from ml_platform.serving.gateway import Gateway, cluster_name, write_clusters
 from ml_platform.serving.gateway_access import CLIENTS, KEYS, QUOTAS, RATES
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import free_port
@@ -31,13 +35,16 @@ ONE = ServedVersion(version="1", bento="bentos/toy/1-aa")
 
 
 class Echo(BaseHTTPRequestHandler):
-    """A service that answers with the headers that it received."""
+    """A service that answers with the headers that it received, in the output `headers` to the protocol's requests."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
         body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
+        if self.path.startswith("/v2/"):
+            output = {"name": "headers", "datatype": "BYTES", "shape": [1], "data": [body.decode()]}
+            body = json.dumps({"model_name": "toy", "model_version": "1", "outputs": [output]}).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -49,7 +56,7 @@ class Echo(BaseHTTPRequestHandler):
 
 @dataclass
 class KeyedGateway:
-    """A running gateway with keys before the models `toy` and `other`, and the watch over its keys."""
+    """A running gateway with keys and gRPC before the models `toy` and `other`, and the watch over its keys."""
 
     gateway: Gateway
     state: StateStore
@@ -77,12 +84,30 @@ class KeyedGateway:
         sent = headers if key is None else {"x-api-key": key, **headers}
         return httpx.post(f"{self.gateway.url}/v1/{model}/predict", content=b"{}", headers=sent)
 
+    def call(
+        self, key: str | None = None, *, model: str = "toy", method: str = "ModelInfer", **metadata: str
+    ) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+        """Return status, text and trailers of a gRPC call; the text of an answer is what the service received."""
+        request = {"ModelInfer": service_pb2.ModelInferRequest(model_name=model)}.get(method)
+        sent = metadata if key is None else {"x-api-key": key, **metadata}
+        with grpc.insecure_channel(f"127.0.0.1:{self.gateway.port}") as channel:
+            ask = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+            content = b"" if request is None else request.SerializeToString()
+            try:
+                answer, call = ask.with_call(content, metadata=list(sent.items()), timeout=20)
+            except grpc.RpcError as error:
+                return error.code(), error.details(), dict(error.trailing_metadata())
+        if method != "ModelInfer":
+            return call.code(), "", dict(call.trailing_metadata())
+        (text,) = service_pb2.ModelInferResponse.FromString(answer).outputs[0].contents.bytes_contents
+        return call.code(), text.decode(), dict(call.trailing_metadata())
+
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedGateway]:
     folder = tmp_path_factory.mktemp("keys")
     state = StateStore.in_folder(folder)
-    gateway = Gateway(folder / "gateway", free_port(), keys=True)
+    gateway = Gateway(folder / "gateway", free_port(), keys=True, grpc=True)
     plan = AccessPlan(gateway=gateway.folder, state=str(state.path), keys=True)
     gateway.write_bootstrap()
     write_first_access(plan, NOW)
@@ -90,14 +115,19 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedGateway]:
         threading.Thread(target=service.serve_forever, daemon=True).start()
         models = {model: DesiredState(stable=ONE, weights={"stable": 100}) for model in ("toy", "other")}
         write_clusters(gateway.folder, {cluster_name(each, ONE): service.server_port for each in models}, version="1")
-        write_routes(gateway.folder, models, version="1", allowed_hosts=gateway.allowed_hosts)
+        gateway.write_routes(models, version="1")
         with (folder / "envoy.log").open("wb") as log:
             envoy = subprocess.Popen(gateway.command, cwd=gateway.folder, stdout=log, stderr=log)
+            command = [sys.executable, "-m", "ml_platform.serving.grpc_bridge"]
+            bridge = subprocess.Popen(command, cwd=gateway.folder, stdout=log, stderr=log)
         try:
             started = KeyedGateway(gateway, state, AccessWatch(plan), plan)
             until(lambda: _is_ready(gateway), seconds=60)
+            until(lambda: started.call(method="ServerReady")[0] == grpc.StatusCode.OK, seconds=60)
             yield started
         finally:
+            bridge.terminate()
+            bridge.wait()
             envoy.terminate()
             envoy.wait()
             service.shutdown()
@@ -168,6 +198,67 @@ def test_client_may_ask_only_its_models(keyed: KeyedGateway) -> None:
         connection.request("POST", path, body=b"{}", headers={"x-api-key": key})
         assert connection.getresponse().status == 403, path
         connection.close()
+
+
+def test_grpc_call_with_a_valid_key_reaches_the_service_without_it(keyed: KeyedGateway) -> None:
+    key = keyed.add("remote", concurrency=7)
+    for metadata in ({"x-api-key": key}, {"authorization": f"Bearer {key}"}):
+        forged = {"x-ml-platform-client": "bob", "x-ml-platform-client-concurrency": "999", "x-user": "17"}
+        status, text, _ = keyed.call(**{**metadata, **forged})
+        received = json.loads(text)
+        assert status == grpc.StatusCode.OK
+        assert (received["x-ml-platform-client"], received["x-ml-platform-client-concurrency"]) == ("remote", "7")
+        assert (received["x-user"], received["x-ml-platform-role"]) == ("17", "stable")
+        assert not {"x-api-key", "authorization"} & received.keys()
+
+
+@pytest.mark.parametrize("key", [None, "wrong", "a" * 20_000])
+def test_grpc_call_without_a_valid_key_is_refused(keyed: KeyedGateway, key: str | None) -> None:
+    status, text, trailers = keyed.call(key)
+    assert status == grpc.StatusCode.UNAUTHENTICATED
+    assert text == "The request has no valid API key. Send the key as x-api-key, or as authorization: Bearer."
+    assert trailers["www-authenticate"].startswith("Bearer")
+    assert keyed.call(key, method="ModelReady")[0] == grpc.StatusCode.UNAUTHENTICATED
+    assert keyed.call(method="ServerLive")[0] == grpc.StatusCode.OK
+
+
+def test_grpc_call_is_answered_for_the_models_of_the_client_only_and_ends_with_its_key(keyed: KeyedGateway) -> None:
+    key = keyed.add("limited", models=["other"])
+    assert keyed.call(key, model="other")[0] == grpc.StatusCode.OK
+    assert keyed.call(key, model="other/../toy")[0] == grpc.StatusCode.NOT_FOUND
+    assert keyed.call(key)[:2] == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "The key of the request is not for this model.",
+    )
+    # The path of a call opens no other path.
+    for path in ("/inference.GRPCInferenceService/../v1/toy/predict", "/inference.GRPCInferenceService/%2e%2e/v1/toy/"):
+        connection = http.client.HTTPConnection(keyed.gateway.host, keyed.gateway.port)
+        connection.request("POST", path, body=b"{}", headers={"x-api-key": key})
+        assert connection.getresponse().status == 403, path
+        connection.close()
+    revoke_keys(keyed.state, "limited", NOW)
+    keyed.step()
+    assert keyed.call(key, model="other")[0] == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_both_forms_take_from_one_rate_and_a_call_counts_once(keyed: KeyedGateway) -> None:
+    key = keyed.add("both", requests_per_second=1, burst=50)
+    started = time.monotonic()
+    assert {keyed.call(key)[0] for _ in range(20)} == {grpc.StatusCode.OK}
+    left = int(keyed.post(key).headers["x-ratelimit-remaining"])
+    filled = time.monotonic() - started + 1
+    assert 50 - 21 <= left <= 50 - 21 + filled
+    stat = "access.requests.client.both.code"
+    query = f"/stats?filter=^{stat}"
+    until(lambda: query_gateway(keyed.gateway.folder, query, seconds=5).split() == [f"{stat}.200:", "21"])
+
+
+def test_grpc_call_beyond_the_rate_is_refused_with_the_time_to_retry(keyed: KeyedGateway) -> None:
+    key = keyed.add("spent", requests_per_second=1, burst=1)
+    answers = (keyed.call(key) for _ in range(50))
+    status, text, trailers = next(each for each in answers if each[0] != grpc.StatusCode.OK)
+    assert (status, trailers["retry-after"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "1")
+    assert text.startswith("The client has used its requests per second or per day")
 
 
 def test_revoked_key_ends_on_an_open_connection(keyed: KeyedGateway) -> None:

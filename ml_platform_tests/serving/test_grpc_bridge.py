@@ -1,6 +1,10 @@
 """gRPC calls of the Open Inference Protocol by Triton's client, through Envoy and the bridge, to a real service."""
 
 import json
+import os
+import signal
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -8,6 +12,7 @@ from typing import Any
 import grpc
 import httpx
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2
@@ -16,7 +21,10 @@ from tritonclient.utils import InferenceServerException
 from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
-from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
+from ml_platform.serving.gateway import MAX_BODY_BYTES
+from ml_platform.serving.inference_forms import rest_request
+from ml_platform.serving.marked_processes import BRIDGE, is_alive, process_name, processes_of
+from ml_platform.serving.processes import UP_FILE, ProcessPlan, free_port, serve_temporarily
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import ToyModel, row
 
@@ -163,3 +171,163 @@ def test_call_is_once_in_the_prediction_log_with_its_ids(plan: ProcessPlan, chan
     assert logged()[0]["prediction_id"] == trailers["x-prediction-id"]
     assert {each["client"] for each in logged()} == {None}
     assert {each["role"] for each in logged()} == {"stable"}
+
+
+def refusal(channel: grpc.Channel, request: Any, method: str = "ModelInfer", **keywords: Any) -> tuple[str, str]:
+    """Return the status and the text with which the call of ``request``, a message or bytes, is refused."""
+    content = request if isinstance(request, bytes) else request.SerializeToString()
+    with pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary(f"{METHOD}{method}")(content, timeout=20, **keywords)
+    return error.value.code().name, error.value.details()
+
+
+def changed(rows: list[dict[str, Any]], **fields: Any) -> Any:
+    request = typed_request(rows)
+    for name, value in fields.items():
+        setattr(request, name, value)
+    return request
+
+
+def without_a_tensor() -> Any:
+    request = typed_request(ROWS)
+    del request.inputs[1]
+    return request
+
+
+def with_another_shape() -> Any:
+    request = typed_request(ROWS)
+    request.inputs[1].shape[0] = 2
+    return request
+
+
+def with_an_unknown_value() -> Any:
+    return typed_request([{**row(), "departs": "yesterday"}])
+
+
+@pytest.mark.parametrize(
+    ("request_of", "status"),
+    [
+        (without_a_tensor, "INVALID_ARGUMENT"),
+        (with_another_shape, "INVALID_ARGUMENT"),
+        (with_an_unknown_value, "INVALID_ARGUMENT"),
+        (lambda: changed(ROWS, id="x" * 200), "INVALID_ARGUMENT"),
+        (lambda: typed_request([row()] * 2_000), "RESOURCE_EXHAUSTED"),
+        (lambda: changed(ROWS, model_version="9"), "NOT_FOUND"),
+        (lambda: changed(ROWS, model_name="nobody"), "NOT_FOUND"),
+    ],
+    ids=["missing", "shape", "value", "id", "rows", "version", "model"],
+)
+def test_refused_call_has_the_text_of_the_rest_form(
+    plan: ProcessPlan, channel: grpc.Channel, request_of: Any, status: str
+) -> None:
+    request = request_of()
+    version = f"/versions/{request.model_version}" if request.model_version else ""
+    url = f"{plan.gateway.url}/v2/models/{request.model_name}{version}/infer"
+    body, headers = rest_request(request)
+    error = httpx.post(url, content=body, headers=headers, timeout=20).json()["error"]
+    text = error if isinstance(error, str) else error["message"]
+    assert text
+    assert refusal(channel, request) == (status, text)
+
+
+@pytest.mark.parametrize("name", ["", "..", "toy/infer", "toy/../toy", "Toy\n", "toy?x=1", "Zürich", "x" * 2_000])
+def test_name_that_no_model_can_have_is_unknown(channel: grpc.Channel, name: str) -> None:
+    for version in ("", "../1"):
+        request = changed(ROWS, model_name=name, model_version=version)
+        assert refusal(channel, request) == ("NOT_FOUND", f"There is no model '{name[:100]}'.")
+    assert refusal(channel, changed(ROWS, model_version="../1")) == ("NOT_FOUND", "Model toy has no version '../1'.")
+
+
+def test_message_that_is_none_of_the_protocol_or_too_large_is_refused(channel: grpc.Channel) -> None:
+    assert refusal(channel, b"\xff\xff garbage") == ("INVALID_ARGUMENT", "The message is no ModelInferRequest.")
+    large = (b"\x00" * (MAX_BODY_BYTES + 1), typed_request([row(carrier="x" * MAX_BODY_BYTES)]))
+    for request in large:
+        status, text = refusal(channel, request)
+        assert (status, text) == ("RESOURCE_EXHAUSTED", f"The message has more than {MAX_BODY_BYTES} bytes.")
+    # A small compressed message could become a huge one.
+    status, _ = refusal(channel, typed_request(ROWS), compression=grpc.Compression.Gzip)
+    assert status == "UNIMPLEMENTED"
+    assert refusal(channel, b"", method="RepositoryIndex")[0] == "UNIMPLEMENTED"
+    assert refusal(channel, typed_request(ROWS), metadata=[("x-request-id", "a b")])[0] == "INVALID_ARGUMENT"
+    assert infer(channel, typed_request(ROWS)).model_name == "toy"
+
+
+def test_bytes_without_a_frame_are_refused_and_paths_of_calls_need_the_content_type_of_grpc(
+    plan: ProcessPlan, channel: grpc.Channel
+) -> None:
+    url = f"{plan.gateway.url}{METHOD}ModelInfer"
+    for content in (b"", b"garbage", b"\x00\x7f\xff\xff\xff" + b"x" * 100):
+        answer = httpx.post(url, content=content, headers={"content-type": "application/grpc"}, timeout=20)
+        assert answer.headers.get("grpc-status", "") not in ("", "0"), content
+    assert httpx.post(url, content=b"{}", headers={"content-type": "application/json"}).status_code == 404
+    foreign = {"content-type": "application/grpc", "host": "evil.example"}
+    assert httpx.post(url, content=b"", headers=foreign).headers["grpc-status"] == "7"
+    assert infer(channel, typed_request(ROWS)).model_name == "toy"
+
+
+def test_server_and_model_describe_themselves(plan: ProcessPlan, client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.get_server_metadata().name == "ml_platform"
+    assert client.is_model_ready("toy")
+    assert client.is_model_ready("toy", "1")
+    for name, version in (("nobody", ""), ("toy", "9")):
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+            client.is_model_ready(name, version)
+    found = client.get_model_metadata("toy", as_json=True)
+    expected = httpx.get(f"{plan.gateway.url}/v2/models/toy").json()
+    as_texts = [{**each, "shape": [str(size) for size in each["shape"]]} for each in expected["inputs"]]
+    assert found["inputs"] == as_texts
+    assert [found["name"], found["versions"], found["platform"]] == ["toy", ["1"], "ml_platform"]
+
+
+def bridge_of(plan: ProcessPlan) -> psutil.Process | None:
+    """Return the bridge if one runs, and no other."""
+    found = [each for each in processes_of(plan.run) if process_name(each) == BRIDGE and is_alive(each)]
+    return found[0] if len(found) == 1 else None
+
+
+def test_killed_bridge_is_unavailable_and_comes_back(plan: ProcessPlan, channel: grpc.Channel) -> None:
+    killed = until(lambda: bridge_of(plan))
+    assert killed is not None
+    killed.kill()
+    killed.wait(20)
+    status, _ = refusal(channel, typed_request(ROWS))
+    assert status == "UNAVAILABLE"
+
+    def comes_back() -> bool:
+        with suppress(grpc.RpcError):
+            return bool(infer(channel, typed_request(ROWS)).model_name == "toy")
+        return False
+
+    until(comes_back)
+    assert bridge_of(plan) not in (None, killed)
+
+
+def test_next_run_takes_over_from_a_killed_one_without_a_failed_call(
+    plan: ProcessPlan, client: triton.InferenceServerClient
+) -> None:
+    outcomes: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def send() -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{plan.gateway_port}") as channel:
+            while not stop.is_set():
+                try:
+                    outcomes[infer(channel, typed_request(ROWS)).model_name] += 1
+                except grpc.RpcError as error:
+                    outcomes[f"{error.code().name} {error.details()}"] += 1
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        earlier = until(lambda: bridge_of(plan))
+        os.kill(json.loads((plan.run / UP_FILE).read_text())["pid"], signal.SIGKILL)
+        with serve_temporarily(plan):
+            until(lambda: bridge_of(plan) not in (None, earlier))
+            answered = outcomes["toy"]
+            until(lambda: outcomes["toy"] > answered + 100)
+            stop.set()
+            sending.join()
+    finally:
+        stop.set()
+    assert set(outcomes) == {"toy"}, outcomes
