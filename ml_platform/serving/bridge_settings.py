@@ -1,4 +1,4 @@
-"""What the gateway and its bridge for gRPC agree on: their sockets and limits.
+"""Sockets, names and limits on which the gateway and its bridge for gRPC agree.
 
 The bridge and the process that starts Envoy import little, so these are not in the modules that render configuration.
 """
