@@ -184,8 +184,9 @@ class PredictionLog:
         self._urgent_rows = min(max_pending_rows / 2, _ROWS_AT_ONCE)
         self._columns: BlockColumns
         self._pending: deque[AnsweredRequest] = deque()
-        # The condition guards all that follows: the thread and the requests change the counts.
-        self._condition = threading.Condition()
+        # Their lock guards all that follows: the thread and the requests change the counts.
+        lock = threading.RLock()
+        self._condition, self._place = threading.Condition(lock), threading.Condition(lock)
         self._pending_rows = self._written_rows = self._dropped_rows = 0
         self._error: Exception | None = None
         self._failing_since: datetime | None = None
@@ -203,13 +204,15 @@ class PredictionLog:
         """Rows that were answered and are in no file."""
         return self.status().dropped_rows
 
-    def put(self, answered: AnsweredRequest) -> None:
-        """Queue ``answered``, or count its rows as dropped when too many rows wait. Returns at once."""
+    def put(self, answered: AnsweredRequest, *, wait_seconds: float = 0.0) -> None:
+        """Queue ``answered``, or count its rows as dropped when too many rows wait for longer than ``wait_seconds``."""
         rows = len(answered.rows)
         with self._condition:
             if self._counter is not None:
                 self._counter.answer(rows)
-            if self._closing or self._pending_rows + rows > self.max_pending_rows:
+            if wait_seconds and not self._has_place(rows):
+                self._place.wait_for(lambda: self._closing or self._has_place(rows), wait_seconds)
+            if self._closing or not self._has_place(rows):
                 self._dropped_rows += rows
                 self._settle(0, rows)
                 return
@@ -218,6 +221,9 @@ class PredictionLog:
             self._pending_rows += rows
             if first or self._is_urgent():
                 self._condition.notify()
+
+    def _has_place(self, rows: int) -> bool:
+        return self._pending_rows + rows <= self.max_pending_rows
 
     def status(self) -> LogStatus:
         """Return the state and the counts of rows."""
@@ -237,6 +243,7 @@ class PredictionLog:
         with self._condition:
             self._closing = True
             self._condition.notify()
+            self._place.notify_all()
         self._thread.join(timeout_seconds)
         with self._condition:
             if self._closed:
@@ -308,6 +315,7 @@ class PredictionLog:
             if self._closed:
                 return  # close() counted them as dropped
             self._pending_rows -= rows
+            self._place.notify_all()
             self._written_rows += written
             self._dropped_rows += rows - written
             self._settle(written, rows - written)

@@ -1,7 +1,8 @@
-"""A served model in this process: the same rows give the same answers as the endpoint, without a network or a log."""
+"""A served model in this process: the same rows give the same answers as the endpoint, without a network."""
 
 import os
 import re
+import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,8 @@ from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.stores import open_store
 from ml_platform.serving.bento_digest import require_unchanged
 from ml_platform.serving.bento_signing import SigningKeys
-from ml_platform.serving.desired_state import ServedVersion, all_desired_states
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states
+from ml_platform.serving.in_process_log import ROLE, InProcessLog
 from ml_platform.serving.request_contract import RequestContract
 from ml_platform.serving.verified_bentos import all_verified_bentos
 from ml_platform.state.store import StateStore
@@ -46,10 +48,27 @@ class ServedModel:
 
     def __init__(self, name: str, version: str, predictor: "Predictor") -> None:
         self.name, self.version, self.predictor = name, version, predictor
+        self._log: InProcessLog | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write the rest of the prediction log; the end of the process does it, too."""
+        if self._log is not None:
+            self._log.close()
 
     @classmethod
-    def load(cls, model: str, home: Path | str | None = None, version: str | int | None = None) -> Self:
+    def load(
+        cls, model: str, home: Path | str | None = None, version: str | int | None = None, *, log: bool = False
+    ) -> Self:
         """Return ``version`` of ``model`` in ``home``; None: the stable version of its endpoint.
+
+        With ``log``, its answers go to the prediction log of the home: those of the stable version as such, so they
+        count in its performance, and those of another version under the role ``in_process``.
 
         Raises :class:`ServedModelError` when the home serves no such model or has no bento of the version, or when a
         request view of the model has other code here. Raises
@@ -57,7 +76,19 @@ class ServedModel:
         the state store and of a model directory.
         """
         root = Path(home or os.environ.get(HOME_VARIABLE, DEFAULT_HOME)).resolve()
-        return cls.in_home(model, root, StateStore.in_folder(root), version)
+        state = StateStore.in_folder(root)
+        loaded = cls.in_home(model, root, state, version)
+        if log:
+            stable = all_desired_states(state).readable.get(model, DesiredState()).stable
+            loaded._log = InProcessLog(
+                root / "serving" / "predictions" / model,
+                model,
+                loaded.version,
+                role="stable" if stable is not None and stable.version == loaded.version else ROLE,
+                contract=loaded.contract,
+                pii_key=root / "serving" / "pii.key",
+            )
+        return loaded
 
     @classmethod
     def in_home(cls, model: str, root: Path, state: StateStore, version: str | int | None = None) -> Self:
@@ -117,9 +148,13 @@ class ServedModel:
     def _predict(self, rows: Sequence[Mapping[str, Any]], reasons: int) -> list[dict[str, Any]]:
         from bento.reasons import RequestedReasons
 
+        started, now = time.perf_counter(), datetime.now(UTC)
         request = self.predictor.contract.validate(request_body(rows))
-        prediction = self.predictor.predict(request, datetime.now(UTC))
-        return self.predictor.answers(prediction, RequestedReasons(reasons) if reasons else None)
+        prediction = self.predictor.predict(request, now)
+        answers = self.predictor.answers(prediction, RequestedReasons(reasons) if reasons else None)
+        if self._log is not None:
+            self._log.write(request, prediction, now, started)
+        return answers
 
 
 def _stable_version(state: StateStore, model: str, root: Path) -> ServedVersion:
