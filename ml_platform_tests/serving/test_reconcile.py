@@ -78,7 +78,7 @@ class Gateway:
         if url.path == "/config_dump":
             return json.dumps({"configs": [{"version_info": self.routes}]})
         if url.path == "/clusters":
-            return json.dumps({"cluster_statuses": [{"name": name} for name in self.clusters]})
+            return json.dumps({"cluster_statuses": [{"name": name, "added_via_api": True} for name in self.clusters]})
         if url.path == "/stats":
             name = parse_qs(url.query)["filter"][0].removeprefix("^cluster.").removesuffix(".upstream_rq_active$")
             return f"cluster.{name}.upstream_rq_active: {self.active.get(name, 0)}"
