@@ -32,6 +32,7 @@ class Outcome:
 
     ``answered`` has the answer in ``body``, ``refused`` the error. ``failed`` is an error of the service on this
     request, and ``busy`` says that nobody answers now; ``retry_seconds`` is the time that the gateway named.
+    ``status`` is 0 without an answer of the gateway.
     """
 
     kind: Literal["answered", "refused", "failed", "busy"]

@@ -34,6 +34,7 @@ class StreamConsumer:
         self.status = StreamStatus(stream=stream.describe, state="away", problem="connecting")
         self._client = client
         self._failures = 0
+        self._gateway_failed = False
         self._resume_at = 0.0
         self._counted_at = 0.0
 
@@ -50,7 +51,8 @@ class StreamConsumer:
                 await self._pause(stopping)
 
     async def _consume(self, stopping: asyncio.Event) -> None:
-        """Answer requests over one connection until ``stopping`` is set, or until the connection fails."""
+        """Answer requests over one connection until ``stopping`` is set, or until a connection fails."""
+        self._gateway_failed = False
         client = self._client()
         try:
             connection = await self.stream.connect(self.model)
@@ -59,7 +61,8 @@ class StreamConsumer:
             raise
         under_way: set[asyncio.Task[None]] = set()
         try:
-            while not stopping.is_set():
+            # After a failure, a new client reads the certificate again, which may have been renewed.
+            while not (stopping.is_set() or self._gateway_failed):
                 await self._count(connection)
                 if time.monotonic() < self._resume_at:
                     await self._pause(stopping)
@@ -95,6 +98,7 @@ class StreamConsumer:
             if outcome.kind == "busy" or outcome.status == HUNG:
                 self._note_failure("waiting", outcome.reason, outcome.retry_seconds)
             if outcome.kind == "busy":
+                self._gateway_failed |= outcome.status == 0
                 await self._put_back(message)
             elif outcome.kind == "failed" and message.attempt < self.stream.attempts:
                 await self._put_back(message, min(FIRST_PAUSE_SECONDS * 2**message.attempt, MAX_PAUSE_SECONDS))

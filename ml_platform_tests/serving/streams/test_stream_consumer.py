@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
+from ml_platform.serving.certificates import self_signed_pair
 from ml_platform.serving.processes import free_port
 from ml_platform.serving.serving_settings import ServingSettings
-from ml_platform.serving.streams.gateway_client import GatewayClient
+from ml_platform.serving.streams.gateway_client import GatewayClient, Outcome
 from ml_platform.serving.streams.message_stream import StreamAwayError, StreamError
 from ml_platform.serving.streams.nats_stream import NatsMessage, NatsStream
 from ml_platform.serving.streams.stream_consumer import StreamConsumer
@@ -296,13 +299,12 @@ def test_gateway_that_is_away_is_named_and_loses_no_request(server: str, gateway
     async def scenario() -> None:
         async with jetstream(server) as context:
             await send(context, "one", {"x": 1})
-            address = gateway.url
+            address = f"http://127.0.0.1:{free_port()}"
 
             def client() -> GatewayClient:
                 return GatewayClient(address, "toy", connections=4, timeout_seconds=5)
 
             consumer, stopping = StreamConsumer("toy", stream(server), client), asyncio.Event()
-            address = f"http://127.0.0.1:{free_port()}"
             task = asyncio.create_task(consumer.run(stopping))
 
             async def waits() -> bool:
@@ -311,12 +313,30 @@ def test_gateway_that_is_away_is_named_and_loses_no_request(server: str, gateway
             await reached(waits)
             assert "the gateway does not answer" in str(consumer.status.problem)
             assert consumer.status.text.startswith("flights.requests of nats://127.0.0.1")
+            address = gateway.url
+            assert [name for name, _ in await messages(context, "answers", 1)] == ["toy/one"]
             stopping.set()
             await task
-            async with consuming(stream(server), gateway):
-                assert [name for name, _ in await messages(context, "answers", 1)] == ["toy/one"]
 
     asyncio.run(scenario())
+
+
+def test_only_the_certificate_of_the_gateway_is_trusted(tmp_path: Path, gateway: Gateway) -> None:
+    pairs = [self_signed_pair(tmp_path / name, ["gateway.example"], datetime.now(UTC)) for name in ("own", "other")]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pairs[0])
+    gateway.server.socket = context.wrap_socket(gateway.server.socket, server_side=True)
+    address = gateway.url.replace("http://", "https://")
+
+    async def outcome(certificate: Path) -> Outcome:
+        client = GatewayClient(address, "toy", connections=1, timeout_seconds=20, certificate=certificate)
+        found = await client.ask("one", b'{"x": 1}')
+        await client.close()
+        return found
+
+    assert asyncio.run(outcome(pairs[0][0])).kind == "answered"
+    refused = asyncio.run(outcome(pairs[1][0]))
+    assert (refused.kind, "certificate verify failed" in refused.reason) == ("busy", True)
 
 
 def test_server_that_is_away_is_named_and_its_requests_are_answered_when_it_is_back(
