@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +24,7 @@ from ml_platform.monitoring.log_lines import read_records
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.serving.gateway import MAX_BODY_BYTES
+from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.inference_forms import rest_request
 from ml_platform.serving.marked_processes import BRIDGE, is_alive, process_name, processes_of
 from ml_platform.serving.processes import UP_FILE, ProcessPlan, free_port, serve_temporarily
@@ -303,7 +306,7 @@ def test_killed_bridge_is_unavailable_and_comes_back(plan: ProcessPlan, channel:
     assert bridge_of(plan) not in (None, killed)
 
 
-def test_next_run_takes_over_from_a_killed_one_without_a_failed_call(
+def test_next_run_takes_over_from_a_killed_one_without_a_failed_call_and_stops_without_one(
     plan: ProcessPlan, client: triton.InferenceServerClient
 ) -> None:
     outcomes: Counter[str] = Counter()
@@ -328,6 +331,32 @@ def test_next_run_takes_over_from_a_killed_one_without_a_failed_call(
             until(lambda: outcomes["toy"] > answered + 100)
             stop.set()
             sending.join()
+            assert set(outcomes) == {"toy"}, outcomes
+            assert answers_of_calls_under_way_at_a_stop(plan, 4) == ["toy"] * 4
     finally:
         stop.set()
-    assert set(outcomes) == {"toy"}, outcomes
+
+
+def answers_of_calls_under_way_at_a_stop(plan: ProcessPlan, calls: int) -> list[str]:
+    """Stop the platform while the bridge has read none of the ``calls``; return the models that answered them."""
+
+    def active() -> int:
+        query = "/stats?filter=^http.gateway.downstream_rq_active$"
+        return int(query_gateway(plan.gateway.folder, query, seconds=5).rpartition(":")[2])
+
+    def accepts_connections() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((plan.host, plan.gateway_port)) == 0
+
+    bridge = until(lambda: bridge_of(plan))
+    assert bridge is not None
+    with grpc.insecure_channel(f"127.0.0.1:{plan.gateway_port}") as channel, ThreadPoolExecutor(calls) as pool:
+        bridge.suspend()
+        try:
+            answers = [pool.submit(infer, channel, typed_request(ROWS)) for _ in range(calls)]
+            until(lambda: active() == calls)
+            os.kill(json.loads((plan.run / UP_FILE).read_text())["pid"], signal.SIGINT)
+            until(lambda: not accepts_connections())
+        finally:
+            bridge.resume()
+        return [each.result().model_name for each in answers]

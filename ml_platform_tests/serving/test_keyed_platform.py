@@ -7,11 +7,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from ml_platform.serving.certificates import self_signed_pair
 from ml_platform.serving.client_keys import Client, NewKey, add_client, revoke_keys
 from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
 from ml_platform_tests.polling import until
+from ml_platform_tests.serving.test_grpc_bridge import is_ready
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -30,6 +33,7 @@ def test_key_is_valid_soon_after_it_was_made_and_no_longer_soon_after_it_was_rev
         certificate=certificate,
         private_key=private_key,
         workers=2,
+        grpc=True,
     )
     state = plan.open_state()
     state.migrate()
@@ -41,6 +45,13 @@ def test_key_is_valid_soon_after_it_was_made_and_no_longer_soon_after_it_was_rev
         assert client.get("/unknown", headers=sent).status_code == 401
         add_client(state, Client(name="app"), key, datetime.now(UTC))
         until(lambda: client.get("/unknown", headers=sent).status_code == 404)
+        with triton.InferenceServerClient(
+            url.removeprefix("https://"), ssl=True, root_certificates=str(certificate)
+        ) as own:
+            until(lambda: is_ready(own))
+            for headers, status in ((sent, "NOT_FOUND"), (None, "UNAUTHENTICATED")):
+                with pytest.raises(InferenceServerException, match=status):
+                    own.is_model_ready("nobody", headers=headers)
         revoke_keys(state, "app", datetime.now(UTC))
         started = time.monotonic()
         until(lambda: client.get("/unknown", headers=sent).status_code == 401)
