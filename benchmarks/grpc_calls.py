@@ -1,4 +1,4 @@
-"""What gRPC costs beside the REST form: `python -m benchmarks.grpc_calls [--home HOME] [--seconds 10] [--json]`.
+"""Latency and throughput of gRPC beside the REST form: `python -m benchmarks.grpc_calls [--home HOME] [--seconds 10] [--json]`.
 
 Clients ask for the same rows through the gateway in both forms of the Open Inference Protocol, in turns, over kept
 connections: first one client, then several at once. The request of the REST form is JSON; that of gRPC has raw
