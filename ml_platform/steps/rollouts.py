@@ -36,7 +36,7 @@ from ml_platform.serving.rollout import (
     routed,
     write_rollout,
 )
-from ml_platform.serving.rollout_curve import RolloutCurve, read_curve, write_curve
+from ml_platform.serving.rollout_curve import RolloutCurve, read_curve, read_curve_end, write_curve
 from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.state.store import StateStore
 
@@ -233,13 +233,15 @@ def rollout_facts(model: str, desired: DesiredState) -> dict[str, object]:
 
 def _draw(state: StateStore, model: str, seen: Rollout, at: datetime) -> None:
     """Add a point for ``seen`` to the curve of its rollout, if one is due."""
+    end, weight = read_curve_end(state, model), seen.current_step.weight
+    if not seen.totals or (end is not None and not end.is_due(seen.started, weight, at)):
+        return
     curve = read_curve(state, model)
     if curve is None or curve.started != seen.started:
         curve = RolloutCurve(started=seen.started)
-    if seen.totals:
-        drawn = curve.after(seen.totals, seen.current_step.weight, seen.evidence, at)
-        if drawn is not curve:
-            write_curve(state, model, drawn)
+    drawn = curve.after(seen.totals, weight, seen.evidence, at)
+    if drawn is not curve:
+        write_curve(state, model, drawn)
 
 
 def _required(state: StateStore, model: str) -> Rollout:

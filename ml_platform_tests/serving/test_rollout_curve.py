@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from ml_platform.serving.arm_counts import ArmCounts, ArmTotals
-from ml_platform.serving.rollout_curve import MAX_POINTS, RolloutCurve
+from ml_platform.serving.rollout_curve import MAX_POINTS, RolloutCurve, read_curve_end, write_curve
+from ml_platform.state.store import StateStore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -28,6 +29,20 @@ def test_long_rollout_takes_no_more_space_than_a_short_one() -> None:
     assert curve.points[-1].seconds > 10_000 - curve.interval_seconds
     gaps = {late.seconds - early.seconds for early, late in zip(curve.points, curve.points[1:], strict=False)}
     assert gaps == {curve.interval_seconds}
+
+
+def test_stored_end_tells_when_a_point_is_due_without_the_curve(state_store: StateStore) -> None:
+    assert read_curve_end(state_store, "toy") is None
+    curve = after(after(RolloutCurve(started=START), 1), 3)
+    write_curve(state_store, "toy", curve)
+    end = read_curve_end(state_store, "toy")
+    assert end is not None
+    assert end == curve.end
+    now = START + timedelta(seconds=3.9)
+    assert not end.is_due(START, 5, now)
+    assert end.is_due(START, 25, now)
+    assert end.is_due(START, 5, now + timedelta(seconds=0.1))
+    assert end.is_due(START + timedelta(seconds=1), 5, now)
 
 
 def test_totals_grow_over_restarts() -> None:
