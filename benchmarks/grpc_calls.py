@@ -1,6 +1,6 @@
-"""Latency and throughput of gRPC beside the REST form: `python -m benchmarks.grpc_calls [--home HOME] [--seconds 10] [--json]`.
+"""Latency and throughput of gRPC beside the REST form of the same requests.
 
-Clients ask for the same rows through the gateway in both forms of the Open Inference Protocol, in turns, over kept
+`python -m benchmarks.grpc_calls [--home HOME] [--seconds 10] [--rows 1] [--json]`. Clients ask for the same rows through the gateway in both forms of the Open Inference Protocol, in turns, over kept
 connections: first one client, then several at once. The request of the REST form is JSON; that of gRPC has raw
 contents, as Triton's client sends them, but without its own cost. The processor time and the memory are those of the
 bridge.
