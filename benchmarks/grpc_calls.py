@@ -1,9 +1,9 @@
 """Latency and throughput of gRPC beside the REST form of the same requests.
 
-`python -m benchmarks.grpc_calls [--home HOME] [--seconds 10] [--rows 1] [--json]`. Clients ask for the same rows through the gateway in both forms of the Open Inference Protocol, in turns, over kept
-connections: first one client, then several at once. The request of the REST form is JSON; that of gRPC has raw
-contents, as Triton's client sends them, but without its own cost. The processor time and the memory are those of the
-bridge.
+`python -m benchmarks.grpc_calls [--home HOME] [--seconds 10] [--rows 1] [--json]`. Clients ask for the same rows
+through the gateway in both forms of the Open Inference Protocol, in turns, over kept connections: one client, then
+several at once. The request of the REST form is JSON; that of gRPC has raw contents, as Triton's client sends them, but
+without its own cost. The processor time and the memory are those of the bridge.
 """
 
 import argparse
