@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from ml_platform.data.pii import MASK
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT
 from ml_platform.serving.in_process import ServedModel, request_body
-from ml_platform.serving.request_contract import InvalidRequestError, answered_or_refused
+from ml_platform.serving.request_contract import InvalidRequestError, RequestContract, answered_or_refused
 
 if TYPE_CHECKING:
     from bento.predictor import Predictor
@@ -120,13 +121,23 @@ def _valid_rows(model: ServedModel, rows: pl.DataFrame) -> tuple[pl.DataFrame, l
         return [None] * len(part)
 
     def refuse(row: tuple[int, dict[str, Any]], error: InvalidRequestError) -> None:
-        refusals.append(RefusedRow(row[0], error.reason, str(error)))
+        refusals.append(RefusedRow(row[0], error.reason, _shown(error, contract)))
 
     fields = rows.select(list(contract.dtypes))
     for start in range(0, rows.height, contract.max_rows):
         part = fields.slice(start, contract.max_rows).to_dicts()
         answered_or_refused(list(enumerate(part, start)), answer, refuse)
     return pl.concat(frames), refusals
+
+
+def _shown(error: InvalidRequestError, contract: RequestContract) -> str:
+    """Return the text of the error of a single row, without values that identify a person."""
+    parts = []
+    for each in error.details:
+        field = each.path.removeprefix("rows[0].")
+        found = MASK if field.partition("[")[0] in contract.pii_fields else each.found
+        parts.append(f"{field}: expected {each.expected}, found {found}")
+    return "; ".join(parts)
 
 
 def _validated(model: ServedModel, part: Sequence[tuple[int, dict[str, Any]]]) -> pl.DataFrame:

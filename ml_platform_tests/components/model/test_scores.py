@@ -134,7 +134,7 @@ def test_rows_of_the_future_are_scored_with_what_the_endpoint_knows_now(platform
     scored = score_table(served, rows, logs, now, ["shop"])
     assert scored.refused == 1
     assert [(each.row, each.reason) for each in scored.refusals] == [(1, "field")]
-    assert "rows[0].distance" in scored.refusals[0].message
+    assert scored.refusals[0].message == "distance: expected a finite number, found null"
     assert scored.rows["shop"].to_list() == ["s0", "new"]
     assert scored.rows["as_of"].to_list() == [now, now]
     assert scored.rows.select("missing", "rules", "degraded").rows() == [([], [], False), (["shops"], [], True)]
