@@ -100,13 +100,15 @@ class Limits:
 class ServiceConfig:
     """Model and version of the service, and the folder of its prediction log (None: no log).
 
-    ``log_key`` returns the key by which the log hashes values that identify a person.
+    ``log_key`` returns the key by which the log hashes values that identify a person. ``log_share`` is the share of the
+    requests that the log keeps.
     """
 
     model: str
     version: str
     log_folder: Path | None
     log_key: Callable[[], PseudonymKey] | None = None
+    log_share: float = 1.0
 
 
 class HttpError(Exception):
@@ -224,6 +226,7 @@ class PredictApp:
                 self.config.model,
                 self.config.version,
                 protection=self._protection(self._predictor.contract),
+                share=self.config.log_share,
                 on_handled=self._observe,
             )
         # Loaded objects stay for the whole life of the service: no collection has to look at them again.

@@ -39,7 +39,8 @@ def create_app(source: Path, online: str, log_folder: Path | None) -> PredictApp
     """
     metadata = json.loads((source / PACKAGE_FILE).read_text())
     store = open_store(online)
-    config = ServiceConfig(metadata["model"], metadata["version"], log_folder, _log_key)
+    share = float(metadata.get("serving", {}).get("log_share", 1.0))
+    config = ServiceConfig(metadata["model"], metadata["version"], log_folder, _log_key, share)
     return PredictApp(config, lambda: Predictor(source / MODEL_FOLDER, store))
 
 

@@ -16,6 +16,7 @@ A record, as :mod:`ml_platform.data.log_block` reads it back from a block, has t
 - ``score``
 - ``label``: the answer of a task with two classes, else null
 - ``details``: further fields of the answer with the answer as ``label``; absent for a task without them
+- ``weight``: number of requests for which this one stands in a log that keeps a share; absent: 1
 
 :mod:`bento.log_files` says when a file is complete and when its lines are on the disk.
 """
@@ -35,6 +36,7 @@ import polars as pl
 
 from bento.log_files import LogFiles, make_private_folder
 from bento.log_protection import UNPROTECTED, LogProtection
+from bento.log_sampling import is_kept
 from bento.predictor import Prediction
 from ml_platform.data.answer_counts import SUFFIX, AnswerCounter
 from ml_platform.data.instants import microseconds_of
@@ -79,16 +81,18 @@ class LogStatus:
     failing_since: datetime | None
 
 
-def blocks_of(answered: Sequence[AnsweredRequest], protection: LogProtection = UNPROTECTED) -> Iterator[Block]:
+def blocks_of(
+    answered: Sequence[AnsweredRequest], protection: LogProtection = UNPROTECTED, weight: float = 1.0
+) -> Iterator[Block]:
     """Yield blocks with the predictions of ``answered``, in order; a block ends where the read facts change."""
     group: list[AnsweredRequest] = []
     for each in answered:
         if group and each.prediction.served.watermarks != group[0].prediction.served.watermarks:
-            yield _block(group, protection)
+            yield _block(group, protection, weight)
             group = []
         group.append(each)
     if group:
-        yield _block(group, protection)
+        yield _block(group, protection, weight)
 
 
 def layout_of(
@@ -99,7 +103,7 @@ def layout_of(
     return Layout(writer, model, version, columns.view_names, protection.kinds(features))
 
 
-def _block(answered: Sequence[AnsweredRequest], protection: LogProtection) -> Block:
+def _block(answered: Sequence[AnsweredRequest], protection: LogProtection, weight: float) -> Block:
     predictions = [each.prediction for each in answered]
     served = [each.served for each in predictions]
     columns = served[0].columns
@@ -133,6 +137,7 @@ def _block(answered: Sequence[AnsweredRequest], protection: LogProtection) -> Bl
         ages=np.concatenate([each.ages_minutes for each in served]),
         numbers=numbers,
         texts=texts,
+        weight=weight,
     )
 
 
@@ -149,7 +154,8 @@ class PredictionLog:
 
     Requests that were answered within ``batch_seconds`` are written together; a killed service loses only these, and
     :mod:`ml_platform.data.answer_counts` tells how many rows they had.
-    ``protection`` hides values that identify a person.
+    ``protection`` hides values that identify a person. ``share`` of the requests is kept (:mod:`bento.log_sampling`);
+    the others count as written, because nothing of them is lost.
     ``on_handled`` is called in the thread with the requests that were written or dropped there together.
 
     No error ends the thread. Rows that cannot be written are dropped and counted, and the next write tries again.
@@ -166,6 +172,7 @@ class PredictionLog:
         max_file_seconds: float = 3600.0,
         batch_seconds: float = 0.2,
         protection: LogProtection = UNPROTECTED,
+        share: float = 1.0,
         on_handled: Callable[[Sequence[AnsweredRequest]], None] | None = None,
     ) -> None:
         self.model, self.version = model, version
@@ -173,6 +180,7 @@ class PredictionLog:
         self.batch_seconds = batch_seconds
         self._on_handled = on_handled
         self._protection = protection
+        self._share = share
         self._files = LogFiles(
             folder,
             version,
@@ -196,7 +204,7 @@ class PredictionLog:
 
     @property
     def written_rows(self) -> int:
-        """Rows that are in the files."""
+        """Rows that are in the files, or that a log which keeps a share leaves out."""
         return self.status().written_rows
 
     @property
@@ -289,14 +297,16 @@ class PredictionLog:
             return
         # All requests of a service are answered from the same columns.
         self._columns = batch[0].prediction.served.columns
-        lines, rows = self._lines(batch)
+        kept = [each for each in batch if is_kept(each.request_id, each.rows, self._share)]
+        lines, rows = self._lines(kept) if kept else ([], [])
         appended, error = self._files.append(lines, rows)
-        self._count(batch, sum(rows[:appended]), error)
+        left_out = sum(len(each.rows) for each in batch) - sum(len(each.rows) for each in kept)
+        self._count(batch, sum(rows[:appended]) + left_out, error)
 
     def _lines(self, batch: Sequence[AnsweredRequest]) -> tuple[list[bytes], list[int]]:
         """Return the lines of the blocks of ``batch``, and the rows in each."""
         try:
-            blocks = [(pack_block(block), len(block.scores)) for block in blocks_of(batch, self._protection)]
+            blocks = [(pack_block(block), len(block.scores)) for block in self._blocks(batch)]
         except Exception:
             if len(batch) == 1:
                 logger.exception("request %s was answered but not logged", batch[0].request_id)
@@ -305,6 +315,9 @@ class PredictionLog:
             parts = [self._lines([each]) for each in batch]
             return [line for lines, _ in parts for line in lines], [row for _, rows in parts for row in rows]
         return [line for line, _ in blocks], [rows for _, rows in blocks]
+
+    def _blocks(self, batch: Sequence[AnsweredRequest]) -> Iterator[Block]:
+        return blocks_of(batch, self._protection, 1.0 / self._share)
 
     def _count(self, batch: list[AnsweredRequest], written: int, error: Exception | None) -> None:
         """Count ``written`` rows of ``batch`` as written and its other rows as dropped."""

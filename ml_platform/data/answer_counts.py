@@ -14,7 +14,7 @@ from pathlib import Path
 SUFFIX = ".counts"
 
 _BYTES = 24
-"""Three whole numbers of eight bytes: answered, written, dropped."""
+"""Three whole numbers of eight bytes: answered, written (or left out by a log that keeps a share), dropped."""
 
 
 @dataclass(frozen=True)

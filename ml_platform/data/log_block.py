@@ -68,8 +68,8 @@ class Block:
     """n predictions of r requests, which were read with the same ``watermarks``.
 
     ``ids``, ``request_ids``, ``roles``, ``answered_at`` (microseconds), ``row_counts``, ``clients`` and
-    ``latencies_ms`` are by request; the others by row. ``numbers`` (n × features) has NaN for text, whose values are in
-    ``texts`` by position of the feature.
+    ``latencies_ms`` are by request, ``weight`` is that of each request, and the others are by row. ``numbers``
+    (n × features) has NaN for text, whose values are in ``texts`` by position of the feature.
     """
 
     ids: Sequence[str]
@@ -89,6 +89,7 @@ class Block:
     texts: Mapping[int, Sequence[str | None]]
     clients: Sequence[str | None]
     latencies_ms: Sequence[float | None]
+    weight: float = 1.0
 
 
 _ARRAYS = ("predict_at", "as_of", "ages", "numbers")
@@ -99,6 +100,8 @@ def pack_block(block: Block) -> bytes:
     rows = len(block.scores)
     head = {name: value for name, value in vars(block).items() if name not in _ARRAYS}
     head["texts"] = {str(place): texts for place, texts in block.texts.items()}
+    if block.weight == 1:
+        del head["weight"]
     if not any(block.details):
         head["details"] = None
     matrix = np.column_stack(
@@ -136,6 +139,7 @@ def _records(head: Mapping[str, Any], matrix: npt.NDArray[np.float64], layout: L
     values = _plain(matrix[:, 2 + views :], kinds, texts)
     names = [name for name, _ in layout.features]
     details = head["details"] or [None] * len(matrix)
+    weight = {"weight": head["weight"]} if "weight" in head else {}
     unknown = [None] * len(head["row_counts"])  # in blocks of earlier releases
     clients, latencies_ms = head.get("clients", unknown), head.get("latencies_ms", unknown)
     records = []
@@ -163,6 +167,7 @@ def _records(head: Mapping[str, Any], matrix: npt.NDArray[np.float64], layout: L
                     "latency_ms": latencies_ms[request],
                     "score": head["scores"][position],
                     "label": label if extra is None else None,
+                    **weight,
                     **({} if extra is None else {"details": {"label": label, **extra}}),
                 }
             )

@@ -23,6 +23,7 @@ from pydantic_core import to_json
 
 from ml_platform.data.instants import microseconds_of
 from ml_platform.data.log_block import BLOCK_START, LAYOUT_START, BlockError, Layout, unpack_block
+from ml_platform.monitoring.sampling_weights import WEIGHT
 
 PREDICTION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "prediction_id": pl.String,
@@ -42,10 +43,11 @@ PREDICTION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "features": pl.String,
     "client": pl.String,
     "latency_ms": pl.Float64,
+    WEIGHT: pl.Float64,
 }
 """Columns of the predictions table. Objects are JSON text, because their keys differ by model."""
 
-LATER_COLUMNS = ("client", "latency_ms")
+LATER_COLUMNS = ("client", "latency_ms", WEIGHT)
 """Columns that tables of earlier releases lack."""
 
 DETAILS = "details"
@@ -99,6 +101,7 @@ class LoggedPrediction(BaseModel):
     label: float | None = Field(default=None, description="Answer of a task with two classes, else null.")
     client: str | None = Field(default=None, description="Client whose key the gateway accepted; null: none.")
     latency_ms: float | None = Field(default=None, ge=0, description="Milliseconds from the request to its answer.")
+    weight: float = Field(default=1.0, ge=1, description="Number of requests for which this one stands.")
     details: dict[str, Any] | None = Field(
         default=None, description="Further fields of the answer, for example the probability of each class."
     )
@@ -198,6 +201,7 @@ class _Line(msgspec.Struct, gc=False):
     details: msgspec.Raw = msgspec.Raw(b"null")
     client: str | None = None
     latency_ms: float | None = None
+    weight: Annotated[float, msgspec.Meta(ge=1)] = 1.0
     prediction_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PREDICTION_ID_LENGTH)] | None = None
 
 
@@ -265,7 +269,18 @@ def _table(lines: Sequence[_Line]) -> pl.DataFrame:
         ],
         **{
             name: [getattr(line, name) for line in lines]
-            for name in ("request_id", "row", "model", "version", "role", "score", "label", "client", "latency_ms")
+            for name in (
+                "request_id",
+                "row",
+                "model",
+                "version",
+                "role",
+                "score",
+                "label",
+                "client",
+                "latency_ms",
+                WEIGHT,
+            )
         },
         # Whole numbers: Polars converts them many times faster than datetime objects.
         "predict_at": [microseconds_of(line.predict_at) for line in lines],

@@ -12,6 +12,7 @@ import polars.selectors as cs
 from pydantic import BaseModel, ConfigDict
 
 from ml_platform.monitoring.logged_fields import unpack_json_column
+from ml_platform.monitoring.sampling_weights import WEIGHT, equally_weighted, with_weights
 
 MAX_PARTS = 31
 """Parts (days) of the latest predictions that are read."""
@@ -33,19 +34,19 @@ def logged_features(
     """Return the logged features of up to ``rows`` predictions for the time from ``start`` to ``end``.
 
     ``parts`` are predictions in parts, the latest part first; at most :data:`MAX_PARTS` are read. Of more predictions
-    in a part, a seeded sample counts.
+    in a part, a seeded sample counts. Predictions of sampled logs are returned with equal weights.
     """
     found: list[pl.DataFrame] = []
     missing = rows
     for _, part in zip(range(MAX_PARTS), parts, strict=False):
         within = pl.col("predict_at").is_between(start, end, closed="left")
-        predictions = part.filter(within).select("features").collect()
+        predictions = with_weights(part).filter(within).select("features", WEIGHT, "prediction_id").collect()
         found.append(predictions.sample(missing, seed=seed) if predictions.height > missing else predictions)
         missing -= found[-1].height
         if not missing:
             break
     logged = pl.concat(found) if found else pl.DataFrame(schema={"features": pl.String})
-    return unpack_json_column(logged, "features")
+    return unpack_json_column(equally_weighted(logged, ["prediction_id"]).select("features"), "features")
 
 
 def risen_nulls(

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.monitoring.outcomes import OUTCOME
+from ml_platform.monitoring.sampling_weights import equally_weighted, total_weight
 from ml_platform.tasks.metrics import HIGHER_IS_BETTER
 
 MetricFunction = Callable[[pl.DataFrame], dict[str, float]]
@@ -184,8 +185,15 @@ def measure_period(
     settings: PerformanceSettings,
     known_by: datetime,
 ) -> Period:
-    """Return the counts and metrics of the ``outcomes`` of one version and period, not yet compared with anything."""
-    rows = outcomes.sort("predict_at", "score", OUTCOME, nulls_last=True)
+    """Return the counts and metrics of the ``outcomes`` of one version and period, not yet compared with anything.
+
+    Counts add up the column ``weight``, if there is one. Metrics and the required numbers of labels and days count rows
+    of equal weight.
+    """
+    counts = _counts(outcomes, settings, known_by)
+    rows = equally_weighted(outcomes, ["request_id", "predict_at"]).sort(
+        "predict_at", "score", OUTCOME, nulls_last=True
+    )
     labelled = rows.drop_nulls(OUTCOME)
     due = pl.col("predict_at") + timedelta(hours=settings.label_delay_hours) <= known_by
     missing = rows.filter(pl.col(OUTCOME).is_null(), due).height
@@ -201,10 +209,7 @@ def measure_period(
     return Period(
         start=start,
         version=version,
-        predictions=rows.height,
-        labelled=labelled.height,
-        pending=rows.height - labelled.height - missing,
-        missing=missing,
+        **counts,
         coverage=coverage,
         days=days,
         evaluated=evaluated,
@@ -215,6 +220,18 @@ def measure_period(
         shortfalls={},
         regressed_metrics=[],
     )
+
+
+def _counts(outcomes: pl.DataFrame, settings: PerformanceSettings, known_by: datetime) -> dict[str, int]:
+    due = pl.col("predict_at") + timedelta(hours=settings.label_delay_hours) <= known_by
+    unknown = outcomes.filter(pl.col(OUTCOME).is_null())
+    missing = total_weight(unknown.filter(due))
+    return {
+        "predictions": total_weight(outcomes),
+        "labelled": total_weight(outcomes.drop_nulls(OUTCOME)),
+        "pending": total_weight(unknown.filter(~due)),
+        "missing": missing,
+    }
 
 
 def _mean_outcome(outcome: pl.Series) -> float | None:

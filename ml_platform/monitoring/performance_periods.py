@@ -21,6 +21,7 @@ from ml_platform.monitoring.outcomes import OUTCOME, current_outcomes, latest_pe
 from ml_platform.monitoring.performance import MetricFunction, PerformanceSettings, Period, measure_period
 from ml_platform.monitoring.prediction_days import DayCounts, day_counts, day_name
 from ml_platform.monitoring.prediction_log import predictions_table, with_details
+from ml_platform.monitoring.sampling_weights import WEIGHT, with_weights
 from ml_platform.state.schema import performance_periods
 
 STABLE = "stable"
@@ -84,14 +85,14 @@ def outcomes_of_period(
 ) -> pl.DataFrame:
     """Return the predictions of the stable role from ``start`` until before ``end`` that were logged on ``days``.
 
-    The columns are ``version``, ``request_id``, ``predict_at``, ``score``, ``details`` and ``outcome`` (null:
-    unknown). Of several predictions of one example by one version only the one logged last counts.
+    The columns are ``version``, ``request_id``, ``predict_at``, ``score``, ``details``, ``weight`` and ``outcome``
+    (null: unknown). Of several predictions of one example by one version only the one logged last counts.
     """
     keys = [_EXAMPLE, "version"]
     # Later days come last, so the last row of an example is the one logged last.
     parts = [_outcomes_of_day(lake, model, identity, start, end, day, outcome_type, hashed) for day in sorted(days)]
     rows = pl.concat(parts).unique(keys, keep="last", maintain_order=True)
-    return rows.select("version", "request_id", "predict_at", "score", DETAILS, OUTCOME)
+    return rows.select("version", "request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME)
 
 
 def _outcomes_of_day(
@@ -106,15 +107,16 @@ def _outcomes_of_day(
 ) -> pl.DataFrame:
     wanted = (pl.col("role") == STABLE, pl.col("predict_at") >= start, pl.col("predict_at") < end)
     columns = (PREDICTION_ID, "request_id", "row", "model", "version", "role", "predict_at", "logged_at", "score")
-    stored = with_details(lake.scan(predictions_table(model), partitions=[day]))
-    rows = stored.filter(*wanted).select(*columns, DETAILS, "request").collect()
+    stored = with_weights(with_details(lake.scan(predictions_table(model), partitions=[day])))
+    rows = stored.filter(*wanted).select(*columns, DETAILS, WEIGHT, "request").collect()
     keys = [identity_column(name) for name in identity]
     latest = latest_per_example(with_identity(rows.drop_nulls("request"), identity, hashed), keys)
     outcomes = current_outcomes(lake, model, [day], outcome_type).select(PREDICTION_ID, OUTCOME)
     joined = latest.join(outcomes, on=PREDICTION_ID, how="left", maintain_order="left")
     # The hash takes eight bytes where the identity may be long text.
     return joined.select(
-        pl.struct(keys).hash(seed=0).alias(_EXAMPLE), "version", "request_id", "predict_at", "score", DETAILS, OUTCOME
+        pl.struct(keys).hash(seed=0).alias(_EXAMPLE),
+        *("version", "request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME),
     )
 
 

@@ -22,6 +22,7 @@ from ml_platform.monitoring.fact_tables import writing_facts
 from ml_platform.monitoring.known_ids import PREDICTION_ID, KnownIds, hashed_ids
 from ml_platform.monitoring.log_lines import DETAILS, LATER_COLUMNS, parse_lines
 from ml_platform.monitoring.prediction_days import add_predictions, day_name
+from ml_platform.monitoring.sampling_weights import WEIGHT
 from ml_platform.state.cursors import cursors_below, delete_cursors, read_cursor, write_cursor
 
 QUARANTINE_SUFFIX = "_quarantine"
@@ -223,6 +224,8 @@ def _ingest_chunk(lake: Lake, model: str, chunk: _Chunk, known: KnownIds, counts
         kept = rows.filter(known.are_new(str(day), rows))
         if kept.height:
             new[str(day)] = kept
+    if any((rows[WEIGHT] != 1).any() for rows in new.values()):
+        _add_weight_column(lake, table)
     staged = [lake.stage(table, _in_columns_of(lake, table, rows), day) for day, rows in new.items()]
     staged += _quarantined(lake, table + QUARANTINE_SUFFIX, chunk.file, parsed.corrupt)
     with lake.state.write():
@@ -251,6 +254,29 @@ def _in_columns_of(lake: Lake, table: str, rows: pl.DataFrame) -> pl.DataFrame:
     if DETAILS not in stored:
         return rows.drop(DETAILS, strict=False)
     return with_details(rows.lazy()).collect()
+
+
+def _add_weight_column(lake: Lake, table: str) -> None:
+    """Give a table of an earlier release the column ``weight``, so that sampled predictions can follow; once, in one
+    transaction. Its predictions have the weight 1.
+    """
+    if not lake.exists(table) or WEIGHT in lake.scan(table).collect_schema():
+        return
+    staged = [
+        lake.stage(table, rows.drop(PARTITION).with_columns(pl.lit(1.0).alias(WEIGHT)), day)
+        for day in lake.partitions(table)
+        for rows in [lake.scan(table, partitions=[day]).collect()]
+    ]
+    with lake.state.write():
+        lake.catalog.record(
+            table,
+            staged[0].columns,
+            partitioned=True,
+            added=[each.segment for each in staged],
+            replaced=[each.id for each in lake.catalog.segments(table, with_files=False)],
+        )
+    if lake.files.local is not None:
+        lake.rewrite_delta_log(table)
 
 
 def _quarantined(lake: Lake, table: str, file: Path, corrupt: pl.DataFrame) -> list[StagedRows]:

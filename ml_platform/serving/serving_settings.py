@@ -49,6 +49,13 @@ class ServingSettings(Settings):
         description="Time after which the gateway answers a request with 504, which counts as an error of the version "
         "that did not answer. Requests of lines are answered as long as answers come.",
     )
+    log_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the requests that the prediction log keeps, for very high rates; each kept prediction "
+        "has the weight 1 / share.",
+    )
     streams: tuple[DeclaredStream, ...] = Field(
         default=(), description="Streams whose requests the endpoint answers while the platform runs."
     )

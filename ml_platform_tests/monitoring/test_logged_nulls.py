@@ -14,6 +14,7 @@ START, END = datetime(2013, 7, 1, tzinfo=UTC), datetime(2013, 8, 1, tzinfo=UTC)
 def predictions(day: int, values: list[float | None]) -> pl.LazyFrame:
     return pl.LazyFrame(
         {
+            "prediction_id": [f"{day}-{number}" for number in range(len(values))],
             "predict_at": [START + timedelta(days=day)] * len(values),
             "features": [json.dumps({"v__x": value, "v__y": 1.0}) for value in values],
         }
