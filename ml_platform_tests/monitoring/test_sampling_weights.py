@@ -37,14 +37,11 @@ def test_performance_of_a_stream_whose_share_changed_is_that_of_all_requests() -
     rows = pl.concat([stream(1.0, 0.2, "before"), stream(SHARE, 0.6, "after")])
     settings = PerformanceSettings(period="1mo", minimum_days=1)
     known_by = JULY + timedelta(days=40)
-    period = measure_period(
-        JULY,
-        "1",
-        rows,
-        lambda labelled: {"rate": float(labelled["outcome"].mean())},
-        settings,
-        known_by,  # type: ignore[arg-type]
-    )
+
+    def rate(labelled: pl.DataFrame) -> dict[str, float]:
+        return {"rate": float(labelled["outcome"].to_numpy().mean())}
+
+    period = measure_period(JULY, "1", rows, rate, settings, known_by)
     assert abs(period.predictions - 2 * ROWS) < 5 * 600  # the standard error of the sampled half
     assert period.predictions == period.labelled
     assert period.base_rate == period.metrics["rate"]
