@@ -2,7 +2,7 @@
 
 import json
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 
 from ml_platform.data.settings import Settings
 from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.replicas import port_file, started_replicas
 
 READ_SECONDS = 0.2
 
@@ -30,11 +31,30 @@ class ArmCounts(Settings):
     missing: int = Field(default=0, description="Those that had no fact.")
     compared: int = Field(default=0, description="Requests that both versions answered; of the candidate only.")
     changed: int = Field(default=0, description="Those whose scores differ by more than the limit.")
-    started: float = Field(default=0, description="When the process started (seconds since 1970); 0: not known.")
-    resident_bytes: int = Field(default=0, description="Memory of the process now; 0: not known.")
+    started: float = Field(default=0, description="When the first process started (seconds since 1970); 0: not known.")
+    resident_bytes: int = Field(default=0, description="Memory of the largest process now; 0: not known.")
+    replicas: dict[str, "ArmCounts"] = Field(
+        default_factory=dict,
+        description="Counters that only a process has, by replica, none of one that did not answer; the fields above "
+        "have the sum.",
+    )
+
+    def with_unread(self, before: "ArmCounts | None") -> Self:
+        """Return these counters with those ``before`` of each replica that did not answer this time."""
+        if before is None or _UNREAD not in self.replicas.values():
+            return self
+        last = {name: before.replicas.get(name, each) for name, each in self.replicas.items() if each == _UNREAD}
+        return self.model_copy(update={"replicas": {**self.replicas, **last}})
 
     def since(self, before: Self) -> Self:
         """Return the increase since ``before``. A counter that fell belongs to a restarted process and starts at 0."""
+        if self.replicas:
+            # Counters of an earlier release are those of the first replica.
+            known: Mapping[str, ArmCounts] = before.replicas or {next(iter(self.replicas)): before}
+            parts = [each.since(known.get(name, ArmCounts())) for name, each in self.replicas.items()]
+            alone = self.model_copy(update={"replicas": {}, **_NOT_OF_A_PROCESS})
+            total = alone.since(before.model_copy(update={"replicas": {}, **_NOT_OF_A_PROCESS}))
+            return total.model_copy(update=_summed(parts))
         fell = sum(self.scores) < sum(before.scores) or self.view_reads < before.view_reads
         old_scores = before.scores if len(before.scores) == len(self.scores) and not fell else (0,) * len(self.scores)
         reads, missing = (0, 0) if fell else (before.view_reads, before.missing)
@@ -52,6 +72,22 @@ class ArmCounts(Settings):
             resident_bytes=self.resident_bytes,
             started=self.started,
         )
+
+
+_UNREAD = ArmCounts()
+"""Counters of a replica that did not answer."""
+
+_NOT_OF_A_PROCESS: dict[str, Any] = {"scores": (), "view_reads": 0, "missing": 0}
+
+
+def _summed(parts: Sequence[ArmCounts]) -> dict[str, Any]:
+    """Return the sums of the counters that only a process has."""
+    scores = [each.scores for each in parts if each.scores]
+    return {
+        "scores": tuple(map(sum, zip(*scores, strict=True))),
+        "view_reads": sum(each.view_reads for each in parts),
+        "missing": sum(each.missing for each in parts),
+    }
 
 
 class ArmTotals(Settings):
@@ -106,7 +142,7 @@ def read_counts(gateway: Path, slow_ms: Mapping[str, int], run: Path) -> dict[st
             slow=timed - durations.get(float(limit), timed),
             active=of("active"),
         )
-        found[name] = seen.model_copy(update=_service_counts(run / f"{name}.port"))
+        found[name] = seen.model_copy(update=_process_counts(run, name))
     return found
 
 
@@ -114,26 +150,51 @@ def _value(values: Mapping[str, int], service: str, counter: str) -> int:
     return values.get(f"cluster.{service}.upstream_rq_{counter}", 0)
 
 
-def recent_scores(run: Path, name: str) -> str | None:
-    """Return the page of the last scores of the service ``name``; None while it does not answer, or has no page."""
-    try:
-        return _read(f"http://127.0.0.1:{int((run / f'{name}.port').read_text())}/recent_scores", READ_SECONDS)
-    except (OSError, ValueError):
-        return None
+def requests_at_once(gateway: Path, services: Sequence[str]) -> dict[str, int]:
+    """Return the requests of each service that wait for an answer or for a connection now.
+
+    ``gateway`` is the folder of the gateway. Raises ``OSError`` when it does not answer.
+    """
+    query = f"/stats?filter=^cluster\\.({'|'.join(services)})\\.upstream_rq_(active|pending_active)$&format=json"
+    stats = json.loads(query_gateway(gateway, query, seconds=2.0))["stats"]
+    values = {each["name"]: int(each["value"]) for each in stats if "value" in each}
+    return {each: _value(values, each, "active") + _value(values, each, "pending_active") for each in services}
+
+
+def recent_scores(run: Path, name: str) -> dict[str, str]:
+    """Return the pages of the last scores of the service ``name``, by replica; none of one that does not answer."""
+    pages = {}
+    for replica in started_replicas(run, name):
+        try:
+            port = int(port_file(run, replica).read_text())
+            pages[replica] = _read(f"http://127.0.0.1:{port}/recent_scores", READ_SECONDS)
+        except (OSError, ValueError):
+            continue
+    return pages
 
 
 def _histograms(stats: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [one for each in stats for one in each.get("histograms", [])]
 
 
-def _service_counts(port_file: Path) -> dict[str, object]:
-    """Return the counters that only the service has; none while it does not answer."""
+def _process_counts(run: Path, name: str) -> dict[str, Any]:
+    """Return the counters that only the processes of the service ``name`` have."""
+    replicas = {each: _replica_counts(port_file(run, each)) for each in started_replicas(run, name)}
+    return {
+        **_summed(list(replicas.values())),
+        "resident_bytes": max((each.resident_bytes for each in replicas.values()), default=0),
+        "started": replicas[name].started if name in replicas else 0.0,
+        "replicas": replicas,
+    }
+
+
+def _replica_counts(file: Path) -> ArmCounts:
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        page = _read(f"http://127.0.0.1:{int(port_file.read_text())}/metrics", READ_SECONDS)
+        page = _read(f"http://127.0.0.1:{int(file.read_text())}/metrics", READ_SECONDS)
     except (OSError, ValueError):
-        return {}
+        return _UNREAD
     cumulative, reads, missing, resident, started = [], 0, 0, 0, 0.0
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -148,13 +209,7 @@ def _service_counts(port_file: Path) -> dict[str, object]:
             elif sample.name == "ml_platform_started_seconds":
                 started = sample.value
     scores = tuple(new - old for new, old in zip(cumulative, [0, *cumulative], strict=False))
-    return {
-        "scores": scores,
-        "view_reads": reads,
-        "missing": missing,
-        "resident_bytes": resident,
-        "started": started,
-    }
+    return ArmCounts(scores=scores, view_reads=reads, missing=missing, resident_bytes=resident, started=started)
 
 
 def _read(url: str, seconds: float) -> str:

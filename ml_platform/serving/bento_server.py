@@ -1,4 +1,4 @@
-"""Starts BentoML's server on one bento: `python -m ml_platform.serving.bento_server BENTO PORT_FILE LOG_FILE`.
+"""Starts BentoML's server on one bento: `python -m ml_platform.serving.bento_server BENTO PORT_FILE LOG_FILE [refuse]`.
 
 This process binds the socket, writes its port number to PORT_FILE, and passes the socket to the server, so no other
 process can take the port in between. `bentoml serve` would add a second process manager above the same server and
@@ -16,14 +16,18 @@ from ml_platform.serving.bento_signature import BYTECODE
 
 SERVER = "_bentoml_impl.worker.service"
 BACKLOG = 2048
+REFUSE = "refuse"
+"""Last argument of a service that refuses requests while it starts, since another service can answer them."""
+
 GRACE_SECONDS = 30
 
 
-def main(bento: Path, port_file: Path, log_file: Path) -> None:
+def main(bento: Path, port_file: Path, log_file: Path, *, refuse: bool = False) -> None:
     """Replace this process by the server of ``bento`` on a free local port, and send its output to ``log_file``.
 
     A bento whose files changed since it was verified, or are not as signed, is not served: the error is in the log, and
-    no port is written. The folder of trusted keys is in ``$ML_PLATFORM_TRUSTED_KEYS``.
+    no port is written. The folder of trusted keys is in ``$ML_PLATFORM_TRUSTED_KEYS``. Requests that come while the
+    model is loaded wait, or with ``refuse`` are not accepted.
     """
     _remove_bytecode(bento)
     try:
@@ -34,8 +38,8 @@ def main(bento: Path, port_file: Path, log_file: Path) -> None:
         raise SystemExit(str(error)) from None
     listener = bound_socket(port_file)
     listener.set_inheritable(True)
-    # Listen before the server runs: an early request then waits instead of being rejected.
-    listener.listen(BACKLOG)
+    if not refuse:
+        listener.listen(BACKLOG)
     staged = port_file.with_suffix(".new")
     staged.write_text(str(listener.getsockname()[1]))
     staged.replace(port_file)
@@ -60,4 +64,4 @@ def _remove_bytecode(bento: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    main(*map(Path, sys.argv[1:4]), refuse=REFUSE in sys.argv[4:])

@@ -207,14 +207,18 @@ def fallbacks_of(model: str, state: DesiredState, settings_of: SettingsOf = defa
 
 
 def write_clusters(
-    folder: Path, ports: Mapping[str, int], fallbacks: Iterable[Sequence[str]] = (), *, version: str
+    folder: Path, ports: Mapping[str, int | Sequence[int]], fallbacks: Iterable[Sequence[str]] = (), *, version: str
 ) -> None:
-    """Replace the clusters by ``ports`` (name of the service → local port), and one for each of ``fallbacks``.
+    """Replace the clusters by ``ports`` (name of the service → local ports), and one for each of ``fallbacks``.
 
     A fallback has the names of the services that are tried, in order.
     """
-    resources = [_cluster(name, port) for name, port in sorted(ports.items())]
-    resources += [_fallback_cluster(names) for names in sorted(map(tuple, fallbacks))]
+    replicas = {name: [found] if isinstance(found, int) else list(found) for name, found in ports.items()}
+    resources = [_cluster(name, found) for name, found in sorted(replicas.items())]
+    resources += [
+        _fallback_cluster(names, max(len(replicas.get(name, [])) for name in names))
+        for names in sorted(map(tuple, fallbacks))
+    ]
     write_json(folder / CLUSTERS_FILE, {"version_info": version, "resources": resources})
 
 
@@ -323,7 +327,7 @@ def _route(model: str, state: DesiredState, settings_of: SettingsOf) -> dict[str
         "timeout": f"{max(settings_of(each).timeout_seconds for each in roles.values() if each is not None):g}s",
         # The copy for a shadow has this host with a suffix; no client's host may have it.
         "host_rewrite_literal": "models",
-        "retry_policy": _RETRIES,
+        "retry_policy": _retries(max(settings_of(each).replicas.most for each in roles.values() if each is not None)),
     }
     if state.sticky_by is not None:
         weighted["use_hash_policy"] = True
@@ -366,28 +370,31 @@ def _open_inference_route(route: dict[str, Any]) -> dict[str, Any]:
     return {**route, "match": {"path_separated_prefix": f"{PREFIX}/models/{model}"}}
 
 
-_RETRIES: dict[str, Any] = {
-    # Retry only requests that certainly reached no model: a prediction must not be logged twice.
-    "retry_on": "connect-failure,refused-stream,reset-before-request",
-    "num_retries": 2,
-    # A connection on this machine is refused at once, so there is nothing to wait for.
-    "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.01s"},
-    # The next instance, and then the next service of a fallback.
-    "retry_host_predicate": [
-        {
-            "name": "envoy.retry_host_predicates.previous_hosts",
-            "typed_config": {"@type": f"{_EXTENSIONS}.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
-        }
-    ],
-    "host_selection_retry_max_attempts": 5,
-    "retry_priority": {
-        "name": "envoy.retry_priorities.previous_priorities",
-        "typed_config": {
-            "@type": f"{_EXTENSIONS}.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-            "update_frequency": 1,
+def _retries(replicas: int) -> dict[str, Any]:
+    """Return the policy of a route whose versions have at most so many ``replicas``."""
+    tries = min(replicas, 2)
+    return {
+        # Retry only requests that certainly reached no model: a prediction must not be logged twice.
+        "retry_on": "connect-failure,refused-stream,reset-before-request",
+        "num_retries": 2 * tries,
+        # A connection on this machine is refused at once, so there is nothing to wait for.
+        "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.01s"},
+        # The next replica, and then the next service of a fallback.
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {"@type": f"{_EXTENSIONS}.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+            }
+        ],
+        "host_selection_retry_max_attempts": 5,
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {
+                "@type": f"{_EXTENSIONS}.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                "update_frequency": tries,
+            },
         },
-    },
-}
+    }
 
 
 def _header(key: str, value: str) -> dict[str, Any]:
@@ -428,17 +435,44 @@ _HEALTH_CHECK: dict[str, Any] = {
 }
 
 
-def _cluster(name: str, port: int) -> dict[str, Any]:
+_OF_SEVERAL_REPLICAS: dict[str, Any] = {
+    "lb_policy": "LEAST_REQUEST",
+    # A replica that is not healthy gets no requests while any other is: not 50 percent as by default.
+    "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+    # Refused connections count, answers with an error do not: those say nothing about one replica.
+    "outlier_detection": {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 2,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_local_origin_success_rate": 0,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "enforcing_success_rate": 0,
+        "interval": "1s",
+        "base_ejection_time": "1s",
+        "max_ejection_time": "1s",
+        "max_ejection_percent": 50,
+    },
+}
+
+
+def _cluster(name: str, ports: Sequence[int]) -> dict[str, Any]:
     return {
         "@type": _CLUSTER_TYPE,
         "name": name,
         "type": "STATIC",
         "connect_timeout": f"{CONNECT_SECONDS}s",
-        "circuit_breakers": {"thresholds": [_thresholds()]},
+        "circuit_breakers": {
+            "thresholds": [_thresholds(len(ports))],
+            "per_host_thresholds": [{"max_connections": REQUESTS_AT_ONCE}],
+        },
         "health_checks": [_HEALTH_CHECK],
+        **(_OF_SEVERAL_REPLICAS if len(ports) > 1 else {}),
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address("127.0.0.1", port)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address("127.0.0.1", port)}} for port in ports]}],
+            # One healthy replica is enough to get all requests; otherwise a fallback would get a part of them.
+            "policy": {"overprovisioning_factor": 100 * len(ports) + 100},
         },
         # Shorter than the service's keep-alive, so that the gateway closes idle connections first.
         "typed_extension_protocol_options": {
@@ -451,7 +485,7 @@ def _cluster(name: str, port: int) -> dict[str, Any]:
     }
 
 
-def _fallback_cluster(names: Sequence[str]) -> dict[str, Any]:
+def _fallback_cluster(names: Sequence[str], replicas: int) -> dict[str, Any]:
     """Return the cluster of the services ``names``; the statistics of requests that it answers count for the first."""
     return {
         "@type": _CLUSTER_TYPE,
@@ -459,7 +493,7 @@ def _fallback_cluster(names: Sequence[str]) -> dict[str, Any]:
         "alt_stat_name": names[0],
         "connect_timeout": f"{CONNECT_SECONDS}s",
         "lb_policy": "CLUSTER_PROVIDED",
-        "circuit_breakers": {"thresholds": [_thresholds()]},
+        "circuit_breakers": {"thresholds": [_thresholds(replicas)]},
         "cluster_type": {
             "name": "envoy.clusters.aggregate",
             "typed_config": {"@type": f"{_EXTENSIONS}.clusters.aggregate.v3.ClusterConfig", "clusters": list(names)},
@@ -467,12 +501,13 @@ def _fallback_cluster(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _thresholds() -> dict[str, int]:
+def _thresholds(replicas: int) -> dict[str, int]:
+    at_once, waiting = max(1, replicas) * REQUESTS_AT_ONCE, max(1, replicas) * REQUESTS_WAITING
     return {
-        "max_connections": REQUESTS_AT_ONCE,
-        "max_pending_requests": REQUESTS_WAITING,
-        "max_requests": REQUESTS_AT_ONCE + REQUESTS_WAITING,
-        "max_retries": REQUESTS_AT_ONCE + REQUESTS_WAITING,
+        "max_connections": at_once,
+        "max_pending_requests": waiting,
+        "max_requests": at_once + waiting,
+        "max_retries": at_once + waiting,
     }
 
 

@@ -3,7 +3,8 @@
 Every pass observes the current state and takes the next steps. It can be killed at any line, and the next pass
 continues:
 
-1. Start the missing services: of the versions that answer, of those that are kept ready, and that of the constants.
+1. Start the missing services: the replicas of the versions that answer and of those that are kept ready, and the
+   service of constants.
 2. When all services of a model are ready, write their clusters for the gateway, then the routes of the model.
 3. When no route names a service and no request is in flight there, remove its cluster and stop it.
 
@@ -19,7 +20,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from ml_platform.data.atomic import write_json
 from ml_platform.data.pseudonyms import PII_KEY_FILE_VARIABLE
 from ml_platform.errors import PlatformError
 from ml_platform.features.stores import open_store
+from ml_platform.serving.arm_counts import requests_at_once
+from ml_platform.serving.bento_server import REFUSE
 from ml_platform.serving.bento_signature import TRUSTED_KEYS_VARIABLE
 from ml_platform.serving.constant_server import PLAN_FILE as CONSTANTS_FILE
 from ml_platform.serving.constant_server import write_constants
@@ -36,6 +41,7 @@ from ml_platform.serving.gateway import (
     ANY_MODEL,
     CONSTANT_SERVICE,
     FALLBACK_MARK,
+    REQUESTS_AT_ONCE,
     cluster_name,
     fallback_name,
     fallbacks_of,
@@ -46,6 +52,7 @@ from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.marked_processes import PROCESS_VARIABLE, SERVICE_PREFIX
 from ml_platform.serving.ordered_stop import STREAMS
 from ml_platform.serving.processes import STOP_SECONDS, ProcessPlan
+from ml_platform.serving.replicas import ReplicaScaler, port_file, replica_names, service_of
 from ml_platform.serving.service_hosts import ServiceHosts
 from ml_platform.serving.serving_settings import BentoSettings, Constant
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
@@ -53,7 +60,7 @@ from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
 from ml_platform.serving.streams.consumer_process import StreamPlan
 from ml_platform.serving.streams.declared_streams import stored_streams
 from ml_platform.serving.streams.stream_status import STATUS_FILE as STREAMS_FILE
-from ml_platform.serving.takeover import APPLIED_FILE, applied_states
+from ml_platform.serving.takeover import APPLIED_FILE, applied_states, connected_ports
 
 logger = logging.getLogger("reconcile")
 
@@ -76,12 +83,13 @@ class Reconciler:
         self.stopping = stopping or threading.Event()
         self._state = plan.open_state()
         self._manager = CircusClient(endpoint=control, timeout=STOP_SECONDS + 5)
-        self._clusters: dict[str, int] | None = None
+        self._clusters: dict[str, list[int]] | None = None
         self._fallbacks: set[tuple[str, ...]] = set()
         self._idle: set[str] = set()
         self._hosts = ServiceHosts(plan.run, plan.logs, self._send, HOST_PREFIX, plan.max_loaded)
         self._models: set[str] = {ANY_MODEL}
         self._settings_of = BentoSettings(plan.bentos)
+        self._scaler = ReplicaScaler(REQUESTS_AT_ONCE)
         self._waiting_since: dict[str, float] = {}
         self._has_streams: bool | None = None
 
@@ -101,12 +109,12 @@ class Reconciler:
         applied = applied_states(self.plan.run)
         now = time.time()
         desired = {model: state.without_ended_previous(now) for model, state in stored.items()}
-        needed = _needed_services_of(desired)
+        running = self._running_services()
+        needed = self._needed_replicas(_needed_services_of(desired), running, now)
         constants = self._constants({**desired, **applied})
         write_constants(self._constants_file, constants)
         expected = {*needed, *([CONSTANT_SERVICE] if constants else [])}
-        running = self._running_services()
-        for name in needed.keys() - running:
+        for name in sorted(needed.keys() - running):
             self._start(name, *needed[name])
         if CONSTANT_SERVICE in expected - running:
             self._start_constants()
@@ -116,10 +124,14 @@ class Reconciler:
             for model, state in desired.items()
         }
         target = {model: state for model, state in served.items() if state is not None}
-        self._apply(target, applied, ready, starting=(desired.keys() | unreadable) - target.keys())
-        kept = expected | _services_of(target).keys()
-        self._stop_unused(running - kept, kept)
-        status = self._status(target, [*problems, *sorted(_services_of(desired).keys() - ready.keys())])
+        self._apply(target, applied, expected, ready, starting=(desired.keys() | unreadable) - target.keys())
+        # All replicas of a version that the gateway still routes to, and that is desired no more, stay until it leaves.
+        left = _services_of(target).keys() - {service_of(name) for name in needed}
+        kept = expected | {name for name in running if service_of(name) in left}
+        self._stop_unused(running - kept, {service_of(name) for name in kept} | left)
+        routed = _services_of(desired)
+        waiting = sorted(name for name in needed.keys() - ready.keys() if service_of(name) in routed)
+        status = self._status(target, ready, [*problems, *waiting])
         write_serving_status(self.plan.status_file, status)
         self._run_streams()
         return status
@@ -129,17 +141,46 @@ class Reconciler:
         model: str,
         state: DesiredState,
         ready: Collection[str],
-        applied: Collection[str],
+        applied: Mapping[str, DesiredState],
         now: float,
     ) -> bool:
-        """Return whether the gateway can route to ``state``: each version is ready, or a fallback must do."""
-        if all(cluster_name(model, each) in ready for each in state.served_versions):
+        """Return whether the gateway can route to ``state``: each version is ready, or a fallback must do.
+
+        A version that the gateway routes to already is ready with one replica, a new one with all that always run.
+        """
+        known = applied[model].served_versions if model in applied else []
+        needed = {
+            cluster_name(model, each): 1 if each in known else self._settings_of(each).replicas.min
+            for each in state.served_versions
+        }
+        ready_replicas = Counter(map(service_of, ready))
+        if all(ready_replicas[name] >= count for name, count in needed.items()):
             self._waiting_since.pop(model, None)
             return True
         waited = now - self._waiting_since.setdefault(model, now)
         (_, *fallback) = fallbacks_of(model, state, self._settings_of).get("stable", [""])
-        is_alone = state.served_versions == [state.stable]
-        return model not in applied and is_alone and waited >= FALLBACK_SECONDS and not set(ready).isdisjoint(fallback)
+        must_do = model not in applied and state.served_versions == [state.stable] and waited >= FALLBACK_SECONDS
+        return must_do and any(ready_replicas[name] for name in fallback)
+
+    def _needed_replicas(
+        self, needed: Mapping[str, tuple[str, ServedVersion]], running: Collection[str], now: float
+    ) -> dict[str, tuple[str, ServedVersion]]:
+        """Return the replicas that must run of the services ``needed``, at their load ``now``."""
+        settings = {name: self._settings_of(served).replicas for name, (_, served) in needed.items()}
+        self._scaler.forget(set(needed))
+        counts = Counter(map(service_of, running))
+        for name, declared in settings.items():
+            self._scaler.count(name, declared, counts[name], now)
+        scaled = [name for name, declared in settings.items() if declared.most > declared.min]
+        if scaled and self._clusters:
+            with suppress(OSError):  # the gateway restarts
+                for name, requests in requests_at_once(self.plan.gateway.folder, scaled).items():
+                    self._scaler.add_sample(name, settings[name], requests, now)
+        return {
+            replica: needed[name]
+            for name, declared in settings.items()
+            for replica in replica_names(name, self._scaler.count(name, declared, counts[name], now))
+        }
 
     def _constants(self, states: Mapping[str, DesiredState]) -> dict[str, tuple[Path, str, float]]:
         """Return the bento, the version and the score of the models that declare a constant."""
@@ -217,7 +258,10 @@ class Reconciler:
 
     def _start(self, name: str, model: str, served: ServedVersion) -> None:
         log, bento = self.plan.logs / f"{SERVICE_PREFIX}{name}.log", self.plan.bentos / served.bento
-        arguments = [str(bento), str(self._port_file(name)), str(log)]
+        declared = self._settings_of(served)
+        arguments = [str(bento), str(port_file(self.plan.run, name)), str(log)]
+        if declared.replicas.most > 1 or declared.fallback != "unavailable":
+            arguments.append(REFUSE)
         online, predictions = open_store(self.plan.online).location, (self.plan.predictions / model).resolve()
         environment = {
             **os.environ,
@@ -229,12 +273,11 @@ class Reconciler:
             PROCESS_VARIABLE: f"{SERVICE_PREFIX}{name}",
         }
         options = {"env": environment, "graceful_timeout": STOP_SECONDS - 5, "stop_children": True}
-        declared = self._settings_of(served)
         if declared.isolation == "shared" and self._hosts.accepts(bento):
             service = HostedService(
                 name=name,
                 bento=bento.resolve(),
-                port_file=self._port_file(name).resolve(),
+                port_file=port_file(self.plan.run, name).resolve(),
                 log=log.resolve(),
                 predictions=predictions,
                 warm=declared.warm,
@@ -261,7 +304,7 @@ class Reconciler:
                 "-m",
                 "ml_platform.serving.constant_server",
                 str(self._constants_file),
-                str(self._port_file(CONSTANT_SERVICE)),
+                str(port_file(self.plan.run, CONSTANT_SERVICE)),
             ],
             options={
                 "env": {
@@ -277,7 +320,7 @@ class Reconciler:
 
     def _ready_port(self, name: str) -> int | None:
         """Return the port of the service ``name``; None while it is not ready."""
-        file = self._port_file(name)
+        file = port_file(self.plan.run, name)
         if not file.exists():
             return None
         port = int(file.read_text())
@@ -291,19 +334,22 @@ class Reconciler:
         self,
         target: dict[str, DesiredState],
         applied: dict[str, DesiredState],
+        expected: Collection[str],
         ready: Mapping[str, int],
         *,
         starting: Collection[str],
     ) -> None:
-        clusters = {**(self._clusters or {}), **ready}
-        published = read_clusters(self.plan.gateway.folder) if self._clusters is None else {}
-        for name in _services_of(target).keys() | _services_of(applied).keys():
-            # The service of an earlier run is used until the new one is ready.
-            if name not in clusters and name in published:
-                clusters[name] = published[name][0]
-            # A restarting service keeps its port, so its cluster stays.
-            if name not in clusters and self._port_file(name).exists():
-                clusters[name] = int(self._port_file(name).read_text())
+        routed = {*_services_of(target), *_services_of(applied)}
+        names = {*(self._clusters or {}), *routed, *map(service_of, ready)}
+        published = read_clusters(self.plan.gateway.folder) if self._clusters is None else self._clusters
+        replicas: dict[str, list[str]] = {name: [] for name in names}
+        for name in sorted(expected, key=lambda name: (len(name), name)):
+            replicas.setdefault(service_of(name), []).append(name)
+        ports = {
+            name: self._ports(found or [name], published.get(name, []), ready, is_routed=name in routed)
+            for name, found in replicas.items()
+        }
+        clusters = {name: found for name, found in ports.items() if found}
         self._set_clusters(clusters, self._fallbacks_of(target) | self._fallbacks_of(applied))
         applied_file = self.plan.run / APPLIED_FILE
         version = self._routes_version(target, starting)
@@ -313,26 +359,56 @@ class Reconciler:
             write_json(applied_file, {model: state.model_dump() for model, state in target.items()})
             logger.info("the gateway loaded routes %s", version)
 
-    def _set_clusters(self, clusters: dict[str, int], fallbacks: set[tuple[str, ...]]) -> None:
+    def _ports(
+        self, replicas: Sequence[str], published: Sequence[int], ready: Collection[str], *, is_routed: bool
+    ) -> list[int]:
+        """Return the ports of the cluster of ``replicas``, which has the ports ``published`` now.
+
+        A replica joins when it is ready. One that restarts keeps its port, so it stays. Ports of an earlier run, or of
+        a replica that is to stop, stay until all replicas are ready. A cluster that a route needs is never empty.
+        """
+        files = {name: port_file(self.plan.run, name) for name in replicas}
+        known = {name: int(file.read_text()) for name, file in files.items() if file.exists()}
+        joined = [port for name, port in known.items() if name in ready or port in published]
+        if all(name in ready for name in replicas):
+            return joined
+        others = [port for port in published if port not in joined]
+        return [*joined, *others] or (list(known.values()) if is_routed else [])
+
+    def _set_clusters(self, clusters: dict[str, list[int]], fallbacks: set[tuple[str, ...]]) -> None:
         if clusters == self._clusters and fallbacks == self._fallbacks:
             return
         names = {*clusters, *(fallback_name(*each) for each in fallbacks)}
-        version = ",".join(f"{name}:{clusters.get(name, 0)}" for name in sorted(names))
+        ports = {name: "+".join(map(str, found)) for name, found in clusters.items()}
+        version = ",".join(f"{name}:{ports.get(name, 0)}" for name in sorted(names))
         write_clusters(self.plan.gateway.folder, clusters, fallbacks, version=version or "none")
         self._wait_for_gateway(lambda: self._gateway_clusters() == names, f"clusters {version}")
         self._clusters, self._fallbacks = clusters, fallbacks
 
     def _stop_unused(self, unused: set[str], kept: set[str]) -> None:
-        """Stop each service of ``unused`` after two passes in a row without a request in flight there."""
-        idle = {name for name in unused if self._active_requests(name) == 0}
+        """Stop each replica of ``unused`` after two passes in a row without a request in flight there.
+
+        ``kept`` are the services of which other replicas go on.
+        """
+        idle = {name for name in unused if self._is_idle(name, kept)}
         for name in sorted(idle & self._idle):
-            left = {each: port for each, port in (self._clusters or {}).items() if each in kept}
+            left = {each: ports for each, ports in (self._clusters or {}).items() if each in kept}
             self._set_clusters(left, self._fallbacks)
             if not self._hosts.remove(name):
                 self._manager.send_message("rm", name=f"{SERVICE_PREFIX}{name}", waiting=True)
-            self._port_file(name).unlink(missing_ok=True)
+            port_file(self.plan.run, name).unlink(missing_ok=True)
             logger.info("stopped service %s", name)
         self._idle = idle
+
+    def _is_idle(self, name: str, kept: set[str]) -> bool:
+        service, file = service_of(name), port_file(self.plan.run, name)
+        if service not in kept:
+            return self._active_requests(service) == 0
+        # The gateway counts the requests of all replicas together.
+        if not file.exists():
+            return True
+        port = int(file.read_text())
+        return port not in (self._clusters or {}).get(service, []) and port not in connected_ports({port})
 
     def _active_requests(self, name: str) -> int:
         text = self._query_gateway(f"/stats?filter=^cluster.{name}.upstream_rq_active$")
@@ -372,10 +448,8 @@ class Reconciler:
                 break
         raise OSError(f"the gateway did not load {subject} within {GATEWAY_SECONDS:g} s")
 
-    def _port_file(self, name: str) -> Path:
-        return self.plan.run / f"{name}.port"
-
-    def _status(self, target: Mapping[str, DesiredState], waiting: list[str]) -> ServingStatus:
+    def _status(self, target: Mapping[str, DesiredState], ready: Collection[str], waiting: list[str]) -> ServingStatus:
+        replicas = Counter(map(service_of, ready))
         models = {
             model: ServedModel(
                 endpoint=f"{self.plan.gateway.url}/v1/{model}/predict",
@@ -384,6 +458,7 @@ class Reconciler:
                 weights=state.weights,
                 shadow=state.shadow.version if state.shadow else None,
                 generation=state.generation,
+                replicas={each.version: replicas[cluster_name(model, each)] for each in state.served_versions},
             )
             for model, state in target.items()
         }

@@ -23,6 +23,9 @@ CURSOR_PREFIX = "rollout/"
 
 GUARDRAILS = ("errors", "slow", "scores", "missing", "changed scores")
 
+FIRST_PROCESS = "first"
+"""Name of the process of counters without replicas."""
+
 DOUBT = 20.0
 """Evidence against a candidate above which it does not advance; it is not yet enough to roll back."""
 
@@ -44,7 +47,10 @@ class Rollout(Settings):
     stable_answers: int = Field(default=0, description="Answers of the stable version in this step.")
     errors: int = Field(default=0, description="Errors of the candidate in this step.")
     process_started: float = Field(default=0, description="When the candidate's process started; 0: not seen yet.")
-    restarts: int = Field(default=0, description="Restarts of the candidate's process that were seen.")
+    process_starts: dict[str, float] = Field(
+        default_factory=dict, description="When each of its processes started, by replica."
+    )
+    restarts: int = Field(default=0, description="Restarts of the candidate's processes that were seen.")
     last_answer: datetime | None = Field(default=None, description="When the candidate last answered, or was idle.")
     counts: dict[str, ArmCounts] = Field(default_factory=dict, description="Last counters, by arm.")
     totals: dict[str, ArmTotals] = Field(default_factory=dict, description="Answers since the start, by arm.")
@@ -78,9 +84,8 @@ def observe(rollout: Rollout, counts: Mapping[str, ArmCounts], now: datetime, se
     The answers since the last look are compared once both arms have some; a time in which the candidate answered
     nothing does not count. The first look of a step only stores the counters.
     """
-    if (started := counts["candidate"].started) and started != rollout.process_started:
-        restarts = rollout.restarts + bool(rollout.process_started)
-        rollout = rollout.model_copy(update={"process_started": started, "restarts": restarts})
+    counts = {arm: each.with_unread(rollout.counts.get(arm)) for arm, each in counts.items()}
+    rollout = _with_restarts(rollout, counts["candidate"])
     if not rollout.counts or rollout.step_started is None:
         return rollout.model_copy(
             update={"counts": dict(counts), "step_started": rollout.step_started or now, "last_answer": now}
@@ -125,6 +130,25 @@ def observe(rollout: Rollout, counts: Mapping[str, ArmCounts], now: datetime, se
             "stable_answers": rollout.stable_answers + stable.answers,
             "errors": rollout.errors + candidate.errors,
             "last_answer": now,
+        }
+    )
+
+
+def _with_restarts(rollout: Rollout, candidate: ArmCounts) -> Rollout:
+    """Return ``rollout`` with the restarts of the candidate's processes that are new in ``candidate``."""
+    seen = {name: each.started for name, each in candidate.replicas.items() if each.started}
+    if not seen and candidate.started:
+        seen = {FIRST_PROCESS: candidate.started}
+    # A rollout of an earlier release knows the first process only.
+    first = {next(iter(seen)): rollout.process_started} if seen and rollout.process_started else {}
+    known = rollout.process_starts or first
+    restarted = sum(known.get(name, started) != started for name, started in seen.items())
+    return rollout.model_copy(
+        update={
+            "process_started": candidate.started or rollout.process_started,
+            # One that does not answer is known still; one that has left is not.
+            "process_starts": {**{name: known[name] for name in candidate.replicas.keys() & known.keys()}, **seen},
+            "restarts": rollout.restarts + restarted,
         }
     )
 

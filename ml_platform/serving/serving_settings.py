@@ -12,6 +12,8 @@ from ml_platform.errors import listed
 from ml_platform.serving.desired_state import ServedVersion
 from ml_platform.serving.streams.kinds import DeclaredStream
 
+MAX_REPLICAS = 64
+
 MAX_TIMEOUT_SECONDS = 60
 """A gateway that is replaced waits a little longer than this for the answers under way."""
 
@@ -22,6 +24,38 @@ class Constant(Settings):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     constant: float = Field(allow_inf_nan=False, description="Score of every row.")
+
+
+class ReplicaSettings(Settings):
+    """Number of equal processes of one version, between which the gateway distributes the requests."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: int = Field(default=1, ge=1, le=MAX_REPLICAS, description="Replicas that always run.")
+    max: int | None = Field(
+        default=None, ge=1, le=MAX_REPLICAS, description="Replicas at high load; null: as many as always."
+    )
+    target: float = Field(
+        default=0.7,
+        gt=0,
+        le=1,
+        description="Share of the requests that the replicas take at once (48 each), above which one more starts.",
+    )
+    up_seconds: float = Field(default=10, ge=1, description="Time over which the load must be above the target.")
+    down_seconds: float = Field(
+        default=120, ge=1, description="Time over which one replica less must be enough, before one stops."
+    )
+
+    @model_validator(mode="after")
+    def _most_is_not_least(self) -> Self:
+        if self.most < self.min:
+            raise ValueError(f"max: expected at least min ({self.min}), found {self.max}")
+        return self
+
+    @property
+    def most(self) -> int:
+        """Replicas that run at most."""
+        return self.min if self.max is None else self.max
 
 
 class ServingSettings(Settings):
@@ -64,6 +98,10 @@ class ServingSettings(Settings):
         description="Answer while no version that should answer is healthy. unavailable: 503 with Retry-After; "
         "previous: that of the version before, as long as it is kept ready for a rollback; constant: this score, "
         "marked as degraded.",
+    )
+
+    replicas: ReplicaSettings = Field(
+        default=ReplicaSettings(), description="Processes of each version, so that one can end and nobody waits."
     )
 
     @property

@@ -20,6 +20,7 @@ class ServedModel(BaseModel):
     weights: dict[str, int] = Field(description="Percent of requests.")
     shadow: str | None = Field(description="Version that receives copies of requests.")
     generation: int = Field(description="Generation of this desired state.")
+    replicas: dict[str, int] = Field(default_factory=dict, description="Replicas that are ready, by version.")
 
 
 class ServingStatus(BaseModel):

@@ -142,6 +142,13 @@ def _connections(process: psutil.Process) -> list[Any]:
         return []
 
 
+def connected_ports(ports: Collection[int]) -> set[int]:
+    """Return those of the local ``ports`` at which a connection stands."""
+    connections = psutil.net_connections("tcp")
+    found = {each.laddr.port for each in connections if each.laddr and each.status == psutil.CONN_ESTABLISHED}
+    return found & set(ports)
+
+
 def listening_ports(process: psutil.Process) -> set[int]:
     return {each.laddr.port for each in _connections(process) if each.status == psutil.CONN_LISTEN}
 

@@ -23,6 +23,7 @@ from ml_platform.registry.outbox import DEAD_LETTER_FOLDER
 from ml_platform.serving.desired_state import all_desired_states
 from ml_platform.serving.gateway import cluster_name
 from ml_platform.serving.marked_processes import SERVICE_PREFIX
+from ml_platform.serving.replicas import service_of
 from ml_platform.state.schema import WHOLE, landed_files
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.retention import RetentionPolicies
@@ -88,14 +89,15 @@ def old_logs(stores: PlatformStores, policies: RetentionPolicies, now: datetime)
     """
     limit = before(now, policies.platform.logs_days)
     served = {
-        f"{SERVICE_PREFIX}{cluster_name(model, each)}.log"
+        f"{SERVICE_PREFIX}{cluster_name(model, each)}"
         for model, state in all_desired_states(stores.state).readable.items()
         for each in state.needed_versions
     }
     for path in sorted(path for path in stores.home.logs.rglob("*.log*") if path.is_file()):
         status, changed = path.stat(), _changed(path)
         if limit is not None and changed < limit:
-            is_ended = path.suffix != ".log" or (path.name.startswith(SERVICE_PREFIX) and path.name not in served)
+            is_unused = path.name.startswith(SERVICE_PREFIX) and service_of(path.stem) not in served
+            is_ended = path.suffix != ".log" or is_unused
             if is_ended:
                 yield from old_files(LOGS, path.parent, limit, glob.escape(path.name))
             elif status.st_size:

@@ -80,8 +80,11 @@ class RolloutGuard:
         """Return the pairs of scores since this guard first saw the rollout; a lost pair is only less evidence."""
         key = (model, rollout.started)
         pairs = self._pairs.setdefault(key, ScorePairs(rollout.settings.guardrails.changed_by))
-        pages = ((arm, name, recent_scores(self.plan.run, name)) for arm, name in names.items())
-        return pairs.add((arm, name, page) for arm, name, page in pages if page is not None)
+        return pairs.add(
+            (arm, replica, page)
+            for arm, name in names.items()
+            for replica, page in recent_scores(self.plan.run, name).items()
+        )
 
     def _applied_generation(self, model: str) -> int | None:
         file = self.plan.run / APPLIED_FILE

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
@@ -23,8 +24,10 @@ from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_
 from ml_platform.serving.gateway import cluster_name
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.marked_processes import SERVICE_PREFIX, process_name, processes_of
+from ml_platform.serving.open_loop import send
 from ml_platform.serving.openapi import NDJSON
 from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
+from ml_platform.serving.replicas import replica_names
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import ToyModel
@@ -73,10 +76,15 @@ class Platform:
         status = read_serving_status(self.plan.status_file)
         return status.models[model].generation if status and model in status.models else 0
 
-    def processes(self, model: str, served: ServedVersion) -> list[psutil.Process]:
-        """Return the processes that serve ``served``."""
-        name = f"{SERVICE_PREFIX}{cluster_name(model, served)}"
-        return [each for each in processes_of(self.plan.run) if process_name(each).partition("@")[0] == name]
+    def replicas(self, model: str, version: str) -> int:
+        """Return the number of replicas of ``version`` that are ready."""
+        status = read_serving_status(self.plan.status_file)
+        return status.models[model].replicas[version] if status else 0
+
+    def processes(self, model: str, served: ServedVersion, replica: int = 1) -> list[psutil.Process]:
+        """Return the processes of a replica of ``served``."""
+        name = f"{SERVICE_PREFIX}{replica_names(cluster_name(model, served), replica)[-1]}"
+        return [each for each in processes_of(self.plan.run) if process_name(each) == name]
 
     @contextmanager
     def down(self, versions: Mapping[str, ServedVersion]) -> Iterator[None]:
@@ -187,6 +195,47 @@ def test_model_without_a_healthy_version_answers_as_declared_until_it_is_back(pl
     # A constant is no prediction, so it is not logged as one.
     until(lambda: platform.logged("fixed") >= {"up", "back"} and platform.logged("before") >= {"up", "down", "back"})
     assert "down" not in platform.logged("fixed")
+
+
+def test_killed_replica_costs_only_the_requests_inside_it_and_load_starts_one_more(platform: Platform) -> None:
+    load = {"max": 3, "target": 0.001, "up_seconds": 1, "down_seconds": 3}
+    twin = platform.version("twin", "1", {"replicas": {"min": 2, **load}})
+    platform.serve("twin", stable=twin, weights={"stable": 100})
+    bodies = [json.dumps({"rows": platform.toy.rows}).encode()]
+    (killed,) = platform.processes("twin", twin, replica=2)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            send, platform.plan.gateway_port, "/v1/twin/predict", bodies, np.arange(0, 6, 1 / 50).tolist()
+        )
+        until(lambda: platform.counts("twin", twin).answers > 50)
+        killed.kill()
+        measured = running.result()
+    # Before there were replicas, everybody waited until the process was back.
+    assert measured.latencies_ms.max() < 3000
+    assert {each.partition(":")[0] for each in measured.errors} <= {"status 503", "IncompleteReadError"}
+    assert len(measured.errors) <= 5
+    until(lambda: platform.replicas("twin", "1") >= 2, 60)
+    assert platform.processes("twin", twin, replica=2) != [killed]
+
+    def both_scored() -> ArmCounts | None:
+        platform.posts("twin", 4)
+        counts = platform.counts("twin", twin)
+        known = [name for name, each in counts.replicas.items() if sum(each.scores) > 0]
+        return counts if len(known) >= 2 else None
+
+    # The counters of the processes are those of the version, also of the one that began again.
+    counts = until(both_scored)
+    assert counts is not None
+    assert sum(counts.scores) == sum(sum(each.scores) for each in counts.replicas.values())
+
+    def scaled_under_load() -> bool:
+        send(platform.plan.gateway_port, "/v1/twin/predict", bodies, np.arange(0, 1, 1 / 100).tolist())
+        return platform.replicas("twin", "1") == 3
+
+    until(scaled_under_load, 90)
+    until(lambda: platform.replicas("twin", "1") == 2)
+    until(lambda: platform.processes("twin", twin, replica=3) == [])
+    assert {answer.status_code for answer, _ in platform.posts("twin", 8)} == {200}
 
 
 def is_marked(answer: httpx.Response) -> bool:

@@ -25,12 +25,13 @@ from ml_platform.serving.gateway import (
     Gateway,
     cluster_name,
     fallbacks_of,
+    read_clusters,
     write_clusters,
     write_routes,
 )
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import free_port
-from ml_platform.serving.serving_settings import Constant, ServingSettings
+from ml_platform.serving.serving_settings import Constant, ReplicaSettings, ServingSettings
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import running_envoy
 
@@ -316,6 +317,41 @@ def test_policy_without_a_healthy_version_holds_until_the_stable_version_is_back
         with toy_service("2", stable_port):
             until(lambda: _text(client) == "2")
             assert _answers(client, 20) == {(200, "2"): 20}
+
+
+@pytest.mark.slow
+def test_request_to_a_killed_replica_is_answered_by_the_other_one_and_not_by_the_fallback(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "gateway", free_port())
+    gateway.write_bootstrap(starting=["toy"])
+    state = DesiredState(stable=TWO, weights={"stable": 100}, previous=ONE, previous_until=1)
+    settings = ServingSettings(fallback="previous", replicas=ReplicaSettings(min=2))
+    (name,) = fallbacks_of("toy", state, lambda _: settings).values()
+    previous, *ports = [free_port() for _ in range(3)]
+    with (
+        toy_service("p", previous),
+        toy_service("1", ports[0]),
+        toy_service("2", ports[1]) as killed,
+        running_envoy(gateway),
+        httpx.Client(base_url=gateway.url, timeout=20) as client,
+    ):
+        write_clusters(gateway.folder, {name[0]: ports, name[1]: previous}, [name], version="1")
+        until(lambda: (_health(gateway, ONE), _health(gateway, TWO)) == ("healthy", "healthy"))
+        hosts = gateway.allowed_hosts
+        write_routes(gateway.folder, {"toy": state}, version="1", allowed_hosts=hosts, settings_of=lambda _: settings)
+        until(lambda: _text(client) in ("1", "2"))
+        assert {text for _, text in _answers(client, 40)} == {"1", "2"}
+        killed.kill()
+        killed.wait()
+        assert _answers(client, 40) == {(200, "1"): 40}
+
+
+def test_cluster_of_replicas_takes_as_many_requests_as_they_do(tmp_path: Path) -> None:
+    write_clusters(tmp_path, {"toy-1-aa": [9001, 9002], "toy-2-bb": 9003}, [["toy-2-bb", "toy-1-aa"]], version="1")
+    assert read_clusters(tmp_path) == {"toy-1-aa": [9001, 9002], "toy-2-bb": [9003], "toy-2-bb>toy-1-aa": []}
+    stored = json.loads((tmp_path / "clusters.json").read_text())["resources"]
+    limits = [each["circuit_breakers"]["thresholds"][0]["max_connections"] for each in stored]
+    assert limits == [2 * REQUESTS_AT_ONCE, REQUESTS_AT_ONCE, 2 * REQUESTS_AT_ONCE]
+    assert [each.get("lb_policy") for each in stored] == ["LEAST_REQUEST", None, "CLUSTER_PROVIDED"]
 
 
 def test_fallback_of_the_stable_version_is_as_declared() -> None:

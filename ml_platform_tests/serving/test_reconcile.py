@@ -18,7 +18,14 @@ import pytest
 
 from bento.host_plan import PLAN_FILE, HostPlan
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, desired_generation, swap_desired_state
-from ml_platform.serving.gateway import CLUSTERS_FILE, CONSTANT_SERVICE, ROUTES_FILE, read_clusters, write_clusters
+from ml_platform.serving.gateway import (
+    CLUSTERS_FILE,
+    CONSTANT_SERVICE,
+    REQUESTS_AT_ONCE,
+    ROUTES_FILE,
+    read_clusters,
+    write_clusters,
+)
 from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.processes import ProcessPlan
 from ml_platform.serving.reconcile import FALLBACK_SECONDS, Reconciler
@@ -26,6 +33,7 @@ from ml_platform.serving.service_hosts import HOSTS_FOLDER
 from ml_platform.serving.streams.declared_streams import CURSOR_PREFIX
 from ml_platform.state.cursors import delete_cursors, write_cursor
 from ml_platform.state.schema import desired_states
+from ml_platform_tests.polling import until
 
 ONE, TWO = (ServedVersion(version=number, bento=f"bentos/{number}-abc") for number in ("1", "2"))
 ALL_ONE = DesiredState(stable=ONE, weights={"stable": 100})
@@ -79,6 +87,9 @@ class Gateway:
             return json.dumps({"configs": [{"version_info": self.routes}]})
         if url.path == "/clusters":
             return json.dumps({"cluster_statuses": [{"name": name, "added_via_api": True} for name in self.clusters]})
+        if url.path == "/stats" and "format=json" in url.query:
+            stats = {f"cluster.{name}.upstream_rq_active": active for name, active in self.active.items()}
+            return json.dumps({"stats": [{"name": name, "value": value} for name, value in stats.items()]})
         if url.path == "/stats":
             name = parse_qs(url.query)["filter"][0].removeprefix("^cluster.").removesuffix(".upstream_rq_active$")
             return f"cluster.{name}.upstream_rq_active: {self.active.get(name, 0)}"
@@ -307,6 +318,49 @@ def declare(serving: Serving, served: ServedVersion, **declared: Any) -> None:
     (model.parent / "package.json").write_text(json.dumps({"serving": declared}))
     (model / "model.json").write_text(json.dumps({"task": "binary", "threshold": 0.4}))
     (model / "contract.json").write_text("{}")
+
+
+def test_new_version_is_routed_to_with_all_its_replicas_and_stays_with_one(serving: Serving) -> None:
+    declare(serving, ONE, replicas={"min": 2})
+    first, second = "toy-1-abc", "toy-1-abc@2"
+    serving.manager.slow = {second}
+    set_desired_state(serving.plan, ALL_ONE)
+    assert serving.step() == ([first, second], "toy:starting", {first})
+    assert serving.reconciler.step().waiting == [second]
+    serving.manager.finish_start(second)
+    assert serving.step() == ([first, second], "toy:1", {first})
+    port = serving.plan.gateway_port
+    assert read_clusters(serving.gateway.folder) == {first: [port, port]}
+    # A replica that restarts keeps its place, and the version its routes.
+    (serving.plan.run / f"{second}.port").write_text("1")
+    set_desired_state(serving.plan, ALL_ONE.model_copy(update={"sticky_by": "x-user"}))
+    assert serving.step()[1] == "toy:2"
+    status = serving.reconciler.step()
+    assert (status.models["toy"].replicas, status.waiting) == ({"1": 1}, [second])
+    set_desired_state(serving.plan, DesiredState())
+    assert [serving.step()[0] for _ in range(2)] == [[first, second], []]
+
+
+def test_replica_joins_at_high_load_and_leaves_the_gateway_before_it_stops(serving: Serving) -> None:
+    declare(serving, ONE, replicas={"min": 1, "max": 2, "up_seconds": 1, "down_seconds": 1})
+    set_desired_state(serving.plan, ALL_ONE)
+    first, second, port = "toy-1-abc", "toy-1-abc@2", serving.plan.gateway_port
+    assert serving.step()[0] == [first]
+    serving.gateway.active = {first: REQUESTS_AT_ONCE}
+    until(lambda: serving.step()[0] == [first, second])
+    serving.step()
+    assert read_clusters(serving.gateway.folder) == {first: [port, port]}
+    # Two replicas take this load, and one does not.
+    serving.gateway.active = {first: round(0.6 * REQUESTS_AT_ONCE)}
+    serving.reconciler = serving.restarted()
+    started = time.monotonic()
+    while time.monotonic() - started < 1.5:
+        assert serving.step()[0] == [first, second]
+    serving.gateway.active = {first: 1}
+    (serving.plan.run / f"{second}.port").write_text("1")
+    until(lambda: serving.step()[0] == [first])
+    assert read_clusters(serving.gateway.folder) == {first: [port]}
+    assert not (serving.plan.run / f"{second}.port").exists()
 
 
 def test_previous_version_leaves_the_routes_before_it_stops(serving: Serving) -> None:

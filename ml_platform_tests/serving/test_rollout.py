@@ -149,6 +149,40 @@ def test_longest_duration_has_the_declared_outcome(outcome: str, action: str) ->
     assert judge(seen, after(601)).action == action
 
 
+def of_replicas(**replicas: tuple[int, ...]) -> ArmCounts:
+    """Return the counters of a version whose processes have these counts of scores."""
+    found = {name: ArmCounts(scores=scores, view_reads=sum(scores), started=1.0) for name, scores in replicas.items()}
+    return ArmCounts(answers=100, replicas={name: each if each.scores else ArmCounts() for name, each in found.items()})
+
+
+def test_each_replica_counts_from_its_own_last_reading() -> None:
+    before = of_replicas(one=(10, 10), two=(5, 5))
+    # The second one restarted, a third one is new: the first one's answers do not count again.
+    new = of_replicas(one=(12, 10), two=(1, 0), three=(0, 4)).since(before)
+    assert (new.scores, new.view_reads) == ((3, 4), 7)
+    # Counters of an earlier release are those of the first replica.
+    assert of_replicas(one=(12, 10), two=(1, 0)).since(ArmCounts(scores=(10, 10), view_reads=20)).scores == (3, 0)
+
+
+def test_replica_that_did_not_answer_once_is_not_counted_twice() -> None:
+    before = of_replicas(one=(10, 10), two=(5, 5))
+    silent = of_replicas(one=(11, 10), two=()).with_unread(before)
+    assert silent.since(before).scores == (1, 0)
+    assert of_replicas(one=(11, 10), two=(5, 6)).since(silent).scores == (0, 1)
+
+
+def test_restart_of_any_replica_counts_and_a_new_one_is_no_restart() -> None:
+    seen = rollout()
+    for second, starts in enumerate([{"one": 1.0, "two": 2.0}, {"one": 1.0, "two": 0.0}, {"one": 1.0, "two": 3.0}]):
+        replicas = {name: ArmCounts(started=started) for name, started in starts.items()}
+        seen = observe(seen, {"candidate": counts(1, replicas=replicas), "stable": counts(0)}, after(second), 1)
+    assert seen.restarts == 1
+    for second, names in enumerate([["one"], ["one", "two"]]):
+        replicas = {name: ArmCounts(started=1.0 if name == "one" else 9.0) for name in names}
+        seen = observe(seen, {"candidate": counts(1, replicas=replicas), "stable": counts(0)}, after(second + 3), 1)
+    assert seen.restarts == 1
+
+
 def test_restarted_service_counts_from_zero() -> None:
     before, now = counts(90, 3, scores=(50, 40), view_reads=90), counts(100, 5, scores=(2, 1), view_reads=3)
     grown = now.since(before)
