@@ -15,5 +15,8 @@ MAX_MESSAGE_BYTES = 8 * 2**20
 CALLS_AT_ONCE = 192
 """Calls under way in the bridge: the requests at once, and waiting, of two services that are slow."""
 
+BYTES_AT_ONCE = 128 * 2**20
+"""Bytes of messages under way in the bridge, which needs a few times as much memory for them."""
+
 ANSWER_SECONDS = 65
 """Longest time of a call; longer than a request of the REST form, whose status the client is to get."""

@@ -12,8 +12,8 @@ import logging
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,6 +22,7 @@ from ml_platform.data.names import FULL_NAME
 from ml_platform.serving.bridge_settings import (
     ANSWER_SECONDS,
     BRIDGE_SOCKET,
+    BYTES_AT_ONCE,
     CALLS_AT_ONCE,
     MAX_MESSAGE_BYTES,
     REST_SOCKET,
@@ -92,6 +93,7 @@ class Bridge:
 
     def __init__(self, session: "aiohttp.ClientSession") -> None:
         self._session = session
+        self._bytes = 0
         self.methods: dict[str, Callable[[Any, Call], Awaitable[Any]]] = {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
@@ -100,6 +102,17 @@ class Bridge:
             "ModelMetadata": self.model_metadata,
             "ModelInfer": self.model_infer,
         }
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count a message of ``size`` bytes as under way; raises :class:`CallError` beyond :data:`BYTES_AT_ONCE`."""
+        if self._bytes + size > BYTES_AT_ONCE:
+            raise CallError(GrpcStatus.UNAVAILABLE, "Too many large messages are under way.", {"retry-after": "1"})
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
 
     async def server_live(self, request: Any, call: Call) -> Any:
         """Return that the server lives, since it answers."""
@@ -191,17 +204,18 @@ def _trailers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: headers[name] for name in TRAILERS if name in headers}
 
 
-def _handler(method: str, answer: Callable[[Any, Call], Awaitable[Any]]) -> "grpc.RpcMethodHandler[Any, Any]":
-    """Return the handler of ``method``, which ends each call with the answer or with a status."""
+def _handler(bridge: Bridge, method: str) -> "grpc.RpcMethodHandler[Any, Any]":
+    """Return the handler of ``method``, which ends each call with the answer of ``bridge`` or with a status."""
     import grpc
     from google.protobuf.message import DecodeError
 
-    request_type = message(f"{method}Request")
+    request_type, answer = message(f"{method}Request"), bridge.methods[method]
 
     async def handle(received: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
         call = _call(context)
         try:
-            response = await answer(request_type.FromString(received), call)
+            with bridge.holding(len(received)):
+                response = await answer(request_type.FromString(received), call)
         except DecodeError:
             await _abort(context, CallError(GrpcStatus.INVALID_ARGUMENT, f"The message is no {method}Request."))
         except InvalidMessageError as error:
@@ -253,7 +267,8 @@ async def running_bridge() -> AsyncIterator[None]:
         skip_auto_headers=("user-agent", "accept", "accept-encoding"),
         auto_decompress=False,
     ) as session:
-        methods = {method: _handler(method, answer) for method, answer in Bridge(session).methods.items()}
+        bridge = Bridge(session)
+        methods = {method: _handler(bridge, method) for method in bridge.methods}
         server = grpc.aio.server(
             handlers=[grpc.method_handlers_generic_handler(SERVICE, methods)],
             maximum_concurrent_rpcs=CALLS_AT_ONCE,

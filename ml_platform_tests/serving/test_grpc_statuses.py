@@ -12,6 +12,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
+from ml_platform.serving import grpc_bridge
 from ml_platform.serving.bridge_settings import (
     ANSWER_SECONDS,
     BRIDGE_SOCKET,
@@ -171,6 +172,29 @@ def test_request_ends_with_the_deadline_of_the_call(answered: Any) -> None:
 
     assert answered(gateway, ask) == "DEADLINE_EXCEEDED"
     assert len(gateway.received) == 1
+
+
+def test_large_messages_are_under_way_up_to_a_bound(answered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_bridge, "BYTES_AT_ONCE", 1_000_000)
+    gateway = FakeGateway(status=None)
+    request = service_pb2.ModelInferRequest(model_name="toy", raw_input_contents=[b"x" * 400_000])
+    request.inputs.add(name="large", datatype="BYTES", shape=[1])
+    content = request.SerializeToString()
+
+    async def ask(channel: grpc.aio.Channel) -> tuple[str, str]:
+        method = channel.unary_unary(f"{METHOD}ModelInfer")
+        waiting = [asyncio.ensure_future(method(content, timeout=60)) for _ in range(2)]
+        while len(gateway.received) < len(waiting):
+            await asyncio.sleep(0.01)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await method(content, timeout=60)
+        # A small one is still answered.
+        await channel.unary_unary(f"{METHOD}ServerLive")(b"", timeout=20)
+        for each in waiting:
+            each.cancel()
+        return error.value.code().name, error.value.details()
+
+    assert answered(gateway, ask) == ("UNAVAILABLE", "Too many large messages are under way.")
 
 
 def test_gateway_that_is_gone_is_unavailable(answered: Any) -> None:
