@@ -18,8 +18,6 @@ import signal
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -52,6 +50,7 @@ from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.marked_processes import PROCESS_VARIABLE, SERVICE_PREFIX
 from ml_platform.serving.ordered_stop import STREAMS
 from ml_platform.serving.processes import STOP_SECONDS, ProcessPlan
+from ml_platform.serving.readiness import HTTP_TIMEOUT_SECONDS, ReadinessProbes
 from ml_platform.serving.replicas import ReplicaScaler, port_file, replica_names, service_of
 from ml_platform.serving.service_hosts import ServiceHosts
 from ml_platform.serving.serving_settings import BentoSettings, Constant
@@ -66,7 +65,6 @@ logger = logging.getLogger("reconcile")
 
 HOST_PREFIX = f"{SERVICE_PREFIX}host."
 PASS_INTERVAL_SECONDS = 0.2
-HTTP_TIMEOUT_SECONDS = 2.0
 GATEWAY_SECONDS = 15.0
 
 FALLBACK_SECONDS = 30.0
@@ -89,6 +87,7 @@ class Reconciler:
         self._hosts = ServiceHosts(plan.run, plan.logs, self._send, HOST_PREFIX, plan.max_loaded)
         self._models: set[str] = {ANY_MODEL}
         self._settings_of = BentoSettings(plan.bentos)
+        self._probes = ReadinessProbes()
         self._scaler = ReplicaScaler(REQUESTS_AT_ONCE)
         self._waiting_since: dict[str, float] = {}
         self._has_streams: bool | None = None
@@ -118,7 +117,9 @@ class Reconciler:
             self._start(name, *needed[name])
         if CONSTANT_SERVICE in expected - running:
             self._start_constants()
-        ready = {name: port for name in expected if (port := self._ready_port(name)) is not None}
+        # Also those that may stop: one that hangs is killed then.
+        answering = self._probes.ready({name: port_file(self.plan.run, name) for name in expected | running})
+        ready = {name: port for name, port in answering.items() if name in expected}
         served = {
             model: state if self._can_answer(model, state, ready, applied, now) else applied.get(model)
             for model, state in desired.items()
@@ -128,7 +129,7 @@ class Reconciler:
         # All replicas of a version that the gateway still routes to, and that is desired no more, stay until it leaves.
         left = _services_of(target).keys() - {service_of(name) for name in needed}
         kept = expected | {name for name in running if service_of(name) in left}
-        self._stop_unused(running - kept, {service_of(name) for name in kept} | left)
+        self._stop_unused(running - kept, {service_of(name) for name in kept} | left, answering)
         routed = _services_of(desired)
         waiting = sorted(name for name in needed.keys() - ready.keys() if service_of(name) in routed)
         status = self._status(target, ready, [*problems, *waiting])
@@ -318,18 +319,6 @@ class Reconciler:
         )
         logger.info("started the service of constants")
 
-    def _ready_port(self, name: str) -> int | None:
-        """Return the port of the service ``name``; None while it is not ready."""
-        file = port_file(self.plan.run, name)
-        if not file.exists():
-            return None
-        port = int(file.read_text())
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=HTTP_TIMEOUT_SECONDS) as answer:
-                return port if answer.status == 200 else None
-        except (OSError, urllib.error.URLError):
-            return None
-
     def _apply(
         self,
         target: dict[str, DesiredState],
@@ -385,16 +374,19 @@ class Reconciler:
         self._wait_for_gateway(lambda: self._gateway_clusters() == names, f"clusters {version}")
         self._clusters, self._fallbacks = clusters, fallbacks
 
-    def _stop_unused(self, unused: set[str], kept: set[str]) -> None:
+    def _stop_unused(self, unused: set[str], kept: set[str], answering: Collection[str]) -> None:
         """Stop each replica of ``unused`` after two passes in a row without a request in flight there.
 
-        ``kept`` are the services of which other replicas go on.
+        ``kept`` are the services of which other replicas go on, ``answering`` the replicas that do not hang.
         """
         idle = {name for name in unused if self._is_idle(name, kept)}
         for name in sorted(idle & self._idle):
             left = {each: ports for each, ports in (self._clusters or {}).items() if each in kept}
             self._set_clusters(left, self._fallbacks)
             if not self._hosts.remove(name):
+                if name not in answering:
+                    # It would not end by itself, and the loop would wait for it.
+                    self._send("signal", name=f"{SERVICE_PREFIX}{name}", signum=int(signal.SIGKILL), recursive=True)
                 self._manager.send_message("rm", name=f"{SERVICE_PREFIX}{name}", waiting=True)
             port_file(self.plan.run, name).unlink(missing_ok=True)
             logger.info("stopped service %s", name)

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,12 @@ def test_request_to_a_version_that_hangs_is_answered_in_its_declared_time(platfo
         assert max(seconds for _, seconds in answers) < 8
         counted = platform.counts("slow", two).since(before)
         assert (counted.errors, counted.answers) == (len(late), len(late))
+        # It would not end by itself within the time that a service has for its last answers.
+        platform.serve("slow", stable=one, weights={"stable": 100})
+        until(lambda: not hanging.is_running() or hanging.status() == psutil.STATUS_ZOMBIE, 20)
     finally:
-        hanging.send_signal(signal.SIGCONT)
+        with suppress(psutil.NoSuchProcess):
+            hanging.send_signal(signal.SIGCONT)
 
 
 def test_model_without_a_healthy_version_answers_as_declared_until_it_is_back(platform: Platform) -> None:

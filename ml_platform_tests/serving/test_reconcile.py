@@ -5,6 +5,7 @@ The tests with real processes are in `test_serving.py`; there the moments betwee
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -105,6 +106,7 @@ class ProcessManager:
         self.services: list[str] = []
         self.others: list[str] = []
         self.slow: set[str] = set()
+        self.killed: list[str] = []
 
     def send_message(self, command: str, **properties: Any) -> dict[str, Any]:
         watcher = str(properties.get("name", ""))
@@ -115,6 +117,8 @@ class ProcessManager:
             self.services.append(name)
             if name not in self.slow:
                 self.finish_start(name)
+        elif command == "signal":
+            self.killed.append(name)
         elif command == "rm":
             self.services.remove(name)
         return {"watchers": ["gateway", "reconciler", *self.others, *(f"service.{each}" for each in self.services)]}
@@ -394,6 +398,20 @@ def test_constant_answers_for_a_model_that_does_not_start_in_time(serving: Servi
     assert serving.step() == (services, "toy:1>", {*services, f"toy-1-abc>{CONSTANT_SERVICE}"})
     set_desired_state(serving.plan, DesiredState())
     assert [serving.step()[0] for _ in range(3)] == [services, [CONSTANT_SERVICE], []]
+
+
+def test_unused_service_that_hangs_is_killed_and_delays_no_other(serving: Serving) -> None:
+    set_desired_state(serving.plan, ALL_ONE)
+    set_desired_state(serving.plan, ALL_TWO, model="other")
+    serving.step()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        (serving.plan.run / "toy-1-abc.port").write_text(str(silent.getsockname()[1]))
+        until(lambda: serving.reconciler.step().waiting == ["toy-1-abc"])
+        set_desired_state(serving.plan, ALL_TWO)
+        until(lambda: "toy-1-abc" not in serving.step()[0])
+    set_desired_state(serving.plan, DesiredState(), model="other")
+    until(lambda: "other-2-abc" not in serving.step()[0])
+    assert serving.manager.killed == ["toy-1-abc"]
 
 
 def test_empty_desired_state_stops_the_service(serving: Serving) -> None:
