@@ -345,6 +345,26 @@ def test_new_version_is_routed_to_with_all_its_replicas_and_stays_with_one(servi
     assert [serving.step()[0] for _ in range(2)] == [[first, second], []]
 
 
+def test_replicas_of_an_earlier_run_are_routed_to_until_all_new_ones_are_ready(serving: Serving) -> None:
+    declare(serving, ONE, replicas={"min": 2})
+    set_desired_state(serving.plan, ALL_ONE)
+    serving.step()
+    first, second, port = "toy-1-abc", "toy-1-abc@2", serving.plan.gateway_port
+    for name in (first, second):
+        (serving.plan.run / f"{name}.port").unlink()
+    write_clusters(serving.gateway.folder, {first: [1, 2]}, version="earlier")
+    serving.manager.services, serving.manager.slow = [], {first, second}
+    serving.reconciler = serving.restarted()
+    assert serving.step() == ([first, second], "toy:1", {first})
+    assert read_clusters(serving.gateway.folder) == {first: [1, 2]}
+    serving.manager.finish_start(first)
+    serving.step()
+    assert read_clusters(serving.gateway.folder) == {first: [port, 1, 2]}
+    serving.manager.finish_start(second)
+    serving.step()
+    assert read_clusters(serving.gateway.folder) == {first: [port, port]}
+
+
 def test_replica_joins_at_high_load_and_leaves_the_gateway_before_it_stops(serving: Serving) -> None:
     declare(serving, ONE, replicas={"min": 1, "max": 2, "up_seconds": 1, "down_seconds": 1})
     set_desired_state(serving.plan, ALL_ONE)
