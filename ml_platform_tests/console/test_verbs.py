@@ -38,11 +38,11 @@ def test_status_as_json_has_exactly_the_documented_shape(home: DemoHome) -> None
     assert not found["orphans"]
     assert MODEL in found["models"]
     model = found["models"][MODEL]
-    assert set(model) == {"champion", "serving", "endpoint", "waiting"}
+    assert set(model) == {"champion", "serving", "endpoint", "streams", "waiting"}
     assert set(model["champion"]) == {"version", "metrics", "manifest"}
     assert set(model["serving"]) == {"stable", "candidate", "weights", "generation"}
     assert model["endpoint"] is None  # no service is running
-    assert model["waiting"] == []
+    assert model["streams"] == model["waiting"] == []
 
 
 @pytest.mark.parametrize("columns", [80, 120])
