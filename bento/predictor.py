@@ -55,11 +55,7 @@ class Prediction:
 
     def answers(self) -> list[dict[str, Any]]:
         """Return the answer of each row, as the endpoint gives it."""
-        answers: list[dict[str, Any]] = [
-            {"score": score, "label": label} for score, label in zip(self.scores, self.labels, strict=True)
-        ]
-        if self.details is not None:
-            answers = [{**one, **more} for one, more in zip(answers, self.details, strict=True)]
+        answers = _answers(self.scores, self.labels, self.details)
         if self.degraded is not None:
             for one, marks in zip(answers, self.degraded, strict=True):
                 if marks:
@@ -156,14 +152,8 @@ class Predictor:
     def answers_to(self, predicted: Scores, fields: pl.DataFrame) -> list[dict[str, Any]]:
         """Return the answers of n rows with the request ``fields`` and the predictions of :meth:`predict_features`."""
         task = self.task
-        answers = [
-            {"score": score, "label": label}
-            for score, label in zip(
-                task.scores(predicted).tolist(), task.labels(predicted, self.threshold), strict=True
-            )
-        ]
         details = task.answer_details(predicted, self._half_width(predicted), task.answer_context(fields))
-        return answers if details is None else [one | more for one, more in zip(answers, details, strict=True)]
+        return _answers(task.scores(predicted).tolist(), task.labels(predicted, self.threshold), details)
 
     def require_features(self) -> None:
         """Raise the error of a request for which the online store has no snapshot of a view."""
@@ -275,6 +265,14 @@ class Predictor:
                     found=types[key],
                     fix="Correct 'request' in the model's defs.yaml and materialize the candidate again.",
                 )
+
+
+def _answers(
+    scores: Sequence[float], labels: Sequence[Any], details: Sequence[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Return the answer of each row, without what may be wrong with it; ``details`` None: the task has none."""
+    answers = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
+    return answers if details is None else [{**one, **more} for one, more in zip(answers, details, strict=True)]
 
 
 def calibration_function(parameters: Mapping[str, Any]) -> Callable[[Scores], Scores]:

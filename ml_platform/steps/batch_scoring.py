@@ -52,11 +52,12 @@ def score_partitions(
     """
     served = ServedModel.in_home(model.name, stores.home.root, stores.state)
     logs = served.predictor.features.logs(stores.lake)
+    earlier = [name for name in stores.lake.catalog.tables() if name.startswith(scores_tables(model.name))]
     found = []
     for partition in partitions:
         scored = score_table(served, _rows_to_score(model, partition, stores.lake), logs, at, model.scored_columns)
         name = _table_of(model, scored.rows.schema) if scored.rows.height else None
-        _drop_from_others(model, partition, name, stores.lake)
+        _drop_partition([each for each in earlier if each != name], partition, stores.lake)
         table = None if name is None else stores.lake.write(name, scored.rows, partition)
         degraded = int(scored.rows[DEGRADED].sum()) if scored.rows.height else 0
         found.append(ScoredPartition(partition, served.version, name, table, degraded, scored.refused, scored.refusals))
@@ -68,12 +69,14 @@ def _table_of(model: BoundModel, schema: pl.Schema) -> str:
     return scores_tables(model.name) + value_digest([[name, str(dtype)] for name, dtype in schema.items()])[:12]
 
 
-def _drop_from_others(model: BoundModel, partition: str | None, table: str | None, lake: Lake) -> None:
-    """Drop the scores of ``partition`` from tables with other columns than ``table``, so that each row occurs once."""
-    for name in lake.catalog.tables():
-        if name.startswith(scores_tables(model.name)) and name != table:
-            stored = {each.partition for each in lake.catalog.segments(name, with_files=False)}
-            lake.drop_partitions(name, sorted(stored) if partition is None else [partition])
+def _drop_partition(tables: Sequence[str], partition: str | None, lake: Lake) -> None:
+    """Drop the scores of ``partition`` from ``tables``, which have other columns, so that each row occurs once."""
+    for name in tables:
+        if partition is None:
+            dropped = sorted({each.partition for each in lake.catalog.segments(name, with_files=False)})
+        else:
+            dropped = [partition]
+        lake.drop_partitions(name, dropped)
 
 
 def _rows_to_score(model: BoundModel, partition: str | None, lake: Lake) -> pl.DataFrame:
