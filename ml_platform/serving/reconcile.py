@@ -214,18 +214,8 @@ class Reconciler:
                 gateway=self.plan.gateway.url,
                 certificate=self.plan.certificate,
             )
-            self._manager.send_message(
-                "add",
-                name=STREAMS,
-                cmd=sys.executable,
-                args=["-m", "ml_platform.serving.streams.consumer_process", plan.model_dump_json()],
-                options={
-                    "env": {**os.environ, PROCESS_VARIABLE: STREAMS},
-                    "graceful_timeout": STOP_SECONDS - 5,
-                    "stop_children": True,
-                },
-                start=True,
-            )
+            arguments = [plan.model_dump_json()]
+            self._add(STREAMS, "ml_platform.serving.streams.consumer_process", arguments, _options(STREAMS))
             logger.info("started the consumer of streams")
         if runs and not declared:
             self._manager.send_message("rm", name=STREAMS, waiting=True)
@@ -264,16 +254,17 @@ class Reconciler:
         if declared.replicas.most > 1 or declared.fallback != "unavailable":
             arguments.append(REFUSE)
         online, predictions = open_store(self.plan.online).location, (self.plan.predictions / model).resolve()
-        environment = {
-            **os.environ,
-            "ML_PLATFORM_ONLINE": online,
-            "ML_PLATFORM_PREDICTION_LOG": str(predictions),
-            **ONE_THREAD_ENVIRONMENT,
-            **({} if self.plan.pii_key is None else {PII_KEY_FILE_VARIABLE: str(self.plan.pii_key.resolve())}),
-            **({} if self.plan.trusted_keys is None else {TRUSTED_KEYS_VARIABLE: str(self.plan.trusted_keys)}),
-            PROCESS_VARIABLE: f"{SERVICE_PREFIX}{name}",
-        }
-        options = {"env": environment, "graceful_timeout": STOP_SECONDS - 5, "stop_children": True}
+        process = f"{SERVICE_PREFIX}{name}"
+        options = _options(
+            process,
+            {
+                "ML_PLATFORM_ONLINE": online,
+                "ML_PLATFORM_PREDICTION_LOG": str(predictions),
+                **ONE_THREAD_ENVIRONMENT,
+                **({} if self.plan.pii_key is None else {PII_KEY_FILE_VARIABLE: str(self.plan.pii_key.resolve())}),
+                **({} if self.plan.trusted_keys is None else {TRUSTED_KEYS_VARIABLE: str(self.plan.trusted_keys)}),
+            },
+        )
         if declared.isolation == "shared" and self._hosts.accepts(bento):
             service = HostedService(
                 name=name,
@@ -283,41 +274,22 @@ class Reconciler:
                 predictions=predictions,
                 warm=declared.warm,
             )
-            self._hosts.add(service, online=online, environment=environment, options=options)
+            self._hosts.add(service, online=online, environment=options["env"], options=options)
             logger.info("started service %s in a host", name)
             return
-        self._manager.send_message(
-            "add",
-            name=f"{SERVICE_PREFIX}{name}",
-            cmd=sys.executable,
-            args=["-m", "ml_platform.serving.bento_server", *arguments],
-            options=options,
-            start=True,
-        )
+        self._add(process, "ml_platform.serving.bento_server", arguments, options)
         logger.info("started service %s", name)
 
     def _start_constants(self) -> None:
-        self._manager.send_message(
-            "add",
-            name=f"{SERVICE_PREFIX}{CONSTANT_SERVICE}",
-            cmd=sys.executable,
-            args=[
-                "-m",
-                "ml_platform.serving.constant_server",
-                str(self._constants_file),
-                str(port_file(self.plan.run, CONSTANT_SERVICE)),
-            ],
-            options={
-                "env": {
-                    **os.environ,
-                    **ONE_THREAD_ENVIRONMENT,
-                    PROCESS_VARIABLE: f"{SERVICE_PREFIX}{CONSTANT_SERVICE}",
-                },
-                "graceful_timeout": STOP_SECONDS - 5,
-            },
-            start=True,
-        )
+        process = f"{SERVICE_PREFIX}{CONSTANT_SERVICE}"
+        arguments = [str(self._constants_file), str(port_file(self.plan.run, CONSTANT_SERVICE))]
+        options = _options(process, ONE_THREAD_ENVIRONMENT)
+        self._add(process, "ml_platform.serving.constant_server", arguments, options)
         logger.info("started the service of constants")
+
+    def _add(self, name: str, module: str, arguments: Sequence[str], options: Mapping[str, Any]) -> None:
+        """Let the process manager run ``module`` as the process ``name``."""
+        self._send("add", name=name, cmd=sys.executable, args=["-m", module, *arguments], options=options, start=True)
 
     def _apply(
         self,
@@ -455,6 +427,15 @@ class Reconciler:
             for model, state in target.items()
         }
         return ServingStatus(gateway=self.plan.gateway.url, models=models, waiting=waiting)
+
+
+def _options(process: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the options of ``process`` for the process manager, with ``environment`` added to that of this one."""
+    return {
+        "env": {**os.environ, **(environment or {}), PROCESS_VARIABLE: process},
+        "graceful_timeout": STOP_SECONDS - 5,
+        "stop_children": True,
+    }
 
 
 def _services_of(desired: Mapping[str, DesiredState]) -> dict[str, tuple[str, ServedVersion]]:
