@@ -191,8 +191,8 @@ def examine(instance: dg.DagsterInstance, run: dg.DagsterRun, start_seconds: flo
     process = process_of(instance, run)
     state = process_state(process)
     if not process and _never_started(instance, run, start_seconds):
-        process, state = _tagged(run, LAUNCHER_TAG), "ended"
-    elif state == "running" and not _tagged(run, PROCESS_TAG):
+        process, state = tagged_process(run, LAUNCHER_TAG), "ended"
+    elif state == "running" and not tagged_process(run, PROCESS_TAG):
         # It may end at any time.
         with suppress(psutil.NoSuchProcess):
             # From now on the exact start counts, whatever happens to the clock.
@@ -207,11 +207,11 @@ def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     A launched run gets its process from its first event, in which the run worker tells its id. So does a run of `dg`
     or of an earlier release, if the runs are in a file of this machine.
     """
-    if process := _tagged(run, PROCESS_TAG):
+    if process := tagged_process(run, PROCESS_TAG):
         return process
     if _code_server_host(run.tags) not in LOCAL_HOSTS:
         return ""
-    observer = _tagged(run, LAUNCHER_TAG) or _this_machine(instance)
+    observer = tagged_process(run, LAUNCHER_TAG) or _this_machine(instance)
     if not observer:
         return ""
     for entry in instance.event_log_storage.get_logs_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
@@ -222,7 +222,7 @@ def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     return ""
 
 
-def _tagged(run: dg.DagsterRun, tag: str) -> str:
+def tagged_process(run: dg.DagsterRun, tag: str) -> str:
     """Return the process in ``tag``; "" without one, or with one that belongs to another run."""
     process, _, run_id = run.tags.get(tag, "").partition(" ")
     return process if run_id == run.run_id[:RUN_ID_DIGITS] else ""
@@ -230,7 +230,7 @@ def _tagged(run: dg.DagsterRun, tag: str) -> str:
 
 def _never_started(instance: dg.DagsterInstance, run: dg.DagsterRun, start_seconds: float) -> bool:
     """Return whether the launcher of ``run`` is gone and no process of the run has appeared in time."""
-    if run.status != dg.DagsterRunStatus.STARTING or process_state(_tagged(run, LAUNCHER_TAG)) != "ended":
+    if run.status != dg.DagsterRunStatus.STARTING or process_state(tagged_process(run, LAUNCHER_TAG)) != "ended":
         return False
     launched = instance.get_run_stats(run.run_id).launch_time
     return launched is not None and abs(_now() - launched) >= start_seconds

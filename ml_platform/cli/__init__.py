@@ -129,29 +129,21 @@ def up() -> None:
     from ml_platform.console.gateway_reach import require_reachable_safely
     from ml_platform.console.lifecycle import orphans_of
     from ml_platform.console.services import platform_processes
+    from ml_platform.console.up_hooks import up_hooks
     from ml_platform.serving.processes import up as run_until_stopped
-    from resources.orchestration import open_instance
     from resources.profiles import REPOSITORY
-    from resources.run_monitoring import recover_from_killed_processes
 
     home, console = open_home(), open_console()
-    for orphan in orphans_of(home):
-        console.print(f"Orphan: {orphan}", highlight=False, markup=False, soft_wrap=True)
 
+    def echo(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    for orphan in orphans_of(home):
+        echo(f"Orphan: {orphan}")
     plan = platform_processes(home, REPOSITORY)
     for note in require_reachable_safely(plan, datetime.now(UTC)):
-        console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
-
-    def recover() -> None:
-        with open_instance(home) as instance:
-            # All processes of this home have ended, so no process of a launched run can still appear.
-            recover_from_killed_processes(home, instance, start_seconds=0)
-
-    run_until_stopped(
-        plan,
-        lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
-        before_start=recover,
-    )
+        echo(f"Note: {note}")
+    run_until_stopped(plan, echo, up_hooks(home, plan.run, echo))
 
 
 @app.command()

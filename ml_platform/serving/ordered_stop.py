@@ -24,16 +24,24 @@ class OrderedStop:
     """Stops the processes of ``arbiter`` on SIGINT or SIGTERM; a second signal ends them at once.
 
     ``run`` is the folder of the run and ``gateway`` that of the gateway, whose requests have ``drain_seconds`` to end.
+    ``on_stop`` is called first, in a thread; an error of it is reported to ``echo`` and does not prevent the stop.
     """
 
     def __init__(
-        self, arbiter: Any, run: Path, gateway: Path, drain_seconds: float, echo: Callable[[str], None]
+        self,
+        arbiter: Any,
+        run: Path,
+        gateway: Path,
+        drain_seconds: float,
+        echo: Callable[[str], None],
+        on_stop: Callable[[], object],
     ) -> None:
         self._arbiter = arbiter
         self._run = run
         self._gateway = gateway
         self._drain_seconds = drain_seconds
         self._echo = echo
+        self._on_stop = on_stop
         self._asked_at: float | None = None
 
     def listen(self) -> None:
@@ -56,6 +64,10 @@ class OrderedStop:
         # From here on, no process that ended is started again.
         if self._arbiter.ctrl.caller is not None:
             self._arbiter.ctrl.caller.stop()
+        try:
+            await asyncio.to_thread(self._on_stop)
+        except Exception as error:
+            self._echo(f"The stop goes on after an error: {error}")
         await self._stop_watchers({RECONCILER})
         await self._stop_watchers({STREAMS})
         await asyncio.to_thread(drain_gateway, self._gateway, self._drain_seconds)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -147,35 +148,44 @@ class ProcessPlan(BaseModel):
         return StateStore.at(self.state)
 
 
-def up(
-    plan: ProcessPlan, echo: Callable[[str], None] = print, before_start: Callable[[], object] | None = None
-) -> None:
+@dataclass(frozen=True)
+class UpHooks:
+    """The calls of `up` at its start and stop: ``before_start`` and ``after_stop`` when no process of the home but those
+    that serve is left, and ``on_stop`` when a stop begins.
+    """
+
+    before_start: Callable[[], object] = lambda: None
+    on_stop: Callable[[], object] = lambda: None
+    after_stop: Callable[[], object] = lambda: None
+
+
+def up(plan: ProcessPlan, echo: Callable[[str], None] = print, hooks: UpHooks | None = None) -> None:
     """Run all processes of ``plan`` until SIGINT or SIGTERM; requests under way are answered, unless it comes twice.
 
     ``echo`` receives one line with the address of each process and endpoint. The gateway and the services that a killed
-    run left behind serve until the new ones do. Its other processes are stopped first and reported; then
-    ``before_start`` is called, when no process of this home but those that serve is left. Raises
+    run left behind serve until the new ones do. Its other processes are stopped first and reported. Raises
     :class:`AlreadyRunningError` when this home is up, and :class:`PortInUseError` when another process listens on a
     needed port.
     """
+    hooks = hooks or UpHooks()
     plan.run.mkdir(parents=True, exist_ok=True)
     plan.logs.mkdir(parents=True, exist_ok=True)
     with _run_lock(plan.run):
         earlier = _stop_earlier_run(plan, echo)
-        if before_start:
-            before_start()
+        hooks.before_start()
         _remove_run_files(plan)
         _require_free_ports(plan, earlier)
         _write_gateway_files(plan, earlier)
         try:
             with _control_sockets(plan.run) as folder:
-                _run_arbiter(plan, folder, earlier, echo)
+                _run_arbiter(plan, folder, earlier, echo, hooks.on_stop)
         finally:
             # A process that was just being started, by a server that was about to end, is unknown to the manager.
             stop_orphaned_processes(plan.run)
             remove_restart_files(plan.gateway.folder)
             _remove_run_files(plan)
             (plan.run / APPLIED_FILE).unlink(missing_ok=True)
+            hooks.after_stop()
 
 
 def _stop_earlier_run(plan: ProcessPlan, echo: Callable[[str], None]) -> EarlierRun:
@@ -331,7 +341,13 @@ def _process_on_port(port: int) -> str:
     return "another process (/proc does not show which)"
 
 
-def _run_arbiter(plan: ProcessPlan, control: str, earlier: EarlierRun, echo: Callable[[str], None]) -> None:
+def _run_arbiter(
+    plan: ProcessPlan,
+    control: str,
+    earlier: EarlierRun,
+    echo: Callable[[str], None],
+    on_stop: Callable[[], object],
+) -> None:
     from circus import get_arbiter
     from tornado.ioloop import PeriodicCallback
 
@@ -379,7 +395,7 @@ def _run_arbiter(plan: ProcessPlan, control: str, earlier: EarlierRun, echo: Cal
         earlier.retire(plan.gateway)
 
     polling = PeriodicCallback(poll, POLL_MILLISECONDS)
-    stop = OrderedStop(arbiter, plan.run, plan.gateway.folder, DRAIN_SECONDS, echo)
+    stop = OrderedStop(arbiter, plan.run, plan.gateway.folder, DRAIN_SECONDS, echo, on_stop)
     stop.listen()
     try:
         arbiter.start(cb=lambda _: polling.start())

@@ -49,6 +49,11 @@ def observed_process(observer: str, pid: int, at: float) -> str:
     return f"{host}/{pid}/{at:.0f}/{rest[2] if len(rest) > 2 else ''}/"
 
 
+def process_id(process: str) -> int:
+    """Return the process id in ``process``, a name from this module."""
+    return int(process.split("/")[1])
+
+
 def process_state(process: str) -> ProcessState:
     """Return whether ``process``, a name from this module, still runs.
 
