@@ -6,7 +6,7 @@ answers; others are shown as they are), `request_rows` and `display_columns`.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -214,6 +214,25 @@ def _show_predictions(declared: Any, rows: pl.DataFrame, response: PredictionRes
             rows["outcome_text"][at],
         )
     console.print(table)
+    if line := ranking_line(rows["outcome"], response.scores, declared.ROW_NOUN):
+        console.print(line, highlight=False)
+
+
+def ranking_line(outcomes: pl.Series, scores: Sequence[float], noun: str) -> str:
+    """Return how often the event happened among the tenth with the highest scores, and among all.
+
+    A table of single rows misleads: most rows of a rare event are below the threshold. Rows without an outcome are
+    left out. Empty for outcomes that are not true or false, and for fewer than ten rows.
+    """
+    known = pl.DataFrame({"outcome": outcomes, "score": pl.Series(scores, dtype=pl.Float64)}).drop_nulls("outcome")
+    tenth = known.height // 10
+    if outcomes.dtype != pl.Boolean or not tenth:
+        return ""
+    top, events = known.top_k(tenth, by="score")["outcome"].sum(), known["outcome"].sum()
+    return (
+        f"The event happened for {top} of the {tenth} {noun} with the highest scores, a tenth "
+        f"({top / tenth:.0%}), and for {events} of all {known.height} ({events / known.height:.0%})."
+    )
 
 
 def _show_summary(

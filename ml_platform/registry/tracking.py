@@ -58,6 +58,10 @@ def all_pages(query: Callable[[str | None], Any]) -> list[Any]:
             return items
 
 
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Tags of a new experiment: MLflow's UI shows its runs and metrics; without the tag it may open its GenAI pages."""
+
+
 def run_tags(*, asset: str, partition: str | None, attempt: int, dagster_run_id: str) -> dict[str, str]:
     """Return the tags that identify a run; ``attempt`` counts from 1."""
     return {
@@ -151,7 +155,7 @@ class Tracking:
         if experiment is None:
             location = f"{str(self.artifact_root).rstrip('/')}/{name}" if self.artifact_root else None
             with contextlib.suppress(MlflowException):
-                return str(self.client.create_experiment(name, artifact_location=location))
+                return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
             # Another process may have created it between the two calls; other errors occur again here.
             experiment = self.client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":
@@ -161,6 +165,9 @@ class Tracking:
                 found="a deleted one" if experiment else "none, and it could not be created",
                 fix=f"Restore it (mlflow experiments restore) or free the name (mlflow gc) at {self.tracking_uri}.",
             )
+        for tag, value in EXPERIMENT_TAGS.items():
+            if tag not in experiment.tags:  # created by an earlier release
+                self.client.set_experiment_tag(experiment.experiment_id, tag, value)
         return str(experiment.experiment_id)
 
     def has_experiment(self, name: str) -> bool:

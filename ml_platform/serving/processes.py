@@ -150,8 +150,10 @@ class ProcessPlan(BaseModel):
 
 @dataclass(frozen=True)
 class UpHooks:
-    """The calls of `up` at its start and stop: ``before_start`` and ``after_stop`` when no process of the home but those
-    that serve is left, and ``on_stop`` when a stop begins.
+    """The calls of `up` at its start and stop.
+
+    ``before_start`` and ``after_stop`` are called when no process of the home is left but those that serve; ``on_stop``
+    is called when a stop begins.
     """
 
     before_start: Callable[[], object] = lambda: None

@@ -1,13 +1,14 @@
-"""The partitions that the demo trains on: those of the model within the data that it names."""
+"""The demo: the partitions that it trains on, those of the model within its data, and its line about the ranking."""
 
 from types import SimpleNamespace
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from ml_platform.components.not_loaded import not_loaded_definitions
 from ml_platform.components.project import DomainNotLoadedError
-from ml_platform.console.demo import _answer_text, _model_partitions, require_loaded
+from ml_platform.console.demo import _answer_text, _model_partitions, ranking_line, require_loaded
 from ml_platform.data.partitions import PartitionScheme
 
 DAYS = PartitionScheme(cadence="day", start="2011-01-01", time_zone="America/New_York")
@@ -44,3 +45,16 @@ def test_answer_is_the_label_in_words_or_the_interval() -> None:
     assert _answer_text({"label": "Gentoo"}, {}) == "Gentoo"
     assert _answer_text({"label": None, "interval": {"lower": 1.26, "upper": 20.0}}, {}) == "1.3 to 20.0"
     assert _answer_text({"label": None, "interval": None}, {}) == ""
+
+
+def test_ranking_is_said_of_the_tenth_with_the_highest_scores() -> None:
+    outcomes = pl.Series([None, True, True, *[False] * 18, True], dtype=pl.Boolean)
+    scores = [0.99, 0.9, 0.1, *[0.2] * 18, 0.8]
+    assert ranking_line(outcomes, scores, "flights") == (
+        "The event happened for 2 of the 2 flights with the highest scores, a tenth (100%), and for 3 of all 21 (14%)."
+    )
+
+
+@pytest.mark.parametrize("outcomes", [pl.Series([12.0] * 20), pl.Series([True] * 9), pl.Series(["Adelie"] * 20)])
+def test_ranking_is_not_said_of_other_outcomes_or_of_few_rows(outcomes: pl.Series) -> None:
+    assert ranking_line(outcomes, [0.5] * len(outcomes), "rows") == ""

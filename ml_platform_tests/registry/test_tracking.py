@@ -65,6 +65,14 @@ def test_two_processes_creating_an_experiment_get_the_same_one(tracking: Trackin
     assert len(ids) == 1
 
 
+def test_experiments_open_with_their_runs_those_of_an_earlier_release_too(tracking: Tracking) -> None:
+    earlier = tracking.client.create_experiment("earlier")
+    assert tracking.experiment("earlier") == earlier
+    for name in ("earlier", "new"):
+        found = tracking.client.get_experiment(tracking.experiment(name))
+        assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_deleted_experiment_is_named_with_the_fix(tracking: Tracking) -> None:
     tracking.client.delete_experiment(tracking.experiment("departure_risk"))
     with pytest.raises(
