@@ -1,4 +1,4 @@
-"""What `ml-platform up` does with Dagster runs before its processes start, when they stop, and after they ended."""
+"""Ends the Dagster runs of `ml-platform up`: those without a process at its start, those under way at its stop."""
 
 from collections.abc import Callable
 from pathlib import Path
