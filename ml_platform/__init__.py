@@ -2,10 +2,34 @@
 
 `type: ml_platform.Dataset` in a defs.yaml finds the components here. The first access to a component imports it and
 Dagster, so that a training worker or a service imports the engine without Dagster.
+
+:func:`open` reads a home in a notebook or a script::
+
+    import ml_platform as mp
+
+    session = mp.open()
+    session.dataset("flights", "2013-06").to_pandas()
 """
 
 import importlib
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml_platform.session.session import Session
+
+
+def open(home: Path | str | None = None) -> "Session":
+    """Return a session that reads the home in the folder ``home``, and never changes it.
+
+    None: ``$ML_PLATFORM_HOME``, or ``.ml_platform`` in the working directory. The other variables of the platform
+    count as everywhere: ``$ML_PLATFORM_STATE`` names a Postgres store, ``$ML_PLATFORM_ONLINE`` another online store.
+    No server has to run. Raises :class:`~ml_platform.session.opening.SessionError` when the folder has no home of this
+    release. The session is a context manager; its end removes the models that it has downloaded.
+    """
+    from ml_platform.session.session import Session
+
+    return Session(home)
 
 
 def __getattr__(name: str) -> Any:

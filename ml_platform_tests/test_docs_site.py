@@ -28,6 +28,8 @@ PYTHON_PAGE = DOCS / "how-to" / "use-from-python.md"
 SMALL_HOME = {
     "departure_risk": "late",
     "datasets/flights": "datasets/deliveries",
+    '"flights"': '"deliveries"',
+    '"origin"': '"shops"',
     "2013-05": "2013-03",
     "2013-06": "2013-04",
 }
@@ -349,7 +351,8 @@ def test_examples_of_the_python_page_run_on_a_small_home(tmp_path: Path, monkeyp
     from ml_platform.components import loading
     from ml_platform.components.metadata_keys import METADATA_KEYS
     from ml_platform_tests.components.delivery_home import open_platform
-    from ml_platform_tests.components.delivery_model import delivery_model
+    from ml_platform_tests.components.delivery_model import VIEWS, delivery_model
+    from ml_platform_tests.session.conftest import make_champion
 
     text = PYTHON_PAGE.read_text()
     for name, small in SMALL_HOME.items():
@@ -363,10 +366,10 @@ def test_examples_of_the_python_page_run_on_a_small_home(tmp_path: Path, monkeyp
         model = delivery_model()
         for month in ("2013-03", "2013-04"):
             shown = platform.make(model, month)
-        registry = platform.mlflow.models
-        registry.set_alias("late", "champion", registry.versions("late")[0].version)
+        make_champion(platform, "late", 2)
         monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "home"))
         monkeypatch.setattr(loading, "bound_model", lambda name: delivery_model(name=name))
+        monkeypatch.setattr(loading, "declared_views", lambda: VIEWS)
         scope: dict[str, Any] = {}
         for block in blocks:
             exec(compile(block, str(PYTHON_PAGE), "exec"), scope)
@@ -379,25 +382,26 @@ def test_examples_of_the_python_page_run_on_a_small_home(tmp_path: Path, monkeyp
     assert set(scope["model"].feature_set.feature_names) <= set(scope["features"].columns)
     assert scope["features"].height == 100
     assert isinstance(scope["X"], pd.DataFrame)
-    assert len(scope["X"]) == len(scope["y"]) == scope["split"].train.height > 500
-    assert len(scope["scores"]) == scope["split"].test.height
-    assert all(0 <= score <= 1 for score in scope["prediction"].scores)
-    assert set(scope["predictions"]) == {"1", "2"}
-    difference = scope["intervals"].difference("2", "1", "auc")
-    assert difference.low <= difference.value <= difference.high
+    assert len(scope["X"]) == len(scope["y"]) == len(scope["parts"].train) > 500
+    assert scope["scores"].height == len(scope["parts"].test)
+    assert scope["scores"]["score"].is_between(0, 1).all()
+    assert scope["answers"].height == 2
+    assert (scope["champion"].version, scope["earlier"].version) == (2, 1)
 
 
 @pytest.mark.slow
 def test_unchanged_examples_of_the_python_page_run_on_the_home_of_the_demo(
     demo_home: DemoHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from ml_platform.tasks.catalog import as_task
+
     monkeypatch.setenv("ML_PLATFORM_HOME", str(demo_home.copy(tmp_path / "home").root))
     scope: dict[str, Any] = {}
     for block in python_blocks(PYTHON_PAGE.read_text()):
         exec(compile(block, str(PYTHON_PAGE), "exec"), scope)
     assert scope["champion"].name == "departure_risk"
-    assert len(scope["scores"]) == scope["split"].test.height > 20_000
-    assert 0.7 < scope["as_task"]("binary").score(scope["label"], scope["scores"])["auc"] < 0.9
+    assert scope["scores"].height == len(scope["parts"].test) > 20_000
+    assert 0.7 < as_task("binary").score(scope["tested"]["label"], scope["scores"]["score"])["auc"] < 0.9
 
 
 class Links(HTMLParser):

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, TypeVar
 
 from ml_platform.components.dataset.component import Dataset
+from ml_platform.components.feature_view.component import FeatureView, datasets_by_name
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.project import read_project
@@ -12,6 +13,7 @@ from resources.profiles import REPOSITORY
 
 if TYPE_CHECKING:
     from ml_platform.components.project import Project
+    from ml_platform.features.view import FeatureView as FeatureViewSettings
     from ml_platform.steps.retention import RetentionPolicies
 
 
@@ -32,6 +34,16 @@ def bound_model(name: str) -> ModelAssets:
 def declared_dataset(name: str, project: "Project | None" = None) -> Dataset:
     """Return the dataset called ``name``. Raises :class:`DeclarationUnknownError` if none is declared."""
     return _declared(Dataset, "dataset", name, project or read_project(REPOSITORY))
+
+
+def declared_views() -> "list[FeatureViewSettings]":
+    """Return the settings of all declared feature views, with the types of their keys.
+
+    A domain that does not load has none.
+    """
+    tree = read_project(REPOSITORY).tree
+    datasets = datasets_by_name(tree)
+    return [each.settings(datasets) for each in tree.get_all_components(FeatureView)]
 
 
 def declared_retention() -> "RetentionPolicies":

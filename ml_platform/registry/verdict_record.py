@@ -121,7 +121,7 @@ def latest_verdict_on(audit: AuditLog, version: ModelVersion) -> StoredVerdict:
 
     Raises :class:`PromotionError` when the version has no verdict.
     """
-    found = _latest_about(audit, version.name, version.content_digest)
+    found = latest_verdict_about(audit, version.name, version.content_digest)
     if found is None:
         raise _promotion_error(
             version, "a verdict to approve or reject", "none", "Materialize the evaluation of the version first."
@@ -137,9 +137,14 @@ def latest_evidence_digest(audit: AuditLog, version: ModelVersion) -> str:
     return str(latest_verdict_on(audit, version).content["evidence"])
 
 
+def latest_verdict_about(audit: AuditLog, model: str, content_digest: str) -> StoredVerdict | None:
+    """Return the verdict on this content that was recorded last, or None; raises as :func:`stored_verdict`."""
+    return _latest_recorded(audit, (verdicts.c.model == model) & (verdicts.c.candidate == content_digest))
+
+
 def evidence_about(audit: AuditLog, model: str, content_digest: str) -> str | None:
     """Return the digest of the evidence of the latest verdict on this content; None without a verdict."""
-    found = _latest_about(audit, model, content_digest)
+    found = latest_verdict_about(audit, model, content_digest)
     return None if found is None else str(found.content["evidence"])
 
 
@@ -245,10 +250,6 @@ def _insert_verdict(
             recorded_at=_utc(record.at),
         )
     )
-
-
-def _latest_about(audit: AuditLog, model: str, content_digest: str) -> StoredVerdict | None:
-    return _latest_recorded(audit, (verdicts.c.model == model) & (verdicts.c.candidate == content_digest))
 
 
 def _latest_recorded(audit: AuditLog, condition: sa.ColumnElement[bool]) -> StoredVerdict | None:

@@ -20,7 +20,7 @@ from ml_platform.serving.bento_digest import require_unchanged
 from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states
 from ml_platform.serving.in_process_log import ROLE, InProcessLog
-from ml_platform.serving.request_contract import RequestContract
+from ml_platform.serving.request_contract import ReasonMethod, RequestContract
 from ml_platform.serving.verified_bentos import all_verified_bentos
 from ml_platform.state.store import StateStore
 
@@ -46,8 +46,8 @@ class ServedModelError(PlatformError):
 class ServedModel:
     """One version of a model, with the features of the online store."""
 
-    def __init__(self, name: str, version: str, predictor: "Predictor") -> None:
-        self.name, self.version, self.predictor = name, version, predictor
+    def __init__(self, name: str, version: str, predictor: "Predictor", directory: Path) -> None:
+        self.name, self.version, self.predictor, self.directory = name, version, predictor, directory
         self._log: InProcessLog | None = None
 
     def __enter__(self) -> Self:
@@ -115,11 +115,14 @@ class ServedModel:
 
         predictor = Predictor(model_dir, open_store(online))
         _require_same_code(name, version, predictor.features)
-        return cls(name, version, predictor)
+        return cls(name, version, predictor, model_dir)
 
-    def predict(self, rows: Sequence[Mapping[str, Any]], *, reasons: int = 0) -> list[dict[str, Any]]:
+    def predict(
+        self, rows: Sequence[Mapping[str, Any]], *, reasons: int = 0, reasons_method: ReasonMethod | None = None
+    ) -> list[dict[str, Any]]:
         """Return the answer for each of ``rows`` as the endpoint gives it, with up to ``reasons`` reasons.
 
+        ``reasons_method`` prefers a method for the reasons; None: as the endpoint chooses.
         Times are text with an offset, or aware datetimes. Raises
         :class:`~ml_platform.serving.request_contract.InvalidRequestError` for rows that the endpoint refuses, and the
         errors of the online store.
@@ -128,7 +131,7 @@ class ServedModel:
         return [
             answer
             for start in range(0, len(rows), limit)
-            for answer in self._predict(rows[start : start + limit], reasons)
+            for answer in self._predict(rows[start : start + limit], reasons, reasons_method)
         ]
 
     def predict_table(self, rows: Table) -> Table:
@@ -145,13 +148,15 @@ class ServedModel:
         found = pl.DataFrame(answers, infer_schema_length=None)
         return found if isinstance(chosen, pl.DataFrame) else found.to_pandas()
 
-    def _predict(self, rows: Sequence[Mapping[str, Any]], reasons: int) -> list[dict[str, Any]]:
+    def _predict(
+        self, rows: Sequence[Mapping[str, Any]], reasons: int, method: ReasonMethod | None
+    ) -> list[dict[str, Any]]:
         from bento.reasons import RequestedReasons
 
         started, now = time.perf_counter(), datetime.now(UTC)
         request = self.predictor.contract.validate(request_body(rows))
         prediction = self.predictor.predict(request, now)
-        answers = self.predictor.answers(prediction, RequestedReasons(reasons) if reasons else None)
+        answers = self.predictor.answers(prediction, RequestedReasons(reasons, method) if reasons else None)
         if self._log is not None:
             self._log.write(request, prediction, now, started)
         return answers

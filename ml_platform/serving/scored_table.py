@@ -8,7 +8,7 @@ bento.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,9 +18,6 @@ from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.view import AS_OF, INSTANT, PREDICT_AT
 from ml_platform.serving.in_process import ServedModel, request_body
 from ml_platform.serving.request_contract import InvalidRequestError, RequestContract, answered_or_refused
-
-if TYPE_CHECKING:
-    from bento.predictor import Predictor
 
 CHUNK_ROWS = 20_000
 """Rows that are in memory with all their features at once."""
@@ -94,7 +91,7 @@ def score_table(
     # A task may rank the rows of a table, and rows of equal score then keep their order.
     order = scored[_ROW].arg_sort()
     scored, predictions = scored[order], np.concatenate(predicted)[order.to_numpy()]
-    answers = _answer_columns(predictor, predictions, scored)
+    answers = answer_columns(predictor.answers_to(predictions, scored))
     marks = [pl.col(name).list.len() > 0 for name in (MISSING, UNKNOWN, RULES)]
     found = scored.select(
         PREDICT_AT,
@@ -171,9 +168,8 @@ def _without_facts(features: FeatureSet, columns: Sequence[str]) -> pl.Expr:
     return pl.concat_list(absent).list.drop_nulls().alias(MISSING)
 
 
-def _answer_columns(predictor: "Predictor", predictions: "np.ndarray[Any, Any]", fields: pl.DataFrame) -> pl.DataFrame:
-    """Return the answers as columns; a field with named numbers becomes a column ``<field>__<name>`` for each."""
-    answers = predictor.answers_to(predictions, fields)
+def answer_columns(answers: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Return ``answers`` as columns; a field with named numbers becomes a column ``<field>__<name>`` for each."""
     found = pl.DataFrame(answers, infer_schema_length=None)
     if found["label"].dtype == pl.Null:  # a task that answers a number has no label
         found = found.drop("label")

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import ml_platform as mp
 from ml_platform.serving.marked_processes import GATEWAY, process_name, processes_of
 from ml_platform.serving.processes import free_port
 from ml_platform_tests.conftest import COMMAND, PROJECT, DemoHome
@@ -103,6 +104,21 @@ def test_each_server_is_printed_with_an_address_that_answers(
     assert httpx.post(addresses["departure_risk"], json={}, timeout=60).status_code == 422
     found = DemoHome(platform.home, "").run("status", "--json")
     assert json.loads(found)["models"]["departure_risk"]["endpoint"] == addresses["departure_risk"]
+
+
+def test_session_answers_like_the_endpoint_to_the_last_bit(
+    platform: PlatformHome, running: "subprocess.Popen[bytes]"
+) -> None:
+    rows = [FLIGHT, {**FLIGHT, "origin": "JFK", "tailnum": None}]
+    address = f"{platform.addresses['departure_risk']}?reasons=3&reasons_method=path"
+    answered = httpx.post(address, json={"rows": rows}, timeout=60).json()
+    with mp.open(platform.home) as session:
+        champion = session.champion("departure_risk")
+        assert [each["score"] for each in champion.predict(rows)] == [each["score"] for each in answered["predictions"]]
+        explained = champion.explain(rows, 3, method="path")
+    reasons = [(each["feature"], each["contribution"]) for one in answered["predictions"] for each in one["reasons"]]
+    assert list(zip(explained["feature"], explained["contribution"], strict=True)) == reasons
+    assert str(champion.version) == answered["model"]["version"]
 
 
 def test_second_up_fails_with_pid_and_address_of_the_first(
