@@ -61,7 +61,7 @@ CLIENT_HEADER = b"x-ml-platform-client"
 """Header with the name of the client whose key the request has; the gateway sets it, and removes one from outside."""
 
 CONCURRENCY_HEADER = b"x-ml-platform-client-concurrency"
-"""Header with the number of requests that the client may have under way in one service."""
+"""Header with the number of requests that the client may have under way in all services together."""
 
 MAX_SIZE_DIGITS = 12
 """Digits of that header; Python reads no number of thousands of digits, which a client may send."""
@@ -101,7 +101,8 @@ class ServiceConfig:
     """Model and version of the service, and the folder of its prediction log (None: no log).
 
     ``log_key`` returns the key by which the log hashes values that identify a person. ``log_share`` is the share of the
-    requests that the log keeps.
+    requests that the log keeps. ``client_places`` is the file by which all services count the requests under way of
+    each client; without one, this service counts alone.
     """
 
     model: str
@@ -109,6 +110,7 @@ class ServiceConfig:
     log_folder: Path | None
     log_key: Callable[[], PseudonymKey] | None = None
     log_share: float = 1.0
+    client_places: Path | None = None
 
 
 class HttpError(Exception):
@@ -156,7 +158,7 @@ class PredictApp:
         self.recent_scores = RecentScores()
         self.in_flight = 0
         self._streams = 0
-        self._clients = ClientPlaces()
+        self._clients = ClientPlaces(config.client_places)
         self.ready = False
         self._load = load
         self._predictor: Predictor | None = None
@@ -369,9 +371,7 @@ class PredictApp:
         body = await self._body(headers, receive)
         if self.in_flight >= self.limits.requests_at_once:
             raise HttpError(429, "overload", "Too many requests at once.", [(b"retry-after", b"1")])
-        client = headers.get(CLIENT_HEADER, b"")
-        if not self._clients.take(client, headers.get(CONCURRENCY_HEADER, b"")):
-            raise _too_many_of_client(headers[CONCURRENCY_HEADER])
+        client = self._take_place(headers)
         self.in_flight += 1
         try:
             if path != self._path:
@@ -380,6 +380,16 @@ class PredictApp:
         finally:
             self.in_flight -= 1
             self._clients.release(client)
+
+    def _take_place(self, headers: dict[bytes, bytes]) -> bytes:
+        """Take a place of the client of a request, and return the client to release it for; raises HttpError (429).
+
+        The copy of a request for a shadow takes none: the request has its own.
+        """
+        client = headers.get(CLIENT_HEADER, b"") if _role(headers) != "shadow" else b""
+        if not self._clients.take(client, headers.get(CONCURRENCY_HEADER, b"")):
+            raise _too_many_of_client(headers[CONCURRENCY_HEADER])
+        return client
 
     async def _predict(
         self, body: bytes, headers: dict[bytes, bytes], request_id: str, reasons: RequestedReasons | None
@@ -405,9 +415,7 @@ class PredictApp:
                 message = await self._receive_with_timeout(receive)
                 lines.write(message.get("body", b""))
                 more = message.get("more_body", False)
-            client = headers.get(CLIENT_HEADER, b"")
-            if not self._clients.take(client, headers.get(CONCURRENCY_HEADER, b"")):
-                raise _too_many_of_client(headers[CONCURRENCY_HEADER])
+            client = self._take_place(headers)
         except BaseException:
             self._streams -= 1
             lines.close()

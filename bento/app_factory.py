@@ -7,6 +7,8 @@ Environment variables locate its features and its log, because a bento can run a
 - ``ML_PLATFORM_PREDICTION_LOG``: folder of the prediction log; unset: no log
 - ``ML_PLATFORM_PII_KEY``: key by which the log hashes values that identify a person, or its file; unset: the key in the
   file ``ML_PLATFORM_PII_KEY_FILE``, which is made when there is none
+- ``ML_PLATFORM_CLIENT_PLACES``: file by which the services of a platform count the requests under way of each client
+  of the gateway; unset: each process counts alone
 """
 
 import json
@@ -22,6 +24,7 @@ from ml_platform.serving.bento_digest import MODEL_FOLDER, PACKAGE_FILE
 SOURCE_FOLDER = Path(__file__).resolve().parent.parent
 ONLINE_VARIABLE = "ML_PLATFORM_ONLINE"
 LOG_VARIABLE = "ML_PLATFORM_PREDICTION_LOG"
+PLACES_VARIABLE = "ML_PLATFORM_CLIENT_PLACES"
 
 
 def create_packed_app() -> PredictApp:
@@ -40,7 +43,10 @@ def create_app(source: Path, online: str, log_folder: Path | None) -> PredictApp
     metadata = json.loads((source / PACKAGE_FILE).read_text())
     store = open_store(online)
     share = float(metadata.get("serving", {}).get("log_share", 1.0))
-    config = ServiceConfig(metadata["model"], metadata["version"], log_folder, _log_key, share)
+    places = os.environ.get(PLACES_VARIABLE)
+    config = ServiceConfig(
+        metadata["model"], metadata["version"], log_folder, _log_key, share, Path(places) if places else None
+    )
     return PredictApp(config, lambda: Predictor(source / MODEL_FOLDER, store))
 
 

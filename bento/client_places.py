@@ -1,28 +1,72 @@
-"""Counts the requests that each client of the gateway has under way in this service."""
+"""Counts the requests that each client of the gateway has under way, in this process or in all services of a platform.
+
+A place of a client is one byte of a file that all services share, locked by the process whose request has the place.
+The kernel releases the locks of a process that ends, however it ends. The file stays empty: locks need no bytes.
+"""
+
+import fcntl
+import os
+import random
+from hashlib import blake2b
+from pathlib import Path
+
+PLACES = 2**20
+"""Greatest number of places of one client."""
 
 
 class ClientPlaces:
-    """The requests under way by client; a client without any is not remembered."""
+    """The requests under way by client; a client without any is not remembered.
 
-    def __init__(self) -> None:
-        self._taken: dict[bytes, int] = {}
+    ``file`` is the file that all services share, which is made when there is none. Without one, the limit of a client
+    counts within this process.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._path = file
+        self._file: int | None = None
+        self._taken: dict[bytes, set[int]] = {}
 
     def take(self, client: bytes, limit: bytes) -> bool:
-        """Count one more request of ``client`` unless it has ``limit`` of them; return whether it is counted.
+        """Take a place for one more request of ``client`` unless all of the ``limit`` are taken; return whether it did.
 
         A service that is called directly gets no client, and no limit.
         """
-        taken = self._taken.get(client, 0)
-        if client and limit.isdigit() and taken >= int(limit):
+        if not client or not limit.isdigit():
+            return True
+        places, own = min(int(limit), PLACES), self._taken.get(client, set())
+        if len(own) >= places:
             return False
-        if client:
-            self._taken[client] = taken + 1
-        return True
+        # The services begin at different places, so that the first one tried is seldom taken.
+        first = random.randrange(places)
+        for place in (*range(first, places), *range(first)):
+            if place not in own and self._lock(client, place):
+                self._taken.setdefault(client, own).add(place)
+                return True
+        return False
 
     def release(self, client: bytes) -> None:
-        """End a request that :meth:`take` counted."""
-        left = self._taken.get(client, 0) - 1
-        if left > 0:
-            self._taken[client] = left
-        else:
-            self._taken.pop(client, None)
+        """End a request for which :meth:`take` took a place, if it needed one."""
+        own = self._taken.get(client)
+        if own is None:
+            return
+        place = own.pop()
+        if not own:
+            del self._taken[client]
+        if self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _offset(client, place))
+
+    def _lock(self, client: bytes, place: int) -> bool:
+        if self._path is None:
+            return True
+        if self._file is None:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(client, place))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+
+def _offset(client: bytes, place: int) -> int:
+    """Return the byte of ``place``; 40 bits of a hash keep clients apart."""
+    return int.from_bytes(blake2b(client, digest_size=5).digest()) * PLACES + place

@@ -45,7 +45,7 @@ class Client(Settings):
         default=None, ge=1, le=4_000_000_000, description="Requests per day in UTC; None: no quota."
     )
     concurrency: int = Field(
-        default=DEFAULT_CONCURRENCY, ge=1, le=100_000, description="Requests under way in one service."
+        default=DEFAULT_CONCURRENCY, ge=1, le=100_000, description="Requests under way in all services together."
     )
     models: tuple[Annotated[str, Field(pattern=MODEL_PATTERN)], ...] | None = Field(
         default=None, description="Models that it may ask; None: all."

@@ -28,7 +28,7 @@ CLIENT_HEADER = "x-ml-platform-client"
 """Header with the name of the client, which the gateway sets; one from outside is removed."""
 
 CONCURRENCY_HEADER = "x-ml-platform-client-concurrency"
-"""Header with the number of requests that the client may have under way in one service."""
+"""Header with the number of requests that the client may have under way in all services together."""
 
 KEY_HEADER = "x-api-key"
 KEYS, CLIENTS, RATES, QUOTAS = "client_keys", "clients", "client_rates", "client_quotas"

@@ -67,6 +67,9 @@ HOST_PREFIX = f"{SERVICE_PREFIX}host."
 PASS_INTERVAL_SECONDS = 0.2
 GATEWAY_SECONDS = 15.0
 
+CLIENT_PLACES_FILE = "client_places"
+"""File by which all services count the requests under way of each client; it stays empty."""
+
 FALLBACK_SECONDS = 30.0
 """Time that a model without routes waits for its versions, before its declared fallback answers in their place."""
 
@@ -260,6 +263,7 @@ class Reconciler:
             {
                 "ML_PLATFORM_ONLINE": online,
                 "ML_PLATFORM_PREDICTION_LOG": str(predictions),
+                "ML_PLATFORM_CLIENT_PLACES": str((self.plan.run / CLIENT_PLACES_FILE).resolve()),
                 **ONE_THREAD_ENVIRONMENT,
                 **({} if self.plan.pii_key is None else {PII_KEY_FILE_VARIABLE: str(self.plan.pii_key.resolve())}),
                 **({} if self.plan.trusted_keys is None else {TRUSTED_KEYS_VARIABLE: str(self.plan.trusted_keys)}),
