@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,10 +89,14 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_REQUEST_ID_LENGTH)
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one service: concurrent requests, and seconds to receive a body and to predict."""
+    """Limits of one service: concurrent requests, and seconds to receive a body and to predict.
+
+    ``pause_seconds`` is the longest pause between two parts of the body of a stream.
+    """
 
     requests_at_once: int = 64
     body_seconds: float = 10.0
+    pause_seconds: float = 30.0
     answer_seconds: float = 30.0
 
 
@@ -141,9 +145,13 @@ class Response(NamedTuple):
 
 
 class StreamedResponse(NamedTuple):
-    """A response of newline-delimited JSON whose ``parts`` are computed while it is sent; ``close`` ends it."""
+    """A response of newline-delimited JSON whose ``parts`` are computed while it is sent; ``close`` ends it.
+
+    ``client_left`` is done once the client has closed the connection.
+    """
 
     parts: AsyncIterator[bytes]
+    client_left: "asyncio.Task[None]"
     close: Callable[[], None]
 
 
@@ -278,7 +286,7 @@ class PredictApp:
                 raise _wrong_request_id(received_id)
             response = await self._respond(scope, headers, receive, request_id)
             if isinstance(response, StreamedResponse):
-                await self._send_parts(response, request_id, receive, send)
+                await self._send_parts(response, request_id, send)
                 return
         except InvalidRequestError as error:
             self.metrics.count_error(error.reason)
@@ -318,26 +326,33 @@ class PredictApp:
         else:
             logger.exception("request %s failed", request_id)
 
-    async def _send_parts(self, response: StreamedResponse, request_id: str, receive: Receive, send: Send) -> None:
+    async def _send_parts(self, response: StreamedResponse, request_id: str, send: Send) -> None:
         """Send the answers of a stream. An error after the first of them ends it with a line that says so."""
         headers = [(b"content-type", NDJSON), (b"x-request-id", request_id.encode()), *self._deprecation]
-        gone = asyncio.ensure_future(_disconnected(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for part in response.parts:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
-                if gone.done():
+                if response.client_left.done():
                     break
         except Exception as error:
-            self.metrics.count_error("unavailable")
-            self._log_bug(error, request_id)
-            message = "The service cannot answer the rows from here on; its log has the cause under the request id."
-            line = orjson.dumps({**_error(503, "unavailable", message), "request_id": request_id}) + b"\n"
+            line = orjson.dumps({**self._stream_error(error, request_id), "request_id": request_id}) + b"\n"
             await send({"type": "http.response.body", "body": line, "more_body": True})
         finally:
-            gone.cancel()
             response.close()
         await send({"type": "http.response.body", "body": b""})
+
+    def _stream_error(self, error: Exception, request_id: str) -> dict[str, Any]:
+        if isinstance(error, InvalidRequestError):
+            self.metrics.count_error(error.reason)
+            return error.to_dict()
+        if isinstance(error, HttpError):
+            self.metrics.count_error(error.reason)
+            return _error(error.status, error.reason, str(error), error.detail)
+        self.metrics.count_error("unavailable")
+        self._log_bug(error, request_id)
+        message = "The service cannot answer the rows from here on; its log has the cause under the request id."
+        return _error(503, "unavailable", message)
 
     async def _respond(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str
@@ -403,49 +418,67 @@ class PredictApp:
     async def _stream(
         self, headers: dict[bytes, bytes], receive: Receive, request_id: str, reasons: RequestedReasons | None
     ) -> StreamedResponse:
-        """Receive the lines of a stream and return its answers, which are computed as they are sent."""
+        """Return the answers to the lines of a stream, which are computed while lines arrive and answers are sent.
+
+        Raises the error of a request that has one before its first answer.
+        """
         if self._streams >= STREAMS_AT_ONCE:
             raise HttpError(429, "overload", "Too many streams at once.", [(b"retry-after", b"1")])
         self.predictor.require_features()
+        client = self._take_place(headers)
         self._streams += 1
         lines = ReceivedLines(self.predictor.contract.max_bytes)
-        try:
-            more = True
-            while more:
-                message = await self._receive_with_timeout(receive)
-                lines.write(message.get("body", b""))
-                more = message.get("more_body", False)
-            client = self._take_place(headers)
-        except BaseException:
-            self._streams -= 1
-            lines.close()
-            raise
+        receiving = asyncio.create_task(self._receive_lines(lines, receive))
 
         def close() -> None:
+            receiving.cancel()
             self._streams -= 1
             self._clients.release(client)
             lines.close()
 
-        return StreamedResponse(self._stream_answers(lines, headers, request_id, reasons), close)
+        answers = self._stream_answers(lines, headers, request_id, reasons)
+        try:
+            first = await anext(answers, b"")
+        except BaseException:
+            close()
+            raise
+        return StreamedResponse(_after(first, answers), receiving, close)
+
+    async def _receive_lines(self, lines: ReceivedLines, receive: Receive) -> None:
+        """Receive the body into ``lines``, and return once the client has closed the connection."""
+        try:
+            more = True
+            while more:
+                message = await self._receive_with_timeout(receive, self.limits.pause_seconds)
+                lines.write(message.get("body", b""))
+                more = message.get("more_body", False)
+            lines.end()
+        except Exception as error:
+            lines.end(error)
+            if isinstance(error, HttpError) and error.reason == "gone":
+                return
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
     async def _stream_answers(
         self, lines: ReceivedLines, headers: dict[bytes, bytes], request_id: str, reasons: RequestedReasons | None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         limit = self.predictor.contract.max_bytes
         rows = min(MAX_ROWS_WITH_REASONS if reasons else GROUP_ROWS, self.predictor.contract.max_rows)
-        number, groups = 1, lines.groups(rows)
-        while group := await asyncio.to_thread(next, groups, None):
+        number = 1
+        async for group in lines.groups(rows):
             answered: list[AnsweredRequest] = []
 
             def predict(rows: Sequence[Any], answered: list[AnsweredRequest] = answered) -> list[dict[str, Any]]:
                 return self._stream_rows(rows, answered, headers, request_id, reasons)
 
-            yield await self._with_timeout(answered_lines, group, number, limit, predict)
+            answers = await self._with_timeout(answered_lines, group, number, limit, predict)
             number += len(group)
             for each in answered:
                 self.metrics.rows.inc(len(each.rows))
                 if self._log is not None:
                     self._log.put(each)
+            yield answers
 
     def _stream_rows(
         self,
@@ -520,12 +553,13 @@ class PredictApp:
                 raise _too_large(limit)
         return b"".join(parts)
 
-    async def _receive_with_timeout(self, receive: Receive) -> MutableMapping[str, Any]:
+    async def _receive_with_timeout(self, receive: Receive, seconds: float | None = None) -> MutableMapping[str, Any]:
+        seconds = self.limits.body_seconds if seconds is None else seconds
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
+            async with asyncio.timeout(seconds):
                 message = await receive()
         except TimeoutError:
-            raise HttpError(408, "slow", f"The body did not arrive within {self.limits.body_seconds:g} s.") from None
+            raise HttpError(408, "slow", f"The body did not arrive within {seconds:g} s.") from None
         if message["type"] == "http.disconnect":
             raise HttpError(400, "gone", "The client closed the connection.")
         return message
@@ -639,10 +673,10 @@ def _too_many_of_client(limit: bytes) -> HttpError:
     return HttpError(429, "concurrency", message, [(b"retry-after", b"1")], detail)
 
 
-async def _disconnected(receive: Receive) -> None:
-    """Return once the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _after(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for each in others:
+        yield each
 
 
 def _media_type(headers: dict[bytes, bytes]) -> bytes:

@@ -1,11 +1,13 @@
 """Answers requests of newline-delimited JSON: one row in each line, and its answer in the same line of the response.
 
-The body is received whole, on disk above :data:`MEMORY_BYTES`, and then answered in groups of rows. So a client may
-send all before it reads the first answer, and neither rows nor answers fill the memory of the service.
+Lines are answered in groups while others arrive. Those that wait are on disk above :data:`MEMORY_BYTES`. So a client
+may send all before it reads the first answer, and neither rows nor answers fill the memory of the service.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from tempfile import SpooledTemporaryFile
+from threading import Lock
 from typing import Any
 
 import orjson
@@ -31,45 +33,98 @@ PredictRows = Callable[[Sequence[Any]], list[Answer]]
 
 
 class ReceivedLines:
-    """The body of a stream, written in parts and then read line by line."""
+    """The body of a stream: its lines are taken while others arrive, in an event loop.
+
+    Parts are written as they come, so that a client may send all before it reads an answer. What waits to be taken is
+    on disk above :data:`MEMORY_BYTES`.
+    """
 
     def __init__(self, max_line_bytes: int, max_bytes: int = MAX_BYTES, max_lines: int = MAX_LINES) -> None:
         self._max_line_bytes, self._max_bytes, self._max_lines = max_line_bytes, max_bytes, max_lines
-        self._size = self._lines = 0
+        self._size = self._lines = self._lines_taken = 0
+        self._read_at = self._write_at = 0
+        self._has_ended = False
+        self._error: Exception | None = None
+        self._changed = asyncio.Event()
+        self._lock = Lock()
         self._file = SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - close() closes it
 
     def write(self, part: bytes) -> None:
         """Add ``part``. Raises :class:`InvalidRequestError` (413) beyond the greatest size or number of lines."""
-        self._size += len(part)
-        self._lines += part.count(b"\n")
-        if self._size > self._max_bytes or self._lines > self._max_lines:
+        lines = part.count(b"\n")
+        if self._size + len(part) > self._max_bytes or self._lines + lines > self._max_lines:
             expected = f"at most {self._max_bytes} bytes and {self._max_lines} lines"
             raise InvalidRequestError(
                 413, "size", [FieldError("body", expected, "more", "Send several smaller requests.")]
             )
-        self._file.write(part)
+        with self._lock:
+            self._file.seek(self._write_at)
+            self._file.write(part)
+            self._write_at = self._file.tell()
+            self._size += len(part)
+            self._lines += lines
+        self._changed.set()
 
-    def groups(self, rows: int) -> Iterator[list[bytes]]:
-        """Yield the lines in groups of ``rows``, without blank ones; a line that is too long is cut."""
-        self._file.seek(0)
-        group: list[bytes] = []
-        while line := self._file.readline(self._max_line_bytes + 1):
-            if not line.endswith(b"\n"):
-                self._skip_line()
-            if line.strip():
-                group.append(line)
-            if len(group) == rows:
-                yield group
-                group = []
-        if group:
-            yield group
+    def end(self, error: Exception | None = None) -> None:
+        """End the lines; with ``error``, those that arrived whole are still taken before it is raised."""
+        self._has_ended, self._error = True, error
+        self._changed.set()
+
+    async def groups(self, rows: int) -> AsyncIterator[list[bytes]]:
+        """Yield groups of at most ``rows`` lines, as many as have arrived when one is asked for; at least one.
+
+        Blank lines are left out, and a line that is too long is cut. Raises the error that ended the lines.
+        """
+        while True:
+            self._changed.clear()
+            has_ended = self._has_ended
+            if self._lines > self._lines_taken or has_ended:
+                group = await asyncio.to_thread(self._take, rows, has_ended)
+                if group:
+                    yield group
+                    continue
+                if has_ended and self._error is not None:
+                    raise self._error
+                if has_ended:
+                    return
+            await self._changed.wait()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that are kept: those that were not taken, and those before them."""
+        return self._write_at
 
     def close(self) -> None:
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
-    def _skip_line(self) -> None:
-        while (rest := self._file.readline(self._max_line_bytes)) and not rest.endswith(b"\n"):
-            pass
+    def _take(self, rows: int, has_ended: bool) -> list[bytes]:
+        """Return the next lines, of a body that has ended also one without an end."""
+        takes_rest = has_ended and self._error is None
+        with self._lock:
+            self._file.seek(self._read_at)
+            group: list[bytes] = []
+            while len(group) < rows and (self._lines > self._lines_taken or takes_rest):
+                line = self._file.readline(self._max_line_bytes + 1)
+                if not line:
+                    break
+                if self._ends_line(line):
+                    self._lines_taken += 1
+                if line.strip():
+                    group.append(line)
+            self._read_at = self._file.tell()
+            if self._read_at == self._write_at:
+                # A client that reads its answers needs no more room than the lines under way.
+                self._file.seek(0)
+                self._file.truncate()
+                self._read_at = self._write_at = 0
+        return group
+
+    def _ends_line(self, line: bytes) -> bool:
+        """Return whether ``line`` has an end, up to which a cut one is read; the last one of a body may have none."""
+        while line and not line.endswith(b"\n"):
+            line = self._file.readline(self._max_line_bytes)
+        return bool(line)
 
 
 def answered_lines(lines: Sequence[bytes], first_line: int, max_line_bytes: int, predict: PredictRows) -> bytes:

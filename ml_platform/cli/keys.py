@@ -15,7 +15,9 @@ Burst = Annotated[
     int | None, typer.Option(min=1, help="Requests at once after a pause; without it, as many as in a second.")
 ]
 Quota = Annotated[str, typer.Option(help="Requests per day in UTC, like 100000/d, or none.", show_default=False)]
-Concurrency = Annotated[int | None, typer.Option(min=1, help="Requests under way in all services together.", show_default=False)]
+Concurrency = Annotated[
+    int | None, typer.Option(min=1, help="Requests under way in all services together.", show_default=False)
+]
 Models = Annotated[
     str, typer.Option(help="Models that it may ask, with commas, or all.", metavar="A,B", show_default=False)
 ]

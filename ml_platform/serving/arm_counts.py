@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field
 
 from ml_platform.data.settings import Settings
+from ml_platform.serving.gateway import read_clusters
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.replicas import port_file, started_replicas
 
@@ -22,7 +23,11 @@ class ArmCounts(Settings):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     answers: int = Field(default=0, description="Answers that the gateway received, or gave instead of the service.")
-    errors: int = Field(default=0, description="Answers with another status than 2xx.")
+    errors: int = Field(
+        default=0,
+        description="Answers with another status than 2xx, and refused connections; at most the answers since.",
+    )
+    excused: int = Field(default=0, description="Of the errors, refused connections after which a sibling answered.")
     timed: int = Field(default=0, description="Answers with a known duration.")
     slow: int = Field(default=0, description="Answers that took longer than the limit.")
     active: int = Field(default=0, description="Requests that wait for an answer now.")
@@ -47,7 +52,10 @@ class ArmCounts(Settings):
         return self.model_copy(update={"replicas": {**self.replicas, **last}})
 
     def since(self, before: Self) -> Self:
-        """Return the increase since ``before``. A counter that fell belongs to a restarted process and starts at 0."""
+        """Return the increase since ``before``, in which ``errors`` lack those that are excused.
+
+        A counter that fell belongs to a restarted process and starts at 0.
+        """
         if self.replicas:
             # Counters of an earlier release are those of the first replica.
             known: Mapping[str, ArmCounts] = before.replicas or {next(iter(self.replicas)): before}
@@ -58,9 +66,11 @@ class ArmCounts(Settings):
         fell = sum(self.scores) < sum(before.scores) or self.view_reads < before.view_reads
         old_scores = before.scores if len(before.scores) == len(self.scores) and not fell else (0,) * len(self.scores)
         reads, missing = (0, 0) if fell else (before.view_reads, before.missing)
+        answers = _increase(self.answers, before.answers)
+        errors = _increase(self.errors, before.errors) - _increase(self.excused, before.excused)
         return type(self)(
-            answers=_increase(self.answers, before.answers),
-            errors=_increase(self.errors, before.errors),
+            answers=answers,
+            errors=min(answers, max(0, errors)),
             timed=_increase(self.timed, before.timed),
             slow=_increase(self.slow, before.slow),
             active=self.active,
@@ -115,12 +125,12 @@ def read_counts(gateway: Path, slow_ms: Mapping[str, int], run: Path) -> dict[st
 
     ``gateway`` is the folder of the gateway, ``run`` that of the port files. Requests beyond the limit of a service,
     which the gateway refuses, say nothing about the service and do not count. A request that another service answered
-    because this one did not accept it is an error of this one; a request that it was not sent, since it is not healthy,
-    does not count. A service that does not answer in time has the counters of the gateway only. Raises ``OSError``
-    when the gateway does not answer.
+    because this one did not accept it is an error of this one, unless it was another replica of this one; a request
+    that it was not sent, since it is not healthy, does not count. A service that does not answer in time has the
+    counters of the gateway only. Raises ``OSError`` when the gateway does not answer.
     """
     names = "|".join(slow_ms)
-    wanted = "upstream_rq_(pending_overflow|completed|2xx|active|total|retry|time)"
+    wanted = "upstream_rq_(pending_overflow|completed|2xx|active|total|retry|retry_success|time)"
     query = f"/stats?filter=^cluster\\.({names})\\.({wanted})$&format=json&histogram_buckets=cumulative"
     stats = json.loads(query_gateway(gateway, query, seconds=2.0))["stats"]
     values = {each["name"]: int(each["value"]) for each in stats if "value" in each}
@@ -128,6 +138,7 @@ def read_counts(gateway: Path, slow_ms: Mapping[str, int], run: Path) -> dict[st
         each["name"]: {float(one["upper_bound"]): int(one["cumulative"]) for one in each["buckets"]}
         for each in _histograms(stats)
     }
+    replicas = {name: len(ports) for name, ports in read_clusters(gateway).items()}
     found = {}
     for name, limit in slow_ms.items():
         of = partial(_value, values, name)
@@ -137,7 +148,9 @@ def read_counts(gateway: Path, slow_ms: Mapping[str, int], run: Path) -> dict[st
         timed = max(durations.values(), default=0)
         seen = ArmCounts(
             answers=answers,
-            errors=min(answers, completed - min(completed, of("2xx")) + of("retry")),
+            errors=completed - min(completed, of("2xx")) + of("retry"),
+            # A request that a fallback answered was refused by two replicas, and one that a sibling answered by one.
+            excused=of("retry_success") if replicas.get(name, 0) > 1 else 0,
             timed=timed,
             slow=timed - durations.get(float(limit), timed),
             active=of("active"),

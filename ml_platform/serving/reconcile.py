@@ -169,10 +169,16 @@ class Reconciler:
     def _needed_replicas(
         self, needed: Mapping[str, tuple[str, ServedVersion]], running: Collection[str], now: float
     ) -> dict[str, tuple[str, ServedVersion]]:
-        """Return the replicas that must run of the services ``needed``, at their load ``now``."""
+        """Return the replicas that must run of the services ``needed``, at their load ``now``.
+
+        A service of an earlier run, of which none runs in this one yet, begins with as many as it had.
+        """
         settings = {name: self._settings_of(served).replicas for name, (_, served) in needed.items()}
         self._scaler.forget(set(needed))
         counts = Counter(map(service_of, running))
+        if self._clusters is None:
+            earlier = read_clusters(self.plan.gateway.folder)
+            counts.update({name: len(earlier.get(name, [])) for name in needed if not counts[name]})
         for name, declared in settings.items():
             self._scaler.count(name, declared, counts[name], now)
         scaled = [name for name, declared in settings.items() if declared.most > declared.min]

@@ -346,6 +346,87 @@ def test_stream_whose_service_fails_ends_with_a_line_that_says_so(caplog: pytest
     assert "ZeroDivisionError" in caplog.text
 
 
+class OpenStream:
+    """A request of lines through ASGI, one event at a time; its body is not complete before ``finish``."""
+
+    def __init__(self, app: PredictApp) -> None:
+        self._body: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        scope = {
+            "type": "http", "method": "POST", "path": "/v1/toy/predict",
+            "headers": [(b"content-type", b"application/x-ndjson")],
+        }  # fmt: skip
+        self.task = asyncio.ensure_future(app(scope, self._body.get, cast(Any, self._sent.put)))
+
+    def write(self, body: str, more: bool = True) -> None:
+        self._body.put_nowait({"type": "http.request", "body": body.encode(), "more_body": more})
+
+    def leave(self) -> None:
+        self._body.put_nowait({"type": "http.disconnect"})
+
+    async def status(self) -> int:
+        return int((await self._sent.get())["status"])
+
+    async def lines(self) -> list[Any]:
+        """Return the lines of the next part of the answer."""
+        body: bytes = (await self._sent.get())["body"]
+        return [json.loads(line) for line in body.splitlines()]
+
+
+def test_line_is_answered_before_the_next_one_is_sent() -> None:
+    async def exchange() -> None:
+        stream = OpenStream(app := app_of())
+        for x in range(3):
+            stream.write(json.dumps({"x": x}) + "\n{")
+            if x == 0:
+                assert await stream.status() == 200
+                assert not stream.task.done()
+            (answer,) = await stream.lines()
+            assert answer["score"] == x / 2
+            stream.write("wrong}\n")
+            (refused,) = await stream.lines()
+            assert (refused["line"], refused["error"]["status"]) == (2 * x + 2, 400)
+        stream.write('{"x": 9}', more=False)
+        assert [each["score"] for each in await stream.lines()] == [4.5]
+        assert await stream.lines() == []
+        await stream.task
+        assert app._streams == 0
+
+    asyncio.run(exchange())
+
+
+def test_slow_body_is_refused_by_its_status_or_after_the_answers_that_it_got() -> None:
+    async def exchange() -> None:
+        app = app_of(limits=Limits(pause_seconds=0.05))
+        silent = OpenStream(app)
+        silent.write('{"x": 1}')
+        assert await silent.status() == 408
+        started = OpenStream(app)
+        started.write('{"x": 1}\n{"x":')
+        assert await started.status() == 200
+        assert [each["score"] for each in await started.lines()] == [0.5]
+        (last,) = await started.lines()
+        assert (last["error"]["status"], last["error"]["reason"]) == (408, "slow")
+        await started.task
+        assert app._streams == 0
+
+    asyncio.run(exchange())
+
+
+def test_stream_of_a_client_that_left_ends_and_gives_its_places_back() -> None:
+    async def exchange() -> None:
+        app = app_of()
+        stream = OpenStream(app)
+        stream.write('{"x": 1}\n')
+        assert await stream.status() == 200
+        await stream.lines()
+        stream.leave()
+        await asyncio.wait_for(stream.task, 20)
+        assert app._streams == 0
+
+    asyncio.run(exchange())
+
+
 def test_stream_takes_one_of_two_places_and_gives_it_back() -> None:
     app = app_of()
     app._streams = 2

@@ -25,7 +25,7 @@ sys.stdin.readline()
 
 @contextmanager
 def other_process(file: Path, client: str, requests: int) -> Iterator["subprocess.Popen[str]"]:
-    """Run a process that tries to take places for ``requests``; it prints how many it got, and releases one by a line."""
+    """Run a process that takes places for ``requests`` and prints how many it got; at a line it releases one."""
     command = [sys.executable, "-c", OTHER, str(file), client, str(requests)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,5 +1,6 @@
 """Lines of a stream: how they are received, grouped and answered."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -12,10 +13,16 @@ from ml_platform.serving.request_contract import FieldError, InvalidRequestError
 
 
 def groups(*parts: bytes, rows: int = 2, max_line_bytes: int = 100) -> list[list[bytes]]:
-    with closing(ReceivedLines(max_line_bytes)) as lines:
-        for part in parts:
-            lines.write(part)
-        return list(lines.groups(rows))
+    """Return the groups of a body that has arrived whole."""
+
+    async def found() -> list[list[bytes]]:
+        with closing(ReceivedLines(max_line_bytes)) as lines:
+            for part in parts:
+                lines.write(part)
+            lines.end()
+            return [group async for group in lines.groups(rows)]
+
+    return asyncio.run(found())
 
 
 def positive(rows: Sequence[Any]) -> list[dict[str, Any]]:
@@ -36,6 +43,41 @@ def test_lines_that_arrive_in_any_parts_become_groups_without_blank_ones() -> No
     assert groups(body) == expected
     assert groups(*(body[at : at + 1] for at in range(len(body)))) == expected
     assert groups(b"") == groups(b"\n\n") == []
+
+
+def test_lines_are_taken_as_they_arrive_and_take_no_room_afterwards() -> None:
+    async def arrive() -> None:
+        with closing(ReceivedLines(100)) as lines:
+            groups = lines.groups(2)
+            lines.write(b"1\n2\n3\n4")
+            assert [await anext(groups), await anext(groups)] == [[b"1\n", b"2\n"], [b"3\n"]]
+            waiting = asyncio.ensure_future(anext(groups))
+            for part in (b"5", b"\n\n"):
+                assert not waiting.done()
+                lines.write(part)
+            assert await waiting == [b"45\n"]
+            for number in range(1000):
+                lines.write(b"%099d\n" % number)
+                assert len(await anext(groups)) == 1
+            assert lines.stored_bytes == 0
+            lines.write(b"6\n7")
+            lines.end()
+            assert [group async for group in groups] == [[b"6\n", b"7"]]
+
+    asyncio.run(arrive())
+
+
+def test_error_that_ends_a_body_comes_after_the_lines_before_it() -> None:
+    async def fail() -> None:
+        with closing(ReceivedLines(100)) as lines:
+            lines.write(b"1\n2\nhalf")
+            lines.end(ValueError("slow"))
+            groups = lines.groups(5)
+            assert await anext(groups) == [b"1\n", b"2\n"]
+            with pytest.raises(ValueError, match="slow"):
+                await anext(groups)
+
+    asyncio.run(fail())
 
 
 def test_line_that_is_too_long_is_refused_alone_and_takes_no_memory() -> None:

@@ -12,10 +12,10 @@ class Load:
     ``answers`` is their number and ``failures`` says what was not answered with 200.
     """
 
-    def __init__(self, address: str, body: dict[str, Any]) -> None:
+    def __init__(self, address: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         self.answers = 0
         self.failures: list[str] = []
-        self._address, self._body = address, body
+        self._address, self._body, self._headers = address, body, headers or {}
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(keeps,)) for keeps in (True, False)]
 
@@ -34,7 +34,7 @@ class Load:
             thread.join()
 
     def _run(self, keeps: bool) -> None:
-        with httpx.Client(timeout=30) as kept:
+        with httpx.Client(timeout=30, headers=self._headers) as kept:
             while not self._ended.wait(0.05):
                 try:
                     answer = kept.post(self._address, json=self._body) if keeps else self._post_once()
@@ -45,5 +45,5 @@ class Load:
                 self.answers += 1
 
     def _post_once(self) -> httpx.Response:
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=30, headers=self._headers) as client:
             return client.post(self._address, json=self._body)

@@ -342,7 +342,40 @@ def test_request_to_a_killed_replica_is_answered_by_the_other_one_and_not_by_the
         assert {text for _, text in _answers(client, 40)} == {"1", "2"}
         killed.kill()
         killed.wait()
+        before = _counts(gateway)
         assert _answers(client, 40) == {(200, "1"): 40}
+        # Some of them were refused first, which is no fault of the version: it answered.
+        assert _counts(gateway).excused > before.excused
+        assert (counted := _counts(gateway).since(before)).errors == 0
+        assert counted.answers == 40
+
+
+@pytest.mark.slow
+def test_request_that_no_replica_accepts_is_an_error_of_the_version(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "gateway", free_port())
+    gateway.write_bootstrap(starting=["toy"])
+    state = DesiredState(stable=TWO, weights={"stable": 100}, previous=ONE, previous_until=1)
+    settings = ServingSettings(fallback="previous", replicas=ReplicaSettings(min=2))
+    (name,) = fallbacks_of("toy", state, lambda _: settings).values()
+    previous, *ports = [free_port() for _ in range(3)]
+    with (
+        toy_service("p", previous),
+        # The first connection is that of the health checks, so both stay healthy.
+        toy_service("1", ports[0], "first connection only"),
+        toy_service("2", ports[1], "first connection only"),
+        running_envoy(gateway),
+        httpx.Client(base_url=gateway.url, timeout=20) as client,
+    ):
+        write_clusters(gateway.folder, {name[0]: ports, name[1]: previous}, [name], version="1")
+        until(lambda: (_health(gateway, ONE), _health(gateway, TWO)) == ("healthy", "healthy"))
+        hosts = gateway.allowed_hosts
+        write_routes(gateway.folder, {"toy": state}, version="1", allowed_hosts=hosts, settings_of=lambda _: settings)
+        until(lambda: _text(client) == "p")
+        before = _counts(gateway)
+        assert _answers(client, 20) == {(200, "p"): 20}
+        lost = _counts(gateway).since(before)
+        assert lost.errors > 0
+        assert lost.errors == lost.answers
 
 
 def test_cluster_of_replicas_takes_as_many_requests_as_they_do(tmp_path: Path) -> None:

@@ -365,6 +365,18 @@ def test_replicas_of_an_earlier_run_are_routed_to_until_all_new_ones_are_ready(s
     assert read_clusters(serving.gateway.folder) == {first: [port, port]}
 
 
+def test_takeover_begins_with_the_replicas_that_the_earlier_run_had(serving: Serving) -> None:
+    declare(serving, ONE, replicas={"min": 1, "max": 3})
+    set_desired_state(serving.plan, ALL_ONE)
+    write_clusters(serving.gateway.folder, {"toy-1-abc": [1, 2]}, version="earlier")
+    two = ["toy-1-abc", "toy-1-abc@2"]
+    assert serving.step()[0] == two
+    # A reconciler that starts again in the same run counts its own.
+    write_clusters(serving.gateway.folder, {"toy-1-abc": [1, 2, serving.plan.gateway_port]}, version="both")
+    serving.reconciler = serving.restarted()
+    assert serving.step()[0] == two
+
+
 def test_replica_joins_at_high_load_and_leaves_the_gateway_before_it_stops(serving: Serving) -> None:
     declare(serving, ONE, replicas={"min": 1, "max": 2, "up_seconds": 1, "down_seconds": 1})
     set_desired_state(serving.plan, ALL_ONE)
