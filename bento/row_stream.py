@@ -35,8 +35,8 @@ PredictRows = Callable[[Sequence[Any]], list[Answer]]
 class ReceivedLines:
     """The body of a stream: its lines are taken while others arrive, in an event loop.
 
-    Parts are written as they come, so that a client may send all before it reads an answer. What waits to be taken is
-    on disk above :data:`MEMORY_BYTES`.
+    Parts are written as they come, so that a client may send all before it reads an answer. Above :data:`MEMORY_BYTES`,
+    the lines that wait to be taken are on disk.
     """
 
     def __init__(self, max_line_bytes: int, max_bytes: int = MAX_BYTES, max_lines: int = MAX_LINES) -> None:
@@ -71,7 +71,7 @@ class ReceivedLines:
         self._changed.set()
 
     async def groups(self, rows: int) -> AsyncIterator[list[bytes]]:
-        """Yield groups of at most ``rows`` lines, as many as have arrived when one is asked for; at least one.
+        """Yield groups of at most ``rows`` lines, at least one, and as many as have arrived by then.
 
         Blank lines are left out, and a line that is too long is cut. Raises the error that ended the lines.
         """
