@@ -387,6 +387,8 @@ def test_examples_of_the_python_page_run_on_a_small_home(tmp_path: Path, monkeyp
     assert scope["scores"]["score"].is_between(0, 1).all()
     assert scope["answers"].height == 2
     assert (scope["champion"].version, scope["earlier"].version) == (2, 1)
+    assert (scope["comparison"].first.version, scope["comparison"].second.version) == (1, 2)
+    assert scope["comparison"].rows.rows == len(scope["parts"].test)
 
 
 @pytest.mark.slow

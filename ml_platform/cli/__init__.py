@@ -195,6 +195,25 @@ def history(
 
 
 @app.command()
+def compare(
+    model: ModelName,
+    first: int,
+    second: int,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare version SECOND of MODEL with version FIRST: metrics on the same rows, slices, features, data, cost."""
+    import json
+
+    from ml_platform.console import version_comparison as work
+
+    found = work.comparison(open_home(), model, first, second)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        work.show(found, open_console())
+
+
+@app.command()
 def reproduce(model: ModelName, version: int) -> None:
     """Rebuild VERSION of MODEL from its manifest and compare the result; exit code 1 if it differs."""
     from ml_platform.components.loading import bound_model

@@ -21,6 +21,7 @@ from resources.home import Home
 if TYPE_CHECKING:
     from ml_platform.components.model.model_assets import ModelAssets
     from ml_platform.data.lake import Lake
+    from ml_platform.evaluation.version_comparison import VersionComparison
     from ml_platform.features.view import FeatureView
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import ChampionRecord
@@ -264,6 +265,27 @@ class Session:
         version, and :class:`~ml_platform.serving.in_process.ServedModelError` when a request view has other code here.
         """
         return self._loaded_model(self._model_name(model), version)
+
+    def compare(self, model: str, first: int, second: int) -> "VersionComparison":
+        """Return the comparison of version ``second`` of a model with version ``first``.
+
+        It has the metrics of both on rows that neither was fitted on, with intervals and paired differences; slices;
+        reliability; importance; features, settings, data and libraries that differ; and time and cost of both fits.
+        Raises :class:`~.opening.SessionError` for an unknown model or version.
+        """
+        from ml_platform.steps.version_comparison import compare_versions
+
+        bound = self._model(model)
+        name = self._model_name(bound.name)
+        return compare_versions(
+            bound,
+            self._version(name, first),
+            self._version(name, second),
+            registry=self._registry,
+            lake=self.lake,
+            audit=self._audit,
+            directory_of=self._downloaded,
+        )
 
     @cached_property
     def lake(self) -> "Lake":

@@ -197,12 +197,20 @@ def fitted_examples(model: BoundModel, manifest: Manifest, lake: Lake) -> pl.Ser
 
     The rows are those of its recorded training set, split as its manifest records. For splits that are not by time.
     """
+    return recorded_split(model, manifest, lake).known[EXAMPLE_ID]
+
+
+def recorded_split(model: BoundModel, manifest: Manifest, lake: Lake) -> Split:
+    """Return the rows from which the version of ``manifest`` was made, split as it records.
+
+    Raises :class:`~ml_platform.data.lake.LakeError` when its training set was cleaned.
+    """
     frame = read_recorded_training_set(model, manifest, lake, rebuilt=False)
     settings = as_split((manifest.declared or {}).get("split", {}))
     if isinstance(settings, TimeSplit):
-        return split_by_time(frame, manifest.partition, model.partitions, settings, model=model.name).known[EXAMPLE_ID]
+        return split_by_time(frame, manifest.partition, model.partitions, settings, model=model.name)
     stratified = model.declared.task.has_probabilities
-    return split_table(frame, settings, subject=f"Model '{model.name}'", stratified=stratified).known[EXAMPLE_ID]
+    return split_table(frame, settings, subject=f"Model '{model.name}'", stratified=stratified)
 
 
 def split_of(model: BoundModel, month: str, frame: pl.DataFrame) -> Split:
