@@ -13,7 +13,11 @@ from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH
 REQUEST_ID = f"%REQ(X-REQUEST-ID):{MAX_REQUEST_ID_LENGTH}%"
 """The id of the request as a client sent it, at most as long as an id may be."""
 
+INTERRUPTED = "interrupted"
+"""Reason of the 503 for a request whose service ended while it had the request."""
+
 _BODY = "%LOCAL_REPLY_BODY%"
+_INTERRUPTED = "The service ended before it answered."
 _TIMEOUT = "The model did not answer in the time that it declares."
 _KEY_HINT = "Send the key as x-api-key, or as authorization: Bearer."
 
@@ -50,6 +54,7 @@ def error_responses(max_body_bytes: int) -> list[dict[str, Any]]:
         _mapper(404, "path"),
         _mapper(403, "host"),
         _mapper(504, "timeout", _TIMEOUT),
+        _mapper(503, INTERRUPTED, _INTERRUPTED, headers={"retry-after": "1"}, only=_with_flags("UC", "UR")),
         # No healthy service, or too many requests in flight: the client can retry after a second.
         _mapper(503, "unavailable", headers={"retry-after": "1"}),
         _mapper(400, "gateway", comparison="GE"),
@@ -105,6 +110,10 @@ def _grpc_mapper(
 
 def _without_header(name: str) -> dict[str, Any]:
     return {"header_filter": {"header": {"name": name, "present_match": False}}}
+
+
+def _with_flags(*flags: str) -> dict[str, Any]:
+    return {"response_flag_filter": {"flags": list(flags)}}
 
 
 def _with_refusal(kind: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from ml_platform.serving.gateway import (
 from ml_platform.serving.gateway_admin import query_gateway
 from ml_platform.serving.processes import free_port
 from ml_platform.serving.serving_settings import Constant, ReplicaSettings, ServingSettings
+from ml_platform.serving.streams.gateway_client import GatewayClient, Outcome
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import running_envoy
 
@@ -197,6 +198,44 @@ def test_refusals_by_the_gateway_are_no_errors_of_the_service(tmp_path: Path) ->
         assert set(found) == {200, 503}
         counts = read_counts(gateway.folder, {name: 250}, tmp_path)[name]
         assert (counts.errors, counts.answers >= found.count(200)) == (0, True)
+
+
+@pytest.mark.slow
+def test_request_whose_service_ended_has_a_reason_of_its_own(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "gateway", free_port())
+    gateway.write_bootstrap(starting=["toy"])
+
+    async def ending_service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while b"/readyz" in await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async def outcomes() -> tuple[Outcome, Outcome]:
+        service = await asyncio.start_server(ending_service, "127.0.0.1", 0)
+        client = GatewayClient(gateway.url, "toy", connections=1, timeout_seconds=20)
+        async with service:
+            await _until(client, lambda outcome: outcome.status == 503)
+            starting = await client.ask("one", b"{}")
+            write_clusters(gateway.folder, {cluster_name("toy", ONE): service.sockets[0].getsockname()[1]}, version="1")
+            state = {"toy": DesiredState(stable=ONE, weights={"stable": 100})}
+            write_routes(gateway.folder, state, version="1", allowed_hosts=gateway.allowed_hosts)
+            ended = await _until(client, lambda outcome: outcome.kind == "failed")
+        await client.close()
+        return starting, ended
+
+    with running_envoy(gateway):
+        starting, ended = asyncio.run(outcomes())
+    assert (starting.kind, starting.retry_seconds) == ("busy", 1)
+    assert (ended.status, json.loads(ended.body)["error"]["reason"]) == (503, "interrupted")
+
+
+async def _until(client: GatewayClient, wanted: Callable[[Outcome], bool]) -> Outcome:
+    for _ in range(600):
+        if wanted(outcome := await client.ask("one", b"{}")):
+            return outcome
+        await asyncio.sleep(0.05)
+    pytest.fail(f"the gateway did not give the wanted outcome within 30 s, but {outcome}")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from ml_platform.serving.gateway_access import KEY_HEADER
+from ml_platform.serving.gateway_errors import INTERRUPTED
 from ml_platform.serving.openapi import MAX_REQUEST_ID_LENGTH
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ NOT_OF_THE_REQUEST = frozenset({401, 403, 404, 408, 425, 429})
 
 HUNG = 504
 FAILED = frozenset({500, HUNG})
-"""Statuses of a service that fails or hangs, which the same request may cause again."""
+"""Statuses of a service that fails or hangs, which the same request may cause again.
+
+So may the 503 of a service that ended while it had the request, :data:`INTERRUPTED`.
+"""
 
 _REQUEST_ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_REQUEST_ID_LENGTH}}}")
 _MAX_ERROR_CHARACTERS = 2000
@@ -32,7 +36,8 @@ class Outcome:
 
     ``answered`` has the answer in ``body``, ``refused`` the error. ``failed`` is an error of the service on this
     request, and ``busy`` says that nobody answers now; ``retry_seconds`` is the time that the gateway named.
-    ``status`` is 0 without an answer of the gateway.
+    ``status`` is 0 without an answer of the gateway. With ``hits_others``, requests at the same time may have failed
+    because of this one, or this one because of them.
     """
 
     kind: Literal["answered", "refused", "failed", "busy"]
@@ -40,6 +45,10 @@ class Outcome:
     status: int = 0
     reason: str = ""
     retry_seconds: float | None = None
+
+    @property
+    def hits_others(self) -> bool:
+        return self.kind == "failed" and self.status != 500
 
 
 class GatewayClient:
@@ -132,6 +141,8 @@ def _outcome(answer: "httpx.Response") -> Outcome:
     reason = f"status {status}"
     if status in FAILED:
         return Outcome("failed", answer.content, status, reason)
+    if status == 503 and _error_reason(answer.content) == INTERRUPTED:
+        return Outcome("failed", answer.content, status, "the service ended before it answered")
     if 400 <= status < 500 and status not in NOT_OF_THE_REQUEST:
         return Outcome("refused", answer.content, status, reason)
     return Outcome("busy", answer.content, status, reason, _retry_seconds(answer.headers.get("retry-after", "")))
@@ -167,6 +178,11 @@ def _error_value(body: bytes) -> Any:
     except orjson.JSONDecodeError:
         return body.decode(errors="replace")[:_MAX_ERROR_CHARACTERS]
     return value.get("error", value) if isinstance(value, dict) else value
+
+
+def _error_reason(body: bytes) -> str | None:
+    error = _error_value(body)
+    return error.get("reason") if isinstance(error, dict) else None
 
 
 def _trusting(certificate: Path) -> ssl.SSLContext:

@@ -113,7 +113,7 @@ class MessageStream(Extension):
     )
     in_flight: int = Field(default=16, ge=1, le=1000, description="Requests that are sent to the endpoint at once.")
     attempts: int = Field(
-        default=5, ge=1, description="Deliveries after which a request on which the service fails is refused."
+        default=5, ge=1, description="Failures of the service on a request after which it is refused."
     )
     timeout_seconds: float = Field(default=30.0, gt=0, le=300, description="Longest wait for an answer.")
 

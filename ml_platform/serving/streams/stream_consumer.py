@@ -3,17 +3,21 @@
 The order holds the guarantee: take a request, ask the gateway, publish the answer under the id of the request, and only
 then confirm the request. A consumer that is killed before the confirmation gets the request again; the stream drops the
 second answer by its id.
+
+A request may end or hang its service, and all requests in it then fail. So for a while after such a failure, requests
+are sent one at a time: only the one that caused it fails again, until it is refused.
 """
 
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
 from ml_platform.errors import PlatformError
-from ml_platform.serving.streams.gateway_client import HUNG, GatewayClient, Outcome, dead_letter, too_large
+from ml_platform.serving.streams.gateway_client import GatewayClient, Outcome, dead_letter, too_large
 from ml_platform.serving.streams.message_stream import MessageStream, StreamConnection, StreamMessage
 from ml_platform.serving.streams.stream_status import StreamStatus
 
@@ -21,6 +25,9 @@ logger = logging.getLogger("streams")
 
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
 """Pause after a failure; each further one in a row doubles it."""
+
+MAX_COUNTED = 10_000
+"""Requests whose failures are counted."""
 
 BACKLOG_SECONDS = 2.0
 """Time between two counts of what the stream holds."""
@@ -34,6 +41,8 @@ class StreamConsumer:
         self.status = StreamStatus(stream=stream.describe, state="away", problem="connecting")
         self._client = client
         self._failures = 0
+        self._failures_of = Counter[str]()
+        self._to_send_alone = 0
         self._gateway_failed = False
         self._resume_at = 0.0
         self._counted_at = 0.0
@@ -67,8 +76,8 @@ class StreamConsumer:
                 if time.monotonic() < self._resume_at:
                     await self._pause(stopping)
                     continue
-                free = self.stream.in_flight - len(under_way)
-                if free:
+                free = (1 if self._to_send_alone else self.stream.in_flight) - len(under_way)
+                if free > 0:
                     under_way |= {
                         asyncio.create_task(self._answer(connection, client, each))
                         for each in await connection.pull(free)
@@ -95,18 +104,30 @@ class StreamConsumer:
             outcome = await client.ask(message.id, message.payload)
             if outcome.kind == "answered" and len(outcome.body) > connection.max_bytes:
                 outcome = too_large(outcome, connection.max_bytes)
-            if outcome.kind == "busy" or outcome.status == HUNG:
+            if outcome.kind == "busy" or outcome.hits_others:
                 self._note_failure("waiting", outcome.reason, outcome.retry_seconds)
+            if outcome.hits_others:
+                self._to_send_alone = self.stream.in_flight
             if outcome.kind == "busy":
                 self._gateway_failed |= outcome.status == 0
                 await self._put_back(message)
-            elif outcome.kind == "failed" and message.attempt < self.stream.attempts:
-                await self._put_back(message, min(FIRST_PAUSE_SECONDS * 2**message.attempt, MAX_PAUSE_SECONDS))
+            elif outcome.kind == "failed" and (failures := self._add_failure(message.id)) < self.stream.attempts:
+                await self._put_back(message, min(FIRST_PAUSE_SECONDS * 2**failures, MAX_PAUSE_SECONDS))
             else:
                 await self._publish(connection, message, outcome)
                 await message.confirm()
         finally:
             self.status.in_flight -= 1
+
+    def _add_failure(self, message_id: str) -> int:
+        """Count one more failure of the service on a request, and return their number.
+
+        Deliveries do not count: a request is also delivered again when nobody answered.
+        """
+        if len(self._failures_of) >= MAX_COUNTED:  # other consumers answered them
+            self._failures_of.clear()
+        self._failures_of[message_id] += 1
+        return self._failures_of[message_id]
 
     async def _publish(self, connection: StreamConnection, message: StreamMessage, outcome: Outcome) -> None:
         """Publish the answer or the refused request. Both have one id, so a stream with both keeps the first."""
@@ -120,6 +141,8 @@ class StreamConsumer:
             self.status.refused += 1
             logger.info("%s: request %s is refused: %s", self.model, message.id, outcome.reason)
         self._failures = 0
+        self._failures_of.pop(message.id, None)
+        self._to_send_alone = max(0, self._to_send_alone - 1)
         self.status.state, self.status.problem = "consuming", None
 
     async def _put_back(self, message: StreamMessage, delay_seconds: float | None = None) -> None:

@@ -33,10 +33,14 @@ FIRST_ID = "00000000-0000-7000-8000-000000000000"
 
 
 class Gateway:
-    """Answers each request by its first row: ``status`` once, or ``always``; ``size`` makes a long answer."""
+    """Answers each request by its first row: ``status`` once, or ``always``; ``size`` makes a long answer.
+
+    A row with ``ends`` ends the service, and with it all requests that it has.
+    """
 
     def __init__(self) -> None:
         self.received: Counter[str] = Counter()
+        self.ends = 0
         self.keys: set[str | None] = set()
         self.at_once, self.most_at_once, self.pause = 0, 0, threading.Event()
         self._lock = threading.Lock()
@@ -69,9 +73,13 @@ class Gateway:
             self.keys.add(key)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
+            self.ends += b'"ends"' in body
+            ends = self.ends - (b'"ends"' in body)
         self.pause.wait(0.02)
         with self._lock:
             self.at_once -= 1
+            if self.ends > ends:
+                return 503, b'{"error": {"status": 503, "reason": "interrupted", "message": "ended"}}'
         try:
             rows = json.loads(body)["rows"]
         except (ValueError, TypeError, KeyError):
@@ -257,6 +265,43 @@ def test_request_on_which_the_service_always_fails_is_refused_after_its_attempts
 
     asyncio.run(scenario())
     assert gateway.received == {"poison": 2, "hangs": 2, "good": 1}
+
+
+def test_request_that_ends_its_service_is_refused_and_takes_no_other_one_along(server: str, gateway: Gateway) -> None:
+    async def scenario() -> None:
+        async with jetstream(server) as context:
+            for number in range(5):
+                await send(context, f"{number}", {"x": number})
+            await send(context, "poison", {"ends": True})
+            async with consuming(stream(server, attempts=2, in_flight=6), gateway):
+                answers = await messages(context, "answers", 5)
+                ((name, letter),) = await messages(context, "refused", 1)
+                await send(context, "later", {"x": 9})
+                await messages(context, "answers", 6)
+        assert {name for name, _ in answers} == {f"toy/{number}" for number in range(5)}
+        assert (name, letter["status"], letter["error"]["reason"]) == ("toy/poison", 503, "interrupted")
+
+    asyncio.run(scenario())
+    assert (gateway.received["poison"], gateway.received["later"]) == (2, 1)
+    # All were in the service when it ended first; each was sent once more.
+    assert {gateway.received[f"{number}"] for number in range(5)} <= {1, 2}
+
+
+def test_deliveries_without_an_answer_are_no_failures_of_a_request(server: str, gateway: Gateway) -> None:
+    statuses = iter([503, 429, 503, 500])
+
+    def answer(request_id: str, key: str | None, body: bytes) -> tuple[int, bytes]:
+        return next(statuses, 200), b'{"predictions": []}'
+
+    gateway.answer = answer  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        async with jetstream(server) as context, consuming(stream(server, attempts=2), gateway):
+            await send(context, "one", {"x": 1})
+            assert [name for name, _ in await messages(context, "answers", 1)] == ["toy/one"]
+            assert (await context.stream_info("refused")).state.messages == 0
+
+    asyncio.run(scenario())
 
 
 def test_answer_appears_once_when_its_request_is_delivered_again(
