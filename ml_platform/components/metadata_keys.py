@@ -276,6 +276,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
     "<model>/predictions": (
         MetadataKey("dagster/table_name", "Table of the logged predictions."),
         MetadataKey("dagster/row_count", "Predictions in the table.", "rows"),
+        MetadataKey("represented", "Predictions for which these rows stand, the sum of their weights.", "rows"),
         MetadataKey("lines", "Complete lines of the log that were read.", "lines"),
         MetadataKey("added", "Predictions that this run added.", "rows"),
         MetadataKey(

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml_platform.data.lake import PARTITION, Lake, StagedRows
 from ml_platform.monitoring.fact_tables import writing_facts
 from ml_platform.monitoring.known_ids import PREDICTION_ID, KnownIds, hashed_ids
-from ml_platform.monitoring.log_lines import DETAILS, LATER_COLUMNS, parse_lines
+from ml_platform.monitoring.log_lines import DETAILS, LATER_COLUMNS, PREDICTION_SCHEMA, parse_lines
 from ml_platform.monitoring.prediction_days import add_predictions, day_name
-from ml_platform.monitoring.sampling_weights import WEIGHT
+from ml_platform.monitoring.sampling_weights import WEIGHT, with_weights
 from ml_platform.state.cursors import cursors_below, delete_cursors, read_cursor, write_cursor
 
 QUARANTINE_SUFFIX = "_quarantine"
@@ -47,6 +47,7 @@ class IngestionResult(BaseModel):
         description="Bytes after the last complete line: still being written, or cut by a crash."
     )
     rows: int = Field(description="Predictions in the table after the ingestion.")
+    represented: int = Field(description="Predictions for which these rows stand: the sum of their weights.")
     partitions: list[str] = Field(description="Partitions (UTC days of logged_at) of the table that changed.")
 
     def plus(self, other: "IngestionResult") -> "IngestionResult":
@@ -55,6 +56,7 @@ class IngestionResult(BaseModel):
         return IngestionResult(
             **{name: getattr(self, name) + getattr(other, name) for name in names},
             rows=other.rows,
+            represented=other.represented,
             partitions=sorted({*self.partitions, *other.partitions}),
         )
 
@@ -99,6 +101,7 @@ def ingest_log_files(lake: Lake, model: str, folder: Path, *, logged_as: str | N
         corrupt=counts.corrupt,
         pending_bytes=counts.pending_bytes,
         rows=lake.summary(table).rows if lake.exists(table) else 0,
+        represented=_represented(lake, table),
         partitions=sorted(counts.days),
     )
 
@@ -164,6 +167,13 @@ def _cursor_name(model: str, file_name: str) -> str:
     return f"predictions/{model}/{file_name}"
 
 
+def _represented(lake: Lake, table: str) -> int:
+    if not lake.exists(table):
+        return 0
+    weights = with_weights(lake.scan(table)).select(pl.col(WEIGHT).sum())
+    return round(float(weights.collect(engine="streaming").item()))
+
+
 def _stored_ids(lake: Lake, table: str, day: str) -> pl.Series:
     if not lake.exists(table) or not lake.digests(table, [day]):
         return pl.Series(PREDICTION_ID, [], pl.UInt64)
@@ -224,8 +234,8 @@ def _ingest_chunk(lake: Lake, model: str, chunk: _Chunk, known: KnownIds, counts
         kept = rows.filter(known.are_new(str(day), rows))
         if kept.height:
             new[str(day)] = kept
-    if any((rows[WEIGHT] != 1).any() for rows in new.values()):
-        _add_weight_column(lake, table)
+    if new:
+        _add_later_columns(lake, table)
     staged = [lake.stage(table, _in_columns_of(lake, table, rows), day) for day, rows in new.items()]
     staged += _quarantined(lake, table + QUARANTINE_SUFFIX, chunk.file, parsed.corrupt)
     with lake.state.write():
@@ -243,27 +253,28 @@ def _ingest_chunk(lake: Lake, model: str, chunk: _Chunk, known: KnownIds, counts
 
 
 def _in_columns_of(lake: Lake, table: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return ``rows`` with the columns that the stored table has: it was made by the first predictions.
-
-    ``details``, and the columns that tables of earlier releases lack, may be absent there.
-    """
+    """Return ``rows`` with the column ``details`` exactly if the stored table has it, as its first predictions had."""
     if not lake.exists(table):
         return rows
-    stored = lake.scan(table).collect_schema()
-    rows = rows.drop([name for name in LATER_COLUMNS if name not in stored])
-    if DETAILS not in stored:
+    if DETAILS not in lake.scan(table).collect_schema():
         return rows.drop(DETAILS, strict=False)
     return with_details(rows.lazy()).collect()
 
 
-def _add_weight_column(lake: Lake, table: str) -> None:
-    """Give a table of an earlier release the column ``weight``, so that sampled predictions can follow; once, in one
-    transaction. Its predictions have the weight 1.
+def _add_later_columns(lake: Lake, table: str) -> None:
+    """Give a table of an earlier release the columns that it lacks; once, in one transaction.
+
+    Nobody knows the client and the latency of its predictions; their weight is 1.
     """
-    if not lake.exists(table) or WEIGHT in lake.scan(table).collect_schema():
+    if not lake.exists(table):
         return
+    stored = lake.scan(table).collect_schema()
+    added = {name: 1.0 if name == WEIGHT else None for name in LATER_COLUMNS if name not in stored}
+    if not added:
+        return
+    columns = [pl.lit(value, PREDICTION_SCHEMA[name]).alias(name) for name, value in added.items()]
     staged = [
-        lake.stage(table, rows.drop(PARTITION).with_columns(pl.lit(1.0).alias(WEIGHT)), day)
+        lake.stage(table, rows.drop(PARTITION).with_columns(columns), day)
         for day in lake.partitions(table)
         for rows in [lake.scan(table, partitions=[day]).collect()]
     ]

@@ -210,7 +210,8 @@ def test_files_of_several_services_are_stored_in_one_table(home: LogAndLake) -> 
 
 def test_no_file_adds_no_prediction(home: LogAndLake) -> None:
     assert home.ingest().model_dump() == {
-        "lines": 0, "added": 0, "duplicates": 0, "corrupt": 0, "pending_bytes": 0, "rows": 0, "partitions": [],
+        "lines": 0, "added": 0, "duplicates": 0, "corrupt": 0, "pending_bytes": 0, "rows": 0, "represented": 0,
+        "partitions": [],
     }  # fmt: skip
 
 
@@ -296,20 +297,31 @@ def test_line_of_an_earlier_release_gets_the_same_id_wherever_it_is_read(home: L
     assert (again.added, again.duplicates, home.rows()["prediction_id"].n_unique()) == (0, 1, 2)
 
 
-def test_table_of_an_earlier_release_keeps_its_columns_and_gets_new_predictions(home: LogAndLake) -> None:
+@pytest.mark.parametrize("lacking", [("client", "latency_ms", "weight"), ("weight",)])
+def test_table_of_an_earlier_release_gets_its_later_columns_with_new_predictions(
+    home: LogAndLake, lacking: tuple[str, ...]
+) -> None:
     home.append(line("r1", client="shop", latency_ms=1.5))
     home.ingest()
     assert home.rows().select("client", "latency_ms").rows() == [("shop", 1.5)]
-    earlier = home.rows().drop("client", "latency_ms", "partition")
     day = home.lake.partitions(TABLE)[0]
     other = Lake.standalone(home.log.parents[1] / "earlier")
+    earlier = home.rows().drop("partition", *lacking)
     other.write(TABLE, earlier, day)
+    other.write(TABLE, earlier.with_columns(prediction_id=pl.lit("old")), "2013-06-30")
     home.append(line("r2", client="shop", latency_ms=2.5))
     added = ingest_log_files(other, MODEL, home.log.parent)
-    assert (added.added, added.duplicates) == (1, 1)
-    rows = other.scan(TABLE).collect()
-    assert rows["request_id"].sort().to_list() == ["r1", "r2"]
-    assert "client" not in rows.columns
+    assert (added.added, added.duplicates, added.rows, added.represented) == (1, 1, 3, 3)
+    known = (None, None) if "client" in lacking else ("shop", 1.5)
+    expected = [("r1", *known, 1.0)] * 2 + [("r2", "shop", 2.5, 1.0)]
+    columns = ["request_id", "client", "latency_ms", "weight"]
+    assert sorted(other.scan(TABLE).select(columns).collect().rows()) == expected
+    assert sorted(pl.scan_delta(other.delta_address(TABLE)).select(columns).collect().rows()) == expected
+    # Once: further predictions are added to what is there.
+    version = other.version(TABLE)
+    home.append(line("r3"))
+    ingest_log_files(other, MODEL, home.log.parent)
+    assert other.version(TABLE) == (version or 0) + 1
 
 
 def test_copied_file_adds_nothing(home: LogAndLake) -> None:

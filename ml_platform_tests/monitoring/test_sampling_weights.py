@@ -73,10 +73,11 @@ def test_weights_are_stored_and_a_table_of_an_earlier_release_gets_them(tmp_path
     earlier.known_by = JULY + timedelta(days=1)
     earlier.predict(3, weight=1.0, prediction_id="new", score=0.5)
     earlier.ingest()
-    assert "weight" not in earlier.predictions().columns
+    assert earlier.predictions()["weight"].to_list() == [1.0, 1.0, 1.0]
     assert earlier.join() == 3
     earlier.predict(3, 4, weight=10.0, score=0.5, file="b", prediction_id="sampled")
-    earlier.ingest()
+    ingested = earlier.ingest()
+    assert (ingested.rows, ingested.represented) == (4, 13)
     stored = dict(earlier.predictions().select("prediction_id", "weight").rows())
     assert stored == {"p000001": 1.0, "p000002": 1.0, "new": 1.0, "sampled": 10.0}
     assert pl.scan_delta(earlier.lake.delta_address(table)).collect().height == 4
