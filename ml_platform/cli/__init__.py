@@ -63,6 +63,7 @@ def materialize(
     select: Annotated[str, typer.Option(help="Assets, in Dagster's selection syntax.")],
     partitions: Partitions = "",
     force: Annotated[bool, typer.Option(help="Also materialize assets that are up to date.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is stale and why, and the runs.")] = False,
 ) -> None:
     """Materialize the stale assets of a selection, with live progress."""
     from ml_platform.console import materialize as work
@@ -70,6 +71,11 @@ def materialize(
     from resources.orchestration import open_instance
 
     home, console, loaded = open_home(), open_console(), work.load_definitions()
+    if dry_run:
+        with open_instance(home) as instance:
+            keys = work.resolve_selection(loaded, select)
+            work.show_plan(work.plan(loaded, instance, home, keys, partitions, force=force), loaded, console)
+        return
     with open_instance(home) as instance, live_progress(console) as listener:
         keys = work.resolve_selection(loaded, select)
         runs = work.bring_up_to_date(loaded, instance, home, keys, partitions, listener=listener, force=force)

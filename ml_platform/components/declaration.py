@@ -32,7 +32,7 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import dagster as dg
 from pydantic import BaseModel, PrivateAttr
@@ -50,6 +50,9 @@ HOURS: dict[str, int] = {"hour": 1, "day": 23, "week": 167, "month": 672, "quart
 
 EQUAL_HOURS: dict[str, int] = {"hour": 1, "day": 24, "week": 168}
 """Length in hours of the cadences whose partitions are equally long but for changes of the clock."""
+
+OnCodeChange = Literal["automatic", "manual"]
+"""Whether automation makes an asset again when its code version changes, or only a person does."""
 
 EARLIEST = timedelta(days=36_500)
 """A hundred years, because the partition mapping of Dagster needs a finite number of partitions."""
@@ -245,18 +248,40 @@ def this_and_earlier(partitions: PartitionScheme) -> dg.PartitionMapping:
     return partition_mapping(partitions, partitions, reach=EARLIEST) or dg.AllPartitionMapping()
 
 
-def on_new_inputs(optional: Sequence[dg.AssetKey] = ()) -> dg.AutomationCondition[Any]:
+def on_new_inputs(
+    optional: Sequence[dg.AssetKey] = (),
+    *,
+    on_code_change: OnCodeChange = "automatic",
+    code: Sequence[dg.AssetKey] = (),
+) -> dg.AutomationCondition[Any]:
     """Return the condition that materializes an asset, partition by partition, when its inputs are new.
 
     Unlike Dagster's `eager`, it covers all partitions and not only the latest one of the calendar. It waits for
     blocking checks, and it includes partitions that were missing before the daemon first ran. A failed partition is not
     requested again until an input changes. It does not wait for missing partitions of the inputs ``optional``.
+
+    A changed code version is a reason too if ``on_code_change`` is automatic. The asset waits for those of its inputs
+    ``code`` whose own code version has changed, because they have a table for each version.
     """
     condition = dg.AutomationCondition
     absent = condition.any_deps_missing()
     if optional:
         absent = absent.ignore(dg.AssetSelection.assets(*optional))
-    updated = (condition.any_deps_updated() | condition.newly_missing()).since_last_handled()
+    changed: dg.AutomationCondition[Any] = condition.any_deps_updated() | condition.newly_missing()
+    if on_code_change == "automatic":
+        changed |= condition.code_version_changed()
+    updated = changed.since_last_handled()
     missing = condition.missing() & ~condition.execution_failed()
     ready = ~absent & ~condition.any_deps_in_progress() & ~condition.in_progress()
+    if code:
+        outdated = condition.code_version_changed().since(condition.newly_updated())
+        ready &= ~condition.any_deps_match(outdated).allow(dg.AssetSelection.assets(*code))
     return ((updated | missing) & ready & condition.all_deps_blocking_checks_passed()).with_label("on new inputs")
+
+
+def on_changed_code() -> dg.AutomationCondition[Any]:
+    """Return the condition that materializes each materialized partition again when the code version changes."""
+    condition = dg.AutomationCondition
+    changed: dg.AutomationCondition[Any] = condition.code_version_changed()
+    materialized: dg.AutomationCondition[Any] = ~condition.missing() & ~condition.in_progress()
+    return (changed.since_last_handled() & materialized).with_label("on changed code")

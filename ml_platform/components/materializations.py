@@ -23,6 +23,8 @@ CONTENT_DIGEST = "content_sha256"
 LANDED_DIGEST = "landed_sha256"
 """Metadata key of a dataset: the digest of the landed file that was read."""
 
+COVERED_CODE = "covered_code"
+"""Metadata key of an asset with a code version: its functions, and a digest of each declared setting."""
 
 RECORDS_PER_QUERY = 500
 """Number of materializations that one query reads."""
@@ -42,6 +44,12 @@ class MaterializationRecord:
     storage_id: int
     at: float
     event: dg.AssetMaterialization
+    run_id: str
+
+    @property
+    def code_version(self) -> str | None:
+        """The code version that made it; the id of the run for an asset that declared none."""
+        return (self.event.tags or {}).get(CODE_VERSION_TAG)
 
     def metadata(self, name: str) -> str | None:
         """Return the metadata value ``name`` as text, or None if it was not recorded."""
@@ -69,9 +77,7 @@ def latest_materializations(
         chosen = dg.AssetRecordsFilter(asset_key=key, storage_ids=wanted[start : start + RECORDS_PER_QUERY])
         for record in instance.fetch_materializations(chosen, limit=RECORDS_PER_QUERY).records:
             if record.asset_materialization is not None:
-                found[record.partition_key] = MaterializationRecord(
-                    record.storage_id, record.timestamp, record.asset_materialization
-                )
+                found[record.partition_key] = _record(record, record.asset_materialization)
     return found
 
 
@@ -81,6 +87,17 @@ class MaterializedVersion(NamedTuple):
     storage_id: int
     code_version: str | None
     run_id: str
+
+
+def has_other_code(key: dg.AssetKey, made_by: str | None, run_id: str, code_version: str | None) -> bool:
+    """Return whether ``key`` was materialized by another code version, ``made_by``, than ``code_version`` of today.
+
+    Dagster records the run as the version of an asset that declares none; declaring one later changes nothing. Neither
+    does the version of an evaluation that covers its rules now and did not before.
+    """
+    if code_version is None or made_by in (code_version, run_id):
+        return False
+    return key.path[-1] != "evaluation" or made_by != code_version.partition("-")[0]
 
 
 def latest_versions(
@@ -226,8 +243,12 @@ def latest_materialization(
         chosen = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
     for record in instance.fetch_materializations(chosen, limit=1).records:
         if record.asset_materialization is not None:
-            return MaterializationRecord(record.storage_id, record.timestamp, record.asset_materialization)
+            return _record(record, record.asset_materialization)
     return None
+
+
+def _record(record: dg.EventLogRecord, event: dg.AssetMaterialization) -> MaterializationRecord:
+    return MaterializationRecord(record.storage_id, record.timestamp, event, record.run_id)
 
 
 def table_metadata(written: TableVersion) -> dict[str, Any]:

@@ -23,6 +23,11 @@ _TABLE = (
     MetadataKey("size_bytes", "Size of the partition's files.", "bytes"),
 )
 
+_CODE = MetadataKey(
+    "covered_code",
+    "Functions that the code version covers, a digest of each declared setting, and definitions that do not count.",
+)
+
 _RESOURCES = (
     MetadataKey("device", "Device of the step: cpu, or the name of the GPU."),
     MetadataKey("wall_seconds", "Elapsed time of the step.", "seconds"),
@@ -44,6 +49,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
     "datasets/<name>": (
         MetadataKey("dagster/column_schema", "Columns with type, description, unit and nullability."),
         MetadataKey("dagster/table_name", "Table in the lake."),
+        _CODE,
         MetadataKey("keys", "Columns that together identify a row of a partition."),
         MetadataKey("loader", "Function that reads a landed file."),
         MetadataKey("source", "Description of the declared source."),
@@ -64,6 +70,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("dagster/column_schema", "Entity columns, known_at and features with type, description and unit."),
         MetadataKey("dagster/column_lineage", "Source columns from which each feature is derived."),
         MetadataKey("dagster/table_name", "Table of the change log, with the code version in its name."),
+        _CODE,
         MetadataKey("entity", "Key columns of the view."),
         MetadataKey("lookback_days", "Number of days before the partition that the function also reads.", "days"),
         MetadataKey(
@@ -86,12 +93,14 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         ),
     ),
     "features/<view>, request": (
+        _CODE,
         MetadataKey("features", "Number of features.", "features"),
         MetadataKey("inputs", "Views whose values the function takes."),
     ),
     "<model>/training_set": (
         MetadataKey("dagster/table_name", "Table of the training set, with the code version in its name."),
         MetadataKey("dagster/column_schema", "Example, label, request fields and features with type and description."),
+        _CODE,
         MetadataKey("features", "Number of features.", "features"),
         *_TABLE,
         *_RESOURCES,
@@ -117,6 +126,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("auc_alone", "Table with the AUC of every feature alone."),
     ),
     "<model>/candidate_<trainer>": (
+        _CODE,
         MetadataKey("content_digest", "Digest of the model directory without its manifest."),
         MetadataKey("manifest", "Inputs of the version: tables, code, lock file, parameters, seeds and hardware."),
         MetadataKey("train_rows", "Rows that the model was fitted on.", "rows"),
@@ -145,6 +155,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("trials", "Table of the search: number, state, loss, rounds, seconds, settings."),
     ),
     "<model>/evaluation": (
+        _CODE,
         _VERSION,
         _RUN,
         MetadataKey("decision", "The verdict: PROMOTE, HOLD or REJECT."),
@@ -319,6 +330,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
     ),
     "<model>/scores": (
         MetadataKey("dagster/table_name", "Table of the scores; the digest of its columns is part of its name."),
+        _CODE,
         *_TABLE,
         MetadataKey("version", "Version that scored the partition."),
         MetadataKey("degraded", "Scored rows that lack something or break a rule.", "rows"),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_platform.components.declaration import scheme_of
-from ml_platform.components.materializations import MaterializedVersion, latest_versions
+from ml_platform.components.materializations import MaterializedVersion, has_other_code, latest_versions
 from ml_platform.components.version_cache import VersionCache
 from ml_platform.data.partitions import PartitionScheme
 
@@ -45,12 +45,14 @@ def stale_assets(
     partitions: Mapping[dg.AssetKey, Sequence[str]],
     damage: Callable[[dg.AssetKey, Sequence[str | None]], Mapping[str | None, str]] = lambda _key, _partitions: {},
     cache: VersionCache | None = None,
+    changes: Callable[[dg.AssetKey, str], str] = lambda _key, _made_by: "",
 ) -> list[StaleAsset]:
     """Return the stale assets of ``keys``, upstream first.
 
     ``partitions`` lists the requested partitions of each partitioned key. ``damage`` returns, by partition, why
     requested partitions of an asset are stale although they were materialized, such as a landed file that changed.
-    With ``cache``, events that an earlier plan has read are not read again; the answer is the same.
+    With ``cache``, events that an earlier plan has read are not read again; the answer is the same. ``changes`` returns
+    what differs between the code version of today and the one by which an asset was made; empty if that is unknown.
 
     An asset is stale when it was never materialized, when its code version changed, and when ``damage``
     names it. It is also stale when an input was materialized later, even an input that is not in ``keys``.
@@ -78,6 +80,7 @@ def stale_assets(
         ahead = {parent: _ahead(graph.get_partition_mapping(key, parent)) for parent in parents}
         requested = partitions.get(key) or (None,)
         damaged, stale, scheme = damage(key, requested), list[str | None](), schemes[key]
+        changed = _version_reasons(key, node.code_version, changes)
         versions = [materialized[key].get(partition, _ABSENT) for partition in requested]
         ids, code_versions, _ = zip(*versions, strict=True)
         own_ids = np.array(ids, np.int64)
@@ -89,7 +92,7 @@ def stale_assets(
         for place in map(int, np.flatnonzero(suspect)):
             partition = requested[place]
             own = None if versions[place] is _ABSENT else versions[place]
-            reason = _own_reason(own, node.code_version) or damaged.get(partition)
+            reason = _own_reason(own, changed) or damaged.get(partition)
             if reason is None and own is not None:
                 reason = _input_reason(own, partition, scheme, parents, ahead, numbers)
             if reason is not None:
@@ -110,24 +113,40 @@ def _ahead(mapping: dg.PartitionMapping | None) -> int:
     return mapping.end_offset if isinstance(mapping, dg.TimeWindowPartitionMapping) else 0
 
 
-def _own_reason(own: MaterializedVersion | None, code_version: str | None) -> str | None:
-    if own is None:
-        return "never materialized"
-    # Dagster records the run as the version of an asset that declares none; declaring one later changes nothing.
-    if code_version is not None and own.code_version not in (code_version, own.run_id):
-        return _version_reason(own.code_version or "", code_version)
-    return None
+def _own_reason(own: MaterializedVersion | None, changed: Callable[[str | None, str], str | None]) -> str | None:
+    return "never materialized" if own is None else changed(own.code_version, own.run_id)
 
 
-def _version_reason(made_by: str, code_version: str) -> str:
-    """Return what differs: the version of a view is ``<version of its code>-<digest of its declaration>``."""
+def _version_reasons(
+    key: dg.AssetKey, code_version: str | None, changes: Callable[[dg.AssetKey, str], str]
+) -> Callable[[str | None, str], str | None]:
+    """Return a function of the version by which ``key`` was made, and of the run: what has changed, None if nothing.
+
+    A version is compared once, although thousands of partitions may have it.
+    """
+    known: dict[str, str] = {}
+
+    def reason(made_by: str | None, run_id: str) -> str | None:
+        if code_version is None or not has_other_code(key, made_by, run_id, code_version):
+            return None
+        before = made_by or ""
+        if before not in known:
+            known[before] = (
+                f"{changes(key, before) or _part_that_changed(before, code_version)} ({before} → {code_version})"
+            )
+        return known[before]
+
+    return reason
+
+
+def _part_that_changed(made_by: str, code_version: str) -> str:
+    """Return what differs: most versions are ``<version of the code>-<digest of the declaration>``."""
     (before, _, declared), (now, _, declares) = made_by.partition("-"), code_version.partition("-")
-    changed = f"({made_by} → {code_version})"
     if before != now:
-        return f"its code changed {changed}"
+        return "its code changed"
     if declared and declares:
-        return f"its declaration changed {changed}"
-    return f"its version covers its declaration now, as of release 0.4 {changed}"
+        return "its declaration changed"
+    return "its version covers its declaration now, as of release 0.4"
 
 
 class _Numbers:

@@ -6,8 +6,11 @@ from typing import Any, TypeVar
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+from rich.console import Console
 
+from ml_platform.components.code_record import code_changes
 from ml_platform.components.dataset.landed_adoption import adopt_published_files
+from ml_platform.components.declaration import scheme_of
 from ml_platform.components.version_cache import VersionCache
 from ml_platform.console.materialization_plan import StaleAsset, stale_assets
 from ml_platform.console.partition_selection import Schemes, schemes_of, select_partitions
@@ -94,27 +97,83 @@ def bring_up_to_date(
     """
     recover_from_killed_processes(home, instance)
     adopt_published_files(open_lake(home), instance)
+    planned = plan(loaded, instance, home, keys, partitions, force=force)
+    return [
+        execute(loaded, instance, run.keys, partitions=run.partitions, config=QUIET_CONFIG, listener=listener)
+        for run in planned.runs
+    ]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run: its assets, and its partitions, which are empty for assets without any."""
+
+    keys: list[dg.AssetKey]
+    partitions: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stale assets with their reasons, and the runs that `materialize` executes, in order."""
+
+    stale: list[StaleAsset]
+    runs: list[PlannedRun]
+
+
+def plan(
+    loaded: dg.Definitions,
+    instance: dg.DagsterInstance,
+    home: Home,
+    keys: Sequence[dg.AssetKey],
+    partitions: str,
+    *,
+    force: bool = False,
+) -> Plan:
+    """Return what :func:`bring_up_to_date` would do with the same arguments; nothing is executed."""
     graph = loaded.resolve_asset_graph()
     schemes = schemes_of(graph, keys)
     selected = select_partitions(partitions, schemes)
     found = _stale(loaded, instance, home, keys, selected)
     stale = {(each.key, each.partition) for each in found}
     due_keys = set(keys) if force else {key for key, _ in stale}
-    runs: list[_Run] = []
+    runs: list[PlannedRun] = []
     for step in _steps(graph, [key for key in keys if key in due_keys], schemes):
         scheme = next((scheme for key in step if (scheme := schemes[key])), None)
         named = next((selected[key] for key in step if key in selected), [])
         runs += _runs(step, named, scheme, None if force else stale, ranged=_runs_as_range(graph, step[0]))
-    return [
-        execute(loaded, instance, run.keys, partitions=run.partitions, config=QUIET_CONFIG, listener=listener)
-        for run in runs
-    ]
+    return Plan(found, runs)
 
 
-@dataclass(frozen=True)
-class _Run:
-    keys: list[dg.AssetKey]
-    partitions: list[str]
+def show_plan(planned: Plan, loaded: dg.Definitions, console: Console) -> None:
+    """Print each stale asset with its partitions and the reason, then the runs; partitions in a row form a range."""
+    graph = loaded.resolve_asset_graph()
+    reasons: dict[tuple[dg.AssetKey, str], list[str | None]] = {}
+    for each in planned.stale:
+        reasons.setdefault((each.key, each.reason), []).append(each.partition)
+    for (key, reason), stale in reasons.items():
+        named = _ranges([each for each in stale if each is not None], scheme_of(graph.get(key).partitions_def))
+        console.print(f"{key.to_user_string()}{named}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    for number, run in enumerate(planned.runs, start=1):
+        scheme = next((found for key in run.keys if (found := scheme_of(graph.get(key).partitions_def))), None)
+        names = ", ".join(key.to_user_string() for key in run.keys)
+        line = f"Run {number}{_ranges(run.partitions, scheme)}: {names}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    count = len({key for run in planned.runs for key in run.keys})
+    console.print(f"Assets to make: {count}. Runs: {len(planned.runs)}. Nothing was executed.")
+
+
+def _ranges(partitions: Sequence[str], scheme: PartitionScheme | None) -> str:
+    """Return ``partitions`` in order, those in a row as ``first...last``, with a space before; empty without any."""
+    if not partitions or scheme is None:
+        return ""
+    if not scheme.is_timed:
+        return f" {', '.join(partitions)}"
+    ordered = scheme.sort(partitions)
+    numbers = list(map(scheme.number, ordered))
+    starts = [at for at in range(len(ordered)) if not at or numbers[at] != numbers[at - 1] + 1]
+    ends = [*(at - 1 for at in starts[1:]), len(ordered) - 1]
+    spans = [(ordered[a], ordered[b]) for a, b in zip(starts, ends, strict=True)]
+    return " " + ", ".join(first if first == last else f"{first}...{last}" for first, last in spans)
 
 
 def _stale(
@@ -143,8 +202,12 @@ def _stale(
             found |= dict.fromkeys(changed, "its landed file changed")
         return {each or None: reason for each, reason in found.items() if each in wanted}
 
+    def changes(key: dg.AssetKey, made_by: str) -> str:
+        return code_changes(key, graph.get(key).metadata, made_by, lake.state)
+
     with collector_paused():
-        return stale_assets(loaded, instance, keys, selected, damage, VersionCache(home.run / "materialized_versions"))
+        cache = VersionCache(home.run / "materialized_versions")
+        return stale_assets(loaded, instance, keys, selected, damage, cache, changes)
 
 
 def _steps(graph: BaseAssetGraph[Any], keys: Sequence[dg.AssetKey], schemes: Schemes) -> list[list[dg.AssetKey]]:
@@ -177,15 +240,15 @@ def _runs(
     stale: Collection[tuple[dg.AssetKey, str | None]] | None,
     *,
     ranged: bool,
-) -> list[_Run]:
+) -> list[PlannedRun]:
     """Return the runs for ``keys``: one for a range, or one for each of ``partitions``; ``stale`` None: all is due."""
     if ranged:
         due = [key for key in partitions if stale is None or any((asset, key) in stale for asset in keys)]
         if scheme is None or not due:
-            return [_Run(keys, list(partitions))]
-        return [_Run(keys, scheme.between(due[0], due[-1]))]
+            return [PlannedRun(keys, list(partitions))]
+        return [PlannedRun(keys, scheme.between(due[0], due[-1]))]
     due_by_partition = {key: [asset for asset in keys if stale is None or (asset, key) in stale] for key in partitions}
-    return [_Run(assets, [key]) for key, assets in due_by_partition.items() if assets]
+    return [PlannedRun(assets, [key]) for key, assets in due_by_partition.items() if assets]
 
 
 def _runs_as_range(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> bool:

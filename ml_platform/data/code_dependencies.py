@@ -44,11 +44,14 @@ def code_digest(entry_points: Iterable[str], leave_out: Iterable[str] = ()) -> s
 
 def code_dependencies(entry_points: Iterable[str], leave_out: Iterable[str] = ()) -> dict[str, str]:
     """Return the parts of :func:`code_digest`: a digest or an import target for each definition, by its name."""
-    search = _Search(set(leave_out))
-    for entry_point in entry_points:
-        search.add_entry_point(entry_point)
-    search.run()
-    return search.parts
+    key = (tuple(sorted(set(entry_points))), tuple(sorted(set(leave_out))))
+    search = _searches.get(key)
+    if search is None or not search.is_current():
+        search = _searches[key] = _Search(set(key[1]))
+        for entry_point in key[0]:
+            search.add_entry_point(entry_point)
+        search.run()
+    return dict(search.parts)
 
 
 def imported_modules(name: str, *, inside_functions: bool, in_strings: bool) -> list[str]:
@@ -121,6 +124,19 @@ class _Search:
                 self._follow_string(function)
             if uses.all_names:
                 self._use_whole(module)
+
+    def is_current(self) -> bool:
+        """Return whether each module that the search has looked at, or looked for, is still as it was read."""
+        return all(
+            _module_code(name) is code
+            for name, code in self._code.items()
+            # Names below a module that is no package are classes and functions, so its file tells.
+            if code is not None or self._may_contain_modules(name.rpartition(".")[0])
+        )
+
+    def _may_contain_modules(self, name: str) -> bool:
+        code = self._code.get(name)
+        return code is None or code.package == name
 
     def _module(self, name: str) -> ModuleCode | None:
         if name not in self._code:
@@ -248,6 +264,10 @@ class _Search:
             elif "__getattr__" in code.definitions and name[:2] != "__" and not hasattr(builtins, name):
                 found.append(_Definition(code.name, "__getattr__"))
         return found
+
+
+_searches: dict[tuple[tuple[str, ...], tuple[str, ...]], _Search] = {}
+"""The last search by entry points and left out definitions: two hundred models share the code of their fits."""
 
 
 def _module_code(name: str) -> ModuleCode | None:

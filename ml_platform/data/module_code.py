@@ -8,6 +8,7 @@ only and the main block are left out, because they do not change what an import 
 import ast
 import hashlib
 import re
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -159,16 +160,15 @@ def syntax_digest(source: bytes) -> str:
 
 def read_module(name: str, file: Path) -> ModuleCode:
     """Return the code of the module ``name`` in ``file``; the result is cached until the file changes."""
-    if file.is_dir():
-        return ModuleCode(name, b"", package=True)
     status = file.stat()
-    key = (status.st_mtime_ns, status.st_size)
+    is_folder = stat.S_ISDIR(status.st_mode)
+    key = (0, 0) if is_folder else (status.st_mtime_ns, status.st_size)
     cached = _cache.get(file)
     if cached is not None and cached[:2] == (name, key):
         return cached[2]
     read_at = time.time_ns()
-    code = ModuleCode(name, file.read_bytes(), package=is_package(file))
-    if status.st_mtime_ns < read_at - _RACE_NANOSECONDS:
+    code = ModuleCode(name, b"" if is_folder else file.read_bytes(), package=is_package(file))
+    if is_folder or status.st_mtime_ns < read_at - _RACE_NANOSECONDS:
         _cache[file] = (name, key, code)
     return code
 

@@ -45,6 +45,7 @@ def is_package(file: Path) -> bool:
     return file.name == "__init__.py" or file.is_dir()
 
 
+@cache
 def is_project_file(path: Path) -> bool:
     """Return whether ``path`` is code of the project: outside the folders of Python and of its installed libraries."""
     return not any(path.is_relative_to(folder) for folder in _library_folders())

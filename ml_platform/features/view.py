@@ -206,10 +206,11 @@ class FeatureView(Settings):
 
         Settings that are not declared are not in the digest, so a later release may add some.
         """
-        version = f"{self.code_version or source_hash(self.code)}-{value_digest(self._versioned_settings())[:8]}"
+        version = f"{self.code_version or source_hash(self.code)}-{value_digest(self.versioned_settings())[:8]}"
         return self.model_copy(update={"code_version": version})
 
-    def _versioned_settings(self) -> dict[str, Any]:
+    def versioned_settings(self) -> dict[str, Any]:
+        """Return the declared settings that the code version covers."""
         declared = self.model_dump(mode="json", exclude=NOT_VERSIONED | {"features"}, exclude_defaults=True)
         return {**declared, "features": [[feature.name, feature.full_type] for feature in self.features]}
 

@@ -64,12 +64,31 @@ def code_of_candidate(model: BoundModel, declared: TrainerSettings) -> str:
     classes of the trainers, and classes of the team's own that the fit uses. It covers the examples function and the
     feature views by their code versions. The code of a scorer does not count, because only a bento runs it.
     """
+    return value_digest([code_digest(*fit_code(model, declared)), model.code_version])
+
+
+def fit_code(model: BoundModel, declared: TrainerSettings) -> tuple[list[str], list[str]]:
+    """Return the entry points of the code that fits with ``declared``, and the definitions that do not count."""
     trainers = trainers_of(declared)
     references = [BUILT_IN.get(trainer, trainer) for trainer in trainers]
     scorers = [scorer for scorer in map(scorer_of, trainers) if scorer]
     own = [each.reference for each in [*model.own_primary_metric.values(), *declared.own_classes]]
-    fit = code_digest([*FIT_CODE, *references, *own], leave_out=[*LEFT_OUT, *scorers])
-    return value_digest([fit, model.code_version])
+    return [*FIT_CODE, *references, *own], [*LEFT_OUT, *scorers]
+
+
+def candidate_version(model: BoundModel, declared: TrainerSettings) -> str:
+    """Return the code version of a candidate: ``<digest of the code>-<digest of the declaration>``.
+
+    With the content of the training set, it decides whether a candidate is fitted again.
+    """
+    return f"{code_of_candidate(model, declared)[:12]}-{value_digest(candidate_settings(model, declared))[:8]}"
+
+
+def candidate_settings(model: BoundModel, declared: TrainerSettings) -> dict[str, Any]:
+    """Return all declared settings that determine a candidate, by attribute of the model."""
+    threshold = model.declared.threshold.model_dump(exclude_none=True) if model.declared.task.has_threshold else None
+    trainer = {f"trainer.{name}": value for name, value in declared.declared_inputs().items()}
+    return {**trainer, **declared_inputs(model), "threshold": threshold}
 
 
 def declared_inputs(model: BoundModel) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from ml_platform.data.arrival import DELAY, Arrival
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.domains import Owner
-from ml_platform.data.extensions import source_digests
+from ml_platform.data.extensions import Extension, source_digests
 from ml_platform.data.names import FULL_NAME, short_name
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import load_function
@@ -154,6 +154,11 @@ class RetrainingSettings(Settings):
     )
     cron: str | None = Field(
         default=None, description="Also train on the latest month at these times (cron, UTC); none: only on new data."
+    )
+    on_code_change: Literal["automatic", "manual"] = Field(
+        default="manual",
+        description="automatic: train the latest month again when the code of its candidates or their settings change; "
+        "manual: changed code counts from the next month on.",
     )
     monitoring_cron: str = Field(
         default="*/30 * * * *", description="When logged predictions are ingested and joined with outcomes (cron, UTC)."
@@ -669,16 +674,38 @@ class BoundModel:
 
     @property
     def evaluation_code_version(self) -> str:
-        """Digest of the declared trainers, and of the team's own gates, metrics and baselines with their settings.
+        """Return ``<digest of trainers and code>-<digest of the declaration>`` of the evaluation.
 
-        The evaluation chooses among the candidates of the trainers, and the plan sees no input that is gone.
+        The first digest covers the declared trainers, and the team's own gates, metrics and baselines with their
+        settings. The evaluation chooses among the candidates of the trainers, and the plan sees no input that is gone.
+        The second covers the rules of the verdict: gates, task, comparison and rejudging.
         """
+        trainers = sorted(self.declared.trainers)
+        classes = source_digests({str(at): each for at, each in enumerate(self._own_of_evaluation)})
+        code = value_digest([trainers, classes] if classes else trainers)[:12]
+        return f"{code}-{value_digest(self.evaluation_settings)[:8]}"
+
+    @property
+    def evaluation_functions(self) -> list[str]:
+        """The classes of the team's own that the evaluation uses, as ``package.module:Class``."""
+        return [each.reference for each in self._own_of_evaluation]
+
+    @property
+    def evaluation_settings(self) -> dict[str, Any]:
+        """The declared settings on which a verdict rests, by attribute of the model."""
+        evaluation = self.declared.evaluation.model_dump(mode="json", exclude_defaults=True)
+        return {
+            "trainers": sorted(self.declared.trainers),
+            "gates": [gate.model_dump(mode="json", exclude_defaults=True) | {"type": gate.type} for gate in self.gates],
+            "task": self.declared.task.model_dump(mode="json"),
+            **{f"evaluation.{name}": value for name, value in evaluation.items()},
+        }
+
+    @property
+    def _own_of_evaluation(self) -> list[Extension]:
         evaluation = self.declared.evaluation
         gates = [gate for gate in self.gates if isinstance(gate, OwnGate)]
-        own = [*gates, *evaluation.metrics.values(), *evaluation.baselines.values()]
-        trainers = sorted(self.declared.trainers)
-        classes = source_digests({str(at): each for at, each in enumerate(own)})
-        return value_digest([trainers, classes] if own else trainers)[:12]
+        return [*gates, *evaluation.metrics.values(), *evaluation.baselines.values()]
 
     @property
     def table(self) -> str:
@@ -702,3 +729,15 @@ class BoundModel:
         # Without arrivals and labels of their own, the digest is that of earlier releases.
         declared = [*([arrivals] if arrivals else []), *([] if labels is None else [labels.model_dump(mode="json")])]
         return value_digest([*parts, *declared])[:12]
+
+    @property
+    def versioned_settings(self) -> dict[str, Any]:
+        """What :attr:`code_version` covers besides the examples function, by attribute of the model or by view."""
+        views = {f"features/{view.name}": view.code_version for view in self.feature_set.views}
+        arrivals = {f"arrival of features/{view.name}": [each.timing for each in view.arrivals] for view in self.views}
+        labels = self.declared.labels
+        declared = {
+            "request": self.request_fields,
+            "labels": None if labels is None else labels.model_dump(mode="json"),
+        }
+        return {**views, **arrivals, **declared}

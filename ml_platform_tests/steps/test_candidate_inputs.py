@@ -18,6 +18,7 @@ from ml_platform.steps.candidate_inputs import (
     LATER_SETTINGS,
     LEFT_OUT,
     READ_SETTINGS,
+    candidate_version,
     code_of_candidate,
     declared_inputs,
 )
@@ -210,6 +211,24 @@ def test_declared_setting_that_determines_the_fit_is_an_input(domain: Path, chan
 )
 def test_declared_text_gates_and_monitors_are_no_inputs(domain: Path, changes: dict[str, Any]) -> None:
     assert declared_inputs(model(**changes)) == declared_inputs(model())
+
+
+def version(**changes: Any) -> list[str]:
+    declared = model(**changes)
+    return candidate_version(declared, declared.declared.trainers["lightgbm"]).split("-")
+
+
+def test_version_tells_changed_code_from_a_changed_declaration(domain: Path) -> None:
+    code, declaration = version()
+    trainers = {"lightgbm": {"trainer": "lightgbm", "settings": {"max_rounds": 31, "num_threads": 1}}}
+    assert version(description="Other text", gates=[{"type": "leak"}]) == [code, declaration]
+    changed_code, other_declaration = version(trainers=trainers)
+    assert changed_code == code
+    assert other_declaration != declaration
+    (domain / "labels.py").write_text("LATE = 20\n")
+    edited_code, same_declaration = version()
+    assert edited_code != code
+    assert same_declaration == declaration
 
 
 def test_description_of_a_feature_is_no_input(domain: Path) -> None:

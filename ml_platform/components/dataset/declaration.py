@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from ml_platform.components.declaration import Declaration
+from ml_platform.components.code_record import code_metadata
+from ml_platform.components.declaration import Declaration, OnCodeChange
 from ml_platform.components.namespace import Namespace
 from ml_platform.data.arrival import Arrival, ArrivalSettings
 from ml_platform.data.canonical import value_digest
@@ -71,6 +72,11 @@ class DatasetDeclaration(Declaration):
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the asset.")
     code_version: str | None = Field(
         default=None, description="Version of loader and contract; none: a hash of both, which follows every change."
+    )
+    on_code_change: OnCodeChange = Field(
+        default="manual",
+        description="automatic: read all partitions again when the code version changes; manual: only by hand, because "
+        "the rows that models were judged on may change.",
     )
 
     def resolve_names(self, namespace: Namespace) -> None:
@@ -138,3 +144,14 @@ class DatasetDeclaration(Declaration):
             rules.append(self.source.model_dump(mode="json"))
             rules += [source_hash(self.source.function)] if isinstance(self.source, FunctionSource) else []
         return value_digest(rules)[:12]
+
+    def covered_code(self) -> dg.JsonMetadataValue:
+        """Return what the code version covers, by function and by attribute."""
+        if self.code_version is not None:
+            return code_metadata([], {"code_version": self.code_version})
+        source = [self.source.function] if isinstance(self.source, FunctionSource) else []
+        contract = {f"contract.{name}": value for name, value in self.contract.model_dump(mode="json").items()}
+        declared = {"keys": self.keys, "event_time": self.event_time, **contract}
+        if self.source is not None:
+            declared["source"] = self.source.model_dump(mode="json")
+        return code_metadata([*([self.loader] if self.loader else []), *source], declared)

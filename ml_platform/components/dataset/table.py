@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ml_platform.components.code_record import record_code
 from ml_platform.components.dataset.declaration import DatasetDeclaration
-from ml_platform.components.declaration import partitions_definition
-from ml_platform.components.materializations import LANDED_DIGEST, table_metadata
+from ml_platform.components.declaration import on_changed_code, partitions_definition
+from ml_platform.components.materializations import COVERED_CODE, LANDED_DIGEST, table_metadata
 from ml_platform.components.metadata import description_with_unit
 from ml_platform.data.contract import Contract, ContractReport
 from resources.lake import LakeResource
@@ -53,9 +54,11 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         group_name=declared.group,
         tags=declared.tags,
         code_version=declared.code_version or declared.code_hash(),
+        automation_condition=on_changed_code() if declared.on_code_change == "automatic" else None,
         metadata={
             "dagster/column_schema": _column_schema(declared.contract, declared.keys),
             "dagster/table_name": f"datasets/{declared.name}",
+            COVERED_CODE: declared.covered_code(),
             "keys": declared.keys,
             **({"loader": declared.loader} if declared.loader else {}),
             **({"source": declared.source.describe()} if declared.source else {}),
@@ -68,6 +71,7 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         from ml_platform.data.dataset import audit_partition, expire, publish, record_failures
         from ml_platform.data.scratch import scratch_folder
 
+        record_code(context, lake.lake().state)
         source = declared.engine_source(lake)
         partitions = list(context.partition_keys) if declared.partitions else [None]
         with scratch_folder(declared.name) as staging:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ml_platform.components.declaration import on_new_inputs, partition_mapping, partitions_definition
+from ml_platform.components.code_record import record_code
+from ml_platform.components.declaration import OnCodeChange, on_new_inputs, partition_mapping, partitions_definition
 from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.components.materializations import table_metadata
 from ml_platform.data.canonical import value_digest
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def change_log(
-    settings: FeatureViewSettings, partitions: PartitionScheme | None, shared_arguments: ViewAssetArguments
+    settings: FeatureViewSettings,
+    partitions: PartitionScheme | None,
+    shared_arguments: ViewAssetArguments,
+    on_code_change: OnCodeChange = "automatic",
 ) -> dg.AssetsDefinition:
     """Return the asset `features/<name>` of a stored view.
 
@@ -33,7 +37,7 @@ def change_log(
         backfill_policy=dg.BackfillPolicy.single_run() if partitions else None,
         deps=[_dep(source.dataset, settings.lookback_days, partitions) for source in settings.sources],
         kinds={"polars", "deltalake"},
-        automation_condition=on_new_inputs(),
+        automation_condition=on_new_inputs(on_code_change=on_code_change),
         **shared_arguments,
     )
     def _change_log(
@@ -41,6 +45,7 @@ def change_log(
     ) -> dg.MaterializeResult[Any]:
         from ml_platform.features.materialize import materialize
 
+        record_code(context, lake.lake().state)
         keys = list(context.partition_keys) if partitions else [None]
         builds, publication = materialize(settings, lake.lake(), online_store.store(), keys, partitions)
         for each in builds:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from ml_platform.components.code_record import code_metadata
 from ml_platform.components.dataset.component import Dataset
-from ml_platform.components.declaration import Declaration
+from ml_platform.components.declaration import Declaration, OnCodeChange
 from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.components.feature_view.change_log import change_log
 from ml_platform.components.feature_view.columns import column_lineage, column_schema
 from ml_platform.components.feature_view.key_types import declared_key_types
 from ml_platform.components.feature_view.request_view import request_view
 from ml_platform.components.feature_view.scaffolder import FeatureViewScaffolder
+from ml_platform.components.materializations import COVERED_CODE
 from ml_platform.components.namespace import Namespace
 from ml_platform.data.arrival import Arrival
 from ml_platform.data.partitions import PartitionScheme
@@ -39,6 +41,10 @@ class FeatureView(Declaration, FeatureViewSettings):
 
     group: str = Field(default="features", description="Group of the asset in the UI.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the asset.")
+    on_code_change: OnCodeChange = Field(
+        default="automatic",
+        description="automatic: make all partitions again when the code version changes; manual: only by hand.",
+    )
 
     def resolve_names(self, namespace: Namespace) -> None:
         self.name = namespace.own(self.name)
@@ -79,10 +85,11 @@ class FeatureView(Declaration, FeatureViewSettings):
         self._require_code()
         if self.kind == "request":
             settings = self.settings()
-            return dg.Definitions(assets=[request_view(settings, self.shared_arguments(settings))])
+            return dg.Definitions(assets=[request_view(settings, self.shared_arguments(settings), self.on_code_change)])
         partitions = self._partitions(context)
         settings = self.settings(datasets_by_name(context.component_tree))
-        return dg.Definitions(assets=[change_log(settings, partitions, self.shared_arguments(settings))])
+        arguments = self.shared_arguments(settings)
+        return dg.Definitions(assets=[change_log(settings, partitions, arguments, self.on_code_change)])
 
     def _require_code(self) -> None:
         """Raise :class:`DeclarationError` when the function, or the transformer with its settings, cannot be used."""
@@ -111,9 +118,15 @@ class FeatureView(Declaration, FeatureViewSettings):
                 "entity": self.entity,
                 "lookback_days": self.lookback_days,
                 "function": self.code,
+                COVERED_CODE: self._covered_code(settings),
                 **({} if self.tolerance_minutes is None else {"tolerance_minutes": self.tolerance_minutes}),
             },
         }
+
+    def _covered_code(self, settings: FeatureViewSettings) -> dg.JsonMetadataValue:
+        """Return what the code version covers, by function and by attribute; ``settings`` are those of the engine."""
+        own = {"code_version": self.code_version} if self.code_version else {}
+        return code_metadata([] if own else [self.code], {**own, **settings.versioned_settings()})
 
     def _partitions(self, context: dg.ComponentLoadContext) -> PartitionScheme | None:
         """Return the partitions of the sources, or None if no source has partitions.

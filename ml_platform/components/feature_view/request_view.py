@@ -4,20 +4,26 @@ from typing import Any
 
 import dagster as dg
 
+from ml_platform.components.code_record import record_code
+from ml_platform.components.declaration import OnCodeChange
 from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.features.view import FeatureView as FeatureViewSettings
+from resources.lake import LakeResource
 
 
-def request_view(settings: FeatureViewSettings, shared_arguments: ViewAssetArguments) -> dg.AssetsDefinition:
+def request_view(
+    settings: FeatureViewSettings, shared_arguments: ViewAssetArguments, on_code_change: OnCodeChange = "automatic"
+) -> dg.AssetsDefinition:
     """Return the asset `features/<name>` of a request view, which has no months."""
 
     @dg.asset(
         deps=[dg.AssetDep(dg.AssetKey(["features", name])) for name in settings.inputs],
         kinds={"polars"},
-        automation_condition=_when_code_changes(),
+        automation_condition=_when_missing(on_code_change),
         **shared_arguments,
     )
-    def _request_view(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    def _request_view(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
+        record_code(context, lake.lake().state)
         return dg.MaterializeResult(
             metadata={"features": len(settings.features), "inputs": settings.inputs},
             data_version=dg.DataVersion(settings.code_version),
@@ -26,8 +32,11 @@ def request_view(settings: FeatureViewSettings, shared_arguments: ViewAssetArgum
     return _request_view
 
 
-def _when_code_changes() -> dg.AutomationCondition[dg.AssetKey]:
+def _when_missing(on_code_change: OnCodeChange) -> dg.AutomationCondition[dg.AssetKey]:
     # It reads no data of its inputs, so it must not wait for their missing months.
     condition = dg.AutomationCondition
-    missing = condition.missing() & ~condition.execution_failed()
-    return (missing | condition.code_version_changed()) & ~condition.in_progress()
+    due: Any = condition.missing() & ~condition.execution_failed()
+    if on_code_change == "automatic":
+        due |= condition.code_version_changed()
+    found: dg.AutomationCondition[dg.AssetKey] = due & ~condition.in_progress()
+    return found

@@ -4,19 +4,21 @@ The sensor is level-triggered: it compares the training set in the lake with the
 restart or a manual run does no harm. Every skipped tick gives its reason.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from ml_platform.components.materializations import latest_materialization
+from ml_platform.components.materializations import MaterializationRecord, has_other_code, latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.domains import DOMAIN_FILE
 from ml_platform.data.names import identifier
 from ml_platform.errors import listed
 from ml_platform.steps.arriving import still_arriving
+from ml_platform.steps.candidate_inputs import candidate_version
 from ml_platform.steps.closed_window import following_window, latest_due, open_window, outdated_labels, window_ends
 from ml_platform.steps.untimed import training_set_key
 from resources.lake import LakeResource
@@ -100,15 +102,58 @@ def due_month(
     if has_step := len(windows) < len(digests):
         digests = {key: digest for key, digest in digests.items() if not model.partitions.precedes(month, key)}
     trained_on = _last_built(instance, model, list(digests) if has_step else [month] if arriving else [])
-    if trained_on is not None and all(
-        _is_newer(instance, key, month, trained_on) for key in model.candidate_keys.values()
-    ):
+    made = _Candidates.of(instance, model, month)
+    if made.waits_for_a_person:
+        return dg.SkipReason(made.changed_code(month))
+    if made.are_newer(trained_on) and not made.changed:
         waiting = _next_window(model, lake, month, latest, now)
         return dg.SkipReason(f"The candidates of {month} are newer than the latest training set.{waiting}")
     outdated = outdated_labels(model, month, lake)
     if outdated:
         return dg.SkipReason(f"{month} waits for its training sets: {outdated}.")
-    return month, value_digest(digests)[:12]
+    return month, f"{value_digest(digests)[:12]}{made.code_key}"
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The latest materialization of each candidate of a partition, and the trainers whose code has changed since."""
+
+    model: ModelAssets
+    latest: Mapping[str, MaterializationRecord | None]
+    changed: Mapping[str, str]
+
+    @classmethod
+    def of(cls, instance: dg.DagsterInstance, model: ModelAssets, month: str | None) -> "_Candidates":
+        latest = {name: latest_materialization(instance, key, month) for name, key in model.candidate_keys.items()}
+        changed = {}
+        for name, made in latest.items():
+            if made is not None and made.code_version is not None:
+                now = candidate_version(model, model.declared.trainers[name])
+                if has_other_code(model.candidate_keys[name], made.code_version, made.run_id, now):
+                    changed[name] = now
+        return cls(model, latest, changed)
+
+    def are_newer(self, trained_on: int | None) -> bool:
+        """Return whether all were made after the training set with the storage id ``trained_on``; False without it."""
+        return trained_on is not None and all(
+            made is not None and made.storage_id > trained_on for made in self.latest.values()
+        )
+
+    @property
+    def waits_for_a_person(self) -> bool:
+        is_manual = self.model.declared.retraining.on_code_change == "manual"
+        return is_manual and bool(self.changed) and None not in self.latest.values()
+
+    @property
+    def code_key(self) -> str:
+        """The part of a run key for changed code; empty without a change."""
+        return f"-{value_digest(dict(self.changed))[:8]}" if self.changed else ""
+
+    def changed_code(self, month: str) -> str:
+        return (
+            f"The code behind {listed(self.changed)} has changed since the candidates of {month}, and "
+            "'retraining.on_code_change' is manual: materialize them by hand, or wait for the next window."
+        )
 
 
 def _last_built(instance: dg.DagsterInstance, model: ModelAssets, keys: Sequence[str]) -> int | None:
@@ -128,11 +173,12 @@ def due_table(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") ->
     if not lake.exists(model.table):
         return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
     trained_on = latest_materialization(instance, model.key("training_set"))
-    if trained_on is not None and all(
-        _is_newer(instance, key, None, trained_on.storage_id) for key in model.candidate_keys.values()
-    ):
+    made, key = _Candidates.of(instance, model, None), training_set_key(model, lake)
+    if made.waits_for_a_person:
+        return dg.SkipReason(made.changed_code(key))
+    if made.are_newer(None if trained_on is None else trained_on.storage_id) and not made.changed:
         return dg.SkipReason("The candidates are newer than the latest training set.")
-    return (key := training_set_key(model, lake)), key
+    return key, f"{key}{made.code_key}"
 
 
 def _next_window(model: ModelAssets, lake: "Lake", month: str, latest: str, now: datetime) -> str:
@@ -236,8 +282,3 @@ def monitoring_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
         description=f"Ingests the predictions of {model.name}, joins their outcomes and computes realised metrics.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
-
-
-def _is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, month: str | None, than: int) -> bool:
-    own = latest_materialization(instance, key, month)
-    return own is not None and own.storage_id > than

@@ -8,6 +8,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from ml_platform.components.code_record import code_metadata, record_code
+from ml_platform.components.materializations import COVERED_CODE
 from ml_platform.components.metadata import inline_image, records_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
@@ -45,6 +47,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         partitions_def=model.partitions_def,
         deps=[*model.candidate_keys.values(), model.key("training_set")],
         code_version=model.evaluation_code_version,
+        metadata={COVERED_CODE: code_metadata(model.evaluation_functions, model.evaluation_settings)},
         check_specs=[
             dg.AssetCheckSpec(gate.name, asset=key, description=(gate.__doc__ or "").split("\n")[0], blocking=True)
             for gate in model.gates
@@ -66,6 +69,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.steps.rejudgement import judge_candidate
 
         stores = open_stores(home, lake, mlflow, online_store)
+        record_code(context, stores.state)
         key_of_run = model.key_of_run(context, stores.lake)
         with mlflow.run(context, model.name) as run:
             result = judge_candidate(model, key_of_run, stores, now=datetime.now(UTC), only_waiting=config.only_waiting)

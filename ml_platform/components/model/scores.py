@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ml_platform.components.code_record import code_metadata, record_code
 from ml_platform.components.declaration import partition_mapping, partitions_definition
-from ml_platform.components.materializations import table_metadata
+from ml_platform.components.materializations import COVERED_CODE, table_metadata
 from ml_platform.components.metadata import records_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
+from ml_platform.data.source_hash import source_hash
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -50,6 +52,8 @@ def scores(model: ModelAssets) -> dg.AssetsDefinition:
         check_specs=[
             dg.AssetCheckSpec(ALL_ROWS, asset=key, description="The contract of the endpoint refuses no row.")
         ],
+        code_version=None if declared.function is None else source_hash(declared.function),
+        metadata={} if declared.function is None else {COVERED_CODE: code_metadata([declared.function], {})},
         automation_condition=_on_new_rows(dataset, model.key("rollout")) if declared.on_new_partition else None,
         **model.shared_arguments("bentoml", "deltalake"),
     )
@@ -64,6 +68,7 @@ def scores(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.steps.batch_scoring import score_partitions
 
         stores = open_stores(home, lake, mlflow, online_store)
+        record_code(context, stores.state)
         partitions = list(context.partition_keys) if scheme is not None else [None]
         scored = score_partitions(model, partitions, stores, datetime.now(UTC))
         for each in scored:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ml_platform.components.code_record import code_metadata, record_code
 from ml_platform.components.declaration import on_new_inputs, partition_mapping
-from ml_platform.components.materializations import table_metadata
+from ml_platform.components.materializations import COVERED_CODE, table_metadata
 from ml_platform.components.metadata import inline_image, label_metadata, training_set_schema, trials_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.placement import placement_tags, pool_of
 from ml_platform.components.stores import open_stores
 from ml_platform.data.partitions import PartitionScheme
+from ml_platform.steps.candidate_inputs import candidate_settings, candidate_version, fit_code
+from ml_platform.training.trainer import TrainerSettings
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -63,8 +66,12 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
             ),
         ],
         # Labels may land long after their examples, which are unlabelled until then.
-        automation_condition=on_new_inputs(optional=[dep.asset_key for dep in _label_deps(model)]),
+        automation_condition=on_new_inputs(
+            optional=[dep.asset_key for dep in _label_deps(model)],
+            code=[dg.AssetKey(["features", view.name]) for view in model.stored_views],
+        ),
         metadata={
+            COVERED_CODE: code_metadata([declared.examples.function], model.versioned_settings),
             "dagster/table_name": model.table,
             "dagster/column_schema": training_set_schema(model),
             "features": len(model.feature_set.feature_names),
@@ -84,6 +91,7 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         from ml_platform.training.resource_usage import measure_resources
 
         tables = lake.lake()
+        record_code(context, tables.state)
         keys = list(context.partition_keys) if model.has_time else []
         earlier = tables.digests(model.table, keys)
         with measure_resources(read_prices(home.code)) as used:
@@ -132,6 +140,8 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         ),
         partitions_def=model.partitions_def,
         deps=[model.earlier_rows],
+        code_version=candidate_version(model, declared),
+        metadata={COVERED_CODE: _covered_code(model, declared)},
         pool=pool_of(declared, model.fits_pool),
         op_tags=placement_tags(declared),
         **model.shared_arguments(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),
@@ -147,6 +157,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         from ml_platform.steps.candidates import make_candidate
         from ml_platform.training.trainer import availability
 
+        record_code(context, lake.lake().state)
         accelerator = availability(declared)
         if not accelerator.available:
             # Return a result and do not skip the step, so that downstream assets continue with the other candidates.
@@ -168,6 +179,14 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         )
 
     return _candidate
+
+
+def _covered_code(model: ModelAssets, declared: TrainerSettings) -> dg.JsonMetadataValue:
+    """Return what the code version of a candidate covers; that of its training set counts as one setting."""
+    functions, left_out = fit_code(model, declared)
+    return code_metadata(
+        functions, {**candidate_settings(model, declared), "training_set": model.code_version}, left_out
+    )
 
 
 def _candidate_metadata(result: "CandidateResult", model: ModelAssets, mlflow: MlflowResource) -> dict[str, Any]:

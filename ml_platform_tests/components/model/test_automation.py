@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.definitions.data_version import CODE_VERSION_TAG
 
 from ml_platform.components.loading import bound_model
 from ml_platform.components.model.automation import due_month, new_month_sensor, training_schedule
@@ -14,6 +15,7 @@ from ml_platform.components.model.evaluation import evaluation
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.definitions import defs
+from ml_platform.steps.candidate_inputs import candidate_version
 from ml_platform.steps.model import RetrainingSettings
 from ml_platform.training.splits import TimeSplit
 from resources.home import Home
@@ -266,6 +268,57 @@ def test_evaluation_is_of_another_code_version_without_one_of_its_trainers(model
     versions = [evaluation(each).get_asset_spec().code_version for each in (model, without)]
     assert versions[0] != versions[1]
     assert versions[0] == evaluation(model).get_asset_spec().code_version
+
+
+def test_evaluation_is_of_another_code_version_with_other_gates(model: ModelAssets) -> None:
+    changed = ModelAssets(model.declared.model_copy(update={"gates": model.declared.gates[:1]}), model.views)
+    (code, rules), (same_code, other_rules) = (
+        str(evaluation(each).get_asset_spec().code_version).split("-") for each in (model, changed)
+    )
+    assert code == same_code
+    assert rules != other_rules
+
+
+def make_with_code(instance: dg.DagsterInstance, model: ModelAssets, month: str, version: str | None = None) -> None:
+    """Report the candidates of ``month``, made by the code version ``version``, or by that of today."""
+    for name, key in model.candidate_keys.items():
+        made_by = version or candidate_version(model, model.declared.trainers[name])
+        made = dg.AssetMaterialization(key, partition=month, tags={CODE_VERSION_TAG: made_by})
+        instance.report_runless_asset_event(made)
+
+
+def test_changed_code_of_the_candidates_waits_for_the_next_month_or_is_trained_at_once_as_declared(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
+) -> None:
+    at_once = RetrainingSettings.model_validate({"on_code_change": "automatic"})
+    automatic = ModelAssets(model.declared.model_copy(update={"retraining": at_once}), model.views)
+    for month in ("2013-05", "2013-06"):
+        make_training_set(model, instance, lake, month, "a")
+    first = evaluate_sensor(automatic, instance, lake)
+    make_with_code(instance, model, "2013-06", "of-before")
+    waiting, requested = evaluate_sensor(model, instance, lake), evaluate_sensor(automatic, instance, lake)
+    make_training_set(model, instance, lake, "2013-06", "b")  # by changed code of a view
+    still_waiting = evaluate_sensor(model, instance, lake)
+    make_with_code(instance, model, "2013-06")
+    done = [evaluate_sensor(each, instance, lake) for each in (model, automatic)]
+    make_with_code(instance, model, "2013-06", "of-before")
+    make_training_set(model, instance, lake, "2013-07", "a")
+    next_month = evaluate_sensor(model, instance, lake)
+
+    for each in (waiting, still_waiting):
+        assert isinstance(each, dg.SkipReason)
+        assert "The code behind 'lightgbm', 'torch' has changed since the candidates of 2013-06" in str(
+            each.skip_message
+        )
+    assert isinstance(first, dg.RunRequest)
+    assert isinstance(requested, dg.RunRequest)
+    assert requested.partition_key == "2013-06"
+    assert requested.run_key != first.run_key
+    for each in done:
+        assert isinstance(each, dg.SkipReason)
+        assert "The candidates of 2013-06 are newer than the latest training set" in str(each.skip_message)
+    assert isinstance(next_month, dg.RunRequest)
+    assert next_month.partition_key == "2013-07"
 
 
 def test_month_that_has_not_ended_is_not_trained_on(
