@@ -8,6 +8,8 @@ from pathlib import Path
 
 DEFAULT_PORTS = {"gateway": 8080, "webserver": 3000, "reports": 3001, "mlflow": 5000}
 LOOPBACK = "127.0.0.1"
+ALLOWED_HOSTS = [LOOPBACK, "localhost"]
+"""Hosts that a request to a server of this machine may name; without a check, a web page could read from it."""
 
 
 def port_variable(name: str) -> str:
@@ -23,6 +25,11 @@ def port(name: str) -> int:
 def address(name: str) -> str:
     """Return the public address of ``name``: `$ML_PLATFORM_<NAME>_ADDRESS`, or its port on this machine."""
     return os.environ.get(f"ML_PLATFORM_{name.upper()}_ADDRESS", f"http://{LOOPBACK}:{port(name)}").rstrip("/")
+
+
+def has_own_address(name: str) -> bool:
+    """Return whether `$ML_PLATFORM_<NAME>_ADDRESS` sets the address of ``name``."""
+    return f"ML_PLATFORM_{name.upper()}_ADDRESS" in os.environ
 
 
 def page_link(page: Path, reports: Path, served_at: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from ml_platform.serving.certificates import names_of_this_machine, read_pair, self_signed_pair
 from ml_platform.serving.client_keys import read_clients
 from ml_platform.serving.processes import ProcessPlan
+from resources.addresses import address, has_own_address
 from resources.gateway_settings import KEYS_VARIABLE, GatewaySettingError, GatewaySettings
 from resources.home import Home
 
@@ -24,6 +25,8 @@ def reach(home: Home, settings: GatewaySettings) -> dict[str, Any]:
         "private_key": private_key,
         "workers": settings.workers,
         "grpc": settings.grpc,
+        # Other machines do not reach the home page, which has no password, unless an address for it is set.
+        "home_page": address("reports") if settings.is_loopback or has_own_address("reports") else "",
     }
 
 

@@ -41,6 +41,11 @@ def domains_not_loaded(home: Home, project: "Project") -> dict[str, str]:
     return found
 
 
+def project_digest(root: Path) -> str:
+    """Return a digest that changes when a file of the project at ``root``, or of the platform's code, changes."""
+    return _digest_of_files(root, root / "assets")
+
+
 def _digest_of_files(root: Path, declarations: Path) -> str:
     # Installing or removing a library changes the folder of the libraries itself.
     libraries = Path(sysconfig.get_path("purelib")).stat().st_mtime_ns

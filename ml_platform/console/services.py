@@ -52,11 +52,8 @@ def platform_processes(home: Home, repository: Path) -> ProcessPlan:
             ),
             ProcessSpec(
                 name="reports",
-                # Metadata of assets links to it: Data Docs, drift reports and model cards are files of the home.
-                command=[
-                    *(sys.executable, "-m", "ml_platform.console.reports_server"),
-                    *(str(reports), str(home.reports)),
-                ],
+                # The home page, and the files that metadata of assets links to: Data Docs, drift reports, model cards.
+                command=[sys.executable, "-m", "ml_platform.console.site.server", str(reports), str(home.root)],
                 port=reports,
                 port_setting=port_variable("reports"),
                 address=address("reports"),

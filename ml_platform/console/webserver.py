@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ml_platform.console.reports_server import ALLOWED_HOSTS
+from resources.addresses import ALLOWED_HOSTS
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ evaluation compares the record with the catalog of the lake, so rows from anothe
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -50,6 +51,32 @@ def record_failed(
     """Record that ``check`` failed; the rows that passed before stay published."""
     values = {"failed_check": check, "failed_landed_sha256": landed_sha256, "failed_at": now_text()}
     _record(state, dataset, partition, values)
+
+
+@dataclass(frozen=True)
+class ContractResult:
+    """The last results of the checks of a partition ("": no partitions); None: the checks never passed, or none fails.
+
+    Times are ISO 8601 in UTC.
+    """
+
+    partition: str
+    passed_at: str | None
+    failed_check: str | None
+
+
+def latest_result(state: StateStore, dataset: str) -> ContractResult | None:
+    """Return the results of the last partition of ``dataset`` by name; None when none was materialized."""
+    table = contract_results
+    query = (
+        sa.select(table.c.partition, table.c.passed_at, table.c.failed_check)
+        .where(table.c.dataset == dataset)
+        .order_by(table.c.partition.desc())
+        .limit(1)
+    )
+    with state.read() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else ContractResult(*row)
 
 
 def published_files(state: StateStore, dataset: str) -> dict[str, str | None]:

@@ -23,6 +23,7 @@ from ml_platform.monitoring.prediction_days import DayCounts, day_counts, day_na
 from ml_platform.monitoring.prediction_log import predictions_table, with_details
 from ml_platform.monitoring.sampling_weights import WEIGHT, with_weights
 from ml_platform.state.schema import performance_periods
+from ml_platform.state.store import StateStore
 
 STABLE = "stable"
 """Role of the version whose performance counts."""
@@ -71,6 +72,19 @@ def measured_periods(lake: Lake, model: str, measure: PerformanceMeasure, *, kno
         found += periods
     _forget(lake, model, stored.keys() - kept)
     return found
+
+
+def last_periods(state: StateStore, model: str, limit: int) -> list[Period]:
+    """Return the measured periods of ``model`` in the last ``limit`` rows of period and version, oldest first."""
+    query = (
+        sa.select(performance_periods.c.result)
+        .where(performance_periods.c.model == model, performance_periods.c.version != "")
+        .order_by(performance_periods.c.start.desc(), performance_periods.c.version.desc())
+        .limit(limit)
+    )
+    with state.read() as connection:
+        results = connection.scalars(query).all()
+    return [Period.model_validate_json(result) for result in reversed(results)]
 
 
 def outcomes_of_period(

@@ -19,7 +19,7 @@ from ml_platform.errors import PlatformError
 from ml_platform.registry.audit import AuditLog, AuditRecord
 from ml_platform.registry.champion_history import ChampionRecord
 from ml_platform.registry.models import ModelVersion
-from ml_platform.state.schema import verdicts
+from ml_platform.state.schema import audit_records, verdicts
 from ml_platform.state.store import StateStore
 
 VERDICT_KIND = "verdict"
@@ -127,6 +127,56 @@ def latest_verdict_on(audit: AuditLog, version: ModelVersion) -> StoredVerdict:
             version, "a verdict to approve or reject", "none", "Materialize the evaluation of the version first."
         )
     return found
+
+
+@dataclass(frozen=True)
+class JudgedPartition:
+    """The last verdict on a partition: the content digest of the candidate, decision, metrics by name, and time."""
+
+    partition: str
+    candidate: str
+    decision: str
+    metrics: Mapping[str, float]
+    at: datetime
+
+
+def last_judged(state: StateStore, model: str, limit: int) -> list[JudgedPartition]:
+    """Return the last verdict on each of the ``limit`` partitions of ``model`` that were judged last, oldest first.
+
+    The verdicts themselves, which have all gates, are not read.
+    """
+    sequence = sa.func.max(verdicts.c.sequence).label("sequence")
+    last = (
+        sa.select(verdicts.c.partition, sequence)
+        .where(verdicts.c.model == model)
+        .group_by(verdicts.c.partition)
+        .order_by(sequence.desc())
+        .limit(limit)
+        .subquery()
+    )
+    # Joined on all columns of the index: a condition on the number alone would read every verdict of the model.
+    is_last = (verdicts.c.partition == last.c.partition) & (verdicts.c.sequence == last.c.sequence)
+    query = (
+        sa.select(
+            *(verdicts.c.partition, verdicts.c.candidate, verdicts.c.metrics, verdicts.c.recorded_at),
+            audit_records.c.facts,
+        )
+        .join_from(last, verdicts, is_last & (verdicts.c.model == model))
+        .join(audit_records, audit_records.c.sequence == verdicts.c.sequence)
+        .order_by(verdicts.c.sequence.desc())
+    )
+    with state.read() as connection:
+        rows = connection.execute(query).all()
+    return [
+        JudgedPartition(
+            row.partition,
+            row.candidate,
+            json.loads(row.facts)["decision"],
+            json.loads(row.metrics),
+            datetime.fromisoformat(row.recorded_at),
+        )
+        for row in reversed(rows)
+    ]
 
 
 def latest_evidence_digest(audit: AuditLog, version: ModelVersion) -> str:

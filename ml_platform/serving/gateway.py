@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ml_platform.data.atomic import write_json
 from ml_platform.serving.bridge_settings import MAX_MESSAGE_BYTES, REST_LISTENER, REST_SOCKET
@@ -78,7 +79,8 @@ class Gateway:
     """Address that the gateway listens on, the folder of its files, and how it is reached.
 
     With ``keys``, every request for a model needs the key of a client; with ``tls``, it listens for HTTPS only.
-    ``workers`` are its threads that answer requests; with ``grpc``, it passes gRPC calls to the bridge.
+    ``workers`` are its threads that answer requests; with ``grpc``, it passes gRPC calls to the bridge. Its first page
+    redirects to the address ``home_page``; empty: it has none.
     """
 
     folder: Path
@@ -88,6 +90,7 @@ class Gateway:
     tls: bool = False
     workers: int = 1
     grpc: bool = False
+    home_page: str = ""
 
     @property
     def url(self) -> str:
@@ -164,6 +167,7 @@ class Gateway:
             starting=starting,
             settings_of=settings_of,
             grpc=self.grpc,
+            home_page=self.home_page,
         )
 
 
@@ -248,14 +252,15 @@ def write_routes(
     starting: Collection[str] = (),
     settings_of: SettingsOf = default_settings,
     grpc: bool = False,
+    home_page: str = "",
 ) -> None:
     """Replace the routes by the routes of ``desired`` (model → desired state) for requests to ``allowed_hosts``.
 
     The models ``starting`` have no route yet: their requests are answered with 503, so that clients try again. With
     :data:`ANY_MODEL` among them, this is so for every model without a route. ``settings_of`` returns the settings of a
-    version. With ``grpc``, calls go to the bridge.
+    version. With ``grpc``, calls go to the bridge. ``/`` redirects to ``home_page`` unless that is empty.
     """
-    resources = [_routes(desired, version, allowed_hosts, starting, settings_of, grpc)]
+    resources = [_routes(desired, version, allowed_hosts, starting, settings_of, grpc, home_page)]
     write_json(folder / ROUTES_FILE, {"version_info": version, "resources": resources})
 
 
@@ -266,12 +271,14 @@ def _routes(
     starting: Collection[str],
     settings_of: SettingsOf,
     grpc: bool,
+    home_page: str,
 ) -> dict[str, Any]:
     routes = [_route(model, state, settings_of) for model, state in sorted(desired.items()) if state.served_versions]
     routes += [_starting_route(model) for model in sorted(set(starting) - desired.keys(), key=_any_model_last)]
     streams = [_stream_route(each) for each in routes if "route" in each]
     routes = [*streams, *routes, *(_open_inference_route(each) for each in routes)]
     routes += grpc_routes() if grpc else []
+    routes += [_home_route(home_page)] if home_page else []
     ready = {
         "match": {"path": "/ready"},
         "direct_response": {"status": 200, "body": {"inline_string": "ready\n"}},
@@ -292,6 +299,22 @@ def _routes(
             {"name": "models", "domains": allowed_hosts, "routes": [ready, *routes, _HEALTH, unknown]},
             *([] if allowed_hosts == ANY_HOST else [{"name": "others", "domains": ANY_HOST, "routes": [_FOREIGN]}]),
         ],
+    }
+
+
+def _home_route(address: str) -> dict[str, Any]:
+    """Return the route that redirects a browser from ``/`` to the home page at ``address``."""
+    parts = urlsplit(address)
+    return {
+        "match": {"path": "/"},
+        "typed_per_filter_config": without_key(),
+        "redirect": {
+            "scheme_redirect": parts.scheme,
+            "host_redirect": parts.hostname,
+            "port_redirect": parts.port or (443 if parts.scheme == "https" else 80),
+            "path_redirect": f"{parts.path.rstrip('/')}/",
+            "response_code": "FOUND",
+        },
     }
 
 

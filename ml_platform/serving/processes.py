@@ -117,6 +117,7 @@ class ProcessPlan(BaseModel):
     workers: int = Field(default=1, ge=1, description="Threads of the gateway that answer requests.")
     streams: bool = Field(default=True, description="Whether declared streams are consumed.")
     grpc: bool = Field(default=False, description="Whether the gateway answers gRPC calls, by a bridge to REST.")
+    home_page: str = Field(default="", description="Address to which `/` of the gateway redirects; empty: none.")
     processes: list[ProcessSpec] = Field(
         default_factory=list, description="Processes besides gateway, reconciler and services."
     )
@@ -124,7 +125,8 @@ class ProcessPlan(BaseModel):
     @property
     def gateway(self) -> Gateway:
         tls = self.certificate is not None
-        return Gateway(self.run / "gateway", self.gateway_port, self.host, self.keys, tls, self.workers, self.grpc)
+        reached = (self.host, self.keys, tls, self.workers, self.grpc, self.home_page)
+        return Gateway(self.run / "gateway", self.gateway_port, *reached)
 
     @property
     def access(self) -> AccessPlan | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from ml_platform.data.lake import Lake
+from ml_platform.monitoring.drift_history import move_drift_history
 from ml_platform.registry.approvals import APPROVAL_KIND, require_decider
 from ml_platform.registry.audit import MODEL_RENAMED
 from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
@@ -197,6 +198,7 @@ def _move_cursors(old: str, new: str, stores: PlatformStores) -> None:
     for name, entry in cursors_below(stores.state, deleted).items():
         write_cursor(stores.state, f"{DELETED_VERSIONS}{new}/{name}", {**entry, "model": new})
         delete_cursors(stores.state, [deleted + name])
+    move_drift_history(stores.state, old, new)
     # The outcomes and the removal of personal values count segments; the copied ones are new. Waits are found again.
     areas = ("outcomes", "personal_values", WAITING_AREA)
     delete_cursors(stores.state, [f"{area}/{name}" for area in areas for name in (old, new)])

@@ -15,6 +15,7 @@ from ml_platform.data.source_hash import source_hash
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.monitoring import performance
 from ml_platform.monitoring.drift import measure_drift
+from ml_platform.monitoring.drift_history import record_drift
 from ml_platform.monitoring.drift_report import DriftReport
 from ml_platform.monitoring.evidently_report import write_evidently_report
 from ml_platform.monitoring.fact_tables import compact_closed_days
@@ -237,6 +238,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         pii_columns=pii_columns,
     )
     report = _with_logged_nulls(report, reference, model, month, lake)
+    record_drift(lake.state, model.name, month, report, stored)
     own = {name: monitor_result(monitor, reference, current) for name, monitor in monitors.own.items()}
     if not report.columns:
         return DriftResult(report, None, None, own)

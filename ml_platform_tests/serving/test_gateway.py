@@ -239,6 +239,23 @@ async def _until(client: GatewayClient, wanted: Callable[[Outcome], bool]) -> Ou
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("home_page", ["http://127.0.0.1:3001", "https://reports.example/platform"])
+def test_first_page_redirects_to_the_home_page(tmp_path: Path, home_page: str) -> None:
+    gateway = Gateway(tmp_path / "gateway", free_port(), home_page=home_page)
+    gateway.write_bootstrap(starting=["toy"])
+
+    async def answers() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+            await _until_status(client, 503)
+            return [await client.get(path) for path in ("/", "/other")]
+
+    with running_envoy(gateway):
+        first, other = asyncio.run(answers())
+    assert (first.status_code, other.status_code) == (302, 404)
+    assert httpx.URL(first.headers["location"]) == httpx.URL(f"{home_page}/")
+
+
+@pytest.mark.slow
 def test_client_with_a_sticky_header_stays_on_one_version(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path / "gateway", free_port())
     gateway.write_bootstrap(starting=["toy"])

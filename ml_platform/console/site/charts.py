@@ -1,0 +1,102 @@
+"""Charts of the pages as inline SVG: a series with its intervals, and the colours of a heat map.
+
+A page has dozens of charts. As text of a few hundred bytes each they cost no library in the browser and no image.
+"""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from ml_platform.console.site.model_overview import QualityPoint, QualitySeries
+
+WIDTH, HEIGHT, MARGIN = 320, 96, 6
+LABEL_WIDTH = 34
+"""Room at the right edge for the smallest and the largest value."""
+
+HEAT_STEPS = 5
+"""Number of colours of a heat map."""
+
+
+def quality_chart(series: QualitySeries) -> Markup:
+    """Return the promised values as a line over the band of their intervals, and the realised ones as dots.
+
+    Both share the vertical axis. Their horizontal places are independent: the first value of each is at the left edge,
+    the last one at the right edge.
+    """
+    bounds = [value for each in (*series.promised, *series.realised) for value in _extent(each)]
+    if not bounds:
+        return Markup("")
+    low, high = min(bounds), max(bounds)
+    promised, realised = _places(series.promised, low, high), _places(series.realised, low, high)
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{} over time">').format(
+            WIDTH, HEIGHT, series.metric
+        )
+    ]
+    if len(series.promised) > 1:
+        upper = [f"{x:.1f},{_height(_upper(each), low, high):.1f}" for (x, _), each in _paired(promised, series)]
+        lower = [f"{x:.1f},{_height(_lower(each), low, high):.1f}" for (x, _), each in _paired(promised, series)]
+        parts.append(Markup('<polygon class="band" points="{}"/>').format(" ".join([*upper, *reversed(lower)])))
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in promised)
+        parts.append(Markup('<polyline class="line" points="{}"/>').format(line))
+    for (x, y), each in _paired(promised, series):
+        if len(series.promised) == 1:
+            bar = (_height(_upper(each), low, high), _height(_lower(each), low, high))
+            parts.append(Markup('<line class="bar" x1="{0}" x2="{0}" y1="{1:.1f}" y2="{2:.1f}"/>').format(x, *bar))
+        parts.append(_dot("promised", x, y, f"{each.label}: {_text(each)}"))
+    for (x, y), each in zip(realised, series.realised, strict=True):
+        parts.append(_dot("realised", x, y, f"{each.label}, realised: {_text(each)}"))
+    for value, y in ((high, MARGIN + 6), (low, HEIGHT - 2)):
+        parts.append(Markup('<text x="{}" y="{}">{:.3g}</text>').format(WIDTH, y, value))
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def heat(ratio: float | None) -> int:
+    """Return the step of the heat map, from 0 for no change to :data:`HEAT_STEPS` from the limit on; None: 0.
+
+    ``ratio`` is the effect of a column divided by its limit.
+    """
+    return 0 if ratio is None else min(HEAT_STEPS, int(HEAT_STEPS * max(0.0, ratio)))
+
+
+def _paired(
+    places: Sequence[tuple[float, float]], series: QualitySeries
+) -> list[tuple[tuple[float, float], QualityPoint]]:
+    return list(zip(places, series.promised, strict=True))
+
+
+def _places(points: Sequence[QualityPoint], low: float, high: float) -> list[tuple[float, float]]:
+    if len(points) == 1:
+        return [((WIDTH - LABEL_WIDTH) / 2, _height(points[0].value, low, high))]
+    step = (WIDTH - LABEL_WIDTH - 2 * MARGIN) / max(1, len(points) - 1)
+    return [(MARGIN + step * at, _height(each.value, low, high)) for at, each in enumerate(points)]
+
+
+def _height(value: float, low: float, high: float) -> float:
+    """Return the distance from the top of the chart; a single value is in the middle."""
+    share = (value - low) / (high - low) if high > low else 0.5
+    return MARGIN + (HEIGHT - 2 * MARGIN) * (1 - share)
+
+
+def _extent(point: QualityPoint) -> tuple[float, float]:
+    return _lower(point), _upper(point)
+
+
+def _lower(point: QualityPoint) -> float:
+    return point.value if point.low is None else point.low
+
+
+def _upper(point: QualityPoint) -> float:
+    return point.value if point.high is None else point.high
+
+
+def _text(point: QualityPoint) -> str:
+    if point.low is None or point.high is None:
+        return f"{point.value:.4f}"
+    return f"{point.value:.4f} ({point.low:.4f} to {point.high:.4f})"
+
+
+def _dot(kind: str, x: float, y: float, title: str) -> Markup:
+    return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="3"><title>{}</title></circle>').format(
+        kind, x, y, title
+    )

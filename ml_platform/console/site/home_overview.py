@@ -1,0 +1,194 @@
+"""What the home page shows: all models by domain, the data, the last decisions, and the runs that failed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ml_platform.console.load_check import project_digest
+from ml_platform.console.site.model_overview import (
+    Decision,
+    DeclaredModel,
+    ModelOverview,
+    last_decisions,
+    model_overview,
+    without_declaration,
+)
+from ml_platform.data.contract_record import ContractResult, latest_result
+from ml_platform.registry.audit import AuditLog
+from ml_platform.serving.desired_state import DesiredState, all_desired_states
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+PARTITIONS_SHOWN, DECISIONS_SHOWN, RUNS_SHOWN = 24, 12, 8
+NO_DOMAIN = "without a declaration"
+"""Heading of the models that are served or were promoted and have no declaration any more."""
+
+
+@dataclass(frozen=True)
+class DeclaredDataset:
+    """A dataset and its domain."""
+
+    name: str
+    domain: str
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """The declared models and datasets, and the error of each domain that does not load."""
+
+    models: Sequence[DeclaredModel]
+    datasets: Sequence[DeclaredDataset]
+    not_loaded: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that failed: its id, its assets as a title, and when it ended."""
+
+    run_id: str
+    title: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A state that a person should look at; ``model`` is empty for one of the data."""
+
+    model: str
+    text: str
+
+
+@dataclass(frozen=True)
+class HomeOverview:
+    """The content of the home page. ``data`` has the last partition of each dataset, None before its first one."""
+
+    models: Mapping[str, Sequence[ModelOverview]]
+    data: Mapping[str, ContractResult | None]
+    decisions: Sequence[Decision]
+    failed_runs: Sequence[FailedRun]
+    not_loaded: Mapping[str, str]
+
+    @property
+    def attention(self) -> list[Attention]:
+        """The models and datasets in a state that a person should look at."""
+        found = [
+            Attention(model.name, text)
+            for models in self.models.values()
+            for model in models
+            for text in _attention_texts(model)
+        ]
+        return found + [
+            Attention("", f"dataset {name}: check {result.failed_check} failed on {result.partition or 'the table'}")
+            for name, result in self.data.items()
+            if result is not None and result.failed_check
+        ]
+
+
+class DeclarationSource(Protocol):
+    """Gives the declarations as they are now."""
+
+    def current(self) -> Declarations: ...
+
+
+class DeclarationReader:
+    """Reads the declarations of the project at ``root``, again only after a file of it has changed.
+
+    Reading takes about 50 ms a model; comparing the files takes a few milliseconds.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._digest = ""
+        self._declared = Declarations((), (), {})
+
+    def current(self) -> Declarations:
+        """Return the declarations as the files are now."""
+        digest = project_digest(self._root)
+        if digest != self._digest:
+            self._declared = self._read()
+            self._digest = digest
+        return self._declared
+
+    def _read(self) -> Declarations:
+        from ml_platform.components.dataset.component import Dataset
+        from ml_platform.components.model.component import Model
+        from ml_platform.components.project import read_project
+
+        project = read_project(self._root)
+        return Declarations(
+            models=[
+                DeclaredModel(each.name, each.domain, each.description, each.owners)
+                for each in project.components(Model)
+            ],
+            datasets=[DeclaredDataset(each.name, each.domain) for each in project.components(Dataset)],
+            not_loaded=project.not_loaded,
+        )
+
+
+def home_overview(audit: AuditLog, declared: Declarations, failed_runs: Sequence[FailedRun]) -> HomeOverview:
+    """Return the content of the home page; a model without a declaration stands under :data:`NO_DOMAIN`."""
+    models: dict[str, list[ModelOverview]] = {}
+    # One transaction: the page shows one moment, and hundreds of small ones would take half of its time.
+    with audit.state.read():
+        served = all_desired_states(audit.state).readable
+        for each in _known_models(audit, declared, served):
+            found = model_overview(audit, each, served.get(each.name), partitions=PARTITIONS_SHOWN)
+            models.setdefault(each.domain, []).append(found)
+        return HomeOverview(
+            models=models,
+            data={each.name: latest_result(audit.state, each.name) for each in declared.datasets},
+            decisions=last_decisions(audit, DECISIONS_SHOWN),
+            failed_runs=failed_runs,
+            not_loaded=declared.not_loaded,
+        )
+
+
+def known_model(audit: AuditLog, declared: Declarations, name: str) -> DeclaredModel | None:
+    """Return the model ``name`` as the pages know it; None for one without declaration, champion and desired state."""
+    served = all_desired_states(audit.state).readable
+    return next((each for each in _known_models(audit, declared, served) if each.name == name), None)
+
+
+def failed_runs(instance: "dg.DagsterInstance", limit: int = RUNS_SHOWN) -> list[FailedRun]:
+    """Return the last ``limit`` runs that failed, latest first."""
+    import dagster as dg
+
+    records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=limit)
+    return [
+        FailedRun(
+            record.dagster_run.run_id,
+            _title(record.dagster_run),
+            datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp,
+        )
+        for record in records
+    ]
+
+
+def _attention_texts(model: ModelOverview) -> list[str]:
+    texts = []
+    if model.drift and model.drift[-1].decision == "alert":
+        texts.append(f"drift on {model.drift[-1].partition}. {model.drift[-1].reason}")
+    if model.rollout is not None and model.rollout.outcome == "rolled_back":
+        texts.append(
+            f"the rollout of version {model.rollout.candidate.version} was rolled back. {model.rollout.reason}"
+        )
+    return texts
+
+
+def _title(run: "dg.DagsterRun") -> str:
+    assets = sorted(key.to_user_string() for key in run.asset_selection or ())
+    more = f" and {len(assets) - 2} more" if len(assets) > 2 else ""
+    return f"{', '.join(assets[:2]) or run.job_name}{more}"
+
+
+def _known_models(audit: AuditLog, declared: Declarations, served: Mapping[str, DesiredState]) -> list[DeclaredModel]:
+    names = [each.name for each in declared.models]
+    left = without_declaration(audit, names, served.keys())
+    return [*sorted(declared.models, key=lambda each: (each.domain, each.name)), *_undeclared(left)]
+
+
+def _undeclared(names: Sequence[str]) -> list[DeclaredModel]:
+    return [DeclaredModel(name, NO_DOMAIN) for name in names]

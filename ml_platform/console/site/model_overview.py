@@ -1,0 +1,183 @@
+"""What the pages show of a model: champion, quality over time, drift, rollout and decisions, from the state store.
+
+A page reads a bounded number of rows of each model, so it costs the same after years. It opens neither MLflow nor a
+model.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+
+from ml_platform.monitoring.drift_history import DriftSummary, drift_history
+from ml_platform.monitoring.performance import Period
+from ml_platform.monitoring.performance_periods import last_periods
+from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
+from ml_platform.registry.audit import AuditLog, AuditRecord
+from ml_platform.registry.champion_history import CHAMPION_KIND, ChampionRecord, current_champion
+from ml_platform.registry.promotion import CHALLENGER_KIND
+from ml_platform.registry.verdict_record import VERDICT_KIND, JudgedPartition, last_judged
+from ml_platform.serving.desired_state import DesiredState
+from ml_platform.serving.rollout import Rollout, read_rollout
+from ml_platform.steps.rollouts import ROLLOUT_KIND
+
+LOW, HIGH = "_low", "_high"
+"""Ends of the names of a metric's interval."""
+
+HEADLINE = ("auc", "log_loss", "pinball", "rmse", "ndcg")
+"""Metrics that a page shows first, of those that a model has."""
+
+DECISION_KINDS = (VERDICT_KIND, CHALLENGER_KIND, APPROVAL_KIND, CHAMPION_KIND, ROLLOUT_KIND)
+"""Kinds of the audit records that are decisions about a model."""
+
+
+@dataclass(frozen=True)
+class DeclaredModel:
+    """The parts of a declaration that the pages show."""
+
+    name: str
+    domain: str
+    description: str = ""
+    owners: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class QualityPoint:
+    """A metric of a partition or period: its value and, if known, the bounds of its 95 % interval."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class QualitySeries:
+    """One metric over time: ``promised`` by the evaluations of candidates, ``realised`` by the logged predictions."""
+
+    metric: str
+    promised: Sequence[QualityPoint]
+    realised: Sequence[QualityPoint]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One record of the audit log as the pages show it."""
+
+    at: datetime
+    model: str
+    text: str
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True)
+class ModelOverview:
+    """The state of a model. ``champion`` is None before the first promotion and after a retirement."""
+
+    declared: DeclaredModel
+    champion: ChampionRecord | None
+    metrics: Mapping[str, float]
+    quality: Sequence[QualitySeries]
+    judged: Sequence[JudgedPartition]
+    drift: Sequence[DriftSummary]
+    serving: DesiredState | None
+    rollout: Rollout | None
+    decisions: Sequence[Decision] = field(default=())
+
+    @property
+    def name(self) -> str:
+        return self.declared.name
+
+    @property
+    def headline(self) -> QualitySeries | None:
+        """The series that stands for the model: the first of :data:`HEADLINE` that it has, else its first."""
+        by_name = {each.metric: each for each in self.quality}
+        return next((by_name[name] for name in HEADLINE if name in by_name), next(iter(self.quality), None))
+
+
+def model_overview(
+    audit: AuditLog,
+    declared: DeclaredModel,
+    serving: DesiredState | None,
+    *,
+    partitions: int,
+    decisions: int = 0,
+) -> ModelOverview:
+    """Return the state of a model with its last ``partitions`` judged partitions and its last ``decisions``."""
+    state, name = audit.state, declared.name
+    judged = last_judged(state, name, partitions)
+    champion = current_champion(audit, name)
+    periods = last_periods(state, name, partitions)
+    return ModelOverview(
+        declared=declared,
+        champion=champion,
+        metrics=_metrics_of(champion, judged),
+        quality=quality_series(judged, periods),
+        judged=judged,
+        drift=drift_history(state, name)[-partitions:],
+        serving=serving,
+        rollout=read_rollout(state, name),
+        decisions=last_decisions(audit, decisions, name) if decisions else (),
+    )
+
+
+def quality_series(judged: Sequence[JudgedPartition], periods: Sequence[Period]) -> list[QualitySeries]:
+    """Return one series for each metric that has an interval in the last evaluation, in alphabetical order."""
+    names = interval_metrics(judged[-1].metrics) if judged else []
+    return [
+        QualitySeries(
+            metric=name,
+            promised=[
+                QualityPoint(
+                    each.partition, each.metrics[name], each.metrics.get(name + LOW), each.metrics.get(name + HIGH)
+                )
+                for each in judged
+                if name in each.metrics
+            ],
+            realised=[
+                QualityPoint(f"{each.start:%Y-%m-%d}, version {each.version}", each.metrics[name])
+                for each in periods
+                if name in each.metrics
+            ],
+        )
+        for name in names
+    ]
+
+
+def interval_metrics(metrics: Mapping[str, float]) -> list[str]:
+    """Return the names of the metrics with an interval, those of :data:`HEADLINE` first."""
+    names = sorted(name.removesuffix(LOW) for name in metrics if name.endswith(LOW))
+    return sorted(names, key=lambda name: HEADLINE.index(name) if name in HEADLINE else len(HEADLINE))
+
+
+def last_decisions(audit: AuditLog, limit: int, model: str | None = None) -> list[Decision]:
+    """Return the last ``limit`` records, or the last decisions about ``model``, latest first."""
+    if model is None:
+        return [_decision(record) for record in islice(audit.newest_first(), limit)]
+    # Kind by kind, as the index of the log has them.
+    found = [record for kind in DECISION_KINDS for record in islice(audit.newest_first(kind, model), limit)]
+    return [_decision(record) for record in sorted(found, key=lambda record: -record.sequence)[:limit]]
+
+
+def without_declaration(audit: AuditLog, declared: Collection[str], served: Collection[str]) -> list[str]:
+    """Return the models with a champion or a desired state that no declaration names."""
+    return sorted({*audit.models(CHAMPION_KIND), *served} - set(declared))
+
+
+def _metrics_of(champion: ChampionRecord | None, judged: Sequence[JudgedPartition]) -> Mapping[str, float]:
+    """Return the metrics of the last evaluation of the champion among ``judged``; empty without one."""
+    if champion is None:
+        return {}
+    own = [each.metrics for each in judged if each.candidate == champion.content_digest]
+    return own[-1] if own else {}
+
+
+def _decision(record: AuditRecord) -> Decision:
+    facts = record.facts
+    subject = next(
+        (f"{name} {facts[name]}" for name in ("version", "generation", "partition") if facts.get(name) is not None), ""
+    )
+    done = facts.get(DECISION_KEY) or facts.get("action") or f"{record.kind} {facts.get('decision', '')}"
+    text = f"{str(done).replace('_', ' ').strip()} {subject}".strip()
+    return Decision(record.at, str(facts.get("model", "")), text, str(facts.get("reason", "")), record.actor)

@@ -1,0 +1,94 @@
+"""Renders the pages: templates, filters, and the links to the other servers of the platform."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_platform.console.site.charts import heat, quality_chart
+from ml_platform.console.site.home_overview import HomeOverview
+from ml_platform.console.site.model_overview import ModelOverview
+from resources.addresses import address
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+COLUMNS_SHOWN = 15
+"""Rows of the heat map: the columns with the largest effects."""
+
+PAGES = {"Model card": "model_card/{model}/{partition}/card.html", "Drift": "drift/{model}/{partition}/report.html"}
+"""Paths of the reports of a partition, relative to the folder of reports, by the text of their link."""
+
+
+def home_page(home: HomeOverview) -> str:
+    """Return the home page as HTML."""
+    return _render("home.html.j2", home=home, webserver=address("webserver"))
+
+
+def model_page(model: ModelOverview, reports: Path) -> str:
+    """Return the page of a model as HTML; it links to the pages of its partitions that exist in ``reports``."""
+    name = model.name
+    links = {
+        "Assets": f"{address('webserver')}/assets/{name}/champion",
+        "Versions": f"{address('mlflow')}/#/models/{name}",
+        "Endpoint": f"{address('gateway')}/v1/{name}/",
+    }
+    pages = {each.partition: _pages(name, each.partition, reports) for each in model.judged}
+    return _render(
+        "model.html.j2", model=model, model_links=links, pages=pages, columns=heat_columns(model), webserver=""
+    )
+
+
+def missing_page(message: str) -> str:
+    """Return the page for an address without content as HTML."""
+    return _render("missing.html.j2", message=message)
+
+
+def heat_columns(model: ModelOverview) -> list[str]:
+    """Return the columns with the largest effect over limit in any partition, largest first."""
+    largest: dict[str, float] = {}
+    for each in model.drift:
+        for name, ratio in each.columns.items():
+            largest[name] = max(ratio, largest.get(name, 0.0))
+    return sorted(largest, key=lambda name: -largest[name])[:COLUMNS_SHOWN]
+
+
+def _pages(model: str, partition: str, reports: Path) -> Mapping[str, str]:
+    paths = {name: path.format(model=model, partition=partition) for name, path in PAGES.items()}
+    return {name: f"/{path}" for name, path in paths.items() if (reports / path).is_file()}
+
+
+def _render(template: str, **content: Any) -> str:
+    links = {"Dagster": address("webserver"), "MLflow": f"{address('mlflow')}/"}
+    return _environment().get_template(template).render(links=links, **content)
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("ml_platform.console.site"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"chart": quality_chart, "heat": heat, "minute": _minute, "day": _day, "words": _words}
+    return environment
+
+
+def _minute(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}Z"
+
+
+def _day(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d}"
+
+
+def _words(metric: str) -> str:
+    """Return the name of a metric in words."""
+    return {"auc": "AUC", "ece": "calibration error", "rmse": "RMSE", "ndcg": "NDCG"}.get(
+        metric, metric.replace("_", " ")
+    )

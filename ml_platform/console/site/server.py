@@ -1,0 +1,94 @@
+"""Serves the home page, the pages of models and the reports: `python -m ml_platform.console.site.server PORT HOME`.
+
+The reports are files below a folder of the home: Data Docs, drift reports and model cards. Only files are served: no
+list of a folder, and no link that leads out of it. Requests that name another host are refused, so a web page that
+binds its name to this machine reads nothing.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_platform.console.site.home_overview import (
+    DeclarationReader,
+    DeclarationSource,
+    FailedRun,
+    failed_runs,
+    home_overview,
+    known_model,
+)
+from ml_platform.console.site.model_overview import model_overview
+from ml_platform.console.site.pages import home_page, missing_page, model_page
+from ml_platform.registry.audit import AuditLog
+from ml_platform.serving.desired_state import all_desired_states
+from resources.addresses import ALLOWED_HOSTS, LOOPBACK
+from resources.home import Home
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+PARTITIONS_SHOWN, DECISIONS_SHOWN = 36, 40
+"""Rows of a model's page."""
+
+HEADERS = {
+    # The pages have no script and load nothing.
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+}
+
+
+def site_app(
+    reports: Path, audit: AuditLog, declared: DeclarationSource, runs: Callable[[], Sequence[FailedRun]]
+) -> "Starlette":
+    """Return the application. ``reports`` is the folder of reports; ``runs`` returns the runs that failed last."""
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import HTMLResponse
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
+
+    # Functions without `async` run in threads: a page that waits for a database holds no other one.
+    def home(_: "Request") -> "Response":
+        return HTMLResponse(home_page(home_overview(audit, declared.current(), runs())), headers=HEADERS)
+
+    def model(request: "Request") -> "Response":
+        name = request.path_params["name"]
+        found = known_model(audit, declared.current(), name)
+        if found is None:
+            message = f"No model '{name}' is declared, was promoted or is served."
+            return HTMLResponse(missing_page(message), status_code=404, headers=HEADERS)
+        served = all_desired_states(audit.state).readable.get(name)
+        shown = model_overview(audit, found, served, partitions=PARTITIONS_SHOWN, decisions=DECISIONS_SHOWN)
+        return HTMLResponse(model_page(shown, reports), headers=HEADERS)
+
+    reports.mkdir(parents=True, exist_ok=True)
+    files = StaticFiles(directory=reports, html=True, follow_symlink=False)
+    return Starlette(
+        routes=[Route("/", home), Route("/models/{name}", model), Mount("/", files)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS)],
+    )
+
+
+def main(port: int, root: Path) -> None:
+    """Serve the home at ``root`` on ``port`` of this machine until the process ends."""
+    import uvicorn
+
+    from resources.orchestration import open_instance
+    from resources.profiles import REPOSITORY
+    from resources.state import open_state
+
+    home = Home(root)
+    with open_instance(home) as instance:
+        app = site_app(
+            home.reports, AuditLog(open_state(home)), DeclarationReader(REPOSITORY), lambda: failed_runs(instance)
+        )
+        uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

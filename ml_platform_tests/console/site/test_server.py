@@ -1,0 +1,166 @@
+"""The pages show what the state store has, cost the same after years, and give files of the reports only."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.home_page import SyntheticDeclarations, write_records
+from ml_platform.console.site.home_overview import NO_DOMAIN, Declarations, DeclaredDataset, FailedRun
+from ml_platform.console.site.model_overview import DeclaredModel
+from ml_platform.console.site.server import site_app
+from ml_platform.data.contract_record import record_failed
+from ml_platform.registry.audit import AuditLog
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
+from ml_platform.state.store import StateStore
+
+RUN = FailedRun("5e2a" * 8, "m00/training_set", datetime(2026, 1, 2, 3, 4, tzinfo=UTC))
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    folder = tmp_path / "reports"
+    (folder / "drift" / "inner").mkdir(parents=True)
+    (folder / "drift" / "report.html").write_text("<p>drift</p>")
+    (folder / "drift" / "inner" / "index.html").write_text("<p>docs</p>")
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "out").symlink_to(tmp_path)
+    return folder
+
+
+class Site:
+    """The application on a state store, queried in this process."""
+
+    def __init__(self, reports: Path, state: StateStore, declared: Declarations) -> None:
+        self.reports, self.state, self.declared, self.runs = reports, state, declared, [RUN]
+
+    def current(self) -> Declarations:
+        return self.declared
+
+    def answers(self, *requests: tuple[str, str], host: str = "127.0.0.1:4000") -> list[httpx.Response]:
+        """Return the answers to ``requests`` (method, path) that name ``host``."""
+
+        async def send() -> list[httpx.Response]:
+            app = site_app(self.reports, AuditLog(self.state), self, lambda: self.runs)
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4000") as client:
+                return [await client.request(method, path, headers={"host": host}) for method, path in requests]
+
+        return asyncio.run(send())
+
+    def page(self, path: str) -> str:
+        (answer,) = self.answers(("GET", path))
+        assert answer.status_code == 200
+        return answer.text
+
+
+@pytest.fixture
+def site(reports: Path, state_store: StateStore) -> Site:
+    return Site(reports, state_store, SyntheticDeclarations(2).current())
+
+
+@pytest.fixture
+def used_site(site: Site) -> Site:
+    """A site whose first model has 30 days of records."""
+    write_records(site.state, ["m00"], 30)
+    return site
+
+
+def test_reports_are_served_and_nothing_else(site: Site) -> None:
+    report, docs = site.answers(("GET", "/drift/report.html"), ("GET", "/drift/inner/"))
+    assert (report.text, docs.text) == ("<p>drift</p>", "<p>docs</p>")
+    refused = ["/drift/", "/link.txt", "/out/secret.txt", "/../secret.txt", "/%2e%2e/secret.txt", "/missing.html"]
+    assert [each.status_code for each in site.answers(*(("GET", path) for path in refused))] == [404] * len(refused)
+    posted = site.answers(("POST", "/drift/report.html"), ("POST", "/"), ("POST", "/models/m00"))
+    assert [each.status_code for each in posted] == [405] * 3
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost:4000", 200), ("evil.example", 400), ("127.0.0.1.evil", 400)])
+def test_request_that_names_another_host_is_refused(site: Site, host: str, status: int) -> None:
+    answers = site.answers(("GET", "/drift/report.html"), ("GET", "/"), host=host)
+    assert [each.status_code for each in answers] == [status, status]
+
+
+def test_home_page_of_a_new_home_says_what_is_missing(site: Site) -> None:
+    site.runs = []
+    page = site.page("/")
+    for text in ("domain_0", "no champion yet", "no version is served yet", "No run has failed.", "No decision is"):
+        assert text in page
+    assert "Needs attention" not in page
+
+
+def test_home_page_shows_champion_quality_decisions_and_failed_runs(used_site: Site) -> None:
+    served = ServedVersion(version="3", bento="bentos/m00/3-aa")
+    swap_desired_state(used_site.state, "m00", DesiredState(stable=served, weights={"stable": 100}), 0)
+    page = used_site.page("/")
+    for text in (
+        '<a href="/models/m00">m00</a>',
+        "champion version 3",
+        "version 3 (stable) 100 %",
+        "evaluated on 2023-01-30",
+        '<svg class="chart"',
+        "last verdict, on 2023-01-30",
+        f"/runs/{RUN.run_id}",
+        "m00/training_set",
+        "2026-01-02 03:04Z",
+        "by gates",
+    ):
+        assert text in page, text
+    (answer,) = used_site.answers(("GET", "/"))
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_model_page_shows_verdicts_drift_and_links_of_existing_reports(used_site: Site) -> None:
+    card = used_site.reports / "model_card" / "m00" / "2023-01-30" / "card.html"
+    card.parent.mkdir(parents=True)
+    card.write_text("<p>card</p>")
+    page = used_site.page("/models/m00")
+    assert page.count('class="mark PROMOTE"') == 3
+    assert page.count("Model card") == 1
+    assert '<a href="/model_card/m00/2023-01-30/card.html">Model card</a>' in page
+    assert "feature_3" in page
+    assert page.count("<svg") == 2  # AUC and log loss
+    assert 'class="mark HOLD"' in page
+
+
+def test_unknown_model_is_named(site: Site) -> None:
+    (answer,) = site.answers(("GET", "/models/<b>x"))
+    assert answer.status_code == 404
+    assert "No model &#39;&lt;b&gt;x&#39; is declared, was promoted or is served." in answer.text
+
+
+def test_served_model_without_a_declaration_stands_apart(used_site: Site) -> None:
+    used_site.declared = Declarations([DeclaredModel("m01", "domain_0")], (), {"bikes": "assets/bikes: <broken>"})
+    page = used_site.page("/")
+    assert f"<h2>{NO_DOMAIN}</h2>" in page
+    assert '<a href="/models/m00">m00</a>' in page
+    assert "Domain bikes does not load" in page
+    assert "&lt;broken&gt;" in page
+
+
+def test_failed_contract_needs_attention(site: Site, state_store: StateStore) -> None:
+    site.declared = Declarations((), [DeclaredDataset("flights", "aviation")], {})
+    record_failed(state_store, "flights", "2013-03", check="valid_values", landed_sha256=None)
+    assert "dataset flights: check valid_values failed on 2013-03" in site.page("/")
+
+
+def test_pages_read_the_same_number_of_rows_after_a_longer_time(reports: Path, tmp_path: Path) -> None:
+    sizes = []
+    for days in (60, 180):
+        folder = tmp_path / str(days)
+        folder.mkdir()
+        with_years = Site(reports, StateStore.in_folder(folder), SyntheticDeclarations(1).current())
+        write_records(with_years.state, ["m00"], days)
+        sizes.append([_rows_read(with_years, path) for path in ("/", "/models/m00")])
+        with_years.state.close()
+    assert sizes[0] == sizes[1]
+
+
+def _rows_read(site: Site, path: str) -> Sequence[int]:
+    """Return the number of charts' points, table rows and cells of the page."""
+    page = site.page(path)
+    return [page.count(text) for text in ("<circle", "<tr>", "<td", "<li>")]
