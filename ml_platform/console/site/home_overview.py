@@ -1,4 +1,4 @@
-"""What the home page shows: all models by domain, the data, the last decisions, and the runs that failed."""
+"""The content of the home page: all models by domain, the data, the last decisions, and the runs that failed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the pages show of a model: champion, quality over time, drift, rollout and decisions, from the state store.
+"""The content of the page of a model: champion, quality over time, drift, rollout and decisions, from the state store.
 
 A page reads a bounded number of rows of each model, so it costs the same after years. It opens neither MLflow nor a
 model.
