@@ -67,6 +67,9 @@ HOST_PREFIX = f"{SERVICE_PREFIX}host."
 PASS_INTERVAL_SECONDS = 0.2
 GATEWAY_SECONDS = 15.0
 
+RECOVERED_SECONDS = 30.0
+"""Time that a stable version must be ready before a previous one that is its fallback may end."""
+
 CLIENT_PLACES_FILE = "client_places"
 """File by which all services count the requests under way of each client; it stays empty."""
 
@@ -93,6 +96,7 @@ class Reconciler:
         self._probes = ReadinessProbes()
         self._scaler = ReplicaScaler(REQUESTS_AT_ONCE)
         self._waiting_since: dict[str, float] = {}
+        self._ready_since: dict[str, float] = {}
         self._has_streams: bool | None = None
 
     def run(self) -> None:
@@ -110,7 +114,7 @@ class Reconciler:
         stored, unreadable, problems = self._read_desired_states()
         applied = applied_states(self.plan.run)
         now = time.time()
-        desired = {model: state.without_ended_previous(now) for model, state in stored.items()}
+        desired = {model: self._without_ended_previous(model, state, applied, now) for model, state in stored.items()}
         running = self._running_services()
         needed = self._needed_replicas(_needed_services_of(desired), running, now)
         constants = self._constants({**desired, **applied})
@@ -123,6 +127,7 @@ class Reconciler:
         # Also those that may stop: one that hangs is killed then.
         answering = self._probes.ready({name: port_file(self.plan.run, name) for name in expected | running})
         ready = {name: port for name, port in answering.items() if name in expected}
+        self._ready_since = {name: self._ready_since.get(name, now) for name in map(service_of, ready)}
         served = {
             model: state if self._can_answer(model, state, ready, applied, now) else applied.get(model)
             for model, state in desired.items()
@@ -139,6 +144,21 @@ class Reconciler:
         write_serving_status(self.plan.status_file, status)
         self._run_streams()
         return status
+
+    def _without_ended_previous(
+        self, model: str, state: DesiredState, applied: Mapping[str, DesiredState], now: float
+    ) -> DesiredState:
+        """Return ``state`` without its previous version if that must not run at ``now``.
+
+        One that is the fallback stays beyond its time until the stable version was ready for
+        :data:`RECOVERED_SECONDS`; but one that has stopped does not start again.
+        """
+        ended = state.without_ended_previous(now)
+        if ended is state or state.stable is None or self._settings_of(state.stable).fallback != "previous":
+            return ended
+        is_routed = model in applied and applied[model].previous == state.previous
+        ready_since = self._ready_since.get(cluster_name(model, state.stable), now)
+        return state if is_routed and now - ready_since < RECOVERED_SECONDS else ended
 
     def _can_answer(
         self,

@@ -29,7 +29,7 @@ from ml_platform.serving.gateway import (
 )
 from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.processes import ProcessPlan
-from ml_platform.serving.reconcile import FALLBACK_SECONDS, Reconciler
+from ml_platform.serving.reconcile import FALLBACK_SECONDS, RECOVERED_SECONDS, Reconciler
 from ml_platform.serving.service_hosts import HOSTS_FOLDER
 from ml_platform.serving.streams.declared_streams import CURSOR_PREFIX
 from ml_platform.state.cursors import delete_cursors, write_cursor
@@ -405,8 +405,39 @@ def test_previous_version_leaves_the_routes_before_it_stops(serving: Serving) ->
     set_desired_state(serving.plan, state)
     both, chain = ["toy-1-abc", "toy-2-abc"], "toy-2-abc>toy-1-abc"
     assert serving.step() == (both, "toy:1>", {*both, chain})
+    serving.reconciler._ready_since["toy-2-abc"] -= RECOVERED_SECONDS
     set_desired_state(serving.plan, state.model_copy(update={"previous_until": 1}))
     assert serving.step() == (both, "toy:2", {*both, chain})
+    assert serving.step() == (["toy-2-abc"], "toy:2", {"toy-2-abc"})
+
+
+def test_previous_version_that_answers_in_an_outage_stays_until_the_stable_one_is_back_for_a_while(
+    serving: Serving,
+) -> None:
+    declare(serving, TWO, fallback="previous")
+    until_soon = int(time.time()) + 3600
+    state = DesiredState(stable=TWO, weights={"stable": 100}, previous=ONE, previous_until=until_soon)
+    set_desired_state(serving.plan, state)
+    both, chain = ["toy-1-abc", "toy-2-abc"], "toy-2-abc>toy-1-abc"
+    serving.step()
+    serving.reconciler._ready_since["toy-2-abc"] -= RECOVERED_SECONDS
+    port = (serving.plan.run / "toy-2-abc.port").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        (serving.plan.run / "toy-2-abc.port").write_text(str(silent.getsockname()[1]))
+        until(lambda: serving.reconciler.step().waiting == ["toy-2-abc"])
+        set_desired_state(serving.plan, state.model_copy(update={"previous_until": 1}))
+        for _ in range(3):
+            assert serving.step() == (both, "toy:1>", {*both, chain})
+    # A reconciler that starts in the outage knows no better; then the stable version is back.
+    serving.reconciler = serving.restarted()
+    (serving.plan.run / "toy-2-abc.port").write_text(port)
+    for _ in range(3):
+        assert serving.step() == (both, "toy:2>", {*both, chain})
+    serving.reconciler._ready_since["toy-2-abc"] -= RECOVERED_SECONDS
+    assert serving.step() == (both, "toy:2", {*both, chain})
+    assert serving.step() == (["toy-2-abc"], "toy:2", {"toy-2-abc"})
+    # It has left, so the next outage does not start it again.
+    serving.reconciler._ready_since.clear()
     assert serving.step() == (["toy-2-abc"], "toy:2", {"toy-2-abc"})
 
 
