@@ -267,6 +267,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("candidate", "Version that answers a share of the requests, or 'none'."),
         MetadataKey("shadow", "Version that receives a copy of the requests, or 'none'."),
         MetadataKey("weights", "Share of the requests by role.", "percent"),
+        MetadataKey("scaling", "Table of the last changes of the replicas: time, version, numbers, load, target."),
     ),
     "<model>/rollout, observation of a rollback": (
         _VERSION,

@@ -28,6 +28,9 @@ METRIC_LABELS = {"auc": "AUC", "log_loss": "log loss", "ece": "calibration error
 RARE_LABELS = {"average_precision": "average precision", "recall_at_rate": "recall at alert rate"}
 """The metrics shown besides where positives are rare: AUC and losses hardly notice the order of the first rows."""
 
+SHOWN_SCALING_STEPS = 3
+"""Changes of the number of replicas that the text shows; the JSON has all that are kept."""
+
 BUSY_SECONDS = 0.5
 """Time that the check of MLflow's database waits for a writer."""
 
@@ -37,7 +40,8 @@ def status(home: Home) -> dict[str, Any]:
 
     The models are those with a declaration, a promotion or a desired state. ``champion`` is None before the first
     promotion; ``endpoint`` is None while the services are down. ``waiting`` are the candidates on HOLD.
-    ``streams`` has one line for each stream whose requests the endpoint answers.
+    ``streams`` has one line for each stream whose requests the endpoint answers, ``replicas`` those that are ready by
+    version, and ``scaling`` the last changes of their number, the oldest first.
     ``not_loaded`` has the errors of each domain that does not load. ``orphans`` names what the home serves or stores
     without a declaration, with the verb that ends it.
     """
@@ -52,6 +56,7 @@ def status(home: Home) -> dict[str, Any]:
     from ml_platform.registry.verdict_record import verdict_metrics
     from ml_platform.registry.waiting import waiting_candidates
     from ml_platform.serving.desired_state import all_desired_states
+    from ml_platform.serving.scaling_record import all_scaling_steps
     from ml_platform.serving.serving_status import read_serving_status
     from ml_platform.serving.streams.stream_status import stream_lines
     from ml_platform.steps.domain_removal import remember_domains
@@ -62,6 +67,7 @@ def status(home: Home) -> dict[str, Any]:
     audit, stored = AuditLog(store), all_desired_states(store)
     desired = stored.readable
     serving, streams = read_serving_status(home.run / "status.json"), stream_lines(store, home.run)
+    scaling = all_scaling_steps(store)
     project = read_project(PROJECT_ROOT)
     remember_domains(store, declared_domains(project))
     maximum_looks = {each.name: each.maximum_looks for each in project.components(Model)}
@@ -91,6 +97,8 @@ def status(home: Home) -> dict[str, Any]:
             },
             "endpoint": served.endpoint if served else None,
             "streams": streams.get(name, []),
+            "replicas": served.replicas if served else {},
+            "scaling": [each.model_dump(mode="json") | {"text": each.text} for each in scaling.get(name, [])],
             "waiting": [
                 _waiting_values(each, maximum_looks[name])
                 for each in (waiting_candidates(audit, name, maximum_looks[name]) if name in declared else ())
@@ -181,6 +189,10 @@ def _model_table(model: dict[str, Any]) -> Table:
     ]
     lines["serving"] = f"{', '.join(shares)}; generation {serving['generation']}" if shares else "no version yet"
     lines["endpoint"] = model["endpoint"] or "not running; start it with `ml-platform up`"
+    if model.get("scaling"):
+        ready = [f"{count} of version {version}" for version, count in model["replicas"].items()]
+        last = [each["text"] for each in model["scaling"][-SHOWN_SCALING_STEPS:]]
+        lines["replicas"] = "\n".join([", ".join(ready) or "none", *reversed(last)])
     if model.get("streams"):
         lines["streams"] = "\n".join(model["streams"])
     if model.get("waiting"):

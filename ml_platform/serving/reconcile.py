@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ from ml_platform.serving.marked_processes import PROCESS_VARIABLE, SERVICE_PREFI
 from ml_platform.serving.ordered_stop import STREAMS
 from ml_platform.serving.processes import STOP_SECONDS, ProcessPlan
 from ml_platform.serving.readiness import HTTP_TIMEOUT_SECONDS, ReadinessProbes
-from ml_platform.serving.replicas import ReplicaScaler, port_file, replica_names, service_of
+from ml_platform.serving.replicas import ReplicaScaler, ScaledLoad, port_file, replica_names, service_of
+from ml_platform.serving.scaling_record import KEPT, ScalingStep, add_scaling_steps
 from ml_platform.serving.service_hosts import ServiceHosts
 from ml_platform.serving.serving_settings import BentoSettings, Constant
 from ml_platform.serving.serving_status import ServedModel, ServingStatus, write_serving_status
@@ -97,6 +99,7 @@ class Reconciler:
         self._scaler = ReplicaScaler(REQUESTS_AT_ONCE)
         self._waiting_since: dict[str, float] = {}
         self._ready_since: dict[str, float] = {}
+        self._unrecorded: dict[str, list[ScalingStep]] = {}
         self._has_streams: bool | None = None
 
     def run(self) -> None:
@@ -142,6 +145,7 @@ class Reconciler:
         waiting = sorted(name for name in needed.keys() - ready.keys() if service_of(name) in routed)
         status = self._status(target, ready, [*problems, *waiting])
         write_serving_status(self.plan.status_file, status)
+        self._record_scaling()
         self._run_streams()
         return status
 
@@ -205,12 +209,33 @@ class Reconciler:
         if scaled and self._clusters:
             with suppress(OSError):  # the gateway restarts
                 for name, requests in requests_at_once(self.plan.gateway.folder, scaled).items():
-                    self._scaler.add_sample(name, settings[name], requests, now)
+                    changed = self._scaler.add_sample(name, settings[name], requests, now)
+                    if changed is not None:
+                        self._note_scaling(needed[name], changed, settings[name].target, now)
         return {
             replica: needed[name]
             for name, declared in settings.items()
             for replica in replica_names(name, self._scaler.count(name, declared, counts[name], now))
         }
+
+    def _note_scaling(self, scaled: tuple[str, ServedVersion], change: ScaledLoad, target: float, now: float) -> None:
+        model, served = scaled
+        step = ScalingStep(
+            at=datetime.fromtimestamp(now, UTC),
+            version=served.version,
+            before=change.before,
+            after=change.after,
+            load=round(change.share, 3),
+            target=target,
+        )
+        self._unrecorded = {**self._unrecorded, model: [*self._unrecorded.get(model, []), step][-KEPT:]}
+
+    def _record_scaling(self) -> None:
+        """Store the changes of the replicas; without the state store, the next pass tries again."""
+        with suppress(PlatformError):
+            for model, steps in list(self._unrecorded.items()):
+                add_scaling_steps(self._state, model, steps)
+                del self._unrecorded[model]
 
     def _constants(self, states: Mapping[str, DesiredState]) -> dict[str, tuple[Path, str, float]]:
         """Return the bento, the version and the score of the models that declare a constant."""

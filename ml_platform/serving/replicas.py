@@ -41,6 +41,15 @@ def started_replicas(run: Path, service: str) -> list[str]:
     return [*first, *sorted(found, key=lambda name: (len(name), name))]
 
 
+@dataclass(frozen=True)
+class ScaledLoad:
+    """A change of the number of replicas, and the mean load as a share of what those before take."""
+
+    before: int
+    after: int
+    share: float
+
+
 @dataclass
 class _Load:
     count: int
@@ -71,8 +80,11 @@ class ReplicaScaler:
         """Forget all services but those ``needed``."""
         self._loads = {service: load for service, load in self._loads.items() if service in needed}
 
-    def add_sample(self, service: str, declared: ReplicaSettings, requests: float, now: float) -> None:
-        """Add a sample of ``requests`` at once, and change the number of replicas if the last ones ask for it."""
+    def add_sample(self, service: str, declared: ReplicaSettings, requests: float, now: float) -> ScaledLoad | None:
+        """Add a sample of ``requests`` at once, and change the number of replicas if the last ones ask for it.
+
+        Returns the change, or None.
+        """
         load = self._loads[service]
         load.samples.append((now, requests))
         while load.samples[0][0] < now - max(declared.up_seconds, declared.down_seconds):
@@ -82,17 +94,17 @@ class ReplicaScaler:
         if seen >= declared.up_seconds and load.count < declared.most:
             mean = _mean(load, now - declared.up_seconds)
             if mean > limit * load.count:
-                self._change(service, load, load.count + 1, mean, declared, now)
-                return
+                return self._change(service, load, load.count + 1, mean, declared, now)
         if seen >= declared.down_seconds and load.count > declared.min:
             mean = _mean(load, now - declared.down_seconds)
             if mean < DOWN_SHARE * limit * (load.count - 1):
-                self._change(service, load, load.count - 1, mean, declared, now)
+                return self._change(service, load, load.count - 1, mean, declared, now)
+        return None
 
     def _change(
         self, service: str, load: _Load, count: int, mean: float, declared: ReplicaSettings, now: float
-    ) -> None:
-        share = mean / (load.count * self._capacity)
+    ) -> ScaledLoad:
+        before, share = load.count, mean / (load.count * self._capacity)
         logger.info(
             "%s: %d replicas in place of %d, at %.2f of their requests at once (target %g)",
             service,
@@ -102,6 +114,7 @@ class ReplicaScaler:
             declared.target,
         )
         load.count, load.changed_at = count, now
+        return ScaledLoad(before, count, share)
 
 
 def _mean(load: _Load, since: float) -> float:

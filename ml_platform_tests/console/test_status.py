@@ -9,6 +9,7 @@ from rich.console import Console
 from ml_platform.console.status import last_decisions, metric_labels, show
 from ml_platform.registry.approvals import APPROVAL_KIND
 from ml_platform.registry.audit import AuditLog
+from ml_platform.serving.scaling_record import ScalingStep
 from resources.home import Home
 from resources.state import open_state
 
@@ -21,9 +22,11 @@ def test_approval_is_listed_with_its_decision_reason_and_person(tmp_path: Path) 
     AuditLog(open_state(home)).append(APPROVAL_KIND, actor="ada", at=datetime(2024, 5, 1, 12, tzinfo=UTC), facts=facts)
     output = StringIO()
     streams = ["trips.requests: 3 waiting", "more: 0 waiting"]
-    models = {"late": {"champion": None, "serving": UNSERVED, "endpoint": None, "streams": streams}}
+    step = ScalingStep(at=datetime(2024, 5, 1, tzinfo=UTC), version="3", before=1, after=2, load=0.84, target=0.7)
+    scaled = {"replicas": {"3": 2}, "scaling": [{"text": "left out"}] + [{"text": step.text}] * 3}
+    models = {"late": {"champion": None, "serving": UNSERVED, "endpoint": None, "streams": streams, **scaled}}
 
-    show({"data_clock": None, "models": models}, last_decisions(home), Console(file=output, width=80))
+    show({"data_clock": None, "models": models}, last_decisions(home), Console(file=output, width=100))
 
     assert [line.rstrip() for line in output.getvalue().splitlines()] == [
         "Data clock  no data has landed yet",
@@ -32,6 +35,8 @@ def test_approval_is_listed_with_its_decision_reason_and_person(tmp_path: Path) 
         "  champion  none yet",
         "  serving   no version yet",
         "  endpoint  not running; start it with `ml-platform up`",
+        "  replicas  2 of version 3",
+        *["            version 3, 1 → 2 at 0.84 of their requests (target 0.7), 2024-05-01 00:00:00Z"] * 3,
         "  streams   trips.requests: 3 waiting",
         "            more: 0 waiting",
         "",

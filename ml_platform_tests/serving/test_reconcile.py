@@ -30,6 +30,7 @@ from ml_platform.serving.gateway import (
 from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.processes import ProcessPlan
 from ml_platform.serving.reconcile import FALLBACK_SECONDS, RECOVERED_SECONDS, Reconciler
+from ml_platform.serving.scaling_record import scaling_steps
 from ml_platform.serving.service_hosts import HOSTS_FOLDER
 from ml_platform.serving.streams.declared_streams import CURSOR_PREFIX
 from ml_platform.state.cursors import delete_cursors, write_cursor
@@ -394,7 +395,13 @@ def test_replica_joins_at_high_load_and_leaves_the_gateway_before_it_stops(servi
         assert serving.step()[0] == [first, second]
     serving.gateway.active = {first: 1}
     (serving.plan.run / f"{second}.port").write_text("1")
+    state = serving.plan.open_state()
+    # The state store has the change with its load, as soon as it can be written.
+    (up,) = scaling_steps(state, "toy")
+    assert (up.version, up.before, up.after, up.load, up.target) == ("1", 1, 2, 1.0, 0.7)
     until(lambda: serving.step()[0] == [first])
+    (_, down) = scaling_steps(state, "toy")
+    assert (down.before, down.after, down.load < 0.8 * 0.7 / 2) == (2, 1, True)
     assert read_clusters(serving.gateway.folder) == {first: [port]}
     assert not (serving.plan.run / f"{second}.port").exists()
 

@@ -149,6 +149,7 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
     def _rollout(
         lake: LakeResource, mlflow: MlflowResource, home: HomeResource, online_store: OnlineStoreResource
     ) -> dg.MaterializeResult[Any]:
+        from ml_platform.serving.scaling_record import scaling_steps
         from ml_platform.steps.packaging import roll_out_champion
 
         stores = open_stores(home, lake, mlflow, online_store)
@@ -169,6 +170,9 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
                 "candidate": state.candidate.version if state.candidate else "none",
                 "shadow": state.shadow.version if state.shadow else "none",
                 "weights": dg.MetadataValue.json(state.weights),
+                "scaling": records_table(
+                    [each.model_dump(mode="json") for each in scaling_steps(stores.state, model.name)]
+                ),
             }
         )
 
