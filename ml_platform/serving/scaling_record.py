@@ -19,7 +19,7 @@ KEPT = 20
 
 
 class ScalingStep(Settings):
-    """One change of the number of replicas of a version, with the load that asked for it."""
+    """One change of the number of replicas of a version, with the load that caused it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
