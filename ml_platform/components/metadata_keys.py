@@ -181,6 +181,9 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("improvement", "Plot of the improvement over the champion, with intervals."),
         MetadataKey("weakest_slices", "Table of the slices with the worst score: column, value, rows, score."),
     ),
+    "<model>/evaluation, observation of a window that is left out": (
+        MetadataKey("skipped", "Reason why the window is never evaluated."),
+    ),
     "<model>/evaluation, checks of the gates": (
         MetadataKey("<metric>", "Metric of the candidate if there is no champion.", "of the metric"),
         MetadataKey(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VersionDecision:
-    """A decision that does not change the champion: a nomination, an approval or a rejection of a version."""
+    """A decision that does not change the champion: on a version, or on a window that is left out."""
 
     at: datetime
     decision: str
@@ -46,6 +46,7 @@ def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]
     """
     from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
     from ml_platform.registry.promotion import CHALLENGER_KIND
+    from ml_platform.steps.window_backlog import WINDOW_SKIPPED
 
     audit = _audit(home)
     promotions = _champion_records(home, model)
@@ -59,7 +60,13 @@ def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]
         VersionDecision(record.at, "challenger", record.facts["version"], record.actor, record.facts["reason"])
         for record in audit.records(CHALLENGER_KIND, model)
     ]
-    return sorted([*nominations, *approvals, *promotions], key=_decided_at)
+    skipped = [
+        VersionDecision(
+            record.at, f"skip the window {record.facts['partition']}", None, record.actor, record.facts["reason"]
+        )
+        for record in audit.records(WINDOW_SKIPPED, model)
+    ]
+    return sorted([*nominations, *approvals, *promotions, *skipped], key=_decided_at)
 
 
 def champion_at_instant(home: Home, model: str, at: datetime) -> ChampionRecord:
@@ -156,7 +163,7 @@ def _title_and_lines(each: "ChampionRecord | VersionDecision | RequestAnswer") -
 def _decision_text(each: VersionDecision) -> str:
     if each.decision == "challenger":
         return f"nominate version {each.version} as challenger" if each.version else "end the challenger's nomination"
-    return f"{each.decision} version {each.version}"
+    return each.decision if each.version is None else f"{each.decision} version {each.version}"
 
 
 def _champion_lines(record: ChampionRecord) -> list[str]:

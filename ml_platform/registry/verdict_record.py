@@ -116,6 +116,15 @@ def judged_partitions(state: StateStore, model: str, after: str | None = None) -
     return {row.partition: row.digest for row in rows}
 
 
+def last_judged_partition(state: StateStore, model: str) -> str | None:
+    """Return the highest partition of ``model`` with a verdict, as text; None without any. One row is read."""
+    with state.read() as connection:
+        found: str | None = connection.scalar(
+            sa.select(sa.func.max(verdicts.c.partition)).where(verdicts.c.model == model)
+        )
+    return found
+
+
 def latest_verdict_on(audit: AuditLog, version: ModelVersion) -> StoredVerdict:
     """Return the verdict on ``version`` that was recorded last; approvals are bound to its evidence.
 

@@ -155,6 +155,11 @@ class RetrainingSettings(Settings):
     cron: str | None = Field(
         default=None, description="Also train on the latest month at these times (cron, UTC); none: only on new data."
     )
+    on_backlog: Literal["each", "newest"] = Field(
+        default="each",
+        description="Windows that close together. each: one after the other, oldest first; newest: only the newest, "
+        "and the others are recorded as skipped.",
+    )
     on_code_change: Literal["automatic", "manual"] = Field(
         default="manual",
         description="automatic: train the latest month again when the code of its candidates or their settings change; "

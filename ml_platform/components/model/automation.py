@@ -13,6 +13,14 @@ import dagster as dg
 
 from ml_platform.components.materializations import MaterializationRecord, has_other_code, latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.model.window_order import (
+    TRAINED_TAG,
+    due_in_order,
+    run_key,
+    running_cycle,
+    running_reason,
+    skip_earlier,
+)
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.domains import DOMAIN_FILE
 from ml_platform.data.names import identifier
@@ -21,6 +29,7 @@ from ml_platform.steps.arriving import still_arriving
 from ml_platform.steps.candidate_inputs import candidate_version
 from ml_platform.steps.closed_window import following_window, latest_due, open_window, outdated_labels, window_ends
 from ml_platform.steps.untimed import training_set_key
+from ml_platform.steps.window_backlog import backlog
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 
@@ -52,12 +61,14 @@ def new_month_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) -
         if spent := spent_budget(model, models_of_domain, mlflow, datetime.now(UTC)):
             return dg.SkipReason(spent)
         month, digest = due
+        if model.has_time and model.declared.retraining.on_backlog == "newest":
+            skip_earlier(context.instance, model, month, tables, datetime.now(UTC))
         # The run key contains the digest: a restarted sensor requests no second run for the same rows.
         return dg.RunRequest(
-            run_key=f"{model.name}|{month}|{digest}",
+            run_key=run_key(model, month, digest),
             partition_key=month if model.has_time else None,
             asset_selection=model.training_cycle_keys,
-            tags={"trigger": "new month"},
+            tags={"trigger": "new month", TRAINED_TAG: model.name},
         )
 
     return new_month
@@ -66,9 +77,11 @@ def new_month_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) -
 def due_month(
     instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake", now: datetime
 ) -> tuple[str, str] | dg.SkipReason:
-    """Return the latest closed month with a training set and a digest of all training sets, or the reason to skip.
+    """Return the closed month to train on with a digest of the training sets that it reads, or the reason to skip.
 
-    A month is closed at ``now`` when it is over, its data landed and arrived until its end, and its labels are due.
+    A month is closed at ``now`` when it is over, its data landed and arrived until its end, and its labels are due. Of
+    several months that closed since the last verdict, the oldest comes first, and each waits for the run of the one
+    before; with ``retraining.on_backlog: newest``, the newest is the only one.
     """
     digests = {month: digest for month, digest in lake.digests(model.table).items() if month}
     first = model.declared.first_candidate
@@ -90,8 +103,14 @@ def due_month(
         earliest = windows[0]
         reason = open_window(model, earliest, lake, now) or "its labels have not landed"
         return dg.SkipReason(f"{earliest} is not closed: {reason}.")
-    if first is not None and model.partitions.precedes(month, first):
+    if _is_before(model, month, first):
         return dg.SkipReason(f"'{model.name}' is trained from {first} on; the latest training set is for {month}.")
+    if model.declared.retraining.on_backlog == "each":
+        earlier = backlog(model, [key for key in windows if not _is_before(model, key, first)], month, lake.state)
+        if running := running_cycle(instance, model):
+            return dg.SkipReason(running_reason(running, model, [*earlier, month]))
+        if in_order := due_in_order(instance, model, earlier, digests, lake, now):
+            return in_order
     missing = _missing_partitions(model, month, digests)
     if missing:
         return dg.SkipReason(f"'{model.name}' waits for the training sets of {listed(missing)}: {month} needs them.")
@@ -154,6 +173,10 @@ class _Candidates:
             f"The code behind {listed(self.changed)} has changed since the candidates of {month}, and "
             "'retraining.on_code_change' is manual: materialize them by hand, or wait for the next window."
         )
+
+
+def _is_before(model: ModelAssets, month: str, first: str | None) -> bool:
+    return first is not None and model.partitions.precedes(month, first)
 
 
 def _last_built(instance: dg.DagsterInstance, model: ModelAssets, keys: Sequence[str]) -> int | None:
@@ -221,6 +244,7 @@ def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[
 
     A candidate with unchanged inputs is not fitted again.
     """
+    declared = model.declared.retraining
 
     @dg.schedule(
         name=f"{identifier(model.name)}_retrain",
@@ -250,7 +274,13 @@ def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[
         waiting = open_window(model, month, tables, datetime.now(UTC)) or outdated_labels(model, month, tables)
         if waiting:
             return dg.SkipReason(f"{month} is not closed: {waiting}.")
-        return dg.RunRequest(partition_key=month, asset_selection=model.training_cycle_keys)
+        if declared.on_backlog == "newest":
+            skip_earlier(context.instance, model, month, tables, datetime.now(UTC))
+        elif declared.on_new_partition and (earlier := backlog(model, windows, month, tables.state)):
+            return dg.SkipReason(f"The sensor evaluates {listed(earlier)} first, in order.")
+        return dg.RunRequest(
+            partition_key=month, asset_selection=model.training_cycle_keys, tags={TRAINED_TAG: model.name}
+        )
 
     return retrain
 
