@@ -5,6 +5,7 @@ directory contains native files, so they are stored unchanged and identified by 
 """
 
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ from ml_platform.registry.tracking import Tracking, all_pages
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
+    from mlflow.types.schema import AnyType
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -38,6 +40,9 @@ CHOSEN_TAG = "ml_platform.chosen_at_ms"
 RENAMED_TAG = "ml_platform.renamed_from"
 
 ARTIFACT_FOLDER = "model"
+LOADER_MODULE = "ml_platform.serving.mlflow_model"
+"""Module that MLflow imports to load a version as `python_function`."""
+
 MODEL_FILE = "model.json"
 MLMODEL_FILE = "MLmodel"
 EXAMPLE_FILE = "input_example.json"
@@ -360,23 +365,30 @@ def _mlmodel_yaml(
     model = Model(
         artifact_path=ARTIFACT_FOLDER,
         run_id=run_id,
-        signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", name=output)])),
+        # Without an example, MLflow would drop each column of the rows that it is given.
+        signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", name=output)])) if inputs else None,
         saved_input_example_info={"artifact_path": EXAMPLE_FILE, "type": "dataframe", "pandas_orient": "split"},
     )
     model.add_flavor("ml_platform", format=model_json.get("format"), trainer=model_json.get("trainer"))
+    # With this flavor, mlflow.pyfunc.load_model predicts calibrated scores from a table of features.
+    model.add_flavor("python_function", loader_module=LOADER_MODULE, python_version=platform.python_version())
     if (directory / "model.txt").exists():
         # With this flavor, mlflow.lightgbm.load_model reads the booster file directly.
         model.add_flavor("lightgbm", data="model.txt", model_class="lightgbm.basic.Booster", code=None)
     return str(model.to_yaml())
 
 
-def _mlflow_type(dtype: pl.DataType) -> str:
-    if dtype.is_integer():
-        return "long" if dtype in (pl.Int64, pl.UInt32, pl.UInt64) else "integer"
+def _mlflow_type(dtype: pl.DataType) -> "str | AnyType":
+    """Return the type of an input for MLflow, which pandas tables of these features pass.
+
+    MLflow refuses whole numbers with nulls, of which pandas makes floats, and times with a zone.
+    """
+    from mlflow.types.schema import AnyType
+
+    if dtype.is_integer() or dtype.is_temporal():
+        return AnyType()  # type: ignore[no-untyped-call]
     if dtype.is_float():
-        return "float" if dtype == pl.Float32 else "double"
-    if dtype.is_temporal():
-        return "datetime"
+        return "double"
     return "boolean" if dtype == pl.Boolean else "string"
 
 

@@ -46,6 +46,7 @@ from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.trials import log_search, trial_logger
 from ml_platform.steps.untimed import key_of, read_untimed_set, read_untimed_version, write_untimed_set, written_at
 from ml_platform.tasks.own_metric import OwnMetrics, own_scores
+from ml_platform.tasks.task import Task
 from ml_platform.training.candidate import Candidate, fit_candidate, fitted_settings
 from ml_platform.training.model_directory import write_model
 from ml_platform.training.resource_usage import PriceList
@@ -295,6 +296,11 @@ def candidate_results(
     }
 
 
+def model_inputs(features: FeatureSet, task: Task) -> list[str]:
+    """Return the columns of a training set from which a version predicts and answers, for its signature."""
+    return list(dict.fromkeys([*features.prediction_columns, *task.context_fields.values()]))
+
+
 def read_prices(repository: Path) -> PriceList:
     """Return the price list of `params.yaml` in ``repository``, or the default prices when it contains none."""
     path = repository / "params.yaml"
@@ -484,7 +490,8 @@ def _register(
         )
         (directory / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
         _log_run(run, candidate, manifest, split)
-        example = without_pii(split.test.select(model.feature_set.prediction_columns).head(5), model.pii_columns)
+        inputs = model_inputs(model.feature_set, model.declared.task)
+        example = without_pii(split.test.select(inputs).head(5), model.pii_columns)
         version = register_or_queue(registry, run, model.name, directory, input_example=example)
         return version, directory_digest(directory, leave_out=[MANIFEST_FILE])
 

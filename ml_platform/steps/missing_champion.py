@@ -6,14 +6,17 @@ from pathlib import Path
 
 import polars as pl
 
+from ml_platform.features.feature_set import FeatureSet
 from ml_platform.registry.champion_history import ChampionRecord, current_champion
 from ml_platform.registry.dvc_release import MODEL_FOLDER, TRAINING_SET_FILE
 from ml_platform.registry.missing_champion import restore_champion
 from ml_platform.registry.models import MODEL_FILE
 from ml_platform.registry.verdict_record import PromotionError
 from ml_platform.serving.verified_bentos import verified_bento_of
+from ml_platform.steps.candidates import model_inputs
 from ml_platform.steps.model import is_training_set
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.tasks.catalog import as_task
 
 EXAMPLE_ROWS = 5
 RELEASES = "releases"
@@ -61,7 +64,7 @@ def _releases(champion: ChampionRecord, stores: PlatformStores) -> list[Path]:
 def _input_example(champion: ChampionRecord, directories: list[Path], stores: PlatformStores) -> pl.DataFrame:
     """Return a few rows of model input, from the training set of the lake or of the release; empty without both."""
     described = next((folder / MODEL_FILE for folder in directories if (folder / MODEL_FILE).exists()), None)
-    names = [] if described is None else list(json.loads(described.read_bytes()).get("feature_names", []))
+    names = [] if described is None else _inputs(described.parent)
     sets = [folder / TRAINING_SET_FILE for folder in _releases(champion, stores)]
     released = next((path for path in sets if path.exists()), None)
     # The manifest pins the table that the version was trained on, under the version of its code.
@@ -78,3 +81,13 @@ def _input_example(champion: ChampionRecord, directories: list[Path], stores: Pl
         return pl.DataFrame()
     known = [name for name in names if name in rows.collect_schema()]
     return rows.select(known).head(EXAMPLE_ROWS).collect()
+
+
+def _inputs(folder: Path) -> list[str]:
+    """Return the columns from which the model in ``folder`` predicts, without those that its transformers compute."""
+    described = json.loads((folder / MODEL_FILE).read_bytes())
+    names = list(described.get("feature_names", []))
+    if not (folder / "features.json").exists() or "task" not in described:
+        return names
+    features = FeatureSet.from_dict(json.loads((folder / "features.json").read_text()))
+    return list(dict.fromkeys([*names, *model_inputs(features, as_task(described["task"]))]))

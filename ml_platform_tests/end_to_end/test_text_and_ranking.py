@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import ml_platform as mp
 from ml_platform.components.project import load_definitions_of
 from ml_platform.console.materialize import bring_up_to_date
 from ml_platform.console.services import serving_processes
@@ -139,6 +140,22 @@ def test_endpoint_ranks_each_search_by_its_own_rows(search: SearchHome) -> None:
         group = answered[first : first + SHOWN]
         ordered = sorted(group, key=lambda each: -each["score"])
         assert [each["rank"] for each in ordered] == list(range(1, SHOWN + 1))
+
+
+def test_mlflow_ranks_rows_with_features_like_a_session(search: SearchHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", search.home.tracking_uri)
+    loaded = mlflow.pyfunc.load_model(f"models:/{MODEL}@champion")
+    with mp.open(search.home.root) as session:
+        champion = session.champion(MODEL)
+        table = next(name for name in champion.manifest.tables if name.startswith(f"models/{MODEL}/training_set"))
+        rows = session.lake.scan(table, partitions=[LAST]).collect()
+        expected = champion.predict(rows)
+    assert {"rank", "group"} < set(expected.columns)
+    found = loaded.predict(rows.to_pandas())
+    for name in ("score", "rank", "group"):
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_served_score_follows_the_text_the_distance_and_the_last_grade(search: SearchHome) -> None:

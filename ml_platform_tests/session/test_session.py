@@ -163,6 +163,29 @@ def test_champion_predicts_from_features_what_training_predicted(session: Sessio
     assert "request: shop, distance, ordered_at" in repr(champion)
 
 
+def test_mlflow_loads_the_champion_as_a_function_with_the_same_scores(
+    session: Session, platform: PlatformFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", platform.home.tracking_uri)
+    loaded = mlflow.pyfunc.load_model("models:/late@champion")
+    rows = session.training_set("late", "2013-04").split().test.to_polars()
+    expected = session.champion("late").predict(rows)
+    assert rows["shops__last_late"].null_count() == 0
+    for given in (rows.to_pandas(), rows.select(delivery_model().feature_set.feature_names).to_pandas()):
+        found = loaded.predict(given)
+        np.testing.assert_array_equal(found["score"], expected["score"])
+        assert found["label"].tolist() == expected["label"].to_list()
+    # A feature that is unknown in some rows is a float with NaN in pandas.
+    unknown = rows.with_columns(pl.when(pl.col("when__hour") > 10).then("when__hour").alias("when__hour"))
+    np.testing.assert_array_equal(
+        loaded.predict(unknown.to_pandas())["score"], session.champion("late").predict(unknown)["score"]
+    )
+    with pytest.raises(mlflow.exceptions.MlflowException, match="order__distance"):
+        loaded.predict(rows.drop("order__distance").to_pandas())
+
+
 def test_requests_get_the_features_of_the_online_store(session: Session) -> None:
     champion = session.champion("late")
     (answer,) = champion.predict([ORDER])
