@@ -27,7 +27,7 @@ from ml_platform.serving.gateway_access import (
 )
 from ml_platform.serving.gateway_admin import SOCKET_FILE
 from ml_platform.serving.gateway_errors import REQUEST_ID, error_responses
-from ml_platform.serving.gateway_grpc import bridge_cluster, grpc_routes
+from ml_platform.serving.gateway_grpc import bridge_cluster, grpc_routes, without_buffer
 from ml_platform.serving.open_inference import PREFIX
 from ml_platform.serving.openapi import NDJSON
 from ml_platform.serving.serving_settings import MAX_TIMEOUT_SECONDS, Constant, SettingsOf, default_settings
@@ -377,7 +377,7 @@ def _stream_route(route: dict[str, Any]) -> dict[str, Any]:
         "route": {**action, "timeout": "0s", "idle_timeout": f"{MAX_TIMEOUT_SECONDS}s"},
         "typed_per_filter_config": {
             **route.get("typed_per_filter_config", {}),
-            "envoy.filters.http.buffer": {"@type": f"{_HTTP_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True},
+            **without_buffer(),
         },
     }
 

@@ -89,6 +89,9 @@ function envoy_on_request(handle)
   if string.match(path, "^/{_GRPC_PATTERN}/%a+$") then
     -- The bridge asks for the model with this key.
     headers:add("{KEY_HEADER}", key)
+  elseif client.models ~= nil and string.match(path, "^/grpc%.reflection%.%w+%.ServerReflection/%a+$") then
+    -- It names no model, and answers about none.
+    return
   elseif client.models ~= nil then
     local model = string.match(path, "^/v1/([^/?]+)/") or string.match(path, "^{PREFIX}/models/([^/?]+)")
     if model == nil or not client.models[model] then

@@ -14,21 +14,41 @@ from typing import Any
 
 from ml_platform.serving.bridge_settings import ANSWER_SECONDS, BRIDGE_SOCKET, CALLS_AT_ONCE
 from ml_platform.serving.gateway_access import without_key
+from ml_platform.serving.grpc_reflection import (
+    HEALTH_METHOD,
+    HEALTH_SERVICE,
+    REFLECTION_METHOD,
+    REFLECTION_SERVICES,
+)
 from ml_platform.serving.inference_messages import METHODS, SERVICE
 from ml_platform.serving.marked_processes import BRIDGE
 
 KEYLESS_METHODS = ("ServerLive", "ServerReady", "ServerMetadata")
-"""Methods that need no key, as the pages of the REST form about the server."""
+"""Methods that need no key, as the pages of the REST form about the server; gRPC's health check needs none either."""
 
 
 def grpc_routes() -> list[dict[str, Any]]:
     """Return the routes to the bridge, one for each method."""
-    return [_route(method) for method in METHODS]
+    return [
+        *(_route(f"{SERVICE}/{method}", needs_key=method not in KEYLESS_METHODS) for method in METHODS),
+        _route(f"{HEALTH_SERVICE}/{HEALTH_METHOD}", needs_key=False),
+        # Such a call goes on until the client ends it, so it cannot be kept until it is complete.
+        *(
+            {**route, "typed_per_filter_config": without_buffer()}
+            for route in (_route(f"{service}/{REFLECTION_METHOD}") for service in REFLECTION_SERVICES)
+        ),
+    ]
 
 
-def _route(method: str) -> dict[str, Any]:
+def without_buffer() -> dict[str, Any]:
+    """Return the setting of a route whose requests are passed on as they arrive."""
+    kind = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute"
+    return {"envoy.filters.http.buffer": {"@type": kind, "disabled": True}}
+
+
+def _route(path: str, *, needs_key: bool = True) -> dict[str, Any]:
     return {
-        "match": {"path": f"/{SERVICE}/{method}", "grpc": {}},
+        "match": {"path": f"/{path}", "grpc": {}},
         "route": {
             "cluster": BRIDGE,
             "timeout": f"{ANSWER_SECONDS}s",
@@ -36,7 +56,7 @@ def _route(method: str) -> dict[str, Any]:
             # Only calls that reached no bridge, such as one that restarts.
             "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 2},
         },
-        **({"typed_per_filter_config": without_key()} if method in KEYLESS_METHODS else {}),
+        **({} if needs_key else {"typed_per_filter_config": without_key()}),
     }
 
 

@@ -27,6 +27,15 @@ from ml_platform.serving.bridge_settings import (
     MAX_MESSAGE_BYTES,
     REST_SOCKET,
 )
+from ml_platform.serving.grpc_reflection import (
+    HEALTH_METHOD,
+    HEALTH_SERVICE,
+    MAX_QUESTIONS,
+    PACKAGES,
+    REFLECTION_METHOD,
+    REFLECTION_SERVICES,
+    reflection_answer,
+)
 from ml_platform.serving.grpc_status import GrpcStatus, grpc_status
 from ml_platform.serving.inference_forms import InvalidMessageError, infer_response, metadata_response, rest_request
 from ml_platform.serving.inference_messages import SERVICE, message
@@ -88,13 +97,16 @@ class Call:
     trailers: dict[str, str] = field(default_factory=dict)
 
 
+Method = Callable[[Any, Call], Awaitable[Any]]
+
+
 class Bridge:
     """The methods of the protocol, each answered by requests of ``session`` to the gateway."""
 
     def __init__(self, session: "aiohttp.ClientSession") -> None:
         self._session = session
         self._bytes = 0
-        self.methods: dict[str, Callable[[Any, Call], Awaitable[Any]]] = {
+        self.methods: dict[str, Method] = {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
             "ServerMetadata": self.server_metadata,
@@ -102,6 +114,7 @@ class Bridge:
             "ModelMetadata": self.model_metadata,
             "ModelInfer": self.model_infer,
         }
+        self.health_methods = {HEALTH_METHOD: self.health_check}
 
     @contextmanager
     def holding(self, size: int) -> Iterator[None]:
@@ -121,6 +134,14 @@ class Bridge:
     async def server_ready(self, request: Any, call: Call) -> Any:
         """Return whether the gateway is ready."""
         return message("ServerReadyResponse")(ready=await self._is_ready(f"{PREFIX}/health/ready", call))
+
+    async def health_check(self, request: Any, call: Call) -> Any:
+        """Return whether the gateway, or the model that the call names as service, can answer; else NOT_FOUND."""
+        from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+        path = f"{PREFIX}/health" if request.service in ("", SERVICE) else _model_path(request.service, "")
+        is_ready = await self._is_ready(f"{path}/ready", call)
+        return HealthCheckResponse(status="SERVING" if is_ready else "NOT_SERVING")
 
     async def server_metadata(self, request: Any, call: Call) -> Any:
         """Return name, version and extensions of the gateway."""
@@ -204,12 +225,50 @@ def _trailers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: headers[name] for name in TRAILERS if name in headers}
 
 
-def _handler(bridge: Bridge, method: str) -> "grpc.RpcMethodHandler[Any, Any]":
-    """Return the handler of ``method``, which ends each call with the answer of ``bridge`` or with a status."""
+def _generic_handlers(bridge: Bridge) -> "list[grpc.GenericRpcHandler[Any, Any]]":
+    import grpc
+    from grpc_health.v1.health_pb2 import HealthCheckRequest
+
+    inference = {
+        method: _handler(bridge, method, message(f"{method}Request"), answer)
+        for method, answer in bridge.methods.items()
+    }
+    health = {
+        method: _handler(bridge, method, HealthCheckRequest, answer) for method, answer in bridge.health_methods.items()
+    }
+    reflections = {
+        service: {REFLECTION_METHOD: _reflection_handler(package)}
+        for service, package in zip(REFLECTION_SERVICES, PACKAGES, strict=True)
+    }
+    services = {SERVICE: inference, HEALTH_SERVICE: health, **reflections}
+    return [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
+
+
+def _reflection_handler(package: str) -> "grpc.RpcMethodHandler[Any, Any]":
+    """Return the handler of the reflection service of ``package``."""
     import grpc
     from google.protobuf.message import DecodeError
 
-    request_type, answer = message(f"{method}Request"), bridge.methods[method]
+    async def handle(questions: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
+        answered = 0
+        async for question in questions:
+            if answered == MAX_QUESTIONS or len(question) > MAX_TEXT:
+                text = f"A call has at most {MAX_QUESTIONS} requests of at most {MAX_TEXT} bytes."
+                await _abort(context, CallError(GrpcStatus.RESOURCE_EXHAUSTED, text))
+            try:
+                answer = reflection_answer(package, question)
+            except DecodeError:
+                await _abort(context, CallError(GrpcStatus.INVALID_ARGUMENT, "The message is no such request."))
+            answered += 1
+            yield answer
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def _handler(bridge: Bridge, method: str, request_type: Any, answer: Method) -> "grpc.RpcMethodHandler[Any, Any]":
+    """Return the handler of ``method``, which ends each call with the ``answer`` to it or with a status."""
+    import grpc
+    from google.protobuf.message import DecodeError
 
     async def handle(received: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
         call = _call(context)
@@ -267,10 +326,8 @@ async def running_bridge() -> AsyncIterator[None]:
         skip_auto_headers=("user-agent", "accept", "accept-encoding"),
         auto_decompress=False,
     ) as session:
-        bridge = Bridge(session)
-        methods = {method: _handler(bridge, method) for method in bridge.methods}
         server = grpc.aio.server(
-            handlers=[grpc.method_handlers_generic_handler(SERVICE, methods)],
+            handlers=_generic_handlers(Bridge(session)),
             maximum_concurrent_rpcs=CALLS_AT_ONCE,
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

@@ -222,6 +222,22 @@ def test_grpc_call_without_a_valid_key_is_refused(keyed: KeyedGateway, key: str 
     assert keyed.call(method="ServerLive")[0] == grpc.StatusCode.OK
 
 
+def test_health_check_of_grpc_needs_no_key_and_reflection_needs_one(keyed: KeyedGateway) -> None:
+    key = keyed.add("looking", models=["other"])
+    with grpc.insecure_channel(f"127.0.0.1:{keyed.gateway.port}") as channel:
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20) == b"\x08\x01"
+        # Of a model, it is a request for the model.
+        with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+            channel.unary_unary("/grpc.health.v1.Health/Check")(b"\x0a\x03toy", timeout=20)
+        reflect = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        for metadata in ([], [("x-api-key", "wrong")]):
+            with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+                next(reflect(iter([b"\x3a\x00"]), metadata=metadata, timeout=20))
+        # The key is for another model, and the services are those of all models.
+        services = next(reflect(iter([b"\x3a\x00"]), metadata=[("x-api-key", key)], timeout=20))
+        assert b"inference.GRPCInferenceService" in services
+
+
 def test_grpc_call_is_answered_for_the_models_of_the_client_only_and_ends_with_its_key(keyed: KeyedGateway) -> None:
     key = keyed.add("limited", models=["other"])
     assert keyed.call(key, model="other")[0] == grpc.StatusCode.OK

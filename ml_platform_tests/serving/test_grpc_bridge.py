@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import signal
 import socket
 import threading
@@ -17,6 +18,10 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -304,6 +309,94 @@ def test_killed_bridge_is_unavailable_and_comes_back(plan: ProcessPlan, channel:
 
     until(comes_back)
     assert bridge_of(plan) not in (None, killed)
+
+
+def test_health_of_gateway_and_model_is_that_of_grpc(channel: grpc.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+
+    def check(service: str) -> Any:
+        return health.Check(health_pb2.HealthCheckRequest(service=service), timeout=20).status
+
+    serving = health_pb2.HealthCheckResponse.SERVING
+    assert [check(service) for service in ("", "inference.GRPCInferenceService", "toy")] == [serving] * 3
+    for service in ("nobody", "../health"):
+        with pytest.raises(grpc.RpcError) as caught:
+            check(service)
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    # A stream of changes is not offered; the specification lets a server refuse it in this way.
+    with pytest.raises(grpc.RpcError) as caught:
+        next(health.Watch(health_pb2.HealthCheckRequest(), timeout=20))
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_client_without_our_files_learns_the_services_by_reflection(channel: grpc.Channel, version: str) -> None:
+    reflect = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+    sent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    answers = reflect(iter(sent.get, None), timeout=20)
+
+    def answer_to(question: bytes) -> bytes:
+        # grpcurl keeps its call open and sends a question after each answer.
+        sent.put(question)
+        return bytes(next(answers))
+
+    services = [field(each, 1)[0] for each in field(field(answer_to(b"\x3a\x00"), 6)[0], 1)]
+    assert services[:2] == [b"inference.GRPCInferenceService", b"grpc.health.v1.Health"]
+    names = [*services, b"inference.ModelInferRequest.InferInputTensor"]
+    files = [field(field(answer_to(b"\x22" + bytes([len(name)]) + name), 4)[0], 1)[0] for name in names]
+    found = [FileDescriptorProto.FromString(each) for each in files]
+    assert [each.package for each in found[:2]] == ["inference", "grpc.health.v1"]
+    assert found[-1] == found[0]
+    pool = DescriptorPool()
+    for each in {file.name: file for file in found}.values():
+        pool.Add(each)
+    method = pool.FindServiceByName("inference.GRPCInferenceService").FindMethodByName("ModelReady")
+    request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    call = channel.unary_unary(
+        f"{METHOD}ModelReady", request_serializer=request.SerializeToString, response_deserializer=response.FromString
+    )
+    assert call(request(name="toy"), timeout=20).ready
+    assert field(answer_to(b"\x1a" + bytes([len(found[0].name)]) + found[0].name.encode()), 4) == [
+        b"\x0a" + varint(files[0])
+    ]
+    (error,) = field(answer_to(b"\x22\x07nothing"), 7)
+    assert error.startswith(b"\x08\x05")
+    sent.put(b"\xff")
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def field(data: bytes, number: int) -> list[bytes]:
+    """Return the values of the field ``number``, of bytes, of a message of protobuf; numbers are left out."""
+    found, at = [], 0
+
+    def read() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(data):
+        tag, value = read(), read()
+        if tag & 7 == 2:
+            found += [data[at : at + value]] if tag >> 3 == number else []
+            at += value
+    return found
+
+
+def varint(data: bytes) -> bytes:
+    """Return ``data`` after its length, as protobuf writes it."""
+    length, head = len(data), b""
+    while length >= 0x80:
+        head += bytes([length & 0x7F | 0x80])
+        length >>= 7
+    return head + bytes([length]) + data
 
 
 def test_next_run_takes_over_from_a_killed_one_without_a_failed_call_and_stops_without_one(
