@@ -206,6 +206,7 @@ def compare(
     first: int,
     second: int,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(help="HTML file to write, complete in itself.")] = None,
 ) -> None:
     """Compare version SECOND of MODEL with version FIRST: metrics on the same rows, slices, features, data, cost."""
     import json
@@ -213,7 +214,12 @@ def compare(
     from ml_platform.console import version_comparison as work
 
     found = work.comparison(open_home(), model, first, second)
-    if as_json:
+    if html is not None:
+        from ml_platform.console.site.pages import comparison_page
+        from ml_platform.data.atomic import write_text
+
+        write_text(html, comparison_page(found))
+    elif as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
         work.show(found, open_console())

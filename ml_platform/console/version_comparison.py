@@ -81,19 +81,24 @@ def _table(found: VersionComparison, name: str, *more: str) -> Table:
 
 def _sides(first: VersionSummary, second: VersionSummary) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
-    rows = {
-        "version": [str(each.version) for each in (first, second)],
-        "decision": [each.decision or "not judged" for each in (first, second)],
-        "trainer": [each.trainer for each in (first, second)],
-        "data": [f"{each.first_partition or 'first partition'} to {each.partition}" for each in (first, second)],
-        "training set": [f"{each.training_rows:,} rows" for each in (first, second)],
-        "features": [str(len(each.features)) for each in (first, second)],
-        "made": [f"{datetime.fromisoformat(each.created_at):%Y-%m-%d %H:%M}" for each in (first, second)],
-        "fit": [_usage(each) for each in (first, second)],
-    }
-    for name, values in rows.items():
+    table.add_row(Text("version", style="dim"), str(first.version), str(second.version))
+    for name, values in side_rows(first, second).items():
         table.add_row(Text(name, style="dim"), *values)
     return table
+
+
+def side_rows(first: VersionSummary, second: VersionSummary) -> dict[str, list[str]]:
+    """Return what both versions were made of, as the texts of two columns by the title of their row."""
+    sides = (first, second)
+    return {
+        "decision": [each.decision or "not judged" for each in sides],
+        "trainer": [each.trainer for each in sides],
+        "data": [f"{each.first_partition or 'first partition'} to {each.partition}" for each in sides],
+        "training set": [f"{each.training_rows:,} rows" for each in sides],
+        "features": [str(len(each.features)) for each in sides],
+        "made": [f"{datetime.fromisoformat(each.created_at):%Y-%m-%d %H:%M}" for each in sides],
+        "fit": [_usage(each) for each in sides],
+    }
 
 
 def _usage(side: VersionSummary) -> str:

@@ -41,6 +41,9 @@ MAX_LOG_BYTES = 16 * 2**20
 DATA_DOCS, DRIFT, MODEL_CARDS = "data_docs", "drift", "model_card"
 """Folders of the reports: the first by dataset, the others by model, each with a folder for each partition."""
 
+COMPARISONS = "comparison"
+"""Folder of the reports by model, with a folder for each pair of versions."""
+
 
 class SearchFileError(PlatformError):
     """Raised when a file of hyperparameter searches cannot be read."""
@@ -71,7 +74,7 @@ def raw_files(stores: PlatformStores, policies: RetentionPolicies, now: datetime
 
 def old_reports(stores: PlatformStores, policies: RetentionPolicies, now: datetime) -> Iterator[Leftover]:
     """Yield the pages of partitions that were not written again since the retention of their dataset or model."""
-    for area in (DATA_DOCS, DRIFT, MODEL_CARDS):
+    for area in (DATA_DOCS, DRIFT, MODEL_CARDS, COMPARISONS):
         root = stores.home.reports / area
         for folder in sorted(root.iterdir()) if root.is_dir() else ():
             name = folder.name

@@ -16,6 +16,7 @@ from ml_platform.components import loading
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.console import version_comparison as console_comparison
+from ml_platform.console.site.pages import comparison_page
 from ml_platform.evaluation.version_comparison import VersionComparison
 from ml_platform.registry.models import ModelError
 from ml_platform.session.opening import SessionError
@@ -165,6 +166,13 @@ def test_result_prints_and_becomes_json(months_apart: VersionComparison) -> None
     assert repr(months_apart).startswith("late: version 1 (first) and version 2 (second) on 840 test rows of 2013-04")
     assert "<table" in months_apart._repr_html_()
     assert months_apart.metrics_table().columns[:4] == ["metric", "first", "first_low", "first_high"]
+
+
+def test_comparison_becomes_a_page_without_addresses_of_other_servers(session: Session) -> None:
+    page = comparison_page(session.compare("late", 2, 3))
+    for text in ("version 2 and version 3", "proven worse", "shops__last_late", "max_rounds", "<svg", "log loss"):
+        assert text in page, text
+    assert 'href="http' not in page
 
 
 def test_unknown_version_is_named(platform: PlatformFixture, session: Session) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from ml_platform.console.site.model_overview import QualityPoint, QualitySeries
+from ml_platform.evaluation.reliability import ReliabilityBin
+from ml_platform.evaluation.version_comparison import Reliability
 
-WIDTH, HEIGHT, MARGIN = 320, 96, 6
+WIDTH, HEIGHT, MARGIN, SQUARE = 320, 96, 6, 240
 LABEL_WIDTH = 34
 """Room at the right edge for the smallest and the largest value."""
 
@@ -49,6 +51,35 @@ def quality_chart(series: QualitySeries) -> Markup:
     for value, y in ((high, MARGIN + 6), (low, HEIGHT - 2)):
         parts.append(Markup('<text x="{}" y="{}">{:.3g}</text>').format(WIDTH, y, value))
     return Markup("").join([*parts, Markup("</svg>")])
+
+
+def reliability_chart(found: Reliability) -> Markup:
+    """Return the observed share by predicted probability of two versions, with the diagonal of perfect calibration."""
+    bins = [*found.first, *found.second]
+    top = max((max(each.predicted, each.observed) for each in bins), default=1.0) or 1.0
+
+    def place(each: ReliabilityBin) -> tuple[float, float]:
+        return MARGIN + (WIDTH - 2 * MARGIN) * each.predicted / top, SQUARE - MARGIN - _share(each.observed / top)
+
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="calibration of {}">').format(
+            WIDTH, SQUARE, found.name
+        ),
+        Markup('<line class="diagonal" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+            MARGIN, SQUARE - MARGIN, WIDTH - MARGIN, MARGIN
+        ),
+    ]
+    for kind, side in (("promised", found.first), ("realised", found.second)):
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, side))
+        parts.append(Markup('<polyline class="line of-{}" points="{}"/>').format(kind, line))
+        parts += [
+            _dot(kind, *place(each), f"predicted {each.predicted:.3f}, observed {each.observed:.3f}") for each in side
+        ]
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _share(share: float) -> float:
+    return (SQUARE - 2 * MARGIN) * share
 
 
 def heat(ratio: float | None) -> int:

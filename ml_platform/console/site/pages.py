@@ -1,14 +1,16 @@
 """Renders the pages: templates, filters, and the links to the other servers of the platform."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml_platform.console.site.charts import heat, quality_chart
+from ml_platform.console.site.charts import heat, quality_chart, reliability_chart
 from ml_platform.console.site.home_overview import HomeOverview
 from ml_platform.console.site.model_overview import ModelOverview
+from ml_platform.console.version_comparison import side_rows
+from ml_platform.evaluation.version_comparison import VersionComparison
 from resources.addresses import address
 
 if TYPE_CHECKING:
@@ -26,8 +28,11 @@ def home_page(home: HomeOverview) -> str:
     return _render("home.html.j2", home=home, webserver=address("webserver"))
 
 
-def model_page(model: ModelOverview, reports: Path) -> str:
-    """Return the page of a model as HTML; it links to the pages of its partitions that exist in ``reports``."""
+def model_page(model: ModelOverview, champions: Sequence[int], reports: Path) -> str:
+    """Return the page of a model as HTML; it links to the pages of its partitions that exist in ``reports``.
+
+    ``champions`` are the versions that were champion, in order; the page offers to compare two.
+    """
     name = model.name
     links = {
         "Assets": f"{address('webserver')}/assets/{name}/champion",
@@ -36,12 +41,18 @@ def model_page(model: ModelOverview, reports: Path) -> str:
     }
     pages = {each.partition: _pages(name, each.partition, reports) for each in model.judged}
     return _render(
-        "model.html.j2", model=model, model_links=links, pages=pages, columns=heat_columns(model), webserver=""
+        "model.html.j2", model=model, model_links=links, pages=pages, columns=heat_columns(model), champions=champions
     )
 
 
+def comparison_page(found: VersionComparison) -> str:
+    """Return the comparison of two versions as HTML, complete in itself."""
+    # It is kept as a file: links to the other servers would carry the ports of today.
+    return _render("comparison.html.j2", links={}, found=found, sides=side_rows(found.first, found.second))
+
+
 def missing_page(message: str) -> str:
-    """Return the page for an address without content as HTML."""
+    """Return a page with a message, for a request without a result, as HTML."""
     return _render("missing.html.j2", message=message)
 
 
@@ -61,7 +72,7 @@ def _pages(model: str, partition: str, reports: Path) -> Mapping[str, str]:
 
 def _render(template: str, **content: Any) -> str:
     links = {"Dagster": address("webserver"), "MLflow": f"{address('mlflow')}/"}
-    return _environment().get_template(template).render(links=links, **content)
+    return _environment().get_template(template).render(**{"links": links, **content})
 
 
 @cache
@@ -75,7 +86,14 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"chart": quality_chart, "heat": heat, "minute": _minute, "day": _day, "words": _words}
+    environment.filters |= {
+        "chart": quality_chart,
+        "heat": heat,
+        "reliability": reliability_chart,
+        "minute": _minute,
+        "day": _day,
+        "words": _words,
+    }
     return environment
 
 

@@ -5,11 +5,13 @@ list of a folder, and no link that leads out of it. Requests that name another h
 binds its name to this machine reads nothing.
 """
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
 from ml_platform.console.site.home_overview import (
     DeclarationReader,
     DeclarationSource,
@@ -21,6 +23,7 @@ from ml_platform.console.site.home_overview import (
 from ml_platform.console.site.model_overview import model_overview
 from ml_platform.console.site.pages import home_page, missing_page, model_page
 from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.champion_history import champion_history
 from ml_platform.serving.desired_state import all_desired_states
 from resources.addresses import ALLOWED_HOSTS, LOOPBACK
 from resources.home import Home
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 PARTITIONS_SHOWN, DECISIONS_SHOWN = 36, 40
 """Rows of a model's page."""
+
+VERSION = re.compile("[1-9][0-9]{0,8}")
 
 HEADERS = {
     # The pages have no script and load nothing.
@@ -48,7 +53,7 @@ def site_app(
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import HTMLResponse
+    from starlette.responses import FileResponse, HTMLResponse
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
 
@@ -60,16 +65,41 @@ def site_app(
         name = request.path_params["name"]
         found = known_model(audit, declared.current(), name)
         if found is None:
-            message = f"No model '{name}' is declared, was promoted or is served."
-            return HTMLResponse(missing_page(message), status_code=404, headers=HEADERS)
+            return unknown(name)
         served = all_desired_states(audit.state).readable.get(name)
         shown = model_overview(audit, found, served, partitions=PARTITIONS_SHOWN, decisions=DECISIONS_SHOWN)
-        return HTMLResponse(model_page(shown, reports), headers=HEADERS)
+        champions = list(dict.fromkeys(each.version for each in champion_history(audit, name)))
+        return HTMLResponse(model_page(shown, champions, reports), headers=HEADERS)
+
+    def comparison(request: "Request") -> "Response":
+        name = request.path_params["name"]
+        if known_model(audit, declared.current(), name) is None:
+            return unknown(name)
+        versions = [request.query_params.get(side, "") for side in ("first", "second")]
+        if not all(VERSION.fullmatch(each) for each in versions):
+            return message(f"A comparison needs two versions, like ?first=1&second=2; found {versions}.", 400)
+        try:
+            page = comparisons.page(name, int(versions[0]), int(versions[1]))
+        except ComparisonError as error:
+            return message(str(error), 422)
+        return FileResponse(page, media_type="text/html", headers=HEADERS)
+
+    def unknown(name: str) -> "Response":
+        return message(f"No model '{name}' is declared, was promoted or is served.", 404)
+
+    def message(text: str, status: int) -> "Response":
+        return HTMLResponse(missing_page(text), status_code=status, headers=HEADERS)
 
     reports.mkdir(parents=True, exist_ok=True)
+    comparisons = ComparisonPages(reports)
     files = StaticFiles(directory=reports, html=True, follow_symlink=False)
     return Starlette(
-        routes=[Route("/", home), Route("/models/{name}", model), Mount("/", files)],
+        routes=[
+            Route("/", home),
+            Route("/models/{name}", model),
+            Route("/models/{name}/comparison", comparison),
+            Mount("/", files),
+        ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS)],
     )
 

@@ -133,6 +133,31 @@ def test_unknown_model_is_named(site: Site) -> None:
     assert "No model &#39;&lt;b&gt;x&#39; is declared, was promoted or is served." in answer.text
 
 
+def test_comparison_is_made_once_and_kept_among_the_reports(used_site: Site) -> None:
+    page = used_site.reports / "comparison" / "m00" / "1-2" / "comparison.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<p>kept</p>")
+    assert used_site.page("/models/m00/comparison?first=1&second=2") == "<p>kept</p>"
+    assert 'action="/models/m00/comparison"' in used_site.page("/models/m00")
+
+
+@pytest.mark.parametrize("query", ["", "first=1", "first=0&second=2", "first=1&second=x", "first=-1&second=../2"])
+def test_comparison_without_two_versions_is_refused(used_site: Site, query: str) -> None:
+    (answer,) = used_site.answers(("GET", f"/models/m00/comparison?{query}"))
+    assert answer.status_code == 400
+    assert "needs two versions, like ?first=1&amp;second=2" in answer.text
+
+
+def test_comparison_that_fails_says_why(used_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "home"))
+    unknown, failed = used_site.answers(
+        ("GET", "/models/other/comparison?first=1&second=2"), ("GET", "/models/m00/comparison?first=1&second=2")
+    )
+    assert (unknown.status_code, failed.status_code) == (404, 422)
+    assert "Comparison of versions 1 and 2 of &#39;m00&#39;: expected two versions that can be compared" in failed.text
+    assert not (used_site.reports / "comparison" / "m00" / "1-2" / "comparison.html").exists()
+
+
 def test_served_model_without_a_declaration_stands_apart(used_site: Site) -> None:
     used_site.declared = Declarations([DeclaredModel("m01", "domain_0")], (), {"bikes": "assets/bikes: <broken>"})
     page = used_site.page("/")
