@@ -5,9 +5,13 @@ check show the same distance. If the drift check has decided, its decision also 
 contradicts the check would mislead its readers.
 """
 
+import json
 import os
+import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +30,24 @@ _KS = "kolmogorov_smirnov_distance"
 _TOTAL_VARIATION = "total_variation_distance"
 _OTHER = "(other)"
 
+_EVIDENTLY_DECISION = re.compile(r'\{"value": "Dataset Drift", "label": "Dataset Drift is [^"]*"\}')
+"""The counter on the page that shows Evidently's decision, by the share of drifted columns."""
+
 _UNREACHABLE_LIMIT = 2.0
 """A limit above the largest possible distance, 1."""
 
 
 class ReportInputError(PlatformError):
     """Raised when the page cannot be drawn: a column is missing, or no column has values on both sides."""
+
+
+@dataclass(frozen=True)
+class PageHeading:
+    """The heading of the page: its title, and the decision of the drift check with its reason."""
+
+    title: str
+    decision: str
+    reason: str
 
 
 class ReportSettings(Settings):
@@ -62,6 +78,7 @@ def write_evidently_report(
     settings: ReportSettings,
     score: str | None = None,
     drifted: Collection[str] | None = None,
+    heading: PageHeading | None = None,
 ) -> dict[str, float]:
     """Write the HTML page that compares ``current`` with ``reference`` to ``path``; return the distance of each column.
 
@@ -72,6 +89,7 @@ def write_evidently_report(
     ``drifted`` names the columns that the page shows as drifted. If it is None, the page shows the columns as drifted
     whose distance exceeds the minima of the settings. The score is sampled from its non-null values, because
     often only few rows of the reference have a score. The returned distances are those of the samples.
+    ``heading`` stands above the page, and its decision in place of Evidently's own.
     Raises :class:`ReportInputError` when a column is missing or no column can be drawn.
     """
     columns = [*([score] if score else []), *features]
@@ -89,13 +107,28 @@ def write_evidently_report(
     snapshot = _run_report(
         reference_sample[shown], current_sample[shown], score if score in shown else None, limits, settings
     )
-    write_text(path, snapshot.get_html_str(as_iframe=False))
+    html = snapshot.get_html_str(as_iframe=False)
+    write_text(path, html if heading is None else _with_heading(html, heading))
     distances = [
         (metric["config"]["column"], metric["value"])
         for metric in snapshot.dict()["metrics"]
         if metric["config"]["type"].endswith(":ValueDrift")
     ]
     return {column: float(distance) for column, distance in distances}
+
+
+def _with_heading(html: str, heading: PageHeading) -> str:
+    """Return ``html`` with ``heading`` above it; its decision replaces the one of Evidently, which has other rules."""
+    title, decision, reason = escape(heading.title), escape(heading.decision), escape(heading.reason)
+    above = (
+        f'<header style="font: 16px/1.5 system-ui, sans-serif; padding: 1.2rem 1.5rem 0">'
+        f'<h1 style="margin: 0; font-size: 1.5rem">{title}</h1>'
+        f"<p>Decision of the drift check: <b>{decision}</b>. {reason}</p></header>"
+    )
+    shown = json.dumps({"value": heading.decision.capitalize(), "label": "Decision of the drift check"})
+    html = _EVIDENTLY_DECISION.sub(lambda _: shown, html)
+    html = html.replace("<head>", f"<head><title>{title}</title>", 1)
+    return html.replace("<body>", f"<body>{above}", 1)
 
 
 def _drawable(reference: pl.DataFrame, current: pl.DataFrame, columns: list[str]) -> list[str]:

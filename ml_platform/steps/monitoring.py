@@ -17,7 +17,7 @@ from ml_platform.monitoring import performance
 from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_history import record_drift
 from ml_platform.monitoring.drift_report import DriftReport
-from ml_platform.monitoring.evidently_report import write_evidently_report
+from ml_platform.monitoring.evidently_report import PageHeading, write_evidently_report
 from ml_platform.monitoring.fact_tables import compact_closed_days
 from ml_platform.monitoring.hashed_fields import HashedFields
 from ml_platform.monitoring.logged_nulls import logged_features, risen_nulls
@@ -255,6 +255,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         settings=monitors.drift_page,
         score=next(iter(scored), None),
         drifted=report.drifted,
+        heading=PageHeading(f"Drift of {model.name}, {month}", report.decision, report.reason.partition(": ")[2]),
     )
     return DriftResult(report, page, champion.version if champion and scored else None, own)
 

@@ -10,7 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ml_platform.monitoring.evidently_report import ReportInputError, ReportSettings, write_evidently_report
+from ml_platform.monitoring.evidently_report import (
+    PageHeading,
+    ReportInputError,
+    ReportSettings,
+    write_evidently_report,
+)
 
 
 def rows(shift: float, seed: int, count: int = 2_000) -> pl.DataFrame:
@@ -111,6 +116,19 @@ def test_page_shows_the_decision_of_the_drift_check(tmp_path: Path) -> None:
         for drifted in (["score"], [])
     ]
     assert shown == [True, False]
+
+
+def test_heading_replaces_the_decision_of_evidently(tmp_path: Path) -> None:
+    heading = PageHeading("Drift of sales, 2013-06", "notice", "features shifted (1 of 2): <wind>.")
+    arguments = {"features": ["wind_speed", "carrier"], "settings": ReportSettings(), "drifted": ["wind_speed"]}
+    write_evidently_report(rows(0, 1), rows(4, 2), tmp_path / "own.html", **arguments)  # type: ignore[arg-type]
+    write_evidently_report(rows(0, 1), rows(4, 2), tmp_path / "page.html", heading=heading, **arguments)  # type: ignore[arg-type]
+    assert "Dataset Drift is" in (tmp_path / "own.html").read_text()  # otherwise nothing would be replaced
+    html = (tmp_path / "page.html").read_text()
+    assert "Dataset Drift is" not in html
+    assert '{"value": "Notice", "label": "Decision of the drift check"}' in html
+    assert "<title>Drift of sales, 2013-06</title>" in html
+    assert "Decision of the drift check: <b>notice</b>. features shifted (1 of 2): &lt;wind&gt;." in html
 
 
 def test_drifted_column_is_drawn_before_a_column_with_a_larger_distance(tmp_path: Path) -> None:
