@@ -182,6 +182,7 @@ def process_plan(subject: Subject, root: Path) -> ProcessPlan:
         online=str(subject.online),
         predictions=root / "predictions",
         gateway_port=free_port(),
+        workers=len(os.sched_getaffinity(0)),
     )
 
 

@@ -27,7 +27,10 @@ class GatewaySettingError(PlatformError):
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """How clients reach the gateway. ``certificate`` and ``private_key`` are None without TLS or when self-signed."""
+    """How clients reach the gateway. ``certificate`` and ``private_key`` are None without TLS or when self-signed.
+
+    ``workers`` are the threads that answer requests; by default there is one for each core that the process may use.
+    """
 
     host: str = LOOPBACK
     keys: bool = False
@@ -96,4 +99,4 @@ def _workers(text: str) -> int:
         raise GatewaySettingError(
             WORKERS_VARIABLE, expected="a number from 1 to 1024", found=f"'{text}'", fix="Correct or unset it."
         )
-    return int(text) if text else 1
+    return int(text) if text else len(os.sched_getaffinity(0))

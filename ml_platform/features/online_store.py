@@ -107,7 +107,8 @@ class LookupResult:
 
     ``values`` (n × all columns of all views in order, float64): null is NaN, a category is its position in
     ``categories[column]``, an instant is in microseconds. ``known_at`` (n × v, int64): microseconds since 1970 in UTC,
-    or :data:`ABSENT` for an entity without a fact. ``watermarks``: the data clock of each view's snapshot.
+    or :data:`ABSENT` for an entity without a fact. ``watermarks``: the data clock of each view's snapshot, and
+    ``latest_watermark`` the latest of them (see :func:`latest_of`).
     """
 
     views: Sequence[FeatureView]
@@ -115,6 +116,7 @@ class LookupResult:
     known_at: np.ndarray
     watermarks: dict[str, datetime]
     categories: dict[str, list[str]]
+    latest_watermark: int
 
     def as_of(self, predict_at: Numbers) -> Numbers:
         """Return the instant to which the facts belong: the later of ``predict_at`` and the latest watermark, per row.
@@ -122,9 +124,7 @@ class LookupResult:
         Both are in microseconds (n, float64). The watermark is later for a prediction time in the past: the store has
         only the facts known today.
         """
-        if not self.watermarks:
-            return predict_at
-        return np.maximum(predict_at, microseconds_of(max(self.watermarks.values())))
+        return np.maximum(predict_at, float(self.latest_watermark))
 
     def ages(self, as_of: Numbers, tolerances: Numbers) -> Numbers:
         """Return the age at ``as_of`` of each usable fact, in minutes (n × v); NaN without a fact or for a stale one.
@@ -136,6 +136,11 @@ class LookupResult:
         minutes = (as_of[:, np.newaxis] - known_at) / _MICROSECONDS_PER_MINUTE
         minutes[minutes > tolerances] = np.nan
         return minutes
+
+
+def latest_of(watermarks: Mapping[str, datetime]) -> int:
+    """Return the latest of ``watermarks`` in microseconds since 1970, and the earliest int64 without any."""
+    return microseconds_of(max(watermarks.values())) if watermarks else ABSENT
 
 
 class OnlineStore(Protocol):

@@ -41,7 +41,12 @@ class BlockColumns:
         self.feature_places = np.array([self.places[name] for name in feature_names], dtype=np.int64)
         self.stored_texts = frozenset(self.places[name] for name, dtype in facts.items() if dtype == pl.String)
         self.names = list(self.dtypes)
+        self._one_empty_row = np.full((1, self.width), np.nan)
         self._plans: dict[int, tuple[Encoder, _EncoderPlan]] = {}
+
+    def empty_block(self, rows: int) -> Numbers:
+        """Return a block of ``rows`` rows in which every value is null."""
+        return self._one_empty_row.copy() if rows == 1 else np.full((rows, self.width), np.nan)
 
     def encoder_plan(self, encoder: Encoder) -> "_EncoderPlan":
         """Return the places of the features of ``encoder``, computed once for each of the last :data:`MAX_PLANS`."""
@@ -55,7 +60,8 @@ class BlockColumns:
                 for position, name in enumerate(encoder.feature_names)
                 if self.dtypes[name] == pl.String
             ]
-            cached = encoder, _EncoderPlan(places, texts)
+            text_positions = np.array([position for position, _, _ in texts], dtype=np.int64)
+            cached = encoder, _EncoderPlan(places, texts, text_positions)
             # Other threads read the dictionary meanwhile, so it is replaced and never changed.
             kept = [each for each in self._plans.values() if each[0] is not encoder]
             self._plans = {id(each[0]): each for each in [*kept[-(MAX_PLANS - 1) :], cached]}
@@ -67,6 +73,7 @@ class _EncoderPlan(NamedTuple):
 
     places: np.ndarray
     texts: list[tuple[int, int, str]]
+    text_positions: np.ndarray
 
 
 class ServedFeatures:
@@ -154,10 +161,10 @@ class ServedFeatures:
             return None
         rows: list[dict[str, list[str]]] = []
         for absent, found in zip(unusable.tolist(), self.found.tolist(), strict=True):
-            kinds = {
-                "missing": [view for view, no, has in zip(self.views, absent, found, strict=True) if no and not has],
-                "stale": [view for view, no, has in zip(self.views, absent, found, strict=True) if no and has],
-            }
+            kinds: dict[str, list[str]] = {"missing": [], "stale": []}
+            for view, is_absent, is_found in zip(self.views, absent, found, strict=True):
+                if is_absent:
+                    kinds["stale" if is_found else "missing"].append(view)
             rows.append({kind: views for kind, views in kinds.items() if views})
         return rows
 
@@ -167,10 +174,14 @@ class ServedFeatures:
         ``matrix`` is :meth:`encode` of the rows: a known text has a code there, so only the others are looked at.
         """
         found: list[list[str]] | None = None
-        for position, place, name in self.columns.encoder_plan(encoder).texts:
-            without_code = np.flatnonzero(np.isnan(matrix[:, position])).tolist()
-            texts = self.text(place) if without_code else []
-            for row in without_code:
+        plan = self.columns.encoder_plan(encoder)
+        without_codes = np.isnan(matrix.take(plan.text_positions, axis=1))
+        if not without_codes.any():
+            return None
+        for (_, place, name), without_code in zip(plan.texts, without_codes.T.tolist(), strict=True):
+            rows = [row for row, is_without in enumerate(without_code) if is_without]
+            texts = self.text(place) if rows else []
+            for row in rows:
                 if texts[row] is not None:
                     found = found or [[] for _ in range(len(self.block))]
                     found[row].append(name)
@@ -208,11 +219,15 @@ class ServedFeatures:
     def encode(self, encoder: Encoder) -> np.ndarray:
         """Return ``encoder.transform(self.frame)`` without building the frame: float32, (n, features)."""
         plan = self.columns.encoder_plan(encoder)
-        matrix: np.ndarray = self.block[:, plan.places].astype(np.float32)
+        matrix: np.ndarray = self.block.take(plan.places, axis=1).astype(np.float32)
         for position, place, name in plan.texts:
             codes = encoder.codes(name)
             texts = self.text(place)
-            matrix[:, position] = [np.nan if text is None else codes.get(text, np.nan) for text in texts]
+            if len(texts) == 1:
+                # A list would become an array first.
+                matrix[0, position] = np.nan if texts[0] is None else codes.get(texts[0], np.nan)
+            else:
+                matrix[:, position] = [np.nan if text is None else codes.get(text, np.nan) for text in texts]
         infinite = np.isinf(matrix)
         if infinite.any():
             matrix[infinite] = np.nan

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from ml_platform.features.key_types import key_type_of
@@ -134,12 +135,12 @@ class _Reads:
 
     def __init__(self, rows: RowColumns, columns: BlockColumns) -> None:
         self.rows, self.columns = rows, columns
-        self.block = np.full((rows.height, columns.width), np.nan)
+        self.block = columns.empty_block(rows.height)
         self.texts: dict[int, list[str | None]] = {}
         self.predict_at: Numbers = rows.predict_at.astype(np.float64)
         self.as_of: Numbers = self.predict_at
-        self.ages: Numbers = np.empty((rows.height, 0))
-        self.has_fact = np.empty((rows.height, 0), dtype=bool)
+        self.ages: Numbers
+        self.has_fact: npt.NDArray[np.bool_]
         self._found: LookupResult | None = None
 
     def put(self, start: int, values: ViewValues) -> None:
@@ -153,11 +154,10 @@ class _Reads:
         self.ages = found.ages(self.as_of, tolerances)
         self.has_fact = found.known_at != ABSENT
         width = found.values.shape[1]
-        absent = np.isnan(self.ages)
-        if absent.any():
-            self.block[:, :width] = np.where(absent[:, self.columns.views], np.nan, found.values)
-        else:
-            self.block[:, :width] = found.values
+        self.block[:, :width] = found.values
+        stale = self.has_fact & np.isnan(self.ages)
+        if stale.any():
+            self.block[:, :width][stale[:, self.columns.views]] = np.nan
         # An age is a feature of 32 bits.
         self.block[:, width : width + self.ages.shape[1]] = self.ages.astype(np.float32)
 

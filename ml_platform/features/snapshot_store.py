@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -22,8 +22,15 @@ from filelock import FileLock
 
 from ml_platform.data.atomic import write_bytes
 from ml_platform.features.key_types import require_python_types
-from ml_platform.features.online_store import ABSENT, LookupResult, Publication, Snapshot
-from ml_platform.features.snapshot_file import SnapshotError, SnapshotFile, identity_of, pack_snapshot, read_header
+from ml_platform.features.online_store import ABSENT, LookupResult, Publication, Snapshot, latest_of
+from ml_platform.features.snapshot_file import (
+    Codes,
+    SnapshotError,
+    SnapshotFile,
+    identity_of,
+    pack_snapshot,
+    read_header,
+)
 from ml_platform.features.view import FeatureView
 
 SUFFIX, PREVIOUS = ".snapshot", ".previous"
@@ -88,14 +95,16 @@ class SnapshotStore:
         for column, types in plan.python_types:
             if rows != 1 or type(keys[column][0]) not in types:
                 require_python_types(keys[column], types, f"Online lookup, key '{column}'")
-        values = np.full((rows, plan.width), np.nan)
-        known_at = np.full((rows, len(plan.files)), ABSENT, dtype=np.int64)
         if rows <= FEW_ROWS:
+            values = np.empty((rows, plan.width))
+            known_at = np.empty((rows, len(plan.files)), dtype=np.int64)
             for row in range(rows):
-                _find_one(plan, keys, row, values[row], known_at[row])
+                _find_one(plan, {column: found[row] for column, found in keys.items()}, values[row], known_at[row])
         else:
+            values = np.full((rows, plan.width), np.nan)
+            known_at = np.full((rows, len(plan.files)), ABSENT, dtype=np.int64)
             _find_many(plan, keys, rows, values, known_at)
-        return LookupResult(views, values, known_at, plan.watermarks, plan.categories)
+        return LookupResult(views, values, known_at, plan.watermarks, plan.categories, plan.latest_watermark)
 
     def _plan(self, views: Sequence[FeatureView]) -> "_FileLookupPlan":
         now = self._monotonic()
@@ -175,29 +184,44 @@ def _opened(path: Path, view: FeatureView) -> SnapshotFile | None:
         return None
 
 
+class _FileSearch(NamedTuple):
+    """What finds the fact of one entity in a file: its arrays, and the row of an entity that it does not have."""
+
+    columns: list[tuple[str, Codes, int]]
+    keys: memoryview
+    known_at: memoryview
+    values: np.ndarray
+    absent: np.ndarray
+
+
 @dataclass(eq=False)
 class _FileLookupPlan:
     """The snapshot files of a list of views, and the span of each file's columns in the result of a lookup."""
 
     views: Sequence[FeatureView]
     files: list[SnapshotFile]
+    searches: list[_FileSearch]
     spans: list[tuple[int, int]]
     python_types: list[tuple[str, frozenset[type]]]
     width: int
     watermarks: dict[str, datetime]
+    latest_watermark: int
     categories: dict[str, list[str]]
     check_at: float = 0.0
 
     @classmethod
     def of_files(cls, views: Sequence[FeatureView], files: list[SnapshotFile]) -> "_FileLookupPlan":
         ends = np.cumsum([0, *(file.values.shape[1] for file in files)]).tolist()
+        watermarks = {view.name: file.watermark for view, file in zip(views, files, strict=True)}
         return cls(
             views=views,
             files=files,
+            searches=[_search(file) for file in files],
             spans=list(pairwise(ends)),
             python_types=list(_python_types(files).items()),
             width=ends[-1],
-            watermarks={view.name: file.watermark for view, file in zip(views, files, strict=True)},
+            watermarks=watermarks,
+            latest_watermark=latest_of(watermarks),
             categories={name: found for file in files for name, found in file.categories.items()},
         )
 
@@ -211,22 +235,33 @@ def _python_types(files: Sequence[SnapshotFile]) -> dict[str, frozenset[type]]:
     return found
 
 
-def _find_one(
-    plan: _FileLookupPlan, keys: Mapping[str, Sequence[Any]], position: int, values: np.ndarray, known_at: np.ndarray
-) -> None:
+def _search(file: SnapshotFile) -> _FileSearch:
+    columns = [(column, codes, codes.size) for column, codes in zip(file.entity, file.codes, strict=True)]
+    absent = np.full(file.values.shape[1], np.nan)
+    return _FileSearch(columns, file.keys_view, memoryview(file.known_at.data), file.values, absent)
+
+
+def _find_one(plan: _FileLookupPlan, keys: Mapping[str, Any], values: np.ndarray, known_at: np.ndarray) -> None:
     # For a few rows, Python numbers and bisection over the mapped keys are several times faster than array calls.
-    for view_position, (file, (start, end)) in enumerate(zip(plan.files, plan.spans, strict=True)):
+    found, times = [], []
+    for columns, known_keys, file_times, facts, absent in plan.searches:
         key = 0
-        for column, codes in zip(file.entity, file.codes, strict=True):
-            code = codes[keys[column][position]]
+        for column, codes, size in columns:
+            code = codes[keys[column]]
             if code < 0:
                 break
-            key = key * codes.size + code
+            key = key * size + code
         else:
-            row = bisect_left(file.keys_view, key)
-            if row < file.rows and file.keys_view[row] == key:
-                values[start:end] = file.values[row]
-                known_at[view_position] = file.known_at[row]
+            row = bisect_left(known_keys, key)
+            if row < len(known_keys) and known_keys[row] == key:
+                found.append(facts[row])
+                times.append(file_times[row])
+                continue
+        found.append(absent)
+        times.append(ABSENT)
+    if found:
+        np.concatenate(found, out=values)
+        known_at[:] = times
 
 
 def _find_many(

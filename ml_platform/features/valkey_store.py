@@ -25,7 +25,7 @@ from ml_platform.features.key_types import (
     key_type_of,
     require_python_types,
 )
-from ml_platform.features.online_store import ABSENT, LookupResult, Publication, Snapshot
+from ml_platform.features.online_store import ABSENT, LookupResult, Publication, Snapshot, latest_of
 from ml_platform.features.view import FeatureView
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class ValkeyStore:
                 )
                 known_at[rows_found, view_position] = read[:, 0]
                 values[rows_found, start:end] = read[:, 1:].view("<f8")
-        return LookupResult(views, values, known_at, watermarks, categories)
+        return LookupResult(views, values, known_at, watermarks, categories, latest_of(watermarks))
 
     def _parse_categories(self, view: FeatureView, header: bytes) -> dict[str, list[str]]:
         cached = self._categories.get(view.name)

@@ -1,5 +1,6 @@
 """Settings of the gateway: keys are needed beyond loopback, and settings that contradict each other are refused."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,18 @@ def test_keys_are_needed_on_every_address_but_loopback(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, str], host: str, keys: bool
 ) -> None:
     found = settings(monkeypatch, **values)
-    assert (found.host, found.keys, found.tls, found.workers) == (host, keys, False, 1)
+    assert (found.host, found.keys, found.tls) == (host, keys, False)
+
+
+def test_gateway_has_a_worker_for_each_core_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = os.sched_getaffinity(0)
+    assert settings(monkeypatch).workers == len(cores)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert settings(monkeypatch).workers == 1
+        assert settings(monkeypatch, WORKERS="3").workers == 3
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def test_grpc_is_answered_unless_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,14 +19,22 @@ NEW_YORK = "America/New_York"
 LAST_HOLIDAY_YEAR = 2100
 """The last one that the library knows."""
 
-HOLIDAY_HORIZON_DAYS = 8
+HOLIDAY_HORIZON_DAYS = np.array([8.0])
 DAYS_OF_YEAR = 366
 """Rounded up: years come out right or one too early, and the years beside them are looked up too."""
 
-TURNAROUND_MINUTES = 40
-SAME_DAY_MINUTES = 20 * 60
-MINUTE = 60_000_000
+# For one row, a calculation with an array takes a third of the time of one with a number.
+TURNAROUND_MINUTES, SAME_DAY_MINUTES = np.array([40.0]), np.array([20 * 60.0])
+MINUTE = np.array([60_000_000.0])
 HOUR, DAY = 60 * MINUTE, 24 * 60 * MINUTE
+NIGHT = NIGHT_UTC * MINUTE
+ONE, WEEK = np.array([1.0]), np.array([7.0])
+THURSDAY = np.array([3.0])
+"""The first day of 1970, counted from Monday."""
+
+FIRST_YEAR = 1600
+_FIRST_DAYS = np.arange(f"{FIRST_YEAR}", "2400", dtype="datetime64[Y]").astype("datetime64[D]").astype(np.float64)
+"""The first days of the years around those that instants can have, in days since 1970."""
 
 Numbers = npt.NDArray[np.float64]
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -35,17 +43,18 @@ Columns = Mapping[str, npt.NDArray[Any]]
 def schedule(rows: Columns) -> Columns:
     """Return one row per request: local clock and calendar, holidays, planned duration, and keys of other views."""
     departure, arrival = rows["scheduled_departure"], rows["scheduled_arrival"]
-    local = _local(departure)
-    day = local // DAY
+    # A call costs more than a value, so both times go through it together.
+    both = _local(np.concatenate([departure, arrival]))
+    local, local_arrival = both[: len(departure)], both[len(departure) :]
+    day, time_of_day = np.divmod(local, DAY)
     return {
         **{name: rows[name] for name in ("origin", "dest", "carrier")},
-        "hour": local // HOUR % 24,
-        "minute_of_day": local % DAY // MINUTE,
+        "hour": time_of_day // HOUR,
+        "minute_of_day": time_of_day // MINUTE,
         "minute": local % HOUR // MINUTE,
-        "arrival_minute_of_day": _local(arrival) % DAY // MINUTE,
-        # The first day of 1970 was a Thursday.
-        "weekday": (day + 3) % 7 + 1,
-        "day_of_year": day - _first_of_year(day) + 1,
+        "arrival_minute_of_day": local_arrival % DAY // MINUTE,
+        "weekday": (day + THURSDAY) % WEEK + ONE,
+        "day_of_year": day - _first_of_year(day) + ONE,
         "block": _minutes(arrival - departure),
         "departure_hour": departure // HOUR,
         **_beside_holidays(day),
@@ -58,7 +67,8 @@ def outlook(rows: Columns) -> Columns:
     block = _minutes(rows["scheduled_arrival"] - due)
     gap = _minutes(due - rows["aircraft_leg__scheduled_departure"])
     same_day = np.where(gap < SAME_DAY_MINUTES, 0.0, np.nan)
-    plan = gap - 2 * rows["aircraft_leg__block"] - TURNAROUND_MINUTES + same_day
+    last_block = rows["aircraft_leg__block"]
+    plan = gap - (last_block + last_block) - TURNAROUND_MINUTES + same_day
     delay = rows["aircraft_leg__delay"]
     left = rows["aircraft_history__last_left_at"]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -80,8 +90,7 @@ def outlook(rows: Columns) -> Columns:
 
 def _legs_today(now: Numbers, left: Numbers, legs_that_day: Numbers) -> Numbers:
     """Return the departures of an aircraft since the last 08:00 UTC, NaN for an aircraft without a departure."""
-    night = NIGHT_UTC * MINUTE
-    morning = (now - night) // DAY * DAY + night
+    morning = (now - NIGHT) // DAY * DAY + NIGHT
     return np.where(left < morning, 0.0, legs_that_day)
 
 
@@ -92,28 +101,29 @@ def _minutes(duration: Numbers) -> Numbers:
 def _local(instants: Numbers) -> Numbers:
     """Return the local time of New York, in microseconds since 1970."""
     changes, offsets = _clock_changes(*_years(instants // DAY))
-    return instants + offsets[np.searchsorted(changes, instants, side="right")]
+    return instants + offsets[changes.searchsorted(instants, side="right")]
 
 
 def _year(instants: Numbers) -> Numbers:
-    years = _dates(instants // DAY).astype("datetime64[Y]").astype(np.int64) + 1970
-    return np.where(np.isnan(instants), np.nan, years)
+    # NaN minus itself is NaN, and 0 for every time.
+    return FIRST_YEAR + _place_of_year(instants // DAY) + (instants - instants)
 
 
 def _first_of_year(days: Numbers) -> Numbers:
-    return _dates(days).astype("datetime64[Y]").astype("datetime64[D]").astype(np.float64)
+    return _FIRST_DAYS[_place_of_year(days)]
 
 
-def _dates(days: Numbers) -> npt.NDArray[np.datetime64]:
-    return np.where(np.isnan(days), 0, days).astype(np.int64).astype("datetime64[D]")
+def _place_of_year(days: Numbers) -> npt.NDArray[np.int64]:
+    """Return the places of the years in :data:`_FIRST_DAYS`; any of them for NaN."""
+    return _FIRST_DAYS.searchsorted(days, side="right") - 1
 
 
 def _years(days: Numbers) -> tuple[int, int]:
     """Return the first and the last year of ``days``, 1970 where there is none."""
-    known = days[~np.isnan(days)]
-    if not len(known):
+    first, last = np.fmin.reduce(days, initial=np.nan), np.fmax.reduce(days, initial=np.nan)
+    if np.isnan(first):
         return 1970, 1970
-    return int(known.min()) // DAYS_OF_YEAR + 1970, int(known.max()) // DAYS_OF_YEAR + 1970
+    return int(first) // DAYS_OF_YEAR + 1970, int(last) // DAYS_OF_YEAR + 1970
 
 
 def _beside_holidays(days: Numbers) -> dict[str, Numbers]:
@@ -123,8 +133,9 @@ def _beside_holidays(days: Numbers) -> dict[str, Numbers]:
     """
     known = _holidays(*_years(days))
     # The neighbours of a day are one place to the left and right in a list that begins and ends with NaN.
-    ahead = known[np.searchsorted(known[1:-1], days, side="left") + 1] - days
-    since = days - known[np.searchsorted(known[1:-1], days, side="right")]
+    between = known[1:-1]
+    ahead = known[between.searchsorted(days, side="left") + 1] - days
+    since = days - known[between.searchsorted(days, side="right")]
     return {
         name: np.minimum(distance, HOLIDAY_HORIZON_DAYS)
         for name, distance in (("days_to_holiday", ahead), ("days_since_holiday", since))
