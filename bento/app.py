@@ -8,10 +8,10 @@ error of its prediction log.
 import asyncio
 import gc
 import logging
+import os
 import re
 import sys
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from bento.predictor import Prediction, Predictor
 from bento.reasons import RequestedReasons, requested_reasons
 from bento.recent_scores import RecentScores
 from bento.row_stream import GROUP_ROWS, STREAMS_AT_ONCE, ReceivedLines, answered_lines
+from bento.uvicorn_request import has_whole_body, is_only_request, send_at_once
 from ml_platform.data.pii import shown_error
 from ml_platform.data.pseudonyms import PseudonymKey, pseudonym_key
 from ml_platform.errors import PlatformError
@@ -271,7 +272,7 @@ class PredictApp:
             return
         detail = FieldError("header.upgrade", "no upgrade", "websocket", f"Send POST {self._path}.")
         error = _error(400, "websocket", "The service does not speak WebSocket.", detail)
-        body = _error_bytes(error, uuid.uuid4().hex, "")
+        body = _error_bytes(error, _new_request_id(), "")
         headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode())]
         await send({"type": "websocket.http.response.start", "status": 400, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
@@ -279,8 +280,8 @@ class PredictApp:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, path = dict(scope["headers"]), scope["path"]
         received_id = headers.get(b"x-request-id", b"")
-        is_valid = _REQUEST_ID.fullmatch(received_id) is not None
-        request_id = received_id.decode() if is_valid else uuid.uuid4().hex
+        is_valid = b"x-request-id" in headers and _REQUEST_ID.fullmatch(received_id) is not None
+        request_id = received_id.decode() if is_valid else _new_request_id()
         try:
             if not is_valid and b"x-request-id" in headers:
                 raise _wrong_request_id(received_id)
@@ -314,8 +315,11 @@ class PredictApp:
             *response.headers,
             *(self._deprecation if path == self._path or path in self._infer_paths else ()),
         ]
-        await send({"type": "http.response.start", "status": response.status, "headers": response_headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
+        await send_at_once(
+            send,
+            {"type": "http.response.start", "status": response.status, "headers": response_headers},
+            {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body},
+        )
 
     def _log_bug(self, error: Exception, request_id: str) -> None:
         contract = None if self._predictor is None else self._predictor.contract
@@ -387,11 +391,12 @@ class PredictApp:
         if self.in_flight >= self.limits.requests_at_once:
             raise HttpError(429, "overload", "Too many requests at once.", [(b"retry-after", b"1")])
         client = self._take_place(headers)
+        is_alone = is_only_request(receive)
         self.in_flight += 1
         try:
             if path != self._path:
-                return await self._infer(body, headers, request_id)
-            return await self._predict(body, headers, request_id, reasons)
+                return await self._infer(body, headers, request_id, is_alone)
+            return await self._predict(body, headers, request_id, reasons, is_alone)
         finally:
             self.in_flight -= 1
             self._clients.release(client)
@@ -407,9 +412,14 @@ class PredictApp:
         return client
 
     async def _predict(
-        self, body: bytes, headers: dict[bytes, bytes], request_id: str, reasons: RequestedReasons | None
+        self,
+        body: bytes,
+        headers: dict[bytes, bytes],
+        request_id: str,
+        reasons: RequestedReasons | None,
+        is_alone: bool,
     ) -> Response:
-        predictions, prediction_id = await self._answers(body, headers, request_id, reasons)
+        predictions, prediction_id = await self._answers(body, headers, request_id, reasons, is_alone)
         response = orjson.dumps(
             {"predictions": predictions, "model": orjson.Fragment(self._model), "request_id": request_id}
         )
@@ -497,25 +507,33 @@ class PredictApp:
         answered.append(_answered(first, request_id, headers, now, request, prediction, started))
         return [{"prediction_id": row_prediction_id(first, row), **answer} for row, answer in enumerate(answers)]
 
-    async def _infer(self, body: bytes, headers: dict[bytes, bytes], request_id: str) -> Response:
+    async def _infer(self, body: bytes, headers: dict[bytes, bytes], request_id: str, is_alone: bool) -> Response:
         """Answer a request of the Open Inference Protocol."""
         size = headers.get(JSON_SIZE_HEADER, b"")
         is_size = size.isdigit() and len(size) <= MAX_SIZE_DIGITS
         request = read_inference(body, self.predictor.contract, int(size) if is_size else None)
-        predictions, prediction_id = await self._answers(request.body, headers, request_id, None)
+        predictions, prediction_id = await self._answers(request.body, headers, request_id, None, is_alone)
         answer = inference_answer(predictions, request, self.config.model, self.config.version)
         return Response(200, JSON, orjson.dumps(answer), [(b"x-prediction-id", prediction_id.encode())])
 
     async def _answers(
-        self, body: bytes, headers: dict[bytes, bytes], request_id: str, reasons: RequestedReasons | None
+        self,
+        body: bytes,
+        headers: dict[bytes, bytes],
+        request_id: str,
+        reasons: RequestedReasons | None,
+        is_alone: bool,
     ) -> tuple[list[dict[str, Any]], str]:
-        """Return the answer of each row of ``body``, and the id of the first prediction."""
+        """Return the answer of each row of ``body``, and the id of the first prediction.
+
+        A request that ``is_alone`` is scored at once; others wait for those that have arrived beside them.
+        """
         started = time.perf_counter()
         predictor = self.predictor
         now = datetime.now(UTC)
         request = predictor.contract.validate(body, MAX_ROWS_WITH_REASONS if reasons else None)
         if len(request.rows) <= INLINE_ROWS and not reasons and not predictor.store.remote:
-            prediction = await self._batcher.predict(request, now)
+            prediction = predictor.predict(request, now) if is_alone else await self._batcher.predict(request, now)
         else:
             prediction = await self._with_timeout(predictor.predict, request, now)
         if reasons:
@@ -540,9 +558,12 @@ class PredictApp:
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        message = await self._receive_with_timeout(receive)
+        # A timer for a body that is there would cost as much as reading it.
+        message = await (receive() if has_whole_body(receive) else self._receive_with_timeout(receive))
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
+            if message["type"] == "http.disconnect":
+                raise _gone()
             return body
         parts, size = [body], len(body)
         while message.get("more_body"):
@@ -561,7 +582,7 @@ class PredictApp:
         except TimeoutError:
             raise HttpError(408, "slow", f"The body did not arrive within {seconds:g} s.") from None
         if message["type"] == "http.disconnect":
-            raise HttpError(400, "gone", "The client closed the connection.")
+            raise _gone()
         return message
 
     def _warm_up(self, predictor: Predictor) -> None:
@@ -662,6 +683,10 @@ def _wrong_method(path: str, method: str, allowed: str) -> HttpError:
     return HttpError(405, "method", f"{path} takes {allowed}.", [(b"allow", allowed.encode())], detail)
 
 
+def _gone() -> HttpError:
+    return HttpError(400, "gone", "The client closed the connection.")
+
+
 def _too_many_of_client(limit: bytes) -> HttpError:
     detail = FieldError(
         "header.x-api-key",
@@ -677,6 +702,10 @@ async def _after(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[by
     yield first
     async for each in others:
         yield each
+
+
+def _new_request_id() -> str:
+    return os.urandom(16).hex()
 
 
 def _media_type(headers: dict[bytes, bytes]) -> bytes:

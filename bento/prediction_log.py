@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -50,8 +50,7 @@ _ROWS_AT_ONCE = 2_000
 """Rows above which waiting requests are written at once; about as many become lines in memory together."""
 
 
-@dataclass(frozen=True)
-class AnsweredRequest:
+class AnsweredRequest(NamedTuple):
     """An answered request with everything that the log writes about it; ``prediction_id`` is that of its first row."""
 
     prediction_id: str

@@ -6,10 +6,9 @@ It reads the native files of a model directory and needs no training code. Every
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +35,7 @@ MIN_PROBABILITY = 1e-6
 """Scores are clipped to this distance from 0 and 1 before taking their log-odds."""
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Predictions for the n rows of a request, and the inputs that they were made from.
 
     ``scores`` (n,) and ``labels`` (n,) are those of the task; a label is None for a task that answers a number.

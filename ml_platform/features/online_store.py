@@ -8,7 +8,7 @@ and decides whether a fact is too old: see :meth:`LookupResult.ages`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -101,8 +101,7 @@ class Publication:
     size_bytes: int
 
 
-@dataclass(frozen=True)
-class LookupResult:
+class LookupResult(NamedTuple):
     """Facts found for n rows and v views.
 
     ``values`` (n × all columns of all views in order, float64): null is NaN, a category is its position in

@@ -4,9 +4,8 @@ A function takes and returns a table or arrays, as its view declares. Both forms
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -21,12 +20,11 @@ from ml_platform.features.typed_values import typed_series
 from ml_platform.features.view import INSTANT, FeatureView, ViewError
 
 
-@dataclass(frozen=True)
-class ViewValues:
+class ViewValues(NamedTuple):
     """Values of a view for n rows: ``numbers`` (n × columns; NaN is null), and ``texts`` by position of the column."""
 
     numbers: Numbers
-    texts: dict[int, list[str | None]] = field(default_factory=dict)
+    texts: dict[int, list[str | None]]
 
 
 class RequestViewRunner:
@@ -40,7 +38,7 @@ class RequestViewRunner:
         dtypes = list(view.dtypes.values())
         self._texts = [place for place, dtype in enumerate(dtypes) if dtype == pl.String]
         self._numbers = [place for place, dtype in enumerate(dtypes) if dtype != pl.String]
-        # What follows is by place among the columns of numbers.
+        # All places below are among the columns of numbers.
         dtypes = [dtypes[place] for place in self._numbers]
         self._number_names = [self._names[place] for place in self._numbers]
         self._whole = [place for place, dtype in enumerate(dtypes) if _is_whole(dtype)]

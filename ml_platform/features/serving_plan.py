@@ -91,7 +91,8 @@ class ServingPlan:
             list(view.fields),
         )
         places, dtypes = self.columns.places, self.columns.dtypes
-        numbers = [(name, places[name]) for name in inputs if dtypes[name] != pl.String]
+        numbers = [name for name in inputs if dtypes[name] != pl.String]
+        number_places = np.array([places[name] for name in numbers], dtype=np.int64)
         texts = [(name, places[name]) for name in inputs if dtypes[name] == pl.String]
         has_inputs = bool(view.inputs)
 
@@ -101,8 +102,7 @@ class ServingPlan:
             seen[PREDICT_AT] = reads.predict_at
             if has_inputs:
                 seen[AS_OF] = reads.as_of
-                for name, place in numbers:
-                    seen[name] = block[:, place]
+                seen.update(zip(numbers, block.take(number_places, axis=1).T, strict=True))
                 for name, place in texts:
                     seen[name] = text_array(reads.served().text(place))
             reads.put(start, runner.of_arrays(seen, rows.height))

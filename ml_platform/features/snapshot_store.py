@@ -185,7 +185,7 @@ def _opened(path: Path, view: FeatureView) -> SnapshotFile | None:
 
 
 class _FileSearch(NamedTuple):
-    """What finds the fact of one entity in a file: its arrays, and the row of an entity that it does not have."""
+    """The arrays of a file in which the fact of one entity is found, and the row of an entity that it does not have."""
 
     columns: list[tuple[str, Codes, int]]
     keys: memoryview

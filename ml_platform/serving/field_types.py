@@ -76,15 +76,21 @@ def describe_value(value: Any) -> str:
 
 def _read_values(kind: type) -> Callable[[list[Any], bool], list[Any] | None]:
     def read(values: list[Any], nullable: bool) -> list[Any] | None:
+        if len(values) == 1 and type(values[0]) is kind:
+            return values
         found = set(map(type, values))
         return values if found == {kind} or (nullable and found <= {kind, type(None)}) else None
 
     return read
 
 
+_read_integers = _read_values(int)
+
+
 def _read_ints(values: list[Any], nullable: bool) -> list[Any] | None:
-    read = _read_values(int)(values, nullable)
-    return read if read is not None and all(value is None or value in _INT64 for value in read) else None
+    if _read_integers(values, nullable) is None:
+        return None
+    return values if all(value is None or value in _INT64 for value in values) else None
 
 
 def _read_floats(values: list[Any], nullable: bool) -> list[Any] | None:
@@ -154,10 +160,11 @@ def text_rules(max_length: int) -> TypeRules:
     read_texts = TYPE_RULES["string"].read
 
     def read(values: list[Any], nullable: bool) -> list[Any] | None:
-        found = read_texts(values, nullable)
-        return (
-            found if found is not None and all(value is None or len(value) <= max_length for value in found) else None
-        )
+        if read_texts(values, nullable) is None:
+            return None
+        if len(values) == 1 and values[0] is not None:
+            return values if len(values[0]) <= max_length else None
+        return values if all(value is None or len(value) <= max_length for value in values) else None
 
     def problem(value: Any) -> str | None:
         if type(value) is not str:

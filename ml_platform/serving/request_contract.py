@@ -357,8 +357,12 @@ class RequestContract(Settings):
         # Equal lengths without a missing key mean equal sets of keys.
         width = len(names)
         try:
-            columns = {name: [row[name] for row in rows] for name in names}
-            complete = all(len(row) == width for row in rows)
+            if len(rows) == 1:
+                columns = {name: [rows[0][name]] for name in names}
+                complete = len(rows[0]) == width
+            else:
+                columns = {name: [row[name] for row in rows] for name in names}
+                complete = all(len(row) == width for row in rows)
         except (KeyError, TypeError):
             complete = False
         if not complete:

@@ -1,6 +1,5 @@
 """A prediction log that keeps a share of the requests: which ones, with which weight, and none counted as lost."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def logged(folder: Path, role: str, share: float) -> dict[str, float]:
     """Return the weight of each request that a log with ``share`` keeps of the same requests."""
     log = PredictionLog(folder, "toy", "3", share=share)
     for number in range(REQUESTS):
-        log.put(dataclasses.replace(answered_request(f"r{number}"), role=role))
+        log.put(answered_request(f"r{number}")._replace(role=role))
     log.close()
     assert (log.written_rows, log.dropped_rows) == (REQUESTS, 0)
     records = [record for file in folder.glob("*.jsonl") for record in read_records(file)]

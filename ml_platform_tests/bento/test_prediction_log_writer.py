@@ -327,8 +327,7 @@ def test_rows_that_the_disk_did_not_confirm_are_counted(tmp_path: Path) -> None:
 
 def test_request_without_lines_costs_no_other_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = PredictionLog(tmp_path, "toy", "3", batch_seconds=600)
-    broken = answered_request("broken", rows=2)
-    object.__setattr__(broken, "rows", [{"carrier": object()}, {"carrier": "UA"}])
+    broken = answered_request("broken", rows=2)._replace(rows=[{"carrier": object()}, {"carrier": "UA"}])
     for answered in (answered_request("a"), broken, answered_request("b")):
         log.put(answered)
     log.close()

@@ -95,7 +95,8 @@ def _legs_today(now: Numbers, left: Numbers, legs_that_day: Numbers) -> Numbers:
 
 
 def _minutes(duration: Numbers) -> Numbers:
-    return np.trunc(duration / MINUTE)
+    minutes: Numbers = np.trunc(duration / MINUTE)
+    return minutes
 
 
 def _local(instants: Numbers) -> Numbers:
