@@ -3,11 +3,12 @@
 The engine does not import Dagster, so this module translates its reports.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
+from ml_platform.components.metadata import records_table
 from ml_platform.errors import listed
 from ml_platform.features.late_fields import LateField
 from ml_platform.features.leakage_screen import LeakageScreenReport
@@ -44,7 +45,7 @@ def late_fields_result(found: list[LateField] | NotEvaluated) -> dg.AssetCheckRe
         passed=not found,
         severity=ERROR,
         description=description,
-        metadata={"late_fields": len(found), **({"examples": _table(lines)} if lines else {})},
+        metadata={"late_fields": len(found), **({"examples": records_table(lines)} if lines else {})},
     )
 
 
@@ -73,7 +74,7 @@ def leakage_screen_result(found: LeakageScreenReport | NotEvaluated) -> dg.Asset
             "best_feature_alone": best,
             "best_auc_alone": value,
             "rows": found.rows,
-            "auc_alone": _table({"feature": name, "auc": round(auc, 4)} for name, auc in alone),
+            "auc_alone": records_table({"feature": name, "auc": round(auc, 4)} for name, auc in alone),
         },
     )
 
@@ -104,7 +105,7 @@ def skew_result(found: SkewReport | NotEvaluated) -> dg.AssetCheckResult:
             "predictions_compared": found.rows,
             "features_compared": found.features,
             "features_differing": len(differing),
-            **({"mismatches": _table(found.records())} if differing else {}),
+            **({"mismatches": records_table(found.records())} if differing else {}),
         },
     )
 
@@ -119,7 +120,7 @@ def performance_metadata(report: PerformanceReport) -> dict[str, Any]:
     }
     if not report.periods:
         return {**counts, "reason": "Nothing was predicted yet."}
-    metadata = {**counts, "by_period": _table(_table_cells(row) for row in report.table().to_dicts())}
+    metadata = {**counts, "by_period": records_table(_table_cells(row) for row in report.table().to_dicts())}
     if latest is None:
         return {**metadata, "reason": "No period has enough known labels yet."}
     return {**metadata, "version": latest.version, "period": f"{latest.start:%Y-%m-%d}", **latest.metrics}
@@ -176,7 +177,7 @@ def drift_metadata(result: DriftResult) -> dict[str, Any]:
         "logged_rows": report.logged_rows,
         "logged_nulls": [each.name for each in report.logged_nulls],
         **{name: value for name, value in optional.items() if value is not None},
-        **({"columns": _table(_column(each) for each in report.columns)} if report.columns else {}),
+        **({"columns": records_table(_column(each) for each in report.columns)} if report.columns else {}),
     }
 
 
@@ -226,19 +227,3 @@ def _table_cells(row: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in row.items()
         if value is not None
     }
-
-
-def _table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    cells = [dict(row) for row in rows]
-    names = list(dict.fromkeys(name for row in cells for name in row))
-    kinds = {name: next(row[name] for row in cells if name in row) for name in names}
-    return dg.MetadataValue.table(
-        # Dagster wants all columns in each row; a period without enough labels, for example, has no metrics.
-        [dg.TableRecord({name: row.get(name) for name in names}) for row in cells],
-        schema=dg.TableSchema(
-            [dg.TableColumn(name, type=_KINDS.get(type(value), "string")) for name, value in kinds.items()]
-        ),
-    )
-
-
-_KINDS: Mapping[type, str] = {float: "float", int: "int", bool: "bool"}

@@ -1,7 +1,7 @@
 """Metadata that the UI draws in place: images, column schemas, and the table of tuning trials."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -52,10 +52,28 @@ def training_set_schema(model: "BoundModel") -> dg.TableSchema:
     )
 
 
-def records_table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    """Return ``rows`` with equal names as a table."""
-    schema = dg.TableSchema([dg.TableColumn(name) for name in (rows[0] if rows else ())])
-    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=schema)
+def records_table(rows: Iterable[Mapping[str, Any]], names: Sequence[str] = ()) -> dg.TableMetadataValue:
+    """Return ``rows`` as a table with the columns ``names`` and those of all rows, in the order of their first use.
+
+    Every table of the UI is made here: Dagster refuses records with unequal fields, and the rows of a report differ; a
+    period without enough labels, for example, has no metrics. A field that a row lacks is null. A column has the type
+    of its values, and is text if they differ.
+    """
+    listed = [dict(row) for row in rows]
+    columns = list(dict.fromkeys([*names, *(name for row in listed for name in row)]))
+    kinds = {name: _column_type(row.get(name) for row in listed) for name in columns}
+    return dg.MetadataValue.table(
+        [dg.TableRecord({name: row.get(name) for name in columns}) for row in listed],
+        schema=dg.TableSchema([dg.TableColumn(name, kind) for name, kind in kinds.items()]),
+    )
+
+
+def _column_type(values: Iterable[Any]) -> str:
+    kinds = {type(value) for value in values if value is not None}
+    return _COLUMN_TYPES.get(kinds.pop(), "string") if len(kinds) == 1 else "string"
+
+
+_COLUMN_TYPES: Mapping[type, str] = {float: "float", int: "int", bool: "bool"}
 
 
 def label_metadata(counts: "LabelCounts | None") -> dict[str, Any]:
@@ -73,7 +91,6 @@ def label_metadata(counts: "LabelCounts | None") -> dict[str, Any]:
 
 def trials_table(tuning: "TuningResult") -> dg.TableMetadataValue:
     """Return the trials as a table, one row per trial, in the order of their numbers."""
-    names = ["number", "state", "loss", "rounds", "seconds", *tuning.best]
     records = [
         {
             "number": trial.number,
@@ -85,6 +102,4 @@ def trials_table(tuning: "TuningResult") -> dg.TableMetadataValue:
         }
         for trial in tuning.trials
     ]
-    rows: list[dict[str, Any]] = [{name: each.get(name) for name in names} for each in records]
-    schema = dg.TableSchema([dg.TableColumn(name) for name in names])
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)
+    return records_table(records, ["number", "state", "loss", "rounds", "seconds", *tuning.best])

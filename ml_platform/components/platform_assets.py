@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ml_platform.components.loading import declared_retention
+from ml_platform.components.metadata import records_table
 from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
@@ -85,18 +86,14 @@ def cleaning_metadata(report: "CleaningReport") -> dict[str, Any]:
         "problems": "; ".join(report.problems) or "none",
     }
     if report.kinds:
-        metadata["kinds"] = dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {
-                        "kind": each.kind,
-                        "items": each.items,
-                        "bytes": each.size_bytes,
-                        "oldest": f"{each.oldest:%Y-%m-%d %H:%M} UTC" if each.oldest else "",
-                        "examples": ", ".join(each.examples),
-                    }
-                )
-                for each in report.kinds
-            ]
+        metadata["kinds"] = records_table(
+            {
+                "kind": each.kind,
+                "items": each.items,
+                "bytes": each.size_bytes,
+                "oldest": f"{each.oldest:%Y-%m-%d %H:%M} UTC" if each.oldest else "",
+                "examples": ", ".join(each.examples),
+            }
+            for each in report.kinds
         )
     return metadata

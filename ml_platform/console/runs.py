@@ -87,7 +87,7 @@ def execute(
             report.steps.append(StepTiming(asset, seconds))
             _notify(listener, StepEvent(asset, "success", seconds))
         elif step.event_type == dg.DagsterEventType.STEP_FAILURE:
-            failures[asset] = _cause(step)
+            failures[asset] = failure_cause(step)
             _notify(listener, StepEvent(asset, "failure", message=failures[asset]))
 
     instance.add_event_listener(run_id, on_event)
@@ -114,16 +114,7 @@ def execute(
     return report
 
 
-def _range_tags(partitions: Sequence[str]) -> dict[str, str]:
-    return {RANGE_START_TAG: partitions[0], RANGE_END_TAG: partitions[-1]} if len(partitions) > 1 else {}
-
-
-def _notify(listener: Listener | None, event: StepEvent) -> None:
-    if listener is not None:
-        listener(event)
-
-
-def _cause(event: dg.DagsterEvent) -> str:
+def failure_cause(event: dg.DagsterEvent) -> str:
     """Return the innermost message of a failed step; Dagster wraps the error of an asset in its own error."""
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
@@ -137,3 +128,12 @@ def _cause(event: dg.DagsterEvent) -> str:
     text = str(error.message).strip()
     kind, _, own_message = text.partition(": ")
     return own_message if kind.startswith("ml_platform.") else text
+
+
+def _range_tags(partitions: Sequence[str]) -> dict[str, str]:
+    return {RANGE_START_TAG: partitions[0], RANGE_END_TAG: partitions[-1]} if len(partitions) > 1 else {}
+
+
+def _notify(listener: Listener | None, event: StepEvent) -> None:
+    if listener is not None:
+        listener(event)

@@ -42,6 +42,7 @@ def status(home: Home) -> dict[str, Any]:
     promotion; ``endpoint`` is None while the services are down. ``waiting`` are the candidates on HOLD.
     ``streams`` has one line for each stream whose requests the endpoint answers, ``replicas`` those that are ready by
     version, and ``scaling`` the last changes of their number, the oldest first.
+    ``failures`` are the failed runs, schedules and sensors that no later success has replaced.
     ``not_loaded`` has the errors of each domain that does not load. ``orphans`` names what the home serves or stores
     without a declaration, with the verb that ends it.
     """
@@ -110,6 +111,7 @@ def status(home: Home) -> dict[str, Any]:
         "not_loaded": domains_not_loaded(home, project),
         # The names of a domain that does not load are not known, so nothing is an orphan for certain.
         "orphans": [] if project.not_loaded else [str(each) for each in orphans(store, declared_names(project))],
+        "failures": _failures(home),
     }
 
 
@@ -139,6 +141,20 @@ def _arrived_end(home: Home, dataset: "Dataset", partitions: "PartitionScheme", 
     return arrived_until(arrival, open_lake(home), latest, partitions)
 
 
+def _failures(home: Home) -> list[dict[str, Any]]:
+    """Return the failures in the Dagster instance of ``home``, or that its storage cannot be read."""
+    import sqlalchemy as sa
+
+    from ml_platform.console.failures import unresolved_failures
+    from resources.orchestration import open_instance
+
+    try:
+        with open_instance(home) as instance:
+            return unresolved_failures(instance)
+    except sa.exc.SQLAlchemyError as error:
+        return [{"what": "storage of Dagster", "at": None, "reason": f"its runs cannot be read: {error}"}]
+
+
 def last_decisions(home: Home, limit: int = 5) -> list[dict[str, Any]]:
     """Return the last ``limit`` records of the audit log, latest first."""
     from ml_platform.registry.audit import AuditLog
@@ -151,7 +167,7 @@ def last_decisions(home: Home, limit: int = 5) -> list[dict[str, Any]]:
 
 
 def show(found: dict[str, Any], last: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print the results of :func:`status` and :func:`last_decisions`: models, broken domains, then the decisions."""
+    """Print the results of :func:`status` and :func:`last_decisions`: models, what is broken, then the decisions."""
     console.print(f"Data clock  {found['data_clock'] or 'no data has landed yet'}", highlight=False)
     for name, model in found["models"].items():
         console.print(Text(f"\n{name}", style="bold"))
@@ -163,17 +179,25 @@ def show(found: dict[str, Any], last: Sequence[dict[str, Any]], console: Console
         console.print(Text("\nWithout a declaration", style="bold yellow"))
     for orphan in found.get("orphans", []):
         console.print(Padding(Text(orphan, overflow="fold"), (0, 0, 0, 2), expand=False))
+    if found.get("failures"):
+        console.print(Text("\nFailed, and not repeated with success since", style="bold red"))
+    for failure in found.get("failures", []):
+        console.print(Text(f"  {_second(failure['at'])}  {failure['what']}"), soft_wrap=True)
+        console.print(Padding(Text(failure["reason"], style="dim", overflow="fold"), (0, 0, 0, 6), expand=False))
     if last:
         console.print(Text("\nLast decisions", style="bold"))
     for decision in last:
         on = f"version {decision['version']}" if "version" in decision else decision.get("partition", "")
         on = f"generation {decision['generation']}" if "generation" in decision else on
         what = decision.get("action") or f"{decision['kind']} {decision.get('decision', '')}".rstrip()
-        at = decision["at"][:19].replace("T", " ")
-        console.print(Text(f"  {at}Z  {decision.get('model', '')} {on}: {what}"), soft_wrap=True)
+        console.print(Text(f"  {_second(decision['at'])}  {decision.get('model', '')} {on}: {what}"), soft_wrap=True)
         for line in (decision.get("reason"), f"by {decision['by']}"):
             if line:
                 console.print(Padding(Text(line, style="dim"), (0, 0, 0, 6), expand=False))
+
+
+def _second(at: str | None) -> str:
+    return "" if at is None else f"{at[:19].replace('T', ' ')}Z"
 
 
 def _model_table(model: dict[str, Any]) -> Table:

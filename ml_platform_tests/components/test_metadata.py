@@ -1,11 +1,15 @@
 """Metadata of the assets in the UI: columns with descriptions, kinds and tags."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ml_platform import components
 from ml_platform.components.loading import bound_model
-from ml_platform.components.metadata import training_set_schema
+from ml_platform.components.metadata import records_table, training_set_schema
 from ml_platform.definitions import defs
 
 
@@ -39,3 +43,38 @@ def test_every_table_has_a_column_schema(graph: Any) -> None:
 
 def test_every_asset_has_a_kind_and_a_tag(graph: Any) -> None:
     assert [node.key for node in graph.asset_nodes if not node.kinds or not node.tags] == []
+
+
+CELLS = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=3)
+ROWS = st.lists(st.dictionaries(st.sampled_from("abcd"), CELLS), max_size=5)
+
+
+@settings(deadline=None)
+@given(ROWS, st.lists(st.sampled_from("xa"), unique=True))
+def test_table_of_rows_with_unequal_fields_keeps_every_value_and_adds_nulls(
+    rows: list[dict[str, Any]], names: list[str]
+) -> None:
+    table = records_table(rows, names)
+    columns = [column.name for column in table.schema.columns]
+    assert sorted(columns) == sorted({*names, *(name for row in rows for name in row)})
+    assert columns[: len(names)] == names
+    for record, row in zip(table.records, rows, strict=True):
+        assert {name: value for name, value in record.data.items() if name in row} == row
+        assert {record.data[name] for name in columns if name not in row} <= {None}
+
+
+def test_type_of_a_column_is_that_of_its_values() -> None:
+    table = records_table([{"n": 1, "mixed": 1}, {"n": None, "mixed": "x", "share": 0.5}, {"ok": True}], ["empty"])
+    assert {column.name: column.type for column in table.schema.columns} == {
+        "empty": "string",
+        "n": "int",
+        "mixed": "string",
+        "share": "float",
+        "ok": "bool",
+    }
+
+
+def test_every_table_of_the_ui_is_made_by_the_one_function() -> None:
+    package = Path(components.__file__).parent
+    made = [path.name for path in package.rglob("*.py") if "MetadataValue.table(" in path.read_text()]
+    assert made == ["metadata.py"]

@@ -15,7 +15,7 @@ from ml_platform.components.code_record import record_code
 from ml_platform.components.dataset.declaration import DatasetDeclaration
 from ml_platform.components.declaration import on_changed_code, partitions_definition
 from ml_platform.components.materializations import COVERED_CODE, LANDED_DIGEST, table_metadata
-from ml_platform.components.metadata import description_with_unit
+from ml_platform.components.metadata import description_with_unit, records_table
 from ml_platform.data.contract import Contract, ContractReport
 from resources.lake import LakeResource
 
@@ -157,20 +157,16 @@ def _check_metadata(reports: Sequence[ContractReport], docs: Mapping[str, dg.Url
     }
     metadata |= {f"data_docs {partition}": link for partition, link in docs.items()}
     if violations:
-        metadata["violations"] = dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {
-                        "partition": report.subject.partition or "whole",
-                        "column": violation.column or "",
-                        "rule": violation.rule,
-                        "count": violation.count,
-                        "examples": json.dumps(violation.examples, default=str),
-                        "message": violation.message,
-                    }
-                )
-                for report, violation in violations
-            ]
+        metadata["violations"] = records_table(
+            {
+                "partition": report.subject.partition or "whole",
+                "column": violation.column or "",
+                "rule": violation.rule,
+                "count": violation.count,
+                "examples": json.dumps(violation.examples, default=str),
+                "message": violation.message,
+            }
+            for report, violation in violations
         )
     return metadata
 

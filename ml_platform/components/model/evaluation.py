@@ -109,10 +109,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
                 **plots,
                 "looks": records_table(looks_table(result.verdict.looks)),
                 "freshness": records_table(curve_table(result.metric_values, model.arrivals)),
-                "weakest_slices": dg.MetadataValue.table(
-                    [dg.TableRecord(asdict(each)) for each in result.slices],
-                    schema=dg.TableSchema([dg.TableColumn(name) for name in ("column", "value", "rows", "score")]),
-                ),
+                "weakest_slices": records_table(map(asdict, result.slices), ("column", "value", "rows", "score")),
             },
             data_version=dg.DataVersion(result.verdict.digest),
         )

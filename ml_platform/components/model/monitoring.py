@@ -165,7 +165,7 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
         result = monitor_drift(model, model.key_of_run(context, stores.lake), stores)
         if isinstance(result, NotEvaluated):
             yield dg.MaterializeResult(metadata={"reason": result.reason})
-            yield not_evaluated("no_drift", result)
+            yield from (not_evaluated(name, result) for name in ("no_drift", *model.declared.monitors.own))
             return
         page = {"report": home.link(result.page)} if result.page else {}
         yield dg.MaterializeResult(metadata={**drift_metadata(result), **page})

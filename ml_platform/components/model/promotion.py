@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from ml_platform.components.metadata import records_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.model_card import write_month_card
 from ml_platform.components.stores import open_stores
@@ -185,10 +186,7 @@ def reproducible(model: ModelAssets) -> dg.AssetChecksDefinition:
             metadata={
                 "version": champion.version,
                 "environment_differences": found.environment_differences,
-                "comparisons": dg.MetadataValue.table(
-                    [dg.TableRecord(asdict(one)) for one in found.comparisons],
-                    schema=dg.TableSchema([dg.TableColumn(name) for name in ("item", "recorded", "rebuilt", "equal")]),
-                ),
+                "comparisons": records_table(map(asdict, found.comparisons), ("item", "recorded", "rebuilt", "equal")),
             },
         )
 

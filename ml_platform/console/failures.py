@@ -1,0 +1,77 @@
+"""Failed runs and failed ticks of schedules and sensors that no later success has replaced, for `ml-platform status`.
+
+A failure of a schedule is otherwise seen only by someone who opens the page of its runs.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import dagster as dg
+from dagster._core.scheduler.instigation import TickStatus
+
+from ml_platform.console.runs import failure_cause
+from ml_platform.errors import listed
+from resources.run_monitoring import RUN_ID_DIGITS
+
+RUNS_READ = 300
+"""Newest ended runs that are read; a failure before them is not shown."""
+
+FAILURES_SHOWN = 5
+
+PARTITION_TAG, SCHEDULE_TAG, SENSOR_TAG = "dagster/partition", "dagster/schedule_name", "dagster/sensor_name"
+
+
+def unresolved_failures(instance: dg.DagsterInstance, limit: int = FAILURES_SHOWN) -> list[dict[str, Any]]:
+    """Return the latest failures as JSON objects, ticks before runs: ``what``, ``at`` (ISO 8601) and ``reason``.
+
+    A run is left out when later runs made all its assets of its partition, and so is one that later runs tried again. A
+    tick is left out when a later one of its schedule or sensor did not fail.
+    """
+    ticks = sorted(_failed_ticks(instance), key=lambda each: str(each["at"]), reverse=True)
+    return [*ticks[:limit], *islice(_failed_runs(instance), limit)]
+
+
+def _failed_ticks(instance: dg.DagsterInstance) -> Iterator[dict[str, Any]]:
+    for state in instance.all_instigator_state():
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=2)
+        last = next((each for each in ticks if each.status is not TickStatus.STARTED), None)
+        if last is None or last.status is not TickStatus.FAILURE or not state.is_running:
+            continue
+        kind = state.instigator_type.value.lower()
+        reason = "no error was recorded" if last.error is None else str(last.error.message).strip()
+        yield _failure(f"{kind} {state.instigator_name}", last.timestamp, reason)
+
+
+def _failed_runs(instance: dg.DagsterInstance) -> Iterator[dict[str, Any]]:
+    ended = dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
+    replaced: set[tuple[str, str | None]] = set()
+    for record in instance.get_run_records(ended, limit=RUNS_READ):
+        run = record.dagster_run
+        # A run of a job has no selection.
+        names = sorted(key.to_user_string() for key in run.asset_selection or ()) or [run.job_name]
+        made = {(name, run.tags.get(PARTITION_TAG)) for name in names}
+        if run.status is dg.DagsterRunStatus.FAILURE and not made <= replaced:
+            causes = _causes(instance, run.run_id)
+            failed = {(name, run.tags.get(PARTITION_TAG)) for name in causes}
+            if not failed or not failed <= replaced:
+                by = run.tags.get(SCHEDULE_TAG) or run.tags.get(SENSOR_TAG)
+                partition = f" for {run.tags[PARTITION_TAG]}" if PARTITION_TAG in run.tags else ""
+                requested = f", requested by {by}" if by else ""
+                what = f"run {run.run_id[:RUN_ID_DIGITS]} of {listed(names)}{partition}{requested}"
+                reason = " ".join(f"{name}: {cause}" for name, cause in causes.items())
+                at = record.end_time or record.create_timestamp.timestamp()
+                yield _failure(what, at, reason or "no step failed; see its log in the Dagster UI")
+            made |= failed
+        replaced |= made
+
+
+def _causes(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
+    """Return the cause of each failed step of a run, by the asset of the step."""
+    events = [each.dagster_event for each in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)]
+    return {str(event.step_key).replace("__", "/"): failure_cause(event) for event in events if event is not None}
+
+
+def _failure(what: str, at: float, reason: str) -> dict[str, Any]:
+    return {"what": what, "at": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"), "reason": reason}
