@@ -74,7 +74,7 @@ def data_flow() -> str:
         at(2, top, "features/<view>", "change log: facts|with known_at", FEATURE),
         at(3, top, "training_set", "facts as of|each prediction time", MODEL),
         at(4, top, "candidate_<trainer>", "MLflow run|registered version", MODEL),
-        at(4, middle, "evaluation", "gates: blocking checks|PROMOTE, HOLD, REJECT", MODEL),
+        at(4, middle, "evaluation", "gates: checks|PROMOTE, HOLD, REJECT", MODEL),
         at(3, middle, "model_card", "page for people,|written before approval", MODEL),
         at(2, middle, "champion", "verdict verified again|alias moved, audit record", MODEL),
         at(2, bottom, "bento", "BentoML service|smoke test: equal scores", SERVING),

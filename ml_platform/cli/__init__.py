@@ -79,6 +79,8 @@ def materialize(
     with open_instance(home) as instance, live_progress(console) as listener:
         keys = work.resolve_selection(loaded, select)
         runs = work.bring_up_to_date(loaded, instance, home, keys, partitions, listener=listener, force=force)
+    for warning in dict.fromkeys(warning for run in runs for warning in run.warnings):
+        console.print(f"Not passed: {warning}", highlight=False, markup=False, soft_wrap=True)
     materialized = sum(len(run.steps) for run in runs)
     console.print(f"{materialized} of {len(keys)} assets materialized; the others were up to date.")
 

@@ -1,16 +1,32 @@
 """The verbs by which a person decides about a version: approve, reject, roll back, retire, restore."""
 
+import os
 from typing import Annotated, Literal
 
 import typer
 
 from ml_platform.cli.opening import ModelName, open_home
+from resources.home import HOME_VARIABLE, Home
 
 By = Annotated[str, typer.Option(help="Name of the person who decides.")]
 Reason = Annotated[str, typer.Option(help="Reason of the decision, for the record.")]
 EvidenceDigest = Annotated[
     str, typer.Option("--evidence", help="First digits of the evidence digest on the model card that the person read.")
 ]
+
+
+def show_in_dagster(home: Home) -> None:
+    """Write the Dagster events of the decision that was just recorded, in a process of its own.
+
+    The decision does not depend on it. If Dagster's storage does not answer, the sensor `decisions` writes them later.
+    """
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "ml_platform.components.decision_events"]
+    done = subprocess.run(command, check=False, capture_output=True, env={**os.environ, HOME_VARIABLE: str(home.root)})
+    if done.returncode:
+        typer.echo("The Dagster UI does not show it yet; its sensor `decisions` will, when it runs.", err=True)
 
 
 def approve(model: ModelName, version: int, by: By, reason: Reason, evidence: EvidenceDigest = "") -> None:
@@ -37,6 +53,7 @@ def rollback(model: ModelName, by: By, reason: Reason) -> None:
     typer.echo("Update its model card and its release folder with:")
     assets = f'key:"{model}/champion" or key:"{model}/model_card"'
     typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {back.partition} --force")
+    show_in_dagster(home)
 
 
 def retire(model: ModelName, by: By, reason: Reason) -> None:
@@ -46,9 +63,11 @@ def retire(model: ModelName, by: By, reason: Reason) -> None:
     from ml_platform.components.stores import open_home_stores
     from ml_platform.registry.missing_champion import retire_champion
 
-    stores = open_home_stores(open_home())
+    home = open_home()
+    stores = open_home_stores(home)
     ended = retire_champion(stores.registry, stores.audit, model, decided_by=by, reason=reason, at=datetime.now(UTC))
     typer.echo(f"Version {ended.version} is champion of '{model}' no longer; its endpoint serves until a rollout.")
+    show_in_dagster(home)
 
 
 def restore_version(model: ModelName, by: By, reason: Reason) -> None:
@@ -58,11 +77,13 @@ def restore_version(model: ModelName, by: By, reason: Reason) -> None:
     from ml_platform.components.stores import open_home_stores
     from ml_platform.steps.missing_champion import restore_deleted_champion
 
-    stores = open_home_stores(open_home())
+    home = open_home()
+    stores = open_home_stores(home)
     record = restore_deleted_champion(model, stores, by=by, reason=reason, now=datetime.now(UTC))
     typer.echo(f"The champion of '{model}' is version {record.version} in MLflow. Package it and roll it out with:")
     assets = f'key:"{model}/bento" or key:"{model}/rollout"'
     typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {record.partition} --force")
+    show_in_dagster(home)
 
 
 def _decide(
@@ -74,15 +95,18 @@ def _decide(
     from ml_platform.components.stores import open_home_stores
     from ml_platform.steps.promotion import ApprovalDecision, NotPromoted, record_decision
 
+    home = open_home()
     outcome = record_decision(
         bound_model(model),
         version,
         ApprovalDecision(decision, by, reason, evidence),
-        open_home_stores(open_home()),
+        open_home_stores(home),
         now=datetime.now(UTC),
     )
     if isinstance(outcome, NotPromoted):
         typer.echo(f"The decision is recorded. Version {version} of '{model}' is not champion: {outcome.reason}")
-        return
-    typer.echo(f"The decision is recorded. Version {version} is champion of '{model}'. Roll it out with:")
-    typer.echo(f"  ml-platform materialize --select 'key:\"{model}/champion\"+' --partitions {outcome.partition}")
+    else:
+        typer.echo(f"The decision is recorded. Version {version} is champion of '{model}'. Roll it out with:")
+        assets = " or ".join(f'key:"{model}/{name}"' for name in ("champion", "bento", "rollout"))
+        typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {outcome.partition} --force")
+    show_in_dagster(home)

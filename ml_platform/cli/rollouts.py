@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ml_platform.cli.decisions import By, Reason
+from ml_platform.cli.decisions import By, Reason, show_in_dagster
 from ml_platform.cli.opening import ModelName, open_home
 
 rollout = typer.Typer(help="See, approve or abort the rollout of a new champion.", no_args_is_help=True)
@@ -37,8 +37,10 @@ def approve(model: ModelName, by: By, reason: Reason) -> None:
     from ml_platform.steps.rollouts import approve_step
     from resources.state import open_state
 
-    approved = approve_step(open_state(open_home()), model, by=by, reason=reason, at=datetime.now(UTC))
+    home = open_home()
+    approved = approve_step(open_state(home), model, by=by, reason=reason, at=datetime.now(UTC))
     typer.echo(f"Step {approved.step + 1} of version {approved.candidate.version} is approved.")
+    show_in_dagster(home)
 
 
 @rollout.command()
@@ -49,8 +51,10 @@ def abort(model: ModelName, by: By, reason: Reason) -> None:
     from ml_platform.steps.rollouts import abort_rollout
     from resources.state import open_state
 
-    state = abort_rollout(open_state(open_home()), model, by=by, reason=reason, at=datetime.now(UTC))
+    home = open_home()
+    state = abort_rollout(open_state(home), model, by=by, reason=reason, at=datetime.now(UTC))
     typer.echo(f"The stable version answers all requests; the desired state is generation {state.generation}.")
+    show_in_dagster(home)
 
 
 @rollout.command()
@@ -61,5 +65,7 @@ def retry(model: ModelName, by: By, reason: Reason) -> None:
     from ml_platform.steps.rollouts import retry_rollout
     from resources.state import open_state
 
-    state = retry_rollout(open_state(open_home()), model, by=by, reason=reason, at=datetime.now(UTC))
+    home = open_home()
+    state = retry_rollout(open_state(home), model, by=by, reason=reason, at=datetime.now(UTC))
     typer.echo(f"The rollout begins again; the desired state is generation {state.generation}.")
+    show_in_dagster(home)

@@ -155,6 +155,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("trials", "Table of the search: number, state, loss, rounds, seconds, settings."),
     ),
     "<model>/evaluation": (
+        MetadataKey("summary", "The verdict, its reasons, the metrics with intervals, and links, as Markdown."),
         _CODE,
         _VERSION,
         _RUN,
@@ -163,6 +164,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey(
             "labels_needed", "Approximate number of additional labels that would decide a HOLD; 0 otherwise.", "labels"
         ),
+        MetadataKey("data_needed", "Length of data that has so many labels at the rate of the last window."),
         *_METRICS,
         MetadataKey("<metric>_low", "Lower end of the metric's confidence interval.", "of the metric"),
         MetadataKey("<metric>_high", "Upper end of the metric's confidence interval.", "of the metric"),
@@ -228,11 +230,12 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("approved_by", "People whose approvals counted."),
         MetadataKey("reason", "Reason of the decision."),
         MetadataKey("release", "Result of the DVC release, or the reason why there is none."),
-        MetadataKey("model_card", "Whether the model card was updated, or the reason why not."),
+        MetadataKey("model_card", "Link to the page of the model card."),
+        MetadataKey("card_written", "Whether the model card was updated, or the reason why not."),
     ),
     "<model>/champion, check approved": (
         _VERSION,
-        MetadataKey("state", "'waits as challenger' or 'rejected' for a version that is not champion."),
+        MetadataKey("state", "'waits as challenger', 'rejected', 'on hold' or 'refused by its gates'."),
     ),
     "<model>/champion, check reproducible": (
         _VERSION,
@@ -272,11 +275,12 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("weights", "Share of the requests by role.", "percent"),
         MetadataKey("scaling", "Table of the last changes of the replicas: time, version, numbers, load, target."),
     ),
-    "<model>/rollout, observation of a rollback": (
+    "<model>/champion and <model>/rollout, event of a decision without a run": (
         _VERSION,
-        MetadataKey("decided_by", "Person that made the decision."),
+        MetadataKey("action", "Decision: promote, roll_back, restore, retire, approve, reject or approve step."),
+        MetadataKey("decided_by", "Person or process that made the decision."),
         MetadataKey("reason", "Reason of the decision."),
-        MetadataKey("generation", "Generation of the desired state; every change raises it by one."),
+        MetadataKey("evidence", "Digest of the evidence on which a version was approved or rejected."),
     ),
     "<model>/rollout, observation of a rollout in steps": (
         MetadataKey("outcome", "Outcome of the rollout: running, completed, rolled_back or superseded."),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -33,6 +33,9 @@ from ml_platform.data.scratch import scratch_folder
 from resources.addresses import address
 from resources.home import Home
 from resources.orchestration import open_instance
+
+if TYPE_CHECKING:
+    from ml_platform.registry.champion_history import ChampionRecord
 
 ROWS_SHOWN = 10
 TIMED_REQUESTS = 200
@@ -57,7 +60,7 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
 
     It materializes only the data that the model of the demo needs. The figures are the status of the model, seconds by
     stage, and the request latency in milliseconds. A second call finds all assets up to date, and only serves and
-    predicts again.
+    predicts again. When the first candidate is on HOLD or rejected, nothing serves, and the reason is printed.
     """
     declared, land = domain_module(domain, "demo"), domain_module(domain, "landing").land
     stages = Stages()
@@ -68,6 +71,10 @@ def run_demo(domain: str, home: Home, console: Console) -> dict[str, Any]:
     console.print(_landed_text(declared, len(landed)))
     with open_instance(home) as instance, live_progress(console) as listener:
         _materialize(declared, home, instance, listener, stages)
+    if _champion(declared.MODEL, home) is None:
+        found = status(home)["models"][declared.MODEL]
+        _show_no_champion(declared.MODEL, found, console)
+        return {"model": found, "stages": stages.seconds, "latency_ms": None}
     with scratch_folder("demo") as scratch:
         rows = declared.request_rows(scratch)
     with stages.stage("serve and predict"):
@@ -109,6 +116,23 @@ class PredictionResponse:
             "p50": 1000 * ordered[len(ordered) // 2],
             "p99": 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
         }
+
+
+def _champion(model: str, home: Home) -> "ChampionRecord | None":
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.registry.champion_history import current_champion
+    from resources.state import open_state
+
+    return current_champion(AuditLog(open_state(home)), model)
+
+
+def _show_no_champion(model: str, found: dict[str, Any], console: Console) -> None:
+    """Print why no version of ``model`` serves yet, and what to do."""
+    verdict = found["verdict"]
+    console.print(f"No version of '{model}' is champion, so nothing serves yet.", highlight=False)
+    for line in [verdict["title"], *verdict["reasons"]] if verdict else ["No candidate was evaluated."]:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    console.print("Read its model card; `ml-platform status` shows the verdict again.", highlight=False, soft_wrap=True)
 
 
 def _materialize(declared: Any, home: Home, instance: dg.DagsterInstance, listener: Listener, stages: Stages) -> None:
@@ -244,6 +268,7 @@ def _show_summary(
     table = Table(title=f"{declared.MODEL} on rows of {partition} outside its training data", show_header=False)
     for name, value in (
         ("champion", f"version {champion['version']} (served: {response.version})"),
+        *_last_verdict_lines(found),
         *_metric_lines(metrics),
         ("evaluated on", f"{metrics['rows']:,.0f} {declared.ROW_NOUN}"),
         ("request latency", f"{latency['p50']:.1f} ms median, {latency['p99']:.1f} ms p99"),
@@ -263,6 +288,14 @@ def _show_summary(
         ("Next", f"`make up`, then the Dagster UI at {address('webserver')}; `ml-platform status`"),
     ):
         console.print(f"{name:<14}{where}", highlight=False, soft_wrap=True)
+
+
+def _last_verdict_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of the last verdict, if it did not promote its candidate."""
+    verdict = found["verdict"]
+    if verdict is None or verdict["decision"] == "PROMOTE":
+        return []
+    return [("last verdict", "\n".join([verdict["title"], *verdict["reasons"]]))]
 
 
 def _metric_lines(metrics: dict[str, float]) -> list[tuple[str, str]]:

@@ -1,21 +1,24 @@
-"""`ml-platform history`: the champions of a model and the decisions on its versions, from the audit log."""
+"""`ml-platform history`: champions of a model, verdicts and decisions on its versions, from the audit log."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from ml_platform.console.arguments import ArgumentError
+from ml_platform.console.verdicts import VerdictEntry, verdict_entries
 from ml_platform.registry.champion_history import ChampionRecord
 from resources.home import Home
 
 if TYPE_CHECKING:
     from ml_platform.registry.audit import AuditLog
     from ml_platform.steps.request_lookup import RequestAnswer
+
+    HistoryEntry: TypeAlias = "ChampionRecord | VersionDecision | VerdictEntry | RequestAnswer"
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,15 @@ class VersionDecision:
     reason: str
 
 
-def history_entries(
-    home: Home, model: str, at: datetime | None, request_id: str
-) -> "list[ChampionRecord | VersionDecision | RequestAnswer]":
+def history_entries(home: Home, model: str, at: datetime | None, request_id: str) -> "list[HistoryEntry]":
     """Return the answers to ``request_id`` if it is given, else the champion at ``at``, else every decision."""
     if request_id:
         return [*answers(home, model, request_id)]
     return [champion_at_instant(home, model, at)] if at else [*decisions(home, model)]
 
 
-def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]":
-    """Return every change of the champion of ``model`` and every decision on its versions, oldest first.
+def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision | VerdictEntry]":
+    """Return every change of the champion of ``model``, every verdict and decision on its versions, oldest first.
 
     The list is empty when nothing was decided. Raises
     :class:`~ml_platform.components.loading.DeclarationUnknownError` when ``model`` has no record and no declaration.
@@ -66,7 +67,8 @@ def decisions(home: Home, model: str) -> "list[ChampionRecord | VersionDecision]
         )
         for record in audit.records(WINDOW_SKIPPED, model)
     ]
-    return sorted([*nominations, *approvals, *promotions, *skipped], key=_decided_at)
+    verdicts = verdict_entries(audit, model)
+    return sorted([*verdicts, *nominations, *approvals, *promotions, *skipped], key=_decided_at)
 
 
 def champion_at_instant(home: Home, model: str, at: datetime) -> ChampionRecord:
@@ -110,12 +112,12 @@ def answers(home: Home, model: str, request_id: str) -> "list[RequestAnswer]":
     )
 
 
-def json_values(entry: "ChampionRecord | VersionDecision | RequestAnswer") -> dict[str, Any]:
+def json_values(entry: "HistoryEntry") -> dict[str, Any]:
     """Return one decision or answer as JSON values."""
     return {name: _json_value(value) for name, value in asdict(entry).items()}
 
 
-def show(entries: "Sequence[ChampionRecord | VersionDecision | RequestAnswer]", model: str, console: Console) -> None:
+def show(entries: "Sequence[HistoryEntry]", model: str, console: Console) -> None:
     """Print each decision or answer: time, version, data, the person or gate that decided, and the reason."""
     if not entries:
         console.print(f"No decision on '{model}' is recorded yet.")
@@ -143,13 +145,15 @@ def _audit(home: Home) -> "AuditLog":
     return AuditLog(open_state(home))
 
 
-def _decided_at(entry: ChampionRecord | VersionDecision) -> datetime:
+def _decided_at(entry: ChampionRecord | VersionDecision | VerdictEntry) -> datetime:
     return entry.since if isinstance(entry, ChampionRecord) else entry.at
 
 
-def _title_and_lines(each: "ChampionRecord | VersionDecision | RequestAnswer") -> tuple[str, list[str]]:
+def _title_and_lines(each: "HistoryEntry") -> tuple[str, list[str]]:
     if isinstance(each, ChampionRecord):
         return f"{_utc_text(each.since)}  {each.action} version {each.version}", _champion_lines(each)
+    if isinstance(each, VerdictEntry):
+        return f"{_utc_text(each.at)}  {each.title}", [*each.reasons]
     if isinstance(each, VersionDecision):
         return f"{_utc_text(each.at)}  {_decision_text(each)}", [f"by {each.decided_by}", each.reason]
     rows = f"{each.rows} rows" if each.rows > 1 else "1 row"

@@ -8,7 +8,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 
 from ml_platform.console.runs import Listener, StepEvent
 
-_MARKS = {"success": "[green]✓[/]", "failure": "[red]✗[/]"}
+_MARKS = {"success": "[green]✓[/]", "skipped": "[yellow]–[/]", "failure": "[red]✗[/]"}
 
 
 @contextmanager

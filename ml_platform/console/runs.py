@@ -32,16 +32,23 @@ class StepTiming:
 
 @dataclass
 class RunReport:
-    """A finished run: its duration in seconds, and its successful steps in the order in which they ended."""
+    """A finished run: its duration in seconds, and its steps that made something, in the order in which they ended.
+
+    ``warnings`` are the checks that did not pass and stopped nothing, such as the gates of a candidate on HOLD.
+    """
 
     run_id: str
     seconds: float = 0.0
     steps: list[StepTiming] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """An event for a listener: ``kind`` is 'start', 'success' or 'failure'; ``message`` is the cause of a failure."""
+    """An event for a listener: ``kind`` is 'start', 'success', 'skipped' or 'failure', which has a ``message``.
+
+    A step is skipped when it ended well and made nothing, as `champion` does after a verdict of HOLD.
+    """
 
     asset: str
     kind: str
@@ -73,10 +80,19 @@ def execute(
     assets = {key.to_python_identifier(): key.to_user_string() for key in keys}
     failures: dict[str, str] = {}
     started: dict[str, float] = {}
+    made: set[str] = set()
 
     def on_event(event: dg.EventLogEntry) -> None:
         step = event.dagster_event
         if step is None or step.step_key is None:
+            return
+        if step.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
+            made.add(step.step_key)
+        if step.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = step.asset_check_evaluation_data
+            if not check.passed and check.severity is dg.AssetCheckSeverity.WARN:
+                name = f"{check.asset_key.to_user_string()}, {check.check_name}"
+                report.warnings.append(f"{name}: {check.description or 'did not pass'}")
             return
         asset = assets.get(step.step_key) or step.step_key.replace("__", "/")
         if step.event_type == dg.DagsterEventType.STEP_START:
@@ -84,8 +100,9 @@ def execute(
             _notify(listener, StepEvent(asset, "start"))
         elif step.event_type == dg.DagsterEventType.STEP_SUCCESS:
             seconds = event.timestamp - started.get(asset, event.timestamp)
-            report.steps.append(StepTiming(asset, seconds))
-            _notify(listener, StepEvent(asset, "success", seconds))
+            if step.step_key in made:
+                report.steps.append(StepTiming(asset, seconds))
+            _notify(listener, StepEvent(asset, "success" if step.step_key in made else "skipped", seconds))
         elif step.event_type == dg.DagsterEventType.STEP_FAILURE:
             failures[asset] = failure_cause(step)
             _notify(listener, StepEvent(asset, "failure", message=failures[asset]))

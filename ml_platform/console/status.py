@@ -1,8 +1,9 @@
-"""`ml-platform status`: data clock, champions, served versions with their traffic shares, and the last decisions."""
+"""`ml-platform status`: data clock, champions, verdicts, served versions with their traffic shares, and failures."""
 
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from resources.home import Home
 
 if TYPE_CHECKING:
     from ml_platform.components.dataset.component import Dataset
+    from ml_platform.console.verdicts import VerdictEntry
     from ml_platform.data.partitions import PartitionScheme
     from ml_platform.registry.waiting import WaitingCandidate
 
@@ -40,6 +42,7 @@ def status(home: Home) -> dict[str, Any]:
 
     The models are those with a declaration, a promotion or a desired state. ``champion`` is None before the first
     promotion; ``endpoint`` is None while the services are down. ``waiting`` are the candidates on HOLD.
+    ``verdict`` is the last one on a candidate, with its reasons, or None.
     ``streams`` has one line for each stream whose requests the endpoint answers, ``replicas`` those that are ready by
     version, and ``scaling`` the last changes of their number, the oldest first.
     ``failures`` are the failed runs, schedules and sensors that no later success has replaced.
@@ -51,6 +54,7 @@ def status(home: Home) -> dict[str, Any]:
     from ml_platform.components.project import read_project
     from ml_platform.console.lifecycle import declared_domains, declared_names
     from ml_platform.console.load_check import domains_not_loaded
+    from ml_platform.console.verdicts import last_verdict
     from ml_platform.definitions import PROJECT_ROOT
     from ml_platform.registry.audit import AuditLog
     from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
@@ -97,6 +101,7 @@ def status(home: Home) -> dict[str, Any]:
                 **({"problem": str(stored.unreadable[name])} if name in stored.unreadable else {}),
             },
             "endpoint": served.endpoint if served else None,
+            "verdict": _verdict_values(last_verdict(audit, name)),
             "streams": streams.get(name, []),
             "replicas": served.replicas if served else {},
             "scaling": [each.model_dump(mode="json") | {"text": each.text} for each in scaling.get(name, [])],
@@ -219,6 +224,8 @@ def _model_table(model: dict[str, Any]) -> Table:
         lines["replicas"] = "\n".join([", ".join(ready) or "none", *reversed(last)])
     if model.get("streams"):
         lines["streams"] = "\n".join(model["streams"])
+    if verdict := model.get("verdict"):
+        lines["last verdict"] = "\n".join([f"{verdict['title']}, {_second(verdict['at'])}", *verdict["reasons"]])
     if model.get("waiting"):
         lines["on hold"] = "; ".join(each["text"] for each in model["waiting"])
     if "problem" in serving:
@@ -227,6 +234,12 @@ def _model_table(model: dict[str, Any]) -> Table:
     for name, value in lines.items():
         table.add_row(name, Text(value, overflow="fold"))
     return table
+
+
+def _verdict_values(verdict: "VerdictEntry | None") -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    return {**asdict(verdict), "at": verdict.at.isoformat(), "title": verdict.title}
 
 
 def _waiting_values(waiting: "WaitingCandidate", maximum_looks: int) -> dict[str, Any]:

@@ -78,6 +78,34 @@ def windows_needed(labels_needed: int | None, rows: int, windows: int) -> int | 
     return math.ceil(labels_needed * windows / rows) if labels_needed and rows else None
 
 
+def data_length(days: float) -> str:
+    """Return a length of data in words, in a unit of which there are some.
+
+    >>> [data_length(days) for days in (0.4, 20, 120, 790, 4000)]
+    ['about 10 hours', 'about 20 days', 'about 4 months', 'about 26 months', 'about 11 years']
+    """
+    months = days / _DAYS_PER_MONTH
+    for count, unit in ((24 * days, "hours"), (days, "days"), (months, "months"), (months / 12, "years")):
+        if count < _COUNT_UNTIL[unit]:
+            break
+    return f"about {math.ceil(count):,} {unit if count > 1 else unit[:-1]}"
+
+
+_DAYS_PER_MONTH = 365.25 / 12
+_COUNT_UNTIL = {"hours": 48, "days": 60, "months": 36, "years": math.inf}
+"""Number of each unit from which the next longer one is used."""
+
+
+def labels_needed_text(labels: int, days: float | None) -> str:
+    """Return how many ``labels`` would decide; ``days`` of data have as many at the rate so far, None: unknown.
+
+    >>> labels_needed_text(729_350, 790)
+    "About 729,350 more labels would decide: about 26 months of data at today's rate."
+    """
+    at_rate = "" if days is None else f": {data_length(days)} of data at today's rate"
+    return f"About {labels:,} more labels would decide{at_rate}."
+
+
 def waiting_text(number: int, maximum: int, needed: int | None) -> str:
     """Return what happens to a candidate on HOLD after look ``number``; ``needed`` is a number of windows.
 

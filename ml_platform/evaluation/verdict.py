@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import PlatformError
 from ml_platform.evaluation.gate_result import GateResult
-from ml_platform.evaluation.look import Look, waiting_text, windows_needed
+from ml_platform.evaluation.look import Look, labels_needed_text, waiting_text, windows_needed
 
 Decision = Literal["PROMOTE", "HOLD", "REJECT"]
 
@@ -26,7 +26,8 @@ class Verdict(BaseModel):
 
     ``candidate`` and ``champion`` are content digests of model directories. ``evidence`` is the digest of the evidence,
     and ``table`` is the content hash of its stored rows. ``looks`` are those at the windows that the evidence pools, in
-    order; it is empty for a model whose candidates are judged once. ``digest`` covers all other fields of the record.
+    order; it is empty for a model whose candidates are judged once. ``days_needed`` is the length of data that has
+    ``labels_needed`` labels at the rate of the last window. ``digest`` covers all other fields of the record.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,11 +40,17 @@ class Verdict(BaseModel):
     gates: list[GateResult]
     reasons: list[str]
     labels_needed: int | None
+    days_needed: float | None = None
     evidence: str
     table: str = ""
     looks: list[Look] = Field(default_factory=list)
     decided_at: str
     digest: str
+
+    @property
+    def notes(self) -> list[str]:
+        """The reasons after those of the gates: what would decide a HOLD, and whether it is judged again."""
+        return self.reasons[len(decide(self.gates)[1]) :]
 
 
 def decide(gates: Sequence[GateResult]) -> tuple[Decision, list[str]]:
@@ -73,15 +80,21 @@ def build_verdict(
     table: str = "",
     looks: Sequence[Look] = (),
     maximum_looks: int = 1,
+    labels_per_day: float | None = None,
 ) -> Verdict:
     """Return the verdict on ``candidate`` over ``champion`` (content digests), with its own digest.
 
-    The reasons of a HOLD say whether the candidate is judged again, by its ``looks`` and ``maximum_looks``.
+    The reasons of a HOLD say how many labels would decide, and how much time they are at ``labels_per_day``. They also
+    say whether the candidate is judged again, by its ``looks`` and ``maximum_looks``.
     """
     decision, reasons = decide(gates)
-    needed = [gate.labels_needed for gate in gates if not gate.passed and gate.labels_needed]
+    wanted = [gate.labels_needed for gate in gates if not gate.passed and gate.labels_needed]
+    needed = max(wanted, default=None) if decision == "HOLD" else None
+    days = needed / labels_per_day if needed and labels_per_day else None
+    if needed:
+        reasons.append(labels_needed_text(needed, days))
     if looks and decision == "HOLD":
-        windows = windows_needed(max(needed, default=None), looks[-1].pooled_rows, len(looks))
+        windows = windows_needed(needed, looks[-1].pooled_rows, len(looks))
         reasons.append(waiting_text(len(looks), maximum_looks, windows))
     content = {
         "model": model,
@@ -91,7 +104,8 @@ def build_verdict(
         "decision": decision,
         "gates": [gate.model_dump() for gate in gates],
         "reasons": reasons,
-        "labels_needed": max(needed) if needed and decision == "HOLD" else None,
+        "labels_needed": needed,
+        "days_needed": days,
         "evidence": evidence,
         "table": table,
         "looks": [look.model_dump() for look in looks],

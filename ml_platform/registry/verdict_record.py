@@ -63,14 +63,23 @@ class StoredVerdict:
 
 
 def record_verdict(
-    audit: AuditLog, verdict: Mapping[str, Any], metrics: Mapping[str, float], *, actor: str, at: datetime
+    audit: AuditLog,
+    verdict: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    *,
+    version: int | None = None,
+    actor: str,
+    at: datetime,
 ) -> AuditRecord:
     """Store a verdict (JSON values) with its metrics and record it in the audit log, in one transaction.
 
     Promotion accepts only recorded verdicts. A verdict that is recorded already is not recorded again; its audit record
     is returned. The record of a verdict with looks also has the last look, the windows and the compared champion.
+    ``version`` is the number of the candidate in the registry, if it is known.
     """
     facts = {name: verdict[name] for name in ("model", "partition", "candidate", "decision", "evidence", "digest")}
+    if version is not None:
+        facts["version"] = version
     if looks := verdict.get("looks"):
         windows = [look["window"] for look in looks]
         facts |= {"champion": verdict["champion"], "labels_needed": verdict["labels_needed"]}
@@ -99,6 +108,25 @@ def stored_verdict(state: StateStore, digest: str) -> StoredVerdict:
 def latest_verdict_of(audit: AuditLog, model: str, partition: str) -> StoredVerdict | None:
     """Return the verdict on the candidate of ``partition`` that was recorded last, or None; raises as the above."""
     return _latest_recorded(audit, (verdicts.c.model == model) & (verdicts.c.partition == partition))
+
+
+def latest_verdict_on_model(audit: AuditLog, model: str) -> StoredVerdict | None:
+    """Return the verdict on any candidate of ``model`` that was recorded last, or None; raises as the above."""
+    return _latest_recorded(audit, verdicts.c.model == model)
+
+
+def verdicts_on_model(audit: AuditLog, model: str) -> list[StoredVerdict]:
+    """Return all verdicts on candidates of ``model`` in the order of their records; raises as the above."""
+    query = sa.select(verdicts).where(verdicts.c.model == model).order_by(verdicts.c.sequence)
+    with audit.state.read() as connection:
+        rows = connection.execute(query).all()
+    found = [
+        StoredVerdict(row.digest, row.sequence, _verified_content(row.verdict, row.digest), json.loads(row.metrics))
+        for row in rows
+    ]
+    for each in found:
+        _require_recorded(audit, each)
+    return found
 
 
 def judged_partitions(state: StateStore, model: str, after: str | None = None) -> dict[str, str]:
@@ -205,6 +233,14 @@ def evidence_about(audit: AuditLog, model: str, content_digest: str) -> str | No
     """Return the digest of the evidence of the latest verdict on this content; None without a verdict."""
     found = latest_verdict_about(audit, model, content_digest)
     return None if found is None else str(found.content["evidence"])
+
+
+def partition_of_evidence(state: StateStore, evidence: str) -> str | None:
+    """Return the partition of the candidate whose verdict has this evidence; None without such a verdict."""
+    query = sa.select(verdicts.c.partition).where(verdicts.c.evidence == evidence).limit(1)
+    with state.read() as connection:
+        found: str | None = connection.scalar(query)
+    return found
 
 
 def verdict_metrics(state: StateStore, digest: str | None) -> dict[str, float]:

@@ -221,11 +221,19 @@ def record_evaluation(
         at=now,
         looks=looks,
         maximum_looks=model.maximum_looks,
+        labels_per_day=None if window is None else labels_per_day(model, earlier, window),
     )
     if judged is not None and _says_the_same(judged, verdict):
         return judged
     write_bytes(evidence_path(stores.home, verdict), _parquet_bytes(table))
-    record_verdict(stores.audit, verdict.model_dump(), metric_values, actor="gates", at=now)
+    record_verdict(
+        stores.audit,
+        verdict.model_dump(),
+        metric_values,
+        version=compared.candidate.version,
+        actor="gates",
+        at=now,
+    )
     return verdict
 
 
@@ -235,6 +243,17 @@ def own_window(model: BoundModel, partition: str, rows: int) -> LookWindow | Non
         return None
     times = split_times(partition, model.partitions, model.declared.split)
     return LookWindow(partition, rows, times.test_end.isoformat())
+
+
+def labels_per_day(model: BoundModel, earlier: Sequence[Look], window: LookWindow) -> float | None:
+    """Return the labelled rows per day of ``window``, which begins where ``earlier`` ends; None if that is unknown."""
+    split = model.declared.split
+    if not isinstance(split, TimeSplit):
+        return None
+    times = split_times(window.partition, model.partitions, split)
+    start = max([times.test_start, *(datetime.fromisoformat(each.until) for each in earlier[-1:])])
+    days = (times.test_end - start) / timedelta(days=1)
+    return window.rows / days if days > 0 else None
 
 
 def weakest_slices(model: BoundModel, evidence: Evidence) -> list[SliceScore]:

@@ -266,7 +266,7 @@ class ModelSettings(Settings):
         description="Evaluation of candidates on the test month.",
     )
     gates: list[Annotated[Gate, BeforeValidator(_reject_renamed_gate_type)]] = Field(
-        min_length=1, description="Gates that a candidate must pass; each is a blocking check of the evaluation."
+        min_length=1, description="Gates that a candidate must pass; each is a check of the evaluation."
     )
     approval: ApprovalSettings = Field(
         default_factory=lambda: ApprovalSettings.model_validate({}),

@@ -80,8 +80,7 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         slices=weakest_slices(model, evidence),
         slice_metric=task.slice_metric,
         verdict=verdict,
-        # The last reason of a HOLD says whether the candidate is judged again.
-        waiting=verdict.reasons[-1] if verdict.decision == "HOLD" and verdict.looks else "",
+        waiting=" ".join(verdict.notes),
         feature_importance=dict(list(importance.items())[:MAX_FEATURES_SHOWN]),
         cost=training_cost(registry, version, manifest, read_prices(stores.repository).currency),
         approvals=decision_history(stores.audit, version),
@@ -100,14 +99,19 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         },
         links=links,
     )
-    folder = stores.home.reports / "model_card" / model.name / month
-    card_files = ModelCardFiles(version, verdict.digest, folder / "card.html", folder / "card.md")
+    page = card_page(model, month, stores)
+    card_files = ModelCardFiles(version, verdict.digest, page, page.with_suffix(".md"))
     write_text(card_files.html_path, render_html(card))
     write_text(card_files.markdown_path, render_markdown(card))
     for path in (card_files.html_path, card_files.markdown_path):
         registry.tracking.client.log_artifact(version.run_id, str(path), "model_card")
     registry.set_description(version, card_files.markdown_path.read_text())
     return card_files
+
+
+def card_page(model: BoundModel, month: str, stores: PlatformStores) -> Path:
+    """Return the path of the model card of ``month`` as HTML; it need not be written yet."""
+    return stores.home.reports / "model_card" / model.name / month / "card.html"
 
 
 def refresh_model_card(write: Callable[[], ModelCardFiles]) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ml_platform.evaluation.verdict import Verdict, parse_verdict
 from ml_platform.registry.approvals import ApprovalError, approve
-from ml_platform.registry.champion_history import ChampionRecord
+from ml_platform.registry.champion_history import ChampionRecord, current_champion
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.promotion import ApprovalPendingError, VersionRejectedError, promote, reject_version
 from ml_platform.registry.verdict_record import PromotionError, latest_verdict_of, latest_verdict_on
@@ -30,10 +30,14 @@ class ApprovalDecision:
 
 @dataclass(frozen=True)
 class NotPromoted:
-    """A version that passed its gates and was not promoted: an approval is missing, or a person rejected it."""
+    """A version that was evaluated and not promoted, with the reason.
+
+    ``state`` says what it waits for: an approval as ``challenger``, or more labels on ``hold``. It is ``rejected`` by a
+    person, or ``refused`` by the gates.
+    """
 
     version: int
-    rejected: bool
+    state: Literal["challenger", "rejected", "hold", "refused"]
     reason: str
 
 
@@ -48,11 +52,16 @@ def promote_candidate(
 ) -> ChampionRecord | NotPromoted:
     """Promote the candidate of ``month`` on its latest verdict; return its record, or why it was not promoted.
 
-    A ``decision`` is recorded first, on the evidence of that verdict. Raises :class:`PromotionError` when the month has
-    no verdict, or its verdict does not allow promotion.
+    A verdict of HOLD or REJECT is a result: the version is not promoted, unless it is champion already. A ``decision``
+    is recorded first, on the evidence of the verdict. Raises :class:`PromotionError` when the month has no verdict or
+    one that compares with another champion, and for an approval of a version whose verdict is not PROMOTE.
     """
     verdict = latest_verdict(model, month, stores)
     version = evaluated_version(model, verdict, stores.registry)
+    champion = current_champion(stores.audit, model.name)
+    is_champion = champion is not None and champion.version == version.version
+    if decision is None and verdict.decision != "PROMOTE" and not is_champion:
+        return _not_passed(version, verdict)
     if decision is None:
         reason = f"All {len(verdict.gates)} gates passed on {version.partition}."
         return _promote_if_approved(model, version, verdict, decided_by, reason, stores, now)
@@ -99,6 +108,12 @@ def evaluated_version(model: BoundModel, verdict: Verdict, registry: ModelRegist
     return version
 
 
+def _not_passed(version: ModelVersion, verdict: Verdict) -> NotPromoted:
+    """Return the result for a verdict of HOLD or REJECT, with its reasons."""
+    state: Literal["hold", "refused"] = "hold" if verdict.decision == "HOLD" else "refused"
+    return NotPromoted(version.version, state, f"{verdict.decision}: {' '.join(verdict.reasons)}")
+
+
 def _record_and_promote(
     model: BoundModel,
     version: ModelVersion,
@@ -112,7 +127,7 @@ def _record_and_promote(
     _require_latest_evidence(version, decision, evidence)
     if decision.decision == "reject":
         reject_version(stores.registry, audit, version, by=decision.by, reason=decision.reason, at=now)
-        return NotPromoted(version.version, True, f"Rejected by {decision.by}: {decision.reason}")
+        return NotPromoted(version.version, "rejected", f"Rejected by {decision.by}: {decision.reason}")
     _require_promote_verdict(version, verdict)
     approve(
         audit,
@@ -127,7 +142,7 @@ def _record_and_promote(
         return _promote_if_approved(model, version, verdict, decision.by, decision.reason, stores, now)
     except PromotionError as error:
         # The decision is recorded even if promotion fails, so report the reason to the person.
-        return NotPromoted(version.version, False, f"{error.found}. {error.fix}")
+        return NotPromoted(version.version, "challenger", f"{error.found}. {error.fix}")
 
 
 def _promote_if_approved(
@@ -151,7 +166,8 @@ def _promote_if_approved(
             at=now,
         )
     except (ApprovalPendingError, VersionRejectedError) as error:
-        return NotPromoted(version.version, isinstance(error, VersionRejectedError), f"{error.found}. {error.fix}")
+        rejected = isinstance(error, VersionRejectedError)
+        return NotPromoted(version.version, "rejected" if rejected else "challenger", f"{error.found}. {error.fix}")
 
 
 def _require_latest_evidence(version: ModelVersion, decision: ApprovalDecision, latest: str) -> None:

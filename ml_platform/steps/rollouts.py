@@ -43,7 +43,11 @@ from ml_platform.state.store import StateStore
 ROLLOUT_KIND = "rollout"
 """Kind of the audit records of changes of a desired state."""
 
+ROLLOUT_APPROVAL_KIND = "rollout_approval"
+"""Kind of the audit records of the approval of a step."""
+
 GUARD = "rollout guard"
+"""Actor of the changes that the guard makes."""
 
 
 class RolloutError(PlatformError):
@@ -153,7 +157,7 @@ def approve_step(state: StateStore, model: str, *, by: str, reason: str, at: dat
         approved = rollout.model_copy(update={"approved_step": rollout.step})
         write_rollout(state, model, approved)
         facts = {"model": model, "event": "approved", "step": rollout.step, "reason": reason}
-        AuditLog(state).append("rollout_approval", actor=by, at=at, facts=facts)
+        AuditLog(state).append(ROLLOUT_APPROVAL_KIND, actor=by, at=at, facts=facts)
     return approved
 
 

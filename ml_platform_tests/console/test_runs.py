@@ -1,5 +1,7 @@
 """Execution of a selection: the events for the listener, and the message of a failed run."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 import pytest
 
@@ -32,3 +34,21 @@ def test_error_of_a_failed_run_names_the_asset_and_its_cause() -> None:
         pytest.raises(RunFailedError, match=r"failure in 'bad'.*Dataset 'x': expected rows, found none"),
     ):
         execute(_definitions(), instance, [dg.AssetKey("bad")])
+
+
+def test_step_that_makes_nothing_is_skipped_and_its_warning_is_reported() -> None:
+    @dg.asset(output_required=False, check_specs=[dg.AssetCheckSpec("approved", asset="waiting")])
+    def waiting() -> Iterator[dg.AssetCheckResult]:
+        yield dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="HOLD: few labels.")
+
+    @dg.asset(deps=[waiting])
+    def after() -> None: ...
+
+    events: list[StepEvent] = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        keys = [dg.AssetKey("waiting"), dg.AssetKey("after")]
+        report = execute(dg.Definitions([waiting, after]), instance, keys, listener=events.append)
+
+    assert [(each.asset, each.kind) for each in events] == [("waiting", "start"), ("waiting", "skipped")]
+    assert report.steps == []
+    assert report.warnings == ["waiting, approved: HOLD: few labels."]

@@ -15,11 +15,18 @@ FAILED = GateResult(name="calibration", passed=False, numbers={"ece": 0.2}, reas
 WAITING = GateResult(name="paired", passed=False, numbers={}, reason="near", undecided=True, labels_needed=12_000)
 
 
-def verdict(*gates: GateResult) -> Verdict:
+def verdict(*gates: GateResult, labels_per_day: float | None = None) -> Verdict:
     """Return the verdict of ``gates`` on a first version."""
     at = datetime(2013, 7, 1, tzinfo=UTC)
     return build_verdict(
-        model="risk", partition="2013-06", candidate="c" * 64, champion=None, gates=gates, evidence="e" * 64, at=at
+        model="risk",
+        partition="2013-06",
+        candidate="c" * 64,
+        champion=None,
+        gates=gates,
+        evidence="e" * 64,
+        at=at,
+        labels_per_day=labels_per_day,
     )
 
 
@@ -39,6 +46,25 @@ def test_decision_follows_from_the_gates(gates: list[GateResult], decision: str,
 def test_hold_has_the_number_of_labels_needed() -> None:
     assert verdict(PASSED, WAITING).labels_needed == 12_000
     assert verdict(FAILED, WAITING).labels_needed is None
+
+
+def test_reasons_of_a_hold_say_how_long_the_labels_take_at_the_rate_so_far() -> None:
+    hold = verdict(PASSED, WAITING, labels_per_day=15.0)
+    assert hold.days_needed == 800
+    assert hold.reasons == [
+        "paired: near",
+        "About 12,000 more labels would decide: about 27 months of data at today's rate.",
+    ]
+    assert hold.notes == hold.reasons[1:]
+    assert parse_verdict(stored(hold)) == hold
+    assert verdict(FAILED, WAITING, labels_per_day=15.0).days_needed is None
+    assert verdict(PASSED, WAITING).notes == ["About 12,000 more labels would decide."]
+
+
+def test_verdict_of_a_release_without_the_time_is_read() -> None:
+    old = {name: value for name, value in stored(verdict(PASSED, WAITING)).items() if name != "days_needed"}
+    old["digest"] = value_digest({name: value for name, value in old.items() if name != "digest"})
+    assert parse_verdict(old).days_needed is None
 
 
 def stored(verdict: Verdict) -> dict[str, Any]:

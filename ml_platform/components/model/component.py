@@ -11,12 +11,12 @@ import dagster as dg
 
 from ml_platform.components.model import (
     automation,
+    decision_jobs,
     evaluation,
     model_card,
     monitoring,
     promotion,
     rejudging,
-    rollback,
     rollout_sensor,
     scores,
     serving,
@@ -70,7 +70,7 @@ class Model(ModelDeclaration):
             description=f"Training cycle of one month, from the candidates to the rollout. {self.description}",
         )
         own = dg.Definitions(
-            assets=assets, asset_checks=[promotion.reproducible(bound)], jobs=[job, rollback.rollback_job(bound)]
+            assets=assets, asset_checks=[promotion.reproducible(bound)], jobs=[job, *decision_jobs.decision_jobs(bound)]
         )
         models = [each.name for each in context.component_tree.get_all_components(Model) if each.domain == self.domain]
         return dg.Definitions.merge(own, self.automation_definitions(bound, models))

@@ -1,4 +1,8 @@
-"""The asset `evaluation`: the verdict on a month's candidate, with each gate as a blocking check."""
+"""The asset `evaluation`: the verdict on a month's candidate, with each gate as a check.
+
+Every verdict is a result, so a gate that does not pass warns and stops nothing. Promotion reads the recorded verdict,
+and the model card is written for each.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,8 +15,10 @@ from pydantic import Field
 from ml_platform.components.code_record import code_metadata, record_code
 from ml_platform.components.materializations import COVERED_CODE
 from ml_platform.components.metadata import inline_image, records_table
+from ml_platform.components.model.evaluation_page import summary
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
+from resources.addresses import address
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -32,7 +38,7 @@ class EvaluationConfig(dg.Config):
 
 
 def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
-    """Return `<model>/evaluation`: the verdict on the month's candidate, with each gate as a blocking check."""
+    """Return `<model>/evaluation`: the verdict on the month's candidate, with each gate as a check."""
     key = model.key("evaluation")
 
     @dg.asset(
@@ -49,7 +55,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         code_version=model.evaluation_code_version,
         metadata={COVERED_CODE: code_metadata(model.evaluation_functions, model.evaluation_settings)},
         check_specs=[
-            dg.AssetCheckSpec(gate.name, asset=key, description=(gate.__doc__ or "").split("\n")[0], blocking=True)
+            dg.AssetCheckSpec(gate.name, asset=key, description=(gate.__doc__ or "").split("\n")[0])
             for gate in model.gates
         ],
         **model.shared_arguments("python"),
@@ -62,10 +68,11 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         home: HomeResource,
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.evaluation.look import looks_table
+        from ml_platform.evaluation.look import data_length, looks_table
         from ml_platform.evaluation.plots import improvement_plot, reliability_plot
         from ml_platform.evaluation.reliability import reliability_bins
         from ml_platform.steps.freshness import curve_table
+        from ml_platform.steps.model_card import card_page
         from ml_platform.steps.rejudgement import judge_candidate
 
         stores = open_stores(home, lake, mlflow, online_store)
@@ -92,13 +99,22 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
                 plots["reliability"] = plot
         if "champion" in result.evidence.predictions:
             plots["improvement"] = inline_image(improvement_plot(result.metrics, "champion"))
+        run_page, card = mlflow.link(model.name, result.version.run_id), home.link(card_page(model, key_of_run, stores))
+        links = {
+            "Model card": str(card.url),
+            "MLflow run": str(run_page.url),
+            "Endpoint": f"{address('gateway')}/v1/{model.name}/predict",
+        }
         yield dg.MaterializeResult(
             metadata={
+                "summary": summary(result, links),
+                **plots,
                 "version": result.version.version,
-                "mlflow_run": mlflow.link(model.name, result.version.run_id),
+                "mlflow_run": run_page,
                 "decision": result.verdict.decision,
                 "reasons": result.verdict.reasons,
                 "labels_needed": result.verdict.labels_needed or 0,
+                **({"data_needed": data_length(days)} if (days := result.verdict.days_needed) else {}),
                 **result.metric_values,
                 **other_metrics,
                 "rows": len(result.evidence.label),
@@ -106,7 +122,6 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
                 "bento_size_bytes": result.package.size_bytes,
                 "verdict": result.verdict.digest,
                 **({"request_only_baseline": ITSELF} if model.is_request_only else {}),
-                **plots,
                 "looks": records_table(looks_table(result.verdict.looks)),
                 "freshness": records_table(curve_table(result.metric_values, model.arrivals)),
                 "weakest_slices": records_table(map(asdict, result.slices), ("column", "value", "rows", "score")),
@@ -117,6 +132,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
             yield dg.AssetCheckResult(
                 check_name=gate.name,
                 passed=gate.passed,
+                severity=dg.AssetCheckSeverity.WARN,
                 description=gate.reason,
                 metadata={name: value for name, value in gate.numbers.items() if value is not None},
             )

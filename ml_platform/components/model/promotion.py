@@ -1,6 +1,6 @@
 """The asset `champion`, its checks `approved` and `reproducible`, and the schedule of the latter."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from ml_platform.components.decision_events import APPROVED, RUN_ACTOR, note_reported, report_decisions
 from ml_platform.components.metadata import records_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.model_card import write_month_card
@@ -22,8 +23,13 @@ from resources.online_store import OnlineStoreResource
 if TYPE_CHECKING:
     from ml_platform.steps.promotion import ApprovalDecision, NotPromoted
 
-APPROVED = "approved"
-"""Name of the check on the approvals of a promotion."""
+STATES: Mapping[str, str] = {
+    "challenger": "waits as challenger",
+    "rejected": "rejected",
+    "hold": "on hold",
+    "refused": "refused by its gates",
+}
+"""Why a version is not promoted, as the check shows it."""
 
 REPRODUCIBLE = "reproducible"
 """Name of the check that rebuilds the champion."""
@@ -75,15 +81,15 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         description=(
-            "The version that serves the apps. Promotion reads the recorded verdict back and verifies it. Until a "
-            "manual approval, the version is challenger, and neither this asset nor those downstream are "
-            "materialized. To decide, materialize this asset with approved_by or rejected_by, and reason."
+            "The version that serves the apps. Promotion reads the recorded verdict back and verifies it. After a "
+            "verdict of HOLD or REJECT, and until a manual approval, neither this asset nor those downstream are "
+            "materialized; the check says why. To decide, materialize it with approved_by or rejected_by, and reason."
         ),
         partitions_def=model.partitions_def,
         deps=[model.key("evaluation"), model.key("model_card")],
         output_required=False,
         check_specs=[
-            dg.AssetCheckSpec(APPROVED, asset=key, description="The new champion has all approvals that it needs.")
+            dg.AssetCheckSpec(APPROVED, asset=key, description="The version passed its gates and has all approvals.")
         ],
         **model.shared_arguments("mlflow"),
     )
@@ -95,22 +101,26 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
         home: HomeResource,
         online_store: OnlineStoreResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.steps.model_card import refresh_model_card
+        from ml_platform.steps.model_card import card_page, refresh_model_card
         from ml_platform.steps.promotion import NotPromoted, promote_candidate
         from ml_platform.steps.release import release_champion
 
         stores = open_stores(home, lake, mlflow, online_store)
         key_of_run = model.key_of_run(context, stores.lake)
+        # Decisions before this one are shown first, so that the last event is that of the last decision.
+        report_decisions(context.instance, stores.state, model.name)
         promoted = promote_candidate(
             model,
             key_of_run,
             stores,
             decision=config.decision(),
-            decided_by=f"dagster run {context.run.run_id}",
+            decided_by=f"{RUN_ACTOR}{context.run.run_id}",
             now=datetime.now(UTC),
         )
+        decided = stores.audit.head().sequence
         if isinstance(promoted, NotPromoted):
             yield _not_promoted(promoted)
+            note_reported(stores.state, model.name, decided)
             return
         release = release_champion(model, promoted, stores)
         yield dg.MaterializeResult(
@@ -122,7 +132,8 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
                 "approved_by": list(promoted.approved_by),
                 "reason": promoted.reason,
                 "release": release.message,
-                "model_card": refresh_model_card(lambda: write_month_card(model, key_of_run, stores)),
+                "model_card": home.link(card_page(model, key_of_run, stores)),
+                "card_written": refresh_model_card(lambda: write_month_card(model, key_of_run, stores)),
             },
             data_version=dg.DataVersion(promoted.content_digest),
         )
@@ -134,18 +145,19 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
             else "Approved automatically, by the verdict.",
             metadata={"version": promoted.version},
         )
+        note_reported(stores.state, model.name, decided)
 
     return _champion
 
 
 def _not_promoted(result: "NotPromoted") -> dg.AssetCheckResult:
+    # A verdict and a missing approval are results, and need no repair.
     return dg.AssetCheckResult(
         check_name=APPROVED,
         passed=False,
-        # A missing approval needs no repair, so it is only a warning.
-        severity=dg.AssetCheckSeverity.ERROR if result.rejected else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.WARN,
         description=result.reason,
-        metadata={"version": result.version, "state": "rejected" if result.rejected else "waits as challenger"},
+        metadata={"version": result.version, "state": STATES[result.state]},
     )
 
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from ml_platform.steps.candidates import CandidateResult
 
 
+FITTED = "fitted"
+"""Name of the check that warns when a trainer was skipped."""
+
+
 def training_set(model: ModelAssets) -> dg.AssetsDefinition:
     """Return the asset `<model>/training_set`: examples of a month with the features known at their prediction time."""
     declared = model.declared
@@ -144,6 +148,11 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         metadata={COVERED_CODE: _covered_code(model, declared)},
         pool=pool_of(declared, model.fits_pool),
         op_tags=placement_tags(declared),
+        check_specs=[
+            dg.AssetCheckSpec(
+                FITTED, asset=model.candidate_keys[trainer], description="The trainer has a version of these inputs."
+            )
+        ],
         **model.shared_arguments(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),
     )
     def _candidate(
@@ -153,7 +162,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         home: HomeResource,
         online_store: OnlineStoreResource,
         studies: StudiesResource,
-    ) -> dg.MaterializeResult[Any]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.steps.candidates import make_candidate
         from ml_platform.training.trainer import availability
 
@@ -161,7 +170,9 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         accelerator = availability(declared)
         if not accelerator.available:
             # Return a result and do not skip the step, so that downstream assets continue with the other candidates.
-            return dg.MaterializeResult(metadata={"skipped": accelerator.reason})
+            yield dg.MaterializeResult(metadata={"skipped": accelerator.reason})
+            yield _fitted(passed=False, description=f"Skipped, so there is none: {accelerator.reason}")
+            return
         stores = open_stores(home, lake, mlflow, online_store)
         with mlflow.run(context, model.name) as run:
             result = make_candidate(
@@ -174,9 +185,9 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
                 dagster_run_id=context.run.run_id,
                 now=datetime.now(UTC),
             )
-        return dg.MaterializeResult(
-            metadata=_candidate_metadata(result, model, mlflow), data_version=dg.DataVersion(result.content_digest)
-        )
+        metadata = _candidate_metadata(result, model, mlflow)
+        yield dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(result.content_digest))
+        yield _fitted(passed=True, description=metadata.get("skipped", "Fitted in this run."))
 
     return _candidate
 
@@ -187,6 +198,12 @@ def _covered_code(model: ModelAssets, declared: TrainerSettings) -> dg.JsonMetad
     return code_metadata(
         functions, {**candidate_settings(model, declared), "training_set": model.code_version}, left_out
     )
+
+
+def _fitted(*, passed: bool, description: str) -> dg.AssetCheckResult:
+    # The run goes on with the other trainers, so a skipped one is a warning.
+    severity = dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckResult(check_name=FITTED, passed=passed, severity=severity, description=description)
 
 
 def _candidate_metadata(result: "CandidateResult", model: ModelAssets, mlflow: MlflowResource) -> dict[str, Any]:

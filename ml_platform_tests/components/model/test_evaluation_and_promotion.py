@@ -117,8 +117,7 @@ class PlatformFixture:
         return recorded_metadata(self.make(training.candidate(model, "lightgbm"), month))
 
     def evaluate(self, model: ModelAssets, month: str) -> tuple[dict[str, Any], dict[str, dg.AssetCheckEvaluation]]:
-        # A failed gate fails the run, after the verdict is recorded.
-        done = self.make(evaluation.evaluation(model), month, raise_on_error=False)
+        done = self.make(evaluation.evaluation(model), month)
         return recorded_metadata(done), {check.check_name: check for check in done.get_asset_check_evaluations()}
 
     def promote_candidate(self, model: ModelAssets, month: str, **config: str) -> dg.ExecuteInProcessResult:
@@ -252,7 +251,8 @@ def test_rejected_version_loses_the_challenger_alias_and_is_not_promoted(platfor
     model = delivery_model(**MANUAL)
     done = platform.promote_candidate(model, "2013-03", rejected_by="ada", reason="shop s2 is off")
     (check,) = done.get_asset_check_evaluations()
-    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    # A decision is a result, and not a fault.
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert check.description == "Rejected by ada: shop s2 is off"
     assert platform.registry.by_alias("late", CHALLENGER) is None
     assert done.get_asset_materialization_events() == []
@@ -375,8 +375,18 @@ def test_next_month_is_compared_with_the_champion_and_rejected_after_a_failed_da
     assert checks["contract"].description == (
         "1 broken rules: deliveries 2013-01: check 'schema' failed for a later landed file."
     )
-    with pytest.raises(PromotionError, match="REJECT"):
-        platform.promote_candidate(model, "2013-04")
+    refused = platform.promote_candidate(model, "2013-04")
+    (check,) = refused.get_asset_check_evaluations()
+    assert refused.get_asset_materialization_events() == []
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert (check.metadata["state"].value, check.metadata["version"].value) == (
+        "refused by its gates",
+        verdict["version"],
+    )
+    assert str(check.description).startswith("REJECT: contract: 1 broken rules: deliveries 2013-01")
+    champion = current_champion(platform.audit, "late")
+    assert champion is not None
+    assert champion.version == 1
     # The approval is not recorded either: it would promote the version once the gates are loosened.
     approvals = len(list(platform.audit.records("approval")))
     with pytest.raises(PromotionError, match=r"verdict of PROMOTE, found REJECT: contract.*Nothing was recorded"):
@@ -384,6 +394,42 @@ def test_next_month_is_compared_with_the_champion_and_rejected_after_a_failed_da
     assert len(list(platform.audit.records("approval"))) == approvals
     platform.land("2013-01", deliveries("2013-01"))
     assert broken_contracts(platform.lake, model.source_datasets, model.reads_until("2013-04")) == []
+
+
+def test_run_with_a_rejected_candidate_succeeds_with_its_card_and_makes_nothing_downstream(
+    platform: PlatformFixture,
+) -> None:
+    gates = [{"type": "metric_limit", "metric": "auc", "limit": 0.999}, {"type": "leak"}]
+    model, ran = delivery_model(gates=gates), []
+
+    @dg.asset(key=model.key("bento"), deps=[model.key("champion")], partitions_def=model.partitions_def)
+    def bento() -> None:
+        ran.append("bento")
+
+    assets = [evaluation.evaluation(model), model_card.model_card(model), promotion.champion(model), bento]
+    done = dg.materialize(assets, partition_key="2013-04", resources=platform.resources, instance=platform.instance)
+
+    checks = {each.check_name: each for each in done.get_asset_check_evaluations()}
+    made: dict[str, dict[str, Any]] = {
+        event.materialization.asset_key.path[-1]: {
+            name: value.value for name, value in event.materialization.metadata.items()
+        }
+        for event in done.get_asset_materialization_events()
+    }
+    assert done.success
+    assert ran == []
+    assert made.keys() == {"evaluation", "model_card"}
+    assert {name for name, check in checks.items() if not check.passed} == {"metric_limit_auc", "approved"}
+    assert {check.severity for check in checks.values()} == {dg.AssetCheckSeverity.WARN}
+    assert not any(spec.blocking for spec in evaluation.evaluation(model).check_specs)
+    assert "Verdict: **REJECT**" in made["model_card"]["markdown"]
+    # The page begins with the decision, its numbers and links.
+    assert next(iter(made["evaluation"])) == "summary"
+    summary = made["evaluation"]["summary"]
+    assert summary.startswith("**REJECT**: version ")
+    assert f"| auc | {made['evaluation']['auc']:.4f} | " in summary
+    assert "/model_card/late/2013-04/card.html)" in summary
+    assert "/v1/late/predict)" in summary
 
 
 def evidence_of(platform: PlatformFixture, verdict: Mapping[str, Any]) -> str:
@@ -534,7 +580,7 @@ def test_evaluation_has_its_own_run_and_logs_its_metrics_to_the_run_of_the_candi
             "late", {"ml_platform.asset": "late/evaluation", "ml_platform.partition": "2013-04"}
         )
     ]
-    (evaluation_run,) = runs
+    evaluation_run = runs[0]
     assert (evaluation_run.info.status, evaluation_run.data.tags["verdict"]) == ("FINISHED", "REJECT")
     candidate = tracking.client.get_run(evaluation_run.data.tags["candidate_run"])
     assert candidate.data.tags["ml_platform.asset"] == "late/candidate_lightgbm"

@@ -348,6 +348,15 @@ def test_evaluation_continues_without_skipped_candidates(platform: PlatformFixtu
     shown = {event.materialization.asset_key.path[1]: event.materialization.metadata for event in _events(done)}
     assert shown.keys() == {"candidate_torch", "candidate_lightgbm", "evaluation"}
     assert shown["evaluation"]["version"] == shown["candidate_lightgbm"]["version"]
+    fitted = {
+        each.asset_key.path[1]: each for each in done.get_asset_check_evaluations() if each.check_name == "fitted"
+    }
+    assert {name: each.passed for name, each in fitted.items()} == {
+        "candidate_torch": False,
+        "candidate_lightgbm": True,
+    }
+    assert fitted["candidate_torch"].severity == dg.AssetCheckSeverity.WARN
+    assert str(fitted["candidate_torch"].description).startswith("Skipped, so there is none: It requires a GPU")
 
 
 @pytest.mark.slow

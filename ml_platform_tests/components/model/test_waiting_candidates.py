@@ -13,6 +13,7 @@ from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.rejudging import waiting_candidates_sensor
 from ml_platform.data.contract_record import record_passed
 from ml_platform.evaluation.evidence import SystemChecks
+from ml_platform.evaluation.look import Look, LookWindow
 from ml_platform.evaluation.sequential import nominal_levels
 from ml_platform.evaluation.verdict import Verdict, parse_verdict
 from ml_platform.features.materialize import materialize
@@ -22,7 +23,7 @@ from ml_platform.registry.open_waits import WAIT_ENDED_KIND
 from ml_platform.registry.verdict_record import VERDICT_KIND, stored_verdict
 from ml_platform.registry.waiting import waiting_candidates
 from ml_platform.steps.candidates import build_training_sets, read_training_set, split_of
-from ml_platform.steps.evaluation import collect_evidence, compared_versions, record_evaluation
+from ml_platform.steps.evaluation import collect_evidence, compared_versions, labels_per_day, record_evaluation
 from ml_platform.steps.promotion import promote_candidate
 from ml_platform.steps.rejudgement import NotWaitingError, judge_candidate, next_window, window_rows
 from ml_platform.steps.scoring import score_models
@@ -106,7 +107,10 @@ def verdicts(platform: PlatformFixture, month: str) -> list[Verdict]:
 def test_better_candidate_of_a_small_window_is_promoted_by_itself_at_a_later_look(platform: PlatformFixture) -> None:
     platform.make(GOOD, "2013-04")
     with dg.DagsterInstance.ephemeral() as instance:
-        assert not run(platform, instance, "2013-04", {})  # its gate failed
+        assert run(platform, instance, "2013-04", {})  # a verdict of HOLD is no failure
+        card_file = platform.home.reports / "model_card" / "late" / "2013-04" / "card.md"
+        card_on_hold = card_file.read_text()
+        champion_event = instance.get_latest_materialization_event(GOOD.key("champion"))
         before = tick(platform, instance)
         own = evaluate(platform, WEAK, "2013-05")
         request = tick(platform, instance)
@@ -119,6 +123,11 @@ def test_better_candidate_of_a_small_window_is_promoted_by_itself_at_a_later_loo
         "The candidate of 2013-04, after look 1 of at most 6, waits until a window after 2013-04 is closed and "
         "evaluated."
     )
+    # Version 1 was promoted without a run, and Dagster shows it; the version on HOLD it does not.
+    assert champion_event is not None
+    assert champion_event.asset_materialization is not None
+    assert champion_event.asset_materialization.metadata["version"].value == 1
+    assert "Verdict: **HOLD**" in card_on_hold
     first, second = verdicts(platform, "2013-04")
     assert (first.decision, second.decision) == ("HOLD", "PROMOTE")
     assert first.reasons[-1].startswith("Look 1 of at most 6: it is judged again when the next window closes.")
@@ -141,6 +150,15 @@ def test_better_candidate_of_a_small_window_is_promoted_by_itself_at_a_later_loo
     card = (platform.home.reports / "model_card" / "late" / "2013-04" / "card.md").read_text()
     assert "## Looks at this candidate" in card
     assert "| 2 | 2013-05 | 900 | 30 |" in card
+
+
+def test_rate_of_labels_is_that_of_the_last_window_after_the_earlier_ones() -> None:
+    levels: Any = {"level": 0.025, "spent": 0.025, "estimates": {}}
+    april = LookWindow("2013-04", 60, "2013-05-01T00:00:00+00:00")
+    may = LookWindow("2013-05", 930, "2013-06-01T00:00:00+00:00")
+    assert labels_per_day(GOOD, [], april) == 2
+    seen = Look(number=1, window="2013-04", until=april.until, rows=60, pooled_rows=60, blocks=2, cases=9, **levels)
+    assert labels_per_day(GOOD, [seen], may) == 30
 
 
 def test_repeated_look_gives_the_same_record_and_counts_no_window_twice(platform: PlatformFixture) -> None:
