@@ -173,7 +173,9 @@ def _rollout_event(model: str, record: AuditRecord, partition: str | None) -> De
         description=f"{text}: {reason}" if reason else f"{text}.",
         metadata={
             "generation": facts["generation"],
-            **{role: served.get(role, "none") for role in ("stable", "candidate", "shadow")},
+            "stable": served.get("stable", "none"),
+            "candidate": served.get("candidate", "none"),
+            "shadow": served.get("shadow", "none"),
             "weights": dg.MetadataValue.json(dict(facts["weights"])),
             "decided_by": record.actor,
             "reason": reason,

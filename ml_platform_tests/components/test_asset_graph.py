@@ -85,7 +85,7 @@ def test_every_asset_has_owner_group_and_description(loaded: dg.Definitions) -> 
     assert lacking == []
 
 
-def test_every_declared_gate_is_a_blocking_check(loaded: dg.Definitions) -> None:
+def test_every_declared_gate_is_a_check_that_stops_nothing(loaded: dg.Definitions) -> None:
     graph = loaded.resolve_asset_graph()
     gates = {
         key.name: graph.get(key)
@@ -105,4 +105,5 @@ def test_every_declared_gate_is_a_blocking_check(loaded: dg.Definitions) -> None
         "latency",
         "size",
     }
-    assert all(node.blocking for node in gates.values())
+    # A verdict is a result: promotion reads the recorded verdict and not the checks.
+    assert not any(node.blocking for node in gates.values())
