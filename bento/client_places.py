@@ -4,11 +4,16 @@ A place of a client is one byte of a file that all services share, locked by the
 The kernel releases the locks of a process that ends, however it ends. The file stays empty: locks need no bytes.
 """
 
+import errno
 import fcntl
+import logging
 import os
 import random
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
+
+logger = logging.getLogger("bento.client_places")
 
 PLACES = 2**20
 """Greatest number of places of one client."""
@@ -17,8 +22,8 @@ PLACES = 2**20
 class ClientPlaces:
     """The requests under way by client; a client without any is not remembered.
 
-    ``file`` is the file that all services share, which is made when there is none. Without one, the limit of a client
-    counts within this process.
+    ``file`` is the file that all services share, which is made when there is none. Without one, or where it cannot be
+    locked, the limit of a client counts within this process.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -38,7 +43,7 @@ class ClientPlaces:
             return False
         # The services begin at different places, so that the first one tried is seldom taken.
         first = random.randrange(places)
-        for place in (*range(first, places), *range(first)):
+        for place in chain(range(first, places), range(first)):
             if place not in own and self._lock(client, place):
                 self._taken.setdefault(client, own).add(place)
                 return True
@@ -58,12 +63,16 @@ class ClientPlaces:
     def _lock(self, client: bytes, place: int) -> bool:
         if self._path is None:
             return True
-        if self._file is None:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(client, place))
-        except (BlockingIOError, PermissionError):
-            return False
+        except OSError as error:
+            if self._file is not None and error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            # A limit must not end the answers, for example on a file system without locks.
+            logger.warning("the limits of clients count within this process: %s: %s", self._path, error)
+            self._path = None
         return True
 
 

@@ -63,6 +63,18 @@ def test_limit_of_a_client_holds_over_processes_and_a_killed_one_gives_its_place
     assert (file.stat().st_size, file.stat().st_mode & 0o777) == (0, 0o600)
 
 
+def test_limit_counts_within_the_process_where_no_file_can_be_locked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = ClientPlaces(tmp_path / "absent" / "places")
+    assert [places.take(b"app", b"2") for _ in range(3)] == [True, True, False]
+    places.release(b"app")
+    assert places.take(b"app", b"2")
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "the limits of clients count within this process"
+    ]
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_released_place_is_free_and_a_request_without_client_or_limit_needs_none(tmp_path: Path, shared: bool) -> None:
     places = ClientPlaces(tmp_path / "places" if shared else None)

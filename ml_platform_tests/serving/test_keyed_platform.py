@@ -52,6 +52,17 @@ def test_key_is_valid_soon_after_it_was_made_and_no_longer_soon_after_it_was_rev
             for headers, status in ((sent, "NOT_FOUND"), (None, "UNAUTHENTICATED")):
                 with pytest.raises(InferenceServerException, match=status):
                     own.is_model_ready("nobody", headers=headers)
+        # A rate is that of the client, whichever of the gateway's workers has its connections.
+        slow = NewKey.make()
+        add_client(state, Client(name="slow", requests_per_second=1, burst=5), slow, datetime.now(UTC))
+        until(lambda: client.get("/unknown", headers={"x-api-key": slow.text}).status_code == 429)
+        began, passed = time.monotonic(), 0
+        for _ in range(4):
+            with httpx.Client(base_url=url, verify=trusting, timeout=20) as other:
+                passed += sum(
+                    other.get("/unknown", headers={"x-api-key": slow.text}).status_code == 404 for _ in range(5)
+                )
+        assert passed <= time.monotonic() - began + 1
         revoke_keys(state, "app", datetime.now(UTC))
         started = time.monotonic()
         until(lambda: client.get("/unknown", headers=sent).status_code == 401)
