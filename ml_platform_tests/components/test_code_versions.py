@@ -11,6 +11,7 @@ import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleCauseCategory
 from dagster._core.loader import LoadingContextForTest
 
+from ml_platform.components.declaration import OnCodeChange, on_new_inputs
 from ml_platform.console.materialize import bring_up_to_date, plan, show_plan
 from ml_platform_tests.components.project_loading import load, make_project
 from ml_platform_tests.conftest import Importable
@@ -216,3 +217,54 @@ def test_changed_loader_is_acted_on_only_where_it_is_declared(
         assert second.get_requested_partitions(dataset) == requested
     else:
         assert second.get_num_requested(dataset) == 0
+
+
+@pytest.mark.parametrize("on_code_change", ["automatic", "manual"])
+def test_training_set_waits_for_the_change_log_of_the_changed_code(on_code_change: OnCodeChange) -> None:
+    """The change log has a table for each code version, which is empty until the view was made again."""
+    months = dg.MonthlyPartitionsDefinition(start_date="2013-01", end_date="2013-03", fmt="%Y-%m")
+    view, training_set = dg.AssetKey("view"), dg.AssetKey("training_set")
+
+    def loaded(version: str) -> dg.Definitions:
+        at_change, at_update = on_new_inputs(on_code_change=on_code_change), on_new_inputs(code=[view])
+
+        @dg.asset(key=view, code_version=version, partitions_def=months, automation_condition=at_change)
+        def _view() -> None: ...
+
+        @dg.asset(
+            key=training_set, deps=[view], code_version=version, partitions_def=months, automation_condition=at_update
+        )
+        def _training_set() -> None: ...
+
+        return dg.Definitions(assets=[_view, _training_set])
+
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def make(key: dg.AssetKey) -> None:
+            for month in MONTHS:
+                instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=month))
+
+        def requested(version: str, cursor: Any = None) -> tuple[dict[dg.AssetKey, set[str | None]], Any]:
+            found = dg.evaluate_automation_conditions(loaded(version), instance, cursor=cursor)
+            asked = {
+                key: set(found.get_requested_partitions(key))
+                for key in (view, training_set)
+                if found.get_num_requested(key)
+            }
+            return asked, found.cursor
+
+        make(view)
+        make(training_set)
+        first, cursor = requested("1")
+        edited, cursor = requested("2", cursor)
+        waiting, cursor = requested("2", cursor)
+        make(view)
+        followed, cursor = requested("2", cursor)
+        make(training_set)
+        last, _ = requested("2", cursor)
+
+    assert first == {}
+    assert edited == ({view: set(MONTHS)} if on_code_change == "automatic" else {})
+    assert waiting == {}
+    assert followed == {training_set: set(MONTHS)}
+    assert last == {}
