@@ -229,12 +229,18 @@ def compare(
 
 @app.command()
 def reproduce(model: ModelName, version: int) -> None:
-    """Rebuild VERSION of MODEL from its manifest and compare the result; exit code 1 if it differs."""
+    """Rebuild VERSION of MODEL from its manifest and compare the result; exit code 1 if it differs.
+
+    The progress is on stderr.
+    """
     from ml_platform.components.loading import bound_model
     from ml_platform.components.stores import open_home_stores
     from ml_platform.steps.reproduction import reproduce_version
 
-    found = reproduce_version(bound_model(model), version, open_home_stores(open_home()))
+    def tell(line: str) -> None:
+        typer.echo(line, err=True)
+
+    found = reproduce_version(bound_model(model), version, open_home_stores(open_home()), tell)
     for line in found.lines():
         typer.echo(line)
     if not found.equal:

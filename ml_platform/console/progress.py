@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ml_platform.console.runs import Listener, StepEvent
@@ -26,6 +27,12 @@ def live_progress(console: Console) -> Iterator[Listener]:
         def show(event: StepEvent) -> None:
             if event.kind == "start":
                 tasks[event.asset] = progress.add_task(event.asset, total=1)
+                return
+            if event.kind == "log":
+                if event.asset in tasks:
+                    progress.update(tasks[event.asset], description=f"{event.asset}: {escape(event.message)}")
+                if not console.is_terminal:
+                    progress.console.print(f"            {event.asset}: {event.message}", highlight=False, markup=False)
                 return
             task = tasks.pop(event.asset, None)
             if task is not None:

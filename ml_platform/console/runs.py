@@ -3,6 +3,7 @@
 The instance of the home records these runs like all others, so the Dagster UI shows them.
 """
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +46,10 @@ class RunReport:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """An event for a listener: ``kind`` is 'start', 'success', 'skipped' or 'failure', which has a ``message``.
+    """An event for a listener: ``kind`` is 'start', 'log', 'success', 'skipped' or 'failure'.
 
-    A step is skipped when it ended well and made nothing, as `champion` does after a verdict of HOLD.
+    A step is skipped when it ended well and made nothing, as `champion` does after a verdict of HOLD. ``message`` is a
+    line of the step's log, or the cause of a failure.
     """
 
     asset: str
@@ -84,6 +86,10 @@ def execute(
 
     def on_event(event: dg.EventLogEntry) -> None:
         step = event.dagster_event
+        if step is None and event.step_key is not None and int(event.level) >= logging.INFO:
+            asset = assets.get(event.step_key) or event.step_key.replace("__", "/")
+            if asset in started:  # Dagster itself logs steps that it leaves out
+                _notify(listener, StepEvent(asset, "log", message=event.user_message))
         if step is None or step.step_key is None:
             return
         if step.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:

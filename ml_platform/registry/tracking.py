@@ -268,10 +268,10 @@ class TrackedRun:
         values = {name: float(value) for name, value in metrics.items()}
         self._apply({"kind": "metrics", "values": values, "step": step, "at": self.tracking.now()})
 
-    def log_curves(self, curves: Mapping[str, Sequence[float]]) -> None:
-        """Record metrics with one value per step (from 0), such as a loss per iteration, in few requests."""
+    def log_curves(self, curves: Mapping[str, Sequence[float]], first: int = 0) -> None:
+        """Record metrics with one value per step from ``first`` on, such as a loss per iteration, in few requests."""
         values = {name: [float(value) for value in curve] for name, curve in curves.items()}
-        self._apply({"kind": "curves", "values": values, "at": self.tracking.now()})
+        self._apply({"kind": "curves", "values": values, "first": first, "at": self.tracking.now()})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
@@ -395,9 +395,10 @@ def apply_operation(client: "MlflowClient", run_id: str, operation: Operation) -
             at, step = int(operation["at"] * 1000), operation["step"]
             _log_metrics(client, run_id, [Metric(name, value, at, step) for name, value in operation["values"].items()])
         case "curves":
-            at = int(operation["at"] * 1000)
+            # An operation that an earlier release has queued begins with step 0.
+            at, first = int(operation["at"] * 1000), operation.get("first", 0)
             for name, curve in operation["values"].items():
-                _log_metrics(client, run_id, [Metric(name, value, at, step) for step, value in enumerate(curve)])
+                _log_metrics(client, run_id, [Metric(name, value, at, step) for step, value in enumerate(curve, first)])
         case "tags":
             client.log_batch(run_id, tags=[RunTag(name, value) for name, value in operation["values"].items()])
         case "artifact":

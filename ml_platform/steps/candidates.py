@@ -47,7 +47,14 @@ from ml_platform.steps.trials import log_search, trial_logger
 from ml_platform.steps.untimed import key_of, read_untimed_set, read_untimed_version, write_untimed_set, written_at
 from ml_platform.tasks.own_metric import OwnMetrics, own_scores
 from ml_platform.tasks.task import Task
-from ml_platform.training.candidate import Candidate, fit_candidate, fitted_settings
+from ml_platform.training.candidate import (
+    Candidate,
+    declared_settings,
+    fit_candidate,
+    fitted_settings,
+    most_rounds,
+)
+from ml_platform.training.fit_progress import FitProgress, Tell
 from ml_platform.training.model_directory import write_model
 from ml_platform.training.resource_usage import PriceList
 from ml_platform.training.splits import LABEL, Split, TimeSplit, split_by_time
@@ -55,6 +62,7 @@ from ml_platform.training.table_splits import as_split, split_table
 from ml_platform.training.threshold import ThresholdSettings, choose_threshold
 from ml_platform.training.trainer import unlocked_packages
 from ml_platform.training.training_set import EXAMPLE_ID, ExamplesError, NoExamplesError, assemble_training_set
+from ml_platform.training.tuning import Trial
 from ml_platform.training.untimed_set import assemble_untimed_set
 
 if TYPE_CHECKING:
@@ -234,17 +242,21 @@ def make_candidate(
     study_storage: str | None = None,
     dagster_run_id: str,
     now: datetime,
+    tell: Tell = lambda _: None,
 ) -> CandidateResult:
     """Fit the candidate ``trainer`` of ``month``, record it in ``run`` and register the version.
 
     When the inputs (training set, code, lock, settings) are those of an earlier version, that version is returned and
-    nothing is fitted. A hyperparameter search is stored in the database ``study_storage`` and continues there after a
+    nothing is fitted. ``tell`` gets lines of progress, and ``run`` the declared settings at once and the losses while
+    the fit runs. A hyperparameter search is stored in the database ``study_storage`` and continues there after a
     kill; each trial is a nested run. While the tracking server is down, run and version wait in its outbox.
 
     Of two processes that make the same candidate at once, the second waits and then finds the version of the first.
     Raises :class:`~ml_platform.state.store.StateLockedError`, which names the first, after ten minutes. Raises
     :class:`~ml_platform.steps.closed_window.OpenWindowError` while the window of ``month`` is open at ``now``.
     """
+    declared = model.declared.trainers[trainer]
+    run.log_params(declared_settings(declared))
     require_closed_window(model, month, stores.lake, now)
     with stores.state.lock(f"candidate/{model.name}/{trainer}/{month}", seconds=FIT_SECONDS):
         return _make_candidate(
@@ -256,6 +268,7 @@ def make_candidate(
             study_storage=study_storage,
             dagster_run_id=dagster_run_id,
             now=now,
+            tell=tell,
         )
 
 
@@ -326,6 +339,7 @@ def _make_candidate(
     study_storage: str | None,
     dagster_run_id: str,
     now: datetime,
+    tell: Tell,
 ) -> CandidateResult:
     frame = read_training_set(model, month, stores.lake)
     split = split_of(model, month, frame)
@@ -339,17 +353,33 @@ def _make_candidate(
         manifest = stores.registry.manifest(existing)
         pin_tables(stores.lake.catalog, model.name, existing.content_digest, manifest.tables)
         return CandidateResult(existing, existing.content_digest, manifest, split.counts(), None)
+    declared = model.declared.trainers[trainer]
+    progress = FitProgress(
+        tell,
+        lambda name, losses, first: run.log_curves({name: losses}, first),
+        most=most_rounds(declared),
+        trials=declared.tuning.trials if declared.tuning is not None else None,
+    )
+    log_trial = trial_logger(run)
+
+    def on_trial(trial: Trial) -> None:
+        log_trial(trial)
+        progress.trial(trial)
+
     candidate = fit_candidate(
         split,
         model.feature_set.feature_names,
-        model.declared.trainers[trainer],
+        declared,
         task=model.declared.task,
         prices=read_prices(stores.repository),
         checkpoint=checkpoint,
         study_storage=study_storage,
-        on_trial=trial_logger(run),
+        report=progress,
+        on_phase=progress.phase,
+        on_trial=on_trial,
         feature_set=model.feature_set,
     )
+    progress.complete([loss for _, loss in candidate.history])
     manifest = _completed_manifest(planned_manifest, model, candidate, split)
     version, content = _register(model, candidate, manifest, split, stores.registry, run)
     pin_tables(stores.lake.catalog, model.name, content, manifest.tables)
@@ -497,13 +527,13 @@ def _register(
 
 
 def _log_run(run: "TrackedRun", candidate: Candidate, manifest: Manifest, split: Split) -> None:
-    run.log_params(fitted_settings(candidate.declared, candidate.fitted))
+    logged = declared_settings(candidate.declared)
+    fitted = fitted_settings(candidate.declared, candidate.fitted)
+    run.log_params({name: value for name, value in fitted.items() if name not in logged})
     run.set_tags({"manifest": manifest.digest(), "training_set": manifest.training_set})
     resource_usage = asdict(candidate.resource_usage)
     usage = {name: value for name, value in resource_usage.items() if isinstance(value, int | float)}
     run.log_metrics({**{name: float(count) for name, count in split.counts().items()}, **usage})
-    if candidate.history:
-        run.log_curves({"validation_loss": [loss for _, loss in candidate.history]})
     run.log_bytes(importance_plot(candidate.fitted.importance()), "plots/importance.png")
     if candidate.tuning is not None:
         log_search(run, candidate.tuning)

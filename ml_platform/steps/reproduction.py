@@ -1,5 +1,6 @@
 """The reproduction of a version: rebuild it from the inputs that its manifest pins, and compare the results."""
 
+import time
 from collections.abc import Mapping
 
 import polars as pl
@@ -29,46 +30,62 @@ from ml_platform.steps.candidates import (
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import champion_of, features_of, model_directory
 from ml_platform.steps.platform_stores import PlatformStores
-from ml_platform.training.candidate import fit_candidate
+from ml_platform.training.candidate import fit_candidate, most_rounds
+from ml_platform.training.fit_progress import FitProgress, Tell, duration
 from ml_platform.training.threshold import ThresholdSettings
 from ml_platform.training.trainer import TrainerSettings
 
 
-def reproduce_version(model: BoundModel, version: int, stores: PlatformStores) -> Reproduction:
+def reproduce_version(
+    model: BoundModel, version: int, stores: PlatformStores, tell: Tell = lambda _: None
+) -> Reproduction:
     """Rebuild ``version`` of ``model`` and compare it with its manifest; the result also lists environment differences.
 
     The training set is assembled from the pinned versions of datasets and change logs, with the features of the
-    version. The model is fitted with the pinned settings and seeds, by the code of now. Raises
+    version. The model is fitted with the pinned settings and seeds, by the code of now. ``tell`` gets lines of
+    progress. Raises
     :class:`~ml_platform.registry.models.ModelError` for an unknown version, and
     :class:`~ml_platform.data.lake.LakeError` when a pinned table version no longer exists.
     """
-    return _reproduce(model, stores.registry.version(model.name, version), stores)
+    return _reproduce(model, stores.registry.version(model.name, version), stores, tell)
 
 
-def reproduce_champion(model: BoundModel, stores: PlatformStores) -> tuple[ModelVersion, Reproduction]:
-    """Rebuild the champion and return it with the comparison.
+def reproduce_champion(
+    model: BoundModel, stores: PlatformStores, tell: Tell = lambda _: None
+) -> tuple[ModelVersion, Reproduction]:
+    """Rebuild the champion and return it with the comparison; ``tell`` gets lines of progress.
 
     Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when the model has no champion.
     """
     champion = champion_of(model.name, stores)
-    return champion, _reproduce(model, champion, stores)
+    return champion, _reproduce(model, champion, stores, tell)
 
 
-def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, stores: PlatformStores) -> RebuildResult:
+def rebuild(
+    model: BoundModel,
+    manifest: Manifest,
+    features: FeatureSet,
+    stores: PlatformStores,
+    tell: Tell = lambda _: None,
+) -> RebuildResult:
     """Return the results of the tables, settings and seeds that ``manifest`` pins, with the code of now."""
     month = manifest.partition
     with scratch_folder(model.name) as scratch:
         rebuilt_lake = Lake.standalone(str(scratch))
         # The original rows were stored in a lake and read back, so the rebuilt rows are too.
-        _rebuild_training_set(model, manifest, features, stores.lake, rebuilt_lake)
+        _rebuild_training_set(model, manifest, features, stores.lake, rebuilt_lake, tell)
         frame = read_recorded_training_set(model, manifest, rebuilt_lake, rebuilt=True)
     split = split_of(model, month, frame)
+    settings = _settings_of(manifest)
+    progress = FitProgress(tell, most=most_rounds(settings))
     candidate = fit_candidate(
         split,
         features.feature_names,
-        _settings_of(manifest),
+        settings,
         task=model.declared.task,
         prices=read_prices(stores.repository),
+        report=progress,
+        on_phase=progress.phase,
         feature_set=features,
     )
     threshold = ThresholdSettings.model_validate(manifest.threshold_rule or 0.5)
@@ -83,12 +100,14 @@ def rebuild(model: BoundModel, manifest: Manifest, features: FeatureSet, stores:
     )
 
 
-def _reproduce(model: BoundModel, version: ModelVersion, stores: PlatformStores) -> Reproduction:
+def _reproduce(
+    model: BoundModel, version: ModelVersion, stores: PlatformStores, tell: Tell = lambda _: None
+) -> Reproduction:
     directory = model_directory(version, stores)
     pinned = Manifest.read(directory / MANIFEST_FILE)
     return reproduce(
         pinned,
-        lambda manifest: rebuild(model, manifest, features_of(directory), stores),
+        lambda manifest: rebuild(model, manifest, features_of(directory), stores, tell),
         code=collect_code(stores.repository, code_of_candidate(model, _settings_of(pinned))),
         lock=collect_lock(stores.repository),
         hardware=collect_hardware(),
@@ -101,7 +120,7 @@ def _settings_of(manifest: Manifest) -> TrainerSettings:
 
 
 def _rebuild_training_set(
-    model: BoundModel, manifest: Manifest, features: FeatureSet, lake: Lake, rebuilt_lake: Lake
+    model: BoundModel, manifest: Manifest, features: FeatureSet, lake: Lake, rebuilt_lake: Lake, tell: Tell
 ) -> None:
     logs = _logs(manifest.tables, features, lake)
     if not model.has_time:
@@ -109,10 +128,14 @@ def _rebuild_training_set(
         rebuilt_lake.write(model.table, frame, None)
         return
     stored = model.partitions.until(lake.partitions(*model.pinned_training_set(manifest.tables)), manifest.partition)
-    for month in stored:
-        if manifest.first_month is None or not model.partitions.precedes(month, manifest.first_month):
-            frame = assemble_partition(model, month, lake, logs, features=features, versions=manifest.tables)
-            rebuilt_lake.write(model.table, frame, month)
+    first, began = manifest.first_month, time.monotonic()
+    months = [month for month in stored if first is None or not model.partitions.precedes(month, first)]
+    tell(f"Assembles the training sets of {len(months)} partitions again.")
+    for done, month in enumerate(months, start=1):
+        frame = assemble_partition(model, month, lake, logs, features=features, versions=manifest.tables)
+        rebuilt_lake.write(model.table, frame, month)
+        left = (time.monotonic() - began) / done * (len(months) - done)
+        tell(f"Training set of {month}: {frame.height:,} rows, {done} of {len(months)}; about {duration(left)} more.")
 
 
 def _logs(tables: Mapping[str, int], features: FeatureSet, lake: Lake) -> dict[str, pl.LazyFrame]:

@@ -19,6 +19,7 @@ from ml_platform.tasks.catalog import as_task
 from ml_platform.tasks.task import Task
 from ml_platform.training.calibration import Calibration, fit_task_calibration
 from ml_platform.training.explain import Reason, reasons
+from ml_platform.training.fit_progress import Tell
 from ml_platform.training.resource_usage import PriceList, ResourceUsage, measure_resources
 from ml_platform.training.splits import LABEL, Split
 from ml_platform.training.trainer import (
@@ -78,6 +79,7 @@ def fit_candidate(
     prices: PriceList | None = None,
     checkpoint: Path | None = None,
     report: ReportProgress | None = None,
+    on_phase: Tell | None = None,
     study_storage: str | None = None,
     on_trial: OnTrial | None = None,
     feature_set: FeatureSet | None = None,
@@ -92,6 +94,7 @@ def fit_candidate(
     labels are read, to check that an evaluation is possible. Categories that the fitted rows do not have count as
     missing, and so do infinite values. ``notes`` lists features with infinite values and features without any value.
     A sampler of ``declared`` chooses among the rows of each fit, and never among validation rows.
+    ``report`` gets the losses of the rounds, and ``on_phase`` a line when a part of the fit begins.
     With ``declared.tuning``, settings are first searched on the validation part, in a study in ``study_storage``.
 
     With a ``checkpoint`` folder, a killed call resumes. The caller removes the folder after storing the candidate.
@@ -116,6 +119,8 @@ def fit_candidate(
             tuning = tune(train, validation, declared, task, storage=study_storage, on_trial=on_trial)
             declared = with_settings(declared, tuning.best)
         trainer = make_trainer(declared, task)
+        if on_phase is not None:
+            on_phase(f"Fits {declared.trainer} on {train.rows:,} rows, and validates it on {validation.rows:,}.")
         tuned = trainer.fit(train, validation, checkpoint=_subfolder(checkpoint, "tuned"), report=report)
         validation_predictions = task.prediction(tuned.predict(validation.features))
         calibration = fit_task_calibration(
@@ -130,6 +135,8 @@ def fit_candidate(
                 known = _matrix(rows, encoder, task)
             refitted = known.sampled(declared.sampler, declared.seed)
             growth = refitted.rows / train.rows
+            if on_phase is not None:
+                on_phase(f"The best round is {tuned.rounds}. Fits again on {refitted.rows:,} rows, with validation.")
             fitted = refit(trainer, tuned, refitted, growth, checkpoint=_subfolder(checkpoint, "refit"))
     return Candidate(
         trainer=declared.trainer,
@@ -204,3 +211,18 @@ def fitted_settings(declared: TrainerSettings, fitted: Any) -> dict[str, Any]:
         "rounds": fitted.rounds,
         **getattr(trainer, "settings", declared).model_dump(),
     }
+
+
+def declared_settings(declared: TrainerSettings) -> dict[str, Any]:
+    """Return the parameters of the fit that are known before it: without rounds, and without those of a search."""
+    searched = set() if declared.tuning is None else set(declared.tuning.space)
+    settings = getattr(make_trainer(declared, "binary"), "settings", declared).model_dump()
+    known = {"trainer": declared.trainer, "refit": declared.refit, "calibration": declared.calibration_name, **settings}
+    return {name: value for name, value in known.items() if name not in searched}
+
+
+def most_rounds(declared: TrainerSettings) -> int | None:
+    """Return the highest number of rounds or epochs of a fit; None for a trainer that declares none."""
+    settings = getattr(make_trainer(declared, "binary"), "settings", None)
+    found = (getattr(settings, name, None) for name in ("max_rounds", "max_epochs"))
+    return next((each for each in found if isinstance(each, int)), None)

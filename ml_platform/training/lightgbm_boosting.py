@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightgbm import Booster, Dataset
 
 MODEL_FILE = "model.txt"
+VALIDATION, TRAINING = "validation", "training"
 SEEDS = ("bagging_seed", "feature_fraction_seed", "extra_seed", "objective_seed")
 CHANGED_SHARE_FACTOR = 0.99
 
@@ -71,11 +72,13 @@ def boost(
         booster = lgb.Booster(model_file=resumed_from.folder / MODEL_FILE)
     else:
         data = _dataset(train, parameters)
+        measured = [data] if validation is not None and hasattr(report, "training_loss") else []
         booster = lgb.train(
             parameters | seeds_of_segment(seed, progress.round // rounds.segment),
             data,
             num_boost_round=rounds.most - progress.round,
-            valid_sets=[] if validation is None else [_dataset(validation, parameters, data)],
+            valid_sets=[] if validation is None else [_dataset(validation, parameters, data), *measured],
+            valid_names=[] if validation is None else [VALIDATION, *([TRAINING] if measured else [])],
             init_model=None if resumed_from is None else resumed_from.folder / MODEL_FILE,
             callbacks=[_SegmentSeeds(rounds.segment, seed, progress.round), progress],
         )
@@ -159,10 +162,9 @@ class _BoostingProgress:
 
         self.round = self.first_round + env.iteration - env.begin_iteration + 1
         self.trees.append(env.model.current_iteration())
-        found = env.evaluation_result_list or []
+        found = [each for each in env.evaluation_result_list or [] if each[0] == VALIDATION]
         if found:
-            value, is_higher_better = float(found[0][2]), found[0][3]
-            loss = 1 - value if is_higher_better else value
+            loss = _loss(found[0])
             if not np.isfinite(loss):
                 raise TrainingError(
                     f"LightGBM, round {self.round}",
@@ -171,12 +173,22 @@ class _BoostingProgress:
                     fix="Lower the learning rate, or remove infinite labels.",
                 )
             self.history.append((self.round, loss))
+            for each in env.evaluation_result_list or []:
+                if each[0] == TRAINING and self.report is not None:
+                    self.report.training_loss(self.round, _loss(each))  # type: ignore[attr-defined]
+                    break  # of several metrics, the first is the loss
             if self.report is not None:
                 self.report(self.round, loss)
         if self.round % self.rounds.segment == 0 and self.round < self.rounds.most:
             self.write_checkpoint(env.model)
         if self.is_finished() and self.round < self.rounds.most:
             raise EarlyStopException(env.iteration, found)
+
+
+def _loss(result: Any) -> float:
+    """Return the loss of one of LightGBM's results: dataset, metric, value, whether a higher value is better."""
+    value = float(result[2])
+    return 1 - value if result[3] else value
 
 
 def _dataset(rows: Matrix, parameters: dict[str, Any], reference: "Dataset | None" = None) -> "Dataset":

@@ -246,12 +246,12 @@ def test_training_set_waits_for_the_change_log_of_the_changed_code(on_code_chang
 
         def requested(version: str, cursor: Any = None) -> tuple[dict[dg.AssetKey, set[str | None]], Any]:
             found = dg.evaluate_automation_conditions(loaded(version), instance, cursor=cursor)
-            asked = {
+            due = {
                 key: set(found.get_requested_partitions(key))
                 for key in (view, training_set)
                 if found.get_num_requested(key)
             }
-            return asked, found.cursor
+            return due, found.cursor
 
         make(view)
         make(training_set)

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
+from rich.console import Console
 
+from ml_platform.console.progress import live_progress
 from ml_platform.console.runs import RunFailedError, StepEvent, execute
 
 
@@ -26,6 +28,31 @@ def test_listener_gets_an_event_when_a_step_starts_and_ends() -> None:
 
     assert [(each.asset, each.kind) for each in events] == [("good", "start"), ("good", "success")]
     assert [step.asset for step in report.steps] == ["good"]
+
+
+def test_lines_that_a_step_logs_reach_the_listener_and_a_terminal_of_plain_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @dg.asset
+    def slow(context: dg.AssetExecutionContext) -> None:
+        context.log.debug("detail")
+        context.log.info("Round [10], loss 0.5.")
+
+    events: list[StepEvent] = []
+    with dg.DagsterInstance.ephemeral() as instance, live_progress(Console(width=120)) as shown:
+
+        def listener(event: StepEvent) -> None:
+            events.append(event)
+            shown(event)
+
+        execute(dg.Definitions(assets=[slow]), instance, [dg.AssetKey("slow")], listener=listener)
+
+    assert [(each.kind, each.message) for each in events] == [
+        ("start", ""),
+        ("log", "Round [10], loss 0.5."),
+        ("success", ""),
+    ]
+    assert "slow: Round [10], loss 0.5." in capsys.readouterr().out
 
 
 def test_error_of_a_failed_run_names_the_asset_and_its_cause() -> None:

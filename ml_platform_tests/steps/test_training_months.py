@@ -85,7 +85,13 @@ def test_table_with_a_damaged_month_that_no_split_needs_trains_and_reproduces(
 ) -> None:
     assert trained.first_month == NEEDED[0]
     assert trained.training_rows == sum(deliveries(month).height for month in NEEDED)
-    assert reproduce_version(short_model(), 1, platform.stores).equal
+    lines: list[str] = []
+    assert reproduce_version(short_model(), 1, platform.stores, lines.append).equal
+    assembled = [line.partition(";")[0].rpartition(", ")[2] for line in lines if line.startswith("Training set of ")]
+    assert lines[0] == f"Assembles the training sets of {len(assembled)} partitions again."
+    assert assembled == [f"{at} of {len(assembled)}" for at in range(1, len(assembled) + 1)]
+    assert len(assembled) > 1
+    assert lines[len(assembled) + 1].startswith("Fits lightgbm on ")
 
 
 def test_release_reads_the_months_that_the_version_was_trained_on(platform: PlatformFixture, trained: Manifest) -> None:

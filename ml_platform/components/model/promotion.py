@@ -188,7 +188,7 @@ def reproducible(model: ModelAssets) -> dg.AssetChecksDefinition:
         if key in (context.run.asset_selection or ()):
             # Dagster runs the checks with the asset, but a rebuild takes as long as training.
             return
-        champion, found = reproduce_champion(model, open_stores(home, lake, mlflow, online_store))
+        champion, found = reproduce_champion(model, open_stores(home, lake, mlflow, online_store), context.log.info)
         differing = [one.item for one in found.comparisons if not one.equal]
         yield dg.AssetCheckResult(
             check_name=REPRODUCIBLE,

@@ -184,6 +184,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
                 study_storage=studies.storage(f"{model.name}-{trainer}"),
                 dagster_run_id=context.run.run_id,
                 now=datetime.now(UTC),
+                tell=context.log.info,
             )
         metadata = _candidate_metadata(result, model, mlflow)
         yield dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(result.content_digest))

@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.log_manager import DagsterLogManager
 
 from ml_platform.components.model import evaluation, training
 from ml_platform.components.model.model_assets import ModelAssets
@@ -24,6 +26,7 @@ from ml_platform.data.lake import LakeError
 from ml_platform.registry.models import ModelError
 from ml_platform.registry.outbox import Outbox
 from ml_platform.steps import candidates
+from ml_platform.training.fit_progress import FitProgress
 from ml_platform.training.splits import SplitError
 from ml_platform.training.trainer import TrainerSettings
 from ml_platform_tests.components import delivery_home
@@ -80,11 +83,49 @@ def test_version_has_a_signature_an_example_and_one_tagged_run(platform: Platfor
     assert run.data.metrics["train_rows"] == shown["train_rows"]
     losses = platform.mlflow.tracking.client.get_metric_history(run.info.run_id, "validation_loss")
     assert sorted(point.step for point in losses) == list(range(FAST["max_rounds"]))
+    trained = platform.mlflow.tracking.client.get_metric_history(run.info.run_id, "training_loss")
+    assert sorted(point.step for point in trained) == list(range(FAST["max_rounds"]))
     assert "data:image/png" in shown["loss_curve"]
     mlflow.set_tracking_uri(platform.mlflow.tracking_uri)
     described = mlflow.models.get_model_info(f"runs:/{run.info.run_id}/model")
     assert described.signature.inputs.input_names() == model.feature_set.feature_names
     assert described.saved_input_example_info is not None
+
+
+def test_losses_are_in_the_run_and_progress_is_in_the_log_while_the_fit_is_under_way(
+    platform: PlatformFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = delivery_model(name="streamed", trainers={"lightgbm": {"settings": FAST, "seed": 5}})
+    platform.with_rows("streamed", pl.col("shop"))
+    monkeypatch.setattr("ml_platform.steps.candidates.FitProgress", partial(FitProgress, seconds_between_lines=0.0))
+    during: list[tuple[int, str]] = []
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        (run,) = runs_of(platform, model)
+        history = platform.mlflow.tracking.client.get_metric_history(run.info.run_id, "validation_loss")
+        during.append((len(history), run.data.params.get("learning_rate", "")))
+        lines.append(line)
+
+    monkeypatch.setattr(DagsterLogManager, "info", lambda _, line: tell(line))
+    platform.make(model)
+
+    assert lines[0].startswith("Fits lightgbm on ")
+    assert lines[2].startswith("Round 2, validation loss 0.")
+    assert "; at most 30 rounds, which take " in lines[2]
+    assert "Fits again on" in lines[-1]
+    stored, rates = zip(*during, strict=True)
+    assert stored[:4] == (0, 0, 1, 2)  # a line comes before the write of its round
+    assert len(set(rates)) == 1
+    assert rates[0] != ""
+
+
+def test_run_that_fails_before_its_fit_has_its_parameters(platform: PlatformFixture) -> None:
+    model = delivery_model(name="unlanded", trainers={"lightgbm": {"settings": FAST}})
+    with pytest.raises(LakeError):
+        platform.make(model)
+    (run,) = runs_of(platform, model)
+    assert (run.info.status, run.data.params["max_rounds"]) == ("FAILED", str(FAST["max_rounds"]))
 
 
 def test_threshold_is_chosen_by_the_declared_rule_and_stored_with_the_model(
