@@ -23,7 +23,7 @@ def show_in_dagster(home: Home) -> None:
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "ml_platform.components.decision_events"]
+    command = [sys.executable, "-m", "resources.decision_events"]
     done = subprocess.run(command, check=False, capture_output=True, env={**os.environ, HOME_VARIABLE: str(home.root)})
     if done.returncode:
         typer.echo("The Dagster UI does not show it yet; its sensor `decisions` will, when it runs.", err=True)

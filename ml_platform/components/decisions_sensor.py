@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from ml_platform.components.decision_events import report_decisions
 from ml_platform.components.platform_assets import HOUSEKEEPING
 from ml_platform.registry.audit import AuditLog
+from resources.decision_events import report_decisions
 from resources.lake import LakeResource
 
 

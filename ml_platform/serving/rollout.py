@@ -21,6 +21,15 @@ from ml_platform.state.store import StateStore
 
 CURSOR_PREFIX = "rollout/"
 
+ROLLOUT_KIND = "rollout"
+"""Kind of the audit records of changes of a desired state."""
+
+ROLLOUT_APPROVAL_KIND = "rollout_approval"
+"""Kind of the audit records of the approval of a step."""
+
+GUARD = "rollout guard"
+"""Actor of the changes that the guard makes."""
+
 GUARDRAILS = ("errors", "slow", "scores", "missing", "changed scores")
 
 FIRST_PROCESS = "first"

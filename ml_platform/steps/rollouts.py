@@ -24,7 +24,10 @@ from ml_platform.serving.desired_state import (
 )
 from ml_platform.serving.rollout import (
     COMPLETED,
+    GUARD,
     ROLLED_BACK,
+    ROLLOUT_APPROVAL_KIND,
+    ROLLOUT_KIND,
     RUNNING,
     SUPERSEDED,
     Judgement,
@@ -39,15 +42,6 @@ from ml_platform.serving.rollout import (
 from ml_platform.serving.rollout_curve import RolloutCurve, read_curve, read_curve_end, write_curve
 from ml_platform.serving.rollout_settings import RolloutSettings
 from ml_platform.state.store import StateStore
-
-ROLLOUT_KIND = "rollout"
-"""Kind of the audit records of changes of a desired state."""
-
-ROLLOUT_APPROVAL_KIND = "rollout_approval"
-"""Kind of the audit records of the approval of a step."""
-
-GUARD = "rollout guard"
-"""Actor of the changes that the guard makes."""
 
 
 class RolloutError(PlatformError):

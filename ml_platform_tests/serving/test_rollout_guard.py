@@ -30,10 +30,10 @@ from ml_platform.serving.desired_state import (
     with_stable,
 )
 from ml_platform.serving.processes import PLAN_FILE, ProcessPlan, ProcessSpec, free_port, serve_temporarily
-from ml_platform.serving.rollout import Rollout, read_rollout
+from ml_platform.serving.rollout import ROLLOUT_KIND, Rollout, read_rollout
 from ml_platform.serving.rollout_settings import RolloutSettings, RolloutStep
 from ml_platform.serving.serving_status import read_serving_status
-from ml_platform.steps.rollouts import ROLLOUT_KIND, start_rollout
+from ml_platform.steps.rollouts import start_rollout
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import CONTRACT, LOCK, ToyModel, row
 

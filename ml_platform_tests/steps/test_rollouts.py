@@ -15,12 +15,11 @@ from ml_platform.serving.desired_state import (
     read_desired_state,
     swap_desired_state,
 )
-from ml_platform.serving.rollout import read_rollout
+from ml_platform.serving.rollout import ROLLOUT_KIND, read_rollout
 from ml_platform.serving.rollout_settings import RolloutSettings, RolloutStep
 from ml_platform.state.sqlite_file import StateStoreError
 from ml_platform.state.store import StateStore
 from ml_platform.steps.rollouts import (
-    ROLLOUT_KIND,
     RolloutError,
     abort_rollout,
     approve_step,

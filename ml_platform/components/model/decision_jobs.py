@@ -9,11 +9,11 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from ml_platform.components.decision_events import report_decisions
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
 from ml_platform.data.names import identifier
 from resources.dagster_home import HomeResource
+from resources.decision_events import report_decisions
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource

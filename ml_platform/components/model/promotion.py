@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from ml_platform.components.decision_events import APPROVED, RUN_ACTOR, note_reported, report_decisions
 from ml_platform.components.metadata import records_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.model_card import write_month_card
@@ -16,6 +15,7 @@ from ml_platform.components.stores import open_stores
 from ml_platform.data.names import identifier
 from ml_platform.registry.approvals import ApprovalError
 from resources.dagster_home import HomeResource
+from resources.decision_events import APPROVED, RUN_ACTOR, note_reported, report_decisions
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource

@@ -18,8 +18,7 @@ from ml_platform.registry.champion_history import CHAMPION_KIND, ChampionRecord,
 from ml_platform.registry.promotion import CHALLENGER_KIND
 from ml_platform.registry.verdict_record import VERDICT_KIND, JudgedPartition, last_judged
 from ml_platform.serving.desired_state import DesiredState
-from ml_platform.serving.rollout import Rollout, read_rollout
-from ml_platform.steps.rollouts import ROLLOUT_KIND
+from ml_platform.serving.rollout import ROLLOUT_KIND, Rollout, read_rollout
 
 LOW, HIGH = "_low", "_high"
 """Ends of the names of a metric's interval."""

@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ml_platform.components.decision_events import RUN_ACTOR, note_reported, report_decisions
 from ml_platform.components.decisions_sensor import decisions_sensor
 from ml_platform.components.loading import bound_model
 from ml_platform.components.model.decision_jobs import decision_jobs, rollback_job
@@ -22,6 +21,7 @@ from ml_platform.state.store import StateStore
 from ml_platform.steps.rollback import roll_back_champion
 from ml_platform.steps.rollouts import abort_rollout, start_rollout
 from ml_platform_tests.steps.test_rollback import home_with_two_champions
+from resources.decision_events import RUN_ACTOR, note_reported, report_decisions
 from resources.home import Home
 from resources.lake import LakeResource
 from resources.profiles import resources_of_profile

@@ -1,6 +1,6 @@
 """Shows decisions in Dagster that no run made: events of `champion` and `rollout` with actor, reason and version.
 
-`python -m ml_platform.components.decision_events` writes them for the home of the environment. The commands start it
+`python -m resources.decision_events` writes them for the home of the environment. The commands start it
 after a decision, because they import no Dagster. The sensor `decisions` writes those of the guard, and those of a
 command that was killed. Both follow the audit log from the last record that Dagster shows.
 """
@@ -65,7 +65,7 @@ def note_reported(state: StateStore, model: str, sequence: int) -> None:
 
 
 def _kinds() -> tuple[str, ...]:
-    from ml_platform.steps.rollouts import ROLLOUT_APPROVAL_KIND, ROLLOUT_KIND
+    from ml_platform.serving.rollout import ROLLOUT_APPROVAL_KIND, ROLLOUT_KIND
 
     return (CHAMPION_KIND, APPROVAL_KIND, ROLLOUT_KIND, ROLLOUT_APPROVAL_KIND)
 
@@ -89,7 +89,7 @@ def _report(instance: dg.DagsterInstance, audit: AuditLog, model: str) -> Iterat
 
 def _events(instance: dg.DagsterInstance, audit: AuditLog, model: str, record: AuditRecord) -> Iterator[DecisionEvent]:
     """Yield the events of one record; none for a change that a run made, or a step of the guard within its plan."""
-    from ml_platform.steps.rollouts import ROLLOUT_APPROVAL_KIND
+    from ml_platform.serving.rollout import ROLLOUT_APPROVAL_KIND
 
     def asset_partition(partition: str | None) -> str | None:
         return partition if partition and _is_partition(instance, model, partition) else None
@@ -186,8 +186,7 @@ def _rollout_event(model: str, record: AuditRecord, partition: str | None) -> De
 
 def _is_planned(record: AuditRecord) -> bool:
     """Return whether the asset `rollout` made the change, or the guard's next step, which the rollout sensor shows."""
-    from ml_platform.serving.rollout import RUNNING
-    from ml_platform.steps.rollouts import GUARD
+    from ml_platform.serving.rollout import GUARD, RUNNING
 
     made_by_asset = record.actor == f"{record.facts['model']}/rollout"
     return made_by_asset or (record.actor == GUARD and record.facts.get("outcome") == RUNNING)
