@@ -392,6 +392,7 @@ def test_examples_of_the_python_page_run_on_a_small_home(tmp_path: Path, monkeyp
     assert (scope["champion"].version, scope["earlier"].version) == (2, 1)
     assert (scope["comparison"].first.version, scope["comparison"].second.version) == (1, 2)
     assert scope["comparison"].rows.rows == len(scope["parts"].test)
+    assert [each.champion for each in scope["trial"]] == [2]
 
 
 @pytest.mark.slow

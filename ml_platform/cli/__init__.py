@@ -227,6 +227,31 @@ def compare(
         work.show(found, open_console())
 
 
+@app.command("try")
+def try_changes(
+    model: ModelName,
+    view: Annotated[
+        list[str] | None, typer.Option(help="A changed view as VIEW=FILE:FUNCTION, a .py or .ipynb file; repeatable.")
+    ] = None,
+    trainer: Annotated[
+        list[str] | None, typer.Option(help="A declared trainer, or TRAINER=FILE:CLASS for another class; repeatable.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Number of last windows.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """Try changes of MODEL on its last windows beside the champion; nothing is registered or stored."""
+    import json
+    from dataclasses import asdict
+
+    from ml_platform.console import trial as work
+
+    found = work.trial(Home.from_environment(), model, windows, view or [], trainer or [])
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        work.show(found, open_console())
+
+
 @app.command()
 def reproduce(model: ModelName, version: int) -> None:
     """Rebuild VERSION of MODEL from its manifest and compare the result; exit code 1 if it differs.

@@ -55,7 +55,8 @@ def show(found: VersionComparison, console: Console) -> None:
         rows = found.rows
         unit = f"{rows.blocks} blocks of the unit '{rows.unit}'"
         console.print(Text(f"\nOn {rows.rows:,} test rows of {rows.partition}, which neither was fitted on ({unit})"))
-        _print(_metrics(found), console)
+        titles = f"version {found.first.version}", f"version {found.second.version}"
+        _print(metrics_table(found.metrics, *titles), console)
     if found.slices:
         console.print(Text(f"\nSlices where version {found.second.version} is weakest, by {found.slice_metric}"))
         _print(_slices(found), console)
@@ -67,14 +68,29 @@ def show(found: VersionComparison, console: Console) -> None:
             _print(_changes(changes, found), console)
 
 
+def metrics_table(metrics: Sequence[MetricComparison], first: str, second: str) -> Table:
+    """Return the table of ``metrics`` with their intervals; ``first`` and ``second`` are the titles of the sides."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("metric", first, second, "improvement", ""):
+        table.add_column(title)
+    for each in metrics:
+        table.add_row(
+            f"{each.metric} {'↑' if each.higher_is_better else '↓'}",
+            _ends(each.first),
+            _ends(each.second),
+            _ends(each.improvement, sign=True),
+            _verdict(each),
+        )
+    return table
+
+
 def _print(table: Table, console: Console) -> None:
     console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
 
 
-def _table(found: VersionComparison, name: str, *more: str) -> Table:
+def _table(found: VersionComparison, name: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(name)
-    for title in (f"version {found.first.version}", f"version {found.second.version}", *more):
+    for title in (name, f"version {found.first.version}", f"version {found.second.version}"):
         table.add_column(title)
     return table
 
@@ -106,19 +122,6 @@ def _usage(side: VersionSummary) -> str:
         return "not recorded"
     cost = f", cost {side.usage['cost']:.4f}" if "cost" in side.usage else ""
     return f"{side.usage['wall_seconds']:.1f} s{cost} ({side.device})"
-
-
-def _metrics(found: VersionComparison) -> Table:
-    table = _table(found, "metric", "improvement", "")
-    for each in found.metrics:
-        table.add_row(
-            f"{each.metric} {'↑' if each.higher_is_better else '↓'}",
-            _ends(each.first),
-            _ends(each.second),
-            _ends(each.improvement, sign=True),
-            _verdict(each),
-        )
-    return table
 
 
 def _verdict(each: MetricComparison) -> str:

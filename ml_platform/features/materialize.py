@@ -50,7 +50,7 @@ def materialize(
     :class:`ml_platform.features.view.ViewError` when the result of the function does not match the declaration, and
     :class:`ml_platform.data.lake.LakeError` when a source is absent.
     """
-    builds = [_build(view, lake, partition, partitioning) for partition in partitions]
+    builds = [build_partition(view, lake, partition, partitioning) for partition in partitions]
     return builds, publish(view, lake, store, partitioning)
 
 
@@ -114,9 +114,10 @@ def source_partitions(view: FeatureView, partition: str, partitioning: Partition
     return partitioning.covering(start - timedelta(days=view.lookback_days), end)
 
 
-def _build(
+def build_partition(
     view: FeatureView, lake: Lake, partition: str | None, partitioning: PartitionScheme | None
 ) -> PartitionBuild:
+    """Build and write ``partition`` of ``view``, and publish nothing. Raises as :func:`materialize`."""
     if partition is None or partitioning is None:
         sources = {source.dataset: lake.scan(table_of(source.dataset)) for source in view.sources}
         window = ALL_TIME

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ml_platform.registry.models import ModelRegistry, ModelVersion
     from ml_platform.serving.in_process import ServedModel
     from ml_platform.session.loaded_model import LoadedModel
+    from ml_platform.session.trial import Trainers, Trial, Views
 
 DATASETS, FEATURES = "datasets/", "features/"
 RANGE = "..."
@@ -287,6 +288,52 @@ class Session:
             directory_of=self._downloaded,
         )
 
+    def trial(
+        self,
+        model: str,
+        *,
+        windows: int = 1,
+        views: "Views | None" = None,
+        trainers: "Trainers | None" = None,
+        now: datetime | None = None,
+    ) -> "Trial":
+        """Return how a changed model does on its last ``windows`` windows, beside the champion on the same rows.
+
+        ``views`` has a function for each changed view, in place of the declared one: it gets the same sources, and
+        returns the declared columns. ``trainers`` has attributes of trainers as in defs.yaml, which replace the
+        declared ones or add a trainer; ``trainer`` may be a class. Without them, the trainer of the champion is tried.
+        Changes of the declarations in `assets/` count too.
+
+        Facts, training sets and models are made in a temporary folder, and nothing is registered. A search of
+        hyperparameters is left out. Raises :class:`~.opening.SessionError` for an unknown view or wrong settings, and
+        the errors of the functions and fits.
+        """
+        from ml_platform.registry.champion_history import current_champion
+        from ml_platform.registry.manifest import Manifest
+        from ml_platform.session.trial import run_trial
+        from ml_platform.steps.candidates import read_prices
+        from ml_platform.steps.trial_run import TriedAgainst
+        from ml_platform.training.model_directory import read_model
+
+        bound = self._model(model)
+        champion = current_champion(self._audit, bound.name)
+        against = None
+        if champion is not None:
+            folder = self._downloaded(self._version(bound.name, champion.version))
+            manifest = Manifest.model_validate(champion.manifest)
+            against = TriedAgainst(champion.version, manifest, read_model(folder), folder)
+        return run_trial(
+            bound,
+            self.lake,
+            windows=windows,
+            views=views or {},
+            trainers=trainers or {},
+            champion=against,
+            default_trainer=None if champion is None else str(champion.manifest["trainer"]),
+            prices=read_prices(self._repository),
+            now=now or datetime.now(UTC),
+        )
+
     @cached_property
     def lake(self) -> "Lake":
         """The tables of the home, for what the other methods do not give. Its writes raise."""
@@ -480,6 +527,16 @@ def _span(partitions: Sequence[str]) -> str:
 
 
 def _instant(at: datetime | str) -> datetime:
-    from ml_platform.console.arguments import parse_instant
-
-    return parse_instant(at if isinstance(at, str) else at.isoformat())
+    """Return the instant ``at``. Raises :class:`SessionError` for other text, and for a time without an offset."""
+    try:
+        instant = datetime.fromisoformat(at) if isinstance(at, str) else at
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        raise SessionError(
+            f"Time '{at}'",
+            expected="an instant with an offset from UTC, like 2013-07-01T06:00:00-04:00",
+            found="text in another form" if instant is None else "a time without offset, which is ambiguous",
+            fix="Correct the time.",
+        )
+    return instant

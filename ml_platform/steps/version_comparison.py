@@ -1,5 +1,6 @@
 """Compares two versions of a model: on rows that neither was fitted on, and by what they were made of."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from ml_platform.data.lake import Lake
+from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import PlatformError
 from ml_platform.evaluation.bootstrap import bootstrap
 from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence, bootstrap_blocks
@@ -31,6 +34,8 @@ from ml_platform.registry.verdict_record import latest_verdict_about
 from ml_platform.steps.candidates import fitted_examples, recorded_split
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import features_of
+from ml_platform.tasks.metrics import Bounds
+from ml_platform.tasks.task import Task
 from ml_platform.training.model_directory import StoredModel, read_model
 from ml_platform.training.splits import LABEL
 from ml_platform.training.training_set import EXAMPLE_ID
@@ -40,6 +45,9 @@ USAGE = ("wall_seconds", "cpu_seconds", "gpu_seconds", "peak_memory_bytes", "cos
 
 SIDES = (CHAMPION, CANDIDATE)
 """Names of the first and the second version among the predictions of the evidence."""
+
+CODE_HASH = re.compile(r"[0-9a-f]{12}")
+"""Form of a version of code that is a hash of it; another one was written by hand and says nothing about the code."""
 
 _ROW = "__row"
 
@@ -123,31 +131,48 @@ def _evidence(
         test = test.filter(~pl.col(EXAMPLE_ID).is_in(seen.implode()))
         if test.is_empty():
             raise _not_comparable(model, "rows that neither was fitted on", "none among the test rows")
+    table = model.pinned_training_set(manifests[later].tables)[0]
     predictions = [
-        task.aligned(one.predict(_with_columns(test, one, folder, lake)), one.task)
-        for one, folder in zip(stored, folders, strict=True)
+        task.aligned(one.predict(own_rows(model, each, one, folder, test, table, lake)), one.task)
+        for one, each, folder in zip(stored, manifests, folders, strict=True)
     ]
     bounds = {name: one.calibration.bounds(each) for name, one, each in zip(SIDES, stored, predictions, strict=True)}
+    evidence = evidence_on(
+        model,
+        test,
+        task,
+        dict(zip(SIDES, predictions, strict=True)),
+        {side: ends for side, ends in bounds.items() if ends is not None},
+    )
+    blocks, unit = len(np.unique(evidence.block)), model.declared.evaluation.bootstrap.unit
+    return evidence, ComparedRows(versions[later].version, manifests[later].partition, test.height, blocks, unit)
+
+
+def evidence_on(
+    model: BoundModel,
+    test: pl.DataFrame,
+    task: Task,
+    predictions: Mapping[str, npt.NDArray[np.float64]],
+    bounds: Mapping[str, Bounds],
+) -> Evidence:
+    """Return the evidence of ``predictions`` of the rows ``test`` by name, with the declared blocks and slices."""
     declared = model.declared
-    unit = declared.evaluation.bootstrap.unit
-    evidence = Evidence(
+    return Evidence(
         label=task.encode(test[LABEL], f"Test rows of '{model.name}'"),
-        predictions=dict(zip(SIDES, predictions, strict=True)),
+        predictions=predictions,
         block=bootstrap_blocks(
             test,
-            unit,
+            declared.evaluation.bootstrap.unit,
             time="" if declared.prediction_time is None else declared.prediction_time.field,
             time_zone="UTC" if declared.partitions is None else declared.partitions.time_zone,
         ),
         slices=test.select(model.slice_fields) if model.slice_fields else None,
         task=task,
-        bounds={name: ends for name, ends in bounds.items() if ends is not None},
+        bounds=bounds,
         context=task.context(test),
         settings=declared.evaluation.bootstrap,
         metrics=model.own_metrics,
     )
-    blocks = len(np.unique(evidence.block))
-    return evidence, ComparedRows(versions[later].version, manifests[later].partition, test.height, blocks, unit)
 
 
 def _later(model: BoundModel, manifests: tuple[Manifest, Manifest]) -> int:
@@ -159,19 +184,45 @@ def _later(model: BoundModel, manifests: tuple[Manifest, Manifest]) -> int:
     return 0 if created[0] > created[1] else 1
 
 
-def _with_columns(test: pl.DataFrame, stored: StoredModel, folder: Path, lake: Lake) -> pl.DataFrame:
-    """Return ``test`` with the columns that ``stored`` reads; absent ones are read from its own change logs."""
-    absent = [name for name in stored.required_columns if name not in test.columns]
-    if not absent:
+def own_rows(
+    model: BoundModel,
+    manifest: Manifest,
+    stored: StoredModel,
+    folder: Path,
+    test: pl.DataFrame,
+    table: str,
+    lake: Lake,
+) -> pl.DataFrame:
+    """Return the rows ``test``, of the training set ``table``, with the features that the version itself reads.
+
+    Another version of a view's code may give other values under the same name. Then the values are those of the
+    version's own training set, or are computed from its own change logs. Raises :class:`VersionsNotComparableError`
+    when the rows are in neither and a request view has other code here; and the errors of the logs.
+    """
+    own, _ = model.pinned_training_set(manifest.tables)
+    if own == table:
         return test
+    columns = stored.required_columns
+    ids = test[EXAMPLE_ID]
+    if lake.exists(own):
+        rows = lake.scan(own).filter(pl.col(EXAMPLE_ID).is_in(ids.implode())).select(EXAMPLE_ID, *columns).collect()
+        if rows.height == test.height and ids.is_unique().all():
+            return test.drop(columns, strict=False).join(rows, on=EXAMPLE_ID, how="left", maintain_order="left")
     features = features_of(folder)
-    # Other code of a view has another change log, in which the version was trained.
-    rows = test.select(*features.fields, PREDICT_AT).with_row_index(_ROW)
-    read = features.as_of(rows.lazy(), features.logs(lake)).collect().sort(_ROW)
-    return test.with_columns(read.select(absent).get_columns())
+    for view in features.views:
+        built = view.code_version.partition("-")[0]
+        if view.kind == "request" and view.fitted is None and CODE_HASH.fullmatch(built):
+            here = source_hash(view.function)
+            if here != built:
+                raise _not_comparable(model, f"the code {built} of the view '{view.name}'", f"{here} in this process")
+    given = test.select(*features.fields, PREDICT_AT).with_row_index(_ROW)
+    read = features.as_of(given.lazy(), features.logs(lake)).collect().sort(_ROW)
+    known = [name for name in columns if name in read.columns]
+    return test.drop(known, strict=False).hstack(read.select(known))
 
 
-def _measured(model: BoundModel, evidence: Evidence) -> _Measured:
+def metric_comparisons(evidence: Evidence) -> list[MetricComparison]:
+    """Return each metric of the champion (first) and the candidate (second) of ``evidence``; a side may be absent."""
     resamples = bootstrap(
         evidence.label,
         evidence.predictions,
@@ -182,13 +233,19 @@ def _measured(model: BoundModel, evidence: Evidence) -> _Measured:
         own=evidence.metrics,
         context=evidence.context,
     )
-    points = resamples.points
+    champion, candidate = (resamples.points.get(side, {}) for side in SIDES)
     metrics = []
-    for name in dict.fromkeys([*points[CANDIDATE], *points[CHAMPION]]):
-        first, second = (resamples.interval(each, name) if name in points[each] else None for each in SIDES)
+    for name in dict.fromkeys([*candidate, *champion]):
+        first = resamples.interval(CHAMPION, name) if name in champion else None
+        second = resamples.interval(CANDIDATE, name) if name in candidate else None
         both = first is not None and second is not None
         improvement = resamples.difference(CANDIDATE, CHAMPION, name) if both else None
         metrics.append(MetricComparison(name, resamples.is_higher_better(name), first, second, improvement))
+    return metrics
+
+
+def _measured(model: BoundModel, evidence: Evidence) -> _Measured:
+    metrics = metric_comparisons(evidence)
     slices: list[SliceComparison] = []
     if model.slice_fields:
         declared = {

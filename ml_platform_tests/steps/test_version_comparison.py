@@ -25,6 +25,8 @@ from ml_platform.steps.candidates import build_training_sets, read_training_set,
 from ml_platform.training.model_directory import read_model
 from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
 from ml_platform_tests.components.delivery_model import MONTHS, VIEWS, delivery_model
+from resources.home import Home
+from resources.home_lake import open_lake
 
 
 def model_without_shops() -> ModelAssets:
@@ -109,14 +111,16 @@ def test_sides_say_what_each_version_was_made_of(months_apart: VersionComparison
     assert sum(each.second for each in shares.values()) == pytest.approx(1)
 
 
-def test_removed_features_and_settings_are_listed_and_absent_columns_are_read_from_their_log(session: Session) -> None:
+def test_removed_features_and_settings_are_listed_and_absent_columns_are_those_of_the_other_version(
+    session: Session,
+) -> None:
     found = session.compare("late", 2, 3)
     assert (found.removed_features, found.added_features) == (["shops__last_late"], [])
     assert [(each.first, each.second) for each in found.settings if each.name == "trainer.settings.max_rounds"] == [
         (30, 5)
     ]
     assert {each.name: each.second for each in found.importance}["shops__last_late"] is None
-    # The rows of version 3 lack the feature of version 2, which is read from the change log of its view.
+    # The rows of version 3 lack the feature of version 2, which is read from the training set of that version.
     back = session.compare("late", 3, 2)
     assert found.rows is not None
     assert back.rows is not None
@@ -144,15 +148,25 @@ def test_version_equals_itself_and_no_slice_is_worse(session: Session) -> None:
 
 def test_reason_is_given_when_no_rows_suit_both(platform: PlatformFixture, tmp_path: Path) -> None:
     copy = shutil.copytree(platform.home.root, tmp_path / "home")
-    # Version 2 reads a view whose facts are gone, and the rows of version 3 have no value of it.
-    shutil.rmtree(copy / "lake" / "features" / "shops")
+    # The rows of version 3 have no value of a feature of version 2, whose own rows are damaged.
+    shutil.rmtree(copy / "lake" / delivery_model().table)
     with mp.open(copy) as session:
         found = session.compare("late", 2, 3)
     assert found.rows is None
-    assert re.match("No rows suit both: Table 'features/shops/.*: expected the file", found.not_paired)
+    assert re.match("No rows suit both: Table 'models/late/training_set/.*: expected the file", found.not_paired)
     assert (found.metrics, found.slices, found.reliability) == ([], [], [])
     assert found.first.tested["auc"] > 0.6
     assert "No rows suit both" in repr(found)
+
+
+def test_features_are_computed_when_the_own_training_set_is_gone(
+    platform: PlatformFixture, session: Session, tmp_path: Path
+) -> None:
+    copy = Home(shutil.copytree(platform.home.root, tmp_path / "home"))
+    open_lake(copy).drop_partitions(delivery_model().table, MONTHS)
+    with mp.open(copy.root) as cleaned:
+        found = cleaned.compare("late", 2, 3)
+    assert found.metrics == session.compare("late", 2, 3).metrics
 
 
 def test_result_prints_and_becomes_json(months_apart: VersionComparison) -> None:
