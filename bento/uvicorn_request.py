@@ -1,4 +1,4 @@
-"""What the application knows of a request in uvicorn beyond ASGI, and how one answer becomes one write.
+"""Parts of a request in uvicorn beyond ASGI that the application uses, and how one answer becomes one write.
 
 The callables that uvicorn passes to an application are methods of the request. With another server, or another release
 of uvicorn whose requests look different, every function here does what ASGI alone allows.

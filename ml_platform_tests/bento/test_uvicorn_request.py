@@ -1,4 +1,4 @@
-"""What the application uses of uvicorn beyond ASGI: an answer is one write, and a request alone is scored at once."""
+"""The application uses parts of uvicorn beyond ASGI: an answer is one write, and a request alone is scored at once."""
 
 import asyncio
 import socket
