@@ -91,8 +91,13 @@ class ServedModel:
         return loaded
 
     @classmethod
-    def in_home(cls, model: str, root: Path, state: StateStore, version: str | int | None = None) -> Self:
-        """Return ``version`` of ``model`` in the home ``root`` with the state store ``state``, as :meth:`load`."""
+    def in_home(
+        cls, model: str, root: Path, state: StateStore, version: str | int | None = None, *, require_code: bool = True
+    ) -> Self:
+        """Return ``version`` of ``model`` in the home ``root`` with the state store ``state``, as :meth:`load`.
+
+        Without ``require_code``, a caller calls :meth:`require_same_code` before it sends requests.
+        """
         served = _stable_version(state, model, root) if version is None else _packaged_version(state, model, version)
         bento = root / "bentos" / served.bento
         require_unchanged(bento, SigningKeys(root / "signing").trusted)
@@ -101,6 +106,7 @@ class ServedModel:
             served.version,
             bento / "src" / "model",
             os.environ.get(ONLINE_VARIABLE) or str(root / "online"),
+            require_code=require_code,
         )
 
     @property
@@ -109,13 +115,22 @@ class ServedModel:
         return self.predictor.contract
 
     @classmethod
-    def of_directory(cls, name: str, version: str, model_dir: Path, online: str) -> Self:
-        """Return the model in ``model_dir``, which reads its features from the online store at ``online``."""
+    def of_directory(cls, name: str, version: str, model_dir: Path, online: str, *, require_code: bool = True) -> Self:
+        """Return the model in ``model_dir``, which reads its features from the online store at ``online``.
+
+        For ``require_code`` see :meth:`in_home`.
+        """
         from bento.predictor import Predictor
 
         predictor = Predictor(model_dir, open_store(online))
-        _require_same_code(name, version, predictor.features)
-        return cls(name, version, predictor, model_dir)
+        loaded = cls(name, version, predictor, model_dir)
+        if require_code:
+            loaded.require_same_code()
+        return loaded
+
+    def require_same_code(self) -> None:
+        """Raise :class:`ServedModelError` for a request view whose function changed since the version was built."""
+        _require_same_code(self.name, self.version, self.predictor.features)
 
     def predict(
         self, rows: Sequence[Mapping[str, Any]], *, reasons: int = 0, reasons_method: ReasonMethod | None = None

@@ -39,7 +39,7 @@ class LoadedModel:
     """A version of a model, read from its verified files. It predicts on one thread and may be shared."""
 
     def __init__(self, served: ServedModel, manifest: "Manifest", metrics: Mapping[str, float]) -> None:
-        self._served = served
+        self._served, self._same_code = served, False
         self.name, self.version = served.name, int(served.version)
         self.manifest = manifest
         """All inputs of the training, and its results."""
@@ -93,6 +93,8 @@ class LoadedModel:
         ``probabilities__<class>``, and ``degraded``: whether the answer rests on less than usual. A list has the
         answers as the endpoint gives them. Raises :class:`~.opening.SessionError` for missing columns, and
         :class:`~ml_platform.serving.request_contract.InvalidRequestError` for requests that the endpoint refuses.
+        Raises :class:`~ml_platform.serving.in_process.ServedModelError` for requests if a request view has other code
+        here.
         """
         frame = _frame(rows)
         reads_requests = self._reads_requests(frame, inputs)
@@ -184,7 +186,15 @@ class LoadedModel:
                 f"Add them, or choose inputs='requests' or 'features'; `.contract` and `.features` list what the model "
                 f"reads.{near}",
             )
+        if chosen == "requests":
+            self._require_same_code()
         return chosen == "requests"
+
+    def _require_same_code(self) -> None:
+        """Compare the code of the request views once; rows with features do not run it."""
+        if not self._same_code:
+            self._served.require_same_code()
+            self._same_code = True
 
     def _feature_columns(self) -> list[str]:
         """Columns from which the model predicts: its features, what its fitted views read, and fields of its task."""

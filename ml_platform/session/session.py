@@ -263,7 +263,7 @@ class Session:
 
         The files are those of its verified bento; a version that was never packaged, or whose bento was cleaned, is
         downloaded from the registry into a temporary folder. Raises :class:`~.opening.SessionError` for an unknown
-        version, and :class:`~ml_platform.serving.in_process.ServedModelError` when a request view has other code here.
+        version.
         """
         return self._loaded_model(self._model_name(model), version)
 
@@ -507,9 +507,10 @@ class Session:
             if (self.home.bentos / each.folder).is_dir()
         }
         if packaged:
-            return ServedModel.in_home(name, self.home.root, self._state, version)
+            return ServedModel.in_home(name, self.home.root, self._state, version, require_code=False)
         online = OnlineStoreResource.for_home(self.home).location
-        return ServedModel.of_directory(name, str(version), self._downloaded(self._version(name, version)), online)
+        folder = self._downloaded(self._version(name, version))
+        return ServedModel.of_directory(name, str(version), folder, online, require_code=False)
 
     def _downloaded(self, version: "ModelVersion") -> Path:
         """Return the folder of the session with the files of ``version``, verified by their digest."""

@@ -18,7 +18,9 @@ import pytest
 
 import ml_platform as mp
 from ml_platform.errors import PlatformError
+from ml_platform.serving.in_process import ServedModel, ServedModelError
 from ml_platform.serving.request_contract import InvalidRequestError
+from ml_platform.session.loaded_model import LoadedModel
 from ml_platform.session.opening import SessionError
 from ml_platform.session.session import Session
 from ml_platform.state.migrate import VERSION_TABLE
@@ -161,6 +163,24 @@ def test_champion_predicts_from_features_what_training_predicted(session: Sessio
     assert champion.features[1].unit == "km"
     assert set(champion.importance()) == set(names)
     assert "request: shop, distance, ordered_at" in repr(champion)
+
+
+def test_features_are_scored_although_a_request_view_has_other_code(
+    session: Session, platform: PlatformFixture, tmp_path: Path
+) -> None:
+    registry, champion = platform.mlflow.models, session.champion("late")
+    folder = registry.download(registry.version("late", 2), tmp_path / "model")
+    described = json.loads((folder / "features.json").read_text())
+    for view in described["views"]:
+        if view["name"] == "order":
+            view["code_version"] = "0" * 12 + "-" + "1" * 8
+    (folder / "features.json").write_text(json.dumps(described))
+    served = ServedModel.of_directory("late", "2", folder, str(platform.home.online), require_code=False)
+    loaded = LoadedModel(served, champion.manifest, {})
+    rows = session.training_set("late", "2013-04").split().test.to_polars()
+    assert loaded.predict(rows).equals(champion.predict(rows))
+    with pytest.raises(ServedModelError, match="request view 'order'"):
+        loaded.predict([ORDER])
 
 
 def test_mlflow_loads_the_champion_as_a_function_with_the_same_scores(
