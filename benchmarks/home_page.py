@@ -19,7 +19,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from ml_platform.console.site.home_overview import Declarations, FailedRun
+from ml_platform.console.site.failed_runs import FailedRun
+from ml_platform.console.site.home_overview import Declarations
 from ml_platform.console.site.model_overview import DeclaredModel
 from ml_platform.console.site.server import site_app
 from ml_platform.data.canonical import value_digest

@@ -16,6 +16,7 @@ from assets.aviation.landing import land
 from ml_platform.console.services import platform_processes
 from ml_platform.data.landing import Landing
 from ml_platform.serving.processes import ProcessSpec, free_port
+from ml_platform_tests.browser.page import Page
 from resources.addresses import port_variable
 from resources.home import Home
 from resources.orchestration import prepare
@@ -112,3 +113,9 @@ def _stop_sensors(webserver: str) -> None:
         for each in ids:
             stopped = client.post("/graphql", json={"query": STOP, "variables": {"id": each}}).json()
             assert stopped["data"]["stopSensor"]["__typename"] == "StopSensorMutationResult"
+
+
+@pytest.fixture
+def page(browser: Any, site: Site, tmp_path: Path) -> Iterator[Page]:
+    yield Page(browser, site, tmp_path)
+    browser.save_screenshot(str(tmp_path / "last.png"))

@@ -1,74 +1,10 @@
 """An analyst in the Dagster UI: open the graph, read about an asset, materialize it, and follow its links."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
-from selenium.common.exceptions import StaleElementReferenceException
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
-from ml_platform_tests.browser.conftest import Site
+from ml_platform_tests.browser.page import Page
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(600)]
-
-TIMEOUT_SECONDS = 180
-
-
-@pytest.fixture
-def page(browser: Any, site: Site, tmp_path: Path) -> Any:
-    yield Page(browser, site, tmp_path)
-    browser.save_screenshot(str(tmp_path / "last.png"))
-
-
-class Page:
-    """The browser with the actions of a user: open a page, wait for text, fill a field, click."""
-
-    def __init__(self, browser: Any, site: Site, screenshots: Path) -> None:
-        self.browser, self.site, self.screenshots = browser, site, screenshots
-
-    def open(self, path: str) -> None:
-        self.browser.get(self.site.webserver + path)
-
-    def text(self) -> str:
-        return str(self.browser.find_element(By.TAG_NAME, "body").text)
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        waiting = WebDriverWait(self.browser, TIMEOUT_SECONDS, ignored_exceptions=[StaleElementReferenceException])
-        try:
-            return waiting.until(lambda _: condition())
-        except Exception as error:
-            self.browser.save_screenshot(str(self.screenshots / "timeout.png"))
-            raise AssertionError(
-                f"The condition failed for {TIMEOUT_SECONDS} s. Text of the page:\n{self.text()[:3_000]}"
-            ) from error
-
-    def wait_for(self, *texts: str) -> None:
-        self.until(lambda: all(text in self.text() for text in texts))
-
-    def fill(self, xpath: str, text: str) -> None:
-        field = self.until(
-            lambda: [each for each in self.browser.find_elements(By.XPATH, xpath) if each.is_displayed()]
-        )
-        field[0].click()
-        field[0].send_keys(Keys.CONTROL, "a")
-        field[0].send_keys(text + Keys.ENTER)
-
-    def switch_to_new_tab(self) -> None:
-        self.until(lambda: len(self.browser.window_handles) > 1)
-        self.browser.switch_to.window(self.browser.window_handles[-1])
-
-    def click(self, xpath: str) -> None:
-        def clicked() -> bool:
-            found = [each for each in self.browser.find_elements(By.XPATH, xpath) if each.is_displayed()]
-            enabled = [each for each in found if each.is_enabled()]
-            if enabled:
-                enabled[0].click()
-            return bool(enabled)
-
-        self.until(clicked)
 
 
 def test_graph_shows_the_asset_groups(page: Page) -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ml_platform.console.load_check import project_digest
+from ml_platform.console.site.failed_runs import FailedRun
 from ml_platform.console.site.model_overview import (
     Decision,
     DeclaredModel,
@@ -19,10 +19,7 @@ from ml_platform.data.contract_record import ContractResult, latest_result
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, all_desired_states
 
-if TYPE_CHECKING:
-    import dagster as dg
-
-PARTITIONS_SHOWN, DECISIONS_SHOWN, RUNS_SHOWN = 24, 12, 8
+PARTITIONS_SHOWN, DECISIONS_SHOWN = 24, 12
 NO_DOMAIN = "without a declaration"
 """Heading of the models that are served or were promoted and have no declaration any more."""
 
@@ -42,15 +39,6 @@ class Declarations:
     models: Sequence[DeclaredModel]
     datasets: Sequence[DeclaredDataset]
     not_loaded: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class FailedRun:
-    """A run that failed: its id, its assets as a title, and when it ended."""
-
-    run_id: str
-    title: str
-    at: datetime
 
 
 @dataclass(frozen=True)
@@ -152,21 +140,6 @@ def known_model(audit: AuditLog, declared: Declarations, name: str) -> DeclaredM
     return next((each for each in _known_models(audit, declared, served) if each.name == name), None)
 
 
-def failed_runs(instance: "dg.DagsterInstance", limit: int = RUNS_SHOWN) -> list[FailedRun]:
-    """Return the last ``limit`` runs that failed, latest first."""
-    import dagster as dg
-
-    records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=limit)
-    return [
-        FailedRun(
-            record.dagster_run.run_id,
-            _title(record.dagster_run),
-            datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp,
-        )
-        for record in records
-    ]
-
-
 def _attention_texts(model: ModelOverview) -> list[str]:
     texts = []
     if model.drift and model.drift[-1].decision == "alert":
@@ -176,12 +149,6 @@ def _attention_texts(model: ModelOverview) -> list[str]:
             f"the rollout of version {model.rollout.candidate.version} was rolled back. {model.rollout.reason}"
         )
     return texts
-
-
-def _title(run: "dg.DagsterRun") -> str:
-    assets = sorted(key.to_user_string() for key in run.asset_selection or ())
-    more = f" and {len(assets) - 2} more" if len(assets) > 2 else ""
-    return f"{', '.join(assets[:2]) or run.job_name}{more}"
 
 
 def _known_models(audit: AuditLog, declared: Declarations, served: Mapping[str, DesiredState]) -> list[DeclaredModel]:

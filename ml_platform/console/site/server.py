@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
+from ml_platform.console.site.failed_runs import FailedRun, FailedRuns
 from ml_platform.console.site.home_overview import (
     DeclarationReader,
     DeclarationSource,
-    FailedRun,
-    failed_runs,
     home_overview,
     known_model,
 )
@@ -115,7 +114,7 @@ def main(port: int, root: Path) -> None:
     home = Home(root)
     with open_instance(home) as instance:
         app = site_app(
-            home.reports, AuditLog(open_state(home)), DeclarationReader(REPOSITORY), lambda: failed_runs(instance)
+            home.reports, AuditLog(open_state(home)), DeclarationReader(REPOSITORY), FailedRuns(instance).last
         )
         uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
 

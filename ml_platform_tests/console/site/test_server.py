@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from benchmarks.home_page import SyntheticDeclarations, write_records
-from ml_platform.console.site.home_overview import NO_DOMAIN, Declarations, DeclaredDataset, FailedRun
+from ml_platform.console.site.failed_runs import FailedRun
+from ml_platform.console.site.home_overview import NO_DOMAIN, Declarations, DeclaredDataset
 from ml_platform.console.site.model_overview import DeclaredModel
 from ml_platform.console.site.server import site_app
 from ml_platform.data.contract_record import record_failed
