@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from ml_platform.registry.audit import AuditLog
@@ -84,6 +85,13 @@ def test_command_imports_neither_dagster_nor_mlflow(home: Home) -> None:
     assert desired.stable == ServedVersion(version="1", bento="toy/1")
     assert desired.previous == ServedVersion(version="2", bento="toy/2")
     assert models_with_pending_aliases(state) == ["toy"]
+    # A process that the command starts afterwards shows the decision in Dagster.
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["toy", "champion"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    shown = {name: value.value for name, value in event.asset_materialization.metadata.items()}
+    assert (shown["version"], shown["decided_by"], shown["reason"]) == (1, "ada", "wrong scores")
 
 
 def test_rollback_of_an_unknown_model_changes_nothing_and_suggests_the_similar_name(home: Home) -> None:
