@@ -2,9 +2,11 @@
 
 `python benchmarks/serving.py [--home HOME] [--seconds 6] [--rows 1] [--others] [--json]`. One client sends requests for
 the same booster to each server in turn, over persistent connections. The ratio to the bare server is the cost of the
-platform. Without `--home`, the model is synthetic and as large as a real one. With `--home`, it is the champion of that
-home with its online features, in a bento built from the current code or, with `--deployed`, in the deployed bento.
-`--others` measures the service of BentoML's tutorial and `mlflow models serve` too, each with features in memory.
+platform; `in turns` is the ratio of times for one client whose turns are a few requests long, so that other load
+affects all servers alike. Without `--home`, the model is synthetic and as large as a real one. With `--home`, it is the
+champion of that home with its online features, in a bento built from the current code or, with `--deployed`, in the
+deployed bento. `--others` measures the service of BentoML's tutorial and `mlflow models serve` too, each with features
+in memory.
 
 `wrk` measures the throughput where it is installed, else threads of this process, which are slower than the servers.
 """
@@ -12,6 +14,7 @@ home with its online features, in a bento built from the current code or, with `
 import argparse
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,7 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightgbm
 import numpy as np
@@ -55,6 +58,8 @@ VIEWS, FEATURES_OF_A_VIEW, ENTITIES, TREES = 20, 12, 1000, 400
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 ROUNDS = 3
 STAGE_ROUNDS = 300
+TURN_REQUESTS, WARM_REQUESTS = 24, 4
+RATIOS = ("ratio_in_turns", "ratio_lower_quartile", "ratio_upper_quartile")
 BARE = """
 import asyncio, sys
 import lightgbm, numpy, orjson, uvicorn
@@ -224,8 +229,10 @@ def measure(
                 found[name]["milliseconds"] += ask(server, part)
                 for key, count in (("alone", 1), ("rates", connections), ("many", 4 * connections)):
                     found[name][key].append(load(server, part, count))
+        ratios = in_turns(servers, seconds)
     ways = {name: summary(each) for name, each in found.items()}
-    for way in ways.values():
+    for name, way in ways.items():
+        way |= ratios[name]
         way["latency_ratio"] = way["p50_ms"] / ways["bare"]["p50_ms"]
         for key in ("requests_per_second_alone", "requests_per_second", "requests_per_second_many"):
             way[key.replace("requests_per_second", "throughput_ratio")] = way[key] / ways["bare"][key]
@@ -389,24 +396,61 @@ def process(arguments: Sequence[str], port: int, cwd: Path | None = None) -> Ite
         server.wait()
 
 
+class Client:
+    """One connection to a server, over which one request follows the other."""
+
+    def __init__(self, server: Server) -> None:
+        length = str(len(server.body)).encode()
+        head = b"POST " + server.path.encode() + b" HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        self._request = head + b"content-length: " + length + b"\r\n\r\n" + server.body
+        self._address = ("127.0.0.1", server.port)
+
+    def __enter__(self) -> Self:
+        self._connection = socket.create_connection(self._address)
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def ask(self) -> float:
+        """Return the milliseconds of a request; raise on any status but 200."""
+        started = time.perf_counter()
+        self._connection.sendall(self._request)
+        read_answer(self._connection)
+        return (time.perf_counter() - started) * 1000
+
+
 def ask(server: Server, seconds: float) -> list[float]:
     """Return the milliseconds of each request sent for ``seconds`` over one connection; raise on any status but 200."""
-    length = str(len(server.body)).encode()
-    request = (
-        b"POST "
-        + server.path.encode()
-        + b" HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: "
-        b"" + length + b"\r\n\r\n" + server.body
-    )
     found = []
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        until = time.perf_counter() + seconds
-        while (started := time.perf_counter()) < until:
-            connection.sendall(request)
-            read_answer(connection)
-            found.append((time.perf_counter() - started) * 1000)
+    until = time.perf_counter() + seconds
+    with Client(server) as client:
+        while time.perf_counter() < until:
+            found.append(client.ask())
     return found
+
+
+def in_turns(servers: dict[str, Server], seconds: float) -> dict[str, dict[str, float]]:
+    """Return the ratio of the bare server's time to each server's for one client: the median and the quartiles.
+
+    The servers take turns of a few requests in random order, and a round gives one ratio, so that a busy machine
+    affects all of them alike.
+    """
+    order = random.Random(0)
+    until = time.perf_counter() + seconds * len(servers)
+    times: dict[str, list[float]] = {name: [] for name in servers}
+    with ExitStack() as stack:
+        clients = {name: stack.enter_context(Client(server)) for name, server in servers.items()}
+        while time.perf_counter() < until:
+            for name in order.sample(list(servers), len(servers)):
+                found = [clients[name].ask() for _ in range(TURN_REQUESTS)]
+                times[name].append(float(np.median(found[WARM_REQUESTS:])))
+    bare_times = np.array(times["bare"])
+    return {
+        name: dict(zip(RATIOS, np.percentile(bare_times / np.array(found), [50, 25, 75]).tolist(), strict=True))
+        for name, found in times.items()
+    }
 
 
 def read_answer(connection: socket.socket) -> None:
@@ -479,12 +523,13 @@ def show(result: dict[str, Any]) -> None:
         f"built in {result['build_seconds']:.1f} s, ready in {result['ready_seconds']:.1f} s"
     )
     counts = (1, result["connections"], 4 * result["connections"])
-    columns = ("p50 ms", "p99 ms", "latency ×", *(f"rps, {count} conn." for count in counts))
+    columns = ("p50 ms", "p99 ms", "latency ×", "in turns", *(f"rps, {count} conn." for count in counts))
     ways = Table(
         "server", *columns, title="Endpoint: requests/s by connections, and the ratio to the bare server", caption=about
     )
     for name, way in result["ways"].items():
         figures = [f"{way[key]:.2f}" for key in ("p50_ms", "p99_ms", "latency_ratio")]
+        figures.append(f"{way[RATIOS[0]]:.2f}")
         rates = [
             f"{way['requests_per_second' + end]:.0f} ({way['throughput_ratio' + end]:.2f} ×)"
             for end in ("_alone", "", "_many")
