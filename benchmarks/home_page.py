@@ -19,7 +19,6 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from ml_platform.console.site.failed_runs import FailedRun
 from ml_platform.console.site.home_overview import Declarations
 from ml_platform.console.site.model_overview import DeclaredModel
 from ml_platform.console.site.server import site_app
@@ -96,8 +95,8 @@ def measure(models: int, days: Sequence[int], rounds: int) -> dict[str, Any]:
 
 
 async def _timed(state: StateStore, declared: SyntheticDeclarations, folder: Path, rounds: int) -> dict[str, Any]:
-    runs = [FailedRun("0" * 32, "m00/training_set", datetime(2026, 1, 1, tzinfo=UTC))]
-    app = site_app(folder / "reports", AuditLog(state), declared, lambda: runs)
+    failure = {"what": "schedule m00_retrain", "at": "2026-01-01T00:00:00+00:00", "reason": "no lake", "run_id": None}
+    app = site_app(folder / "reports", AuditLog(state), declared, lambda: [failure])
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         return {

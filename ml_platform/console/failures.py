@@ -24,10 +24,11 @@ PARTITION_TAG, SCHEDULE_TAG, SENSOR_TAG = "dagster/partition", "dagster/schedule
 
 
 def unresolved_failures(instance: dg.DagsterInstance, limit: int = FAILURES_SHOWN) -> list[dict[str, Any]]:
-    """Return the latest failures as JSON objects, ticks before runs: ``what``, ``at`` (ISO 8601) and ``reason``.
+    """Return the latest failures as JSON objects, ticks before runs.
 
-    A run is left out when later runs made all its assets of its partition, and so is one that later runs tried again. A
-    tick is left out when a later one of its schedule or sensor did not fail.
+    ``what`` names it, ``at`` is in ISO 8601, ``reason`` is its cause, and ``run_id`` is None for a tick. A run is left
+    out when later runs made all its assets of its partition, and so is one that later runs tried again. A tick is left
+    out when a later one of its schedule or sensor did not fail.
     """
     ticks = sorted(_failed_ticks(instance), key=lambda each: str(each["at"]), reverse=True)
     return [*ticks[:limit], *islice(_failed_runs(instance), limit)]
@@ -62,7 +63,7 @@ def _failed_runs(instance: dg.DagsterInstance) -> Iterator[dict[str, Any]]:
                 what = f"run {run.run_id[:RUN_ID_DIGITS]} of {listed(names)}{partition}{requested}"
                 reason = " ".join(f"{name}: {cause}" for name, cause in causes.items())
                 at = record.end_time or record.create_timestamp.timestamp()
-                yield _failure(what, at, reason or "no step failed; see its log in the Dagster UI")
+                yield _failure(what, at, reason or "no step failed; see its log in the Dagster UI", run.run_id)
             made |= failed
         replaced |= made
 
@@ -73,5 +74,6 @@ def _causes(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
     return {str(event.step_key).replace("__", "/"): failure_cause(event) for event in events if event is not None}
 
 
-def _failure(what: str, at: float, reason: str) -> dict[str, Any]:
-    return {"what": what, "at": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"), "reason": reason}
+def _failure(what: str, at: float, reason: str, run_id: str | None = None) -> dict[str, Any]:
+    at_text = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    return {"what": what, "at": at_text, "reason": reason, "run_id": run_id}

@@ -157,7 +157,8 @@ def _failures(home: Home) -> list[dict[str, Any]]:
         with open_instance(home) as instance:
             return unresolved_failures(instance)
     except sa.exc.SQLAlchemyError as error:
-        return [{"what": "storage of Dagster", "at": None, "reason": f"its runs cannot be read: {error}"}]
+        unreadable = {"what": "storage of Dagster", "at": None, "reason": f"its runs cannot be read: {error}"}
+        return [{**unreadable, "run_id": None}]
 
 
 def last_decisions(home: Home, limit: int = 5) -> list[dict[str, Any]]:

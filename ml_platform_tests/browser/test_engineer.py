@@ -28,7 +28,7 @@ def test_reason_of_a_failed_run_is_found_from_the_home_page(page: Page) -> None:
     landed.write_text("\n".join(lines) + "\n")
 
     page.browser.get(page.site.reports)
-    page.wait_for("Failed runs", "datasets/weather", "column 'wind_speed' should lie between 0 and 250 mph")
+    page.wait_for("Failures", "datasets/weather", "column 'wind_speed' should lie between 0 and 250 mph")
     page.click("//a[contains(@href, '/runs/')]")
     page.wait_for("STEP_FAILURE", "column 'wind_speed' should lie between 0 and 250 mph")
 

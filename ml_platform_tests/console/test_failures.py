@@ -49,6 +49,7 @@ def test_failed_run_is_shown_with_its_schedule_and_cause_until_its_partition_is_
         run(instance, "a", broken=False)
         after = unresolved_failures(instance)
     assert found["what"].endswith(" of 'late/performance' for a, requested by late_monitor")
+    assert found["what"].startswith(f"run {found['run_id'][:8]} ")
     assert found["reason"] == "late/performance: Table 'x': expected equal fields, found unequal ones. Report it."
     assert [each["what"].endswith("for a") for each in again] == [True]
     assert after == []
@@ -99,5 +100,6 @@ def test_schedule_whose_last_tick_failed_is_shown_until_one_succeeds() -> None:
         "what": "schedule late_retrain",
         "at": "2001-09-09T01:46:40+00:00",
         "reason": "PlatformError: no lake",
+        "run_id": None,
     }
     assert after == []

@@ -1,12 +1,11 @@
-"""The content of the home page: all models by domain, the data, the last decisions, and the runs that failed."""
+"""The content of the home page: all models by domain, the data, the last decisions, and the unresolved failures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ml_platform.console.load_check import project_digest
-from ml_platform.console.site.failed_runs import FailedRun
 from ml_platform.console.site.model_overview import (
     Decision,
     DeclaredModel,
@@ -51,12 +50,15 @@ class Attention:
 
 @dataclass(frozen=True)
 class HomeOverview:
-    """The content of the home page. ``data`` has the last partition of each dataset, None before its first one."""
+    """The content of the home page. ``data`` has the last partition of each dataset, None before its first one.
+
+    ``failures`` are those of :func:`~ml_platform.console.failures.unresolved_failures`.
+    """
 
     models: Mapping[str, Sequence[ModelOverview]]
     data: Mapping[str, ContractResult | None]
     decisions: Sequence[Decision]
-    failed_runs: Sequence[FailedRun]
+    failures: Sequence[Mapping[str, Any]]
     not_loaded: Mapping[str, str]
 
     @property
@@ -116,7 +118,7 @@ class DeclarationReader:
         )
 
 
-def home_overview(audit: AuditLog, declared: Declarations, failed_runs: Sequence[FailedRun]) -> HomeOverview:
+def home_overview(audit: AuditLog, declared: Declarations, failures: Sequence[Mapping[str, Any]]) -> HomeOverview:
     """Return the content of the home page; a model without a declaration stands under :data:`NO_DOMAIN`."""
     models: dict[str, list[ModelOverview]] = {}
     # One transaction: the page shows one moment, and hundreds of small ones would take half of its time.
@@ -129,7 +131,7 @@ def home_overview(audit: AuditLog, declared: Declarations, failed_runs: Sequence
             models=models,
             data={each.name: latest_result(audit.state, each.name) for each in declared.datasets},
             decisions=last_decisions(audit, DECISIONS_SHOWN),
-            failed_runs=failed_runs,
+            failures=failures,
             not_loaded=declared.not_loaded,
         )
 

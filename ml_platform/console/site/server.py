@@ -7,12 +7,11 @@ binds its name to this machine reads nothing.
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
-from ml_platform.console.site.failed_runs import FailedRun, FailedRuns
 from ml_platform.console.site.home_overview import (
     DeclarationReader,
     DeclarationSource,
@@ -21,6 +20,7 @@ from ml_platform.console.site.home_overview import (
 )
 from ml_platform.console.site.model_overview import model_overview
 from ml_platform.console.site.pages import home_page, missing_page, model_page
+from ml_platform.console.site.recent_failures import RecentFailures
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import champion_history
 from ml_platform.serving.desired_state import all_desired_states
@@ -46,9 +46,9 @@ HEADERS = {
 
 
 def site_app(
-    reports: Path, audit: AuditLog, declared: DeclarationSource, runs: Callable[[], Sequence[FailedRun]]
+    reports: Path, audit: AuditLog, declared: DeclarationSource, failures: Callable[[], Sequence[Mapping[str, Any]]]
 ) -> "Starlette":
-    """Return the application. ``reports`` is the folder of reports; ``runs`` returns the runs that failed last."""
+    """Return the application. ``reports`` is the folder of reports; ``failures`` returns those of Dagster's instance."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -58,7 +58,7 @@ def site_app(
 
     # Functions without `async` run in threads: a page that waits for a database holds no other one.
     def home(_: "Request") -> "Response":
-        return HTMLResponse(home_page(home_overview(audit, declared.current(), runs())), headers=HEADERS)
+        return HTMLResponse(home_page(home_overview(audit, declared.current(), failures())), headers=HEADERS)
 
     def model(request: "Request") -> "Response":
         name = request.path_params["name"]
@@ -114,7 +114,7 @@ def main(port: int, root: Path) -> None:
     home = Home(root)
     with open_instance(home) as instance:
         app = site_app(
-            home.reports, AuditLog(open_state(home)), DeclarationReader(REPOSITORY), FailedRuns(instance).last
+            home.reports, AuditLog(open_state(home)), DeclarationReader(REPOSITORY), RecentFailures(instance).current
         )
         uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
 

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from benchmarks.home_page import SyntheticDeclarations, write_records
-from ml_platform.console.site.failed_runs import FailedRun
 from ml_platform.console.site.home_overview import NO_DOMAIN, Declarations, DeclaredDataset
 from ml_platform.console.site.model_overview import DeclaredModel
 from ml_platform.console.site.server import site_app
@@ -18,7 +17,10 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.state.store import StateStore
 
-RUN = FailedRun("5e2a" * 8, "m00/training_set", datetime(2026, 1, 2, 3, 4, tzinfo=UTC))
+FAILURES: list[dict[str, Any]] = [
+    {"what": "schedule m00_retrain", "at": "2026-01-02T05:06:00+00:00", "reason": "no <lake>", "run_id": None},
+    {"what": "run 5e2a of m00", "at": "2026-01-02T03:04:00+00:00", "reason": "broken", "run_id": "5e2a" * 8},
+]
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ class Site:
     """The application on a state store, queried in this process."""
 
     def __init__(self, reports: Path, state: StateStore, declared: Declarations) -> None:
-        self.reports, self.state, self.declared, self.runs = reports, state, declared, [RUN]
+        self.reports, self.state, self.declared = reports, state, declared
+        self.failures = FAILURES
 
     def current(self) -> Declarations:
         return self.declared
@@ -46,7 +49,7 @@ class Site:
         """Return the answers to ``requests`` (method, path) that name ``host``."""
 
         async def send() -> list[httpx.Response]:
-            app = site_app(self.reports, AuditLog(self.state), self, lambda: self.runs)
+            app = site_app(self.reports, AuditLog(self.state), self, lambda: self.failures)
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4000") as client:
                 return [await client.request(method, path, headers={"host": host}) for method, path in requests]
@@ -87,14 +90,20 @@ def test_request_that_names_another_host_is_refused(site: Site, host: str, statu
 
 
 def test_home_page_of_a_new_home_says_what_is_missing(site: Site) -> None:
-    site.runs = []
+    site.failures = []
     page = site.page("/")
-    for text in ("domain_0", "no champion yet", "no version is served yet", "No run has failed.", "No decision is"):
+    for text in (
+        "domain_0",
+        "no champion yet",
+        "no version is served yet",
+        "No failure of a run, schedule or sensor is unresolved.",
+        "No decision is",
+    ):
         assert text in page
     assert "Needs attention" not in page
 
 
-def test_home_page_shows_champion_quality_decisions_and_failed_runs(used_site: Site) -> None:
+def test_home_page_shows_champion_quality_decisions_and_failures(used_site: Site) -> None:
     served = ServedVersion(version="3", bento="bentos/m00/3-aa")
     swap_desired_state(used_site.state, "m00", DesiredState(stable=served, weights={"stable": 100}), 0)
     page = used_site.page("/")
@@ -105,9 +114,10 @@ def test_home_page_shows_champion_quality_decisions_and_failed_runs(used_site: S
         "evaluated on 2023-01-30",
         '<svg class="chart"',
         "last verdict, on 2023-01-30",
-        f"/runs/{RUN.run_id}",
-        "m00/training_set",
-        "2026-01-02 03:04Z",
+        f'/runs/{"5e2a" * 8}">run 5e2a of m00</a>',
+        "schedule m00_retrain",
+        "no &lt;lake&gt;",
+        "2026-01-02 03:04",
         "by gates",
     ):
         assert text in page, text
