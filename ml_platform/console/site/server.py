@@ -48,7 +48,7 @@ HEADERS = {
 def site_app(
     reports: Path, audit: AuditLog, declared: DeclarationSource, failures: Callable[[], Sequence[Mapping[str, Any]]]
 ) -> "Starlette":
-    """Return the application. ``reports`` is the folder of reports; ``failures`` returns those of Dagster's instance."""
+    """Return the application of the folder ``reports``; ``failures`` returns those of Dagster's instance."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
