@@ -81,8 +81,8 @@ def windows_needed(labels_needed: int | None, rows: int, windows: int) -> int | 
 def data_length(days: float) -> str:
     """Return a length of data in words, in a unit of which there are some.
 
-    >>> [data_length(days) for days in (0.4, 20, 120, 790, 4000)]
-    ['about 10 hours', 'about 20 days', 'about 4 months', 'about 26 months', 'about 11 years']
+    >>> print(*map(data_length, (0.4, 20, 120, 790, 4000)), sep=", ")
+    about 10 hours, about 20 days, about 4 months, about 26 months, about 11 years
     """
     months = days / _DAYS_PER_MONTH
     for count, unit in ((24 * days, "hours"), (days, "days"), (months, "months"), (months / 12, "years")):

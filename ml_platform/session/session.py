@@ -1,8 +1,8 @@
 """A session: datasets, features, training sets and models of one home by name, for reads alone."""
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import polars as pl
 
 from ml_platform.data.names import full_name
+from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.session.opening import SessionError, readable_home, readable_state
 from ml_platform.session.records import Records
@@ -84,7 +85,8 @@ class Session:
     def __init__(self, home: Path | str | None = None) -> None:
         self.home: Home = readable_home(home)
         self._state = readable_state(self.home)
-        self._downloads: tempfile.TemporaryDirectory[str] | None = None
+        self._downloads: Path | None = None
+        self._at_close = ExitStack()
         self._declared: dict[str, ModelAssets] = {}
         self._loaded: dict[tuple[str, int], LoadedModel] = {}
 
@@ -98,9 +100,8 @@ class Session:
         """Close the stores, and remove the models that were downloaded."""
         self._state.close()
         self._loaded.clear()
-        if self._downloads is not None:
-            self._downloads.cleanup()
-            self._downloads = None
+        self._at_close.close()
+        self._downloads = None
 
     def datasets(self) -> Records[DatasetInfo]:
         """Return the materialized datasets, by name."""
@@ -515,8 +516,8 @@ class Session:
     def _downloaded(self, version: "ModelVersion") -> Path:
         """Return the folder of the session with the files of ``version``, verified by their digest."""
         if self._downloads is None:
-            self._downloads = tempfile.TemporaryDirectory(prefix="ml-platform-session-", ignore_cleanup_errors=True)
-        folder = Path(self._downloads.name) / version.name / str(version.version)
+            self._downloads = self._at_close.enter_context(scratch_folder("session"))
+        folder = self._downloads / version.name / str(version.version)
         return folder if folder.is_dir() else self._registry.download(version, folder)
 
 

@@ -33,16 +33,19 @@ def home(demo_home: DemoHome, tmp_path_factory: pytest.TempPathFactory) -> DemoH
 def test_status_as_json_has_exactly_the_documented_shape(home: DemoHome) -> None:
     found = json.loads(home.run("status", "--json"))
 
-    assert set(found) == {"data_clock", "models", "not_loaded", "orphans"}
+    assert set(found) == {"data_clock", "models", "not_loaded", "orphans", "failures"}
     assert not found["not_loaded"]
+    assert not found["failures"]
     assert not found["orphans"]
     assert MODEL in found["models"]
     model = found["models"][MODEL]
-    assert set(model) == {"champion", "serving", "endpoint", "streams", "waiting"}
+    empty: dict[str, object] = {"streams": [], "waiting": [], "replicas": {}, "scaling": []}
+    assert set(model) == {"champion", "serving", "endpoint", "verdict", *empty}
+    assert model["verdict"]["decision"] == "PROMOTE"
     assert set(model["champion"]) == {"version", "metrics", "manifest"}
     assert set(model["serving"]) == {"stable", "candidate", "weights", "generation"}
     assert model["endpoint"] is None  # no service is running
-    assert model["streams"] == model["waiting"] == []
+    assert {name: model[name] for name in empty} == empty
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -67,7 +70,8 @@ def test_history_before_the_first_promotion_fails(home: DemoHome) -> None:
 
 def test_history_shows_version_and_data_and_prints_json(home: DemoHome) -> None:
     assert re.search(r"made from datasets/flights version \d+, and 21 change logs", home.run("history", MODEL))
-    (entry,) = json.loads(home.run("history", MODEL, "--json"))
+    verdict, entry = json.loads(home.run("history", MODEL, "--json"))
+    assert (verdict["decision"], verdict["version"], verdict["partition"]) == ("PROMOTE", 1, "2013-06")
     assert (entry["version"], entry["action"], entry["partition"]) == (1, "promote", "2013-06")
     assert datetime.fromisoformat(entry["since"]).tzinfo is not None
 

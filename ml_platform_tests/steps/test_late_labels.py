@@ -24,6 +24,7 @@ from ml_platform.features.view import INSTANT
 from ml_platform.monitoring.outcomes import current_outcomes
 from ml_platform.monitoring.prediction_log import ingest_log_files
 from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.tracking import run_tags
 from ml_platform.registry.verdict_record import VERDICT_KIND
 from ml_platform.steps.candidates import assemble_partition, build_training_sets, make_candidate
 from ml_platform.steps.closed_window import OpenWindowError, require_closed_window
@@ -313,15 +314,13 @@ def test_labels_that_landed_after_the_training_set_was_built_are_waited_for(plat
 
 
 def test_candidate_by_hand_is_refused_while_its_window_is_open(platform: PlatformFixture) -> None:
-    with pytest.raises(OpenWindowError, match="its labels are due at 2013-01-11T00:00"):
+    tags = run_tags(asset="late/candidate_lightgbm", partition="2013-01-08", attempt=1, dagster_run_id="run")
+    with (
+        platform.stores.registry.tracking.run("late", "lightgbm 2013-01-08", tags) as run,
+        pytest.raises(OpenWindowError, match="its labels are due at 2013-01-11T00:00"),
+    ):
         make_candidate(
-            trained_model(),
-            "lightgbm",
-            "2013-01-08",
-            platform.stores,
-            run=None,  # type: ignore[arg-type]
-            dagster_run_id="run",
-            now=NOW,
+            trained_model(), "lightgbm", "2013-01-08", platform.stores, run=run, dagster_run_id="run", now=NOW
         )
 
 
