@@ -401,7 +401,8 @@ def test_replica_joins_at_high_load_and_leaves_the_gateway_before_it_stops(servi
     assert (up.version, up.before, up.after, up.load, up.target) == ("1", 1, 2, 1.0, 0.7)
     until(lambda: serving.step()[0] == [first])
     (_, down) = scaling_steps(state, "toy")
-    assert (down.before, down.after, down.load < 0.8 * 0.7 / 2) == (2, 1, True)
+    # The mean sinks from 0.3 until it is just below the limit, and is rounded.
+    assert (down.before, down.after, down.load <= 0.28) == (2, 1, True)  # 0.8 * 0.7 / 2
     assert read_clusters(serving.gateway.folder) == {first: [port]}
     assert not (serving.plan.run / f"{second}.port").exists()
 

@@ -211,6 +211,7 @@ def test_good_candidate_is_stable_after_its_steps(platform: Platform, second_ben
     before = services(ended.stable)
     assert before
     with platform.traffic() as statuses:
+        until(lambda: statuses)
         back = change_desired_state(state, "toy", lambda current: with_stable(current, ended.stable))
         until(lambda: platform.generation() == back.generation)
     assert services(ended.stable) == before

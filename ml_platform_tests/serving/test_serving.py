@@ -323,7 +323,7 @@ def test_requests_beyond_the_limit_are_refused_at_once_with_the_time_to_retry(li
     statuses = {status for status, _, _ in answers}
     first_refusal = min(seconds for status, seconds, _ in answers if status != 200)
     last_answer = max(seconds for status, seconds, _ in answers if status == 200)
-    assert first_refusal < last_answer / 2
+    assert first_refusal < last_answer  # it did not wait in the queue
     assert statuses <= {200, 429, 503}
     refused = [retry for status, _, retry in answers if status != 200]
     assert set(refused) == {"1"}
