@@ -18,7 +18,14 @@ class MetricSummary:
 
 def summarize_metrics(evidence: Evidence) -> list[MetricSummary]:
     """Return one summary per metric of the task and of the team's own, with all other models of the evidence."""
-    resamples = bootstrap(
+    resamples = resampled(evidence)
+    others = [name for name in evidence.predictions if name != CANDIDATE]
+    return [_metric_summary(resamples, metric, others) for metric in resamples.points[CANDIDATE]]
+
+
+def resampled(evidence: Evidence) -> Bootstrap:
+    """Return the bootstrap of all metrics of the task and of the team's own, for all models of the evidence."""
+    return bootstrap(
         evidence.label,
         evidence.predictions,
         evidence.block,
@@ -28,8 +35,6 @@ def summarize_metrics(evidence: Evidence) -> list[MetricSummary]:
         own=evidence.metrics,
         context=evidence.context,
     )
-    others = [name for name in evidence.predictions if name != CANDIDATE]
-    return [_metric_summary(resamples, metric, others) for metric in resamples.points[CANDIDATE]]
 
 
 def flat_metrics(summaries: list[MetricSummary]) -> dict[str, float]:

@@ -14,10 +14,10 @@ import polars as pl
 from ml_platform.data.lake import Lake
 from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import PlatformError
-from ml_platform.evaluation.bootstrap import bootstrap
 from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence, bootstrap_blocks
 from ml_platform.evaluation.reliability import reliability_bins
 from ml_platform.evaluation.slices import SliceComparison, SliceSettings, compare_slices
+from ml_platform.evaluation.summary import resampled
 from ml_platform.evaluation.version_comparison import (
     Change,
     ComparedRows,
@@ -223,16 +223,7 @@ def own_rows(
 
 def metric_comparisons(evidence: Evidence) -> list[MetricComparison]:
     """Return each metric of the champion (first) and the candidate (second) of ``evidence``; a side may be absent."""
-    resamples = bootstrap(
-        evidence.label,
-        evidence.predictions,
-        evidence.block,
-        evidence.settings,
-        task=evidence.task,
-        bounds=evidence.bounds,
-        own=evidence.metrics,
-        context=evidence.context,
-    )
+    resamples = resampled(evidence)
     champion, candidate = (resamples.points.get(side, {}) for side in SIDES)
     metrics = []
     for name in dict.fromkeys([*candidate, *champion]):

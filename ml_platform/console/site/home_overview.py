@@ -136,10 +136,14 @@ def home_overview(audit: AuditLog, declared: Declarations, failures: Sequence[Ma
         )
 
 
-def known_model(audit: AuditLog, declared: Declarations, name: str) -> DeclaredModel | None:
-    """Return the model ``name`` as the pages know it; None for one without declaration, champion and desired state."""
+def known_model(audit: AuditLog, declared: Declarations, name: str) -> tuple[DeclaredModel, DesiredState | None] | None:
+    """Return the model ``name`` as the pages know it, with its desired state.
+
+    None for a model without declaration, champion and desired state.
+    """
     served = all_desired_states(audit.state).readable
-    return next((each for each in _known_models(audit, declared, served) if each.name == name), None)
+    found = next((each for each in _known_models(audit, declared, served) if each.name == name), None)
+    return None if found is None else (found, served.get(name))
 
 
 def _attention_texts(model: ModelOverview) -> list[str]:

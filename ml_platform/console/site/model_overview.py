@@ -14,7 +14,12 @@ from ml_platform.monitoring.performance import Period
 from ml_platform.monitoring.performance_periods import last_periods
 from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
 from ml_platform.registry.audit import AuditLog, AuditRecord
-from ml_platform.registry.champion_history import CHAMPION_KIND, ChampionRecord, current_champion
+from ml_platform.registry.champion_history import (
+    CHAMPION_KIND,
+    ChampionRecord,
+    current_champion,
+    read_champion_record,
+)
 from ml_platform.registry.promotion import CHALLENGER_KIND
 from ml_platform.registry.verdict_record import VERDICT_KIND, JudgedPartition, last_judged
 from ml_platform.serving.desired_state import DesiredState
@@ -119,6 +124,17 @@ def model_overview(
         rollout=read_rollout(state, name),
         decisions=last_decisions(audit, decisions, name) if decisions else (),
     )
+
+
+def last_champions(audit: AuditLog, model: str) -> list[int]:
+    """Return the last two different versions that were champion of ``model``, the current one last; fewer at first."""
+    found: list[int] = []
+    for record in audit.newest_first(CHAMPION_KIND, model):
+        if (version := read_champion_record(record, model).version) not in found:
+            found.insert(0, version)
+        if len(found) == 2:
+            break
+    return found
 
 
 def quality_series(judged: Sequence[JudgedPartition], periods: Sequence[Period]) -> list[QualitySeries]:

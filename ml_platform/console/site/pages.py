@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ml_platform.console.site.charts import heat, quality_chart, reliability_chart
 from ml_platform.console.site.home_overview import HomeOverview
 from ml_platform.console.site.model_overview import ModelOverview
+from ml_platform.console.status import METRIC_LABELS
 from ml_platform.console.version_comparison import side_rows
 from ml_platform.evaluation.version_comparison import VersionComparison
 from resources.addresses import address
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 COLUMNS_SHOWN = 15
 """Rows of the heat map: the columns with the largest effects."""
+
+LABELS = METRIC_LABELS | {"rmse": "RMSE", "ndcg": "NDCG"}
+"""Names of metrics that are not their words."""
 
 PAGES = {"Model card": "model_card/{model}/{partition}/card.html", "Drift": "drift/{model}/{partition}/report.html"}
 """Paths of the reports of a partition, relative to the folder of reports, by the text of their link."""
@@ -31,7 +35,7 @@ def home_page(home: HomeOverview) -> str:
 def model_page(model: ModelOverview, champions: Sequence[int], reports: Path) -> str:
     """Return the page of a model as HTML; it links to the pages of its partitions that exist in ``reports``.
 
-    ``champions`` are the versions that were champion, in order; the page offers to compare two.
+    ``champions`` are the last versions that were champion, in order; the page offers to compare two.
     """
     name = model.name
     links = {
@@ -107,6 +111,4 @@ def _day(at: datetime) -> str:
 
 def _words(metric: str) -> str:
     """Return the name of a metric in words."""
-    return {"auc": "AUC", "ece": "calibration error", "rmse": "RMSE", "ndcg": "NDCG"}.get(
-        metric, metric.replace("_", " ")
-    )
+    return LABELS.get(metric, metric.replace("_", " "))

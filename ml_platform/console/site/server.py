@@ -18,12 +18,10 @@ from ml_platform.console.site.home_overview import (
     home_overview,
     known_model,
 )
-from ml_platform.console.site.model_overview import model_overview
+from ml_platform.console.site.model_overview import last_champions, model_overview
 from ml_platform.console.site.pages import home_page, missing_page, model_page
 from ml_platform.console.site.recent_failures import RecentFailures
 from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.champion_history import champion_history
-from ml_platform.serving.desired_state import all_desired_states
 from resources.addresses import ALLOWED_HOSTS, LOOPBACK
 from resources.home import Home
 
@@ -65,10 +63,8 @@ def site_app(
         found = known_model(audit, declared.current(), name)
         if found is None:
             return unknown(name)
-        served = all_desired_states(audit.state).readable.get(name)
-        shown = model_overview(audit, found, served, partitions=PARTITIONS_SHOWN, decisions=DECISIONS_SHOWN)
-        champions = list(dict.fromkeys(each.version for each in champion_history(audit, name)))
-        return HTMLResponse(model_page(shown, champions, reports), headers=HEADERS)
+        shown = model_overview(audit, *found, partitions=PARTITIONS_SHOWN, decisions=DECISIONS_SHOWN)
+        return HTMLResponse(model_page(shown, last_champions(audit, name), reports), headers=HEADERS)
 
     def comparison(request: "Request") -> "Response":
         name = request.path_params["name"]
