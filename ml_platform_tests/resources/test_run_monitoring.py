@@ -19,7 +19,7 @@ from ml_platform_tests.polling import until
 from ml_platform_tests.resources import waiting_runs
 from resources import run_monitoring
 from resources.home import Home
-from resources.orchestration import GPU_POOL, open_instance
+from resources.orchestration import GPU_POOL
 from resources.run_monitoring import (
     LAUNCHER_TAG,
     PROCESS_TAG,
@@ -35,20 +35,6 @@ PROGRAMS = Path(sys.executable).parent
 PROJECT = Path(__file__).resolve().parents[2]
 LOCATION = Path(waiting_runs.__file__)
 FAILURE, SUCCESS, STARTED = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    # Opening an instance sets both variables.
-    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def instance(home: Home) -> Iterator[dg.DagsterInstance]:
-    with open_instance(home) as opened:
-        yield opened
 
 
 @contextmanager

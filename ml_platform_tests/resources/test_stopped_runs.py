@@ -16,7 +16,6 @@ from ml_platform.serving.marked_processes import processes_of
 from ml_platform_tests.polling import until
 from ml_platform_tests.resources.test_run_monitoring import PROJECT, launch, started_program, started_runs
 from resources.home import Home
-from resources.orchestration import open_instance
 from resources.run_monitoring import open_runs
 from resources.stopped_runs import (
     STOPPED_RUNS_VARIABLE,
@@ -29,20 +28,6 @@ from resources.stopped_runs import (
 
 PLATFORM = Path(__file__).parent / "waiting_platform.py"
 CANCELED, FAILURE = dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    # Opening an instance sets both variables.
-    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def instance(home: Home) -> Iterator[dg.DagsterInstance]:
-    with open_instance(home) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize(("setting", "status"), [("cancel", CANCELED), ("retry", FAILURE)])

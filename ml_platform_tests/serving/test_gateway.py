@@ -375,9 +375,15 @@ def test_policy_without_a_healthy_version_holds_until_the_stable_version_is_back
             assert _answers(client, 20) == {(200, "2"): 20}
 
 
-@pytest.mark.slow
-def test_request_to_a_killed_replica_is_answered_by_the_other_one_and_not_by_the_fallback(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path / "gateway", free_port())
+@contextmanager
+def replicas_and_previous(
+    folder: Path, *behaviour: str
+) -> Iterator[tuple[Gateway, httpx.Client, "subprocess.Popen[bytes]"]]:
+    """Run two replicas, "1" and "2", of a version whose fallback is "p"; yield gateway, client and the second one.
+
+    ``behaviour`` is that of the replicas; see :func:`toy_service`.
+    """
+    gateway = Gateway(folder / "gateway", free_port())
     gateway.write_bootstrap(starting=["toy"])
     state = DesiredState(stable=TWO, weights={"stable": 100}, previous=ONE, previous_until=1)
     settings = ServingSettings(fallback="previous", replicas=ReplicaSettings(min=2))
@@ -385,8 +391,8 @@ def test_request_to_a_killed_replica_is_answered_by_the_other_one_and_not_by_the
     previous, *ports = [free_port() for _ in range(3)]
     with (
         toy_service("p", previous),
-        toy_service("1", ports[0]),
-        toy_service("2", ports[1]) as killed,
+        toy_service("1", ports[0], *behaviour),
+        toy_service("2", ports[1], *behaviour) as second,
         running_envoy(gateway),
         httpx.Client(base_url=gateway.url, timeout=20) as client,
     ):
@@ -394,6 +400,12 @@ def test_request_to_a_killed_replica_is_answered_by_the_other_one_and_not_by_the
         until(lambda: (_health(gateway, ONE), _health(gateway, TWO)) == ("healthy", "healthy"))
         hosts = gateway.allowed_hosts
         write_routes(gateway.folder, {"toy": state}, version="1", allowed_hosts=hosts, settings_of=lambda _: settings)
+        yield gateway, client, second
+
+
+@pytest.mark.slow
+def test_request_to_a_killed_replica_is_answered_by_the_other_one_and_not_by_the_fallback(tmp_path: Path) -> None:
+    with replicas_and_previous(tmp_path) as (gateway, client, killed):
         until(lambda: _text(client) in ("1", "2"))
         assert {text for _, text in _answers(client, 40)} == {"1", "2"}
         killed.kill()
@@ -408,24 +420,8 @@ def test_request_to_a_killed_replica_is_answered_by_the_other_one_and_not_by_the
 
 @pytest.mark.slow
 def test_request_that_no_replica_accepts_is_an_error_of_the_version(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path / "gateway", free_port())
-    gateway.write_bootstrap(starting=["toy"])
-    state = DesiredState(stable=TWO, weights={"stable": 100}, previous=ONE, previous_until=1)
-    settings = ServingSettings(fallback="previous", replicas=ReplicaSettings(min=2))
-    (name,) = fallbacks_of("toy", state, lambda _: settings).values()
-    previous, *ports = [free_port() for _ in range(3)]
-    with (
-        toy_service("p", previous),
-        # The first connection is that of the health checks, so both stay healthy.
-        toy_service("1", ports[0], "first connection only"),
-        toy_service("2", ports[1], "first connection only"),
-        running_envoy(gateway),
-        httpx.Client(base_url=gateway.url, timeout=20) as client,
-    ):
-        write_clusters(gateway.folder, {name[0]: ports, name[1]: previous}, [name], version="1")
-        until(lambda: (_health(gateway, ONE), _health(gateway, TWO)) == ("healthy", "healthy"))
-        hosts = gateway.allowed_hosts
-        write_routes(gateway.folder, {"toy": state}, version="1", allowed_hosts=hosts, settings_of=lambda _: settings)
+    # The first connection is that of the health checks, so both stay healthy.
+    with replicas_and_previous(tmp_path, "first connection only") as (gateway, client, _):
         until(lambda: _text(client) == "p")
         before = _counts(gateway)
         assert _answers(client, 20) == {(200, "p"): 20}
