@@ -76,6 +76,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn)
 
 
+@pytest.fixture(autouse=True)
+def _restored_mlflow_address() -> Iterator[None]:
+    """Forget MLflow's address at the end of a test: it holds for the process, and precedes what the next test sets."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(None)
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 @pytest.fixture(scope="session")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> DemoHome:
     """Return the home of this test run; the first worker makes it and the others wait."""

@@ -375,7 +375,6 @@ def test_examples_of_the_python_page_run_on_a_small_home(tmp_path: Path, monkeyp
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for block in blocks:
             exec(compile(block, str(PYTHON_PAGE), "exec"), scope)
-        scope["mlflow"].set_tracking_uri(None)
         logged = run_job(scope["flight_counts"], Home(tmp_path / "home"))
 
     assert logged == {"rows": scope["flights"].filter(partition="2013-04").height}
@@ -405,7 +404,6 @@ def test_unchanged_examples_of_the_python_page_run_on_the_home_of_the_demo(
     scope: dict[str, Any] = {}
     for block in python_blocks(PYTHON_PAGE.read_text()):
         exec(compile(block, str(PYTHON_PAGE), "exec"), scope)
-    scope["mlflow"].set_tracking_uri(None)
     assert scope["champion"].name == "departure_risk"
     assert scope["scores"].height == len(scope["parts"].test) > 20_000
     assert 0.7 < as_task("binary").score(scope["tested"]["label"], scope["scores"]["score"])["auc"] < 0.9

@@ -4,6 +4,7 @@ The assets of the platform use :mod:`resources.mlflow`. Importing dagster-mlflow
 step that requires this resource imports it.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dagster_mlflow.resources import MlFlow
 
 DEFAULT_EXPERIMENT = "team_ops"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def team_mlflow(home: Home) -> dg.ResourceDefinition:
@@ -85,11 +87,14 @@ def _restored_tracking_uri() -> Iterator[None]:
     """Restore MLflow's address at the end: MLflow keeps it for the whole process and for child processes."""
     import mlflow
 
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
+    # MLflow also writes an address that was set into the environment, so the variable tells either.
+    before = os.environ.get(TRACKING_VARIABLE)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None restores MLflow's default
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None restores MLflow's default
+        if before is not None:
+            os.environ[TRACKING_VARIABLE] = before
 
 
 def _prepare_experiment(home: Home, name: str) -> None:

@@ -99,3 +99,13 @@ def test_settings_are_those_of_the_installed_dagster_mlflow(home: Home) -> None:
 
     schema = resources_of_profile(home)["mlflow_tracking"].config_schema.config_type
     assert set(schema.fields) == set(CONFIG_SCHEMA)
+
+
+def test_address_of_the_environment_is_left_as_it_was(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # An address that stayed set would precede the variable in whatever this process does next.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", home.tracking_uri)
+    execute(home)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/other.db"

@@ -184,13 +184,11 @@ def test_features_are_scored_although_a_request_view_has_other_code(
 
 
 def test_mlflow_loads_the_champion_as_a_function_with_the_same_scores(
-    session: Session, platform: PlatformFixture, request: pytest.FixtureRequest
+    session: Session, platform: PlatformFixture
 ) -> None:
     import mlflow
 
-    # An earlier test of this process may have set another one, which precedes the variable of the environment.
     mlflow.set_tracking_uri(platform.home.tracking_uri)
-    request.addfinalizer(lambda: mlflow.set_tracking_uri(None))  # type: ignore[arg-type]  # None restores the default
     loaded = mlflow.pyfunc.load_model("models:/late@champion")
     rows = session.training_set("late", "2013-04").split().test.to_polars()
     expected = session.champion("late").predict(rows)
