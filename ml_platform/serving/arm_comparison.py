@@ -1,9 +1,7 @@
 """Compares a candidate with the stable version that serves beside it, by tests that hold at every look.
 
-The tests bet against the null hypothesis "the candidate's mean is at most the stable version's mean plus a tolerance".
-The wealth of each bet is a supermartingale under the null, so the probability that it ever reaches 1/error is at most
-``error``, however often one looks (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
-JRSS B 2023). A mean of wealths is a wealth again, so several bets and several thresholds of a score are one test.
+The tests bet against the null hypothesis "the candidate's mean is at most the stable version's mean plus a tolerance",
+see :mod:`ml_platform.tasks.betting`. Several thresholds of a score are one test.
 
 Only the difference within each block of answers counts. Both versions may become worse together, for example at night.
 """
@@ -11,17 +9,8 @@ Only the difference within each block of answers counts. Both versions may becom
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-
-BETS = np.array([0.02, 0.1, 0.3, 0.6, 0.9])
-"""Stakes of the bets as shares of the largest stake; small stakes find small differences, large ones find them soon."""
-
-
-def no_wealth(tests: int) -> Array:
-    """Return the logarithms of the wealths before the first answer, shape (tests, bets)."""
-    return np.zeros((tests, len(BETS)))
+from ml_platform.tasks.betting import Array, bet_on
 
 
 def bet(log_wealth: Array, candidate: Array, stable: Array, tolerance: float, generator: np.random.Generator) -> Array:
@@ -36,14 +25,7 @@ def bet(log_wealth: Array, candidate: Array, stable: Array, tolerance: float, ge
         return log_wealth
     means = [_block_means(generator.permutation(values), blocks) for values in (candidate, stable)]
     gains = means[0] - means[1] - tolerance
-    stakes = BETS / (1 + tolerance)
-    return np.asarray(log_wealth + np.log1p(gains[:, :, np.newaxis] * stakes).sum(axis=0))
-
-
-def evidence(log_wealth: Array) -> float:
-    """Return the mean wealth of all tests and bets: the e-value, 1 before the first answer."""
-    # A wealth of more than 1e300 decides as 1e300 does.
-    return float(np.exp(np.minimum(log_wealth, 690.0)).mean())
+    return bet_on(log_wealth, gains, 1 + tolerance)
 
 
 def rate_values(bad: int, total: int) -> Array:

@@ -12,12 +12,13 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from ml_platform.data.settings import Settings
-from ml_platform.serving.arm_comparison import bet, evidence, no_wealth, rate_values, score_values
+from ml_platform.serving.arm_comparison import bet, rate_values, score_values
 from ml_platform.serving.arm_counts import ArmCounts, ArmTotals
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, with_stable
 from ml_platform.serving.rollout_settings import Guardrails, RolloutSettings, RolloutStep
 from ml_platform.state.cursors import cursors_below, read_cursor, write_cursor
 from ml_platform.state.store import StateStore
+from ml_platform.tasks.betting import evidence, no_wealth
 
 CURSOR_PREFIX = "rollout/"
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ml_platform.serving.arm_comparison import bet, evidence, no_wealth, rate_values, score_values
+from ml_platform.serving.arm_comparison import bet, rate_values, score_values
+from ml_platform.tasks.betting import evidence, no_wealth
 
 LOOKS = 200
 
