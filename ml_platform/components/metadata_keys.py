@@ -354,6 +354,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("features", "Features that were compared.", "features"),
         MetadataKey("drifted_features", "Features that drifted.", "features"),
         MetadataKey("drifted", "Names of the columns that drifted, scores included."),
+        MetadataKey("not_judged", "Names of the columns of which a change could not have been found."),
         MetadataKey("nulls_changed", "Columns whose share of nulls changed.", "columns"),
         MetadataKey("unseen_appeared", "Columns with unseen categories beyond the limit.", "columns"),
         MetadataKey("volume_changed", "Whether the number of rows is outside the expected range."),

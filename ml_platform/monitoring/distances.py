@@ -52,6 +52,20 @@ def kolmogorov_smirnov(reference: ArrayLike, current: ArrayLike) -> Distance:
     return Distance(effect=effect, p_value=float(kolmogorov(np.sqrt(effective_rows) * effect)))
 
 
+def smallest_significant(reference_rows: int, current_rows: int, p_value: float) -> float:
+    """Return the smallest Kolmogorov-Smirnov distance of two samples of these sizes with at most this ``p_value``.
+
+    The result may exceed 1: then no change is significant, however large. The sizes are positive.
+
+    >>> round(smallest_significant(10_000, 500, 0.01), 3)
+    0.075
+    """
+    from scipy.special import kolmogi
+
+    effective_rows = reference_rows * current_rows / (reference_rows + current_rows)
+    return float(kolmogi(p_value) / np.sqrt(effective_rows))
+
+
 def total_variation(reference_counts: ArrayLike, current_counts: ArrayLike) -> Distance:
     """Return half the summed difference of shares, with the p-value of Pearson's chi-squared test of homogeneity.
 

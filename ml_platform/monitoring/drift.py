@@ -22,6 +22,7 @@ from ml_platform.monitoring.distances import (
     kolmogorov_smirnov,
     population_stability,
     quantile_edges,
+    smallest_significant,
     total_variation,
 )
 from ml_platform.monitoring.drift_input import comparable_tables, require_known_features
@@ -30,6 +31,9 @@ from ml_platform.monitoring.variation import Variation, measure_variation, refer
 
 # Name of the group of rare categories. The control character prevents a collision with a real category.
 _OTHER = "\x00other"
+
+LARGEST_USUAL_LIMIT = 0.95
+"""Largest limit that follows from usual changes. Distances end at 1, so a higher one would hide disjoint data."""
 
 
 class DriftSettings(Settings):
@@ -48,9 +52,10 @@ class DriftSettings(Settings):
         default=0.1, ge=0, le=1, description="Categories: total variation distance above which a change is large."
     )
     usual_factor: float = Field(
-        default=1.25,
+        default=2.0,
         ge=0,
-        description="A change must exceed this multiple of the largest past distance; 0: only the minima apply.",
+        description="A change must exceed this multiple of the usual distance between neighbouring stretches of the "
+        "reference (their median); 0: only the minima apply.",
     )
     reference_partitions: int = Field(
         default=12,
@@ -59,8 +64,9 @@ class DriftSettings(Settings):
     )
     usual_windows: int = Field(
         default=12,
-        ge=2,
-        description="Number of past windows of the reference from which the usual distance is measured.",
+        ge=1,
+        description="Number of pairs of neighbouring stretches of the reference from which the usual distance is "
+        "measured.",
     )
     windows: int = Field(
         default=3, ge=1, description="Number of consecutive windows into which the current rows are divided."
@@ -127,9 +133,13 @@ def measure_drift(
 
     - Benjamini-Hochberg rejects its test. The features are one family of tests and the scores are another.
     - Its effect exceeds its limit. The limit is the larger of the minimum and ``settings.usual_factor`` times the
-      largest distance of any of ``settings.usual_windows`` past windows of the reference from the rest of it.
+      usual distance: the median over ``settings.usual_windows`` pairs of neighbouring stretches of the reference, each
+      as long as a window. The second value is at most :data:`LARGEST_USUAL_LIMIT`.
 
-    A null rate changed when it left the range of those past windows by more than ``settings.null_rate_change``.
+    A null rate changed when it left the usual range of those stretches by more than ``settings.null_rate_change``.
+
+    A column that did not drift is ``not_judged``, with a reason, when no plausible change could have been found: it has
+    no values on one side, too few, or changes as much all the time.
 
     Kolmogorov-Smirnov compares numbers. Total variation over the reference categories compares booleans and strings.
     NaN counts as null, and the distances ignore nulls. The
@@ -179,14 +189,11 @@ def _describe_columns(
     bounds = _window_bounds(current, settings)
     windows = [_sampled(current[start:stop], settings) for start, stop in bounds]
     rows = current.height // len(bounds) if bounds and settings.usual_factor else 0
-    past_windows = reference_windows(reference, rows, settings.usual_windows, settings.seed)
+    pairs = reference_windows(reference, rows, settings.usual_windows, settings.seed)
     distances = {name: [_distance(sample[name], window[name], settings) for window in windows] for name in names}
     usual = {
         name: measure_variation(
-            sample[name],
-            [past_window[name] for past_window in past_windows],
-            share=rows / reference.height,
-            distance=lambda one, other: _distance(one, other, settings).effect,
+            name, pairs, settings.false_discovery_rate, lambda one, other: _distance(one, other, settings)
         )
         for name in names
     }
@@ -204,6 +211,9 @@ def _describe_columns(
             windows_flagged=sum(flags[name]),
             windows_evaluated=len(windows),
             shifted=bool(windows) and sum(flags[name]) >= min(settings.windows_needed, len(windows)),
+            not_judged=_why_not_judged(
+                sample[name], [window[name] for window in windows], usual[name], len(names), settings
+            ),
             **_null_rate_findings(reference[name], current[name], usual[name], settings),
             **_category_findings(reference[name], current[name], settings, pii_columns),
         )
@@ -242,9 +252,30 @@ def _category_counts(reference: pl.Series, current: pl.Series, settings: DriftSe
 
 
 def _effect_limit(column: pl.Series, usual: Variation | None, settings: DriftSettings) -> float:
-    """Return the effect above which a change of ``column`` is large, and larger than its past changes."""
+    """Return the effect above which a change of ``column`` is large, and larger than its usual changes."""
     minimum = settings.minimum_ks if column.dtype.is_numeric() else settings.minimum_total_variation
-    return max(minimum, settings.usual_factor * usual.effect) if usual else minimum
+    return max(minimum, min(settings.usual_factor * usual.effect, LARGEST_USUAL_LIMIT)) if usual else minimum
+
+
+def _why_not_judged(
+    reference: pl.Series,
+    windows: Sequence[pl.Series],
+    usual: Variation | None,
+    tests: int,
+    settings: DriftSettings,
+) -> str | None:
+    """Return why no plausible change of the column could have been found; None when one could."""
+    if not windows:
+        return "too few rows"
+    values_before = reference.len() - reference.null_count()
+    values_now = sorted(window.len() - window.null_count() for window in windows)[len(windows) // 2]
+    if not values_before or not values_now:
+        return "no values in the earlier rows" if not values_before else "no values in the new rows"
+    if smallest_significant(values_before, values_now, settings.false_discovery_rate / tests) > LARGEST_USUAL_LIMIT:
+        return f"too few values: {values_before} in the earlier rows, {values_now} in a window of the new rows"
+    if usual and settings.usual_factor * usual.effect >= LARGEST_USUAL_LIMIT:
+        return f"it changes all the time: the usual distance between neighbouring stretches is {usual.effect:.2f}"
+    return None
 
 
 def _flags(

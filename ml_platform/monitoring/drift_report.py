@@ -26,13 +26,16 @@ class ColumnDrift(BaseModel):
         description="KS distance or total variation, median over the windows; null: not evaluated."
     )
     limit: float = Field(
-        description="Effect above which a change is large, and larger than the past changes of the column."
+        description="Effect above which a change is large, and larger than the usual changes of the column."
     )
     p_value: float | None = Field(description="Median over the windows; null: not evaluated.")
     stability_index: float | None = Field(description="Population stability index over the reference's bins.")
     windows_flagged: int
     windows_evaluated: int
     shifted: bool = Field(description="Whether at least ``windows_needed`` windows flag the column.")
+    not_judged: str | None = Field(
+        default=None, description="Why a change of the distribution could not have been found; null: it could."
+    )
     null_rate_reference: float
     null_rate_current: float
     nulls_changed: bool
@@ -44,6 +47,13 @@ class ColumnDrift(BaseModel):
     def drifted(self) -> bool:
         """Whether the values shifted, the share of nulls changed, or unseen categories appeared."""
         return self.shifted or self.nulls_changed or self.unseen_appeared
+
+    @property
+    def finding(self) -> Literal["drifted", "steady", "cannot be judged"]:
+        """The result for the column. A column that drifted was judged, even if smaller changes could not be found."""
+        if self.drifted:
+            return "drifted"
+        return "steady" if self.not_judged is None else "cannot be judged"
 
 
 class DriftReport(BaseModel):
@@ -68,6 +78,11 @@ class DriftReport(BaseModel):
         return [column.name for column in self.columns if column.drifted]
 
     @property
+    def not_judged(self) -> list[str]:
+        """Names of the columns of which nothing can be said, scores first."""
+        return [column.name for column in self.columns if column.finding == "cannot be judged"]
+
+    @property
     def score_drifted(self) -> bool:
         return any(column.drifted for column in self.columns if column.role == "score")
 
@@ -77,14 +92,15 @@ class DriftReport(BaseModel):
 
         ``alert``: the scores drifted, or the data are broken (nulls, also in the log, unseen categories, volume).
         ``notice``: only features shifted, which is often harmless. ``steady``: no finding. ``not evaluated``: too few
-        rows to rule out a shift.
+        rows to rule out a shift, or no column that can be judged.
         """
         data_changed = any(column.nulls_changed or column.unseen_appeared for column in self.columns)
         if self.score_drifted or data_changed or self.volume_changed or self.logged_nulls:
             return "alert"
         if self.drifted:
             return "notice"
-        return "steady" if self.windows_evaluated else "not evaluated"
+        judged = self.windows_evaluated and len(self.not_judged) < len(self.columns)
+        return "steady" if judged else "not evaluated"
 
     @property
     def reason(self) -> str:
@@ -110,10 +126,18 @@ class DriftReport(BaseModel):
             findings.insert(0, f"{self.rows_current} rows where about {self.expected_rows:.0f} are usual")
         if not self.windows_evaluated:
             findings.append(f"{self.rows_current} rows are too few to compare distributions")
+        elif self.not_judged:
+            findings.append(
+                f"cannot be judged ({len(self.not_judged)} of {len(self.columns)}): {listed(self.not_judged)}"
+            )
         return f"{self.decision.capitalize()}: {'; '.join(findings) or f'none of {len(self.columns)} columns drifted'}."
 
     def table(self) -> pl.DataFrame:
         """Return one row per column with every number of :class:`ColumnDrift`, for printing and for metadata."""
         return pl.DataFrame(
-            [{**column.model_dump(exclude={"unseen_examples"}), "drifted": column.drifted} for column in self.columns]
+            [
+                {**column.model_dump(exclude={"unseen_examples"}), "drifted": column.drifted, "finding": column.finding}
+                for column in self.columns
+            ],
+            infer_schema_length=None,
         )

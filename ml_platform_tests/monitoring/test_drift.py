@@ -147,21 +147,88 @@ def test_weeks_that_differ_no_more_than_earlier_weeks_are_not_drift() -> None:
 
 
 def test_limit_of_a_column_follows_from_its_own_past() -> None:
-    restless = weeks(0.0, 1.0, 0.0, 1.0, 0.0, 1.0)
+    restless = weeks(0.0, 0.5, 0.0, 0.5, 0.0, 0.5)
     columns = [
         measure_drift(reference, weeks(0, 0, 0, seed=50), features=["x"], settings=DriftSettings()).columns[0]
         for reference in (restless, numbers(12_000))
     ]
-    # Half of the windows have mean 1. The distance of one to the other five is three fifths of 2 Φ(1 / 2) - 1 = 0.383.
-    assert columns[0].limit == pytest.approx(1.25 * 0.6 * 0.383, abs=0.04)
+    # The means of neighbours differ by one half: 2 Φ(1 / 4) - 1 = 0.197, and the limit is twice this.
+    assert columns[0].limit == pytest.approx(2 * 0.197, abs=0.04)
     assert columns[1].limit == 0.1
 
 
-def test_null_rate_within_the_range_of_the_reference_is_not_drift() -> None:
-    sparse = numbers(2_000).with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then("x").alias("x"))
-    reference = pl.concat([sparse, *[numbers(2_000, seed=at) for at in range(2, 7)]])
-    now = pl.concat([sparse, sparse, numbers(2_000, seed=9)])
-    assert drifted(reference, now) == []
+def test_limit_does_not_grow_with_the_length_of_the_history() -> None:
+    level = np.arange(48) / 4  # the range grows with the history, the steps do not
+    limits = [
+        measure_drift(weeks(*level[:count]), weeks(0, 0, 0, seed=90), features=["x"], settings=DriftSettings())
+        .columns[0]
+        .limit
+        for count in (12, 24, 48)
+    ]
+    assert limits == pytest.approx([0.2, 0.2, 0.2], abs=0.06)  # one step of a quarter: 2 (2 Φ(1 / 8) - 1) = 0.2
+
+
+def test_outage_among_the_earlier_rows_does_not_hide_disjoint_rows() -> None:
+    outage = pl.DataFrame({"x": [1e9] * 2_000})
+    reference = pl.concat([*[numbers(2_000, seed=at) for at in range(3)], outage, numbers(4_000, seed=9)])
+    report = measure_drift(reference, numbers(shift=50, seed=20), features=["x"], settings=DriftSettings())
+    assert report.columns[0].limit == 0.1
+    assert (report.drifted, report.not_judged) == (["x"], [])
+
+
+def test_trend_does_not_hide_rows_beyond_it() -> None:
+    reference = weeks(*np.arange(12) / 4)
+    report = measure_drift(reference, weeks(3.25, 3.5, 3.75, seed=50), features=["x"], settings=DriftSettings())
+    assert report.columns[0].limit == pytest.approx(2 * 0.1, abs=0.06)  # one step of a quarter: 2 Φ(1 / 8) - 1 = 0.1
+    assert report.drifted == ["x"]
+
+
+def test_limit_stays_below_the_largest_distance_when_all_neighbours_are_disjoint() -> None:
+    reference, current = weeks(*np.arange(6) * 20), weeks(200, 220, 240, seed=50)
+    column = measure_drift(reference, current, features=["x"], settings=DriftSettings()).columns[0]
+    assert (column.limit, column.effect, column.finding) == (0.95, 1.0, "drifted")
+
+
+@pytest.mark.parametrize(
+    ("reference", "current", "reason"),
+    [
+        (weeks(0, 3, 0, 3, 0, 3), weeks(1, 1, 1, seed=50), "it changes all the time"),
+        (numbers().with_columns(x=pl.lit(None, pl.Float64)), numbers(), "no values in the earlier rows"),
+        (numbers(), numbers().with_columns(x=pl.lit(None, pl.Float64)), "no values in the new rows"),
+        (
+            numbers(),
+            numbers().with_columns(pl.when(pl.int_range(pl.len()) % 1_000 == 0).then("x").alias("x")),
+            "too few values: 6000 in the earlier rows, 2 in a window of the new rows",
+        ),
+    ],
+    ids=["restless", "empty_before", "empty_now", "sparse_now"],
+)
+def test_column_of_which_nothing_could_be_found_is_not_called_steady(
+    reference: pl.DataFrame, current: pl.DataFrame, reason: str
+) -> None:
+    settings = DriftSettings(null_rate_change=1)  # the null rate has a check of its own
+    report = measure_drift(reference, current, features=["x"], settings=settings)
+    assert report.columns[0].not_judged is not None
+    assert report.columns[0].not_judged.startswith(reason)
+    assert (report.not_judged, report.decision) == (["x"], "not evaluated")
+    assert report.reason == "Not evaluated: cannot be judged (1 of 1): 'x'."
+
+
+def test_column_that_cannot_be_judged_is_named_beside_steady_ones() -> None:
+    reference, current = (numbers(seed=seed).with_columns(empty=pl.lit(None, pl.Float64)) for seed in (1, 2))
+    report = measure_drift(reference, current, features=["x", "empty"], settings=DriftSettings())
+    assert (report.decision, report.reason) == ("steady", "Steady: cannot be judged (1 of 2): 'empty'.")
+
+
+def test_null_rate_within_the_usual_range_of_the_reference_is_not_drift() -> None:
+    def sparse(seed: int) -> pl.DataFrame:
+        return numbers(2_000, seed=seed).with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then("x").alias("x"))
+
+    full = [numbers(2_000, seed=at) for at in range(3)]
+    often, once = pl.concat([full[0], sparse(3), full[1], sparse(4), full[2]]), pl.concat([sparse(3), *full, *full])
+    now = pl.concat([sparse(5), sparse(6), numbers(2_000, seed=9)])
+    assert drifted(often, now) == []
+    assert drifted(once, now) == ["x"]  # one outage does not make nulls usual
     assert drifted(numbers(12_000), now) == ["x"]
 
 
@@ -272,14 +339,14 @@ def test_minimum_total_variation_decides_which_distance_is_large() -> None:
     assert drifted(reference, current, minimum_total_variation=0.02) == ["x"]
 
 
-def test_usual_factor_decides_how_far_a_change_must_exceed_past_changes() -> None:
+def test_usual_factor_decides_how_far_a_change_must_exceed_usual_changes() -> None:
     reference, current = weeks(0.0, 0.5, -0.5, 0.0, 0.5, -0.5), weeks(0.5, 0.5, 0.5, seed=50)
-    assert [drifted(reference, current, usual_factor=factor) for factor in (0, 1.25)] == [["x"], []]
+    assert [drifted(reference, current, usual_factor=factor) for factor in (0, 2)] == [["x"], []]
 
 
-def test_usual_windows_decide_how_many_past_windows_are_compared() -> None:
-    reference = weeks(0, 0, 1.5, 0, 0, 0, 0, 0)  # two past windows, the first and the last, miss the unusual week
-    assert [drifted(reference, weeks(1, 1, 1, seed=50), usual_windows=count) for count in (2, 8)] == [["x"], []]
+def test_usual_windows_decide_how_many_pairs_of_neighbours_are_compared() -> None:
+    reference = weeks(0, 1.5, 0, 0, 0, 0, 0, 1.5)  # two pairs, the first and the last, are unusual; five are not
+    assert [drifted(reference, weeks(1, 1, 1, seed=50), usual_windows=count) for count in (2, 7)] == [[], ["x"]]
 
 
 def test_windows_and_windows_needed_decide_how_long_a_shift_must_last() -> None:
