@@ -227,6 +227,31 @@ def compare(
         work.show(found, open_console())
 
 
+@app.command()
+def lineage(
+    name: Annotated[str, typer.Argument(parser=full_name, metavar="MODEL|DATASET")],
+    column: Annotated[str, typer.Option(help="Only this feature (<view>__<feature>) or column of the dataset.")] = "",
+    dataset: Annotated[bool, typer.Option("--dataset", help="The dataset, where a model has the same name.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the dataset columns of each feature of MODEL, or the features and models that use a column of DATASET."""
+    import json
+
+    from ml_platform.components.project import read_project
+    from ml_platform.console import lineage as work
+    from resources.orchestration import open_instance
+    from resources.profiles import REPOSITORY
+
+    declared = work.declared_lineage(read_project(REPOSITORY))
+    with open_instance(open_home()) as instance:
+        recorded = work.recorded_lineage(instance, declared.views)
+    found = work.lineage_of(declared, recorded, name, column, dataset=dataset)
+    if as_json:
+        typer.echo(json.dumps(work.as_json(found), indent=2))
+    else:
+        work.show(found, open_console())
+
+
 @app.command("try")
 def try_changes(
     model: ModelName,

@@ -26,6 +26,9 @@ LANDED_DIGEST = "landed_sha256"
 COVERED_CODE = "covered_code"
 """Metadata key of an asset with a code version: its functions, and a digest of each declared setting."""
 
+LINEAGE = "dagster/column_lineage"
+"""Metadata key of a feature view, declared and as materialized: the source columns of each feature."""
+
 RECORDS_PER_QUERY = 500
 """Number of materializations that one query reads."""
 

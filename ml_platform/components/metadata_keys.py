@@ -68,7 +68,9 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
     ),
     "features/<view>, stored": (
         MetadataKey("dagster/column_schema", "Entity columns, known_at and features with type, description and unit."),
-        MetadataKey("dagster/column_lineage", "Source columns from which each feature is derived."),
+        MetadataKey(
+            "dagster/column_lineage", "Source columns from which each feature is derived; recorded once per run."
+        ),
         MetadataKey("dagster/table_name", "Table of the change log, with the code version in its name."),
         _CODE,
         MetadataKey("entity", "Key columns of the view."),

@@ -8,7 +8,8 @@ import dagster as dg
 from ml_platform.components.code_record import record_code
 from ml_platform.components.declaration import OnCodeChange, on_new_inputs, partition_mapping, partitions_definition
 from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
-from ml_platform.components.materializations import table_metadata
+from ml_platform.components.feature_view.columns import column_lineage
+from ml_platform.components.materializations import LINEAGE, table_metadata
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.view import FeatureView as FeatureViewSettings
@@ -48,11 +49,14 @@ def change_log(
         record_code(context, lake.lake().state)
         keys = list(context.partition_keys) if partitions else [None]
         builds, publication = materialize(settings, lake.lake(), online_store.store(), keys, partitions)
+        # The declaration may change before the next run. One record per run is enough: the pages read the latest.
+        lineage = {LINEAGE: column_lineage(settings)}
         for each in builds:
             if each.partition:
-                context.add_asset_metadata(_metadata(each, publication), partition_key=each.partition)
+                last = lineage if each is builds[-1] else {}
+                context.add_asset_metadata(_metadata(each, publication) | last, partition_key=each.partition)
         return dg.MaterializeResult(
-            metadata=None if partitions else _metadata(builds[0], publication),
+            metadata=None if partitions else _metadata(builds[0], publication) | lineage,
             data_version=dg.DataVersion(value_digest([each.version.sha256 for each in builds])),
         )
 

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from ml_platform.components.metadata import description_with_unit
+from ml_platform.features.lineage import EVERY, source_columns
 from ml_platform.features.view import KNOWN_AT
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 
@@ -34,14 +35,17 @@ def column_schema(view: FeatureViewSettings) -> dg.TableSchema:
 
 
 def column_lineage(view: FeatureViewSettings) -> dg.TableColumnLineage:
-    """Return the source columns of each feature: those in ``derived_from``, or all columns that the view reads."""
-    every = [f"{source.dataset}.{column}" for source in view.sources for column in source.visible_columns]
+    """Return the source columns of each feature: those in ``derived_from``, or all columns that the view reads.
+
+    A source that is read as a whole adds none, because a view does not know the columns of its datasets.
+    """
     return dg.TableColumnLineage(
         deps_by_column={
-            feature.name: [
-                dg.TableColumnDep(dg.AssetKey(["datasets", dataset]), column)
-                for dataset, _, column in (name.partition(".") for name in feature.derived_from or every)
+            feature: [
+                dg.TableColumnDep(dg.AssetKey(["datasets", each.dataset]), each.column)
+                for each in columns
+                if each.column != EVERY
             ]
-            for feature in view.features
+            for feature, columns in source_columns(view).items()
         }
     )

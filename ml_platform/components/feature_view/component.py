@@ -19,7 +19,7 @@ from ml_platform.components.feature_view.columns import column_lineage, column_s
 from ml_platform.components.feature_view.key_types import declared_key_types
 from ml_platform.components.feature_view.request_view import request_view
 from ml_platform.components.feature_view.scaffolder import FeatureViewScaffolder
-from ml_platform.components.materializations import COVERED_CODE
+from ml_platform.components.materializations import COVERED_CODE, LINEAGE
 from ml_platform.components.namespace import Namespace
 from ml_platform.data.arrival import Arrival
 from ml_platform.data.partitions import PartitionScheme
@@ -113,7 +113,7 @@ class FeatureView(Declaration, FeatureViewSettings):
             "code_version": settings.code_version,
             "metadata": {
                 "dagster/column_schema": column_schema(settings),
-                "dagster/column_lineage": column_lineage(settings),
+                LINEAGE: column_lineage(settings),
                 **({"dagster/table_name": settings.table} if self.kind == "stored" else {}),
                 "entity": self.entity,
                 "lookback_days": self.lookback_days,

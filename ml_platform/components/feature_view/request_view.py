@@ -7,6 +7,8 @@ import dagster as dg
 from ml_platform.components.code_record import record_code
 from ml_platform.components.declaration import OnCodeChange
 from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
+from ml_platform.components.feature_view.columns import column_lineage
+from ml_platform.components.materializations import LINEAGE
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from resources.lake import LakeResource
 
@@ -25,7 +27,11 @@ def request_view(
     def _request_view(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
         record_code(context, lake.lake().state)
         return dg.MaterializeResult(
-            metadata={"features": len(settings.features), "inputs": settings.inputs},
+            metadata={
+                "features": len(settings.features),
+                "inputs": settings.inputs,
+                LINEAGE: column_lineage(settings),
+            },
             data_version=dg.DataVersion(settings.code_version),
         )
 

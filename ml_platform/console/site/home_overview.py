@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ml_platform.console.lineage import NO_LINEAGE, ProjectLineage, declared_lineage
 from ml_platform.console.load_check import project_digest
 from ml_platform.console.site.model_overview import (
     Decision,
@@ -33,11 +34,12 @@ class DeclaredDataset:
 
 @dataclass(frozen=True)
 class Declarations:
-    """The declared models and datasets, and the error of each domain that does not load."""
+    """The declared models and datasets, the error of each domain that does not load, and the lineage of columns."""
 
     models: Sequence[DeclaredModel]
     datasets: Sequence[DeclaredDataset]
     not_loaded: Mapping[str, str]
+    lineage: ProjectLineage = NO_LINEAGE
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class DeclarationReader:
             ],
             datasets=[DeclaredDataset(each.name, each.domain) for each in project.components(Dataset)],
             not_loaded=project.not_loaded,
+            lineage=declared_lineage(project),
         )
 
 

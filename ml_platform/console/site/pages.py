@@ -29,22 +29,24 @@ PAGES = {"Model card": "model_card/{model}/{partition}/card.html", "Drift": "dri
 
 def home_page(home: HomeOverview) -> str:
     """Return the home page as HTML."""
-    return _render("home.html.j2", home=home, webserver=address("webserver"))
+    return render("home.html.j2", home=home, webserver=address("webserver"))
 
 
-def model_page(model: ModelOverview, champions: Sequence[int], reports: Path) -> str:
+def model_page(model: ModelOverview, champions: Sequence[int], reports: Path, *, has_columns: bool = False) -> str:
     """Return the page of a model as HTML; it links to the pages of its partitions that exist in ``reports``.
 
-    ``champions`` are the last versions that were champion, in order; the page offers to compare two.
+    ``champions`` are the last versions that were champion, in order; the page offers to compare two. ``has_columns``
+    says whether there is a page of the lineage of its columns.
     """
     name = model.name
     links = {
+        **({"Columns": f"/lineage/models/{name}"} if has_columns else {}),
         "Assets": f"{address('webserver')}/assets/{name}/champion",
         "Versions": f"{address('mlflow')}/#/models/{name}",
         "Endpoint": f"{address('gateway')}/v1/{name}/",
     }
     pages = {each.partition: _pages(name, each.partition, reports) for each in model.judged}
-    return _render(
+    return render(
         "model.html.j2", model=model, model_links=links, pages=pages, columns=heat_columns(model), champions=champions
     )
 
@@ -52,12 +54,18 @@ def model_page(model: ModelOverview, champions: Sequence[int], reports: Path) ->
 def comparison_page(found: VersionComparison) -> str:
     """Return the comparison of two versions as HTML, complete in itself."""
     # It is kept as a file: links to the other servers would carry the ports of today.
-    return _render("comparison.html.j2", links={}, found=found, sides=side_rows(found.first, found.second))
+    return render("comparison.html.j2", links={}, found=found, sides=side_rows(found.first, found.second))
 
 
 def missing_page(message: str) -> str:
     """Return a page with a message, for a request without a result, as HTML."""
-    return _render("missing.html.j2", message=message)
+    return render("missing.html.j2", message=message)
+
+
+def render(template: str, **content: Any) -> str:
+    """Return the page of ``template`` as HTML, with links to the other servers of the platform."""
+    links = {"Dagster": address("webserver"), "MLflow": f"{address('mlflow')}/"}
+    return _environment().get_template(template).render(**{"links": links, **content})
 
 
 def heat_columns(model: ModelOverview) -> list[str]:
@@ -72,11 +80,6 @@ def heat_columns(model: ModelOverview) -> list[str]:
 def _pages(model: str, partition: str, reports: Path) -> Mapping[str, str]:
     paths = {name: path.format(model=model, partition=partition) for name, path in PAGES.items()}
     return {name: f"/{path}" for name, path in paths.items() if (reports / path).is_file()}
-
-
-def _render(template: str, **content: Any) -> str:
-    links = {"Dagster": address("webserver"), "MLflow": f"{address('mlflow')}/"}
-    return _environment().get_template(template).render(**{"links": links, **content})
 
 
 @cache

@@ -18,9 +18,16 @@ from ml_platform.console.site.home_overview import (
     home_overview,
     known_model,
 )
+from ml_platform.console.site.lineage_pages import (
+    RecordReader,
+    dataset_lineage_page,
+    lineage_overview,
+    model_lineage_page,
+)
 from ml_platform.console.site.model_overview import last_champions, model_overview
 from ml_platform.console.site.pages import home_page, missing_page, model_page
 from ml_platform.console.site.recent_failures import RecentFailures
+from ml_platform.console.site.recent_lineage import RecentLineage
 from ml_platform.registry.audit import AuditLog
 from resources.addresses import ALLOWED_HOSTS, LOOPBACK
 from resources.home import Home
@@ -44,9 +51,16 @@ HEADERS = {
 
 
 def site_app(
-    reports: Path, audit: AuditLog, declared: DeclarationSource, failures: Callable[[], Sequence[Mapping[str, Any]]]
+    reports: Path,
+    audit: AuditLog,
+    declared: DeclarationSource,
+    failures: Callable[[], Sequence[Mapping[str, Any]]],
+    recorded: RecordReader = lambda _: {},
 ) -> "Starlette":
-    """Return the application of the folder ``reports``; ``failures`` returns those of Dagster's instance."""
+    """Return the application of the folder ``reports``; ``failures`` returns those of Dagster's instance.
+
+    ``recorded`` returns the lineage of columns that materializations recorded there.
+    """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -64,7 +78,24 @@ def site_app(
         if found is None:
             return unknown(name)
         shown = model_overview(audit, *found, partitions=PARTITIONS_SHOWN, decisions=DECISIONS_SHOWN)
-        return HTMLResponse(model_page(shown, last_champions(audit, name), reports), headers=HEADERS)
+        has_columns = name in declared.current().lineage.models
+        page = model_page(shown, last_champions(audit, name), reports, has_columns=has_columns)
+        return HTMLResponse(page, headers=HEADERS)
+
+    def lineage(_: "Request") -> "Response":
+        return HTMLResponse(lineage_overview(declared.current().lineage), headers=HEADERS)
+
+    def columns_of_model(request: "Request") -> "Response":
+        name = request.path_params["name"]
+        page = model_lineage_page(declared.current().lineage, recorded, name)
+        return message(f"No model '{name}' is declared.", 404) if page is None else HTMLResponse(page, headers=HEADERS)
+
+    def columns_of_dataset(request: "Request") -> "Response":
+        name = request.path_params["name"]
+        page = dataset_lineage_page(declared.current().lineage, recorded, name)
+        return (
+            message(f"No dataset '{name}' is declared.", 404) if page is None else HTMLResponse(page, headers=HEADERS)
+        )
 
     def comparison(request: "Request") -> "Response":
         name = request.path_params["name"]
@@ -93,6 +124,9 @@ def site_app(
             Route("/", home),
             Route("/models/{name}", model),
             Route("/models/{name}/comparison", comparison),
+            Route("/lineage", lineage),
+            Route("/lineage/models/{name}", columns_of_model),
+            Route("/lineage/datasets/{name}", columns_of_dataset),
             Mount("/", files),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS)],
@@ -110,7 +144,11 @@ def main(port: int, root: Path) -> None:
     home = Home(root)
     with open_instance(home) as instance:
         app = site_app(
-            home.reports, AuditLog(open_state(home)), DeclarationReader(REPOSITORY), RecentFailures(instance).current
+            home.reports,
+            AuditLog(open_state(home)),
+            DeclarationReader(REPOSITORY),
+            RecentFailures(instance).current,
+            RecentLineage(instance).current,
         )
         uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
 

@@ -16,6 +16,7 @@ from ml_platform.components.declaration import DeclarationError
 from ml_platform.components.feature_view.change_log import change_log
 from ml_platform.components.feature_view.component import FeatureView
 from ml_platform.components.feature_view.request_view import request_view
+from ml_platform.components.materializations import LINEAGE
 from ml_platform.data.lake import Lake
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.change_log import read
@@ -213,6 +214,10 @@ def test_every_month_records_its_rows_and_the_published_snapshot(airport: Airpor
     assert {month: shown["dagster/row_count"] for month, shown in metadata.items()} == dict.fromkeys(
         ["2013-01", "2013-02", "2013-03"], 3
     )
+    # The source columns are recorded once per run, with its last month.
+    assert [LINEAGE in shown for shown in metadata.values()] == [False, False, True]
+    (source,) = metadata["2013-03"][LINEAGE].deps_by_column["delay"]
+    assert (source.asset_key.path[-1], source.column_name) == ("flights", "delay")
     latest = metadata["2013-03"]
     assert (latest["online_entities"], latest["online_watermark"], latest["online_published"]) == (
         1, "2013-04-01T00:00:00+00:00", True,

@@ -16,6 +16,7 @@ from ml_platform.data.contract_record import record_failed
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.state.store import StateStore
+from ml_platform_tests.console.test_lineage import project
 
 FAILURES: list[dict[str, Any]] = [
     {"what": "schedule m00_retrain", "at": "2026-01-02T05:06:00+00:00", "reason": "no <lake>", "run_id": None},
@@ -200,3 +201,19 @@ def _rows_read(site: Site, path: str) -> Sequence[int]:
     """Return the number of charts' points, table rows and cells of the page."""
     page = site.page(path)
     return [page.count(text) for text in ("<circle", "<tr>", "<td", "<li>")]
+
+
+def test_pages_show_the_lineage_of_columns_both_ways(site: Site) -> None:
+    site.declared = Declarations([DeclaredModel("early", "air")], (), {}, project())
+    overview, model, dataset = (site.page(f"/lineage{path}") for path in ("", "/models/early", "/datasets/flights"))
+    assert '<a href="/lineage/models/early">early</a>' in overview
+    assert '<a href="/lineage/datasets/flights">flights</a>' in overview
+    assert '<a href="/lineage/datasets/flights#delay">flights.delay</a>' in model
+    assert "shop:ratio" in model
+    assert "As declared: no materialization has recorded its columns yet." in model
+    assert 'id="delay"' in dataset
+    assert "<code>shop:rows</code> gets all columns" in dataset
+    assert '<a href="/lineage/models/early">Columns</a>' in site.page("/models/early")
+    unknown = site.answers(("GET", "/lineage/models/<b>"), ("GET", "/lineage/datasets/other"))
+    assert [each.status_code for each in unknown] == [404, 404]
+    assert "No model &#39;&lt;b&gt;&#39; is declared." in unknown[0].text
