@@ -318,6 +318,7 @@ VERBS: Sequence[Callable[..., None]] = (
     decisions.rollback,
     decisions.retire,
     decisions.restore_version,
+    decisions.resume_retraining,
     care.check,
     care.clean,
     care.upgrade,

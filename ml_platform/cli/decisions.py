@@ -1,4 +1,4 @@
-"""The verbs by which a person decides about a version: approve, reject, roll back, retire, restore."""
+"""The verbs by which a person decides: approve, reject, roll back, retire, restore, resume retraining."""
 
 import os
 from typing import Annotated, Literal
@@ -84,6 +84,20 @@ def restore_version(model: ModelName, by: By, reason: Reason) -> None:
     assets = f'key:"{model}/bento" or key:"{model}/rollout"'
     typer.echo(f"  ml-platform materialize --select '{assets}' --partitions {record.partition} --force")
     show_in_dagster(home)
+
+
+def resume_retraining(model: ModelName, by: By, reason: Reason) -> None:
+    """Let the retraining of MODEL start again that stopped after failed runs."""
+    from datetime import UTC, datetime
+
+    from ml_platform.registry.audit import AuditLog
+    from ml_platform.steps.retraining import resume_training
+    from resources.state import open_state
+
+    audit = AuditLog(open_state(open_home()))
+    resumed = resume_training(model, audit, by=by, reason=reason, now=datetime.now(UTC))
+    further = resumed.attempts - resumed.runs
+    typer.echo(f"The sensor trains '{model}' on {resumed.window} again, with at most {further} further runs.")
 
 
 def _decide(

@@ -3,7 +3,20 @@
 A change here needs a migration in `migrations/versions`; a test compares both.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 WHOLE = ""
 """Partition of a table without partitions."""
@@ -227,4 +240,30 @@ verdicts = Table(
     Column("recorded_at", Text, nullable=False, comment="ISO 8601, UTC."),
     Index("ix_verdicts_model_partition", "model", "partition", "sequence"),
     Index("ix_verdicts_model_candidate", "model", "candidate", "sequence"),
+)
+
+retraining_decisions = Table(
+    "retraining_decisions",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("model", Text, nullable=False),
+    Column("window", Text, nullable=False, comment="Partition of the model on which was decided."),
+    Column("inputs", Text, nullable=False, comment="Digest of its training sets and of changed code."),
+    Column("policy", Text, nullable=False, comment="Digest of the policy; empty: none is declared."),
+    Column("outcome", Text, nullable=False, comment="Digest of the decision and of each rule's effect."),
+    Column("retrain", Boolean, nullable=False),
+    Column("because", Text, nullable=False, comment="JSON: findings of the rules."),
+    Column("data_time", Text, nullable=False, comment="Data clock: end of the window; ISO 8601, UTC."),
+    Column("decided_at", Text, nullable=False, comment="ISO 8601, UTC."),
+    Column("state", Text, nullable=False, comment="Of its training: declined, requested, running, …"),
+    Column("run_id", Text, comment="Last run of Dagster that it started."),
+    Column("runs", BigInteger, nullable=False, comment="Runs that it started."),
+    Column("failures", BigInteger, nullable=False, comment="Runs that failed."),
+    Column("attempts", BigInteger, nullable=False, comment="Runs that it may start."),
+    Column("run_seconds", Float, nullable=False, comment="Duration of all its runs that have ended."),
+    UniqueConstraint(
+        *("model", "window", "inputs", "policy", "outcome"), name="uq_retraining_decisions_model_window_outcome"
+    ),
+    Index("ix_retraining_decisions_model_data_time", "model", "data_time"),
+    Index("ix_retraining_decisions_model_retrain_window", "model", "retrain", "window"),
 )

@@ -21,7 +21,7 @@ from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import load_function
 from ml_platform.data.settings import RENAMED_IN_VERSION, Settings
 from ml_platform.data.source_hash import source_hash
-from ml_platform.errors import PlatformError
+from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.bootstrap import ROW_UNIT, BootstrapSettings
 from ml_platform.evaluation.gates import BaselineGate, Gate, SliceGate
 from ml_platform.evaluation.own_gate import OwnGate
@@ -30,6 +30,7 @@ from ml_platform.features.feature_set import FeatureSet
 from ml_platform.features.prediction_time import PredictionTime
 from ml_platform.features.unknown_fields import columns_computed_from
 from ml_platform.features.view import FeatureView as FeatureViewSettings
+from ml_platform.monitoring.retraining_settings import RetrainingPolicy
 from ml_platform.registry.approvals import ApprovalSettings
 from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.contract_changes import ContractSettings
@@ -51,6 +52,7 @@ from ml_platform.steps.retention import ModelRetention
 from ml_platform.tasks.binary import BinaryTask
 from ml_platform.tasks.catalog import DeclaredTask
 from ml_platform.tasks.own_metric import Metric
+from ml_platform.tasks.row_losses import LOSS_METRICS
 from ml_platform.training.labels import LabelSettings
 from ml_platform.training.own_baseline import Baseline
 from ml_platform.training.splits import TimeSplit
@@ -165,6 +167,10 @@ class RetrainingSettings(Settings):
         description="automatic: train the latest month again when the code of its candidates or their settings change; "
         "manual: changed code counts from the next month on.",
     )
+    policy: RetrainingPolicy | None = Field(
+        default=None,
+        description="Rules that decide whether a closed window is trained on; none: each closed window is.",
+    )
     monitoring_cron: str = Field(
         default="*/30 * * * *", description="When logged predictions are ingested and joined with outcomes (cron, UTC)."
     )
@@ -172,6 +178,13 @@ class RetrainingSettings(Settings):
         default="0 5 * * 0",
         description="When the champion is rebuilt and compared (cron, UTC); the schedule is off by default.",
     )
+
+    @model_validator(mode="after")
+    def _let_the_policy_decide(self) -> "RetrainingSettings":
+        if self.policy is not None and (self.cron is not None or not self.on_new_partition):
+            other = "cron trains without it" if self.cron is not None else "with on_new_partition: false it sees none"
+            raise ValueError(f"policy decides on each closed window, and {other}. Remove one of both.")
+        return self
 
 
 class ScoresSettings(Settings):
@@ -331,6 +344,18 @@ class ModelSettings(Settings):
             unit = self.split.column if isinstance(self.split, GroupSplit) else ROW_UNIT
             bootstrap = bootstrap.model_copy(update={"unit": unit})
             self.evaluation = self.evaluation.model_copy(update={"bootstrap": bootstrap})
+        return self
+
+    @model_validator(mode="after")
+    def _retraining_policy_fits(self) -> "ModelSettings":
+        policy = self.retraining.policy
+        if policy is not None and self.time is not None:
+            raise ValueError("retraining.policy decides on closed windows, and a model with 'time: none' has none")
+        if policy is not None and policy.loss is not None and self.task.name not in LOSS_METRICS:
+            raise ValueError(
+                f"retraining.policy.loss compares a mean loss, and the task {self.task.name} has none; use the tasks "
+                f"{listed(LOSS_METRICS)}, or remove it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,14 @@ from ml_platform.serving.desired_state import ROLES, change_desired_state, read_
 from ml_platform.serving.streams.declared_streams import rename_streams
 from ml_platform.serving.verified_bentos import verified_bento_of
 from ml_platform.state.cursors import cursors_below, delete_cursors, write_cursor
-from ml_platform.state.schema import joined_labels, lake_pins, performance_periods, prediction_days, verdicts
+from ml_platform.state.schema import (
+    joined_labels,
+    lake_pins,
+    performance_periods,
+    prediction_days,
+    retraining_decisions,
+    verdicts,
+)
 from ml_platform.steps.lifecycle import (
     LifecycleDecision,
     LifecycleError,
@@ -167,7 +174,7 @@ def _move(old: str, new: str, stores: PlatformStores, decision: LifecycleDecisio
         with stores.state.write() as connection:
             for each in copied:
                 record_move(lake, each, f"Model '{old}'")
-            for table in (joined_labels, prediction_days, performance_periods, verdicts):
+            for table in (joined_labels, prediction_days, performance_periods, verdicts, retraining_decisions):
                 renamed = sa.update(table).where(table.c.model == old).values(model=new)
                 connection.execute(renamed)
             _move_pins(connection, old, new)

@@ -146,7 +146,7 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
 
     Only periods about which something changed are measured again.
     """
-    lake, settings = stores.lake, _performance_settings(model)
+    lake, settings = stores.lake, performance_settings(model)
     if not lake.exists(predictions_table(model.name)):
         return PerformanceReport(periods=[])
     schema = lake.scan(model.table).collect_schema()
@@ -171,7 +171,7 @@ def _metrics_name(model: BoundModel) -> str:
     return " ".join([model.declared.task.name, source_hash("ml_platform.tasks.catalog:realised_metrics"), *own])
 
 
-def _performance_settings(model: BoundModel) -> PerformanceSettings:
+def performance_settings(model: BoundModel) -> PerformanceSettings:
     """Return the declared settings, with the direction of the team's own metrics.
 
     Unless declared, labels of a dataset of their own are late after their horizon.

@@ -1,12 +1,13 @@
 """Windows that close together: those that still wait for an evaluation, and the record of those that are left out.
 
-The backlog begins after the last window with a verdict, or after the last one that was left out. A model without a
-verdict has none: it begins with its newest closed window.
+The backlog begins after the last window with a verdict, or after the last one that was left out, or on which the
+retraining policy decided not to train. A model without any of them has none: it begins with its newest closed window.
 """
 
 from collections.abc import Iterable
 from datetime import datetime
 
+from ml_platform.monitoring.retraining_records import last_declined_window
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.verdict_record import last_judged_partition
 from ml_platform.state.cursors import read_cursor, write_cursor
@@ -23,7 +24,7 @@ REASON = "It closed together with {newest}, and 'retraining.on_backlog' is newes
 def backlog(model: BoundModel, windows: Iterable[str], newest: str, state: StateStore) -> list[str]:
     """Return those of ``windows``, in order, that wait for an evaluation and are before the window ``newest``.
 
-    Two rows of the store are read, however old the model is.
+    Three rows of the store are read, however old the model is.
     """
     scheme, last = model.partitions, _last_considered(model, state)
     if last is None:
@@ -48,11 +49,15 @@ def record_skipped(model: BoundModel, newest: str, audit: AuditLog, now: datetim
 
 
 def _last_considered(model: BoundModel, state: StateStore) -> str | None:
-    """Return the last window with a verdict, or the last one that was left out if it is later; None without any.
+    """Return the last window with a verdict, or the last one that was left out or declined; None without any.
 
     None too after a change of the cadence, because its keys cannot be compared.
     """
-    found = [last_judged_partition(state, model.name), read_cursor(state, _cursor(model))]
+    found = [
+        last_judged_partition(state, model.name),
+        read_cursor(state, _cursor(model)),
+        last_declined_window(state, model.name),
+    ]
     scheme = model.partitions
     return max((key for key in found if key is not None and scheme.is_timed and scheme.names_key(key)), default=None)
 

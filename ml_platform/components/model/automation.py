@@ -13,6 +13,7 @@ import dagster as dg
 
 from ml_platform.components.materializations import MaterializationRecord, has_other_code, latest_materialization
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.model.retraining import follow_training, request_by_policy, training_request
 from ml_platform.components.model.window_order import (
     TRAINED_TAG,
     due_in_order,
@@ -51,6 +52,7 @@ def new_month_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) -
         context: dg.SensorEvaluationContext, lake: LakeResource, mlflow: MlflowResource
     ) -> dg.RunRequest | dg.SkipReason:
         tables = lake.lake()
+        follow_training(context.instance, model.name, tables.state)
         due = (
             due_month(context.instance, model, tables, datetime.now(UTC))
             if model.has_time
@@ -61,15 +63,14 @@ def new_month_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) -
         if spent := spent_budget(model, models_of_domain, mlflow, datetime.now(UTC)):
             return dg.SkipReason(spent)
         month, digest = due
-        if model.has_time and model.declared.retraining.on_backlog == "newest":
+        if not model.has_time:
+            # The run key contains the digest: a restarted sensor requests no second run for the same rows.
+            return training_request(model, None, run_key(model, month, digest))
+        changed = sorted(_Candidates.of(context.instance, model, month).changed) if "-" in digest else []
+        found = request_by_policy(context.instance, model, month, digest, changed, tables, datetime.now(UTC))
+        if isinstance(found, dg.RunRequest) and model.declared.retraining.on_backlog == "newest":
             skip_earlier(context.instance, model, month, tables, datetime.now(UTC))
-        # The run key contains the digest: a restarted sensor requests no second run for the same rows.
-        return dg.RunRequest(
-            run_key=run_key(model, month, digest),
-            partition_key=month if model.has_time else None,
-            asset_selection=model.training_cycle_keys,
-            tags={"trigger": "new month", TRAINED_TAG: model.name},
-        )
+        return found
 
     return new_month
 

@@ -112,8 +112,11 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.check_results import performance_metadata, performance_regression_result
         from ml_platform.steps.monitoring import performance_report
+        from ml_platform.steps.realised_loss import continue_loss_test
 
-        report = performance_report(model, open_stores(home, lake, mlflow, online_store))
+        stores = open_stores(home, lake, mlflow, online_store)
+        report = performance_report(model, stores)
+        continue_loss_test(model, stores)
         yield dg.MaterializeResult(metadata=performance_metadata(report))
         yield performance_regression_result(report)
 

@@ -11,6 +11,7 @@ from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.rejudging import RUN_KEY_TAG
 from ml_platform.data.canonical import value_digest
 from ml_platform.errors import listed
+from ml_platform.monitoring.retraining_records import is_over
 from ml_platform.registry.audit import AuditLog
 from ml_platform.steps.closed_window import open_window, outdated_labels
 from ml_platform.steps.window_backlog import REASON, record_skipped
@@ -47,12 +48,16 @@ def due_in_order(
     """Return the first window of the backlog ``waiting`` and the digest of its training sets, or why none can be run.
 
     ``digests`` are those of the training sets by partition. A window whose run has ended without a verdict is passed
-    over: its failed run shows the fault. None: the newest window is next.
+    over: its failed run shows the fault. With a policy, a failed run is repeated first, and a window on which it was
+    decided not to train is passed over. None: the newest window is next.
     """
+    policy = model.declared.retraining.policy
     for window in waiting:
         digest = value_digest({key: each for key, each in digests.items() if key <= window})[:12]
+        if policy is not None and is_over(lake.state, model.name, window, digest, policy):
+            continue
         tags = {RUN_KEY_TAG: run_key(model, window, digest)}
-        if instance.get_run_records(dg.RunsFilter(tags=tags), limit=1):
+        if policy is None and instance.get_run_records(dg.RunsFilter(tags=tags), limit=1):
             continue
         reason = open_window(model, window, lake, now) or outdated_labels(model, window, lake)
         if reason:

@@ -27,6 +27,7 @@ from ml_platform.features.online_store import Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.view import FeatureView
 from ml_platform.monitoring.log_lines import read_records
+from ml_platform.monitoring.loss_test import read_loss_test
 from ml_platform.monitoring.own_monitor import Monitor, MonitorResult
 from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.verdict_record import record_verdict
@@ -422,6 +423,29 @@ def test_realised_metrics_are_compared_with_the_recorded_evaluation(
     assert (shown["version"], shown["predictions"], shown["labelled"]) == ("1", 40, 40)
     assert checks["performance_regression"].passed is passed
     assert checks["performance_regression"].metadata["shortfall_auc"].value == pytest.approx(expected - shown["auc"])
+
+
+def test_loss_of_each_due_day_is_added_to_the_test_of_the_champion_once(platform: PlatformFixture) -> None:
+    model = bound(retraining={"policy": {"loss": {"tolerance": 0.05}}})
+    champion(platform, 1, "2013-03", 0.8, log_loss=0.3, log_loss_low=0.25, log_loss_high=0.35)
+    predict_and_land(platform, model)
+    platform.materialize(monitoring.outcomes(model))
+    rows = platform.lake.scan("models/legs/predictions").collect()
+    rows = rows.join(platform.lake.scan("models/legs/outcomes").collect(), on="prediction_id")
+    losses = -(rows["outcome"] * rows["score"].log() + (1 - rows["outcome"]) * (1 - rows["score"]).log())
+    days = [losses.filter(rows["predict_at"].dt.day() == day).mean() for day in (1, 2)]
+
+    for _ in range(2):  # the second time, no day is new
+        platform.materialize(monitoring.performance(model))
+    test = read_loss_test(platform.lake.state, "legs")
+    assert test is not None
+    assert (test.version, test.promised, test.days, test.labels, test.until) == (1, 0.35, 2, 40, "2013-04-02")
+    assert test.total == pytest.approx(sum(days))  # type: ignore[arg-type]
+    champion(platform, 2, "2013-03", 0.8, log_loss=0.3)
+    platform.materialize(monitoring.performance(model))
+    other = read_loss_test(platform.lake.state, "legs")
+    assert other is not None
+    assert (other.version, other.promised, other.days) == (2, 0.3, 0)  # the predictions are those of version 1
 
 
 class Caught(MeanMetric):
