@@ -356,6 +356,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("features", "Features that were compared.", "features"),
         MetadataKey("drifted_features", "Features that drifted.", "features"),
         MetadataKey("drifted", "Names of the columns that drifted, scores included."),
+        MetadataKey("gradual", "Names of the features that are far from all earlier rows but those of the last month."),
         MetadataKey("not_judged", "Names of the columns of which a change could not have been found."),
         MetadataKey("nulls_changed", "Columns whose share of nulls changed.", "columns"),
         MetadataKey("unseen_appeared", "Columns with unseen categories beyond the limit.", "columns"),
@@ -369,7 +370,10 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("score_effect", "Distance of the scores.", "distance, 0 to 1"),
         MetadataKey("score_limit", "Limit of that distance.", "distance, 0 to 1"),
         MetadataKey("scored_by_version", "Version whose scores were compared."),
-        MetadataKey("columns", "Table of the columns: statistic, distance, threshold, windows, nulls, unseen share."),
+        MetadataKey(
+            "columns",
+            "Table of the columns: statistic, distance, threshold, p-value, reference, windows, nulls, unseen share.",
+        ),
         MetadataKey("report", "Link to the drift report with plots of the columns."),
     ),
     "<model>/drift, check no_drift": (

@@ -117,15 +117,32 @@ def bin_counts(values: ArrayLike, edges: NDArray[np.float64]) -> NDArray[np.int6
     return np.bincount(np.searchsorted(edges, np.asarray(values, float), side="left"), minlength=len(edges) + 1)
 
 
+def corrected_p_values(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected for their number: a hypothesis whose result is at most ``q`` is rejected at it.
+
+    The expected share of false rejections among all rejections is then at most ``q``, for independent or positively
+    dependent tests. No p-values give an empty list.
+    Source: Y. Benjamini, Y. Hochberg (1995), Controlling the False Discovery Rate.
+
+    >>> corrected_p_values([0.125, 1.0, 0.5])
+    [0.375, 1.0, 0.75]
+    """
+    from scipy.stats import false_discovery_control  # a slow import, already done where LightGBM is loaded
+
+    return [float(value) for value in false_discovery_control(p_values)] if len(p_values) else []
+
+
 def benjamini_hochberg(p_values: Sequence[float], q: float) -> list[bool]:
     """Return for each hypothesis whether to reject it, at a false discovery rate of ``q``.
-
-    The expected share of false rejections among all rejections is at most ``q``. No p-values give an empty list.
-    Source: Y. Benjamini, Y. Hochberg (1995), Controlling the False Discovery Rate.
 
     >>> benjamini_hochberg([0.001, 0.5, 0.012], q=0.05)
     [True, False, True]
     """
-    from scipy.stats import false_discovery_control  # a slow import, already done where LightGBM is loaded
+    return [corrected <= q for corrected in corrected_p_values(p_values)]
 
-    return [bool(adjusted <= q) for adjusted in false_discovery_control(p_values)] if len(p_values) else []
+
+def excess_p_value(found: int, rows: int, share: float) -> float:
+    """Return the probability of at least ``found`` among ``rows`` independent rows that each count with ``share``."""
+    from scipy.special import bdtrc
+
+    return float(bdtrc(found - 1, rows, min(max(share, 0.0), 1.0))) if found else 1.0

@@ -6,7 +6,7 @@ large, and no two weeks of a real process are alike. Null rates, unseen categori
 because the distribution of the non-null values does not show them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -15,22 +15,31 @@ from pydantic import Field, model_validator
 
 from ml_platform.data.pii import shown
 from ml_platform.data.settings import Settings
+from ml_platform.monitoring.column_distances import (
+    ReferenceDistances,
+    category_counts,
+    column_distance,
+    distances_from,
+)
 from ml_platform.monitoring.distances import (
-    Distance,
-    benjamini_hochberg,
     bin_counts,
-    kolmogorov_smirnov,
+    excess_p_value,
     population_stability,
     quantile_edges,
     smallest_significant,
     total_variation,
 )
 from ml_platform.monitoring.drift_input import comparable_tables, require_known_features
-from ml_platform.monitoring.drift_report import ColumnDrift, DriftReport
+from ml_platform.monitoring.drift_report import (
+    EARLIER_ROWS,
+    LAST_PARTITION,
+    ColumnDrift,
+    DriftReport,
+)
 from ml_platform.monitoring.variation import Variation, measure_variation, reference_windows
 
-# Name of the group of rare categories. The control character prevents a collision with a real category.
-_OTHER = "\x00other"
+_SHARE_TESTS_PART = 0.1
+"""Part of the false discovery rate for nulls, and again for unseen categories: all false alarms stay near the rate."""
 
 LARGEST_USUAL_LIMIT = 0.95
 """Largest limit that follows from usual changes. Distances end at 1, so a higher one would hide disjoint data."""
@@ -61,6 +70,11 @@ class DriftSettings(Settings):
         default=12,
         ge=1,
         description="Number of partitions before the current one that the current rows are compared with.",
+    )
+    season_days: list[float] = Field(
+        default=[7, 365],
+        description="Lengths of the seasons (days). The partitions that lie so long before the current one are "
+        "references of their own, so that a recurring change is not drift.",
     )
     usual_windows: int = Field(
         default=12,
@@ -121,6 +135,7 @@ def measure_drift(
     time: str | None = None,
     expected_rows: float | None = None,
     pii_columns: Collection[str] = (),
+    further_references: Mapping[str, pl.DataFrame] | None = None,
 ) -> DriftReport:
     """Compare ``current`` with ``reference`` column by column.
 
@@ -129,20 +144,28 @@ def measure_drift(
     scores of rows on which a model was fitted are not comparable. ``current`` is divided into ``settings.windows``
     windows of equal row counts, in the order of ``time``; without ``time``, in the order of the table.
 
-    A column shifted when at least ``settings.windows_needed`` windows flag it. A window flags a column when both hold:
+    A feature is compared with ``reference`` and with each of the ``further_references`` by name, for example the last
+    partition and the same season. A reference of fewer than ``settings.minimum_rows`` rows does not count. A column
+    shifted when it is far from all of them; the report names the nearest one. It moved gradually when it is far from
+    all but :data:`~ml_platform.monitoring.drift_report.LAST_PARTITION`. A column is far from a reference when at least
+    ``settings.windows_needed`` windows flag it. A window flags a column when both hold:
 
-    - Benjamini-Hochberg rejects its test. The features are one family of tests and the scores are another.
+    - Its p-value is at most ``settings.false_discovery_rate``, after the correction of Benjamini and Hochberg. The
+      features are one family of tests and the scores are another.
     - Its effect exceeds its limit. The limit is the larger of the minimum and ``settings.usual_factor`` times the
       usual distance: the median over ``settings.usual_windows`` pairs of neighbouring stretches of the reference, each
       as long as a window. The second value is at most :data:`LARGEST_USUAL_LIMIT`.
 
-    A null rate changed when it left the usual range of those stretches by more than ``settings.null_rate_change``.
+    A null rate changed when it left the usual range of those stretches by more than ``settings.null_rate_change``,
+    and significantly. Unseen categories appeared when their share exceeds ``settings.unseen_share`` and, significantly,
+    the share that the rare categories of the reference let expect (I. J. Good, 1953: its share of rows whose category
+    occurs once).
 
     A column that did not drift is ``not_judged``, with a reason, when no plausible change could have been found: it has
     no values on one side, too few, or changes as much all the time.
 
-    Kolmogorov-Smirnov compares numbers. Total variation over the reference categories compares booleans and strings.
-    NaN counts as null, and the distances ignore nulls. The
+    Kolmogorov-Smirnov compares numbers, their values and their distances from the median. Total variation over the
+    reference categories compares booleans and strings. NaN counts as null, and the distances ignore nulls. The
     report shows no category of ``pii_columns``. ``expected_rows`` is the usual number of rows of such a
     period; without it the volume is not checked. With fewer current rows than ``settings.minimum_rows`` no window is
     evaluated, and with fewer reference rows no column. The report then has ``windows_evaluated`` 0 and, unless another
@@ -156,9 +179,16 @@ def measure_drift(
     require_known_features(settings.expected_to_change, features)
     reference, current = comparable_tables(reference, current, columns, time)
     scored = reference.drop_nulls(list(scores)) if scores else reference.clear()
+    further = {
+        name: comparable_tables(reference, rows, list(features), time)[1]
+        for name, rows in (further_references or {}).items()
+        if settings.minimum_rows <= rows.height < reference.height
+    }
     columns_found = [
-        *_describe_columns("score", scored, current, list(scores), settings, pii_columns),
-        *_describe_columns("feature", reference, current, list(features), settings, pii_columns),
+        *_describe_columns("score", {EARLIER_ROWS: scored}, current, list(scores), settings, pii_columns),
+        *_describe_columns(
+            "feature", {EARLIER_ROWS: reference, **further}, current, list(features), settings, pii_columns
+        ),
     ]
     return DriftReport(
         columns=sorted(columns_found, key=_sort_key),
@@ -176,49 +206,73 @@ def _sort_key(column: ColumnDrift) -> tuple[bool, bool, float, str]:
 
 def _describe_columns(
     role: Literal["score", "feature"],
-    reference: pl.DataFrame,
+    references: Mapping[str, pl.DataFrame],
     current: pl.DataFrame,
     names: list[str],
     settings: DriftSettings,
     pii_columns: Collection[str],
 ) -> list[ColumnDrift]:
     """Describe the columns of one family of tests; return no column when the reference has too few rows."""
+    reference, share = references[EARLIER_ROWS], settings.minimum_category_share
     if reference.height < settings.minimum_rows or not names:
         return []
-    sample, whole = _sampled(reference, settings), _sampled(current, settings)
+    samples = {name: _sampled(rows, settings) for name, rows in references.items()}
+    sample, whole = samples[EARLIER_ROWS], _sampled(current, settings)
     bounds = _window_bounds(current, settings)
     windows = [_sampled(current[start:stop], settings) for start, stop in bounds]
     rows = current.height // len(bounds) if bounds and settings.usual_factor else 0
     pairs = reference_windows(reference, rows, settings.usual_windows, settings.seed)
-    distances = {name: [_distance(sample[name], window[name], settings) for window in windows] for name in names}
-    usual = {
-        name: measure_variation(
-            name, pairs, settings.false_discovery_rate, lambda one, other: _distance(one, other, settings)
+    distances = [distances_from(name, rows, windows, names, share) for name, rows in samples.items()]
+    level = settings.false_discovery_rate
+    share_level = _SHARE_TESTS_PART * level / len(names)
+    found = []
+    for name in names:
+        usual = measure_variation(name, pairs, level, lambda one, other: column_distance(one, other, share))
+        found.append(
+            ColumnDrift(
+                name=name,
+                role=role,
+                kind="number" if reference[name].dtype.is_numeric() else "category",
+                stability_index=_stability_index(sample[name].drop_nulls(), whole[name].drop_nulls(), settings),
+                windows_evaluated=len(windows),
+                not_judged=_why_not_judged(
+                    sample[name], [window[name] for window in windows], usual, len(names), settings
+                ),
+                **_shift_findings(
+                    [each[name] for each in distances], _effect_limit(sample[name], usual, settings), name, settings
+                ),
+                **_null_rate_findings(reference[name], current[name], usual, share_level, settings),
+                **_category_findings(reference[name], current[name], share_level, settings, pii_columns),
+            )
         )
-        for name in names
+    return found
+
+
+def _shift_findings(
+    distances: Sequence[ReferenceDistances], limit: float, name: str, settings: DriftSettings
+) -> dict[str, Any]:
+    """Return whether the column is far from all references, and its distance from the nearest one."""
+    level, needed = settings.false_discovery_rate, min(settings.windows_needed, len(distances[0].windows))
+
+    def effect(each: ReferenceDistances) -> float:
+        reached = each.reached(settings.windows_needed)
+        return reached.effect if reached else 0.0
+
+    nearest = min(distances, key=lambda each: (each.flagged(limit, level), effect(each)))
+    reached = nearest.reached(settings.windows_needed)
+    flags = 0 if name in settings.expected_to_change else nearest.flagged(limit, level)
+    far = {each.reference for each in distances if needed and each.flagged(limit, level) >= needed}
+    flagged = needed > 0 and name not in settings.expected_to_change
+    others = {each.reference for each in distances} - {LAST_PARTITION}
+    return {
+        "effect": reached.effect if reached else None,
+        "limit": limit,
+        "p_value": reached.p_value if reached else None,
+        "reference": nearest.reference,
+        "windows_flagged": flags,
+        "shifted": flagged and len(far) == len(distances),
+        "gradual": flagged and far == others and len(others) < len(distances),
     }
-    limits = {name: _effect_limit(sample[name], usual[name], settings) for name in names}
-    flags = _flags(distances, limits, settings)
-    return [
-        ColumnDrift(
-            name=name,
-            role=role,
-            kind="number" if reference[name].dtype.is_numeric() else "category",
-            effect=_median([distance.effect for distance in distances[name]]),
-            limit=limits[name],
-            p_value=_median([distance.p_value for distance in distances[name]]),
-            stability_index=_stability_index(sample[name].drop_nulls(), whole[name].drop_nulls(), settings),
-            windows_flagged=sum(flags[name]),
-            windows_evaluated=len(windows),
-            shifted=bool(windows) and sum(flags[name]) >= min(settings.windows_needed, len(windows)),
-            not_judged=_why_not_judged(
-                sample[name], [window[name] for window in windows], usual[name], len(names), settings
-            ),
-            **_null_rate_findings(reference[name], current[name], usual[name], settings),
-            **_category_findings(reference[name], current[name], settings, pii_columns),
-        )
-        for name in names
-    ]
 
 
 def _window_bounds(current: pl.DataFrame, settings: DriftSettings) -> list[tuple[int, int]]:
@@ -229,26 +283,6 @@ def _window_bounds(current: pl.DataFrame, settings: DriftSettings) -> list[tuple
 
 def _sampled(frame: pl.DataFrame, settings: DriftSettings) -> pl.DataFrame:
     return frame.sample(settings.sample_rows, seed=settings.seed) if frame.height > settings.sample_rows else frame
-
-
-def _distance(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> Distance:
-    reference, current = reference.drop_nulls(), current.drop_nulls()
-    if reference.is_empty() or current.is_empty():
-        return Distance(effect=0.0, p_value=1.0)  # all null on one side: the check of the null rate reports it
-    if reference.dtype.is_numeric():
-        return kolmogorov_smirnov(reference.to_numpy(), current.to_numpy())
-    return total_variation(*_category_counts(reference, current, settings))
-
-
-def _category_counts(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> tuple[list[int], list[int]]:
-    shares = reference.value_counts(normalize=True, name="share")
-    common = shares.filter(pl.col("share") >= settings.minimum_category_share)[reference.name].to_list()
-    counts = []
-    for column in (reference, current):
-        grouped = pl.select(pl.when(column.is_in(common)).then(column).otherwise(pl.lit(_OTHER)).alias("category"))
-        rows_by_category = dict(grouped["category"].value_counts().iter_rows())
-        counts.append([rows_by_category.get(category, 0) for category in [*common, _OTHER]])
-    return counts[0], counts[1]
 
 
 def _effect_limit(column: pl.Series, usual: Variation | None, settings: DriftSettings) -> float:
@@ -278,59 +312,46 @@ def _why_not_judged(
     return None
 
 
-def _flags(
-    distances: dict[str, list[Distance]], limits: dict[str, float], settings: DriftSettings
-) -> dict[str, list[bool]]:
-    """Return for each column and window whether the change is significant within its family and large."""
-    windows = [
-        benjamini_hochberg([distance.p_value for distance in window], settings.false_discovery_rate)
-        for window in zip(*distances.values(), strict=True)
-    ]
-    return {
-        name: [
-            rejected[at] and distance.effect > limits[name]
-            for rejected, distance in zip(windows, distances[name], strict=True)
-            if name not in settings.expected_to_change
-        ]
-        for at, name in enumerate(distances)
-    }
-
-
-def _median(values: list[float]) -> float | None:
-    median = pl.Series(values, dtype=pl.Float64).median()
-    return median if isinstance(median, float) else None
-
-
 def _stability_index(reference: pl.Series, current: pl.Series, settings: DriftSettings) -> float | None:
     if reference.is_empty() or current.is_empty():
         return None
     if not reference.dtype.is_numeric():
-        return population_stability(*_category_counts(reference, current, settings))
+        return population_stability(*category_counts(reference, current, settings.minimum_category_share))
     edges = quantile_edges(reference.to_numpy(), settings.bins)
     return population_stability(bin_counts(reference.to_numpy(), edges), bin_counts(current.to_numpy(), edges))
 
 
 def _null_rate_findings(
-    reference: pl.Series, current: pl.Series, usual: Variation | None, settings: DriftSettings
+    reference: pl.Series, current: pl.Series, usual: Variation | None, level: float, settings: DriftSettings
 ) -> dict[str, Any]:
     before, now = (column.null_count() / len(column) if len(column) else 0.0 for column in (reference, current))
     lowest = min(before, usual.lowest_null_rate) if usual else before
     highest = max(before, usual.highest_null_rate) if usual else before
     # Without rows the share of nulls is unknown, not zero. The check of the volume reports missing rows.
-    changed = len(current) > 0 and not lowest - settings.null_rate_change <= now <= highest + settings.null_rate_change
+    left = len(current) > 0 and not lowest - settings.null_rate_change <= now <= highest + settings.null_rate_change
+    counts = [[column.null_count(), len(column) - column.null_count()] for column in (reference, current)]
+    changed = left and total_variation(*counts).p_value <= level
     return {"null_rate_reference": before, "null_rate_current": now, "nulls_changed": changed}
 
 
 def _category_findings(
-    reference: pl.Series, current: pl.Series, settings: DriftSettings, pii_columns: Collection[str]
+    reference: pl.Series,
+    current: pl.Series,
+    level: float,
+    settings: DriftSettings,
+    pii_columns: Collection[str],
 ) -> dict[str, Any]:
     present = current.drop_nulls()
     if reference.dtype.is_numeric() or present.is_empty():
         return {"unseen_share": 0.0, "unseen_examples": [], "unseen_appeared": False}
-    unseen = present.filter(~present.is_in(reference.drop_nulls().unique().to_list()))
+    known = reference.drop_nulls().value_counts(name="rows")
+    unseen = present.filter(~present.is_in(known[reference.name].to_list()))
     share = len(unseen) / len(present)
+    # One more than the number of categories that occur once: an estimate from few rows should not be zero.
+    expected = (known.filter(pl.col("rows") == 1).height + 1) / max(1, reference.len() - reference.null_count())
+    appeared = share > expected + settings.unseen_share and excess_p_value(len(unseen), len(present), expected) <= level
     examples = [shown(value, current.name, pii_columns) for value in unseen.unique().sort().head(5).to_list()]
-    return {"unseen_share": share, "unseen_examples": examples, "unseen_appeared": share > settings.unseen_share}
+    return {"unseen_share": share, "unseen_examples": examples, "unseen_appeared": appeared}
 
 
 def _volume_changed(rows: int, expected_rows: float | None, settings: DriftSettings) -> bool:

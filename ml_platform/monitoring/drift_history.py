@@ -29,6 +29,8 @@ class DriftSummary(BaseModel):
     reason: str
     columns: dict[str, float] = Field(description="Effect divided by limit, by column; above 1 the change is large.")
     drifted: list[str]
+    gradual: list[str] = []
+    not_judged: list[str] = []
 
 
 def record_drift(state: StateStore, model: str, partition: str, report: DriftReport, order: Sequence[str]) -> None:
@@ -44,6 +46,8 @@ def record_drift(state: StateStore, model: str, partition: str, report: DriftRep
         reason=report.reason,
         columns={each.name: round((each.effect or 0.0) / each.limit, 3) for each in columns[:COLUMNS_KEPT]},
         drifted=report.drifted[:COLUMNS_KEPT],
+        gradual=report.gradual[:COLUMNS_KEPT],
+        not_judged=report.not_judged[:COLUMNS_KEPT],
     )
     places = {name: place for place, name in enumerate(order)}
     with state.write():

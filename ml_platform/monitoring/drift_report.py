@@ -11,6 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml_platform.errors import listed
 from ml_platform.monitoring.logged_nulls import LoggedNulls
 
+EARLIER_ROWS = "earlier rows"
+LAST_PARTITION = "last partition"
+SAME_SEASON = "same season"
+"""Names of the references that a column is compared with."""
+
 Decision = Literal["steady", "notice", "alert", "not evaluated"]
 
 
@@ -23,16 +28,25 @@ class ColumnDrift(BaseModel):
     role: Literal["score", "feature"]
     kind: Literal["number", "category"]
     effect: float | None = Field(
-        description="KS distance or total variation, median over the windows; null: not evaluated."
+        description="KS distance or total variation that ``windows_needed`` windows reach, from the nearest reference; "
+        "null: not evaluated."
     )
     limit: float = Field(
         description="Effect above which a change is large, and larger than the usual changes of the column."
     )
-    p_value: float | None = Field(description="Median over the windows; null: not evaluated.")
+    p_value: float | None = Field(
+        description="p-value, corrected for all columns, that ``windows_needed`` windows reach; null: not evaluated."
+    )
+    reference: str = Field(default=EARLIER_ROWS, description="Nearest reference: the one that ``effect`` belongs to.")
     stability_index: float | None = Field(description="Population stability index over the reference's bins.")
     windows_flagged: int
     windows_evaluated: int
-    shifted: bool = Field(description="Whether at least ``windows_needed`` windows flag the column.")
+    shifted: bool = Field(
+        description="Whether at least ``windows_needed`` windows flag the column, for all references."
+    )
+    gradual: bool = Field(
+        default=False, description="Whether the column is far from all references but the last partition."
+    )
     not_judged: str | None = Field(
         default=None, description="Why a change of the distribution could not have been found; null: it could."
     )
@@ -78,6 +92,11 @@ class DriftReport(BaseModel):
         return [column.name for column in self.columns if column.drifted]
 
     @property
+    def gradual(self) -> list[str]:
+        """Names of the columns that moved gradually, and drifted in no other way."""
+        return [column.name for column in self.columns if column.gradual and not column.drifted]
+
+    @property
     def not_judged(self) -> list[str]:
         """Names of the columns of which nothing can be said, scores first."""
         return [column.name for column in self.columns if column.finding == "cannot be judged"]
@@ -91,13 +110,13 @@ class DriftReport(BaseModel):
         """The most serious finding.
 
         ``alert``: the scores drifted, or the data are broken (nulls, also in the log, unseen categories, volume).
-        ``notice``: only features shifted, which is often harmless. ``steady``: no finding. ``not evaluated``: too few
-        rows to rule out a shift, or no column that can be judged.
+        ``notice``: only features shifted or moved gradually, which is often harmless. ``steady``: no finding. ``not
+        evaluated``: too few rows to rule out a shift, or no column that can be judged.
         """
         data_changed = any(column.nulls_changed or column.unseen_appeared for column in self.columns)
         if self.score_drifted or data_changed or self.volume_changed or self.logged_nulls:
             return "alert"
-        if self.drifted:
+        if self.drifted or self.gradual:
             return "notice"
         judged = self.windows_evaluated and len(self.not_judged) < len(self.columns)
         return "steady" if judged else "not evaluated"
@@ -116,6 +135,7 @@ class DriftReport(BaseModel):
                 ("share of nulls changed", [each for each in self.columns if each.nulls_changed]),
                 ("unseen categories", [each for each in self.columns if each.unseen_appeared]),
                 ("features shifted", [each for each in self.columns if each.role == "feature" and each.shifted]),
+                ("features moved gradually", [each for each in self.columns if each.name in self.gradual]),
             )
             if columns
         ]

@@ -3,6 +3,7 @@
 The assets and the schedules call the same functions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,12 +12,13 @@ from pathlib import Path
 import polars as pl
 
 from ml_platform.data.lake import PARTITION, Lake, TableVersion
+from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.source_hash import source_hash
 from ml_platform.features.feature_set import FeatureSet
 from ml_platform.monitoring import performance
 from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_history import record_drift
-from ml_platform.monitoring.drift_report import DriftReport
+from ml_platform.monitoring.drift_report import LAST_PARTITION, SAME_SEASON, DriftReport
 from ml_platform.monitoring.evidently_report import PageHeading, write_evidently_report
 from ml_platform.monitoring.fact_tables import compact_closed_days
 from ml_platform.monitoring.hashed_fields import HashedFields
@@ -198,7 +200,8 @@ def expected_by_version(model: BoundModel, stores: PlatformStores) -> dict[str, 
 def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> DriftResult | NotEvaluated:
     """Compare the rows of ``month`` with those of the months before it, and write a page of the largest changes.
 
-    The monitor declares the number of these months. The month of the champion's evaluation is read too.
+    The monitor declares the number of these months. The month of the champion's evaluation is read too. The last month
+    and those of the same season are references of their own; see :func:`~ml_platform.monitoring.drift.measure_drift`.
 
     When a champion was promoted before the month, its scores are compared too: those for this month with those for the
     month of its evaluation, which it had not been fitted on. The registry is opened only in this case. Features that
@@ -215,9 +218,16 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     before = [partition for partition in stored if model.partitions.precedes(partition, month)]
     latest = before[-monitors.drift.reference_partitions :]
     evaluated = [] if champion is None else [champion.partition]
+    # The last month has its own reference: as a season it would hide what moves gradually.
+    seasons = {
+        days: key
+        for days, key in same_season(model.partitions, month, monitors.drift.season_days).items()
+        if key in before[:-1]
+    }
     earlier = [partition for partition in before if partition in [*evaluated, *latest]]
+    read = [partition for partition in before if partition in [*earlier, *seasons.values()]]
     # Select by partition: the first example of a month may have its prediction time in the month before.
-    rows = lake.scan(model.table, partitions=[*earlier, month]).collect()
+    rows = lake.scan(model.table, partitions=[*read, month]).collect()
     scored: dict[str, pl.Series] = {}
     features = model.feature_set
     if champion is not None:
@@ -226,7 +236,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         rows, features = with_fitted_columns(rows, stored_model, features)
         rows = rows.hstack(list(scored.values()))
     pii_columns = features.pii_columns_with(model.example_pii)
-    reference, current = rows.filter(pl.col(PARTITION) != month), rows.filter(pl.col(PARTITION) == month)
+    reference, current = rows.filter(pl.col(PARTITION).is_in(earlier)), rows.filter(pl.col(PARTITION) == month)
     report = measure_drift(
         reference,
         current,
@@ -236,6 +246,13 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         time="predict_at",
         expected_rows=reference.height / len(earlier) if earlier else None,
         pii_columns=pii_columns,
+        further_references={
+            LAST_PARTITION: rows.filter(pl.col(PARTITION).is_in(before[-1:])),
+            **{
+                f"{SAME_SEASON}, {days:g} days before": rows.filter(pl.col(PARTITION) == key)
+                for days, key in seasons.items()
+            },
+        },
     )
     report = _with_logged_nulls(report, reference, model, month, lake)
     record_drift(lake.state, model.name, month, report, stored)
@@ -258,6 +275,20 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         heading=PageHeading(f"Drift of {model.name}, {month}", report.decision, report.reason.partition(": ")[2]),
     )
     return DriftResult(report, page, champion.version if champion and scored else None, own)
+
+
+def same_season(partitions: PartitionScheme, partition: str, season_days: Sequence[float]) -> dict[float, str]:
+    """Return for each of ``season_days`` the partition that lies so long before the middle of ``partition``.
+
+    Seasons shorter than the partition are left out.
+
+    >>> same_season(PartitionScheme(start="2012-01", time_zone="UTC"), "2013-03", (7, 365))
+    {365: '2012-03'}
+    """
+    start, end = partitions.bounds(partition)
+    middle = start + (end - start) / 2
+    keys = {days: partitions.key_at(middle - timedelta(days=days)) for days in season_days}
+    return {days: key for days, key in keys.items() if key != partition}
 
 
 def with_fitted_columns(

@@ -4,6 +4,7 @@ from benchmarks.home_page import drift_report
 from ml_platform.monitoring.drift_history import (
     COLUMNS_KEPT,
     PARTITIONS_KEPT,
+    DriftSummary,
     drift_history,
     move_drift_history,
     record_drift,
@@ -40,6 +41,11 @@ def test_partitions_and_columns_are_bounded(state_store: StateStore) -> None:
     found = drift_history(state_store, "sales")
     assert [each.partition for each in found] == order[2:]
     assert len(found[-1].columns) == COLUMNS_KEPT
+
+
+def test_summary_of_an_earlier_version_is_read() -> None:
+    stored = {"partition": "2013-01", "decision": "steady", "reason": "Steady.", "columns": {"x": 0.2}, "drifted": []}
+    assert (DriftSummary.model_validate(stored).gradual, DriftSummary.model_validate(stored).not_judged) == ([], [])
 
 
 def test_renamed_model_keeps_its_history(state_store: StateStore) -> None:
