@@ -26,7 +26,8 @@ from ml_platform.steps.backup_target import BackupTarget
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.repair import repair_home, repair_state_store
 from ml_platform.steps.verification import verify_home
-from ml_platform_tests.conftest import COMMAND, PROJECT
+from ml_platform_tests.command_line import run_command
+from ml_platform_tests.conftest import PROJECT
 from resources.home import Home
 from resources.home_lake import open_lake
 from resources.state import open_state
@@ -100,12 +101,12 @@ def damage(path: Path, start: int, data: bytes) -> None:
 
 
 def platform(home: Home, *arguments: str, script: str = "") -> "subprocess.CompletedProcess[str]":
-    """Run `ml-platform` on ``home`` and return the ended process; ``script`` runs in its place."""
+    """Run `ml-platform` on ``home`` and return the ended process; ``script`` runs in its place, in a fresh one."""
     environment = {**os.environ, "ML_PLATFORM_HOME": str(home.root), "COLUMNS": "200"}
-    command = [sys.executable, "-c", script] if script else [str(COMMAND)]
-    return subprocess.run(
-        [*command, *arguments], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    if not script:
+        return run_command(*arguments, environment=environment)
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
 # The state store.

@@ -19,7 +19,8 @@ FALSE_ALARM = 0.001
 
 @pytest.mark.slow
 def test_equal_candidates_are_rarely_promoted_and_better_ones_mostly() -> None:
-    done = subprocess.run([sys.executable, str(BENCHMARK), "--json"], capture_output=True, text=True, check=True)
+    command = [sys.executable, str(BENCHMARK), "--json", "--with-goal"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     printed = json.loads(done.stdout)
     gate = printed["gate"]
     assert gate["equally good"]["pairs"] == gate["worse by 0.005 and newer, margin 0.005"]["pairs"] == 500
