@@ -1,4 +1,4 @@
-"""Shows decisions in Dagster that no run made: events of `champion` and `rollout` with actor, reason and version.
+"""Shows decisions in Dagster that no run made: events of `champion`, `rollout` and `evaluation` with actor and reason.
 
 `python -m resources.decision_events` writes them for the home of the environment. The commands start it
 after a decision, because they import no Dagster. The sensor `decisions` writes those of the guard, and those of a
@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from ml_platform.monitoring.retraining_records import RESUMED_KIND, RETRAINING_KIND
 from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
 from ml_platform.registry.audit import AuditLog, AuditRecord
 from ml_platform.registry.champion_history import (
@@ -67,7 +68,7 @@ def note_reported(state: StateStore, model: str, sequence: int) -> None:
 def _kinds() -> tuple[str, ...]:
     from ml_platform.serving.rollout import ROLLOUT_APPROVAL_KIND, ROLLOUT_KIND
 
-    return (CHAMPION_KIND, APPROVAL_KIND, ROLLOUT_KIND, ROLLOUT_APPROVAL_KIND)
+    return (CHAMPION_KIND, APPROVAL_KIND, ROLLOUT_KIND, ROLLOUT_APPROVAL_KIND, RETRAINING_KIND, RESUMED_KIND)
 
 
 def _report(instance: dg.DagsterInstance, audit: AuditLog, model: str) -> Iterator[str]:
@@ -100,6 +101,8 @@ def _events(instance: dg.DagsterInstance, audit: AuditLog, model: str, record: A
     elif record.kind == APPROVAL_KIND:
         partition = asset_partition(partition_of_evidence(audit.state, str(record.facts["evidence"])))
         yield from _approval_events(model, record, partition)
+    elif record.kind in (RETRAINING_KIND, RESUMED_KIND):
+        yield _retraining_event(model, record)
     elif record.kind == ROLLOUT_APPROVAL_KIND:
         yield dg.AssetObservation(
             [model, "rollout"],
@@ -160,6 +163,18 @@ def _approval_events(model: str, record: AuditRecord, partition: str | None) -> 
             description=text,
             metadata={"version": version, "state": "rejected"},
         )
+
+
+def _retraining_event(model: str, record: AuditRecord) -> DecisionEvent:
+    """Return the observation of the evaluation of the window; the window may have none, and then never gets one."""
+    facts = record.facts
+    because = {"because": dg.MetadataValue.json(facts["because"])} if "because" in facts else {}
+    return dg.AssetObservation(
+        [model, "evaluation"],
+        description=f"{facts['partition']}: {facts['action']}, by {record.actor}: {facts['reason']}",
+        metadata={"action": facts["action"], "decided_by": record.actor, "reason": facts["reason"], **because},
+        partition=facts["partition"],
+    )
 
 
 def _rollout_event(model: str, record: AuditRecord, partition: str | None) -> DecisionEvent:

@@ -189,7 +189,10 @@ def history(
     request: Annotated[str, typer.Option(help="Id of a request; shows the version that answered it.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show the champions of MODEL with their data and decisions, or the version that answered a request."""
+    """Show the champions of MODEL with the decisions on its versions, or the version that answered a request.
+
+    `decisions` shows why it was retrained or not.
+    """
     import json
 
     from ml_platform.console import history as work
@@ -330,6 +333,7 @@ VERBS: Sequence[Callable[..., None]] = (
 )
 for verb in VERBS:
     app.command()(verb)
+app.command("decisions")(decisions.show_decisions)
 
 
 @features.command("show")

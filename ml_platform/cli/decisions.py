@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ml_platform.cli.opening import ModelName, open_home
+from ml_platform.cli.opening import ModelName, open_console, open_home
 from resources.home import HOME_VARIABLE, Home
 
 By = Annotated[str, typer.Option(help="Name of the person who decides.")]
@@ -98,6 +98,23 @@ def resume_retraining(model: ModelName, by: By, reason: Reason) -> None:
     resumed = resume_training(model, audit, by=by, reason=reason, now=datetime.now(UTC))
     further = resumed.attempts - resumed.runs
     typer.echo(f"The sensor trains '{model}' on {resumed.window} again, with at most {further} further runs.")
+
+
+def show_decisions(
+    model: ModelName,
+    last: Annotated[int, typer.Option(min=1, help="Number of decisions, latest first.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """Show why MODEL was retrained or not, window by window; `history` shows the decisions on its versions."""
+    import json
+
+    from ml_platform.console import retraining_decisions as work
+
+    found = work.retraining_decisions(open_home(), model, last)
+    if as_json:
+        typer.echo(json.dumps([work.json_values(each) for each in found], indent=2))
+    else:
+        work.show(found, model, open_console())
 
 
 def _decide(

@@ -45,6 +45,7 @@ def status(home: Home) -> dict[str, Any]:
     ``verdict`` is the last one on a candidate, with its reasons, or None.
     ``streams`` has one line for each stream whose requests the endpoint answers, ``replicas`` those that are ready by
     version, and ``scaling`` the last changes of their number, the oldest first.
+    ``retraining`` is the last decision on retraining with the state of its training, or None.
     ``failures`` are the failed runs, schedules and sensors that no later success has replaced.
     ``not_loaded`` has the errors of each domain that does not load. ``orphans`` names what the home serves or stores
     without a declaration, with the verb that ends it.
@@ -54,6 +55,7 @@ def status(home: Home) -> dict[str, Any]:
     from ml_platform.components.project import read_project
     from ml_platform.console.lifecycle import declared_domains, declared_names
     from ml_platform.console.load_check import domains_not_loaded
+    from ml_platform.console.retraining_decisions import last_decision_values
     from ml_platform.console.verdicts import last_verdict
     from ml_platform.definitions import PROJECT_ROOT
     from ml_platform.registry.audit import AuditLog
@@ -102,6 +104,7 @@ def status(home: Home) -> dict[str, Any]:
             },
             "endpoint": served.endpoint if served else None,
             "verdict": _verdict_values(last_verdict(audit, name)),
+            "retraining": last_decision_values(store, name),
             "streams": streams.get(name, []),
             "replicas": served.replicas if served else {},
             "scaling": [each.model_dump(mode="json") | {"text": each.text} for each in scaling.get(name, [])],
@@ -227,6 +230,8 @@ def _model_table(model: dict[str, Any]) -> Table:
         lines["streams"] = "\n".join(model["streams"])
     if verdict := model.get("verdict"):
         lines["last verdict"] = "\n".join([f"{verdict['title']}, {_second(verdict['at'])}", *verdict["reasons"]])
+    if retraining := model.get("retraining"):
+        lines["retraining"] = f"{retraining['window']}: {retraining['text']} {retraining['training']}".strip()
     if model.get("waiting"):
         lines["on hold"] = "; ".join(each["text"] for each in model["waiting"])
     if "problem" in serving:

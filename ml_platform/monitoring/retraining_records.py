@@ -19,6 +19,12 @@ from ml_platform.monitoring.retraining_settings import RetrainingPolicy
 from ml_platform.state.schema import retraining_decisions
 from ml_platform.state.store import StateStore
 
+RETRAINING_KIND = "retraining"
+"""Kind of the audit record of a decision on retraining under a declared policy."""
+
+RESUMED_KIND = "retraining_resumed"
+"""Kind of the audit record of a person who lets a stopped training start again."""
+
 TrainingState = Literal["declined", "requested", "running", "succeeded", "failed", "stopped", "cancelled"]
 """State of the training of a decision: declined is none at all, and failed is followed by a further attempt."""
 

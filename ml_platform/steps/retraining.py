@@ -17,6 +17,8 @@ from ml_platform.monitoring.retraining_policy import (
     decide,
 )
 from ml_platform.monitoring.retraining_records import (
+    RESUMED_KIND,
+    RETRAINING_KIND,
     RecordedDecision,
     allow_attempts,
     decided_until,
@@ -33,12 +35,6 @@ from ml_platform.steps.model import BoundModel
 if TYPE_CHECKING:
     from ml_platform.monitoring.retraining_settings import RetrainingPolicy
     from ml_platform.state.store import StateStore
-
-RETRAINING_KIND = "retraining"
-"""Kind of the audit record of a decision on retraining under a declared policy."""
-
-RESUMED_KIND = "retraining_resumed"
-"""Kind of the audit record of a person who lets a stopped training start again."""
 
 ACTOR = "retraining policy"
 
@@ -64,7 +60,7 @@ def decide_and_record(
             facts = {
                 "model": model.name,
                 "partition": window,
-                "decision": "retrain" if decision.retrain else "don't retrain",
+                "action": "retrain" if decision.retrain else "don't retrain",
                 "reason": " ".join(each.text for each in decision.decisive),
                 "because": [each.model_dump(mode="json") for each in decision.because],
                 "data_time": decision.data_time.isoformat(),
@@ -111,7 +107,7 @@ def resume_training(model: str, audit: AuditLog, *, by: str, reason: str, now: d
                 found="no decision to retrain" if last is None else f"{last.window}. {last.training}",
                 fix=f"Nothing is to be resumed; `ml-platform decisions {model}` shows the decisions.",
             )
-        facts = {"model": model, "partition": last.window, "reason": reason, "runs": last.runs}
+        facts = {"model": model, "partition": last.window, "action": "resume retraining", "reason": reason}
         audit.append(RESUMED_KIND, actor=by, at=now, facts=facts)
         # As many as before: those that it was allowed at first have been used.
         return allow_attempts(audit.state, last, max(last.runs, 1))

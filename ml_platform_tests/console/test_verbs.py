@@ -40,7 +40,9 @@ def test_status_as_json_has_exactly_the_documented_shape(home: DemoHome) -> None
     assert MODEL in found["models"]
     model = found["models"][MODEL]
     empty: dict[str, object] = {"streams": [], "waiting": [], "replicas": {}, "scaling": []}
-    assert set(model) == {"champion", "serving", "endpoint", "verdict", *empty}
+    assert set(model) == {"champion", "serving", "endpoint", "verdict", "retraining", *empty}
+    assert model["retraining"] is None  # the demo materializes without the sensor
+    assert json.loads(home.run("decisions", MODEL, "--json")) == []
     assert model["verdict"]["decision"] == "PROMOTE"
     assert set(model["champion"]) == {"version", "metrics", "manifest"}
     assert set(model["serving"]) == {"stable", "candidate", "weights", "generation"}

@@ -12,6 +12,8 @@ from itertools import islice
 from ml_platform.monitoring.drift_history import DriftSummary, drift_history
 from ml_platform.monitoring.performance import Period
 from ml_platform.monitoring.performance_periods import last_periods
+from ml_platform.monitoring.retraining_records import RESUMED_KIND, RecordedDecision
+from ml_platform.monitoring.retraining_records import last_decisions as last_retraining_decisions
 from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
 from ml_platform.registry.audit import AuditLog, AuditRecord
 from ml_platform.registry.champion_history import (
@@ -31,8 +33,8 @@ LOW, HIGH = "_low", "_high"
 HEADLINE = ("auc", "log_loss", "pinball", "rmse", "ndcg")
 """Metrics that a page shows first, of those that a model has."""
 
-DECISION_KINDS = (VERDICT_KIND, CHALLENGER_KIND, APPROVAL_KIND, CHAMPION_KIND, ROLLOUT_KIND)
-"""Kinds of the audit records that are decisions about a model."""
+DECISION_KINDS = (VERDICT_KIND, CHALLENGER_KIND, APPROVAL_KIND, CHAMPION_KIND, ROLLOUT_KIND, RESUMED_KIND)
+"""Kinds of the audit records that are decisions about a model; those on retraining have a section of their own."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class ModelOverview:
     serving: DesiredState | None
     rollout: Rollout | None
     decisions: Sequence[Decision] = field(default=())
+    retraining: Sequence[RecordedDecision] = field(default=())
 
     @property
     def name(self) -> str:
@@ -123,6 +126,7 @@ def model_overview(
         serving=serving,
         rollout=read_rollout(state, name),
         decisions=last_decisions(audit, decisions, name) if decisions else (),
+        retraining=last_retraining_decisions(state, name, max(decisions, 1)),
     )
 
 

@@ -46,9 +46,8 @@ def model_page(model: ModelOverview, champions: Sequence[int], reports: Path, *,
         "Endpoint": f"{address('gateway')}/v1/{name}/",
     }
     pages = {each.partition: _pages(name, each.partition, reports) for each in model.judged}
-    return render(
-        "model.html.j2", model=model, model_links=links, pages=pages, columns=heat_columns(model), champions=champions
-    )
+    content = {"model": model, "model_links": links, "pages": pages, "champions": champions}
+    return render("model.html.j2", **content, columns=heat_columns(model), webserver=address("webserver"))
 
 
 def comparison_page(found: VersionComparison) -> str:

@@ -17,19 +17,20 @@ from ml_platform.data.canonical import value_digest
 from ml_platform.monitoring.drift_history import DriftSummary
 from ml_platform.monitoring.loss_test import LossTest, write_loss_test
 from ml_platform.monitoring.retraining_policy import RetrainingDecision, Spending, decide
-from ml_platform.monitoring.retraining_records import last_decisions, record_decision, spending
+from ml_platform.monitoring.retraining_records import (
+    RESUMED_KIND,
+    RETRAINING_KIND,
+    last_decisions,
+    record_decision,
+    spending,
+)
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import CHAMPION_KIND, PROMOTE
 from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.state.cursors import write_cursor
-from ml_platform.steps.retraining import (
-    RESUMED_KIND,
-    RETRAINING_KIND,
-    RetrainingError,
-    evidence_of,
-    resume_training,
-)
+from ml_platform.steps.retraining import RetrainingError, evidence_of, resume_training
 from ml_platform_tests.components.delivery_model import delivery_model
+from resources.decision_events import report_decisions
 from resources.home import Home
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -156,8 +157,16 @@ def test_windows_wait_for_the_declared_number_and_each_decision_is_recorded_once
     assert third.partition_key == "2013-03"  # the declined window is passed over
     assert automated.decisions() == [("2013-01", True), ("2013-02", False), ("2013-03", True)]
     records = automated.audit.records(RETRAINING_KIND, "late")
-    assert [each.facts["decision"] for each in records] == ["retrain", "don't retrain", "retrain"]
+    assert [each.facts["action"] for each in records] == ["retrain", "don't retrain", "retrain"]
     assert records[1].facts["reason"] == "1 window has closed since 2013-01; 2 call for a retraining."
+
+    write_cursor(automated.lake.state, "dagster_events/late", 0)
+    for _ in range(2):  # the second call has nothing to write
+        report_decisions(instance, automated.lake.state, "late")
+    observed = instance.fetch_observations(automated.model.key("evaluation"), limit=10).records
+    assert [each.partition_key for each in reversed(observed)] == ["2013-01", "2013-02", "2013-03"]
+    assert observed[1].asset_observation is not None
+    assert observed[1].asset_observation.metadata["action"].value == "don't retrain"
 
 
 def test_training_that_fails_three_times_stops_until_a_person_resumes_it(
