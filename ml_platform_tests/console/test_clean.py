@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ml_platform.components.loading import declared_retention
 from ml_platform.console.clean import json_values, show, size_text
 from ml_platform.data.leftovers import LeftoverSummary
 from ml_platform.steps.housekeeping import CleaningReport
-from ml_platform_tests.conftest import COMMAND, PROJECT
+from ml_platform_tests.command_line import run_command
 
 REPORT = CleaningReport(
     True, [LeftoverSummary("bentos", 2, 1_500_000, datetime(2026, 1, 2, tzinfo=UTC), ("late:1-aa", "late:2-bb"))]
@@ -23,9 +22,7 @@ REPORT = CleaningReport(
 
 def run(home: Path, *arguments: str) -> str:
     environment = {**os.environ, "ML_PLATFORM_HOME": str(home)}
-    done = subprocess.run(
-        [COMMAND, "clean", *arguments], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    done = run_command("clean", *arguments, environment=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
