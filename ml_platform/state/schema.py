@@ -266,4 +266,6 @@ retraining_decisions = Table(
     ),
     Index("ix_retraining_decisions_model_data_time", "model", "data_time"),
     Index("ix_retraining_decisions_model_retrain_window", "model", "retrain", "window"),
+    Index("ix_retraining_decisions_model_id", "model", "id"),
+    Index("ix_retraining_decisions_model_retrain_id", "model", "retrain", "id"),
 )
