@@ -118,8 +118,8 @@ class DriftReport(BaseModel):
             return "alert"
         if self.drifted or self.gradual:
             return "notice"
-        judged = self.windows_evaluated and len(self.not_judged) < len(self.columns)
-        return "steady" if judged else "not evaluated"
+        nothing_judged = bool(self.columns) and len(self.not_judged) == len(self.columns)
+        return "steady" if self.windows_evaluated and not nothing_judged else "not evaluated"
 
     @property
     def reason(self) -> str:
