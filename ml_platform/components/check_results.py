@@ -162,6 +162,7 @@ def drift_metadata(result: DriftResult) -> dict[str, Any]:
         "score_effect": scores[0].effect if scores else None,
         "score_limit": scores[0].limit if scores else None,
         "scored_by_version": result.scored_by,
+        "not_scored": result.not_scored or None,
     }
     return {
         "decision": report.decision,

@@ -370,6 +370,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("score_effect", "Distance of the scores.", "distance, 0 to 1"),
         MetadataKey("score_limit", "Limit of that distance.", "distance, 0 to 1"),
         MetadataKey("scored_by_version", "Version whose scores were compared."),
+        MetadataKey("not_scored", "Why the champion has no scores: the values of its own features cannot be had."),
         MetadataKey(
             "columns",
             "Table of the columns: statistic, distance, threshold, p-value, reference, windows, nulls, unseen share.",

@@ -27,6 +27,7 @@ def comparison(home: Home, model: str, first: int, second: int) -> VersionCompar
     """
     from ml_platform.components.loading import bound_model
     from ml_platform.components.stores import open_home_stores
+    from ml_platform.steps.own_features import bento_finder
     from ml_platform.steps.packaging import model_directory
     from ml_platform.steps.version_comparison import compare_versions
 
@@ -40,6 +41,7 @@ def comparison(home: Home, model: str, first: int, second: int) -> VersionCompar
         lake=stores.lake,
         audit=stores.audit,
         directory_of=lambda version: model_directory(version, stores),
+        bento_of=lambda version: bento_finder(version, home, stores.state)(),
     )
 
 

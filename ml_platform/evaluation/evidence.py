@@ -54,6 +54,14 @@ class SystemChecks:
 
 
 @dataclass(frozen=True)
+class UnscoredChampion:
+    """Why a champion has no predictions, and whether the candidate is ``judged_alone``, as declared."""
+
+    reason: str
+    judged_alone: bool
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Labelled rows that no model here was fitted, tuned or calibrated on, with the predictions of all models.
 
@@ -65,6 +73,9 @@ class Evidence:
     ``candidate_is_newer`` is true when the candidate saw newer data than the champion. ``champion_fitted_on_rows`` is
     true when the champion was fitted on some of these rows, the one exception to the first sentence: it belongs to a
     later partition, or rows of a table have changed their parts since. ``metrics`` are those of a team's own, by name.
+
+    ``unscored_champion`` is set when there is a champion whose own features cannot be had for these rows: it has no
+    predictions. ``feature_notes`` say where versions have features from that these rows have by other code.
     """
 
     label: npt.NDArray[np.float64]
@@ -79,6 +90,8 @@ class Evidence:
     context: Context = field(default_factory=dict)
     settings: BootstrapSettings = field(default_factory=BootstrapSettings)
     metrics: OwnMetrics = field(default_factory=dict)
+    unscored_champion: UnscoredChampion | None = None
+    feature_notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", as_task(self.task))
@@ -176,6 +189,8 @@ class Evidence:
         blocks = np.unique(self.block, return_inverse=True)[1]
         # A task without a context keeps the digests of earlier releases.
         own: dict[str, Any] = {"metrics": source_digests(self.metrics)} if self.metrics else {}
+        if self.unscored_champion is not None:
+            own["unscored_champion"] = vars(self.unscored_champion)
         if self.context:
             own["context"] = {name: _array_digest(values) for name, values in self.context.items()}
         return value_digest(

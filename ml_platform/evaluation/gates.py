@@ -13,12 +13,15 @@ from ml_platform.data.settings import Settings
 from ml_platform.evaluation.bootstrap import Bootstrap, Difference
 from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION, Evidence
 from ml_platform.evaluation.gate_result import GateResult, Numbers
+from ml_platform.evaluation.own_features_gate import OWN_FEATURES, own_features_result
 from ml_platform.evaluation.own_gate import OwnGate
 from ml_platform.evaluation.plausibility import PlausibilityGate
 from ml_platform.evaluation.slices import SliceComparison, SliceSettings, compare_slices
 from ml_platform.evaluation.small_slices import pool_small_slices
 from ml_platform.evaluation.system_gates import ContractGate, LatencyGate, LeakGate, SizeGate
 from ml_platform.tasks.metrics import RARE_SHARE, EvaluationError
+
+NOT_SCORED = f"Not compared: the champion was not scored, see {OWN_FEATURES}."
 
 CHAMPION_FITTED_NOTE = " The champion was fitted on some of these rows, which favours it."
 
@@ -46,8 +49,13 @@ class PairedTestGate(Settings):
         """
         if CHAMPION not in evidence.predictions:
             value = evidence.resampled(self.metric).points[CANDIDATE][self.metric]
+            missing = evidence.unscored_champion
             return GateResult(
-                name=self.name, passed=True, numbers={self.metric: value}, reason="No champion yet: nothing to beat."
+                name=self.name,
+                passed=missing is None or missing.judged_alone,
+                numbers={self.metric: value},
+                reason="No champion yet: nothing to beat." if missing is None else NOT_SCORED,
+                undecided=missing is not None and not missing.judged_alone,
             )
         bound = -self.margin if evidence.candidate_is_newer else 0.0
         wanted = bound if evidence.candidate_is_newer else self.margin
@@ -209,6 +217,9 @@ class SliceGate(SliceSettings):
         Holm's method limits the family-wise error over the large slices and the one test of the small ones. The first
         version is compared with the base rate.
         """
+        missing = evidence.unscored_champion
+        if missing is not None and not missing.judged_alone:
+            return GateResult(name=self.name, passed=False, numbers={}, reason=NOT_SCORED, undecided=True)
         opponent = CHAMPION if CHAMPION in evidence.predictions else BASE_RATE
         if opponent not in evidence.predictions:
             return GateResult(name=self.name, passed=True, numbers={}, reason="No champion yet: no slice can regress.")
@@ -288,7 +299,10 @@ Gate = Annotated[
 
 
 def evaluate_gates(gates: list[Gate], evidence: Evidence) -> list[GateResult]:
-    """Return the result of every gate, in order. Raises :class:`EvaluationError` for two gates with the same name."""
+    """Return the result of every gate, in order, and then that of :func:`own_features_result` if there is one.
+
+    Raises :class:`EvaluationError` for two gates with the same name.
+    """
     names = [gate.name for gate in gates]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
@@ -298,7 +312,8 @@ def evaluate_gates(gates: list[Gate], evidence: Evidence) -> list[GateResult]:
             found=f"twice: {', '.join(duplicates)}",
             fix="Merge the two in the model's defs.yaml.",
         )
-    return [_checked_result(gate, gate.evaluate(evidence)) for gate in gates]
+    own = own_features_result(evidence)
+    return [*(_checked_result(gate, gate.evaluate(evidence)) for gate in gates), *([] if own is None else [own])]
 
 
 def _checked_result(gate: Gate, result: GateResult) -> GateResult:

@@ -93,6 +93,8 @@ def pool_windows(windows: Sequence[Evidence]) -> Evidence:
         slices=pl.concat([each.select(common) for each in slices]) if common and len(slices) == len(windows) else None,
         candidate_is_newer=last.candidate_is_newer,
         champion_fitted_on_rows=any(each.champion_fitted_on_rows for each in windows),
+        unscored_champion=next((each.unscored_champion for each in windows if each.unscored_champion), None),
+        feature_notes=tuple(dict.fromkeys(note for each in windows for note in each.feature_notes)),
         system_checks=last.system_checks,
         task=last.task,
         bounds={

@@ -275,6 +275,7 @@ class Session:
         reliability; importance; features, settings, data and libraries that differ; and time and cost of both fits.
         Raises :class:`~.opening.SessionError` for an unknown model or version.
         """
+        from ml_platform.steps.own_features import bento_finder
         from ml_platform.steps.version_comparison import compare_versions
 
         bound = self._model(model)
@@ -287,6 +288,7 @@ class Session:
             lake=self.lake,
             audit=self._audit,
             directory_of=self._downloaded,
+            bento_of=lambda version: bento_finder(version, self.home, self._state)(),
         )
 
     def trial(
@@ -313,6 +315,7 @@ class Session:
         from ml_platform.registry.manifest import Manifest
         from ml_platform.session.trial import run_trial
         from ml_platform.steps.candidates import read_prices
+        from ml_platform.steps.own_features import VersionFiles, bento_finder
         from ml_platform.steps.trial_run import TriedAgainst
         from ml_platform.training.model_directory import read_model
 
@@ -320,9 +323,10 @@ class Session:
         champion = current_champion(self._audit, bound.name)
         against = None
         if champion is not None:
-            folder = self._downloaded(self._version(bound.name, champion.version))
-            manifest = Manifest.model_validate(champion.manifest)
-            against = TriedAgainst(champion.version, manifest, read_model(folder), folder)
+            version = self._version(bound.name, champion.version)
+            folder, manifest = self._downloaded(version), Manifest.model_validate(champion.manifest)
+            finder = bento_finder(version, self.home, self._state)
+            against = TriedAgainst(champion.version, VersionFiles(manifest, read_model(folder), folder, finder))
         return run_trial(
             bound,
             self.lake,

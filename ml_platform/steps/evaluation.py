@@ -40,7 +40,7 @@ from ml_platform.steps.candidates import (
     split_of,
 )
 from ml_platform.steps.closed_window import require_closed_window
-from ml_platform.steps.freshness import flat_curve, freshness_curve
+from ml_platform.steps.freshness import curve_delays, flat_curve, freshness_curve
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import PackageResult, package_version
 from ml_platform.steps.platform_stores import PlatformStores
@@ -76,7 +76,8 @@ def evaluate_candidate(
     evidence. ``broken_contracts`` lists the contract violations of the data that the model read. Raises
     :class:`~ml_platform.registry.models.ModelError` when the month has no candidate, and
     :class:`~ml_platform.serving.bento_sources.BentoError` when the bento cannot be built or scores differently. Raises
-    :class:`~ml_platform.steps.closed_window.OpenWindowError` while the window of the month is open at ``now``.
+    :class:`~ml_platform.steps.closed_window.OpenWindowError` while the window of the month is open at ``now``. Raises
+    :class:`~ml_platform.steps.own_features.OwnFeaturesError` for a candidate of other code whose features are gone.
     """
     require_closed_window(model, month, stores.lake, now)
     compared = compared_versions(model, month, stores)
@@ -85,9 +86,11 @@ def evaluate_candidate(
     checks = system_checks(model, compared.candidate, month, packaged, stores, broken_contracts)
     scores = score_models(model, split, compared, stores)
     evidence = collect_evidence(model, split.test, compared, scores, checks)
-    curve = freshness_curve(model, stored_model(compared.candidate, stores), split.test, evidence, stores.lake)
     metrics, metric_values = described(evidence)
-    metric_values |= flat_curve(curve)
+    if curve_delays(model) and not scores.candidate_reads_other_code:
+        # The points are read by today's views.
+        curve = freshness_curve(model, stored_model(compared.candidate, stores), split.test, evidence, stores.lake)
+        metric_values |= flat_curve(curve)
     verdict = record_evaluation(model, compared, evidence, metric_values, stores, now)
     return EvaluationResult(
         version=compared.candidate,
@@ -179,6 +182,8 @@ def collect_evidence(
         slices=test.select(model.slice_fields) if model.slice_fields else None,
         candidate_is_newer=champion is not None and has_newer_data(model, compared.candidate, champion),
         champion_fitted_on_rows=scores.champion_fitted_on_rows,
+        unscored_champion=scores.unscored_champion,
+        feature_notes=scores.feature_notes,
         system_checks=checks,
         task=scores.task,
         bounds=scores.bounds,

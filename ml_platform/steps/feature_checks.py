@@ -29,6 +29,7 @@ from ml_platform.monitoring.logged_fields import (
 from ml_platform.monitoring.prediction_log import predictions_table
 from ml_platform.serving.request_contract import RequestContract
 from ml_platform.steps.model import BoundModel
+from ml_platform.steps.own_features import computable_here
 from ml_platform.steps.packaging import features_of, model_directory
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.pseudonyms import home_key
@@ -133,7 +134,9 @@ def check_skew(model: BoundModel, stores: PlatformStores) -> SkewReport | NotEva
         if report is not None:
             reports.append(report)
     if not reports:
-        return NotEvaluated("All features are computed from request fields that the log hides.")
+        return NotEvaluated(
+            "All features have other code here, or are computed from request fields that the log hides."
+        )
     return skew.merge_reports(reports)
 
 
@@ -146,9 +149,11 @@ def _skew_of_version(
 ) -> SkewReport | None:
     """Return the report of the predictions ``rows`` of one version; None when no feature can be recomputed.
 
+    Request views whose code is another one here are left out: the endpoint ran that of its bento.
     A stored view is read by a hashed key, whose value is found among the keys of its facts. Features that a request
     view computes from a hidden field are left out, because the log has no value to compute them from.
     """
+    features = computable_here(features, model.feature_set)
     hidden = model.pii_fields
     keys = {name for name in features.key_fields if hidden.get(name) == "hash"}
     features = without_fields(features, hidden, keys)

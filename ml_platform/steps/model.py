@@ -146,6 +146,11 @@ class EvaluationSettings(Settings):
         default_factory=list,
         description="Feature views of the request-only baseline; empty: request views without inputs.",
     )
+    unscored_champion: Literal["hold", "judge_alone"] = Field(
+        default="hold",
+        description="Verdict when the champion's own feature values cannot be had after a change of a view. hold: no "
+        "candidate is promoted; judge_alone: the candidate is judged as the first version is.",
+    )
 
 
 class RetrainingSettings(Settings):

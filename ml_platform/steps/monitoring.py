@@ -43,12 +43,13 @@ from ml_platform.steps.candidates import data_clock
 from ml_platform.steps.closed_window import landed_until
 from ml_platform.steps.feature_checks import NOT_APPLICABLE, NotEvaluated
 from ml_platform.steps.model import BoundModel
-from ml_platform.steps.packaging import model_directory
+from ml_platform.steps.own_features import GivenRows, OwnFeaturesError, VersionFiles, changed_views, own_rows
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.pseudonyms import hashed_fields_of
+from ml_platform.steps.scoring import version_files
 from ml_platform.steps.untimed import written_at
 from ml_platform.tasks.catalog import realised_metrics
-from ml_platform.training.model_directory import StoredModel, read_model
+from ml_platform.training.model_directory import StoredModel
 
 MAX_FEATURES_DRAWN = 20
 """Number of features on the drift report page: those with the largest change."""
@@ -70,13 +71,15 @@ class OutcomeJoinResult:
 class DriftResult:
     """The drift report of a month, its page (None: no columns to draw), and the version whose scores were compared.
 
-    ``own`` are the results of the team's own monitors by name.
+    ``own`` are the results of the team's own monitors by name. ``not_scored`` is the reason why a champion before the
+    month has no scores here, else empty.
     """
 
     report: DriftReport
     page: Path | None
     scored_by: int | None
     own: dict[str, MonitorResult] = field(default_factory=dict)
+    not_scored: str = ""
 
 
 def logged_names(model: str, audit: AuditLog) -> list[str]:
@@ -204,9 +207,10 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     and those of the same season are references of their own; see :func:`~ml_platform.monitoring.drift.measure_drift`.
 
     When a champion was promoted before the month, its scores are compared too: those for this month with those for the
-    month of its evaluation, which it had not been fitted on. The registry is opened only in this case. Features that
-    the endpoint logged for the month show nulls of late data, which the training set no longer has. The columns of
-    fitted views are those that the transformers of this champion compute.
+    month of its evaluation, which it had not been fitted on. It predicts from its own features, see
+    :mod:`~.own_features`; where these are gone, the result has the reason in place of the scores. The registry is
+    opened only in this case. Features that the endpoint logged for the month show nulls of late data, which the
+    training set no longer has. The columns of fitted views are those that the transformers of this champion compute.
 
     Not applicable to a model without time.
     """
@@ -229,11 +233,14 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     # Select by partition: the first example of a month may have its prediction time in the month before.
     rows = lake.scan(model.table, partitions=[*read, month]).collect()
     scored: dict[str, pl.Series] = {}
-    features = model.feature_set
+    features, not_scored = model.feature_set, ""
     if champion is not None:
-        stored_model = read_model(model_directory(stores.registry.version(model.name, champion.version), stores))
-        scored = _scores(stored_model, rows, model, champion.partition, month)
-        rows, features = with_fitted_columns(rows, stored_model, features)
+        files = version_files(stores.registry.version(model.name, champion.version), stores)
+        try:
+            scored = _scores(files, rows, model, champion.partition, month, lake)
+        except OwnFeaturesError as error:
+            not_scored = str(error)
+        rows, features = with_fitted_columns(rows, files.stored, features)
         rows = rows.hstack(list(scored.values()))
     pii_columns = features.pii_columns_with(model.example_pii)
     reference, current = rows.filter(pl.col(PARTITION).is_in(earlier)), rows.filter(pl.col(PARTITION) == month)
@@ -258,11 +265,11 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     record_drift(lake.state, model.name, month, report, stored)
     own = {name: monitor_result(monitor, reference, current) for name, monitor in monitors.own.items()}
     if not report.columns:
-        return DriftResult(report, None, None, own)
+        return DriftResult(report, None, None, own, not_scored)
     # The page draws the values of its columns, so it has none that identifies a person.
     drawn = [each.name for each in report.columns if each.role == "feature" and each.name not in pii_columns]
     if not drawn and not scored:
-        return DriftResult(report, None, None, own)
+        return DriftResult(report, None, None, own, not_scored)
     page = stores.home.reports / "drift" / model.name / month / "report.html"
     write_evidently_report(
         reference,
@@ -274,7 +281,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         drifted=report.drifted,
         heading=PageHeading(f"Drift of {model.name}, {month}", report.decision, report.reason.partition(": ")[2]),
     )
-    return DriftResult(report, page, champion.version if champion and scored else None, own)
+    return DriftResult(report, page, champion.version if champion and scored else None, own, not_scored)
 
 
 def same_season(partitions: PartitionScheme, partition: str, season_days: Sequence[float]) -> dict[float, str]:
@@ -296,16 +303,20 @@ def with_fitted_columns(
 ) -> tuple[pl.DataFrame, FeatureSet]:
     """Return ``rows`` of a training set with the columns of fitted views, and ``declared`` with these features.
 
-    The transformers of the ``stored`` model compute them. A view that changed since the model was fitted has none, and
-    neither has any view when the training set no longer has all columns that the model needs.
+    The transformers of the ``stored`` model compute them. A view that changed since the model was fitted has none, as
+    has one whose inputs changed, and neither has any view when the training set no longer has all columns that the
+    model needs.
     """
     if stored.features is None or any(name not in rows.columns for name in stored.required_columns):
         return rows, declared
     fitted_then = {view.name: view for view in stored.features.fitted}
+    changed = changed_views(stored.features, declared)
     transformers = {
         view.name: stored.features.transformers[view.name]
         for view in declared.fitted
-        if view.name in fitted_then and view.code_version == fitted_then[view.name].code_version
+        if view.name in fitted_then
+        and view.code_version == fitted_then[view.name].code_version
+        and not changed & set(view.inputs)
     }
     return stored.features.transformed(rows), declared.with_transformers(transformers)
 
@@ -339,18 +350,18 @@ def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> Champion
 
 
 def _scores(
-    stored: StoredModel, rows: pl.DataFrame, model: BoundModel, evaluated_on: str, month: str
+    files: VersionFiles, rows: pl.DataFrame, model: BoundModel, evaluated_on: str, month: str, lake: Lake
 ) -> dict[str, pl.Series]:
     """Return the columns of scores by name, null except in ``month`` and in the month ``evaluated_on``.
 
-    There are none when the training set no longer has all features of the model.
+    The version of ``files`` predicts from its own features; raises :class:`~.own_features.OwnFeaturesError` where these
+    cannot be had.
     """
-    if any(name not in rows.columns for name in stored.required_columns):
-        return {}
     # The model may have been fitted on rows with a prediction time before the month of its evaluation.
     first, _ = model.partitions.bounds(evaluated_on)
     unseen = rows[PARTITION].is_in([evaluated_on, month]) & (rows["predict_at"] >= first)
-    columns = stored.task.score_columns(stored.predict(rows.filter(unseen)))
+    given = GivenRows(rows.filter(unseen), model.table, model.feature_set)
+    columns = files.stored.task.score_columns(files.stored.predict(own_rows(model, files, given, lake).rows))
     empty = [None] * rows.height
     return {
         name: pl.Series(name, empty, dtype=pl.Float64).scatter(unseen.arg_true(), values)

@@ -14,7 +14,7 @@ import polars as pl
 from ml_platform.data.contract_record import broken_contracts
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.errors import PlatformError, listed
-from ml_platform.evaluation.evidence import CANDIDATE, Evidence, SystemChecks
+from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence, SystemChecks, UnscoredChampion
 from ml_platform.evaluation.look import LookWindow
 from ml_platform.evaluation.sequential import pool_windows, split_windows
 from ml_platform.evaluation.verdict import Verdict, parse_verdict
@@ -197,6 +197,7 @@ def _stored_windows(
             system_checks=checks,
             candidate_is_newer=newer,
             champion_fitted_on_rows=_champion_saw(model, compared, look.window),
+            unscored_champion=_unscored(model, compared, evidence, look.window),
         )
         for evidence, look in zip(windows, judged.looks, strict=True)
     ]
@@ -205,7 +206,7 @@ def _stored_windows(
 def _window_evidence(
     model: BoundModel, compared: ComparedVersions, later: NextWindow, checks: SystemChecks, stores: PlatformStores
 ) -> Evidence:
-    scores = score_versions(later.rows, compared, stores)
+    scores = score_versions(model, later.rows, compared, stores)
     evaluated = later.evaluated
     baselines = {name: scores.task.aligned(evaluated.predictions[name], evaluated.task) for name in evaluated.baselines}
     scores = replace(
@@ -219,6 +220,16 @@ def _window_evidence(
 def _champion_saw(model: BoundModel, compared: ComparedVersions, window: str) -> bool:
     champion = compared.champion
     return champion is not None and model.partitions.precedes(window, champion.partition)
+
+
+def _unscored(
+    model: BoundModel, compared: ComparedVersions, evidence: Evidence, window: str
+) -> UnscoredChampion | None:
+    """Return why the stored ``evidence`` of ``window`` lacks predictions of the champion; None if it lacks none."""
+    if compared.champion is None or CHAMPION in evidence.predictions:
+        return None
+    alone = model.declared.evaluation.unscored_champion == "judge_alone"
+    return UnscoredChampion(f"Its own features could not be had for the window {window}.", judged_alone=alone)
 
 
 def _has_rows(evaluated: Evidence, rows: pl.DataFrame) -> bool:

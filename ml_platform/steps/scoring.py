@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION
+from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION, UnscoredChampion
+from ml_platform.registry.manifest import MANIFEST_FILE, Manifest
 from ml_platform.registry.models import ModelVersion
 from ml_platform.steps.candidates import fitted_examples, read_prices
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
+from ml_platform.steps.own_features import GivenRows, OwnFeaturesError, VersionFiles, bento_finder, own_rows
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.tasks.task import Context, Task
@@ -38,7 +40,9 @@ class ModelScores:
     """Predictions for the test rows by name, in the outputs of ``task``, and the bounds of their intervals.
 
     ``task`` is that of the candidate. The names are candidate, champion, and the baselines; ``bounds`` contains only
-    the models that give intervals. ``context`` has the numbers of each row that the metrics of the task need.
+    the models that give intervals. ``context`` has the numbers of each row that the metrics of the task need. For
+    ``unscored_champion`` and ``feature_notes`` see :class:`~ml_platform.evaluation.evidence.Evidence`.
+    ``candidate_reads_other_code`` is true for a candidate of other views than today's.
     """
 
     task: Task
@@ -46,11 +50,14 @@ class ModelScores:
     bounds: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
     context: Context
     champion_fitted_on_rows: bool = False
+    unscored_champion: UnscoredChampion | None = None
+    feature_notes: tuple[str, ...] = ()
+    candidate_reads_other_code: bool = False
 
 
 def score_models(model: BoundModel, split: Split, compared: ComparedVersions, stores: PlatformStores) -> ModelScores:
     """Return the predictions of candidate, champion and baselines for the test rows of ``split``."""
-    scores = score_versions(split.test, compared, stores)
+    scores = score_versions(model, split.test, compared, stores)
     task, predictions = scores.task, dict(scores.predictions)
     known = task.encode(split.known[LABEL], "Training set")
     predictions[BASE_RATE] = task.baseline(known, split.test.height)
@@ -63,18 +70,55 @@ def score_models(model: BoundModel, split: Split, compared: ComparedVersions, st
     return replace(scores, predictions=predictions, champion_fitted_on_rows=fitted_on)
 
 
-def score_versions(test: pl.DataFrame, compared: ComparedVersions, stores: PlatformStores) -> ModelScores:
-    """Return the predictions of candidate and champion for the rows ``test``, without baselines."""
+def score_versions(
+    model: BoundModel, test: pl.DataFrame, compared: ComparedVersions, stores: PlatformStores
+) -> ModelScores:
+    """Return the predictions of candidate and champion for the rows ``test``, without baselines.
+
+    ``test`` has the features of today's views. Each version predicts from the values of its own views instead, where
+    these are others. A champion whose values cannot be had has no predictions. Raises
+    :class:`~.own_features.OwnFeaturesError` for such a candidate.
+    """
+    given = GivenRows(test, model.table, model.feature_set)
     versions = {CANDIDATE: compared.candidate}
     if compared.champion is not None:
         versions[CHAMPION] = compared.champion
-    stored = {name: stored_model(version, stores) for name, version in versions.items()}
-    task = stored[CANDIDATE].task
-    predictions = {name: task.aligned(one.predict(test), one.task) for name, one in stored.items()}
+    files = {name: version_files(version, stores) for name, version in versions.items()}
+    rows: dict[str, pl.DataFrame] = {}
+    notes: list[str] = []
+    reads_other: dict[str, bool] = {}
+    unscored = None
+    for name, version in versions.items():
+        try:
+            own = own_rows(model, files[name], given, stores.lake)
+        except OwnFeaturesError as error:
+            if name == CANDIDATE:
+                raise
+            alone = model.declared.evaluation.unscored_champion == "judge_alone"
+            unscored = UnscoredChampion(str(error), judged_alone=alone)
+            continue
+        rows[name], reads_other[name] = own.rows, bool(own.notes)
+        notes += [f"The {name}, version {version.version}, reads {note}" for note in own.notes]
+    task = files[CANDIDATE].stored.task
+    stored = {name: files[name].stored for name in rows}
+    predictions = {name: task.aligned(one.predict(rows[name]), one.task) for name, one in stored.items()}
     bounds = {name: one.calibration.bounds(predictions[name]) for name, one in stored.items()}
     return ModelScores(
-        task, predictions, {name: ends for name, ends in bounds.items() if ends is not None}, task.context(test)
+        task,
+        predictions,
+        {name: ends for name, ends in bounds.items() if ends is not None},
+        task.context(test),
+        unscored_champion=unscored,
+        feature_notes=tuple(notes),
+        candidate_reads_other_code=reads_other[CANDIDATE],
     )
+
+
+def version_files(version: ModelVersion, stores: PlatformStores) -> VersionFiles:
+    """Return the manifest, model and verified files of ``version``."""
+    directory = model_directory(version, stores)
+    finder = bento_finder(version, stores.home, stores.state)
+    return VersionFiles(Manifest.read(directory / MANIFEST_FILE), read_model(directory), directory, finder)
 
 
 def stored_model(version: ModelVersion, stores: PlatformStores) -> StoredModel:

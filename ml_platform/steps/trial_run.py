@@ -6,7 +6,8 @@ Changed views and training sets are computed into a temporary lake. Nothing is r
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+
+import polars as pl
 
 from ml_platform.data.dataset import table_of
 from ml_platform.data.overlay_lake import OverlayLake
@@ -14,33 +15,30 @@ from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION
 from ml_platform.evaluation.version_comparison import MetricComparison
 from ml_platform.features.materialize import build_partition
 from ml_platform.features.view import FeatureView
-from ml_platform.registry.manifest import Manifest
 from ml_platform.steps.candidates import build_training_sets, read_training_set, split_of
 from ml_platform.steps.closed_window import require_closed_window
 from ml_platform.steps.model import BoundModel
-from ml_platform.steps.version_comparison import evidence_on, metric_comparisons, own_rows
+from ml_platform.steps.own_features import GivenRows, OwnFeaturesError, VersionFiles, own_rows
+from ml_platform.steps.version_comparison import evidence_on, metric_comparisons
 from ml_platform.training.candidate import fit_candidate
-from ml_platform.training.model_directory import StoredModel
 from ml_platform.training.resource_usage import PriceList
 
 
 @dataclass(frozen=True)
 class TriedAgainst:
-    """The champion beside which a change is tried, with the folder of its files."""
+    """The champion beside which a change is tried, with its files."""
 
     version: int
-    manifest: Manifest
-    stored: StoredModel
-    directory: Path
+    files: VersionFiles
 
 
 @dataclass(frozen=True)
 class TrialResult:
     """A trainer of the changed model on one window: ``rows`` test rows of ``partition``.
 
-    ``metrics`` has the champion first and the trial second. ``champion`` is None without a champion, and when it was
-    fitted on these rows. ``computed`` are the views whose facts were computed for the trial. ``seconds`` and ``cost``
-    are those of the fit.
+    ``metrics`` has the champion first and the trial second. ``champion`` is None without a champion, when it was fitted
+    on these rows, and when the values of its own features cannot be had; ``notes`` say so. ``computed`` are the views
+    whose facts were computed for the trial. ``seconds`` and ``cost`` are those of the fit.
     """
 
     trainer: str
@@ -78,8 +76,9 @@ def try_window(
     computed = _compute_absent(model, partition, lake)
     require_closed_window(model, partition, lake, now)
     split = split_of(model, partition, read_training_set(model, partition, lake))
-    seen = champion is not None and model.partitions.precedes(partition, champion.manifest.partition)
+    seen = champion is not None and model.partitions.precedes(partition, champion.files.manifest.partition)
     against = None if seen else champion
+    rows, notes = (None, []) if against is None else _champion_rows(model, against, split.test, lake)
     found = []
     for trainer in trainers:
         declared = model.declared.trainers[trainer].model_copy(update={"tuning": None})
@@ -93,32 +92,43 @@ def try_window(
         )
         predictions = {CANDIDATE: candidate.predict(split.test)}
         bounds = {CANDIDATE: candidate.calibration.bounds(predictions[CANDIDATE])}
-        if against is not None:
-            rows = own_rows(model, against.manifest, against.stored, against.directory, split.test, model.table, lake)
-            predictions[CHAMPION] = candidate.task.aligned(against.stored.predict(rows), against.stored.task)
-            bounds[CHAMPION] = against.stored.calibration.bounds(predictions[CHAMPION])
+        if against is not None and rows is not None:
+            stored = against.files.stored
+            predictions[CHAMPION] = candidate.task.aligned(stored.predict(rows), stored.task)
+            bounds[CHAMPION] = stored.calibration.bounds(predictions[CHAMPION])
         known = {name: ends for name, ends in bounds.items() if ends is not None}
         evidence = evidence_on(model, split.test, candidate.task, predictions, known)
-        own = list(candidate.encoder.feature_names)
-        before = own if champion is None else list(champion.stored.encoder.feature_names)
+        features = list(candidate.encoder.feature_names)
+        before = features if champion is None else list(champion.files.stored.encoder.feature_names)
         usage = candidate.resource_usage
         found.append(
             TrialResult(
                 trainer=trainer,
                 partition=partition,
                 rows=split.test.height,
-                champion=None if against is None else against.version,
+                champion=None if against is None or rows is None else against.version,
                 metrics=metric_comparisons(evidence),
                 computed=computed,
-                added_features=[name for name in own if name not in before],
-                removed_features=[name for name in before if name not in own],
+                added_features=[name for name in features if name not in before],
+                removed_features=[name for name in before if name not in features],
                 seconds=usage.wall_seconds,
                 cost=usage.cost,
                 currency=usage.currency,
-                notes=candidate.notes,
+                notes=[*notes, *candidate.notes],
             )
         )
     return found
+
+
+def _champion_rows(
+    model: BoundModel, champion: TriedAgainst, test: pl.DataFrame, lake: OverlayLake
+) -> tuple[pl.DataFrame | None, list[str]]:
+    """Return the rows ``test`` with the champion's own features, and notes about them; None if they cannot be had."""
+    try:
+        own = own_rows(model, champion.files, GivenRows(test, model.table, model.feature_set), lake)
+    except OwnFeaturesError as error:
+        return None, [f"The champion was not scored. {error}"]
+    return own.rows, [f"The champion reads {note}." for note in own.notes]
 
 
 def _compute_absent(model: BoundModel, partition: str, lake: OverlayLake) -> list[str]:

@@ -1,9 +1,9 @@
 """Compares two versions of a model: on rows that neither was fitted on, and by what they were made of."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy.typing as npt
 import polars as pl
 
 from ml_platform.data.lake import Lake
-from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import PlatformError
 from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence, bootstrap_blocks
 from ml_platform.evaluation.reliability import reliability_bins
@@ -26,14 +25,13 @@ from ml_platform.evaluation.version_comparison import (
     VersionComparison,
     VersionSummary,
 )
-from ml_platform.features.view import PREDICT_AT
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.verdict_record import latest_verdict_about
 from ml_platform.steps.candidates import fitted_examples, recorded_split
 from ml_platform.steps.model import BoundModel
-from ml_platform.steps.packaging import features_of
+from ml_platform.steps.own_features import GivenRows, VersionFiles, own_rows, stored_views
 from ml_platform.tasks.metrics import Bounds
 from ml_platform.tasks.task import Task
 from ml_platform.training.model_directory import StoredModel, read_model
@@ -46,11 +44,6 @@ USAGE = ("wall_seconds", "cpu_seconds", "gpu_seconds", "peak_memory_bytes", "cos
 SIDES = (CHAMPION, CANDIDATE)
 """Names of the first and the second version among the predictions of the evidence."""
 
-CODE_HASH = re.compile(r"[0-9a-f]{12}")
-"""Form of a version of code that is a hash of it; another one was written by hand and says nothing about the code."""
-
-_ROW = "__row"
-
 
 def compare_versions(
     model: BoundModel,
@@ -61,11 +54,13 @@ def compare_versions(
     lake: Lake,
     audit: AuditLog,
     directory_of: Callable[[ModelVersion], Path],
+    bento_of: Callable[[ModelVersion], Path | None],
 ) -> VersionComparison:
     """Return the comparison of ``second`` with ``first``, two versions of ``model``.
 
-    ``directory_of`` returns a folder with the verified files of a version. The rows are the test rows of the version
-    that saw the later data, without those on which the other was fitted, tuned or calibrated. Both predict them, and
+    ``directory_of`` returns a folder with the verified files of a version, and ``bento_of`` that of its verified bento
+    (None: it has none). The rows are the test rows of the version that saw the later data, without those on which the
+    other was fitted, tuned or calibrated. Both predict them from their own features (see :mod:`~.own_features`), and
     the intervals of the differences are paired by the blocks that the model declares (Efron 1982; see
     :mod:`~ml_platform.evaluation.bootstrap`). Without such rows, for example after a change of the code of a feature
     whose log is gone, the reason is part of the result. Raises :class:`~ml_platform.registry.models.ModelError` when
@@ -74,8 +69,12 @@ def compare_versions(
     manifests = registry.manifest(first), registry.manifest(second)
     folders = directory_of(first), directory_of(second)
     stored = read_model(folders[0]), read_model(folders[1])
+    files = [
+        VersionFiles(manifest, one, folder, partial(bento_of, version))
+        for manifest, one, folder, version in zip(manifests, stored, folders, (first, second), strict=True)
+    ]
     try:
-        evidence, rows = _evidence(model, (first, second), manifests, folders, stored, lake)
+        evidence, rows = _evidence(model, (first, second), files, lake)
         found = _measured(model, evidence)
         reason = ""
     except PlatformError as error:
@@ -114,12 +113,11 @@ class _Measured:
 def _evidence(
     model: BoundModel,
     versions: tuple[ModelVersion, ModelVersion],
-    manifests: tuple[Manifest, Manifest],
-    folders: tuple[Path, Path],
-    stored: tuple[StoredModel, StoredModel],
+    files: Sequence[VersionFiles],
     lake: Lake,
 ) -> tuple[Evidence, ComparedRows]:
     """Return both predictions of the compared rows, the second as candidate; raises if no rows suit both."""
+    manifests, stored = (files[0].manifest, files[1].manifest), (files[0].stored, files[1].stored)
     task = stored[1].task
     if stored[0].task.name != task.name:
         raise _not_comparable(model, "one task", f"{stored[0].task.name} and {task.name}")
@@ -132,9 +130,9 @@ def _evidence(
         if test.is_empty():
             raise _not_comparable(model, "rows that neither was fitted on", "none among the test rows")
     table = model.pinned_training_set(manifests[later].tables)[0]
+    given = GivenRows(test, table, stored_views(files[later].directory))
     predictions = [
-        task.aligned(one.predict(own_rows(model, each, one, folder, test, table, lake)), one.task)
-        for one, each, folder in zip(stored, manifests, folders, strict=True)
+        task.aligned(each.stored.predict(own_rows(model, each, given, lake).rows), each.stored.task) for each in files
     ]
     bounds = {name: one.calibration.bounds(each) for name, one, each in zip(SIDES, stored, predictions, strict=True)}
     evidence = evidence_on(
@@ -182,43 +180,6 @@ def _later(model: BoundModel, manifests: tuple[Manifest, Manifest]) -> int:
         return 0 if model.partitions.precedes(second, first) else 1
     created = [datetime.fromisoformat(each.created_at) for each in manifests]
     return 0 if created[0] > created[1] else 1
-
-
-def own_rows(
-    model: BoundModel,
-    manifest: Manifest,
-    stored: StoredModel,
-    folder: Path,
-    test: pl.DataFrame,
-    table: str,
-    lake: Lake,
-) -> pl.DataFrame:
-    """Return the rows ``test``, of the training set ``table``, with the features that the version itself reads.
-
-    Another version of a view's code may give other values under the same name. Then the values are those of the
-    version's own training set, or are computed from its own change logs. Raises :class:`VersionsNotComparableError`
-    when the rows are in neither and a request view has other code here; and the errors of the logs.
-    """
-    own, _ = model.pinned_training_set(manifest.tables)
-    if own == table:
-        return test
-    columns = stored.required_columns
-    ids = test[EXAMPLE_ID]
-    if lake.exists(own):
-        rows = lake.scan(own).filter(pl.col(EXAMPLE_ID).is_in(ids.implode())).select(EXAMPLE_ID, *columns).collect()
-        if rows.height == test.height and ids.is_unique().all():
-            return test.drop(columns, strict=False).join(rows, on=EXAMPLE_ID, how="left", maintain_order="left")
-    features = features_of(folder)
-    for view in features.views:
-        built = view.code_version.partition("-")[0]
-        if view.kind == "request" and view.fitted is None and CODE_HASH.fullmatch(built):
-            here = source_hash(view.function)
-            if here != built:
-                raise _not_comparable(model, f"the code {built} of the view '{view.name}'", f"{here} in this process")
-    given = test.select(*features.fields, PREDICT_AT).with_row_index(_ROW)
-    read = features.as_of(given.lazy(), features.logs(lake)).collect().sort(_ROW)
-    known = [name for name in columns if name in read.columns]
-    return test.drop(known, strict=False).hstack(read.select(known))
 
 
 def metric_comparisons(evidence: Evidence) -> list[MetricComparison]:
