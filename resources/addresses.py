@@ -8,6 +8,9 @@ from pathlib import Path
 
 DEFAULT_PORTS = {"gateway": 8080, "webserver": 3000, "reports": 3001, "mlflow": 5000}
 LOOPBACK = "127.0.0.1"
+REDIRECTS = "/go"
+"""Begin of the paths at which webserver and home page redirect to the address that a process has today."""
+
 ALLOWED_HOSTS = [LOOPBACK, "localhost"]
 """Hosts that a request to a server of this machine may name; without a check, a web page could read from it."""
 
@@ -25,6 +28,15 @@ def port(name: str) -> int:
 def address(name: str) -> str:
     """Return the public address of ``name``: `$ML_PLATFORM_<NAME>_ADDRESS`, or its port on this machine."""
     return os.environ.get(f"ML_PLATFORM_{name.upper()}_ADDRESS", f"http://{LOOPBACK}:{port(name)}").rstrip("/")
+
+
+def stored_address(name: str) -> str:
+    """Return the address of ``name`` for a link that is stored, such as in the metadata of assets.
+
+    `$ML_PLATFORM_<NAME>_ADDRESS` stays the same. A port does not, so without that variable it is the path
+    ``/go/<name>``, which the servers of `ml-platform up` redirect.
+    """
+    return address(name) if has_own_address(name) else f"{REDIRECTS}/{name}"
 
 
 def has_own_address(name: str) -> bool:

@@ -19,7 +19,9 @@ class HomeResource(dg.ConfigurableResource[Any]):
 
     root: str = Field(description="Folder of the home.")
     repository: str = Field(description="Folder of the code, from which the manifest takes commit, lock and prices.")
-    reports_address: str = Field(default="http://127.0.0.1:3001", description="Address of the reports for a browser.")
+    reports_address: str = Field(
+        default="/go/reports", description="Address of the reports for a browser, or the path that redirects there."
+    )
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Bring the home to the version of this code before a step writes to it."""

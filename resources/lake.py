@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from ml_platform.data.landing import Landing
-from resources.addresses import address, page_link
+from resources.addresses import page_link, stored_address
 from resources.home import Home
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ class LakeResource(dg.ConfigurableResource[Any]):
     lake_root: str = Field(description="Folder or s3://bucket/prefix of the Delta tables.")
     home_root: str = Field(description="Folder of the home, whose state store has the catalog of the tables.")
     reports_root: str = Field(description="Folder for the pages that checks write.")
-    reports_address: str = Field(default="http://127.0.0.1:3001", description="Address of that folder for a browser.")
+    reports_address: str = Field(
+        default="/go/reports", description="Address of that folder for a browser, or the path that redirects there."
+    )
     storage_options: dict[str, str] = Field(
         default_factory=dict, description="Options of the object store, such as AWS_REGION; empty for a local folder."
     )
@@ -36,7 +38,7 @@ class LakeResource(dg.ConfigurableResource[Any]):
             lake_root=str(home.lake),
             home_root=str(home.root),
             reports_root=str(home.reports),
-            reports_address=address("reports"),
+            reports_address=stored_address("reports"),
         )
 
     def landing(self) -> Landing:

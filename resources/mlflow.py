@@ -17,7 +17,7 @@ from ml_platform.registry.models import ModelRegistry
 from ml_platform.registry.outbox import Outbox, is_connection_error
 from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
 from ml_platform.registry.wandb_mirror import WandbSettings, wandb_mirror_factory
-from resources.addresses import address, run_link
+from resources.addresses import run_link, stored_address
 from resources.home import ARTIFACT_ROOT, Home
 
 WANDB_VARIABLE = "ML_PLATFORM_WANDB"
@@ -31,7 +31,10 @@ class MlflowResource(dg.ConfigurableResource[Any]):
         default=None, description="Folder or bucket for artifacts of new experiments; null: the server decides."
     )
     outbox: str | None = Field(default=None, description="Folder that queues records while a tracking server is down.")
-    server_address: str = Field(default="http://127.0.0.1:5000", description="Address of MLflow's pages for a browser.")
+    server_address: str = Field(
+        default="/go/mlflow",
+        description="Address of MLflow's pages for a browser, or the path that redirects there.",
+    )
     wandb_enabled: bool = Field(default=False, description="Whether to log runs to Weights & Biases as well.")
     wandb_folder: str = Field(default=".", description="Folder for the files of Weights & Biases.")
     wandb_project: str = Field(default="ml-platform", description="Project in Weights & Biases.")
@@ -50,7 +53,7 @@ class MlflowResource(dg.ConfigurableResource[Any]):
             # Relative to the home, so that a moved home still finds its artifacts.
             artifact_root=ARTIFACT_ROOT,
             outbox=str(home.records / "outbox"),
-            server_address=address("mlflow"),
+            server_address=stored_address("mlflow"),
             wandb_enabled=bool(wandb_mode),
             wandb_mode=wandb_mode or "offline",
             wandb_folder=str(home.root),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resources.addresses import address
+from resources.addresses import stored_address
 from resources.home import Home
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -21,7 +21,9 @@ def resources_of_profile(home: Home | None = None) -> Mapping[str, Any]:
 
     chosen = home or Home.from_environment()
     return {
-        "home": HomeResource(root=str(chosen.root), repository=str(REPOSITORY), reports_address=address("reports")),
+        "home": HomeResource(
+            root=str(chosen.root), repository=str(REPOSITORY), reports_address=stored_address("reports")
+        ),
         "lake": LakeResource.for_home(chosen),
         "mlflow": MlflowResource.for_home(chosen),
         "mlflow_tracking": team_mlflow(chosen),

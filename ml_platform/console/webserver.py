@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ml_platform.console.link_redirects import LinkRedirects
 from resources.addresses import ALLOWED_HOSTS
 
 
@@ -21,7 +22,8 @@ def main(arguments: Sequence[str]) -> None:
     its_own = DagsterWebserver.build_middleware
 
     def build_middleware(webserver: "DagsterWebserver[Any, Any]") -> list[Middleware]:
-        return [Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS), *its_own(webserver)]
+        own = [Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS), Middleware(LinkRedirects)]
+        return [*own, *its_own(webserver)]
 
     # The command line has no option for middleware.
     DagsterWebserver.build_middleware = build_middleware  # type: ignore[assignment, method-assign]

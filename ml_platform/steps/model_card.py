@@ -4,7 +4,7 @@ The approver reads the card before a promotion; the promotion writes it again, w
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ml_platform.data.atomic import write_text
@@ -52,8 +52,9 @@ class ModelCardFiles:
 def write_model_card(model: BoundModel, month: str, stores: PlatformStores, links: Mapping[str, str]) -> ModelCardFiles:
     """Write the card of the version that the verdict on ``month`` evaluates, to the reports and to MLflow.
 
-    ``links`` maps texts to addresses. Raises :class:`~ml_platform.registry.verdict_record.PromotionError` when the
-    month has no verdict, or the evidence table of the verdict is missing or changed.
+    ``links`` maps texts to addresses; MLflow's copy has no link that is a path. Raises
+    :class:`~ml_platform.registry.verdict_record.PromotionError` when the month has no verdict, or the evidence table of
+    the verdict is missing or changed.
     """
     verdict = latest_verdict(model, month, stores)
     registry = stores.registry
@@ -103,9 +104,12 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
     card_files = ModelCardFiles(version, verdict.digest, page, page.with_suffix(".md"))
     write_text(card_files.html_path, render_html(card))
     write_text(card_files.markdown_path, render_markdown(card))
-    for path in (card_files.html_path, card_files.markdown_path):
-        registry.tracking.client.log_artifact(version.run_id, str(path), "model_card")
-    registry.set_description(version, card_files.markdown_path.read_text())
+    # A path leads to the other servers only from a page that `ml-platform up` serves, which MLflow's are not.
+    elsewhere = replace(card, links={text: link for text, link in links.items() if not link.startswith("/")})
+    markdown = render_markdown(elsewhere)
+    for name, text in ((page.name, render_html(elsewhere)), (card_files.markdown_path.name, markdown)):
+        registry.tracking.client.log_text(version.run_id, text, f"model_card/{name}")
+    registry.set_description(version, markdown)
     return card_files
 
 

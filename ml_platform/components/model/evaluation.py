@@ -18,7 +18,7 @@ from ml_platform.components.metadata import inline_image, records_table
 from ml_platform.components.model.evaluation_page import summary
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
-from resources.addresses import address
+from resources.addresses import stored_address
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -103,7 +103,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         links = {
             "Model card": str(card.url),
             "MLflow run": str(run_page.url),
-            "Endpoint": f"{address('gateway')}/v1/{model.name}/predict",
+            "Endpoint": f"{stored_address('gateway')}/v1/{model.name}/predict",
         }
         yield dg.MaterializeResult(
             metadata={

@@ -54,7 +54,7 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
 def write_month_card(model: ModelAssets, month: str, stores: "PlatformStores") -> "ModelCardFiles":
     """Write the model card of ``month`` with a link to the model's assets in Dagster."""
     from ml_platform.steps.model_card import write_model_card
-    from resources.addresses import address
+    from resources.addresses import stored_address
 
-    links = {"Assets, checks and runs in Dagster": f"{address('webserver')}/assets/{model.name}/champion"}
+    links = {"Assets, checks and runs in Dagster": f"{stored_address('webserver')}/assets/{model.name}/champion"}
     return write_model_card(model, month, stores, links)

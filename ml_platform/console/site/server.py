@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml_platform.console.link_redirects import LinkRedirects
 from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
 from ml_platform.console.site.home_overview import (
     DeclarationReader,
@@ -129,7 +130,7 @@ def site_app(
             Route("/lineage/datasets/{name}", columns_of_dataset),
             Mount("/", files),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS), Middleware(LinkRedirects)],
     )
 
 
