@@ -118,7 +118,7 @@ def demo(
         bool, typer.Option("--json", help="Print the figures as one JSON object, and the progress on stderr.")
     ] = False,
 ) -> None:
-    """Run the whole loop: land, train, promote, serve, and predict the next month."""
+    """Run the whole loop: land, train, promote, serve, and predict the next window."""
     import json
 
     from ml_platform.console.arguments import only_domain

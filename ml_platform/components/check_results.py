@@ -185,7 +185,7 @@ def drift_metadata(result: DriftResult) -> dict[str, Any]:
 
 
 def drift_result(report: DriftReport) -> dg.AssetCheckResult:
-    """Return the result of `no_drift`: an alert fails; a notice passes, because notices occur in most months."""
+    """Return the result of `no_drift`: an alert fails; a notice passes, because notices occur in most windows."""
     return dg.AssetCheckResult(
         check_name="no_drift",
         passed=report.decision != "alert",

@@ -15,8 +15,8 @@ MAX_FEATURES = 30
 """Number of features in the importance table, most important first."""
 
 
-def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, plots: Path) -> None:
-    """Write the figures of the latest verdict on ``month``: ``metrics`` (JSON), and tables (CSV) in ``plots``.
+def write_evaluation_report(home: Home, model: str, window: str, metrics: Path, plots: Path) -> None:
+    """Write the figures of the latest verdict on ``window``: ``metrics`` (JSON), and tables (CSV) in ``plots``.
 
     They are computed from the evidence of the gates. The tables are the feature importance, the quality by the arrival
     of facts where it was measured, the looks at a candidate that was judged again, and, for a task with probabilities,
@@ -37,7 +37,7 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
 
     bound = loading.bound_model(model)
     stores = open_home_stores(home)
-    verdict = latest_verdict(bound, month, stores)
+    verdict = latest_verdict(bound, window, stores)
     stored = read_model(model_directory(evaluated_version(bound, verdict, stores.registry), stores))
     evidence = load_evidence(bound, verdict, home)
     label, predicted = evidence.label, evidence.predictions[CANDIDATE]
@@ -68,7 +68,7 @@ def write_evaluation_report(home: Home, model: str, month: str, metrics: Path, p
             write_bytes(plots / f"{name}.csv", table.write_csv().encode())
     except OSError as error:
         raise ArgumentError(
-            f"Report on '{model}', {month}",
+            f"Report on '{model}', {window}",
             expected=f"writable paths: {metrics} and {plots}",
             found=str(error),
             fix="Choose other paths with --metrics and --plots.",

@@ -1,6 +1,6 @@
 """Standard errors when consecutive blocks are alike: the variance of a mean of autocorrelated blocks.
 
-Unusual days come together, so a month holds fewer independent days than it has. An interval that takes its days
+Unusual days come together, so a window holds fewer independent days than it has. An interval that takes its days
 as independent covers 75 % instead of 95 % at a lag-1 autocorrelation of 0.5 (`benchmarks/interval_coverage.py`).
 """
 

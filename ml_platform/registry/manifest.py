@@ -51,7 +51,7 @@ class Manifest(_ManifestPart):
     """Inputs and results of a training run."""
 
     model: str = Field(description="Name of the model.")
-    partition: str = Field(description="Partition of the candidate, which is its test month.")
+    partition: str = Field(description="Partition of the candidate, which is its test window.")
     trainer: str = Field(description="Name of the trainer.")
     tables: dict[str, int] = Field(description="Version of each lake table that was read, by table.")
     training_set: str = Field(description="Content hash of the training set.")
@@ -81,7 +81,7 @@ class Manifest(_ManifestPart):
     parent: str | None = Field(
         default=None, description="Content digest of the champion at training time; None without a champion."
     )
-    data_clock: str = Field(description="End of the latest month in the training set at training time, ISO 8601.")
+    data_clock: str = Field(description="End of the latest window in the training set at training time, ISO 8601.")
     dagster_run_id: str = Field(description="Id of the Dagster run.")
     created_at: str = Field(description="Wall-clock time of the training, ISO 8601.")
     metrics: dict[str, float] = Field(
@@ -98,7 +98,7 @@ class Manifest(_ManifestPart):
 
         The digest of the code counts, its commit does not. So a comment, or code that this model does not use, needs no
         new fit. Hardware, parent, times, run id and results do not count. Table versions do not count either: they rise
-        with every month that lands, and the hash of the training set covers the rows that were read.
+        with every window that lands, and the hash of the training set covers the rows that were read.
         """
         inputs = self.model_dump(
             include={

@@ -95,7 +95,7 @@ def declared_inputs(model: BoundModel) -> dict[str, Any]:
     """Return the declared settings that determine a candidate besides those of its trainer and its threshold.
 
     These are the task, the split with its time zone, and the views as training and serving read them. The content hash
-    of the training set covers months, sources and the times at which values become known. Descriptions, gates,
+    of the training set covers windows, sources and the times at which values become known. Descriptions, gates,
     evaluation and monitors do not determine the model, except a primary metric of the team's own, which the manifest
     records.
     """

@@ -93,10 +93,10 @@ class CandidateResult:
 
 
 def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake) -> "dict[str, TableVersion]":
-    """Assemble and store the training set of each month in ``partitions``; return the written versions by month.
+    """Assemble and store the training set of each window in ``partitions``; return the written versions by window.
 
-    Raises :class:`~ml_platform.data.lake.LakeError` when a feature view lacks a month whose facts an example may read.
-    This happens after a change of its code, until its months are materialized again. Without a time of the examples,
+    Raises :class:`~ml_platform.data.lake.LakeError` when a feature view lacks a window whose facts an example may read.
+    This happens after a change of its code, until its windows are materialized again. Without a time of the examples,
     ``partitions`` is empty, and the one version is returned under its key.
     """
     if not model.has_time:
@@ -106,25 +106,27 @@ def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake
     scheme = model.partitions
     _require_facts(model, scheme.earliest(partitions), scheme.latest(partitions), lake)
     logs = model.feature_set.logs(lake)
-    return {month: lake.write(model.table, assemble_partition(model, month, lake, logs), month) for month in partitions}
+    return {
+        window: lake.write(model.table, assemble_partition(model, window, lake, logs), window) for window in partitions
+    }
 
 
 def assemble_partition(
     model: BoundModel,
-    month: str,
+    window: str,
     lake: Lake,
     logs: Mapping[str, pl.LazyFrame],
     *,
     features: FeatureSet | None = None,
     versions: Mapping[str, int] | None = None,
 ) -> pl.DataFrame:
-    """Return the training set of ``month``: the model's examples with ``features`` (None: the declared features).
+    """Return the training set of ``window``: the model's examples with ``features`` (None: the declared features).
 
     ``versions`` maps tables to the versions to read; a table without an entry is read in its latest version.
     """
     tables = {name: f"datasets/{name}" for name in model.declared.examples.sources}
     sources = {
-        name: lake.scan(table, (versions or {}).get(table), model.example_partitions(name, month))
+        name: lake.scan(table, (versions or {}).get(table), model.example_partitions(name, window))
         for name, table in tables.items()
     }
     prediction_time = model.declared.prediction_time
@@ -146,48 +148,48 @@ def assemble_partition(
             model.contract.dtypes,
             prediction_time,
             model=model.name,
-            partition=month,
-            labels=landed_labels(model, month, lake, (versions or {}).get(labels_table(model) or "")),
+            partition=window,
+            labels=landed_labels(model, window, lake, (versions or {}).get(labels_table(model) or "")),
         )
     except NoExamplesError as error:
         if prediction_time is None:
             raise
         empty = [tables[name] for name, source in sources.items() if source.limit(1).collect().is_empty()]
-        raise _no_examples(error, month, empty) from error
+        raise _no_examples(error, window, empty) from error
     except Exception as error:
         if not model.pii_columns or isinstance(error, PlatformError):
             raise
         raise ExamplesError(
-            f"Examples of '{model.name}', partition {month}",
+            f"Examples of '{model.name}', partition {window}",
             expected="a table from the examples function and the feature views",
             found=shown_error(error, model.pii_columns),
             fix="Fix the function. Its message is hidden, because its sources have columns that identify a person.",
         ) from None
 
 
-def read_training_set(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:
-    """Return the rows of ``month`` and of the earlier months that its split needs, by prediction time and example_id.
+def read_training_set(model: BoundModel, window: str, lake: Lake) -> pl.DataFrame:
+    """Return the rows of ``window`` and of the earlier windows that its split needs, by prediction time and example_id.
 
     These are all earlier months unless the split declares ``train_months``. Raises
-    :class:`~ml_platform.data.lake.LakeError` when a month is missing, because a model fitted on fewer months than
+    :class:`~ml_platform.data.lake.LakeError` when a window is missing, because a model fitted on fewer windows than
     declared would not be recognised.
     """
     if not model.has_time:
-        return read_untimed_set(model, month, lake)
-    return _read_months(
-        model, lake, (model.table, None), model.declared.split.first_partition(month, model.partitions), month
+        return read_untimed_set(model, window, lake)
+    return _read_partitions(
+        model, lake, (model.table, None), model.declared.split.first_partition(window, model.partitions), window
     )
 
 
 def read_recorded_training_set(model: BoundModel, manifest: Manifest, lake: Lake, *, rebuilt: bool) -> pl.DataFrame:
-    """Return the rows of the months from which the version of ``manifest`` was made. Raises as the function above.
+    """Return the rows of the windows from which the version of ``manifest`` was made. Raises as the function above.
 
     They are read from the table version that the manifest pins, or from the current one in a lake that was ``rebuilt``.
     """
     table = (model.table, None) if rebuilt else model.pinned_training_set(manifest.tables)
     if not model.has_time:
         return read_untimed_version(lake, table)
-    return _read_months(model, lake, table, manifest.first_month, manifest.partition)
+    return _read_partitions(model, lake, table, manifest.first_month, manifest.partition)
 
 
 def data_clock(model: BoundModel, lake: Lake) -> datetime:
@@ -222,20 +224,20 @@ def recorded_split(model: BoundModel, manifest: Manifest, lake: Lake) -> Split:
     return split_table(frame, settings, subject=f"Model '{model.name}'", stratified=stratified)
 
 
-def split_of(model: BoundModel, month: str, frame: pl.DataFrame) -> Split:
-    """Return the rows of ``frame`` in train, validation and test for the candidate of ``month``, as declared."""
+def split_of(model: BoundModel, window: str, frame: pl.DataFrame) -> Split:
+    """Return the rows of ``frame`` in train, validation and test for the candidate of ``window``, as declared."""
     declared = model.declared
     if isinstance(declared.split, TimeSplit):
-        return split_by_time(frame, month, model.partitions, declared.split, model=model.name)
+        return split_by_time(frame, window, model.partitions, declared.split, model=model.name)
     # Classes are stratified; values of a regression are not, because most occur once.
     stratified = declared.task.has_probabilities
-    return split_table(frame, declared.split, subject=f"Model '{model.name}', {month}", stratified=stratified)
+    return split_table(frame, declared.split, subject=f"Model '{model.name}', {window}", stratified=stratified)
 
 
 def make_candidate(
     model: BoundModel,
     trainer: str,
-    month: str,
+    window: str,
     stores: PlatformStores,
     *,
     run: "TrackedRun",
@@ -244,7 +246,7 @@ def make_candidate(
     now: datetime,
     tell: Tell = lambda _: None,
 ) -> CandidateResult:
-    """Fit the candidate ``trainer`` of ``month``, record it in ``run`` and register the version.
+    """Fit the candidate ``trainer`` of ``window``, record it in ``run`` and register the version.
 
     When the inputs (training set, code, lock, settings) are those of an earlier version, that version is returned and
     nothing is fitted. ``tell`` gets lines of progress, and ``run`` the declared settings at once and the losses while
@@ -253,16 +255,16 @@ def make_candidate(
 
     Of two processes that make the same candidate at once, the second waits and then finds the version of the first.
     Raises :class:`~ml_platform.state.store.StateLockedError`, which names the first, after ten minutes. Raises
-    :class:`~ml_platform.steps.closed_window.OpenWindowError` while the window of ``month`` is open at ``now``.
+    :class:`~ml_platform.steps.closed_window.OpenWindowError` while ``window`` is open at ``now``.
     """
     declared = model.declared.trainers[trainer]
     run.log_params(declared_settings(declared))
-    require_closed_window(model, month, stores.lake, now)
-    with stores.state.lock(f"candidate/{model.name}/{trainer}/{month}", seconds=FIT_SECONDS):
+    require_closed_window(model, window, stores.lake, now)
+    with stores.state.lock(f"candidate/{model.name}/{trainer}/{window}", seconds=FIT_SECONDS):
         return _make_candidate(
             model,
             trainer,
-            month,
+            window,
             stores,
             run=run,
             study_storage=study_storage,
@@ -279,7 +281,7 @@ def candidate_results(
 
     The metrics are those of the test rows, and with the prefix ``validation_`` those of the validation rows. Validation
     metrics come from the fit that had not seen these rows, and several candidates are compared by them, so that the
-    test month stays unseen. They use the scores before calibration: calibration is fitted on the validation rows, and
+    test window stays unseen. They use the scores before calibration: calibration is fitted on the validation rows, and
     would look better on them than it is. It hardly changes the ranking (auc). ``own`` are further metrics, of a team's
     own.
     """
@@ -321,7 +323,7 @@ def read_prices(repository: Path) -> PriceList:
     return PriceList.model_validate(parameters.get("prices", {}))
 
 
-def _read_months(
+def _read_partitions(
     model: BoundModel, lake: Lake, table: tuple[str, int | None], first: str | None, last: str
 ) -> pl.DataFrame:
     scheme = model.partitions
@@ -332,7 +334,7 @@ def _read_months(
 def _make_candidate(
     model: BoundModel,
     trainer: str,
-    month: str,
+    window: str,
     stores: PlatformStores,
     *,
     run: "TrackedRun",
@@ -341,10 +343,10 @@ def _make_candidate(
     now: datetime,
     tell: Tell,
 ) -> CandidateResult:
-    frame = read_training_set(model, month, stores.lake)
-    split = split_of(model, month, frame)
-    planned_manifest = _planned_manifest(model, trainer, month, frame, stores, dagster_run_id, now)
-    checkpoint = stores.home.models / "checkpoints" / model.name / trainer / month
+    frame = read_training_set(model, window, stores.lake)
+    split = split_of(model, window, frame)
+    planned_manifest = _planned_manifest(model, trainer, window, frame, stores, dagster_run_id, now)
+    checkpoint = stores.home.models / "checkpoints" / model.name / trainer / window
     existing = _version_with_inputs(model, planned_manifest, stores)
     if existing is not None:
         run.set_tags({"ml_platform.skipped": f"unchanged inputs: version {existing.version}"})
@@ -398,12 +400,12 @@ def _version_with_inputs(model: BoundModel, planned: Manifest, stores: PlatformS
     return None
 
 
-def _no_examples(error: NoExamplesError, month: str, empty_tables: Sequence[str]) -> NoExamplesError:
+def _no_examples(error: NoExamplesError, window: str, empty_tables: Sequence[str]) -> NoExamplesError:
     if empty_tables:
-        found = f"none: {listed(empty_tables)} has no rows in {month}"
-        fix = "Land the rows of this month, or declare partitions of the model that start after it."
+        found = f"none: {listed(empty_tables)} has no rows in {window}"
+        fix = "Land the rows of this window, or declare partitions of the model that start after it."
     else:
-        found = f"none, although all sources have rows in {month}"
+        found = f"none, although all sources have rows in {window}"
         fix = "Correct the examples function that the model's defs.yaml names."
     return NoExamplesError(error.subject, expected=error.expected, found=found, fix=fix)
 
@@ -444,7 +446,7 @@ def _needed_facts(
 def _planned_manifest(
     model: BoundModel,
     trainer: str,
-    month: str,
+    window: str,
     frame: pl.DataFrame,
     stores: PlatformStores,
     dagster_run_id: str,
@@ -459,11 +461,11 @@ def _planned_manifest(
     tables |= {view.table: model.feature_set.versions(lake)[view.name] for view in model.stored_views}
     return Manifest(
         model=model.name,
-        partition=month,
+        partition=window,
         trainer=trainer,
         tables=tables,
         training_set=content_hash(frame),
-        first_month=model.declared.split.first_partition(month, model.partitions) if model.has_time else None,
+        first_month=model.declared.split.first_partition(window, model.partitions) if model.has_time else None,
         training_rows=frame.height,
         code=collect_code(repository, code_of_candidate(model, declared)),
         lock=collect_lock(repository),

@@ -1,4 +1,4 @@
-"""The evaluation of a month: choose a candidate, score it on the test rows, evaluate the gates, record the verdict.
+"""The evaluation of a window: choose a candidate, score it on the test rows, evaluate the gates, record the verdict.
 
 Promotion and model card read verdict and evidence back from their records, so neither depends on this run.
 """
@@ -68,22 +68,22 @@ class EvaluationResult:
 
 
 def evaluate_candidate(
-    model: BoundModel, month: str, stores: PlatformStores, *, broken_contracts: Sequence[str], now: datetime
+    model: BoundModel, window: str, stores: PlatformStores, *, broken_contracts: Sequence[str], now: datetime
 ) -> EvaluationResult:
-    """Evaluate the best candidate of ``month`` on the test rows of the month and record the verdict.
+    """Evaluate the best candidate of ``window`` on the test rows of the window and record the verdict.
 
     The candidate's bento is built, verified and recorded on the way; its size and latency are part of the
     evidence. ``broken_contracts`` lists the contract violations of the data that the model read. Raises
-    :class:`~ml_platform.registry.models.ModelError` when the month has no candidate, and
+    :class:`~ml_platform.registry.models.ModelError` when the window has no candidate, and
     :class:`~ml_platform.serving.bento_sources.BentoError` when the bento cannot be built or scores differently. Raises
-    :class:`~ml_platform.steps.closed_window.OpenWindowError` while the window of the month is open at ``now``. Raises
+    :class:`~ml_platform.steps.closed_window.OpenWindowError` while it is open at ``now``. Raises
     :class:`~ml_platform.steps.own_features.OwnFeaturesError` for a candidate of other code whose features are gone.
     """
-    require_closed_window(model, month, stores.lake, now)
-    compared = compared_versions(model, month, stores)
-    split = split_of(model, month, read_training_set(model, month, stores.lake))
-    packaged = package_version(model, compared.candidate, month, stores)
-    checks = system_checks(model, compared.candidate, month, packaged, stores, broken_contracts)
+    require_closed_window(model, window, stores.lake, now)
+    compared = compared_versions(model, window, stores)
+    split = split_of(model, window, read_training_set(model, window, stores.lake))
+    packaged = package_version(model, compared.candidate, window, stores)
+    checks = system_checks(model, compared.candidate, window, packaged, stores, broken_contracts)
     scores = score_models(model, split, compared, stores)
     evidence = collect_evidence(model, split.test, compared, scores, checks)
     metrics, metric_values = described(evidence)
@@ -110,23 +110,23 @@ def described(evidence: Evidence) -> tuple[list[MetricSummary], dict[str, float]
     return metrics, {**flat_metrics(metrics), **summary, "rows": float(len(evidence.label))}
 
 
-def compared_versions(model: BoundModel, month: str, stores: PlatformStores) -> ComparedVersions:
-    """Return the best candidate of ``month`` and the champion; raises as :func:`choose_candidate`."""
-    candidate = choose_candidate(model, month, stores.registry)
+def compared_versions(model: BoundModel, window: str, stores: PlatformStores) -> ComparedVersions:
+    """Return the best candidate of ``window`` and the champion; raises as :func:`choose_candidate`."""
+    candidate = choose_candidate(model, window, stores.registry)
     return ComparedVersions(candidate, _champion_to_compare(stores, candidate))
 
 
 def system_checks(
     model: BoundModel,
     candidate: ModelVersion,
-    month: str,
+    window: str,
     packaged: PackageResult,
     stores: PlatformStores,
     broken_contracts: Sequence[str],
 ) -> SystemChecks:
-    """Return the measurements of ``candidate`` besides its predictions; the leak check reads the rows of ``month``."""
+    """Return the measurements of ``candidate`` besides its predictions; the leak check reads the rows of ``window``."""
     return SystemChecks(
-        leaks=leaking_features(model, month, stores.lake),
+        leaks=leaking_features(model, window, stores.lake),
         contract_violations=list(broken_contracts),
         latency_p99_ms=packaged.verified.latency_p99_ms,
         size_bytes=packaged.package.size_bytes,
@@ -134,30 +134,30 @@ def system_checks(
     )
 
 
-def choose_candidate(model: BoundModel, month: str, registry: ModelRegistry) -> ModelVersion:
-    """Return the candidate of ``month`` with the best primary metric on its validation rows.
+def choose_candidate(model: BoundModel, window: str, registry: ModelRegistry) -> ModelVersion:
+    """Return the candidate of ``window`` with the best primary metric on its validation rows.
 
-    The metric comes from the fit that had not seen these rows. Raises :class:`ModelError` when the month has no
+    The metric comes from the fit that had not seen these rows. Raises :class:`ModelError` when the window has no
     candidate.
     """
-    versions = candidates_of(model, month, registry)
+    versions = candidates_of(model, window, registry)
     if not versions:
         declared = [f"{model.name}/candidate_{name}" for name in model.declared.trainers]
         raise ModelError(
-            f"Evaluation of '{model.name}', {month}",
-            expected="a candidate of the month",
+            f"Evaluation of '{model.name}', {window}",
+            expected="a candidate of the window",
             found="none: each candidate was skipped or never materialized",
             fix=f"Materialize one of {listed(declared)}; the metadata of a skipped candidate give the reason.",
         )
     return max(versions.values(), key=lambda one: _validation_metric(model, registry.manifest(one)))
 
 
-def candidates_of(model: BoundModel, month: str, registry: ModelRegistry) -> dict[str, ModelVersion]:
-    """Return the current version of each declared trainer for ``month``; a trainer without a version is absent.
+def candidates_of(model: BoundModel, window: str, registry: ModelRegistry) -> dict[str, ModelVersion]:
+    """Return the current version of each declared trainer for ``window``; a trainer without a version is absent.
 
     The current version is not always the latest: after a declaration is reverted, training finds the earlier version.
     """
-    versions = [one for one in registry.versions(model.name) if one.partition == month]
+    versions = [one for one in registry.versions(model.name) if one.partition == window]
     return {
         one.trainer: one
         for one in sorted(versions, key=lambda one: (one.chosen_at_ms, one.version))
@@ -300,14 +300,14 @@ def load_evidence(model: BoundModel, verdict: Verdict, home: Home) -> Evidence:
     )
 
 
-def leaking_features(model: BoundModel, month: str, lake: Lake) -> list[str]:
-    """Return the features of ``month`` that change when later facts are scrambled (see `features.leak`).
+def leaking_features(model: BoundModel, window: str, lake: Lake) -> list[str]:
+    """Return the features of ``window`` that change when later facts are scrambled (see `features.leak`).
 
     There are none without stored views, and none in a model without time, which has no later facts.
     """
     if not model.stored_views or not model.has_time:
         return []
-    start, end = model.partitions.bounds(month)
+    start, end = model.partitions.bounds(window)
     window_start, sources = start, {}
     lookback = timedelta(days=max((view.lookback_days for view in model.stored_views), default=0))
     for name in sorted({source.dataset for view in model.stored_views for source in view.sources}):
@@ -319,9 +319,9 @@ def leaking_features(model: BoundModel, month: str, lake: Lake) -> list[str]:
         seen = scheme.covering(start - lookback, end)
         window_start = min(window_start, scheme.bounds(seen[0])[0]) if seen else window_start
         sources[name] = lake.scan(table, partitions=[key for key in seen if key in stored])
-    examples = lake.scan(model.table, partitions=[month]).drop(PARTITION).select(*model.request_fields, "predict_at")
-    window = Window(window_start, end)
-    report = leak.run_leak_test(model.feature_set, sources, examples, window, leak.choose_cuts(examples, 1))
+    examples = lake.scan(model.table, partitions=[window]).drop(PARTITION).select(*model.request_fields, "predict_at")
+    read = Window(window_start, end)
+    report = leak.run_leak_test(model.feature_set, sources, examples, read, leak.choose_cuts(examples, 1))
     return list(dict.fromkeys(found.feature for found in report.leaks))
 
 

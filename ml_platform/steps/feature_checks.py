@@ -36,8 +36,8 @@ from ml_platform.steps.pseudonyms import home_key
 from ml_platform.training.labels import LABEL
 from ml_platform.training.training_set import EXAMPLE_ID
 
-MIN_MONTHS = 2
-"""Months that the leakage screen needs: within one month, a split by time and a random split do not differ."""
+MIN_PARTITIONS = 2
+"""Windows that the leakage screen needs: within one window, a split by time and a random split do not differ."""
 
 LABEL_VALUES = 2
 _VALUE = "value of the key"
@@ -57,49 +57,53 @@ NOT_APPLICABLE = NotEvaluated("Not applicable: the model has no time.")
 
 
 def screen_training_set(model: BoundModel, lake: Lake) -> LeakageScreenReport | NotEvaluated:
-    """Return the leakage screen of the latest months in the training set, as many as the monitor declares.
+    """Return the leakage screen of the latest windows in the training set, as many as the monitor declares.
 
     Not evaluated for a task whose label has not two values,
-    below :data:`MIN_MONTHS` months, and for a label without exactly two values. Rows
+    below :data:`MIN_PARTITIONS` partitions, and for a label without exactly two values. Rows
     without a label are left out.
     """
     if not model.has_time:
         return NOT_APPLICABLE
-    months = model.partitions.sort(lake.partitions(model.table))
+    partitions = model.partitions.sort(lake.partitions(model.table))
     if not model.declared.task.has_two_values:
         task = model.declared.task.name
         return NotEvaluated(f"The leakage screen ranks labels with two values; the task of this model is {task}.")
-    if len(months) < MIN_MONTHS:
-        return NotEvaluated(f"Months in the training set: {len(months)}; a split by time needs {MIN_MONTHS}.")
+    if len(partitions) < MIN_PARTITIONS:
+        return NotEvaluated(
+            f"Partitions in the training set: {len(partitions)}; a split by time needs {MIN_PARTITIONS}."
+        )
     limits = model.declared.monitors.leakage_screen
-    months = months[-limits.reference_partitions :]
+    partitions = partitions[-limits.reference_partitions :]
     features = model.feature_set.feature_names
     if not features:
         return NotEvaluated("Transformers compute all features of this model; the screen reads stored ones.")
-    rows = lake.scan(model.table, partitions=months).select(*features, LABEL, PREDICT_AT).drop_nulls(LABEL).collect()
+    rows = (
+        lake.scan(model.table, partitions=partitions).select(*features, LABEL, PREDICT_AT).drop_nulls(LABEL).collect()
+    )
     if rows[LABEL].n_unique() != LABEL_VALUES:
         return NotEvaluated(
-            f"The label has {rows[LABEL].n_unique()} values in {len(months)} months; the leakage screen needs two."
+            f"The label has {rows[LABEL].n_unique()} values in {len(partitions)} windows; the leakage screen needs two."
         )
     return screen_for_leakage(rows, features, LABEL, limits)
 
 
 def check_late_fields(model: BoundModel, lake: Lake) -> list[LateField] | NotEvaluated:
-    """Return the request fields that become known only after the prediction, found in the latest month."""
+    """Return the request fields that become known only after the prediction, found in the latest window."""
     prediction_time = model.declared.prediction_time
     if prediction_time is None:
         return NOT_APPLICABLE
-    months = model.partitions.sort(lake.partitions(model.table))
-    if not months:
-        return NotEvaluated("The training set has no months yet.")
+    partitions = model.partitions.sort(lake.partitions(model.table))
+    if not partitions:
+        return NotEvaluated("The training set has no windows yet.")
     declared = model.declared.examples
     sources = {
-        name: lake.scan(f"datasets/{name}", partitions=model.example_partitions(name, months[-1]))
+        name: lake.scan(f"datasets/{name}", partitions=model.example_partitions(name, partitions[-1]))
         .drop(PARTITION, strict=False)
         .collect()
         for name in declared.sources
     }
-    examples = lake.scan(model.table, partitions=[months[-1]]).select(PREDICT_AT)
+    examples = lake.scan(model.table, partitions=[partitions[-1]]).select(PREDICT_AT)
     found = late_fields(
         model.examples_function,
         sources,

@@ -109,7 +109,7 @@ class RejudgeSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """How candidates are scored on the test month."""
+    """How candidates are scored on the test window."""
 
     metrics: dict[OwnName, Metric] = Field(
         default_factory=dict,
@@ -157,10 +157,10 @@ class RetrainingSettings(Settings):
     """When a model is retrained and monitored automatically."""
 
     on_new_partition: bool = Field(
-        default=True, description="Train whenever the training set of the latest month is materialized."
+        default=True, description="Train whenever the training set of the latest window is materialized."
     )
     cron: str | None = Field(
-        default=None, description="Also train on the latest month at these times (cron, UTC); none: only on new data."
+        default=None, description="Also train on the latest window at these times (cron, UTC); none: only on new data."
     )
     on_backlog: Literal["each", "newest"] = Field(
         default="each",
@@ -169,8 +169,8 @@ class RetrainingSettings(Settings):
     )
     on_code_change: Literal["automatic", "manual"] = Field(
         default="manual",
-        description="automatic: train the latest month again when the code of its candidates or their settings change; "
-        "manual: changed code counts from the next month on.",
+        description="automatic: train the latest window again when code or settings of its candidates change; "
+        "manual: changed code counts from the next window on.",
     )
     policy: RetrainingPolicy | None = Field(
         default=None,
@@ -281,7 +281,7 @@ class ModelSettings(Settings):
     )
     evaluation: EvaluationSettings = Field(
         default_factory=lambda: EvaluationSettings.model_validate({}),
-        description="Evaluation of candidates on the test month.",
+        description="Evaluation of candidates on the test window.",
     )
     gates: list[Annotated[Gate, BeforeValidator(_reject_renamed_gate_type)]] = Field(
         min_length=1, description="Gates that a candidate must pass; each is a check of the evaluation."

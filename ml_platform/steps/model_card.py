@@ -1,4 +1,4 @@
-"""The model card of the version that a month's verdict evaluates, written from its evidence and its registry entry.
+"""The model card of the version that a window's verdict evaluates, written from its evidence and its registry entry.
 
 The approver reads the card before a promotion; the promotion writes it again, with the decisions.
 """
@@ -49,14 +49,16 @@ class ModelCardFiles:
     markdown_path: Path
 
 
-def write_model_card(model: BoundModel, month: str, stores: PlatformStores, links: Mapping[str, str]) -> ModelCardFiles:
-    """Write the card of the version that the verdict on ``month`` evaluates, to the reports and to MLflow.
+def write_model_card(
+    model: BoundModel, window: str, stores: PlatformStores, links: Mapping[str, str]
+) -> ModelCardFiles:
+    """Write the card of the version that the verdict on ``window`` evaluates, to the reports and to MLflow.
 
     ``links`` maps texts to addresses; MLflow's copy has no link that is a path. Raises
-    :class:`~ml_platform.registry.verdict_record.PromotionError` when the month has no verdict, or the evidence table of
-    the verdict is missing or changed.
+    :class:`~ml_platform.registry.verdict_record.PromotionError` when the window has no verdict, or the evidence table
+    of the verdict is missing or changed.
     """
-    verdict = latest_verdict(model, month, stores)
+    verdict = latest_verdict(model, window, stores)
     registry = stores.registry
     version = evaluated_version(model, verdict, registry)
     manifest = registry.manifest(version)
@@ -76,7 +78,7 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         trainer=version.trainer,
         manifest=manifest.model_dump(mode="json"),
         evaluated_rows=len(evidence.label),
-        evaluated_partition=_evaluated_partition(model, month),
+        evaluated_partition=_evaluated_partition(model, window),
         metrics=summarize_metrics(evidence),
         slices=weakest_slices(model, evidence),
         slice_metric=task.slice_metric,
@@ -100,7 +102,7 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
         },
         links=links,
     )
-    page = card_page(model, month, stores)
+    page = card_page(model, window, stores)
     card_files = ModelCardFiles(version, verdict.digest, page, page.with_suffix(".md"))
     write_text(card_files.html_path, render_html(card))
     write_text(card_files.markdown_path, render_markdown(card))
@@ -113,9 +115,9 @@ def write_model_card(model: BoundModel, month: str, stores: PlatformStores, link
     return card_files
 
 
-def card_page(model: BoundModel, month: str, stores: PlatformStores) -> Path:
-    """Return the path of the model card of ``month`` as HTML; it need not be written yet."""
-    return stores.home.reports / "model_card" / model.name / month / "card.html"
+def card_page(model: BoundModel, window: str, stores: PlatformStores) -> Path:
+    """Return the path of the model card of ``window`` as HTML; it need not be written yet."""
+    return stores.home.reports / "model_card" / model.name / window / "card.html"
 
 
 def refresh_model_card(write: Callable[[], ModelCardFiles]) -> str:
@@ -130,11 +132,11 @@ def refresh_model_card(write: Callable[[], ModelCardFiles]) -> str:
     return f"Written again for version {written.version.version}, verdict {written.verdict_digest[:12]}."
 
 
-def _evaluated_partition(model: BoundModel, month: str) -> str:
+def _evaluated_partition(model: BoundModel, window: str) -> str:
     """Return the partition, with the length of the test part if it is not that of the partition."""
     split = model.declared.split
     length = split.evaluation if isinstance(split, TimeSplit) else None
-    return month if length is None else f"{month} and before it, {length} in all"
+    return window if length is None else f"{window} and before it, {length} in all"
 
 
 def _calibration_text(manifest: Manifest, task: Task, calibration: Calibration) -> str:

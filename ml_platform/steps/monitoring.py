@@ -69,10 +69,10 @@ class OutcomeJoinResult:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """The drift report of a month, its page (None: no columns to draw), and the version whose scores were compared.
+    """The drift report of a window, its page (None: no columns to draw), and the version whose scores were compared.
 
     ``own`` are the results of the team's own monitors by name. ``not_scored`` is the reason why a champion before the
-    month has no scores here, else empty.
+    window has no scores here, else empty.
     """
 
     report: DriftReport
@@ -200,50 +200,50 @@ def expected_by_version(model: BoundModel, stores: PlatformStores) -> dict[str, 
     return found
 
 
-def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> DriftResult | NotEvaluated:
-    """Compare the rows of ``month`` with those of the months before it, and write a page of the largest changes.
+def monitor_drift(model: BoundModel, window: str, stores: PlatformStores) -> DriftResult | NotEvaluated:
+    """Compare the rows of ``window`` with those of the windows before it, and write a page of the largest changes.
 
-    The monitor declares the number of these months. The month of the champion's evaluation is read too. The last month
-    and those of the same season are references of their own; see :func:`~ml_platform.monitoring.drift.measure_drift`.
+    The monitor declares the number of these windows. The window of the champion's evaluation is read too. The last
+    window and those of the same season are references of their own; see
+    :func:`~ml_platform.monitoring.drift.measure_drift`.
 
-    When a champion was promoted before the month, its scores are compared too: those for this month with those for the
-    month of its evaluation, which it had not been fitted on. It predicts from its own features, see
-    :mod:`~.own_features`; where these are gone, the result has the reason in place of the scores. The registry is
-    opened only in this case. Features that the endpoint logged for the month show nulls of late data, which the
-    training set no longer has. The columns of fitted views are those that the transformers of this champion compute.
+    When a champion was promoted before the window, its scores are compared too: those for this window with those for
+    the window of its evaluation, which it had not been fitted on. The registry is opened only in this case. Features
+    that the endpoint logged for the window show nulls of late data, which the training set no longer has. The columns
+    of fitted views are those that the transformers of this champion compute.
 
     Not applicable to a model without time.
     """
     if not model.has_time:
         return NOT_APPLICABLE
     lake, monitors = stores.lake, model.declared.monitors
-    champion = _champion_before(stores.audit, model, month)
+    champion = _champion_before(stores.audit, model, window)
     stored = model.partitions.sort(lake.partitions(model.table))
-    before = [partition for partition in stored if model.partitions.precedes(partition, month)]
+    before = [partition for partition in stored if model.partitions.precedes(partition, window)]
     latest = before[-monitors.drift.reference_partitions :]
     evaluated = [] if champion is None else [champion.partition]
-    # The last month has its own reference: as a season it would hide what moves gradually.
+    # The last window has its own reference: as a season it would hide what moves gradually.
     seasons = {
         days: key
-        for days, key in same_season(model.partitions, month, monitors.drift.season_days).items()
+        for days, key in same_season(model.partitions, window, monitors.drift.season_days).items()
         if key in before[:-1]
     }
     earlier = [partition for partition in before if partition in [*evaluated, *latest]]
     read = [partition for partition in before if partition in [*earlier, *seasons.values()]]
-    # Select by partition: the first example of a month may have its prediction time in the month before.
-    rows = lake.scan(model.table, partitions=[*read, month]).collect()
+    # Select by partition: the first example of a window may have its prediction time in the window before.
+    rows = lake.scan(model.table, partitions=[*read, window]).collect()
     scored: dict[str, pl.Series] = {}
     features, not_scored = model.feature_set, ""
     if champion is not None:
         files = version_files(stores.registry.version(model.name, champion.version), stores)
         try:
-            scored = _scores(files, rows, model, champion.partition, month, lake)
+            scored = _scores(files, rows, model, champion.partition, window, lake)
         except OwnFeaturesError as error:
             not_scored = str(error)
         rows, features = with_fitted_columns(rows, files.stored, features)
         rows = rows.hstack(list(scored.values()))
     pii_columns = features.pii_columns_with(model.example_pii)
-    reference, current = rows.filter(pl.col(PARTITION).is_in(earlier)), rows.filter(pl.col(PARTITION) == month)
+    reference, current = rows.filter(pl.col(PARTITION).is_in(earlier)), rows.filter(pl.col(PARTITION) == window)
     report = measure_drift(
         reference,
         current,
@@ -261,8 +261,8 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
             },
         },
     )
-    report = _with_logged_nulls(report, reference, model, month, lake)
-    record_drift(lake.state, model.name, month, report, stored)
+    report = _with_logged_nulls(report, reference, model, window, lake)
+    record_drift(lake.state, model.name, window, report, stored)
     own = {name: monitor_result(monitor, reference, current) for name, monitor in monitors.own.items()}
     if not report.columns:
         return DriftResult(report, None, None, own, not_scored)
@@ -270,7 +270,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
     drawn = [each.name for each in report.columns if each.role == "feature" and each.name not in pii_columns]
     if not drawn and not scored:
         return DriftResult(report, None, None, own, not_scored)
-    page = stores.home.reports / "drift" / model.name / month / "report.html"
+    page = stores.home.reports / "drift" / model.name / window / "report.html"
     write_evidently_report(
         reference,
         current,
@@ -279,7 +279,7 @@ def monitor_drift(model: BoundModel, month: str, stores: PlatformStores) -> Drif
         settings=monitors.drift_page,
         score=next(iter(scored), None),
         drifted=report.drifted,
-        heading=PageHeading(f"Drift of {model.name}, {month}", report.decision, report.reason.partition(": ")[2]),
+        heading=PageHeading(f"Drift of {model.name}, {window}", report.decision, report.reason.partition(": ")[2]),
     )
     return DriftResult(report, page, champion.version if champion and scored else None, own, not_scored)
 
@@ -322,14 +322,14 @@ def with_fitted_columns(
 
 
 def _with_logged_nulls(
-    report: DriftReport, reference: pl.DataFrame, model: BoundModel, month: str, lake: Lake
+    report: DriftReport, reference: pl.DataFrame, model: BoundModel, window: str, lake: Lake
 ) -> DriftReport:
-    """Return ``report`` with the nulls of the features that the endpoint logged for ``month``, if there are enough."""
+    """Return ``report`` with the nulls of the features that the endpoint logged for ``window``, if there are enough."""
     table, settings = predictions_table(model.name), model.declared.monitors.drift
     if not lake.exists(table):
         return report
     parts = (lake.scan(table, partitions=[day]) for day in reversed(lake.partitions(table)))
-    start, end = model.partitions.bounds(month)
+    start, end = model.partitions.bounds(window)
     logged = logged_features(parts, start, end, rows=settings.sample_rows, seed=settings.seed)
     if logged.height < settings.minimum_rows:
         return report
@@ -340,26 +340,26 @@ def _with_logged_nulls(
     return report.model_copy(update={"logged_rows": logged.height, "logged_nulls": risen})
 
 
-def _champion_before(audit: AuditLog, model: BoundModel, month: str) -> ChampionRecord | None:
-    """Return the latest champion whose partition is before ``month``; the time of its promotion does not count.
+def _champion_before(audit: AuditLog, model: BoundModel, window: str) -> ChampionRecord | None:
+    """Return the latest champion whose partition is before ``window``; the time of its promotion does not count.
 
     None when that champion was retired.
     """
-    records = [one for one in champion_history(audit, model.name) if model.partitions.precedes(one.partition, month)]
+    records = [one for one in champion_history(audit, model.name) if model.partitions.precedes(one.partition, window)]
     return records[-1] if records and records[-1].action != RETIRE else None
 
 
 def _scores(
-    files: VersionFiles, rows: pl.DataFrame, model: BoundModel, evaluated_on: str, month: str, lake: Lake
+    files: VersionFiles, rows: pl.DataFrame, model: BoundModel, evaluated_on: str, window: str, lake: Lake
 ) -> dict[str, pl.Series]:
-    """Return the columns of scores by name, null except in ``month`` and in the month ``evaluated_on``.
+    """Return the columns of scores by name, null except in ``window`` and in the window ``evaluated_on``.
 
     The version of ``files`` predicts from its own features; raises :class:`~.own_features.OwnFeaturesError` where these
     cannot be had.
     """
-    # The model may have been fitted on rows with a prediction time before the month of its evaluation.
+    # The model may have been fitted on rows with a prediction time before the window of its evaluation.
     first, _ = model.partitions.bounds(evaluated_on)
-    unseen = rows[PARTITION].is_in([evaluated_on, month]) & (rows["predict_at"] >= first)
+    unseen = rows[PARTITION].is_in([evaluated_on, window]) & (rows["predict_at"] >= first)
     given = GivenRows(rows.filter(unseen), model.table, model.feature_set)
     columns = files.stored.task.score_columns(files.stored.predict(own_rows(model, files, given, lake).rows))
     empty = [None] * rows.height

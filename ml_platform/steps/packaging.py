@@ -66,17 +66,17 @@ class PackageResult:
     verified: BentoVerification
 
 
-def package_champion(model: BoundModel, month: str, stores: PlatformStores) -> PackageResult:
-    """Return the champion's verified bento; build and verify it on rows of ``month`` when there is none to reuse.
+def package_champion(model: BoundModel, window: str, stores: PlatformStores) -> PackageResult:
+    """Return the champion's verified bento; build and verify it on rows of ``window`` when there is none to reuse.
 
     The evaluation has built and verified the bento of its candidate, so a promoted version usually has one. It is
     reused while its files are unchanged and a build would give the same content from the code, lock and model of now.
     Raises :class:`PromotionError` when the model has no champion, and otherwise as :func:`package_version`.
     """
-    return reuse_or_package(model, champion_of(model.name, stores), month, stores)
+    return reuse_or_package(model, champion_of(model.name, stores), window, stores)
 
 
-def reuse_or_package(model: BoundModel, version: ModelVersion, month: str, stores: PlatformStores) -> PackageResult:
+def reuse_or_package(model: BoundModel, version: ModelVersion, window: str, stores: PlatformStores) -> PackageResult:
     """Return the verified bento of ``version`` if a build would give the same, else as :func:`package_version`."""
     found = find_verified_bento(
         stores.state,
@@ -95,7 +95,7 @@ def reuse_or_package(model: BoundModel, version: ModelVersion, month: str, store
     )
     if found is not None and _is_signed(found[0].path, stores):
         return PackageResult(version.version, *found)
-    return package_version(model, version, month, stores)
+    return package_version(model, version, window, stores)
 
 
 def _is_signed(bento: Path, stores: PlatformStores) -> bool:
@@ -105,8 +105,8 @@ def _is_signed(bento: Path, stores: PlatformStores) -> bool:
         return False
 
 
-def package_version(model: BoundModel, version: ModelVersion, month: str, stores: PlatformStores) -> PackageResult:
-    """Build the bento of ``version``, verify it on rows of ``month``, and record it as the version's verified bento.
+def package_version(model: BoundModel, version: ModelVersion, window: str, stores: PlatformStores) -> PackageResult:
+    """Build the bento of ``version``, verify it on rows of ``window``, and record it as the version's verified bento.
 
     The bento must read the features and give the scores of training: see :mod:`ml_platform.steps.read_verification`. A
     rollout uses only the recorded bento. Raises :class:`~ml_platform.serving.bento_sources.BentoError` when a feature
@@ -124,7 +124,7 @@ def package_version(model: BoundModel, version: ModelVersion, month: str, stores
     )
     features, subject = features_of(directory), f"Bento {package.tag}"
     require_reads_of_training(model, directory, features, stores.lake, subject)
-    rows = reference_rows(model, month, stores.lake)
+    rows = reference_rows(model, window, stores.lake)
     trained = require_published_reads(rows, features, stores.online_store, stores.lake, subject, model.pii_columns)
     expected = read_model(directory).answer_numbers(trained, rows)
     requests = request_rows(model.request_fields, rows)
@@ -153,9 +153,9 @@ def contract_of_package(model: BoundModel, packaged: PackageResult, stores: Plat
 
 
 def load_test_of_package(
-    model: BoundModel, month: str, packaged: PackageResult, stores: PlatformStores, clock: Callable[[], datetime]
+    model: BoundModel, window: str, packaged: PackageResult, stores: PlatformStores, clock: Callable[[], datetime]
 ) -> LoadTestResult | None:
-    """Return the result of the declared load test of the packaged bento, with requests of the last rows of ``month``.
+    """Return the result of the declared load test of the packaged bento, with requests of the last rows of ``window``.
 
     None for a model that declares none; see :func:`~.load_evidence.tested_under_load`.
     """
@@ -164,7 +164,7 @@ def load_test_of_package(
         return None
 
     def rows() -> list[dict[str, Any]]:
-        return request_rows(model.request_fields, reference_rows(model, month, stores.lake))
+        return request_rows(model.request_fields, reference_rows(model, window, stores.lake))
 
     return tested_under_load(packaged.package, rows, settings, stores, clock)
 
@@ -253,13 +253,13 @@ def features_of(directory: Path) -> FeatureSet:
     return load_transformers(FeatureSet.from_dict(json.loads((directory / "features.json").read_text())), directory)
 
 
-def reference_rows(model: BoundModel, month: str, lake: Lake) -> pl.DataFrame:
-    """Return the last requests of ``month`` (request fields, predict_at), at most as many as one request may have.
+def reference_rows(model: BoundModel, window: str, lake: Lake) -> pl.DataFrame:
+    """Return the last requests of ``window`` (request fields, predict_at), at most as many as one request may have.
 
     A model without time gets those with the last ids, at the time at which its training set was written.
     """
     count = min(REFERENCE_ROWS, model.declared.maximum_rows)
-    rows = lake.scan(model.table, partitions=model.stored_partitions(month))
+    rows = lake.scan(model.table, partitions=model.stored_partitions(window))
     if not model.has_time:
         rows = rows.with_columns(pl.lit(written_at(model, lake), INSTANT).alias(PREDICT_AT))
     ordered = rows.select(*model.request_fields, PREDICT_AT, "example_id").sort(PREDICT_AT, "example_id")

@@ -43,20 +43,20 @@ class NotPromoted:
 
 def promote_candidate(
     model: BoundModel,
-    month: str,
+    window: str,
     stores: PlatformStores,
     *,
     decision: ApprovalDecision | None,
     decided_by: str,
     now: datetime,
 ) -> ChampionRecord | NotPromoted:
-    """Promote the candidate of ``month`` on its latest verdict; return its record, or why it was not promoted.
+    """Promote the candidate of ``window`` on its latest verdict; return its record, or why it was not promoted.
 
     A verdict of HOLD or REJECT is a result: the version is not promoted, unless it is champion already. A ``decision``
-    is recorded first, on the evidence of the verdict. Raises :class:`PromotionError` when the month has no verdict or
+    is recorded first, on the evidence of the verdict. Raises :class:`PromotionError` when the window has no verdict or
     one that compares with another champion, and for an approval of a version whose verdict is not PROMOTE.
     """
-    verdict = latest_verdict(model, month, stores)
+    verdict = latest_verdict(model, window, stores)
     version = evaluated_version(model, verdict, stores.registry)
     champion = current_champion(stores.audit, model.name)
     is_champion = champion is not None and champion.version == version.version
@@ -82,15 +82,15 @@ def record_decision(
     return _record_and_promote(model, registered, verdict, decision, stores, now)
 
 
-def latest_verdict(model: BoundModel, month: str, stores: PlatformStores) -> Verdict:
-    """Return the verdict on ``month`` that was recorded last; raises :class:`PromotionError` without one."""
-    found = latest_verdict_of(stores.audit, model.name, month)
+def latest_verdict(model: BoundModel, window: str, stores: PlatformStores) -> Verdict:
+    """Return the verdict on ``window`` that was recorded last; raises :class:`PromotionError` without one."""
+    found = latest_verdict_of(stores.audit, model.name, window)
     if found is None:
         raise PromotionError(
-            f"Model '{model.name}', {month}",
+            f"Model '{model.name}', {window}",
             expected="a recorded verdict",
             found="none",
-            fix=f"Materialize {model.name}/evaluation for {month} first.",
+            fix=f"Materialize {model.name}/evaluation for {window} first.",
         )
     return parse_verdict(found.content)
 

@@ -42,7 +42,7 @@ def require_reads_of_training(
 ) -> int:
     """Require that serving reads what the training set of the version in ``directory`` stores; return the rows read.
 
-    The rows are the last requests of the version's month, at :data:`INSTANTS` prediction times. They take the way of a
+    The rows are the last requests of the version's window, at :data:`INSTANTS` prediction times. They take the way of a
     request: JSON, the contract of the version, the typed lookup in a snapshot file. Raises :class:`BentoError` when a
     value differs, or when a row cannot be read.
     """

@@ -54,9 +54,9 @@ class NextWindow:
 
 
 def judge_candidate(
-    model: BoundModel, month: str, stores: PlatformStores, *, now: datetime, only_waiting: bool = False
+    model: BoundModel, window: str, stores: PlatformStores, *, now: datetime, only_waiting: bool = False
 ) -> EvaluationResult:
-    """Judge the best candidate of ``month`` and record the verdict.
+    """Judge the best candidate of ``window`` and record the verdict.
 
     A candidate that waits is judged on its windows so far and the next one that closed. One that was judged on several
     windows is judged on the same ones again. Every other candidate is evaluated on its own window. With
@@ -64,13 +64,13 @@ def judge_candidate(
     :func:`~ml_platform.steps.evaluation.evaluate_candidate`.
     """
     waiting = end_waits(stores.audit, model.name, model.maximum_looks, at=now).waiting
-    compared = compared_versions(model, month, stores)
-    judged = judged_so_far(model, month, compared, stores)
+    compared = compared_versions(model, window, stores)
+    judged = judged_so_far(model, window, compared, stores)
     waits = judged is not None and any(judged.digest == each.verdict for each in waiting)
     later = next_window(model, judged, stores) if judged is not None and waits else None
     if only_waiting and later is None:
         raise NotWaitingError(
-            f"Candidate of '{model.name}', {month}",
+            f"Candidate of '{model.name}', {window}",
             expected="a candidate on HOLD against the current champion, and a later window that was evaluated",
             found="no such window" if waits else "a candidate that does not wait",
             fix="Nothing is to do: the audit log has the reason. Materialize the evaluation by hand to start again.",
@@ -78,15 +78,15 @@ def judge_candidate(
     if judged is not None and (later is not None or len(judged.looks) > 1):
         result = _judge_pooled(model, compared, judged, later, stores, now)
     else:
-        violations = broken_contracts(stores.lake, model.source_datasets, model.reads_until(month))
-        result = evaluate_candidate(model, month, stores, broken_contracts=violations, now=now)
+        violations = broken_contracts(stores.lake, model.source_datasets, model.reads_until(window))
+        result = evaluate_candidate(model, window, stores, broken_contracts=violations, now=now)
     end_waits(stores.audit, model.name, model.maximum_looks, at=now)
     return result
 
 
-def judged_so_far(model: BoundModel, month: str, compared: ComparedVersions, stores: PlatformStores) -> Verdict | None:
-    """Return the last verdict on ``month`` if it has looks and compares the same two versions; None otherwise."""
-    found = latest_verdict_of(stores.audit, model.name, month)
+def judged_so_far(model: BoundModel, window: str, compared: ComparedVersions, stores: PlatformStores) -> Verdict | None:
+    """Return the last verdict on ``window`` if it has looks and compares the same two versions; None otherwise."""
+    found = latest_verdict_of(stores.audit, model.name, window)
     if found is None or model.maximum_looks == 1:
         return None
     verdict = parse_verdict(found.content)

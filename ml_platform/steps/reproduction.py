@@ -69,13 +69,13 @@ def rebuild(
     tell: Tell = lambda _: None,
 ) -> RebuildResult:
     """Return the results of the tables, settings and seeds that ``manifest`` pins, with the code of now."""
-    month = manifest.partition
+    window = manifest.partition
     with scratch_folder(model.name) as scratch:
         rebuilt_lake = Lake.standalone(str(scratch))
         # The original rows were stored in a lake and read back, so the rebuilt rows are too.
         _rebuild_training_set(model, manifest, features, stores.lake, rebuilt_lake, tell)
         frame = read_recorded_training_set(model, manifest, rebuilt_lake, rebuilt=True)
-    split = split_of(model, month, frame)
+    split = split_of(model, window, frame)
     settings = _settings_of(manifest)
     progress = FitProgress(tell, most=most_rounds(settings))
     candidate = fit_candidate(
@@ -129,13 +129,13 @@ def _rebuild_training_set(
         return
     stored = model.partitions.until(lake.partitions(*model.pinned_training_set(manifest.tables)), manifest.partition)
     first, began = manifest.first_month, time.monotonic()
-    months = [month for month in stored if first is None or not model.partitions.precedes(month, first)]
-    tell(f"Assembles the training sets of {len(months)} partitions again.")
-    for done, month in enumerate(months, start=1):
-        frame = assemble_partition(model, month, lake, logs, features=features, versions=manifest.tables)
-        rebuilt_lake.write(model.table, frame, month)
-        left = (time.monotonic() - began) / done * (len(months) - done)
-        tell(f"Training set of {month}: {frame.height:,} rows, {done} of {len(months)}; about {duration(left)} more.")
+    partitions = [window for window in stored if first is None or not model.partitions.precedes(window, first)]
+    tell(f"Assembles the training sets of {len(partitions)} partitions again.")
+    for done, window in enumerate(partitions, start=1):
+        frame = assemble_partition(model, window, lake, logs, features=features, versions=manifest.tables)
+        rebuilt_lake.write(model.table, frame, window)
+        left = (time.monotonic() - began) / done * (len(partitions) - done)
+        tell(f"Training set of {window}: {frame.height:,} rows, {done} of {len(partitions)}; {duration(left)} left.")
 
 
 def _logs(tables: Mapping[str, int], features: FeatureSet, lake: Lake) -> dict[str, pl.LazyFrame]:

@@ -135,21 +135,21 @@ def _compute_absent(model: BoundModel, partition: str, lake: OverlayLake) -> lis
     """Compute the absent training sets up to ``partition``, and the views that they need; return these views."""
     scheme = model.partitions
     first = model.declared.split.first_partition(partition, scheme)
-    months = scheme.between(scheme.first if first is None else scheme.latest([scheme.first, first]), partition)
-    if set(months) <= set(lake.partitions(model.table)):
+    partitions = scheme.between(scheme.first if first is None else scheme.latest([scheme.first, first]), partition)
+    if set(partitions) <= set(lake.partitions(model.table)):
         return []
-    computed = [view for view in model.stored_views if not _has_facts(model, view, months, lake)]
+    computed = [view for view in model.stored_views if not _has_facts(model, view, partitions, lake)]
     for view in computed:
         _compute_view(model, view, partition, lake)
-    build_training_sets(model, months, lake)
+    build_training_sets(model, partitions, lake)
     return [view.name for view in computed]
 
 
-def _has_facts(model: BoundModel, view: FeatureView, months: Sequence[str], lake: OverlayLake) -> bool:
+def _has_facts(model: BoundModel, view: FeatureView, partitions: Sequence[str], lake: OverlayLake) -> bool:
     scheme = model.view_scheme(view)
     if scheme is None:
         return lake.exists(view.table)
-    needed = scheme.covering(model.partitions.bounds(months[0])[0], model.partitions.bounds(months[-1])[1])
+    needed = scheme.covering(model.partitions.bounds(partitions[0])[0], model.partitions.bounds(partitions[-1])[1])
     return set(needed) <= set(lake.partitions(view.table))
 
 

@@ -72,7 +72,7 @@ class BinaryTask(Task):
                 subject,
                 expected="labels of both classes for the evaluation",
                 found=f"{len(label)} times {label[0]:g}",
-                fix="Correct the label rule in the examples function, or choose another month.",
+                fix="Correct the label rule in the examples function, or choose another window.",
             )
 
     def baseline(self, label: Array, rows: int) -> Array:

@@ -127,7 +127,7 @@ def fit_interval(share: float, value: Scores, label: Scores) -> Calibration:
             "Prediction interval",
             expected=f"enough residuals for {share:.0%} of the outcomes: at least {minimum_rows}",
             found=f"{not_finite} of {residuals.size} that are not numbers" if not_finite else f"{residuals.size}",
-            fix="Remove extreme values." if not_finite else "Validate on more months, or declare a smaller interval.",
+            fix="Remove extreme values." if not_finite else "Validate on more windows, or declare a smaller interval.",
         )
     edges = _edges(value, max(ROWS_PER_INTERVAL_GROUP, minimum_rows))
     group = np.searchsorted(edges, value, side="right")
@@ -178,7 +178,7 @@ def fit_calibration(method: CalibrationMethod | Calibrator, score: Scores, label
             "Calibration",
             expected="labels of both classes in validation",
             found="no rows" if score.size == 0 else f"{label.size} times {label[0]:g}",
-            fix="Validate on more months, or set calibration to none.",
+            fix="Validate on more windows, or set calibration to none.",
         )
     if isinstance(method, Calibrator):
         x, y = fitted_knots(method, score, label)
@@ -244,6 +244,6 @@ def _fit_logistic(odds: Scores, target: Scores) -> tuple[float, float]:
             "Calibration by platt",
             expected=f"a minimum of the log loss within {NEWTON_STEPS} steps",
             found=f"a slope of {gradient:.1e} at the last step",
-            fix="Set calibration to isotonic, or check the scores of the validation month.",
+            fix="Set calibration to isotonic, or check the scores of the validation window.",
         )
     return slope, intercept

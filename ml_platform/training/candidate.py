@@ -180,7 +180,7 @@ def _feature_notes(known: pl.DataFrame, features: list[str]) -> list[str]:
             "Training set",
             expected="a feature with values",
             found=f"only nulls, NaN or infinite values in all {len(features)}",
-            fix="Materialize the feature views for these months.",
+            fix="Materialize the feature views for these partitions.",
         )
     infinite = [
         name

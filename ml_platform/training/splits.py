@@ -243,7 +243,7 @@ def split_by_time(
             f"Model '{model}', {key}, {name} part",
             rows,
             settings.minimum_rows,
-            "Materialize the training sets of the earlier months, or choose a later partition.",
+            "Materialize the training sets of the earlier windows, or choose a later partition.",
         )
     for name, rows in (("train", split.train), ("validation", split.validation)):
         require_two_labels(f"Model '{model}', {key}, {name} part", rows)

@@ -149,7 +149,7 @@ class TorchTrainer:
                 "torch",
                 expected="a feature with more than one value",
                 found=f"none among {len(train.names)}",
-                fix="Materialize the feature views for these months.",
+                fix="Materialize the feature views for these partitions.",
             )
         epochs = self.settings.max_epochs if rounds is None else rounds
         identity = {**self.settings.model_dump(), "task": self.task.model_dump(), "seed": self.seed, "epochs": epochs}

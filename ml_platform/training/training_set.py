@@ -1,6 +1,6 @@
 """Training set: examples with the features that were known at their prediction times.
 
-The rows of a month do not change once they are known. Each month adds its rows, and all candidates read the same rows.
+The rows of a window do not change once they are known. Each window adds rows, and all candidates read the same ones.
 Labels that land later in a dataset of their own fill rows in until their horizon is over.
 """
 
@@ -139,7 +139,7 @@ def _same_type(found: pl.DataType, declared: pl.DataType) -> bool:
 def _check_rows(subject: str, rows: pl.DataFrame) -> None:
     if rows.is_empty():
         raise NoExamplesError(
-            subject, expected="at least one example", found="none", fix="Land and materialize the month's data first."
+            subject, expected="at least one example", found="none", fix="Land and materialize the window's data first."
         )
     faults = {
         "a unique example_id": rows.height - rows[EXAMPLE_ID].n_unique(),

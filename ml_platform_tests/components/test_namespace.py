@@ -92,7 +92,7 @@ def test_names_belong_to_their_domain(root: Path, tmp_path: Path) -> None:
     assert {"datasets/case_cases", "datasets/north.case_cases", "features/south.case_desk"} <= keys
     assert {"case/champion", "north.case/champion", "south.case/champion"} <= keys
     names = {sensor.name for sensor in loaded.get_repository_def().sensor_defs}
-    assert {"north__case_cases_landed", "south__case_new_month", "case_new_month"} <= names
+    assert {"north__case_cases_landed", "south__case_new_window", "case_new_window"} <= names
     training_set = graph.get(dg.AssetKey(["north.case", "training_set"]))
     assert training_set.group_name == "north__case"
     assert {key.to_user_string() for key in training_set.parent_keys} == {

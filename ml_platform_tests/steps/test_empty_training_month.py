@@ -29,7 +29,7 @@ def test_month_without_rows_in_a_source_names_the_table(lake: Lake) -> None:
     with pytest.raises(
         NoExamplesError,
         match=r"'late', partition 2013-01: expected at least one example, found none: "
-        r"'datasets/deliveries' has no rows in 2013-01. Land the rows of this month",
+        r"'datasets/deliveries' has no rows in 2013-01. Land the rows of this window",
     ):
         assemble_partition(delivery_model(), MONTH, lake, {})
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from ml_platform.components.declaration import DeclarationError, partition_mapping, partitions_definition
-from ml_platform.components.model.automation import due_month
+from ml_platform.components.model.automation import due_window
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.training import training_set
 from ml_platform.components.model.validation import validate_declaration
@@ -284,16 +284,16 @@ def platform(landed: Path, tmp_path: Path) -> Iterator[PlatformFixture]:
 
 def test_sensor_trains_on_the_last_closed_window_and_names_what_the_next_waits_for(platform: PlatformFixture) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        due = due_month(instance, trained_model(), platform.lake, NOW)
+        due = due_window(instance, trained_model(), platform.lake, NOW)
         assert isinstance(due, tuple)
         assert due[0] == "2013-01-07"
-        open_still = due_month(instance, trained_model(), platform.lake, datetime(2013, 1, 7, 12, tzinfo=UTC))
+        open_still = due_window(instance, trained_model(), platform.lake, datetime(2013, 1, 7, 12, tzinfo=UTC))
         assert isinstance(open_still, dg.SkipReason)
         assert "2013-01-07 is not closed: 2013-01-07 ends at 2013-01-08T00:00" in str(open_still.skip_message)
 
         for key in (trained_model().key("training_set"), *trained_model().candidate_keys.values()):
             instance.report_runless_asset_event(dg.AssetMaterialization(key, partition="2013-01-07"))
-        waiting = due_month(instance, trained_model(), platform.lake, NOW)
+        waiting = due_window(instance, trained_model(), platform.lake, NOW)
     assert isinstance(waiting, dg.SkipReason)
     assert (
         "2013-01-08 is not closed: its labels are due at 2013-01-11T00:00+00:00, and 1 of 10 partitions of "
@@ -304,7 +304,7 @@ def test_sensor_trains_on_the_last_closed_window_and_names_what_the_next_waits_f
 def test_labels_that_landed_after_the_training_set_was_built_are_waited_for(platform: PlatformFixture) -> None:
     land(platform.lake, "complaints", early_complaints(), "reported_at", ["2013-01-10"])
     with dg.DagsterInstance.ephemeral() as instance:
-        waiting = due_month(instance, trained_model(), platform.lake, NOW)
+        waiting = due_window(instance, trained_model(), platform.lake, NOW)
     assert isinstance(waiting, dg.SkipReason)
     assert "labels landed after the training sets of '2013-01-08' were built" in str(waiting.skip_message)
     with pytest.raises(OpenWindowError, match="labels landed after the training sets of '2013-01-08' were built"):

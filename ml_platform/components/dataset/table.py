@@ -42,7 +42,7 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         key=declared.key,
         description=declared.description,
         partitions_def=partitions_definition(declared.partitions) if declared.partitions else None,
-        # One step per range of months, so imports and start-up happen once.
+        # One step per range of partitions, so imports and start-up happen once.
         backfill_policy=dg.BackfillPolicy.single_run() if declared.partitions else None,
         deps=[dg.AssetKey(["datasets", name]) for name in declared.lookups],
         check_specs=[

@@ -16,7 +16,7 @@ from resources.lake import LakeResource
 def request_view(
     settings: FeatureViewSettings, shared_arguments: ViewAssetArguments, on_code_change: OnCodeChange = "automatic"
 ) -> dg.AssetsDefinition:
-    """Return the asset `features/<name>` of a request view, which has no months."""
+    """Return the asset `features/<name>` of a request view, which has no partitions."""
 
     @dg.asset(
         deps=[dg.AssetDep(dg.AssetKey(["features", name])) for name in settings.inputs],
@@ -39,7 +39,7 @@ def request_view(
 
 
 def _when_missing(on_code_change: OnCodeChange) -> dg.AutomationCondition[dg.AssetKey]:
-    # It reads no data of its inputs, so it must not wait for their missing months.
+    # It reads no data of its inputs, so it must not wait for their missing partitions.
     condition = dg.AutomationCondition
     due: Any = condition.missing() & ~condition.execution_failed()
     if on_code_change == "automatic":

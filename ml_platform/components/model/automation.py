@@ -38,23 +38,23 @@ if TYPE_CHECKING:
     from ml_platform.data.lake import Lake
 
 
-def new_month_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) -> dg.SensorDefinition:
-    """Return the sensor `<model>_new_month`, which requests one training cycle per content of the training set."""
+def new_window_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) -> dg.SensorDefinition:
+    """Return the sensor `<model>_new_window`, which requests one training cycle per content of the training set."""
 
     @dg.sensor(
-        name=f"{identifier(model.name)}_new_month",
+        name=f"{identifier(model.name)}_new_window",
         target=dg.AssetSelection.assets(*model.training_cycle_keys),
-        description=f"Trains {model.name} on the latest month with a materialized training set.",
+        description=f"Trains {model.name} on the latest window with a materialized training set.",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def new_month(
+    def new_window(
         context: dg.SensorEvaluationContext, lake: LakeResource, mlflow: MlflowResource
     ) -> dg.RunRequest | dg.SkipReason:
         tables = lake.lake()
         follow_training(context.instance, model.name, tables.state)
         due = (
-            due_month(context.instance, model, tables, datetime.now(UTC))
+            due_window(context.instance, model, tables, datetime.now(UTC))
             if model.has_time
             else (due_table(context.instance, model, tables))
         )
@@ -62,29 +62,29 @@ def new_month_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) -
             return due
         if spent := spent_budget(model, models_of_domain, mlflow, datetime.now(UTC)):
             return dg.SkipReason(spent)
-        month, digest = due
+        window, digest = due
         if not model.has_time:
             # The run key contains the digest: a restarted sensor requests no second run for the same rows.
-            return training_request(model, None, run_key(model, month, digest))
-        changed = sorted(_Candidates.of(context.instance, model, month).changed) if "-" in digest else []
-        found = request_by_policy(context.instance, model, month, digest, changed, tables, datetime.now(UTC))
+            return training_request(model, None, run_key(model, window, digest))
+        changed = sorted(_Candidates.of(context.instance, model, window).changed) if "-" in digest else []
+        found = request_by_policy(context.instance, model, window, digest, changed, tables, datetime.now(UTC))
         if isinstance(found, dg.RunRequest) and model.declared.retraining.on_backlog == "newest":
-            skip_earlier(context.instance, model, month, tables, datetime.now(UTC))
+            skip_earlier(context.instance, model, window, tables, datetime.now(UTC))
         return found
 
-    return new_month
+    return new_window
 
 
-def due_month(
+def due_window(
     instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake", now: datetime
 ) -> tuple[str, str] | dg.SkipReason:
-    """Return the closed month to train on with a digest of the training sets that it reads, or the reason to skip.
+    """Return the closed window to train on with a digest of the training sets that it reads, or the reason to skip.
 
-    A month is closed at ``now`` when it is over, its data landed and arrived until its end, and its labels are due. Of
-    several months that closed since the last verdict, the oldest comes first, and each waits for the run of the one
+    A window is closed at ``now`` when it is over, its data landed and arrived until its end, and its labels are due. Of
+    several windows that closed since the last verdict, the oldest comes first, and each waits for the run of the one
     before; with ``retraining.on_backlog: newest``, the newest is the only one.
     """
-    digests = {month: digest for month, digest in lake.digests(model.table).items() if month}
+    digests = {window: digest for window, digest in lake.digests(model.table).items() if window}
     first = model.declared.first_candidate
     if not digests:
         waiting = incomplete_window(model, lake, model.partitions.first)
@@ -99,39 +99,39 @@ def due_month(
     if not windows:
         following = following_window(model, model.partitions.latest(digests))
         return dg.SkipReason(f"No test part of '{model.name}' has ended yet: the first one ends with {following}.")
-    month = latest_due(model, windows, lake)
-    if month is None:
+    window = latest_due(model, windows, lake)
+    if window is None:
         earliest = windows[0]
         reason = open_window(model, earliest, lake, now) or "its labels have not landed"
         return dg.SkipReason(f"{earliest} is not closed: {reason}.")
-    if _is_before(model, month, first):
-        return dg.SkipReason(f"'{model.name}' is trained from {first} on; the latest training set is for {month}.")
+    if _is_before(model, window, first):
+        return dg.SkipReason(f"'{model.name}' is trained from {first} on; the latest training set is for {window}.")
     if model.declared.retraining.on_backlog == "each":
-        earlier = backlog(model, [key for key in windows if not _is_before(model, key, first)], month, lake.state)
+        earlier = backlog(model, [key for key in windows if not _is_before(model, key, first)], window, lake.state)
         if running := running_cycle(instance, model):
-            return dg.SkipReason(running_reason(running, model, [*earlier, month]))
+            return dg.SkipReason(running_reason(running, model, [*earlier, window]))
         if in_order := due_in_order(instance, model, earlier, digests, lake, now):
             return in_order
-    missing = _missing_partitions(model, month, digests)
+    missing = _missing_partitions(model, window, digests)
     if missing:
-        return dg.SkipReason(f"'{model.name}' waits for the training sets of {listed(missing)}: {month} needs them.")
-    waiting = open_window(model, month, lake, now)
+        return dg.SkipReason(f"'{model.name}' waits for the training sets of {listed(missing)}: {window} needs them.")
+    waiting = open_window(model, window, lake, now)
     if waiting:
-        return dg.SkipReason(f"{month} is not closed: {waiting}.")
-    # A later training set changes no row that the candidates of this month read.
+        return dg.SkipReason(f"{window} is not closed: {waiting}.")
+    # A later training set changes no row that the candidates of this window read.
     if has_step := len(windows) < len(digests):
-        digests = {key: digest for key, digest in digests.items() if not model.partitions.precedes(month, key)}
-    trained_on = _last_built(instance, model, list(digests) if has_step else [month] if arriving else [])
-    made = _Candidates.of(instance, model, month)
+        digests = {key: digest for key, digest in digests.items() if not model.partitions.precedes(window, key)}
+    trained_on = _last_built(instance, model, list(digests) if has_step else [window] if arriving else [])
+    made = _Candidates.of(instance, model, window)
     if made.waits_for_a_person:
-        return dg.SkipReason(made.changed_code(month))
+        return dg.SkipReason(made.changed_code(window))
     if made.are_newer(trained_on) and not made.changed:
-        waiting = _next_window(model, lake, month, latest, now)
-        return dg.SkipReason(f"The candidates of {month} are newer than the latest training set.{waiting}")
-    outdated = outdated_labels(model, month, lake)
+        waiting = _next_window(model, lake, window, latest, now)
+        return dg.SkipReason(f"The candidates of {window} are newer than the latest training set.{waiting}")
+    outdated = outdated_labels(model, window, lake)
     if outdated:
-        return dg.SkipReason(f"{month} waits for its training sets: {outdated}.")
-    return month, f"{value_digest(digests)[:12]}{made.code_key}"
+        return dg.SkipReason(f"{window} waits for its training sets: {outdated}.")
+    return window, f"{value_digest(digests)[:12]}{made.code_key}"
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class _Candidates:
     changed: Mapping[str, str]
 
     @classmethod
-    def of(cls, instance: dg.DagsterInstance, model: ModelAssets, month: str | None) -> "_Candidates":
-        latest = {name: latest_materialization(instance, key, month) for name, key in model.candidate_keys.items()}
+    def of(cls, instance: dg.DagsterInstance, model: ModelAssets, window: str | None) -> "_Candidates":
+        latest = {name: latest_materialization(instance, key, window) for name, key in model.candidate_keys.items()}
         changed = {}
         for name, made in latest.items():
             if made is not None and made.code_version is not None:
@@ -169,15 +169,15 @@ class _Candidates:
         """The part of a run key for changed code; empty without a change."""
         return f"-{value_digest(dict(self.changed))[:8]}" if self.changed else ""
 
-    def changed_code(self, month: str) -> str:
+    def changed_code(self, window: str) -> str:
         return (
-            f"The code behind {listed(self.changed)} has changed since the candidates of {month}, and "
+            f"The code behind {listed(self.changed)} has changed since the candidates of {window}, and "
             "'retraining.on_code_change' is manual: materialize them by hand, or wait for the next window."
         )
 
 
-def _is_before(model: ModelAssets, month: str, first: str | None) -> bool:
-    return first is not None and model.partitions.precedes(month, first)
+def _is_before(model: ModelAssets, window: str, first: str | None) -> bool:
+    return first is not None and model.partitions.precedes(window, first)
 
 
 def _last_built(instance: dg.DagsterInstance, model: ModelAssets, keys: Sequence[str]) -> int | None:
@@ -205,9 +205,9 @@ def due_table(instance: dg.DagsterInstance, model: ModelAssets, lake: "Lake") ->
     return key, f"{key}{made.code_key}"
 
 
-def _next_window(model: ModelAssets, lake: "Lake", month: str, latest: str, now: datetime) -> str:
-    """Return why the window after ``month`` is open, as a sentence; ``latest`` is the latest with a training set."""
-    following = following_window(model, month)
+def _next_window(model: ModelAssets, lake: "Lake", window: str, latest: str, now: datetime) -> str:
+    """Return why the window after ``window`` is open, as a sentence; ``latest`` is the latest with a training set."""
+    following = following_window(model, window)
     if not model.partitions.precedes(latest, following):
         reason = open_window(model, following, lake, now)
         return f" {following} is not closed: {reason}." if reason else ""
@@ -229,15 +229,15 @@ def incomplete_window(model: ModelAssets, lake: "Lake", key: str) -> str:
     return f" {key} is not closed: it waits for {'; '.join(found)}." if found else ""
 
 
-def _missing_partitions(model: ModelAssets, month: str, stored: Collection[str]) -> list[str]:
-    """Return the partitions of the training set that the candidate of ``month`` reads and the lake lacks."""
+def _missing_partitions(model: ModelAssets, window: str, stored: Collection[str]) -> list[str]:
+    """Return the partitions of the training set that the candidate of ``window`` reads and the lake lacks."""
     scheme = model.partitions
-    first = model.declared.split.first_partition(month, scheme) if scheme.is_timed else None
+    first = model.declared.split.first_partition(window, scheme) if scheme.is_timed else None
     first = scheme.first if first is None else scheme.latest([scheme.first, first])
     present = sum(not scheme.precedes(key, first) for key in stored)
-    if present == scheme.distance(first, month) + 1:
+    if present == scheme.distance(first, window) + 1:
         return []
-    return [key for key in scheme.between(first, month) if key not in stored]
+    return [key for key in scheme.between(first, window) if key not in stored]
 
 
 def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[str] = ()) -> dg.ScheduleDefinition:
@@ -251,7 +251,7 @@ def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[
         name=f"{identifier(model.name)}_retrain",
         cron_schedule=cron,
         target=dg.AssetSelection.assets(*model.training_cycle_keys),
-        description=f"Trains {model.name} on the latest month with a materialized training set.",
+        description=f"Trains {model.name} on the latest window with a materialized training set.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
     def retrain(
@@ -262,25 +262,25 @@ def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[
         tables = lake.lake()
         if not model.has_time and tables.exists(model.table):
             return dg.RunRequest(asset_selection=model.training_cycle_keys)
-        months = model.partitions.sort(tables.partitions(model.table))
-        if months and still_arriving(model, months[-1], tables):
-            months.pop()
-        if not months:
+        partitions = model.partitions.sort(tables.partitions(model.table))
+        if partitions and still_arriving(model, partitions[-1], tables):
+            partitions.pop()
+        if not partitions:
             return dg.SkipReason(f"No training set of '{model.name}' is materialized yet.")
-        windows = window_ends(model, months)
+        windows = window_ends(model, partitions)
         if not windows:
-            following = following_window(model, months[-1])
+            following = following_window(model, partitions[-1])
             return dg.SkipReason(f"No test part of '{model.name}' has ended yet: the first one ends with {following}.")
-        month = latest_due(model, windows, tables) or windows[0]
-        waiting = open_window(model, month, tables, datetime.now(UTC)) or outdated_labels(model, month, tables)
+        window = latest_due(model, windows, tables) or windows[0]
+        waiting = open_window(model, window, tables, datetime.now(UTC)) or outdated_labels(model, window, tables)
         if waiting:
-            return dg.SkipReason(f"{month} is not closed: {waiting}.")
+            return dg.SkipReason(f"{window} is not closed: {waiting}.")
         if declared.on_backlog == "newest":
-            skip_earlier(context.instance, model, month, tables, datetime.now(UTC))
-        elif declared.on_new_partition and (earlier := backlog(model, windows, month, tables.state)):
+            skip_earlier(context.instance, model, window, tables, datetime.now(UTC))
+        elif declared.on_new_partition and (earlier := backlog(model, windows, window, tables.state)):
             return dg.SkipReason(f"The sensor evaluates {listed(earlier)} first, in order.")
         return dg.RunRequest(
-            partition_key=month, asset_selection=model.training_cycle_keys, tags={TRAINED_TAG: model.name}
+            partition_key=window, asset_selection=model.training_cycle_keys, tags={TRAINED_TAG: model.name}
         )
 
     return retrain

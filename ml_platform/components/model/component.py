@@ -67,7 +67,7 @@ class Model(ModelDeclaration):
         job = dg.define_asset_job(
             identifier(self.name),
             selection=dg.AssetSelection.assets(*bound.training_cycle_keys) - dg.AssetSelection.checks(rebuilt),
-            description=f"Training cycle of one month, from the candidates to the rollout. {self.description}",
+            description=f"Training cycle of one window, from the candidates to the rollout. {self.description}",
         )
         own = dg.Definitions(
             assets=assets, asset_checks=[promotion.reproducible(bound)], jobs=[job, *decision_jobs.decision_jobs(bound)]
@@ -78,7 +78,7 @@ class Model(ModelDeclaration):
     def automation_definitions(self, bound: ModelAssets, models_of_domain: Sequence[str] = ()) -> dg.Definitions:
         """Return the sensors and schedules that retrain, monitor and reproduce the model."""
         declared = self.retraining
-        sensors = [automation.new_month_sensor(bound, models_of_domain)] if declared.on_new_partition else []
+        sensors = [automation.new_window_sensor(bound, models_of_domain)] if declared.on_new_partition else []
         if bound.maximum_looks > 1:
             sensors.append(rejudging.waiting_candidates_sensor(bound))
         if self.rollout.all_steps:

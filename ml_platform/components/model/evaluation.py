@@ -1,4 +1,4 @@
-"""The asset `evaluation`: the verdict on a month's candidate, with each gate as a check.
+"""The asset `evaluation`: the verdict on a window's candidate, with each gate as a check.
 
 Every verdict is a result, so a gate that does not pass warns and stops nothing. Promotion reads the recorded verdict,
 and the model card is written for each.
@@ -38,14 +38,14 @@ class EvaluationConfig(dg.Config):
 
 
 def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
-    """Return `<model>/evaluation`: the verdict on the month's candidate, with each gate as a check."""
+    """Return `<model>/evaluation`: the verdict on the window's candidate, with each gate as a check."""
     key = model.key("evaluation")
 
     @dg.asset(
         key=key,
         description=(
-            "Verdict on the month's candidate: PROMOTE, HOLD or REJECT, with the numbers of every gate. Candidate, "
-            "champion and baselines are scored on the same rows of the month; the candidate was not fitted, tuned or "
+            "Verdict on the window's candidate: PROMOTE, HOLD or REJECT, with the numbers of every gate. Candidate, "
+            "champion and baselines are scored on the same rows of the window; the candidate was not fitted, tuned or "
             "calibrated on them. A candidate on HOLD is judged again on the rows of each window that closes later, and "
             "all its windows count together. The candidate's bento is built and load-tested here, and reused after a "
             "promotion."

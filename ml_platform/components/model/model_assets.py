@@ -64,9 +64,9 @@ class ModelAssets(BoundModel):
 
     @property
     def training_cycle_keys(self) -> list[dg.AssetKey]:
-        """The assets of one training cycle, from the candidates of a month to the rollout, and its drift report.
+        """The assets of one training cycle, from the candidates of a window to the rollout, and its drift report.
 
-        The training set is not included: its automation condition materializes it, with many months in one run.
+        The training set is not included: its automation condition materializes it, with many windows in one run.
         """
         names = ["evaluation", "model_card", "champion", "bento", "rollout", "drift"]
         return [*map(self.key, names), *self.candidate_keys.values()]

@@ -1,4 +1,4 @@
-"""The asset `model_card`: a page about the version that the month's verdict evaluates."""
+"""The asset `model_card`: a page about the version that the window's verdict evaluates."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
     @dg.asset(
         key=model.key("model_card"),
         description=(
-            "Model card of the version that the month's verdict evaluates, as HTML and as Markdown; MLflow shows it "
+            "Model card of the version that the window's verdict evaluates, as HTML and as Markdown; MLflow shows it "
             "too. It is written before a person decides, and again when the version becomes champion."
         ),
         partitions_def=model.partitions_def,
@@ -37,7 +37,7 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
         online_store: OnlineStoreResource,
     ) -> dg.MaterializeResult[Any]:
         stores = open_stores(home, lake, mlflow, online_store)
-        written = write_month_card(model, model.key_of_run(context, stores.lake), stores)
+        written = write_window_card(model, model.key_of_run(context, stores.lake), stores)
         return dg.MaterializeResult(
             metadata={
                 "version": written.version.version,
@@ -51,10 +51,10 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
     return _model_card
 
 
-def write_month_card(model: ModelAssets, month: str, stores: "PlatformStores") -> "ModelCardFiles":
-    """Write the model card of ``month`` with a link to the model's assets in Dagster."""
+def write_window_card(model: ModelAssets, window: str, stores: "PlatformStores") -> "ModelCardFiles":
+    """Write the model card of ``window`` with a link to the model's assets in Dagster."""
     from ml_platform.steps.model_card import write_model_card
     from resources.addresses import stored_address
 
     links = {"Assets, checks and runs in Dagster": f"{stored_address('webserver')}/assets/{model.name}/champion"}
-    return write_model_card(model, month, stores, links)
+    return write_model_card(model, window, stores, links)

@@ -124,13 +124,13 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
 
 
 def drift(model: ModelAssets) -> dg.AssetsDefinition:
-    """Return the asset `<model>/drift`: the rows of a month compared with those of earlier months."""
+    """Return the asset `<model>/drift`: the rows of a window compared with those of earlier windows."""
     key = model.key("drift")
 
     @dg.asset(
         key=key,
         description=(
-            "Drift report of the month: feature values and champion scores compared with those of earlier months, "
+            "Drift report of the window: feature values and champion scores compared with those of earlier windows, "
             "with the columns that changed more than usual."
         ),
         partitions_def=model.partitions_def,
@@ -139,7 +139,7 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "no_drift",
                 asset=key,
-                description="The score distribution, nulls, categories and number of rows are as in earlier months.",
+                description="The score distribution, nulls, categories and number of rows are as in earlier windows.",
             ),
             *(
                 dg.AssetCheckSpec(name, asset=key, description=monitor.summary())

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ml_platform.components.metadata import records_table
 from ml_platform.components.model.model_assets import ModelAssets
-from ml_platform.components.model.model_card import write_month_card
+from ml_platform.components.model.model_card import write_window_card
 from ml_platform.components.stores import open_stores
 from ml_platform.data.names import identifier
 from ml_platform.registry.approvals import ApprovalError
@@ -133,7 +133,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
                 "reason": promoted.reason,
                 "release": release.message,
                 "model_card": home.link(card_page(model, key_of_run, stores)),
-                "card_written": refresh_model_card(lambda: write_month_card(model, key_of_run, stores)),
+                "card_written": refresh_model_card(lambda: write_window_card(model, key_of_run, stores)),
             },
             data_version=dg.DataVersion(promoted.content_digest),
         )

@@ -60,7 +60,7 @@ def training_request(model: ModelAssets, window: str | None, key: str) -> dg.Run
         run_key=key,
         partition_key=window,
         asset_selection=model.training_cycle_keys,
-        tags={"trigger": "new month", TRAINED_TAG: model.name},
+        tags={"trigger": "new window", TRAINED_TAG: model.name},
     )
 
 

@@ -32,14 +32,14 @@ FITTED = "fitted"
 
 
 def training_set(model: ModelAssets) -> dg.AssetsDefinition:
-    """Return the asset `<model>/training_set`: examples of a month with the features known at their prediction time."""
+    """Return the asset `<model>/training_set`: examples of a window with the features known when predicting."""
     declared = model.declared
     key = model.key("training_set")
 
     @dg.asset(
         key=key,
         description=(
-            "One row per example of the month: its request fields, the features known at its prediction time, and its "
+            "One row per example of the window: its request fields, the features known at its prediction time, and its "
             f"label ({declared.target}). The label is null if the outcome is never known, or not known yet."
         ),
         partitions_def=model.partitions_def,
@@ -104,9 +104,9 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         for each in late:
             context.log.warning(f"{each.partition} changed after it was judged: {each.judged}")
         labels = count_labels(model, keys, tables)
-        for month, table in written.items():
-            metadata = table_metadata(table) | label_metadata(labels.get(month))
-            context.add_asset_metadata(metadata, partition_key=month if model.has_time else None)
+        for window, table in written.items():
+            metadata = table_metadata(table) | label_metadata(labels.get(window))
+            context.add_asset_metadata(metadata, partition_key=window if model.has_time else None)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])),
             metadata=asdict(used.total()),
@@ -132,14 +132,14 @@ def _dep(key: dg.AssetKey, upstream: PartitionScheme | None, own: PartitionSchem
 
 
 def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
-    """Return the asset `<model>/candidate_<trainer>`: a version fitted on rows known before the month began."""
+    """Return the asset `<model>/candidate_<trainer>`: a version fitted on rows known before the window began."""
     declared = model.declared.trainers[trainer]
 
     @dg.asset(
         key=model.candidate_keys[trainer],
         description=(
-            f"Model version of the trainer {declared.trainer}, fitted on earlier months and validated on the last of "
-            "them; the month itself is its test set. It is not fitted again if its inputs are unchanged."
+            f"Model version of the trainer {declared.trainer}, fitted on earlier windows and validated on the last of "
+            "them; the window itself is its test set. It is not fitted again if its inputs are unchanged."
             + (" It is skipped on a machine without a GPU." if declared.requires == "gpu" else "")
         ),
         partitions_def=model.partitions_def,

@@ -10,7 +10,7 @@ import pytest
 from dagster._core.definitions.data_version import CODE_VERSION_TAG
 
 from ml_platform.components.loading import bound_model
-from ml_platform.components.model.automation import due_month, new_month_sensor, training_schedule
+from ml_platform.components.model.automation import due_window, new_window_sensor, training_schedule
 from ml_platform.components.model.evaluation import evaluation
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.partitions import PartitionScheme
@@ -69,7 +69,7 @@ def evaluate_sensor(
     model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
 ) -> dg.RunRequest | dg.SkipReason:
     with dg.build_sensor_context(instance=instance, resources={"lake": lake, "mlflow": MLFLOW}) as context:
-        result = new_month_sensor(model)(context)
+        result = new_window_sensor(model)(context)
     assert isinstance(result, dg.RunRequest | dg.SkipReason)
     return result
 
@@ -135,7 +135,7 @@ def test_partial_week_is_named_with_its_missing_days(
     weekly = ModelAssets(declared, model.views, schemes={"flights": days})
     for day in days.between("2013-06-02", "2013-06-06"):
         lake.lake().write("datasets/flights", pl.DataFrame({"flight": [1]}), day)
-    result = due_month(instance, weekly, lake.lake(), NOW)
+    result = due_window(instance, weekly, lake.lake(), NOW)
 
     assert isinstance(result, dg.SkipReason)
     assert (
@@ -157,7 +157,7 @@ def test_window_is_trained_once_every_step_and_days_between_cause_no_training(
             make_training_set(stepped, instance, lake, day, "a")
 
     def due() -> object:
-        found = due_month(instance, stepped, lake.lake(), NOW)
+        found = due_window(instance, stepped, lake.lake(), NOW)
         return str(found.skip_message) if isinstance(found, dg.SkipReason) else found[0]
 
     build("2013-06-01", "2013-07-19")
@@ -191,7 +191,7 @@ def test_months_before_the_first_candidate_are_skipped(
     later = ModelAssets(model.declared.model_copy(update={"first_candidate": "2013-04"}), model.views)
     make_training_set(later, instance, lake, "2013-02", "a")
 
-    result = due_month(instance, later, lake.lake(), NOW)
+    result = due_window(instance, later, lake.lake(), NOW)
     assert isinstance(result, dg.SkipReason)
     assert "trained from 2013-04 on" in str(result.skip_message)
 
@@ -210,9 +210,9 @@ def test_schedule_requests_the_latest_month(model: ModelAssets, lake: LakeResour
 @pytest.mark.parametrize(
     ("declared", "sensors", "schedules"),
     [
-        ({}, {"departure_risk_new_month"}, set()),
+        ({}, {"departure_risk_new_window"}, set()),
         ({"on_new_partition": False}, set(), set()),
-        ({"cron": "0 3 * * *"}, {"departure_risk_new_month"}, {"departure_risk_retrain"}),
+        ({"cron": "0 3 * * *"}, {"departure_risk_new_window"}, {"departure_risk_retrain"}),
     ],
 )
 def test_declared_retraining_settings_select_sensors_and_schedules(

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from ml_platform.components.model.automation import due_month, new_month_sensor
+from ml_platform.components.model.automation import due_window, new_window_sensor
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.retraining import request_by_policy
 from ml_platform.data.canonical import value_digest
@@ -58,11 +58,11 @@ class Automated:
     def tick(self) -> dg.RunRequest | str:
         resources = {"lake": self.resource, "mlflow": MLFLOW}
         with dg.build_sensor_context(instance=self.instance, resources=resources) as context:
-            return shown(new_month_sensor(self.model)(context))
+            return shown(new_window_sensor(self.model)(context))
 
     def request(self, now: datetime = NOW) -> dg.RunRequest | str:
         """Return what follows for the due window at ``now``."""
-        due = due_month(self.instance, self.model, self.lake, NOW)
+        due = due_window(self.instance, self.model, self.lake, NOW)
         if isinstance(due, dg.SkipReason):
             return str(due.skip_message)
         return shown(request_by_policy(self.instance, self.model, *due, [], self.lake, now))
@@ -128,7 +128,7 @@ def test_model_without_a_policy_is_trained_on_each_window_as_before(home: Home, 
         assert isinstance(each, dg.RunRequest)
         assert each.run_key == f"late|2013-01|{digest}"
         assert each.partition_key == "2013-01"
-        assert each.tags == {"trigger": "new month", "ml_platform/trained_model": "late"}
+        assert each.tags == {"trigger": "new window", "ml_platform/trained_model": "late"}
     assert automated.decisions() == [("2013-01", True)]
     assert automated.audit.head().sequence == 0
     automated.fail(requests[0])

@@ -372,7 +372,7 @@ def test_month_whose_candidates_were_all_skipped_is_not_evaluated(platform: Plat
     shown = platform.make(model, trainer="torch")
     assert shown == {"skipped": "It requires a GPU (requires: gpu in defs.yaml), and this machine has none."}
     assert runs_of(platform, model) == []
-    with pytest.raises(ModelError, match="expected a candidate of the month, found none: each candidate was skipped"):
+    with pytest.raises(ModelError, match="expected a candidate of the window, found none: each candidate was skipped"):
         dg.materialize(
             [evaluation.evaluation(model)],
             partition_key="2013-03",

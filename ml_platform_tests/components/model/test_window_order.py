@@ -9,7 +9,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from ml_platform.components import loading
-from ml_platform.components.model.automation import new_month_sensor
+from ml_platform.components.model.automation import new_window_sensor
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.training import candidate
 from ml_platform.console.history import decisions
@@ -68,7 +68,7 @@ class Automated:
     def tick(self) -> dg.RunRequest | str:
         resources = {"lake": self.platform.resources["lake"], "mlflow": self.platform.mlflow}
         with dg.build_sensor_context(instance=self.instance, resources=resources) as context:
-            result = new_month_sensor(self.model)(context)
+            result = new_window_sensor(self.model)(context)
         if isinstance(result, dg.SkipReason):
             return str(result.skip_message)
         assert isinstance(result, dg.RunRequest)
