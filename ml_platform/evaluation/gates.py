@@ -57,7 +57,7 @@ class PairedTestGate(Settings):
                 reason="No champion yet: nothing to beat." if missing is None else NOT_SCORED,
                 undecided=missing is not None and not missing.judged_alone,
             )
-        bound = -self.margin if evidence.candidate_is_newer else 0.0
+        bound = 0.0 - self.margin if evidence.candidate_is_newer else 0.0  # a margin of 0 gives 0, not -0
         wanted = bound if evidence.candidate_is_newer else self.margin
         result = _compare_with(self.name, evidence, CHAMPION, self.metric, bound, wanted)
         return (

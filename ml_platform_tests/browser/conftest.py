@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Yield a site with two landed months, no materialization, and all sensors stopped."""
     home = Home(tmp_path_factory.mktemp("site"))
     land(Landing(home.landing), "2013-02")
+    with prepared(home) as variables, running_site(home, ROOT, variables) as started:
+        yield started
+
+
+@contextmanager
+def prepared(home: Home) -> Iterator[dict[str, str]]:
+    """Make ``home`` that of this process, with its own ports, and yield the variables that say so."""
     ports = {port_variable(name): str(free_port()) for name in ("webserver", "reports", "mlflow", "gateway")}
     variables = {"ML_PLATFORM_HOME": str(home.root), "DAGSTER_HOME": str(home.dagster), **ports}
     with pytest.MonkeyPatch.context() as patched:
         for name, value in variables.items():
             patched.setenv(name, value)
         prepare(home)
-        processes = {each.name: each for each in platform_processes(home, ROOT).processes}
-    started = []
+        yield variables
+
+
+@contextmanager
+def running_site(home: Home, project: Path, variables: Mapping[str, str]) -> Iterator[Site]:
+    """Start webserver, reports and daemon of the `workspace.yaml` in ``project``, with all sensors stopped."""
+    processes = {each.name: each for each in platform_processes(home, project).processes}
+    started: list[subprocess.Popen[bytes]] = []
     try:
         for name in ("webserver", "reports"):
             started.append(_start(processes[name], home, variables))
@@ -84,7 +98,7 @@ def browser() -> Iterator[Any]:
         driver.quit()
 
 
-def _start(process: ProcessSpec, home: Home, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(process: ProcessSpec, home: Home, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     home.logs.mkdir(parents=True, exist_ok=True)
     with (home.logs / f"{process.name}.log").open("wb") as log:
         environment = {

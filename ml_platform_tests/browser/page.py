@@ -24,18 +24,18 @@ class Page:
     def text(self) -> str:
         return str(self.browser.find_element(By.TAG_NAME, "body").text)
 
-    def until(self, condition: Callable[[], Any]) -> Any:
-        waiting = WebDriverWait(self.browser, TIMEOUT_SECONDS, ignored_exceptions=[StaleElementReferenceException])
+    def until(self, condition: Callable[[], Any], seconds: float = TIMEOUT_SECONDS) -> Any:
+        waiting = WebDriverWait(self.browser, seconds, ignored_exceptions=[StaleElementReferenceException])
         try:
             return waiting.until(lambda _: condition())
         except Exception as error:
             self.browser.save_screenshot(str(self.screenshots / "timeout.png"))
             raise AssertionError(
-                f"The condition failed for {TIMEOUT_SECONDS} s. Text of the page:\n{self.text()[:3_000]}"
+                f"The condition failed for {seconds:g} s. Text of the page:\n{self.text()[:3_000]}"
             ) from error
 
-    def wait_for(self, *texts: str) -> None:
-        self.until(lambda: all(text in self.text() for text in texts))
+    def wait_for(self, *texts: str, seconds: float = TIMEOUT_SECONDS) -> None:
+        self.until(lambda: all(text in self.text() for text in texts), seconds)
 
     def fill(self, xpath: str, text: str) -> None:
         field = self.until(
@@ -44,6 +44,10 @@ class Page:
         field[0].click()
         field[0].send_keys(Keys.CONTROL, "a")
         field[0].send_keys(text + Keys.ENTER)
+
+    def write(self, text: str) -> None:
+        """Replace the text of the editor on the page; typed text would be indented and completed by the editor."""
+        self.browser.execute_script("document.querySelector('.CodeMirror').CodeMirror.setValue(arguments[0])", text)
 
     def switch_to_new_tab(self) -> None:
         self.until(lambda: len(self.browser.window_handles) > 1)

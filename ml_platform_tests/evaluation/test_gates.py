@@ -77,7 +77,9 @@ def test_reason_mentions_a_champion_that_was_fitted_on_the_rows() -> None:
 def test_margin_lets_an_equally_good_newer_candidate_pass() -> None:
     nearly_equal = {"candidate": blurred(0.1, seed=5), "champion": blurred(0.1, seed=6)}
     assert not PairedTestGate(margin=0.02).evaluate(evidence(**nearly_equal)).passed
-    assert not PairedTestGate(margin=0.0).evaluate(evidence(**nearly_equal, candidate_is_newer=True)).passed
+    without_margin = PairedTestGate(margin=0.0).evaluate(evidence(**nearly_equal, candidate_is_newer=True))
+    assert not without_margin.passed
+    assert "not above 0 with confidence" in without_margin.reason
     assert PairedTestGate(margin=0.02).evaluate(evidence(**nearly_equal, candidate_is_newer=True)).passed
 
 
