@@ -605,7 +605,8 @@ def test_leakage_screen_needs_more_than_one_month(platform: PlatformFixture) -> 
     platform.lake.drop_partitions(model.table, LANDED_MONTHS[1:])
     _, checks = platform.materialize(training.training_set(model), "2013-01")
     assert (
-        checks["leakage_screen"].description == "Not evaluated: Months in the training set: 1; a split by time needs 2."
+        checks["leakage_screen"].description
+        == "Not evaluated: Partitions in the training set: 1; a split by time needs 2."
     )
     for month in LANDED_MONTHS[1:]:
         _, checks = platform.materialize(training.training_set(model), month)
