@@ -255,6 +255,19 @@ def lineage(
         work.show(found, open_console())
 
 
+@app.command()
+def export(
+    month: Annotated[str, typer.Option(help="Calendar month like 2026-10; the last one that is over by default.")] = "",
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; models-MONTH.html by default.")] = None,
+    time_zone: Annotated[str, typer.Option(help="Time zone of the month.")] = "UTC",
+) -> None:
+    """Write the report of a month for stakeholders: who served, how well, decisions, failures and cost, as one file."""
+    from ml_platform.console.month_file import write_month_file
+
+    written = write_month_file(open_home(), month or None, time_zone, out)
+    open_console().print(f"Report written to {written}; print it from a browser for a PDF.")
+
+
 @app.command("try")
 def try_changes(
     model: ModelName,

@@ -3,7 +3,7 @@
 A failure of a schedule is otherwise seen only by someone who opens the page of its runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -34,6 +34,21 @@ def unresolved_failures(instance: dg.DagsterInstance, limit: int = FAILURES_SHOW
     return [*ticks[:limit], *islice(_failed_runs(instance), limit)]
 
 
+def failed_runs_between(
+    instance: dg.DagsterInstance, start: datetime, end: datetime, limit: int
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return the number of runs that failed from ``start`` until before ``end``, and the last ``limit`` of them.
+
+    Runs count by the time at which they were created, also those that a later run replaced. Housekeeping deletes old
+    runs, which are not counted.
+    """
+    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=start, created_before=end)
+    return instance.get_runs_count(failed), [
+        _failed_run(record, _causes(instance, record.dagster_run.run_id))
+        for record in instance.get_run_records(failed, limit=limit)
+    ]
+
+
 def _failed_ticks(instance: dg.DagsterInstance) -> Iterator[dict[str, Any]]:
     for state in instance.all_instigator_state():
         ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=2)
@@ -50,22 +65,30 @@ def _failed_runs(instance: dg.DagsterInstance) -> Iterator[dict[str, Any]]:
     replaced: set[tuple[str, str | None]] = set()
     for record in instance.get_run_records(ended, limit=RUNS_READ):
         run = record.dagster_run
-        # A run of a job has no selection.
-        names = sorted(key.to_user_string() for key in run.asset_selection or ()) or [run.job_name]
-        made = {(name, run.tags.get(PARTITION_TAG)) for name in names}
+        made = {(name, run.tags.get(PARTITION_TAG)) for name in _made_by(run)}
         if run.status is dg.DagsterRunStatus.FAILURE and not made <= replaced:
             causes = _causes(instance, run.run_id)
             failed = {(name, run.tags.get(PARTITION_TAG)) for name in causes}
             if not failed or not failed <= replaced:
-                by = run.tags.get(SCHEDULE_TAG) or run.tags.get(SENSOR_TAG)
-                partition = f" for {run.tags[PARTITION_TAG]}" if PARTITION_TAG in run.tags else ""
-                requested = f", requested by {by}" if by else ""
-                what = f"run {run.run_id[:RUN_ID_DIGITS]} of {listed(names)}{partition}{requested}"
-                reason = " ".join(f"{name}: {cause}" for name, cause in causes.items())
-                at = record.end_time or record.create_timestamp.timestamp()
-                yield _failure(what, at, reason or "no step failed; see its log in the Dagster UI", run.run_id)
+                yield _failed_run(record, causes)
             made |= failed
         replaced |= made
+
+
+def _made_by(run: dg.DagsterRun) -> list[str]:
+    # A run of a job has no selection.
+    return sorted(key.to_user_string() for key in run.asset_selection or ()) or [run.job_name]
+
+
+def _failed_run(record: dg.RunRecord, causes: Mapping[str, str]) -> dict[str, Any]:
+    run = record.dagster_run
+    by = run.tags.get(SCHEDULE_TAG) or run.tags.get(SENSOR_TAG)
+    partition = f" for {run.tags[PARTITION_TAG]}" if PARTITION_TAG in run.tags else ""
+    requested = f", requested by {by}" if by else ""
+    what = f"run {run.run_id[:RUN_ID_DIGITS]} of {listed(_made_by(run))}{partition}{requested}"
+    reason = " ".join(f"{name}: {cause}" for name, cause in causes.items())
+    at = record.end_time or record.create_timestamp.timestamp()
+    return _failure(what, at, reason or "no step failed; see its log in the Dagster UI", run.run_id)
 
 
 def _causes(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ it, when a label of it became overdue, or when a setting of the measurement chan
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import sqlalchemy as sa
@@ -85,6 +85,19 @@ def last_periods(state: StateStore, model: str, limit: int) -> list[Period]:
     with state.read() as connection:
         results = connection.scalars(query).all()
     return [Period.model_validate_json(result) for result in reversed(results)]
+
+
+def periods_between(state: StateStore, model: str, start: datetime, end: datetime) -> list[Period]:
+    """Return the measured periods of ``model`` that began from ``start`` until before ``end``, oldest first."""
+    columns = performance_periods.c
+    first, last = (instant.astimezone(UTC).isoformat() for instant in (start, end))
+    query = (
+        sa.select(columns.result)
+        .where(columns.model == model, columns.version != "", columns.start >= first, columns.start < last)
+        .order_by(columns.start, columns.version)
+    )
+    with state.read() as connection:
+        return [Period.model_validate_json(result) for result in connection.scalars(query)]
 
 
 def outcomes_of_period(

@@ -6,7 +6,7 @@ counts say which partitions contain the predictions of a period, and whether any
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import sqlalchemy as sa
@@ -75,6 +75,15 @@ def day_counts(state: StateStore, model: str, first: date | None = None, last: d
         query = query.where(columns.predict_day <= last.isoformat())
     with state.read() as connection:
         return [DayCounts(*row) for row in connection.execute(query)]
+
+
+def prediction_count(state: StateStore, model: str, start: datetime, end: datetime) -> int:
+    """Return the number of predictions of ``model`` made on the UTC days that begin from ``start`` until ``end``."""
+    columns = prediction_days.c
+    first, last = (instant.astimezone(UTC).strftime(DAY_FORMAT) for instant in (start, end - timedelta(microseconds=1)))
+    query = sa.select(sa.func.sum(columns.predictions)).where(columns.model == model, columns.day.between(first, last))
+    with state.read() as connection:
+        return int(connection.scalar(query) or 0)
 
 
 def labelled_count(state: StateStore, model: str) -> int:

@@ -184,18 +184,18 @@ class Tracking:
         """Return the ids of the runs with all ``tags``, latest first."""
         return [run.info.run_id for run in self._search([self.experiment(experiment)], tags)]
 
-    def cost_since(self, experiments: Sequence[str], since: datetime) -> float:
-        """Return the recorded cost of the runs of ``experiments`` that began at ``since`` or later; trials are parts.
+    def cost_since(self, experiments: Sequence[str], since: datetime, until: datetime | None = None) -> float:
+        """Return the recorded cost of the runs of ``experiments`` that began from ``since`` on, and before ``until``.
 
-        Experiments that do not exist have no cost.
+        Trials are parts of their run. Experiments that do not exist have no cost.
         """
         found = [self.client.get_experiment_by_name(name) for name in experiments]
         ids = [str(each.experiment_id) for each in found if each is not None]
         if not ids:
             return 0.0
-        recorded = self._search(
-            ids, {}, f"attributes.start_time >= {int(since.timestamp() * 1000)}", f"metrics.{COST} > 0"
-        )
+        began = [f"attributes.start_time >= {int(since.timestamp() * 1000)}"]
+        began += [] if until is None else [f"attributes.start_time < {int(until.timestamp() * 1000)}"]
+        recorded = self._search(ids, {}, *began, f"metrics.{COST} > 0")
         return sum(float(run.data.metrics[COST]) for run in recorded if PARENT_TAG not in run.data.tags)
 
     def end_abandoned_runs(self, experiment: str, has_ended: Callable[[str], bool]) -> list[str]:

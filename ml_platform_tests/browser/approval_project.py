@@ -38,7 +38,7 @@ def project_definitions(root: Path) -> dg.Definitions:
 def write_project(root: Path) -> None:
     """Write the project: the penguins with an approval, no limit that the first table breaks, and no margin.
 
-    Without a margin, a version that is only as good as the champion is held.
+    Without a margin, a version that is only as good as the champion stays on HOLD.
     """
     declared = DECLARED.read_text()
     for present, instead in (

@@ -1,4 +1,4 @@
-"""An analyst decides in the Dagster UI: approves a version, reads why the next one is held, and rolls back."""
+"""An analyst decides in the Dagster UI: approves a version, reads why the next one is on HOLD, and rolls back."""
 
 from collections.abc import Iterator
 from pathlib import Path

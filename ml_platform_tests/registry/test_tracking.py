@@ -2,11 +2,12 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from ml_platform.registry.tracking import Tracking, TrackingError, run_tags
+from ml_platform.registry.tracking import COST, Tracking, TrackingError, run_tags
 
 TAGS = run_tags(asset="departure_risk/candidate", partition="2013-06", attempt=1, dagster_run_id="run-1")
 
@@ -140,3 +141,16 @@ def test_parameter_too_long_for_mlflow_is_truncated_with_a_mark(tracking: Tracki
         run.log_params({"features": "f" * 7000})
     stored = tracking.client.get_run(run.run_id).data.params["features"]
     assert (len(stored), stored[-12:]) == (6000, "f… (cut off)")
+
+
+def test_cost_counts_runs_that_began_within_the_time_and_no_trial_twice(tracking: Tracking) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    with tracking.run("costs", "fit", TAGS) as run:
+        run.log_metrics({COST: 2.0})
+        with run.child("trial") as trial:
+            trial.log_metrics({COST: 1.0})
+    after = datetime.now(UTC) + timedelta(seconds=1)
+    assert tracking.cost_since(["costs", "no such experiment"], before) == 2.0
+    assert tracking.cost_since(["costs"], before, after) == 2.0
+    assert tracking.cost_since(["costs"], before - timedelta(days=2), before - timedelta(days=1)) == 0.0
+    assert tracking.cost_since(["costs"], after) == 0.0

@@ -127,7 +127,7 @@ def home_overview(audit: AuditLog, declared: Declarations, failures: Sequence[Ma
     # One transaction: the page shows one moment, and hundreds of small ones would take half of its time.
     with audit.state.read():
         served = all_desired_states(audit.state).readable
-        for each in _known_models(audit, declared, served):
+        for each in known_models(audit, declared, served):
             found = model_overview(audit, each, served.get(each.name), partitions=PARTITIONS_SHOWN)
             models.setdefault(each.domain, []).append(found)
         return HomeOverview(
@@ -145,7 +145,7 @@ def known_model(audit: AuditLog, declared: Declarations, name: str) -> tuple[Dec
     None for a model without declaration, champion and desired state.
     """
     served = all_desired_states(audit.state).readable
-    found = next((each for each in _known_models(audit, declared, served) if each.name == name), None)
+    found = next((each for each in known_models(audit, declared, served) if each.name == name), None)
     return None if found is None else (found, served.get(name))
 
 
@@ -162,7 +162,8 @@ def _attention_texts(model: ModelOverview) -> list[str]:
     return texts
 
 
-def _known_models(audit: AuditLog, declared: Declarations, served: Mapping[str, DesiredState]) -> list[DeclaredModel]:
+def known_models(audit: AuditLog, declared: Declarations, served: Mapping[str, DesiredState]) -> list[DeclaredModel]:
+    """Return the declared models by domain and name, then those with a champion or a desired state alone."""
     names = [each.name for each in declared.models]
     left = without_declaration(audit, names, served.keys())
     return [*sorted(declared.models, key=lambda each: (each.domain, each.name)), *_undeclared(left)]

@@ -147,13 +147,7 @@ def quality_series(judged: Sequence[JudgedPartition], periods: Sequence[Period])
     return [
         QualitySeries(
             metric=name,
-            promised=[
-                QualityPoint(
-                    each.partition, each.metrics[name], each.metrics.get(name + LOW), each.metrics.get(name + HIGH)
-                )
-                for each in judged
-                if name in each.metrics
-            ],
+            promised=[promised_point(each, name) for each in judged if name in each.metrics],
             realised=[
                 QualityPoint(f"{each.start:%Y-%m-%d}, version {each.version}", each.metrics[name])
                 for each in periods
@@ -162,6 +156,12 @@ def quality_series(judged: Sequence[JudgedPartition], periods: Sequence[Period])
         )
         for name in names
     ]
+
+
+def promised_point(judged: JudgedPartition, metric: str) -> QualityPoint:
+    """Return the value of ``metric`` that the evaluation of a partition promises, with its interval if it has one."""
+    metrics = judged.metrics
+    return QualityPoint(judged.partition, metrics[metric], metrics.get(metric + LOW), metrics.get(metric + HIGH))
 
 
 def interval_metrics(metrics: Mapping[str, float]) -> list[str]:
@@ -173,10 +173,10 @@ def interval_metrics(metrics: Mapping[str, float]) -> list[str]:
 def last_decisions(audit: AuditLog, limit: int, model: str | None = None) -> list[Decision]:
     """Return the last ``limit`` records, or the last decisions about ``model``, latest first."""
     if model is None:
-        return [_decision(record) for record in islice(audit.newest_first(), limit)]
+        return [decision_of(record) for record in islice(audit.newest_first(), limit)]
     # Kind by kind, as the index of the log has them.
     found = [record for kind in DECISION_KINDS for record in islice(audit.newest_first(kind, model), limit)]
-    return [_decision(record) for record in sorted(found, key=lambda record: -record.sequence)[:limit]]
+    return [decision_of(record) for record in sorted(found, key=lambda record: -record.sequence)[:limit]]
 
 
 def without_declaration(audit: AuditLog, declared: Collection[str], served: Collection[str]) -> list[str]:
@@ -192,7 +192,8 @@ def _metrics_of(champion: ChampionRecord | None, judged: Sequence[JudgedPartitio
     return own[-1] if own else {}
 
 
-def _decision(record: AuditRecord) -> Decision:
+def decision_of(record: AuditRecord) -> Decision:
+    """Return ``record`` as the pages show it."""
     facts = record.facts
     subject = next(
         (f"{name} {facts[name]}" for name in ("version", "generation", "partition") if facts.get(name) is not None), ""

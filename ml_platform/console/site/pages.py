@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ml_platform.console.site.charts import heat, quality_chart, reliability_chart
 from ml_platform.console.site.home_overview import HomeOverview
 from ml_platform.console.site.model_overview import ModelOverview
+from ml_platform.console.site.monthly_report import MonthlyReport
 from ml_platform.console.status import METRIC_LABELS
 from ml_platform.console.version_comparison import side_rows
 from ml_platform.evaluation.version_comparison import VersionComparison
@@ -54,6 +55,11 @@ def comparison_page(found: VersionComparison) -> str:
     """Return the comparison of two versions as HTML, complete in itself."""
     # It is kept as a file: links to the other servers would carry the ports of today.
     return render("comparison.html.j2", links={}, found=found, sides=side_rows(found.first, found.second))
+
+
+def month_page(report: MonthlyReport, currency: str) -> str:
+    """Return the report of a month as HTML, complete in itself; ``currency`` is that of its costs."""
+    return render("month.html.j2", links={}, report=report, currency=currency)
 
 
 def missing_page(message: str) -> str:
