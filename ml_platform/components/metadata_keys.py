@@ -188,6 +188,12 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
     "<model>/evaluation, observation of a window that is left out": (
         MetadataKey("skipped", "Reason why the window is never evaluated."),
     ),
+    "<model>/evaluation, observation of a decision on retraining": (
+        MetadataKey("action", "The decision on retraining."),
+        MetadataKey("decided_by", "The policy, or the person who lets a stopped training start again."),
+        MetadataKey("reason", "The findings that decided."),
+        MetadataKey("because", "Findings of all rules of the policy: rule, effect, text and numbers, as JSON."),
+    ),
     "<model>/evaluation, checks of the gates": (
         MetadataKey("<metric>", "Metric of the candidate if there is no champion.", "of the metric"),
         MetadataKey(
