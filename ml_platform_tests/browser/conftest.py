@@ -40,31 +40,36 @@ class Site:
     reports: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Yield a site with two landed months, no materialization, and all sensors stopped."""
     home = Home(tmp_path_factory.mktemp("site"))
     land(Landing(home.landing), "2013-02")
-    with prepared(home) as variables, running_site(home, ROOT, variables) as started:
+    with running_site(home, ROOT, own_variables(home)) as started:
         yield started
 
 
-@contextmanager
-def prepared(home: Home) -> Iterator[dict[str, str]]:
-    """Make ``home`` that of this process, with its own ports, and yield the variables that say so."""
+def own_variables(home: Home) -> dict[str, str]:
+    """Return the variables that select ``home`` and free ports."""
     ports = {port_variable(name): str(free_port()) for name in ("webserver", "reports", "mlflow", "gateway")}
-    variables = {"ML_PLATFORM_HOME": str(home.root), "DAGSTER_HOME": str(home.dagster), **ports}
+    return {"ML_PLATFORM_HOME": str(home.root), "DAGSTER_HOME": str(home.dagster), **ports}
+
+
+@contextmanager
+def selected(home: Home, variables: Mapping[str, str]) -> Iterator[None]:
+    """Prepare ``home``, and make it that of this process for the body alone: other tests read the same variables."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in variables.items():
             patched.setenv(name, value)
         prepare(home)
-        yield variables
+        yield
 
 
 @contextmanager
 def running_site(home: Home, project: Path, variables: Mapping[str, str]) -> Iterator[Site]:
     """Start webserver, reports and daemon of the `workspace.yaml` in ``project``, with all sensors stopped."""
-    processes = {each.name: each for each in platform_processes(home, project).processes}
+    with selected(home, variables):
+        processes = {each.name: each for each in platform_processes(home, project).processes}
     started: list[subprocess.Popen[bytes]] = []
     try:
         for name in ("webserver", "reports"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ml_platform_tests.browser.approval_project import MODEL, make_two_versions, write_project
-from ml_platform_tests.browser.conftest import Site, prepared, running_site
+from ml_platform_tests.browser.conftest import Site, own_variables, running_site, selected
 from ml_platform_tests.browser.page import Page
 from resources.home import Home
 
@@ -23,11 +23,12 @@ def deciding_site(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
     root = tmp_path_factory.mktemp("deciding")
     home = Home(root / "home")
     write_project(root)
-    with prepared(home) as variables, pytest.MonkeyPatch.context() as patched:
+    variables = own_variables(home)
+    with selected(home, variables), pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(root)
         make_two_versions(home, root)
-        with running_site(home, root, variables) as site:
-            yield site
+    with running_site(home, root, variables) as site:
+        yield site
 
 
 @pytest.fixture
