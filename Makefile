@@ -9,6 +9,9 @@ DOMAIN_LOCKS := $(wildcard assets/*/requirements.lock)
 # Use the certificates of the machine, because a company's proxy may have its own.
 export UV_SYSTEM_CERTS ?= true
 
+# A machine may forbid Python to keep what it compiles; each of hundreds of processes would compile every library again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install boosting onnx hooks demo up test test-fast mutants bench lint format docs clients picture lock clean
 
