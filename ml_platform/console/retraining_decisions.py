@@ -39,7 +39,7 @@ def json_values(recorded: RecordedDecision) -> dict[str, Any]:
     others = [each for each in decision.because if each not in decision.decisive]
     return {
         "window": recorded.window,
-        "decision": "retrain" if decision.retrain else "don't retrain",
+        "decision": decision.action,
         "text": decision.text,
         "because": [each.model_dump(mode="json") for each in (*decision.decisive, *others)],
         "data_time": decision.data_time.isoformat(),

@@ -252,24 +252,25 @@ def _shift_findings(
     distances: Sequence[ReferenceDistances], limit: float, name: str, settings: DriftSettings
 ) -> dict[str, Any]:
     """Return whether the column is far from all references, and its distance from the nearest one."""
-    level, needed = settings.false_discovery_rate, min(settings.windows_needed, len(distances[0].windows))
+    needed = min(settings.windows_needed, len(distances[0].windows))
+    flags = {each.reference: each.flagged(limit, settings.false_discovery_rate) for each in distances}
+    reached_by = {each.reference: each.reached(settings.windows_needed) for each in distances}
 
-    def effect(each: ReferenceDistances) -> float:
-        reached = each.reached(settings.windows_needed)
-        return reached.effect if reached else 0.0
+    def nearness(reference: str) -> tuple[int, float]:
+        found = reached_by[reference]
+        return flags[reference], found.effect if found else 0.0
 
-    nearest = min(distances, key=lambda each: (each.flagged(limit, level), effect(each)))
-    reached = nearest.reached(settings.windows_needed)
-    flags = 0 if name in settings.expected_to_change else nearest.flagged(limit, level)
-    far = {each.reference for each in distances if needed and each.flagged(limit, level) >= needed}
-    flagged = needed > 0 and name not in settings.expected_to_change
-    others = {each.reference for each in distances} - {LAST_PARTITION}
+    nearest = min(flags, key=nearness)
+    reached, is_expected = reached_by[nearest], name in settings.expected_to_change
+    far = {reference for reference, count in flags.items() if count >= needed}
+    flagged = needed > 0 and not is_expected
+    others = flags.keys() - {LAST_PARTITION}
     return {
         "effect": reached.effect if reached else None,
         "limit": limit,
         "p_value": reached.p_value if reached else None,
-        "reference": nearest.reference,
-        "windows_flagged": flags,
+        "reference": nearest,
+        "windows_flagged": 0 if is_expected else flags[nearest],
         "shifted": flagged and len(far) == len(distances),
         "gradual": flagged and far == others and len(others) < len(distances),
     }

@@ -61,10 +61,19 @@ class RetrainingDecision:
         return tuple(prevents) if calls else self.because
 
     @property
+    def action(self) -> str:
+        """The decision in words."""
+        return "retrain" if self.retrain else "don't retrain"
+
+    @property
+    def reason(self) -> str:
+        """The findings that decided, in one line."""
+        return " ".join(each.text for each in self.decisive)
+
+    @property
     def text(self) -> str:
         """The decision with the findings that decided, in one line."""
-        reasons = " ".join(each.text for each in self.decisive)
-        return f"Retrain: {reasons}" if self.retrain else f"Don't retrain: {reasons}"
+        return f"{self.action.capitalize()}: {self.reason}"
 
     @property
     def outcome(self) -> str:
@@ -219,12 +228,11 @@ def _drift(rule: DriftRule, evidence: Evidence) -> Reason:
 
 def _loss(name: Literal["loss", "estimated_loss"], rule: LossRule, found: LossEvidence | None) -> Reason:
     kind = "realised" if name == "loss" else "estimated"
+    due = f" The labels of {found.waiting_for} are not due." if found is not None and found.waiting_for else ""
     if found is None or not found.days:
-        due = f" The labels of {found.waiting_for} are not due." if found is not None and found.waiting_for else ""
         return Reason(rule=name, effect="unknown", text=f"No {kind} loss of the champion is known.{due}")
     needed = 1 / rule.error
     is_worse = found.evidence >= needed
-    due = f" The labels of {found.waiting_for} are not due." if found.waiting_for else ""
     text = (
         f"The {kind} {found.metric.replace('_', ' ')} of version {found.version} is {found.mean:.4f} on {found.days} "
         f"days until {found.until}, and at most {found.promised:.4f} was promised. The evidence that it is worse by "

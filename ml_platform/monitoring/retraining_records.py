@@ -68,7 +68,7 @@ class RecordedDecision:
         return {
             "declined": "",
             "requested": "Its run is requested.",
-            "running": f"{run.capitalize() if not self.run_id else 'Run ' + self.run_id} trains it.",
+            "running": f"{run[0].upper()}{run[1:]} trains it.",
             "succeeded": f"It was trained by {run}.",
             "failed": f"{self.failures} of at most {self.attempts} runs failed, the last one {run}; another follows.",
             "stopped": f"Stopped after {_runs(self.failures)} that failed, the last one {run}. The champion stays.",

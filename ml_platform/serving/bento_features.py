@@ -4,7 +4,6 @@ The code of a view in this process may be newer than the version in the bento. T
 views need come from the bento too.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import polars as pl
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.serving.bento_digest import MODEL_FOLDER
 from ml_platform.serving.bento_sources import BentoError
-from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
+from ml_platform.serving.smoke_test import bento_code_environment
 
 TIMEOUT_SECONDS = 600
 
@@ -60,12 +59,7 @@ def views_by_bento(bento: Path, names: Sequence[str], rows: pl.DataFrame) -> pl.
         completed = subprocess.run(
             [sys.executable, "-c", _SCRIPT, *arguments, *names],
             cwd=source,
-            env={
-                **os.environ,
-                **ONE_THREAD_ENVIRONMENT,
-                "PYTHONPATH": str(source.resolve()),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
+            env=bento_code_environment(source),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,

@@ -14,7 +14,7 @@ from ml_platform.data.atomic import publish_directory
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError
 from ml_platform.serving.bento_digest import ChangedBentoError, code_digest, code_files, require_unchanged
-from ml_platform.serving.smoke_test import ONE_THREAD_ENVIRONMENT
+from ml_platform.serving.smoke_test import bento_code_environment
 
 HOST = "bento.host"
 CODE_FOLDER = "code"
@@ -31,11 +31,10 @@ def main(folder: Path, log_file: Path) -> None:
         os.dup2(log.fileno(), 2)
     code = (folder / CODE_FOLDER).resolve()
     copy_code(plan, code)
-    environment = {**os.environ, **ONE_THREAD_ENVIRONMENT, "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"}
     arguments = ["-m", HOST, str(folder.resolve())]
     # Put only the bentos' own code on the path: this process was started with the project's code.
     os.chdir(code)
-    os.execve(sys.executable, [sys.executable, *arguments], environment)
+    os.execve(sys.executable, [sys.executable, *arguments], bento_code_environment(code))
 
 
 def copy_code(plan: HostPlan, target: Path) -> None:

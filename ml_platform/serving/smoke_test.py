@@ -96,13 +96,20 @@ def piped_server(
             server.wait()
 
 
-def service_environment(source: Path, online: str, log_folder: Path) -> dict[str, str]:
-    """Return the environment of a service that runs the code in ``source`` and logs to ``log_folder``."""
+def bento_code_environment(code: Path) -> dict[str, str]:
+    """Return the environment of a process that runs the code in ``code`` alone, and leaves its folder as it is."""
     return {
         **os.environ,
         **ONE_THREAD_ENVIRONMENT,
-        "PYTHONPATH": str(source.resolve()),
+        "PYTHONPATH": str(code.resolve()),
         "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def service_environment(source: Path, online: str, log_folder: Path) -> dict[str, str]:
+    """Return the environment of a service that runs the code in ``source`` and logs to ``log_folder``."""
+    return {
+        **bento_code_environment(source),
         "ML_PLATFORM_ONLINE": online,
         "ML_PLATFORM_PREDICTION_LOG": str(log_folder),
         PII_KEY_FILE_VARIABLE: str(log_folder / "pii.key"),

@@ -60,8 +60,8 @@ def decide_and_record(
             facts = {
                 "model": model.name,
                 "partition": window,
-                "action": "retrain" if decision.retrain else "don't retrain",
-                "reason": " ".join(each.text for each in decision.decisive),
+                "action": decision.action,
+                "reason": decision.reason,
                 "because": [each.model_dump(mode="json") for each in decision.because],
                 "data_time": decision.data_time.isoformat(),
                 "inputs": inputs,

@@ -115,11 +115,12 @@ def model_overview(
     state, name = audit.state, declared.name
     judged = last_judged(state, name, partitions)
     champion = current_champion(audit, name)
+    evaluated = evaluation_of(champion, judged)
     periods = last_periods(state, name, partitions)
     return ModelOverview(
         declared=declared,
         champion=champion,
-        metrics=_metrics_of(champion, judged),
+        metrics={} if evaluated is None else evaluated.metrics,
         quality=quality_series(judged, periods),
         judged=judged,
         drift=drift_history(state, name)[-partitions:],
@@ -184,12 +185,11 @@ def without_declaration(audit: AuditLog, declared: Collection[str], served: Coll
     return sorted({*audit.models(CHAMPION_KIND), *served} - set(declared))
 
 
-def _metrics_of(champion: ChampionRecord | None, judged: Sequence[JudgedPartition]) -> Mapping[str, float]:
-    """Return the metrics of the last evaluation of the champion among ``judged``; empty without one."""
+def evaluation_of(champion: ChampionRecord | None, judged: Sequence[JudgedPartition]) -> JudgedPartition | None:
+    """Return the last evaluation of the champion among ``judged``, which are in order; None without one."""
     if champion is None:
-        return {}
-    own = [each.metrics for each in judged if each.candidate == champion.content_digest]
-    return own[-1] if own else {}
+        return None
+    return next((each for each in reversed(judged) if each.candidate == champion.content_digest), None)
 
 
 def decision_of(record: AuditRecord) -> Decision:

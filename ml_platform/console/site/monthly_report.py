@@ -20,6 +20,7 @@ from ml_platform.console.site.model_overview import (
     DeclaredModel,
     QualityPoint,
     decision_of,
+    evaluation_of,
     interval_metrics,
     promised_point,
 )
@@ -214,5 +215,5 @@ def _model_month(
 
 def _promised(champion: ChampionRecord | None, judged: Sequence[JudgedPartition]) -> dict[str, QualityPoint]:
     """Return the metrics with an interval that the evaluation of ``champion`` promised; empty if it is not read."""
-    own = [each for each in judged if champion is not None and each.candidate == champion.content_digest]
-    return {name: promised_point(own[-1], name) for name in interval_metrics(own[-1].metrics)} if own else {}
+    own = evaluation_of(champion, judged)
+    return {} if own is None else {name: promised_point(own, name) for name in interval_metrics(own.metrics)}

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml_platform.console.failures import unresolved_failures
+from ml_platform.console.lineage import RecordedLineage, recorded_lineage
 from ml_platform.console.link_redirects import LinkRedirects
 from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
 from ml_platform.console.site.home_overview import (
@@ -27,8 +29,7 @@ from ml_platform.console.site.lineage_pages import (
 )
 from ml_platform.console.site.model_overview import last_champions, model_overview
 from ml_platform.console.site.pages import home_page, missing_page, model_page
-from ml_platform.console.site.recent_failures import RecentFailures
-from ml_platform.console.site.recent_lineage import RecentLineage
+from ml_platform.console.site.recent import Recent
 from ml_platform.registry.audit import AuditLog
 from resources.addresses import ALLOWED_HOSTS, LOOPBACK
 from resources.home import Home
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 PARTITIONS_SHOWN, DECISIONS_SHOWN = 36, 40
 """Rows of a model's page."""
+
+FAILURES_SHOWN = 8
 
 VERSION = re.compile("[1-9][0-9]{0,8}")
 
@@ -144,12 +147,17 @@ def main(port: int, root: Path) -> None:
 
     home = Home(root)
     with open_instance(home) as instance:
+        failures = Recent[int, list[dict[str, Any]]](lambda limit: unresolved_failures(instance, limit))
+        # The key is all views of the project, so one set is kept.
+        lineage = Recent[frozenset[str], Mapping[str, RecordedLineage]](
+            lambda views: recorded_lineage(instance, sorted(views))
+        )
         app = site_app(
             home.reports,
             AuditLog(open_state(home)),
             DeclarationReader(REPOSITORY),
-            RecentFailures(instance).current,
-            RecentLineage(instance).current,
+            lambda: failures.current(FAILURES_SHOWN),
+            lambda views: lineage.current(frozenset(views)),
         )
         uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
 
