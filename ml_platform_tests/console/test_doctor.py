@@ -228,6 +228,18 @@ def test_unsupported_python_fails(subject: Subject, monkeypatch: pytest.MonkeyPa
     assert installation.python_version(subject).state == state
 
 
+@pytest.mark.parametrize(("value", "state"), [("1", "warning"), ("", "ok"), (None, "ok")])
+def test_python_that_may_not_keep_compiled_code_warns(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, value: str | None, state: str
+) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", value)
+    found = installation.compiled_code(subject)
+    assert found.state == state
+    assert state == "ok" or "unset PYTHONDONTWRITEBYTECODE" in found.fix
+
+
 def test_packages_that_differ_from_the_lock_are_listed(subject: Subject) -> None:
     polars = importlib.metadata.version("polars")
     lock = subject.repository / "requirements.lock"

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ml_platform.components.loading import bound_model
 from ml_platform.serving.serving_settings import Constant, ServingSettings
-from ml_platform.steps.model import ModelSettings
+from ml_platform.steps.model_settings import ModelSettings
 from ml_platform.tasks.catalog import as_task
 
 

@@ -8,7 +8,7 @@ from ml_platform.components.namespace import Namespace
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.errors import did_you_mean, listed
 from ml_platform.features.view import FeatureView as FeatureViewSettings
-from ml_platform.steps.model import ModelSettings
+from ml_platform.steps.model_settings import ModelSettings
 
 if TYPE_CHECKING:
     from dagster.components.core.component_tree import ComponentTree

@@ -11,6 +11,7 @@ from ml_platform.console.doctor.finding import Finding, State, Subject, failed
 
 CHECKS: Mapping[str, Callable[[Subject], Finding]] = {
     "Python": installation.python_version,
+    "compiled code": installation.compiled_code,
     "packages": installation.locked_versions,
     "domains": installation.domains,
     "accelerator": installation.accelerator,

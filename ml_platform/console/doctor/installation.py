@@ -1,6 +1,7 @@
-"""Checks of the installation: Python, the packages against the lock, and torch against the accelerators."""
+"""Checks of the installation: Python and its compiled code, the packages, the domains, and torch."""
 
 import importlib.metadata
+import os
 import platform
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ from ml_platform.console.doctor.finding import Finding, Subject, capped, failed,
 
 DISTRIBUTION = "ml-platform"
 LOCK = "requirements.lock"
+NO_COMPILED_CODE = "PYTHONDONTWRITEBYTECODE"
+"""Variable that forbids Python to keep what it compiles."""
 
 
 def python_version(subject: Subject) -> Finding:
@@ -24,6 +27,16 @@ def python_version(subject: Subject) -> Finding:
             "Install with `make PYTHON=/path/to/python3.11 install`.",
         )
     return ok(f"Python {running}")
+
+
+def compiled_code(subject: Subject) -> Finding:
+    """Check that Python keeps what it compiles; else each process compiles every library again."""
+    if os.environ.get(NO_COMPILED_CODE):
+        return warning(
+            f"{NO_COMPILED_CODE} is set, so each process compiles every library again, which takes seconds",
+            f"Run `unset {NO_COMPILED_CODE}`, or start the platform by `make up`, which removes it.",
+        )
+    return ok("compiled once and kept")
 
 
 def locked_versions(subject: Subject) -> Finding:

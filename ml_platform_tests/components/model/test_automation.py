@@ -16,7 +16,7 @@ from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.definitions import defs
 from ml_platform.steps.candidate_inputs import candidate_version
-from ml_platform.steps.model import RetrainingSettings
+from ml_platform.steps.model_settings import RetrainingSettings
 from ml_platform.training.splits import TimeSplit
 from resources.home import Home
 from resources.lake import LakeResource
