@@ -26,7 +26,8 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ml_platform.data.module_code import ImportTarget, ModuleCode, Reference, Statement, read_module
+from ml_platform.data.module_code import ImportTarget, ModuleCode, Reference, Statement
+from ml_platform.data.module_code_cache import read_module
 from ml_platform.data.project_modules import module_file
 
 
@@ -70,7 +71,7 @@ def imported_modules(name: str, *, inside_functions: bool, in_strings: bool) -> 
         submodule = f"{target.module}.{target.attribute}"
         if target.attribute is not None and module_file(submodule) is not None:
             modules.add(submodule)
-    named = {function.partition(":")[0] for function in code.named_functions()} if in_strings else set()
+    named = {function.partition(":")[0] for function in code.functions} if in_strings else set()
     parent = name.rpartition(".")[0]
     return sorted(modules | {module for module in named if module_file(module)} | ({parent} if parent else set()))
 

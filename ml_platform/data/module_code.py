@@ -8,14 +8,10 @@ only and the main block are left out, because they do not change what an import 
 import ast
 import hashlib
 import re
-import stat
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
-from ml_platform.data.project_modules import absolute_name, is_package
+from ml_platform.data.project_modules import absolute_name
 
 PURE_DECORATOR_MODULES = ("abc", "contextlib", "dataclasses", "enum", "functools", "typing")
 """Modules whose decorators return a changed definition and do nothing else. Other decorators may register it."""
@@ -23,8 +19,6 @@ PURE_DECORATOR_MODULES = ("abc", "contextlib", "dataclasses", "enum", "functools
 IMPORT_FUNCTIONS = ("import_module", "__import__")
 
 _FUNCTION_REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
-_RACE_NANOSECONDS = 100_000_000
-"""File systems note times in steps. A file that changed this recently may change again under the same time."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +41,6 @@ class Reference:
 
 
 @dataclass
-class Statement:
-    """A top-level statement of a module."""
-
-    node: ast.stmt
-    package: str
-
-    @cached_property
-    def digest(self) -> str:
-        """Digest of the syntax tree."""
-        return hashlib.sha256(ast.dump(self.node).encode()).hexdigest()
-
-    @cached_property
-    def uses(self) -> "Uses":
-        """The names on which the statement depends."""
-        collector = _UseCollector(self.package)
-        collector.visit(self.node)
-        return collector.uses
-
-
-@dataclass
 class Uses:
     """Names on which a statement depends.
 
@@ -80,100 +54,110 @@ class Uses:
     all_names: bool = False
 
 
+@dataclass(eq=False)
+class Statement:
+    """A top-level statement of a module: the digest of its syntax tree, and the names on which it depends."""
+
+    digest: str
+    uses: Uses
+
+
+@dataclass(eq=False)
 class ModuleCode:
     """The code of the module ``name``, without comments and docstrings.
 
     ``definitions`` maps each name to the statements that bind or change it. ``imports`` maps each imported name to its
     targets. ``stars`` are the modules of star imports. ``effects`` are the statements that act on import in another
-    way, and ``modules`` are imported with the module.
+    way, and ``modules`` are imported with the module. ``outer_imports`` are all modules and names that are imported
+    outside functions and classes, ``inner_imports`` those inside. ``functions`` are all strings of the form
+    'package.module:function'.
     """
 
-    def __init__(self, name: str, source: bytes, *, package: bool) -> None:
-        tree = _parsed(source, without_main_block=True)
-        self.name = name
-        self._has_global_statements = b"global " in source  # a search through every function takes long
-        self.package = name if package else name.rpartition(".")[0]
-        self.tree = tree
-        self.definitions: dict[str, list[Statement]] = {}
-        self.imports: dict[str, list[ImportTarget]] = {}
-        self.stars: list[str] = []
-        self.effects: list[Statement] = []
-        self.modules: set[ImportTarget] = set()
-        for node in tree.body:
-            self._add(node)
+    name: str
+    package: str
+    definitions: dict[str, list[Statement]] = field(default_factory=dict)
+    imports: dict[str, list[ImportTarget]] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
+    effects: list[Statement] = field(default_factory=list)
+    modules: set[ImportTarget] = field(default_factory=set)
+    outer_imports: set[ImportTarget] = field(default_factory=set)
+    inner_imports: set[ImportTarget] = field(default_factory=set)
+    functions: set[str] = field(default_factory=set)
 
     def import_targets(self, *, inside_functions: bool) -> set[ImportTarget]:
         """Return all imported modules and names; those inside functions only if ``inside_functions``."""
-        nodes = ast.walk(self.tree) if inside_functions else _statements(self.tree.body)
-        return {
-            target
-            for node in nodes
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            for _, _, target in _imported(node, self.package)
-        }
+        return self.outer_imports | self.inner_imports if inside_functions else self.outer_imports
 
-    def named_functions(self) -> set[str]:
-        """Return all strings of the form 'package.module:function'."""
-        return {node.value for node in ast.walk(self.tree) if _is_function_reference(node)}  # type: ignore[attr-defined]
 
-    def _add(self, node: ast.stmt) -> None:
-        statement = Statement(node, self.package)
-        bound, targets = _bound_names([node], self.package)
-        for name, imported in targets.items():
-            self.imports.setdefault(name, []).extend(imported)
-        for each in _statements([node]):
-            if isinstance(each, ast.Import | ast.ImportFrom):
-                for name, module, target in _imported(each, self.package):
-                    self.modules.add(module)
-                    if name == "*":
-                        self.stars.append(target.module)
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            return
-        changed = {name for each in _statements([node]) for name in _changed_names(each)}
-        if self._has_global_statements:
-            changed |= {name for each in ast.walk(node) if isinstance(each, ast.Global) for name in each.names}
-        for name in bound | changed:
-            self.definitions.setdefault(name, []).append(statement)
-        if any(self._acts_on_import(each) for each in _statements([node])):
-            self.effects.append(statement)
+def parse_module(name: str, source: bytes, *, package: bool) -> ModuleCode:
+    """Return the code of the module ``name`` with the text ``source``; ``package`` tells whether it is a package.
 
-    def _acts_on_import(self, node: ast.stmt) -> bool:
-        """Return whether ``node`` does more on import than to bind or change names of its own module."""
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            return not all(self._is_pure(decorator) for decorator in node.decorator_list)
-        if isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Delete):
-            roots = [_root(target) for target in _changed_targets(node)]
-            changes_others = any(root is None or root in self.imports for root in roots)
-            return changes_others or (isinstance(node, ast.Expr) and not roots)
-        return isinstance(node, ast.Assert | ast.Raise)
+    Raises SyntaxError when ``source`` is not Python.
+    """
+    tree = _parsed(source, without_main_block=True)
+    code = ModuleCode(name, package=name if package else name.rpartition(".")[0])
+    has_global_statements = b"global " in source  # a search through every function takes long
+    for node in tree.body:
+        _add(code, node, has_global_statements)
+    code.outer_imports = _import_targets(_statements(tree.body), code.package)
+    code.inner_imports = _import_targets(ast.walk(tree), code.package) - code.outer_imports
+    code.functions = {node.value for node in ast.walk(tree) if _is_function_reference(node)}  # type: ignore[attr-defined]
+    return code
 
-    def _is_pure(self, decorator: ast.expr) -> bool:
-        root = _root(decorator.func if isinstance(decorator, ast.Call) else decorator)
-        targets = self.imports.get(root or "", [])
-        return bool(targets) and all(target.module in PURE_DECORATOR_MODULES for target in targets)
+
+def _import_targets(nodes: Iterable[ast.AST], package: str) -> set[ImportTarget]:
+    return {
+        target
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for _, _, target in _imported(node, package)
+    }
+
+
+def _add(code: ModuleCode, node: ast.stmt, has_global_statements: bool) -> None:
+    bound, targets = _bound_names([node], code.package)
+    for name, imported in targets.items():
+        code.imports.setdefault(name, []).extend(imported)
+    for each in _statements([node]):
+        if isinstance(each, ast.Import | ast.ImportFrom):
+            for name, module, target in _imported(each, code.package):
+                code.modules.add(module)
+                if name == "*":
+                    code.stars.append(target.module)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return
+    collector = _UseCollector(code.package)
+    collector.visit(node)
+    statement = Statement(hashlib.sha256(ast.dump(node).encode()).hexdigest(), collector.uses)
+    changed = {name for each in _statements([node]) for name in _changed_names(each)}
+    if has_global_statements:
+        changed |= {name for each in ast.walk(node) if isinstance(each, ast.Global) for name in each.names}
+    for name in bound | changed:
+        code.definitions.setdefault(name, []).append(statement)
+    if any(_acts_on_import(each, code.imports) for each in _statements([node])):
+        code.effects.append(statement)
+
+
+def _acts_on_import(node: ast.stmt, imports: Mapping[str, list[ImportTarget]]) -> bool:
+    """Return whether ``node`` does more on import than to bind or change names of its own module."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return not all(_is_pure(decorator, imports) for decorator in node.decorator_list)
+    if isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Delete):
+        roots = [_root(target) for target in _changed_targets(node)]
+        changes_others = any(root is None or root in imports for root in roots)
+        return changes_others or (isinstance(node, ast.Expr) and not roots)
+    return isinstance(node, ast.Assert | ast.Raise)
+
+
+def _is_pure(decorator: ast.expr, imports: Mapping[str, list[ImportTarget]]) -> bool:
+    root = _root(decorator.func if isinstance(decorator, ast.Call) else decorator)
+    targets = imports.get(root or "", [])
+    return bool(targets) and all(target.module in PURE_DECORATOR_MODULES for target in targets)
 
 
 def syntax_digest(source: bytes) -> str:
     """Return the digest of the whole module ``source``; comments, layout, docstrings and type imports do not count."""
     return hashlib.sha256(ast.dump(_parsed(source)).encode()).hexdigest()
-
-
-def read_module(name: str, file: Path) -> ModuleCode:
-    """Return the code of the module ``name`` in ``file``; the result is cached until the file changes."""
-    status = file.stat()
-    is_folder = stat.S_ISDIR(status.st_mode)
-    key = (0, 0) if is_folder else (status.st_mtime_ns, status.st_size)
-    cached = _cache.get(file)
-    if cached is not None and cached[:2] == (name, key):
-        return cached[2]
-    read_at = time.time_ns()
-    code = ModuleCode(name, b"" if is_folder else file.read_bytes(), package=is_package(file))
-    if is_folder or status.st_mtime_ns < read_at - _RACE_NANOSECONDS:
-        _cache[file] = (name, key, code)
-    return code
-
-
-_cache: dict[Path, tuple[str, tuple[int, int], ModuleCode]] = {}
 
 
 def _parsed(source: bytes, *, without_main_block: bool = False) -> ast.Module:
