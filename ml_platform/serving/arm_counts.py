@@ -10,8 +10,8 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field
 
 from ml_platform.data.settings import Settings
-from ml_platform.serving.gateway import read_clusters
 from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.gateway_clusters import read_clusters
 from ml_platform.serving.replicas import port_file, started_replicas
 
 READ_SECONDS = 0.2

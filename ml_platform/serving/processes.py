@@ -30,8 +30,9 @@ from ml_platform.data.atomic import write_json
 from ml_platform.errors import PlatformError, listed
 from ml_platform.serving.access_watch import AccessPlan, write_first_access
 from ml_platform.serving.desired_state import all_desired_states
-from ml_platform.serving.gateway import ANY_MODEL, Gateway
+from ml_platform.serving.gateway import Gateway
 from ml_platform.serving.gateway_process import remove_restart_files
+from ml_platform.serving.gateway_routes import ANY_MODEL
 from ml_platform.serving.marked_processes import (
     BRIDGE,
     GATEWAY,

@@ -36,8 +36,8 @@ from ml_platform.serving.bento_signature import TRUSTED_KEYS_VARIABLE
 from ml_platform.serving.constant_server import PLAN_FILE as CONSTANTS_FILE
 from ml_platform.serving.constant_server import write_constants
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, all_desired_states
-from ml_platform.serving.gateway import (
-    ANY_MODEL,
+from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.gateway_clusters import (
     CONSTANT_SERVICE,
     FALLBACK_MARK,
     REQUESTS_AT_ONCE,
@@ -47,7 +47,7 @@ from ml_platform.serving.gateway import (
     read_clusters,
     write_clusters,
 )
-from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.gateway_routes import ANY_MODEL
 from ml_platform.serving.marked_processes import PROCESS_VARIABLE, SERVICE_PREFIX
 from ml_platform.serving.ordered_stop import STREAMS
 from ml_platform.serving.processes import STOP_SECONDS, ProcessPlan

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 
 from ml_platform.serving.desired_state import DesiredState
-from ml_platform.serving.gateway import Gateway, clusters_of, read_clusters, services_of_cluster
+from ml_platform.serving.gateway import Gateway
 from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.gateway_clusters import clusters_of, read_clusters, services_of_cluster
 from ml_platform.serving.gateway_process import ADMIN_SECONDS, gateways_of, server_info
 from ml_platform.serving.marked_processes import (
     BRIDGE,

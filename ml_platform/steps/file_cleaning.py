@@ -21,7 +21,7 @@ from ml_platform.data.partitions import WHOLE as WHOLE_FILE
 from ml_platform.errors import PlatformError
 from ml_platform.registry.outbox import DEAD_LETTER_FOLDER
 from ml_platform.serving.desired_state import all_desired_states
-from ml_platform.serving.gateway import cluster_name
+from ml_platform.serving.gateway_clusters import cluster_name
 from ml_platform.serving.marked_processes import SERVICE_PREFIX
 from ml_platform.serving.replicas import service_of
 from ml_platform.state.schema import WHOLE, landed_files

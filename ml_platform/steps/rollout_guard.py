@@ -17,7 +17,7 @@ from pathlib import Path
 from ml_platform.errors import PlatformError
 from ml_platform.serving.arm_counts import ArmCounts, read_counts, recent_scores
 from ml_platform.serving.desired_state import read_desired_state
-from ml_platform.serving.gateway import cluster_name
+from ml_platform.serving.gateway_clusters import cluster_name
 from ml_platform.serving.processes import ProcessPlan
 from ml_platform.serving.rollout import Rollout, running_rollouts
 from ml_platform.serving.score_pairs import PairCounts, ScorePairs

@@ -40,7 +40,7 @@ from ml_platform.console.services import serving_processes
 from ml_platform.data.landing import Landing
 from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.desired_state import change_desired_state, read_desired_state, with_stable
-from ml_platform.serving.gateway import REQUESTS_AT_ONCE, REQUESTS_WAITING
+from ml_platform.serving.gateway_clusters import REQUESTS_AT_ONCE, REQUESTS_WAITING
 from ml_platform.serving.processes import serve_temporarily
 from ml_platform.steps.candidates import read_training_set, split_of
 from ml_platform.training.model_directory import read_model

@@ -21,8 +21,8 @@ from ml_platform.serving.arm_counts import ArmCounts, read_counts
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.bento_digest import DIGEST_DIGITS, content_digest
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
-from ml_platform.serving.gateway import cluster_name
 from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.gateway_clusters import cluster_name
 from ml_platform.serving.marked_processes import SERVICE_PREFIX, process_name, processes_of
 from ml_platform.serving.open_loop import send
 from ml_platform.serving.openapi import NDJSON

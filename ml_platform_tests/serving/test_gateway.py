@@ -18,18 +18,17 @@ import pytest
 
 from ml_platform.serving.arm_counts import ArmCounts, read_counts
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
-from ml_platform.serving.gateway import (
-    ANY_MODEL,
+from ml_platform.serving.gateway import Gateway
+from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.gateway_clusters import (
     CONSTANT_SERVICE,
     REQUESTS_AT_ONCE,
-    Gateway,
     cluster_name,
     fallbacks_of,
     read_clusters,
     write_clusters,
-    write_routes,
 )
-from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.gateway_routes import ANY_MODEL, write_routes
 from ml_platform.serving.processes import free_port
 from ml_platform.serving.serving_settings import Constant, ReplicaSettings, ServingSettings
 from ml_platform.serving.streams.gateway_client import GatewayClient, Outcome

@@ -21,9 +21,10 @@ from ml_platform.serving.access_watch import AccessPlan, AccessWatch, write_firs
 from ml_platform.serving.client_keys import Client, NewKey, add_client, revoke_keys, rotate_key, set_limits
 from ml_platform.serving.client_usage import requests_today
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
-from ml_platform.serving.gateway import Gateway, cluster_name, write_clusters
+from ml_platform.serving.gateway import Gateway
 from ml_platform.serving.gateway_access import CLIENTS, KEYS, QUOTAS, RATES
 from ml_platform.serving.gateway_admin import query_gateway
+from ml_platform.serving.gateway_clusters import cluster_name, write_clusters
 from ml_platform.serving.processes import free_port
 from ml_platform.state.store import StateStore
 from ml_platform_tests.polling import until

@@ -20,7 +20,8 @@ from ml_platform.serving.bridge_settings import (
     MAX_MESSAGE_BYTES,
     REST_SOCKET,
 )
-from ml_platform.serving.gateway import MAX_BODY_BYTES, REQUESTS_AT_ONCE, REQUESTS_WAITING
+from ml_platform.serving.gateway import MAX_BODY_BYTES
+from ml_platform.serving.gateway_clusters import REQUESTS_AT_ONCE, REQUESTS_WAITING
 from ml_platform.serving.grpc_bridge import PREFIX, running_bridge
 from ml_platform.serving.open_inference import PREFIX as REST_PREFIX
 from ml_platform.serving.serving_settings import MAX_TIMEOUT_SECONDS

@@ -19,15 +19,15 @@ import pytest
 
 from bento.host_plan import PLAN_FILE, HostPlan
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, desired_generation, swap_desired_state
-from ml_platform.serving.gateway import (
+from ml_platform.serving.gateway_admin import SOCKET_FILE
+from ml_platform.serving.gateway_clusters import (
     CLUSTERS_FILE,
     CONSTANT_SERVICE,
     REQUESTS_AT_ONCE,
-    ROUTES_FILE,
     read_clusters,
     write_clusters,
 )
-from ml_platform.serving.gateway_admin import SOCKET_FILE
+from ml_platform.serving.gateway_routes import ROUTES_FILE
 from ml_platform.serving.processes import ProcessPlan
 from ml_platform.serving.reconcile import FALLBACK_SECONDS, RECOVERED_SECONDS, Reconciler
 from ml_platform.serving.scaling_record import scaling_steps

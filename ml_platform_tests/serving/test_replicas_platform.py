@@ -13,7 +13,8 @@ import pytest
 from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.client_keys import Client, NewKey, add_client
 from ml_platform.serving.desired_state import DesiredState, swap_desired_state
-from ml_platform.serving.gateway import MAX_BODY_BYTES, cluster_name, read_clusters
+from ml_platform.serving.gateway import MAX_BODY_BYTES
+from ml_platform.serving.gateway_clusters import cluster_name, read_clusters
 from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import ToyModel, row

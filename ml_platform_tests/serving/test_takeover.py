@@ -16,15 +16,10 @@ import psutil
 import pytest
 
 from ml_platform.serving.desired_state import DesiredState, ServedVersion
-from ml_platform.serving.gateway import (
-    CLUSTERS_FILE,
-    ROUTES_FILE,
-    Gateway,
-    cluster_name,
-    read_clusters,
-    write_clusters,
-)
+from ml_platform.serving.gateway import Gateway
+from ml_platform.serving.gateway_clusters import CLUSTERS_FILE, cluster_name, read_clusters, write_clusters
 from ml_platform.serving.gateway_process import drain_gateway, gateways_of, server_info
+from ml_platform.serving.gateway_routes import ROUTES_FILE
 from ml_platform.serving.marked_processes import PROCESS_VARIABLE, RUN_VARIABLE, is_alive, stop_orphaned_processes
 from ml_platform.serving.processes import free_port
 from ml_platform.serving.takeover import APPLIED_FILE, EarlierRun
