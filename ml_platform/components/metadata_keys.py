@@ -335,7 +335,12 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("by_period", "Table with a row per period and version: coverage, metrics, expectation."),
         MetadataKey("version", "Version of the latest evaluated period."),
         MetadataKey("period", "First day of the latest evaluated period."),
+        MetadataKey("maturity", "Share of the labels of the period that should be known by now.", "share, 0 to 1"),
+        MetadataKey("label_state", "complete, or marked, corrected or withheld because the labels leave doubts."),
+        MetadataKey("doubts", "Reasons why the known labels of the period may mislead."),
         *_METRICS,
+        MetadataKey("<metric>_low", "Lower end of the metric's confidence interval.", "of the metric"),
+        MetadataKey("<metric>_high", "Upper end of the metric's confidence interval.", "of the metric"),
     ),
     "<model>/performance, check performance_regression": (
         MetadataKey(
@@ -343,6 +348,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
             "Difference by which the metric is worse than in the evaluation; negative is better.",
             "of the metric",
         ),
+        MetadataKey("doubts", "Reasons why the period is not judged as good: labels that are due are missing."),
     ),
     "<model>/scores": (
         MetadataKey("dagster/table_name", "Table of the scores; the digest of its columns is part of its name."),

@@ -2,12 +2,13 @@
 
 Metrics on the known labels can mislead without counts. Every period therefore counts its predictions, known labels,
 labels not due yet, and labels that are overdue. Each version is evaluated on its own predictions, also in a month in
-which the champion changed.
+which the champion changed. A period whose labels leave doubts is marked, corrected or withheld, as declared.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -15,12 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
+from ml_platform.monitoring.label_doubts import Doubt, base_rate_doubt, due_rows, maturity_doubt, missing_doubts
+from ml_platform.monitoring.label_maturity import MaturityCurve, ages_at, expected_maturity, representative_rows
 from ml_platform.monitoring.outcomes import OUTCOME
 from ml_platform.monitoring.sampling_weights import equally_weighted, total_weight
 from ml_platform.tasks.metrics import HIGHER_IS_BETTER
 
 MetricFunction = Callable[[pl.DataFrame], dict[str, float]]
 """Metrics by name of labelled outcomes. Use those of the evaluation's task, so that both sides are comparable."""
+
+BASE_RATE = "base_rate"
+"""Name of the mean outcome among estimated numbers."""
+
+LabelState = Literal["complete", "marked", "corrected", "withheld"]
+"""Whether the labels of a period leave no doubt, or how its metrics are shown."""
+
+_ROW_IDENTITY = ("request_id", "predict_at", "score")
 
 
 class PerformanceError(PlatformError):
@@ -42,6 +53,18 @@ class PerformanceSettings(Settings):
     )
     label_delay_hours: float = Field(
         default=48, ge=0, description="Hours after the prediction time from which an unknown label counts as missing."
+    )
+    immature_labels: Literal["withhold", "correct", "mark"] = Field(
+        default="mark",
+        description="Metrics of a period whose labels leave doubts: mark shows them with the doubts, correct computes "
+        "them from labels that represent all predictions by outcome, age and score, and withhold shows none.",
+    )
+    minimum_maturity: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Share of the labels that should be known by the age of the predictions, below which a period has "
+        "doubts.",
     )
     higher_is_better: list[str] = Field(
         default_factory=lambda: sorted(HIGHER_IS_BETTER),
@@ -80,6 +103,24 @@ def expected_metrics(numbers: Mapping[str, float]) -> dict[str, ExpectedInterval
     }
 
 
+@dataclass(frozen=True)
+class LabelKnowledge:
+    """Knowledge about the labels of one version from before a period.
+
+    ``curve`` says how soon labels become known (None: at the label delay). ``usual_coverage`` is the share of examples
+    that get a label at all (None: all). ``estimate`` returns the numbers by name that are expected on predictions,
+    without their labels; ``base_rate`` is the mean outcome. ``intervals`` returns those of the metrics.
+    """
+
+    curve: MaturityCurve | None = None
+    usual_coverage: float | None = None
+    estimate: Callable[[pl.DataFrame], ExpectedMetrics] | None = None
+    intervals: Callable[[pl.DataFrame], ExpectedMetrics] | None = None
+
+
+NOTHING_KNOWN = LabelKnowledge()
+
+
 class Period(BaseModel):
     """Predictions, labels and metrics of one version in one period."""
 
@@ -101,6 +142,17 @@ class Period(BaseModel):
         description="Mean outcome of the labelled predictions; null without labels, and for outcomes that are classes."
     )
     metrics: dict[str, float] = Field(description="Metrics of the labelled predictions; empty if not evaluated.")
+    maturity: float = Field(default=1.0, description="Share of the labels that should be known by now.")
+    label_state: LabelState = Field(
+        default="complete", description="Whether the labels leave no doubt, or how the metrics are shown."
+    )
+    doubts: list[Doubt] = Field(default_factory=list, description="Reasons why the known labels may mislead.")
+    intervals: dict[str, ExpectedInterval] = Field(
+        default_factory=dict, description="Metrics with their confidence intervals, where they have one."
+    )
+    estimates: dict[str, ExpectedInterval] = Field(
+        default_factory=dict, description="Metrics that are expected on all predictions, without using their labels."
+    )
     has_expectation: bool = Field(description="Whether this version has an evaluation to compare with.")
     shortfalls: dict[str, float] = Field(
         description="By metric with a tolerance, how much worse than expected; negative: better."
@@ -122,14 +174,35 @@ class PerformanceReport(BaseModel):
         """The latest evaluated period, or None."""
         return next((period for period in reversed(self.periods) if period.evaluated), None)
 
+    @property
+    def latest_doubtful(self) -> Period | None:
+        """The latest period that is evaluated or withheld, if labels of it that are due are missing; else None."""
+        found = (each for each in reversed(self.periods) if each.evaluated or each.label_state == "withheld")
+        latest = next(found, None)
+        return latest if latest is not None and any(each.is_of_missing_labels for each in latest.doubts) else None
+
     def table(self) -> pl.DataFrame:
-        """Return one row per period and version: counts, base rate, and one column per metric."""
-        counts = [period.model_dump(exclude={"metrics", "shortfalls", "regressed_metrics"}) for period in self.periods]
+        """Return one row per period and version: counts, base rate, and columns by metric.
+
+        A metric has its value, the ends of its interval (``<metric>_low``, ``<metric>_high``) and, in columns that
+        begin with ``estimated_``, the same without labels.
+        """
+        counts = [period.model_dump(exclude=_LISTED_APART) for period in self.periods]
         rows = [
-            {**one, **period.metrics, "regressed_metrics": ", ".join(period.regressed_metrics)}
+            {
+                **one,
+                **period.metrics,
+                **_interval_ends(period.intervals),
+                **_estimated(period.estimates),
+                "doubts": " ".join(each.text for each in period.doubts),
+                "regressed_metrics": ", ".join(period.regressed_metrics),
+            }
             for one, period in zip(counts, self.periods, strict=True)
         ]
         return pl.from_dicts(rows, infer_schema_length=None) if rows else pl.DataFrame()
+
+
+_LISTED_APART = {"metrics", "shortfalls", "regressed_metrics", "doubts", "intervals", "estimates"}
 
 
 def measure_performance(
@@ -139,6 +212,7 @@ def measure_performance(
     settings: PerformanceSettings,
     known_by: datetime,
     expected_by_version: Mapping[str, ExpectedMetrics] | None = None,
+    knowledge: LabelKnowledge = NOTHING_KNOWN,
 ) -> PerformanceReport:
     """Evaluate ``outcomes`` of one model and role by period and version.
 
@@ -154,7 +228,7 @@ def measure_performance(
     periods = outcomes.with_columns(pl.col("predict_at").dt.truncate(settings.period).alias("period_start"))
     return performance_report(
         [
-            measure_period(start, str(version), rows, compute_metrics, settings, known_by)
+            measure_period(start, str(version), rows, compute_metrics, settings, known_by, knowledge)
             for (start, version), rows in periods.group_by("period_start", "version", maintain_order=True)
         ],
         settings,
@@ -184,28 +258,44 @@ def measure_period(
     compute_metrics: MetricFunction,
     settings: PerformanceSettings,
     known_by: datetime,
+    knowledge: LabelKnowledge = NOTHING_KNOWN,
 ) -> Period:
     """Return the counts and metrics of the ``outcomes`` of one version and period, not yet compared with anything.
 
     Counts add up the column ``weight``, if there is one. Metrics and the required numbers of labels and days count rows
-    of equal weight.
+    of equal weight. Doubts about the labels follow from ``knowledge`` of earlier ones, and the setting
+    ``immature_labels`` says how metrics on such labels are shown.
     """
+    delay = settings.label_delay_hours
     counts = _counts(outcomes, settings, known_by)
     rows = equally_weighted(outcomes, ["request_id", "predict_at"]).sort(
         "predict_at", "score", OUTCOME, nulls_last=True
     )
     labelled = rows.drop_nulls(OUTCOME)
-    due = pl.col("predict_at") + timedelta(hours=settings.label_delay_hours) <= known_by
-    missing = rows.filter(pl.col(OUTCOME).is_null(), due).height
+    missing = due_rows(rows.filter(pl.col(OUTCOME).is_null()), known_by, delay).height
     coverage = labelled.height / (labelled.height + missing) if labelled.height + missing else None
+    maturity = expected_maturity(ages_at(rows["predict_at"], known_by), knowledge.curve, delay)
+    pending = maturity_doubt(maturity, settings.minimum_maturity, counts["pending"])
+    due = due_rows(rows, known_by, delay)
+    doubts = [*([] if pending is None else [pending]), *missing_doubts(due, knowledge.usual_coverage)]
+    doubts += _base_rate_doubts(labelled, coverage, knowledge)
+    state: LabelState = "complete"
+    if doubts:
+        state = _STATES[settings.immature_labels]
+    if state == "corrected":
+        identity = [name for name in _ROW_IDENTITY if name in rows.columns]
+        labelled = representative_rows(
+            rows, known_by=known_by, curve=knowledge.curve, delay_hours=delay, identity=identity
+        )
     days = labelled["predict_at"].dt.date().n_unique()
-    evaluated = (
+    enough = (
         labelled.height >= settings.minimum_labels
         and days >= min(settings.minimum_days, _days_in(settings.period))
         and coverage is not None
         and coverage >= settings.minimum_coverage
         and labelled[OUTCOME].n_unique() > 1
     )
+    evaluated = enough and state != "withheld"
     return Period(
         start=start,
         version=version,
@@ -216,20 +306,55 @@ def measure_period(
         mean_score=float(np.mean(rows["score"].to_numpy())),
         base_rate=_mean_outcome(labelled[OUTCOME]),
         metrics=compute_metrics(labelled) if evaluated else {},
+        maturity=maturity,
+        label_state=state,
+        doubts=doubts,
+        intervals=dict(knowledge.intervals(labelled)) if evaluated and knowledge.intervals else {},
+        estimates=dict(knowledge.estimate(rows)) if knowledge.estimate else {},
         has_expectation=False,
         shortfalls={},
         regressed_metrics=[],
     )
 
 
+_STATES: Mapping[str, LabelState] = {"mark": "marked", "correct": "corrected", "withhold": "withheld"}
+
+
+def _base_rate_doubts(labelled: pl.DataFrame, coverage: float | None, knowledge: LabelKnowledge) -> list[Doubt]:
+    """Return the doubt about the mean outcome of a task whose outcomes are 0 and 1; empty for other tasks."""
+    base_rate = _mean_outcome(labelled[OUTCOME])
+    if base_rate is None or coverage is None or knowledge.estimate is None:
+        return []
+    if not labelled[OUTCOME].cast(pl.Float64).is_in([0.0, 1.0]).all():
+        return []
+    expected = knowledge.estimate(labelled).get(BASE_RATE)
+    if expected is None:
+        return []
+    ends = (expected.value, expected.low, expected.high)
+    found = base_rate_doubt(base_rate, ends, coverage, knowledge.usual_coverage)
+    return [] if found is None else [found]
+
+
+def _interval_ends(intervals: ExpectedMetrics) -> dict[str, float]:
+    return {
+        f"{name}_{end}": value
+        for name, each in intervals.items()
+        for end, value in (("low", each.low), ("high", each.high))
+    }
+
+
+def _estimated(estimates: ExpectedMetrics) -> dict[str, float]:
+    values = {f"estimated_{name}": each.value for name, each in estimates.items()}
+    return values | _interval_ends({f"estimated_{name}": each for name, each in estimates.items()})
+
+
 def _counts(outcomes: pl.DataFrame, settings: PerformanceSettings, known_by: datetime) -> dict[str, int]:
-    due = pl.col("predict_at") + timedelta(hours=settings.label_delay_hours) <= known_by
     unknown = outcomes.filter(pl.col(OUTCOME).is_null())
-    missing = total_weight(unknown.filter(due))
+    missing = total_weight(due_rows(unknown, known_by, settings.label_delay_hours))
     return {
         "predictions": total_weight(outcomes),
         "labelled": total_weight(outcomes.drop_nulls(OUTCOME)),
-        "pending": total_weight(unknown.filter(~due)),
+        "pending": total_weight(unknown) - missing,
         "missing": missing,
     }
 

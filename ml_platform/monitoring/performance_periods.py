@@ -4,8 +4,8 @@ The results are stored in the state store. A period has changed when predictions
 it, when a label of it became overdue, or when a setting of the measurement changed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -15,10 +15,18 @@ from ml_platform.data.canonical import value_digest
 from ml_platform.data.lake import Lake
 from ml_platform.monitoring.hashed_fields import HashedFields
 from ml_platform.monitoring.known_ids import PREDICTION_ID
+from ml_platform.monitoring.label_maturity import MaturityCurve
 from ml_platform.monitoring.log_lines import DETAILS
 from ml_platform.monitoring.logged_fields import identity_column, with_identity
 from ml_platform.monitoring.outcomes import OUTCOME, current_outcomes, latest_per_example
-from ml_platform.monitoring.performance import MetricFunction, PerformanceSettings, Period, measure_period
+from ml_platform.monitoring.performance import (
+    NOTHING_KNOWN,
+    LabelKnowledge,
+    MetricFunction,
+    PerformanceSettings,
+    Period,
+    measure_period,
+)
 from ml_platform.monitoring.prediction_days import DayCounts, day_counts, day_name
 from ml_platform.monitoring.prediction_log import predictions_table, with_details
 from ml_platform.monitoring.sampling_weights import WEIGHT, with_weights
@@ -28,7 +36,15 @@ from ml_platform.state.store import StateStore
 STABLE = "stable"
 """Role of the version whose performance counts."""
 
-_MEASURED_BY = ("period", "minimum_labels", "minimum_days", "minimum_coverage", "label_delay_hours")
+_MEASURED_BY = (
+    "period",
+    "minimum_labels",
+    "minimum_days",
+    "minimum_coverage",
+    "label_delay_hours",
+    "immature_labels",
+    "minimum_maturity",
+)
 """Settings that change a measurement; the others only change its comparison with the evaluation."""
 
 _EXAMPLE = "example"
@@ -40,7 +56,9 @@ class PerformanceMeasure:
 
     The log has pseudonyms of the ``hashed`` fields.
 
-    ``metrics_name`` identifies ``compute_metrics``: another name measures all periods again.
+    ``metrics_name`` identifies ``compute_metrics`` and ``knowledge_of``: another name measures all periods again.
+    ``curve`` says how soon labels become known; a later one counts for periods with labels that are not due.
+    ``knowledge_of`` returns what was known of a version before it served, which never changes.
     """
 
     identity: Mapping[str, pl.DataType]
@@ -49,6 +67,8 @@ class PerformanceMeasure:
     settings: PerformanceSettings
     outcome_type: pl.DataType = field(default_factory=pl.Float64)
     hashed: HashedFields | None = None
+    curve: MaturityCurve | None = None
+    knowledge_of: Callable[[str], LabelKnowledge] = lambda version: NOTHING_KNOWN
 
 
 def measured_periods(lake: Lake, model: str, measure: PerformanceMeasure, *, known_by: datetime) -> list[Period]:
@@ -168,6 +188,7 @@ def _digest(start: datetime, counts: Sequence[DayCounts], measure: PerformanceMe
     settings = measure.settings
     # Once all labels of the period are due, a later time changes nothing.
     last_due = _period_end(start, settings.period) + timedelta(hours=settings.label_delay_hours)
+    curve = None if measure.curve is None or known_by >= last_due else measure.curve.model_dump(mode="json")
     return value_digest(
         {
             # Facts are only added, so equal counts mean equal facts.
@@ -176,6 +197,7 @@ def _digest(start: datetime, counts: Sequence[DayCounts], measure: PerformanceMe
             "metrics": measure.metrics_name,
             "identity": {name: str(dtype) for name, dtype in measure.identity.items()},
             "known_by": min(known_by, last_due).isoformat(),
+            **({} if curve is None else {"curve": curve}),
         }
     )
 
@@ -206,7 +228,15 @@ def _measure(
     end = _period_end(start, measure.settings.period)
     rows = outcomes_of_period(lake, model, measure.identity, start, end, days, measure.outcome_type, measure.hashed)
     return [
-        measure_period(start, str(version), group, measure.compute_metrics, measure.settings, known_by)
+        measure_period(
+            start,
+            str(version),
+            group,
+            measure.compute_metrics,
+            measure.settings,
+            known_by,
+            replace(measure.knowledge_of(str(version)), curve=measure.curve),
+        )
         for (version,), group in rows.group_by("version", maintain_order=True)
     ]
 

@@ -24,6 +24,7 @@ from ml_platform.monitoring.fact_tables import compact_closed_days
 from ml_platform.monitoring.hashed_fields import HashedFields
 from ml_platform.monitoring.logged_nulls import logged_features, risen_nulls
 from ml_platform.monitoring.lost_predictions import LostPredictions, count_lost_predictions
+from ml_platform.monitoring.maturity_record import maturity_curve
 from ml_platform.monitoring.outcome_join import LabelSource, record_outcomes
 from ml_platform.monitoring.outcomes import outcomes_table
 from ml_platform.monitoring.own_monitor import MonitorResult, monitor_result
@@ -48,6 +49,7 @@ from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.pseudonyms import hashed_fields_of
 from ml_platform.steps.scoring import version_files
 from ml_platform.steps.untimed import written_at
+from ml_platform.steps.version_knowledge import knowledge_of_versions
 from ml_platform.tasks.catalog import realised_metrics
 from ml_platform.training.model_directory import StoredModel
 
@@ -154,7 +156,7 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
     lake, settings = stores.lake, performance_settings(model)
     if not lake.exists(predictions_table(model.name)):
         return PerformanceReport(periods=[])
-    schema = lake.scan(model.table).collect_schema()
+    schema, clock = lake.scan(model.table).collect_schema(), label_clock(model, lake)
     measure = PerformanceMeasure(
         identity={name: schema[name] for name in model.identity},
         compute_metrics=partial(realised_metrics, model.declared.task, own=model.own_metrics),
@@ -162,8 +164,16 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
         settings=settings,
         outcome_type=model.declared.task.outcome_type,
         hashed=hashed_fields_of(model, stores.home),
+        curve=maturity_curve(
+            lake,
+            model.name,
+            known_by=clock,
+            delay_hours=settings.label_delay_hours,
+            outcome_type=model.declared.task.outcome_type,
+        ),
+        knowledge_of=knowledge_of_versions(model, stores),
     )
-    periods = measured_periods(lake, model.name, measure, known_by=label_clock(model, lake))
+    periods = measured_periods(lake, model.name, measure, known_by=clock)
     return performance.performance_report(periods, settings, expected_by_version(model, stores))
 
 
@@ -173,7 +183,12 @@ def _metrics_name(model: BoundModel) -> str:
         f"{name} {metric.source_digest()} {metric.model_dump_json()}"
         for name, metric in sorted(model.own_metrics.items())
     ]
-    return " ".join([model.declared.task.name, source_hash("ml_platform.tasks.catalog:realised_metrics"), *own])
+    code = (
+        "ml_platform.tasks.catalog:realised_metrics",
+        "ml_platform.monitoring.performance:measure_period",
+        "ml_platform.evaluation.bootstrap:bootstrap",
+    )
+    return " ".join([model.declared.task.name, *map(source_hash, code), *own])
 
 
 def performance_settings(model: BoundModel) -> PerformanceSettings:

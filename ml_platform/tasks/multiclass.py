@@ -285,11 +285,17 @@ class MulticlassTask(Task):
         The classes have the order in which the version answers them. Rows of a class that it does not know are left
         out: they have no code.
         """
-        answered = [json.loads(text)["probabilities"] for text in outcomes["details"]]
-        codes = {name: code for code, name in enumerate(answered[0])}
+        task, shares = self.logged_predictions(outcomes)
+        codes = {name: code for code, name in enumerate(task.output_names)}
         known = [at for at, name in enumerate(outcomes["outcome"]) if name in codes]
         label = np.array([codes[outcomes["outcome"][at]] for at in known], dtype=np.float64)
-        return label, np.array([[answered[at][name] for name in codes] for at in known], dtype=np.float64)
+        return label, shares[known]
+
+    def logged_predictions(self, rows: pl.DataFrame) -> tuple[Self, Array]:
+        answered = [json.loads(text)["probabilities"] for text in rows["details"]]
+        names = list(answered[0])
+        shares = np.array([[each[name] for name in names] for each in answered], dtype=np.float64)
+        return self.with_outputs(names), shares
 
     @property
     def _codes(self) -> range:

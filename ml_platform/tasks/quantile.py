@@ -171,9 +171,12 @@ class QuantileTask(SeasonalTask):
 
     def realised_rows(self, outcomes: pl.DataFrame) -> tuple[Array, Array]:
         """Return the label and the quantiles of each row, those of the levels that the version answered, ascending."""
-        answered, names = (json.loads(text)["quantiles"] for text in outcomes["details"]), _answered_levels(outcomes)
+        return outcomes["outcome"].to_numpy(), self.logged_predictions(outcomes)[1]
+
+    def logged_predictions(self, rows: pl.DataFrame) -> tuple[Self, Array]:
+        answered, names = (json.loads(text)["quantiles"] for text in rows["details"]), _answered_levels(rows)
         quantiles = np.array([[row[name] for name in names] for row in answered], dtype=np.float64)
-        return outcomes["outcome"].to_numpy(), quantiles
+        return self.with_outputs(names), quantiles
 
     @property
     def _median(self) -> int:

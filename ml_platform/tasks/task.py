@@ -302,6 +302,13 @@ class Task(Settings, ABC):
         label = outcomes["outcome"].to_numpy()
         return self.score(label, outcomes["score"].to_numpy()) | self.summary(label)
 
+    def logged_predictions(self, rows: pl.DataFrame) -> tuple[Self, Array]:
+        """Return the task with the outputs that one version answered, and its predictions of logged ``rows``.
+
+        ``rows`` are not empty and have ``score`` and ``details``; an outcome is not needed.
+        """
+        return self, rows["score"].cast(pl.Float64).to_numpy()
+
     def realised_rows(self, outcomes: pl.DataFrame) -> tuple[Array, Array]:
         """Return label (rows,) and prediction of ``outcomes`` of one version, in the shape that they had in training.
 
