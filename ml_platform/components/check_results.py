@@ -15,7 +15,6 @@ from ml_platform.features.leakage_screen import LeakageScreenReport
 from ml_platform.features.skew import SkewReport
 from ml_platform.monitoring.drift_report import ColumnDrift, DriftReport
 from ml_platform.monitoring.own_monitor import MonitorResult
-from ml_platform.monitoring.performance import PerformanceReport, Period
 from ml_platform.steps.feature_checks import NotEvaluated
 from ml_platform.steps.monitoring import DriftResult
 
@@ -110,80 +109,6 @@ def skew_result(found: SkewReport | NotEvaluated) -> dg.AssetCheckResult:
     )
 
 
-def performance_metadata(report: PerformanceReport) -> dict[str, Any]:
-    """Return the metrics of the latest evaluated period as numbers, and all periods as a table."""
-    latest = report.latest
-    counts = {
-        "periods": len(report.periods),
-        "predictions": sum(period.predictions for period in report.periods),
-        "labelled": sum(period.labelled for period in report.periods),
-    }
-    if not report.periods:
-        return {**counts, "reason": "Nothing was predicted yet."}
-    metadata = {**counts, "by_period": records_table(_table_cells(row) for row in report.table().to_dicts())}
-    if latest is None:
-        newest = report.periods[-1]
-        reason = " ".join(["No period has enough known labels yet.", *(each.text for each in newest.doubts)])
-        return {**metadata, "maturity": newest.maturity, "reason": reason}
-    return {
-        **metadata,
-        "version": latest.version,
-        "period": f"{latest.start:%Y-%m-%d}",
-        "maturity": latest.maturity,
-        "label_state": latest.label_state,
-        "doubts": [each.text for each in latest.doubts],
-        **latest.metrics,
-        **{f"{name}_low": each.low for name, each in latest.intervals.items()},
-        **{f"{name}_high": each.high for name, each in latest.intervals.items()},
-    }
-
-
-def performance_regression_result(report: PerformanceReport) -> dg.AssetCheckResult:
-    """Return the result of `performance_regression`, which warns for a worse period than expected.
-
-    It warns too when labels that are due are missing in a way that may hide a worse period.
-    """
-    latest, doubtful = report.latest, report.latest_doubtful
-    if latest is None and doubtful is None:
-        description = "Nothing was predicted yet." if not report.periods else "No period has enough known labels yet."
-        return dg.AssetCheckResult(
-            check_name="performance_regression", passed=True, description=f"Not evaluated: {description}"
-        )
-    description = "" if latest is None else _comparison(latest)
-    regressed = [] if latest is None else latest.regressed_metrics
-    if doubtful is not None and not (regressed and doubtful is latest):
-        texts = " ".join(each.text for each in doubtful.doubts)
-        where = f"version {doubtful.version} in the period from {doubtful.start:%Y-%m-%d}"
-        description = f"Not judged as good, because labels are missing: {where}. {texts} {description}".strip()
-    return dg.AssetCheckResult(
-        check_name="performance_regression",
-        passed=not regressed and doubtful is None,
-        severity=WARN,
-        description=description,
-        metadata={
-            **({} if latest is None else {f"shortfall_{name}": gap for name, gap in latest.shortfalls.items()}),
-            **({} if doubtful is None else {"doubts": [each.text for each in doubtful.doubts]}),
-        },
-    )
-
-
-def _comparison(latest: Period) -> str:
-    """Return in words how the evaluated period ``latest`` compares with the evaluation of its version."""
-    where = f"version {latest.version} in the period from {latest.start:%Y-%m-%d}"
-    if not latest.has_expectation:
-        return f"Not evaluated: no evaluation of {where} is on record."
-    text = f"Not worse than the evaluation: {where}."
-    if latest.regressed_metrics:
-        text = f"Worse than the evaluation: {where}: " + ", ".join(
-            f"{name} is {latest.metrics[name]:.3f}, which is {latest.shortfalls[name]:.3f} worse"
-            for name in latest.regressed_metrics
-        )
-    if latest.doubts:
-        shown = {"marked": "The labels leave doubts", "corrected": "Corrected for its labels"}
-        text += f" {shown[latest.label_state]}: " + " ".join(each.text for each in latest.doubts)
-    return text
-
-
 def drift_metadata(result: DriftResult) -> dict[str, Any]:
     """Return the numbers of a drift report under stable names, and a table with one row per column."""
     report = result.report
@@ -235,7 +160,7 @@ def own_monitor_result(name: str, result: MonitorResult) -> dg.AssetCheckResult:
 
 
 def _column(column: ColumnDrift) -> dict[str, Any]:
-    return _table_cells(
+    return table_cells(
         {
             "column": column.name,
             "statistic": "Kolmogorov-Smirnov" if column.kind == "number" else "total variation",
@@ -259,7 +184,7 @@ def not_evaluated(check: str, found: NotEvaluated) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(check_name=check, passed=True, description=f"Not evaluated: {found.reason}")
 
 
-def _table_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+def table_cells(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``row`` for a table of the UI: floats rounded to 4 digits, other types as text, nulls left out."""
     return {
         name: round(value, 4) if isinstance(value, float) else value if isinstance(value, bool | int) else str(value)

@@ -32,7 +32,7 @@ def reliability_plot(bins: Sequence[ReliabilityBin]) -> bytes:
     half_widths = np.abs(np.array([[one.low for one in bins], [one.high for one in bins]]) - observed)
     axes.errorbar(predicted, observed, yerr=half_widths, color=BLUE, marker="o", markersize=4, linewidth=1.2, capsize=2)
     axes.set(xlabel="predicted probability", ylabel="observed share", xlim=(0, top), ylim=(0, top))
-    return _png(figure)
+    return png(figure)
 
 
 def importance_plot(importance: Mapping[str, float], limit: int = 12) -> bytes:
@@ -42,7 +42,7 @@ def importance_plot(importance: Mapping[str, float], limit: int = 12) -> bytes:
     axes.barh([name for name, _ in largest], [value for _, value in largest], color=BLUE)
     axes.set(xlabel="importance")
     axes.tick_params(axis="y", labelsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def improvement_plot(summaries: Sequence[MetricSummary], opponent: str) -> bytes:
@@ -60,7 +60,7 @@ def improvement_plot(summaries: Sequence[MetricSummary], opponent: str) -> bytes
         axes.axvline(edge, color=GREY, linewidth=1, linestyle=":")
     axes.set(xlabel=f"better than {opponent} (1 = proven)")
     axes.tick_params(axis="y", labelsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def loss_curve_plot(history: Sequence[tuple[int, float]]) -> bytes:
@@ -69,7 +69,7 @@ def loss_curve_plot(history: Sequence[tuple[int, float]]) -> bytes:
     axes.plot([at for at, _ in history], [loss for _, loss in history], color=BLUE, marker="o", markersize=2)
     axes.axvline(min(history, key=lambda each: each[1])[0], color=GREY, linewidth=1, linestyle=":")
     axes.set(xlabel="round", ylabel="validation loss")
-    return _png(figure)
+    return png(figure)
 
 
 def search_plot(history: Sequence[tuple[int, float]]) -> bytes:
@@ -79,7 +79,7 @@ def search_plot(history: Sequence[tuple[int, float]]) -> bytes:
         [at for at, _ in history], [loss for _, loss in history], where="post", color=BLUE, marker="o", markersize=4
     )
     axes.set(xlabel="trial", ylabel="lowest validation loss")
-    return _png(figure)
+    return png(figure)
 
 
 def rollout_plot(
@@ -93,7 +93,7 @@ def rollout_plot(
     ``shares`` are those between 0 and 1, by name and arm (``stable``, ``candidate``). The dotted line is the ``limit``
     of the evidence, at which the candidate is rolled back.
     """
-    figure, panels = _panels(len(shares) + 1)
+    figure, panels = panels_below(len(shares) + 1)
     for axes, (name, by_arm) in zip(panels, shares.items(), strict=False):
         for arm, color in (("stable", GREY), ("candidate", BLUE)):
             axes.plot(seconds, [100 * share for share in by_arm[arm]], color=color, linewidth=1.2, label=arm)
@@ -105,20 +105,20 @@ def rollout_plot(
     panels[-1].axhline(limit, color=RED, linewidth=1, linestyle=":")
     panels[-1].set(ylabel="evidence", xlabel="seconds since the start", yscale="log")
     panels[-1].legend(fontsize=7, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def _figure() -> "tuple[Figure, Axes]":
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = panels_below(1)
     return figure, axes
 
 
-def _panels(number: int) -> "tuple[Figure, list[Axes]]":
-    """Return a figure with ``number`` panels, one below the other, over the same x axis."""
+def panels_below(number: int, width: float = INCHES[0]) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of ``width`` inches with ``number`` panels, one below the other, over the same x axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width, height = INCHES
+    height = INCHES[1]
     figure = Figure(figsize=(width, height * (1 + 0.6 * (number - 1))), dpi=DOTS_PER_INCH, layout="tight")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(number, sharex=True, squeeze=False)[:, 0])
@@ -127,11 +127,12 @@ def _panels(number: int) -> "tuple[Figure, list[Axes]]":
     return figure, panels
 
 
-def _png(figure: "Figure") -> bytes:
+def png(figure: "Figure", colors: int = PALETTE_COLORS) -> bytes:
+    """Return ``figure`` as a PNG image with a palette of ``colors``; small marks in a colour of their own need more."""
     from PIL import Image
 
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     # A palette makes a line drawing a third of the size.
-    Image.open(drawn).convert("RGB").quantize(PALETTE_COLORS).save(packed, format="png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(colors).save(packed, format="png", optimize=True)
     return packed.getvalue()

@@ -154,6 +154,9 @@ class Period(BaseModel):
         default_factory=dict, description="Metrics that are expected on all predictions, without using their labels."
     )
     has_expectation: bool = Field(description="Whether this version has an evaluation to compare with.")
+    promised: dict[str, ExpectedInterval] = Field(
+        default_factory=dict, description="Metrics of the evaluation of this version; empty before the comparison."
+    )
     shortfalls: dict[str, float] = Field(
         description="By metric with a tolerance, how much worse than expected; negative: better."
     )
@@ -202,7 +205,7 @@ class PerformanceReport(BaseModel):
         return pl.from_dicts(rows, infer_schema_length=None) if rows else pl.DataFrame()
 
 
-_LISTED_APART = {"metrics", "shortfalls", "regressed_metrics", "doubts", "intervals", "estimates"}
+_LISTED_APART = {"metrics", "shortfalls", "regressed_metrics", "doubts", "intervals", "estimates", "promised"}
 
 
 def measure_performance(
@@ -299,7 +302,10 @@ def measure_period(
     return Period(
         start=start,
         version=version,
-        **counts,
+        predictions=counts["predictions"],
+        labelled=counts["labelled"],
+        pending=counts["pending"],
+        missing=counts["missing"],
         coverage=coverage,
         days=days,
         evaluated=evaluated,
@@ -378,6 +384,7 @@ def _compared(period: Period, expected: ExpectedMetrics | None, settings: Perfor
     return period.model_copy(
         update={
             "has_expectation": expected is not None,
+            "promised": dict(expected or {}),
             "shortfalls": shortfalls,
             "regressed_metrics": regressed,
         }

@@ -105,6 +105,9 @@ class LossEvidence:
     ``days`` days with ``labels`` known outcomes. ``evidence`` is the e-value against "the mean is at most ``promised``
     plus the tolerance". ``until`` is the last day that counts, and ``waiting_for`` the first later one whose labels are
     not due; both are empty without such a day.
+
+    An estimated loss has the first day of its period, ``since``, no labels, and a ``note`` about earlier estimates. It
+    has no day when it is not to be used.
     """
 
     version: int
@@ -116,6 +119,8 @@ class LossEvidence:
     evidence: float
     until: str = ""
     waiting_for: str = ""
+    since: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class Evidence:
     ``data_time`` is the end of the window. ``windows_since`` counts the windows that closed after ``evaluated``, the
     last one with a verdict; a rule needs no higher number than its own limit, so the count may stop there. 0 says that
     the rows of the evaluated window itself have changed. ``decided_until`` is the latest data clock of any earlier
-    decision. ``estimated`` is the loss before labels are known, where a monitor estimates it.
+    decision. ``estimated`` is the loss of the latest period while its labels are not known, where it is declared.
     """
 
     window: str
@@ -229,14 +234,21 @@ def _drift(rule: DriftRule, evidence: Evidence) -> Reason:
 def _loss(name: Literal["loss", "estimated_loss"], rule: LossRule, found: LossEvidence | None) -> Reason:
     kind = "realised" if name == "loss" else "estimated"
     due = f" The labels of {found.waiting_for} are not due." if found is not None and found.waiting_for else ""
+    if found is not None and found.note and not found.days:
+        text = f"The estimated loss of the predictions from {found.since} is not used. {found.note}"
+        return Reason(rule=name, effect="unknown", text=text)
     if found is None or not found.days:
         return Reason(rule=name, effect="unknown", text=f"No {kind} loss of the champion is known.{due}")
     needed = 1 / rule.error
     is_worse = found.evidence >= needed
+    when = f"on {found.days} days until {found.until}"
+    if found.since:
+        when = f"for the predictions from {found.since}, whose labels are not known yet"
+    note = f" {found.note}" if found.note else ""
     text = (
-        f"The {kind} {found.metric.replace('_', ' ')} of version {found.version} is {found.mean:.4f} on {found.days} "
-        f"days until {found.until}, and at most {found.promised:.4f} was promised. The evidence that it is worse by "
-        f"more than {rule.tolerance:g} is {found.evidence:,.1f}; {needed:,.0f} calls for a retraining.{due}"
+        f"The {kind} {found.metric.replace('_', ' ')} of version {found.version} is {found.mean:.4f} {when}, and at "
+        f"most {found.promised:.4f} was promised. The evidence that it is worse by "
+        f"more than {rule.tolerance:g} is {found.evidence:,.1f}; {needed:,.0f} calls for a retraining.{due}{note}"
     )
     numbers = {
         "mean": found.mean,

@@ -46,6 +46,11 @@ class LossRule(Settings):
         description="Highest probability that a champion as good as promised is ever found worse, over all looks.",
         json_schema_extra={"unit": "probability"},
     )
+    estimated: bool = Field(
+        default=False,
+        description="Whether the estimated loss of the latest period counts while its labels are not known, if earlier "
+        "estimates are reliable.",
+    )
 
 
 class BudgetRule(Settings):

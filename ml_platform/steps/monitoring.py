@@ -187,6 +187,7 @@ def _metrics_name(model: BoundModel) -> str:
         "ml_platform.tasks.catalog:realised_metrics",
         "ml_platform.monitoring.performance:measure_period",
         "ml_platform.evaluation.bootstrap:bootstrap",
+        "ml_platform.monitoring.estimates:fit_estimator",
     )
     return " ".join([model.declared.task.name, *map(source_hash, code), *own])
 

@@ -12,6 +12,7 @@ from ml_platform.monitoring.prediction_log import predictions_table
 from ml_platform.monitoring.sampling_weights import equally_weighted
 from ml_platform.registry.champion_history import ChampionRecord, current_champion
 from ml_platform.registry.verdict_record import verdict_metrics
+from ml_platform.state.store import StateStore
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.monitoring import label_clock, performance_settings
 from ml_platform.steps.platform_stores import PlatformStores
@@ -32,7 +33,7 @@ def continue_loss_test(model: BoundModel, stores: PlatformStores) -> LossTest | 
     policy, champion = model.declared.retraining.policy, current_champion(stores.audit, model.name)
     if policy is None or policy.loss is None or champion is None or not model.partitions.names_key(champion.partition):
         return None
-    promised = _promised(model, champion, stores)
+    promised = promised_loss(model, champion, stores.state)
     if promised is None or not stores.lake.exists(predictions_table(model.name)):
         return None
     metric = LOSS_METRICS[model.declared.task.name]
@@ -87,9 +88,9 @@ def _mean_loss(
     return float(row_losses(model.declared.task, labelled).mean()), labelled.height
 
 
-def _promised(model: BoundModel, champion: ChampionRecord, stores: PlatformStores) -> float | None:
+def promised_loss(model: BoundModel, champion: ChampionRecord, state: StateStore) -> float | None:
     """Return the upper end of the interval of the champion's loss in its evaluation; None where it has no such loss."""
-    metrics, metric = verdict_metrics(stores.state, champion.verdict), LOSS_METRICS[model.declared.task.name]
+    metrics, metric = verdict_metrics(state, champion.verdict), LOSS_METRICS[model.declared.task.name]
     found = metrics.get(f"{metric}_high", metrics.get(metric))
     return found if found is not None and found > 0 else None
 

@@ -7,7 +7,9 @@ from zoneinfo import ZoneInfo
 
 from ml_platform.errors import PlatformError
 from ml_platform.monitoring.drift_history import drift_history
+from ml_platform.monitoring.estimated_loss import estimated_loss
 from ml_platform.monitoring.loss_test import read_loss_test
+from ml_platform.monitoring.performance_periods import last_periods
 from ml_platform.monitoring.retraining_policy import (
     DriftEvidence,
     EvaluatedWindow,
@@ -27,16 +29,20 @@ from ml_platform.monitoring.retraining_records import (
     spending,
 )
 from ml_platform.registry.audit import AuditLog
-from ml_platform.registry.champion_history import current_champion
+from ml_platform.registry.champion_history import ChampionRecord, current_champion
 from ml_platform.registry.verdict_record import last_judged_partition
 from ml_platform.steps.closed_window import window_ends
 from ml_platform.steps.model import BoundModel
+from ml_platform.steps.realised_loss import promised_loss
+from ml_platform.tasks.row_losses import LOSS_METRICS
 
 if TYPE_CHECKING:
     from ml_platform.monitoring.retraining_settings import RetrainingPolicy
     from ml_platform.state.store import StateStore
 
 ACTOR = "retraining policy"
+PERIODS_READ = 24
+"""Periods and versions that are read for an estimated loss and its track record."""
 
 
 class RetrainingError(PlatformError):
@@ -88,6 +94,7 @@ def evidence_of(model: BoundModel, window: str, changed_code: Sequence[str], aud
         changed_code=tuple(changed_code),
         drift=_drift(model, window, state),
         realised=None if champion is None else _realised(model, champion.version, policy, state),
+        estimated=None if champion is None else _estimated(model, champion, policy, state),
         spent=_spent(model, data_time, policy, state),
         decided_until=decided_until(state, model.name),
     )
@@ -149,6 +156,24 @@ def _realised(model: BoundModel, version: int, policy: "RetrainingPolicy", state
     if test is None or policy.loss is None or test.version != version or test.tolerance != policy.loss.tolerance:
         return None
     return test.evidence
+
+
+def _estimated(
+    model: BoundModel, champion: ChampionRecord, policy: "RetrainingPolicy", state: "StateStore"
+) -> LossEvidence | None:
+    """Return the estimated loss of the champion's latest period; None where it is not declared or not needed."""
+    if policy.loss is None or not policy.loss.estimated:
+        return None
+    promised = promised_loss(model, champion, state)
+    if promised is None:
+        return None
+    return estimated_loss(
+        last_periods(state, model.name, PERIODS_READ),
+        version=champion.version,
+        metric=LOSS_METRICS[model.declared.task.name],
+        promised=promised,
+        tolerance=policy.loss.tolerance,
+    )
 
 
 def _spent(model: BoundModel, until: datetime, policy: "RetrainingPolicy", state: "StateStore") -> Spending:

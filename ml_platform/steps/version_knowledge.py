@@ -3,24 +3,37 @@
 It follows from the promotion of the version and the data of its evaluation, so each measurement reads the same.
 """
 
+import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
+import numpy as np
 import polars as pl
+from pydantic import ValidationError
 
 from ml_platform.data.lake import Lake
+from ml_platform.data.source_hash import source_hash
 from ml_platform.evaluation.bootstrap import ROW_UNIT, TIME_UNITS, BootstrapSettings, bootstrap
-from ml_platform.evaluation.evidence import bootstrap_blocks
+from ml_platform.evaluation.evidence import CANDIDATE, Evidence, bootstrap_blocks
+from ml_platform.evaluation.serial_dependence import serial_dependence
+from ml_platform.evaluation.verdict import Verdict
+from ml_platform.monitoring.estimates import Estimator, can_be_estimated, fit_estimator
+from ml_platform.monitoring.log_lines import DETAILS
 from ml_platform.monitoring.outcomes import OUTCOME
 from ml_platform.monitoring.performance import ExpectedInterval, ExpectedMetrics, LabelKnowledge
 from ml_platform.registry.champion_history import ChampionRecord, champion_history
+from ml_platform.registry.verdict_record import PromotionError, stored_verdict
+from ml_platform.state.cursors import read_cursor, write_cursor
+from ml_platform.steps.evaluation import load_evidence
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.platform_stores import PlatformStores
-from ml_platform.tasks.metrics import EvaluationError
+from ml_platform.tasks.metrics import Array, EvaluationError
 from ml_platform.tasks.row_losses import LOSS_METRICS
 from ml_platform.training.splits import LABEL
 
 VERSION = "version"
+_PREFIX = "estimator/"
+_DAYS_OF_UNIT = {"hour": 1 / 24, "day": 1.0, "week": 7.0}
 RESAMPLES = 200
 """Draws of the intervals of realised metrics; the standard error needs fewer than the gates do."""
 
@@ -32,9 +45,11 @@ def knowledge_of_versions(model: BoundModel, stores: PlatformStores) -> Callable
     @cache
     def of_version(version: str) -> LabelKnowledge:
         champion = champions.get(version)
+        fitted = None if champion is None else estimator_of(model, champion, stores)
         return LabelKnowledge(
             usual_coverage=None if champion is None else usual_coverage(model, champion, stores.lake),
-            intervals=lambda labelled: realised_intervals(model, labelled),
+            estimate=None if fitted is None else partial(estimated_metrics, model, fitted),
+            intervals=partial(realised_intervals, model),
         )
 
     return of_version
@@ -49,6 +64,81 @@ def usual_coverage(model: BoundModel, champion: ChampionRecord, lake: Lake) -> f
         partitions = [champion.partition]
     share = lake.scan(model.table, partitions=partitions).select(pl.col(LABEL).is_not_null().mean()).collect().item()
     return None if share is None else float(share)
+
+
+def estimator_of(model: BoundModel, champion: ChampionRecord, stores: PlatformStores) -> Estimator | None:
+    """Return the estimator of a champion from the rows of its evaluation, stored with their digest.
+
+    It is fitted again when these rows or the code of the fit are others. None for a task without one, for few rows, and
+    when the rows of the evaluation are not stored.
+    """
+    if champion.verdict is None or not can_be_estimated(model.declared.task):
+        return None
+    try:
+        verdict = Verdict.model_validate(stored_verdict(stores.state, champion.verdict).content)
+        name, basis = f"{_PREFIX}{model.name}/{champion.version}", f"{verdict.table} {_code()}"
+        stored = read_cursor(stores.state, name)
+        if stored is not None and stored["basis"] == basis:
+            return Estimator.model_validate(stored["estimator"])
+        evidence = load_evidence(model, verdict, stores.home)
+    except (PromotionError, ValidationError):
+        return None
+    fitted = _fitted(model, evidence)
+    if fitted is not None:
+        write_cursor(stores.state, name, {"basis": basis, "estimator": fitted.model_dump(mode="json")})
+    return fitted
+
+
+@cache
+def _code() -> str:
+    return source_hash("ml_platform.monitoring.estimates:fit_estimator")
+
+
+def _fitted(model: BoundModel, evidence: Evidence) -> Estimator | None:
+    unit = model.declared.evaluation.bootstrap.unit
+    blocks = len(np.unique(evidence.block))
+    bounds = evidence.bounds.get(CANDIDATE)
+    return fit_estimator(
+        evidence.task,
+        evidence.label,
+        evidence.predictions[CANDIDATE],
+        evidence.block,
+        spread=None if bounds is None else bounds[1] - bounds[0],
+        days=blocks * _DAYS_OF_UNIT[unit] if unit in _DAYS_OF_UNIT else None,
+        inflation=lambda influence: serial_dependence(influence, ordered=unit in TIME_UNITS).inflation,
+    )
+
+
+def not_estimated(model: BoundModel) -> str:
+    """Return the reason why a period of ``model`` may have no estimate."""
+    if not can_be_estimated(model.declared.task):
+        return (
+            f"Not applicable to the task {model.declared.task.name}: its score is no probability, and its rows count "
+            "by group."
+        )
+    return "The version has no promotion on record whose evaluation rows are stored, or fewer than 200 of them."
+
+
+def estimated_metrics(model: BoundModel, fitted: Estimator, rows: pl.DataFrame) -> ExpectedMetrics:
+    """Return the metrics that ``fitted`` expects of logged predictions, without their outcomes.
+
+    Empty without rows, and for a version whose classes or levels are others than those of its evaluation.
+    """
+    if rows.is_empty():
+        return {}
+    measured, prediction = model.declared.task.logged_predictions(rows)
+    if sorted(measured.output_names) != sorted(fitted.outputs):
+        return {}
+    if measured.output_names:
+        prediction = prediction[:, [measured.output_names.index(name) for name in fitted.outputs]]
+    days = rows["predict_at"].dt.date().n_unique()
+    return fitted.estimate(prediction, _spread(rows) if measured.has_interval else None, days)
+
+
+def _spread(rows: pl.DataFrame) -> Array:
+    """Return the width of the answered interval of each row, NaN without one."""
+    answered = [(json.loads(text) if text else {}).get("interval") for text in rows[DETAILS]]
+    return np.array([np.nan if each is None else each["upper"] - each["lower"] for each in answered])
 
 
 def realised_intervals(model: BoundModel, labelled: pl.DataFrame) -> ExpectedMetrics:

@@ -5,8 +5,9 @@ from typing import Any
 
 import polars as pl
 
-from ml_platform.components.check_results import drift_metadata, performance_metadata
+from ml_platform.components.check_results import drift_metadata
 from ml_platform.components.metadata import records_table
+from ml_platform.components.performance_results import performance_metadata
 from ml_platform.evaluation.look import Look, looks_table
 from ml_platform.monitoring.drift_report import ColumnDrift, DriftReport
 from ml_platform.steps.monitoring import DriftResult

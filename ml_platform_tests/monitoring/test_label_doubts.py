@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ml_platform.components.check_results import performance_metadata, performance_regression_result
+from ml_platform.components.performance_results import performance_metadata, performance_regression_result
 from ml_platform.monitoring.label_doubts import base_rate_doubt, missing_doubts
 from ml_platform.monitoring.performance import (
     ExpectedInterval,

@@ -100,6 +100,22 @@ def test_estimated_loss_counts_beside_the_realised_one_where_it_is_known() -> No
     assert decision.retrain
 
 
+def test_estimated_loss_without_a_reliable_record_is_unknown_and_says_why() -> None:
+    unused = replace(WORSE, days=0, since="2013-06-01", note="Not reliable: 1 of 4 realised values.")
+    decision = decided(replace(QUIET, estimated=unused), loss={"estimated": True})
+    assert effects(decision) == {"loss": "unknown", "estimated_loss": "unknown"}
+    assert decision.because[1].text == (
+        "The estimated loss of the predictions from 2013-06-01 is not used. Not reliable: 1 of 4 realised values."
+    )
+
+
+def test_estimated_loss_names_its_period_and_its_record() -> None:
+    found = replace(WORSE, labels=0, until="", since="2013-06-01", note="5 of 5 realised values.")
+    text = decided(replace(QUIET, estimated=found), loss={"estimated": True}).because[1].text
+    assert "is 0.5800 for the predictions from 2013-06-01, whose labels are not known yet, and at most 0.4500" in text
+    assert text.endswith("5 of 5 realised values.")
+
+
 @pytest.mark.parametrize(("limit", "retrain"), [(31, False), (30, True)])
 def test_old_champion_calls_for_a_retraining_on_the_data_clock(limit: float, retrain: bool) -> None:
     assert decided(QUIET, max_age_days=limit).retrain is retrain

@@ -91,12 +91,15 @@ def outcomes(model: ModelAssets) -> dg.AssetsDefinition:
 
 
 def performance(model: ModelAssets) -> dg.AssetsDefinition:
-    """Return the asset `<model>/performance`: realised metrics by period and version, compared with the evaluation."""
+    """Return the asset `<model>/performance`: realised and estimated metrics by period, beside the promised ones."""
     key = model.key("performance")
 
     @dg.asset(
         key=key,
-        description="Realised metrics of the stable versions by period, with the number of known labels.",
+        description=(
+            "Realised metrics of the stable versions by period, with the maturity of their labels, and estimates from "
+            "before the labels are known."
+        ),
         deps=[model.key("outcomes")],
         check_specs=[
             dg.AssetCheckSpec(
@@ -110,14 +113,15 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
     def _performance(
         lake: LakeResource, home: HomeResource, mlflow: MlflowResource, online_store: OnlineStoreResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.components.check_results import performance_metadata, performance_regression_result
+        from ml_platform.components.performance_results import performance_metadata, performance_regression_result
         from ml_platform.steps.monitoring import performance_report
         from ml_platform.steps.realised_loss import continue_loss_test
+        from ml_platform.steps.version_knowledge import not_estimated
 
         stores = open_stores(home, lake, mlflow, online_store)
         report = performance_report(model, stores)
         continue_loss_test(model, stores)
-        yield dg.MaterializeResult(metadata=performance_metadata(report))
+        yield dg.MaterializeResult(metadata=performance_metadata(report, not_estimated(model)))
         yield performance_regression_result(report)
 
     return _performance

@@ -19,9 +19,12 @@ from bento.predictor import Predictor
 from ml_platform.components.model import monitoring, training
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import LakeError
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.pii import MASK
+from ml_platform.evaluation.evidence import Evidence
+from ml_platform.evaluation.verdict import build_verdict
 from ml_platform.features.materialize import materialize
 from ml_platform.features.online_store import Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
@@ -32,6 +35,7 @@ from ml_platform.monitoring.own_monitor import Monitor, MonitorResult
 from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.steps.candidates import build_training_sets, make_candidate
+from ml_platform.steps.evaluation import evidence_path
 from ml_platform.steps.feature_checks import NotEvaluated, screen_training_set
 from ml_platform.steps.monitoring import DriftResult, monitor_drift, performance_report
 from ml_platform.steps.packaging import model_directory
@@ -385,9 +389,15 @@ def test_null_in_an_identity_field_matches_null(platform: PlatformFixture) -> No
 
 
 def champion(
-    platform: PlatformFixture, version: int, month: str, auc: float, action: str = "promote", **more: float
+    platform: PlatformFixture,
+    version: int,
+    month: str,
+    auc: float,
+    action: str = "promote",
+    verdict: str = "",
+    **more: float,
 ) -> None:
-    """Append a champion record and store the metrics of its evaluation, ``auc`` and ``more``."""
+    """Append a champion record and, unless it has a ``verdict``, store the metrics of its evaluation."""
     platform.resources["home"].audit().append(  # type: ignore[attr-defined]
         CHAMPION_KIND,
         actor="test",
@@ -400,15 +410,17 @@ def champion(
             "content_digest": "",
             "partition": month,
             "manifest": {},
-            "verdict": f"verdict-{version}",
+            "verdict": verdict or f"verdict-{version}",
             "approved_by": [],
             "previous_version": None,
         },
     )
+    if verdict:
+        return
     numbers = {"auc": auc, "auc_low": auc - 0.01, "auc_high": auc + 0.01, "rows": 600.0, **more}
-    verdict = dict.fromkeys(("partition", "candidate", "decision", "evidence"), "")
-    verdict |= {"model": "legs", "digest": f"verdict-{version}"}
-    record_verdict(platform.stores.audit, verdict, numbers, actor="gates", at=datetime(2013, 7, 1, tzinfo=UTC))
+    content = dict.fromkeys(("partition", "candidate", "decision", "evidence"), "")
+    content |= {"model": "legs", "digest": f"verdict-{version}"}
+    record_verdict(platform.stores.audit, content, numbers, actor="gates", at=datetime(2013, 7, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(("expected", "passed"), [(0.3, True), (0.999, False)])
@@ -446,6 +458,54 @@ def test_loss_of_each_due_day_is_added_to_the_test_of_the_champion_once(platform
     other = read_loss_test(platform.lake.state, "legs")
     assert other is not None
     assert (other.version, other.promised, other.days) == (2, 0.3, 0)  # the predictions are those of version 1
+
+
+def champion_with_evidence(platform: PlatformFixture) -> pl.DataFrame:
+    """Record a champion whose evaluation rows are stored, and return them: label and score of 20 days."""
+    random = np.random.default_rng(3)
+    score = random.beta(2, 4, 1000)
+    label = (random.random(1000) < score).astype(float)
+    evidence = Evidence(label=label, predictions={"candidate": score}, block=np.repeat(np.arange(20), 50))
+    table = evidence.to_table()
+    verdict = build_verdict(
+        model="legs",
+        partition="2013-03",
+        candidate="",
+        champion=None,
+        gates=[],
+        evidence=evidence.digest(),
+        table=content_hash(table),
+        at=NOW,
+    )
+    path = evidence_path(platform.home, verdict)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.write_parquet(path)
+    record_verdict(platform.stores.audit, verdict.model_dump(), {}, actor="gates", at=NOW)
+    champion(platform, 1, "2013-03", 0.8, verdict=verdict.digest)
+    return table
+
+
+def test_metrics_are_estimated_before_the_labels_and_stay_beside_the_realised_ones(platform: PlatformFixture) -> None:
+    model = bound()
+    champion_with_evidence(platform)
+    platform.predict()
+    platform.materialize(monitoring.predictions(model))
+    early, _ = platform.materialize(monitoring.performance(model))
+    assert early["labelled"] == 0
+    assert early["reason"].startswith("No period has enough known labels yet.")
+    score = platform.lake.scan("models/legs/predictions").collect()["score"].to_numpy()
+    assert (
+        early["estimated_base_rate_low"] < score.mean() < early["estimated_base_rate_high"]
+    )  # the score is calibrated
+    assert 0 < early["estimated_log_loss_low"] < early["estimated_log_loss"] < early["estimated_log_loss_high"]
+
+    platform.land("2013-04", legs_every_half_hour())
+    platform.materialize(monitoring.outcomes(model))
+    shown, _ = platform.materialize(monitoring.performance(model))
+    assert shown["estimated_log_loss"] == early["estimated_log_loss"]
+    assert shown["log_loss_low"] < shown["log_loss"] < shown["log_loss_high"]
+    (row,) = shown["by_period"].records
+    assert (row.data["label_state"], row.data["labelled"]) == ("complete", 40)
 
 
 class Caught(MeanMetric):
