@@ -34,7 +34,7 @@ def performance_metadata(report: PerformanceReport, not_estimated: str = "") -> 
         **counts,
         "by_period": records_table(table_cells(row) for row in report.table().to_dicts()),
         **_estimate_metadata(report, not_estimated),
-        **_plot(report),
+        **_plot_metadata(report),
     }
     if latest is None:
         newest = report.periods[-1]
@@ -108,7 +108,7 @@ def _record_row(record: TrackRecord) -> Mapping[str, Any]:
     }
 
 
-def _plot(report: PerformanceReport) -> dict[str, Any]:
+def _plot_metadata(report: PerformanceReport) -> dict[str, Any]:
     """Return the plot of promised, estimated and realised values by period; empty before the first value."""
     from ml_platform.evaluation.performance_plot import PeriodValues, performance_plot
 
