@@ -279,7 +279,9 @@ def declaration_pages() -> dict[str, str]:
 
     return {
         "dataset.md": declaration_page(
-            Dataset, "It gives the asset `datasets/<name>`, three blocking checks and a landing sensor.", []
+            Dataset,
+            "It gives the asset `datasets/<name>`, three blocking checks, the check `quality` and a landing sensor.",
+            [],
         ),
         "feature-view.md": declaration_page(
             FeatureView, "It gives the asset `features/<name>`: a change log and its online snapshot.", []

@@ -12,7 +12,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the steps.")
 Yes = Annotated[bool, typer.Option("--yes", help="Confirm that something in use ends.")]
 
 model = typer.Typer(help="Rename a model, or end it.", no_args_is_help=True)
-dataset = typer.Typer(help="Change the history of a dataset, or end it.", no_args_is_help=True)
+dataset = typer.Typer(help="Show the landings of a dataset, change its history, or end it.", no_args_is_help=True)
 table = typer.Typer(help="End a table of the lake.", no_args_is_help=True)
 domain = typer.Typer(help="End a domain.", no_args_is_help=True)
 
@@ -63,6 +63,26 @@ def drop_dataset(name: DatasetName, by: By, reason: Reason, dry_run: DryRun = Fa
     lake, decision = open_lake(open_home()), LifecycleDecision(by, reason, datetime.now(UTC))
     steps = removal_of_dataset(name, lake, AuditLog(lake.state), decision, declared_names())
     run_steps(steps, typer.echo, dry_run=dry_run, confirmed=yes, subject=f"Dataset '{name}'")
+
+
+@dataset.command("quality")
+def dataset_quality(
+    name: DatasetName,
+    last: Annotated[int, typer.Option(min=1, help="Number of landings.")] = 20,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the last landings of the dataset NAME: whether each is as usual, and what is not."""
+    import json
+
+    from rich.console import Console
+
+    from ml_platform.console import dataset_quality as work
+
+    found = work.landings(open_home(), name, last)
+    if json_output:
+        typer.echo(json.dumps([work.json_values(each) for each in found]))
+    else:
+        work.show(found, name, Console())
 
 
 @dataset.command("evolve")

@@ -58,6 +58,8 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("landed_sha256", "Digest of the landed file that was read; the landing sensor compares it."),
         MetadataKey("landed_size_bytes", "Size of the landed file.", "bytes"),
         MetadataKey("data_docs", "Link to the Data Docs of the partition's expectations."),
+        MetadataKey("quality", "As usual, info, warning, critical or not judged, with the reason."),
+        MetadataKey("quality_measures", "Table of measures: value, usual value, largest usual value, severity."),
     ),
     "datasets/<name>, checks landed, schema, expectations": (
         MetadataKey("rows", "Rows that were checked.", "rows"),
@@ -65,6 +67,13 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("broken_rules", "Rules that were broken."),
         MetadataKey("data_docs <partition>", "Link to the Data Docs of a partition; 'whole' without partitions."),
         MetadataKey("violations", "Table of broken rules: partition, column, rule, count, examples, message."),
+    ),
+    "datasets/<name>, check quality": (
+        MetadataKey("judged_partitions", "Partitions of the run that were compared with others."),
+        MetadataKey("not_judged_partitions", "Partitions of the run that could not be judged."),
+        MetadataKey("not_judged", "Why the first of these could not be judged."),
+        MetadataKey("worst_severity", "Highest severity of a finding, or none."),
+        MetadataKey("findings", "Table of findings: subject, kind, column, severity, what, how_bad, since."),
     ),
     "features/<view>, stored": (
         MetadataKey("dagster/column_schema", "Entity columns, known_at and features with type, description and unit."),

@@ -28,6 +28,7 @@ from ml_platform.data.landed_read import land_read
 from ml_platform.data.landing import LandedFile, Landing, LandingError
 from ml_platform.data.partitions import PartitionScheme, file_stem
 from ml_platform.data.pii import shown_error
+from ml_platform.data.quality_record import forget_landings
 from ml_platform.data.reading import ColumnsMissingError, reading_earlier
 from ml_platform.data.schema import check_schema, conform, missing_columns, stored_type
 from ml_platform.data.scratch import scratch_folder
@@ -196,8 +197,13 @@ def audit_partition(
     )
 
 
-def publish(audited: PartitionAudit, lake: Lake) -> PublishedPartition:
-    """Write the staged, checked file of ``audited`` as its partition of the lake, and record that it passed."""
+def publish(
+    audited: PartitionAudit, lake: Lake, on_record: Callable[[TableVersion], None] = lambda _written: None
+) -> PublishedPartition:
+    """Write the staged, checked file of ``audited`` as its partition of the lake, and record that it passed.
+
+    ``on_record`` is called in the transaction of both.
+    """
     require_passed([audited])
     assert audited.staged is not None
     dataset, landed = audited.source.name, audited.landed
@@ -212,6 +218,7 @@ def publish(audited: PartitionAudit, lake: Lake) -> PublishedPartition:
         )
         if landed is not None and landed.fingerprint is not None:
             record_read(lake.state, dataset, audited.partition, landed.fingerprint)
+        on_record(written)
 
     rows = pl.read_parquet(audited.staged)
     return PublishedPartition(audited, lake.write(audited.source.table, rows, audited.partition, record))
@@ -244,7 +251,7 @@ def expire(source: DatasetSource, months: int, lake: Lake) -> list[str]:
         return []
     limit = months_before(scheme.bounds(scheme.latest(stored))[1], months, scheme.zone)
     expired = [name for name in scheme.sort(stored) if scheme.bounds(name)[1] <= limit]
-    lake.drop_partitions(source.table, expired)
+    lake.drop_partitions(source.table, expired, lambda: forget_landings(lake.state, source.name, expired))
     return expired
 
 

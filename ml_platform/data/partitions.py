@@ -35,7 +35,8 @@ def _key_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-_Key = Annotated[str, BeforeValidator(_key_text)]
+PartitionKey = Annotated[str, BeforeValidator(_key_text)]
+"""A key in a declaration, where YAML may have read a date or a number."""
 
 
 class PartitionScheme(Settings):
@@ -49,10 +50,14 @@ class PartitionScheme(Settings):
     cadence: Cadence = Field(
         default="month", description="Length of a partition; 'names' for partitions without a time."
     )
-    start: _Key | None = Field(default=None, description="First partition, like 2013-01 for months.")
-    end: _Key | None = Field(default=None, description="Last partition, included; none while data still arrive.")
+    start: PartitionKey | None = Field(default=None, description="First partition, like 2013-01 for months.")
+    end: PartitionKey | None = Field(
+        default=None, description="Last partition, included; none while data still arrive."
+    )
     time_zone: str = Field(default="UTC", description="IANA zone in which a partition begins, like America/New_York.")
-    names: list[_Key] = Field(default_factory=list, description="All partitions of the cadence 'names', in order.")
+    names: list[PartitionKey] = Field(
+        default_factory=list, description="All partitions of the cadence 'names', in order."
+    )
 
     @property
     def is_timed(self) -> bool:

@@ -119,6 +119,22 @@ contract_results = Table(
     Column("failed_at", Text, comment="ISO 8601, UTC."),
 )
 
+landing_profiles = Table(
+    "landing_profiles",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("dataset", Text, nullable=False),
+    Column("partition", Text, nullable=False, comment="Empty for a dataset without partitions."),
+    Column("content", Text, comment="Content digest of the published rows; null: they were not published."),
+    Column("landed_at", Text, nullable=False, comment="ISO 8601, UTC."),
+    Column("state", Text, nullable=False, comment="as usual, not judged, info, warning or critical."),
+    Column("reason", Text, comment="Why the partition could not be judged; null: it was."),
+    Column("profile", Text, nullable=False, comment="JSON."),
+    Column("findings", Text, nullable=False, comment="JSON: list of findings."),
+    Index("ix_landing_profiles_dataset_partition_id", "dataset", "partition", "id"),
+    Index("ix_landing_profiles_dataset_id", "dataset", "id"),
+)
+
 cursors = Table(
     "cursors",
     metadata,

@@ -1,4 +1,4 @@
-"""The component `Dataset`: the asset `datasets/<name>` with three blocking checks, and its landing sensor."""
+"""The component `Dataset`: the asset `datasets/<name>` with its checks, and its landing sensor."""
 
 import dagster as dg
 from pydantic import ValidationError
@@ -8,6 +8,7 @@ from ml_platform.components.dataset.landing_sensor import landing_sensor
 from ml_platform.components.dataset.scaffolder import DatasetScaffolder
 from ml_platform.components.dataset.source_sensor import source_sensor
 from ml_platform.components.dataset.table import table
+from ml_platform.data.partitions import WHOLE
 from ml_platform.data.sources.function import FunctionSource
 
 
@@ -20,6 +21,7 @@ class Dataset(DatasetDeclaration):
         self._require_known_expectations()
         self._require_time()
         self._require_arrival()
+        self._require_quality()
         self._require_loader_or_source()
         sensor = source_sensor(self, self.source) if self.source else landing_sensor(self)
         return dg.Definitions(assets=[table(self)], sensors=[sensor])
@@ -97,6 +99,25 @@ class Dataset(DatasetDeclaration):
                 found=str(self.arrival.every),
                 fix=error.errors()[0]["msg"],
             ) from None
+
+    def _require_quality(self) -> None:
+        known = self.contract.column_names
+        for place, column in enumerate(self.quality.expected_to_change):
+            if column not in known:
+                path: list[str | int] = ["quality", "expected_to_change", place]
+                raise self.unknown_name_error(path, column, known, "a column of the contract")
+        named = [(["quality", "accepted"], each) for each in self.quality.accepted]
+        named += [(["quality", "usual_from"], self.quality.usual_from)] if self.quality.usual_from else []
+        for attribute, name in named:
+            if self.partitions is None and name != WHOLE:
+                raise self.unknown_name_error([*attribute], name, [WHOLE], "the name of a table without partitions")
+            if self.partitions is not None and not self.partitions.contains(name):
+                raise self.error_at(
+                    [*attribute],
+                    expected=self.partitions.describe(),
+                    found=f"'{name}'",
+                    fix="Name one of these.",
+                )
 
     def _require_known_expectations(self) -> None:
         from ml_platform.data.expectations import known_expectations

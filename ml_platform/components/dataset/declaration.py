@@ -14,6 +14,7 @@ from ml_platform.data.contract import Contract
 from ml_platform.data.domains import Owner
 from ml_platform.data.names import FULL_NAME, short_name
 from ml_platform.data.partitions import PartitionScheme
+from ml_platform.data.quality_settings import QualitySettings
 from ml_platform.data.source_hash import source_hash
 from ml_platform.data.sources.declared import DeclaredSource
 from ml_platform.data.sources.function import FunctionSource
@@ -56,6 +57,10 @@ class DatasetDeclaration(Declaration):
         "which it is known.",
     )
     contract: Contract = Field(description="Rules that every published partition meets.")
+    quality: QualitySettings = Field(
+        default_factory=QualitySettings,
+        description="How each partition that lands is compared with the usual one, and the effect of a finding.",
+    )
     retention_months: int | None = Field(
         default=None,
         ge=1,

@@ -1,26 +1,32 @@
 """The asset `datasets/<name>`: a table in the lake, and its blocking checks.
 
 The checks run inside the step of the asset, between staging and publishing, so readers never see rows that break the
-contract. The step records the results first. Then it fails, and no downstream asset runs.
+contract. The step records the results first. Then it fails, and no downstream asset runs. The check `quality` compares
+the rows with the usual ones, and stops them only if the dataset declares so.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from ml_platform.components.code_record import record_code
 from ml_platform.components.dataset.declaration import DatasetDeclaration
+from ml_platform.components.dataset.quality import DESCRIPTION, fail_when_blocked, quality_metadata, quality_result
 from ml_platform.components.declaration import on_changed_code, partitions_definition
 from ml_platform.components.materializations import COVERED_CODE, LANDED_DIGEST, table_metadata
 from ml_platform.components.metadata import description_with_unit, records_table
 from ml_platform.data.contract import Contract, ContractReport
+from ml_platform.data.quality_settings import CHECK
 from resources.lake import LakeResource
 
 if TYPE_CHECKING:
     from ml_platform.data.dataset import PartitionAudit, PublishedPartition
+    from ml_platform.data.landing_quality import JudgedPartition
 
 SOURCE_RETRIES = 3
 """Further attempts to read a source that is away or that changes."""
@@ -46,8 +52,16 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.single_run() if declared.partitions else None,
         deps=[dg.AssetKey(["datasets", name]) for name in declared.lookups],
         check_specs=[
-            dg.AssetCheckSpec(name, asset=declared.key, description=description, blocking=True)
-            for name, description in CHECKS.items()
+            *(
+                dg.AssetCheckSpec(name, asset=declared.key, description=description, blocking=True)
+                for name, description in CHECKS.items()
+            ),
+            dg.AssetCheckSpec(
+                CHECK,
+                asset=declared.key,
+                description=DESCRIPTION,
+                blocking=declared.quality.on_critical == "block",
+            ),
         ],
         kinds={"polars", "deltalake"},
         owners=declared.owners,
@@ -69,6 +83,7 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
         from ml_platform.data.dataset import audit_partition, expire, publish, record_failures
+        from ml_platform.data.landing_quality import judge_landed, record_blocked, record_judged
         from ml_platform.data.scratch import scratch_folder
 
         record_code(context, lake.lake().state)
@@ -83,15 +98,21 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
             record_failures(audits, lake.lake())
             yield from _check_results(audits, lake)
             _fail_when_broken(audits)
-            published = [publish(each, lake.lake()) for each in audits]
+            judged = judge_landed(audits, declared.quality, lake.lake(), datetime.now(UTC), declared.arrival_in_zone)
+            yield quality_result(judged, declared.quality)
+            if declared.quality.on_critical == "block":
+                record_blocked(judged, lake.lake())
+            fail_when_blocked(judged, declared.quality)
+            published = [publish(each.audit, lake.lake(), partial(record_judged, each, lake.lake())) for each in judged]
         if declared.retention_months:
             expired = expire(source, declared.retention_months, lake.lake())
             context.log.info(f"Partitions removed after their retention: {expired}")
-        for each in published:
+        for each, compared in zip(published, judged, strict=True):
             if each.audit.partition:
-                context.add_asset_metadata(_metadata(each, lake), partition_key=each.audit.partition)
+                metadata = _metadata(each, compared, lake)
+                context.add_asset_metadata(metadata, partition_key=each.audit.partition)
         yield dg.MaterializeResult(
-            metadata=_metadata(published[0], lake) if declared.partitions is None else None,
+            metadata=_metadata(published[0], judged[0], lake) if declared.partitions is None else None,
             data_version=dg.DataVersion(_combined_digest(published)),
         )
 
@@ -171,12 +192,13 @@ def _check_metadata(reports: Sequence[ContractReport], docs: Mapping[str, dg.Url
     return metadata
 
 
-def _metadata(published: "PublishedPartition", lake: LakeResource) -> dict[str, Any]:
+def _metadata(published: "PublishedPartition", judged: "JudgedPartition", lake: LakeResource) -> dict[str, Any]:
     version, landed = published.version, published.audit.landed
     return {
         **table_metadata(version),
         **({LANDED_DIGEST: landed.sha256, "landed_size_bytes": landed.size_bytes} if landed else {}),
         **({"data_docs": lake.link(published.audit.docs)} if published.audit.docs else {}),
+        **quality_metadata(judged),
     }
 
 

@@ -126,7 +126,8 @@ def test_month_is_stored_and_recorded_with_its_metadata(open_shop: Any) -> None:
     shown = {name: value.value for name, value in event.metadata.items()}
     digest = shop.lake.digests("datasets/orders")["2013-01"]
     assert shop.lake.scan("datasets/orders").collect().rows() == [(1, 5, "2013-01"), (2, 6, "2013-01")]
-    assert shop.checks(result) == {"landed": True, "schema": True, "expectations": True}
+    assert shop.checks(result) == {"landed": True, "schema": True, "expectations": True, "quality": True}
+    assert shown["quality"] == "not judged: Comparable partitions: 0; at least 6 are needed."
     assert (event.partition, shown["dagster/row_count"], shown["table_version"]) == ("2013-01", 2, 0)
     assert (shown["content_sha256"], shown["landed_sha256"]) == (digest, landed)
     assert (shown["landed_size_bytes"], event.tags["dagster/data_version"]) == (16, digest)
@@ -274,7 +275,12 @@ def test_asset_has_description_owner_kinds_and_columns(open_shop: Any) -> None:
         ("hour", "integer", "Hour [h]"),
     ]
     assert columns[0].constraints.unique
-    assert all(check.blocking for check in asset.check_specs)
+    assert {check.name: check.blocking for check in asset.check_specs} == {
+        "landed": True,
+        "schema": True,
+        "expectations": True,
+        "quality": False,
+    }
 
 
 def test_code_version_changes_with_keys_and_contract(open_shop: Any) -> None:
@@ -485,3 +491,36 @@ def test_run_in_progress_is_not_requested_twice(open_shop: Any, monkeypatch: pyt
 
     assert "its run has not ended" in running.skip_message
     assert [each.tags["dagster/asset_partition_range_start"] for each in failed.run_requests] == ["2013-01"]
+
+
+@pytest.mark.parametrize(("on_critical", "published"), [("block", 3), ("continue", 4)])
+def test_critical_finding_blocks_or_continues_as_declared(open_shop: Any, on_critical: str, published: int) -> None:
+    shop = open_shop(declared(quality={"minimum_partitions": 3, "partitions": 3, "on_critical": on_critical}))
+    for month in (1, 2, 3):
+        shop.land(f"2013-{month:02d}", "id,hour\n" + "".join(f"{row},{row % 24}\n" for row in range(200)))
+    shop.materialize("2013-01", "2013-03")
+    shop.land("2013-04", "id,hour\n" + "".join(f"{row},{row % 24}\n" for row in range(20)))
+    result = shop.materialize("2013-04")
+
+    (check,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "quality"]
+    (finding,) = [each.data for each in check.metadata["findings"].records if each.data["severity"] == "critical"]
+    assert (check.passed, check.severity, check.blocking) == (
+        False,
+        dg.AssetCheckSeverity.ERROR,
+        on_critical == "block",
+    )
+    assert finding["subject"] == "Dataset 'orders', partition 2013-04"
+    assert (finding["kind"], finding["since"]) == ("volume", "2013-04")
+    assert finding["what"] == "20 rows, usual are 200: fewer by 9.57 times"
+    assert result.success == (on_critical == "continue")
+    assert len(shop.lake.partitions("datasets/orders")) == published
+    if result.success:
+        (event,) = result.asset_materializations_for_node("datasets__orders")
+        rows = [each.data for each in event.metadata["quality_measures"].records]
+        assert event.metadata["quality"].value == "critical"
+        assert (rows[0]["measure"], rows[0]["value"], rows[0]["severity"]) == ("volume", 20, "critical")
+
+
+def test_accepted_partition_outside_of_the_scheme_is_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"attribute 'quality.accepted': expected months from 2013-01"):
+        declared(quality={"accepted": {"2014-01": "No."}}).build_defs(None)  # type: ignore[arg-type]
