@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import json
 import re
 import runpy
 import shlex
@@ -22,16 +23,25 @@ ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "docs" / "reference" / "generated"
 """Pages that `make docs` writes; test_docs_site.py tests their content."""
 
-PAGES = sorted(page for page in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")] if GENERATED not in page.parents)
+NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
+WRITTEN = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *NOTEBOOKS]
+PAGES = sorted(page for page in WRITTEN if GENERATED not in page.parents)
 
-MADE_BY_READER = "assets/aviation/long_delay"
-"""Folder that the reader of a tutorial creates."""
+MADE_BY_READER = ("assets/aviation/long_delay", "assets/aviation/features/highest_wind.py")
+"""Folder and file that the reader of a tutorial creates."""
+
+
+def read(page: Path) -> str:
+    """Return the Markdown of ``page``; that of a notebook is what the site shows."""
+    if page not in NOTEBOOKS:
+        return page.read_text()
+    return str(runpy.run_path(str(ROOT / "docs" / "site_hooks.py"))["notebook_markdown"](page.read_text()))
 
 
 def commands(program: str) -> Iterator[tuple[str, list[str]]]:
     """Yield page and arguments of every call of ``program`` in a code block or between backticks."""
     for page in PAGES:
-        text = re.sub(r"\\\n\s*", "", page.read_text())
+        text = re.sub(r"\\\n\s*", "", read(page))
         quoted = [*re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text), *"\n".join(fenced_any(text)).splitlines()]
         for line in quoted:
             if found := re.match(rf"^(?:\$ )?(?:\.venv/bin/)?{program} ([^…$]+)$", line.strip()):
@@ -43,14 +53,14 @@ def fenced_any(text: str) -> list[str]:
 
 
 def fenced(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", read(page), flags=re.MULTILINE | re.DOTALL)
 
 
 def test_every_link_between_pages_has_a_target() -> None:
     links = [
         (page, target)
         for page in PAGES
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", read(page))
         if "://" not in target
     ]
     assert len(links) > 20
@@ -64,14 +74,28 @@ def test_every_page_is_linked_from_the_index_directly_or_indirectly() -> None:
     while ahead:
         page = ahead.pop()
         reached.add(page.resolve())
-        links = [page.parent / target for target in re.findall(r"\]\(([^)#\s]+\.md)", page.read_text())]
+        links = [page.parent / target for target in re.findall(r"\]\(([^)#\s]+\.(?:md|ipynb))", read(page))]
         ahead += [link for link in links if link.exists() and link.resolve() not in reached]
         ahead += [link / "index.md" for link in links if link.is_dir()]
     pages = [page for page in PAGES if (ROOT / "docs") in page.parents]
     assert [page.name for page in pages if page.resolve() not in reached] == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if ">>>" in page.read_text()], ids=lambda page: page.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebook_is_stored_without_outputs_and_with_stable_ids(notebook: Path) -> None:
+    import nbformat
+
+    content = json.loads(notebook.read_text())
+    nbformat.validate(content)
+    cells = content["cells"]
+    assert len({cell["id"] for cell in cells}) == len(cells) > 10
+    assert [cell["id"] for cell in cells if not re.fullmatch(r"[a-z]+(-[a-z]+)*", cell["id"])] == []
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"] is not None] == []
+    assert [cell["id"] for cell in cells if cell["metadata"]] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if ">>>" in read(page)], ids=lambda page: page.stem)
 def test_doctests_of_the_page_pass(page: Path) -> None:
     result = doctest.testfile(str(page), module_relative=False, verbose=False)
     assert (result.failed, result.attempted > 0) == (0, True)
@@ -190,7 +214,7 @@ def test_every_path_of_the_repository_exists() -> None:
         for page in PAGES
         for path in re.findall(
             r"`((?:assets|bento|benchmarks|deploy|docs|ml_platform|ml_platform_tests|resources)/[\w./-]+)`",
-            page.read_text(),
+            read(page),
         )
         if not path.startswith(MADE_BY_READER)
     ]

@@ -10,7 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SUFFIXES = (".py", ".md", ".yaml", ".yml", ".toml", ".html", ".css", ".txt", ".j2", "Makefile", ".importlinter", "run")
+SUFFIXES = (
+    ".py",
+    ".md",
+    ".ipynb",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".html",
+    ".css",
+    ".txt",
+    ".j2",
+    "Makefile",
+    ".importlinter",
+    "run",
+)
 NOT_OURS = ("requirements.lock", "LICENSE")
 THIS_FILE = Path(__file__).relative_to(ROOT).as_posix()
 

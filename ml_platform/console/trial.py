@@ -103,9 +103,9 @@ def read_definitions(file: Path) -> ModuleType:
 
 
 def _code_of(notebook: dict[str, Any]) -> str:
-    """Return the code of all cells, without the lines of IPython's commands."""
+    """Return the code of all cells, without cells in another language and lines that are commands of IPython."""
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    lines = [line for cell in cells for line in cell.splitlines()]
+    lines = [line for cell in cells if not cell.lstrip().startswith("%%") for line in cell.splitlines()]
     return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
 
 

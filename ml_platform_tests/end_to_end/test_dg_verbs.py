@@ -3,14 +3,11 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import dagster as dg
 import httpx
@@ -19,40 +16,10 @@ import pytest
 
 from assets.aviation.landing import land
 from ml_platform.data.landing import Landing
-from resources.home import Home
+from ml_platform_tests.end_to_end.checkout import Checkout
 from resources.orchestration import open_instance
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-class Checkout:
-    """A copy of the repository with this virtual environment and its own home."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.home = root, Home(root / ".ml_platform")
-        for name in ("assets", "ml_platform", "resources", "bento"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml", "params.yaml", "requirements.lock"):
-            shutil.copy(ROOT / name, root / name)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name not in ("ML_PLATFORM_HOME", "DAGSTER_HOME")}
-        return {**kept, "PYTHONPATH": str(self.root), "PATH": f"{BIN}:{kept['PATH']}", "COLUMNS": "200"}
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(
-            command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=200, check=False
-        )
-        assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
-        return done.stdout
-
-    def materialized(self, key: str) -> dg.EventLogEntry | None:
-        with open_instance(self.home) as instance:
-            return instance.get_latest_materialization_event(dg.AssetKey(key.split("/")))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +40,11 @@ def scaffolded(checkout: Checkout) -> Checkout:
     checkout.run("dg", "scaffold", "defs", "ml_platform.Dataset", "orders")
     checkout.run("dg", "scaffold", "defs", "ml_platform.FeatureView", "busy_desks", "--dataset", "late_case_cases")
     return checkout
+
+
+def materialized(checkout: Checkout, key: str) -> dg.EventLogEntry | None:
+    with open_instance(checkout.home) as instance:
+        return instance.get_latest_materialization_event(dg.AssetKey(key.split("/")))
 
 
 def test_all_components_are_listed(checkout: Checkout) -> None:
@@ -103,7 +75,7 @@ def test_commands_in_the_comment_of_a_scaffolded_model_land_and_materialize_it(s
     landing, training_set, _ = (command.split("--partitions")[0] for command in re.findall("ml-platform (.*)", comment))
     scaffolded.run("sh", "-c", f"ml-platform {landing} && ml-platform {training_set} --partitions 2024-01")
 
-    made = scaffolded.materialized("late_case/training_set")
+    made = materialized(scaffolded, "late_case/training_set")
     assert made is not None
     assert (
         made.asset_materialization.metadata["dagster/row_count"].value == 5 * 24 * 31  # type: ignore[union-attr]
@@ -113,7 +85,7 @@ def test_commands_in_the_comment_of_a_scaffolded_model_land_and_materialize_it(s
 def test_launched_run_is_stored_in_the_home(checkout: Checkout) -> None:
     land(Landing(checkout.home.landing), "2013-01")
     checkout.run("dg", "launch", "--assets", 'key:"datasets/airports"')
-    made = checkout.materialized("datasets/airports")
+    made = materialized(checkout, "datasets/airports")
     assert made is not None
     assert made.asset_materialization.metadata["dagster/row_count"].value == 1458  # type: ignore[union-attr]
 

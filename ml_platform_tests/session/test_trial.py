@@ -3,14 +3,19 @@
 import hashlib
 import io
 import json
+import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 import ml_platform as mp
+from ml_platform.cli import app
 from ml_platform.console import trial as console_trial
 from ml_platform.console.arguments import ArgumentError
 from ml_platform.features.view import ViewError
@@ -18,6 +23,18 @@ from ml_platform.session.opening import SessionError
 from ml_platform_tests.components.delivery_home import PlatformFixture
 
 FAST = {"trainer": "lightgbm", "settings": {"max_rounds": 30, "num_threads": 1}}
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "from-notebook-to-asset.md"
+SMALL_HOME = {
+    "assets.aviation.features.history": "assets.shop_deliveries",
+    "import route as declared": "import lateness as declared",
+    "departure_risk": "late",
+    "route": "shops",
+    '"flights"': '"deliveries"',
+    '"carrier"': '"shop"',
+    '"OO"': '"s9"',
+    "2013-06": "2013-04",
+}
+"""Names on the page, and their replacements for the small home in which its examples run."""
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -96,20 +113,20 @@ def test_unknown_view_and_wrong_result_are_refused(platform: PlatformFixture) ->
             session.trial("late", views={"shops": lambda sources: constant_lateness(sources).drop("last_late")})
 
 
-def notebook(path: Path) -> Path:
-    """Write a notebook with a view, a cell that must not run, and a command of IPython."""
-    cells = [
-        "%matplotlib inline\nimport polars as pl\nSCALE = 0",
-        "raise RuntimeError('a cell that trains')",
-        "def order(rows):\n    return rows.select(pl.col('distance').cast(pl.Float32) * SCALE)",
-    ]
+def notebook(path: Path, cells: list[str]) -> Path:
     content = {"cells": [{"cell_type": "code", "source": cell.splitlines(keepends=True)} for cell in cells]}
     path.write_text(json.dumps(content))
     return path
 
 
 def test_function_of_a_notebook_is_tried_without_its_other_cells(platform: PlatformFixture, tmp_path: Path) -> None:
-    file = notebook(tmp_path / "changes.ipynb")
+    cells = [
+        "%matplotlib inline\nimport polars as pl\nSCALE = 0",
+        "%%bash\nfor each in 1 2; do echo $each; done",
+        "raise RuntimeError('a cell that trains')",
+        "def order(rows):\n    return rows.select(pl.col('distance').cast(pl.Float32) * SCALE)",
+    ]
+    file = notebook(tmp_path / "changes.ipynb", cells)
     found = console_trial.trial(platform.home, "late", 1, [f"order={file}:order"], ["lightgbm"])
     output = io.StringIO()
     console_trial.show(found, Console(file=output, width=100))
@@ -131,3 +148,45 @@ def test_function_and_class_of_a_python_file_are_read(tmp_path: Path) -> None:
     file.write_text("class Mine:\n    pass\n\n\ndef order(rows):\n    return rows\n")
     module = console_trial.read_definitions(file)
     assert (module.Mine.__name__, module.order(3)) == ("Mine", 3)
+
+
+def test_code_of_the_page_runs_in_python_and_from_its_notebook(
+    platform: PlatformFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PAGE.read_text()
+    for name, small in SMALL_HOME.items():
+        assert name in text
+        text = text.replace(name, small)
+    # All blocks are matched, because the end of one without a language would look like the start of another.
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = [code for language, code in found if language == "python"]
+    (shell,) = [code for language, code in found if not language]
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(platform.home.root))
+    monkeypatch.chdir(tmp_path)
+
+    scope: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), scope)
+    scope["session"].close()
+    assert set(scope["facts"].collect()["shop"]) == {"s0", "s1", "s2"}
+    of_page = {each.partition: each for each in scope["trial"]}
+    assert list(of_page) == ["2013-03", "2013-04"]
+
+    notebook(tmp_path / "changes.ipynb", blocks)
+    (tmp_path / "changes.py").write_text(next(block for block in blocks if "LogisticTrainer" in block).split("\n\n")[0])
+    commands = [shlex.split(line)[1:] for line in shell.splitlines()]
+    assert [arguments[:2] for arguments in commands] == [["try", "late"]] * 2
+    views, trainers = (json.loads(run([*arguments, "--json"])) for arguments in commands)
+    assert [each["computed"] for each in views] == [["shops"], ["shops"]]
+    for each in views:
+        values = {metric.metric: metric.second.value for metric in of_page[each["partition"]].metrics if metric.second}
+        assert len(values) > 3
+        assert {metric["metric"]: metric["second"]["value"] for metric in each["metrics"]} == values
+    assert [each["trainer"] for each in trainers] == ["logistic"]
+
+
+def run(arguments: list[str]) -> str:
+    """Run `ml-platform` in this process and return its output."""
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
